@@ -1,0 +1,199 @@
+//! The one error type of the workspace.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A `Result` whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What the caller should do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The named thing does not exist: check the name, or create it.
+    NotFound,
+    /// The named thing exists already: open it, or choose another name.
+    AlreadyExists,
+    /// The request itself is wrong: fix the input; retrying it unchanged fails again.
+    InvalidInput,
+    /// Somebody else changed the same thing: read the newest version and try again.
+    Conflict,
+    /// Stored bytes are not what was written: restore them; retrying does not help.
+    Corrupt,
+    /// A limit in bytes, rows, files or time was met: raise the limit or ask for less.
+    ResourceExhausted,
+    /// Something outside the process did not answer: wait and retry.
+    Unavailable,
+    /// The caller, a deadline or a signal stopped the work: nothing to mend.
+    Cancelled,
+    /// The combination is valid but not offered: use what the message names.
+    Unsupported,
+    /// A bug in Cenote: report it with the message.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Whether doing the same again, later, may succeed.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Conflict | Self::Unavailable)
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::NotFound => "not found",
+            Self::AlreadyExists => "already exists",
+            Self::InvalidInput => "invalid input",
+            Self::Conflict => "conflict",
+            Self::Corrupt => "corrupt",
+            Self::ResourceExhausted => "resource exhausted",
+            Self::Unavailable => "unavailable",
+            Self::Cancelled => "cancelled",
+            Self::Unsupported => "unsupported",
+            Self::Internal => "internal error",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// An error for the person who meets it: its kind says what to do, its message names the thing, what was wrong with it
+/// and what would be right.
+///
+/// `Display` prints the message alone; `{:#}` adds the chain of sources.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Source>,
+}
+
+macro_rules! constructors {
+    ($($name:ident => $kind:ident),* $(,)?) => {$(
+        #[doc = concat!("An error of kind [`ErrorKind::", stringify!($kind), "`].")]
+        pub fn $name(message: impl Into<String>) -> Self {
+            Self::new(ErrorKind::$kind, message)
+        }
+    )*};
+}
+
+impl Error {
+    /// An error of `kind` without a source.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    constructors! {
+        not_found => NotFound,
+        already_exists => AlreadyExists,
+        invalid_input => InvalidInput,
+        conflict => Conflict,
+        corrupt => Corrupt,
+        resource_exhausted => ResourceExhausted,
+        unavailable => Unavailable,
+        cancelled => Cancelled,
+        unsupported => Unsupported,
+        internal => Internal,
+    }
+
+    /// The same error with the error that caused it.
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What happened, without the sources.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The same kind under a message that says what was being done: `doing: message`.
+    pub fn context(mut self, doing: impl fmt::Display) -> Self {
+        self.0.message = format!("{doing}: {}", self.0.message);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        if f.alternate() {
+            let mut source = self.source();
+            while let Some(error) = source {
+                write!(f, ": {error}")?;
+                source = error.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self:#}", self.0.kind)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match source.kind() {
+            Io::NotFound => ErrorKind::NotFound,
+            Io::AlreadyExists => ErrorKind::AlreadyExists,
+            Io::InvalidInput | Io::InvalidData => ErrorKind::InvalidInput,
+            Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::Unavailable,
+        };
+        Self::new(kind, source.to_string()).with_source(source)
+    }
+}
+
+/// Says what was being done when an error passes by.
+pub trait Context<T> {
+    /// Prefixes the message: `doing: message`. Evaluated only on error.
+    fn context<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| error.into().context(doing()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn display_is_the_message_and_alternate_adds_sources() {
+        let error = Error::invalid_input("column `a` is null").with_source(std::io::Error::other("root cause"));
+        assert_eq!(error.to_string(), "column `a` is null");
+        assert_eq!(format!("{error:#}"), "column `a` is null: root cause");
+    }
+
+    #[test]
+    fn context_keeps_the_kind() {
+        let missing: Result<()> = std::fs::read("/nonexistent/file").map(drop).context(|| "read manifest");
+        let error = missing.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.message().starts_with("read manifest: "), "{error}");
+    }
+}

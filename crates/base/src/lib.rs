@@ -1,0 +1,27 @@
+//! What every Cenote crate shares: the error, the clock, seeded randomness and byte limits.
+//!
+//! This crate does no I/O and knows nothing of tables, operators, media or protocols.
+//!
+//! ```
+//! use cenote_base::{Error, ErrorKind};
+//!
+//! fn parse_port(text: &str) -> cenote_base::Result<u16> {
+//!     text.parse().map_err(|source| {
+//!         Error::invalid_input(format!("port `{text}` is not a number from 0 to 65535")).with_source(source)
+//!     })
+//! }
+//!
+//! assert_eq!(parse_port("http").unwrap_err().kind(), ErrorKind::InvalidInput);
+//! ```
+
+mod clock;
+mod error;
+mod limits;
+mod random;
+mod resources;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use error::{Context, Error, ErrorKind, Result};
+pub use limits::{ByteSize, memory_available_bytes};
+pub use random::Random;
+pub use resources::Resources;

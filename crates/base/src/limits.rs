@@ -1,0 +1,126 @@
+//! Byte sizes as people write them, and how much memory this process may use.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// A number of bytes, written `512 MiB`, `1GiB`, `64 KB` or `1048576`.
+///
+/// ```
+/// use cenote_base::ByteSize;
+/// assert_eq!("1.5 MiB".parse::<ByteSize>().unwrap().0, 1_572_864);
+/// assert_eq!(ByteSize(1_572_864).to_string(), "1.5 MiB");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "ByteSizeText", into = "String")]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// `count` mebibytes.
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ByteSizeText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<ByteSizeText> for ByteSize {
+    type Error = Error;
+
+    fn try_from(value: ByteSizeText) -> Result<Self> {
+        match value {
+            ByteSizeText::Number(bytes) => Ok(Self(bytes)),
+            ByteSizeText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl From<ByteSize> for String {
+    fn from(value: ByteSize) -> Self {
+        value.to_string()
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid_input(format!("`{text}` is no byte size: write it like 512 MiB, 1 GiB or 4096"));
+        let trimmed = text.trim();
+        let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(split);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let scale: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            _ => return Err(wrong()),
+        };
+        Ok(Self((number * scale as f64) as u64))
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let text = format!("{value:.1}");
+        write!(f, "{} {}", text.strip_suffix(".0").unwrap_or(&text), UNITS[unit])
+    }
+}
+
+/// The bytes of memory this process may use, from the texts of the container's limit (cgroup v2 `memory.max`, if any)
+/// and of `/proc/meminfo`; `None` when neither says.
+pub fn memory_available_bytes(cgroup_max: Option<&str>, meminfo: Option<&str>) -> Option<u64> {
+    let cgroup = cgroup_max.and_then(|text| text.trim().parse::<u64>().ok());
+    let total = meminfo.and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    });
+    match (cgroup, total) {
+        (Some(limit), Some(total)) => Some(limit.min(total)),
+        (limit, total) => limit.or(total),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn sizes_parse_and_print() {
+        for (text, bytes) in [("4096", 4096), ("1 GiB", 1 << 30), ("64KB", 64_000), ("0.5k", 512)] {
+            assert_eq!(text.parse::<ByteSize>().unwrap(), ByteSize(bytes), "{text}");
+        }
+        for text in ["", "GiB", "5 parsecs", "-1"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_smaller_memory_limit_wins() {
+        let meminfo = "MemTotal:       1024 kB\nMemFree: 1 kB\n";
+        assert_eq!(memory_available_bytes(Some("max\n"), Some(meminfo)), Some(1 << 20));
+        assert_eq!(memory_available_bytes(Some("4096\n"), Some(meminfo)), Some(4096));
+        assert_eq!(memory_available_bytes(None, None), None);
+    }
+}

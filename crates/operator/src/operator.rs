@@ -1,0 +1,225 @@
+//! A bound operator, its workers, and what they take and give.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::datatypes::Field;
+use cenote_base::{Error, Resources, Result};
+
+use crate::definition::{Definition, Shape};
+use crate::spec::{Fingerprint, Params};
+
+/// Input rows: one array for each port, in the order of [`Definition::inputs`], all of one length, typed as
+/// [`PortType::arrives_as`](crate::PortType::arrives_as) says.
+pub struct Rows<'a> {
+    columns: &'a [ArrayRef],
+}
+
+impl<'a> Rows<'a> {
+    /// Rows over `columns`, which have one length.
+    pub fn new(columns: &'a [ArrayRef]) -> Self {
+        debug_assert!(columns.windows(2).all(|pair| pair[0].len() == pair[1].len()));
+        Self { columns }
+    }
+
+    /// The array of port number `port`.
+    pub fn column(&self, port: usize) -> &'a ArrayRef {
+        &self.columns[port]
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.columns.first().map_or(0, |column| column.len())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An input row that could not be processed: its outputs are null (or absent, in a one-to-many operator).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    /// The row's position in the input.
+    pub row: usize,
+    /// What was wrong with it, for the person who will look at the row.
+    pub reason: String,
+}
+
+/// What a worker made of some rows.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// One array for each output field. Row-wise: as long as the input.
+    pub columns: Vec<ArrayRef>,
+    /// One-to-many only: the input row of each output row, ascending.
+    pub parents: Option<UInt32Array>,
+    /// The rows that failed, ascending.
+    pub errors: Vec<RowError>,
+}
+
+impl From<Vec<ArrayRef>> for Output {
+    fn from(columns: Vec<ArrayRef>) -> Self {
+        Self { columns, parents: None, errors: Vec::new() }
+    }
+}
+
+impl Output {
+    /// The same output, in which `errors` say why some rows are null.
+    pub fn with_errors(mut self, errors: Vec<RowError>) -> Self {
+        self.errors = errors;
+        self
+    }
+}
+
+/// An operator bound to its parameters and models: what it outputs, what it needs, and workers that do it.
+pub trait Operator: Send + Sync {
+    /// The output columns, named as a recipe may rename them; all nullable.
+    fn outputs(&self) -> &[Field];
+
+    /// A worker with state of its own. Called once a thread; models and tables are shared behind it.
+    fn worker(&self) -> Result<Box<dyn Worker>>;
+
+    /// The hash of the model behind the operator, if there is one: part of every fingerprint.
+    fn model_hash(&self) -> Option<&str> {
+        None
+    }
+
+    /// What one worker holds while it runs.
+    fn resources(&self) -> Resources {
+        Resources::default()
+    }
+}
+
+/// Does an operator's work on one thread.
+pub trait Worker: Send {
+    /// Processes `rows`. A bad row is data: null outputs and a [`RowError`]. An `Err` fails the whole batch and is meant
+    /// for what no row is to blame for: a model that cannot run, memory that cannot be had.
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output>;
+}
+
+/// A stateless operator from a function: `outputs` names its columns.
+pub fn row_wise<F>(outputs: Vec<Field>, process: F) -> Box<dyn Operator>
+where
+    F: Fn(&Rows<'_>) -> Result<Output> + Send + Sync + 'static,
+{
+    Box::new(Stateless { outputs, process: Arc::new(process) })
+}
+
+struct Stateless<F> {
+    outputs: Vec<Field>,
+    process: Arc<F>,
+}
+
+struct StatelessWorker<F>(Arc<F>);
+
+impl<F> Operator for Stateless<F>
+where
+    F: Fn(&Rows<'_>) -> Result<Output> + Send + Sync + 'static,
+{
+    fn outputs(&self) -> &[Field] {
+        &self.outputs
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker>> {
+        Ok(Box::new(StatelessWorker(Arc::clone(&self.process))))
+    }
+}
+
+impl<F> Worker for StatelessWorker<F>
+where
+    F: Fn(&Rows<'_>) -> Result<Output> + Send + Sync,
+{
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        (self.0)(rows)
+    }
+}
+
+/// An operator together with the definition and the parameters it was bound from.
+pub struct BoundOperator {
+    /// The registered definition.
+    pub definition: Definition,
+    /// The parameters, defaults filled in.
+    pub params: Params,
+    operator: Box<dyn Operator>,
+}
+
+impl BoundOperator {
+    pub(crate) fn new(definition: Definition, params: Params, operator: Box<dyn Operator>) -> Self {
+        Self { definition, params, operator }
+    }
+
+    /// The output columns.
+    pub fn outputs(&self) -> &[Field] {
+        self.operator.outputs()
+    }
+
+    /// What one worker holds while it runs.
+    pub fn resources(&self) -> Resources {
+        self.operator.resources()
+    }
+
+    /// Names how this operator derives: name, version, parameters, model, and the fingerprints of what its inputs were
+    /// derived by (`upstream`, in port order; empty text for a source column).
+    pub fn fingerprint(&self, upstream: &[String]) -> Fingerprint {
+        // A map of JSON values always serialises: keys are strings.
+        let params = serde_json::to_string(&self.params).unwrap_or_default();
+        let version = self.definition.version.to_le_bytes();
+        let model = self.operator.model_hash().unwrap_or_default();
+        let own = [self.definition.name.as_bytes(), &version, params.as_bytes(), model.as_bytes()];
+        Fingerprint::of(own.into_iter().chain(upstream.iter().map(String::as_bytes)))
+    }
+
+    /// A worker whose outputs are checked against the contract of the operator's shape.
+    pub fn worker(&self) -> Result<Box<dyn Worker>> {
+        let inner = self.operator.worker()?;
+        let fields = self.outputs().to_vec();
+        Ok(Box::new(Checked { name: self.definition.name, shape: self.definition.shape, fields, inner }))
+    }
+}
+
+/// Turns an operator's broken promise into an error at the batch where it broke, instead of shifted rows in a table.
+struct Checked {
+    name: &'static str,
+    shape: Shape,
+    fields: Vec<Field>,
+    inner: Box<dyn Worker>,
+}
+
+impl Worker for Checked {
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        let output = self.inner.process(rows)?;
+        let broken = |what: String| Err(Error::internal(format!("operator `{}` {what}", self.name)));
+        if output.columns.len() != self.fields.len() {
+            return broken(format!("gave {} columns, declared {}", output.columns.len(), self.fields.len()));
+        }
+        let rows_out = match (self.shape, &output.parents) {
+            (Shape::OneToMany, Some(parents)) => {
+                if parents.null_count() > 0
+                    || parents.values().iter().any(|&parent| parent as usize >= rows.len())
+                    || !parents.values().is_sorted()
+                {
+                    return broken("gave parents that are not ascending input rows".to_owned());
+                }
+                parents.len()
+            }
+            (Shape::OneToMany, None) => return broken("is one-to-many and gave no parents".to_owned()),
+            (_, Some(_)) => return broken("is row-wise and gave parents".to_owned()),
+            (_, None) => rows.len(),
+        };
+        for (field, column) in self.fields.iter().zip(&output.columns) {
+            if column.len() != rows_out {
+                return broken(format!("gave {} rows in `{}`, expected {rows_out}", column.len(), field.name()));
+            }
+            if column.data_type() != field.data_type() {
+                return broken(format!(
+                    "gave {} in `{}`, declared {}",
+                    column.data_type(),
+                    field.name(),
+                    field.data_type()
+                ));
+            }
+        }
+        Ok(output)
+    }
+}

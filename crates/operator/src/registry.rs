@@ -1,0 +1,59 @@
+//! Operators by name.
+
+use std::collections::BTreeMap;
+
+use cenote_base::{Error, Result};
+
+use crate::definition::Definition;
+use crate::operator::BoundOperator;
+use crate::spec::OperatorSpec;
+
+/// The operators a process knows.
+#[derive(Debug, Default)]
+pub struct Registry {
+    definitions: BTreeMap<&'static str, Definition>,
+}
+
+impl Registry {
+    /// Adds `definition`; one of the same name is replaced.
+    pub fn register(&mut self, definition: Definition) {
+        self.definitions.insert(definition.name, definition);
+    }
+
+    /// All definitions, by name.
+    pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        self.definitions.values()
+    }
+
+    /// The definition called `name`.
+    ///
+    /// # Errors
+    /// `NotFound`, with the nearest registered name.
+    pub fn definition(&self, name: &str) -> Result<&Definition> {
+        self.definitions.get(name).ok_or_else(|| {
+            let hint = closest(name, self.definitions.keys().copied());
+            Error::not_found(format!("no operator `{name}`{hint}; `cenote operators` lists them"))
+        })
+    }
+
+    /// Checks `spec` and binds it.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown name, `InvalidInput` for wrong parameters, and whatever binding needs and does not find
+    /// (a model file, the ONNX Runtime library).
+    pub fn bind(&self, spec: &OperatorSpec) -> Result<BoundOperator> {
+        let definition = self.definition(&spec.name)?;
+        let params = definition.check(&spec.params)?;
+        let operator = definition.bind(&params)?;
+        Ok(BoundOperator::new(definition.clone(), params, operator))
+    }
+}
+
+/// `: did you mean `x`?` for the candidate nearest to `name`, or nothing when none is near.
+pub(crate) fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+    candidates
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, candidate)| format!(": did you mean `{candidate}`?"))
+}
