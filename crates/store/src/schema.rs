@@ -1,0 +1,151 @@
+//! The schema a caller sees, and the one Lance stores.
+//!
+//! A blob column is `LargeBinary` to callers and a Lance blob (v2) on disk: small values lie in the data file, larger ones
+//! beside it, and a scan that does not name the column never touches its bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use cenote_base::{Error, Result};
+use lance::BlobArrayBuilder;
+
+use crate::fault::{arrow_error, lance_error};
+use crate::key::PrimaryKey;
+
+/// Field metadata that marks a media column; its value is `blob`.
+pub const BLOB_TYPE_KEY: &str = "cenote:type";
+/// Columns whose names start so are Cenote's own: stored, but not part of [`Table::schema`](crate::Table::schema).
+pub const HIDDEN_PREFIX: &str = "_cenote_";
+
+const EXTENSION_NAME_KEY: &str = "ARROW:extension:name";
+const LANCE_BLOB: &str = "lance.blob.v2";
+
+/// A nullable media column: bytes kept apart from the other columns.
+pub fn blob_field(name: &str) -> Field {
+    let metadata = HashMap::from([(BLOB_TYPE_KEY.to_owned(), "blob".to_owned())]);
+    Field::new(name, DataType::LargeBinary, true).with_metadata(metadata)
+}
+
+/// Whether `field` is a media column, in a caller's schema or in a stored one.
+pub fn is_blob(field: &Field) -> bool {
+    field.metadata().get(BLOB_TYPE_KEY).is_some_and(|value| value == "blob")
+        || field.metadata().get(EXTENSION_NAME_KEY).is_some_and(|name| name == LANCE_BLOB)
+}
+
+/// The stored form of a caller's schema.
+pub(crate) fn to_stored(schema: &Schema, key: &PrimaryKey) -> Schema {
+    let fields = schema
+        .fields()
+        .iter()
+        .map(|field| if is_blob(field) { Arc::new(lance::blob_field(field.name(), true)) } else { Arc::clone(field) });
+    Schema::new(key.annotate(fields))
+}
+
+/// The caller's form of a stored schema, Cenote's own columns included.
+pub(crate) fn to_logical(schema: &Schema) -> Schema {
+    let fields = schema.fields().iter().map(|field| {
+        if is_blob(field) {
+            Arc::new(blob_field(field.name()))
+        } else {
+            // Lance marks primary keys in the field's metadata: callers learn them from `Table::primary_key`.
+            Arc::new(field.as_ref().clone().with_metadata(HashMap::new()))
+        }
+    });
+    Schema::new(fields.collect::<Vec<_>>())
+}
+
+/// `schema` without Cenote's own columns.
+pub(crate) fn visible(schema: &Schema) -> Schema {
+    Schema::new(
+        schema.fields().iter().filter(|field| !field.name().starts_with(HIDDEN_PREFIX)).cloned().collect::<Vec<_>>(),
+    )
+}
+
+/// Whether an upsert takes a batch's missing columns as null, or leaves them out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Null,
+    Absent,
+}
+
+/// `batch` in the stored form and column order: types cast where that loses nothing, blobs wrapped.
+pub(crate) fn store_batch(
+    batch: &RecordBatch,
+    logical: &Schema,
+    stored: &Schema,
+    missing: Missing,
+) -> Result<RecordBatch> {
+    if let Some(unknown) = batch.schema().fields().iter().find(|field| logical.index_of(field.name()).is_err()) {
+        let known = visible(logical).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");
+        return Err(Error::invalid_input(format!("the table has no column `{}`; it has {known}", unknown.name())));
+    }
+    let mut fields = Vec::with_capacity(logical.fields().len());
+    let mut columns = Vec::with_capacity(logical.fields().len());
+    for (field, stored_field) in logical.fields().iter().zip(stored.fields()) {
+        let column = match batch.column_by_name(field.name()) {
+            Some(column) => convert(column, field)?,
+            None if missing == Missing::Absent => continue,
+            None if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
+            None => {
+                return Err(Error::invalid_input(format!(
+                    "column `{}` must be given: it is not nullable",
+                    field.name()
+                )));
+            }
+        };
+        if !field.is_nullable() && column.null_count() > 0 {
+            return Err(Error::invalid_input(format!("column `{}` holds a null and is not nullable", field.name())));
+        }
+        columns.push(if is_blob(field) { wrap_blobs(&column)? } else { column });
+        fields.push(Arc::clone(stored_field));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
+}
+
+fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+    if column.data_type() == field.data_type() {
+        return Ok(Arc::clone(column));
+    }
+    let wrong = || {
+        Error::invalid_input(format!(
+            "column `{}` is {}, found {}",
+            field.name(),
+            field.data_type(),
+            column.data_type()
+        ))
+    };
+    let converted = cast(column, field.data_type()).map_err(|source| wrong().with_source(source))?;
+    // A cast that cannot represent a value gives null: such a batch is refused rather than thinned.
+    if converted.logical_null_count() != column.logical_null_count() {
+        return Err(wrong());
+    }
+    Ok(converted)
+}
+
+fn wrap_blobs(column: &ArrayRef) -> Result<ArrayRef> {
+    let bytes = column.as_binary::<i64>();
+    let mut builder = BlobArrayBuilder::new(bytes.len());
+    for value in bytes {
+        match value {
+            Some(value) => builder.push_bytes(value),
+            None => builder.push_null(),
+        }
+        .map_err(lance_error)?;
+    }
+    builder.finish().map_err(lance_error)
+}
+
+/// The projection of `schema` to `columns`, in their order.
+pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> {
+    let fields = columns.iter().map(|name| {
+        schema.fields().find(name).map(|(_, field)| Arc::clone(field)).ok_or_else(|| {
+            let known = visible(schema).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");
+            Error::not_found(format!("no column `{name}`; the table has {known}"))
+        })
+    });
+    Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?)))
+}

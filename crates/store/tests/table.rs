@@ -1,0 +1,272 @@
+//! A table against what its documentation promises.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch, StringArray};
+use arrow::datatypes as arrow_schema;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
+use cenote_base::{ErrorKind, Random};
+use cenote_store::{ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field};
+
+fn schema() -> Arc<Schema> {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("note", DataType::Utf8, true),
+        Field::new("size", DataType::Int64, true),
+        blob_field("data"),
+    ]))
+}
+
+async fn new_table() -> (tempfile::TempDir, Store, Table) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let table = store.create_table("media", TableSpec::new(schema(), ["id"])).await.unwrap();
+    (directory, store, table)
+}
+
+/// Rows of (id, note, media); size is the media's length.
+fn rows(rows: &[(&str, &str, Option<&[u8]>)]) -> RecordBatch {
+    RecordBatch::try_new(
+        schema(),
+        vec![
+            Arc::new(rows.iter().map(|r| Some(r.0)).collect::<StringArray>()),
+            Arc::new(rows.iter().map(|r| Some(r.1)).collect::<StringArray>()),
+            Arc::new(rows.iter().map(|r| r.2.map(|d| d.len() as i64)).collect::<arrow::array::Int64Array>()),
+            Arc::new(rows.iter().map(|r| r.2).collect::<LargeBinaryArray>()),
+        ],
+    )
+    .unwrap()
+}
+
+fn keys(ids: &[&str]) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false)]);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(StringArray::from(ids.to_vec()))]).unwrap()
+}
+
+type Model = BTreeMap<String, (Option<String>, Option<Vec<u8>>)>;
+
+async fn contents(snapshot: &Snapshot) -> Model {
+    let batch = snapshot.collect(&ScanRequest::default().columns(["id", "note", "data"])).await.unwrap();
+    let (ids, notes) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+    let data = batch.column(2).as_binary::<i64>();
+    let model: Model = (0..batch.num_rows())
+        .map(|row| {
+            let note = notes.is_valid(row).then(|| notes.value(row).to_owned());
+            (ids.value(row).to_owned(), (note, data.is_valid(row).then(|| data.value(row).to_vec())))
+        })
+        .collect();
+    assert_eq!(model.len(), batch.num_rows(), "a key stands twice");
+    model
+}
+
+#[tokio::test]
+async fn upserts_replace_whole_rows_and_keep_old_snapshots() {
+    let (_directory, _store, table) = new_table().await;
+    // One inline, one packed, one dedicated blob.
+    let (small, middle, large) = (vec![1u8; 10], vec![2u8; 100_000], vec![3u8; 5_000_000]);
+    let first =
+        table.upsert(rows(&[("a", "x", Some(&small)), ("b", "y", Some(&middle)), ("c", "z", Some(&large))])).await;
+    assert_eq!(first.unwrap().inserted, 3);
+    let before = table.snapshot().await.unwrap();
+    let second = table.upsert(rows(&[("b", "y2", Some(&large)), ("d", "new", None)])).await.unwrap();
+    assert_eq!((second.inserted, second.updated), (1, 1));
+
+    let now = contents(&table.snapshot().await.unwrap()).await;
+    assert_eq!(now["a"], (Some("x".into()), Some(small)));
+    assert_eq!(now["b"], (Some("y2".into()), Some(large.clone())));
+    assert_eq!(now["c"], (Some("z".into()), Some(large)));
+    assert_eq!(now["d"], (Some("new".into()), None));
+    assert_eq!(contents(&before).await["b"], (Some("y".into()), Some(middle)));
+}
+
+#[tokio::test]
+async fn of_equal_keys_in_one_call_the_last_counts() {
+    let (_directory, _store, table) = new_table().await;
+    let report = table.upsert_all(vec![rows(&[("a", "1", None), ("a", "2", None)]), rows(&[("a", "3", None)])]).await;
+    assert_eq!(report.unwrap().inserted, 1);
+    assert_eq!(contents(&table.snapshot().await.unwrap()).await["a"].0.as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn updates_keep_media_whether_rows_or_columns_are_rewritten() {
+    let (_directory, _store, table) = new_table().await;
+    let ids: Vec<String> = (0..100).map(|i| format!("k{i:03}")).collect();
+    let media = vec![7u8; 90_000];
+    let batch: Vec<_> = ids.iter().map(|id| (id.as_str(), "old", Some(media.as_slice()))).collect();
+    table.upsert(rows(&batch)).await.unwrap();
+
+    for (touched, note) in [(&ids[..2], "few"), (&ids[..80], "many")] {
+        let ids: Vec<&str> = touched.iter().map(String::as_str).chain(["absent"]).collect();
+        let notes = Arc::new(StringArray::from(vec![note; ids.len()]));
+        let columns = vec![keys(&ids).column(0).clone(), notes as _];
+        let schema =
+            Schema::new(vec![Field::new("id", DataType::Utf8, false), Field::new("note", DataType::Utf8, true)]);
+        let report = table.update(RecordBatch::try_new(Arc::new(schema), columns).unwrap()).await.unwrap();
+        assert_eq!((report.inserted, report.updated), (0, touched.len()), "{note}");
+        let now = contents(&table.snapshot().await.unwrap()).await;
+        assert_eq!(now.len(), 100);
+        assert_eq!(now.values().filter(|row| row.0.as_deref() == Some(note)).count(), touched.len(), "{note}");
+        assert!(now.values().all(|row| row.1.as_ref() == Some(&media)), "{note}");
+    }
+}
+
+#[tokio::test]
+async fn reads_by_key_row_id_and_filter_agree() {
+    let (_directory, _store, table) = new_table().await;
+    table.upsert(rows(&[("a", "x", Some(b"aa")), ("b", "y", None), ("c", "z", Some(b"cccc"))])).await.unwrap();
+    table.delete(&keys(&["b", "nobody"])).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    assert_eq!(snapshot.count(None).await.unwrap(), 2);
+    let got = snapshot.get(&keys(&["c", "b"]), Some(vec!["data".into(), "id".into()])).await.unwrap();
+    assert_eq!(got.num_rows(), 1);
+    assert_eq!(got.column(0).as_binary::<i64>().value(0), b"cccc");
+
+    let scan =
+        snapshot.collect(&ScanRequest::default().columns(["size"]).with_row_id().filter("size >= 2")).await.unwrap();
+    let ids = scan.column_by_name(ROW_ID).unwrap().as_primitive::<UInt64Type>().values().to_vec();
+    let reversed: Vec<u64> = ids.iter().rev().copied().collect();
+    let taken = snapshot.take(&reversed, &["size".into(), "data".into()]).await.unwrap();
+    for row in 0..taken.num_rows() {
+        let length = taken.column(0).as_primitive::<Int64Type>().value(row);
+        assert_eq!(taken.column(1).as_binary::<i64>().value(row).len() as i64, length);
+    }
+    assert_eq!(
+        taken.column(0).as_primitive::<Int64Type>().value(0),
+        scan.column(0).as_primitive::<Int64Type>().value(1)
+    );
+}
+
+#[tokio::test]
+async fn schema_evolves_and_tags_keep_the_past() {
+    let (_directory, store, table) = new_table().await;
+    let version = table.upsert(rows(&[("a", "x", None)])).await.unwrap().version;
+    table.tag("v1", version).await.unwrap();
+    table.add_columns(&[Field::new("score", DataType::Float32, true)]).await.unwrap();
+    assert!(table.snapshot().await.unwrap().schema().field_with_name("score").is_ok());
+    assert!(table.snapshot_of("v1").await.unwrap().schema().field_with_name("score").is_err());
+    let error = table.add_columns(&[Field::new("score", DataType::Utf8, true)]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    table.drop_columns(&["score"]).await.unwrap();
+    assert_eq!(table.drop_columns(&["id"]).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    table.set_properties(BTreeMap::from([("owner".into(), Some("me".into()))])).await.unwrap();
+    let reopened = store.table("media").await.unwrap().snapshot().await.unwrap();
+    assert_eq!(reopened.properties()["owner"], "me");
+    assert_eq!(table.tags().await.unwrap()["v1"], version);
+    let missing = store.table("medai").await.unwrap_err();
+    assert_eq!(missing.to_string(), "no table `medai`; there are media");
+}
+
+#[tokio::test]
+async fn bad_batches_are_refused_and_write_nothing() {
+    let (_directory, _store, table) = new_table().await;
+    let unknown = arrow::array::record_batch!(("id", Utf8, ["a"]), ("colour", Utf8, ["red"])).unwrap();
+    let error = table.upsert(unknown).await.unwrap_err();
+    assert_eq!(error.to_string(), "the table has no column `colour`; it has id, note, size, data");
+    let keyless = arrow::array::record_batch!(("note", Utf8, ["a"])).unwrap();
+    assert_eq!(table.upsert(keyless).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    let nulls = arrow::array::record_batch!(("id", Utf8, [Some("a"), None])).unwrap();
+    assert_eq!(table.upsert(nulls).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    let wrong = arrow::array::record_batch!(("id", Utf8, ["a"]), ("size", Utf8, ["large"])).unwrap();
+    assert_eq!(table.upsert(wrong).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(table.snapshot().await.unwrap().count(None).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn every_key_type_finds_its_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let uuid = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
+    let types = [
+        ("i32", DataType::Int32, "7"),
+        ("u64", DataType::UInt64, "18446744073709551615"),
+        ("text", DataType::Utf8, "it's"),
+        ("binary", DataType::Binary, "00ff"),
+        ("date", DataType::Date32, "2024-02-29"),
+        ("time", DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None), "2024-02-29T12:30:00.000001"),
+        ("uuid", DataType::FixedSizeBinary(16), uuid),
+    ];
+    for (name, data_type, text) in types {
+        let schema = Schema::new(vec![Field::new("part", DataType::Int64, false), Field::new("k", data_type, false)]);
+        let table = store.create_table(name, TableSpec::new(Arc::new(schema), ["part", "k"])).await.unwrap();
+        let key = table.snapshot().await.unwrap().primary_key().clone();
+        let keys = key.parse(&[vec!["1".into(), text.into()], vec!["2".into(), text.into()]]).unwrap();
+        table.upsert(keys.clone()).await.unwrap();
+        table.upsert(keys.clone()).await.unwrap();
+        let snapshot = table.snapshot().await.unwrap();
+        assert_eq!(snapshot.count(None).await.unwrap(), 2, "{name}");
+        assert_eq!(snapshot.get(&keys.slice(1, 1), None).await.unwrap(), keys.slice(1, 1), "{name}");
+        assert_eq!(table.delete(&keys.slice(0, 1)).await.unwrap().deleted, 1, "{name}");
+    }
+    let schema = Schema::new(vec![Field::new("k", DataType::Float64, false)]);
+    let error = store.create_table("float", TableSpec::new(Arc::new(schema), ["k"])).await.unwrap_err();
+    assert!(error.to_string().contains("a key is an integer"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_writers_keep_keys_unique_and_lose_nothing() {
+    let (directory, _store, _table) = new_table().await;
+    // Two stores on one directory lock like two processes do.
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+        writers.push(tokio::spawn(async move {
+            let table = store.table("media").await.unwrap();
+            for round in 0..5 {
+                let own = format!("w{writer}r{round}");
+                table.upsert(rows(&[("shared", own.as_str(), None), (own.as_str(), "own", None)])).await.unwrap();
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let now = contents(&store.table("media").await.unwrap().snapshot().await.unwrap()).await;
+    assert_eq!(now.len(), 4 * 5 + 1);
+}
+
+#[tokio::test]
+async fn random_operations_match_a_plain_map() {
+    let seed = std::env::var("CENOTE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
+    let mut random = Random::new(seed);
+    let (_directory, _store, table) = new_table().await;
+    let mut model = Model::new();
+    for step in 0..40 {
+        let ids: Vec<String> = (0..1 + random.below(4)).map(|_| format!("k{}", random.below(12))).collect();
+        let note = format!("s{step}");
+        match random.below(4) {
+            0 | 1 => {
+                let media = vec![step as u8; random.below(70_000) as usize];
+                let batch: Vec<_> = ids.iter().map(|id| (id.as_str(), note.as_str(), Some(media.as_slice()))).collect();
+                table.upsert(rows(&batch)).await.unwrap();
+                ids.iter().for_each(|id| {
+                    model.insert(id.clone(), (Some(note.clone()), Some(media.clone())));
+                });
+            }
+            2 => {
+                let refs: Vec<&str> = ids.iter().map(String::as_str).collect();
+                let schema = Schema::new(vec![
+                    Field::new("id", DataType::Utf8, false),
+                    Field::new("note", DataType::Utf8, true),
+                ]);
+                let notes = Arc::new(StringArray::from(vec![note.as_str(); refs.len()]));
+                let batch = RecordBatch::try_new(Arc::new(schema), vec![keys(&refs).column(0).clone(), notes]).unwrap();
+                table.update(batch).await.unwrap();
+                for id in &ids {
+                    if let Some(row) = model.get_mut(id) {
+                        row.0 = Some(note.clone());
+                    }
+                }
+            }
+            _ => {
+                let refs: Vec<&str> = ids.iter().map(String::as_str).collect();
+                table.delete(&keys(&refs)).await.unwrap();
+                ids.iter().for_each(|id| {
+                    model.remove(id);
+                });
+            }
+        }
+        assert_eq!(contents(&table.snapshot().await.unwrap()).await, model, "CENOTE_SEED={seed} step {step}");
+    }
+}
