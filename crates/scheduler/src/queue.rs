@@ -1,0 +1,77 @@
+//! Queues bounded in bytes.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use cenote_base::{Error, Result};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// A queue that holds at most `bytes_max` bytes, counted from `send` until the received item is dropped. An item larger
+/// than that passes alone.
+pub fn byte_queue<T>(bytes_max: u64) -> (Sender<T>, Receiver<T>) {
+    let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
+    // The permits bound the queue: an item that was sent holds at least one.
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (
+        Sender { items: sender, budget: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max },
+        Receiver { items: receiver },
+    )
+}
+
+/// The sending half of a [`byte_queue`].
+#[derive(Debug)]
+pub struct Sender<T> {
+    items: mpsc::UnboundedSender<Held<T>>,
+    budget: Arc<Semaphore>,
+    bytes_max: u32,
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { items: self.items.clone(), budget: Arc::clone(&self.budget), bytes_max: self.bytes_max }
+    }
+}
+
+impl<T> Sender<T> {
+    /// Waits for room, then queues `item`, which counts as `bytes`.
+    ///
+    /// # Errors
+    /// `Cancelled` when the receiver is gone.
+    pub async fn send(&self, item: T, bytes: u64) -> Result<()> {
+        let amount = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.bytes_max);
+        let gone = || Error::cancelled("the receiver of the queue is gone");
+        let permit = tokio::select! {
+            permit = Arc::clone(&self.budget).acquire_many_owned(amount) => permit.map_err(|_| gone())?,
+            () = self.items.closed() => return Err(gone()),
+        };
+        self.items.send(Held { item, _permit: permit }).map_err(|_| gone())
+    }
+}
+
+/// The receiving half of a [`byte_queue`].
+#[derive(Debug)]
+pub struct Receiver<T> {
+    items: mpsc::UnboundedReceiver<Held<T>>,
+}
+
+impl<T> Receiver<T> {
+    /// The next item, or `None` when every sender is gone. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Held<T>> {
+        self.items.recv().await
+    }
+}
+
+/// An item that counts against its queue's bound until dropped.
+#[derive(Debug)]
+pub struct Held<T> {
+    item: T,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
