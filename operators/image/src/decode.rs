@@ -1,0 +1,296 @@
+//! Decoding any image to upright RGB8 pixels, within hard limits, with a reason for everything that is refused.
+//!
+//! JPEG goes through libjpeg-turbo, scaled down inside its inverse DCT when the caller needs fewer pixels; everything
+//! else goes through `image`. Alpha is composited over white, 16-bit and palette images become RGB8, of an animation
+//! the first frame counts, EXIF orientation is applied.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits, RgbImage};
+use turbojpeg::{Colorspace, DecompressHeader, Decompressor, PixelFormat, ScalingFactor};
+
+use crate::container;
+
+/// Images with more pixels than this are refused before anything is allocated for them.
+const PIXELS_MAX: u64 = 100_000_000;
+/// Decoders of `image` may hold this much; bounds 16-bit images, whose pixels are twice as large.
+const DECODED_BYTES_MAX: u64 = 512 << 20;
+/// A progressive JPEG with more scans is refused: each scan is a pass over the whole picture.
+const JPEG_SCANS_MAX: u32 = 500;
+
+/// The least size a caller can do with, in displayed orientation; a JPEG may come out larger, and never smaller than
+/// this or its own size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Target {
+    /// Every pixel.
+    Full,
+    /// At least this width and this height.
+    Cover(u32, u32),
+    /// At least the size of the picture when fitted, in its proportions, into this width and height.
+    Within(u32, u32),
+}
+
+/// Upright RGB8 pixels of `bytes`; with `target` (width, height) possibly scaled down to not less than it.
+///
+/// # Errors
+/// A reason for the person who looks at the row.
+pub(crate) fn decode_rgb(bytes: &[u8], target: Option<(u32, u32)>) -> Result<RgbImage, String> {
+    Decoder::default().decode(bytes, target.map_or(Target::Full, |(width, height)| Target::Cover(width, height)))
+}
+
+/// Decodes image after image into one pixel buffer, as long as it is given back.
+///
+/// The JPEG decompressor is not kept: libjpeg remembers tables, and after an error its place, from one image to the
+/// next, so that a row would depend on the rows before it. A new one costs microseconds.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    scratch: Vec<u8>,
+}
+
+impl Decoder {
+    /// Upright RGB8 pixels of `bytes`, at least as large as `target` asks.
+    ///
+    /// # Errors
+    /// A reason for the person who looks at the row.
+    pub(crate) fn decode(&mut self, bytes: &[u8], target: Target) -> Result<RgbImage, String> {
+        match container::format(bytes)? {
+            ImageFormat::Jpeg => self.decode_jpeg(bytes, target),
+            format => decode_other(bytes, format),
+        }
+    }
+
+    /// Takes back pixels that are no longer needed, so that the next image needs no allocation.
+    pub(crate) fn recycle(&mut self, pixels: RgbImage) {
+        self.scratch = pixels.into_raw();
+    }
+
+    fn decode_jpeg(&mut self, bytes: &[u8], target: Target) -> Result<RgbImage, String> {
+        let mut jpeg = new_decompressor()?;
+        let header = match jpeg.read_header(bytes) {
+            Ok(header) => header,
+            Err(error) if is_benign(&error.to_string()) && ends_properly(bytes) => {
+                // libjpeg-turbo refuses a header it merely wonders about; the other decoder does not.
+                return decode_other(bytes, ImageFormat::Jpeg);
+            }
+            Err(error) => return Err(jpeg_reason(&error.to_string())),
+        };
+        check_pixels(header.width as u64, header.height as u64)?;
+        let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
+        let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+        let scale = jpeg_scale(&header, orientation, target);
+        let size = header.scaled(scale);
+        jpeg.set_scaling_factor(scale).map_err(|error| jpeg_reason(&error.to_string()))?;
+
+        let is_cmyk = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);
+        let format = if is_cmyk { PixelFormat::CMYK } else { PixelFormat::RGB };
+        let mut pixels = std::mem::take(&mut self.scratch);
+        pixels.resize(size.width * size.height * format.size(), 0);
+        let output = turbojpeg::Image {
+            pixels: pixels.as_mut_slice(),
+            width: size.width,
+            pitch: size.width * format.size(),
+            height: size.height,
+            format,
+        };
+        if let Err(error) = jpeg.decompress(bytes, output) {
+            // The first warning is the one that is reported: a benign one could hide a cut.
+            let message = error.to_string();
+            if !(is_benign(&message) && ends_properly(bytes)) {
+                self.scratch = pixels;
+                return Err(jpeg_reason(&message));
+            }
+        }
+        if is_cmyk {
+            cmyk_to_rgb(&mut pixels, container::jpeg_is_adobe(bytes));
+        }
+        let image = RgbImage::from_raw(size.width as u32, size.height as u32, pixels)
+            .ok_or_else(|| "JPEG pixels do not match its size".to_owned())?;
+        Ok(upright(image, orientation))
+    }
+}
+
+fn new_decompressor() -> Result<Decompressor, String> {
+    let mut jpeg = Decompressor::new().map_err(|error| error.to_string())?;
+    jpeg.set_scan_limit(JPEG_SCANS_MAX).map_err(|error| error.to_string())?;
+    Ok(jpeg)
+}
+
+/// The smallest scale libjpeg-turbo offers at which the image is still as large as `target` asks.
+fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Target) -> ScalingFactor {
+    if header.is_lossless {
+        return ScalingFactor::ONE;
+    }
+    let (width, height) = (header.width as u32, header.height as u32);
+    let turned = turns(orientation);
+    let (shown_width, shown_height) = if turned { (height, width) } else { (width, height) };
+    let (need_width, need_height) = match target {
+        Target::Full => return ScalingFactor::ONE,
+        Target::Cover(width, height) => (width, height),
+        Target::Within(width, height) => fit_within(shown_width, shown_height, width, height),
+    };
+    let (need_width, need_height) = if turned { (need_height, need_width) } else { (need_width, need_height) };
+    (1..8)
+        .map(|eighths| ScalingFactor::new(eighths, 8))
+        .find(|scale| {
+            scale.scale(header.width) >= need_width as usize && scale.scale(header.height) >= need_height as usize
+        })
+        .unwrap_or(ScalingFactor::ONE)
+}
+
+/// The size of a picture of `width` × `height` when shrunk, in its proportions, into `max_width` × `max_height`. A
+/// picture that fits keeps its size.
+pub(crate) fn fit_within(width: u32, height: u32, max_width: u32, max_height: u32) -> (u32, u32) {
+    let ratio = (f64::from(max_width) / f64::from(width)).min(f64::from(max_height) / f64::from(height)).min(1.0);
+    let scaled = |side: u32| ((f64::from(side) * ratio).round() as u32).max(1);
+    (scaled(width), scaled(height))
+}
+
+/// Whether `orientation` swaps width and height.
+pub(crate) fn turns(orientation: Orientation) -> bool {
+    matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    )
+}
+
+fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
+    if orientation == Orientation::NoTransforms {
+        return image;
+    }
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    image.into_rgb8()
+}
+
+/// Warnings of libjpeg after which every pixel is nonetheless there.
+fn is_benign(message: &str) -> bool {
+    const BENIGN: [&str; 4] = [
+        "extraneous bytes before marker 0xd9",
+        "Invalid SOS parameters for sequential JPEG",
+        "unknown JFIF revision number",
+        "Unknown Adobe color transform code",
+    ];
+    BENIGN.iter().any(|text| message.contains(text))
+}
+
+/// Whether the marker that ends a JPEG is there. What follows it, such as a second picture, is nobody's concern.
+fn ends_properly(bytes: &[u8]) -> bool {
+    bytes.windows(2).rev().any(|pair| pair == [0xff, 0xd9])
+}
+
+fn jpeg_reason(message: &str) -> String {
+    let message = message.strip_prefix("TurboJPEG error: ").unwrap_or(message);
+    let lower = message.to_ascii_lowercase();
+    // A file without a frame header has a size of -1, which "overflowed".
+    if lower.contains("premature end") || lower.contains("missing sos") || lower.contains("overflowed") {
+        format!("the JPEG is truncated ({message})")
+    } else {
+        format!("the JPEG is corrupt or unsupported ({message})")
+    }
+}
+
+/// Turns CMYK pixels into RGB in place, by the plain formula: printing profiles are not applied.
+fn cmyk_to_rgb(pixels: &mut Vec<u8>, inverted: bool) {
+    let count = pixels.len() / 4;
+    for index in 0..count {
+        let ink = |offset: usize| {
+            let value = u32::from(pixels[index * 4 + offset]);
+            if inverted { value } else { 255 - value }
+        };
+        let black = ink(3);
+        let rgb = [0, 1, 2].map(|offset| ((ink(offset) * black + 127) / 255) as u8);
+        pixels[index * 3..index * 3 + 3].copy_from_slice(&rgb);
+    }
+    pixels.truncate(count * 3);
+}
+
+fn check_pixels(width: u64, height: u64) -> Result<(), String> {
+    if width.saturating_mul(height) > PIXELS_MAX {
+        let megapixels = PIXELS_MAX / 1_000_000;
+        return Err(format!("the image has {width} × {height} pixels; at most {megapixels} megapixels are decoded"));
+    }
+    if width == 0 || height == 0 {
+        return Err(format!("the image has no pixels: {width} × {height}"));
+    }
+    Ok(())
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
+    // These decoders are memory-safe, yet may still hit an index or an assertion on an odd file: that is the file's
+    // fault.
+    catch_unwind(AssertUnwindSafe(|| decode_with_image(bytes, format)))
+        .unwrap_or_else(|_| Err(format!("the {} decoder failed on this file", name(format))))
+}
+
+fn decode_with_image(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
+    let wrong = |error: ImageError| image_reason(format, &error);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODED_BYTES_MAX);
+    let mut reader = container::reader(bytes, format);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(wrong)?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(u64::from(width), u64::from(height))?;
+    if decoder.total_bytes() > DECODED_BYTES_MAX {
+        return Err(format!(
+            "the image needs {} bytes when decoded; at most {DECODED_BYTES_MAX} are given",
+            decoder.total_bytes()
+        ));
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(wrong)?;
+    image.apply_orientation(orientation);
+    if !image.color().has_alpha() {
+        return Ok(image.into_rgb8());
+    }
+    let mut pixels = image.into_rgba8();
+    let (width, height) = pixels.dimensions();
+    let mut rgb = std::mem::take(&mut pixels).into_raw();
+    over_white(&mut rgb);
+    RgbImage::from_raw(width, height, rgb).ok_or_else(|| "pixels do not match the image's size".to_owned())
+}
+
+/// Composites RGBA pixels over white, in place.
+fn over_white(pixels: &mut Vec<u8>) {
+    let count = pixels.len() / 4;
+    for index in 0..count {
+        let alpha = u32::from(pixels[index * 4 + 3]);
+        let rgb = [0, 1, 2].map(|offset| {
+            let value = u32::from(pixels[index * 4 + offset]);
+            ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+        });
+        pixels[index * 3..index * 3 + 3].copy_from_slice(&rgb);
+    }
+    pixels.truncate(count * 3);
+}
+
+/// What people call `format`.
+pub(crate) fn name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::Gif => "GIF",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Tiff => "TIFF",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Ico => "ICO",
+        _ => "image",
+    }
+}
+
+/// The reason why `image` refused a file.
+pub(crate) fn image_reason(format: ImageFormat, error: &ImageError) -> String {
+    let name = name(format);
+    let truncated = || format!("the {name} is truncated ({error})");
+    match error {
+        ImageError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => truncated(),
+        ImageError::Limits(_) => format!("the {name} is too large to decode ({error})"),
+        ImageError::Unsupported(_) => format!("this kind of {name} is not supported ({error})"),
+        _ if error.to_string().to_ascii_lowercase().contains("unexpected end") => truncated(),
+        _ => format!("the {name} is corrupt ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! What every image operator does around its own work: walk the rows, keep nulls null, turn reasons into row errors.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, LargeBinaryArray, cast::AsArray};
+use arrow::datatypes::Field;
+use cenote_base::Result;
+use cenote_operator::{Operator, Output, RowError, Rows, Worker};
+
+/// Calls `work` with the number and the bytes of each row that is not null. The answer tells, row by row, whether there
+/// is a value, and why there is none where `work` refused.
+pub(crate) fn for_each(
+    images: &LargeBinaryArray,
+    mut work: impl FnMut(usize, &[u8]) -> Result<(), String>,
+) -> (Vec<bool>, Vec<RowError>) {
+    let mut valid = vec![false; images.len()];
+    let mut errors = Vec::new();
+    for (row, bytes) in images.iter().enumerate() {
+        match bytes.map(|bytes| work(row, bytes)) {
+            Some(Ok(())) => valid[row] = true,
+            Some(Err(reason)) => errors.push(RowError { row, reason }),
+            None => {}
+        }
+    }
+    (valid, errors)
+}
+
+/// What `work` makes of each row of the first port: `None` for null rows and for those it refused.
+pub(crate) fn map<T>(
+    rows: &Rows<'_>,
+    mut work: impl FnMut(&[u8]) -> Result<T, String>,
+) -> (Vec<Option<T>>, Vec<RowError>) {
+    let mut values: Vec<Option<T>> = Vec::new();
+    values.resize_with(rows.len(), || None);
+    let (_, errors) = for_each(rows.column(0).as_binary::<i64>(), |row, bytes| {
+        values[row] = Some(work(bytes)?);
+        Ok(())
+    });
+    (values, errors)
+}
+
+/// An operator whose workers each own a state that `start` makes, and whose work is `process`.
+pub(crate) fn with_state<S, I, P>(outputs: Vec<Field>, start: I, process: P) -> Box<dyn Operator>
+where
+    S: Send + 'static,
+    I: Fn() -> Result<S> + Send + Sync + 'static,
+    P: Fn(&mut S, &Rows<'_>) -> Result<Output> + Send + Sync + 'static,
+{
+    Box::new(Stateful { outputs, start, process: Arc::new(process) })
+}
+
+struct Stateful<I, P> {
+    outputs: Vec<Field>,
+    start: I,
+    process: Arc<P>,
+}
+
+struct StatefulWorker<S, P> {
+    state: S,
+    process: Arc<P>,
+}
+
+impl<S, I, P> Operator for Stateful<I, P>
+where
+    S: Send + 'static,
+    I: Fn() -> Result<S> + Send + Sync,
+    P: Fn(&mut S, &Rows<'_>) -> Result<Output> + Send + Sync + 'static,
+{
+    fn outputs(&self) -> &[Field] {
+        &self.outputs
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker>> {
+        Ok(Box::new(StatefulWorker { state: (self.start)()?, process: Arc::clone(&self.process) }))
+    }
+}
+
+impl<S, P> Worker for StatefulWorker<S, P>
+where
+    S: Send,
+    P: Fn(&mut S, &Rows<'_>) -> Result<Output> + Send + Sync,
+{
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        (self.process)(&mut self.state, rows)
+    }
+}

@@ -1,0 +1,194 @@
+//! `extract_keyframes`: the frames of a video that stand on their own, as JPEGs.
+//!
+//! Only keyframes are decoded, one at a time; the packets between them are passed over. Of a video that was cut, the
+//! keyframes before the cut are kept; it is a bad row only when none could be decoded.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Builder, LargeBinaryBuilder, UInt32Builder, cast::AsArray};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Field};
+use cenote_base::{Error, Result};
+use cenote_operator::{Definition, Output, ParamType, Params, Port, PortType, RowError, Rows, Shape, row_wise};
+use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
+
+use crate::frame::Renderer;
+use crate::media::{self, Media};
+
+pub(crate) fn definition() -> Definition {
+    Definition::new("extract_keyframes", 1, "The keyframes of a video as JPEGs, with their times", |params| {
+        let wanted = Wanted::from_params(params)?;
+        let fields =
+            vec![Field::new("timestamp_ms", DataType::Int64, true), Field::new("frame", DataType::LargeBinary, true)];
+        Ok(row_wise(fields, move |rows: &Rows<'_>| {
+            let videos = rows.column(0).as_binary::<i64>();
+            let (mut times, mut frames) = (Int64Builder::new(), LargeBinaryBuilder::new());
+            let (mut parents, mut errors) = (UInt32Builder::new(), Vec::new());
+            for row in (0..videos.len()).filter(|&row| videos.is_valid(row)) {
+                match extract(media::row_bytes(videos, row), &wanted) {
+                    Ok(keyframes) => {
+                        for keyframe in keyframes {
+                            times.append_value(keyframe.timestamp_ms);
+                            frames.append_value(keyframe.jpeg);
+                            parents.append_value(row as u32);
+                        }
+                    }
+                    Err(reason) => errors.push(RowError { row, reason }),
+                }
+            }
+            let columns: Vec<ArrayRef> = vec![Arc::new(times.finish()), Arc::new(frames.finish())];
+            Ok(Output { columns, parents: Some(parents.finish()), errors })
+        }))
+    })
+    .shape(Shape::OneToMany)
+    .input(Port::new("video", PortType::Bytes))
+    .param("max_frames", ParamType::Unsigned, 32, "At most this many keyframes a video, the first ones; from 1 to 4096")
+    .param(
+        "min_gap_ms",
+        ParamType::Unsigned,
+        500,
+        "Milliseconds from one keyframe to the next; nearer ones are passed over",
+    )
+    .param(
+        "size",
+        ParamType::Unsigned,
+        320,
+        "The longer side in pixels, from 16 to 4096; smaller frames keep their size",
+    )
+}
+
+struct Wanted {
+    frames_max: usize,
+    gap_min_ms: i64,
+    side: u32,
+}
+
+impl Wanted {
+    fn from_params(params: &Params) -> Result<Self> {
+        let within = |name: &str, min: u64, max: u64| match params.unsigned(name)? {
+            value if (min..=max).contains(&value) => Ok(value),
+            other => {
+                Err(Error::invalid_input(format!("parameter `{name}` must be from {min} to {max}, found {other}")))
+            }
+        };
+        Ok(Self {
+            frames_max: within("max_frames", 1, 4096)? as usize,
+            gap_min_ms: within("min_gap_ms", 0, 1 << 40)? as i64,
+            side: within("size", 16, 4096)? as u32,
+        })
+    }
+}
+
+struct Keyframe {
+    timestamp_ms: i64,
+    jpeg: Vec<u8>,
+}
+
+/// The keyframes of one video, in the order of their times.
+fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
+    let mut media = Media::open(bytes)?;
+    let decoder = media.keyframe_decoder()?;
+    let video = media.video()?;
+    let renderer = Renderer::new(wanted.side, media::turn(&video));
+    // Times count from the first picture, as players show them.
+    let origin = Some(video.start_time()).filter(|&start| start != ffmpeg_next::ffi::AV_NOPTS_VALUE).unwrap_or(0);
+    let base = video.time_base();
+    let mut reel =
+        Reel { decoder, renderer, base, origin, last_ms: None, keyframes: Vec::new(), trouble: None, wanted };
+    reel.run(&mut media);
+    match (reel.keyframes.is_empty(), reel.trouble) {
+        (false, _) => Ok(reel.keyframes),
+        (true, Some(trouble)) => Err(format!("no keyframe could be decoded: {trouble}")),
+        (true, None) => Err("no keyframe could be decoded: the video stream holds none".to_owned()),
+    }
+}
+
+/// A video on its way through the decoder.
+struct Reel<'a> {
+    decoder: codec::decoder::Video,
+    renderer: Renderer,
+    base: ffmpeg_next::Rational,
+    origin: i64,
+    last_ms: Option<i64>,
+    keyframes: Vec<Keyframe>,
+    trouble: Option<String>,
+    wanted: &'a Wanted,
+}
+
+impl Reel<'_> {
+    fn run(&mut self, media: &mut Media) {
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut media.input) {
+                Ok(()) => {}
+                Err(MediaError::InvalidData) => {
+                    // The demuxer goes on behind a damaged packet.
+                    self.trouble = Some("the file is damaged".to_owned());
+                    continue;
+                }
+                Err(MediaError::Eof) => break,
+                Err(error) => {
+                    self.trouble = Some(media::reason("the file is cut", error));
+                    break;
+                }
+            }
+            if packet.stream() != media.stream || !packet.is_key() || !self.is_far_enough(&packet) {
+                continue;
+            }
+            if packet.is_corrupt() {
+                self.trouble = Some("the file is cut inside a keyframe".to_owned());
+                continue;
+            }
+            match self.decoder.send_packet(&packet) {
+                Ok(()) => self.take_frames(),
+                Err(error) => self.trouble = Some(media::reason("a keyframe is damaged", error)),
+            }
+            if self.is_full() {
+                return;
+            }
+        }
+        // A decoder that reorders frames still holds the last ones.
+        if self.decoder.send_eof().is_ok() {
+            self.take_frames();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.keyframes.len() >= self.wanted.frames_max
+    }
+
+    fn time_ms(&self, ticks: Option<i64>) -> Option<i64> {
+        media::millis(ticks?.checked_sub(self.origin)?, self.base)
+    }
+
+    /// Whether the keyframe in `packet` keeps its distance; one that does is the new mark to keep it from.
+    fn is_far_enough(&mut self, packet: &Packet) -> bool {
+        let Some(at) = self.time_ms(packet.pts().or(packet.dts())) else { return true };
+        if self.last_ms.is_some_and(|last| at.saturating_sub(last) < self.wanted.gap_min_ms) {
+            return false;
+        }
+        self.last_ms = Some(at);
+        true
+    }
+
+    /// Keeps what the decoder gives, as long as there is room.
+    fn take_frames(&mut self) {
+        let mut picture = frame::Video::empty();
+        while !self.is_full() && self.decoder.receive_frame(&mut picture).is_ok() {
+            if picture.is_corrupt() {
+                self.trouble = Some("a keyframe is damaged".to_owned());
+                continue;
+            }
+            match self.renderer.jpeg(&picture) {
+                Ok(jpeg) => {
+                    let timestamp_ms = self.time_ms(picture.timestamp().or(picture.pts())).unwrap_or(0);
+                    self.keyframes.push(Keyframe { timestamp_ms, jpeg });
+                }
+                Err(trouble) => self.trouble = Some(trouble),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
