@@ -12,6 +12,7 @@ use lance::deps::datafusion::common::ScalarValue;
 use lance::deps::datafusion::prelude::{Expr, col, lit};
 
 use crate::fault::arrow_error;
+use crate::snapshot::Filter;
 
 const KEY_POSITION: &str = "lance-schema:unenforced-primary-key:position";
 
@@ -132,8 +133,8 @@ impl PrimaryKey {
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<Vec<_>>>()?).map_err(arrow_error)
     }
 
-    /// Bytes that are equal for equal keys and order as keys do.
-    pub(crate) fn encode(&self, keys: &RecordBatch) -> Result<Vec<OwnedRow>> {
+    /// Bytes that are equal for equal keys and order as keys do, one for each row of `keys` (this key's columns).
+    pub fn encode(&self, keys: &RecordBatch) -> Result<Vec<OwnedRow>> {
         let fields = self.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(arrow_error)?;
         let rows = converter.convert_columns(keys.columns()).map_err(arrow_error)?;
@@ -155,8 +156,12 @@ impl PrimaryKey {
         take_record_batch(batch, &UInt32Array::from(rows)).map_err(arrow_error)
     }
 
-    /// The filter that `keys` (this key's columns) satisfy and no other row does.
-    pub(crate) fn filter(&self, keys: &RecordBatch) -> Result<Expr> {
+    /// The filter that rows with one of `keys` (this key's columns) satisfy and no other row does.
+    pub fn filter(&self, keys: &RecordBatch) -> Result<Filter> {
+        Ok(self.expression(keys)?.into())
+    }
+
+    fn expression(&self, keys: &RecordBatch) -> Result<Expr> {
         let value = |column: &ArrayRef, row| {
             ScalarValue::try_from_array(column, row)
                 .map(lit)

@@ -46,7 +46,7 @@ pub use key::PrimaryKey;
 pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
 pub use snapshot::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 pub use store::{Store, StoreOptions, TableSpec};
-pub use table::{Table, WriteReport};
+pub use table::{DEPENDENTS_PROPERTY, Table, WriteReport};
 
 /// A position in a table's history: every write makes the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

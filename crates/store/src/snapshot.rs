@@ -241,7 +241,7 @@ impl Snapshot {
     /// `keys` holds at least the primary key's columns; `columns` as in [`ScanRequest::columns`].
     pub async fn get(&self, keys: &RecordBatch, columns: Option<Vec<String>>) -> Result<RecordBatch> {
         let filter = self.key.filter(&self.key.project(keys)?)?;
-        self.collect(&ScanRequest { columns, filter: Some(filter.into()), ..ScanRequest::default() }).await
+        self.collect(&ScanRequest { columns, filter: Some(filter), ..ScanRequest::default() }).await
     }
 
     /// The rows with these row ids, in the order of `row_ids`; media columns as bytes.
@@ -276,6 +276,12 @@ impl Snapshot {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
         RecordBatch::try_new_with_options(schema, columns, &options).map_err(arrow_error)
+    }
+
+    /// The sizes in bytes of media column `column` for these row ids, in their order; 0 for null. Reads no media.
+    pub async fn blob_sizes(&self, column: &str, row_ids: &[u64]) -> Result<Vec<u64>> {
+        let files = self.dataset.take_blobs(row_ids, column).await.map_err(lance_error)?;
+        Ok(files.into_iter().map(|file| file.map_or(0, |file| file.size())).collect())
     }
 
     /// The values of media column `column` for these row ids, in their order, as `LargeBinary`.

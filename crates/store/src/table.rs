@@ -1,10 +1,10 @@
 //! Writing a table: each call is one atomic commit.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{AsArray, RecordBatch, new_null_array};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef, UInt64Type};
 use cenote_base::{Error, Result};
 use futures::TryStreamExt;
 use lance::Dataset;
@@ -21,8 +21,16 @@ use crate::schema::{self, Missing};
 use crate::snapshot::{Filter, ScanRequest, Snapshot};
 use crate::store::{Store, schemas, write_params};
 
-/// An update that touches at least one row in so many patches columns in place; a smaller one rewrites its rows.
+/// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
+/// rewrites its rows whole.
 const PATCH_ROWS_DIVISOR: usize = 16;
+
+/// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
+/// columns. [`Table::update`] sets them to null along with the change.
+pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
+
+/// The column in which a Lance scan gives physical row addresses.
+const ROW_ADDRESS: &str = "_rowaddr";
 
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +147,8 @@ impl Table {
         Ok(self.report(&dataset, inserted, updated, 0))
     }
 
-    /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over.
+    /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over. Columns
+    /// that depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become null.
     ///
     /// # Errors
     /// As [`upsert`](Self::upsert); `Unsupported` for media columns, which change by a whole-row upsert.
@@ -155,16 +164,11 @@ impl Table {
                 field.name()
             )));
         }
-        let batch = key.keep_last(&batch)?;
+        let batch = void_dependents(&dataset, &logical, &key.keep_last(&batch)?)?;
         if batch.num_rows() == 0 || batch.num_columns() == key.columns().len() {
             return Ok(self.report(&dataset, 0, 0, 0));
         }
-        let rows = dataset.count_rows(None).await.map_err(lance_error)?;
-        let mode = if batch.num_rows() >= rows / PATCH_ROWS_DIVISOR {
-            MergeInsertWriteMode::RewriteColumns
-        } else {
-            MergeInsertWriteMode::RewriteRows
-        };
+        let mode = self.write_mode(&dataset, &key, &batch).await?;
         let mut merge = MergeInsertBuilder::try_new(dataset, key.columns()).map_err(lance_error)?;
         merge.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::DoNothing).use_index(false);
         let job = merge.write_mode(mode).try_build().map_err(lance_error)?;
@@ -258,6 +262,39 @@ impl Table {
         change(&mut dataset).await
     }
 
+    /// Whether an update of `batch` is cheaper by patching columns of the fragments it touches or by rewriting its rows.
+    async fn write_mode(
+        &self,
+        dataset: &Dataset,
+        key: &PrimaryKey,
+        batch: &RecordBatch,
+    ) -> Result<MergeInsertWriteMode> {
+        let wanted: HashSet<_> = key.encode(&key.project(batch)?)?.into_iter().collect();
+        let mut scanner = dataset.scan();
+        scanner.project(&key.columns()).map_err(lance_error)?.with_row_address();
+        let mut stream = scanner.try_into_stream().await.map_err(lance_error)?;
+        let mut fragments: HashMap<u64, (usize, bool)> = HashMap::new();
+        let mut matched = 0;
+        while let Some(rows) = stream.try_next().await.map_err(lance_error)? {
+            let addresses = rows.column_by_name(ROW_ADDRESS).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+            let addresses = addresses.ok_or_else(|| Error::internal("the scan gave no row addresses"))?;
+            for (address, row) in addresses.values().iter().zip(key.encode(&key.project(&rows)?)?) {
+                let hit = wanted.contains(&row);
+                // The upper half of a row address is its fragment.
+                let (count, touched) = fragments.entry(address >> 32).or_default();
+                *count += 1;
+                *touched |= hit;
+                matched += usize::from(hit);
+            }
+        }
+        let touched: usize = fragments.values().filter(|(_, touched)| *touched).map(|(count, _)| count).sum();
+        Ok(if matched * PATCH_ROWS_DIVISOR >= touched {
+            MergeInsertWriteMode::RewriteColumns
+        } else {
+            MergeInsertWriteMode::RewriteRows
+        })
+    }
+
     async fn delete_keys(&self, dataset: Arc<Dataset>, keys: &RecordBatch) -> Result<WriteReport> {
         let key = PrimaryKey::of_stored(&schemas(&dataset).1)?;
         let keys = key.keep_last(&key.project(keys)?)?;
@@ -320,4 +357,25 @@ impl Table {
     async fn load(&self, builder: DatasetBuilder) -> Result<Dataset> {
         builder.load().await.map_err(|source| lance_error(source).context(format!("open table `{}`", self.name)))
     }
+}
+
+/// `batch` with a null column for each column that is void when one of the batch's changes.
+fn void_dependents(dataset: &Dataset, logical: &Schema, batch: &RecordBatch) -> Result<RecordBatch> {
+    let Some(text) = dataset.config().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
+    let dependents: BTreeMap<String, Vec<String>> = serde_json::from_str(text).map_err(|source| {
+        Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
+    })?;
+    let schema = batch.schema();
+    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
+    let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
+    for name in changed.collect::<BTreeSet<_>>() {
+        // A dependent that was dropped meanwhile has nothing to void.
+        let Ok(field) = logical.field_with_name(name) else { continue };
+        if schema.index_of(name).is_err() {
+            columns.push(new_null_array(field.data_type(), batch.num_rows()));
+            fields.push(Arc::new(field.clone()));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(crate::fault::arrow_error)
 }

@@ -1,0 +1,337 @@
+//! A pass that fills derived columns: rows are read once, run through every step of the group that needs them, and
+//! committed with the fingerprints of what was made.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{concat_batches, interleave, take, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema};
+use cenote_base::{Error, Result};
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use crate::error_table::{ErrorTable, Failure};
+use crate::keys;
+use crate::read::{Chunk, read};
+use crate::run::{Engine, Group, RunOptions, StepReport, Work};
+use crate::worker::Workers;
+use cenote_scheduler::byte_queue;
+
+/// Which steps of a group a row went through: bit `n` for step `n`. A group has at most 64 steps.
+type Pattern = u64;
+
+pub(crate) const GROUP_STEPS_MAX: usize = 64;
+
+/// What became of one chunk.
+struct Processed {
+    /// For each pattern, key and new values of the rows that have it.
+    updates: Vec<(Pattern, RecordBatch)>,
+    /// For each step: how many rows it processed, and those that failed.
+    counts: Vec<usize>,
+    failures: Vec<Vec<Failure>>,
+    /// (step label, key) of rows that succeeded and were on record as failed.
+    resolved: BTreeSet<(String, String)>,
+    rows: u64,
+}
+
+/// What waits for the next commit.
+#[derive(Default)]
+struct Pending {
+    updates: BTreeMap<Pattern, Vec<RecordBatch>>,
+    failures: Vec<Failure>,
+    resolved: BTreeSet<(String, String)>,
+    bytes: u64,
+}
+
+struct Pass<'a> {
+    engine: &'a Engine,
+    group: &'a Group<'a>,
+    work: &'a Work,
+    workers: Vec<Workers>,
+}
+
+pub(crate) async fn run(
+    engine: &Engine,
+    group: &Group<'_>,
+    work: Work,
+    options: &RunOptions,
+) -> Result<Vec<StepReport>> {
+    let workers = group.steps.iter().map(|step| Workers::new(&step.operator, &options.cancel)).collect();
+    let pass = Pass { engine, group, work: &work, workers };
+    let mut reports: Vec<StepReport> = group.steps.iter().map(|step| work.report(step)).collect();
+    for (number, report) in reports.iter_mut().enumerate() {
+        report.rows_cleared = pass.clear(number).await?;
+    }
+    let rows: Vec<u64> = work.stale.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    if rows.is_empty() {
+        return Ok(reports);
+    }
+
+    let stage = format!("{}: {}", group.table.name(), stage_name(group));
+    options.progress.begin(&stage, Some(rows.len() as u64));
+    let (sender, mut receiver) = byte_queue(engine.options.queue_bytes_max.0);
+    let reader = read(work.snapshot.clone(), rows, pass.columns(), engine.options.chunk_bytes_max.0, sender);
+    let process = async {
+        let in_flight_max = engine.scheduler.usage().total.cpu.ceil() as usize + 1;
+        let mut in_flight = FuturesUnordered::new();
+        let mut pending = Pending::default();
+        let mut open = true;
+        while open || !in_flight.is_empty() {
+            tokio::select! {
+                biased;
+                () = options.cancel.cancelled() => return Err(Error::cancelled("the run was cancelled")),
+                Some(processed) = in_flight.next(), if !in_flight.is_empty() => {
+                    let processed: Processed = processed?;
+                    options.progress.advance(&stage, processed.rows);
+                    for (report, (count, failures)) in reports.iter_mut().zip(processed.counts.iter().zip(&processed.failures)) {
+                        report.rows_processed += count;
+                        report.rows_failed += failures.len();
+                    }
+                    if options.dry_run_rows.is_none() {
+                        pending.add(processed);
+                        if pending.bytes >= engine.options.commit_bytes_max.0 {
+                            pass.commit(std::mem::take(&mut pending)).await?;
+                        }
+                    }
+                }
+                chunk = receiver.recv(), if open && in_flight.len() < in_flight_max => match chunk {
+                    Some(chunk) => in_flight.push(async { let chunk = chunk; pass.process(&chunk).await }),
+                    None => open = false,
+                },
+            }
+        }
+        pass.commit(pending).await?;
+        Ok(())
+    };
+    // The reader ends when the receiver is dropped; an error on either side stops both.
+    tokio::try_join!(reader, async { process.await })?;
+    options.progress.end(&stage);
+    Ok(reports)
+}
+
+fn stage_name(group: &Group<'_>) -> String {
+    group.steps.iter().map(|step| step.operator.definition.name).collect::<Vec<_>>().join(", ")
+}
+
+impl Pending {
+    fn add(&mut self, processed: Processed) {
+        for (pattern, batch) in processed.updates {
+            self.bytes += batch.get_array_memory_size() as u64;
+            self.updates.entry(pattern).or_default().push(batch);
+        }
+        self.failures.extend(processed.failures.into_iter().flatten());
+        self.resolved.extend(processed.resolved);
+    }
+}
+
+impl Pass<'_> {
+    /// The key, and every column some step reads that is not made in this pass for all rows.
+    fn columns(&self) -> Vec<String> {
+        let mut columns = self.work.snapshot.primary_key().columns();
+        for step in &self.group.steps {
+            for input in &step.inputs {
+                // In a dry run, a column that the pass makes may not be stored yet.
+                let stored = self.work.snapshot.full_schema().field_with_name(input).is_ok();
+                if stored && !columns.contains(input) {
+                    columns.push(input.clone());
+                }
+            }
+        }
+        columns
+    }
+
+    async fn process(&self, chunk: &Chunk) -> Result<Processed> {
+        let key = self.work.snapshot.primary_key();
+        let keys = key.project(&chunk.rows)?;
+        let row_keys = keys::render(&keys)?;
+        let rows = chunk.row_ids.len();
+        let mut columns: HashMap<&str, ArrayRef> = HashMap::new();
+        for (field, column) in chunk.rows.schema_ref().fields().iter().zip(chunk.rows.columns()) {
+            if let Some(name) = self.group.steps.iter().flat_map(|step| &step.inputs).find(|name| *name == field.name())
+            {
+                columns.insert(name, Arc::clone(column));
+            }
+        }
+        let mut patterns = vec![0; rows];
+        let mut made: HashMap<&str, ArrayRef> = HashMap::new();
+        let mut processed = Processed {
+            updates: Vec::new(),
+            counts: Vec::new(),
+            failures: Vec::new(),
+            resolved: BTreeSet::new(),
+            rows: rows as u64,
+        };
+        for (number, step) in self.group.steps.iter().enumerate() {
+            let stale = &self.work.stale[number];
+            let positions: Vec<u32> =
+                (0..rows).filter(|row| stale.contains(&chunk.row_ids[*row])).map(|row| row as u32).collect();
+            let mut failures = Vec::new();
+            if !positions.is_empty() {
+                let indices = UInt32Array::from(positions.clone());
+                let inputs = step.inputs.iter().map(|input| {
+                    let column = columns
+                        .get(input.as_str())
+                        .ok_or_else(|| Error::internal(format!("the pass lost column `{input}`")))?;
+                    // Whole chunks are the rule: then nothing is copied.
+                    if positions.len() == rows { Ok(Arc::clone(column)) } else { select(column, &indices) }
+                });
+                let inputs = inputs.collect::<Result<Vec<_>>>()?;
+                let output = self.workers[number].process(&self.engine.scheduler, inputs).await?;
+                for (field, values) in step.outputs.iter().zip(output.columns) {
+                    let stored = columns.get(field.name().as_str());
+                    let whole = scatter(stored, &values, &positions, rows)?;
+                    if let Some(stored) = columns.get_mut(field.name().as_str()) {
+                        *stored = Arc::clone(&whole);
+                    } else if let Some(name) =
+                        self.group.steps.iter().flat_map(|s| &s.inputs).find(|n| *n == field.name())
+                    {
+                        columns.insert(name, Arc::clone(&whole));
+                    }
+                    made.insert(field.name(), whole);
+                }
+                let oversized =
+                    |row: usize| chunk.too_large.iter().find(|(large, _)| *large == row).map(|(_, why)| why);
+                let mut reasons: BTreeMap<usize, String> =
+                    output.errors.into_iter().map(|error| (positions[error.row] as usize, error.reason)).collect();
+                for &row in &positions {
+                    if let Some(reason) = oversized(row as usize) {
+                        reasons.insert(row as usize, reason.clone());
+                    }
+                }
+                for &row in &positions {
+                    let row = row as usize;
+                    patterns[row] |= 1 << number;
+                    match reasons.remove(&row) {
+                        Some(reason) => failures.push(Failure {
+                            row_key: row_keys[row].clone(),
+                            step: step.label().to_owned(),
+                            operator: step.operator.definition.name.to_owned(),
+                            reason,
+                        }),
+                        None => {
+                            if self.work.recorded.get(step.label()).is_some_and(|keys| keys.contains(&row_keys[row])) {
+                                processed.resolved.insert((step.label().to_owned(), row_keys[row].clone()));
+                            }
+                        }
+                    }
+                }
+            }
+            processed.counts.push(positions.len());
+            processed.failures.push(failures);
+        }
+        for pattern in patterns.iter().copied().filter(|pattern| *pattern != 0).collect::<BTreeSet<_>>() {
+            let rows: UInt32Array = (0..rows as u32).filter(|row| patterns[*row as usize] == pattern).collect();
+            processed.updates.push((pattern, self.update(pattern, &keys, &made, &rows)?));
+        }
+        Ok(processed)
+    }
+
+    /// Key, outputs and fingerprints of `rows`, which went through the steps of `pattern`.
+    fn update(
+        &self,
+        pattern: Pattern,
+        keys: &RecordBatch,
+        made: &HashMap<&str, ArrayRef>,
+        rows: &UInt32Array,
+    ) -> Result<RecordBatch> {
+        let keys = take_record_batch(keys, rows).map_err(internal("take keys"))?;
+        let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        let mut columns = keys.columns().to_vec();
+        let mut void = BTreeSet::new();
+        for (number, step) in self.group.steps.iter().enumerate().filter(|(number, _)| pattern & (1 << number) != 0) {
+            for output in &step.outputs {
+                let column = made
+                    .get(output.name().as_str())
+                    .ok_or_else(|| Error::internal(format!("the pass lost column `{}`", output.name())))?;
+                fields.push(output.clone());
+                columns.push(select(column, rows)?);
+            }
+            fields.push(Field::new(&step.fingerprint_column, DataType::Int64, true));
+            columns.push(Arc::new(Int64Array::from(vec![step.fingerprint.0; rows.len()])));
+            void.extend(self.group.downstream[number].iter());
+        }
+        let stored = self.work.snapshot.full_schema();
+        for name in void {
+            // A later step of this pass writes its own; one that never ran has nothing to void.
+            if !fields.iter().any(|field| field.name() == name) && stored.field_with_name(name).is_ok() {
+                fields.push(Field::new(name, DataType::Int64, true));
+                columns.push(new_null_array(&DataType::Int64, rows.len()));
+            }
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))
+    }
+
+    /// Failures first: a crash between the commits leaves a row that is on record and will be processed again, never a null
+    /// without a reason.
+    async fn commit(&self, pending: Pending) -> Result<()> {
+        let errors = ErrorTable::new(&self.engine.store, self.group.table.name());
+        errors.record(&pending.failures, self.engine.options.clock.now()).await?;
+        for batches in pending.updates.into_values() {
+            let schema = batches[0].schema();
+            let batch = concat_batches(&schema, &batches).map_err(internal("join updates"))?;
+            self.group.table.update(batch).await?;
+        }
+        errors.resolve(&pending.resolved).await
+    }
+
+    /// Removes the values of rows that step `number` no longer applies to.
+    async fn clear(&self, number: usize) -> Result<usize> {
+        let rows: Vec<u64> = self.work.cleared[number].iter().copied().collect();
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let step = self.group.steps[number];
+        let snapshot = &self.work.snapshot;
+        let keys = snapshot.take(&rows, &snapshot.primary_key().columns()).await?;
+        let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        let mut columns = keys.columns().to_vec();
+        let own = Field::new(&step.fingerprint_column, DataType::Int64, true);
+        for field in step.outputs.iter().cloned().chain([own]) {
+            columns.push(new_null_array(field.data_type(), rows.len()));
+            fields.push(field);
+        }
+        for name in &self.group.downstream[number] {
+            if snapshot.full_schema().field_with_name(name).is_ok() {
+                columns.push(new_null_array(&DataType::Int64, rows.len()));
+                fields.push(Field::new(name, DataType::Int64, true));
+            }
+        }
+        let cleared = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("clear values"))?;
+        let row_keys = keys::render(&snapshot.primary_key().project(&cleared)?)?;
+        self.group.table.update(cleared).await?;
+        let label = step.label();
+        let on_record = self.work.recorded.get(label);
+        let resolved = row_keys.into_iter().filter(|row_key| on_record.is_some_and(|keys| keys.contains(row_key)));
+        let resolved = resolved.map(|row_key| (label.to_owned(), row_key)).collect();
+        ErrorTable::new(&self.engine.store, self.group.table.name()).resolve(&resolved).await?;
+        Ok(rows.len())
+    }
+}
+
+/// `values` at `positions` of an array of `rows` rows; elsewhere what is stored, or null.
+fn scatter(stored: Option<&ArrayRef>, values: &ArrayRef, positions: &[u32], rows: usize) -> Result<ArrayRef> {
+    if positions.len() == rows {
+        return Ok(Arc::clone(values));
+    }
+    let absent;
+    let stored = match stored {
+        Some(stored) => stored,
+        None => {
+            absent = new_null_array(values.data_type(), rows);
+            &absent
+        }
+    };
+    let mut sources: Vec<(usize, usize)> = (0..rows).map(|row| (0, row)).collect();
+    for (index, position) in positions.iter().enumerate() {
+        sources[*position as usize] = (1, index);
+    }
+    interleave(&[stored.as_ref(), values.as_ref()], &sources).map_err(internal("place outputs"))
+}
+
+fn select(column: &ArrayRef, rows: &UInt32Array) -> Result<ArrayRef> {
+    take(column.as_ref(), rows, None).map_err(internal("select rows"))
+}
+
+pub(crate) fn internal(doing: &'static str) -> impl Fn(arrow::error::ArrowError) -> Error {
+    move |source| Error::internal(format!("{doing}: {source}")).with_source(source)
+}

@@ -1,0 +1,292 @@
+//! A pass that fills a child table: each parent row gives its children, and a parent that is processed again keeps the
+//! children that did not change.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use cenote_base::{Error, ErrorKind, Result};
+use cenote_scheduler::byte_queue;
+use cenote_store::{ScanRequest, Table, TableSpec};
+use futures::TryStreamExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use crate::derive::internal;
+use crate::error_table::{ErrorTable, Failure};
+use crate::keys;
+use crate::plan::{Child, PlannedStep};
+use crate::read::{Chunk, read};
+use crate::run::{Engine, Group, RunOptions, StepReport, Work};
+use crate::worker::Workers;
+
+/// What some parents gave.
+struct Expanded {
+    /// The primary keys of the parents.
+    parents: RecordBatch,
+    children: RecordBatch,
+    failures: Vec<Failure>,
+    resolved: BTreeSet<(String, String)>,
+}
+
+pub(crate) async fn run(
+    engine: &Engine,
+    group: &Group<'_>,
+    step: &PlannedStep,
+    work: Work,
+    options: &RunOptions,
+) -> Result<StepReport> {
+    let Some(child) = &step.child else { return Err(Error::internal("a one-to-many step has no child table")) };
+    let pass = Pass { engine, group, step, child, work: &work, workers: Workers::new(&step.operator, &options.cancel) };
+    let mut report = work.report(step);
+    let writes = options.dry_run_rows.is_none();
+    if writes {
+        pass.ensure_child().await?;
+        report.rows_cleared = pass.clear().await?;
+    }
+    let rows: Vec<u64> = work.stale[0].iter().copied().collect();
+    let stage = format!("{}: {}", step.table, step.operator.definition.name);
+    if !rows.is_empty() {
+        options.progress.begin(&stage, Some(rows.len() as u64));
+        let mut columns = work.snapshot.primary_key().columns();
+        columns.extend(step.inputs.iter().filter(|input| !columns.contains(input)).cloned().collect::<Vec<_>>());
+        let (sender, mut receiver) = byte_queue(engine.options.queue_bytes_max.0);
+        let reader = read(work.snapshot.clone(), rows, columns, engine.options.chunk_bytes_max.0, sender);
+        let process = async {
+            let in_flight_max = engine.scheduler.usage().total.cpu.ceil() as usize + 1;
+            let mut in_flight = FuturesUnordered::new();
+            let mut pending = Vec::new();
+            let mut bytes = 0;
+            let mut open = true;
+            while open || !in_flight.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = options.cancel.cancelled() => return Err(Error::cancelled("the run was cancelled")),
+                    Some(expanded) = in_flight.next(), if !in_flight.is_empty() => {
+                        let expanded: Expanded = expanded?;
+                        options.progress.advance(&stage, expanded.parents.num_rows() as u64);
+                        report.rows_processed += expanded.parents.num_rows();
+                        report.rows_failed += expanded.failures.len();
+                        if writes {
+                            bytes += expanded.children.get_array_memory_size() as u64;
+                            pending.push(expanded);
+                            if bytes >= engine.options.commit_bytes_max.0 {
+                                bytes = 0;
+                                pass.commit(std::mem::take(&mut pending), &mut report).await?;
+                            }
+                        }
+                    }
+                    chunk = receiver.recv(), if open && in_flight.len() < in_flight_max => match chunk {
+                        Some(chunk) => in_flight.push(async { let chunk = chunk; pass.process(&chunk).await }),
+                        None => open = false,
+                    },
+                }
+            }
+            pass.commit(pending, &mut report).await?;
+            Ok(())
+        };
+        tokio::try_join!(reader, async { process.await })?;
+        options.progress.end(&stage);
+    }
+    if writes {
+        report.child_rows_removed += pass.remove_orphans().await?;
+    }
+    Ok(report)
+}
+
+struct Pass<'a> {
+    engine: &'a Engine,
+    group: &'a Group<'a>,
+    step: &'a PlannedStep,
+    child: &'a Child,
+    work: &'a Work,
+    workers: Workers,
+}
+
+impl Pass<'_> {
+    async fn child_table(&self) -> Result<Table> {
+        self.engine.store.table(&self.child.table).await
+    }
+
+    /// Makes the child table, or the output columns that it lacks.
+    async fn ensure_child(&self) -> Result<()> {
+        match self.child_table().await {
+            Ok(table) => {
+                let snapshot = table.snapshot().await?;
+                if snapshot.primary_key().columns() != self.child.key {
+                    return Err(Error::invalid_input(format!(
+                        "table `{}` exists with primary key ({}), and the step needs ({}): choose another `into`",
+                        self.child.table,
+                        snapshot.primary_key().columns().join(", "),
+                        self.child.key.join(", ")
+                    )));
+                }
+                let missing: Vec<Field> = self
+                    .step
+                    .outputs
+                    .iter()
+                    .filter(|output| snapshot.full_schema().field_with_name(output.name()).is_err())
+                    .cloned()
+                    .collect();
+                if !missing.is_empty() {
+                    table.add_columns(&missing).await?;
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let spec = TableSpec::new(Arc::clone(&self.child.schema), self.child.key.clone());
+                self.engine.store.create_table(&self.child.table, spec).await.map(drop)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn process(&self, chunk: &Chunk) -> Result<Expanded> {
+        let parents = self.work.snapshot.primary_key().project(&chunk.rows)?;
+        let row_keys = keys::render(&parents)?;
+        let input = |name: &String| {
+            chunk
+                .rows
+                .column_by_name(name)
+                .cloned()
+                .ok_or_else(|| Error::internal(format!("the pass lost column `{name}`")))
+        };
+        let inputs = self.step.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
+        let output = self.workers.process(&self.engine.scheduler, inputs).await?;
+        let of = output.parents.ok_or_else(|| Error::internal("a one-to-many operator gave no parents"))?;
+
+        let mut columns = parents
+            .columns()
+            .iter()
+            .map(|column| take(column.as_ref(), &of, None).map_err(internal("repeat parent keys")))
+            .collect::<Result<Vec<ArrayRef>>>()?;
+        columns.push(Arc::new(ordinals(&of)));
+        columns.extend(output.columns);
+        let children =
+            RecordBatch::try_new(Arc::clone(&self.child.schema), columns).map_err(internal("build child rows"))?;
+
+        let oversized = chunk.too_large.iter().cloned();
+        let reasons: HashMap<usize, String> =
+            output.errors.into_iter().map(|error| (error.row, error.reason)).chain(oversized).collect();
+        let label = self.step.label();
+        let on_record = self.work.recorded.get(label);
+        let failure = |(row, reason): (&usize, &String)| Failure {
+            row_key: row_keys[*row].clone(),
+            step: label.to_owned(),
+            operator: self.step.operator.definition.name.to_owned(),
+            reason: reason.clone(),
+        };
+        let succeeded = row_keys.iter().enumerate().filter(|(row, _)| !reasons.contains_key(row));
+        let resolved = succeeded
+            .filter(|(_, row_key)| on_record.is_some_and(|keys| keys.contains(*row_key)))
+            .map(|(_, row_key)| (label.to_owned(), row_key.clone()))
+            .collect();
+        Ok(Expanded { parents, children, failures: reasons.iter().map(failure).collect(), resolved })
+    }
+
+    /// Children first, then the parents' fingerprints: a crash in between expands those parents again, to the same rows.
+    async fn commit(&self, expanded: Vec<Expanded>, report: &mut StepReport) -> Result<()> {
+        if expanded.is_empty() {
+            return Ok(());
+        }
+        let parents: Vec<&RecordBatch> = expanded.iter().map(|part| &part.parents).collect();
+        let parents = concat_batches(&parents[0].schema(), parents).map_err(internal("join parents"))?;
+        let children: Vec<&RecordBatch> = expanded.iter().map(|part| &part.children).collect();
+        let children = concat_batches(&self.child.schema, children).map_err(internal("join child rows"))?;
+        let failures: Vec<Failure> = expanded.iter().flat_map(|part| part.failures.iter().cloned()).collect();
+        let resolved = expanded.iter().flat_map(|part| part.resolved.iter().cloned()).collect();
+
+        let table = self.child_table().await?;
+        let snapshot = table.snapshot().await?;
+        let columns: Vec<String> = self.child.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let of_parents = self.work.snapshot.primary_key().filter(&parents)?;
+        let existing = snapshot.collect(&ScanRequest::default().columns(columns).filter(of_parents)).await?;
+        let key = snapshot.primary_key();
+
+        let unchanged: HashSet<OwnedRow> = encode(&existing)?.into_iter().collect();
+        let changed: BooleanArray = encode(&children)?.iter().map(|row| Some(!unchanged.contains(row))).collect();
+        let written = filter_record_batch(&children, &changed).map_err(internal("select changed child rows"))?;
+        let wanted: HashSet<OwnedRow> = key.encode(&key.project(&children)?)?.into_iter().collect();
+        let existing_keys = key.project(&existing)?;
+        let dropped: BooleanArray = key.encode(&existing_keys)?.iter().map(|row| Some(!wanted.contains(row))).collect();
+        let dropped = filter_record_batch(&existing_keys, &dropped).map_err(internal("select dropped child rows"))?;
+
+        report.child_rows_removed += table.delete(&dropped).await?.deleted;
+        report.child_rows_written += written.num_rows();
+        table.upsert(written).await?;
+        let errors = ErrorTable::new(&self.engine.store, self.group.table.name());
+        errors.record(&failures, self.engine.options.clock.now()).await?;
+        self.set_fingerprints(parents, Some(self.step.fingerprint.0)).await?;
+        errors.resolve(&resolved).await
+    }
+
+    async fn set_fingerprints(&self, parents: RecordBatch, fingerprint: Option<i64>) -> Result<()> {
+        let mut fields: Vec<Field> = parents.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields.push(Field::new(&self.step.fingerprint_column, DataType::Int64, true));
+        let mut columns = parents.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from(vec![fingerprint; parents.num_rows()])));
+        let update =
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))?;
+        self.group.table.update(update).await.map(drop)
+    }
+
+    /// Takes the fingerprints off parents that the step no longer applies to; their children become orphans.
+    async fn clear(&self) -> Result<usize> {
+        let rows: Vec<u64> = self.work.cleared[0].iter().copied().collect();
+        if !rows.is_empty() {
+            let key = self.work.snapshot.primary_key();
+            let parents = self.work.snapshot.take(&rows, &key.columns()).await?;
+            self.set_fingerprints(key.project(&parents)?, None).await?;
+        }
+        Ok(rows.len())
+    }
+
+    /// Deletes the children of parents that are gone or no longer have any.
+    async fn remove_orphans(&self) -> Result<usize> {
+        let parents = self.group.table.snapshot().await?;
+        let key = parents.primary_key();
+        let has_children = format!("`{}` IS NOT NULL", self.step.fingerprint_column);
+        let request = ScanRequest::default().columns(key.columns()).filter(has_children);
+        let mut alive: HashSet<OwnedRow> = HashSet::new();
+        let mut stream = parents.scan(&request).await?;
+        while let Some(batch) = stream.try_next().await? {
+            alive.extend(key.encode(&key.project(&batch)?)?);
+        }
+        let table = self.child_table().await?;
+        let children = table.snapshot().await?;
+        let mut orphans: Vec<RecordBatch> = Vec::new();
+        let mut stream = children.scan(&ScanRequest::default().columns(self.child.key.clone())).await?;
+        while let Some(batch) = stream.try_next().await? {
+            let orphaned = key.encode(&key.project(&batch)?)?;
+            let orphaned: BooleanArray = orphaned.iter().map(|row| Some(!alive.contains(row))).collect();
+            if orphaned.true_count() > 0 {
+                orphans.push(filter_record_batch(&batch, &orphaned).map_err(internal("select orphans"))?);
+            }
+        }
+        let Some(first) = orphans.first() else { return Ok(0) };
+        let orphans = concat_batches(&first.schema(), &orphans).map_err(internal("join orphans"))?;
+        Ok(table.delete(&orphans).await?.deleted)
+    }
+}
+
+/// 0, 1, 2 … for the children of each parent; `parents` ascends.
+fn ordinals(parents: &UInt32Array) -> Int32Array {
+    let mut next = 0;
+    let mut last = None;
+    let number = |parent: &u32| {
+        next = if last == Some(*parent) { next + 1 } else { 0 };
+        last = Some(*parent);
+        next
+    };
+    parents.values().iter().map(number).collect()
+}
+
+/// Each row as bytes that are equal for equal rows.
+fn encode(batch: &RecordBatch) -> Result<Vec<OwnedRow>> {
+    let fields = batch.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    let converter = RowConverter::new(fields).map_err(internal("compare rows"))?;
+    let rows = converter.convert_columns(batch.columns()).map_err(internal("compare rows"))?;
+    Ok(rows.iter().map(|row| row.owned()).collect())
+}

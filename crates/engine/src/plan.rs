@@ -1,0 +1,282 @@
+//! A recipe checked against the tables and the operators: nothing runs before all of it fits.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use cenote_base::{Context, Error, ErrorKind, Result};
+use cenote_operator::{BoundOperator, Fingerprint, Registry, Shape};
+use cenote_store::{HIDDEN_PREFIX, PrimaryKey, Store};
+
+use crate::recipe::{Recipe, Step};
+
+/// The column of a child table that numbers the rows of one parent, from 0.
+pub const ORDINAL: &str = "ordinal";
+
+/// A step that fits.
+pub(crate) struct PlannedStep {
+    pub(crate) table: String,
+    pub(crate) operator: Arc<BoundOperator>,
+    /// The column of each port.
+    pub(crate) inputs: Vec<String>,
+    /// The column of each output field: in `table`, or in the child table.
+    pub(crate) outputs: Vec<Field>,
+    pub(crate) child: Option<Child>,
+    /// The rows it applies to: its own predicate and the thresholds of filters before it.
+    pub(crate) filter: Option<String>,
+    pub(crate) fingerprint: Fingerprint,
+    /// Where `table` keeps, a row, the fingerprint by which this step's outputs were made.
+    pub(crate) fingerprint_column: String,
+    /// Earlier steps (by number) whose outputs it reads, in its table.
+    pub(crate) reads_from: Vec<usize>,
+}
+
+/// The table a one-to-many step fills.
+pub(crate) struct Child {
+    pub(crate) table: String,
+    /// Parent key, ordinal, outputs.
+    pub(crate) schema: SchemaRef,
+    pub(crate) key: Vec<String>,
+}
+
+impl PlannedStep {
+    /// What the step makes, for reports: `photos.thumbnail` or `chunks`.
+    pub(crate) fn target(&self) -> String {
+        match &self.child {
+            Some(child) => child.table.clone(),
+            None => self.outputs.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// Names the step in the error table: its first output column, or its child table.
+    pub(crate) fn label(&self) -> &str {
+        match &self.child {
+            Some(child) => &child.table,
+            None => self.outputs.first().map_or("", |field| field.name()),
+        }
+    }
+}
+
+/// What a table will look like when the steps so far have run.
+struct Shaped {
+    schema: Schema,
+    key: PrimaryKey,
+    /// The step that makes a column, and the field of it.
+    made_by: HashMap<String, (usize, String)>,
+    /// Predicates of filters that ran before.
+    kept: Vec<String>,
+    /// The table's columns, Cenote's own too, before this recipe.
+    stored: SchemaRef,
+}
+
+pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) -> Result<Vec<PlannedStep>> {
+    let mut tables: BTreeMap<String, Shaped> = BTreeMap::new();
+    let mut planned: Vec<PlannedStep> = Vec::new();
+    for (number, step) in recipe.steps.iter().enumerate() {
+        let at = |field| move || recipe.positions.of(number, field);
+        if !tables.contains_key(&step.table) {
+            let snapshot = store.table(&step.table).await.context(at("table"))?.snapshot().await?;
+            let shaped = Shaped {
+                schema: snapshot.schema().as_ref().clone(),
+                key: snapshot.primary_key().clone(),
+                made_by: HashMap::new(),
+                kept: Vec::new(),
+                stored: Arc::clone(snapshot.full_schema()),
+            };
+            tables.insert(step.table.clone(), shaped);
+        }
+        let Some(shaped) = tables.get_mut(&step.table) else { continue };
+        let definition = registry.definition(&step.operator.name).context(at("operator"))?;
+        definition.check(&step.operator.params).context(at("params"))?;
+        let inputs = bind_inputs(step, definition, shaped).context(at("input"))?;
+        let operator = Arc::new(registry.bind(&step.operator).context(at("operator"))?);
+        let outputs = name_outputs(step, &operator).context(at("output"))?;
+        let shape = operator.definition.shape;
+        check_shape(step, shape).context(at(if step.keep.is_some() { "keep" } else { "into" }))?;
+
+        let upstream: Vec<String> = inputs
+            .iter()
+            .map(|column| match shaped.made_by.get(column) {
+                Some((maker, field)) => format!("{}.{field}", planned[*maker].fingerprint),
+                None => String::new(),
+            })
+            .collect();
+        let mut reads_from: Vec<usize> =
+            inputs.iter().filter_map(|column| shaped.made_by.get(column).map(|(maker, _)| *maker)).collect();
+        reads_from.sort_unstable();
+        reads_from.dedup();
+        let predicates: Vec<String> =
+            step.filter.iter().chain(&shaped.kept).map(|predicate| format!("({predicate})")).collect();
+        let filter = (!predicates.is_empty()).then(|| predicates.join(" AND "));
+        let fingerprint = operator.fingerprint(&upstream);
+
+        let child = match &step.into {
+            Some(into) => Some(plan_child(into, &shaped.key, &outputs).context(at("into"))?),
+            None => {
+                let fingerprint_column = fingerprint_column(outputs.first().map_or("", |field| field.name()));
+                for (field, output) in operator.outputs().iter().zip(&outputs) {
+                    add_output(shaped, number, field.name(), output, &fingerprint_column).context(at("output"))?;
+                }
+                None
+            }
+        };
+        if let (Some(keep), Some(score)) = (&step.keep, outputs.first()) {
+            shaped.kept.push(keep.predicate(score.name()));
+        }
+        if let Some(child) = &child {
+            if tables.contains_key(&child.table) {
+                let what = format!("table `{}` is made by another step or read before this one", child.table);
+                return Err(Error::invalid_input(what)).context(at("into"));
+            }
+            let key = PrimaryKey::new(&child.schema, &child.key)?;
+            let schema = child.schema.as_ref().clone();
+            let stored = match store.table(&child.table).await {
+                Ok(table) => Arc::clone(table.snapshot().await?.full_schema()),
+                Err(error) if error.kind() == ErrorKind::NotFound => Arc::clone(&child.schema),
+                Err(error) => return Err(error),
+            };
+            let shaped = Shaped { schema, key, made_by: HashMap::new(), kept: Vec::new(), stored };
+            tables.insert(child.table.clone(), shaped);
+        }
+        let label = child.as_ref().map_or_else(|| outputs[0].name().clone(), |child| child.table.clone());
+        planned.push(PlannedStep {
+            table: step.table.clone(),
+            operator,
+            inputs,
+            outputs,
+            child,
+            filter,
+            fingerprint,
+            fingerprint_column: fingerprint_column(&label),
+            reads_from,
+        });
+    }
+    Ok(planned)
+}
+
+/// Where a table keeps the fingerprints of the step that makes `label`.
+fn fingerprint_column(label: &str) -> String {
+    format!("{HIDDEN_PREFIX}fingerprint_{label}")
+}
+
+fn bind_inputs(step: &Step, definition: &cenote_operator::Definition, shaped: &Shaped) -> Result<Vec<String>> {
+    let ports = &definition.inputs;
+    let lone = (ports.len() == 1).then(|| step.input.get("")).flatten();
+    let known = || ports.iter().map(|port| port.name).collect::<Vec<_>>().join(", ");
+    if let Some(name) = step.input.keys().find(|name| lone.is_none() && !ports.iter().any(|port| port.name == **name)) {
+        return Err(Error::invalid_input(format!(
+            "operator `{}` has no input `{name}`; name a column for each of: {}",
+            definition.name,
+            known()
+        )));
+    }
+    let bind = |port: &cenote_operator::Port| {
+        let column = lone.or_else(|| step.input.get(port.name)).ok_or_else(|| {
+            Error::invalid_input(format!("operator `{}` needs a column for input `{}`", definition.name, port.name))
+        })?;
+        let field = shaped.schema.field_with_name(column).map_err(|_| {
+            let columns: Vec<&str> = shaped.schema.fields().iter().map(|field| field.name().as_str()).collect();
+            Error::not_found(format!("table `{}` has no column `{column}`; it has {}", step.table, columns.join(", ")))
+        })?;
+        if !port.port_type.accepts(field.data_type()) {
+            return Err(Error::invalid_input(format!(
+                "input `{}` of operator `{}` takes {}, and column `{column}` is {}",
+                port.name,
+                definition.name,
+                port.port_type,
+                field.data_type()
+            )));
+        }
+        Ok(column.clone())
+    };
+    ports.iter().map(bind).collect()
+}
+
+fn name_outputs(step: &Step, operator: &BoundOperator) -> Result<Vec<Field>> {
+    let fields = operator.outputs();
+    let lone = (fields.len() == 1).then(|| step.output.get("")).flatten();
+    if let Some(name) = step.output.keys().find(|name| lone.is_none() && !fields.iter().any(|f| f.name() == *name)) {
+        let known: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        return Err(Error::invalid_input(format!(
+            "operator `{}` has no output `{name}`; it has {}",
+            step.operator.name,
+            known.join(", ")
+        )));
+    }
+    let rename = |field: &Field| {
+        let name = lone.or_else(|| step.output.get(field.name())).unwrap_or(field.name());
+        if name.starts_with(HIDDEN_PREFIX) {
+            return Err(Error::invalid_input(format!("column `{name}`: names in {HIDDEN_PREFIX} are reserved")));
+        }
+        Ok(Field::new(name, field.data_type().clone(), true))
+    };
+    fields.iter().map(rename).collect()
+}
+
+fn check_shape(step: &Step, shape: Shape) -> Result<()> {
+    let name = &step.operator.name;
+    match (shape, &step.into, &step.keep) {
+        (Shape::OneToMany, None, _) => {
+            Err(Error::invalid_input(format!("operator `{name}` is one-to-many: name its child table with `into`")))
+        }
+        (Shape::RowWise | Shape::Filter, Some(_), _) => Err(Error::invalid_input(format!(
+            "operator `{name}` gives one row for each row: it writes columns, not a table; use `output`"
+        ))),
+        (Shape::RowWise | Shape::OneToMany, _, Some(_)) => {
+            Err(Error::invalid_input(format!("operator `{name}` is no filter: it has no score to `keep` rows by")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn plan_child(into: &str, parent: &PrimaryKey, outputs: &[Field]) -> Result<Child> {
+    let mut fields: Vec<Field> = parent.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.push(Field::new(ORDINAL, DataType::Int32, false));
+    if let Some(twice) = outputs.iter().find(|output| fields.iter().any(|field| field.name() == output.name())) {
+        return Err(Error::invalid_input(format!(
+            "output `{}` would collide with a key column of child table `{into}`: rename it with `output`",
+            twice.name()
+        )));
+    }
+    let key = fields.iter().map(|field| field.name().clone()).collect();
+    fields.extend(outputs.iter().cloned());
+    Ok(Child { table: into.to_owned(), schema: Arc::new(Schema::new(fields)), key })
+}
+
+/// Adds `output` to what the table will have. A column that holds source data is never overwritten: one that a step made
+/// before stands beside that step's fingerprints.
+fn add_output(shaped: &mut Shaped, number: usize, field: &str, output: &Field, fingerprint_column: &str) -> Result<()> {
+    let name = output.name();
+    let derived_before = shaped.stored.field_with_name(fingerprint_column).is_ok();
+    if shaped.made_by.contains_key(name) {
+        return Err(Error::invalid_input(format!(
+            "column `{name}` is made by an earlier step: rename it with `output`"
+        )));
+    }
+    if shaped.key.schema().index_of(name).is_ok() {
+        return Err(Error::invalid_input(format!(
+            "column `{name}` is part of the primary key: rename it with `output`"
+        )));
+    }
+    match shaped.schema.field_with_name(name) {
+        Ok(existing) if existing.data_type() != output.data_type() => {
+            return Err(Error::invalid_input(format!(
+                "column `{name}` exists as {}, and the step would make it {}: drop it or rename the output",
+                existing.data_type(),
+                output.data_type()
+            )));
+        }
+        Ok(_) if shaped.stored.field_with_name(name).is_ok() && !derived_before => {
+            return Err(Error::invalid_input(format!(
+                "column `{name}` holds data that no step made, and the step would overwrite it: rename the output"
+            )));
+        }
+        Ok(_) => {}
+        Err(_) => {
+            let fields = shaped.schema.fields().iter().cloned().chain([Arc::new(output.clone())]);
+            shaped.schema = Schema::new(fields.collect::<Vec<_>>());
+        }
+    }
+    shaped.made_by.insert(name.clone(), (number, field.to_owned()));
+    Ok(())
+}

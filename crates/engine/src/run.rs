@@ -1,0 +1,405 @@
+//! Running a recipe: steps in order, those of one table that can share a pass over its rows together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::datatypes::{DataType, Field};
+use cenote_base::{ByteSize, Clock, Error, Progress, Result, Silent, SystemClock};
+use cenote_operator::{Registry, Shape};
+use cenote_scheduler::{Cancel, Scheduler};
+use cenote_store::{DEPENDENTS_PROPERTY, Filter, ROW_ID, ScanRequest, Snapshot, Store, Table};
+use futures::TryStreamExt;
+
+use crate::error_table::ErrorTable;
+use crate::plan::{self, PlannedStep};
+use crate::recipe::Recipe;
+use crate::{derive, expand, keys};
+
+/// Bounds of an [`Engine`].
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Bytes of one piece of input, and so the largest media one row may hold.
+    pub chunk_bytes_max: ByteSize,
+    /// Bytes of input read and not yet processed.
+    pub queue_bytes_max: ByteSize,
+    /// Bytes of output that are held before they are committed.
+    pub commit_bytes_max: ByteSize,
+    /// Dates the error table.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            chunk_bytes_max: ByteSize::mib(32),
+            queue_bytes_max: ByteSize::mib(64),
+            commit_bytes_max: ByteSize::mib(64),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// How one run goes.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Whether to process rows again that failed before and have not changed.
+    pub retry_errors: bool,
+    /// Process at most so many rows of each step, and write nothing.
+    pub dry_run_rows: Option<usize>,
+    /// Hears how far the run is; stages are named after what a step makes.
+    pub progress: Arc<dyn Progress>,
+    /// Stops the run; what was committed stays, and the next run goes on from there.
+    pub cancel: Cancel,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { retry_errors: false, dry_run_rows: None, progress: Arc::new(Silent), cancel: Cancel::default() }
+    }
+}
+
+impl fmt::Debug for RunOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOptions")
+            .field("retry_errors", &self.retry_errors)
+            .field("dry_run_rows", &self.dry_run_rows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// The table it read.
+    pub table: String,
+    /// Its operator.
+    pub operator: String,
+    /// What it makes: columns of that table, or a child table.
+    pub target: String,
+    /// Rows the table has.
+    pub rows_total: usize,
+    /// Rows the operator worked on.
+    pub rows_processed: usize,
+    /// Of those, rows that failed.
+    pub rows_failed: usize,
+    /// Rows the step no longer applies to, whose values were removed.
+    pub rows_cleared: usize,
+    /// Rows written to the child table, and rows removed from it.
+    pub child_rows_written: usize,
+    /// See `child_rows_written`.
+    pub child_rows_removed: usize,
+    /// Wall-clock seconds of the pass that the step was part of.
+    pub seconds: f64,
+}
+
+/// What a run did, a step each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunReport {
+    /// The recipe's name.
+    pub recipe: String,
+    /// In the recipe's order.
+    pub steps: Vec<StepReport>,
+}
+
+/// Runs recipes over the tables of a store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(crate) store: Store,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) options: EngineOptions,
+}
+
+/// Consecutive steps over one table that share a pass.
+pub(crate) struct Group<'a> {
+    pub(crate) table: Table,
+    pub(crate) steps: Vec<&'a PlannedStep>,
+    /// For each step, the fingerprint columns of later steps of this table that are void when it runs.
+    pub(crate) downstream: Vec<Vec<String>>,
+}
+
+/// The rows a group works on.
+pub(crate) struct Work {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) rows_total: usize,
+    /// For each step, the row ids it must process, and those whose values must go.
+    pub(crate) stale: Vec<BTreeSet<u64>>,
+    pub(crate) cleared: Vec<BTreeSet<u64>>,
+    /// Failures on record before this run, by step label.
+    pub(crate) recorded: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Engine {
+    /// An engine over `store` that knows the operators of `registry` and runs them on `scheduler`.
+    pub fn new(store: Store, registry: Arc<Registry>, scheduler: Scheduler, options: EngineOptions) -> Self {
+        Self { store, registry, scheduler, options }
+    }
+
+    /// Checks `recipe` against tables and operators; runs nothing.
+    ///
+    /// # Errors
+    /// The first thing that does not fit, with its line in the recipe.
+    pub async fn check(&self, recipe: &Recipe) -> Result<()> {
+        plan::plan(recipe, &self.store, &self.registry).await.map(drop)
+    }
+
+    /// Runs `recipe`: checks all of it, then brings every step's outputs up to date.
+    ///
+    /// Each commit leaves the tables consistent: a value and its fingerprint are written together. When the run is cancelled
+    /// or fails, what was committed counts, and the next run goes on from there.
+    pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
+        let planned = plan::plan(recipe, &self.store, &self.registry).await?;
+        let mut steps = Vec::with_capacity(planned.len());
+        for range in group(&planned) {
+            options.cancel.check()?;
+            let start = Instant::now();
+            let numbers: Vec<usize> = range.collect();
+            let members: Vec<&PlannedStep> = numbers.iter().map(|number| &planned[*number]).collect();
+            let downstream = numbers.iter().map(|number| downstream(&planned, *number)).collect();
+            let table = match self.store.table(&members[0].table).await {
+                // A dry run makes no child tables, so steps over them have nothing to read.
+                Err(_) if options.dry_run_rows.is_some() => continue,
+                table => table?,
+            };
+            let group = Group { table, steps: members, downstream };
+            if options.dry_run_rows.is_none() {
+                self.prepare(&group, &planned).await?;
+            }
+            let Some(mut work) = self.stale(&group, options).await? else { continue };
+            if let Some(rows) = options.dry_run_rows {
+                work.limit(rows);
+            }
+            let mut reports = match group.steps[..] {
+                [step] if step.operator.definition.shape == Shape::OneToMany => {
+                    vec![expand::run(self, &group, step, work, options).await?]
+                }
+                _ => derive::run(self, &group, work, options).await?,
+            };
+            if options.dry_run_rows.is_none() {
+                ErrorTable::new(&self.store, group.table.name()).forget_deleted(&group.table).await?;
+            }
+            for report in &mut reports {
+                report.seconds = start.elapsed().as_secs_f64();
+            }
+            steps.extend(reports);
+        }
+        Ok(RunReport { recipe: recipe.name.clone(), steps })
+    }
+
+    /// Adds the columns that the group will fill, and records which fingerprints each column's change voids.
+    async fn prepare(&self, group: &Group<'_>, planned: &[PlannedStep]) -> Result<()> {
+        let snapshot = group.table.snapshot().await?;
+        let missing = |name: &str| snapshot.full_schema().field_with_name(name).is_err();
+        let mut fields: Vec<Field> = Vec::new();
+        for step in &group.steps {
+            fields.push(Field::new(&step.fingerprint_column, DataType::Int64, true));
+            if step.child.is_none() {
+                fields.extend(step.outputs.iter().cloned());
+            }
+        }
+        fields.retain(|field| missing(field.name()));
+        if !fields.is_empty() {
+            group.table.add_columns(&fields).await?;
+        }
+
+        let mut properties = BTreeMap::new();
+        let mut dependents: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (number, step) in planned.iter().enumerate().filter(|(_, step)| step.table == group.table.name()) {
+            for column in &step.inputs {
+                let own = dependents.entry(column).or_default();
+                own.insert(&step.fingerprint_column);
+                for later in transitive(planned, number) {
+                    own.insert(&planned[later].fingerprint_column);
+                }
+            }
+        }
+        let mut set = |name: String, value: serde_json::Value| {
+            let value = value.to_string();
+            if snapshot.properties().get(&name) != Some(&value) {
+                properties.insert(name, Some(value));
+            }
+        };
+        set(DEPENDENTS_PROPERTY.to_owned(), serde_json::json!(dependents));
+        for step in &group.steps {
+            let definition = &step.operator.definition;
+            let made = serde_json::json!({
+                "operator": definition.name,
+                "version": definition.version,
+                "params": step.operator.params,
+                "inputs": step.inputs,
+                "outputs": step.outputs.iter().map(Field::name).collect::<Vec<_>>(),
+                "where": step.filter,
+                "into": step.child.as_ref().map(|child| &child.table),
+                "fingerprint": step.fingerprint.to_string(),
+            });
+            set(format!("cenote.derived.{}", step.label()), made);
+        }
+        if !properties.is_empty() {
+            group.table.set_properties(properties).await?;
+        }
+        Ok(())
+    }
+
+    /// Which rows each step of the group must process; `None` in a dry run whose inputs are not there yet.
+    async fn stale(&self, group: &Group<'_>, options: &RunOptions) -> Result<Option<Work>> {
+        let snapshot = group.table.snapshot().await?;
+        let has = |name: &String| snapshot.full_schema().field_with_name(name).is_ok();
+        if options.dry_run_rows.is_some() && !group.steps.iter().flat_map(|step| &step.inputs).all(has) {
+            return Ok(None);
+        }
+        let recorded = ErrorTable::new(&self.store, group.table.name()).recorded().await?;
+        let mut work = Work {
+            rows_total: snapshot.count(None).await?,
+            stale: Vec::new(),
+            cleared: Vec::new(),
+            recorded,
+            snapshot,
+        };
+        for step in &group.steps {
+            let column = &step.fingerprint_column;
+            let (stale, cleared) = if work.snapshot.full_schema().field_with_name(column).is_ok() {
+                let other = format!("(`{column}` IS NULL OR `{column}` <> {})", step.fingerprint.0);
+                let cleared = match &step.filter {
+                    Some(filter) => {
+                        work.rows(&format!("`{column}` IS NOT NULL AND NOT coalesce({filter}, false)")).await?
+                    }
+                    None => BTreeSet::new(),
+                };
+                let stale = match &step.filter {
+                    Some(filter) => format!("({filter}) AND {other}"),
+                    None => other,
+                };
+                (work.rows(&stale).await?, cleared)
+            } else {
+                (work.rows(step.filter.as_deref().unwrap_or("true")).await?, BTreeSet::new())
+            };
+            work.stale.push(stale);
+            work.cleared.push(cleared);
+        }
+        if options.retry_errors {
+            for (number, step) in group.steps.iter().enumerate() {
+                let retried = work.failed_rows(step.label()).await?;
+                work.stale[number].extend(retried);
+            }
+        }
+        work.follow_inputs(group).await?;
+        Ok(Some(work))
+    }
+}
+
+impl Work {
+    async fn rows(&self, filter: &str) -> Result<BTreeSet<u64>> {
+        self.matching(filter.into()).await
+    }
+
+    async fn matching(&self, filter: Filter) -> Result<BTreeSet<u64>> {
+        let request = ScanRequest::default().columns([""; 0]).filter(filter).with_row_id();
+        let mut stream = self.snapshot.scan(&request).await?;
+        let mut rows = BTreeSet::new();
+        while let Some(batch) = stream.try_next().await? {
+            let ids = batch.column_by_name(ROW_ID).and_then(|column| {
+                arrow::array::AsArray::as_primitive_opt::<arrow::datatypes::UInt64Type>(column.as_ref())
+            });
+            rows.extend(ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?.values());
+        }
+        Ok(rows)
+    }
+
+    async fn failed_rows(&self, label: &str) -> Result<BTreeSet<u64>> {
+        let Some(texts) = self.recorded.get(label) else { return Ok(BTreeSet::new()) };
+        let texts: Vec<String> = texts.iter().cloned().collect();
+        let key = self.snapshot.primary_key();
+        self.matching(key.filter(&keys::parse(key, &texts)?)?).await
+    }
+
+    /// A step that reads what another step of the group makes anew for a row must process that row too.
+    async fn follow_inputs(&mut self, group: &Group<'_>) -> Result<()> {
+        for number in 0..group.steps.len() {
+            let step = group.steps[number];
+            let mut inherited = BTreeSet::new();
+            for (earlier, other) in group.steps[..number].iter().enumerate() {
+                if other.outputs.iter().any(|output| step.inputs.contains(output.name())) {
+                    inherited.extend(self.stale[earlier].iter().copied());
+                }
+            }
+            if let Some(filter) = step.filter.as_deref().filter(|_| !inherited.is_empty()) {
+                let applies = self.rows(filter).await?;
+                inherited.retain(|row| applies.contains(row));
+            }
+            self.stale[number].extend(inherited);
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self, rows: usize) {
+        for stale in &mut self.stale {
+            *stale = stale.iter().copied().take(rows).collect();
+        }
+        self.cleared.iter_mut().for_each(BTreeSet::clear);
+    }
+
+    /// The report of a step before it ran.
+    pub(crate) fn report(&self, step: &PlannedStep) -> StepReport {
+        StepReport {
+            table: step.table.clone(),
+            operator: step.operator.definition.name.to_owned(),
+            target: step.target(),
+            rows_total: self.rows_total,
+            rows_processed: 0,
+            rows_failed: 0,
+            rows_cleared: 0,
+            child_rows_written: 0,
+            child_rows_removed: 0,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Ranges of consecutive steps that share a pass: one table, row-wise, and no predicate over what the pass itself makes.
+fn group(planned: &[PlannedStep]) -> Vec<std::ops::Range<usize>> {
+    let alone = |step: &PlannedStep| step.child.is_some();
+    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+    for (number, step) in planned.iter().enumerate() {
+        let joins = ranges.last().is_some_and(|range| {
+            let members = &planned[range.clone()];
+            let filtered_by_member = step.filter.as_deref().is_some_and(|filter| {
+                let made = members.iter().flat_map(|member| &member.outputs);
+                made.into_iter().any(|output| mentions(filter, output.name()))
+            });
+            members.len() < derive::GROUP_STEPS_MAX
+                && members[0].table == step.table
+                && !members.iter().any(alone)
+                && !alone(step)
+                && !filtered_by_member
+        });
+        match ranges.last_mut() {
+            Some(range) if joins => range.end = number + 1,
+            _ => ranges.push(number..number + 1),
+        }
+    }
+    ranges
+}
+
+/// Whether `name` stands in the predicate as a word of its own. A word inside a string literal counts too: that only costs a
+/// pass.
+fn mentions(predicate: &str, name: &str) -> bool {
+    predicate.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+}
+
+/// The steps of the same table that read, directly or through others, what step `number` makes.
+fn transitive(planned: &[PlannedStep], number: usize) -> BTreeSet<usize> {
+    let mut reached = BTreeSet::from([number]);
+    for (later, step) in planned.iter().enumerate().skip(number + 1) {
+        if step.table == planned[number].table && step.reads_from.iter().any(|from| reached.contains(from)) {
+            reached.insert(later);
+        }
+    }
+    reached.remove(&number);
+    reached
+}
+
+fn downstream(planned: &[PlannedStep], number: usize) -> Vec<String> {
+    transitive(planned, number).into_iter().map(|later| planned[later].fingerprint_column.clone()).collect()
+}

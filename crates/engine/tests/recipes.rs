@@ -1,0 +1,402 @@
+//! Recipes over a real store: only what changed is done again, bad rows are data, and a wrong recipe says where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use cenote_base::{ByteSize, ErrorKind};
+use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, Keep, Recipe, RunOptions, RunReport, Step};
+use cenote_operator::{
+    Definition, Operator, OperatorSpec, Output, ParamType, Port, PortType, Registry, RowError, Rows, Shape, Worker,
+    row_wise,
+};
+use cenote_scheduler::{Scheduler, SchedulerOptions};
+use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field};
+
+/// How many rows each operator saw.
+#[derive(Default)]
+struct Calls {
+    upper: AtomicUsize,
+    split: AtomicUsize,
+}
+
+struct Split(Vec<Field>, Arc<Calls>);
+
+impl Operator for Split {
+    fn outputs(&self) -> &[Field] {
+        &self.0
+    }
+
+    fn worker(&self) -> cenote_base::Result<Box<dyn Worker>> {
+        Ok(Box::new(SplitWorker(Arc::clone(&self.1))))
+    }
+}
+
+struct SplitWorker(Arc<Calls>);
+
+impl Worker for SplitWorker {
+    fn process(&mut self, rows: &Rows<'_>) -> cenote_base::Result<Output> {
+        self.0.split.fetch_add(rows.len(), Ordering::SeqCst);
+        let (mut words, mut parents) = (Vec::new(), Vec::new());
+        for (row, text) in rows.column(0).as_string::<i32>().iter().enumerate() {
+            for word in text.unwrap_or_default().split_whitespace() {
+                words.push(word);
+                parents.push(row as u32);
+            }
+        }
+        let columns = vec![Arc::new(StringArray::from(words)) as ArrayRef];
+        Ok(Output { columns, parents: Some(UInt32Array::from(parents)), errors: Vec::new() })
+    }
+}
+
+fn registry(calls: &Arc<Calls>, version: u32) -> Registry {
+    let mut registry = Registry::default();
+    let counted = Arc::clone(calls);
+    registry.register(
+        Definition::new("upper_text", version, "Upper case; `bad` fails", move |params| {
+            let (counted, suffix) = (Arc::clone(&counted), params.text("suffix")?.to_owned());
+            Ok(row_wise(vec![Field::new("upper", DataType::Utf8, true)], move |rows: &Rows<'_>| {
+                counted.upper.fetch_add(rows.len(), Ordering::SeqCst);
+                let mut errors = Vec::new();
+                let column: StringArray = rows
+                    .column(0)
+                    .as_string::<i32>()
+                    .iter()
+                    .enumerate()
+                    .map(|(row, text)| match text? {
+                        "bad" => {
+                            errors.push(RowError { row, reason: "the text is `bad`".into() });
+                            None
+                        }
+                        text => Some(text.to_uppercase() + &suffix),
+                    })
+                    .collect();
+                Ok(Output::from(vec![Arc::new(column) as ArrayRef]).with_errors(errors))
+            }))
+        })
+        .input(Port::new("text", PortType::Text))
+        .param("suffix", ParamType::Text, "", "Appended"),
+    );
+    registry.register(
+        Definition::new("score_length", 1, "Length", |_| {
+            Ok(row_wise(vec![Field::new("score", DataType::Float32, true)], |rows: &Rows<'_>| {
+                let text = rows.column(0).as_string::<i32>();
+                let scores: Float32Array = text.iter().map(|text| text.map(|text| text.len() as f32)).collect();
+                Ok(vec![Arc::new(scores) as ArrayRef].into())
+            }))
+        })
+        .shape(Shape::Filter)
+        .input(Port::new("text", PortType::Text)),
+    );
+    registry.register(
+        Definition::new("measure_bytes", 1, "Size of media", |_| {
+            Ok(row_wise(vec![Field::new("bytes", DataType::Int32, true)], |rows: &Rows<'_>| {
+                let media = rows.column(0).as_binary::<i64>();
+                let sizes: arrow::array::Int32Array = media.iter().map(|m| m.map(|m| m.len() as i32)).collect();
+                Ok(vec![Arc::new(sizes) as ArrayRef].into())
+            }))
+        })
+        .input(Port::new("media", PortType::Bytes)),
+    );
+    let counted = Arc::clone(calls);
+    registry.register(
+        Definition::new("split_text", 1, "Words", move |_| {
+            Ok(Box::new(Split(vec![Field::new("word", DataType::Utf8, true)], Arc::clone(&counted))))
+        })
+        .shape(Shape::OneToMany)
+        .input(Port::new("text", PortType::Text)),
+    );
+    registry
+}
+
+struct Fixture {
+    _directory: tempfile::TempDir,
+    store: Store,
+    table: Table,
+    calls: Arc<Calls>,
+}
+
+async fn fixture(rows: &[(&str, &str)]) -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("text", DataType::Utf8, true),
+        Field::new("note", DataType::Utf8, true),
+        blob_field("media"),
+    ]);
+    let table = store.create_table("docs", TableSpec::new(Arc::new(schema), ["id"])).await.unwrap();
+    table.upsert(batch("text", rows)).await.unwrap();
+    Fixture { _directory: directory, store, table, calls: Arc::default() }
+}
+
+fn batch(column: &str, rows: &[(&str, &str)]) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false), Field::new(column, DataType::Utf8, true)]);
+    let ids: StringArray = rows.iter().map(|row| Some(row.0)).collect();
+    let values: StringArray = rows.iter().map(|row| Some(row.1)).collect();
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(values)]).unwrap()
+}
+
+impl Fixture {
+    fn engine(&self, version: u32) -> Engine {
+        let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() }).unwrap();
+        let registry = Arc::new(registry(&self.calls, version));
+        Engine::new(self.store.clone(), registry, scheduler, EngineOptions::default())
+    }
+
+    async fn run(&self, recipe: &Recipe) -> RunReport {
+        self.engine(1).run(recipe, &RunOptions::default()).await.unwrap()
+    }
+
+    async fn column(&self, table: &str, key: &[&str], column: &str) -> BTreeMap<String, Option<String>> {
+        let snapshot = self.store.table(table).await.unwrap().snapshot().await.unwrap();
+        let columns = key.iter().copied().chain([column]);
+        let rows = snapshot.collect(&ScanRequest::default().columns(columns)).await.unwrap();
+        let text = |index: usize| arrow::compute::cast(rows.column(index), &DataType::Utf8).unwrap();
+        let keys: Vec<ArrayRef> = (0..key.len()).map(text).collect();
+        let values = text(key.len());
+        let values = values.as_string::<i32>();
+        (0..rows.num_rows())
+            .map(|row| {
+                let key: Vec<&str> = keys.iter().map(|key| key.as_string::<i32>().value(row)).collect();
+                (key.join("/"), values.is_valid(row).then(|| values.value(row).to_owned()))
+            })
+            .collect()
+    }
+}
+
+fn processed(report: &RunReport) -> Vec<usize> {
+    report.steps.iter().map(|step| step.rows_processed).collect()
+}
+
+fn upper() -> Step {
+    Step::new("docs", OperatorSpec::new("upper_text"), "text")
+}
+
+#[tokio::test]
+async fn only_changed_rows_parameters_and_versions_are_derived_again() {
+    let fixture = fixture(&[("a", "one"), ("b", "two"), ("c", "three")]).await;
+    let recipe = Recipe::new("r", vec![upper()]);
+    assert_eq!(processed(&fixture.run(&recipe).await), [3]);
+    assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+
+    fixture.table.upsert(batch("text", &[("b", "second"), ("d", "four")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [2]);
+    // A partial update of the input voids it; one of another column does not.
+    fixture.table.update(batch("note", &[("a", "n")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+    fixture.table.update(batch("text", &[("a", "first")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [1]);
+    let expected = [("a", "FIRST"), ("b", "SECOND"), ("c", "THREE"), ("d", "FOUR")];
+    let expected = expected.map(|(id, text)| (id.to_owned(), Some(text.to_owned())));
+    assert_eq!(fixture.column("docs", &["id"], "upper").await, BTreeMap::from(expected));
+
+    let suffixed = Step { operator: OperatorSpec::new("upper_text").with("suffix", "!"), ..upper() };
+    assert_eq!(processed(&fixture.run(&Recipe::new("r", vec![suffixed.clone()])).await), [4]);
+    let newer = fixture.engine(2).run(&Recipe::new("r", vec![suffixed]), &RunOptions::default()).await.unwrap();
+    assert_eq!(processed(&newer), [4]);
+    assert_eq!(fixture.calls.upper.load(Ordering::SeqCst), 3 + 2 + 1 + 4 + 4);
+    // A version of the table is written only when something was done.
+    let before = fixture.table.snapshot().await.unwrap().version();
+    let spec = OperatorSpec::new("upper_text").with("suffix", "!");
+    let again = Recipe::new("r", vec![Step { operator: spec, ..upper() }]);
+    fixture.engine(2).run(&again, &RunOptions::default()).await.unwrap();
+    assert_eq!(fixture.table.snapshot().await.unwrap().version(), before);
+}
+
+#[tokio::test]
+async fn chained_steps_follow_their_inputs() {
+    let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
+    let second = Step::new("docs", OperatorSpec::new("upper_text").with("suffix", "?"), "upper").output("twice");
+    let recipe = |first: Step| Recipe::new("r", vec![first, second.clone()]);
+    assert_eq!(processed(&fixture.run(&recipe(upper())).await), [2, 2]);
+    let changed = Step { operator: OperatorSpec::new("upper_text").with("suffix", "!"), ..upper() };
+    assert_eq!(processed(&fixture.run(&recipe(changed.clone())).await), [2, 2]);
+    fixture.table.update(batch("text", &[("b", "due")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe(changed)).await), [1, 1]);
+    assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("DUE!?"));
+}
+
+#[tokio::test]
+async fn bad_rows_are_recorded_retried_on_request_and_forgotten_when_mended() {
+    let fixture = fixture(&[("a", "bad"), ("b", "fine"), ("c", "bad")]).await;
+    let recipe = Recipe::new("r", vec![upper()]);
+    let report = fixture.run(&recipe).await;
+    assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_failed), (3, 2));
+    assert_eq!(fixture.column("docs", &["id"], "upper").await["a"], None);
+    let errors = fixture.column(ERROR_TABLE, &["table_name", "row_key", "step"], "reason").await;
+    assert_eq!(errors["docs/[\"a\"]/upper"].as_deref(), Some("the text is `bad`"));
+    assert_eq!(errors.len(), 2);
+
+    assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+    let retry = RunOptions { retry_errors: true, ..RunOptions::default() };
+    assert_eq!(processed(&fixture.engine(1).run(&recipe, &retry).await.unwrap()), [2]);
+
+    fixture.table.upsert(batch("text", &[("a", "mended")])).await.unwrap();
+    let keys = fixture.table.snapshot().await.unwrap().primary_key().parse(&[vec!["c".into()]]).unwrap();
+    fixture.table.delete(&keys).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [1]);
+    assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_child_table_follows_its_parents_and_keeps_what_did_not_change() {
+    let fixture = fixture(&[("a", "x y z"), ("b", "one two"), ("c", "")]).await;
+    let recipe = Recipe::new(
+        "r",
+        vec![
+            Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words"),
+            Step::new("words", OperatorSpec::new("upper_text"), "word"),
+        ],
+    );
+    assert_eq!(processed(&fixture.run(&recipe).await), [3, 5]);
+    let all = fixture.column("words", &["id", "ordinal"], "upper").await;
+    let expected = [("a/0", "X"), ("a/1", "Y"), ("a/2", "Z"), ("b/0", "ONE"), ("b/1", "TWO")];
+    assert_eq!(all, expected.map(|(key, word)| (key.to_owned(), Some(word.to_owned()))).into());
+
+    // One word of `a` changes and one goes; `b` goes whole; `d` comes.
+    fixture.table.upsert(batch("text", &[("a", "x Q"), ("d", "new")])).await.unwrap();
+    let key = fixture.table.snapshot().await.unwrap().primary_key().clone();
+    fixture.table.delete(&key.parse(&[vec!["b".into()]]).unwrap()).await.unwrap();
+    let report = fixture.run(&recipe).await;
+    assert_eq!(processed(&report), [2, 2], "only the changed word and the new one");
+    assert_eq!((report.steps[0].child_rows_written, report.steps[0].child_rows_removed), (2, 3));
+    let all: BTreeSet<String> = fixture.column("words", &["id", "ordinal"], "upper").await.into_keys().collect();
+    assert_eq!(all, ["a/0", "a/1", "d/0"].map(str::to_owned).into());
+    assert_eq!(processed(&fixture.run(&recipe).await), [0, 0]);
+}
+
+#[tokio::test]
+async fn filters_decide_what_goes_on_and_moving_the_threshold_computes_no_score_again() {
+    let fixture = fixture(&[("a", "1"), ("b", "22"), ("c", "333"), ("d", "4444")]).await;
+    let recipe = |min: f64| {
+        let mut score = Step::new("docs", OperatorSpec::new("score_length"), "text");
+        score.keep = Some(Keep { min: Some(min), max: None });
+        Recipe::new("r", vec![score, upper().filter("text <> '4444'")])
+    };
+    assert_eq!(processed(&fixture.run(&recipe(3.0)).await), [4, 1]);
+    let looser = fixture.run(&recipe(2.0)).await;
+    assert_eq!(processed(&looser), [0, 1]);
+    let tighter = fixture.run(&recipe(3.0)).await;
+    assert_eq!((processed(&tighter), tighter.steps[1].rows_cleared), (vec![0, 0], 1));
+    let upper = fixture.column("docs", &["id"], "upper").await;
+    assert_eq!(upper.into_iter().filter(|(_, v)| v.is_some()).map(|(k, _)| k).collect::<Vec<_>>(), ["c"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_nothing() {
+    let fixture = fixture(&[("a", "one"), ("b", "bad"), ("c", "three")]).await;
+    let recipe = Recipe::new(
+        "r",
+        vec![
+            upper(),
+            Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words"),
+            Step::new("words", OperatorSpec::new("upper_text"), "word"),
+        ],
+    );
+    let before = fixture.table.snapshot().await.unwrap().version();
+    let dry = RunOptions { dry_run_rows: Some(2), ..RunOptions::default() };
+    let report = fixture.engine(1).run(&recipe, &dry).await.unwrap();
+    assert_eq!((processed(&report), report.steps[0].rows_failed), (vec![2, 2], 1));
+    assert_eq!(fixture.table.snapshot().await.unwrap().version(), before);
+    assert_eq!(fixture.store.tables().await.unwrap(), ["docs"]);
+}
+
+#[tokio::test]
+async fn media_over_the_budget_is_a_bad_row_and_the_rest_goes_on() {
+    let fixture = fixture(&[]).await;
+    let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false), blob_field("media")]);
+    let media: Vec<Vec<u8>> = vec![vec![1; 1000], vec![2; 300_000], vec![3; 70_000]];
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
+    let bytes: arrow::array::LargeBinaryArray = media.iter().map(|m| Some(m.as_slice())).collect();
+    fixture.table.upsert(RecordBatch::try_new(Arc::new(schema), vec![ids, Arc::new(bytes)]).unwrap()).await.unwrap();
+    let scheduler = Scheduler::new(SchedulerOptions::default()).unwrap();
+    let options = EngineOptions { chunk_bytes_max: ByteSize(100_000), ..EngineOptions::default() };
+    let engine = Engine::new(fixture.store.clone(), Arc::new(registry(&fixture.calls, 1)), scheduler, options);
+    let recipe = Recipe::new("r", vec![Step::new("docs", OperatorSpec::new("measure_bytes"), "media")]);
+    let report = engine.run(&recipe, &RunOptions::default()).await.unwrap();
+    assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_failed), (3, 1));
+    let rows = fixture.table.snapshot().await.unwrap();
+    let rows = rows.collect(&ScanRequest::default().columns(["bytes"]).filter("id <> 'b'")).await.unwrap();
+    let sizes: BTreeSet<i32> = rows.column(0).as_primitive::<Int32Type>().iter().flatten().collect();
+    assert_eq!(sizes, BTreeSet::from([1000, 70_000]));
+}
+
+#[tokio::test]
+async fn a_wrong_recipe_says_where_and_what_would_be_right() {
+    let fixture = fixture(&[("a", "one")]).await;
+    let engine = fixture.engine(1);
+    let cases = [
+        (
+            "operator: uper_text\n    input: text",
+            "r.yaml:4:15 (step 1, operator): no operator `uper_text`: did you mean `upper_text`?; `cenote operators` lists them",
+        ),
+        (
+            "operator: upper_text\n    input: txt",
+            "r.yaml:5:12 (step 1, input): table `docs` has no column `txt`; it has id, text, note, media",
+        ),
+        (
+            "operator: upper_text\n    input: media",
+            "r.yaml:5:12 (step 1, input): input `text` of operator `upper_text` takes text, and column `media` is LargeBinary",
+        ),
+        (
+            "operator: upper_text\n    input: text\n    params: { sufix: a }",
+            "r.yaml:6:13 (step 1, params): operator `upper_text` has no parameter `sufix`: did you mean `suffix`?",
+        ),
+        (
+            "operator: split_text\n    input: text",
+            "operator `split_text` is one-to-many: name its child table with `into`",
+        ),
+        (
+            "operator: upper_text\n    input: text\n    output: note",
+            "r.yaml:6:13 (step 1, output): column `note` holds data that no step made, and the step would overwrite it: rename the output",
+        ),
+        ("operator: upper_text\n    input: text\n    colour: red", "r.yaml:6:5: "),
+    ];
+    for (step, expected) in cases {
+        let text = format!("name: r\nsteps:\n  - table: docs\n    {step}\n");
+        let error = match Recipe::from_yaml(&text, "r.yaml") {
+            Ok(recipe) => engine.run(&recipe, &RunOptions::default()).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(error.message().contains(expected), "{}\nlacks\n{expected}", error.message());
+    }
+    assert_eq!(fixture.store.tables().await.unwrap(), ["docs"]);
+    let missing = Recipe::new("r", vec![Step { table: "nowhere".into(), ..upper() }]);
+    let error = engine.run(&missing, &RunOptions::default()).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.message()),
+        (ErrorKind::NotFound, "step 1, table: no table `nowhere`; there are docs")
+    );
+}
+
+#[tokio::test]
+async fn yaml_and_rust_make_the_same_recipe() {
+    let text = "
+name: words
+steps:
+  - table: docs
+    operator: upper_text
+    input: { text: text }
+    params: { suffix: '!' }
+    output: shout
+    where: id <> 'x'
+  - { table: docs, operator: split_text, input: text, into: words }
+indexes:
+  - { table: words, column: word, kind: text }
+";
+    let shout = OperatorSpec::new("upper_text").with("suffix", "!");
+    let mut first = Step::new("docs", shout, "text").output("shout").filter("id <> 'x'");
+    first.input = BTreeMap::from([("text".into(), "text".into())]);
+    let second = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    let mut recipe = Recipe::new("words", vec![first, second]);
+    recipe.indexes = vec![cenote_engine::IndexRequest {
+        table: "words".into(),
+        column: "word".into(),
+        kind: "text".into(),
+        metric: None,
+    }];
+    assert_eq!(Recipe::from_yaml(text, "words.yaml").unwrap(), recipe);
+}
