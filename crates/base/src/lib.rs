@@ -17,11 +17,13 @@
 mod clock;
 mod error;
 mod limits;
+mod progress;
 mod random;
 mod resources;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use limits::{ByteSize, memory_available_bytes};
+pub use progress::{Progress, Silent};
 pub use random::Random;
 pub use resources::Resources;

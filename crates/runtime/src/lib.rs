@@ -1,1 +1,50 @@
-//! Skeleton.
+//! The facade: a [`Lake`] wires store, scheduler, operators, models, engine, indexes and queries together. The one crate an
+//! embedder depends on.
+//!
+//! It knows no protocol: the command line, servers and language bindings stand above it.
+//!
+//! ```
+//! # async fn example() -> cenote_runtime::Result<()> {
+//! use std::sync::Arc;
+//! use cenote_runtime::arrow::array::record_batch;
+//! use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
+//! use cenote_runtime::{Lake, LakeOptions, Recipe, RunOptions, TableSpec};
+//!
+//! let directory = tempfile::tempdir()?;
+//! Lake::init(directory.path()).await?;
+//! let lake = Lake::open(directory.path(), LakeOptions::default()).await?;
+//! let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]);
+//! let notes = lake.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
+//! notes.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
+//!
+//! let recipe = "{ name: words, steps: [ { table: notes, operator: count_words, input: note } ] }";
+//! lake.run(&Recipe::from_yaml(recipe, "words.yaml")?, &RunOptions::default()).await?;
+//! let answer = lake.sql("SELECT id FROM notes WHERE words = 3").await?.collect().await?;
+//! assert_eq!(answer[0].num_rows(), 1);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
+
+mod ingest;
+mod lake;
+mod status;
+mod table;
+
+pub use arrow;
+pub use cenote_base::{
+    ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Result, Silent, SystemClock, Timestamp,
+};
+pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, Step, StepReport};
+pub use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric};
+pub use cenote_models as models;
+pub use cenote_operator as operator;
+pub use cenote_query::QueryResult;
+pub use cenote_scheduler::{Cancel, Scheduler, Usage, WorkOptions};
+pub use cenote_store::{
+    Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, Version, WriteReport, blob_field, is_blob,
+};
+pub use ingest::{IngestReport, media_schema};
+pub use lake::{Lake, LakeOptions};
+pub use status::{LakeStatus, TableStatus};
+pub use table::{Search, Table};

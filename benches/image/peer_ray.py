@@ -1,0 +1,44 @@
+"""Ray Data with Pillow in its workers, one a core: `peer_ray.py INPUT OUTPUT`. The clock starts when Ray is up."""
+
+import logging
+import os
+import sys
+import tempfile
+import time
+
+# Workers import the modules beside this file too.
+HERE = os.path.dirname(os.path.abspath(__file__))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import numpy
+import pyarrow
+import ray
+
+import output
+import peer_pil
+
+
+def decode(batch: dict[str, numpy.ndarray]) -> pyarrow.Table:
+    paths = [str(path) for path in batch["item"]]
+    block = numpy.empty((len(paths), output.PIXELS_BYTES), numpy.uint8)
+    for row, path in enumerate(paths):
+        block[row] = peer_pil.pixels(path, draft=False).reshape(-1)
+    return pyarrow.Table.from_batches([output.batch(paths, block)])
+
+
+def batches(paths: list[str]):
+    data = ray.data.from_items(paths).map_batches(decode, batch_size=output.BATCH_ROWS)
+    for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.cast(output.SCHEMA).to_batches()
+
+
+if __name__ == "__main__":
+    # The sockets below this directory may have names of 107 bytes at most, so it is not the harness's own.
+    with tempfile.TemporaryDirectory(prefix="ray-") as directory:
+        cores = len(os.sched_getaffinity(0))
+        ray.init(num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR, _temp_dir=directory)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        start_s = time.perf_counter()
+        output.write(batches(output.inputs(sys.argv[1])), sys.argv[2], start_s)
+        ray.shutdown()

@@ -1,0 +1,76 @@
+//! The measured side of `make bench-image`: JPEG files → decode → resize to 224×224 RGB → a table.
+//!
+//! `bench_image INPUT_DIRECTORY LAKE_DIRECTORY` prints one JSON line: `{"images": N, "seconds": S}`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cenote_runtime::arrow::array::{ArrayRef, LargeBinaryArray, RecordBatch, StringArray};
+use cenote_runtime::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use cenote_runtime::operator::{BoundOperator, OperatorSpec, Rows};
+use cenote_runtime::{Error, Lake, LakeOptions, Result, TableSpec};
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+/// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
+const TASK_IMAGES: usize = 32;
+/// Tasks of one commit: about 190 MB of pixels.
+const COMMIT_TASKS: usize = 40;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let (Some(input), Some(directory)) = (arguments.next(), arguments.next()) else {
+        return Err(Error::invalid_input("usage: bench_image INPUT_DIRECTORY LAKE_DIRECTORY"));
+    };
+    let start = Instant::now();
+    let images = run(input, directory).await?;
+    println!("{}", serde_json::json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }));
+    Ok(())
+}
+
+async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
+    Lake::init(&directory).await?;
+    let lake = Lake::open(&directory, LakeOptions::default()).await?;
+    let spec = OperatorSpec::new("resize_image").with("width", 224).with("height", 224);
+    let operator = Arc::new(lake.registry().bind(&spec)?);
+    let schema: SchemaRef = Arc::new(Schema::new(vec![
+        Field::new("path", DataType::Utf8, false),
+        operator.outputs()[0].clone(),
+    ]));
+    let table = lake.create_table("images", TableSpec::new(Arc::clone(&schema), ["path"])).await?;
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&input)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.sort();
+    let images = files.len();
+
+    let tasks: Vec<Vec<PathBuf>> = files.chunks(TASK_IMAGES).map(<[PathBuf]>::to_vec).collect();
+    let in_flight = lake.scheduler().usage().total.cpu.ceil() as usize + 1;
+    let batches = stream::iter(tasks).map(|paths| {
+        let (lake, operator, schema) = (lake.clone(), Arc::clone(&operator), Arc::clone(&schema));
+        async move {
+            let options = cenote_runtime::WorkOptions::new("resize");
+            lake.scheduler().run(&options, move |_| resize(&paths, &operator, &schema)).await
+        }
+    });
+    let commits = batches.buffered(in_flight).chunks(COMMIT_TASKS);
+    commits
+        .map(|batches| batches.into_iter().collect::<Result<Vec<_>>>())
+        .try_for_each(|batches| {
+            let table = table.stored().clone();
+            async move { table.upsert_all(batches).await.map(drop) }
+        })
+        .await?;
+    Ok(images)
+}
+
+fn resize(paths: &[PathBuf], operator: &BoundOperator, schema: &SchemaRef) -> Result<RecordBatch> {
+    let files = paths.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
+    let input: ArrayRef = Arc::new(files.iter().map(|file| Some(file.as_slice())).collect::<LargeBinaryArray>());
+    drop(files);
+    let output = operator.worker()?.process(&Rows::new(&[input]))?;
+    let names: StringArray = paths.iter().map(|path| Some(path.to_string_lossy())).collect();
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(names)];
+    columns.extend(output.columns);
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|source| Error::internal("build rows").with_source(source))
+}

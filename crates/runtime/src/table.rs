@@ -1,0 +1,133 @@
+//! A table as an embedder sees it: writes, reads, search, indexes.
+
+use arrow::array::RecordBatch;
+use cenote_base::{Error, Result};
+use cenote_index::{HybridQuery, IndexInfo, IndexSpec, TextQuery, VectorQuery};
+use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, WriteReport};
+
+/// A table of a [`Lake`](crate::Lake). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Table {
+    stored: cenote_store::Table,
+}
+
+/// What to search for: a vector, a text, or both (then the two rankings are fused).
+#[derive(Debug, Clone, Default)]
+pub struct Search {
+    /// A column of vectors and the vector to be near to.
+    pub vector: Option<(String, Vec<f32>)>,
+    /// A column with a full-text index and the words to find in it; an empty column name stands for the only such index.
+    pub text: Option<(String, String)>,
+    /// Only rows that satisfy this SQL predicate; applied before the search.
+    pub filter: Option<String>,
+    /// How many rows, at most.
+    pub k: usize,
+    /// Columns of the answer; `None`: all.
+    pub columns: Option<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(stored: cenote_store::Table) -> Self {
+        Self { stored }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        self.stored.name()
+    }
+
+    /// The stored table: versions, tags, schema evolution, properties.
+    pub fn stored(&self) -> &cenote_store::Table {
+        &self.stored
+    }
+
+    /// The newest version: everything acknowledged before this call.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        self.stored.snapshot().await
+    }
+
+    /// Inserts rows and replaces whole those whose key is there; see [`cenote_store::Table::upsert`].
+    pub async fn upsert(&self, batch: RecordBatch) -> Result<WriteReport> {
+        self.stored.upsert(batch).await
+    }
+
+    /// Sets named columns of rows that are there; see [`cenote_store::Table::update`].
+    pub async fn update(&self, batch: RecordBatch) -> Result<WriteReport> {
+        self.stored.update(batch).await
+    }
+
+    /// Deletes rows by key.
+    pub async fn delete(&self, keys: &RecordBatch) -> Result<WriteReport> {
+        self.stored.delete(keys).await
+    }
+
+    /// Deletes rows by keys given as text, one text a key column.
+    pub async fn delete_keys(&self, keys: &[Vec<String>]) -> Result<WriteReport> {
+        let keys = self.snapshot().await?.primary_key().parse(keys)?;
+        self.stored.delete(&keys).await
+    }
+
+    /// The rows with these keys; `columns` of `None` means all.
+    pub async fn get(&self, keys: &RecordBatch, columns: Option<Vec<String>>) -> Result<RecordBatch> {
+        self.snapshot().await?.get(keys, columns).await
+    }
+
+    /// The rows with keys given as text, one text a key column.
+    pub async fn get_keys(&self, keys: &[Vec<String>], columns: Option<Vec<String>>) -> Result<RecordBatch> {
+        let snapshot = self.snapshot().await?;
+        let keys = snapshot.primary_key().parse(keys)?;
+        snapshot.get(&keys, columns).await
+    }
+
+    /// Streams rows of the newest version.
+    pub async fn scan(&self, request: &ScanRequest) -> Result<RecordBatches> {
+        self.snapshot().await?.scan(request).await
+    }
+
+    /// The best `k` rows: with `_distance` ascending for a vector, `_score` descending for a text or for both.
+    ///
+    /// # Errors
+    /// `InvalidInput` when neither vector nor text is given or the vector does not fit its column; `NotFound` for a text
+    /// without a full-text index.
+    pub async fn search(&self, search: &Search) -> Result<RecordBatch> {
+        let snapshot = self.snapshot().await?;
+        let filter = search.filter.clone().map(Filter::from);
+        let vector = search.vector.as_ref().map(|(column, vector)| VectorQuery {
+            filter: filter.clone(),
+            columns: search.columns.clone(),
+            ..VectorQuery::new(column, vector.clone(), search.k)
+        });
+        let text = search.text.as_ref().map(|(column, text)| {
+            let query = TextQuery { filter: filter.clone(), columns: search.columns.clone(), ..TextQuery::new(text, search.k) };
+            if column.is_empty() { query } else { TextQuery { column: Some(column.clone()), ..query } }
+        });
+        match (vector, text) {
+            (Some(vector), None) => cenote_index::vector_search(&snapshot, &vector).await,
+            (None, Some(text)) => cenote_index::text_search(&snapshot, &text).await,
+            (Some(vector), Some(text)) => {
+                cenote_index::hybrid_search(&snapshot, &HybridQuery { vector, text, k: search.k }).await
+            }
+            (None, None) => Err(Error::invalid_input("a search needs a vector, a text, or both")),
+        }
+    }
+
+    /// Builds an index.
+    pub async fn create_index(&self, spec: IndexSpec) -> Result<IndexInfo> {
+        cenote_index::create(&self.stored, &spec).await
+    }
+
+    /// The table's indexes, with how many rows each has not seen.
+    pub async fn indexes(&self) -> Result<Vec<IndexInfo>> {
+        cenote_index::list(&self.snapshot().await?).await
+    }
+
+    /// Drops the index called `name`.
+    pub async fn drop_index(&self, name: &str) -> Result<()> {
+        cenote_index::drop(&self.stored, name).await
+    }
+
+    /// Brings every index up to date by adding what it has not seen.
+    pub async fn optimize_indexes(&self) -> Result<()> {
+        cenote_index::optimize(&self.stored).await
+    }
+}
