@@ -189,12 +189,14 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
     """One run in a fresh process. Nothing of it is left when this returns, neither files nor processes."""
     parent = cache_directory() / "bench-scratch"
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent) as scratch, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with (
+        tempfile.TemporaryDirectory(dir=parent) as scratch,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
         command = [argument.replace("{scratch}", scratch) for argument in contestant.command]
         start = time.perf_counter()
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-        )
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
         sampler = MemorySampler() if contestant.processes == "many" else None
         timer = threading.Timer(RUN_LIMIT_S, child.kill)
         timer.start()
@@ -212,7 +214,9 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
         out.seek(0)
         err.seek(0)
         lines = out.read().decode(errors="replace").strip().splitlines()
-        if child.returncode != 0 or not lines:
+        if child.returncode == 0 and not lines:
+            raise BenchError(f"{contestant.name} ended well but printed no result")
+        if child.returncode != 0:
             tail = "\n".join(err.read().decode(errors="replace").strip().splitlines()[-20:])
             within = f" (limit {RUN_LIMIT_S} s)" if wall_s >= RUN_LIMIT_S else ""
             raise BenchError(f"{contestant.name} ended with {child.returncode} after {wall_s:.0f} s{within}:\n{tail}")

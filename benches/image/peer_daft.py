@@ -23,7 +23,8 @@ def batches(paths: list[str]):
     for one in frame.to_arrow_iter():
         column = one.column("pixels")
         storage = column.storage if isinstance(column, pyarrow.ExtensionArray) else column
-        yield pyarrow.record_batch([one.column("path").cast(pyarrow.string()), storage.cast(output.PIXELS)], output.SCHEMA)
+        columns = [one.column("path").cast(pyarrow.string()), storage.cast(output.PIXELS)]
+        yield pyarrow.record_batch(columns, output.SCHEMA)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def images(python: Path, count: int) -> tuple[Path, str]:
         print(f"making {count} pictures in {directory}", file=sys.stderr, flush=True)
         part = directory.with_name(f"{directory.name}.part{os.getpid()}")
         part.mkdir(parents=True)
-        command = [python, HERE / "make_images.py", part, str(count)] + ([photographs] if source == "photographs" else [])
+        command = [python, HERE / "make_images.py", part, str(count)]
+        if source == "photographs":
+            command.append(photographs)
         if subprocess.run(command, check=False).returncode != 0:
             raise BenchError("cannot make the pictures: see the message above")
         part.rename(directory)

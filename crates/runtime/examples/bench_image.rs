@@ -9,13 +9,15 @@ use std::time::Instant;
 use cenote_runtime::arrow::array::{ArrayRef, LargeBinaryArray, RecordBatch, StringArray};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_runtime::operator::{BoundOperator, OperatorSpec, Rows};
-use cenote_runtime::{Error, Lake, LakeOptions, Result, TableSpec};
+use cenote_runtime::{Error, Lake, LakeOptions, Result, TableSpec, WorkOptions, byte_queue};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 /// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
 const TASK_IMAGES: usize = 32;
-/// Tasks of one commit: about 190 MB of pixels.
-const COMMIT_TASKS: usize = 40;
+/// Tasks of one commit: about 48 MB of pixels.
+const COMMIT_TASKS: usize = 10;
+/// Pixels that wait for a commit.
+const QUEUE_BYTES_MAX: u64 = 32 << 20;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -44,23 +46,41 @@ async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
     files.sort();
     let images = files.len();
 
-    let tasks: Vec<Vec<PathBuf>> = files.chunks(TASK_IMAGES).map(<[PathBuf]>::to_vec).collect();
-    let in_flight = lake.scheduler().usage().total.cpu.ceil() as usize + 1;
-    let batches = stream::iter(tasks).map(|paths| {
-        let (lake, operator, schema) = (lake.clone(), Arc::clone(&operator), Arc::clone(&schema));
-        async move {
-            let options = cenote_runtime::WorkOptions::new("resize");
-            lake.scheduler().run(&options, move |_| resize(&paths, &operator, &schema)).await
+    let (sender, mut receiver) = byte_queue(QUEUE_BYTES_MAX);
+    let produce = async move {
+        let tasks: Vec<Vec<PathBuf>> = files.chunks(TASK_IMAGES).map(<[PathBuf]>::to_vec).collect();
+        let in_flight = lake.scheduler().usage().total.cpu.ceil() as usize + 1;
+        let batches = stream::iter(tasks).map(|paths| {
+            let (lake, operator, schema) = (lake.clone(), Arc::clone(&operator), Arc::clone(&schema));
+            async move {
+                let options = WorkOptions::new("resize");
+                lake.scheduler().run(&options, move |_| resize(&paths, &operator, &schema)).await
+            }
+        });
+        let sender = &sender;
+        batches
+            .buffered(in_flight)
+            .try_for_each(|batch| async move {
+                let bytes = batch.get_array_memory_size() as u64;
+                sender.send(batch, bytes).await
+            })
+            .await
+    };
+    let commit = async move {
+        let mut pending = Vec::new();
+        while let Some(batch) = receiver.recv().await {
+            pending.push(batch.into_inner());
+            if pending.len() == COMMIT_TASKS {
+                table.stored().upsert_all(std::mem::take(&mut pending)).await?;
+            }
         }
-    });
-    let commits = batches.buffered(in_flight).chunks(COMMIT_TASKS);
-    commits
-        .map(|batches| batches.into_iter().collect::<Result<Vec<_>>>())
-        .try_for_each(|batches| {
-            let table = table.stored().clone();
-            async move { table.upsert_all(batches).await.map(drop) }
-        })
-        .await?;
+        table.stored().upsert_all(pending).await.map(drop)
+    };
+    // Two tasks, so that images are decoded while others are written.
+    let (produced, committed) = tokio::join!(tokio::spawn(produce), tokio::spawn(commit));
+    for outcome in [committed, produced] {
+        outcome.map_err(|source| Error::internal("run the benchmark").with_source(source))??;
+    }
     Ok(images)
 }
 

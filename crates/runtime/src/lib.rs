@@ -40,7 +40,7 @@ pub use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric};
 pub use cenote_models as models;
 pub use cenote_operator as operator;
 pub use cenote_query::QueryResult;
-pub use cenote_scheduler::{Cancel, Scheduler, Usage, WorkOptions};
+pub use cenote_scheduler::{Cancel, Scheduler, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
     Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, Version, WriteReport, blob_field, is_blob,
 };

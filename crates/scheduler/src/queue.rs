@@ -8,9 +8,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// A queue that holds at most `bytes_max` bytes, counted from `send` until the received item is dropped. An item larger
 /// than that passes alone.
+#[allow(clippy::disallowed_methods)] // The permits bound the channel.
 pub fn byte_queue<T>(bytes_max: u64) -> (Sender<T>, Receiver<T>) {
     let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
-    // The permits bound the queue: an item that was sent holds at least one.
+    // An item that was sent holds at least one permit.
     let (sender, receiver) = mpsc::unbounded_channel();
     (
         Sender { items: sender, budget: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max },
@@ -66,6 +67,13 @@ impl<T> Receiver<T> {
 pub struct Held<T> {
     item: T,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<T> Held<T> {
+    /// The item, which no longer counts.
+    pub fn into_inner(self) -> T {
+        self.item
+    }
 }
 
 impl<T> Deref for Held<T> {

@@ -1,0 +1,38 @@
+# The commands of this repository. Build output goes to one directory outside the clone, which every clone shares.
+
+CENOTE_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cenote
+export CENOTE_CACHE
+export CARGO_TARGET_DIR ?= $(CENOTE_CACHE)/target
+# `dev` for everything; `make bench-image PROFILE=release` measures what is distributed, after a much longer build.
+export PROFILE ?= dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test fmt clean
+
+help:            ## Show this list
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup:           ## Install the system packages and tools that are missing
+	@scripts/setup
+
+# The examples come along because they switch on the same features of the dependencies as the tests do; without them the
+# tests would compile part of the dependencies a second time.
+build: setup     ## Build the binary and the examples
+	cargo build --locked --workspace --bins --examples
+
+demo: build      ## Run the main job on real photographs, documents and a video, and show the answers
+	"$(CARGO_TARGET_DIR)/debug/cenote" demo
+
+test: setup      ## Check format and lints, run every test and the tour of README.md
+	@scripts/test
+
+bench-%: setup   ## Compare with the peers: benches/NAME/run.py $(ARGS), results in bench-results/NAME.json
+	@test -f benches/$*/run.py || { echo "no benchmark is called $*; there are:" benches/*/ >&2; exit 2; }
+	@python3 benches/$*/run.py $(ARGS)
+
+fmt:             ## Format the Rust code
+	cargo fmt --all
+
+clean:           ## Remove the build output and the results of benchmarks, but not what was downloaded
+	cargo clean
+	rm -rf bench-results
