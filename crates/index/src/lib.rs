@@ -1,1 +1,48 @@
-//! Skeleton.
+//! Indexes over a table, and search through them: vectors, full text, and both fused.
+//!
+//! [`create`], [`list`], [`optimize`] and [`drop`] look after indexes. [`vector_search`], [`text_search`] and
+//! [`hybrid_search`] read one [`Snapshot`](cenote_store::Snapshot). An index may be late, never wrong: rows written after it
+//! was built are searched without it and merged in; rows deleted or replaced are never found by their old values. A search
+//! under a filter gives min(k, matching rows).
+//!
+//! This crate does not know SQL beyond a predicate it hands to the store, nor operators: a query vector comes ready.
+//!
+//! ```
+//! # async fn example() -> cenote_base::Result<()> {
+//! use std::sync::Arc;
+//! use arrow::array::record_batch;
+//! use arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
+//! use cenote_index::{IndexKind, IndexSpec, TextQuery};
+//! use cenote_store::{Store, StoreOptions, TableSpec};
+//!
+//! let directory = tempfile::tempdir()?;
+//! let store = Store::open(directory.path(), StoreOptions::default()).await?;
+//! let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]);
+//! let table = store.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
+//! table.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
+//! cenote_index::create(&table, &IndexSpec::new("note", IndexKind::full_text())).await?;
+//!
+//! // Written after the index was built, and found all the same.
+//! table.upsert(record_batch!(("id", Int64, [3]), ("note", Utf8, ["red cars, red cars"])).unwrap()).await?;
+//! let found = cenote_index::text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
+//! assert_eq!(found.num_rows(), 2);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
+
+mod build;
+mod catalog;
+mod fusion;
+mod hits;
+mod spec;
+mod text;
+mod vector;
+
+pub use build::{create, drop, optimize};
+pub use catalog::{IndexInfo, list};
+pub use fusion::{HybridQuery, hybrid_hits, hybrid_search};
+pub use hits::{DISTANCE, Hit, K_MAX, SCORE, materialize};
+pub use spec::{IndexKind, IndexSpec, Metric};
+pub use text::{TextQuery, text_columns, text_hits, text_search};
+pub use vector::{VectorQuery, vector_dimensions, vector_hits, vector_search};

@@ -14,10 +14,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 /// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
 const TASK_IMAGES: usize = 32;
-/// Tasks of one commit: about 48 MB of pixels.
-const COMMIT_TASKS: usize = 10;
+/// Tasks of one commit: about 29 MB of pixels.
+const COMMIT_TASKS: usize = 6;
 /// Pixels that wait for a commit.
-const QUEUE_BYTES_MAX: u64 = 32 << 20;
+const QUEUE_BYTES_MAX: u64 = 16 << 20;
 
 #[tokio::main]
 async fn main() -> Result<()> {

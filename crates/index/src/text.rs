@@ -1,0 +1,127 @@
+//! Full-text search, ranked by BM25.
+
+use std::collections::HashSet;
+
+use arrow::array::RecordBatch;
+use cenote_base::{Error, Result};
+use cenote_store::{Filter, Snapshot, lance_error};
+use lance_index::scalar::FullTextSearchQuery;
+use lance_index::scalar::inverted::query::{FtsQuery, MatchQuery, MultiMatchQuery, Operator, PhraseQuery};
+
+use crate::catalog::list;
+use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
+use crate::spec::IndexKind;
+use crate::vector::{apply_filter, ranked};
+
+/// A search for the rows whose text fits some words best.
+#[derive(Debug, Clone)]
+pub struct TextQuery {
+    /// A column with a full-text index; `None`: all that have one, each row ranked by its best column.
+    pub column: Option<String>,
+    /// Words, of which a row needs one at least; or a phrase in double quotes, which it needs as it stands.
+    pub query: String,
+    /// Whether a row needs all the words.
+    pub all_words: bool,
+    /// How many rows, at most.
+    pub k: usize,
+    /// Only rows that satisfy this; applied before the search.
+    pub filter: Option<Filter>,
+    /// Columns of the answer; `None`: all visible ones.
+    pub columns: Option<Vec<String>>,
+}
+
+impl TextQuery {
+    /// The `k` rows that fit `query` best.
+    pub fn new(query: impl Into<String>, k: usize) -> Self {
+        Self { column: None, query: query.into(), all_words: false, k, filter: None, columns: None }
+    }
+
+    /// Only in `column`.
+    pub fn column(mut self, column: impl Into<String>) -> Self {
+        self.column = Some(column.into());
+        self
+    }
+}
+
+/// The rows that fit best: the columns asked for, and [`SCORE`] (BM25) descending. A query of stop words finds nothing.
+///
+/// # Errors
+/// `NotFound` when there is no full-text index, saying how to make one; `InvalidInput` for an empty query, a `k` of 0 or
+/// a filter that does not parse.
+pub async fn text_search(snapshot: &Snapshot, query: &TextQuery) -> Result<RecordBatch> {
+    let hits = text_hits(snapshot, query).await?;
+    materialize(snapshot, &hits, query.columns.as_deref(), &[SCORE]).await
+}
+
+/// [`text_search`] without reading the rows.
+pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit>> {
+    check_k(query.k)?;
+    let columns = text_columns(snapshot, query.column.as_deref()).await?;
+    let text = query.query.trim();
+    if text.is_empty() {
+        return Err(Error::invalid_input("the text to search for is empty"));
+    }
+    let search = FullTextSearchQuery::new_query(fts_query(text, columns, query.all_words)?);
+    let mut scanner = snapshot.dataset().scan();
+    apply_filter(&mut scanner, query.filter.as_ref())?;
+    scanner.prefilter(true);
+    scanner.full_text_search(search.limit(Some(query.k as i64))).map_err(lance_error)?;
+    scanner.project(&[SCORE]).map_err(lance_error)?.with_row_id();
+    let mut seen = HashSet::new();
+    let mut hits: Vec<Hit> = ranked(&scanner, SCORE, query.filter.as_ref())
+        .await?
+        .into_iter()
+        .map(|(row_id, score)| Hit { row_id, distance: None, score: Some(score) })
+        .collect();
+    hits.sort_unstable_by(by_score);
+    hits.retain(|hit| seen.insert(hit.row_id));
+    hits.truncate(query.k);
+    Ok(hits)
+}
+
+/// The columns of `snapshot` with a full-text index, or `column` alone.
+///
+/// # Errors
+/// `NotFound` when there is none, or `column` is not one.
+pub async fn text_columns(snapshot: &Snapshot, column: Option<&str>) -> Result<Vec<String>> {
+    let mut indexed: Vec<String> = list(snapshot)
+        .await?
+        .into_iter()
+        .filter(|index| matches!(index.kind, IndexKind::FullText { .. }))
+        .map(|index| index.column)
+        .collect();
+    indexed.dedup();
+    let hint = "make one with `cenote index create TABLE COLUMN --kind text`";
+    match column {
+        None if indexed.is_empty() => Err(Error::not_found(format!("the table has no full-text index; {hint}"))),
+        None => Ok(indexed),
+        Some(column) if indexed.iter().any(|name| name == column) => Ok(vec![column.to_owned()]),
+        Some(column) if snapshot.schema().index_of(column).is_err() => {
+            let known = snapshot.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+            Err(Error::not_found(format!("no column `{column}`; the table has {known}")))
+        }
+        Some(column) => Err(Error::not_found(format!("column `{column}` has no full-text index; {hint}"))),
+    }
+}
+
+fn fts_query(text: &str, columns: Vec<String>, all_words: bool) -> Result<FtsQuery> {
+    let operator = if all_words { Operator::And } else { Operator::Or };
+    let phrase = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.is_empty());
+    match (phrase, columns.as_slice()) {
+        (Some(phrase), [column]) => {
+            Ok(FtsQuery::Phrase(PhraseQuery::new(phrase.to_owned()).with_column(Some(column.clone()))))
+        }
+        (Some(_), _) => {
+            let named = columns.join(", ");
+            Err(Error::invalid_input(format!("a phrase is searched in one column: name one of {named}")))
+        }
+        (None, [column]) => {
+            let query = MatchQuery::new(text.to_owned()).with_column(Some(column.clone())).with_operator(operator);
+            Ok(FtsQuery::Match(query))
+        }
+        (None, _) => {
+            let query = MultiMatchQuery::try_new(text.to_owned(), columns).map_err(lance_error)?;
+            Ok(FtsQuery::MultiMatch(query.with_operator(operator)))
+        }
+    }
+}
