@@ -104,7 +104,7 @@ pub(crate) async fn run(
         Ok(())
     };
     // The reader ends when the receiver is dropped; an error on either side stops both.
-    tokio::try_join!(reader, async { process.await })?;
+    tokio::try_join!(reader, process)?;
     options.progress.end(&stage);
     Ok(reports)
 }

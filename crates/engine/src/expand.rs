@@ -87,7 +87,7 @@ pub(crate) async fn run(
             pass.commit(pending, &mut report).await?;
             Ok(())
         };
-        tokio::try_join!(reader, async { process.await })?;
+        tokio::try_join!(reader, process)?;
         options.progress.end(&stage);
     }
     if writes {

@@ -115,6 +115,6 @@ mod tests {
     fn packing_keeps_every_row_and_the_bound() {
         assert!(pack(&[], 10).is_empty());
         assert_eq!(pack(&[4, 4, 4, 20, 1, 9, 1], 10), [0..2, 2..3, 3..4, 4..6, 6..7]);
-        assert_eq!(pack(&[0, 0, 0], 0), [0..3]);
+        assert_eq!(pack(&[0, 0, 0, 1], 0), [0..3, 3..4]);
     }
 }

@@ -1,5 +1,7 @@
 //! Recipes over a real store: only what changed is done again, bad rows are data, and a wrong recipe says where.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -77,7 +77,7 @@ pub async fn optimize(table: &Table) -> Result<()> {
         }
     }
     if !append.is_empty() {
-        let options = OptimizeOptions::append().index_names(append);
+        let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(append);
         table.maintain(async |dataset| dataset.optimize_indices(&options).await.map_err(lance_error)).await?;
     }
     for index in rebuild {

@@ -9,9 +9,12 @@ use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::{FtsQuery, MatchQuery, MultiMatchQuery, Operator, PhraseQuery};
 
 use crate::catalog::list;
-use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
+use crate::hits::{Hit, K_MAX, SCORE, by_score, check_k, materialize};
 use crate::spec::IndexKind;
 use crate::vector::{apply_filter, ranked};
+
+/// So many rows beyond k are asked for, to see ties at the end of the result.
+const TIES_MIN: usize = 64;
 
 /// A search for the rows whose text fits some words best.
 #[derive(Debug, Clone)]
@@ -62,10 +65,25 @@ pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit
         return Err(Error::invalid_input("the text to search for is empty"));
     }
     let search = FullTextSearchQuery::new_query(fts_query(text, columns, query.all_words)?);
+    let mut limit = query.k.saturating_add(TIES_MIN).min(K_MAX);
+    loop {
+        let mut hits = best(snapshot, query, search.clone().limit(Some(limit as i64))).await?;
+        // Of rows with equal scores the index gives any: all of those at the end of the result must be seen, for the
+        // same rows to come out each time.
+        let cuts_ties = hits.len() >= limit && hits[query.k - 1].score == hits[hits.len() - 1].score;
+        if !cuts_ties || limit >= K_MAX {
+            hits.truncate(query.k);
+            return Ok(hits);
+        }
+        limit = limit.saturating_mul(4).min(K_MAX);
+    }
+}
+
+async fn best(snapshot: &Snapshot, query: &TextQuery, search: FullTextSearchQuery) -> Result<Vec<Hit>> {
     let mut scanner = snapshot.dataset().scan();
     apply_filter(&mut scanner, query.filter.as_ref())?;
     scanner.prefilter(true);
-    scanner.full_text_search(search.limit(Some(query.k as i64))).map_err(lance_error)?;
+    scanner.full_text_search(search).map_err(lance_error)?;
     scanner.project(&[SCORE]).map_err(lance_error)?.with_row_id();
     let mut seen = HashSet::new();
     let mut hits: Vec<Hit> = ranked(&scanner, SCORE, query.filter.as_ref())
@@ -75,7 +93,6 @@ pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit
         .collect();
     hits.sort_unstable_by(by_score);
     hits.retain(|hit| seen.insert(hit.row_id));
-    hits.truncate(query.k);
     Ok(hits)
 }
 

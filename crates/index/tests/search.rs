@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, LargeBinaryArray, RecordBatch, StringArray,
+    AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, LargeBinaryArray, RecordBatch, StringArray,
 };
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
 use cenote_base::{ErrorKind, Random};
 use cenote_index::{
-    DISTANCE, HybridQuery, IndexKind, IndexSpec, Metric, SCORE, TextQuery, VectorQuery, create, drop, hybrid_search, list,
-    optimize, text_search, vector_search,
+    DISTANCE, HybridQuery, IndexKind, IndexSpec, Metric, SCORE, TextQuery, VectorQuery, create, drop, hybrid_search,
+    list, optimize, text_search, vector_search,
 };
 use cenote_store::{Filter, ROW_ID, Store, StoreOptions, Table, TableSpec, blob_field};
 
 const DIMENSIONS: usize = 8;
 const WORDS: [&str; 12] = [
-    "apple", "bridge", "candle", "desert", "engine", "forest", "garden", "harbor", "island", "jungle", "kitten", "lantern",
+    "apple", "bridge", "candle", "desert", "engine", "forest", "garden", "harbor", "island", "jungle", "kitten",
+    "lantern",
 ];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -216,7 +217,8 @@ async fn run_changes(seed: u64, metric: Metric, rows: i64) {
         let k = 1 + random.below(40) as usize;
         let color = random.below(100) as i64;
         let columns = Some(vec!["id".to_owned()]);
-        let plain = VectorQuery { columns: columns.clone(), ..VectorQuery::new("embedding", random_vector(&mut random), k) };
+        let plain =
+            VectorQuery { columns: columns.clone(), ..VectorQuery::new("embedding", random_vector(&mut random), k) };
         let found = vector_search(&snapshot, &plain).await.unwrap();
         check_vectors(&found, &model, &plain, metric, |_| true);
         // One percent of the rows.
@@ -376,7 +378,11 @@ async fn mistakes_are_told_precisely() {
     for (query, kind, says) in [
         (vector("nothing", vec![0.0; 8]), ErrorKind::NotFound, "vector columns: embedding"),
         (vector("note", vec![0.0; 8]), ErrorKind::InvalidInput, "holds no vectors"),
-        (vector("embedding", vec![0.0; 7]), ErrorKind::InvalidInput, "7 numbers, and column `embedding` has vectors of 8"),
+        (
+            vector("embedding", vec![0.0; 7]),
+            ErrorKind::InvalidInput,
+            "7 numbers, and column `embedding` has vectors of 8",
+        ),
         (vector("embedding", vec![f32::NAN; 8]), ErrorKind::InvalidInput, "number 1 of the query vector is NaN"),
         (cosine(vec![0.0; 8]), ErrorKind::InvalidInput, "undefined"),
         (VectorQuery { k: 0, ..vector("embedding", vec![0.0; 8]) }, ErrorKind::InvalidInput, "k must be from 1"),

@@ -1,1 +1,58 @@
-//! Skeleton.
+//! SQL over a store's tables, with search in it: DataFusion, a table provider, search plans, and operators as functions.
+//!
+//! [`QueryEngine::sql`] answers one statement. It sees every table at one version, the newest when it was planned. SQL only
+//! reads: tables are made and changed through the API or the command line.
+//!
+//! | in SQL | is |
+//! |---|---|
+//! | `l2_distance(a, b)`, `cosine_distance(a, b)`, `inner_product(a, b)` | numbers from two vectors |
+//! | `ORDER BY l2_distance(column, [..]) LIMIT k` | a search of the column's index, when it has one for that distance |
+//! | `vector_search('table', 'column', vector, k [, filter])` | the table's nearest rows, with `_distance` |
+//! | `text_search('table', 'words', k [, filter])` | the rows that fit best, with `_score` |
+//! | `hybrid_search('table', 'column', vector, 'words', k [, filter])` | both rankings fused |
+//! | `more_like('table', 'column', key.., k [, filter])` | the rows nearest to one row, without it |
+//! | `embed_text('red car')`, every other row-wise operator | its output column, or a struct of its outputs |
+//!
+//! A vector is an array literal, an operator call, or a scalar subquery. Nulls sort last in either direction.
+//!
+//! This crate does not know pipelines, protocols or Lance.
+//!
+//! ```
+//! # async fn example() -> cenote_base::Result<()> {
+//! use std::sync::Arc;
+//! use arrow::array::record_batch;
+//! use arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
+//! use cenote_operator::Registry;
+//! use cenote_query::{QueryEngine, QueryOptions};
+//! use cenote_store::{Store, StoreOptions, TableSpec};
+//!
+//! let directory = tempfile::tempdir()?;
+//! let store = Store::open(directory.path(), StoreOptions::default()).await?;
+//! let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]);
+//! let table = store.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
+//! table.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
+//!
+//! let engine = QueryEngine::new(QueryOptions::default(), store, Arc::new(Registry::default()))?;
+//! let answer = engine.sql("SELECT id FROM notes WHERE note LIKE '%car'").await?.collect().await?;
+//! assert_eq!(answer[0].num_rows(), 1);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
+
+mod constant;
+mod distance;
+mod engine;
+mod fault;
+mod nearest_rule;
+mod operator_function;
+mod pinned;
+mod pushdown;
+mod scan;
+mod search_plan;
+mod search_table;
+mod statement;
+mod table;
+mod table_function;
+
+pub use engine::{QueryEngine, QueryOptions, QueryResult};

@@ -110,7 +110,7 @@ impl Lake {
             ..defaults
         })?;
         let models = Arc::new(ModelRegistry::new(options.models)?);
-        let registry = Arc::new(operators(&models));
+        let registry = Arc::new(register(&models));
         let engine_options = EngineOptions {
             chunk_bytes_max: share(32),
             queue_bytes_max: share(16),
@@ -234,7 +234,12 @@ impl Lake {
     }
 }
 
-fn operators(models: &Arc<ModelRegistry>) -> Registry {
+/// The operators that a lake opened with `options` knows; loads no model.
+pub fn operators(options: &LakeOptions) -> Result<Registry> {
+    ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models)))
+}
+
+fn register(models: &Arc<ModelRegistry>) -> Registry {
     let mut registry = Registry::default();
     cenote_operators_text::register(&mut registry, models);
     cenote_operators_image::register(&mut registry, models);

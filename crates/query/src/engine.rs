@@ -1,0 +1,221 @@
+//! One statement in, a stream of batches out.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cenote_base::{ByteSize, Error, Result};
+use cenote_operator::Registry;
+use cenote_store::{RecordBatches, Store};
+use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
+use datafusion::execution::FunctionRegistry;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{SQLOptions, SessionConfig};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::fault::query_error;
+use crate::nearest_rule::NearestRule;
+use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
+use crate::{distance, operator_function, statement, table_function};
+
+/// Batches that wait for the reader of a result.
+const RESULT_QUEUE_BATCHES: usize = 2;
+
+/// Limits of a [`QueryEngine`].
+#[derive(Debug, Clone)]
+pub struct QueryOptions {
+    /// Bytes that sorts, joins and aggregations hold together, over all queries; beyond it they spill to disk or fail.
+    pub memory_bytes_max: ByteSize,
+    /// At most so many rows a batch.
+    pub batch_rows: usize,
+    /// Threads that plan and run queries.
+    pub threads: NonZeroUsize,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: ByteSize::mib(256),
+            batch_rows: 8192,
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
+/// Answers SQL over a store's tables. Queries run on threads of its own, never on the caller's.
+pub struct QueryEngine {
+    store: Store,
+    state: SessionState,
+    threads: Threads,
+}
+
+impl fmt::Debug for QueryEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryEngine").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// A runtime that may be dropped anywhere: running queries are stopped, and nobody waits for them.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl QueryEngine {
+    /// An engine over `store`, with the row-wise operators of `registry` as functions.
+    pub fn new(options: QueryOptions, store: Store, registry: Arc<Registry>) -> Result<Self> {
+        let mut config = SessionConfig::new()
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(true)
+            .with_batch_size(options.batch_rows.max(1))
+            .with_target_partitions(options.threads.get());
+        // A row without a distance is never the nearest, in either direction.
+        config.options_mut().sql_parser.default_null_ordering = "nulls_last".to_owned();
+        let environment = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes_max.0 as usize)))
+            .build_arc()
+            .map_err(query_error)?;
+        let mut state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(environment)
+            .with_default_features()
+            .with_optimizer_rule(Arc::new(NearestRule))
+            .build();
+        for function in distance::functions().chain(operator_function::functions(&registry)) {
+            // A built-in function with the same alias would win or lose by the order of a hash table: it goes.
+            if let Ok(taken) = state.udf(function.name()) {
+                state.deregister_udf(taken.name()).map_err(query_error)?;
+            }
+            state.register_udf(Arc::new(function)).map_err(query_error)?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.threads.get())
+            .thread_name("cenote-query")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::from(source).context("start query threads"))?;
+        Ok(Self { store, state, threads: Threads(Some(runtime)) })
+    }
+
+    /// Answers `text`, one statement that reads. Every table in it is seen at its newest version, and at the same one
+    /// wherever it is named. Dropping the result stops the query.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that does not parse or type-check; `NotFound` for an unknown table, naming those there are;
+    /// `Unsupported` for a statement that changes something, naming what does that instead. Errors met while running come
+    /// from the stream.
+    pub async fn sql(&self, text: &str) -> Result<QueryResult> {
+        let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
+        let (store, state, text) = (self.store.clone(), self.state.clone(), text.to_owned());
+        let (schema_sender, schema) = tokio::sync::oneshot::channel();
+        let (batch_sender, batches) = mpsc::channel::<Result<RecordBatch>>(RESULT_QUEUE_BATCHES);
+        let task = runtime.spawn(async move {
+            let mut stream = match plan(store, state, &text).await {
+                Ok(stream) => stream,
+                Err(error) => return drop(schema_sender.send(Err(error))),
+            };
+            if schema_sender.send(Ok(stream.schema())).is_err() {
+                return;
+            }
+            while let Some(batch) = stream.next().await {
+                if batch_sender.send(batch.map_err(query_error)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let stop = StopOnDrop(task.abort_handle());
+        let schema = schema.await.map_err(|_| Error::internal("the query stopped while it was planned"))??;
+        // A task that panics closes the channel early: its reader must not take that for the end.
+        let batches = stream::unfold((batches, Some(task), stop), |(mut batches, task, stop)| async move {
+            if let Some(batch) = batches.recv().await {
+                return Some((batch, (batches, task, stop)));
+            }
+            match task?.await {
+                Ok(()) => None,
+                Err(source) => {
+                    let what = "the query stopped while it ran";
+                    let error = if source.is_cancelled() { Error::cancelled(what) } else { Error::internal(what) };
+                    let error = error.with_source(source);
+                    Some((Err(error), (batches, None, stop)))
+                }
+            }
+        });
+        Ok(QueryResult { schema, stream: batches.boxed() })
+    }
+}
+
+struct StopOnDrop(AbortHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn plan(
+    store: Store,
+    state: SessionState,
+    text: &str,
+) -> Result<datafusion::execution::SendableRecordBatchStream> {
+    let dialect = state.config_options().sql_parser.dialect;
+    let statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
+    statement::check_reads(&statement)?;
+    let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
+    let pinned = Pinned::new(store, function_names).await?;
+    for table in statement::searched_tables(&statement) {
+        pinned.pin(&table).await?;
+    }
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog(Arc::clone(&pinned))));
+    let mut functions: HashMap<_, _> = state.table_functions().clone();
+    functions.extend(table_function::functions(&pinned));
+    let state = SessionStateBuilder::new_from_existing(state)
+        .with_catalog_list(Arc::new(catalogs))
+        .with_table_functions(functions)
+        .build();
+    let logical = state.statement_to_plan(statement).await.map_err(query_error)?;
+    let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    reads.verify_plan(&logical).map_err(|_| Error::unsupported("SQL only reads; changes go through the API"))?;
+    let physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
+    execute_stream(physical, state.task_ctx()).map_err(query_error)
+}
+
+/// The answer to a query.
+pub struct QueryResult {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows; ends after its first error.
+    pub stream: RecordBatches,
+}
+
+impl fmt::Debug for QueryResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryResult").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl QueryResult {
+    /// All its batches; at least one, so that an empty answer has its columns.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>> {
+        let mut batches: Vec<RecordBatch> = self.stream.try_collect().await?;
+        if batches.is_empty() {
+            batches.push(RecordBatch::new_empty(self.schema));
+        }
+        Ok(batches)
+    }
+}

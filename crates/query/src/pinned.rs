@@ -1,0 +1,110 @@
+//! The tables of a store as one query sees them: each at the version it had when it was first asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use cenote_base::{Error, Result};
+use cenote_index::IndexInfo;
+use cenote_store::{Snapshot, Store};
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::error::DataFusionError;
+
+use crate::fault::{closest, external};
+use crate::table::StoredTable;
+
+pub(crate) const CATALOG: &str = "lake";
+pub(crate) const SCHEMA: &str = "main";
+
+/// A table at one version, with its indexes.
+#[derive(Debug)]
+pub(crate) struct PinnedTable {
+    pub name: String,
+    pub snapshot: Snapshot,
+    pub indexes: Vec<IndexInfo>,
+    pub rows: usize,
+}
+
+/// All that one query sees.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    store: Store,
+    names: Vec<String>,
+    /// Table functions: the planner asks for them as for tables first.
+    functions: Vec<String>,
+    tables: Mutex<HashMap<String, Arc<PinnedTable>>>,
+}
+
+impl Pinned {
+    pub(crate) async fn new(store: Store, functions: Vec<String>) -> Result<Arc<Self>> {
+        let names = store.tables().await?;
+        Ok(Arc::new(Self { store, names, functions, tables: Mutex::default() }))
+    }
+
+    /// The table `name`, pinned by this call if by none before.
+    pub(crate) async fn pin(&self, name: &str) -> Result<Arc<PinnedTable>> {
+        if let Some(table) = self.get(name) {
+            return Ok(table);
+        }
+        if !self.names.iter().any(|known| known == name) {
+            return Err(self.unknown(name));
+        }
+        let snapshot = self.store.table(name).await?.snapshot().await?;
+        let indexes = cenote_index::list(&snapshot).await?;
+        let rows = snapshot.count(None).await?;
+        let table = Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows });
+        // Whoever pinned it meanwhile was first: a query sees one version of a table.
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(tables.entry(name.to_owned()).or_insert(table)))
+    }
+
+    /// The table `name`, if it is pinned.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<PinnedTable>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(crate) fn unknown(&self, name: &str) -> Error {
+        if self.names.is_empty() {
+            return Error::not_found(format!("no table `{name}`; there are none yet"));
+        }
+        let hint = closest(name, self.names.iter().map(String::as_str));
+        let hint = hint.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
+        Error::not_found(format!("no table `{name}`{hint}; there are {}", self.names.join(", ")))
+    }
+}
+
+/// The one catalog of a query.
+#[derive(Debug)]
+pub(crate) struct PinnedCatalog(pub Arc<Pinned>);
+
+impl CatalogProvider for PinnedCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        vec![SCHEMA.to_owned()]
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        (name == SCHEMA).then(|| Arc::new(PinnedSchema(Arc::clone(&self.0))) as Arc<dyn SchemaProvider>)
+    }
+}
+
+#[derive(Debug)]
+struct PinnedSchema(Arc<Pinned>);
+
+#[async_trait]
+impl SchemaProvider for PinnedSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.0.names.clone()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if !self.table_exist(name) && self.0.functions.iter().any(|function| function == name) {
+            return Ok(None);
+        }
+        let table = self.0.pin(name).await.map_err(external)?;
+        Ok(Some(Arc::new(StoredTable::new(table))))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.names.iter().any(|known| known == name)
+    }
+}

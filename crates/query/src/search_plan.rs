@@ -1,0 +1,259 @@
+//! Searching a table's indexes as a step of a plan.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use cenote_base::Error;
+use cenote_index::{
+    Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, hybrid_hits, materialize, text_hits, vector_hits,
+};
+use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
+use datafusion::error::Result;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties, collect};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::constant;
+use crate::fault::{external, query_error};
+use crate::pinned::PinnedTable;
+use crate::pushdown;
+use crate::scan::{internal, properties_of, show};
+
+/// Rows of a result are read so many at a time: media among them stay bounded.
+const TAKE_ROWS: usize = 64;
+
+/// Where a search's vector comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum VectorSource {
+    /// It stands in the query, or was computed while planning.
+    Constant(Vec<f32>),
+    /// The first value of this plan, run first.
+    Plan(Arc<dyn ExecutionPlan>),
+    /// The vector of the row with this key, which is not a result itself.
+    Row(Vec<String>),
+}
+
+/// What is searched.
+#[derive(Debug, Clone)]
+pub(crate) enum Search {
+    Vector { column: String, metric: Metric, vector: VectorSource },
+    Text { words: String },
+    Hybrid { column: String, metric: Metric, vector: VectorSource, words: String },
+}
+
+impl Search {
+    fn vector(&self) -> Option<(&str, Metric, &VectorSource)> {
+        match self {
+            Self::Vector { column, metric, vector } | Self::Hybrid { column, metric, vector, .. } => {
+                Some((column, *metric, vector))
+            }
+            Self::Text { .. } => None,
+        }
+    }
+}
+
+/// A search of one table.
+#[derive(Debug, Clone)]
+pub(crate) struct SearchSpec {
+    pub table: Arc<PinnedTable>,
+    pub search: Search,
+    pub k: usize,
+    pub filter: Option<Filter>,
+    /// Whether a search that finds fewer than `k` rows gives every row under the filter instead, those without a distance
+    /// too: what a sort above it would have seen.
+    pub fill: bool,
+}
+
+impl SearchSpec {
+    fn index(&self) -> Option<&IndexInfo> {
+        let (column, metric, _) = self.search.vector()?;
+        self.table.indexes.iter().find(|index| index.column == column && index.metric == Some(metric))
+    }
+
+    fn name(&self) -> &'static str {
+        match (&self.search, self.index()) {
+            (Search::Text { .. }, _) => "TextIndexScan",
+            (Search::Hybrid { .. }, _) => "HybridIndexScan",
+            (Search::Vector { .. }, Some(_)) => "VectorIndexScan",
+            (Search::Vector { .. }, None) => "VectorExactScan",
+        }
+    }
+
+    async fn run(&self, vector: Option<Vec<f32>>, own_row: Option<u64>) -> cenote_base::Result<Vec<Hit>> {
+        let snapshot = &self.table.snapshot;
+        // The row that others are to be like comes first, unless others are the same: one more makes room for it.
+        let k = self.k + usize::from(own_row.is_some());
+        let vector = |column: &str, metric| -> cenote_base::Result<VectorQuery> {
+            let vector = vector.ok_or_else(|| Error::invalid_input("the query vector is null"))?;
+            let filter = self.filter.clone();
+            Ok(VectorQuery { metric: Some(metric), filter, ..VectorQuery::new(column, vector, k) })
+        };
+        let text = |words: &str| TextQuery { filter: self.filter.clone(), ..TextQuery::new(words, k) };
+        let mut hits = match &self.search {
+            Search::Vector { column, metric, .. } => vector_hits(snapshot, &vector(column, *metric)?).await?,
+            Search::Text { words } => text_hits(snapshot, &text(words)).await?,
+            Search::Hybrid { column, metric, words, .. } => {
+                let query = HybridQuery { vector: vector(column, *metric)?, text: text(words), k };
+                hybrid_hits(snapshot, &query).await?
+            }
+        };
+        hits.retain(|hit| Some(hit.row_id) != own_row);
+        hits.truncate(self.k);
+        Ok(hits)
+    }
+}
+
+/// Runs a [`SearchSpec`] and reads `columns` of what it found, best first.
+#[derive(Debug)]
+pub(crate) struct SearchPlan {
+    spec: Arc<SearchSpec>,
+    columns: Vec<String>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl SearchPlan {
+    /// `schema` is that of the output: stored columns, distance and score.
+    pub(crate) fn new(spec: Arc<SearchSpec>, schema: SchemaRef) -> Self {
+        let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
+        Self { spec, columns, properties: properties_of(schema), metrics: ExecutionPlanMetricsSet::new() }
+    }
+}
+
+impl DisplayAs for SearchPlan {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spec = &self.spec;
+        let mut parts =
+            vec![format!("table={}", spec.table.name), format!("version={}", spec.table.snapshot.version())];
+        parts.extend(spec.index().map(|index| format!("index={}", index.name)));
+        if let Some((column, metric, vector)) = spec.search.vector() {
+            parts.push(format!("column={column}"));
+            parts.push(format!("metric={metric}"));
+            if let VectorSource::Row(key) = vector {
+                parts.push(format!("like={}", key.join("/")));
+            }
+        }
+        if let Search::Text { words } | Search::Hybrid { words, .. } = &spec.search {
+            parts.push(format!("text={words:?}"));
+        }
+        parts.push(format!("k={}", spec.k));
+        parts.extend(spec.filter.as_ref().map(|filter| format!("filter={}", pushdown::show(filter))));
+        parts.push(format!("projection=[{}]", self.columns.join(", ")));
+        show(format, f, spec.name(), &parts)
+    }
+}
+
+impl ExecutionPlan for SearchPlan {
+    fn name(&self) -> &str {
+        self.spec.name()
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        match self.spec.search.vector() {
+            Some((_, _, VectorSource::Plan(plan))) => vec![plan],
+            _ => Vec::new(),
+        }
+    }
+
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        vec![Distribution::SinglePartition; self.children().len()]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.children().len()]
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(child) = children.into_iter().next() else { return Ok(self) };
+        let mut spec = SearchSpec::clone(&self.spec);
+        if let Search::Vector { vector, .. } | Search::Hybrid { vector, .. } = &mut spec.search {
+            *vector = VectorSource::Plan(child);
+        }
+        Ok(Arc::new(Self::new(Arc::new(spec), self.schema())))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let schema = self.schema();
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let (spec, columns) = (Arc::clone(&self.spec), self.columns.clone());
+        let batches = stream::once(async move { search(spec, columns, context).await }).try_flatten();
+        let batches = batches.map(move |batch| {
+            let batch = batch.map_err(external)?;
+            metrics.record_output(batch.num_rows());
+            Ok(batch)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+async fn search(
+    spec: Arc<SearchSpec>,
+    columns: Vec<String>,
+    context: Arc<TaskContext>,
+) -> cenote_base::Result<RecordBatches> {
+    let (vector, own_row) = match spec.search.vector() {
+        None => (None, None),
+        Some((_, _, VectorSource::Constant(vector))) => (Some(vector.clone()), None),
+        Some((_, _, VectorSource::Plan(plan))) => (first_vector(Arc::clone(plan), context).await?, None),
+        Some((column, _, VectorSource::Row(key))) => {
+            let (row_id, vector) = vector_of_row(&spec.table.snapshot, column, key).await?;
+            (Some(vector), Some(row_id))
+        }
+    };
+    let hits = spec.run(vector, own_row).await?;
+    if spec.fill && hits.len() < spec.k {
+        let request = ScanRequest { filter: spec.filter.clone(), ..ScanRequest::default() }.columns(columns);
+        return spec.table.snapshot.scan(&request).await;
+    }
+    let pieces: Vec<Vec<Hit>> = hits.chunks(TAKE_ROWS).map(<[Hit]>::to_vec).collect();
+    let batches = stream::iter(pieces).then(move |hits| {
+        let (spec, columns) = (Arc::clone(&spec), columns.clone());
+        async move { materialize(&spec.table.snapshot, &hits, Some(&columns), &[]).await }
+    });
+    Ok(batches.boxed())
+}
+
+/// The vector that a scalar subquery gives; `None` when it gives no row or null.
+async fn first_vector(
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> cenote_base::Result<Option<Vec<f32>>> {
+    let batches = collect(plan, context).await.map_err(query_error)?;
+    let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    if rows > 1 {
+        return Err(Error::invalid_input(format!("the subquery for the query vector gave {rows} rows, not one")));
+    }
+    let Some(batch) = batches.iter().find(|batch| batch.num_rows() == 1) else { return Ok(None) };
+    let value = datafusion::common::ScalarValue::try_from_array(batch.column(0), 0).map_err(query_error)?;
+    Ok(constant::vector(&value))
+}
+
+async fn vector_of_row(snapshot: &Snapshot, column: &str, key: &[String]) -> cenote_base::Result<(u64, Vec<f32>)> {
+    let keys = snapshot.primary_key().parse(std::slice::from_ref(&key.to_vec()))?;
+    let filter = snapshot.primary_key().filter(&keys)?;
+    let request = ScanRequest { filter: Some(filter), ..ScanRequest::default() }.columns([column]).with_row_id();
+    let found = snapshot.collect(&request).await?;
+    if found.num_rows() == 0 {
+        return Err(Error::not_found(format!("no row with key {}", key.join(", "))));
+    }
+    let value = |at| datafusion::common::ScalarValue::try_from_array(found.column(at), 0).map_err(query_error);
+    let row_id = match value(found.schema().index_of(ROW_ID).map_err(cenote_store::arrow_error)?)? {
+        datafusion::common::ScalarValue::UInt64(Some(row_id)) => row_id,
+        _ => return Err(query_error(internal("a row without a row id"))),
+    };
+    let vector = constant::vector(&value(0)?);
+    vector
+        .map(|vector| (row_id, vector))
+        .ok_or_else(|| Error::invalid_input(format!("the row with key {} has no vector in `{column}`", key.join(", "))))
+}

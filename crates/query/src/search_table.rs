@@ -1,0 +1,85 @@
+//! The result of a search as a table.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use cenote_index::{DISTANCE, SCORE};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::limit::GlobalLimitExec;
+
+use crate::scan::internal;
+use crate::search_plan::{Search, SearchPlan, SearchSpec, VectorSource};
+
+/// A table's visible columns, and the ranks that the search gives. Media are read only when named.
+#[derive(Debug)]
+pub(crate) struct SearchTable {
+    spec: Arc<SearchSpec>,
+    /// The scalar subquery that gives the vector: planned when the query is.
+    subquery: Option<LogicalPlan>,
+    schema: SchemaRef,
+}
+
+impl SearchTable {
+    /// A search as a table function gives it: with its ranks.
+    pub(crate) fn new(spec: SearchSpec, subquery: Option<LogicalPlan>) -> Self {
+        let ranks: &[&str] = match spec.search {
+            Search::Vector { .. } => &[DISTANCE],
+            Search::Text { .. } => &[SCORE],
+            Search::Hybrid { .. } => &[DISTANCE, SCORE],
+        };
+        let ranks = ranks.iter().map(|name| Arc::new(Field::new(*name, DataType::Float32, true)));
+        let fields: Vec<_> = spec.table.snapshot.schema().fields().iter().cloned().chain(ranks).collect();
+        Self { spec: Arc::new(spec), subquery, schema: Arc::new(Schema::new(fields)) }
+    }
+
+    /// A search in the place of a table: without ranks.
+    pub(crate) fn in_place(spec: SearchSpec) -> Self {
+        let schema = Arc::clone(spec.table.snapshot.schema());
+        Self { spec: Arc::new(spec), subquery: None, schema }
+    }
+}
+
+#[async_trait]
+impl TableProvider for SearchTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if !filters.is_empty() {
+            return Err(internal("a filter was pushed into a search"));
+        }
+        let schema = match projection {
+            Some(projection) => Arc::new(self.schema.project(projection)?),
+            None => Arc::clone(&self.schema),
+        };
+        let mut spec = Arc::clone(&self.spec);
+        if let Some(subquery) = &self.subquery {
+            let plan = state.create_physical_plan(subquery).await?;
+            let mut with_plan = SearchSpec::clone(&spec);
+            if let Search::Vector { vector, .. } | Search::Hybrid { vector, .. } = &mut with_plan.search {
+                *vector = VectorSource::Plan(plan);
+            }
+            spec = Arc::new(with_plan);
+        }
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(SearchPlan::new(spec, schema));
+        Ok(match limit {
+            Some(limit) => Arc::new(GlobalLimitExec::new(plan, 0, Some(limit))),
+            None => plan,
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! SQL over a generated lake: statements with their answers and plans in `slt/`, and what cannot be said there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod lake;
+
+use std::path::Path;
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Float32Type, Int64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use cenote_base::{ErrorKind, Random};
+use cenote_index::{IndexKind, IndexSpec, Metric, create};
+use cenote_query::QueryEngine;
+use futures::StreamExt;
+use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType};
+
+use crate::lake::Lake;
+
+struct Session<'a>(&'a QueryEngine);
+
+#[derive(Debug)]
+struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn cells(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+    let options = FormatOptions::new().with_null("NULL");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        for row in 0..batch.num_rows() {
+            rows.push(columns.iter().map(|column| column.value(row).to_string()).collect());
+        }
+    }
+    rows
+}
+
+#[async_trait::async_trait]
+impl AsyncDB for Session<'_> {
+    type Error = Failure;
+    type ColumnType = DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Failure> {
+        let fail = |error: cenote_base::Error| Failure(format!("{:?}: {}", error.kind(), error.message()));
+        let result = self.0.sql(sql).await.map_err(fail)?;
+        let types = vec![DefaultColumnType::Any; result.schema.fields().len()];
+        let rows = cells(&result.collect().await.map_err(fail)?);
+        // A plan is one cell of several lines: each is a line of the answer, with its indentation visible.
+        let lines = |cell: &String| cell.lines().map(|line| line.replace("  ", "--")).collect::<Vec<_>>();
+        let rows = match sql.trim_start().starts_with("EXPLAIN") {
+            true => rows.iter().flat_map(|row| lines(&row[1])).map(|line| vec![line]).collect(),
+            false => rows,
+        };
+        Ok(DBOutput::Rows { types, rows })
+    }
+
+    async fn shutdown(&mut self) {}
+
+    async fn sleep(duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_give_the_answers_on_file() {
+    let lake = Lake::new().await;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt");
+    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let mut runner = sqllogictest::Runner::new(async || Ok(Session(&lake.engine)));
+        if std::env::var_os("UPDATE_SLT").is_some() {
+            let update = runner.update_test_file(
+                &file,
+                " ",
+                sqllogictest::default_validator,
+                sqllogictest::default_normalizer,
+                sqllogictest::default_column_validator,
+            );
+            update.await.unwrap();
+        } else {
+            runner.run_file_async(&file).await.unwrap_or_else(|error| panic!("{}", error.display(false)));
+        }
+    }
+}
+
+async fn column(engine: &QueryEngine, sql: &str) -> Vec<String> {
+    let batches = engine.sql(sql).await.unwrap().collect().await.unwrap();
+    cells(&batches).into_iter().map(|row| row[0].clone()).collect()
+}
+
+async fn failure(engine: &QueryEngine, sql: &str) -> (ErrorKind, String) {
+    let error = match engine.sql(sql).await {
+        Ok(result) => result.collect().await.unwrap_err(),
+        Err(error) => error,
+    };
+    (error.kind(), error.message().to_owned())
+}
+
+/// The same statement with the index and with a sort that the rule leaves alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_index_gives_what_a_sort_of_all_rows_gives() {
+    let lake = Lake::new().await;
+    let mut random = Random::new(11);
+    for (column_name, function, order) in [
+        ("embedding", "l2_distance", "ASC"),
+        ("embedding", "cosine_distance", "ASC"),
+        ("embedding", "inner_product", "DESC"),
+    ] {
+        for filter in ["", "WHERE color = 3", "WHERE kind = 'image' AND width BETWEEN 20 AND 60", "WHERE id = 999999"] {
+            for k in [1, 7, 100, 1000] {
+                let vector: Vec<String> = (0..4).map(|_| format!("{:.4}", random.unit() - 0.5)).collect();
+                let distance = format!("{function}({column_name}, [{}])", vector.join(", "));
+                let by = |keys: &str| format!("SELECT {distance} AS d FROM photos {filter} ORDER BY {keys} LIMIT {k}");
+                let searched = by(&format!("{distance} {order}"));
+                let plan = column(&lake.engine, &format!("EXPLAIN {searched}")).await.len();
+                assert!(plan > 0);
+                // A second sort key keeps the rule away.
+                let sorted = by(&format!("{distance} {order}, id"));
+                let explain = |sql: &str| format!("EXPLAIN {sql}");
+                let text = async |sql: String| {
+                    let batches = lake.engine.sql(&sql).await.unwrap().collect().await.unwrap();
+                    format!("{:?}", cells(&batches))
+                };
+                assert!(text(explain(&searched)).await.contains("VectorIndexScan"), "{searched}");
+                assert!(!text(explain(&sorted)).await.contains("VectorIndexScan"), "{sorted}");
+                assert_eq!(column(&lake.engine, &searched).await, column(&lake.engine, &sorted).await, "{searched}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_sees_an_acknowledged_write_and_one_version_of_a_table() {
+    let lake = Lake::new().await;
+    let vector = "[9.0, 9.0, 9.0, 9.0]";
+    lake.add_photo(5000, "freshly written", [9.0; 4]).await;
+    let nearest = format!("SELECT id FROM photos ORDER BY l2_distance(embedding, {vector}) LIMIT 1");
+    assert_eq!(column(&lake.engine, &nearest).await, ["5000"]);
+    let found = "SELECT id FROM text_search('photos', 'freshly', 5)";
+    assert_eq!(column(&lake.engine, found).await, ["5000"]);
+    lake.delete_photo(5000).await;
+    assert_ne!(column(&lake.engine, &nearest).await, ["5000"]);
+    assert_eq!(column(&lake.engine, found).await, [""; 0]);
+    let twice = "SELECT count(*) FROM photos a FULL JOIN photos b ON a.id = b.id WHERE a.id IS NULL OR b.id IS NULL";
+    let held = lake.engine.sql(twice).await.unwrap();
+    lake.add_photo(6000, "later", [1.0; 4]).await;
+    assert_eq!(cells(&held.collect().await.unwrap()), [["0"]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn media_are_bytes_and_are_read_only_when_named() {
+    let lake = Lake::new().await;
+    let sql = "SELECT id, data FROM photos WHERE id < 3 ORDER BY id";
+    let batches = lake.engine.sql(sql).await.unwrap().collect().await.unwrap();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            let id = batch.column(0).as_primitive::<Int64Type>().value(row);
+            assert_eq!(batch.column(1).as_binary::<i64>().value(row), id.to_le_bytes());
+        }
+    }
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 3);
+    let searched =
+        "SELECT length(encode(data, 'hex')) FROM vector_search('photos', 'embedding', [0.0, 0.0, 0.0, 1.0], 2)";
+    assert_eq!(column(&lake.engine, searched).await, ["16", "16"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_caller_may_drop_the_engine_or_a_result_anywhere() {
+    let lake = Lake::new().await;
+    let sql = "SELECT a.id FROM photos a CROSS JOIN photos b CROSS JOIN photos c";
+    let mut result = lake.engine.sql(sql).await.unwrap();
+    assert!(result.stream.next().await.unwrap().unwrap().num_rows() > 0);
+    drop(result);
+    let unfinished = lake.engine.sql(sql).await.unwrap();
+    drop(lake.engine);
+    // Which of its threads' pieces notices first, and says so, is a matter of time.
+    assert!(unfinished.collect().await.is_err(), "an unfinished answer must not pass for a whole one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_has_a_limit_that_the_error_names() {
+    let lake = Lake::with_memory(cenote_base::ByteSize(40_000)).await;
+    let (kind, message) =
+        failure(&lake.engine, "SELECT a.caption, count(*) FROM photos a JOIN photos b ON a.id < b.id GROUP BY 1").await;
+    assert_eq!(kind, ErrorKind::ResourceExhausted, "{message}");
+    assert!(message.contains("raise the budget"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_of_a_column_without_an_index_is_exact() {
+    let lake = Lake::new().await;
+    let sql = "SELECT _distance FROM vector_search('bare', 'embedding', [1.0, 0.0, 0.0, 0.0], 3)";
+    let batches = lake.engine.sql(sql).await.unwrap().collect().await.unwrap();
+    let found: Vec<f32> =
+        batches.iter().flat_map(|b| b.column(0).as_primitive::<Float32Type>().values().to_vec()).collect();
+    let sorted = "SELECT l2_distance(embedding, [1.0, 0.0, 0.0, 0.0]) d FROM bare ORDER BY d LIMIT 3";
+    let batches = lake.engine.sql(sorted).await.unwrap().collect().await.unwrap();
+    let expected: Vec<f32> =
+        batches.iter().flat_map(|b| b.column(0).as_primitive::<Float32Type>().values().to_vec()).collect();
+    assert_eq!(found.len(), 3);
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    let table = lake.store.table("bare").await.unwrap();
+    create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
+    assert_eq!(column(&lake.engine, sql).await.len(), 3);
+}

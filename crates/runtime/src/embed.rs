@@ -1,0 +1,52 @@
+//! Query vectors: one text or one picture through an embedding operator.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, StringArray};
+use arrow::datatypes::Float32Type;
+use cenote_base::{Error, Result};
+use cenote_operator::{BoundOperator, OperatorSpec, Output, Rows};
+use cenote_scheduler::WorkOptions;
+
+use crate::lake::Lake;
+
+impl Lake {
+    /// The vector of `text` in the space of `embed_text`, unit length.
+    pub async fn embed_text(&self, text: &str) -> Result<Vec<f32>> {
+        self.embed(OperatorSpec::new("embed_text"), Arc::new(StringArray::from(vec![text]))).await
+    }
+
+    /// The vector of an encoded picture with `dimensions` numbers: 384 for the space it shares with text, 1,280 for image
+    /// features.
+    ///
+    /// # Errors
+    /// `InvalidInput` when no space has so many numbers, or the picture cannot be decoded.
+    pub async fn embed_image(&self, picture: &[u8], dimensions: usize) -> Result<Vec<f32>> {
+        for space in ["text", "features"] {
+            let spec = OperatorSpec::new("embed_image").with("space", space);
+            let operator = self.registry().bind(&spec)?;
+            let fits = matches!(operator.outputs()[0].data_type(),
+                arrow::datatypes::DataType::FixedSizeList(_, width) if *width as usize == dimensions);
+            if fits {
+                return self.embed(spec, Arc::new(LargeBinaryArray::from(vec![picture]))).await;
+            }
+        }
+        Err(Error::invalid_input(format!("no image embedding has {dimensions} numbers; there are 384 and 1280")))
+    }
+
+    async fn embed(&self, spec: OperatorSpec, input: ArrayRef) -> Result<Vec<f32>> {
+        let operator: BoundOperator = self.registry().bind(&spec)?;
+        let work = WorkOptions::new(spec.name.clone()).resources(operator.resources());
+        let output: Output = self
+            .scheduler()
+            .run(&work, move |_| operator.worker()?.process(&Rows::new(std::slice::from_ref(&input))))
+            .await?;
+        if let Some(error) = output.errors.first() {
+            return Err(Error::invalid_input(error.reason.clone()));
+        }
+        let vector = output.columns.first().and_then(|column| column.as_fixed_size_list_opt());
+        let vector = vector.filter(|vector| vector.len() == 1 && vector.is_valid(0));
+        let vector = vector.ok_or_else(|| Error::internal(format!("`{}` gave no vector", spec.name)))?;
+        Ok(vector.value(0).as_primitive::<Float32Type>().values().to_vec())
+    }
+}
