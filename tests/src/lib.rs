@@ -1,1 +1,1 @@
-//! Skeleton.
+//! Whole-system tests; see `tests/`.

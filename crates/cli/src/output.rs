@@ -5,11 +5,11 @@ use std::error::Error as _;
 use std::io::Write;
 use std::sync::Arc;
 
-use cenote_runtime::arrow;
-use cenote_runtime::{Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
+use cenote_runtime::arrow;
+use cenote_runtime::{Error, Result};
 
 use crate::arguments::FormatKind;
 
@@ -147,8 +147,12 @@ fn for_people(batch: &RecordBatch) -> Result<RecordBatch> {
                 let vectors = column.as_fixed_size_list();
                 let show = |row| {
                     let vector = vectors.value(row);
-                    let head: Vec<String> =
-                        vector.as_primitive::<Float32Type>().iter().take(3).map(|n| format!("{:.3}", n.unwrap_or(0.0))).collect();
+                    let head: Vec<String> = vector
+                        .as_primitive::<Float32Type>()
+                        .iter()
+                        .take(3)
+                        .map(|n| format!("{:.3}", n.unwrap_or(0.0)))
+                        .collect();
                     format!("[{}, … {} numbers]", head.join(", "), vector.len())
                 };
                 (0..vectors.len()).map(|row| vectors.is_valid(row).then(|| show(row))).collect()
@@ -169,7 +173,11 @@ fn for_people(batch: &RecordBatch) -> Result<RecordBatch> {
 /// The text in one line, cut at a length that fits a terminal.
 pub fn shorten(text: &str) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= TEXT_CHARS_MAX { line } else { line.chars().take(TEXT_CHARS_MAX - 1).chain(['…']).collect() }
+    if line.chars().count() <= TEXT_CHARS_MAX {
+        line
+    } else {
+        line.chars().take(TEXT_CHARS_MAX - 1).chain(['…']).collect()
+    }
 }
 
 /// CSV has no lists and no bytes: they become text.
@@ -179,7 +187,8 @@ fn for_csv(batch: &RecordBatch) -> Result<RecordBatch> {
             return Ok(None);
         }
         let options = arrow::util::display::FormatOptions::default();
-        let formatter = arrow::util::display::ArrayFormatter::try_new(column.as_ref(), &options).map_err(print_error)?;
+        let formatter =
+            arrow::util::display::ArrayFormatter::try_new(column.as_ref(), &options).map_err(print_error)?;
         let text = |row| column.is_valid(row).then(|| formatter.value(row).to_string());
         Ok(Some(Arc::new((0..column.len()).map(text).collect::<StringArray>())))
     })

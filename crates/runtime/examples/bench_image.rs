@@ -36,10 +36,8 @@ async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
     let lake = Lake::open(&directory, LakeOptions::default()).await?;
     let spec = OperatorSpec::new("resize_image").with("width", 224).with("height", 224);
     let operator = Arc::new(lake.registry().bind(&spec)?);
-    let schema: SchemaRef = Arc::new(Schema::new(vec![
-        Field::new("path", DataType::Utf8, false),
-        operator.outputs()[0].clone(),
-    ]));
+    let schema: SchemaRef =
+        Arc::new(Schema::new(vec![Field::new("path", DataType::Utf8, false), operator.outputs()[0].clone()]));
     let table = lake.create_table("images", TableSpec::new(Arc::clone(&schema), ["path"])).await?;
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(&input)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
@@ -92,5 +90,6 @@ fn resize(paths: &[PathBuf], operator: &BoundOperator, schema: &SchemaRef) -> Re
     let names: StringArray = paths.iter().map(|path| Some(path.to_string_lossy())).collect();
     let mut columns: Vec<ArrayRef> = vec![Arc::new(names)];
     columns.extend(output.columns);
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|source| Error::internal("build rows").with_source(source))
+    RecordBatch::try_new(Arc::clone(schema), columns)
+        .map_err(|source| Error::internal("build rows").with_source(source))
 }

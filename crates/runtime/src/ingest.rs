@@ -177,7 +177,8 @@ async fn commit(table: &Table, pending: Pending, report: &mut IngestReport) -> R
         return Ok(());
     }
     let files = &pending.files;
-    let text = |value: fn(&File) -> &str| Arc::new(files.iter().map(|f| Some(value(f))).collect::<StringArray>()) as ArrayRef;
+    let text =
+        |value: fn(&File) -> &str| Arc::new(files.iter().map(|f| Some(value(f))).collect::<StringArray>()) as ArrayRef;
     let columns: Vec<ArrayRef> = vec![
         text(|file| &file.path),
         text(|file| file.path.rsplit('/').next().unwrap_or(&file.path)),
@@ -199,7 +200,8 @@ async fn commit(table: &Table, pending: Pending, report: &mut IngestReport) -> R
 /// What kind of media `data` begins like, by the signatures of the formats' specifications.
 fn kind(data: &[u8]) -> &'static str {
     let at = |offset: usize, magic: &[u8]| data.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-    let image: &[&[u8]] = &[b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\x01\0"];
+    let image: &[&[u8]] =
+        &[b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\x01\0"];
     let audio: &[&[u8]] = &[b"ID3", b"fLaC", b"OggS", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1"];
     if image.iter().any(|magic| at(0, magic)) || (at(0, b"RIFF") && at(8, b"WEBP")) {
         "image"

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Context, Error, ErrorKind, Progress, Result, memory_available_bytes};
-use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, error_table_schema};
+use cenote_engine::{
+    ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, error_table_schema,
+};
 use cenote_index::{IndexKind, IndexSpec};
 use cenote_models::{ModelOptions, ModelRegistry};
 use cenote_operator::Registry;
@@ -271,7 +273,9 @@ async fn check_format(directory: &Path) -> Result<()> {
 async fn memory_budget(wanted: Option<ByteSize>) -> Result<ByteSize> {
     if let Some(wanted) = wanted {
         if wanted < MEMORY_MIN {
-            return Err(Error::invalid_input(format!("a memory budget of {wanted} is too small: give {MEMORY_MIN} or more")));
+            return Err(Error::invalid_input(format!(
+                "a memory budget of {wanted} is too small: give {MEMORY_MIN} or more"
+            )));
         }
         return Ok(wanted);
     }

@@ -98,7 +98,8 @@ impl Table {
             ..VectorQuery::new(column, vector.clone(), search.k)
         });
         let text = search.text.as_ref().map(|(column, text)| {
-            let query = TextQuery { filter: filter.clone(), columns: search.columns.clone(), ..TextQuery::new(text, search.k) };
+            let query =
+                TextQuery { filter: filter.clone(), columns: search.columns.clone(), ..TextQuery::new(text, search.k) };
             if column.is_empty() { query } else { TextQuery { column: Some(column.clone()), ..query } }
         });
         match (vector, text) {

@@ -90,12 +90,14 @@ async fn an_actor_runs_calls_in_turn_and_is_rebuilt_after_a_panic() {
         .unwrap();
     let calls = (0..50).map(|_| {
         let actor = actor.clone();
-        tokio::spawn(async move { actor
+        tokio::spawn(async move {
+            actor
                 .call(|count, _| {
                     *count += 1;
                     Ok(())
                 })
-                .await })
+                .await
+        })
     });
     for call in calls.collect::<Vec<_>>() {
         call.await.unwrap().unwrap();

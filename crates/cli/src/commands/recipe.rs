@@ -27,10 +27,8 @@ pub async fn run(arguments: &Arguments, path: &Path, dry_run: Option<usize>, ret
 /// Says what each step did.
 pub fn show(report: &RunReport) {
     for step in &report.steps {
-        let mut line = format!(
-            "{:<12} {:<18} {} of {} rows",
-            step.table, step.operator, step.rows_processed, step.rows_total
-        );
+        let mut line =
+            format!("{:<12} {:<18} {} of {} rows", step.table, step.operator, step.rows_processed, step.rows_total);
         let mut add = |count: usize, what: &str| {
             if count > 0 {
                 line.push_str(&format!(", {count} {what}"));

@@ -50,7 +50,8 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
 
 /// The columns worth showing: no media, no vectors.
 fn shown(snapshot: &Snapshot) -> Vec<String> {
-    let small = |data_type: &DataType| !data_type.is_nested() && !matches!(data_type, DataType::Binary | DataType::LargeBinary);
+    let small =
+        |data_type: &DataType| !data_type.is_nested() && !matches!(data_type, DataType::Binary | DataType::LargeBinary);
     let fields = snapshot.schema().fields().iter().filter(|field| !is_blob(field) && small(field.data_type()));
     fields.map(|field| field.name().clone()).collect()
 }
@@ -78,7 +79,9 @@ fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> Resu
                 "table `{table}` has neither a full-text index nor a vector column: run a recipe that embeds, or \
                  `cenote index create {table} COLUMN --kind text`"
             ))),
-            _ => Err(Error::invalid_input(format!("table `{table}` has several vector columns; choose one with --column: {names}"))),
+            _ => Err(Error::invalid_input(format!(
+                "table `{table}` has several vector columns; choose one with --column: {names}"
+            ))),
         },
     }
 }

@@ -38,8 +38,8 @@ pub struct Source {
 
 /// Fetches every package (once: they are cached) and copies its media under `directory`.
 pub fn lay_out(cache: &Path, directory: &Path, progress: &dyn Progress) -> Result<Vec<Source>> {
-    let manifest: Manifest =
-        toml::from_str(MANIFEST).map_err(|source| Error::internal("the demo's manifest is unreadable").with_source(source))?;
+    let manifest: Manifest = toml::from_str(MANIFEST)
+        .map_err(|source| Error::internal("the demo's manifest is unreadable").with_source(source))?;
     let mut sources: BTreeMap<String, Source> = BTreeMap::new();
     let stage = "fetch packages";
     progress.begin(stage, Some(manifest.package.len() as u64));

@@ -82,7 +82,10 @@ fn fresh(directory: &Path) -> Result<()> {
         let is_demo = directory.join("lake").exists() || directory.join("photos").exists();
         let is_empty = directory.read_dir().context(|| format!("list {}", directory.display()))?.next().is_none();
         if !is_demo && !is_empty {
-            return Err(Error::invalid_input(format!("{} holds other files: name an empty directory", directory.display())));
+            return Err(Error::invalid_input(format!(
+                "{} holds other files: name an empty directory",
+                directory.display()
+            )));
         }
         std::fs::remove_dir_all(directory).context(|| format!("empty {}", directory.display()))?;
     }
@@ -91,7 +94,10 @@ fn fresh(directory: &Path) -> Result<()> {
 
 fn check_idle(report: &RunReport) -> Result<()> {
     match report.steps.iter().find(|step| step.rows_processed > 0) {
-        Some(step) => Err(Error::internal(format!("nothing changed, and `{}` worked on {} rows", step.operator, step.rows_processed))),
+        Some(step) => Err(Error::internal(format!(
+            "nothing changed, and `{}` worked on {} rows",
+            step.operator, step.rows_processed
+        ))),
         None => Ok(()),
     }
 }
