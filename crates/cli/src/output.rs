@@ -13,7 +13,7 @@ use cenote_runtime::{Error, Result};
 
 use crate::arguments::FormatKind;
 
-const TEXT_CHARS_MAX: usize = 60;
+const TEXT_CHARS_MAX: usize = 80;
 
 /// A line for the person, on standard error.
 pub fn note(text: &str) {

@@ -122,7 +122,7 @@ fn errors_say_what_to_do() {
     let text = lake.fails(&["run", "r.yaml"], 1);
     assert_eq!(
         text,
-        "error: r.yaml:3:32 (step 1, operator): no operator `decod_text`: did you mean `decode_text`?; `cenote operators` lists them\n"
+        "error: r.yaml:3:31 (step 1, operator): no operator `decod_text`: did you mean `decode_text`?; `cenote operators` lists them\n"
     );
 }
 

@@ -232,6 +232,12 @@ impl Lake {
         if table.indexes().await?.iter().any(|index| index.column == request.column && index.kind.same_kind(&kind)) {
             return table.optimize_indexes().await;
         }
+        // An index over nothing would learn nothing: until there are values, search is exact. The next run makes it.
+        let has_values =
+            ScanRequest::default().columns([""; 0]).filter(format!("`{}` IS NOT NULL", request.column)).limit(1);
+        if table.snapshot().await?.collect(&has_values.with_row_id()).await?.num_rows() == 0 {
+            return Ok(());
+        }
         table.create_index(IndexSpec::new(&request.column, kind)).await.map(drop)
     }
 }

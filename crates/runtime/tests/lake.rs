@@ -1,0 +1,76 @@
+//! The facade as an embedder uses it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use cenote_runtime::arrow::array::{AsArray, record_batch};
+use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
+use cenote_runtime::{ErrorKind, Lake, LakeOptions, Recipe, RunOptions, Search, Silent, TableSpec};
+
+async fn lake() -> (tempfile::TempDir, Lake) {
+    let directory = tempfile::tempdir().unwrap();
+    Lake::init(directory.path()).await.unwrap();
+    let lake = Lake::open(directory.path(), LakeOptions::default()).await.unwrap();
+    (directory, lake)
+}
+
+#[tokio::test]
+async fn a_lake_is_made_once_and_refuses_what_it_cannot_read() {
+    let (directory, _lake) = lake().await;
+    assert_eq!(Lake::init(directory.path()).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    std::fs::write(directory.path().join("cenote.json"), "{\"format\": 99}").unwrap();
+    let open = |directory| Lake::open(directory, LakeOptions::default());
+    assert_eq!(open(directory.path()).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    std::fs::write(directory.path().join("cenote.json"), "junk").unwrap();
+    assert_eq!(open(directory.path()).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let nowhere = tempfile::tempdir().unwrap();
+    assert_eq!(open(nowhere.path()).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn an_index_wanted_over_nothing_waits_for_values_and_then_follows_writes() {
+    let (_directory, lake) = lake().await;
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]);
+    let notes = lake.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await.unwrap();
+    let recipe = "{ name: r, steps: [ { table: notes, operator: count_words, input: note } ], \
+                  indexes: [ { table: notes, column: note, kind: text } ] }";
+    let recipe = Recipe::from_yaml(recipe, "r.yaml").unwrap();
+    lake.run(&recipe, &RunOptions::default()).await.unwrap();
+    assert!(notes.indexes().await.unwrap().is_empty());
+
+    notes.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["red car", "rain"])).unwrap()).await.unwrap();
+    lake.run(&recipe, &RunOptions::default()).await.unwrap();
+    assert_eq!(notes.indexes().await.unwrap()[0].rows_indexed, 2);
+    notes
+        .upsert(record_batch!(("id", Int64, [1, 3]), ("note", Utf8, ["blue car", "car park"])).unwrap())
+        .await
+        .unwrap();
+    for optimized in [false, true] {
+        let search = Search { text: Some((String::new(), "car".into())), k: 10, ..Search::default() };
+        let found = notes.search(&search).await.unwrap();
+        let mut notes: Vec<&str> = found.column_by_name("note").unwrap().as_string::<i32>().iter().flatten().collect();
+        notes.sort_unstable();
+        assert_eq!(notes, ["blue car", "car park"], "optimized: {optimized}");
+        lake.run(&recipe, &RunOptions::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn ingest_writes_only_files_whose_bytes_changed() {
+    let (directory, lake) = lake().await;
+    let files = directory.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    for name in ["a", "b", "c"] {
+        std::fs::write(files.join(name), name).unwrap();
+    }
+    let paths = [files.clone()];
+    assert_eq!(lake.ingest("files", &paths, &Silent).await.unwrap().inserted, 3);
+    let before = lake.table("files").await.unwrap().snapshot().await.unwrap().version();
+    std::fs::write(files.join("a"), "a").unwrap();
+    assert_eq!(lake.ingest("files", &paths, &Silent).await.unwrap().unchanged, 3);
+    assert_eq!(lake.table("files").await.unwrap().snapshot().await.unwrap().version(), before);
+    std::fs::write(files.join("b"), "changed").unwrap();
+    let report = lake.ingest("files", &paths, &Silent).await.unwrap();
+    assert_eq!((report.inserted, report.updated, report.unchanged), (0, 1, 2));
+}
