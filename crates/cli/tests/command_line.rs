@@ -235,3 +235,26 @@ fn a_killed_run_leaves_the_lake_whole_and_the_next_run_finishes() {
     let rows = lake.json("SELECT count(thumbnail) AS thumbnails, count(phash) AS hashes FROM photos");
     assert_eq!(rows[0], serde_json::json!({"thumbnails": 300, "hashes": 300}));
 }
+
+#[test]
+fn two_processes_that_write_the_same_keys_keep_them_unique() {
+    let lake = Lake::new();
+    for number in 0..60 {
+        lake.write(&format!("in/{number}.txt"), format!("words {number}"));
+    }
+    // Each process ingests one file after another, so that their commits interleave.
+    let script = "for round in 1 2; do for file in in/*[05].txt in; do \"$0\" ingest notes $file; done; done";
+    let start = || {
+        let mut command = Command::new("bash");
+        command.args(["-euc", script, BINARY]).current_dir(lake.0.path()).env("CENOTE_LAKE", "lake");
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // The table is there before they start: making it at the same time is allowed to fail for one of them.
+    lake.ok(&["ingest", "notes", "in/1.txt"]);
+    for child in [start(), start()] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let rows = lake.json("SELECT count(*) AS n, count(DISTINCT path) AS keys FROM notes");
+    assert_eq!(rows[0], serde_json::json!({"n": 60, "keys": 60}));
+}
