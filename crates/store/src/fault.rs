@@ -28,6 +28,10 @@ pub fn lance_error(source: lance::Error) -> Error {
         Some((message, position)) if position.contains(".rs:") => message,
         _ => &text,
     };
+    let message = match kind {
+        ErrorKind::ResourceExhausted => "the disk is full: make room and try again; what was acknowledged is safe",
+        _ => message,
+    };
     Error::new(kind, message.to_owned()).with_source(source)
 }
 
