@@ -23,7 +23,8 @@ build: setup     ## Build the binary and the examples
 demo: build      ## Run the main job on real photographs, documents and a video, and show the answers
 	"$(CARGO_TARGET_DIR)/debug/cenote" demo
 
-test: setup      ## Check format and lints, run every test and the tour of README.md
+test:            ## Check format and lints, run every test and the tour of README.md
+	@scripts/setup tests
 	@scripts/test
 
 bench-%: setup   ## Compare with the peers: benches/NAME/run.py $(ARGS), results in bench-results/NAME.json

@@ -9,6 +9,9 @@ use serde::Deserialize;
 
 const MANIFEST: &str = include_str!("../../../../examples/photos/packages.toml");
 
+/// The directories that media is laid out in: one a table, of the same name.
+pub const PLACES: [&str; 3] = ["photos", "documents", "clips"];
+
 #[derive(Deserialize)]
 struct Manifest {
     package: Vec<Entry>,
@@ -99,4 +102,29 @@ fn files_under(root: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_manifest_names_sources_and_places_that_fit() {
+        let manifest: Manifest = toml::from_str(MANIFEST).unwrap();
+        let mut photos = 0;
+        for entry in &manifest.package {
+            package(entry).unwrap();
+            assert_eq!(entry.sha256.len(), 64, "{}", entry.name);
+            assert!(!entry.licence.is_empty(), "{}", entry.name);
+            for place in entry.files.values().chain(entry.trees.values()) {
+                let parts: Vec<&str> = place.split('/').collect();
+                assert!(PLACES.contains(&parts[0]), "{place}");
+                // The demo joins on it.
+                assert_eq!(parts[1], entry.source, "{place}");
+                photos += usize::from(parts[0] == "photos");
+            }
+        }
+        assert!(photos >= 30, "{photos} photographs");
+    }
 }

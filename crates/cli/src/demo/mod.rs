@@ -5,7 +5,7 @@ mod sheet;
 mod story;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cenote_runtime::{ByteSize, Context, Error, Lake, Recipe, Result, RunReport};
 
@@ -17,14 +17,19 @@ use story::Story;
 const RECIPE: &str = include_str!("../../../../examples/photos/recipe.yaml");
 /// The demo's memory budget when none is given: it promises to stay inside.
 const MEMORY_MAX: ByteSize = ByteSize::mib(1024);
+/// The demo promises to be done by then, once everything is fetched.
+const TIME_MAX: Duration = Duration::from_secs(120);
+/// A file that says that a directory is the demo's, to empty as it likes.
+const MARKER: &str = ".cenote-demo";
 
 pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()> {
     let progress = session::reporter(arguments);
     let mut options = session::options(arguments);
-    options.memory_max = options.memory_max.or(Some(MEMORY_MAX));
+    let memory_max = *options.memory_max.get_or_insert(MEMORY_MAX);
     let cache = cenote_runtime::models::default_cache_dir()?;
+    let is_ours = directory.is_none();
     let directory = directory.unwrap_or_else(|| cache.join("demo"));
-    fresh(&directory)?;
+    fresh(&directory, is_ours)?;
     heading("Fetch photographs, documents and clips");
     let media = {
         let (cache, directory, progress) = (cache.clone(), directory.clone(), progress.clone());
@@ -63,33 +68,47 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
     check_idle(&third)?;
 
     heading("Done");
+    let time = start.elapsed();
     output::text(&format!("contact sheet   {}", directory.join("contact-sheet.png").display()))?;
     output::text(&format!("lake            {}", directory.join("lake").display()))?;
-    output::text(&format!("time            {:.1} s", start.elapsed().as_secs_f64()))?;
-    if let Some(peak) = peak_memory() {
-        output::text(&format!("peak memory     {peak}"))?;
+    output::text(&format!("time            {:.1} s", time.as_secs_f64()))?;
+    if time > TIME_MAX {
+        // A slow machine is no fault of the answers.
+        output::note(&format!("that is more than the {} s it should take", TIME_MAX.as_secs()));
     }
-    Ok(())
+    match peak_memory() {
+        Some(peak) if peak > memory_max => {
+            Err(Error::resource_exhausted(format!("the demo held {peak} of memory; {memory_max} were allowed")))
+        }
+        Some(peak) => output::text(&format!("peak memory     {peak}")),
+        None => Ok(()),
+    }
 }
 
 fn heading(text: &str) {
     output::note(&format!("\n== {text}"));
 }
 
-/// An empty directory. One that holds something else than a demo is left alone.
-fn fresh(directory: &Path) -> Result<()> {
-    if directory.exists() {
-        let is_demo = directory.join("lake").exists() || directory.join("photos").exists();
-        let is_empty = directory.read_dir().context(|| format!("list {}", directory.display()))?.next().is_none();
-        if !is_demo && !is_empty {
-            return Err(Error::invalid_input(format!(
-                "{} holds other files: name an empty directory",
-                directory.display()
-            )));
-        }
-        std::fs::remove_dir_all(directory).context(|| format!("empty {}", directory.display()))?;
+/// An empty directory that carries the demo's marker. Whatever a person keeps in it stays: without the marker a directory that
+/// holds anything is refused, and with it only what the demo itself makes is removed. The demo's place in the cache needs no
+/// marker.
+fn fresh(directory: &Path, is_ours: bool) -> Result<()> {
+    std::fs::create_dir_all(directory).context(|| format!("make directory {}", directory.display()))?;
+    let marker = directory.join(MARKER);
+    let listing = |error| Error::from(error).context(format!("list {}", directory.display()));
+    let is_empty = directory.read_dir().map_err(listing)?.next().is_none();
+    if !is_ours && !is_empty && !marker.exists() {
+        return Err(Error::invalid_input(format!(
+            "{} holds other files: name a directory that is empty or not there yet",
+            directory.display()
+        )));
     }
-    std::fs::create_dir_all(directory).context(|| format!("make directory {}", directory.display()))
+    let made = fetch::PLACES.iter().chain(&["lake", "aside", "contact-sheet-before.png", "contact-sheet.png"]);
+    for path in made.map(|name| directory.join(name)).filter(|path| path.exists()) {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.context(|| format!("remove {}", path.display()))?;
+    }
+    std::fs::write(&marker, "").context(|| format!("write {}", marker.display()))
 }
 
 fn check_idle(report: &RunReport) -> Result<()> {
@@ -107,4 +126,35 @@ fn peak_memory() -> Option<ByteSize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| ByteSize(kib << 10))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_directory_with_files_of_others_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let keep = home.path().join("photos/holiday.jpg");
+        std::fs::create_dir(home.path().join("photos")).unwrap();
+        std::fs::write(&keep, "mine").unwrap();
+        let error = fresh(home.path(), false).unwrap_err();
+        assert!(error.message().contains("holds other files"), "{error}");
+        assert!(keep.exists());
+    }
+
+    #[test]
+    fn a_second_demo_removes_only_what_the_first_one_made() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("new");
+        fresh(&directory, false).unwrap();
+        std::fs::create_dir(directory.join("lake")).unwrap();
+        std::fs::write(directory.join("contact-sheet.png"), "old").unwrap();
+        std::fs::write(directory.join("notes.txt"), "mine").unwrap();
+        fresh(&directory, false).unwrap();
+        let mut left: Vec<_> = directory.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [MARKER, "notes.txt"]);
+    }
 }
