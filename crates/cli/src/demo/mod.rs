@@ -25,10 +25,11 @@ const MARKER: &str = ".cenote-demo";
 pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()> {
     let progress = session::reporter(arguments);
     let mut options = session::options(arguments);
-    let memory_max = *options.memory_max.get_or_insert(MEMORY_MAX);
+    let memory_max = MEMORY_MAX.max(*options.memory_max.get_or_insert(MEMORY_MAX));
     let cache = cenote_runtime::models::default_cache_dir()?;
     let is_ours = directory.is_none();
-    let directory = directory.unwrap_or_else(|| cache.join("demo"));
+    let directory = std::path::absolute(directory.unwrap_or_else(|| cache.join("demo")))
+        .context(|| "find the directory of the demo")?;
     fresh(&directory, is_ours)?;
     heading("Fetch photographs, documents and clips");
     let media = {
@@ -53,7 +54,7 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
     show_run(&first);
     heading("Three questions");
     let before = story.ask().await?;
-    story.sheet(&before, Path::new("contact-sheet-before.png")).await?;
+    story.sheet("Before the change", &before, Path::new("contact-sheet-before.png")).await?;
 
     heading("Change three rows, delete two, add five; run the same recipe again");
     story.change().await?;
@@ -62,7 +63,7 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
     story.check_work(&second)?;
     heading("The same questions");
     let after = story.ask().await?;
-    story.sheet(&after, Path::new("contact-sheet.png")).await?;
+    story.sheet("After three rows changed, two went and five came", &after, Path::new("contact-sheet.png")).await?;
     story.check_answers(&before, &after)?;
     let third = story.run().await?;
     check_idle(&third)?;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Field, Float32Type, Schema};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Schema};
 use cenote_runtime::arrow;
 use cenote_runtime::{Context, Error, Lake, Progress, Recipe, Result, RunOptions, RunReport, TableSpec};
 
-use super::fetch::Source;
-use super::sheet::{self, Row};
+use super::fetch::{PLACES, Source};
+use super::sheet::{self, Picture, Row};
 use crate::arguments::FormatKind;
 use crate::commands::show_ingest;
 use crate::output;
@@ -31,12 +31,18 @@ const CHANGED_PHOTOS: [&str; 2] = ["photos/gradio/lion.jpg", "photos/scikit-imag
 const CHANGED_DOCUMENT: &str = "documents/npm/using-npm/registry.md";
 const DELETED: [&str; 2] = ["photos/scikit-image/chelsea.png", "documents/npm/commands/npm-init.md"];
 
-/// The answers to the three questions: each a list of paths, best first.
+/// The answers to the questions: each a list of rows, best first.
 pub struct Answers {
-    text: Vec<String>,
-    alike: Vec<String>,
-    hybrid: Vec<String>,
-    words: Vec<String>,
+    text: Vec<Hit>,
+    alike: Vec<Hit>,
+    hybrid: Vec<Hit>,
+    words: Vec<Hit>,
+}
+
+/// A row that was found, and its distance where that is what ranks it.
+struct Hit {
+    path: String,
+    distance: Option<f64>,
 }
 
 pub struct Story {
@@ -82,7 +88,7 @@ impl Story {
 
     /// Ingests what is in the directories, and brings everything derived up to date.
     pub async fn run(&self) -> Result<RunReport> {
-        for table in ["photos", "documents", "clips"] {
+        for table in PLACES {
             let report = self.lake.ingest(table, &[table.into()], self.progress.as_ref()).await?;
             show_ingest(table, &report);
         }
@@ -124,7 +130,7 @@ impl Story {
         Ok(Answers { text, alike, hybrid, words })
     }
 
-    async fn answer(&self, title: &str, sql: &str) -> Result<Vec<String>> {
+    async fn answer(&self, title: &str, sql: &str) -> Result<Vec<Hit>> {
         let result = self.lake.sql(sql).await?;
         let schema = Arc::clone(&result.schema);
         let batches = result.collect().await?;
@@ -132,7 +138,11 @@ impl Story {
         output::note(&format!("\n-- {title}\n{}", elide(sql)));
         output::rows(&rows, FormatKind::Table)?;
         let paths = cast(rows.column(0), &DataType::Utf8).map_err(|e| Error::internal("read paths").with_source(e))?;
-        Ok(paths.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
+        let distances = rows.column_by_name("distance").map(|column| cast(column, &DataType::Float64)).transpose();
+        let distances = distances.map_err(|e| Error::internal("read distances").with_source(e))?;
+        let distance = |row| Some(distances.as_ref()?.as_primitive::<Float64Type>().value(row));
+        let hit = |(row, path): (usize, &str)| Hit { path: path.to_owned(), distance: distance(row) };
+        Ok(paths.as_string::<i32>().iter().flatten().enumerate().map(hit).collect())
     }
 
     async fn vector_of(&self, path: &str) -> Result<String> {
@@ -198,7 +208,7 @@ impl Story {
         let expect = |holds: bool, what: &str| {
             if holds { Ok(()) } else { Err(Error::internal(format!("the demo expected that {what}"))) }
         };
-        let has = |answer: &[String], path: &str| answer.iter().any(|found| found == path);
+        let has = |answer: &[Hit], path: &str| answer.iter().any(|found| found.path == path);
         expect(has(&before.alike, DELETED[0]), "the cat was among the pictures like the cheetah")?;
         expect(has(&before.text, DELETED[1]), "the deleted document answered the text search")?;
         expect(has(&after.alike, ADDED[0]), "the second cheetah is among the pictures like the first")?;
@@ -211,51 +221,66 @@ impl Story {
         Ok(())
     }
 
-    /// Draws what was found, and the keyframes of the clips.
-    pub async fn sheet(&self, answers: &Answers, path: &Path) -> Result<()> {
-        let mut rows = vec![self.photo_row("this one", &[PORTRAIT.to_owned()]).await?];
-        rows[0].title = format!("The picture asked about, and more like it ({})", answers.alike.len());
-        rows[0].pictures.extend(self.photo_row("", &answers.alike).await?.pictures);
-        rows.push(self.photo_row("Pictures by words: a wild cat", &answers.words).await?);
-        rows.push(self.frame_row("Keyframes of the clips").await?);
-        sheet::write(&rows, path)?;
+    /// Draws what was found, and keyframes of the clips, under `heading`.
+    pub async fn sheet(&self, heading: &str, answers: &Answers, path: &Path) -> Result<()> {
+        let mut asked = self.picture(PORTRAIT, "the picture asked about").await?;
+        asked.is_framed = true;
+        let mut alike = Row { title: "More like this one".to_owned(), pictures: vec![asked] };
+        alike.pictures.extend(self.pictures(&answers.alike).await?);
+        let words = Row {
+            title: "Pictures by words: \"a wild cat\"".to_owned(),
+            pictures: self.pictures(&answers.words).await?,
+        };
+        let frames = Row { title: "Keyframes of the clips".to_owned(), pictures: self.frames().await? };
+        sheet::write(heading, &[alike, words, frames], path)?;
         output::note(&format!("\ndrew {}", path.display()));
         Ok(())
     }
 
-    async fn photo_row(&self, title: &str, paths: &[String]) -> Result<Row> {
-        let table = self.lake.table("photos").await?;
+    async fn pictures(&self, hits: &[Hit]) -> Result<Vec<Picture>> {
         let mut pictures = Vec::new();
-        for path in paths {
-            let row = table.get_keys(&[vec![path.clone()]], Some(vec!["thumbnail".to_owned()])).await?;
-            let thumbnail =
-                row.column(0).as_binary_opt::<i64>().filter(|column| column.len() == 1 && column.is_valid(0));
-            if let Some(thumbnail) = thumbnail {
-                pictures.push((path.rsplit('/').next().unwrap_or(path).to_owned(), thumbnail.value(0).to_vec()));
-            }
+        for hit in hits {
+            let distance = hit.distance.map_or_else(String::new, |distance| format!("distance {distance:.3}"));
+            let mut picture = self.picture(&hit.path, &distance).await?;
+            picture.badge = match hit.path.as_str() {
+                path if !ADDED.contains(&path) && !CHANGED_PHOTOS.contains(&path) => None,
+                path if ADDED.contains(&path) => Some("added"),
+                // Before the change there is nothing aside from what will be added.
+                _ if Path::new("aside").join(ADDED[0]).exists() => None,
+                _ => Some("changed"),
+            };
+            pictures.push(picture);
         }
-        Ok(Row { title: title.to_owned(), pictures })
+        Ok(pictures)
     }
 
-    async fn frame_row(&self, title: &str) -> Result<Row> {
-        let frames = "SELECT path, timestamp_ms, frame FROM frames ORDER BY path, timestamp_ms LIMIT 7";
+    async fn picture(&self, path: &str, detail: &str) -> Result<Picture> {
+        let table = self.lake.table("photos").await?;
+        let row = table.get_keys(&[vec![path.to_owned()]], Some(vec!["thumbnail".to_owned()])).await?;
+        let thumbnail = row.column(0).as_binary_opt::<i64>().filter(|column| column.len() == 1 && column.is_valid(0));
+        let thumbnail = thumbnail.ok_or_else(|| Error::internal(format!("`{path}` has no thumbnail")))?;
+        let label = path.rsplit('/').next().unwrap_or(path).to_owned();
+        let (detail, bytes) = (detail.to_owned(), thumbnail.value(0).to_vec());
+        Ok(Picture { label, detail, badge: None, is_framed: false, bytes })
+    }
+
+    /// The first keyframes of each clip in turn.
+    async fn frames(&self) -> Result<Vec<Picture>> {
+        let frames = "SELECT path, timestamp_ms, frame FROM frames ORDER BY ordinal, path LIMIT 7";
+        let wrong = |source| Error::internal("read frames").with_source(source);
         let mut pictures = Vec::new();
         for batch in self.lake.sql(frames).await?.collect().await? {
-            let text = |column: usize| {
-                cast(batch.column(column), &DataType::Utf8).map_err(|e| Error::internal("read frames").with_source(e))
-            };
-            let (paths, times) = (text(0)?, text(1)?);
-            let media = cast(batch.column(2), &DataType::LargeBinary)
-                .map_err(|e| Error::internal("read frames").with_source(e))?;
-            let (paths, times) = (paths.as_string::<i32>(), times.as_string::<i32>());
+            let paths = cast(batch.column(0), &DataType::Utf8).map_err(wrong)?;
+            let times = batch.column(1).as_primitive::<Int64Type>();
+            let media = cast(batch.column(2), &DataType::LargeBinary).map_err(wrong)?;
             for (row, frame) in media.as_binary::<i64>().iter().enumerate() {
-                let name = paths.value(row).rsplit('/').next().unwrap_or_default();
-                if let Some(frame) = frame {
-                    pictures.push((format!("{name} at {} ms", times.value(row)), frame.to_vec()));
-                }
+                let label = paths.as_string::<i32>().value(row).rsplit('/').next().unwrap_or_default().to_owned();
+                let detail = format!("at {:.1} s", times.value(row) as f64 / 1000.0);
+                let bytes = frame.ok_or_else(|| Error::internal(format!("a frame of `{label}` is null")))?.to_vec();
+                pictures.push(Picture { label, detail, badge: None, is_framed: false, bytes });
             }
         }
-        Ok(Row { title: title.to_owned(), pictures })
+        Ok(pictures)
     }
 }
 
