@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cenote_runtime::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// A multimodal data lake: ingest media, derive columns by recipes, search and query.
 #[derive(Debug, Parser)]
@@ -61,11 +61,12 @@ pub enum Command {
         output: Format,
     },
     /// Find rows by words, by a picture, or by both.
+    #[command(group(ArgGroup::new("wanted").args(["text", "image"]).required(true).multiple(true)))]
     Search {
         /// The table.
         table: String,
         /// Words: found by a full-text index, by meaning through a vector column, or by both fused.
-        #[arg(long)]
+        #[arg(long, value_name = "WORDS")]
         text: Option<String>,
         /// A picture file: found through a vector column.
         #[arg(long, value_name = "FILE")]
@@ -77,8 +78,8 @@ pub enum Command {
         #[arg(long, value_name = "PREDICATE")]
         r#where: Option<String>,
         /// How many rows.
-        #[arg(short, default_value_t = 10)]
-        k: usize,
+        #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        k: u32,
         #[command(flatten)]
         output: Format,
     },
@@ -140,7 +141,7 @@ pub enum Command {
     /// Run the whole path on real media: ingest, derive, index, search, change, derive again.
     Demo {
         /// Where the demo works; its lake and pictures stay there. By default under the cache directory.
-        #[arg(long, value_name = "DIR")]
+        #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: Option<PathBuf>,
     },
     /// Print a completion script.
@@ -159,12 +160,12 @@ pub enum IndexCommand {
         table: String,
         /// The column.
         column: String,
-        /// What kind of index: `vector`, `text` or `scalar`.
-        #[arg(long)]
-        kind: String,
-        /// For vectors: `l2`, `cosine` or `dot`.
-        #[arg(long)]
-        metric: Option<String>,
+        /// What it finds.
+        #[arg(long, value_enum)]
+        kind: IndexName,
+        /// How far two vectors are from each other; by default `l2`.
+        #[arg(long, value_enum)]
+        metric: Option<MetricName>,
     },
     /// List a table's indexes.
     List {
@@ -185,6 +186,28 @@ pub enum IndexCommand {
         /// The table.
         table: String,
     },
+}
+
+/// Kinds of index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IndexName {
+    /// Near vectors.
+    Vector,
+    /// Words in texts.
+    Text,
+    /// Values and ranges of them.
+    Scalar,
+}
+
+/// Distances of vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MetricName {
+    /// Euclidean distance.
+    L2,
+    /// One minus the cosine of the angle.
+    Cosine,
+    /// The inner product, negated.
+    Dot,
 }
 
 /// How rows are printed.

@@ -12,7 +12,7 @@ mod session;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cenote_runtime::ErrorKind;
+use cenote_runtime::Error;
 use clap::Parser;
 
 use crate::arguments::Arguments;
@@ -30,8 +30,14 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("start the async runtime: {error}"), 1),
     };
-    let verbose = arguments.verbose;
-    let outcome = runtime.block_on(commands::run(arguments));
+    // Who asks for a log wants to know causes too.
+    let verbose = arguments.verbose || std::env::var_os("RUST_LOG").is_some();
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = commands::run(arguments) => outcome,
+            () = session::impatience() => Err(Error::cancelled("stopped at once")),
+        }
+    });
     // A blocking read that Ctrl-C left behind must not hold the process.
     runtime.shutdown_background();
     match outcome {
@@ -39,7 +45,7 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let text = if verbose { format!("{error:#}") } else { error.to_string() };
-            fail(&text, if error.kind() == ErrorKind::Cancelled { 130 } else { 1 })
+            fail(&text, 1)
         }
     }
 }

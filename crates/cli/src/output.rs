@@ -1,23 +1,23 @@
-//! The only place that prints: rows to standard output, notes to standard error.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+//! The only place that writes to standard output and standard error: rows to the one, notes to the other. It never uses the
+//! printing macros, which panic when the other end is closed or full.
 
 use std::error::Error as _;
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use cenote_runtime::arrow;
-use cenote_runtime::{Error, Result};
+use cenote_runtime::{Context, Error, Result};
 
 use crate::arguments::FormatKind;
 
 const TEXT_CHARS_MAX: usize = 80;
 
-/// A line for the person, on standard error.
+/// A line for the person, on standard error. Work goes on when nobody can read it.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// Prints rows as they come.
@@ -26,6 +26,7 @@ pub struct Printer {
     schema: SchemaRef,
     /// The table format needs all rows for its column widths; results shown to a person are small.
     held: Vec<RecordBatch>,
+    text_chars_max: usize,
     arrow: Option<arrow::ipc::writer::StreamWriter<std::io::Stdout>>,
     header: bool,
 }
@@ -40,27 +41,41 @@ impl Printer {
             }
             _ => None,
         };
-        Ok(Self { kind, schema: Arc::clone(schema), held: Vec::new(), arrow, header: true })
+        Ok(Self {
+            kind,
+            schema: Arc::clone(schema),
+            held: Vec::new(),
+            text_chars_max: TEXT_CHARS_MAX,
+            arrow,
+            header: true,
+        })
     }
 
     /// Prints `batch`.
     pub fn print(&mut self, batch: &RecordBatch) -> Result<()> {
         match self.kind {
-            FormatKind::Table => self.held.push(for_people(batch)?),
+            FormatKind::Table => self.held.push(for_people(batch, self.text_chars_max)?),
             FormatKind::Arrow => {
                 if let Some(writer) = &mut self.arrow {
                     writer.write(batch).map_err(print_error)?;
                 }
             }
             FormatKind::Json => {
-                let mut writer = arrow::json::LineDelimitedWriter::new(std::io::stdout().lock());
-                writer.write(batch).map_err(print_error)?;
-                writer.finish().map_err(print_error)?;
+                let mut lines = Vec::new();
+                // Nulls are written: every line has the same fields.
+                let mut writer = arrow::json::WriterBuilder::new()
+                    .with_explicit_nulls(true)
+                    .build::<_, arrow::json::writer::LineDelimited>(&mut lines);
+                writer.write(batch).and_then(|()| writer.finish()).map_err(print_error)?;
+                bytes(&lines)?;
             }
             FormatKind::Csv => {
                 let batch = for_csv(batch)?;
                 let builder = arrow::csv::WriterBuilder::new().with_header(std::mem::take(&mut self.header));
-                builder.build(std::io::stdout().lock()).write(&batch).map_err(print_error)?;
+                // Into memory first: the writer's error would not say that the reader of our output went away.
+                let mut lines = Vec::new();
+                builder.build(&mut lines).write(&batch).map_err(print_error)?;
+                bytes(&lines)?;
             }
         }
         Ok(())
@@ -71,10 +86,10 @@ impl Printer {
         match self.kind {
             FormatKind::Table => {
                 if self.held.is_empty() {
-                    self.held.push(for_people(&RecordBatch::new_empty(Arc::clone(&self.schema)))?);
+                    self.held.push(for_people(&RecordBatch::new_empty(Arc::clone(&self.schema)), self.text_chars_max)?);
                 }
                 let text = arrow::util::pretty::pretty_format_batches(&self.held).map_err(print_error)?;
-                writeln!(std::io::stdout().lock(), "{text}").map_err(Error::from)
+                self::text(&text.to_string())
             }
             FormatKind::Csv if self.header => self.print(&RecordBatch::new_empty(Arc::clone(&self.schema))),
             _ => match &mut self.arrow {
@@ -92,16 +107,37 @@ pub fn rows(batch: &RecordBatch, kind: FormatKind) -> Result<()> {
     printer.finish()
 }
 
-/// Prints text to standard output.
-pub fn text(text: &str) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").map_err(Error::from)
+/// As [`rows`], with texts in full: for reasons, which nobody can act on by halves.
+pub fn rows_in_full(batch: &RecordBatch, kind: FormatKind) -> Result<()> {
+    let mut printer = Printer { text_chars_max: usize::MAX, ..Printer::new(kind, batch.schema_ref())? };
+    printer.print(batch)?;
+    printer.finish()
 }
 
-/// A batch of text columns from rows of texts, for the listings.
-pub fn listing(columns: &[&str], rows: &[Vec<String>]) -> Result<RecordBatch> {
-    let fields: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
-    let column = |at: usize| Arc::new(rows.iter().map(|row| row.get(at)).collect::<StringArray>()) as ArrayRef;
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), (0..columns.len()).map(column).collect()).map_err(print_error)
+/// Prints text to standard output.
+pub fn text(text: &str) -> Result<()> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+fn bytes(bytes: &[u8]) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(bytes).and_then(|()| output.flush()).context(|| "write results")
+}
+
+/// A batch of named columns, for the listings.
+pub fn listing(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(print_error)
+}
+
+/// A column of texts.
+pub fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+/// A column of counts.
+pub fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
+    Arc::new(values.collect::<UInt64Array>())
 }
 
 /// Whether the reader of our output went away.
@@ -136,7 +172,7 @@ fn replace(batch: &RecordBatch, shown: impl Fn(&ArrayRef) -> Result<Option<Array
 }
 
 /// Media as its size, vectors as their first numbers, long text cut.
-fn for_people(batch: &RecordBatch) -> Result<RecordBatch> {
+fn for_people(batch: &RecordBatch, text_chars_max: usize) -> Result<RecordBatch> {
     replace(batch, |column| {
         let texts: Vec<Option<String>> = match column.data_type() {
             DataType::Binary | DataType::LargeBinary => {
@@ -162,7 +198,7 @@ fn for_people(batch: &RecordBatch) -> Result<RecordBatch> {
             }
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
                 let texts = cast(column, &DataType::Utf8).map_err(print_error)?;
-                texts.as_string::<i32>().iter().map(|text| text.map(shorten)).collect()
+                texts.as_string::<i32>().iter().map(|text| text.map(|text| shorten(text, text_chars_max))).collect()
             }
             _ => return Ok(None),
         };
@@ -170,13 +206,13 @@ fn for_people(batch: &RecordBatch) -> Result<RecordBatch> {
     })
 }
 
-/// The text in one line, cut at a length that fits a terminal.
-pub fn shorten(text: &str) -> String {
+/// The text in one line of at most `chars_max` characters.
+pub fn shorten(text: &str, chars_max: usize) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= TEXT_CHARS_MAX {
+    if line.chars().count() <= chars_max {
         line
     } else {
-        line.chars().take(TEXT_CHARS_MAX - 1).chain(['…']).collect()
+        line.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect()
     }
 }
 

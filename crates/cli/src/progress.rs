@@ -10,6 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::output;
 
+/// As wide as the place for it in a bar's template.
+const MESSAGE_CHARS_MAX: usize = 44;
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What fits standard error: bars, lines, or nothing when `quiet`.
@@ -42,7 +44,7 @@ impl Progress for Bars {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        bar.set_message(output::shorten(stage));
+        bar.set_message(output::shorten(stage, MESSAGE_CHARS_MAX));
         self.bars().insert(stage.to_owned(), bar);
     }
 

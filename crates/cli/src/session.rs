@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cenote_runtime::{Cancel, Lake, LakeOptions, Progress, Result, RunOptions};
+use tokio::sync::Notify;
 
 use crate::arguments::Arguments;
 use crate::output;
@@ -18,7 +19,15 @@ pub fn options(arguments: &Arguments) -> LakeOptions {
     LakeOptions { memory_max: arguments.memory, cpu_cores: arguments.cpus, ..LakeOptions::default() }
 }
 
-/// Run options whose cancel flag the first Ctrl-C raises.
+/// Rung by the second Ctrl-C.
+static IMPATIENCE: Notify = Notify::const_new();
+
+/// Ends when a second Ctrl-C asks not to wait for work in hand.
+pub async fn impatience() {
+    IMPATIENCE.notified().await;
+}
+
+/// Run options whose cancel flag the first Ctrl-C raises; the second one does not wait for the work in hand.
 pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
     let cancel = Cancel::default();
     let raised = cancel.clone();
@@ -26,6 +35,9 @@ pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
         if tokio::signal::ctrl_c().await.is_ok() {
             output::note("stopping; what is committed stays, and the next run goes on from there");
             raised.cancel();
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            IMPATIENCE.notify_one();
         }
     });
     RunOptions { progress, cancel, ..RunOptions::default() }

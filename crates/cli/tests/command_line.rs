@@ -2,6 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "command_line/media.rs"]
+mod media;
+#[path = "command_line/snapshots.rs"]
+mod snapshots;
+#[path = "command_line/streams.rs"]
+mod streams;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

@@ -1,22 +1,32 @@
 //! `cenote index`.
 
+use cenote_runtime::arrow::array::RecordBatch;
 use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Result};
 
-use crate::arguments::IndexCommand;
+use crate::arguments::{IndexCommand, IndexName, MetricName};
 use crate::output;
 
 pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
     match command {
         IndexCommand::Create { table, column, kind, metric } => {
-            let spec = IndexSpec::new(column, IndexKind::parse(kind, metric.as_deref())?);
+            let kind = match kind {
+                IndexName::Vector => "vector",
+                IndexName::Text => "text",
+                IndexName::Scalar => "scalar",
+            };
+            let metric = metric.map(|metric| match metric {
+                MetricName::L2 => "l2",
+                MetricName::Cosine => "cosine",
+                MetricName::Dot => "dot",
+            });
+            let spec = IndexSpec::new(column, IndexKind::parse(kind, metric)?);
             let index = lake.table(table).await?.create_index(spec).await?;
             output::note(&format!("built {} over {} rows of {table}.{column}", index.name, index.rows_indexed));
             Ok(())
         }
         IndexCommand::List { table, output } => {
             let indexes = lake.table(table).await?.indexes().await?;
-            let rows: Vec<Vec<String>> = indexes.iter().map(row).collect();
-            output::rows(&output::listing(&COLUMNS, &rows)?, output.format)
+            output::rows(&listing(&indexes)?, output.format)
         }
         IndexCommand::Drop { table, name } => {
             lake.table(table).await?.drop_index(name).await?;
@@ -31,16 +41,14 @@ pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
     }
 }
 
-const COLUMNS: [&str; 7] = ["name", "column", "structure", "metric", "rows_indexed", "rows_unindexed", "built_to"];
-
-fn row(index: &IndexInfo) -> Vec<String> {
-    vec![
-        index.name.clone(),
-        index.column.clone(),
-        index.structure.clone(),
-        index.metric.map_or_else(String::new, |metric| metric.to_string()),
-        index.rows_indexed.to_string(),
-        index.rows_unindexed.to_string(),
-        index.built_to.to_string(),
-    ]
+fn listing(indexes: &[IndexInfo]) -> Result<RecordBatch> {
+    output::listing(vec![
+        ("name", output::texts(indexes.iter().map(|index| Some(index.name.as_str())))),
+        ("column", output::texts(indexes.iter().map(|index| Some(index.column.as_str())))),
+        ("structure", output::texts(indexes.iter().map(|index| Some(index.structure.as_str())))),
+        ("metric", output::texts(indexes.iter().map(|index| index.metric.map(|metric| metric.to_string())))),
+        ("rows_indexed", output::counts(indexes.iter().map(|index| index.rows_indexed as u64))),
+        ("rows_unindexed", output::counts(indexes.iter().map(|index| index.rows_unindexed as u64))),
+        ("built_to", output::counts(indexes.iter().map(|index| index.built_to.0))),
+    ])
 }

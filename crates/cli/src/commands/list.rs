@@ -1,15 +1,16 @@
 //! The commands that list what there is: tables, columns, status, operators, models.
 
+use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;
-use cenote_runtime::operator::Shape;
-use cenote_runtime::{ByteSize, Lake, LakeOptions, Result, is_blob, operators as known_operators};
+use cenote_runtime::operator::{Definition, Shape};
+use cenote_runtime::{ByteSize, Lake, LakeOptions, Result, TableStatus, is_blob, operators as known_operators};
 
 use crate::arguments::FormatKind;
 use crate::output;
 
 pub async fn tables(lake: &Lake, format: FormatKind) -> Result<()> {
-    let rows: Vec<Vec<String>> = lake.tables().await?.into_iter().map(|name| vec![name]).collect();
-    output::rows(&output::listing(&["table"], &rows)?, format)
+    let names = output::texts(lake.tables().await?.into_iter().map(Some));
+    output::rows(&output::listing(vec![("table", names)])?, format)
 }
 
 pub async fn describe(lake: &Lake, table: &str, format: FormatKind) -> Result<()> {
@@ -23,72 +24,77 @@ pub async fn describe(lake: &Lake, table: &str, format: FormatKind) -> Result<()
             makes.then(|| format!("{}({})", made["operator"].as_str().unwrap_or_default(), inputs.join(", ")))
         })
     };
-    let row = |field: &cenote_runtime::arrow::datatypes::FieldRef| {
-        let data_type = if is_blob(field) { "media".to_owned() } else { field.data_type().to_string() };
-        let role = match key.iter().position(|name| name == field.name()) {
-            Some(position) if key.len() > 1 => format!("key {}", position + 1),
-            Some(_) => "key".to_owned(),
-            None => String::new(),
-        };
-        vec![field.name().clone(), data_type, role, derived(field.name()).unwrap_or_default()]
+    let data_type = |field: &Field| if is_blob(field) { "media".to_owned() } else { field.data_type().to_string() };
+    let role = |field: &Field| match key.iter().position(|name| name == field.name()) {
+        Some(position) if key.len() > 1 => Some(format!("key {}", position + 1)),
+        Some(_) => Some("key".to_owned()),
+        None => None,
     };
-    let rows: Vec<Vec<String>> = snapshot.schema().fields().iter().map(row).collect();
-    output::rows(&output::listing(&["column", "type", "key", "derived"], &rows)?, format)
+    let fields = snapshot.schema().fields();
+    let columns = vec![
+        ("column", output::texts(fields.iter().map(|field| Some(field.name().as_str())))),
+        ("type", output::texts(fields.iter().map(|field| Some(data_type(field))))),
+        ("key", output::texts(fields.iter().map(|field| role(field)))),
+        ("derived", output::texts(fields.iter().map(|field| derived(field.name())))),
+    ];
+    output::rows(&output::listing(columns)?, format)
 }
 
 pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
-    let status = lake.status().await?;
-    let rows: Vec<Vec<String>> = status
-        .tables
-        .iter()
-        .map(|table| {
-            let index = |index: &cenote_runtime::IndexInfo| format!("{} ({} late)", index.name, index.rows_unindexed);
-            vec![
-                table.name.clone(),
-                table.rows.to_string(),
-                table.version.to_string(),
-                ByteSize(table.bytes).to_string(),
-                table.errors.to_string(),
-                table.indexes.iter().map(index).collect::<Vec<_>>().join(", "),
-            ]
-        })
-        .collect();
-    output::rows(&output::listing(&["table", "rows", "version", "bytes", "errors", "indexes"], &rows)?, format)
+    let tables = lake.status().await?.tables;
+    let indexes = |table: &TableStatus| {
+        let shown = table.indexes.iter().map(|index| format!("{} ({} late)", index.name, index.rows_unindexed));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let bytes = match format {
+        FormatKind::Table => output::texts(tables.iter().map(|table| Some(ByteSize(table.bytes).to_string()))),
+        _ => output::counts(tables.iter().map(|table| table.bytes)),
+    };
+    let columns = vec![
+        ("table", output::texts(tables.iter().map(|table| Some(table.name.as_str())))),
+        ("rows", output::counts(tables.iter().map(|table| table.rows as u64))),
+        ("version", output::counts(tables.iter().map(|table| table.version.0))),
+        ("bytes", bytes),
+        ("errors", output::counts(tables.iter().map(|table| table.errors as u64))),
+        ("indexes", output::texts(tables.iter().map(|table| Some(indexes(table))))),
+    ];
+    output::rows(&output::listing(columns)?, format)
 }
 
 pub fn operators(format: FormatKind) -> Result<()> {
     let registry = known_operators(&LakeOptions::default())?;
-    let rows: Vec<Vec<String>> = registry
-        .definitions()
-        .map(|definition| {
-            let inputs: Vec<String> =
-                definition.inputs.iter().map(|port| format!("{}: {}", port.name, port.port_type)).collect();
-            let params: Vec<String> =
-                definition.params.iter().map(|param| format!("{} = {}", param.name, param.default)).collect();
-            let shape = match definition.shape {
-                Shape::RowWise => "columns",
-                Shape::Filter => "score",
-                Shape::OneToMany => "child table",
-            };
-            vec![
-                definition.name.to_owned(),
-                inputs.join(", "),
-                shape.to_owned(),
-                params.join(", "),
-                definition.summary.to_owned(),
-            ]
-        })
-        .collect();
-    output::rows(&output::listing(&["operator", "inputs", "makes", "parameters", "summary"], &rows)?, format)
+    let all: Vec<_> = registry.definitions().collect();
+    let inputs = |definition: &Definition| {
+        let ports = definition.inputs.iter().map(|port| format!("{}: {}", port.name, port.port_type));
+        ports.collect::<Vec<_>>().join(", ")
+    };
+    let params = |definition: &Definition| {
+        let params = definition.params.iter().map(|param| format!("{} = {}", param.name, param.default));
+        params.collect::<Vec<_>>().join(", ")
+    };
+    let makes = |definition: &Definition| match definition.shape {
+        Shape::RowWise => "columns",
+        Shape::Filter => "score",
+        Shape::OneToMany => "child table",
+    };
+    let columns = vec![
+        ("operator", output::texts(all.iter().map(|definition| Some(definition.name)))),
+        ("inputs", output::texts(all.iter().map(|definition| Some(inputs(definition))))),
+        ("makes", output::texts(all.iter().map(|definition| Some(makes(definition))))),
+        ("parameters", output::texts(all.iter().map(|definition| Some(params(definition))))),
+        ("summary", output::texts(all.iter().map(|definition| Some(definition.summary)))),
+    ];
+    output::rows(&output::listing(columns)?, format)
 }
 
 pub fn models(format: FormatKind) -> Result<()> {
     let registry = ModelRegistry::new(LakeOptions::default().models)?;
-    let rows: Vec<Vec<String>> = registry
-        .manifests()
-        .map(|manifest| {
-            vec![manifest.name.clone(), manifest.version.clone(), manifest.licence.clone(), manifest.summary.clone()]
-        })
-        .collect();
-    output::rows(&output::listing(&["model", "version", "licence", "summary"], &rows)?, format)
+    let all: Vec<_> = registry.manifests().collect();
+    let columns = vec![
+        ("model", output::texts(all.iter().map(|manifest| Some(manifest.name.as_str())))),
+        ("version", output::texts(all.iter().map(|manifest| Some(manifest.version.as_str())))),
+        ("licence", output::texts(all.iter().map(|manifest| Some(manifest.licence.as_str())))),
+        ("summary", output::texts(all.iter().map(|manifest| Some(manifest.summary.as_str())))),
+    ];
+    output::rows(&output::listing(columns)?, format)
 }

@@ -42,7 +42,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             match command {
                 Command::Sql { query, output } => sql::run(&lake, query, output.format).await,
                 Command::Search { table, text, image, column, r#where, k, output } => {
-                    let request = search::Request { text, image, column, filter: r#where, k: *k };
+                    let request = search::Request { text, image, column, filter: r#where, k: *k as usize };
                     search::run(&lake, table, request, output.format).await
                 }
                 Command::Get { table, key, output } => rows::get(&lake, table, key, output.format).await,
@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
                 Command::Status { output } => list::status(&lake, output.format).await,
                 Command::Errors { table, output } => {
                     let errors = lake.errors(table).await?;
-                    output::rows(&errors, output.format)
+                    output::rows_in_full(&errors, output.format)
                 }
                 Command::Index(command) => index::run(&lake, command).await,
                 Command::Init

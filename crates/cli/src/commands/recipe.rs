@@ -1,5 +1,6 @@
 //! `cenote run`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use cenote_runtime::{Context, Recipe, Result, RunOptions, RunReport};
@@ -14,14 +15,27 @@ pub async fn run(arguments: &Arguments, path: &Path, dry_run: Option<usize>, ret
     let options = session::run_options(session::reporter(arguments));
     let report = lake.run(&recipe, &RunOptions { dry_run_rows: dry_run, retry_errors, ..options }).await?;
     show(&report);
-    let failed = report.steps.iter().map(|step| step.rows_failed).sum::<usize>();
-    if failed > 0 {
-        output::note(&format!("{failed} values could not be made; `cenote errors TABLE` says why"));
-    }
     if dry_run.is_some() {
+        let skipped = recipe.steps.len().saturating_sub(report.steps.len());
+        if skipped > 0 {
+            output::note(&format!("{skipped} steps were passed over: what they read is not made before a real run"));
+        }
         output::note("dry run: nothing was written");
+    } else {
+        failures(&report);
     }
     Ok(())
+}
+
+/// Says where the reasons for failures are.
+fn failures(report: &RunReport) {
+    let mut tables: BTreeMap<&str, usize> = BTreeMap::new();
+    for step in report.steps.iter().filter(|step| step.rows_failed > 0) {
+        *tables.entry(&step.table).or_default() += step.rows_failed;
+    }
+    for (table, failed) in tables {
+        output::note(&format!("{failed} failed in {table}; the run went on, and `cenote errors {table}` says why"));
+    }
 }
 
 /// Says what each step did.

@@ -30,6 +30,12 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
         search.vector = Some((column, lake.embed_image(&picture, dimensions).await?));
     }
     if let Some(text) = request.text {
+        if request.image.is_some() && !has_text_index {
+            return Err(Error::not_found(format!(
+                "table `{name}` has no full-text index for the words beside the picture: leave one of them out, or `cenote \
+                 index create {name} COLUMN --kind text`"
+            )));
+        }
         if has_text_index {
             search.text = Some((String::new(), text.clone()));
         }
@@ -41,9 +47,6 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
                 Err(error) => return Err(error),
             }
         }
-    }
-    if search.text.is_none() && search.vector.is_none() {
-        return Err(Error::invalid_input("say what to search for: --text WORDS, --image FILE, or both"));
     }
     output::rows(&table.search(&search).await?, format)
 }
