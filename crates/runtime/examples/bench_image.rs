@@ -2,22 +2,24 @@
 //!
 //! `bench_image INPUT_DIRECTORY LAKE_DIRECTORY` prints one JSON line: `{"images": N, "seconds": S}`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cenote_runtime::arrow::array::{ArrayRef, LargeBinaryArray, RecordBatch, StringArray};
+use cenote_runtime::arrow::array::{ArrayRef, LargeBinaryBuilder, RecordBatch, StringArray};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_runtime::operator::{BoundOperator, OperatorSpec, Rows};
 use cenote_runtime::{Error, Lake, LakeOptions, Result, TableSpec, WorkOptions, byte_queue};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 /// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
-const TASK_IMAGES: usize = 32;
-/// Tasks of one commit: about 29 MB of pixels.
-const COMMIT_TASKS: usize = 6;
+const TASK_IMAGES: usize = 16;
+/// Tasks of one commit: about 19 MB of pixels.
+const COMMIT_TASKS: usize = 8;
 /// Pixels that wait for a commit.
-const QUEUE_BYTES_MAX: u64 = 16 << 20;
+const QUEUE_BYTES_MAX: u64 = 6 << 20;
 
 #[tokio::main]
 #[allow(clippy::print_stdout)] // The result line is what the harness reads.
@@ -84,9 +86,14 @@ async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
 }
 
 fn resize(paths: &[PathBuf], operator: &BoundOperator, schema: &SchemaRef) -> Result<RecordBatch> {
-    let files = paths.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
-    let input: ArrayRef = Arc::new(files.iter().map(|file| Some(file.as_slice())).collect::<LargeBinaryArray>());
-    drop(files);
+    let mut input = LargeBinaryBuilder::new();
+    let mut file = Vec::new();
+    for path in paths {
+        file.clear();
+        File::open(path)?.read_to_end(&mut file)?;
+        input.append_value(&file);
+    }
+    let input: ArrayRef = Arc::new(input.finish());
     let output = operator.worker()?.process(&Rows::new(&[input]))?;
     let names: StringArray = paths.iter().map(|path| Some(path.to_string_lossy())).collect();
     let mut columns: Vec<ArrayRef> = vec![Arc::new(names)];
