@@ -33,7 +33,7 @@ pub struct IndexInfo {
 
 /// The indexes of `snapshot`, by name.
 pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
-    let dataset = snapshot.dataset();
+    let dataset = snapshot.base();
     let mut fragments = Vec::new();
     for fragment in dataset.get_fragments() {
         fragments.push((fragment.id() as u32, fragment.count_rows(None).await.map_err(lance_error)?));
@@ -69,8 +69,9 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
             kind,
             structure: description.index_type().to_owned(),
             rows_indexed: rows_in(true),
-            rows_unindexed: rows_in(false),
-            built_to: Version(segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0)),
+            rows_unindexed: rows_in(false) + snapshot.changed_rows(),
+            built_to: snapshot
+                .version_of_base(segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0)),
             segments: segments.len(),
         });
     }

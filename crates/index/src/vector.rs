@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use arrow::array::{AsArray, Float32Array, RecordBatch};
+use arrow::array::{Array, AsArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, UInt64Type};
 use cenote_base::{Error, Result};
-use cenote_store::{Filter, ROW_ID, Snapshot, lance_error};
+use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, lance_error};
 use futures::TryStreamExt;
 use lance::dataset::scanner::Scanner;
 
@@ -66,12 +66,48 @@ pub async fn vector_hits(snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec
     let metric = query.metric.or_else(|| indexes.iter().find_map(|index| index.metric)).unwrap_or_default();
     check_vector(snapshot, query, metric)?;
     let index = indexes.iter().find(|index| index.metric == Some(metric));
-    let hits = nearest(snapshot, query, metric, index).await?;
-    if index.is_none() || hits.len() >= query.k {
-        return Ok(hits);
+    let mut hits = nearest(snapshot, query, metric, index).await?;
+    if index.is_some() && hits.len() < query.k {
+        // The index came up short of k. When that is all there is, the exact search says so too.
+        hits = nearest(snapshot, query, metric, None).await?;
     }
-    // The index came up short of k. When that is all there is, the exact search says so too.
-    nearest(snapshot, query, metric, None).await
+    hits.extend(nearest_changed(snapshot, query, metric).await?);
+    hits.sort_unstable_by(by_distance);
+    hits.truncate(query.k);
+    Ok(hits)
+}
+
+/// The nearest of the rows that no index has seen because the base has not: exactly, for they are few.
+async fn nearest_changed(snapshot: &Snapshot, query: &VectorQuery, metric: Metric) -> Result<Vec<Hit>> {
+    let mut request = ScanRequest::default().columns([&query.column]).with_row_id();
+    request.filter.clone_from(&query.filter);
+    let batches = snapshot.changed(&request).await?;
+    if batches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (vector, k) = (query.vector.clone(), query.k);
+    let compare = move || {
+        let distance = metric.to_lance().func::<f32>();
+        let mut hits = Vec::new();
+        for batch in &batches {
+            let vectors = batch.column(0).as_fixed_size_list();
+            let numbers = vectors.values().as_primitive::<Float32Type>().values();
+            let row_ids = batch.column(1).as_primitive::<UInt64Type>().values();
+            for row in (0..vectors.len()).filter(|row| vectors.is_valid(*row)) {
+                let raw = distance(&vector, &numbers[row * vector.len()..(row + 1) * vector.len()]);
+                if raw.is_finite() {
+                    hits.push(Hit { row_id: row_ids[row], distance: Some(metric.distance_of(raw)), score: None });
+                }
+            }
+            if hits.len() > k {
+                hits.select_nth_unstable_by(k - 1, by_distance);
+                hits.truncate(k);
+            }
+        }
+        hits
+    };
+    let hits = tokio::task::spawn_blocking(compare).await;
+    hits.map_err(|source| Error::internal("a search ended early").with_source(source))
 }
 
 /// How many numbers the vectors of `column` have.
@@ -121,7 +157,7 @@ async fn nearest(
     metric: Metric,
     index: Option<&IndexInfo>,
 ) -> Result<Vec<Hit>> {
-    let mut scanner = snapshot.dataset().scan();
+    let mut scanner = snapshot.base_scanner();
     apply_filter(&mut scanner, query.filter.as_ref())?;
     scanner.prefilter(true);
     let vector = Float32Array::from(query.vector.clone());
@@ -147,8 +183,6 @@ async fn nearest(
             hits.push(Hit { row_id, distance: Some(metric.distance_of(raw)), score: None });
         }
     }
-    hits.sort_unstable_by(by_distance);
-    hits.truncate(query.k);
     Ok(hits)
 }
 
@@ -173,8 +207,13 @@ pub(crate) async fn ranked(scanner: &Scanner, rank: &str, filter: Option<&Filter
     };
     let stream = scanner.try_into_stream().await.map_err(failed)?;
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
+    scored(&batches, rank)
+}
+
+/// Each row id in `batches` with the number in column `rank`.
+pub(crate) fn scored(batches: &[RecordBatch], rank: &str) -> Result<Vec<(u64, f32)>> {
     let mut rows = Vec::new();
-    for batch in &batches {
+    for batch in batches {
         let ids = batch.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
         let ranks = batch.column_by_name(rank).and_then(|column| column.as_primitive_opt::<Float32Type>());
         let (Some(ids), Some(ranks)) = (ids, ranks) else {

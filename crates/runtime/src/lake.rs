@@ -148,7 +148,7 @@ impl Lake {
 
     /// Makes a table.
     pub async fn create_table(&self, name: &str, spec: TableSpec) -> Result<Table> {
-        self.shared.store.create_table(name, spec).await.map(Table::new)
+        Box::pin(self.shared.store.create_table(name, spec)).await.map(Table::new)
     }
 
     /// The table called `name`.
@@ -178,16 +178,16 @@ impl Lake {
     /// reported, not an error.
     pub async fn ingest(&self, table: &str, paths: &[PathBuf], progress: &dyn Progress) -> Result<IngestReport> {
         let commit_bytes_max = ByteSize(self.shared.memory_max.0 / 16);
-        ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress).await
+        Box::pin(ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress)).await
     }
 
     /// Runs `recipe`: its steps, then its indexes, which are made or brought up to date.
     pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
-        let report = self.shared.engine.run(recipe, options).await?;
+        let report = Box::pin(self.shared.engine.run(recipe, options)).await?;
         if options.dry_run_rows.is_none() {
             for request in &recipe.indexes {
                 options.cancel.check()?;
-                self.keep_index(request).await.map_err(|error| {
+                Box::pin(self.keep_index(request)).await.map_err(|error| {
                     error.context(format!("index on column `{}` of table `{}`", request.column, request.table))
                 })?;
             }
@@ -202,7 +202,7 @@ impl Lake {
 
     /// Answers a SQL query over the lake's tables; each table is seen at one version.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
-        self.shared.query.sql(text).await
+        Box::pin(self.shared.query.sql(text)).await
     }
 
     /// The rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
@@ -223,7 +223,7 @@ impl Lake {
 
     /// Rows, versions, bytes on disk, indexes and their lateness, and errors, for each table.
     pub async fn status(&self) -> Result<LakeStatus> {
-        status::status(self, &self.shared.store).await
+        Box::pin(status::status(self, &self.shared.store)).await
     }
 
     async fn keep_index(&self, request: &IndexRequest) -> Result<()> {

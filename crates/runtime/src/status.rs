@@ -39,7 +39,7 @@ pub(crate) async fn status(lake: &Lake, store: &Store) -> Result<LakeStatus> {
     let mut tables = Vec::new();
     for name in store.tables().await? {
         let snapshot = store.table(&name).await?.snapshot().await?;
-        let directory = std::path::PathBuf::from(snapshot.dataset().uri());
+        let directory = std::path::PathBuf::from(snapshot.base().uri());
         let bytes = tokio::task::spawn_blocking(move || directory_bytes(&directory))
             .await
             .map_err(|source| cenote_base::Error::internal("measure a table").with_source(source))??;

@@ -103,10 +103,10 @@ impl Table {
             if column.is_empty() { query } else { TextQuery { column: Some(column.clone()), ..query } }
         });
         match (vector, text) {
-            (Some(vector), None) => cenote_index::vector_search(&snapshot, &vector).await,
-            (None, Some(text)) => cenote_index::text_search(&snapshot, &text).await,
+            (Some(vector), None) => Box::pin(cenote_index::vector_search(&snapshot, &vector)).await,
+            (None, Some(text)) => Box::pin(cenote_index::text_search(&snapshot, &text)).await,
             (Some(vector), Some(text)) => {
-                cenote_index::hybrid_search(&snapshot, &HybridQuery { vector, text, k: search.k }).await
+                Box::pin(cenote_index::hybrid_search(&snapshot, &HybridQuery { vector, text, k: search.k })).await
             }
             (None, None) => Err(Error::invalid_input("a search needs a vector, a text, or both")),
         }
@@ -114,21 +114,21 @@ impl Table {
 
     /// Builds an index.
     pub async fn create_index(&self, spec: IndexSpec) -> Result<IndexInfo> {
-        cenote_index::create(&self.stored, &spec).await
+        Box::pin(cenote_index::create(&self.stored, &spec)).await
     }
 
     /// The table's indexes, with how many rows each has not seen.
     pub async fn indexes(&self) -> Result<Vec<IndexInfo>> {
-        cenote_index::list(&self.snapshot().await?).await
+        Box::pin(cenote_index::list(&self.snapshot().await?)).await
     }
 
     /// Drops the index called `name`.
     pub async fn drop_index(&self, name: &str) -> Result<()> {
-        cenote_index::drop(&self.stored, name).await
+        Box::pin(cenote_index::drop(&self.stored, name)).await
     }
 
     /// Brings every index up to date by adding what it has not seen.
     pub async fn optimize_indexes(&self) -> Result<()> {
-        cenote_index::optimize(&self.stored).await
+        Box::pin(cenote_index::optimize(&self.stored)).await
     }
 }

@@ -10,6 +10,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 use cenote_base::{Error, Result};
 use lance::deps::datafusion::common::ScalarValue;
 use lance::deps::datafusion::prelude::{Expr, col, lit};
+use siphasher::sip128::SipHasher13;
 
 use crate::fault::arrow_error;
 use crate::snapshot::Filter;
@@ -139,6 +140,17 @@ impl PrimaryKey {
         let converter = RowConverter::new(fields).map_err(arrow_error)?;
         let rows = converter.convert_columns(keys.columns()).map_err(arrow_error)?;
         Ok(rows.iter().map(|row| row.owned()).collect())
+    }
+
+    /// A hash of each row of `keys` (this key's columns): SipHash-1-3 (Aumasson, Bernstein, 2012) of 128 bits under a secret
+    /// key, so that two keys with one hash are not to be met with.
+    pub(crate) fn hash(&self, keys: &RecordBatch, secret: (u64, u64)) -> Result<Vec<u128>> {
+        let fields = self.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+        let converter = RowConverter::new(fields).map_err(arrow_error)?;
+        let rows = converter.convert_columns(keys.columns()).map_err(arrow_error)?;
+        let hash =
+            |row: arrow::row::Row<'_>| SipHasher13::new_with_keys(secret.0, secret.1).hash(row.as_ref()).as_u128();
+        Ok(rows.iter().map(hash).collect())
     }
 
     /// `batch` with only the last row of each key, in the order of those rows.

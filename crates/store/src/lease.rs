@@ -3,26 +3,24 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cenote_base::{Context, Error, Result};
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
-const POLL_INTERVAL: Duration = Duration::from_millis(4);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The right to write a table, until dropped.
+/// The right to do something to a table that only one may do at a time, until dropped. Within a process a mutex comes
+/// first: a file lock does not order those who wait for it.
+#[derive(Debug)]
 pub(crate) struct Lease {
     _file: File,
-    _turn: OwnedMutexGuard<()>,
 }
 
-/// Waits for the turn among this process's writers (`turns`, first come first served), then for other processes.
+/// Waits for the lock on `path` while another process has it.
 ///
 /// # Errors
-/// `Conflict` when another process has held the table for longer than `wait_max`.
-pub(crate) async fn acquire(turns: &Arc<Mutex<()>>, path: &Path, wait_max: Duration) -> Result<Lease> {
-    let turn = Arc::clone(turns).lock_owned().await;
+/// `Conflict` when that has lasted for longer than `wait_max`.
+pub(crate) async fn acquire(path: &Path, wait_max: Duration) -> Result<Lease> {
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -32,7 +30,7 @@ pub(crate) async fn acquire(turns: &Arc<Mutex<()>>, path: &Path, wait_max: Durat
     let start = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Lease { _file: file, _turn: turn }),
+            Ok(()) => return Ok(Lease { _file: file }),
             Err(TryLockError::WouldBlock) if start.elapsed() < wait_max => tokio::time::sleep(POLL_INTERVAL).await,
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::conflict(format!(

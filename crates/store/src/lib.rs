@@ -1,7 +1,16 @@
-//! Tables with a primary key, as snapshots of Lance datasets.
+//! Tables with a primary key: a Lance dataset each, and beside it the writes that are not part of it yet.
 //!
-//! A [`Store`] is a directory of tables. A [`Table`] takes writes: each call is one atomic commit, and one writer at a time
-//! holds the table, in this process and in others. A [`Snapshot`] reads: it never changes, however long it is held.
+//! A [`Store`] is a directory of tables. A [`Table`] takes writes: each call is one atomic version, durable in a write-ahead
+//! log when it returns, and visible to every later [`Snapshot`] in any process. A fold moves what was logged into the Lance
+//! dataset, the base, in the background. A snapshot reads the base, less the rows that later writes supersede, and those
+//! writes: it never changes, however long it is held.
+//!
+//! | file | what |
+//! |---|---|
+//! | `NAME.lance` | the base: a plain Lance dataset, complete up to the last fold |
+//! | `NAME.changes/*.log` | the write-ahead log, in segments |
+//! | `NAME.changes/keys/` | where in the base each key is |
+//! | `NAME.lock`, `NAME.base.lock` | who writes, and who changes the base |
 //!
 //! This crate does not know operators, SQL text beyond a filter, search or media formats.
 //!
@@ -33,23 +42,35 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod base;
+mod changes;
+mod direct;
 mod fault;
+mod faults;
+mod fold;
+mod history;
 mod key;
+mod key_index;
 mod lease;
+mod log;
 mod schema;
 mod snapshot;
+mod state;
 mod store;
 mod table;
+mod upkeep;
 
 pub use fault::{arrow_error, lance_error};
+pub use faults::Faults;
 pub use key::PrimaryKey;
 pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
 pub use snapshot::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 pub use store::{Store, StoreOptions, TableSpec};
-pub use table::{DEPENDENTS_PROPERTY, Table, WriteReport};
+pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, Table, Unfolded, WriteReport};
+pub use upkeep::{Collected, RETENTION_PROPERTY};
 
 /// A position in a table's history: every write makes the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
 impl std::fmt::Display for Version {

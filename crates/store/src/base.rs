@@ -1,0 +1,156 @@
+//! The base of a table: commits to its Lance dataset, by position instead of by join.
+//!
+//! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong about
+//! the old one.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
+use cenote_base::{Error, Result};
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance::dataset::builder::DatasetBuilder;
+use lance::dataset::rowids::get_row_id_index;
+use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::{
+    CommitBuilder, InsertBuilder, MergeInsertBuilder, MergeInsertWriteMode, WhenMatched, WhenNotMatched, WriteMode,
+    WriteParams,
+};
+use lance::session::Session;
+use lance_core::utils::address::RowAddress;
+use lance_table::format::Fragment;
+
+use crate::Faults;
+use crate::fault::lance_error;
+use crate::key::PrimaryKey;
+use crate::snapshot::ROW_ID;
+use crate::store::write_params;
+
+/// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
+/// rewrites its rows whole.
+const PATCH_ROWS_DIVISOR: usize = 16;
+
+/// Opens the dataset at `uri`, at `version` or the newest one.
+pub(crate) async fn load(uri: &str, session: &Arc<Session>, version: Option<u64>) -> Result<Dataset> {
+    let mut builder = DatasetBuilder::from_uri(uri).with_session(Arc::clone(session));
+    if let Some(version) = version {
+        builder = builder.with_version(version);
+    }
+    builder.load().await.map_err(lance_error)
+}
+
+/// Writes rows, in the stored schema, to files that no version of `dataset` names yet.
+pub(crate) async fn stage(dataset: &Arc<Dataset>, rows: Vec<RecordBatch>, faults: &Faults) -> Result<Vec<Fragment>> {
+    if rows.iter().all(|batch| batch.num_rows() == 0) {
+        return Ok(Vec::new());
+    }
+    faults.check("base.stage")?;
+    let params = WriteParams { mode: WriteMode::Append, session: Some(dataset.session()), ..write_params() };
+    let insert = InsertBuilder::new(Arc::clone(dataset)).with_params(&params).execute_uncommitted(rows).await;
+    match insert.map_err(lance_error)?.operation {
+        Operation::Append { fragments } => Ok(fragments),
+        other => Err(Error::internal(format!("writing rows gave the operation {other}"))),
+    }
+}
+
+/// One commit that takes out the rows `superseded` and puts in `fragments`.
+pub(crate) async fn replace(
+    dataset: &Arc<Dataset>,
+    superseded: &[u64],
+    fragments: Vec<Fragment>,
+    faults: &Faults,
+) -> Result<Dataset> {
+    let (mut removed_fragment_ids, mut updated_fragments) = (Vec::new(), Vec::new());
+    for (fragment, offsets) in by_fragment(dataset, superseded).await? {
+        let file = dataset.get_fragment(fragment as usize);
+        let file = file.ok_or_else(|| Error::corrupt(format!("the base names fragment {fragment} and has none")))?;
+        match file.extend_deletions(offsets).await.map_err(lance_error)? {
+            Some(file) => updated_fragments.push(file.metadata().clone()),
+            None => removed_fragment_ids.push(u64::from(fragment)),
+        }
+    }
+    let operation = Operation::Update {
+        removed_fragment_ids,
+        updated_fragments,
+        new_fragments: fragments,
+        fields_modified: Vec::new(),
+        compacted_sstables: Vec::new(),
+        fields_for_preserving_frag_bitmap: Vec::new(),
+        update_mode: None,
+        inserted_rows_filter: None,
+        updated_fragment_offsets: None,
+    };
+    faults.check("base.commit")?;
+    let transaction = Transaction::new(dataset.version().version, operation, None);
+    let committed = CommitBuilder::new(Arc::clone(dataset)).execute(transaction).await.map_err(lance_error)?;
+    faults.check("base.committed")?;
+    Ok(committed)
+}
+
+/// Row ids as offsets in fragments.
+async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
+    let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    if row_ids.is_empty() {
+        return Ok(fragments);
+    }
+    let index = get_row_id_index(dataset).await.map_err(lance_error)?;
+    let index = index.ok_or_else(|| Error::corrupt("the base has no stable row ids: it was not made by Cenote"))?;
+    for (row_id, address) in row_ids.iter().zip(index.get_many(row_ids).map_err(lance_error)?) {
+        let address: RowAddress = address
+            .ok_or_else(|| Error::corrupt(format!("the base has no row {row_id}, which its key index names")))?;
+        fragments.entry(address.fragment_id()).or_default().push(address.row_offset());
+    }
+    Ok(fragments)
+}
+
+/// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there.
+pub(crate) async fn patch(
+    dataset: &Arc<Dataset>,
+    key: &PrimaryKey,
+    batch: RecordBatch,
+    row_ids: &[u64],
+    faults: &Faults,
+) -> Result<Dataset> {
+    let fragments = by_fragment(dataset, row_ids).await?;
+    let rows = |id: u32| dataset.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
+    let touched: usize = fragments.keys().map(|id| rows(*id)).sum();
+    let mode = match row_ids.len() * PATCH_ROWS_DIVISOR >= touched {
+        true => MergeInsertWriteMode::RewriteColumns,
+        false => MergeInsertWriteMode::RewriteRows,
+    };
+    let mut merge = MergeInsertBuilder::try_new(Arc::clone(dataset), key.columns()).map_err(lance_error)?;
+    merge.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::DoNothing).use_index(false);
+    let job = merge.write_mode(mode).try_build().map_err(lance_error)?;
+    faults.check("base.commit")?;
+    let (patched, _) = job.execute_batches(vec![batch]).await.map_err(lance_error)?;
+    faults.check("base.committed")?;
+    Ok(Arc::unwrap_or_clone(patched))
+}
+
+/// The hash of every key in `dataset` with its row id; only in fragments that `old` has not, when one is given.
+pub(crate) async fn keys(
+    dataset: &Dataset,
+    old: Option<&Dataset>,
+    key: &PrimaryKey,
+    secret: (u64, u64),
+) -> Result<Vec<(u128, Option<u64>)>> {
+    let known: HashSet<u64> = old.iter().flat_map(|old| old.fragments().iter()).map(|fragment| fragment.id).collect();
+    let fragments: Vec<Fragment> =
+        dataset.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();
+    if fragments.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut scanner = dataset.scan();
+    scanner.with_fragments(fragments).project(&key.columns()).map_err(lance_error)?.with_row_id();
+    let mut stream = scanner.try_into_stream().await.map_err(lance_error)?;
+    let mut entries = Vec::new();
+    while let Some(rows) = stream.try_next().await.map_err(lance_error)? {
+        let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+        let row_ids = row_ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?;
+        let hashes = key.hash(&key.project(&rows)?, secret)?;
+        entries.extend(hashes.into_iter().zip(row_ids.values().iter().map(|row| Some(*row))));
+    }
+    Ok(entries)
+}

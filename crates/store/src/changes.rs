@@ -1,0 +1,258 @@
+//! The change store in memory: the writes that are not part of the base yet, and which rows of the base they supersede.
+//!
+//! Rows live in chunks, one a write, that are never changed: a row that a later write supersedes is marked with that write's
+//! version, so that any number of snapshots share the chunks. A layer indexes the newest entry of each key written since
+//! the log segment of the same place began; a fold takes all layers but the last one into the base.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use cenote_base::Result;
+use lance::dataset::scanner::RowAddrTreeMap;
+
+use crate::key_index::KeyIndex;
+
+const LIVE: u64 = u64::MAX;
+/// What an entry costs beside its row: the key's hash, place and mark.
+const ENTRY_BYTES: usize = 96;
+
+/// The rows of one write, in the table's logical schema of then.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) version: u64,
+    pub(crate) batch: RecordBatch,
+    /// The hash of each row's key.
+    pub(crate) hashes: Vec<u128>,
+    superseded_at: Vec<AtomicU64>,
+}
+
+impl Chunk {
+    /// Whether `row` is the newest of its key at `version`.
+    pub(crate) fn is_live(&self, row: usize, version: u64) -> bool {
+        self.version <= version && self.superseded_at[row].load(Ordering::Acquire) > version
+    }
+}
+
+/// A row of the change store: chunk and row in it.
+type Place = (usize, usize);
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// Where the row is; `None` when it was deleted.
+    place: Option<Place>,
+    /// The row of the base that it supersedes.
+    base: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Layer {
+    entries: HashMap<u128, Entry>,
+    bytes: usize,
+    /// The versions of its first and last write; 0 when there was none.
+    first: u64,
+    last: u64,
+}
+
+/// What a write changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) inserted: usize,
+    pub(crate) updated: usize,
+    pub(crate) deleted: usize,
+}
+
+/// The change store of one table.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    layers: Vec<Layer>,
+    /// The chunks of all layers, oldest first.
+    pub(crate) chunks: Arc<Vec<Arc<Chunk>>>,
+    /// The rows of the base that are superseded.
+    pub(crate) mask: Arc<RowAddrTreeMap>,
+    /// How many those are.
+    pub(crate) masked: usize,
+    /// Rows of the change store that are live.
+    pub(crate) live: usize,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self {
+            layers: vec![Layer::default()],
+            chunks: Arc::default(),
+            mask: Arc::new(RowAddrTreeMap::new()),
+            masked: 0,
+            live: 0,
+        }
+    }
+}
+
+impl Changes {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Keys written and not folded, over all layers.
+    pub(crate) fn entries(&self) -> usize {
+        self.layers.iter().map(|layer| layer.entries.len()).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.layers.iter().all(|layer| layer.entries.is_empty())
+    }
+
+    /// Starts a new layer, unless the newest one is empty.
+    pub(crate) fn seal(&mut self) {
+        if self.layers.last().is_some_and(|layer| layer.last > 0) {
+            self.layers.push(Layer::default());
+        }
+    }
+
+    fn find(&self, hash: u128) -> Option<Entry> {
+        self.layers.iter().rev().find_map(|layer| layer.entries.get(&hash)).copied()
+    }
+
+    pub(crate) fn contains(&self, hash: u128) -> bool {
+        self.find(hash).is_some()
+    }
+
+    /// Those of `hashes` that only the base may know.
+    pub(crate) fn unknown(&self, hashes: &[u128]) -> Vec<u128> {
+        hashes.iter().copied().filter(|hash| !self.contains(*hash)).collect()
+    }
+
+    /// Takes in rows, one a key, that replace what was there.
+    pub(crate) fn upsert(
+        &mut self,
+        version: u64,
+        batch: RecordBatch,
+        hashes: Vec<u128>,
+        bases: &HashMap<u128, u64>,
+    ) -> Counts {
+        let chunk = self.chunks.len();
+        let mut counts = Counts::default();
+        for (row, &hash) in hashes.iter().enumerate() {
+            match self.supersede(version, hash, Some((chunk, row)), bases) {
+                true => counts.updated += 1,
+                false => counts.inserted += 1,
+            }
+        }
+        self.live += hashes.len();
+        self.note_write(version, batch.get_array_memory_size() + hashes.len() * ENTRY_BYTES);
+        let superseded_at = hashes.iter().map(|_| AtomicU64::new(LIVE)).collect();
+        Arc::make_mut(&mut self.chunks).push(Arc::new(Chunk { version, batch, hashes, superseded_at }));
+        counts
+    }
+
+    /// Takes in deletions.
+    pub(crate) fn delete(&mut self, version: u64, hashes: &[u128], bases: &HashMap<u128, u64>) -> Counts {
+        let deleted = hashes.iter().filter(|hash| self.supersede(version, **hash, None, bases)).count();
+        self.note_write(version, hashes.len() * ENTRY_BYTES);
+        Counts { deleted, ..Counts::default() }
+    }
+
+    fn note_write(&mut self, version: u64, bytes: usize) {
+        if let Some(layer) = self.layers.last_mut() {
+            layer.bytes += bytes;
+            layer.first = if layer.first == 0 { version } else { layer.first };
+            layer.last = version;
+        }
+    }
+
+    /// Makes `place` the newest word on a key; whether there was a row.
+    fn supersede(&mut self, version: u64, hash: u128, place: Option<Place>, bases: &HashMap<u128, u64>) -> bool {
+        let known = self.find(hash);
+        let base = known.map_or_else(|| bases.get(&hash).copied(), |entry| entry.base);
+        let was_there = match known {
+            Some(Entry { place: Some((chunk, row)), .. }) => {
+                self.chunks[chunk].superseded_at[row].store(version, Ordering::Release);
+                self.live -= 1;
+                true
+            }
+            Some(_) => false,
+            None => base.is_some(),
+        };
+        if let (None, Some(base)) = (known, base) {
+            Arc::make_mut(&mut self.mask).insert(base);
+            self.masked += 1;
+        }
+        // A key that is nowhere and deleted needs no word.
+        if (known.is_some() || base.is_some() || place.is_some())
+            && let Some(layer) = self.layers.last_mut()
+        {
+            layer.entries.insert(hash, Entry { place, base });
+        }
+        was_there
+    }
+
+    /// The newest row of each key in all layers, and the rows of the base that they supersede.
+    pub(crate) fn to_fold(&self) -> ToFold {
+        let mut newest: HashMap<u128, Entry> = HashMap::new();
+        for layer in &self.layers {
+            newest.extend(layer.entries.iter().map(|(hash, entry)| (*hash, *entry)));
+        }
+        let mut fold = ToFold { superseded: Vec::new(), deleted: Vec::new(), rows: Vec::new() };
+        for (hash, entry) in newest {
+            fold.superseded.extend(entry.base);
+            match entry.place {
+                Some(place) => fold.rows.push((place, hash)),
+                None => fold.deleted.push(hash),
+            }
+        }
+        // In the order they came, which is the order people expect.
+        fold.rows.sort_unstable();
+        fold
+    }
+
+    /// Forgets the writes up to `version`, which the base has now; what the others supersede is looked up in `keys`, the new
+    /// base's. Snapshots taken before keep what they had. `None` when a layer holds both.
+    pub(crate) fn folded(&self, version: u64, keys: &KeyIndex) -> Result<Option<Self>> {
+        let kept = self.layers.iter().filter(|layer| layer.last > version).collect::<Vec<_>>();
+        if kept.iter().any(|layer| layer.first <= version) {
+            return Ok(None);
+        }
+        let mut next = Self { layers: Vec::new(), ..Self::default() };
+        let places = kept.iter().flat_map(|layer| layer.entries.values()).filter_map(|entry| entry.place);
+        let used: BTreeSet<usize> = places.map(|(chunk, _)| chunk).collect();
+        let moved: HashMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+        next.chunks = Arc::new(used.iter().map(|chunk| Arc::clone(&self.chunks[*chunk])).collect());
+        let mut newest: HashMap<u128, Entry> = HashMap::new();
+        for layer in kept {
+            let hashes: Vec<u128> = layer.entries.keys().copied().collect();
+            let mut entries = HashMap::with_capacity(hashes.len());
+            for (hash, base) in hashes.iter().zip(keys.get_many(&hashes)?) {
+                let place = layer.entries[hash].place.map(|(chunk, row)| (moved[&chunk], row));
+                entries.insert(*hash, Entry { place, base });
+            }
+            newest.extend(entries.iter().map(|(hash, entry)| (*hash, *entry)));
+            next.layers.push(Layer { entries, bytes: layer.bytes, first: layer.first, last: layer.last });
+        }
+        let mut mask = RowAddrTreeMap::new();
+        for entry in newest.values() {
+            next.live += usize::from(entry.place.is_some());
+            if let Some(base) = entry.base {
+                mask.insert(base);
+                next.masked += 1;
+            }
+        }
+        next.mask = Arc::new(mask);
+        if next.layers.is_empty() {
+            next.layers.push(Layer::default());
+        }
+        Ok(Some(next))
+    }
+}
+
+/// What a fold moves into the base.
+#[derive(Debug)]
+pub(crate) struct ToFold {
+    /// Row ids of the base.
+    pub(crate) superseded: Vec<u64>,
+    /// Keys that are gone.
+    pub(crate) deleted: Vec<u128>,
+    /// Rows to add, each with the hash of its key.
+    pub(crate) rows: Vec<(Place, u128)>,
+}

@@ -1,0 +1,30 @@
+//! Failures on demand: what a test injects where the store touches the disk.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cenote_base::Result;
+
+type Hook = dyn Fn(&'static str) -> Result<()> + Send + Sync;
+
+/// A hook that is asked before each storage operation of a [`Store`](crate::Store), by the operation's name, and may make
+/// it fail. Without a hook nothing fails. A failed `log.write` writes half of its bytes, as a crash would.
+#[derive(Clone, Default)]
+pub struct Faults(Option<Arc<Hook>>);
+
+impl Faults {
+    /// Asks `hook` before each operation.
+    pub fn new(hook: impl Fn(&'static str) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |hook| hook(operation))
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Faults(hook)" } else { "Faults(none)" })
+    }
+}

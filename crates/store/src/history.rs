@@ -1,0 +1,125 @@
+//! What a table's log says of its base: which Lance versions there were, what each holds, and who still needs what.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use cenote_base::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+
+/// The format of log segments and their checkpoints.
+const FORMAT: u32 = 1;
+
+/// One version of the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BaseMark {
+    /// The Lance version.
+    pub(crate) base: u64,
+    /// The first Lance version with the same rows.
+    pub(crate) since: u64,
+    /// The newest write it holds. Those between `folded` and this one that are not in the log as rows went straight to it.
+    pub(crate) version: u64,
+    /// Every write up to here is in it.
+    pub(crate) folded: u64,
+    /// The Lance version whose key index fits.
+    pub(crate) keys: u64,
+    /// Microseconds since 1970.
+    pub(crate) time: i64,
+}
+
+/// A change of what is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Note {
+    /// A name for a version, which is kept until the name is removed.
+    Tag { name: String, version: Option<u64> },
+    /// How far a reader of the change feed has come, or that it is gone.
+    Consumer { name: String, version: Option<u64> },
+    /// Base versions below this one are gone.
+    Collected { base: u64 },
+}
+
+/// The state that notes and marks add up to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct History {
+    /// The versions of the base, oldest first; the last one is current.
+    pub(crate) marks: Vec<BaseMark>,
+    pub(crate) tags: BTreeMap<String, u64>,
+    pub(crate) consumers: BTreeMap<String, u64>,
+    /// What keys are hashed with: random for each table, so that nobody can choose keys that collide.
+    pub(crate) hash_key: (u64, u64),
+}
+
+impl History {
+    /// The history of a table whose base is `mark` and that nothing is known of before.
+    pub(crate) fn new(mark: BaseMark) -> Self {
+        let random = || RandomState::new().build_hasher().finish();
+        Self { marks: vec![mark], hash_key: (random(), random()), ..Self::default() }
+    }
+
+    /// The current version of the base.
+    pub(crate) fn current(&self) -> Result<BaseMark> {
+        self.marks.last().copied().ok_or_else(|| Error::corrupt("the table's history names no base"))
+    }
+
+    /// The oldest version that can be read: that of the oldest base. The log goes back at least as far.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.marks.first().map_or(0, |mark| mark.version)
+    }
+
+    /// The newest base that holds nothing newer than `version`.
+    pub(crate) fn at(&self, version: Version) -> Option<BaseMark> {
+        self.marks.iter().rev().find(|mark| mark.version <= version.0).copied()
+    }
+
+    pub(crate) fn add(&mut self, mark: BaseMark) {
+        // Of several bases with the same rows (an index was built), the newest will do.
+        let same = self.marks.pop_if(|old| (old.version, old.folded) == (mark.version, mark.folded));
+        let since = same.map_or(mark.base, |same| same.since);
+        self.marks.push(BaseMark { since, ..mark });
+    }
+
+    pub(crate) fn note(&mut self, note: &Note) {
+        let (map, name, version) = match note {
+            Note::Tag { name, version } => (&mut self.tags, name, version),
+            Note::Consumer { name, version } => (&mut self.consumers, name, version),
+            Note::Collected { base } => return self.marks.retain(|mark| mark.base >= *base),
+        };
+        match version {
+            Some(version) => map.insert(name.clone(), *version),
+            None => map.remove(name),
+        };
+    }
+}
+
+/// The first frame of a segment: all that the segments before it add up to, rows apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    format: u32,
+    /// The newest version before the segment.
+    pub(crate) version: u64,
+    pub(crate) history: History,
+}
+
+impl Checkpoint {
+    pub(crate) fn new(version: u64, history: History) -> Self {
+        Self { format: FORMAT, version, history }
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let unreadable = |source| Error::corrupt("the checkpoint of a log segment is unreadable").with_source(source);
+        // The format first: a newer one may have other fields.
+        let Format { format } = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if format > FORMAT {
+            return Err(Error::unsupported(format!(
+                "the table's log has format {format}, and this version of Cenote reads up to {FORMAT}: use a newer one"
+            )));
+        }
+        serde_json::from_slice(bytes).map_err(unreadable)
+    }
+}

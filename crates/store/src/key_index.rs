@@ -1,0 +1,377 @@
+//! Where in the base each key is: hashes of keys to row ids, in files that are never changed.
+//!
+//! A log-structured merge tree (O'Neil, Cheng, Gawlick, O'Neil, 1996) of few levels, newest first. A level is one file of
+//! entries sorted by hash and a directory of buckets by the hash's top bits, which is all that is kept in memory: hashes
+//! are uniform, so a lookup is one small read a level, whatever the table's size.
+//!
+//! ```text
+//! level     = entry* directory footer
+//! entry     = hash u128 (big-endian) · row id u64 (little-endian); the largest row id says that the key is gone
+//! directory = number of the first entry of each bucket, and the number of entries: u64*
+//! footer    = entries u64 · bucket bits u32 · format u32 · crc32 of directory and these three u32 · magic "CENOTEKI"
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cenote_base::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
+
+const MAGIC: &[u8; 8] = b"CENOTEKI";
+const FORMAT: u32 = 1;
+const ENTRY_BYTES: usize = 24;
+const FOOTER_BYTES: usize = 28;
+const BUCKET_ENTRIES: u64 = 128;
+/// The row id of a key that is gone.
+const GONE: u64 = u64::MAX;
+/// The newest level is merged into the next one when it has at least one in so many of its entries.
+const MERGE_RATIO: u64 = 4;
+
+/// See the module's description. Cheap to clone; its calls block.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyIndex {
+    directory: Arc<Path>,
+    /// Newest first.
+    levels: Vec<Arc<Level>>,
+}
+
+#[derive(Debug)]
+struct Level {
+    name: String,
+    path: PathBuf,
+    file: File,
+    entries: u64,
+    bucket_bits: u32,
+    /// The number of the first entry of each bucket, and the number of entries.
+    buckets: Vec<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    /// File names, newest level first.
+    levels: Vec<String>,
+}
+
+impl KeyIndex {
+    /// An index without entries that lives in `directory`, which is made if it does not exist.
+    pub(crate) fn empty(directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory).context(|| format!("make directory {}", directory.display()))?;
+        Ok(Self { directory: directory.into(), levels: Vec::new() })
+    }
+
+    /// The index of base version `version`; `None` when none was written for it, or a file of it is gone.
+    pub(crate) fn open(directory: &Path, version: u64) -> Result<Option<Self>> {
+        let path = manifest_path(directory, version);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::from(error).context(format!("read {}", path.display()))),
+        };
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|source| Error::corrupt(format!("{} is unreadable", path.display())).with_source(source))?;
+        check_format(manifest.format, &path)?;
+        let mut levels = Vec::with_capacity(manifest.levels.len());
+        for name in manifest.levels {
+            match Level::open(directory, name)? {
+                Some(level) => levels.push(Arc::new(level)),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Self { directory: directory.into(), levels }))
+    }
+
+    /// The row id of each key, in their order; `None` where it is absent.
+    pub(crate) fn get_many(&self, hashes: &[u128]) -> Result<Vec<Option<u64>>> {
+        let mut found = vec![None; hashes.len()];
+        // In the order of the files, so that neighbours share a read.
+        let mut open: Vec<usize> = (0..hashes.len()).collect();
+        open.sort_unstable_by_key(|at| hashes[*at]);
+        for level in &self.levels {
+            let mut bucket = Bucket::default();
+            let mut missing = Vec::with_capacity(open.len());
+            for at in open {
+                match level.get(hashes[at], &mut bucket)? {
+                    Some(GONE) => {}
+                    Some(row) => found[at] = Some(row),
+                    None => missing.push(at),
+                }
+            }
+            open = missing;
+        }
+        Ok(found)
+    }
+
+    /// This index with `entries` over it (`None`: the key is gone), each key once, as the index of base version `version`.
+    pub(crate) fn advance(&self, version: u64, entries: Vec<(u128, Option<u64>)>) -> Result<Self> {
+        let mut levels = self.levels.clone();
+        if !entries.is_empty() {
+            let mut sorted: Vec<(u128, u64)> =
+                entries.into_iter().map(|(hash, row)| (hash, row.unwrap_or(GONE))).collect();
+            sorted.sort_unstable();
+            let expected = sorted.len() as u64;
+            let keep_gone = !levels.is_empty();
+            let written = sorted.into_iter().filter(|(_, row)| keep_gone || *row != GONE).map(Ok);
+            levels.splice(..0, Level::write(&self.directory, version, expected, written)?.map(Arc::new));
+        }
+        while let [newest, next, rest @ ..] = levels.as_slice() {
+            if newest.entries * MERGE_RATIO < next.entries {
+                break;
+            }
+            let expected = newest.entries + next.entries;
+            let merged = Merge { newer: newest.entries()?, older: next.entries()?, pending: [None, None] };
+            let keep_gone = !rest.is_empty();
+            let merged = merged.filter(|entry| keep_gone || !matches!(entry, Ok((_, GONE))));
+            let merged = Level::write(&self.directory, version, expected, merged)?;
+            levels.splice(..2, merged.map(Arc::new));
+        }
+        let names = levels.iter().map(|level| level.name.clone()).collect();
+        let text = serde_json::to_vec(&Manifest { format: FORMAT, levels: names })
+            .map_err(|source| Error::internal("write a key index").with_source(source))?;
+        let path = manifest_path(&self.directory, version);
+        let part = self.directory.join(unique_name(version, "part"));
+        let mut file = File::create_new(&part).context(|| format!("make {}", part.display()))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).context(|| format!("write {}", part.display()))?;
+        std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))?;
+        Ok(Self { directory: Arc::clone(&self.directory), levels })
+    }
+
+    /// Removes what belongs to no base version in `keep`.
+    pub(crate) fn collect(directory: &Path, keep: &BTreeSet<u64>) -> Result<()> {
+        let mut needed = BTreeSet::new();
+        for version in keep {
+            if let Some(index) = Self::open(directory, *version)? {
+                needed.extend(index.levels.iter().map(|level| level.name.clone()));
+                needed.insert(format!("{version}.json"));
+            }
+        }
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::from(error).context(format!("list {}", directory.display()))),
+        };
+        for entry in entries {
+            let entry = entry?;
+            if !needed.contains(entry.file_name().to_string_lossy().as_ref()) {
+                std::fs::remove_file(entry.path()).context(|| format!("remove {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entries of the bucket that was read last.
+#[derive(Default)]
+struct Bucket {
+    number: Option<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Level {
+    fn open(directory: &Path, name: String) -> Result<Option<Self>> {
+        let path = directory.join(&name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::from(error).context(format!("open {}", path.display()))),
+        };
+        let damaged = || Error::corrupt(format!("{} is damaged: remove it, and it is made anew", path.display()));
+        let length = file.metadata()?.len();
+        let at = length.checked_sub(FOOTER_BYTES as u64).ok_or_else(damaged)?;
+        let mut footer = [0; FOOTER_BYTES];
+        file.read_exact_at(&mut footer, at).context(|| format!("read {}", path.display()))?;
+        let number = |at: usize| u32::from_le_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]);
+        if &footer[20..] != MAGIC {
+            return Err(damaged());
+        }
+        check_format(number(12), &path)?;
+        let entries = u64::from(number(0)) | u64::from(number(4)) << 32;
+        let bucket_bits = number(8);
+        let directory_bytes = 1u64.checked_shl(bucket_bits).and_then(|buckets| (buckets + 1).checked_mul(8));
+        let start = directory_bytes.and_then(|bytes| at.checked_sub(bytes)).ok_or_else(damaged)?;
+        if entries.checked_mul(ENTRY_BYTES as u64) != Some(start) {
+            return Err(damaged());
+        }
+        let mut bytes = vec![0; (at - start) as usize];
+        file.read_exact_at(&mut bytes, start).context(|| format!("read {}", path.display()))?;
+        if checksum(&bytes, &footer[..16]) != number(16) {
+            return Err(damaged());
+        }
+        let buckets = bytes.chunks_exact(8).map(read_u64).collect();
+        Ok(Some(Self { name, path, file, entries, bucket_bits, buckets }))
+    }
+
+    /// Writes sorted entries, some `expected` of them; `None` when there are none.
+    fn write(
+        directory: &Path,
+        version: u64,
+        expected: u64,
+        sorted: impl Iterator<Item = Result<(u128, u64)>>,
+    ) -> Result<Option<Self>> {
+        let name = unique_name(version, "keys");
+        let path = directory.join(&name);
+        let failed = || format!("write {}", path.display());
+        let mut file = BufWriter::new(File::create_new(&path).context(failed)?);
+        let bucket_bits = (expected / BUCKET_ENTRIES).max(1).ilog2();
+        let mut buckets: Vec<u64> = Vec::with_capacity((1 << bucket_bits) + 1);
+        let mut entries = 0;
+        for entry in sorted {
+            let (hash, row) = entry?;
+            while buckets.len() <= bucket_of(hash, bucket_bits) {
+                buckets.push(entries);
+            }
+            file.write_all(&hash.to_be_bytes()).and_then(|()| file.write_all(&row.to_le_bytes())).context(failed)?;
+            entries += 1;
+        }
+        if entries == 0 {
+            drop(file);
+            std::fs::remove_file(&path).context(failed)?;
+            return Ok(None);
+        }
+        buckets.resize((1 << bucket_bits) + 1, entries);
+        let bytes: Vec<u8> = buckets.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let mut footer = Vec::with_capacity(FOOTER_BYTES);
+        footer.extend(entries.to_le_bytes());
+        footer.extend(bucket_bits.to_le_bytes());
+        footer.extend(FORMAT.to_le_bytes());
+        footer.extend(checksum(&bytes, &footer).to_le_bytes());
+        footer.extend(MAGIC);
+        file.write_all(&bytes).and_then(|()| file.write_all(&footer)).context(failed)?;
+        let file = file.into_inner().map_err(|error| Error::from(error.into_error()))?;
+        file.sync_all().context(failed)?;
+        let file = File::open(&path).context(failed)?;
+        Ok(Some(Self { name, path, file, entries, bucket_bits, buckets }))
+    }
+
+    fn get(&self, hash: u128, bucket: &mut Bucket) -> Result<Option<u64>> {
+        let number = bucket_of(hash, self.bucket_bits);
+        if bucket.number != Some(number) {
+            let (start, end) = (self.buckets[number], self.buckets[number + 1]);
+            bucket.bytes.resize((end - start) as usize * ENTRY_BYTES, 0);
+            let read = self.file.read_exact_at(&mut bucket.bytes, start * ENTRY_BYTES as u64);
+            read.context(|| format!("read {}", self.path.display()))?;
+            bucket.number = Some(number);
+        }
+        let entries = bucket.bytes.len() / ENTRY_BYTES;
+        let entry = |at: usize| &bucket.bytes[at * ENTRY_BYTES..(at + 1) * ENTRY_BYTES];
+        let (mut low, mut high) = (0, entries);
+        let wanted = hash.to_be_bytes();
+        while low < high {
+            let middle = low.midpoint(high);
+            match entry(middle)[..16].cmp(&wanted) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Ok(Some(read_u64(&entry(middle)[16..]))),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        Ok(None)
+    }
+
+    fn entries(&self) -> Result<Entries> {
+        let file = File::open(&self.path).context(|| format!("open {}", self.path.display()))?;
+        Ok(Entries { file: BufReader::with_capacity(1 << 18, file), left: self.entries })
+    }
+}
+
+/// The entries of a level, in order.
+struct Entries {
+    file: BufReader<File>,
+    left: u64,
+}
+
+impl Iterator for Entries {
+    type Item = Result<(u128, u64)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let mut entry = [0; ENTRY_BYTES];
+        if let Err(error) = self.file.read_exact(&mut entry) {
+            return Some(Err(Error::from(error).context("read a key index")));
+        }
+        let hash = entry[..16].iter().fold(0, |hash, byte| hash << 8 | u128::from(*byte));
+        Some(Ok((hash, read_u64(&entry[16..]))))
+    }
+}
+
+/// Two levels as one: of equal keys, the newer entry.
+struct Merge {
+    newer: Entries,
+    older: Entries,
+    pending: [Option<(u128, u64)>; 2],
+}
+
+impl Merge {
+    fn fill(&mut self) -> Result<()> {
+        let [newer, older] = &mut self.pending;
+        if newer.is_none() {
+            *newer = self.newer.next().transpose()?;
+        }
+        if older.is_none() {
+            *older = self.older.next().transpose()?;
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Merge {
+    type Item = Result<(u128, u64)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Err(error) = self.fill() {
+            return Some(Err(error));
+        }
+        let [newer, older] = &mut self.pending;
+        match (*newer, *older) {
+            (Some((a, _)), Some((b, _))) if a > b => older.take().map(Ok),
+            (Some((a, _)), Some((b, _))) => {
+                if a == b {
+                    older.take();
+                }
+                newer.take().map(Ok)
+            }
+            (Some(_), None) => newer.take().map(Ok),
+            (None, _) => older.take().map(Ok),
+        }
+    }
+}
+
+fn bucket_of(hash: u128, bits: u32) -> usize {
+    // A shift by all 128 bits is none.
+    hash.checked_shr(128 - bits).unwrap_or(0) as usize
+}
+
+fn read_u64(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn checksum(directory: &[u8], footer: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(directory);
+    hasher.update(footer);
+    hasher.finalize()
+}
+
+fn check_format(format: u32, path: &Path) -> Result<()> {
+    if format > FORMAT {
+        let what = format!("{} has format {format}, and this version of Cenote reads up to {FORMAT}", path.display());
+        return Err(Error::unsupported(what));
+    }
+    Ok(())
+}
+
+fn manifest_path(directory: &Path, version: u64) -> PathBuf {
+    directory.join(format!("{version}.json"))
+}
+
+/// A name that no other process and no other call chooses.
+fn unique_name(version: u64, extension: &str) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    // Process numbers are used again, and by other containers: the hasher is seeded by the operating system.
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    format!("{version}-{random:016x}-{}.{extension}", COUNTER.fetch_add(1, Ordering::Relaxed))
+}
