@@ -179,10 +179,9 @@ impl Changes {
             Arc::make_mut(&mut self.mask).insert(base);
             self.masked += 1;
         }
-        // A key that is nowhere and deleted needs no word.
-        if (known.is_some() || base.is_some() || place.is_some())
-            && let Some(layer) = self.layers.last_mut()
-        {
+        // Also of a key that is nowhere and deleted: the log says so too, and whoever reads it again must not apply it to a
+        // row that came to the base later, behind the log's back.
+        if let Some(layer) = self.layers.last_mut() {
             layer.entries.insert(hash, Entry { place, base });
         }
         was_there
