@@ -21,26 +21,28 @@ pub(crate) struct Lease {
 /// # Errors
 /// `Conflict` when that has lasted for longer than `wait_max`.
 pub(crate) async fn acquire(path: &Path, wait_max: Duration) -> Result<Lease> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .context(|| format!("open lock file {}", path.display()))?;
     let start = Instant::now();
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Lease { _file: file }),
-            Err(TryLockError::WouldBlock) if start.elapsed() < wait_max => tokio::time::sleep(POLL_INTERVAL).await,
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::conflict(format!(
-                    "another process has been writing to this table for {} s; wait for it to end and try again",
-                    wait_max.as_secs()
-                )));
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(Error::from(source).context(format!("lock {}", path.display())));
-            }
+        if let Some(lease) = try_acquire(path)? {
+            return Ok(lease);
         }
+        if start.elapsed() >= wait_max {
+            return Err(Error::conflict(format!(
+                "another process has been writing to this table for {} s; wait for it to end and try again",
+                wait_max.as_secs()
+            )));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The lock on `path`, unless somebody has it.
+pub(crate) fn try_acquire(path: &Path) -> Result<Option<Lease>> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.context(|| format!("open lock file {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lease { _file: file })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(Error::from(source).context(format!("lock {}", path.display()))),
     }
 }

@@ -458,6 +458,10 @@ impl Snapshot {
     pub async fn take(&self, row_ids: &[u64], columns: &[String]) -> Result<RecordBatch> {
         let schema = schema::project(&self.logical, columns)?;
         let (changed, base) = self.split(row_ids)?;
+        if columns.is_empty() {
+            let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
+            return RecordBatch::try_new_with_options(schema, Vec::new(), &options).map_err(arrow_error);
+        }
         let from_changes = self.gather(&changed.places, &schema)?;
         if base.row_ids.is_empty() {
             return Ok(from_changes);

@@ -74,6 +74,8 @@ pub(crate) struct State {
     base_turn: Arc<tokio::sync::Mutex<()>>,
     queue: Mutex<Queue>,
     folding: AtomicBool,
+    /// Whether the base may have a version that was not logged, because who committed it died or failed.
+    suspect: AtomicBool,
     /// The versions of the base that snapshots of this process may hold.
     bases: Mutex<Vec<(u64, Weak<Dataset>)>>,
 }
@@ -184,6 +186,7 @@ impl State {
             base_turn: Arc::default(),
             queue: Mutex::default(),
             folding: AtomicBool::new(false),
+            suspect: AtomicBool::new(true),
             bases: Mutex::default(),
         }))
     }
@@ -264,6 +267,7 @@ impl State {
                 return Ok(());
             }
             tail.ours = false;
+            self.suspect.store(true, Ordering::Release);
             for frame in frames {
                 if !self.take_in(frame).await? {
                     return self.reopen(tail).await;
@@ -298,6 +302,7 @@ impl State {
         let base = base::load(&self.paths.uri(), &self.session, Some(replayed.history.current()?.base)).await?;
         let inner = Inner::new(&self.paths, &self.key, base, replayed).await?;
         *tail = Tail { log, ours: false };
+        self.suspect.store(true, Ordering::Release);
         *self.inner.lock() = inner;
         Ok(())
     }
@@ -347,13 +352,24 @@ impl State {
                 tracing::warn!(bytes = torn, log = %self.paths.log.display(), "cut off a write that was never acknowledged");
             }
         }
-        Ok(Writing { tail, _lease: lease })
+        let mut writing = Writing { tail, _lease: lease };
+        // Before rows are read in order to write them: what an unlogged version holds is older. Whoever holds the base is
+        // alive and logs what they commit.
+        if self.suspect.load(Ordering::Acquire)
+            && let Ok(_turn) = Arc::clone(&self.base_turn).try_lock_owned()
+            && let Some(_lease) = lease::try_acquire(&self.paths.base_lease)?
+        {
+            self.adopt(&mut writing).boxed().await?;
+        }
+        Ok(writing)
     }
 
     /// Waits for the turn to change the base.
     pub(crate) async fn changing(&self) -> Result<Changing> {
         let turn = Arc::clone(&self.base_turn).lock_owned().await;
         let lease = lease::acquire(&self.paths.base_lease, self.options.writer_wait_max).await?;
+        // Until what is done with it is logged.
+        self.suspect.store(true, Ordering::Release);
         Ok(Changing { _turn: turn, _lease: lease })
     }
 
@@ -538,6 +554,7 @@ impl State {
         };
         let latest = base.latest_version_id().await.map_err(lance_error)?;
         if latest <= mark.base {
+            self.suspect.store(false, Ordering::Release);
             return Ok(());
         }
         tracing::warn!(base = latest, path = %self.paths.base.display(), "took over a base version that was not logged");
@@ -607,6 +624,7 @@ impl State {
         deleted: Option<RecordBatch>,
     ) -> Result<()> {
         writing.append(&[Frame { version, time, record: Record::Base { mark, written, deleted } }])?;
+        self.suspect.store(false, Ordering::Release);
         match self.install(version, time, mark, base, keys).await? {
             true => Ok(()),
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
