@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::UInt64Type;
 use cenote_base::{Error, Result};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
+use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::rowids::get_row_id_index;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{
@@ -23,7 +25,7 @@ use lance_core::utils::address::RowAddress;
 use lance_table::format::Fragment;
 
 use crate::Faults;
-use crate::fault::lance_error;
+use crate::fault::{arrow_error, lance_error};
 use crate::key::PrimaryKey;
 use crate::snapshot::ROW_ID;
 use crate::store::write_params;
@@ -129,23 +131,57 @@ pub(crate) async fn patch(
     Ok(Arc::unwrap_or_clone(patched))
 }
 
-/// The hash of every key in `dataset` with its row id; only in fragments that `old` has not, when one is given.
+/// The keys that `new` has in files that `old` has not, and those that `old` has and `new` has not.
+pub(crate) async fn difference(
+    old: &Dataset,
+    new: &Dataset,
+    key: &PrimaryKey,
+    secret: (u64, u64),
+) -> Result<(Option<RecordBatch>, Option<RecordBatch>)> {
+    let mut written = Vec::new();
+    if let Some(mut rows) = key_rows(new, Some(old), key).await? {
+        while let Some(rows) = rows.try_next().await.map_err(lance_error)? {
+            written.push(key.project(&rows)?);
+        }
+    }
+    let kept: HashSet<u128> = keys(new, None, key, secret).await?.into_iter().map(|(hash, _)| hash).collect();
+    let mut deleted = Vec::new();
+    if let Some(mut rows) = key_rows(old, None, key).await? {
+        while let Some(rows) = rows.try_next().await.map_err(lance_error)? {
+            let rows = key.project(&rows)?;
+            let is_gone = key.hash(&rows, secret)?.into_iter().map(|hash| Some(!kept.contains(&hash)));
+            deleted.push(filter_record_batch(&rows, &is_gone.collect()).map_err(arrow_error)?);
+        }
+    }
+    let whole = |batches: &[RecordBatch]| -> Result<Option<RecordBatch>> {
+        let whole = concat_batches(key.schema(), batches).map_err(arrow_error)?;
+        Ok((whole.num_rows() > 0).then_some(whole))
+    };
+    Ok((whole(&written)?, whole(&deleted)?))
+}
+
+/// The key columns and row ids of `dataset`; only in files that `old` has not, when one is given.
+async fn key_rows(dataset: &Dataset, old: Option<&Dataset>, key: &PrimaryKey) -> Result<Option<DatasetRecordBatchStream>> {
+    let known: HashSet<u64> = old.iter().flat_map(|old| old.fragments().iter()).map(|fragment| fragment.id).collect();
+    let fragments: Vec<Fragment> =
+        dataset.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();
+    if fragments.is_empty() {
+        return Ok(None);
+    }
+    let mut scanner = dataset.scan();
+    scanner.with_fragments(fragments).project(&key.columns()).map_err(lance_error)?.with_row_id();
+    scanner.try_into_stream().await.map(Some).map_err(lance_error)
+}
+
+/// The hash of every key in `dataset` with its row id; only in files that `old` has not, when one is given.
 pub(crate) async fn keys(
     dataset: &Dataset,
     old: Option<&Dataset>,
     key: &PrimaryKey,
     secret: (u64, u64),
 ) -> Result<Vec<(u128, Option<u64>)>> {
-    let known: HashSet<u64> = old.iter().flat_map(|old| old.fragments().iter()).map(|fragment| fragment.id).collect();
-    let fragments: Vec<Fragment> =
-        dataset.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();
-    if fragments.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut scanner = dataset.scan();
-    scanner.with_fragments(fragments).project(&key.columns()).map_err(lance_error)?.with_row_id();
-    let mut stream = scanner.try_into_stream().await.map_err(lance_error)?;
     let mut entries = Vec::new();
+    let Some(mut stream) = key_rows(dataset, old, key).await? else { return Ok(entries) };
     while let Some(rows) = stream.try_next().await.map_err(lance_error)? {
         let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
         let row_ids = row_ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?;

@@ -47,6 +47,7 @@ mod changes;
 mod direct;
 mod fault;
 mod faults;
+mod feed;
 mod fold;
 mod history;
 mod key;
@@ -62,6 +63,7 @@ mod upkeep;
 
 pub use fault::{arrow_error, lance_error};
 pub use faults::Faults;
+pub use feed::ChangeFeed;
 pub use key::PrimaryKey;
 pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
 pub use snapshot::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};

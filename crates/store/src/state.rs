@@ -558,11 +558,13 @@ impl State {
             return Ok(());
         }
         tracing::warn!(base = latest, path = %self.paths.base.display(), "took over a base version that was not logged");
+        let old = base;
         let base = base::load(&self.paths.uri(), &self.session, Some(latest)).await?;
+        let (written, deleted) = base::difference(&old, &base, &self.key, secret).boxed().await?;
         let keys = key_index(&self.paths, &self.key, secret, &base, latest).await?;
         let (version, time) = self.next();
         let mark = BaseMark { base: latest, version, keys: latest, time: time.0, ..mark };
-        self.log_base(writing, version, time, mark, base, keys, None, None).await
+        self.log_base(writing, version, time, mark, base, keys, written, deleted).await
     }
 
     /// Logs and installs the base that a fold made.

@@ -18,6 +18,7 @@ use lance::dataset::NewColumnTransform;
 use crate::Version;
 use crate::direct;
 use crate::fault::{arrow_error, lance_error};
+use crate::feed::ChangeFeed;
 use crate::history::Note;
 use crate::log::Record;
 use crate::schema::{self, Missing};
@@ -325,6 +326,29 @@ impl Table {
         let state = self.state().await?;
         state.fold().await?;
         Box::pin(direct::maintain(&state, change)).await
+    }
+
+    /// What happened to rows after version `from`, in order.
+    ///
+    /// # Errors
+    /// `NotFound` when what was before `from` was collected: see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
+    pub async fn changes(&self, from: Version) -> Result<ChangeFeed> {
+        ChangeFeed::open(self.state().await?, from).boxed().await
+    }
+
+    /// How far each durable consumer of the change feed has come. What they have not read is not collected.
+    pub async fn consumers(&self) -> Result<BTreeMap<String, Version>> {
+        let state = self.state().await?;
+        state.snapshot().boxed().await?;
+        Ok(state.history().consumers.iter().map(|(name, version)| (name.clone(), Version(*version))).collect())
+    }
+
+    /// Remembers that consumer `name` has read the changes up to `version`; `None` forgets it.
+    pub async fn set_consumer(&self, name: &str, version: Option<Version>) -> Result<()> {
+        let state = self.state().await?;
+        let mut writing = state.writing().boxed().await?;
+        let note = Note::Consumer { name: name.to_owned(), version: version.map(|version| version.0) };
+        state.note(&mut writing, note).await
     }
 
     /// What is written and not folded.

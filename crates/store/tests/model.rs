@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use cenote_base::{ByteSize, Random};
-use cenote_store::{ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
+use cenote_store::{ChangeFeed, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
 
 const KEYS: u64 = 24;
 
@@ -33,6 +33,9 @@ struct Check {
     stores: (usize, usize),
     tags: BTreeMap<String, Version>,
     has_extra: bool,
+    feed: ChangeFeed,
+    /// What the feed's changes add up to.
+    followed: Rows,
 }
 
 fn seed() -> u64 {
@@ -76,7 +79,10 @@ impl Check {
         let store = Store::open(directory.path(), options()).await.unwrap();
         let table = store.create_table("t", TableSpec::new(schema(has_media), ["id"])).await.unwrap();
         let reader = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
+        let feed = reader.changes(reader.snapshot().await.unwrap().version()).await.unwrap();
         let mut check = Self {
+            feed,
+            followed: Rows::new(),
             random: Random::new(seed),
             directory,
             table,
@@ -129,6 +135,40 @@ impl Check {
         assert_eq!(contents(&now, self.has_media).await, self.rows);
         assert_eq!(contents(&elsewhere, self.has_media).await, self.rows);
         self.read_otherwise(&now).await;
+        self.follow().await;
+        assert_eq!(self.feed.version(), now.version());
+        assert_eq!(self.followed, contents(&now, false).await);
+    }
+
+    /// Takes in the feed's changes, which say what was before them too.
+    async fn follow(&mut self) {
+        while let Some(changes) = self.feed.next().await.unwrap() {
+            let keys = changes["key"].as_struct().column(0).as_string::<i32>();
+            let (before, after) = (changes["before"].as_struct(), changes["after"].as_struct());
+            let row = |side: &StructArray, row: usize| {
+                side.is_valid(row).then(|| {
+                    let notes = side.column_by_name("note").unwrap().as_string::<i32>();
+                    let numbers = side.column_by_name("number").unwrap().as_primitive::<Int64Type>();
+                    let note = notes.is_valid(row).then(|| notes.value(row).to_owned());
+                    (note, numbers.is_valid(row).then(|| numbers.value(row)), None)
+                })
+            };
+            for at in 0..changes.num_rows() {
+                let key = keys.value(at).to_owned();
+                let (before, after) = (row(before, at), row(after, at));
+                let operation = match (&before, &after) {
+                    (None, Some(_)) => "insert",
+                    (Some(_), Some(_)) => "update",
+                    _ => "delete",
+                };
+                assert_eq!(changes["operation"].as_string::<i32>().value(at), operation);
+                assert_eq!(self.followed.get(&key), before.as_ref());
+                match after {
+                    Some(after) => self.followed.insert(key, after),
+                    None => self.followed.remove(&key),
+                };
+            }
+        }
     }
 
     async fn upsert(&mut self, step: usize) {

@@ -1,0 +1,255 @@
+//! The change feed: what happened to each row, in order, from the log.
+//!
+//! The log has what rows became; what they were before is read from the table as it was where the feed stands, with the
+//! changes seen since laid over it. So a feed costs nothing until somebody reads it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array, new_null_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
+use cenote_base::{Error, Result};
+use futures::FutureExt;
+
+use crate::Version;
+use crate::fault::arrow_error;
+use crate::log::{Frame, Log, Record};
+use crate::schema;
+use crate::snapshot::Snapshot;
+use crate::state::{State, blocking};
+
+/// So many changes are laid over a snapshot before a newer one is taken.
+const RECENT_ROWS_MAX: usize = 50_000;
+
+/// Where a row is: the number of a source, and the row in it.
+type Place = (usize, usize);
+
+/// The changes of a table, in order, from a version on. Each batch is one write:
+///
+/// | column | type |
+/// |---|---|
+/// | `version` | `UInt64`: the version that the write made |
+/// | `time` | `Timestamp(Microsecond, "UTC")` |
+/// | `operation` | `Utf8`: `insert`, `update` or `delete` |
+/// | `key` | `Struct` of the primary key's columns |
+/// | `before`, `after` | `Struct` of the visible columns without media; null where there was no row, or is none |
+///
+/// A write that leaves a row as it was is no change.
+#[derive(Debug)]
+pub struct ChangeFeed {
+    state: Arc<State>,
+    log: Option<Log>,
+    frames: VecDeque<Frame>,
+    /// The table where `recent` begins.
+    ground: Snapshot,
+    /// What became of rows since: `None` where they were deleted.
+    recent: HashMap<u128, Option<(RecordBatch, usize)>>,
+    at: Version,
+}
+
+impl ChangeFeed {
+    /// The changes after `from`.
+    ///
+    /// # Errors
+    /// `NotFound` when what was before `from` was collected.
+    pub(crate) async fn open(state: Arc<State>, from: Version) -> Result<Self> {
+        let ground = state.snapshot_at(from).boxed().await.map_err(|error| {
+            let what = format!("changes from version {from} on cannot be read; read the table itself and follow from there");
+            error.context(what)
+        })?;
+        Ok(Self { state, log: None, frames: VecDeque::new(), ground, recent: HashMap::new(), at: from })
+    }
+
+    /// How far the feed was read: what follows is newer.
+    pub fn version(&self) -> Version {
+        self.at
+    }
+
+    /// The next write that changed rows; `None` at the end, where asking again later gives what came meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound` when the log was collected faster than the feed was read.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            let Some(frame) = self.frame().await? else { return Ok(None) };
+            if frame.version <= self.at.0 {
+                continue;
+            }
+            let changes = self.take_in(&frame).boxed().await?;
+            self.at = Version(frame.version);
+            if self.recent.len() > RECENT_ROWS_MAX {
+                self.move_ground().await?;
+            }
+            if changes.as_ref().is_some_and(|changes| changes.num_rows() > 0) {
+                return Ok(changes);
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Option<Frame>> {
+        if self.frames.is_empty() {
+            let (directory, faults) = (self.state.paths.log.clone(), self.state.options.faults.clone());
+            let (log, at) = (self.log.take(), self.at);
+            let (log, frames) = blocking(move || {
+                if let Some(mut log) = log
+                    && !log.is_gone()?
+                {
+                    let frames = log.read()?;
+                    return Ok((log, frames));
+                }
+                let mut log = Log::open(&directory, at.0 + 1, faults)?;
+                let frames = log.read()?;
+                match frames.first().map(|frame| &frame.record) {
+                    Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= at.0 => Ok((log, frames)),
+                    _ => Err(Error::not_found(format!(
+                        "the changes after version {at} were collected; read the table itself and follow from there"
+                    ))),
+                }
+            })
+            .await?;
+            self.log = Some(log);
+            self.frames = frames.into();
+        }
+        Ok(self.frames.pop_front())
+    }
+
+    async fn move_ground(&mut self) -> Result<()> {
+        self.ground = self.state.snapshot_at(self.at).boxed().await?;
+        self.recent.clear();
+        Ok(())
+    }
+
+    async fn take_in(&mut self, frame: &Frame) -> Result<Option<RecordBatch>> {
+        match &frame.record {
+            Record::Upsert(batch) => {
+                let rows: Vec<Option<usize>> = (0..batch.num_rows()).map(Some).collect();
+                self.change(frame, batch, batch, &rows).await.map(Some)
+            }
+            Record::Delete(keys) => self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await.map(Some),
+            Record::Base { written, deleted, .. } => {
+                // Written past the log: the rows are in the base.
+                let then = self.state.snapshot_at(Version(frame.version)).boxed().await?;
+                let mut parts = Vec::new();
+                if let Some(keys) = written {
+                    let found = then.locate(keys).await?;
+                    let row_ids: Vec<u64> = found.iter().flatten().copied().collect();
+                    let columns = columns(&then).fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+                    let taken = then.take(&row_ids, &columns).await?;
+                    let mut next = 0..;
+                    let rows: Vec<Option<usize>> = found.iter().map(|row| row.and_then(|_| next.next())).collect();
+                    parts.push(self.change(frame, keys, &taken, &rows).await?);
+                }
+                if let Some(keys) = deleted {
+                    parts.push(self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await?);
+                }
+                (self.ground, self.at) = (then, Version(frame.version));
+                self.recent.clear();
+                let Some(first) = parts.first() else { return Ok(None) };
+                arrow::compute::concat_batches(first.schema_ref(), &parts).map(Some).map_err(arrow_error)
+            }
+            Record::Checkpoint(_) | Record::Note(_) | Record::Sealed(_) => Ok(None),
+        }
+    }
+
+    /// The changes to the rows of `keys`: row `n` is now row `rows[n]` of `after`, or gone.
+    async fn change(
+        &mut self,
+        frame: &Frame,
+        keys: &RecordBatch,
+        after: &RecordBatch,
+        rows: &[Option<usize>],
+    ) -> Result<RecordBatch> {
+        let keys = self.state.key.project(keys)?;
+        let hashes = self.state.key.hash(&keys, self.state.hash_key())?;
+        let columns = columns(&self.ground);
+        let absent: Vec<ArrayRef> =
+            columns.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let absent = RecordBatch::try_new(Arc::clone(&columns), absent).map_err(arrow_error)?;
+        let after = schema::conform(after, &columns)?;
+
+        // What the rows were: in `recent`, in the ground, or nowhere.
+        let located = self.ground.locate(&keys).await?;
+        let row_ids: Vec<u64> = located.iter().flatten().copied().collect();
+        let names: Vec<String> = columns.fields().iter().map(|field| field.name().clone()).collect();
+        let ground = schema::conform(&self.ground.take(&row_ids, &names).await?, &columns)?;
+        let mut sources = vec![absent, after.clone(), ground];
+        let mut in_ground = 0..;
+        let mut places: Vec<(Option<Place>, Option<Place>, usize)> = Vec::with_capacity(hashes.len());
+        for (row, hash) in hashes.iter().enumerate() {
+            let ground = located[row].and_then(|_| in_ground.next()).map(|row| (2, row));
+            let before = match self.recent.get(hash) {
+                None => ground,
+                Some(None) => None,
+                Some(Some((batch, row))) => {
+                    sources.push(schema::conform(batch, &columns)?);
+                    Some((sources.len() - 1, *row))
+                }
+            };
+            places.push((before, rows[row].map(|row| (1, row)), row));
+        }
+        for ((_, now, _), hash) in places.iter().zip(&hashes) {
+            self.recent.insert(*hash, now.map(|(_, row)| (after.clone(), row)));
+        }
+        places.retain(|(before, after, _)| match (before, after) {
+            (None, None) => false,
+            (Some(before), Some(after)) => !same(&sources, *before, *after),
+            _ => true,
+        });
+        self.assemble(frame, &keys, &sources, &places)
+    }
+
+    fn assemble(
+        &self,
+        frame: &Frame,
+        keys: &RecordBatch,
+        sources: &[RecordBatch],
+        places: &[(Option<Place>, Option<Place>, usize)],
+    ) -> Result<RecordBatch> {
+        let sources: Vec<&RecordBatch> = sources.iter().collect();
+        let side = |side: fn(&(Option<Place>, Option<Place>, usize)) -> Option<Place>| -> Result<ArrayRef> {
+            let valid: NullBuffer = places.iter().map(|place| side(place).is_some()).collect();
+            let rows: Vec<Place> = places.iter().map(|place| side(place).unwrap_or((0, 0))).collect();
+            let rows = interleave_record_batch(&sources, &rows).map_err(arrow_error)?;
+            let fields = rows.schema_ref().fields().clone();
+            let rows = StructArray::try_new(fields, rows.columns().to_vec(), Some(valid)).map_err(arrow_error)?;
+            Ok(Arc::new(rows))
+        };
+        let operation = |(before, after, _): &(Option<Place>, Option<Place>, usize)| match (before, after) {
+            (None, _) => Some("insert"),
+            (_, None) => Some("delete"),
+            _ => Some("update"),
+        };
+        let key_rows: Vec<Place> = places.iter().map(|(_, _, row)| (0, *row)).collect();
+        let keys = interleave_record_batch(&[keys], &key_rows).map_err(arrow_error)?;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from(vec![frame.version; places.len()])),
+            Arc::new(TimestampMicrosecondArray::from(vec![frame.time.0; places.len()]).with_timezone("UTC")),
+            Arc::new(places.iter().map(operation).collect::<StringArray>()),
+            Arc::new(StructArray::from(keys)),
+            side(|(before, _, _)| *before)?,
+            side(|(_, after, _)| *after)?,
+        ];
+        let names = ["version", "time", "operation", "key", "before", "after"];
+        let fields: Fields = names
+            .iter()
+            .zip(&columns)
+            .map(|(name, column)| Field::new(*name, column.data_type().clone(), matches!(*name, "before" | "after")))
+            .collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
+    }
+}
+
+/// The visible columns without media, all nullable.
+fn columns(snapshot: &Snapshot) -> SchemaRef {
+    let fields = snapshot.schema().fields().iter().filter(|field| !schema::is_blob(field));
+    Arc::new(Schema::new(fields.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+}
+
+fn same(sources: &[RecordBatch], a: Place, b: Place) -> bool {
+    let row = |(source, row): Place| sources[source].slice(row, 1);
+    row(a) == row(b)
+}
