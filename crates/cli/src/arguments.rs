@@ -113,7 +113,29 @@ pub enum Command {
         #[command(flatten)]
         output: Format,
     },
-    /// Show rows, bytes, indexes with their lateness, and errors of every table.
+    /// Print what happened to a table's rows, one JSON object a line: operation, key, before, after, version and time.
+    Changes {
+        /// The table.
+        table: String,
+        /// After this version; by default from where the consumer stands, or the oldest that can be read.
+        #[arg(long, value_name = "VERSION")]
+        from: Option<u64>,
+        /// Go on printing what comes, until Ctrl-C.
+        #[arg(long)]
+        follow: bool,
+        /// Remember under this name what was printed, and go on from there next time. It keeps the changes it has not read.
+        #[arg(long, value_name = "NAME")]
+        consumer: Option<String>,
+    },
+    /// Fold recent writes into the base, join small files, bring indexes up to date and remove the past beyond retention.
+    Compact {
+        /// The table.
+        table: String,
+        /// Leave nothing of deleted and replaced rows, nor of the past, but what tags and consumers hold.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Show rows, versions, bytes, indexes with their lateness, and errors of every table.
     Status {
         #[command(flatten)]
         output: Format,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "command_line/changes.rs"]
+mod changes;
 #[path = "command_line/media.rs"]
 mod media;
 #[path = "command_line/snapshots.rs"]

@@ -27,8 +27,12 @@ pub struct TableStatus {
     pub rows: usize,
     /// The newest version.
     pub version: Version,
-    /// Bytes on disk, all versions together.
+    /// Bytes on disk, all versions together, and the log.
     pub bytes: u64,
+    /// Keys that were written and are not folded into the base.
+    pub unfolded: usize,
+    /// The oldest version that can be read.
+    pub oldest: Version,
     /// Rows that could not be processed.
     pub errors: usize,
     /// Its indexes.
@@ -38,15 +42,19 @@ pub struct TableStatus {
 pub(crate) async fn status(lake: &Lake, store: &Store) -> Result<LakeStatus> {
     let mut tables = Vec::new();
     for name in store.tables().await? {
-        let snapshot = store.table(&name).await?.snapshot().await?;
-        let directory = std::path::PathBuf::from(snapshot.base().uri());
-        let bytes = tokio::task::spawn_blocking(move || directory_bytes(&directory))
+        let table = store.table(&name).await?;
+        let snapshot = table.snapshot().await?;
+        let base = std::path::PathBuf::from(snapshot.base().uri());
+        let measure = move || Ok(directory_bytes(&base)? + directory_bytes(&base.with_extension("changes"))?);
+        let bytes: Result<u64> = tokio::task::spawn_blocking(measure)
             .await
-            .map_err(|source| cenote_base::Error::internal("measure a table").with_source(source))??;
+            .map_err(|source| cenote_base::Error::internal("measure a table").with_source(source))?;
         tables.push(TableStatus {
             rows: snapshot.count(None).await?,
             version: snapshot.version(),
-            bytes,
+            bytes: bytes?,
+            unfolded: table.unfolded().await?.keys,
+            oldest: snapshot.oldest_version(),
             errors: lake.errors(&name).await?.num_rows(),
             indexes: cenote_index::list(&snapshot).await?,
             name,

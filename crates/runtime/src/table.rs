@@ -1,9 +1,11 @@
 //! A table as an embedder sees it: writes, reads, search, indexes.
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
 use cenote_index::{HybridQuery, IndexInfo, IndexSpec, TextQuery, VectorQuery};
-use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, WriteReport};
+use cenote_store::{ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Version, WriteReport};
 
 /// A table of a [`Lake`](crate::Lake). Cheap to clone.
 #[derive(Debug, Clone)]
@@ -125,6 +127,28 @@ impl Table {
     /// Drops the index called `name`.
     pub async fn drop_index(&self, name: &str) -> Result<()> {
         Box::pin(cenote_index::drop(&self.stored, name)).await
+    }
+
+    /// What happened to rows after version `from`, in order; see [`ChangeFeed`] for its columns.
+    pub async fn changes(&self, from: Version) -> Result<ChangeFeed> {
+        self.stored.changes(from).await
+    }
+
+    /// Folds what was written into the base, joins small files, brings the indexes up to date, and removes the past that the
+    /// table's retention does not cover. With `purge`, nothing is left of deleted and replaced rows and of the past, but what
+    /// tags, consumers and readers hold.
+    pub async fn compact(&self, purge: bool) -> Result<Collected> {
+        self.stored.compact(purge).await?;
+        if purge {
+            // An index keeps the values of rows that are gone until it is built anew.
+            for index in self.indexes().await? {
+                let spec = IndexSpec { name: Some(index.name), ..IndexSpec::new(index.column, index.kind) };
+                self.create_index(spec).await?;
+            }
+        } else {
+            self.optimize_indexes().await?;
+        }
+        self.stored.collect(purge.then_some(Duration::ZERO)).await
     }
 
     /// Brings every index up to date by adding what it has not seen.

@@ -13,8 +13,8 @@ use cenote_base::{Error, Result};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::rowids::get_row_id_index;
+use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{
     CommitBuilder, InsertBuilder, MergeInsertBuilder, MergeInsertWriteMode, WhenMatched, WhenNotMatched, WriteMode,
@@ -161,7 +161,11 @@ pub(crate) async fn difference(
 }
 
 /// The key columns and row ids of `dataset`; only in files that `old` has not, when one is given.
-async fn key_rows(dataset: &Dataset, old: Option<&Dataset>, key: &PrimaryKey) -> Result<Option<DatasetRecordBatchStream>> {
+async fn key_rows(
+    dataset: &Dataset,
+    old: Option<&Dataset>,
+    key: &PrimaryKey,
+) -> Result<Option<DatasetRecordBatchStream>> {
     let known: HashSet<u64> = old.iter().flat_map(|old| old.fragments().iter()).map(|fragment| fragment.id).collect();
     let fragments: Vec<Fragment> =
         dataset.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();

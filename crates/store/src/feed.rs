@@ -58,7 +58,8 @@ impl ChangeFeed {
     /// `NotFound` when what was before `from` was collected.
     pub(crate) async fn open(state: Arc<State>, from: Version) -> Result<Self> {
         let ground = state.snapshot_at(from).boxed().await.map_err(|error| {
-            let what = format!("changes from version {from} on cannot be read; read the table itself and follow from there");
+            let what =
+                format!("changes from version {from} on cannot be read; read the table itself and follow from there");
             error.context(what)
         })?;
         Ok(Self { state, log: None, frames: VecDeque::new(), ground, recent: HashMap::new(), at: from })
@@ -166,8 +167,7 @@ impl ChangeFeed {
         let keys = self.state.key.project(keys)?;
         let hashes = self.state.key.hash(&keys, self.state.hash_key())?;
         let columns = columns(&self.ground);
-        let absent: Vec<ArrayRef> =
-            columns.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let absent: Vec<ArrayRef> = columns.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
         let absent = RecordBatch::try_new(Arc::clone(&columns), absent).map_err(arrow_error)?;
         let after = schema::conform(after, &columns)?;
 

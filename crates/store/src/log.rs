@@ -321,6 +321,10 @@ impl Log {
     pub(crate) fn roll(&mut self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
         let version = checkpoint.version;
         let next = version + 1;
+        if next == self.segment {
+            // Nothing was written since the last one began.
+            return Ok(());
+        }
         // The new segment first: a seal that names a segment must not be durable before it.
         let mut segment = Self::new_segment(&self.directory, next, self.epoch, self.faults.clone())?;
         let frame = |record| Frame { version, time, record };

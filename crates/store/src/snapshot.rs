@@ -195,6 +195,11 @@ impl Snapshot {
         &self.base
     }
 
+    /// The oldest version of the table that could be read when the snapshot was taken.
+    pub fn oldest_version(&self) -> Version {
+        Version(self.history.oldest())
+    }
+
     /// The newest write that version `lance` of the base holds.
     pub fn version_of_base(&self, lance: u64) -> Version {
         let mark = self.history.marks.iter().rev().find(|mark| mark.since <= lance);

@@ -546,6 +546,17 @@ impl State {
         Ok(Some(sealed))
     }
 
+    /// Ends the log's segment when everything in it is folded, so that it can be collected.
+    pub(crate) fn roll_if_folded(&self, writing: &mut Writing) -> Result<()> {
+        let (version, time) = self.now();
+        let history = self.history();
+        if history.current()?.folded < version {
+            return Ok(());
+        }
+        writing.claim();
+        writing.tail.log.roll(Checkpoint::new(version, history.as_ref().clone()), time)
+    }
+
     /// Takes over base versions that a process committed and died before it could log them.
     pub(crate) async fn adopt(self: &Arc<Self>, writing: &mut Writing) -> Result<()> {
         let (base, mark, secret) = {
@@ -602,9 +613,11 @@ impl State {
             if has_entries { keys.advance(base, direct.entries) } else { Ok(keys) }
         })
         .await?;
+        let all_folded = self.inner.lock().changes.is_empty();
         let mark = BaseMark {
             base,
             version: if is_write { version } else { mark.version },
+            folded: if all_folded { version } else { mark.folded },
             keys: if has_entries { base } else { mark.keys },
             time: time.0,
             ..mark

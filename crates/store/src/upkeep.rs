@@ -86,6 +86,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         };
         // Said before it is done: a version that is said to be there must be.
         state.note(&mut writing, Note::Collected { base: oldest.base }).await?;
+        state.roll_if_folded(&mut writing)?;
         let history = state.history();
         let keep: BTreeSet<u64> = history.marks.iter().map(|mark| mark.keys).collect();
         let keys = state.paths.keys.clone();

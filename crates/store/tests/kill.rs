@@ -153,7 +153,10 @@ async fn a_killed_writer_loses_nothing_acknowledged() {
         next = last + 1;
         // The write in hand is there as a whole or not at all.
         if seen != rows {
-            assert_eq!(seen, with_next, "CENOTE_SEED={seed} round {round}: write {next} is torn, or one before it lost");
+            assert_eq!(
+                seen, with_next,
+                "CENOTE_SEED={seed} round {round}: write {next} is torn, or one before it lost"
+            );
             rows = with_next;
             next += 1;
         }

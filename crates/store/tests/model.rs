@@ -10,7 +10,9 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use cenote_base::{ByteSize, Random};
-use cenote_store::{ChangeFeed, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
+use cenote_store::{
+    ChangeFeed, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field,
+};
 
 const KEYS: u64 = 24;
 

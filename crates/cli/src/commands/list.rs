@@ -54,6 +54,8 @@ pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
         ("table", output::texts(tables.iter().map(|table| Some(table.name.as_str())))),
         ("rows", output::counts(tables.iter().map(|table| table.rows as u64))),
         ("version", output::counts(tables.iter().map(|table| table.version.0))),
+        ("oldest", output::counts(tables.iter().map(|table| table.oldest.0))),
+        ("unfolded", output::counts(tables.iter().map(|table| table.unfolded as u64))),
         ("bytes", bytes),
         ("errors", output::counts(tables.iter().map(|table| table.errors as u64))),
         ("indexes", output::texts(tables.iter().map(|table| Some(indexes(table))))),

@@ -1,5 +1,6 @@
 //! One command a file; small listings that print what the facade says share `list.rs`.
 
+mod changes;
 mod index;
 mod ingest;
 mod list;
@@ -54,6 +55,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
                     let errors = lake.errors(table).await?;
                     output::rows_in_full(&errors, output.format)
                 }
+                Command::Changes { table, from, follow, consumer } => {
+                    changes::run(&lake, table, *from, *follow, consumer.as_deref()).await
+                }
+                Command::Compact { table, purge } => changes::compact(&lake, table, *purge).await,
                 Command::Index(command) => index::run(&lake, command).await,
                 Command::Init
                 | Command::Completions { .. }

@@ -1,0 +1,54 @@
+//! `cenote changes` and `cenote compact`.
+
+use std::time::Duration;
+
+use cenote_runtime::{ByteSize, Lake, Result, Version};
+
+use crate::arguments::FormatKind;
+use crate::output::{self, Printer};
+
+/// How often a feed that is followed looks for news.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+pub async fn run(lake: &Lake, name: &str, from: Option<u64>, follow: bool, consumer: Option<&str>) -> Result<()> {
+    let table = lake.table(name).await?;
+    let stands = match consumer {
+        Some(consumer) => table.stored().consumers().await?.get(consumer).copied(),
+        None => None,
+    };
+    let oldest = table.snapshot().await?.oldest_version();
+    let from = from.map(Version).or(stands).unwrap_or(oldest);
+    if let Some(consumer) = consumer {
+        // From the start, so that nothing is collected while it is being read.
+        table.stored().set_consumer(consumer, Some(from)).await?;
+    }
+    let mut feed = table.changes(from).await?;
+    loop {
+        while let Some(changes) = feed.next().await? {
+            let mut printer = Printer::new(FormatKind::Json, changes.schema_ref())?;
+            printer.print(&changes)?;
+            printer.finish()?;
+        }
+        if let Some(consumer) = consumer {
+            table.stored().set_consumer(consumer, Some(feed.version())).await?;
+        }
+        if !follow {
+            return Ok(());
+        }
+        let seen = feed.version();
+        while table.snapshot().await?.version() == seen {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+pub async fn compact(lake: &Lake, name: &str, purge: bool) -> Result<()> {
+    let removed = lake.table(name).await?.compact(purge).await?;
+    output::note(&format!(
+        "compacted {name}: removed {} old versions and {} of files; versions from {} on can be read",
+        removed.bases,
+        ByteSize(removed.bytes),
+        removed.oldest
+    ));
+    Ok(())
+}
