@@ -13,7 +13,7 @@ use cenote_base::{Error, Result};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::rowids::get_row_id_index;
+use lance::dataset::rowids::load_row_id_sequence;
 use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{
@@ -21,7 +21,6 @@ use lance::dataset::{
     WriteParams,
 };
 use lance::session::Session;
-use lance_core::utils::address::RowAddress;
 use lance_table::format::Fragment;
 
 use crate::Faults;
@@ -92,19 +91,48 @@ pub(crate) async fn replace(
 }
 
 /// Row ids as offsets in fragments.
+///
+/// Lance's own index of row ids searches a fragment that has holes from its start, for each id. Most fragments number their
+/// rows without a gap, and there the offset is a subtraction; the others are read through once.
 async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
     let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    if row_ids.is_empty() {
+    let mut wanted = row_ids.to_vec();
+    wanted.sort_unstable();
+    let mut found = 0;
+    for fragment in dataset.fragments().iter() {
+        if found == wanted.len() {
+            break;
+        }
+        let ids = load_row_id_sequence(dataset, fragment).await.map_err(lance_error)?;
+        let rows = ids.len() as usize;
+        let (Some(first), Some(last)) = (ids.get(0), ids.get(rows.saturating_sub(1))) else { continue };
+        let gapless = last.checked_sub(first) == Some(rows as u64 - 1);
+        let offsets: Vec<u32> = if gapless {
+            let from = wanted.partition_point(|id| *id < first);
+            let to = wanted.partition_point(|id| *id <= last);
+            let offsets = wanted[from..to].iter().map(|id| ((id - first) as u32, *id));
+            offsets.filter(|(offset, id)| ids.get(*offset as usize) == Some(*id)).map(|(offset, _)| offset).collect()
+        } else {
+            let rows = (0u32..).zip(ids.iter());
+            rows.filter(|(_, id)| wanted.binary_search(id).is_ok()).map(|(offset, _)| offset).collect()
+        };
+        if offsets.is_empty() {
+            continue;
+        }
+        // A row that was moved left its id behind: only one of the places is live.
+        let deleted = match dataset.get_fragment(fragment.id as usize) {
+            Some(file) => file.get_deletion_vector().await.map_err(lance_error)?,
+            None => None,
+        };
+        let is_live = |offset: &u32| deleted.as_ref().is_none_or(|deleted| !deleted.contains(*offset));
+        let live: Vec<u32> = offsets.into_iter().filter(is_live).collect();
+        found += live.len();
+        fragments.insert(fragment.id as u32, live);
+    }
+    if found == wanted.len() {
         return Ok(fragments);
     }
-    let index = get_row_id_index(dataset).await.map_err(lance_error)?;
-    let index = index.ok_or_else(|| Error::corrupt("the base has no stable row ids: it was not made by Cenote"))?;
-    for (row_id, address) in row_ids.iter().zip(index.get_many(row_ids).map_err(lance_error)?) {
-        let address: RowAddress = address
-            .ok_or_else(|| Error::corrupt(format!("the base has no row {row_id}, which its key index names")))?;
-        fragments.entry(address.fragment_id()).or_default().push(address.row_offset());
-    }
-    Ok(fragments)
+    Err(Error::corrupt(format!("the base lacks {} rows that its key index names", wanted.len() - found)))
 }
 
 /// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there.

@@ -28,6 +28,14 @@ const RECENT_ROWS_MAX: usize = 50_000;
 /// Where a row is: the number of a source, and the row in it.
 type Place = (usize, usize);
 
+/// A row that changed: what it was, what it is, and which row of the write's keys it is.
+#[derive(Debug, Clone, Copy)]
+struct Changed {
+    before: Option<Place>,
+    after: Option<Place>,
+    key: usize,
+}
+
 /// The changes of a table, in order, from a version on. Each batch is one write:
 ///
 /// | column | type |
@@ -178,7 +186,7 @@ impl ChangeFeed {
         let ground = schema::conform(&self.ground.take(&row_ids, &names).await?, &columns)?;
         let mut sources = vec![absent, after.clone(), ground];
         let mut in_ground = 0..;
-        let mut places: Vec<(Option<Place>, Option<Place>, usize)> = Vec::with_capacity(hashes.len());
+        let mut places: Vec<Changed> = Vec::with_capacity(hashes.len());
         for (row, hash) in hashes.iter().enumerate() {
             let ground = located[row].and_then(|_| in_ground.next()).map(|row| (2, row));
             let before = match self.recent.get(hash) {
@@ -189,14 +197,14 @@ impl ChangeFeed {
                     Some((sources.len() - 1, *row))
                 }
             };
-            places.push((before, rows[row].map(|row| (1, row)), row));
+            places.push(Changed { before, after: rows[row].map(|row| (1, row)), key: row });
         }
-        for ((_, now, _), hash) in places.iter().zip(&hashes) {
-            self.recent.insert(*hash, now.map(|(_, row)| (after.clone(), row)));
+        for (place, hash) in places.iter().zip(&hashes) {
+            self.recent.insert(*hash, place.after.map(|(_, row)| (after.clone(), row)));
         }
-        places.retain(|(before, after, _)| match (before, after) {
+        places.retain(|place| match (place.before, place.after) {
             (None, None) => false,
-            (Some(before), Some(after)) => !same(&sources, *before, *after),
+            (Some(before), Some(after)) => !same(&sources, before, after),
             _ => true,
         });
         self.assemble(frame, &keys, &sources, &places)
@@ -207,10 +215,10 @@ impl ChangeFeed {
         frame: &Frame,
         keys: &RecordBatch,
         sources: &[RecordBatch],
-        places: &[(Option<Place>, Option<Place>, usize)],
+        places: &[Changed],
     ) -> Result<RecordBatch> {
         let sources: Vec<&RecordBatch> = sources.iter().collect();
-        let side = |side: fn(&(Option<Place>, Option<Place>, usize)) -> Option<Place>| -> Result<ArrayRef> {
+        let side = |side: fn(&Changed) -> Option<Place>| -> Result<ArrayRef> {
             let valid: NullBuffer = places.iter().map(|place| side(place).is_some()).collect();
             let rows: Vec<Place> = places.iter().map(|place| side(place).unwrap_or((0, 0))).collect();
             let rows = interleave_record_batch(&sources, &rows).map_err(arrow_error)?;
@@ -218,20 +226,20 @@ impl ChangeFeed {
             let rows = StructArray::try_new(fields, rows.columns().to_vec(), Some(valid)).map_err(arrow_error)?;
             Ok(Arc::new(rows))
         };
-        let operation = |(before, after, _): &(Option<Place>, Option<Place>, usize)| match (before, after) {
+        let operation = |place: &Changed| match (place.before, place.after) {
             (None, _) => Some("insert"),
             (_, None) => Some("delete"),
             _ => Some("update"),
         };
-        let key_rows: Vec<Place> = places.iter().map(|(_, _, row)| (0, *row)).collect();
+        let key_rows: Vec<Place> = places.iter().map(|place| (0, place.key)).collect();
         let keys = interleave_record_batch(&[keys], &key_rows).map_err(arrow_error)?;
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt64Array::from(vec![frame.version; places.len()])),
             Arc::new(TimestampMicrosecondArray::from(vec![frame.time.0; places.len()]).with_timezone("UTC")),
             Arc::new(places.iter().map(operation).collect::<StringArray>()),
             Arc::new(StructArray::from(keys)),
-            side(|(before, _, _)| *before)?,
-            side(|(_, after, _)| *after)?,
+            side(|place| place.before)?,
+            side(|place| place.after)?,
         ];
         let names = ["version", "time", "operation", "key", "before", "after"];
         let fields: Fields = names
