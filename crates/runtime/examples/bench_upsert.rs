@@ -1,0 +1,118 @@
+//! The measured side of `make bench-upsert`: durable upserts of 1, 100 and 10,000 rows of 128 numbers into a table, and lookups of
+//! single keys before and after a fold.
+//!
+//! `bench_upsert ROWS CALLS LAKE_DIRECTORY` loads `ROWS` rows, makes `CALLS` calls of the small sizes, and prints one JSON line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cenote_runtime::arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
+use cenote_runtime::arrow::datatypes::{DataType, Field};
+use cenote_runtime::{Error, Lake, LakeOptions, Result, Table, TableSpec};
+use serde_json::{Map, Value};
+
+const DIMENSIONS: i32 = 128;
+/// Calls of 10,000 rows.
+const LARGE_CALLS: usize = 60;
+const LOOKUPS: usize = 2_000;
+/// Coprime to every number of rows in use, so that the keys of a call differ.
+const STRIDE: i64 = 7_919;
+
+/// Call after call, keys of which about half are there, the same ones in every contestant.
+struct Keys {
+    next: i64,
+    range: i64,
+}
+
+impl Keys {
+    fn take(&mut self, count: usize) -> Vec<i64> {
+        let start = self.next;
+        self.next += count as i64;
+        (start..self.next).map(|number| number * STRIDE % self.range).collect()
+    }
+}
+
+#[tokio::main]
+#[allow(clippy::print_stdout)] // The result line is what the harness reads.
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let usage = || Error::invalid_input("usage: bench_upsert ROWS CALLS LAKE_DIRECTORY");
+    let [rows, calls, directory] = arguments.as_slice() else { return Err(usage()) };
+    let rows: usize = rows.parse().map_err(|_| usage())?;
+    let calls: usize = calls.parse().map_err(|_| usage())?;
+    println!("{}", Value::Object(run(rows, calls, &PathBuf::from(directory)).await?));
+    Ok(())
+}
+
+async fn run(rows: usize, calls: usize, directory: &std::path::Path) -> Result<Map<String, Value>> {
+    Lake::init(directory).await?;
+    let lake = Lake::open(directory, LakeOptions::default()).await?;
+    let first = batch((0..rows as i64).collect())?;
+    let table = lake.create_table("vectors", TableSpec::new(first.schema(), ["id"])).await?;
+    table.upsert(first).await?;
+
+    let mut report = Map::new();
+    let mut keys = Keys { next: 0, range: 2 * rows as i64 };
+    for (size, calls) in [(1, calls), (100, calls), (10_000, LARGE_CALLS)] {
+        let mut times_ms = Vec::with_capacity(calls);
+        for _ in 0..calls {
+            let batch = batch(keys.take(size))?;
+            let start = Instant::now();
+            table.upsert(batch).await?;
+            times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        let tenth = calls.div_ceil(10);
+        report.insert(format!("first_{size}_ms"), percentile(&times_ms[..tenth], 0.5).into());
+        report.insert(format!("last_{size}_ms"), percentile(&times_ms[calls - tenth..], 0.5).into());
+        report.insert(format!("p50_{size}_ms"), percentile(&times_ms, 0.5).into());
+        report.insert(format!("p99_{size}_ms"), percentile(&times_ms, 0.99).into());
+        let seconds = times_ms.iter().sum::<f64>() / 1e3;
+        report.insert(format!("rows_s_{size}"), ((size * calls) as f64 / seconds).into());
+    }
+    report.insert("lookup_changed_ms".to_owned(), lookups(&table, rows).await?.into());
+    table.stored().fold().await?;
+    report.insert("lookup_ms".to_owned(), lookups(&table, rows).await?.into());
+    report.insert("count".to_owned(), table.snapshot().await?.count(None).await?.into());
+    Ok(report)
+}
+
+/// The median time of reading one row by its key, in milliseconds.
+async fn lookups(table: &Table, rows: usize) -> Result<f64> {
+    let mut times_ms = Vec::with_capacity(LOOKUPS);
+    for number in 0..LOOKUPS as i64 {
+        let key: ArrayRef = Arc::new(Int64Array::from(vec![number * STRIDE % rows as i64]));
+        let key = RecordBatch::try_from_iter([("id", key)]).map_err(wrong)?;
+        let start = Instant::now();
+        let found = table.get(&key, None).await?;
+        times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        if found.num_rows() != 1 {
+            return Err(Error::internal(format!("key {key:?} gave {} rows", found.num_rows())));
+        }
+    }
+    Ok(percentile(&times_ms, 0.5))
+}
+
+fn batch(ids: Vec<i64>) -> Result<RecordBatch> {
+    let numbers =
+        ids.iter().flat_map(|id| (0..i64::from(DIMENSIONS)).map(move |at| ((id * 31 + at * 17) % 1000) as f32));
+    let numbers: Float32Array = numbers.collect();
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let vectors = FixedSizeListArray::try_new(item, DIMENSIONS, Arc::new(numbers), None).map_err(wrong)?;
+    let columns = [
+        ("id", Arc::new(Int64Array::from(ids.clone())) as ArrayRef, false),
+        ("vector", Arc::new(vectors), true),
+        ("payload", Arc::new(Int64Array::from(ids)), true),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(wrong)
+}
+
+fn wrong(source: cenote_runtime::arrow::error::ArrowError) -> Error {
+    Error::internal("build rows").with_source(source)
+}
+
+fn percentile(times_ms: &[f64], share: f64) -> f64 {
+    let mut sorted = times_ms.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+}
