@@ -38,6 +38,7 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
     for fragment in dataset.get_fragments() {
         fragments.push((fragment.id() as u32, fragment.count_rows(None).await.map_err(lance_error)?));
     }
+    let rows = snapshot.count(None).await?;
     let mut indexes = Vec::new();
     for description in dataset.describe_indices(None).await.map_err(lance_error)? {
         let Some(column) = description.field_ids().first().and_then(|id| {
@@ -53,9 +54,9 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
                 .iter()
                 .any(|segment| segment.fragment_bitmap.as_ref().is_none_or(|bitmap| bitmap.contains(fragment)))
         };
-        let rows_in = |indexed: bool| -> usize {
-            fragments.iter().filter(|(id, _)| covered(*id) == indexed).map(|(_, rows)| rows).sum()
-        };
+        let unseen: usize = fragments.iter().filter(|(id, _)| !covered(*id)).map(|(_, rows)| rows).sum();
+        // Some of the unseen rows of the base may be superseded too.
+        let rows_unindexed = (unseen + snapshot.changed_rows()).min(rows);
         let details = description.details().map_err(lance_error)?;
         let details: Value = serde_json::from_str(&details).unwrap_or_default();
         let Some(kind) = kind_of(description.index_type(), &details, column) else { continue };
@@ -68,8 +69,8 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
             },
             kind,
             structure: description.index_type().to_owned(),
-            rows_indexed: rows_in(true),
-            rows_unindexed: rows_in(false) + snapshot.changed_rows(),
+            rows_indexed: rows - rows_unindexed,
+            rows_unindexed,
             built_to: snapshot
                 .version_of_base(segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0)),
             segments: segments.len(),

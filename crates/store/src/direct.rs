@@ -4,53 +4,150 @@
 //! a base version that nobody was told of; the next one who changes the base takes it over. Where the change store has a
 //! word on a key of the write, it is folded first, so that the newest word on a key is never below an older one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use cenote_base::Result;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use cenote_base::{Error, Result};
 use futures::FutureExt;
 use lance::Dataset;
+use lance_table::format::Fragment;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::arrow_error;
 use crate::fold::Direct;
 use crate::schema;
-use crate::state::{State, detached};
+use crate::state::{Changing, State, detached};
 use crate::store::schemas;
 use crate::{Version, WriteReport, base};
 
+/// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
+#[derive(Debug, Clone)]
+pub struct Staged {
+    fragments: Vec<Fragment>,
+    keys: RecordBatch,
+    /// The logical schema that the rows were written with.
+    schema: SchemaRef,
+}
+
+/// What of [`Staged`] is not Arrow.
+#[derive(Debug, Serialize, Deserialize)]
+struct StagedHeader {
+    format: u32,
+    fragments: Vec<Fragment>,
+}
+
+const STAGED_FORMAT: u32 = 1;
+
+impl Staged {
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.keys.num_rows()
+    }
+
+    /// Bytes that [`from_bytes`](Self::from_bytes) reads, in any process.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let header = StagedHeader { format: STAGED_FORMAT, fragments: self.fragments.clone() };
+        let header = serde_json::to_vec(&header).map_err(|e| Error::internal("write staged rows").with_source(e))?;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        for batch in [&RecordBatch::new_empty(Arc::clone(&self.schema)), &self.keys] {
+            let mut part = Vec::new();
+            let mut writer = StreamWriter::try_new(&mut part, batch.schema_ref()).map_err(arrow_error)?;
+            writer.write(batch).and_then(|()| writer.finish()).map_err(arrow_error)?;
+            bytes.extend((part.len() as u64).to_le_bytes());
+            bytes.extend(part);
+        }
+        Ok(bytes)
+    }
+
+    /// # Errors
+    /// `InvalidInput` when `bytes` are not those of [`to_bytes`](Self::to_bytes).
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let wrong = || Error::invalid_input("these bytes are no staged rows");
+        let mut rest = bytes;
+        let mut part = || -> Result<&[u8]> {
+            let (length, tail) = rest.split_first_chunk::<8>().ok_or_else(wrong)?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| wrong())?;
+            let (part, tail) = tail.split_at_checked(length).ok_or_else(wrong)?;
+            rest = tail;
+            Ok(part)
+        };
+        let header: StagedHeader = serde_json::from_slice(part()?).map_err(|source| wrong().with_source(source))?;
+        if header.format > STAGED_FORMAT {
+            return Err(Error::unsupported("these rows were staged by a newer version of Cenote: commit them with it"));
+        }
+        let batch = |bytes: &[u8]| -> Result<RecordBatch> {
+            let mut reader = StreamReader::try_new(bytes, None).map_err(|source| wrong().with_source(source))?;
+            reader.next().ok_or_else(wrong)?.map_err(arrow_error)
+        };
+        let (schema, keys) = (batch(part()?)?.schema(), batch(part()?)?);
+        Ok(Self { fragments: header.fragments, keys, schema })
+    }
+}
+
+/// Writes rows, checked and in the logical schema, to files. Nobody waits for it.
+pub(crate) async fn stage(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
+    let (logical, stored) = schemas(dataset);
+    let keys = batches.iter().map(|batch| state.key.project(batch)).collect::<Result<Vec<_>>>()?;
+    let keys = concat_batches(state.key.schema(), &keys).map_err(arrow_error)?;
+    let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
+    drop(batches);
+    let fragments = base::stage(dataset, rows, &state.options.faults).await?;
+    Ok(Staged { fragments, keys, schema: Arc::new(logical) })
+}
+
 /// Puts rows, one a key, in the logical schema. The files are written before the turn to write is taken.
-pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>, hashes: Vec<u128>) -> Result<WriteReport> {
+pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Result<WriteReport> {
+    let state = Arc::clone(state);
+    detached(async move {
+        // Taken first: a collection must not find files that no version names.
+        let changing = state.changing().await?;
+        let dataset = Arc::clone(state.snapshot().await?.base());
+        let staged = stage(&state, &dataset, batches).await?;
+        commit_while(&state, &changing, vec![staged]).await
+    })
+    .await
+}
+
+/// Makes staged rows, wherever they were staged, one version of the table.
+pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
         let changing = state.changing().await?;
-        let dataset = Arc::clone(state.snapshot().await?.base());
-        let (_, stored) = schemas(&dataset);
-        let (keys, rows) = {
-            let keys = batches.iter().map(|batch| state.key.project(batch)).collect::<Result<Vec<_>>>()?;
-            let keys = concat_batches(state.key.schema(), &keys).map_err(arrow_error)?;
-            let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored));
-            (keys, rows.collect::<Result<Vec<_>>>()?)
-        };
-        drop(batches);
-        let fragments = base::stage(&dataset, rows, &state.options.faults).await?;
-
-        let mut writing = state.writing().await?;
-        state.adopt(&mut writing).boxed().await?;
-        if state.knows_any(&hashes) {
-            state.fold_all(&changing, &mut writing).boxed().await?;
-        }
-        let snapshot = state.view_while(&writing)?;
-        let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
-        let old = snapshot.base();
-        let new = base::replace(old, &superseded, fragments, &state.options.faults).await?;
-        let entries = base::keys(&new, Some(old), &state.key, state.hash_key()).await?;
-        let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
-        let version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
-        let updated = superseded.len();
-        Ok(WriteReport { version, inserted: hashes.len() - updated, updated, deleted: 0 })
+        commit_while(&state, &changing, staged).await
     })
     .await
+}
+
+async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
+    let keys = concat_batches(state.key.schema(), staged.iter().map(|staged| &staged.keys)).map_err(arrow_error)?;
+    let hashes = state.key.hash(&keys, state.hash_key())?;
+    if hashes.iter().collect::<HashSet<_>>().len() < hashes.len() {
+        return Err(Error::invalid_input("a key was staged twice: stage each key in one place"));
+    }
+    let mut writing = state.writing().await?;
+    state.adopt(&mut writing).boxed().await?;
+    if state.knows_any(&hashes) {
+        state.fold_all(changing, &mut writing).boxed().await?;
+    }
+    let snapshot = state.view_while(&writing)?;
+    if staged.iter().any(|staged| staged.schema != *snapshot.full_schema()) {
+        return Err(Error::conflict("the table's schema has changed since the rows were staged: stage them again"));
+    }
+    let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
+    let fragments = staged.into_iter().flat_map(|staged| staged.fragments).collect();
+    let old = snapshot.base();
+    let new = base::replace(old, &superseded, fragments, &state.options.faults).await?;
+    let entries = base::keys(&new, Some(old), &state.key, state.hash_key()).await?;
+    let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
+    let version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
+    let updated = superseded.len();
+    Ok(WriteReport { version, inserted: hashes.len() - updated, updated, deleted: 0 })
 }
 
 /// Sets the columns of `batch` (logical, one row a key) where its keys are.

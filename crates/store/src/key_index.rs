@@ -124,7 +124,7 @@ impl KeyIndex {
                 break;
             }
             let expected = newest.entries + next.entries;
-            let merged = Merge { newer: newest.entries()?, older: next.entries()?, pending: [None, None] };
+            let merged = Merge { newer: newest.entries(), older: next.entries(), pending: [None, None] };
             let keep_gone = !rest.is_empty();
             let merged = merged.filter(|entry| keep_gone || !matches!(entry, Ok((_, GONE))));
             let merged = Level::write(&self.directory, version, expected, merged)?;
@@ -272,15 +272,29 @@ impl Level {
         Ok(None)
     }
 
-    fn entries(&self) -> Result<Entries> {
-        let file = File::open(&self.path).context(|| format!("open {}", self.path.display()))?;
-        Ok(Entries { file: BufReader::with_capacity(1 << 18, file), left: self.entries })
+    fn entries(self: &Arc<Self>) -> Entries {
+        let reader = LevelReader { level: Arc::clone(self), at: 0 };
+        Entries { file: BufReader::with_capacity(1 << 18, reader), left: self.entries }
+    }
+}
+
+/// A level from its start, through the file that is open: another process may have removed its name.
+struct LevelReader {
+    level: Arc<Level>,
+    at: u64,
+}
+
+impl Read for LevelReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.level.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
 /// The entries of a level, in order.
 struct Entries {
-    file: BufReader<File>,
+    file: BufReader<LevelReader>,
     left: u64,
 }
 
@@ -375,3 +389,6 @@ fn unique_name(version: u64, extension: &str) -> String {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     format!("{version}-{random:016x}-{}.{extension}", COUNTER.fetch_add(1, Ordering::Relaxed))
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,7 @@ mod store;
 mod table;
 mod upkeep;
 
+pub use direct::Staged;
 pub use fault::{arrow_error, lance_error};
 pub use faults::Faults;
 pub use feed::ChangeFeed;
@@ -68,7 +69,7 @@ pub use key::PrimaryKey;
 pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
 pub use snapshot::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 pub use store::{Store, StoreOptions, TableSpec};
-pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, Table, Unfolded, WriteReport};
+pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, Unfolded, WriteReport};
 pub use upkeep::{Collected, RETENTION_PROPERTY};
 
 /// A position in a table's history: every write makes the next one.

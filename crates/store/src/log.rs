@@ -154,7 +154,7 @@ impl Log {
         std::fs::create_dir_all(&part).context(|| format!("make directory {}", part.display()))?;
         let version = checkpoint.version;
         let mut log = Self::new_segment(&part, version + 1, 1, faults)?;
-        log.append(&[Frame { version, time, record: Record::Checkpoint(checkpoint) }])?;
+        log.append(&[Frame { version, time, record: Record::Checkpoint(checkpoint) }], true)?;
         sync_directory(&part)?;
         std::fs::rename(&part, directory).context(|| format!("make directory {}", directory.display()))?;
         directory.parent().map_or(Ok(()), sync_directory)
@@ -282,13 +282,14 @@ impl Log {
         Ok(torn)
     }
 
-    /// Adds `frames` as one group: on disk when it returns, and when it fails, not there.
-    pub(crate) fn append(&mut self, frames: &[Frame]) -> Result<()> {
+    /// Adds `frames` as one group: on disk when it returns (or with the operating system, unless `sync`), and when it fails,
+    /// not there.
+    pub(crate) fn append(&mut self, frames: &[Frame], sync: bool) -> Result<()> {
         let mut bytes = Vec::new();
         for frame in frames {
             bytes.extend(frame.encode(self.epoch)?);
         }
-        match self.write(&bytes) {
+        match self.write(&bytes, sync) {
             Ok(()) => {
                 self.end += bytes.len() as u64;
                 Ok(())
@@ -301,13 +302,16 @@ impl Log {
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<()> {
+    fn write(&self, bytes: &[u8], sync: bool) -> Result<()> {
         if let Err(error) = self.faults.check("log.write") {
             // An injected fault tears the write, as a crash would.
             self.file.write_all_at(&bytes[..bytes.len() / 2], self.end).context(|| self.name())?;
             return Err(error);
         }
         self.file.write_all_at(bytes, self.end).context(|| self.name())?;
+        if !sync {
+            return Ok(());
+        }
         self.faults.check("log.sync")?;
         self.file.sync_data().context(|| self.name())
     }
@@ -328,9 +332,9 @@ impl Log {
         // The new segment first: a seal that names a segment must not be durable before it.
         let mut segment = Self::new_segment(&self.directory, next, self.epoch, self.faults.clone())?;
         let frame = |record| Frame { version, time, record };
-        segment.append(&[frame(Record::Checkpoint(checkpoint))])?;
+        segment.append(&[frame(Record::Checkpoint(checkpoint))], true)?;
         sync_directory(&self.directory)?;
-        self.append(&[frame(Record::Sealed(next))])?;
+        self.append(&[frame(Record::Sealed(next))], true)?;
         *self = segment;
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use cenote_base::{Error, Result, Timestamp};
+use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::session::Session;
@@ -29,6 +29,7 @@ use crate::lease::{self, Lease};
 use crate::log::{Frame, Log, Record};
 use crate::snapshot::Snapshot;
 use crate::store::StoreOptions;
+use crate::table::DURABILITY_PROPERTY;
 use crate::{Faults, Version, WriteReport, upkeep};
 
 /// A group of writes is synced once it holds so many bytes, or nobody waits.
@@ -429,6 +430,7 @@ impl State {
         let state = Arc::clone(self);
         blocking(move || {
             let (mut version, time) = state.next();
+            let sync = state.inner.lock().base.config().get(DURABILITY_PROPERTY).is_none_or(|value| value != "relaxed");
             let mut frames = Vec::with_capacity(writes.len());
             let mut resolved = Vec::with_capacity(writes.len());
             for RowWrite { record, hashes } in writes {
@@ -436,7 +438,7 @@ impl State {
                 frames.push(Frame { version, time, record });
                 version += 1;
             }
-            writing.append(&frames)?;
+            writing.append(&frames, sync)?;
             let mut inner = state.inner.lock();
             let applied = frames.into_iter().zip(resolved).map(|(frame, (bases, hashes))| {
                 let counts = inner.apply(frame.version, frame.time, frame.record, hashes, &bases);
@@ -452,7 +454,7 @@ impl State {
     /// Logs what is kept or not.
     pub(crate) async fn note(&self, writing: &mut Writing, note: Note) -> Result<()> {
         let (version, time) = self.now();
-        writing.append(&[Frame { version, time, record: Record::Note(note.clone()) }])?;
+        writing.append(&[Frame { version, time, record: Record::Note(note.clone()) }], true)?;
         Arc::make_mut(&mut self.inner.lock().history).note(&note);
         Ok(())
     }
@@ -638,7 +640,7 @@ impl State {
         written: Option<RecordBatch>,
         deleted: Option<RecordBatch>,
     ) -> Result<()> {
-        writing.append(&[Frame { version, time, record: Record::Base { mark, written, deleted } }])?;
+        writing.append(&[Frame { version, time, record: Record::Base { mark, written, deleted } }], true)?;
         self.suspect.store(false, Ordering::Release);
         match self.install(version, time, mark, base, keys).await? {
             true => Ok(()),
@@ -691,9 +693,9 @@ impl State {
 }
 
 impl Writing {
-    fn append(&mut self, frames: &[Frame]) -> Result<()> {
+    fn append(&mut self, frames: &[Frame], sync: bool) -> Result<()> {
         self.claim();
-        self.tail.log.append(frames)
+        self.tail.log.append(frames, sync)
     }
 
     /// Makes what follows in the log ours.
@@ -858,11 +860,18 @@ async fn key_index(
     base: &Dataset,
     version: u64,
 ) -> Result<KeyIndex> {
-    let directory = paths.keys.clone();
-    if let Some(keys) = blocking(move || KeyIndex::open(&directory, version)).await? {
-        return Ok(keys);
+    // A collection by another process may remove the files of an index that is being made; it does so once.
+    for _ in 0..2 {
+        let directory = paths.keys.clone();
+        if let Some(keys) = blocking(move || KeyIndex::open(&directory, version)).await? {
+            return Ok(keys);
+        }
+        let entries = base::keys(base, None, key, secret).await?;
+        let directory = paths.keys.clone();
+        match blocking(move || KeyIndex::empty(&directory)?.advance(version, entries)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            made => return made,
+        }
     }
-    let entries = base::keys(base, None, key, secret).await?;
-    let directory = paths.keys.clone();
-    blocking(move || KeyIndex::empty(&directory)?.advance(version, entries)).await
+    Err(Error::unavailable(format!("the key index in {} is removed again and again", paths.keys.display())))
 }

@@ -16,7 +16,7 @@ use lance::Dataset;
 use lance::dataset::NewColumnTransform;
 
 use crate::Version;
-use crate::direct;
+use crate::direct::{self, Staged};
 use crate::fault::{arrow_error, lance_error};
 use crate::feed::ChangeFeed;
 use crate::history::Note;
@@ -25,7 +25,7 @@ use crate::schema::{self, Missing};
 use crate::snapshot::{Filter, ScanRequest, Snapshot};
 use crate::state::{RowWrite, State};
 use crate::store::Store;
-use crate::upkeep::{self, Collected};
+use crate::upkeep::{self, Collected, RETENTION_PROPERTY};
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`] sets them to null along with the change.
@@ -34,6 +34,11 @@ pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 /// The property that says what becomes of a write that holds a key twice: `error` (the default) refuses it, `last` lets the
 /// last row count.
 pub const DUPLICATES_PROPERTY: &str = "cenote.duplicates";
+
+/// The property that says when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed` when the
+/// operating system has it. Then a crash of the machine may lose the writes of the last seconds, the newest first; a crash of
+/// the process loses nothing.
+pub const DURABILITY_PROPERTY: &str = "cenote.durability";
 
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,13 +159,33 @@ impl Table {
         }
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
         if bytes as u64 >= state.options.bulk_bytes.0 {
-            return direct::upsert(&state, batches, hashes).boxed().await;
+            return direct::upsert(&state, batches).boxed().await;
         }
         let batch = match <[RecordBatch; 1]>::try_from(batches) {
             Ok([batch]) => batch,
             Err(batches) => concat_batches(&logical, &batches).map_err(arrow_error)?,
         };
         state.write(RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
+    }
+
+    /// Writes rows to files that no version names yet, as [`upsert_all`](Self::upsert_all) checks them. Many processes may do so
+    /// at the same time, without waiting for anybody; [`commit`](Self::commit) makes what they staged one version. What is not
+    /// committed within seven days is collected.
+    pub async fn stage(&self, batches: Vec<RecordBatch>) -> Result<Staged> {
+        let state = self.state().await?;
+        let snapshot = state.snapshot().boxed().await?;
+        let checked = batches.iter().map(|batch| schema::check_batch(batch, snapshot.full_schema(), Missing::Null));
+        let (batches, _) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
+        direct::stage(&state, snapshot.base(), batches).boxed().await
+    }
+
+    /// Inserts staged rows, and replaces whole those whose key is there already, all as one version.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a key was staged twice, `Conflict` when the schema has changed since; nothing is written.
+    pub async fn commit(&self, staged: Vec<Staged>) -> Result<WriteReport> {
+        let state = self.state().await?;
+        direct::commit(&state, staged).boxed().await
     }
 
     /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over. Columns
@@ -283,7 +308,11 @@ impl Table {
     }
 
     /// Sets properties; a value of `None` removes one.
+    ///
+    /// # Errors
+    /// `InvalidInput` when one of Cenote's own has a value that it cannot have.
     pub async fn set_properties(&self, properties: BTreeMap<String, Option<String>>) -> Result<Version> {
+        properties.iter().try_for_each(|(name, value)| check_property(name, value.as_deref()))?;
         self.alter(async |dataset| dataset.update_config(properties).await.map(drop).map_err(lance_error)).await
     }
 
@@ -367,6 +396,22 @@ pub struct Unfolded {
     pub keys: usize,
     /// Bytes of memory.
     pub bytes: u64,
+}
+
+fn check_property(name: &str, value: Option<&str>) -> Result<()> {
+    let allowed: &[&str] = match name {
+        DUPLICATES_PROPERTY => &["error", "last"],
+        DURABILITY_PROPERTY => &["synced", "relaxed"],
+        _ => &[],
+    };
+    match value {
+        Some(value) if name == RETENTION_PROPERTY => upkeep::parse_retention(value).map(drop),
+        Some(value) if !allowed.is_empty() && !allowed.contains(&value) => {
+            let allowed = allowed.join("` or `");
+            Err(Error::invalid_input(format!("property `{name}` is `{allowed}`, found `{value}`")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn nothing(snapshot: &Snapshot) -> WriteReport {

@@ -60,7 +60,10 @@ pub(crate) async fn compact(state: &Arc<State>, purge: bool) -> Result<()> {
 
 /// For how long the past of a table with `properties` can be read.
 pub(crate) fn retention(properties: &std::collections::HashMap<String, String>) -> Result<Duration> {
-    let Some(text) = properties.get(RETENTION_PROPERTY) else { return Ok(RETENTION_DEFAULT) };
+    properties.get(RETENTION_PROPERTY).map_or(Ok(RETENTION_DEFAULT), |text| parse_retention(text))
+}
+
+pub(crate) fn parse_retention(text: &str) -> Result<Duration> {
     let seconds = text.parse().map_err(|_| {
         Error::invalid_input(format!("property `{RETENTION_PROPERTY}` is `{text}`: it is a number of seconds"))
     })?;
@@ -88,11 +91,11 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         state.note(&mut writing, Note::Collected { base: oldest.base }).await?;
         state.roll_if_folded(&mut writing)?;
         let history = state.history();
-        let keep: BTreeSet<u64> = history.marks.iter().map(|mark| mark.keys).collect();
+        let kept_keys: BTreeSet<u64> = history.marks.iter().map(|mark| mark.keys).collect();
         let keys = state.paths.keys.clone();
         let (writing, segments) = blocking(move || {
             let segments = writing.log().collect(oldest.folded)?;
-            KeyIndex::collect(&keys, &keep)?;
+            KeyIndex::collect(&keys, &kept_keys)?;
             Ok((writing, segments))
         })
         .await?;
@@ -100,8 +103,8 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         drop(writing);
         let policy = CleanupPolicy {
             before_version: Some(state.oldest_base_in_use().map_or(oldest.base, |read| read.min(oldest.base))),
-            // Nobody else changes the base: what no version names is what a crash left.
-            delete_unverified: true,
+            // What no version names is what a crash left, or somebody staged lately.
+            delete_unverified: keep.is_zero(),
             error_if_tagged_old_versions: false,
             ..CleanupPolicy::default()
         };

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
-use cenote_base::{ByteSize, Random};
-use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version};
+use cenote_base::{ByteSize, ErrorKind, Random};
+use cenote_store::{ScanRequest, Snapshot, Staged, Store, StoreOptions, Table, TableSpec, Version};
 
 const WRITERS: i64 = 16;
 const WRITES: i64 = 40;
@@ -151,4 +151,39 @@ async fn writes_have_one_order_that_everybody_sees() {
     assert!(written.is_empty(), "not in the feed: {written:?}");
     assert!(read[at..].iter().all(|(_, seen)| *seen == rows));
     assert_eq!(contents(&tables[0].snapshot().await.unwrap()).await, rows);
+}
+
+/// Files written anywhere, by anybody, at the same time; one version, with keys unique.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_staged_in_many_places_are_committed_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let tables = two_tables(directory.path()).await;
+    let old: Vec<(i64, i64)> = (0..300).map(|key| (key, -1)).collect();
+    tables[0].upsert(batch(&old)).await.unwrap();
+    tables[0].upsert(batch(&[(5, -2)])).await.unwrap();
+    let stagers = (0..4).map(|part| {
+        let table = tables[part as usize % 2].clone();
+        tokio::spawn(async move {
+            let rows: Vec<(i64, i64)> = (part * 100..part * 100 + 100).map(|key| (key, part)).collect();
+            table.stage(vec![batch(&rows)]).await.unwrap().to_bytes().unwrap()
+        })
+    });
+    let mut staged = Vec::new();
+    for stager in stagers.collect::<Vec<_>>() {
+        staged.push(Staged::from_bytes(&stager.await.unwrap()).unwrap());
+    }
+    assert_eq!(contents(&tables[0].snapshot().await.unwrap()).await.len(), 300, "staged rows are seen");
+    let again = staged[0].clone();
+    let refused = tables[1].commit(vec![again.clone(), again.clone()]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+
+    let report = tables[1].commit(staged).await.unwrap();
+    assert_eq!((report.inserted, report.updated), (100, 300));
+    let expected: BTreeMap<i64, i64> = (0..400).map(|key| (key, key / 100)).collect();
+    for table in &tables {
+        assert_eq!(contents(&table.snapshot().await.unwrap()).await, expected);
+    }
+    tables[0].add_columns(&[Field::new("extra", DataType::Utf8, true)]).await.unwrap();
+    assert_eq!(tables[0].commit(vec![again]).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(Staged::from_bytes(b"something else").is_err());
 }

@@ -1,0 +1,134 @@
+//! Files that a crash, a disk or another version left: read as far as they are right, and named where they are not.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use cenote_base::{ErrorKind, ManualClock, Result, Timestamp};
+use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec, Version};
+
+fn batch(ids: std::ops::Range<i64>, value: i64) -> RecordBatch {
+    let values = Int64Array::from(vec![value; ids.clone().count()]);
+    let ids: Int64Array = ids.collect();
+    RecordBatch::try_from_iter([("id", Arc::new(ids) as _), ("value", Arc::new(values) as _)]).unwrap()
+}
+
+async fn open(directory: &Path) -> Result<Table> {
+    Store::open(directory, StoreOptions::default()).await?.table("t").await
+}
+
+async fn values(table: &Table) -> Result<Vec<i64>> {
+    let rows = table.snapshot().await?.collect(&ScanRequest::default()).await?;
+    let mut rows: Vec<(i64, i64)> = rows["id"]
+        .as_primitive::<Int64Type>()
+        .values()
+        .iter()
+        .copied()
+        .zip(rows["value"].as_primitive::<Int64Type>().values().iter().copied())
+        .collect();
+    rows.sort_unstable();
+    Ok(rows.into_iter().map(|(_, value)| value).collect())
+}
+
+/// A table of three rows, each written by itself, none folded.
+async fn three_writes() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("value", DataType::Int64, true)];
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let table = store.create_table("t", TableSpec::new(Arc::new(Schema::new(fields)), ["id"])).await.unwrap();
+    for id in 0..3 {
+        table.upsert(batch(id..id + 1, id)).await.unwrap();
+    }
+    directory
+}
+
+/// The newest segment of the log.
+fn segment(directory: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(directory.join("t.changes")).unwrap();
+    let logs = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
+    logs.max().unwrap()
+}
+
+#[tokio::test]
+async fn a_torn_end_of_the_log_is_cut_off_and_writing_goes_on() {
+    let directory = three_writes().await;
+    let path = segment(directory.path());
+    let whole = std::fs::read(&path).unwrap();
+    for cut in [1, 10, 100] {
+        // Half of the last write, and then half of one that nobody acknowledged.
+        std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let table = open(directory.path()).await.unwrap();
+        assert_eq!(values(&table).await.unwrap(), [0, 1], "{cut} bytes short");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&whole[whole.len() - 300..]).unwrap();
+    let table = open(directory.path()).await.unwrap();
+    assert_eq!(values(&table).await.unwrap(), [0, 1, 2]);
+    table.upsert(batch(3..4, 3)).await.unwrap();
+    assert_eq!(values(&open(directory.path()).await.unwrap()).await.unwrap(), [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_the_log_is_an_error_that_names_the_file() {
+    let directory = three_writes().await;
+    let path = segment(directory.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    // In the second write: the third is whole behind it.
+    let frames: Vec<usize> = bytes.windows(4).enumerate().filter(|(_, w)| *w == b"CNLG").map(|(at, _)| at).collect();
+    bytes[frames[2] + 60] ^= 0x40;
+    std::fs::write(&path, &bytes).unwrap();
+    let table = open(directory.path()).await.unwrap();
+    let error = table.upsert(batch(9..10, 9)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged log was changed");
+}
+
+#[tokio::test]
+async fn a_log_of_a_newer_format_is_left_alone() {
+    let directory = three_writes().await;
+    let path = segment(directory.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(10).position(|window| window == b"\"format\":1").unwrap();
+    bytes[at + 9] = b'7';
+    let length = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+    let crc = crc32fast::hash(&bytes[12..12 + length]);
+    bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let table = open(directory.path()).await.unwrap();
+    let error = table.snapshot().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("format 7"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_key_index_that_is_gone_is_made_anew() {
+    let directory = three_writes().await;
+    open(directory.path()).await.unwrap().fold().await.unwrap();
+    std::fs::remove_dir_all(directory.path().join("t.changes/keys")).unwrap();
+    let table = open(directory.path()).await.unwrap();
+    let report = table.upsert(batch(1..5, 7)).await.unwrap();
+    assert_eq!((report.inserted, report.updated), (2, 2));
+    assert_eq!(values(&table).await.unwrap(), [0, 7, 7, 7, 7]);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_does_not_turn_history_round() {
+    let directory = three_writes().await;
+    let clock = Arc::new(ManualClock::new(Timestamp(4_000_000_000_000_000)));
+    let options = StoreOptions { clock: Arc::clone(&clock) as _, ..StoreOptions::default() };
+    let table = Store::open(directory.path(), options).await.unwrap().table("t").await.unwrap();
+    table.upsert(batch(0..1, 10)).await.unwrap();
+    clock.advance(-3_000_000_000_000_000);
+    let late = table.upsert(batch(0..1, 11)).await.unwrap().version;
+    table.fold().await.unwrap();
+    let versions = table.versions().await.unwrap();
+    assert!(versions.is_sorted_by_key(|(_, time)| *time), "{versions:?}");
+    assert_eq!(versions.last().unwrap().0, late);
+    let before = table.snapshot_at(Version(late.0 - 1)).await.unwrap();
+    assert_eq!(before.count(Some("value = 10".into())).await.unwrap(), 1);
+}
