@@ -9,8 +9,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "cenote", version, propagate_version = true)]
 pub struct Arguments {
-    /// The lake's directory.
-    #[arg(long, global = true, env = "CENOTE_LAKE", default_value = "./lake", value_name = "DIR")]
+    /// The lake: a directory, or a URI such as s3://bucket/lake.
+    #[arg(long, global = true, env = "CENOTE_LAKE", default_value = "./lake", value_name = "PLACE")]
     pub lake: PathBuf,
     /// Memory budget, such as `1 GiB`; by default a quarter of the machine's, at most 4 GiB.
     #[arg(long, global = true, value_name = "SIZE")]
@@ -129,11 +129,15 @@ pub enum Command {
     },
     /// Fold recent writes into the base, join small files, bring indexes up to date and remove the past beyond retention.
     Compact {
-        /// The table.
-        table: String,
+        /// The table; by default all.
+        table: Option<String>,
         /// Leave nothing of deleted and replaced rows, nor of the past, but what tags and consumers hold.
         #[arg(long)]
         purge: bool,
+        /// Look after the lake until Ctrl-C: every so many seconds, do the upkeep that is due. Who writes does so too.
+        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["purge", "table"],
+              value_parser = clap::value_parser!(u64).range(1..))]
+        every: Option<u64>,
     },
     /// Show rows, versions, bytes, indexes with their lateness, and errors of every table.
     Status {

@@ -9,9 +9,13 @@ use crate::arguments::Arguments;
 use crate::output;
 use crate::progress::progress;
 
-/// Opens the lake that the arguments name.
-pub async fn open(arguments: &Arguments) -> Result<Lake> {
-    Lake::open(&arguments.lake, options(arguments)).await
+/// Runs `work` on the lake that the arguments name.
+pub async fn with_lake<T>(arguments: &Arguments, work: impl AsyncFnOnce(&Lake) -> Result<T>) -> Result<T> {
+    let lake = Lake::open(&arguments.lake, options(arguments)).await?;
+    let outcome = work(&lake).await;
+    // Whatever came of it: the next command must not wait.
+    lake.release().await?;
+    outcome
 }
 
 /// The lake options that the arguments set.

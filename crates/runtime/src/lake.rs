@@ -1,20 +1,22 @@
-//! A lake: a directory of tables and everything that works on them.
+//! A lake: tables in one place, and everything that works on them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use cenote_base::{ByteSize, Context, Error, ErrorKind, Progress, Result, memory_available_bytes};
+use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available_bytes};
 use cenote_engine::{
     ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, error_table_schema,
 };
-use cenote_index::{IndexKind, IndexSpec};
+use cenote_index::{IndexInfo, IndexKind, IndexSpec};
 use cenote_models::{ModelOptions, ModelRegistry};
 use cenote_operator::Registry;
 use cenote_query::{QueryEngine, QueryOptions, QueryResult};
 use cenote_scheduler::{Scheduler, SchedulerOptions};
-use cenote_store::{ScanRequest, Store, StoreOptions, TableSpec};
+use cenote_store::{AfterFold, ScanRequest, Store, StoreOptions, TableSpec, create_file, read_file};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::ingest::{self, IngestReport};
@@ -26,6 +28,9 @@ const FORMAT: u64 = 1;
 const TABLES: &str = "tables";
 /// The smallest budget under which a run can hold one piece of input, one of output and a model.
 const MEMORY_MIN: ByteSize = ByteSize::mib(256);
+/// An index is brought up to date when it lacks so many rows, and at least one in so many of those it has.
+const LATE_ROWS: usize = 1024;
+const LATE_SHARE: usize = 16;
 const MEMORY_DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 
 /// Bounds and places of a [`Lake`].
@@ -41,14 +46,14 @@ pub struct LakeOptions {
     pub seed: u64,
 }
 
-/// A directory of tables, with operators, models, recipes, search and SQL over them. Cheap to clone.
+/// Tables in one place, with operators, models, recipes, search and SQL over them. Cheap to clone.
 #[derive(Clone)]
 pub struct Lake {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    directory: PathBuf,
+    location: PathBuf,
     store: Store,
     registry: Arc<Registry>,
     models: Arc<ModelRegistry>,
@@ -60,50 +65,45 @@ struct Shared {
 
 impl fmt::Debug for Lake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lake").field("directory", &self.shared.directory).finish_non_exhaustive()
+        f.debug_struct("Lake").field("location", &self.shared.location).finish_non_exhaustive()
     }
 }
 
 impl Lake {
-    /// Makes an empty lake in `directory`, which may exist already.
+    /// Makes an empty lake at `location`: a directory, which may exist already, or a URI such as `s3://bucket/lake`.
     ///
     /// # Errors
     /// `AlreadyExists` when it is a lake.
-    pub async fn init(directory: impl AsRef<Path>) -> Result<()> {
-        let directory = directory.as_ref();
-        let marker = directory.join(MARKER);
-        if tokio::fs::try_exists(&marker).await.context(|| format!("look for {}", marker.display()))? {
-            return Err(Error::already_exists(format!("{} is a lake already", directory.display())));
-        }
-        let tables = directory.join(TABLES);
-        tokio::fs::create_dir_all(&tables).await.context(|| format!("make directory {}", tables.display()))?;
-        // Written last, and under another name first: a directory with a marker is a whole lake.
-        let draft = directory.join(format!("{MARKER}.new"));
+    pub async fn init(location: impl AsRef<Path>) -> Result<()> {
+        let location = location.as_ref();
         let text = format!("{}\n", json!({ "format": FORMAT }));
-        tokio::fs::write(&draft, text).await.context(|| format!("write {}", draft.display()))?;
-        tokio::fs::rename(&draft, &marker).await.context(|| format!("write {}", marker.display()))
+        match create_file(location, MARKER, text.into_bytes()).await? {
+            true => Ok(()),
+            false => Err(Error::already_exists(format!("{} is a lake already", location.display()))),
+        }
     }
 
-    /// Opens the lake in `directory`.
+    /// Opens the lake at `location`, a directory or a URI.
     ///
     /// # Errors
     /// `NotFound` when it is no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget that is too
     /// small.
-    pub async fn open(directory: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
-        let directory = directory.as_ref();
-        check_format(directory).await?;
-        let directory =
-            tokio::fs::canonicalize(directory).await.context(|| format!("resolve {}", directory.display()))?;
+    pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
+        let location = location.as_ref().to_path_buf();
+        check_format(&location).await?;
         let memory_max = memory_budget(options.memory_max).await?;
+        let models = Arc::new(ModelRegistry::new(options.models)?);
 
         // Shares of the budget. What they leave is for models, Arrow buffers in flight and the runtime itself.
         let share = |parts: u64| ByteSize(memory_max.0 / parts);
         let store_options = StoreOptions {
             index_cache_bytes_max: share(8),
             metadata_cache_bytes_max: share(16),
+            cache_directory: models.cache_dir().join("tables"),
+            after_fold: Some(Arc::new(IndexUpkeep)),
             ..StoreOptions::default()
         };
-        let store = Store::open(directory.join(TABLES), store_options).await?;
+        let store = Store::open(location.join(TABLES), store_options).await?;
         let defaults = SchedulerOptions::default();
         let scheduler = Scheduler::new(SchedulerOptions {
             cpu_cores: options.cpu_cores.unwrap_or(defaults.cpu_cores),
@@ -111,7 +111,6 @@ impl Lake {
             seed: options.seed,
             ..defaults
         })?;
-        let models = Arc::new(ModelRegistry::new(options.models)?);
         let registry = Arc::new(register(&models));
         let engine_options = EngineOptions {
             chunk_bytes_max: share(32),
@@ -122,13 +121,18 @@ impl Lake {
         let engine = Engine::new(store.clone(), Arc::clone(&registry), scheduler.clone(), engine_options);
         let query_options = QueryOptions { memory_bytes_max: share(4), ..QueryOptions::default() };
         let query = QueryEngine::new(query_options, store.clone(), Arc::clone(&registry))?;
-        let shared = Shared { directory, store, registry, models, scheduler, engine, query, memory_max };
+        let shared = Shared { location, store, registry, models, scheduler, engine, query, memory_max };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Where the lake is.
-    pub fn directory(&self) -> &Path {
-        &self.shared.directory
+    pub fn location(&self) -> &Path {
+        &self.shared.location
+    }
+
+    /// Lets other processes write at once: see [`Store::release`]. To be called before a process ends.
+    pub async fn release(&self) -> Result<()> {
+        self.shared.store.release().await
     }
 
     /// The operators that recipes and SQL can name.
@@ -221,6 +225,21 @@ impl Lake {
         }
     }
 
+    /// Does the upkeep that is due on every table, and waits for it; what it did, by table. A process that writes does it by
+    /// itself.
+    pub async fn tend(&self) -> Result<Vec<(String, String)>> {
+        let mut done = Vec::new();
+        for name in self.tables().await? {
+            match self.table(&name).await?.stored().tend().await {
+                Ok(reason) => done.extend(reason.map(|reason| (name, reason))),
+                // Dropped meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.context(format!("table `{name}`"))),
+            }
+        }
+        Ok(done)
+    }
+
     /// Rows, versions, bytes on disk, indexes and their lateness, and errors, for each table.
     pub async fn status(&self) -> Result<LakeStatus> {
         Box::pin(status::status(self, &self.shared.store)).await
@@ -242,6 +261,24 @@ impl Lake {
     }
 }
 
+/// Adds to the indexes of a table what its folds left late, once that is worth a commit.
+#[derive(Debug)]
+struct IndexUpkeep;
+
+impl AfterFold for IndexUpkeep {
+    fn after_fold(&self, table: cenote_store::Table) -> BoxFuture<'static, Result<()>> {
+        let keep = async move {
+            let indexes = cenote_index::list(&table.snapshot().await?).await?;
+            let is_late = |index: &IndexInfo| index.rows_unindexed >= LATE_ROWS.max(index.rows_indexed / LATE_SHARE);
+            match indexes.iter().any(is_late) {
+                true => Box::pin(cenote_index::optimize(&table)).await,
+                false => Ok(()),
+            }
+        };
+        keep.boxed()
+    }
+}
+
 /// The operators that a lake opened with `options` knows; loads no model.
 pub fn operators(options: &LakeOptions) -> Result<Registry> {
     ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models)))
@@ -255,24 +292,19 @@ fn register(models: &Arc<ModelRegistry>) -> Registry {
     registry
 }
 
-async fn check_format(directory: &Path) -> Result<()> {
-    let marker = directory.join(MARKER);
-    let text = match tokio::fs::read_to_string(&marker).await {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let what = format!("{} is no lake; make one with `cenote --lake {0} init`", directory.display());
-            return Err(Error::not_found(what));
-        }
-        Err(error) => return Err(Error::from(error).context(format!("read {}", marker.display()))),
+async fn check_format(location: &Path) -> Result<()> {
+    let Some(text) = read_file(location, MARKER).await? else {
+        let what = format!("{} is no lake; make one with `cenote --lake {0} init`", location.display());
+        return Err(Error::not_found(what));
     };
-    let format = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|marker| marker["format"].as_u64());
-    match format {
+    let marker = serde_json::from_slice::<serde_json::Value>(&text).ok();
+    match marker.and_then(|marker| marker["format"].as_u64()) {
         Some(FORMAT) => Ok(()),
         Some(other) => Err(Error::unsupported(format!(
             "{} has format {other}, and this Cenote reads format {FORMAT}: use a newer one",
-            directory.display()
+            location.display()
         ))),
-        None => Err(Error::corrupt(format!("{} is unreadable", marker.display()))),
+        None => Err(Error::corrupt(format!("{} is unreadable", location.join(MARKER).display()))),
     }
 }
 

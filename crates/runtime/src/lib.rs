@@ -43,8 +43,8 @@ pub use cenote_operator as operator;
 pub use cenote_query::QueryResult;
 pub use cenote_scheduler::{Cancel, Scheduler, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
-    ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, Version,
-    WriteReport, blob_field, is_blob,
+    ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, UpkeepStatus,
+    Version, WriteReport, blob_field, is_blob,
 };
 pub use ingest::{IngestReport, media_schema};
 pub use lake::{Lake, LakeOptions, operators};

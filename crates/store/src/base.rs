@@ -3,14 +3,15 @@
 //! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong about
 //! the old one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::UInt64Type;
 use cenote_base::{Error, Result};
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::rowids::load_row_id_sequence;
@@ -25,17 +26,29 @@ use lance_table::format::Fragment;
 
 use crate::Faults;
 use crate::fault::{arrow_error, lance_error};
+use crate::fence::Fence;
 use crate::key::PrimaryKey;
 use crate::snapshot::ROW_ID;
+use crate::state::blocking;
 use crate::store::write_params;
 
 /// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
 /// rewrites its rows whole.
 const PATCH_ROWS_DIVISOR: usize = 16;
 
-/// Opens the dataset at `uri`, at `version` or the newest one.
-pub(crate) async fn load(uri: &str, session: &Arc<Session>, version: Option<u64>) -> Result<Dataset> {
+/// Opens the dataset at `uri`, at `version` or the newest one, to be changed through `fence`.
+pub(crate) async fn load(
+    uri: &str,
+    session: &Arc<Session>,
+    object_store: &HashMap<String, String>,
+    version: Option<u64>,
+    fence: Option<&Arc<Fence>>,
+) -> Result<Dataset> {
     let mut builder = DatasetBuilder::from_uri(uri).with_session(Arc::clone(session));
+    builder = builder.with_storage_options(object_store.clone());
+    if let Some(fence) = fence {
+        builder = builder.with_commit_handler(Arc::clone(fence) as _);
+    }
     if let Some(version) = version {
         builder = builder.with_version(version);
     }
@@ -172,7 +185,7 @@ pub(crate) async fn difference(
             written.push(key.project(&rows)?);
         }
     }
-    let kept: HashSet<u128> = keys(new, None, key, secret).await?.into_iter().map(|(hash, _)| hash).collect();
+    let kept: HashSet<u128> = all_keys(new, None, key, secret).await?.into_iter().map(|(hash, _)| hash).collect();
     let mut deleted = Vec::new();
     if let Some(mut rows) = key_rows(old, None, key).await? {
         while let Some(rows) = rows.try_next().await.map_err(lance_error)? {
@@ -205,20 +218,36 @@ async fn key_rows(
     scanner.try_into_stream().await.map(Some).map_err(lance_error)
 }
 
+/// The hash of a key and its row id.
+pub(crate) type KeyEntry = (u128, Option<u64>);
+
 /// The hash of every key in `dataset` with its row id; only in files that `old` has not, when one is given.
 pub(crate) async fn keys(
     dataset: &Dataset,
     old: Option<&Dataset>,
     key: &PrimaryKey,
     secret: (u64, u64),
-) -> Result<Vec<(u128, Option<u64>)>> {
-    let mut entries = Vec::new();
-    let Some(mut stream) = key_rows(dataset, old, key).await? else { return Ok(entries) };
-    while let Some(rows) = stream.try_next().await.map_err(lance_error)? {
-        let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-        let row_ids = row_ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?;
-        let hashes = key.hash(&key.project(&rows)?, secret)?;
-        entries.extend(hashes.into_iter().zip(row_ids.values().iter().map(|row| Some(*row))));
-    }
-    Ok(entries)
+) -> Result<BoxStream<'static, Result<Vec<KeyEntry>>>> {
+    let Some(stream) = key_rows(dataset, old, key).await? else { return Ok(futures::stream::empty().boxed()) };
+    let key = key.clone();
+    let hashed = stream.map_err(lance_error).and_then(move |rows| {
+        let key = key.clone();
+        blocking(move || {
+            let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+            let row_ids = row_ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?;
+            let hashes = key.hash(&key.project(&rows)?, secret)?;
+            Ok(hashes.into_iter().zip(row_ids.values().iter().map(|row| Some(*row))).collect())
+        })
+    });
+    Ok(hashed.boxed())
+}
+
+/// [`keys`], all in memory.
+pub(crate) async fn all_keys(
+    dataset: &Dataset,
+    old: Option<&Dataset>,
+    key: &PrimaryKey,
+    secret: (u64, u64),
+) -> Result<Vec<KeyEntry>> {
+    keys(dataset, old, key, secret).await?.try_concat().await
 }

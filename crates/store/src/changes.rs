@@ -75,6 +75,8 @@ pub(crate) struct Changes {
     pub(crate) masked: usize,
     /// Rows of the change store that are live.
     pub(crate) live: usize,
+    /// Rows of the change store.
+    pub(crate) rows: usize,
 }
 
 impl Default for Changes {
@@ -85,6 +87,7 @@ impl Default for Changes {
             mask: Arc::new(RowAddrTreeMap::new()),
             masked: 0,
             live: 0,
+            rows: 0,
         }
     }
 }
@@ -98,6 +101,11 @@ impl Changes {
     /// Keys written and not folded, over all layers.
     pub(crate) fn entries(&self) -> usize {
         self.layers.iter().map(|layer| layer.entries.len()).sum()
+    }
+
+    /// Parts that a fold takes as one.
+    pub(crate) fn runs(&self) -> usize {
+        self.layers.iter().filter(|layer| !layer.entries.is_empty()).count()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -141,6 +149,7 @@ impl Changes {
             }
         }
         self.live += hashes.len();
+        self.rows += hashes.len();
         self.note_write(version, batch.get_array_memory_size() + hashes.len() * ENTRY_BYTES);
         let superseded_at = hashes.iter().map(|_| AtomicU64::new(LIVE)).collect();
         Arc::make_mut(&mut self.chunks).push(Arc::new(Chunk { version, batch, hashes, superseded_at }));
@@ -217,6 +226,7 @@ impl Changes {
         let places = kept.iter().flat_map(|layer| layer.entries.values()).filter_map(|entry| entry.place);
         let used: BTreeSet<usize> = places.map(|(chunk, _)| chunk).collect();
         let moved: HashMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+        next.rows = used.iter().map(|chunk| self.chunks[*chunk].hashes.len()).sum();
         next.chunks = Arc::new(used.iter().map(|chunk| Arc::clone(&self.chunks[*chunk])).collect());
         let mut newest: HashMap<u128, Entry> = HashMap::new();
         for layer in kept {

@@ -18,10 +18,11 @@ use lance::Dataset;
 use lance_table::format::Fragment;
 use serde::{Deserialize, Serialize};
 
+use crate::commit::Writing;
 use crate::fault::arrow_error;
-use crate::fold::Direct;
+use crate::install::{Changing, Direct};
 use crate::schema;
-use crate::state::{Changing, State, detached};
+use crate::state::{State, detached};
 use crate::store::schemas;
 use crate::{Version, WriteReport, base};
 
@@ -135,7 +136,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     if state.knows_any(&hashes) {
         state.fold_all(changing, &mut writing).boxed().await?;
     }
-    let snapshot = state.view_while(&writing)?;
+    let snapshot = state.view()?;
     if staged.iter().any(|staged| staged.schema != *snapshot.full_schema()) {
         return Err(Error::conflict("the table's schema has changed since the rows were staged: stage them again"));
     }
@@ -143,7 +144,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     let fragments = staged.into_iter().flat_map(|staged| staged.fragments).collect();
     let old = snapshot.base();
     let new = base::replace(old, &superseded, fragments, &state.options.faults).await?;
-    let entries = base::keys(&new, Some(old), &state.key, state.hash_key()).await?;
+    let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
     let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
     let version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
     let updated = superseded.len();
@@ -161,7 +162,7 @@ pub(crate) async fn update(state: &Arc<State>, batch: RecordBatch) -> Result<Wri
         if state.knows_any(&hashes) {
             state.fold_all(&changing, &mut writing).boxed().await?;
         }
-        let snapshot = state.view_while(&writing)?;
+        let snapshot = state.view()?;
         let found = snapshot.locate(&state.key.project(&batch)?).await?;
         let rows = (0u32..).zip(found).filter_map(|(row, id)| Some((row, id?)));
         let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
@@ -174,7 +175,7 @@ pub(crate) async fn update(state: &Arc<State>, batch: RecordBatch) -> Result<Wri
         let old = snapshot.base();
         let batch = schema::to_stored_batch(&batch, &schemas(old).1)?;
         let new = base::patch(old, &state.key, batch, &row_ids, &state.options.faults).await?;
-        let entries = base::keys(&new, Some(old), &state.key, state.hash_key()).await?;
+        let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
         let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
         report.updated = row_ids.len();
@@ -193,7 +194,7 @@ pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u1
         if state.knows_any(&hashes) {
             state.fold_all(&changing, &mut writing).boxed().await?;
         }
-        let snapshot = state.view_while(&writing)?;
+        let snapshot = state.view()?;
         let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
         let mut report = WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 };
         if superseded.is_empty() {
@@ -215,12 +216,18 @@ pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Data
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
     state.fold_all(&changing, &mut writing).boxed().await?;
-    let mut dataset = state.view_while(&writing)?.base().as_ref().clone();
+    let mut dataset = state.view()?.base().as_ref().clone();
     state.options.faults.check("base.commit")?;
     Box::pin(change(&mut dataset)).await?;
     state.options.faults.check("base.committed")?;
     let direct = Direct { base: dataset, entries: Vec::new(), written: None, deleted: None, is_write: true };
-    state.finish_direct(&changing, &mut writing, direct).boxed().await
+    log_direct(state, changing, writing, direct).await
+}
+
+/// Logs what was committed, even when the caller gives up waiting.
+async fn log_direct(state: &Arc<State>, changing: Changing, mut writing: Writing, direct: Direct) -> Result<Version> {
+    let state = Arc::clone(state);
+    detached(async move { state.finish_direct(&changing, &mut writing, direct).await }).await
 }
 
 /// Changes the base without changing its rows.
@@ -228,15 +235,15 @@ pub(crate) async fn maintain<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mu
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;
-    let mut dataset = state.view_while(&writing)?.base().as_ref().clone();
+    let mut dataset = state.view()?.base().as_ref().clone();
     drop(writing);
     let before = dataset.version().version;
     let done = Box::pin(change(&mut dataset)).await;
     // Even a change that failed may have committed a part.
     if dataset.version().version != before {
-        let mut writing = state.writing().await?;
+        let writing = state.writing().await?;
         let direct = Direct { base: dataset, entries: Vec::new(), written: None, deleted: None, is_write: false };
-        state.finish_direct(&changing, &mut writing, direct).boxed().await?;
+        log_direct(state, changing, writing, direct).await?;
     }
     done
 }

@@ -17,10 +17,10 @@ use futures::FutureExt;
 
 use crate::Version;
 use crate::fault::arrow_error;
-use crate::log::{Frame, Log, Record};
+use crate::log::{Frame, Log, News, Record};
 use crate::schema;
 use crate::snapshot::Snapshot;
-use crate::state::{State, blocking};
+use crate::state::State;
 
 /// So many changes are laid over a snapshot before a newer one is taken.
 const RECENT_ROWS_MAX: usize = 50_000;
@@ -101,25 +101,23 @@ impl ChangeFeed {
 
     async fn frame(&mut self) -> Result<Option<Frame>> {
         if self.frames.is_empty() {
-            let (directory, faults) = (self.state.paths.log.clone(), self.state.options.faults.clone());
-            let (log, at) = (self.log.take(), self.at);
-            let (log, frames) = blocking(move || {
-                if let Some(mut log) = log
-                    && !log.is_gone()?
-                {
-                    let frames = log.read()?;
-                    return Ok((log, frames));
-                }
-                let mut log = Log::open(&directory, at.0 + 1, faults)?;
-                let frames = log.read()?;
-                match frames.first().map(|frame| &frame.record) {
-                    Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= at.0 => Ok((log, frames)),
-                    _ => Err(Error::not_found(format!(
+            let at = self.at;
+            if let Some(log) = &mut self.log
+                && log.news().await? != News::Gone
+            {
+                self.frames = log.read().await?.into();
+                return Ok(self.frames.pop_front());
+            }
+            let mut log = Log::open(&self.state.place.log, at.0 + 1).await?;
+            let frames = log.read().await?;
+            match frames.first().map(|frame| &frame.record) {
+                Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= at.0 => {}
+                _ => {
+                    return Err(Error::not_found(format!(
                         "the changes after version {at} were collected; read the table itself and follow from there"
-                    ))),
+                    )));
                 }
-            })
-            .await?;
+            }
             self.log = Some(log);
             self.frames = frames.into();
         }

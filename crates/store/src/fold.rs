@@ -12,10 +12,12 @@ use lance::Dataset;
 
 use crate::base;
 use crate::changes::{Chunk, ToFold};
+use crate::commit::Writing;
 use crate::fault::arrow_error;
+use crate::install::{Changing, Folded};
 use crate::key_index::KeyIndex;
 use crate::schema;
-use crate::state::{State, blocking};
+use crate::state::{State, blocking, detached};
 use crate::store::schemas;
 
 /// Rows of one batch handed to the base.
@@ -23,39 +25,71 @@ const BATCH_ROWS: usize = 8192;
 
 /// A change store as it was when its segment of the log ended.
 #[derive(Debug)]
-pub(crate) struct Sealed {
+struct Sealed {
     /// The newest write in it.
-    pub(crate) version: u64,
-    pub(crate) base: Arc<Dataset>,
-    pub(crate) keys: KeyIndex,
-    pub(crate) chunks: Arc<Vec<Arc<Chunk>>>,
-    pub(crate) fold: ToFold,
+    version: u64,
+    base: Arc<Dataset>,
+    keys: KeyIndex,
+    chunks: Arc<Vec<Arc<Chunk>>>,
+    fold: ToFold,
 }
 
-/// A base with everything up to `version` in it.
-#[derive(Debug)]
-pub(crate) struct Folded {
-    pub(crate) version: u64,
-    pub(crate) base: Dataset,
-    pub(crate) keys: KeyIndex,
-}
+impl State {
+    /// Moves what was written so far into the base. Writers go on meanwhile.
+    pub(crate) async fn fold(self: &Arc<Self>) -> Result<()> {
+        let state = Arc::clone(self);
+        detached(async move {
+            let changing = state.changing().await?;
+            let mut writing = state.writing().await?;
+            state.adopt(&mut writing).await?;
+            let Some(sealed) = state.seal(&mut writing).await? else { return Ok(()) };
+            drop(writing);
+            let folded = sealed.fold(&state).await?;
+            let mut writing = state.writing().await?;
+            state.finish(&changing, &mut writing, folded).await
+        })
+        .await
+    }
 
-/// A base that was changed without the change store.
-#[derive(Debug)]
-pub(crate) struct Direct {
-    pub(crate) base: Dataset,
-    /// Where keys are that were not there before, and those that are gone.
-    pub(crate) entries: Vec<(u128, Option<u64>)>,
-    /// Keys that have new values.
-    pub(crate) written: Option<RecordBatch>,
-    /// Keys that are gone.
-    pub(crate) deleted: Option<RecordBatch>,
-    /// Whether readers see another table: a new version.
-    pub(crate) is_write: bool,
+    /// Moves everything into the base while nobody writes.
+    pub(crate) async fn fold_all(self: &Arc<Self>, changing: &Changing, writing: &mut Writing) -> Result<()> {
+        self.adopt(writing).await?;
+        let Some(sealed) = self.seal(writing).await? else { return Ok(()) };
+        let folded = sealed.fold(self).await?;
+        self.finish(changing, writing, folded).await
+    }
+
+    /// Ends the log's segment and the layer of the change store that goes with it.
+    async fn seal(&self, writing: &mut Writing) -> Result<Option<Sealed>> {
+        let (version, time) = self.now();
+        if self.inner.lock().changes.is_empty() {
+            return Ok(None);
+        }
+        writing.roll(version, time).await?;
+        let mut inner = self.inner.lock();
+        let sealed = Sealed {
+            version,
+            base: Arc::clone(&inner.base),
+            keys: inner.keys.clone(),
+            chunks: Arc::clone(&inner.changes.chunks),
+            fold: inner.changes.to_fold(),
+        };
+        inner.changes.seal();
+        Ok(Some(sealed))
+    }
+
+    /// Ends the log's segment when everything in it is folded, so that it can be collected.
+    pub(crate) async fn roll_if_folded(&self, writing: &mut Writing) -> Result<()> {
+        let (version, time) = self.now();
+        if self.history().current()?.folded < version {
+            return Ok(());
+        }
+        writing.roll(version, time).await
+    }
 }
 
 impl Sealed {
-    pub(crate) async fn fold(self, state: &State) -> Result<Folded> {
+    async fn fold(self, state: &State) -> Result<Folded> {
         let Self { version, base, keys, chunks, fold } = self;
         let ToFold { superseded, deleted, rows } = fold;
         let dataset = Arc::clone(&base);
@@ -76,11 +110,12 @@ impl Sealed {
         let faults = &state.options.faults;
         let fragments = base::stage(&base, rows, faults).await?;
         let folded = base::replace(&base, &superseded, fragments, faults).await?;
-        let mut entries = base::keys(&folded, Some(&base), &state.key, state.hash_key()).await?;
+        let mut entries = base::all_keys(&folded, Some(&base), &state.key, state.hash_key()).await?;
         entries.extend(deleted.into_iter().map(|hash| (hash, None)));
         faults.check("keys.save")?;
         let number = folded.version().version;
         let keys = blocking(move || keys.advance(number, entries)).await?;
+        let keys = state.place.keys.save(keys, number).await?;
         Ok(Folded { version, base: folded, keys })
     }
 }

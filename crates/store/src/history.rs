@@ -12,7 +12,7 @@ use crate::Version;
 const FORMAT: u32 = 1;
 
 /// One version of the base.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BaseMark {
     /// The Lance version.
     pub(crate) base: u64,
@@ -26,6 +26,12 @@ pub(crate) struct BaseMark {
     pub(crate) keys: u64,
     /// Microseconds since 1970.
     pub(crate) time: i64,
+    /// Bytes that were written to the table since it was made.
+    #[serde(default)]
+    pub(crate) accepted: u64,
+    /// Bytes that were written for them, to the log and to the base.
+    #[serde(default)]
+    pub(crate) stored: u64,
 }
 
 /// A change of what is kept.

@@ -51,11 +51,22 @@ struct Level {
     buckets: Vec<u64>,
 }
 
+/// The file that says what the index of a base version consists of.
 #[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
+pub(crate) struct Manifest {
     format: u32,
     /// File names, newest level first.
-    levels: Vec<String>,
+    pub(crate) levels: Vec<String>,
+}
+
+impl Manifest {
+    /// The manifest in `bytes`, which are those of `name`.
+    pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Self> {
+        let manifest: Self = serde_json::from_slice(bytes)
+            .map_err(|source| Error::corrupt(format!("{name} is unreadable")).with_source(source))?;
+        check_format(manifest.format, Path::new(name))?;
+        Ok(manifest)
+    }
 }
 
 impl KeyIndex {
@@ -67,15 +78,7 @@ impl KeyIndex {
 
     /// The index of base version `version`; `None` when none was written for it, or a file of it is gone.
     pub(crate) fn open(directory: &Path, version: u64) -> Result<Option<Self>> {
-        let path = manifest_path(directory, version);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::from(error).context(format!("read {}", path.display()))),
-        };
-        let manifest: Manifest = serde_json::from_slice(&text)
-            .map_err(|source| Error::corrupt(format!("{} is unreadable", path.display())).with_source(source))?;
-        check_format(manifest.format, &path)?;
+        let Some(manifest) = read_manifest(directory, version)? else { return Ok(None) };
         let mut levels = Vec::with_capacity(manifest.levels.len());
         for name in manifest.levels {
             match Level::open(directory, name)? {
@@ -107,7 +110,7 @@ impl KeyIndex {
         Ok(found)
     }
 
-    /// This index with `entries` over it (`None`: the key is gone), each key once, as the index of base version `version`.
+    /// This index with `entries` over it (`None`: the key is gone), each key once, on the way to base version `version`.
     pub(crate) fn advance(&self, version: u64, entries: Vec<(u128, Option<u64>)>) -> Result<Self> {
         let mut levels = self.levels.clone();
         if !entries.is_empty() {
@@ -130,24 +133,33 @@ impl KeyIndex {
             let merged = Level::write(&self.directory, version, expected, merged)?;
             levels.splice(..2, merged.map(Arc::new));
         }
-        let names = levels.iter().map(|level| level.name.clone()).collect();
+        Ok(Self { directory: Arc::clone(&self.directory), levels })
+    }
+
+    /// The names of its files, newest first.
+    pub(crate) fn level_names(&self) -> impl Iterator<Item = &str> {
+        self.levels.iter().map(|level| level.name.as_str())
+    }
+
+    /// Makes this the index of base version `version`.
+    pub(crate) fn save(&self, version: u64) -> Result<()> {
+        let names = self.level_names().map(str::to_owned).collect();
         let text = serde_json::to_vec(&Manifest { format: FORMAT, levels: names })
             .map_err(|source| Error::internal("write a key index").with_source(source))?;
-        let path = manifest_path(&self.directory, version);
+        let path = self.directory.join(manifest_name(version));
         let part = self.directory.join(unique_name(version, "part"));
         let mut file = File::create_new(&part).context(|| format!("make {}", part.display()))?;
         file.write_all(&text).and_then(|()| file.sync_all()).context(|| format!("write {}", part.display()))?;
-        std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))?;
-        Ok(Self { directory: Arc::clone(&self.directory), levels })
+        std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))
     }
 
     /// Removes what belongs to no base version in `keep`.
     pub(crate) fn collect(directory: &Path, keep: &BTreeSet<u64>) -> Result<()> {
         let mut needed = BTreeSet::new();
         for version in keep {
-            if let Some(index) = Self::open(directory, *version)? {
-                needed.extend(index.levels.iter().map(|level| level.name.clone()));
-                needed.insert(format!("{version}.json"));
+            if let Some(manifest) = read_manifest(directory, *version)? {
+                needed.extend(manifest.levels);
+                needed.insert(manifest_name(*version));
             }
         }
         let entries = match std::fs::read_dir(directory) {
@@ -378,8 +390,18 @@ fn check_format(format: u32, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn manifest_path(directory: &Path, version: u64) -> PathBuf {
-    directory.join(format!("{version}.json"))
+/// The name of the manifest of base version `version`.
+pub(crate) fn manifest_name(version: u64) -> String {
+    format!("{version}.json")
+}
+
+fn read_manifest(directory: &Path, version: u64) -> Result<Option<Manifest>> {
+    let path = directory.join(manifest_name(version));
+    match std::fs::read(&path) {
+        Ok(text) => Manifest::parse(&text, &path.display().to_string()).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::from(error).context(format!("read {}", path.display()))),
+    }
 }
 
 /// A name that no other process and no other call chooses.

@@ -1,6 +1,6 @@
 //! Tables with a primary key: a Lance dataset each, and beside it the writes that are not part of it yet.
 //!
-//! A [`Store`] is a directory of tables. A [`Table`] takes writes: each call is one atomic version, durable in a write-ahead
+//! A [`Store`] is a directory of tables, or a prefix of an object store. A [`Table`] takes writes: each call is one atomic version, durable in a write-ahead
 //! log when it returns, and visible to every later [`Snapshot`] in any process. A fold moves what was logged into the Lance
 //! dataset, the base, in the background. A snapshot reads the base, less the rows that later writes supersede, and those
 //! writes: it never changes, however long it is held.
@@ -11,6 +11,8 @@
 //! | `NAME.changes/*.log` | the write-ahead log, in segments |
 //! | `NAME.changes/keys/` | where in the base each key is |
 //! | `NAME.lock`, `NAME.base.lock` | who writes, and who changes the base |
+//!
+//! In an object store `NAME.changes/log/` has an object for each group of writes, and `NAME.changes/lease/` says who writes.
 //!
 //! This crate does not know operators, SQL text beyond a filter, search or media formats.
 //!
@@ -44,16 +46,23 @@
 
 mod base;
 mod changes;
+mod commit;
 mod direct;
 mod fault;
 mod faults;
 mod feed;
+mod fence;
 mod fold;
 mod history;
+mod install;
 mod key;
+mod key_files;
 mod key_index;
 mod lease;
 mod log;
+mod objects;
+mod place;
+mod replay;
 mod schema;
 mod snapshot;
 mod state;
@@ -66,11 +75,12 @@ pub use fault::{arrow_error, lance_error};
 pub use faults::Faults;
 pub use feed::ChangeFeed;
 pub use key::PrimaryKey;
+pub use place::{create_file, read_file};
 pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
 pub use snapshot::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 pub use store::{Store, StoreOptions, TableSpec};
-pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, Unfolded, WriteReport};
-pub use upkeep::{Collected, RETENTION_PROPERTY};
+pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, WriteReport};
+pub use upkeep::{AfterFold, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY, UpkeepStatus};
 
 /// A position in a table's history: every write makes the next one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

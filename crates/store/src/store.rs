@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{Schema, SchemaRef};
-use cenote_base::{ByteSize, Clock, Context, Error, Result, SystemClock};
+use cenote_base::{ByteSize, Clock, Error, Result, SystemClock};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::WriteParams;
@@ -19,12 +19,12 @@ use tokio::sync::OnceCell;
 use crate::Faults;
 use crate::fault::lance_error;
 use crate::key::PrimaryKey;
-use crate::lease::{self, Lease};
+use crate::lease::{Lease, Leases};
+use crate::place::{self, Place};
 use crate::schema::{self, HIDDEN_PREFIX};
-use crate::state::{Paths, State};
+use crate::state::State;
 use crate::table::Table;
-
-const EXTENSION: &str = "lance";
+use crate::upkeep::AfterFold;
 
 /// Limits of a [`Store`].
 #[derive(Debug, Clone)]
@@ -40,8 +40,19 @@ pub struct StoreOptions {
     pub fold_bytes: ByteSize,
     /// A table's writes are folded into its base when they concern so many rows.
     pub fold_rows: usize,
+    /// A table's writes are folded into its base when the oldest is so old.
+    pub fold_age: Duration,
     /// A write of so many bytes goes straight to the base.
     pub bulk_bytes: ByteSize,
+    /// What the object store is told beside what the environment says, by the names of the environment's variables in lower
+    /// case, such as `aws_endpoint_url`.
+    pub object_store: HashMap<String, String>,
+    /// In an object store: a writer that gave no sign of life for so long may be taken for dead.
+    pub lease_patience: Duration,
+    /// Where copies of what lies in an object store are, to be read often.
+    pub cache_directory: PathBuf,
+    /// What is done after a fold.
+    pub after_fold: Option<Arc<dyn AfterFold>>,
     /// What times the history of tables.
     pub clock: Arc<dyn Clock>,
     /// What fails, in tests.
@@ -56,7 +67,12 @@ impl Default for StoreOptions {
             writer_wait_max: Duration::from_secs(60),
             fold_bytes: ByteSize::mib(32),
             fold_rows: 65_536,
+            fold_age: Duration::from_secs(60),
             bulk_bytes: ByteSize::mib(8),
+            object_store: HashMap::new(),
+            lease_patience: Duration::from_secs(10),
+            cache_directory: std::env::temp_dir().join("cenote"),
+            after_fold: None,
             clock: Arc::new(SystemClock),
             faults: Faults::default(),
         }
@@ -82,7 +98,7 @@ impl TableSpec {
     }
 }
 
-/// A directory of tables that share caches. Cheap to clone.
+/// Tables in one place that share caches. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -90,27 +106,45 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Shared {
-    directory: PathBuf,
+    place: Place,
     session: Arc<Session>,
     options: StoreOptions,
     /// The tables in use: all handles of a table share one state.
     states: Mutex<HashMap<String, Arc<OnceCell<Arc<State>>>>>,
 }
 
+/// A store that may be gone.
+#[derive(Debug)]
+pub(crate) struct WeakStore(Weak<Shared>);
+
+impl WeakStore {
+    pub(crate) fn upgrade(&self) -> Option<Store> {
+        self.0.upgrade().map(|shared| Store { shared })
+    }
+}
+
 impl Store {
-    /// The store in `directory`, which is made if it does not exist.
-    pub async fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
-        let directory = directory.as_ref().to_path_buf();
-        tokio::fs::create_dir_all(&directory).await.context(|| format!("make directory {}", directory.display()))?;
-        let directory =
-            tokio::fs::canonicalize(&directory).await.context(|| format!("resolve {}", directory.display()))?;
-        let session = Session::new(
+    /// The store at `location`: a directory, which is made if it does not exist, or a URI such as `s3://bucket/prefix`, for
+    /// which credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on).
+    pub async fn open(location: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
+        let session = Arc::new(Session::new(
             options.index_cache_bytes_max.0 as usize,
             options.metadata_cache_bytes_max.0 as usize,
             Arc::default(),
-        );
-        let shared = Shared { directory, session: Arc::new(session), options, states: Mutex::default() };
+        ));
+        let place = Place::open(location.as_ref(), &session, &options).boxed().await?;
+        let shared = Shared { place, session, options, states: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The store can be
+    /// used on.
+    pub async fn release(&self) -> Result<()> {
+        let cells: Vec<_> = self.shared.states.lock().values().cloned().collect();
+        for state in cells.iter().filter_map(|cell| cell.get()) {
+            state.place.leases.release().await?;
+        }
+        Ok(())
     }
 
     /// Makes a table.
@@ -127,21 +161,23 @@ impl Store {
         }
         let key = PrimaryKey::new(&spec.schema, &spec.primary_key)?;
         let stored: SchemaRef = Arc::new(schema::to_stored(&spec.schema, &key));
-        let _lease = self.lease(name).await?;
-        if tokio::fs::try_exists(self.path(name)).await? {
+        let (leases, _lease) = self.lease(name).await?;
+        if self.shared.place.has_table(name).boxed().await? {
             return Err(Error::already_exists(format!("table `{name}` exists already")));
         }
-        // A drop that was cut short may have left one.
-        self.remove_log(name).await?;
+        self.shared.place.clear(name, &self.shared.options).boxed().await?;
         self.shared.states.lock().remove(name);
         let nothing = RecordBatchIterator::new(std::iter::empty::<Result<RecordBatch, _>>(), Arc::clone(&stored));
-        let params = WriteParams { session: Some(Arc::clone(&self.shared.session)), ..write_params() };
-        let path = self.path(name);
-        let written = Dataset::write(nothing, path.to_string_lossy().as_ref(), Some(params)).boxed().await;
+        let store_params = Some(place::store_params(&self.shared.options.object_store));
+        let session = Some(Arc::clone(&self.shared.session));
+        let params = WriteParams { session, store_params, ..write_params() };
+        let uri = self.shared.place.table(name, &self.shared.options).base;
+        let written = Dataset::write(nothing, &uri, Some(params)).boxed().await;
         let mut dataset = written.map_err(lance_error)?;
         if !spec.properties.is_empty() {
             dataset.update_config(spec.properties).await.map_err(lance_error)?;
         }
+        leases.release().await?;
         Ok(Table::new(self.clone(), name))
     }
 
@@ -151,7 +187,7 @@ impl Store {
     /// `NotFound`, naming the tables there are.
     pub async fn table(&self, name: &str) -> Result<Table> {
         check_name(name)?;
-        if tokio::fs::try_exists(self.path(name)).await? {
+        if self.shared.place.has_table(name).boxed().await? {
             return Ok(Table::new(self.clone(), name));
         }
         let names = self.tables().await?;
@@ -162,43 +198,32 @@ impl Store {
 
     /// The names of all tables, sorted.
     pub async fn tables(&self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        let mut entries = tokio::fs::read_dir(&self.shared.directory).await?;
-        while let Some(entry) = entries.next_entry().await? {
-            let path = PathBuf::from(entry.file_name());
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-            }
-        }
-        names.sort();
-        Ok(names)
+        self.shared.place.tables().boxed().await
     }
 
     /// Removes a table and all its versions. Snapshots of it held anywhere stop working.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
         self.table(name).await?;
-        let _lease = self.lease(name).await?;
-        // Renamed first, so that a crash half-way leaves no half table behind under its name.
-        let doomed = self.shared.directory.join(format!("{name}.dropped"));
-        tokio::fs::rename(self.path(name), &doomed).await.context(|| format!("drop table `{name}`"))?;
+        let (leases, _lease) = self.lease(name).await?;
         self.shared.states.lock().remove(name);
-        self.remove_log(name).await?;
-        tokio::fs::remove_dir_all(&doomed).await.context(|| format!("drop table `{name}`"))
+        self.shared.place.drop_table(name, &self.shared.options).boxed().await?;
+        leases.release().await
     }
 
-    async fn remove_log(&self, name: &str) -> Result<()> {
-        match tokio::fs::remove_dir_all(Paths::new(&self.shared.directory, name).log).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::from(error).context(format!("remove the log of table `{name}`")))
-            }
-            _ => Ok(()),
+    /// Bytes of table `name`: base and log, all versions together.
+    pub async fn bytes(&self, name: &str) -> Result<u64> {
+        self.shared.place.bytes(name).boxed().await
+    }
+
+    async fn lease(&self, name: &str) -> Result<(Leases, Lease)> {
+        // The leases of a table in use are known; a table that is made or dropped has its own.
+        let known = self.shared.states.lock().get(name).and_then(|cell| cell.get().cloned());
+        if let Some(state) = known {
+            state.place.leases.release().await?;
         }
-    }
-
-    async fn lease(&self, name: &str) -> Result<Lease> {
-        let path = self.shared.directory.join(format!("{name}.lock"));
-        let lease = lease::acquire(&path, self.shared.options.writer_wait_max).await;
-        lease.map_err(|error| error.context(format!("table `{name}`")))
+        let leases = self.shared.place.table(name, &self.shared.options).leases;
+        let lease = leases.writer(self.shared.options.writer_wait_max).await;
+        Ok((leases, lease.map_err(|error| error.context(format!("table `{name}`")))?))
     }
 
     pub(crate) async fn state(&self, name: &str) -> Result<Arc<State>> {
@@ -207,18 +232,16 @@ impl Store {
             Arc::clone(states.entry(name.to_owned()).or_default())
         };
         let open = || async {
-            if !tokio::fs::try_exists(self.path(name)).await? {
+            if !self.shared.place.has_table(name).boxed().await? {
                 return Err(Error::not_found(format!("table `{name}` was dropped")));
             }
-            let paths = Paths::new(&self.shared.directory, name);
-            State::open(paths, Arc::clone(&self.shared.session), self.shared.options.clone()).await
+            let place = self.shared.place.table(name, &self.shared.options);
+            let store = WeakStore(Arc::downgrade(&self.shared));
+            State::open(name.to_owned(), store, place, Arc::clone(&self.shared.session), self.shared.options.clone())
+                .await
         };
         let state = cell.get_or_try_init(|| open().boxed()).await;
         state.cloned().map_err(|error| error.context(format!("open table `{name}`")))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.shared.directory.join(format!("{name}.{EXTENSION}"))
     }
 }
 

@@ -16,6 +16,7 @@ use lance::Dataset;
 use lance::dataset::NewColumnTransform;
 
 use crate::Version;
+use crate::commit::RowWrite;
 use crate::direct::{self, Staged};
 use crate::fault::{arrow_error, lance_error};
 use crate::feed::ChangeFeed;
@@ -23,9 +24,9 @@ use crate::history::Note;
 use crate::log::Record;
 use crate::schema::{self, Missing};
 use crate::snapshot::{Filter, ScanRequest, Snapshot};
-use crate::state::{RowWrite, State};
+use crate::state::{State, detached};
 use crate::store::Store;
-use crate::upkeep::{self, Collected, RETENTION_PROPERTY};
+use crate::upkeep::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY, UpkeepStatus};
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`] sets them to null along with the change.
@@ -106,11 +107,15 @@ impl Table {
     pub async fn tag(&self, tag: &str, version: Version) -> Result<()> {
         let state = self.state().await?;
         state.snapshot_at(version).await?;
-        let mut writing = state.writing().boxed().await?;
-        if let Some(other) = state.history().tags.get(tag) {
-            return Err(Error::already_exists(format!("tag `{tag}` is in use for version {other}")));
-        }
-        state.note(&mut writing, Note::Tag { name: tag.to_owned(), version: Some(version.0) }).await
+        let tag = tag.to_owned();
+        detached(async move {
+            let mut writing = state.writing().await?;
+            if let Some(other) = state.history().tags.get(&tag) {
+                return Err(Error::already_exists(format!("tag `{tag}` is in use for version {other}")));
+            }
+            writing.note(Note::Tag { name: tag, version: Some(version.0) }).await
+        })
+        .await
     }
 
     /// Forgets a tag.
@@ -119,9 +124,7 @@ impl Table {
         if !tags.contains_key(tag) {
             return Err(self.no_tag(tag, &tags));
         }
-        let state = self.state().await?;
-        let mut writing = state.writing().boxed().await?;
-        state.note(&mut writing, Note::Tag { name: tag.to_owned(), version: None }).await
+        self.note(Note::Tag { name: tag.to_owned(), version: None }).await
     }
 
     /// All tags with their versions.
@@ -157,6 +160,8 @@ impl Table {
         if hashes.is_empty() {
             return Ok(nothing(&snapshot));
         }
+        // A snapshot that is held makes the next write copy the list of chunks.
+        drop(snapshot);
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
         if bytes as u64 >= state.options.bulk_bytes.0 {
             return direct::upsert(&state, batches).boxed().await;
@@ -214,7 +219,7 @@ impl Table {
             return direct::update(&state, batch).boxed().await;
         }
         let writing = state.writing().boxed().await?;
-        let snapshot = state.view_while(&writing)?;
+        let snapshot = state.view()?;
         let keys = state.key.project(&batch)?;
         let found = snapshot.locate(&keys).boxed().await?;
         let rows = (0u32..).zip(&found).filter_map(|(row, id)| Some((row, (*id)?)));
@@ -234,8 +239,8 @@ impl Table {
         let whole = RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?);
         let hashes = state.key.hash(&state.key.project(&given)?, state.hash_key())?;
         let write = RowWrite { record: Record::Upsert(whole.map_err(arrow_error)?), hashes };
-        let (_, reports) = state.commit(writing, vec![write]).boxed().await?;
-        state.fold_if_due();
+        let reports = state.commit(writing, vec![write]).boxed().await?;
+        state.keep_up();
         reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
     }
 
@@ -374,28 +379,26 @@ impl Table {
 
     /// Remembers that consumer `name` has read the changes up to `version`; `None` forgets it.
     pub async fn set_consumer(&self, name: &str, version: Option<Version>) -> Result<()> {
-        let state = self.state().await?;
-        let mut writing = state.writing().boxed().await?;
-        let note = Note::Consumer { name: name.to_owned(), version: version.map(|version| version.0) };
-        state.note(&mut writing, note).await
+        self.note(Note::Consumer { name: name.to_owned(), version: version.map(|version| version.0) }).await
     }
 
-    /// What is written and not folded.
-    pub async fn unfolded(&self) -> Result<Unfolded> {
+    async fn note(&self, note: Note) -> Result<()> {
+        let state = self.state().await?;
+        detached(async move { state.writing().await?.note(note).await }).await
+    }
+
+    /// Folds, indexes, compacts and collects now if there is a reason to, and waits for it; the reason. It happens by itself while
+    /// a process writes: this is for a process that looks after tables that others write.
+    pub async fn tend(&self) -> Result<Option<String>> {
+        self.state().await?.tend().boxed().await
+    }
+
+    /// How far the base is behind, and what is done about it.
+    pub async fn upkeep(&self) -> Result<UpkeepStatus> {
         let state = self.state().await?;
         state.snapshot().boxed().await?;
-        let (keys, bytes) = state.unfolded();
-        Ok(Unfolded { keys, bytes: bytes as u64 })
+        state.upkeep_status()
     }
-}
-
-/// How much a table's change store holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unfolded {
-    /// Keys that were written or deleted.
-    pub keys: usize,
-    /// Bytes of memory.
-    pub bytes: u64,
 }
 
 fn check_property(name: &str, value: Option<&str>) -> Result<()> {
@@ -405,7 +408,9 @@ fn check_property(name: &str, value: Option<&str>) -> Result<()> {
         _ => &[],
     };
     match value {
-        Some(value) if name == RETENTION_PROPERTY => upkeep::parse_retention(value).map(drop),
+        Some(value) if [RETENTION_PROPERTY, RETENTION_BYTES_PROPERTY].contains(&name) => {
+            upkeep::parse_limit(name, value).map(drop)
+        }
         Some(value) if !allowed.is_empty() && !allowed.contains(&value) => {
             let allowed = allowed.join("` or `");
             Err(Error::invalid_input(format!("property `{name}` is `{allowed}`, found `{value}`")))

@@ -1,31 +1,50 @@
-//! Keeping a base small and its past short: compaction of small and half-deleted files, and collection of what no reader, tag,
-//! consumer or retention needs.
+//! Keeping a table in shape while it is written: when to fold, when to join small files, and what of the past to remove.
+//!
+//! Upkeep runs in the background of whatever process writes, one task a table, and never makes a write wait, but for one that
+//! finds the change store four times as full as what starts a fold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, Timestamp};
 use futures::FutureExt;
+use futures::future::BoxFuture;
+use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicy;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
+use parking_lot::Mutex;
 
 use crate::fault::lance_error;
 use crate::history::Note;
-use crate::key_index::KeyIndex;
-use crate::state::{State, blocking, detached};
-use crate::{Version, direct};
+use crate::state::{State, detached};
+use crate::{Table, Version, direct};
 
-/// Files of fewer rows are joined.
+/// A file is full with so many rows.
 const FILE_ROWS: usize = 1 << 20;
 /// At most so many bytes of a file are read and written at a time.
 const FILE_BYTES_MAX: usize = 1 << 30;
-/// A file that has lost so many of its rows is written anew.
+/// So many small files are joined into one: a row is written anew once for each time that the table grows by this factor.
+const FILES_JOINED: usize = 32;
+/// A file that has lost so many of its rows is written anew: when somebody asks for it, and when nobody does.
 const DELETED_SHARE: f32 = 0.1;
+const DELETED_SHARE_UNASKED: f32 = 0.5;
+/// A change store of so many rows is folded when more than half of them are superseded.
+const DUPLICATE_ROWS_MIN: usize = 4096;
 
 /// The property that says for how many seconds the past can be read; by default a day.
 pub const RETENTION_PROPERTY: &str = "cenote.retention_seconds";
+/// The property that says how many bytes of the log are kept at most, whatever its age and whoever reads it; by default any
+/// number. Tags keep what they name all the same.
+pub const RETENTION_BYTES_PROPERTY: &str = "cenote.retention_bytes";
 const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is to be done for a table after its writes were folded, by who knows more of it than this crate: its indexes.
+pub trait AfterFold: std::fmt::Debug + Send + Sync {
+    /// Called in the background; an error is logged.
+    fn after_fold(&self, table: Table) -> BoxFuture<'static, Result<()>>;
+}
 
 /// What a collection removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,34 +59,188 @@ pub struct Collected {
     pub oldest: Version,
 }
 
+/// How far a table's base is behind its writes, and what is done about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpkeepStatus {
+    /// Keys that were written since, over all runs.
+    pub keys: usize,
+    /// Bytes of their rows in memory.
+    pub bytes: usize,
+    /// Runs: parts of the change store that a fold takes as one.
+    pub runs: usize,
+    /// When the oldest of these writes came.
+    pub since: Option<Timestamp>,
+    /// Data files of the base.
+    pub files: usize,
+    /// Bytes written to log and base for each byte that was written to the table, since it was made; indexes apart.
+    pub amplification: f64,
+    /// What upkeep does now, in this process or another, and why.
+    pub doing: Option<String>,
+    /// Why the last upkeep in this process failed.
+    pub failure: Option<String>,
+}
+
+/// What upkeep in this process does.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    is_running: AtomicBool,
+    is_waiting: AtomicBool,
+    pub(crate) doing: Mutex<Option<String>>,
+    failure: Mutex<Option<String>>,
+}
+
+impl State {
+    /// Starts upkeep in the background when there is a reason and none runs, or has somebody look again later.
+    pub(crate) fn keep_up(self: &Arc<Self>) {
+        if let Some(reason) = self.reason_to_fold() {
+            if !self.upkeep.is_running.swap(true, Ordering::AcqRel) {
+                tokio::spawn(Arc::clone(self).run_upkeep(reason).boxed());
+            }
+        } else if !self.inner.lock().changes.is_empty() && !self.upkeep.is_waiting.swap(true, Ordering::AcqRel) {
+            let (state, pause) = (Arc::downgrade(self), self.options.fold_age);
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                if let Some(state) = state.upgrade() {
+                    state.upkeep.is_waiting.store(false, Ordering::Release);
+                    state.keep_up();
+                }
+            });
+        }
+    }
+
+    fn reason_to_fold(&self) -> Option<String> {
+        let inner = self.inner.lock();
+        let (changes, options) = (&inner.changes, &self.options);
+        let age = inner.since.map_or(0, |since| options.clock.now().0.saturating_sub(since.0));
+        match () {
+            () if changes.bytes() as u64 >= options.fold_bytes.0 => Some(format!("{} are full", options.fold_bytes)),
+            () if changes.entries() >= options.fold_rows => Some(format!("{} rows are full", options.fold_rows)),
+            () if !changes.is_empty() && u128::try_from(age).unwrap_or(0) >= options.fold_age.as_micros() => {
+                Some(format!("the oldest write is {} s old", age / 1_000_000))
+            }
+            () if changes.rows >= DUPLICATE_ROWS_MIN && changes.live * 2 < changes.rows => {
+                Some(format!("{} of {} rows are superseded", changes.rows - changes.live, changes.rows))
+            }
+            () => None,
+        }
+    }
+
+    /// Does now, and in the foreground, what upkeep would do by itself; why it did, or `None` when there was no reason.
+    pub(crate) async fn tend(self: &Arc<Self>) -> Result<Option<String>> {
+        self.snapshot().boxed().await?;
+        let Some(reason) = self.reason_to_fold() else { return Ok(None) };
+        let outcome = self.work(&reason).boxed().await;
+        *self.upkeep.doing.lock() = None;
+        outcome.map(|()| Some(reason))
+    }
+
+    async fn run_upkeep(self: Arc<Self>, reason: String) {
+        let outcome = self.work(&reason).await;
+        *self.upkeep.doing.lock() = None;
+        self.upkeep.is_running.store(false, Ordering::Release);
+        if let Err(error) = &outcome {
+            // Nothing is lost: the next write tries again, and a full change store makes writers wait and see it.
+            tracing::warn!(%error, table = self.name, "upkeep failed");
+        }
+        *self.upkeep.failure.lock() = outcome.err().map(|error| error.to_string());
+    }
+
+    async fn work(self: &Arc<Self>, reason: &str) -> Result<()> {
+        let doing = |what: String| *self.upkeep.doing.lock() = Some(what);
+        doing(format!("folding, because {reason}"));
+        self.fold().boxed().await?;
+        // Who drops the store wants no more of it.
+        if let Some(hook) = &self.options.after_fold
+            && let Some(table) = self.table()
+        {
+            doing("indexing what was folded".to_owned());
+            hook.after_fold(table).await?;
+        }
+        let base = Arc::clone(&self.inner.lock().base);
+        if let Some(options) = compaction_due(&base) {
+            doing("joining files, because there are many small or half-deleted ones".to_owned());
+            compact_with(self, options).await?;
+        }
+        doing("removing what nobody needs any more".to_owned());
+        collect(self, retention(self.view()?.properties())?).boxed().await.map(drop)
+    }
+
+    /// See [`UpkeepStatus`].
+    pub(crate) fn upkeep_status(&self) -> Result<UpkeepStatus> {
+        let doing = self.upkeep.doing.lock().clone();
+        // Not while this process changes the base: its own lock would look like another's.
+        let doing = match (doing, self.base_turn.try_lock()) {
+            (None, Ok(_turn)) => self.place.leases.elsewhere()?,
+            (doing, _) => doing,
+        };
+        let inner = self.inner.lock();
+        let mark = inner.history.current()?;
+        let (accepted, stored) = (mark.accepted + inner.accepted, mark.stored + inner.accepted);
+        Ok(UpkeepStatus {
+            keys: inner.changes.entries(),
+            bytes: inner.changes.bytes(),
+            runs: inner.changes.runs(),
+            since: inner.since,
+            files: inner.base.fragments().len(),
+            amplification: if accepted == 0 { 1.0 } else { stored as f64 / accepted as f64 },
+            doing,
+            failure: self.upkeep.failure.lock().clone(),
+        })
+    }
+}
+
 /// Joins the base's small files and writes those anew that have lost rows: a tenth of them, or with `purge` any.
 pub(crate) async fn compact(state: &Arc<State>, purge: bool) -> Result<()> {
     state.fold().await?;
-    let options = CompactionOptions {
-        target_rows_per_fragment: FILE_ROWS,
-        max_bytes_per_file: Some(FILE_BYTES_MAX),
-        materialize_deletions: true,
-        materialize_deletions_threshold: if purge { 0.0 } else { DELETED_SHARE },
-        num_threads: Some(1),
-        ..CompactionOptions::default()
-    };
-    let compact = async |dataset: &mut lance::Dataset| {
+    compact_with(state, compaction(FILE_ROWS, if purge { 0.0 } else { DELETED_SHARE })).await
+}
+
+async fn compact_with(state: &Arc<State>, options: CompactionOptions) -> Result<()> {
+    let compact = async |dataset: &mut Dataset| {
         state.options.faults.check("base.commit")?;
         compact_files(dataset, options, None).boxed().await.map(drop).map_err(lance_error)
     };
     Box::pin(direct::maintain(state, compact)).await
 }
 
-/// For how long the past of a table with `properties` can be read.
-pub(crate) fn retention(properties: &std::collections::HashMap<String, String>) -> Result<Duration> {
-    properties.get(RETENTION_PROPERTY).map_or(Ok(RETENTION_DEFAULT), |text| parse_retention(text))
+fn compaction(rows: usize, deleted_share: f32) -> CompactionOptions {
+    CompactionOptions {
+        target_rows_per_fragment: rows,
+        max_bytes_per_file: Some(FILE_BYTES_MAX),
+        materialize_deletions: true,
+        materialize_deletions_threshold: deleted_share,
+        num_threads: Some(1),
+        ..CompactionOptions::default()
+    }
 }
 
-pub(crate) fn parse_retention(text: &str) -> Result<Duration> {
-    let seconds = text.parse().map_err(|_| {
-        Error::invalid_input(format!("property `{RETENTION_PROPERTY}` is `{text}`: it is a number of seconds"))
-    })?;
-    Ok(Duration::from_secs(seconds))
+/// How to compact `base` when nobody asked for it, if at all. Files that are larger than the small ones together are left
+/// alone: a row is then written anew a bounded number of times, however large the table grows.
+fn compaction_due(base: &Dataset) -> Option<CompactionOptions> {
+    let rows = |fragment: &lance_table::format::Fragment| fragment.physical_rows.unwrap_or(0);
+    let mut sizes: Vec<usize> = base.fragments().iter().map(rows).collect();
+    sizes.sort_unstable();
+    let together: usize = sizes.iter().take(FILES_JOINED).sum();
+    let is_many = sizes.get(FILES_JOINED).is_some_and(|next| *next < FILE_ROWS);
+    let half_deleted = base.fragments().iter().any(|fragment| {
+        let deleted = fragment.deletion_file.as_ref().and_then(|file| file.num_deleted_rows).unwrap_or(0);
+        deleted as f32 > rows(fragment) as f32 * DELETED_SHARE_UNASKED
+    });
+    let target = if is_many { together.min(FILE_ROWS) } else { 0 };
+    (is_many || half_deleted).then(|| compaction(target, DELETED_SHARE_UNASKED))
+}
+
+/// For how long the past of a table with `properties` can be read.
+pub(crate) fn retention(properties: &HashMap<String, String>) -> Result<Duration> {
+    let seconds = properties.get(RETENTION_PROPERTY).map(|text| parse_limit(RETENTION_PROPERTY, text)).transpose()?;
+    Ok(seconds.map_or(RETENTION_DEFAULT, Duration::from_secs))
+}
+
+/// The number that `text` gives for the limit `property`.
+pub(crate) fn parse_limit(property: &str, text: &str) -> Result<u64> {
+    let unit = if property == RETENTION_PROPERTY { "seconds" } else { "bytes" };
+    text.parse()
+        .map_err(|_| Error::invalid_input(format!("property `{property}` is `{text}`: it is a number of {unit}")))
 }
 
 /// Removes what only versions before `keep` ago need.
@@ -82,24 +255,24 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         let versions = state.versions().await?;
         let aged =
             versions.iter().rev().find(|(_, time)| *time <= cutoff).map_or(history.oldest(), |(version, _)| version.0);
-        let named = history.tags.values().chain(history.consumers.values()).copied();
-        let wanted = named.chain([aged]).min().unwrap_or(aged);
+        let followed = history.consumers.values().copied().chain([aged]).min().unwrap_or(aged);
+        let limit = state.inner.lock().base.config().get(RETENTION_BYTES_PROPERTY).cloned();
+        let large = match limit {
+            Some(text) => writing.log().version_before(parse_limit(RETENTION_BYTES_PROPERTY, &text)?).await?,
+            None => 0,
+        };
+        let wanted = history.tags.values().copied().chain([followed.max(large)]).min().unwrap_or(aged);
         let Some(oldest) = history.at(Version(wanted)).or(history.marks.first().copied()) else {
             return Ok(Collected::default());
         };
         // Said before it is done: a version that is said to be there must be.
-        state.note(&mut writing, Note::Collected { base: oldest.base }).await?;
-        state.roll_if_folded(&mut writing)?;
+        writing.note(Note::Collected { base: oldest.base }).await?;
+        state.roll_if_folded(&mut writing).await?;
         let history = state.history();
         let kept_keys: BTreeSet<u64> = history.marks.iter().map(|mark| mark.keys).collect();
-        let keys = state.paths.keys.clone();
-        let (writing, segments) = blocking(move || {
-            let segments = writing.log().collect(oldest.folded)?;
-            KeyIndex::collect(&keys, &kept_keys)?;
-            Ok((writing, segments))
-        })
-        .await?;
-        let base = Arc::clone(state.view_while(&writing)?.base());
+        let segments = writing.log().collect(oldest.folded).await?;
+        state.place.keys.collect(kept_keys).await?;
+        let base = Arc::clone(state.view()?.base());
         drop(writing);
         let policy = CleanupPolicy {
             before_version: Some(state.oldest_base_in_use().map_or(oldest.base, |read| read.min(oldest.base))),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ type Rows = BTreeMap<String, Row>;
 struct Check {
     random: Random,
     directory: tempfile::TempDir,
+    is_remote: bool,
+    /// The stores of `table` and `reader`.
+    opened: (Store, Store),
     table: Table,
     /// Another process's view of the same files.
     reader: Table,
@@ -44,17 +48,25 @@ fn seed() -> u64 {
     std::env::var("CENOTE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-fn steps() -> usize {
-    std::env::var("CENOTE_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(250)
+fn steps(default: usize) -> usize {
+    std::env::var("CENOTE_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Small limits, so that folds and direct writes happen often.
-fn options() -> StoreOptions {
-    StoreOptions {
+/// A store with small limits, so that folds and direct writes happen often: a directory, or the same as an object store.
+async fn open(directory: &Path, is_remote: bool) -> Store {
+    let options = StoreOptions {
+        cache_directory: directory.join("cache"),
         bulk_bytes: ByteSize(6_000),
         fold_bytes: ByteSize(64 << 10),
         fold_rows: 200,
+        lease_patience: Duration::from_millis(400),
         ..StoreOptions::default()
+    };
+    match is_remote {
+        true => {
+            Store::open(format!("file-object-store://{}", directory.join("store").display()), options).await.unwrap()
+        }
+        false => Store::open(directory.join("store"), options).await.unwrap(),
     }
 }
 
@@ -76,17 +88,20 @@ fn key_batch(ids: &[String]) -> RecordBatch {
 }
 
 impl Check {
-    async fn new(seed: u64, has_media: bool) -> Self {
+    async fn new(seed: u64, has_media: bool, is_remote: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), options()).await.unwrap();
+        let store = open(directory.path(), is_remote).await;
         let table = store.create_table("t", TableSpec::new(schema(has_media), ["id"])).await.unwrap();
-        let reader = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
+        let other = open(directory.path(), is_remote).await;
+        let reader = other.table("t").await.unwrap();
         let feed = reader.changes(reader.snapshot().await.unwrap().version()).await.unwrap();
         let mut check = Self {
             feed,
             followed: Rows::new(),
             random: Random::new(seed),
             directory,
+            is_remote,
+            opened: (store, other),
             table,
             reader,
             has_media,
@@ -128,6 +143,8 @@ impl Check {
             18 => self.alter().await,
             19 => self.shrink().await,
             _ => {
+                self.opened.0.release().await.unwrap();
+                std::mem::swap(&mut self.opened.0, &mut self.opened.1);
                 std::mem::swap(&mut self.table, &mut self.reader);
                 self.stores = (self.stores.1, self.stores.0);
             }
@@ -238,8 +255,13 @@ impl Check {
     }
 
     async fn reopen(&mut self) {
-        let store = Store::open(self.directory.path(), options()).await.unwrap();
+        let store = open(self.directory.path(), self.is_remote).await;
         self.table = store.table("t").await.unwrap();
+        let old = std::mem::replace(&mut self.opened.0, store);
+        // Else the lease runs out.
+        if self.random.below(2) == 0 {
+            old.release().await.unwrap();
+        }
         self.stores.0 = self.stores.0.max(self.stores.1) + 1;
     }
 
@@ -352,10 +374,10 @@ fn summary(media: &[u8]) -> (usize, u8) {
     (media.len(), value)
 }
 
-async fn run(has_media: bool) {
+async fn run(has_media: bool, is_remote: bool) {
     let seed = seed();
-    let mut check = Check::new(seed, has_media).await;
-    for step in 1..=steps() {
+    let mut check = Check::new(seed, has_media, is_remote).await;
+    for step in 1..=steps(if is_remote { 80 } else { 250 }) {
         eprintln!("CENOTE_SEED={seed} step {step}");
         check.step(step).await;
     }
@@ -363,10 +385,15 @@ async fn run(has_media: bool) {
 
 #[tokio::test]
 async fn a_table_of_numbers_is_a_map() {
-    run(false).await;
+    run(false, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_of_media_is_a_map() {
-    run(true).await;
+    run(true, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_in_an_object_store_is_a_map() {
+    run(false, true).await;
 }

@@ -1,11 +1,11 @@
-//! `cenote changes` and `cenote compact`.
+//! `cenote changes`.
 
 use std::time::Duration;
 
-use cenote_runtime::{ByteSize, Lake, Result, Version};
+use cenote_runtime::{Lake, Result, Version};
 
 use crate::arguments::FormatKind;
-use crate::output::{self, Printer};
+use crate::output::Printer;
 
 /// How often a feed that is followed looks for news.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -40,15 +40,4 @@ pub async fn run(lake: &Lake, name: &str, from: Option<u64>, follow: bool, consu
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
-}
-
-pub async fn compact(lake: &Lake, name: &str, purge: bool) -> Result<()> {
-    let removed = lake.table(name).await?.compact(purge).await?;
-    output::note(&format!(
-        "compacted {name}: removed {} old versions and {} of files; versions from {} on can be read",
-        removed.bases,
-        ByteSize(removed.bytes),
-        removed.oldest
-    ));
-    Ok(())
 }

@@ -8,8 +8,8 @@ use crate::arguments::Arguments;
 use crate::{output, session};
 
 pub async fn run(arguments: &Arguments, table: &str, paths: &[PathBuf]) -> Result<()> {
-    let lake = session::open(arguments).await?;
-    let report = lake.ingest(table, paths, session::reporter(arguments).as_ref()).await?;
+    let reporter = session::reporter(arguments);
+    let report = session::with_lake(arguments, async |lake| lake.ingest(table, paths, reporter.as_ref()).await).await?;
     show(table, &report);
     Ok(())
 }

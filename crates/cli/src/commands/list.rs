@@ -3,7 +3,9 @@
 use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;
 use cenote_runtime::operator::{Definition, Shape};
-use cenote_runtime::{ByteSize, Lake, LakeOptions, Result, TableStatus, is_blob, operators as known_operators};
+use cenote_runtime::{
+    ByteSize, Clock, Lake, LakeOptions, Result, SystemClock, TableStatus, is_blob, operators as known_operators,
+};
 
 use crate::arguments::FormatKind;
 use crate::output;
@@ -46,6 +48,12 @@ pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
         let shown = table.indexes.iter().map(|index| format!("{} ({} late)", index.name, index.rows_unindexed));
         shown.collect::<Vec<_>>().join(", ")
     };
+    let now = SystemClock.now().0;
+    let lag = |table: &TableStatus| table.upkeep.since.map(|since| format!("{:.0} s", (now - since.0) as f64 / 1e6));
+    let upkeep = |table: &TableStatus| {
+        let failure = table.upkeep.failure.as_ref().map(|failure| format!("failed: {failure}"));
+        table.upkeep.doing.clone().or(failure)
+    };
     let bytes = match format {
         FormatKind::Table => output::texts(tables.iter().map(|table| Some(ByteSize(table.bytes).to_string()))),
         _ => output::counts(tables.iter().map(|table| table.bytes)),
@@ -55,8 +63,12 @@ pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
         ("rows", output::counts(tables.iter().map(|table| table.rows as u64))),
         ("version", output::counts(tables.iter().map(|table| table.version.0))),
         ("oldest", output::counts(tables.iter().map(|table| table.oldest.0))),
-        ("unfolded", output::counts(tables.iter().map(|table| table.unfolded as u64))),
         ("bytes", bytes),
+        ("files", output::counts(tables.iter().map(|table| table.upkeep.files as u64))),
+        ("unfolded", output::counts(tables.iter().map(|table| table.upkeep.keys as u64))),
+        ("lag", output::texts(tables.iter().map(lag))),
+        ("amplification", output::texts(tables.iter().map(|table| Some(format!("{:.1}", table.upkeep.amplification))))),
+        ("upkeep", output::texts(tables.iter().map(upkeep))),
         ("errors", output::counts(tables.iter().map(|table| table.errors as u64))),
         ("indexes", output::texts(tables.iter().map(|table| Some(indexes(table))))),
     ];

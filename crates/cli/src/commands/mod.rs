@@ -8,6 +8,7 @@ mod recipe;
 mod rows;
 mod search;
 mod sql;
+mod upkeep;
 
 pub use ingest::show as show_ingest;
 pub use recipe::show as show_run;
@@ -38,36 +39,37 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         Command::Run { recipe, dry_run, retry_errors } => {
             recipe::run(&arguments, recipe, *dry_run, *retry_errors).await
         }
-        command => {
-            let lake = session::open(&arguments).await?;
-            match command {
-                Command::Sql { query, output } => sql::run(&lake, query, output.format).await,
-                Command::Search { table, text, image, column, r#where, k, output } => {
-                    let request = search::Request { text, image, column, filter: r#where, k: *k as usize };
-                    search::run(&lake, table, request, output.format).await
-                }
-                Command::Get { table, key, output } => rows::get(&lake, table, key, output.format).await,
-                Command::Delete { table, keys } => rows::delete(&lake, table, keys).await,
-                Command::Tables { output } => list::tables(&lake, output.format).await,
-                Command::Describe { table, output } => list::describe(&lake, table, output.format).await,
-                Command::Status { output } => list::status(&lake, output.format).await,
-                Command::Errors { table, output } => {
-                    let errors = lake.errors(table).await?;
-                    output::rows_in_full(&errors, output.format)
-                }
-                Command::Changes { table, from, follow, consumer } => {
-                    changes::run(&lake, table, *from, *follow, consumer.as_deref()).await
-                }
-                Command::Compact { table, purge } => changes::compact(&lake, table, *purge).await,
-                Command::Index(command) => index::run(&lake, command).await,
-                Command::Init
-                | Command::Completions { .. }
-                | Command::Demo { .. }
-                | Command::Operators { .. }
-                | Command::Models { .. }
-                | Command::Ingest { .. }
-                | Command::Run { .. } => Ok(()),
-            }
+        command => session::with_lake(&arguments, async |lake| on_lake(lake, command).await).await,
+    }
+}
+
+async fn on_lake(lake: &Lake, command: &Command) -> Result<()> {
+    match command {
+        Command::Sql { query, output } => sql::run(lake, query, output.format).await,
+        Command::Search { table, text, image, column, r#where, k, output } => {
+            let request = search::Request { text, image, column, filter: r#where, k: *k as usize };
+            search::run(lake, table, request, output.format).await
         }
+        Command::Get { table, key, output } => rows::get(lake, table, key, output.format).await,
+        Command::Delete { table, keys } => rows::delete(lake, table, keys).await,
+        Command::Tables { output } => list::tables(lake, output.format).await,
+        Command::Describe { table, output } => list::describe(lake, table, output.format).await,
+        Command::Status { output } => list::status(lake, output.format).await,
+        Command::Errors { table, output } => {
+            let errors = lake.errors(table).await?;
+            output::rows_in_full(&errors, output.format)
+        }
+        Command::Changes { table, from, follow, consumer } => {
+            changes::run(lake, table, *from, *follow, consumer.as_deref()).await
+        }
+        Command::Compact { table, purge, every } => upkeep::run(lake, table.as_deref(), *purge, *every).await,
+        Command::Index(command) => index::run(lake, command).await,
+        Command::Init
+        | Command::Completions { .. }
+        | Command::Demo { .. }
+        | Command::Operators { .. }
+        | Command::Models { .. }
+        | Command::Ingest { .. }
+        | Command::Run { .. } => Ok(()),
     }
 }

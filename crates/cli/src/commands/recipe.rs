@@ -11,9 +11,9 @@ use crate::{output, session};
 pub async fn run(arguments: &Arguments, path: &Path, dry_run: Option<usize>, retry_errors: bool) -> Result<()> {
     let text = tokio::fs::read_to_string(path).await.context(|| format!("read recipe {}", path.display()))?;
     let recipe = Recipe::from_yaml(&text, &path.display().to_string())?;
-    let lake = session::open(arguments).await?;
     let options = session::run_options(session::reporter(arguments));
-    let report = lake.run(&recipe, &RunOptions { dry_run_rows: dry_run, retry_errors, ..options }).await?;
+    let options = RunOptions { dry_run_rows: dry_run, retry_errors, ..options };
+    let report = session::with_lake(arguments, async |lake| lake.run(&recipe, &options).await).await?;
     show(&report);
     if dry_run.is_some() {
         let skipped = recipe.steps.len().saturating_sub(report.steps.len());

@@ -25,6 +25,12 @@ fn check(index: &KeyIndex, model: &BTreeMap<u128, u64>, asked: &[u128]) {
     }
 }
 
+fn advance(index: &KeyIndex, version: u64, entries: Vec<(u128, Option<u64>)>) -> KeyIndex {
+    let next = index.advance(version, entries).unwrap();
+    next.save(version).unwrap();
+    next
+}
+
 fn files(directory: &Path) -> BTreeSet<String> {
     let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.collect()
@@ -35,7 +41,7 @@ fn one_level(directory: &Path, count: u64) -> (KeyIndex, PathBuf) {
     let mut random = Random::new(3);
     let mut hash = || u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
     let entries = (0..count).map(|row| (hash(), Some(row))).collect();
-    let index = KeyIndex::empty(directory).unwrap().advance(1, entries).unwrap();
+    let index = advance(&KeyIndex::empty(directory).unwrap(), 1, entries);
     let path = index.levels[0].path.clone();
     (index, path)
 }
@@ -69,7 +75,7 @@ fn answers_as_a_map_does_after_every_advance_and_reopen() {
             // In no order: the largest low bits first.
             let mut entries: Vec<_> = entries.into_iter().collect();
             entries.sort_by_key(|(hash, _)| std::cmp::Reverse(*hash as u64));
-            index = index.advance(version, entries).unwrap();
+            index = advance(&index, version, entries);
             let reopened = KeyIndex::open(directory.path(), version).unwrap().unwrap();
             let mut asked: Vec<u128> = (0..300).map(|_| hash(&mut random)).collect();
             asked.extend([0, u128::MAX]);
@@ -98,7 +104,7 @@ fn levels_stay_few_and_each_is_over_four_times_the_newer() {
     let mut levels_max = 0;
     for version in 0..150 {
         let entries = (version * 10..(version + 1) * 10).map(|row| (key(row), Some(row)));
-        index = index.advance(version, entries.collect()).unwrap();
+        index = advance(&index, version, entries.collect());
         levels_max = levels_max.max(index.levels.len());
         for pair in index.levels.windows(2) {
             assert!(pair[0].entries * MERGE_RATIO < pair[1].entries, "{index:?}");
@@ -119,14 +125,14 @@ fn a_gone_key_leaves_the_oldest_level() {
     let keys: Vec<u128> = index.levels[0].entries().map(|entry| entry.unwrap().0).collect();
     let gone = |keys: &[u128]| keys.iter().map(|hash| (*hash, None)).collect::<Vec<_>>();
 
-    let index = index.advance(2, gone(&keys[..100])).unwrap();
+    let index = advance(&index, 2, gone(&keys[..100]));
     assert_eq!(index.levels.len(), 2, "its word stays while an older level has the key");
-    let index = index.advance(3, gone(&keys[100..400])).unwrap();
+    let index = advance(&index, 3, gone(&keys[100..400]));
     assert_eq!(index.levels.iter().map(|level| level.entries).collect::<Vec<_>>(), [600]);
-    let index = index.advance(4, gone(&keys[400..])).unwrap();
+    let index = advance(&index, 4, gone(&keys[400..]));
     assert_eq!(index.levels.len(), 0);
     assert_eq!(KeyIndex::open(directory.path(), 4).unwrap().unwrap().get_many(&keys).unwrap(), vec![None; 1000]);
-    let index = index.advance(5, gone(&keys)).unwrap();
+    let index = advance(&index, 5, gone(&keys));
     assert_eq!(index.levels.len(), 0, "there is nothing to be gone from");
 }
 
@@ -134,7 +140,7 @@ fn a_gone_key_leaves_the_oldest_level() {
 fn an_advance_by_nothing_names_the_same_levels() {
     let directory = tempfile::tempdir().unwrap();
     let (index, path) = one_level(directory.path(), 10);
-    index.advance(2, Vec::new()).unwrap();
+    advance(&index, 2, Vec::new());
     let same = KeyIndex::open(directory.path(), 2).unwrap().unwrap();
     assert_eq!(same.levels.iter().map(|level| &level.path).collect::<Vec<_>>(), [&path]);
 }
@@ -151,7 +157,7 @@ fn hashes_at_the_borders_of_buckets_are_found() {
     // One bucket with nearly all entries.
     keys.extend((0..).map(|low| border(7) + 100 + low).take(count as usize - keys.len()));
     let entries = keys.iter().enumerate().map(|(row, hash)| (*hash, Some(row as u64))).collect();
-    let index = KeyIndex::empty(directory.path()).unwrap().advance(1, entries).unwrap();
+    let index = advance(&KeyIndex::empty(directory.path()).unwrap(), 1, entries);
     assert_eq!(index.levels[0].bucket_bits, bits);
     for index in [index, KeyIndex::open(directory.path(), 1).unwrap().unwrap()] {
         assert_eq!(index.get_many(&keys).unwrap(), (0..count).map(Some).collect::<Vec<_>>());
@@ -200,7 +206,7 @@ fn a_flipped_bit_of_directory_or_footer_is_noticed() {
 fn a_later_format_is_unsupported_and_a_bad_manifest_is_corrupt() {
     let directory = tempfile::tempdir().unwrap();
     let (index, path) = one_level(directory.path(), 10);
-    let manifest = manifest_path(directory.path(), 1);
+    let manifest = directory.path().join(manifest_name(1));
     let written = std::fs::read(&manifest).unwrap();
     std::fs::write(&manifest, r#"{"format":2,"levels":[]}"#).unwrap();
     assert_eq!(open_error(directory.path()), ErrorKind::Unsupported);
@@ -231,9 +237,9 @@ fn no_manifest_or_a_lost_level_is_no_index() {
 fn collect_keeps_what_the_kept_versions_name() {
     let directory = tempfile::tempdir().unwrap();
     let (first, _) = one_level(directory.path(), 1000);
-    let second = first.advance(2, vec![(5, Some(5))]).unwrap();
-    let third = second.advance(3, (0..50).map(|low| (low, None)).collect()).unwrap();
-    let fourth = third.advance(4, (0..900).map(|low| (low, Some(4))).collect()).unwrap();
+    let second = advance(&first, 2, vec![(5, Some(5))]);
+    let third = advance(&second, 3, (0..50).map(|low| (low, None)).collect());
+    let fourth = advance(&third, 4, (0..900).map(|low| (low, Some(4))).collect());
     let left_by_a_crash = directory.path().join(unique_name(9, "part"));
     std::fs::write(&left_by_a_crash, "{").unwrap();
 
@@ -248,7 +254,7 @@ fn collect_keeps_what_the_kept_versions_name() {
     assert_eq!(open(4).get_many(&[5, 900]).unwrap(), [Some(4), None]);
     // An index in use still has its files.
     assert_eq!(third.get_many(&[5, 60]).unwrap(), [None, None]);
-    fourth.advance(5, (0..900).map(|low| (low, None)).collect()).unwrap();
+    advance(&fourth, 5, (0..900).map(|low| (low, None)).collect());
     assert_eq!(open(5).get_many(&[5, 899]).unwrap(), [None, None]);
 
     KeyIndex::collect(directory.path(), &BTreeSet::new()).unwrap();

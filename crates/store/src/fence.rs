@@ -1,0 +1,125 @@
+//! What keeps two processes from changing one base: a commit must follow the newest version that its process knows.
+//!
+//! Lance puts a commit behind those of others when their rows do not touch. Here they do: two folds of the same writes would
+//! each insert them. A process that lost its lease, or that somebody else's tool overtook, fails instead, and takes in the
+//! version that it did not know.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use lance::io::ObjectStore;
+use lance_core::{Error, Result};
+use lance_table::format::{IndexMetadata, Manifest, Transaction};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter, commit_handler_from_url,
+};
+use object_store::path::Path;
+
+use crate::place::store_params;
+
+/// A commit handler that lets only the next version pass.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    inner: Arc<dyn CommitHandler>,
+    known: AtomicU64,
+}
+
+impl Fence {
+    /// The fence of the dataset at `uri`, of which version `known` is known.
+    pub(crate) async fn new(uri: &str, object_store: &HashMap<String, String>, known: u64) -> Result<Self> {
+        let params = Some(store_params(object_store));
+        Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: AtomicU64::new(known) })
+    }
+
+    /// Takes note of a version that somebody else committed.
+    pub(crate) fn learn(&self, version: u64) {
+        self.known.fetch_max(version, Ordering::AcqRel);
+    }
+}
+
+#[async_trait]
+impl CommitHandler for Fence {
+    fn is_version_not_found_definitive(&self) -> bool {
+        self.inner.is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        self.inner.propagate_commit_error_after_success()
+    }
+
+    async fn resolve_latest_location(&self, base: &Path, store: &ObjectStore) -> Result<ManifestLocation> {
+        self.inner.resolve_latest_location(base, store).await
+    }
+
+    async fn resolve_version_location(
+        &self,
+        base: &Path,
+        version: u64,
+        store: &dyn object_store::ObjectStore,
+    ) -> Result<ManifestLocation> {
+        self.inner.resolve_version_location(base, version, store).await
+    }
+
+    async fn version_exists(
+        &self,
+        base: &Path,
+        version: u64,
+        store: &dyn object_store::ObjectStore,
+        naming: ManifestNamingScheme,
+    ) -> Result<bool> {
+        self.inner.version_exists(base, version, store, naming).await
+    }
+
+    fn list_detached_manifest_locations<'a>(
+        &self,
+        base: &Path,
+        store: &'a ObjectStore,
+    ) -> BoxStream<'a, Result<ManifestLocation>> {
+        self.inner.list_detached_manifest_locations(base, store)
+    }
+
+    fn list_manifest_locations<'a>(
+        &self,
+        base: &Path,
+        store: &'a ObjectStore,
+        sorted_descending: bool,
+    ) -> BoxStream<'a, Result<ManifestLocation>> {
+        self.inner.list_manifest_locations(base, store, sorted_descending)
+    }
+
+    fn list_manifest_locations_since<'a>(
+        &self,
+        base: &Path,
+        store: &'a ObjectStore,
+        since: u64,
+    ) -> BoxStream<'a, Result<ManifestLocation>> {
+        self.inner.list_manifest_locations_since(base, store, since)
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base: &Path,
+        store: &ObjectStore,
+        writer: ManifestWriter,
+        naming: ManifestNamingScheme,
+        transaction: Option<Transaction>,
+    ) -> std::result::Result<ManifestLocation, CommitError> {
+        let (version, known) = (manifest.version, self.known.load(Ordering::Acquire));
+        if version != known + 1 {
+            let what = format!("somebody else committed version {} of the base; try again", version - 1);
+            return Err(CommitError::OtherError(Error::commit_conflict_source(version, what.into())));
+        }
+        let location = self.inner.commit(manifest, indices, base, store, writer, naming, transaction).await?;
+        self.learn(version);
+        Ok(location)
+    }
+
+    async fn delete(&self, base: &Path) -> Result<()> {
+        self.inner.delete(base).await
+    }
+}

@@ -1,0 +1,199 @@
+//! Taking in a new version of the base: who may make one, how it is logged, and how it replaces the one before.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::RecordBatch;
+use cenote_base::{Error, Result, Timestamp};
+use futures::FutureExt;
+use lance::Dataset;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::commit::Writing;
+use crate::fault::lance_error;
+use crate::history::BaseMark;
+use crate::key_index::KeyIndex;
+use crate::lease::Lease;
+use crate::log::{Frame, Record};
+use crate::state::{Inner, State, blocking, key_index};
+use crate::{Version, base};
+
+/// The right to change the base.
+#[derive(Debug)]
+pub(crate) struct Changing {
+    _turn: OwnedMutexGuard<()>,
+    _lease: Lease,
+}
+
+/// A base with everything up to `version` in it.
+#[derive(Debug)]
+pub(crate) struct Folded {
+    pub(crate) version: u64,
+    pub(crate) base: Dataset,
+    pub(crate) keys: KeyIndex,
+}
+
+/// A base that was changed without the change store.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    pub(crate) base: Dataset,
+    /// Where keys are that were not there before, and those that are gone.
+    pub(crate) entries: Vec<(u128, Option<u64>)>,
+    /// Keys that have new values.
+    pub(crate) written: Option<RecordBatch>,
+    /// Keys that are gone.
+    pub(crate) deleted: Option<RecordBatch>,
+    /// Whether readers see another table: a new version.
+    pub(crate) is_write: bool,
+}
+
+impl State {
+    /// Waits for the turn to change the base.
+    pub(crate) async fn changing(&self) -> Result<Changing> {
+        let turn = Arc::clone(&self.base_turn).lock_owned().await;
+        let lease = self.place.leases.base(self.options.writer_wait_max).await?;
+        lease.say(self.upkeep.doing.lock().as_deref().unwrap_or("writing to the base"))?;
+        // Until what is done with it is logged.
+        self.suspect.store(true, Ordering::Release);
+        Ok(Changing { _turn: turn, _lease: lease })
+    }
+
+    /// Makes `mark` the current base; false when the change store cannot be cut there.
+    pub(crate) async fn install(
+        self: &Arc<Self>,
+        version: u64,
+        time: Timestamp,
+        mark: BaseMark,
+        base: Dataset,
+        keys: KeyIndex,
+    ) -> Result<bool> {
+        self.fence.learn(mark.base);
+        let base_rows = base.count_rows(None).await.map_err(lance_error)?;
+        let state = Arc::clone(self);
+        blocking(move || {
+            let mut inner = state.inner.lock();
+            let Some(changes) = inner.changes.folded(mark.folded, &keys)? else { return Ok(false) };
+            let mut history = Arc::clone(&inner.history);
+            Arc::make_mut(&mut history).add(mark);
+            let (version, time) = (inner.version.max(version), inner.time.max(time));
+            let since = (!changes.is_empty()).then_some(time);
+            let base = Arc::new(base);
+            *inner = Inner { version, time, history, base, base_rows, keys, changes, accepted: 0, since };
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Takes over base versions that a process committed and died before it could log them.
+    pub(crate) async fn adopt(self: &Arc<Self>, writing: &mut Writing) -> Result<()> {
+        let (old, mark, secret) = {
+            let inner = self.inner.lock();
+            (Arc::clone(&inner.base), inner.history.current()?, inner.history.hash_key)
+        };
+        let latest = old.latest_version_id().await.map_err(lance_error)?;
+        if latest <= mark.base {
+            self.suspect.store(false, Ordering::Release);
+            return Ok(());
+        }
+        tracing::warn!(base = latest, path = self.place.base, "took over a base version that was not logged");
+        let base = self.load_base(latest).await?;
+        let (written, deleted) = base::difference(&old, &base, &self.key, secret).boxed().await?;
+        let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
+        let (version, time) = self.next();
+        let mark = BaseMark { base: latest, version, keys: latest, time: time.0, ..self.account(mark, &base, true) };
+        self.log_base(writing, version, time, mark, base, keys, written, deleted).await
+    }
+
+    /// Logs and installs the base that a fold made.
+    pub(crate) async fn finish(
+        self: &Arc<Self>,
+        _changing: &Changing,
+        writing: &mut Writing,
+        folded: Folded,
+    ) -> Result<()> {
+        let (version, time) = self.now();
+        let mark = self.history().current()?;
+        let base = folded.base.version().version;
+        let mark = BaseMark {
+            base,
+            version: mark.version.max(folded.version),
+            folded: folded.version,
+            keys: base,
+            time: time.0,
+            ..self.account(mark, &folded.base, false)
+        };
+        self.log_base(writing, version, time, mark, folded.base, folded.keys, None, None).await
+    }
+
+    /// Logs and installs a base that was written directly: with the keys it `written` and `deleted`, or neither when its rows
+    /// are the same.
+    pub(crate) async fn finish_direct(
+        self: &Arc<Self>,
+        _changing: &Changing,
+        writing: &mut Writing,
+        direct: Direct,
+    ) -> Result<Version> {
+        let mark = self.history().current()?;
+        let is_write = direct.is_write;
+        let (version, time) = if is_write { self.next() } else { self.now() };
+        let base = direct.base.version().version;
+        let has_entries = !direct.entries.is_empty();
+        let mut keys = self.inner.lock().keys.clone();
+        if has_entries {
+            self.options.faults.check("keys.save")?;
+            keys = blocking(move || keys.advance(base, direct.entries)).await?;
+            keys = self.place.keys.save(keys, base).await?;
+        }
+        let all_folded = self.inner.lock().changes.is_empty();
+        let mark = BaseMark {
+            base,
+            version: if is_write { version } else { mark.version },
+            folded: if all_folded { version } else { mark.folded },
+            keys: if has_entries { base } else { mark.keys },
+            time: time.0,
+            ..self.account(mark, &direct.base, is_write)
+        };
+        self.log_base(writing, version, time, mark, direct.base, keys, direct.written, direct.deleted).await?;
+        Ok(Version(version))
+    }
+
+    /// `mark` with the bytes counted that went into `new`, which are new to Cenote when `is_write`, else written again.
+    fn account(&self, mark: BaseMark, new: &Dataset, is_write: bool) -> BaseMark {
+        let inner = self.inner.lock();
+        let files = new_file_bytes(&inner.base, new);
+        let accepted = mark.accepted + inner.accepted + if is_write { files } else { 0 };
+        BaseMark { accepted, stored: mark.stored + inner.accepted + files, ..mark }
+    }
+
+    #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
+    async fn log_base(
+        self: &Arc<Self>,
+        writing: &mut Writing,
+        version: u64,
+        time: Timestamp,
+        mark: BaseMark,
+        base: Dataset,
+        keys: KeyIndex,
+        written: Option<RecordBatch>,
+        deleted: Option<RecordBatch>,
+    ) -> Result<()> {
+        writing.append(vec![Frame { version, time, record: Record::Base { mark, written, deleted } }], true).await?;
+        self.suspect.store(false, Ordering::Release);
+        match self.install(version, time, mark, base, keys).await? {
+            true => Ok(()),
+            false => Err(Error::internal("the change store cannot be cut where it was sealed")),
+        }
+    }
+}
+
+/// Bytes of the data files that `new` has and `old` has not.
+fn new_file_bytes(old: &Dataset, new: &Dataset) -> u64 {
+    let files = |dataset: &Dataset| {
+        let fragments = dataset.fragments().iter();
+        let files = fragments.flat_map(|fragment| fragment.files.iter());
+        files.map(|file| (file.path.clone(), file.file_size_bytes.get().map_or(0, u64::from))).collect::<Vec<_>>()
+    };
+    let known: HashSet<String> = files(old).into_iter().map(|(path, _)| path).collect();
+    files(new).into_iter().filter(|(path, _)| !known.contains(path)).map(|(_, bytes)| bytes).sum()
+}

@@ -1,0 +1,203 @@
+//! A log on a local disk: a file for each segment, which grows.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cenote_base::{Context, Result};
+
+use super::segment::{News, Segment, Segments};
+use crate::Faults;
+use crate::state::blocking;
+
+const EXTENSION: &str = "log";
+
+/// The files of a log.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) directory: PathBuf,
+    pub(super) faults: Faults,
+}
+
+#[derive(Debug)]
+struct FileSegment {
+    path: PathBuf,
+    file: Arc<File>,
+    /// Bytes that were read or written.
+    end: u64,
+    faults: Faults,
+}
+
+impl Files {
+    fn path(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("{number:020}.{EXTENSION}"))
+    }
+}
+
+#[async_trait]
+impl Segments for Files {
+    fn name(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    async fn list(&self) -> Result<Vec<u64>> {
+        let directory = self.directory.clone();
+        blocking(move || {
+            let entries = std::fs::read_dir(&directory).context(|| format!("list {}", directory.display()))?;
+            let mut numbers = Vec::new();
+            for entry in entries {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                    numbers.extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok()));
+                }
+            }
+            numbers.sort_unstable();
+            Ok(numbers)
+        })
+        .await
+    }
+
+    async fn create(&self, number: u64, bytes: Vec<u8>) -> Result<Box<dyn Segment>> {
+        self.faults.check("log.create")?;
+        let (path, faults) = (self.path(number), self.faults.clone());
+        let mut segment = blocking(move || {
+            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+            let file = Arc::new(file.context(|| format!("make log segment {}", path.display()))?);
+            Ok(FileSegment { path, file, end: 0, faults })
+        })
+        .await?;
+        segment.append(bytes, true).await?;
+        self.sync().await?;
+        Ok(Box::new(segment))
+    }
+
+    async fn open(&self, number: u64) -> Result<Option<Box<dyn Segment>>> {
+        let (path, faults) = (self.path(number), self.faults.clone());
+        blocking(move || {
+            let file = match OpenOptions::new().read(true).write(true).open(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                file => Arc::new(file.context(|| format!("open log segment {}", path.display()))?),
+            };
+            Ok(Some(Box::new(FileSegment { path, file, end: 0, faults }) as Box<dyn Segment>))
+        })
+        .await
+    }
+
+    async fn bytes(&self, number: u64) -> Result<u64> {
+        let path = self.path(number);
+        Ok(tokio::fs::metadata(&path).await.context(|| format!("look at {}", path.display()))?.len())
+    }
+
+    async fn remove(&self, number: u64) -> Result<()> {
+        self.faults.check("log.remove")?;
+        let path = self.path(number);
+        tokio::fs::remove_file(&path).await.context(|| format!("remove {}", path.display()))
+    }
+
+    async fn sync(&self) -> Result<()> {
+        let directory = self.directory.clone();
+        blocking(move || sync_directory(&directory)).await
+    }
+}
+
+#[async_trait]
+impl Segment for FileSegment {
+    fn place(&self, skip: usize) -> String {
+        format!("log segment {} at byte {}", self.path.display(), self.end + skip as u64)
+    }
+
+    fn is_at_start(&self) -> bool {
+        self.end == 0
+    }
+
+    fn can_be_torn(&self) -> bool {
+        true
+    }
+
+    async fn news(&self) -> Result<News> {
+        // A moment's work: a system call that touches no disk.
+        let metadata = self.file.metadata().context(|| self.place(0))?;
+        Ok(match () {
+            () if metadata.nlink() == 0 => News::Gone,
+            () if metadata.len() > self.end => News::More,
+            () => News::None,
+        })
+    }
+
+    async fn peek(&mut self, wanted: usize) -> Result<Bytes> {
+        let (file, end, place) = (Arc::clone(&self.file), self.end, self.place(0));
+        blocking(move || {
+            let left = file.metadata().context(|| place.clone())?.len().saturating_sub(end);
+            let mut bytes = vec![0; wanted.min(usize::try_from(left).unwrap_or(usize::MAX))];
+            // The file may shrink meanwhile, when another process cuts off a torn end.
+            let mut filled = 0;
+            while filled < bytes.len() {
+                match file.read_at(&mut bytes[filled..], end + filled as u64).context(|| place.clone())? {
+                    0 => break,
+                    count => filled += count,
+                }
+            }
+            bytes.truncate(filled);
+            Ok(bytes.into())
+        })
+        .await
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.end += bytes as u64;
+    }
+
+    async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<()> {
+        let (file, end, place, faults) = (Arc::clone(&self.file), self.end, self.place(0), self.faults.clone());
+        let length = bytes.len();
+        blocking(move || {
+            write(&file, end, &bytes, sync, &faults).context(|| place.clone()).or_else(|error| {
+                // After a failed sync nobody knows what the disk holds: it must not come back as if acknowledged.
+                truncate(&file, end, &faults).context(|| place)?;
+                Err(error)
+            })
+        })
+        .await?;
+        self.end += length as u64;
+        Ok(())
+    }
+
+    async fn truncate(&mut self) -> Result<u64> {
+        let (file, end, place, faults) = (Arc::clone(&self.file), self.end, self.place(0), self.faults.clone());
+        blocking(move || {
+            let torn = file.metadata().context(|| place.clone())?.len().saturating_sub(end);
+            if torn > 0 {
+                truncate(&file, end, &faults).context(|| place)?;
+            }
+            Ok(torn)
+        })
+        .await
+    }
+}
+
+fn write(file: &File, end: u64, bytes: &[u8], sync: bool, faults: &Faults) -> Result<()> {
+    if let Err(error) = faults.check("log.write") {
+        // An injected fault tears the write, as a crash would.
+        file.write_all_at(&bytes[..bytes.len() / 2], end)?;
+        return Err(error);
+    }
+    file.write_all_at(bytes, end)?;
+    if sync {
+        faults.check("log.sync")?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn truncate(file: &File, end: u64, faults: &Faults) -> Result<()> {
+    faults.check("log.truncate")?;
+    file.set_len(end)?;
+    Ok(file.sync_all()?)
+}
+
+pub(super) fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory).and_then(|file| file.sync_all()).context(|| format!("sync {}", directory.display()))
+}

@@ -1,0 +1,191 @@
+//! Frames: the writes in a log, each whole or not there.
+//!
+//! ```text
+//! frame = magic "CNLG" · length u32 · crc32 u32 · body        (little-endian; length and crc of the body)
+//! body  = kind u8 · epoch u32 · version u64 · time i64 · payload
+//! ```
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use cenote_base::{Error, Result, Timestamp};
+
+use crate::fault::arrow_error;
+use crate::history::{BaseMark, Checkpoint, Note};
+use crate::key::PrimaryKey;
+
+const MAGIC: [u8; 4] = *b"CNLG";
+pub(super) const HEADER_BYTES: usize = 12;
+const BODY_HEADER_BYTES: usize = 21;
+
+/// One entry of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    /// The table's version from this write on; records that change no row repeat the version before.
+    pub(crate) version: u64,
+    pub(crate) time: Timestamp,
+    pub(crate) record: Record,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Record {
+    /// The history up to here: the first frame of each segment.
+    Checkpoint(Checkpoint),
+    /// Whole rows in the table's logical schema, one a key.
+    Upsert(RecordBatch),
+    /// Keys whose rows are gone.
+    Delete(RecordBatch),
+    /// The base has a new version. For a write that went straight to it: the keys it inserted or replaced, and those it
+    /// deleted.
+    Base { mark: BaseMark, written: Option<RecordBatch>, deleted: Option<RecordBatch> },
+    /// A tag or a consumer was set or removed.
+    Note(Note),
+    /// The end of the segment: the next one is named by this version.
+    Sealed(u64),
+}
+
+impl Record {
+    /// The hashes of the keys of its rows, under `secret`.
+    pub(crate) fn hashes(&self, key: &PrimaryKey, secret: (u64, u64)) -> Result<Vec<u128>> {
+        match self {
+            Self::Upsert(batch) | Self::Delete(batch) => key.hash(&key.project(batch)?, secret),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Bytes of its rows in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Upsert(batch) | Self::Delete(batch) => batch.get_array_memory_size(),
+            _ => 0,
+        }
+    }
+}
+
+impl Frame {
+    /// Appends the frame to `bytes`.
+    pub(super) fn encode(&self, epoch: u32, bytes: &mut Vec<u8>) -> Result<()> {
+        let start = bytes.len();
+        bytes.extend(MAGIC);
+        bytes.extend([0; 8]);
+        let kind: u8 = match &self.record {
+            Record::Checkpoint(_) => 0,
+            Record::Upsert(_) => 1,
+            Record::Delete(_) => 2,
+            Record::Base { .. } => 3,
+            Record::Note(_) => 4,
+            Record::Sealed(_) => 5,
+        };
+        bytes.push(kind);
+        bytes.extend(epoch.to_le_bytes());
+        bytes.extend(self.version.to_le_bytes());
+        bytes.extend(self.time.0.to_le_bytes());
+        match &self.record {
+            Record::Checkpoint(checkpoint) => bytes.extend(to_json(checkpoint)?),
+            Record::Upsert(batch) | Record::Delete(batch) => write_batch(bytes, batch)?,
+            Record::Base { mark, written, deleted } => {
+                for part in [Some(to_json(mark)?), optional_batch(written)?, optional_batch(deleted)?] {
+                    let part = part.unwrap_or_default();
+                    bytes.extend((part.len() as u64).to_le_bytes());
+                    bytes.extend(part);
+                }
+            }
+            Record::Note(note) => bytes.extend(to_json(note)?),
+            Record::Sealed(next) => bytes.extend(next.to_le_bytes()),
+        }
+        let frame = &mut bytes[start..];
+        let length = u32::try_from(frame.len() - HEADER_BYTES)
+            .map_err(|_| Error::resource_exhausted("one write holds more than 4 GiB: write it in several calls"))?;
+        let crc = crc32fast::hash(&frame[HEADER_BYTES..]);
+        frame[4..8].copy_from_slice(&length.to_le_bytes());
+        frame[8..12].copy_from_slice(&crc.to_le_bytes());
+        Ok(())
+    }
+
+    /// The frame that `body` holds, and its epoch.
+    pub(super) fn decode(body: &[u8]) -> Result<(u32, Self)> {
+        let unreadable = || Error::corrupt("the frame's checksum is right and its content is not");
+        let mut rest = body;
+        let mut take = |count: usize| -> Result<&[u8]> {
+            let (head, tail) = rest.split_at_checked(count).ok_or_else(unreadable)?;
+            rest = tail;
+            Ok(head)
+        };
+        let kind = take(1)?[0];
+        let epoch = u32::from_le_bytes(to_array(take(4)?)?);
+        let version = u64::from_le_bytes(to_array(take(8)?)?);
+        let time = Timestamp(i64::from_le_bytes(to_array(take(8)?)?));
+        let payload = &body[BODY_HEADER_BYTES..];
+        let record = match kind {
+            0 => Record::Checkpoint(Checkpoint::parse(payload)?),
+            1 => Record::Upsert(read_batch(payload)?),
+            2 => Record::Delete(read_batch(payload)?),
+            3 => {
+                let mut part = || -> Result<&[u8]> {
+                    let length = u64::from_le_bytes(to_array(take(8)?)?);
+                    take(usize::try_from(length).map_err(|_| unreadable())?)
+                };
+                let (mark, written, deleted) = (part()?, part()?, part()?);
+                let batch = |bytes: &[u8]| if bytes.is_empty() { Ok(None) } else { read_batch(bytes).map(Some) };
+                Record::Base { mark: from_json(mark)?, written: batch(written)?, deleted: batch(deleted)? }
+            }
+            4 => Record::Note(from_json(payload)?),
+            5 => Record::Sealed(u64::from_le_bytes(to_array(payload)?)),
+            other => {
+                let what =
+                    format!("a log record of kind {other} is of a newer version of Cenote: open it with that one");
+                return Err(Error::unsupported(what));
+            }
+        };
+        Ok((epoch, Self { version, time, record }))
+    }
+}
+
+/// The body of the frame that `bytes` begin with, if it is whole.
+pub(super) fn whole_body(bytes: &[u8]) -> Option<&[u8]> {
+    let body = bytes.get(HEADER_BYTES..frame_bytes(bytes)?)?;
+    let crc = u32::from_le_bytes(bytes[8..12].try_into().ok()?);
+    (body.len() >= BODY_HEADER_BYTES && crc32fast::hash(body) == crc).then_some(body)
+}
+
+/// The length of the frame that `bytes` begin with, if a frame's header is there.
+pub(super) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.get(..HEADER_BYTES).filter(|header| header[..4] == MAGIC)?;
+    HEADER_BYTES.checked_add(u32::from_le_bytes(header[4..8].try_into().ok()?) as usize)
+}
+
+/// Whether a whole frame is anywhere in `bytes`.
+pub(super) fn has_whole_frame(bytes: &[u8]) -> bool {
+    let mut starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
+    starts.any(|(at, _)| whole_body(&bytes[at..]).is_some())
+}
+
+fn write_batch(bytes: &mut Vec<u8>, batch: &RecordBatch) -> Result<()> {
+    let mut writer = StreamWriter::try_new(bytes, batch.schema_ref()).map_err(arrow_error)?;
+    writer.write(batch).and_then(|()| writer.finish()).map_err(arrow_error)
+}
+
+fn optional_batch(batch: &Option<RecordBatch>) -> Result<Option<Vec<u8>>> {
+    let Some(batch) = batch else { return Ok(None) };
+    let mut bytes = Vec::new();
+    write_batch(&mut bytes, batch)?;
+    Ok(Some(bytes))
+}
+
+fn read_batch(bytes: &[u8]) -> Result<RecordBatch> {
+    let mut reader = StreamReader::try_new(bytes, None).map_err(arrow_error)?;
+    let batch = reader.next().ok_or_else(|| Error::corrupt("a log record holds no rows"))?;
+    batch.map_err(arrow_error)
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|source| Error::internal("write a log record").with_source(source))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|source| Error::corrupt("a log record is unreadable").with_source(source))
+}
+
+fn to_array<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
+    bytes.try_into().map_err(|_| Error::corrupt("a log record is too short"))
+}

@@ -1,0 +1,320 @@
+//! The write-ahead log of a table: what was acknowledged, in order, before it is part of the base.
+//!
+//! A log is a chain of segments, each named by the first version it may hold. A segment is a sequence of frames. The first
+//! one is a checkpoint of the table's history, so that older segments can go; the last one of a finished segment names the
+//! next, which is then begun: a crash between the two leaves a log whose next writer begins it. Readers in other processes
+//! follow the log as it grows. On a local disk a segment is a file, in an object store an object for each group of writes.
+//!
+//! The epoch in each frame counts changes of writer: a frame of an older epoch behind one of a newer one is no frame.
+
+mod file;
+mod frame;
+mod object;
+mod segment;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cenote_base::{Context, Error, ErrorKind, Result, Timestamp};
+
+use crate::Faults;
+use crate::history::Checkpoint;
+use crate::objects::Objects;
+use crate::state::blocking;
+pub(crate) use frame::{Frame, Record};
+use frame::{HEADER_BYTES, frame_bytes, whole_body};
+pub(crate) use segment::News;
+use segment::{Segment, Segments};
+
+/// So much of a segment is read at once; a single larger frame is read whole.
+const READ_BYTES: usize = 8 << 20;
+
+/// Where the log of a table is.
+#[derive(Debug, Clone)]
+pub(crate) enum LogPlace {
+    Directory(PathBuf, Faults),
+    Objects(Objects),
+}
+
+/// A place in a log, from which it is read on, and at whose end it is written.
+#[derive(Debug)]
+pub(crate) struct Log {
+    segments: Arc<dyn Segments>,
+    /// The first version that the segment may hold.
+    number: u64,
+    /// `None` while the segment is not there: the one before was ended, and nobody began it.
+    segment: Option<Box<dyn Segment>>,
+    epoch: u32,
+}
+
+/// Frames that were read, and how many bytes those were.
+struct Parsed {
+    frames: Vec<Frame>,
+    bytes: usize,
+    epoch: u32,
+    sealed: Option<u64>,
+}
+
+impl LogPlace {
+    fn segments(&self) -> Arc<dyn Segments> {
+        match self {
+            Self::Directory(directory, faults) => {
+                Arc::new(file::Files { directory: directory.clone(), faults: faults.clone() })
+            }
+            Self::Objects(objects) => Arc::new(object::Groups { objects: objects.clone() }),
+        }
+    }
+
+    /// Whether there is a log.
+    pub(crate) async fn exists(&self) -> Result<bool> {
+        match self {
+            Self::Directory(directory, _) => Ok(tokio::fs::try_exists(directory).await?),
+            Self::Objects(_) => Ok(!self.segments().list().await?.is_empty()),
+        }
+    }
+
+    /// Starts a log.
+    pub(crate) async fn create(&self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
+        let number = checkpoint.version + 1;
+        let bytes = encode(vec![checkpoint_frame(checkpoint, time)], 1).await?.1;
+        let (directory, faults) = match self {
+            Self::Directory(directory, faults) => (directory, faults),
+            Self::Objects(_) => {
+                return match self.segments().create(number, bytes).await {
+                    // Somebody else started it.
+                    Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+                    made => made.map(drop),
+                };
+            }
+        };
+        // Under another name until it is whole, so that a crash leaves a log or none.
+        let part = directory.with_extension("part");
+        let failed = || format!("make directory {}", directory.display());
+        tokio::fs::create_dir_all(&part).await.context(failed)?;
+        file::Files { directory: part.clone(), faults: faults.clone() }.create(number, bytes).await?;
+        tokio::fs::rename(&part, directory).await.context(failed)?;
+        let Some(parent) = directory.parent().map(PathBuf::from) else { return Ok(()) };
+        blocking(move || file::sync_directory(&parent)).await
+    }
+
+    /// Removes the log, or finds that there is none.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        match self {
+            Self::Objects(objects) => objects.delete_all().await,
+            Self::Directory(directory, _) => match tokio::fs::remove_dir_all(directory).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::from(error).context(format!("remove the log in {}", directory.display())))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+impl Log {
+    /// The log from the beginning of the segment that holds `version`, or of the oldest one there is when it begins later.
+    pub(crate) async fn open(place: &LogPlace, version: u64) -> Result<Self> {
+        let segments = place.segments();
+        let numbers = segments.list().await?;
+        let mut at = numbers.partition_point(|number| *number <= version).max(1);
+        // The beginning of the newest segment may have been cut short: the end of the one before leads to it.
+        while at > 0 && at <= numbers.len() {
+            let number = numbers[at - 1];
+            if let Some(mut segment) = segments.open(number).await? {
+                let wanted = frame_bytes(&segment.peek(HEADER_BYTES).await?).unwrap_or(HEADER_BYTES);
+                if at == 1 || whole_body(&segment.peek(wanted).await?).is_some() {
+                    return Ok(Self { segments, number, segment: Some(segment), epoch: 0 });
+                }
+            }
+            at -= 1;
+        }
+        Err(Error::corrupt(format!("the log in {} has no segment", segments.name())))
+    }
+
+    /// Where the log is, for people.
+    pub(crate) fn name(&self) -> String {
+        self.segments.name()
+    }
+
+    /// What there is that was not read.
+    pub(crate) async fn news(&mut self) -> Result<News> {
+        if self.segment.is_none() {
+            self.segment = self.segments.open(self.number).await?;
+        }
+        if let Some(segment) = &self.segment {
+            return segment.news().await;
+        }
+        // Somebody may have begun it, ended it and collected it.
+        let later = self.segments.list().await?.last().is_some_and(|last| *last > self.number);
+        Ok(if later { News::Gone } else { News::None })
+    }
+
+    /// The next whole frames, in order; empty at the end. A frame that is not whole yet is left for later.
+    ///
+    /// # Errors
+    /// `Corrupt` when whole frames follow one that is not, which no interrupted write leaves behind.
+    pub(crate) async fn read(&mut self) -> Result<Vec<Frame>> {
+        loop {
+            if self.segment.is_none() {
+                self.segment = self.segments.open(self.number).await?;
+            }
+            let Some(segment) = &mut self.segment else { return Ok(Vec::new()) };
+            let mut bytes = segment.peek(READ_BYTES).await?;
+            if let Some(length) = frame_bytes(&bytes)
+                && length > bytes.len()
+            {
+                bytes = segment.peek(length).await?;
+            }
+            if bytes.is_empty() {
+                return Ok(Vec::new());
+            }
+            let epoch = self.epoch;
+            let parsed = {
+                let bytes = bytes.clone();
+                blocking(move || parse(&bytes, epoch).map_err(|(at, error)| error.context(format!("byte {at}")))).await
+            };
+            let parsed = parsed.map_err(|error| error.context(segment.place(0)))?;
+            if parsed.bytes == 0 {
+                check_tail(segment.as_ref(), &bytes)?;
+                return Ok(Vec::new());
+            }
+            segment.advance(parsed.bytes);
+            self.epoch = parsed.epoch;
+            if let Some(next) = parsed.sealed {
+                (self.number, self.segment) = (next, None);
+            }
+            if !parsed.frames.is_empty() {
+                return Ok(parsed.frames);
+            }
+        }
+    }
+
+    /// Cuts off what an interrupted write left at the end; how many bytes that were. Only the holder of the lease may.
+    pub(crate) async fn repair(&mut self) -> Result<u64> {
+        let Some(segment) = &mut self.segment else { return Ok(0) };
+        let rest = segment.peek(usize::MAX).await?;
+        check_tail(segment.as_ref(), &rest)?;
+        segment.truncate().await
+    }
+
+    /// Whether the segment lacks its beginning: [`begin`](Self::begin) has to come before anything else.
+    pub(crate) fn lacks_beginning(&self) -> bool {
+        self.segment.as_ref().is_none_or(|segment| segment.is_at_start())
+    }
+
+    /// Begins the segment that the end of the one before names.
+    pub(crate) async fn begin(&mut self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
+        let bytes = encode(vec![checkpoint_frame(checkpoint, time)], self.epoch).await?.1;
+        self.segment = Some(self.segments.create(self.number, bytes).await?);
+        Ok(())
+    }
+
+    /// Begins a new epoch: before the first write behind another writer's.
+    pub(crate) fn next_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// Adds `frames` as one group, and gives them back: durable when it returns (or with the operating system, unless `sync`).
+    /// When it fails on a local disk, they are not there; in an object store they may come to be there.
+    pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<Vec<Frame>> {
+        let Some(segment) = &mut self.segment else {
+            return Err(Error::internal("the log is written before its segment is begun"));
+        };
+        let (frames, bytes) = encode(frames, self.epoch).await?;
+        segment.append(bytes, sync).await?;
+        Ok(frames)
+    }
+
+    /// Ends the segment after `checkpoint`'s version and begins the next.
+    pub(crate) async fn roll(&mut self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
+        let version = checkpoint.version;
+        let next = version + 1;
+        if next == self.number {
+            // Nothing was written since the last one began.
+            return Ok(());
+        }
+        self.append(vec![Frame { version, time, record: Record::Sealed(next) }], true).await?;
+        (self.number, self.segment) = (next, None);
+        self.begin(checkpoint, time).await
+    }
+
+    /// The version that the newest segments, so many that they have no more than `bytes_max` bytes together, begin behind.
+    pub(crate) async fn version_before(&self, bytes_max: u64) -> Result<u64> {
+        let mut left = bytes_max;
+        let mut oldest = self.number;
+        for number in self.segments.list().await?.into_iter().rev() {
+            let Some(rest) = left.checked_sub(self.segments.bytes(number).await?) else { break };
+            (left, oldest) = (rest, number);
+        }
+        Ok(oldest - 1)
+    }
+
+    /// Removes the segments that hold only versions up to `version`; how many those were.
+    pub(crate) async fn collect(&self, version: u64) -> Result<usize> {
+        let numbers = self.segments.list().await?;
+        // A segment ends where the next one begins.
+        let doomed = numbers.windows(2).take_while(|pair| pair[1] <= version + 1 && pair[1] <= self.number);
+        let mut removed = 0;
+        for pair in doomed {
+            self.segments.remove(pair[0]).await?;
+            removed += 1;
+        }
+        if removed > 0 {
+            self.segments.sync().await?;
+        }
+        Ok(removed)
+    }
+}
+
+fn checkpoint_frame(checkpoint: Checkpoint, time: Timestamp) -> Frame {
+    Frame { version: checkpoint.version, time, record: Record::Checkpoint(checkpoint) }
+}
+
+async fn encode(frames: Vec<Frame>, epoch: u32) -> Result<(Vec<Frame>, Vec<u8>)> {
+    blocking(move || {
+        let mut bytes = Vec::new();
+        for frame in &frames {
+            frame.encode(epoch, &mut bytes)?;
+        }
+        Ok((frames, bytes))
+    })
+    .await
+}
+
+/// The whole frames that `bytes` begin with, up to the end of a segment.
+fn parse(bytes: &Bytes, epoch: u32) -> std::result::Result<Parsed, (usize, Error)> {
+    let mut parsed = Parsed { frames: Vec::new(), bytes: 0, epoch, sealed: None };
+    while parsed.sealed.is_none()
+        && let Some(body) = whole_body(&bytes[parsed.bytes..])
+    {
+        let (epoch, frame) = Frame::decode(body).map_err(|error| (parsed.bytes, error))?;
+        if epoch < parsed.epoch {
+            let what = format!("a frame of epoch {epoch} follows one of epoch {}", parsed.epoch);
+            return Err((parsed.bytes, Error::corrupt(what)));
+        }
+        parsed.epoch = epoch;
+        parsed.bytes += HEADER_BYTES + body.len();
+        match frame.record {
+            Record::Sealed(next) => parsed.sealed = Some(next),
+            _ => parsed.frames.push(frame),
+        }
+    }
+    Ok(parsed)
+}
+
+/// `bytes` begin with something that is no whole frame: an interrupted write, unless there are no such here, or whole frames
+/// follow.
+fn check_tail(segment: &dyn Segment, bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    if !segment.can_be_torn() {
+        return Err(Error::corrupt("the log is damaged: restore this object").context(segment.place(0)));
+    }
+    if frame::has_whole_frame(&bytes[1..]) {
+        let what = "the log is damaged in the middle: whole writes follow a broken one; restore the file";
+        return Err(Error::corrupt(what).context(segment.place(0)));
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! A log in an object store: an object for each group of writes, made once, numbered without a gap.
+//!
+//! To write behind what was read is to make the object with the next number, which the store lets only one of several
+//! writers do. So a writer that was taken for dead finds out at its next write, whatever its clock says.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cenote_base::{Error, Result};
+use futures::{StreamExt, TryStreamExt};
+
+use super::segment::{News, Segment, Segments};
+use crate::objects::Objects;
+
+/// Objects read ahead at once, at most, and bytes of them.
+const AHEAD_MAX: usize = 32;
+const AHEAD_BYTES: usize = 16 << 20;
+
+#[derive(Debug)]
+pub(super) struct Groups {
+    pub(super) objects: Objects,
+}
+
+#[derive(Debug)]
+struct ObjectSegment {
+    objects: Objects,
+    /// The number of the first object of which not everything was read.
+    next: u64,
+    /// Objects from there on, the first without what was read of it.
+    ahead: VecDeque<Bytes>,
+    /// How many to read ahead.
+    width: usize,
+}
+
+fn object_name(number: u64) -> String {
+    format!("{number:010}")
+}
+
+impl Groups {
+    fn segment(&self, number: u64) -> ObjectSegment {
+        ObjectSegment {
+            objects: self.objects.under(&format!("{number:020}")),
+            next: 0,
+            ahead: VecDeque::new(),
+            width: 1,
+        }
+    }
+}
+
+#[async_trait]
+impl Segments for Groups {
+    fn name(&self) -> String {
+        self.objects.name("")
+    }
+
+    async fn list(&self) -> Result<Vec<u64>> {
+        let folders = self.objects.folders().await?;
+        Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    async fn create(&self, number: u64, bytes: Vec<u8>) -> Result<Box<dyn Segment>> {
+        let mut segment = self.segment(number);
+        segment.append(bytes, true).await?;
+        Ok(Box::new(segment))
+    }
+
+    async fn open(&self, number: u64) -> Result<Option<Box<dyn Segment>>> {
+        let segment = self.segment(number);
+        Ok(segment.objects.exists(&object_name(0)).await?.then(|| Box::new(segment) as _))
+    }
+
+    async fn bytes(&self, number: u64) -> Result<u64> {
+        self.segment(number).objects.bytes().await
+    }
+
+    async fn remove(&self, number: u64) -> Result<()> {
+        let objects = self.segment(number).objects;
+        // The first one last: it says whether the segment is there.
+        for name in objects.list().await?.iter().rev() {
+            objects.delete(name).await?;
+        }
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Segment for ObjectSegment {
+    fn place(&self, skip: usize) -> String {
+        format!("log object {} at byte {skip} of what was not read", self.objects.name(&object_name(self.next)))
+    }
+
+    fn is_at_start(&self) -> bool {
+        self.next == 0
+    }
+
+    fn can_be_torn(&self) -> bool {
+        false
+    }
+
+    async fn news(&self) -> Result<News> {
+        if !self.ahead.is_empty() {
+            return Ok(News::More);
+        }
+        let (next, first) = (object_name(self.next), object_name(0));
+        let (more, there) = tokio::try_join!(self.objects.exists(&next), self.objects.exists(&first))?;
+        Ok(match (more, there) {
+            (true, _) => News::More,
+            (false, true) => News::None,
+            (false, false) => News::Gone,
+        })
+    }
+
+    async fn peek(&mut self, _wanted: usize) -> Result<Bytes> {
+        if self.ahead.is_empty() {
+            let numbers = self.next..self.next + self.width as u64;
+            let objects = self.objects.clone();
+            let read = futures::stream::iter(numbers).map(|number| {
+                let objects = objects.clone();
+                async move { objects.get(&object_name(number)).await }
+            });
+            let found: Vec<Option<Bytes>> = read.buffered(AHEAD_MAX).try_collect().await?;
+            self.ahead = found.into_iter().map_while(|object| object).collect();
+            // A long log is read ever more objects at a time, one that is followed one by one.
+            let bytes: usize = self.ahead.iter().map(Bytes::len).sum();
+            let all = self.ahead.len() == self.width;
+            self.width = match all && bytes < AHEAD_BYTES / 2 {
+                true => (self.width * 2).min(AHEAD_MAX),
+                false => 1,
+            };
+        }
+        Ok(self.ahead.front().cloned().unwrap_or_default())
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        if let Some(object) = self.ahead.front_mut() {
+            *object = object.slice(bytes..);
+            if object.is_empty() {
+                self.ahead.pop_front();
+                self.next += 1;
+            }
+        }
+    }
+
+    async fn append(&mut self, bytes: Vec<u8>, _sync: bool) -> Result<()> {
+        if !self.objects.create(&object_name(self.next), bytes.into()).await? {
+            return Err(Error::conflict("another process has taken over writing to this table; try again"));
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    async fn truncate(&mut self) -> Result<u64> {
+        Ok(0)
+    }
+}

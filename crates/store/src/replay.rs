@@ -1,0 +1,83 @@
+//! What a log adds up to: the table's history, and the writes that its base does not hold.
+
+use cenote_base::{Error, Result, Timestamp};
+
+use crate::Version;
+use crate::history::History;
+use crate::log::{Frame, Log, LogPlace, Record};
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    pub(crate) version: u64,
+    pub(crate) time: Timestamp,
+    pub(crate) history: History,
+    /// The writes that are not folded.
+    pub(crate) rows: Vec<Frame>,
+}
+
+/// The log from some segment on, read to its end.
+struct Scan {
+    log: Log,
+    /// Every write from this version on was seen.
+    from: u64,
+    replayed: Replayed,
+}
+
+/// Reads the log: the newest base, and the writes that it does not hold.
+pub(crate) async fn replay(place: &LogPlace) -> Result<(Log, Replayed)> {
+    let mut scanned = scan(place, u64::MAX).await?;
+    let mut folded = scanned.replayed.history.current()?.folded;
+    if scanned.from > folded + 1 {
+        scanned = scan(place, folded + 1).await?;
+        folded = scanned.replayed.history.current()?.folded;
+    }
+    if scanned.from > folded + 1 {
+        let what = format!("the log in {} lacks the writes from version {}", scanned.log.name(), folded + 1);
+        return Err(Error::corrupt(what));
+    }
+    scanned.replayed.rows.retain(|frame| frame.version > folded);
+    Ok((scanned.log, scanned.replayed))
+}
+
+/// Reads the log as far as `version`: the newest base that holds nothing newer, and the writes from there to `version`.
+pub(crate) async fn replay_to(place: &LogPlace, version: Version) -> Result<Replayed> {
+    let gone = || Error::not_found(format!("version {version} was collected"));
+    let mut history = scan(place, u64::MAX).await?.replayed.history;
+    let mark = history.at(version).ok_or_else(gone)?;
+    let mut scanned = scan(place, mark.folded + 1).await?;
+    if scanned.from > mark.folded + 1 {
+        return Err(gone());
+    }
+    scanned.replayed.rows.retain(|frame| frame.version > mark.folded && frame.version <= version.0);
+    history.marks = vec![mark];
+    Ok(Replayed { version: version.0, history, ..scanned.replayed })
+}
+
+async fn scan(place: &LogPlace, start: u64) -> Result<Scan> {
+    let mut log = Log::open(place, start).await?;
+    let mut replayed = Replayed { version: 0, time: Timestamp(0), history: History::default(), rows: Vec::new() };
+    let mut from = None;
+    loop {
+        let frames = log.read().await?;
+        if frames.is_empty() {
+            break;
+        }
+        for frame in frames {
+            replayed.version = replayed.version.max(frame.version);
+            replayed.time = replayed.time.max(frame.time);
+            match &frame.record {
+                Record::Checkpoint(checkpoint) => {
+                    from.get_or_insert(checkpoint.version + 1);
+                    replayed.history = checkpoint.history.clone();
+                }
+                Record::Upsert(_) | Record::Delete(_) => replayed.rows.push(frame),
+                Record::Base { mark, .. } => replayed.history.add(*mark),
+                Record::Note(note) => replayed.history.note(note),
+                Record::Sealed(_) => {}
+            }
+        }
+    }
+    let missing = || Error::corrupt(format!("the log in {} does not begin with a checkpoint", log.name()));
+    Ok(Scan { from: from.ok_or_else(missing)?, log, replayed })
+}

@@ -1,0 +1,16 @@
+//! What several tests share.
+
+#![allow(dead_code)] // Each test uses its part.
+
+pub mod s3;
+
+use std::path::PathBuf;
+
+/// Where `scripts/setup tests` puts programs that tests run against.
+pub fn test_environment() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = variable("CENOTE_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("cenote")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/cenote")));
+    cache.unwrap().join("test-venv")
+}
