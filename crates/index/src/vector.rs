@@ -17,7 +17,7 @@ use crate::spec::Metric;
 const REFINE_FACTOR: u32 = 4;
 /// At least so many partitions are searched.
 const PROBES_MIN: usize = 20;
-/// Candidates kept while walking a graph: at least so many, and twice k.
+/// Candidates kept while walking a graph: at least so many, and as many as are ranked again.
 const GRAPH_CANDIDATES_MIN: usize = 128;
 
 /// A search for the rows whose vectors are nearest to one.
@@ -170,7 +170,8 @@ async fn nearest(
         Some(index) => {
             scanner.minimum_nprobes(PROBES_MIN);
             if index.structure != "IVF_FLAT" {
-                scanner.refine(REFINE_FACTOR).ef((query.k * 2).max(GRAPH_CANDIDATES_MIN));
+                let candidates = query.k * REFINE_FACTOR as usize;
+                scanner.refine(REFINE_FACTOR).ef(candidates.max(GRAPH_CANDIDATES_MIN));
             }
         }
     }

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
 use cenote_base::{ErrorKind, Random};
 use cenote_index::{
     DISTANCE, HybridQuery, IndexKind, IndexSpec, Metric, SCORE, TextQuery, VectorQuery, create, drop, hybrid_search,
-    list, optimize, text_search, vector_search,
+    list, optimize, text_search, vector_hits, vector_search,
 };
 use cenote_store::{Filter, ROW_ID, Store, StoreOptions, Table, TableSpec, blob_field};
 
@@ -289,6 +289,22 @@ async fn a_graph_index_has_high_recall_and_fills_k_under_a_narrow_filter() {
         }
     }
     assert!(right * 100 >= wanted * 97, "recall {right} of {wanted}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graph_index_gives_any_number_of_rows() {
+    let mut random = Random::new(9);
+    let mut model = Model::new();
+    let (_directory, table) = table().await;
+    fill(&table, &mut model, &mut random, 0..6_000).await;
+    let index = create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
+    assert_eq!(index.structure, "IVF_HNSW_SQ");
+    let snapshot = table.snapshot().await.unwrap();
+    let with_vectors = model.values().filter(|row| row.vector.is_some()).count();
+    for k in [1, 32, 33, 65, 500, 10_000] {
+        let query = VectorQuery::new("embedding", random_vector(&mut random), k);
+        assert_eq!(vector_hits(&snapshot, &query).await.unwrap().len(), k.min(with_vectors));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
