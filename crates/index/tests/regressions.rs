@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_index::{
-    IndexKind, IndexSpec, Metric, TextQuery, VectorQuery, create, list, optimize, text_search, vector_search,
+    IndexInfo, IndexKind, IndexSpec, Metric, TextQuery, VectorQuery, create, list, optimize, text_search, vector_search,
 };
 use cenote_store::{Filter, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec};
 
@@ -234,4 +234,24 @@ async fn rows_are_taken_by_id_and_key_after_many_small_upserts() {
     let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
     let absent = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(vec![-1, 7_000]))]).unwrap();
     assert_eq!(snapshot.get(&absent, None).await.unwrap().num_rows(), 0);
+}
+
+#[tokio::test]
+async fn upkeep_goes_on_when_a_column_has_no_vectors_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(&directory).await;
+    table.upsert(batch(0..20, 1)).await.unwrap();
+    index(&table).await;
+    let without = batch(0..20, 2);
+    let nulls = arrow::array::new_null_array(without["vector"].data_type(), 20);
+    let columns = without.columns().iter().take(3).cloned().chain([nulls]).collect();
+    table.upsert(RecordBatch::try_new(without.schema(), columns).unwrap()).await.unwrap();
+    optimize(&table).await.unwrap();
+    let indexes = list(&table.snapshot().await.unwrap()).await.unwrap();
+    let late = |index: &&IndexInfo| index.rows_unindexed > 0;
+    assert_eq!(indexes.iter().filter(late).map(|index| index.column.as_str()).collect::<Vec<_>>(), ["vector"]);
+    assert!(nearest(&table.snapshot().await.unwrap(), 1, 5, None).await.is_empty());
+    table.upsert(batch(0..20, 3)).await.unwrap();
+    optimize(&table).await.unwrap();
+    assert_eq!(nearest(&table.snapshot().await.unwrap(), 3, 5, None).await.len(), 5);
 }

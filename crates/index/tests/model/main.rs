@@ -177,7 +177,11 @@ impl Check {
             }
             30..=32 => {
                 optimize(&self.table).await.unwrap();
+                let no_vectors = self.rows.values().all(|row| row.vector.is_none());
                 for index in list(&self.table.snapshot().await.unwrap()).await.unwrap() {
+                    if index.metric.is_some() && no_vectors {
+                        continue;
+                    }
                     assert_eq!((index.rows_indexed, index.rows_unindexed), (self.rows.len(), 0), "{index:?}");
                 }
                 "optimize"
