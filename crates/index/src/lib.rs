@@ -35,6 +35,7 @@ mod build;
 mod catalog;
 mod fusion;
 mod hits;
+mod live;
 mod spec;
 mod text;
 mod vector;

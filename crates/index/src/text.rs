@@ -20,7 +20,7 @@ use lance_index::scalar::inverted::{
     flat_bm25_search_stream_with_options_and_scorer,
 };
 
-use crate::catalog::list;
+use crate::catalog::definitions;
 use crate::hits::{Hit, K_MAX, SCORE, by_score, check_k, materialize};
 use crate::spec::IndexKind;
 use crate::vector::{apply_filter, ranked, scored};
@@ -186,7 +186,7 @@ async fn segments(snapshot: &Snapshot, column: &str) -> Result<Vec<Arc<InvertedI
 /// # Errors
 /// `NotFound` when there is none, or `column` is not one.
 pub async fn text_columns(snapshot: &Snapshot, column: Option<&str>) -> Result<Vec<String>> {
-    let mut indexed: Vec<String> = list(snapshot)
+    let mut indexed: Vec<String> = definitions(snapshot)
         .await?
         .into_iter()
         .filter(|index| matches!(index.kind, IndexKind::FullText { .. }))

@@ -7,10 +7,12 @@ use arrow::datatypes::{DataType, Float32Type, UInt64Type};
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, lance_error};
 use futures::TryStreamExt;
-use lance::dataset::scanner::Scanner;
+use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
+use lance_select::RowSetOps;
 
-use crate::catalog::{IndexInfo, list};
+use crate::catalog::{Definition, definitions};
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
+use crate::live;
 use crate::spec::Metric;
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again.
@@ -58,18 +60,23 @@ pub async fn vector_search(snapshot: &Snapshot, query: &VectorQuery) -> Result<R
 /// [`vector_search`] without reading the rows.
 pub async fn vector_hits(snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
     check_k(query.k)?;
-    let indexes: Vec<IndexInfo> = list(snapshot)
-        .await?
-        .into_iter()
-        .filter(|index| index.column == query.column && index.metric.is_some())
-        .collect();
-    let metric = query.metric.or_else(|| indexes.iter().find_map(|index| index.metric)).unwrap_or_default();
+    let indexes = definitions(snapshot).await?;
+    let indexes: Vec<&Definition> = indexes.iter().filter(|index| index.column == query.column).collect();
+    let metric = query.metric.or_else(|| indexes.iter().find_map(|index| index.metric())).unwrap_or_default();
     check_vector(snapshot, query, metric)?;
-    let index = indexes.iter().find(|index| index.metric == Some(metric));
-    let mut hits = nearest(snapshot, query, metric, index).await?;
-    if index.is_some() && hits.len() < query.k {
-        // The index came up short of k. When that is all there is, the exact search says so too.
-        hits = nearest(snapshot, query, metric, None).await?;
+    let index = indexes.into_iter().find(|index| index.metric() == Some(metric));
+    let mut hits = nearest(snapshot, query, metric, index, None).await?;
+    if index.is_some() {
+        let rows = live::all_rows(snapshot.base()).await?;
+        if hits.iter().any(|hit| !rows.contains(hit.row_id)) {
+            // The index holds rows that a compaction removed.
+            let rows = rows - &live::superseded(snapshot).await?;
+            hits = nearest(snapshot, query, metric, index, Some(rows)).await?;
+        }
+        if hits.len() < query.k {
+            // The index came up short of k. When that is all there is, the exact search says so too.
+            hits = nearest(snapshot, query, metric, None, None).await?;
+        }
     }
     hits.extend(nearest_changed(snapshot, query, metric).await?);
     hits.sort_unstable_by(by_distance);
@@ -155,9 +162,13 @@ async fn nearest(
     snapshot: &Snapshot,
     query: &VectorQuery,
     metric: Metric,
-    index: Option<&IndexInfo>,
+    index: Option<&Definition>,
+    rows: Option<RowAddrTreeMap>,
 ) -> Result<Vec<Hit>> {
     let mut scanner = snapshot.base_scanner();
+    if let Some(rows) = rows {
+        scanner.with_row_id_prefilter(RowAddrMask::from_allowed(rows));
+    }
     apply_filter(&mut scanner, query.filter.as_ref())?;
     scanner.prefilter(true);
     let vector = Float32Array::from(query.vector.clone());

@@ -255,3 +255,19 @@ async fn upkeep_goes_on_when_a_column_has_no_vectors_any_more() {
     optimize(&table).await.unwrap();
     assert_eq!(nearest(&table.snapshot().await.unwrap(), 3, 5, None).await.len(), 5);
 }
+
+/// A compaction rewrites files without the rows that were deleted; the index still holds those.
+#[tokio::test]
+async fn a_row_that_a_compaction_removed_is_no_hit() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(&directory).await;
+    table.upsert(batch(0..20, 1)).await.unwrap();
+    index(&table).await;
+    table.delete(&batch(0..10, 0)).await.unwrap();
+    table.compact(true).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    for k in [1, 5, 20] {
+        let found = nearest(&snapshot, 1, k, None).await;
+        assert!(found.len() == k.min(10) && found.iter().all(|id| *id >= 10), "{found:?}");
+    }
+}
