@@ -33,8 +33,10 @@
 
 mod build;
 mod catalog;
+mod corpus;
 mod fusion;
 mod hits;
+mod late;
 mod live;
 mod spec;
 mod text;

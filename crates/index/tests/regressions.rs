@@ -270,4 +270,5 @@ async fn a_row_that_a_compaction_removed_is_no_hit() {
         let found = nearest(&snapshot, 1, k, None).await;
         assert!(found.len() == k.min(10) && found.iter().all(|id| *id >= 10), "{found:?}");
     }
+    assert_eq!(with_word(&snapshot, "common").await, (10..20).collect());
 }

@@ -426,3 +426,39 @@ async fn mistakes_are_told_precisely() {
     let error = create(&table, &IndexSpec::new("note", klingon)).await.unwrap_err();
     assert!(error.message().contains("`Klingon`"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_score_is_the_same_before_and_after_a_fold_and_an_index_upkeep() {
+    let mut random = Random::new(11);
+    let mut model = Model::new();
+    let (_directory, table) = table().await;
+    fill(&table, &mut model, &mut random, 0..300).await;
+    create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
+    // Some rows go, some change and some are new, so that the index counts other words than are there.
+    fill(&table, &mut model, &mut random, 250..400).await;
+    table.delete_where("id % 7 = 0".into()).await.unwrap();
+    let scores = async |filter: Option<&str>| -> BTreeMap<i64, f32> {
+        let query = TextQuery { filter: filter.map(Filter::from), ..TextQuery::new("apple garden kitten", 1_000) };
+        let found = text_search(&table.snapshot().await.unwrap(), &query).await.unwrap();
+        ids(&found).into_iter().zip(found.floats(SCORE)).collect()
+    };
+    let before = scores(None).await;
+    assert!(before.len() > 50);
+    let same = |now: &BTreeMap<i64, f32>| {
+        now.iter().all(|(id, score)| before.get(id).is_some_and(|before| (before - score).abs() < 1e-5 * before))
+    };
+    table.fold().await.unwrap();
+    let folded = scores(None).await;
+    assert!(folded.len() == before.len() && same(&folded));
+    let some = scores(Some("color < 50")).await;
+    assert!(!some.is_empty() && some.len() < before.len() && same(&some), "a filter changes no score");
+    table.compact(true).await.unwrap();
+    let compacted = scores(None).await;
+    assert!(compacted.len() == before.len() && same(&compacted));
+    optimize(&table).await.unwrap();
+    let indexed = scores(None).await;
+    assert!(indexed.len() == before.len() && same(&indexed));
+    create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
+    let anew = scores(None).await;
+    assert!(anew.len() == before.len() && same(&anew), "scores of the same rows indexed at once");
+}

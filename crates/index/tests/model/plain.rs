@@ -182,14 +182,17 @@ impl Words {
 }
 
 /// The score of each row of `rows` whose `column` fits `text`, as if all of them were indexed at once: BM25 with k1 = 1.2 and
-/// b = 0.75 over the rows whose text is not null. Robertson, Zaragoza: "The Probabilistic Relevance Framework: BM25 and
+/// b = 0.75 over the rows that have words. Robertson, Zaragoza: "The Probabilistic Relevance Framework: BM25 and
 /// Beyond", 2009.
 pub fn scores(rows: &Rows, column: &str, text: &str, how: Words) -> BTreeMap<i64, f64> {
     const K1: f64 = 1.2;
     const B: f64 = 0.75;
     let wanted = words(text);
-    let corpus: Vec<(i64, Vec<(usize, String)>)> =
-        rows.iter().filter_map(|(id, row)| Some((*id, words(row.text(column)?)))).collect();
+    let corpus: Vec<(i64, Vec<(usize, String)>)> = rows
+        .iter()
+        .filter_map(|(id, row)| Some((*id, words(row.text(column)?))))
+        .filter(|(_, own)| !own.is_empty())
+        .collect();
     let count = corpus.len() as f64;
     let average = corpus.iter().map(|(_, own)| own.len()).sum::<usize>() as f64 / count;
     let times = |own: &[(usize, String)], word: &str| own.iter().filter(|(_, own)| own == word).count() as f64;
@@ -197,8 +200,12 @@ pub fn scores(rows: &Rows, column: &str, text: &str, how: Words) -> BTreeMap<i64
         let with = corpus.iter().filter(|(_, own)| times(own, word) > 0.0).count() as f64;
         ((count - with + 0.5) / (with + 0.5) + 1.0).ln()
     };
-    let unique: BTreeSet<&str> = wanted.iter().map(|(_, word)| word.as_str()).collect();
-    let weights: Vec<(&str, f64)> = unique.into_iter().map(|word| (word, weight(word))).collect();
+    // A word that stands twice counts once, but in a phrase.
+    let mut asked: Vec<&str> = wanted.iter().map(|(_, word)| word.as_str()).collect();
+    if how != Words::Phrase {
+        asked = asked.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    }
+    let weights: Vec<(&str, f64)> = asked.into_iter().map(|word| (word, weight(word))).collect();
     let score = |own: &[(usize, String)]| {
         let length = K1 * (1.0 - B + B * own.len() as f64 / average);
         let part = |(word, weight): &(&str, f64)| weight * times(own, word) * (K1 + 1.0) / (times(own, word) + length);

@@ -179,9 +179,6 @@ async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], text: &s
     assert!(unique.iter().all(|id| wanted.contains_key(id)), "{about}");
     assert_eq!(got.len(), k.min(wanted.len()), "{about}");
     assert!(got.iter().all(|(score, _)| score.is_finite()) && got.is_sorted_by(|a, b| a.0 >= b.0), "{about}");
-    if !SCORES {
-        return;
-    }
     let mut best: Vec<f64> = wanted.values().copied().collect();
     best.sort_by(|a, b| b.total_cmp(a));
     for ((score, id), best) in got.iter().zip(best) {
@@ -189,8 +186,6 @@ async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], text: &s
         assert!(near(wanted[id]) && near(best), "row {id} scores {score}, not {} and {best}\n{about}", wanted[id]);
     }
 }
-
-const SCORES: bool = false;
 
 /// The two rankings fused, and no row that neither may have.
 async fn check_hybrid(snapshot: &Snapshot, rows: &Rows, query: &HybridQuery, keep: Keep, fitting: &BTreeMap<i64, f64>) {
