@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, UInt64Type};
+use arrow::datatypes::DataType;
 use cenote_base::{Error, Result};
-use cenote_store::{ROW_ID, arrow_error};
+use cenote_store::arrow_error;
 use futures::{Stream, TryStreamExt};
 use lance_index::scalar::inverted::query::Tokens;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_index::scalar::inverted::{MemBM25Scorer, Scorer};
 
 use crate::corpus::Statistics;
+use crate::live;
 
 /// What rows need to fit a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +80,9 @@ impl LateRows {
         &self.statistics
     }
 
-    /// Takes in rows: their text, and [`ROW_ID`].
+    /// Takes in rows: their text, and their row ids.
     pub(crate) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
-        let wrong = || Error::internal("a scan of texts gave none");
-        let row_ids = batch.column_by_name(ROW_ID).and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
-        let row_ids = row_ids.ok_or_else(wrong)?.values();
+        let row_ids = live::row_ids(batch)?;
         let texts = cast(batch.column(0), &DataType::LargeUtf8);
         let texts = texts.map_err(arrow_error)?;
         let texts = texts.as_string::<i64>();

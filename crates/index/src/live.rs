@@ -6,9 +6,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
 use cenote_base::{Error, Result};
-use cenote_store::{Snapshot, lance_error};
-use futures::TryStreamExt;
+use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, lance_error};
+use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance::deps::datafusion::execution::TaskContext;
@@ -35,11 +37,6 @@ pub(crate) async fn rows(base: &Arc<Dataset>, segments: &[IndexMetadata]) -> Res
     let covered = all.as_ref() - &late;
     let (covered, late) = futures::future::try_join(rows_in(base, covered), rows_in(base, late)).await?;
     Ok((covered, late))
-}
-
-/// All rows that the base has not deleted.
-pub(crate) async fn all_rows(base: &Arc<Dataset>) -> Result<RowAddrTreeMap> {
-    rows_in(base, base.fragment_bitmap().as_ref().clone()).await
 }
 
 async fn rows_in(base: &Arc<Dataset>, mut fragments: RoaringBitmap) -> Result<RowAddrTreeMap> {
@@ -75,6 +72,50 @@ fn mask_of(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
         Some(read) => read.index_input().cloned(),
         None => plan.children().into_iter().find_map(mask_of),
     }
+}
+
+/// The rows of `snapshot` that satisfy `filter`, in the base and in the change store; of the base also superseded ones.
+pub(crate) async fn satisfying(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
+    let mut rows = RowAddrTreeMap::new();
+    let request = ScanRequest::default().columns([""; 0]).filter(filter.clone()).with_row_id();
+    for batch in snapshot.changed(&request).await? {
+        rows.extend(row_ids(&batch)?.iter().copied());
+    }
+    // Superseded rows are not masked here: a scan under a mask uses no scalar index.
+    let mut scanner = snapshot.base().scan();
+    scanner.empty_project().map_err(lance_error)?.with_row_id();
+    let about = |source| lance_error(source).context(format!("search under filter `{filter}`"));
+    match filter {
+        Filter::Sql(text) => {
+            scanner.filter(text).map_err(about)?;
+        }
+        Filter::Expr(expression) => {
+            scanner.filter_expr(expression.as_ref().clone());
+        }
+    }
+    let mut batches = scanner.try_into_stream().await.map_err(about)?;
+    while let Some(batch) = batches.try_next().await.map_err(about)? {
+        rows.extend(row_ids(&batch)?.iter().copied());
+    }
+    Ok(rows)
+}
+
+/// The row ids of a scan's batch.
+pub(crate) fn row_ids(batch: &RecordBatch) -> Result<&[u64]> {
+    let row_ids = batch.column_by_name(ROW_ID).and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
+    Ok(row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?.values())
+}
+
+/// `column` of those of `rows` that the base has, with their row ids.
+pub(crate) async fn read(base: &Dataset, column: &str, rows: RowAddrTreeMap) -> Result<RecordBatches> {
+    if count(&rows) == 0 {
+        return Ok(stream::empty().boxed());
+    }
+    let mut scanner = base.scan();
+    scanner.with_row_id_prefilter(RowAddrMask::from_allowed(rows));
+    scanner.project(&[column]).map_err(lance_error)?.with_row_id();
+    let batches = scanner.try_into_stream().await.map_err(lance_error)?;
+    Ok(batches.map_err(lance_error).boxed())
 }
 
 /// How many rows there are in `rows`.

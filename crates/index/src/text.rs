@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, ScanRequest, Snapshot, lance_error};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance_index::IndexCriteria;
@@ -92,7 +91,7 @@ pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit
     };
     let superseded = superseded(snapshot).await?;
     let wanted = match &query.filter {
-        Some(filter) => Some(satisfying(snapshot, filter).await?),
+        Some(filter) => Some(live::satisfying(snapshot, filter).await?),
         None => None,
     };
     // A row ranks by its best column.
@@ -109,17 +108,6 @@ pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit
     hits.sort_unstable_by(by_score);
     hits.truncate(query.k);
     Ok(hits)
-}
-
-/// The row ids that satisfy `filter`.
-async fn satisfying(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
-    let request = ScanRequest::default().columns([""; 0]).filter(filter.clone()).with_row_id();
-    let mut batches = snapshot.scan(&request).await?;
-    let mut rows = RowAddrTreeMap::new();
-    while let Some(batch) = batches.try_next().await? {
-        rows.extend(batch.column(0).as_primitive::<UInt64Type>().values().iter().copied());
-    }
-    Ok(rows)
 }
 
 /// A search in one column.
@@ -190,13 +178,7 @@ impl ColumnSearch<'_> {
     ) -> Result<LateRows> {
         let request = ScanRequest::default().columns([self.column]).with_row_id();
         let changed = stream::iter(self.snapshot.changed(&request).await?).map(Ok);
-        if live::count(&late) == 0 {
-            return read_late(rows, tokenizer, changed).await;
-        }
-        let mut scanner = self.snapshot.base().scan();
-        scanner.with_row_id_prefilter(RowAddrMask::from_allowed(late));
-        scanner.project(&[self.column]).map_err(lance_error)?.with_row_id();
-        let base = scanner.try_into_stream().await.map_err(lance_error)?.map_err(lance_error);
+        let base = live::read(self.snapshot.base(), self.column, late).await?;
         read_late(rows, tokenizer, changed.chain(base)).await
     }
 

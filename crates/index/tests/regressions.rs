@@ -272,3 +272,26 @@ async fn a_row_that_a_compaction_removed_is_no_hit() {
     }
     assert_eq!(with_word(&snapshot, "common").await, (10..20).collect());
 }
+
+/// Lance compares with whole batches, and where one is a part of another it takes the nulls of other rows for its own.
+#[tokio::test]
+async fn a_row_without_a_vector_is_no_hit_in_a_large_filtered_search() {
+    let with_nulls = |ids: Vec<i64>, null: fn(&i64) -> bool| {
+        let valid: Vec<bool> = ids.iter().map(|id| !null(id)).collect();
+        let whole = batch(ids, 1);
+        let (item, size, values, _) = whole["vector"].as_fixed_size_list().clone().into_parts();
+        let vectors: ArrayRef = Arc::new(FixedSizeListArray::new(item, size, values, Some(valid.into())));
+        let columns = whole.columns().iter().take(3).cloned().chain([vectors]).collect();
+        RecordBatch::try_new(whole.schema(), columns).unwrap()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(&directory).await;
+    table.upsert(with_nulls((0..20_000).collect(), |id| id % 7 == 0)).await.unwrap();
+    table.fold().await.unwrap();
+    table.upsert(with_nulls((0..20_000).step_by(3).collect(), |id| id % 5 == 0)).await.unwrap();
+    table.fold().await.unwrap();
+    let has_vector = |id: &i64| if id % 3 == 0 { id % 5 > 0 } else { id % 7 > 0 };
+    let wanted: BTreeSet<i64> = (401..20_000).filter(has_vector).collect();
+    let found = nearest(&table.snapshot().await.unwrap(), 1, 30_000, Some("id > 400")).await;
+    assert!(found.into_iter().collect::<BTreeSet<_>>() == wanted);
+}
