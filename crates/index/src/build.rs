@@ -64,26 +64,52 @@ pub async fn drop(table: &Table, name: &str) -> Result<()> {
 }
 
 /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen more
-/// rows than it has, or lies in too many pieces, is built anew. An index that is current is left alone.
+/// rows than it has, or lies in too many pieces, is built anew. An index that is current is left alone, and so is a vector
+/// index whose column has no vectors left.
 pub async fn optimize(table: &Table) -> Result<()> {
-    let indexes = list(&table.snapshot().await?).await?;
-    let mut append = Vec::new();
-    let mut rebuild = Vec::new();
-    for index in indexes {
+    let (mut append, mut rebuild) = (Vec::new(), Vec::new());
+    for index in list(&table.snapshot().await?).await? {
         if index.rows_unindexed > index.rows_indexed || index.segments > SEGMENTS_MAX {
             rebuild.push(index);
         } else if index.rows_unindexed > 0 {
-            append.push(index.name);
+            append.push(index);
         }
     }
     if !append.is_empty() {
-        let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(append);
-        table.maintain(async |dataset| dataset.optimize_indices(&options).await.map_err(lance_error)).await?;
+        table.maintain(async |dataset| extend(dataset, append).await).await?;
     }
     for index in rebuild {
-        table.maintain(async |dataset| build(dataset, &index.name, &index.column, &index.kind).await).await?;
+        let renew = async |dataset: &mut Dataset| match is_empty(dataset, &index).await? {
+            true => Ok(()),
+            false => build(dataset, &index.name, &index.column, &index.kind).await,
+        };
+        table.maintain(renew).await?;
     }
     Ok(())
+}
+
+/// Adds what is new to each of `indexes`, and makes it one piece.
+async fn extend(dataset: &mut Dataset, indexes: Vec<IndexInfo>) -> Result<()> {
+    let mut names = Vec::new();
+    for index in indexes {
+        if !is_empty(dataset, &index).await? {
+            names.push(index.name);
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(names);
+    dataset.optimize_indices(&options).await.map_err(lance_error)
+}
+
+/// Whether `index` is for vectors and there are none, so that it cannot learn where they lie.
+async fn is_empty(dataset: &Dataset, index: &IndexInfo) -> Result<bool> {
+    Ok(index.metric.is_some() && vectors(dataset, &index.column).await? == 0)
+}
+
+async fn vectors(dataset: &Dataset, column: &str) -> Result<usize> {
+    dataset.count_rows(Some(format!("`{column}` IS NOT NULL"))).await.map_err(lance_error)
 }
 
 async fn find(snapshot: &Snapshot, table: &str, name: &str) -> Result<IndexInfo> {
@@ -98,8 +124,7 @@ async fn find(snapshot: &Snapshot, table: &str, name: &str) -> Result<IndexInfo>
 async fn build(dataset: &mut Dataset, name: &str, column: &str, kind: &IndexKind) -> Result<()> {
     let (index_type, params): (IndexType, Box<dyn IndexParams>) = match kind {
         IndexKind::Vector { metric } => {
-            let filter = format!("`{column}` IS NOT NULL");
-            let rows = dataset.count_rows(Some(filter)).await.map_err(lance_error)?;
+            let rows = vectors(dataset, column).await?;
             if rows == 0 {
                 return Err(Error::invalid_input("there are no vectors to index yet: fill the column first"));
             }

@@ -4,8 +4,10 @@ use arrow::datatypes::{DataType, Field};
 use cenote_base::Result;
 use cenote_store::{Snapshot, Version, lance_error};
 use lance::index::DatasetIndexExt;
+use lance::table::format::IndexMetadata;
 use serde_json::Value;
 
+use crate::live::{self, superseded};
 use crate::spec::{IndexKind, Metric};
 
 /// An index of a table, as one snapshot has it.
@@ -31,15 +33,28 @@ pub struct IndexInfo {
     pub segments: usize,
 }
 
-/// The indexes of `snapshot`, by name.
-pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
-    let dataset = snapshot.base();
-    let mut fragments = Vec::new();
-    for fragment in dataset.get_fragments() {
-        fragments.push((fragment.id() as u32, fragment.count_rows(None).await.map_err(lance_error)?));
+/// What a search must know of an index.
+pub(crate) struct Definition {
+    pub(crate) name: String,
+    pub(crate) column: String,
+    pub(crate) kind: IndexKind,
+    pub(crate) structure: String,
+    pub(crate) segments: Vec<IndexMetadata>,
+}
+
+impl Definition {
+    pub(crate) fn metric(&self) -> Option<Metric> {
+        match self.kind {
+            IndexKind::Vector { metric } => Some(metric),
+            _ => None,
+        }
     }
-    let rows = snapshot.count(None).await?;
-    let mut indexes = Vec::new();
+}
+
+/// The indexes of `snapshot`, by name, without a look at its rows.
+pub(crate) async fn definitions(snapshot: &Snapshot) -> Result<Vec<Definition>> {
+    let dataset = snapshot.base();
+    let mut definitions = Vec::new();
     for description in dataset.describe_indices(None).await.map_err(lance_error)? {
         let Some(column) = description.field_ids().first().and_then(|id| {
             let field = dataset.schema().field_by_id(*id as i32)?;
@@ -48,35 +63,46 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
             // An index of Lance's own bookkeeping covers no column.
             continue;
         };
-        let segments = description.segments();
-        let covered = |fragment: u32| {
-            segments
-                .iter()
-                .any(|segment| segment.fragment_bitmap.as_ref().is_none_or(|bitmap| bitmap.contains(fragment)))
-        };
-        let unseen: usize = fragments.iter().filter(|(id, _)| !covered(*id)).map(|(_, rows)| rows).sum();
-        // Some of the unseen rows of the base may be superseded too.
-        let rows_unindexed = (unseen + snapshot.changed_rows()).min(rows);
         let details = description.details().map_err(lance_error)?;
         let details: Value = serde_json::from_str(&details).unwrap_or_default();
         let Some(kind) = kind_of(description.index_type(), &details, column) else { continue };
-        indexes.push(IndexInfo {
+        definitions.push(Definition {
             name: description.name().to_owned(),
             column: column.name().clone(),
-            metric: match kind {
-                IndexKind::Vector { metric } => Some(metric),
-                _ => None,
-            },
             kind,
             structure: description.index_type().to_owned(),
-            rows_indexed: rows - rows_unindexed,
-            rows_unindexed,
-            built_to: snapshot
-                .version_of_base(segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0)),
-            segments: segments.len(),
+            segments: description.segments().to_vec(),
         });
     }
-    indexes.sort_by(|a, b| a.name.cmp(&b.name));
+    definitions.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(definitions)
+}
+
+/// The indexes of `snapshot`, by name.
+pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
+    let definitions = definitions(snapshot).await?;
+    if definitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = snapshot.count(None).await?;
+    let superseded = superseded(snapshot).await?;
+    let mut indexes = Vec::with_capacity(definitions.len());
+    for definition in definitions {
+        let (_, late) = live::rows(snapshot.base(), &definition.segments).await?;
+        let rows_unindexed = live::count(&(late - &superseded)) + snapshot.changed_rows();
+        let built_to = definition.segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0);
+        indexes.push(IndexInfo {
+            metric: definition.metric(),
+            name: definition.name,
+            column: definition.column,
+            kind: definition.kind,
+            structure: definition.structure,
+            rows_indexed: rows - rows_unindexed,
+            rows_unindexed,
+            built_to: snapshot.version_of_base(built_to),
+            segments: definition.segments.len(),
+        });
+    }
     Ok(indexes)
 }
 

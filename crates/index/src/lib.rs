@@ -33,8 +33,11 @@
 
 mod build;
 mod catalog;
+mod corpus;
 mod fusion;
 mod hits;
+mod late;
+mod live;
 mod spec;
 mod text;
 mod vector;

@@ -1,23 +1,27 @@
 //! Nearest vectors.
 
 use std::collections::HashSet;
+use std::num::NonZero;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Float32Array, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type, UInt64Type};
+use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Result};
-use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, lance_error};
-use futures::TryStreamExt;
-use lance::dataset::scanner::Scanner;
+use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, lance_error};
+use futures::{StreamExt, TryStreamExt, stream};
+use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
+use lance_select::RowSetOps;
 
-use crate::catalog::{IndexInfo, list};
+use crate::catalog::{Definition, definitions};
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
+use crate::live;
 use crate::spec::Metric;
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again.
 const REFINE_FACTOR: u32 = 4;
 /// At least so many partitions are searched.
 const PROBES_MIN: usize = 20;
-/// Candidates kept while walking a graph: at least so many, and twice k.
+/// Candidates kept while walking a graph: at least so many, and as many as are ranked again.
 const GRAPH_CANDIDATES_MIN: usize = 128;
 
 /// A search for the rows whose vectors are nearest to one.
@@ -58,56 +62,100 @@ pub async fn vector_search(snapshot: &Snapshot, query: &VectorQuery) -> Result<R
 /// [`vector_search`] without reading the rows.
 pub async fn vector_hits(snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
     check_k(query.k)?;
-    let indexes: Vec<IndexInfo> = list(snapshot)
-        .await?
-        .into_iter()
-        .filter(|index| index.column == query.column && index.metric.is_some())
-        .collect();
-    let metric = query.metric.or_else(|| indexes.iter().find_map(|index| index.metric)).unwrap_or_default();
+    let indexes = definitions(snapshot).await?;
+    let indexes: Vec<&Definition> = indexes.iter().filter(|index| index.column == query.column).collect();
+    let metric = query.metric.or_else(|| indexes.iter().find_map(|index| index.metric())).unwrap_or_default();
     check_vector(snapshot, query, metric)?;
-    let index = indexes.iter().find(|index| index.metric == Some(metric));
-    let mut hits = nearest(snapshot, query, metric, index).await?;
-    if index.is_some() && hits.len() < query.k {
+    let index = indexes.into_iter().find(|index| index.metric() == Some(metric));
+    if let Some(index) = index {
+        let hits = nearest_indexed(snapshot, query, metric, index).await?;
+        if hits.len() >= query.k {
+            return Ok(hits);
+        }
         // The index came up short of k. When that is all there is, the exact search says so too.
-        hits = nearest(snapshot, query, metric, None).await?;
     }
-    hits.extend(nearest_changed(snapshot, query, metric).await?);
+    let mut request = ScanRequest::default().columns([&query.column]).with_row_id();
+    request.filter.clone_from(&query.filter);
+    nearest_of(snapshot.scan(&request).await?, query, metric).await
+}
+
+/// The nearest rows by `index`, and by comparing with those that it has not seen.
+async fn nearest_indexed(
+    snapshot: &Snapshot,
+    query: &VectorQuery,
+    metric: Metric,
+    index: &Definition,
+) -> Result<Vec<Hit>> {
+    let base = snapshot.base();
+    let superseded = live::superseded(snapshot).await?;
+    let wanted = match &query.filter {
+        Some(filter) => Some(live::satisfying(snapshot, filter).await?),
+        None => None,
+    };
+    let (covered, late) = live::rows(base, &index.segments).await?;
+    let allowed = wanted.as_ref().map(|wanted| (wanted.clone() & &covered) - &superseded);
+    let mut hits = walk(snapshot, query, metric, index, allowed).await?;
+    if hits.iter().any(|hit| !covered.contains(hit.row_id)) {
+        // The index holds rows that a compaction removed.
+        hits = walk(snapshot, query, metric, index, Some(covered - &superseded)).await?;
+    }
+    let mut late = late - &superseded;
+    if let Some(wanted) = &wanted {
+        late &= wanted;
+    }
+    let mut request = ScanRequest::default().columns([&query.column]).with_row_id();
+    request.filter.clone_from(&query.filter);
+    let changed = stream::iter(snapshot.changed(&request).await?).map(Ok);
+    let unseen = changed.chain(live::read(base, &query.column, late).await?).boxed();
+    hits.extend(nearest_of(unseen, query, metric).await?);
     hits.sort_unstable_by(by_distance);
     hits.truncate(query.k);
     Ok(hits)
 }
 
-/// The nearest of the rows that no index has seen because the base has not: exactly, for they are few.
-async fn nearest_changed(snapshot: &Snapshot, query: &VectorQuery, metric: Metric) -> Result<Vec<Hit>> {
-    let mut request = ScanRequest::default().columns([&query.column]).with_row_id();
-    request.filter.clone_from(&query.filter);
-    let batches = snapshot.changed(&request).await?;
-    if batches.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (vector, k) = (query.vector.clone(), query.k);
-    let compare = move || {
-        let distance = metric.to_lance().func::<f32>();
-        let mut hits = Vec::new();
-        for batch in &batches {
-            let vectors = batch.column(0).as_fixed_size_list();
-            let numbers = vectors.values().as_primitive::<Float32Type>().values();
-            let row_ids = batch.column(1).as_primitive::<UInt64Type>().values();
-            for row in (0..vectors.len()).filter(|row| vectors.is_valid(*row)) {
-                let raw = distance(&vector, &numbers[row * vector.len()..(row + 1) * vector.len()]);
-                if raw.is_finite() {
-                    hits.push(Hit { row_id: row_ids[row], distance: Some(metric.distance_of(raw)), score: None });
-                }
-            }
-            if hits.len() > k {
-                hits.select_nth_unstable_by(k - 1, by_distance);
-                hits.truncate(k);
-            }
+/// The nearest rows of `batches`, which hold vectors and row ids, by comparing with each.
+async fn nearest_of(batches: RecordBatches, query: &VectorQuery, metric: Metric) -> Result<Vec<Hit>> {
+    let vector: Arc<[f32]> = query.vector.as_slice().into();
+    let k = query.k;
+    let compared = batches.map(|batch| {
+        let vector = Arc::clone(&vector);
+        async move {
+            let batch = batch?;
+            let hits = tokio::task::spawn_blocking(move || compare(&batch, &vector, metric, k)).await;
+            hits.map_err(|source| Error::internal("a search ended early").with_source(source))?
         }
-        hits
+    });
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut compared = compared.buffer_unordered(threads);
+    let mut hits = Vec::new();
+    while let Some(more) = compared.try_next().await? {
+        hits.extend(more);
+        keep_nearest(&mut hits, k);
+    }
+    hits.sort_unstable_by(by_distance);
+    Ok(hits)
+}
+
+/// The nearest rows of `batch`, in any order. A distance that is no number comes from a vector that has none: it is no hit.
+fn compare(batch: &RecordBatch, vector: &[f32], metric: Metric, k: usize) -> Result<Vec<Hit>> {
+    let row_ids = live::row_ids(batch)?;
+    let vectors = batch.column(0).as_fixed_size_list();
+    let numbers = vectors.values().as_primitive::<Float32Type>().values();
+    let distance = metric.to_lance().func::<f32>();
+    let hit = |row: usize| {
+        let raw = distance(vector, &numbers[row * vector.len()..(row + 1) * vector.len()]);
+        raw.is_finite().then(|| Hit { row_id: row_ids[row], distance: Some(metric.distance_of(raw)), score: None })
     };
-    let hits = tokio::task::spawn_blocking(compare).await;
-    hits.map_err(|source| Error::internal("a search ended early").with_source(source))
+    let mut hits = (0..vectors.len()).filter(|row| vectors.is_valid(*row)).filter_map(hit).collect();
+    keep_nearest(&mut hits, k);
+    Ok(hits)
+}
+
+fn keep_nearest(hits: &mut Vec<Hit>, k: usize) {
+    if hits.len() > k {
+        hits.select_nth_unstable_by(k - 1, by_distance);
+        hits.truncate(k);
+    }
 }
 
 /// How many numbers the vectors of `column` have.
@@ -151,75 +199,40 @@ fn check_vector(snapshot: &Snapshot, query: &VectorQuery, metric: Metric) -> Res
     Ok(())
 }
 
-async fn nearest(
+/// The nearest rows that `index` has: of `rows`, or of all that are not superseded.
+async fn walk(
     snapshot: &Snapshot,
     query: &VectorQuery,
     metric: Metric,
-    index: Option<&IndexInfo>,
+    index: &Definition,
+    rows: Option<RowAddrTreeMap>,
 ) -> Result<Vec<Hit>> {
     let mut scanner = snapshot.base_scanner();
-    apply_filter(&mut scanner, query.filter.as_ref())?;
+    if let Some(rows) = rows {
+        scanner.with_row_id_prefilter(RowAddrMask::from_allowed(rows));
+    }
     scanner.prefilter(true);
     let vector = Float32Array::from(query.vector.clone());
     scanner.nearest(&query.column, &vector, query.k).map_err(lance_error)?;
-    scanner.distance_metric(metric.to_lance());
-    match index {
-        None => {
-            scanner.use_index(false);
-        }
-        Some(index) => {
-            scanner.minimum_nprobes(PROBES_MIN);
-            if index.structure != "IVF_FLAT" {
-                scanner.refine(REFINE_FACTOR).ef((query.k * 2).max(GRAPH_CANDIDATES_MIN));
+    // Lance would compare with the rows that the index has not seen too. It takes nulls for other rows' where a batch is a part
+    // of another one, so that is not left to it.
+    scanner.distance_metric(metric.to_lance()).minimum_nprobes(PROBES_MIN).fast_search();
+    if index.structure != "IVF_FLAT" {
+        let candidates = query.k * REFINE_FACTOR as usize;
+        scanner.refine(REFINE_FACTOR).ef(candidates.max(GRAPH_CANDIDATES_MIN));
+    }
+    scanner.project(&[DISTANCE]).map_err(lance_error)?.with_row_id();
+    let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
+    let mut hits = Vec::with_capacity(query.k.min(1024));
+    let mut seen = HashSet::new();
+    while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
+        let distances = batch.column_by_name(DISTANCE).and_then(|column| column.as_primitive_opt::<Float32Type>());
+        let distances = distances.ok_or_else(|| Error::internal("a search gave no distances"))?;
+        for (row_id, raw) in live::row_ids(&batch)?.iter().zip(distances) {
+            if let Some(raw) = raw.filter(|raw| raw.is_finite() && seen.insert(*row_id)) {
+                hits.push(Hit { row_id: *row_id, distance: Some(metric.distance_of(raw)), score: None });
             }
         }
     }
-    scanner.project(&[DISTANCE]).map_err(lance_error)?.with_row_id();
-    let mut hits = Vec::with_capacity(query.k.min(1024));
-    let mut seen = HashSet::new();
-    for (row_id, raw) in ranked(&scanner, DISTANCE, query.filter.as_ref()).await? {
-        // A distance that is no number comes from a vector that has none: it is no hit.
-        if raw.is_finite() && seen.insert(row_id) {
-            hits.push(Hit { row_id, distance: Some(metric.distance_of(raw)), score: None });
-        }
-    }
     Ok(hits)
-}
-
-pub(crate) fn apply_filter(scanner: &mut Scanner, filter: Option<&Filter>) -> Result<()> {
-    match filter {
-        Some(Filter::Sql(text)) => {
-            scanner.filter(text).map_err(|source| lance_error(source).context(format!("filter `{text}`")))?;
-        }
-        Some(Filter::Expr(expr)) => {
-            scanner.filter_expr(expr.as_ref().clone());
-        }
-        None => {}
-    }
-    Ok(())
-}
-
-/// Runs `scanner` and gives each row id with the number in column `rank`.
-pub(crate) async fn ranked(scanner: &Scanner, rank: &str, filter: Option<&Filter>) -> Result<Vec<(u64, f32)>> {
-    let failed = |source| match filter {
-        Some(filter) => lance_error(source).context(format!("search under filter `{filter}`")),
-        None => lance_error(source),
-    };
-    let stream = scanner.try_into_stream().await.map_err(failed)?;
-    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
-    scored(&batches, rank)
-}
-
-/// Each row id in `batches` with the number in column `rank`.
-pub(crate) fn scored(batches: &[RecordBatch], rank: &str) -> Result<Vec<(u64, f32)>> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        let ids = batch.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-        let ranks = batch.column_by_name(rank).and_then(|column| column.as_primitive_opt::<Float32Type>());
-        let (Some(ids), Some(ranks)) = (ids, ranks) else {
-            return Err(Error::internal(format!("the search gave no `{ROW_ID}` or no `{rank}`")));
-        };
-        rows.extend(ids.iter().zip(ranks).filter_map(|(id, rank)| Some((id?, rank?))));
-    }
-    Ok(rows)
 }

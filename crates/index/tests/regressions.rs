@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_index::{
-    IndexKind, IndexSpec, Metric, TextQuery, VectorQuery, create, list, optimize, text_search, vector_search,
+    IndexInfo, IndexKind, IndexSpec, Metric, TextQuery, VectorQuery, create, list, optimize, text_search, vector_search,
 };
 use cenote_store::{Filter, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec};
 
@@ -234,4 +234,64 @@ async fn rows_are_taken_by_id_and_key_after_many_small_upserts() {
     let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
     let absent = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(vec![-1, 7_000]))]).unwrap();
     assert_eq!(snapshot.get(&absent, None).await.unwrap().num_rows(), 0);
+}
+
+#[tokio::test]
+async fn upkeep_goes_on_when_a_column_has_no_vectors_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(&directory).await;
+    table.upsert(batch(0..20, 1)).await.unwrap();
+    index(&table).await;
+    let without = batch(0..20, 2);
+    let nulls = arrow::array::new_null_array(without["vector"].data_type(), 20);
+    let columns = without.columns().iter().take(3).cloned().chain([nulls]).collect();
+    table.upsert(RecordBatch::try_new(without.schema(), columns).unwrap()).await.unwrap();
+    optimize(&table).await.unwrap();
+    let indexes = list(&table.snapshot().await.unwrap()).await.unwrap();
+    let late = |index: &&IndexInfo| index.rows_unindexed > 0;
+    assert_eq!(indexes.iter().filter(late).map(|index| index.column.as_str()).collect::<Vec<_>>(), ["vector"]);
+    assert!(nearest(&table.snapshot().await.unwrap(), 1, 5, None).await.is_empty());
+    table.upsert(batch(0..20, 3)).await.unwrap();
+    optimize(&table).await.unwrap();
+    assert_eq!(nearest(&table.snapshot().await.unwrap(), 3, 5, None).await.len(), 5);
+}
+
+/// A compaction rewrites files without the rows that were deleted; the index still holds those.
+#[tokio::test]
+async fn a_row_that_a_compaction_removed_is_no_hit() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(&directory).await;
+    table.upsert(batch(0..20, 1)).await.unwrap();
+    index(&table).await;
+    table.delete(&batch(0..10, 0)).await.unwrap();
+    table.compact(true).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    for k in [1, 5, 20] {
+        let found = nearest(&snapshot, 1, k, None).await;
+        assert!(found.len() == k.min(10) && found.iter().all(|id| *id >= 10), "{found:?}");
+    }
+    assert_eq!(with_word(&snapshot, "common").await, (10..20).collect());
+}
+
+/// Lance compares with whole batches, and where one is a part of another it takes the nulls of other rows for its own.
+#[tokio::test]
+async fn a_row_without_a_vector_is_no_hit_in_a_large_filtered_search() {
+    let with_nulls = |ids: Vec<i64>, null: fn(&i64) -> bool| {
+        let valid: Vec<bool> = ids.iter().map(|id| !null(id)).collect();
+        let whole = batch(ids, 1);
+        let (item, size, values, _) = whole["vector"].as_fixed_size_list().clone().into_parts();
+        let vectors: ArrayRef = Arc::new(FixedSizeListArray::new(item, size, values, Some(valid.into())));
+        let columns = whole.columns().iter().take(3).cloned().chain([vectors]).collect();
+        RecordBatch::try_new(whole.schema(), columns).unwrap()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(&directory).await;
+    table.upsert(with_nulls((0..20_000).collect(), |id| id % 7 == 0)).await.unwrap();
+    table.fold().await.unwrap();
+    table.upsert(with_nulls((0..20_000).step_by(3).collect(), |id| id % 5 == 0)).await.unwrap();
+    table.fold().await.unwrap();
+    let has_vector = |id: &i64| if id % 3 == 0 { id % 5 > 0 } else { id % 7 > 0 };
+    let wanted: BTreeSet<i64> = (401..20_000).filter(has_vector).collect();
+    let found = nearest(&table.snapshot().await.unwrap(), 1, 30_000, Some("id > 400")).await;
+    assert!(found.into_iter().collect::<BTreeSet<_>>() == wanted);
 }

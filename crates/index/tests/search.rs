@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
 use cenote_base::{ErrorKind, Random};
 use cenote_index::{
     DISTANCE, HybridQuery, IndexKind, IndexSpec, Metric, SCORE, TextQuery, VectorQuery, create, drop, hybrid_search,
-    list, optimize, text_search, vector_search,
+    list, optimize, text_search, vector_hits, vector_search,
 };
 use cenote_store::{Filter, ROW_ID, Store, StoreOptions, Table, TableSpec, blob_field};
 
@@ -292,6 +292,22 @@ async fn a_graph_index_has_high_recall_and_fills_k_under_a_narrow_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graph_index_gives_any_number_of_rows() {
+    let mut random = Random::new(9);
+    let mut model = Model::new();
+    let (_directory, table) = table().await;
+    fill(&table, &mut model, &mut random, 0..6_000).await;
+    let index = create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
+    assert_eq!(index.structure, "IVF_HNSW_SQ");
+    let snapshot = table.snapshot().await.unwrap();
+    let with_vectors = model.values().filter(|row| row.vector.is_some()).count();
+    for k in [1, 32, 33, 65, 500, 10_000] {
+        let query = VectorQuery::new("embedding", random_vector(&mut random), k);
+        assert_eq!(vector_hits(&snapshot, &query).await.unwrap().len(), k.min(with_vectors));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_says_what_it_covers_and_how_late_it_is() {
     let mut random = Random::new(5);
     let mut model = Model::new();
@@ -409,4 +425,40 @@ async fn mistakes_are_told_precisely() {
     let klingon = IndexKind::FullText { language: "Klingon".to_owned(), stem: true, remove_stop_words: true };
     let error = create(&table, &IndexSpec::new("note", klingon)).await.unwrap_err();
     assert!(error.message().contains("`Klingon`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_score_is_the_same_before_and_after_a_fold_and_an_index_upkeep() {
+    let mut random = Random::new(11);
+    let mut model = Model::new();
+    let (_directory, table) = table().await;
+    fill(&table, &mut model, &mut random, 0..300).await;
+    create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
+    // Some rows go, some change and some are new, so that the index counts other words than are there.
+    fill(&table, &mut model, &mut random, 250..400).await;
+    table.delete_where("id % 7 = 0".into()).await.unwrap();
+    let scores = async |filter: Option<&str>| -> BTreeMap<i64, f32> {
+        let query = TextQuery { filter: filter.map(Filter::from), ..TextQuery::new("apple garden kitten", 1_000) };
+        let found = text_search(&table.snapshot().await.unwrap(), &query).await.unwrap();
+        ids(&found).into_iter().zip(found.floats(SCORE)).collect()
+    };
+    let before = scores(None).await;
+    assert!(before.len() > 50);
+    let same = |now: &BTreeMap<i64, f32>| {
+        now.iter().all(|(id, score)| before.get(id).is_some_and(|before| (before - score).abs() < 1e-5 * before))
+    };
+    table.fold().await.unwrap();
+    let folded = scores(None).await;
+    assert!(folded.len() == before.len() && same(&folded));
+    let some = scores(Some("color < 50")).await;
+    assert!(!some.is_empty() && some.len() < before.len() && same(&some), "a filter changes no score");
+    table.compact(true).await.unwrap();
+    let compacted = scores(None).await;
+    assert!(compacted.len() == before.len() && same(&compacted));
+    optimize(&table).await.unwrap();
+    let indexed = scores(None).await;
+    assert!(indexed.len() == before.len() && same(&indexed));
+    create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
+    let anew = scores(None).await;
+    assert!(anew.len() == before.len() && same(&anew), "scores of the same rows indexed at once");
 }

@@ -1,0 +1,115 @@
+//! The statistics of a text column's live rows, by which BM25 weighs words.
+//!
+//! An index counts the rows it was built from. For every row to be scored as if all live ones were indexed at once, those that
+//! are gone are taken out of its counts, and those that it has not seen are added.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt64Type;
+use cenote_base::{Error, Result};
+use cenote_store::{ROW_ID, lance_error};
+use lance::Dataset;
+use lance::dataset::index::LanceIndexStoreExt;
+use lance::dataset::scanner::RowAddrTreeMap;
+use lance::table::format::IndexMetadata;
+use lance_index::scalar::IndexStore;
+use lance_index::scalar::inverted::{DOCS_FILE, InvertedIndex, MemBM25Scorer};
+use lance_index::scalar::lance_format::LanceIndexStore;
+
+/// So many rows of an index are read at once.
+const READ_ROWS: usize = 1 << 20;
+/// What the rows of segments may take in memory, all tables together.
+const SEGMENTS_BYTES_MAX: usize = 64 << 20;
+
+/// How many rows have any words, how many words those are, and how many rows have each of a query's words.
+#[derive(Debug, Clone)]
+pub(crate) struct Statistics {
+    pub(crate) rows: usize,
+    pub(crate) words: u64,
+    pub(crate) rows_with: Vec<usize>,
+}
+
+impl Statistics {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.words += other.words;
+        self.rows_with.iter_mut().zip(&other.rows_with).for_each(|(sum, rows)| *sum += rows);
+    }
+
+    /// Weighs `terms`, which these statistics are of.
+    pub(crate) fn scorer(self, terms: &[String]) -> MemBM25Scorer {
+        MemBM25Scorer::new(self.words, self.rows, terms.iter().cloned().zip(self.rows_with).collect())
+    }
+}
+
+/// One part of a full-text index.
+pub(crate) struct Segment {
+    pub(crate) index: Arc<InvertedIndex>,
+    /// The rows of the base that a search may find in it.
+    pub(crate) live: RowAddrTreeMap,
+    /// The rows that it was built from.
+    rows: Arc<RowAddrTreeMap>,
+}
+
+impl Segment {
+    /// `live` are the rows of the base, in the files that the segment covers, that are neither deleted nor superseded.
+    pub(crate) async fn new(
+        base: &Dataset,
+        metadata: &IndexMetadata,
+        index: Arc<InvertedIndex>,
+        live: RowAddrTreeMap,
+    ) -> Result<Self> {
+        Ok(Self { index, live, rows: segment_rows(base, metadata).await? })
+    }
+
+    /// Of its live rows.
+    pub(crate) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
+        let gone = self.rows.as_ref().clone() - &self.live;
+        let stated = self.index.bm25_row_stats_for_terms(terms, Some(&gone), None).await.map_err(lance_error)?;
+        let (words, rows, rows_with) = stated;
+        Ok(Statistics { rows, words, rows_with })
+    }
+}
+
+/// By the table's address and the segment's number.
+type SegmentKey = (String, String);
+
+/// Segments never change, so what was read of one stays true. The newest stands last.
+static SEGMENTS: Mutex<VecDeque<(SegmentKey, Arc<RowAddrTreeMap>)>> = Mutex::new(VecDeque::new());
+
+async fn segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<Arc<RowAddrTreeMap>> {
+    let key = (base.uri().to_owned(), metadata.uuid.to_string());
+    let known = || SEGMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, rows)) = known().iter().find(|(other, _)| *other == key) {
+        return Ok(Arc::clone(rows));
+    }
+    let rows = Arc::new(read_segment_rows(base, metadata).await?);
+    let mut known = known();
+    known.push_back((key, Arc::clone(&rows)));
+    while known.iter().map(|(_, rows)| rows.serialized_size()).sum::<usize>() > SEGMENTS_BYTES_MAX {
+        known.pop_front();
+    }
+    Ok(rows)
+}
+
+async fn read_segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
+    let store = LanceIndexStore::from_dataset_for_existing(base, metadata).await.map_err(lance_error)?;
+    let mut rows = RowAddrTreeMap::new();
+    for file in store.list_files_with_sizes().await.map_err(lance_error)? {
+        if !file.path.ends_with(DOCS_FILE) {
+            continue;
+        }
+        let reader = store.open_index_file(&file.path).await.map_err(lance_error)?;
+        for start in (0..reader.num_rows()).step_by(READ_ROWS) {
+            let range = start..reader.num_rows().min(start + READ_ROWS);
+            let batch = reader.read_range(range, Some(&[ROW_ID])).await.map_err(lance_error)?;
+            let Some(ids) = batch.column(0).as_primitive_opt::<UInt64Type>() else {
+                return Err(Error::corrupt(format!("file `{}` of index `{}` lists no rows", file.path, metadata.name)));
+            };
+            rows.extend(ids.values().iter().copied());
+        }
+    }
+    Ok(rows)
+}

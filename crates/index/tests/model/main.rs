@@ -1,0 +1,433 @@
+//! Every search against a plain map, while rows are written, folded, indexed, compacted, loaded in bulk and their columns
+//! change. A failure names the seed and the step that replay it: `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run -E
+//! 'binary(model)'`; `CENOTE_LONG=1` takes many seeds.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic)]
+
+mod plain;
+mod searches;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, FixedSizeListArray, FixedSizeListBuilder, Float32Builder, Int64Array, LargeBinaryArray, RecordBatch,
+    StringArray,
+};
+use arrow::datatypes::{DataType, Field, Schema};
+use cenote_base::{ByteSize, Random};
+use cenote_index::{IndexKind, IndexSpec, Metric, create, drop, list, optimize};
+use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
+
+use crate::plain::{DIMENSIONS, Row, Rows};
+use crate::searches::Recall;
+
+/// What one run is about.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    metric: Metric,
+    /// Keys are from 0 to this.
+    keys: u64,
+    /// With a column of media, whose updates take another path.
+    has_media: bool,
+    steps: usize,
+}
+
+/// Limits so small that some writes go straight to the base.
+fn options() -> StoreOptions {
+    StoreOptions { bulk_bytes: ByteSize(16_000), fold_rows: 250, ..StoreOptions::default() }
+}
+
+fn embedding() -> Field {
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    Field::new("embedding", DataType::FixedSizeList(item, DIMENSIONS as i32), true)
+}
+
+fn vectors<'a>(rows: impl Iterator<Item = Option<&'a Vec<f32>>>) -> FixedSizeListArray {
+    let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), DIMENSIONS as i32);
+    for row in rows {
+        builder.values().append_slice(row.map_or(&[0.0; DIMENSIONS], |vector| vector.as_slice()));
+        builder.append(row.is_some());
+    }
+    builder.finish()
+}
+
+/// The columns named, of `rows`.
+fn batch(rows: &Rows, columns: &[&str]) -> RecordBatch {
+    let column = |name: &&str| -> (Field, ArrayRef) {
+        match *name {
+            "id" => (
+                Field::new("id", DataType::Int64, false),
+                Arc::new(rows.keys().copied().map(Some).collect::<Int64Array>()),
+            ),
+            "color" => (
+                Field::new("color", DataType::Int64, true),
+                Arc::new(rows.values().map(|row| row.color).collect::<Int64Array>()),
+            ),
+            "embedding" => (embedding(), Arc::new(vectors(rows.values().map(|row| row.vector.as_ref())))),
+            "data" => (
+                blob_field("data"),
+                Arc::new(rows.keys().map(|id| Some(id.to_le_bytes())).collect::<LargeBinaryArray>()),
+            ),
+            text => (
+                Field::new(text, DataType::Utf8, true),
+                Arc::new(rows.values().map(|row| row.text(text)).collect::<StringArray>()),
+            ),
+        }
+    };
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns.iter().map(column).unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+struct Check {
+    random: Random,
+    setting: Setting,
+    directory: tempfile::TempDir,
+    table: Table,
+    /// Another process's view of the same files.
+    reader: Table,
+    rows: Rows,
+    versions: BTreeMap<Version, Rows>,
+    held: Vec<(Snapshot, Rows)>,
+    tags: BTreeMap<String, Version>,
+    has_title: bool,
+    recall: Recall,
+}
+
+impl Check {
+    async fn new(seed: u64, setting: Setting) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), options()).await.unwrap();
+        let columns: &[&str] = match setting.has_media {
+            true => &["id", "color", "note", "embedding", "data"],
+            false => &["id", "color", "note", "embedding"],
+        };
+        let schema = batch(&Rows::new(), columns).schema();
+        let table = store.create_table("t", TableSpec::new(schema, ["id"])).await.unwrap();
+        let reader = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
+        Self {
+            random: Random::new(seed),
+            setting,
+            directory,
+            table,
+            reader,
+            rows: Rows::new(),
+            versions: BTreeMap::new(),
+            held: Vec::new(),
+            tags: BTreeMap::new(),
+            has_title: false,
+            recall: Recall::default(),
+        }
+    }
+
+    fn columns(&self) -> Vec<&'static str> {
+        let mut columns = vec!["id", "color", "note", "embedding"];
+        columns.extend(self.setting.has_media.then_some("data"));
+        columns.extend(self.has_title.then_some("title"));
+        columns
+    }
+
+    fn ids(&mut self, max: u64) -> BTreeSet<i64> {
+        (0..=self.random.below(max)).map(|_| self.random.below(self.setting.keys) as i64).collect()
+    }
+
+    fn new_rows(&mut self, ids: impl IntoIterator<Item = i64>, step: usize) -> Rows {
+        let mut rows = Rows::new();
+        for id in ids {
+            let row = Row::random(&mut self.random, step);
+            rows.insert(id, Row { title: row.title.filter(|_| self.has_title), ..row });
+        }
+        rows
+    }
+
+    async fn step(&mut self, step: usize) -> &'static str {
+        match self.random.below(46) {
+            0..=9 => {
+                let ids = self.ids(8);
+                self.upsert(ids, step).await
+            }
+            10 => {
+                let ids = self.ids(3 * self.setting.keys);
+                self.upsert(ids, step).await
+            }
+            11..=18 => self.update(step).await,
+            19..=22 => {
+                let ids = self.ids(8);
+                let keys: Rows = self.new_rows(ids, step);
+                self.table.delete(&batch(&keys, &["id"])).await.unwrap();
+                self.rows.retain(|id, _| !keys.contains_key(id));
+                "delete"
+            }
+            23 => {
+                let color = self.random.below(6) as i64;
+                self.table.delete_where(format!("color = {color}").into()).await.unwrap();
+                self.rows.retain(|_, row| row.color != Some(color));
+                "delete where"
+            }
+            24 if self.random.below(3) == 0 => {
+                self.table.delete_where("true".into()).await.unwrap();
+                self.rows.clear();
+                "delete all"
+            }
+            24 | 25 => self.replace_all(step).await,
+            26 => self.load(step).await,
+            27..=29 => {
+                self.table.fold().await.unwrap();
+                "fold"
+            }
+            30..=32 => {
+                optimize(&self.table).await.unwrap();
+                let no_vectors = self.rows.values().all(|row| row.vector.is_none());
+                for index in list(&self.table.snapshot().await.unwrap()).await.unwrap() {
+                    if index.metric.is_some() && no_vectors {
+                        continue;
+                    }
+                    assert_eq!((index.rows_indexed, index.rows_unindexed), (self.rows.len(), 0), "{index:?}");
+                }
+                "optimize"
+            }
+            33 => {
+                self.table.compact(self.random.below(2) == 0).await.unwrap();
+                "compact"
+            }
+            34 => self.collect().await,
+            35 => self.vector_index().await,
+            36 | 37 => self.other_index("note", IndexKind::full_text()).await,
+            38 if self.has_title => self.other_index("title", IndexKind::full_text()).await,
+            38 | 39 => self.alter().await,
+            40 => self.other_index("color", IndexKind::Scalar).await,
+            41 => {
+                let store = Store::open(self.directory.path(), options()).await.unwrap();
+                self.table = store.table("t").await.unwrap();
+                "reopen"
+            }
+            42 => {
+                std::mem::swap(&mut self.table, &mut self.reader);
+                "swap"
+            }
+            43 => {
+                if self.held.len() > 2 {
+                    self.held.remove(0);
+                }
+                self.held.push((self.table.snapshot().await.unwrap(), self.rows.clone()));
+                "hold"
+            }
+            44 => self.tag(step).await,
+            _ => self.travel(step).await,
+        }
+    }
+
+    async fn upsert(&mut self, ids: BTreeSet<i64>, step: usize) -> &'static str {
+        let rows = self.new_rows(ids, step);
+        self.table.upsert(batch(&rows, &self.columns())).await.unwrap();
+        self.rows.extend(rows);
+        "upsert"
+    }
+
+    /// Some columns of some rows; also of rows that are not there, which stay away.
+    async fn update(&mut self, step: usize) -> &'static str {
+        let max = if self.random.below(6) == 0 { 3 * self.setting.keys } else { 8 };
+        let mut columns = vec!["id"];
+        for name in ["color", "note", "embedding", "title"] {
+            if self.random.below(2) == 0 && (name != "title" || self.has_title) {
+                columns.push(name);
+            }
+        }
+        let ids = self.ids(max);
+        let rows = self.new_rows(ids, step);
+        self.table.update(batch(&rows, &columns)).await.unwrap();
+        for (id, new) in rows {
+            let Some(row) = self.rows.get_mut(&id) else { continue };
+            for column in &columns {
+                match *column {
+                    "color" => row.color = new.color,
+                    "note" => row.note.clone_from(&new.note),
+                    "embedding" => row.vector.clone_from(&new.vector),
+                    "title" => row.title.clone_from(&new.title),
+                    _ => {}
+                }
+            }
+        }
+        "update"
+    }
+
+    /// Every row, so that the base holds none that counts; its vectors or its texts become null.
+    async fn replace_all(&mut self, step: usize) -> &'static str {
+        let ids: Vec<i64> = self.rows.keys().copied().collect();
+        let which = self.random.below(3);
+        let mut rows = self.new_rows(ids, step);
+        for row in rows.values_mut() {
+            match which {
+                0 => row.vector = None,
+                1 => row.note = None,
+                _ => {}
+            }
+        }
+        self.table.upsert(batch(&rows, &self.columns())).await.unwrap();
+        self.rows.extend(rows);
+        ["replace all, no vectors", "replace all, no notes", "replace all"][which as usize]
+    }
+
+    /// In two parts, committed as one.
+    async fn load(&mut self, step: usize) -> &'static str {
+        let (mut parts, mut loaded) = (Vec::new(), Rows::new());
+        for part in 0..2 {
+            let ids = self.ids(self.setting.keys);
+            let rows = self.new_rows(ids.into_iter().filter(|id| id % 2 == part), step);
+            parts.push(self.table.stage(vec![batch(&rows, &self.columns())]).await.unwrap());
+            loaded.extend(rows);
+        }
+        self.table.commit(parts).await.unwrap();
+        self.rows.extend(loaded);
+        "load"
+    }
+
+    async fn collect(&mut self) -> &'static str {
+        // A snapshot is safe from collections in its own process only.
+        self.held.clear();
+        let oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
+        self.versions.retain(|version, _| *version >= oldest);
+        "collect"
+    }
+
+    async fn alter(&mut self) -> &'static str {
+        self.has_title = !self.has_title;
+        if self.has_title {
+            self.table.add_columns(&[Field::new("title", DataType::Utf8, true)]).await.unwrap();
+            return "add title";
+        }
+        self.table.drop_columns(&["title"]).await.unwrap();
+        self.rows.values_mut().for_each(|row| row.title = None);
+        "drop title"
+    }
+
+    async fn tag(&mut self, step: usize) -> &'static str {
+        let at = self.random.below(self.versions.len() as u64) as usize;
+        let Some(version) = self.versions.keys().nth(at).copied() else { return "no tag" };
+        self.table.tag(&format!("s{step}"), version).await.unwrap();
+        self.tags.insert(format!("s{step}"), version);
+        if self.tags.len() > 2 {
+            let (tag, version) = self.tags.pop_first().unwrap();
+            let snapshot = self.reader.snapshot_of(&tag).await.unwrap();
+            let rows = self.versions[&version].clone();
+            self.search(&snapshot, &rows, step).await;
+            self.table.untag(&tag).await.unwrap();
+        }
+        "tag"
+    }
+
+    async fn travel(&mut self, step: usize) -> &'static str {
+        let at = self.random.below(self.versions.len() as u64) as usize;
+        let Some((version, rows)) = self.versions.iter().nth(at).map(|(v, rows)| (*v, rows.clone())) else {
+            return "travel nowhere";
+        };
+        let snapshot = self.table.snapshot_at(version).await.unwrap();
+        self.search(&snapshot, &rows, step).await;
+        "travel"
+    }
+
+    async fn has_index(&self, name: &str) -> bool {
+        list(&self.table.snapshot().await.unwrap()).await.unwrap().iter().any(|index| index.name == name)
+    }
+
+    async fn vector_index(&mut self) -> &'static str {
+        let name = format!("embedding_{}", self.setting.metric);
+        if self.has_index(&name).await && self.random.below(2) == 0 {
+            drop(&self.table, &name).await.unwrap();
+            return "drop vector index";
+        }
+        let spec = IndexSpec::new("embedding", IndexKind::vector(self.setting.metric));
+        if let Err(error) = create(&self.table, &spec).await {
+            assert!(self.rows.values().all(|row| row.vector.is_none()), "{error:?}");
+            assert!(error.message().contains("no vectors to index yet"), "{error:?}");
+        }
+        "create vector index"
+    }
+
+    async fn other_index(&mut self, column: &str, kind: IndexKind) -> &'static str {
+        let name = format!("{column}_{kind}");
+        if self.has_index(&name).await && self.random.below(2) == 0 {
+            drop(&self.table, &name).await.unwrap();
+            return "drop index";
+        }
+        create(&self.table, &IndexSpec::new(column, kind)).await.unwrap();
+        "create index"
+    }
+
+    async fn search(&mut self, snapshot: &Snapshot, rows: &Rows, step: usize) {
+        searches::check(snapshot, rows, &mut self.random, &format!("step{step}"), &mut self.recall).await;
+    }
+}
+
+async fn run(seed: u64, setting: Setting) -> Recall {
+    let mut check = Check::new(seed, setting).await;
+    if setting.keys > 1_000 {
+        let rows = check.new_rows(0..setting.keys as i64, 0);
+        check.table.upsert(batch(&rows, &check.columns())).await.unwrap();
+        check.rows = rows;
+        check.vector_index().await;
+    }
+    for step in 1..=setting.steps {
+        eprint!("CENOTE_SEED={seed} step {step}: ");
+        let did = check.step(step).await;
+        eprintln!("{did}; {} rows", check.rows.len());
+        let now = check.table.snapshot().await.unwrap();
+        check.versions.insert(now.version(), check.rows.clone());
+        let rows = check.rows.clone();
+        check.search(&now, &rows, step).await;
+        match check.random.below(6) {
+            0 => {
+                let elsewhere = check.reader.snapshot().await.unwrap();
+                check.search(&elsewhere, &rows, step).await;
+            }
+            1 if !check.held.is_empty() => {
+                let at = check.random.below(check.held.len() as u64) as usize;
+                let (snapshot, rows) = check.held[at].clone();
+                check.search(&snapshot, &rows, step).await;
+            }
+            _ => {}
+        }
+    }
+    check.recall
+}
+
+fn number(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Runs `setting` with `seeds` seeds, many more of them under `CENOTE_LONG`, or the one of `CENOTE_SEED`.
+async fn run_all(setting: Setting, seeds: u64) -> Recall {
+    let is_long = std::env::var_os("CENOTE_LONG").is_some();
+    let last = if is_long { 20 * seeds } else { seeds };
+    let seeds = number("CENOTE_SEED").map_or(1..=last, |seed| seed as u64..=seed as u64);
+    let steps = number("CENOTE_STEPS").unwrap_or(if is_long { 5 * setting.steps } else { setting.steps });
+    let mut recall = Recall::default();
+    for seed in seeds {
+        let one = run(seed, Setting { steps, ..setting }).await;
+        recall.found += one.found;
+        recall.wanted += one.wanted;
+    }
+    recall
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_under_l2_equal_a_scan_of_a_map() {
+    run_all(Setting { metric: Metric::L2, keys: 90, has_media: false, steps: 40 }, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_under_cosine_equal_a_scan_of_a_map() {
+    run_all(Setting { metric: Metric::Cosine, keys: 90, has_media: false, steps: 40 }, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_beside_media_equal_a_scan_of_a_map() {
+    run_all(Setting { metric: Metric::Dot, keys: 60, has_media: true, steps: 40 }, 1).await;
+}
+
+/// So many rows that vectors are quantised and walked as a graph.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graph_finds_nine_of_ten_and_never_a_wrong_row() {
+    let recall = run_all(Setting { metric: Metric::L2, keys: 7_000, has_media: false, steps: 12 }, 1).await;
+    assert!(recall.wanted > 0 && recall.found * 10 >= recall.wanted * 9, "{recall:?}");
+}

@@ -1,0 +1,215 @@
+//! The plain model: what each search must give, from the rows alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cenote_base::Random;
+use cenote_index::Metric;
+
+pub const DIMENSIONS: usize = 8;
+
+/// Words as they stand in a text, with the word that an English index keeps of them; `None`: a stop word.
+const WORDS: [(&str, Option<&str>); 14] = [
+    ("car", Some("car")),
+    ("cars", Some("car")),
+    ("Car", Some("car")),
+    ("running", Some("run")),
+    ("runs", Some("run")),
+    ("house", Some("hous")),
+    ("houses", Some("hous")),
+    ("searched", Some("search")),
+    ("SEARCH", Some("search")),
+    ("café", Some("cafe")),
+    ("light", Some("light")),
+    ("green", Some("green")),
+    ("the", None),
+    ("and", None),
+];
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub color: Option<i64>,
+    pub note: Option<String>,
+    /// Of a column that comes and goes.
+    pub title: Option<String>,
+    pub vector: Option<Vec<f32>>,
+}
+
+pub type Rows = BTreeMap<i64, Row>;
+
+impl Row {
+    pub fn random(random: &mut Random, step: usize) -> Self {
+        Self {
+            color: (random.below(8) > 0).then(|| random.below(6) as i64),
+            note: (random.below(8) > 0).then(|| text(random, step)),
+            title: (random.below(3) > 0).then(|| text(random, step)),
+            vector: (random.below(6) > 0).then(|| vector(random)),
+        }
+    }
+
+    pub fn text(&self, column: &str) -> Option<&str> {
+        if column == "title" { self.title.as_deref() } else { self.note.as_deref() }
+    }
+}
+
+/// Of few values, so that there are ties and zero vectors.
+pub fn vector(random: &mut Random) -> Vec<f32> {
+    if random.below(20) == 0 {
+        return vec![0.0; DIMENSIONS];
+    }
+    (0..DIMENSIONS).map(|_| random.below(5) as f32 - 2.0).collect()
+}
+
+/// One that has a direction.
+pub fn query_vector(random: &mut Random) -> Vec<f32> {
+    let mut vector = vector(random);
+    vector[0] = 1.0 + random.below(2) as f32;
+    vector
+}
+
+pub fn word(random: &mut Random) -> &'static str {
+    WORDS[random.below(WORDS.len() as u64) as usize].0
+}
+
+/// One that is no stop word.
+pub fn content_word(random: &mut Random) -> &'static str {
+    WORDS[random.below(12) as usize].0
+}
+
+/// Words between many sorts of gaps, or none at all.
+fn text(random: &mut Random, step: usize) -> String {
+    let mut text = String::new();
+    for _ in 0..random.below(7) {
+        text += word(random);
+        text += [" ", ", ", "-", "! "][random.below(4) as usize];
+    }
+    if random.below(3) == 0 {
+        text += &format!("step{step}");
+    }
+    text
+}
+
+/// What an English index keeps of `text`: each word with its place.
+pub fn words(text: &str) -> Vec<(usize, String)> {
+    let separate = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let kept = |word: &str| match WORDS.iter().find(|(written, _)| written.eq_ignore_ascii_case(word)) {
+        Some((_, kept)) => kept.map(str::to_owned),
+        None => Some(word.to_lowercase()),
+    };
+    separate.enumerate().filter_map(|(place, word)| Some((place, kept(word)?))).collect()
+}
+
+/// `None`: no distance.
+pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> Option<f32> {
+    let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+    let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    match metric {
+        Metric::L2 => Some(a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()),
+        Metric::Cosine => Some(1.0 - dot / (norm(a) * norm(b))).filter(|distance| distance.is_finite()),
+        Metric::Dot => Some(-dot),
+    }
+}
+
+/// The rows of a filter, and its text.
+#[derive(Debug, Clone, Copy)]
+pub enum Keep {
+    All,
+    Color(i64),
+    ColorBelow(i64),
+    IdAbove(i64),
+    NoNote,
+}
+
+impl Keep {
+    pub fn random(random: &mut Random, keys: u64) -> Self {
+        match random.below(8) {
+            0 => Self::Color(random.below(6) as i64),
+            1 => Self::ColorBelow(random.below(7) as i64),
+            2 => Self::IdAbove(random.below(keys) as i64),
+            3 => Self::NoNote,
+            _ => Self::All,
+        }
+    }
+
+    pub fn sql(self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Color(color) => Some(format!("color = {color}")),
+            Self::ColorBelow(color) => Some(format!("color < {color}")),
+            Self::IdAbove(id) => Some(format!("id > {id} AND color IS NOT NULL")),
+            Self::NoNote => Some("note IS NULL OR color IS NULL".to_owned()),
+        }
+    }
+
+    pub fn has(self, id: i64, row: &Row) -> bool {
+        match self {
+            Self::All => true,
+            Self::Color(color) => row.color == Some(color),
+            Self::ColorBelow(below) => row.color.is_some_and(|color| color < below),
+            Self::IdAbove(above) => id > above && row.color.is_some(),
+            Self::NoNote => row.note.is_none() || row.color.is_none(),
+        }
+    }
+
+    pub fn of(self, rows: &Rows) -> BTreeSet<i64> {
+        rows.iter().filter(|(id, row)| self.has(**id, row)).map(|(id, _)| *id).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Words {
+    Any,
+    All,
+    Phrase,
+}
+
+impl Words {
+    pub fn random(random: &mut Random) -> Self {
+        [Self::Any, Self::All, Self::Phrase][random.below(3) as usize]
+    }
+
+    fn fit(self, wanted: &[(usize, String)], own: &[(usize, String)]) -> bool {
+        let has = |word: &String| own.iter().any(|(_, own)| own == word);
+        let at = |place: usize, word: &String| own.iter().any(|own| own.0 == place && own.1 == *word);
+        match self {
+            _ if wanted.is_empty() => false,
+            Self::Any => wanted.iter().any(|(_, word)| has(word)),
+            Self::All => wanted.iter().all(|(_, word)| has(word)),
+            Self::Phrase => {
+                own.iter().any(|(start, _)| wanted.iter().all(|(place, word)| at(start + place - wanted[0].0, word)))
+            }
+        }
+    }
+}
+
+/// The score of each row of `rows` whose `column` fits `text`, as if all of them were indexed at once: BM25 with k1 = 1.2 and
+/// b = 0.75 over the rows that have words. Robertson, Zaragoza: "The Probabilistic Relevance Framework: BM25 and
+/// Beyond", 2009.
+pub fn scores(rows: &Rows, column: &str, text: &str, how: Words) -> BTreeMap<i64, f64> {
+    const K1: f64 = 1.2;
+    const B: f64 = 0.75;
+    let wanted = words(text);
+    let corpus: Vec<(i64, Vec<(usize, String)>)> = rows
+        .iter()
+        .filter_map(|(id, row)| Some((*id, words(row.text(column)?))))
+        .filter(|(_, own)| !own.is_empty())
+        .collect();
+    let count = corpus.len() as f64;
+    let average = corpus.iter().map(|(_, own)| own.len()).sum::<usize>() as f64 / count;
+    let times = |own: &[(usize, String)], word: &str| own.iter().filter(|(_, own)| own == word).count() as f64;
+    let weight = |word: &str| {
+        let with = corpus.iter().filter(|(_, own)| times(own, word) > 0.0).count() as f64;
+        ((count - with + 0.5) / (with + 0.5) + 1.0).ln()
+    };
+    // A word that stands twice counts once, but in a phrase.
+    let mut asked: Vec<&str> = wanted.iter().map(|(_, word)| word.as_str()).collect();
+    if how != Words::Phrase {
+        asked = asked.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    }
+    let weights: Vec<(&str, f64)> = asked.into_iter().map(|word| (word, weight(word))).collect();
+    let score = |own: &[(usize, String)]| {
+        let length = K1 * (1.0 - B + B * own.len() as f64 / average);
+        let part = |(word, weight): &(&str, f64)| weight * times(own, word) * (K1 + 1.0) / (times(own, word) + length);
+        weights.iter().map(part).sum::<f64>()
+    };
+    corpus.iter().filter(|(_, own)| how.fit(&wanted, own)).map(|(id, own)| (*id, score(own))).collect()
+}
