@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use cenote_base::{ByteSize, Error, Result};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::beam::Walks;
 use crate::links::Links;
@@ -14,10 +14,12 @@ use crate::{Options, Values};
 /// Vectors with labels, linked to their neighbours: see the crate's documentation.
 ///
 /// Every method may be called from any number of threads at once. Locks are taken in the order of the fields here, and
-/// searches take only the second, shared: they wait for nobody but the moments in which slots change hands and the scale of
-/// codes is learnt anew.
+/// searches take none but that of the vectors, shared: they wait only for the moments in which slots change hands and the
+/// scale of codes is learnt anew.
 pub struct Graph {
     pub(crate) options: Options,
+    /// Held while deleted vectors are taken out.
+    pub(crate) upkeep: Mutex<()>,
     /// Shared by whatever changes the graph; exclusive for a snapshot.
     pub(crate) writers: RwLock<()>,
     /// Shared by whatever follows links; exclusive for what no walk may see half done.
@@ -27,6 +29,8 @@ pub struct Graph {
     pub(crate) walks: Walks,
     /// Slots in use when the scale of codes was learnt last.
     pub(crate) trained: AtomicUsize,
+    /// Numbers out of the range of codes that came since.
+    pub(crate) clamped: AtomicUsize,
 }
 
 impl Graph {
@@ -44,12 +48,14 @@ impl Graph {
         }
         let rows = most as usize + 1;
         Ok(Self {
+            upkeep: Mutex::default(),
             writers: RwLock::default(),
             vectors: RwLock::new(Vectors::new(&options, rows)?),
             slots: Slots::new(most, options.capacity_bytes)?,
             links: Links::new(&options, rows)?,
             walks: Walks::default(),
             trained: AtomicUsize::new(0),
+            clamped: AtomicUsize::new(0),
             options,
         })
     }

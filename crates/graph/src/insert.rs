@@ -12,9 +12,8 @@ use crate::slots::State;
 use crate::vectors::Vectors;
 use crate::{Graph, Values};
 
-/// The scale of codes is learnt anew when the graph has four times as many vectors as the last time, up to this many;
-/// then from a sample of this many, and from then on only by [`Graph::consolidate`].
-pub(crate) const TRAINING_MAX: u32 = 1 << 16;
+/// Vectors that the scale of codes is learnt from at most.
+const TRAINING_MAX: usize = 1 << 16;
 /// The first vectors of a graph are linked one by one, so that those linked at once have others to link to.
 const LINKED_ALONE: usize = 256;
 
@@ -44,11 +43,10 @@ impl Graph {
         let width = Values::width(&self.options);
         let vectors = self.vectors.read();
         for (at, &slot) in slots.iter().enumerate() {
-            // SAFETY: a reserved slot is reachable by nobody else.
             #[expect(unsafe_code, reason = "the slots were taken for this call alone")]
-            unsafe {
-                vectors.write(slot, values.vector(at, width));
-            }
+            // SAFETY: a reserved slot is reachable by nobody else.
+            let clamped = unsafe { vectors.write(slot, values.vector(at, width)) };
+            self.clamped.fetch_add(clamped, Ordering::Relaxed);
         }
         drop(vectors);
         self.train_when_due();
@@ -58,42 +56,45 @@ impl Graph {
         Ok(())
     }
 
+    /// Learns the scale of codes when there are four times as many vectors as the last time, up to [`TRAINING_MAX`], and
+    /// when a hundredth of all numbers came out of range since.
     fn train_when_due(&self) {
-        let trained = self.trained.load(Ordering::Acquire) as u32;
-        if self.slots.used() >= trained.saturating_mul(4).max(1) && trained < TRAINING_MAX {
+        let due = || {
+            let (used, trained) = (self.slots.used() as usize, self.trained.load(Ordering::Acquire));
+            (used >= trained.saturating_mul(4).max(1) && trained < TRAINING_MAX)
+                || self.clamped.load(Ordering::Relaxed) > used * self.options.dimension / 100
+        };
+        if due() {
             let mut vectors = self.vectors.write();
             // Somebody else may have done it meanwhile.
-            if self.trained.load(Ordering::Acquire) as u32 == trained {
+            if due() {
                 self.train(&mut vectors);
             }
         }
     }
 
-    /// Learns the scale of codes from an even sample of all slots.
+    /// Learns the scale of codes anew.
     pub(crate) fn train(&self, vectors: &mut Vectors) {
         let used = self.slots.used();
-        let step = used.div_ceil(TRAINING_MAX).max(1) as usize;
-        let sample: Vec<u32> = (1..=used).step_by(step).collect();
-        vectors.train(&sample, used);
+        vectors.train(&self.sample(), used);
         self.trained.store(used as usize, Ordering::Release);
+        self.clamped.store(0, Ordering::Relaxed);
+    }
+
+    /// An even sample of what is or will be findable.
+    pub(crate) fn sample(&self) -> Vec<u32> {
+        let used = self.slots.used();
+        let step = (used as usize).div_ceil(TRAINING_MAX).max(1);
+        let lasting = |slot: &u32| matches!(self.slots.state(*slot), State::Live | State::Pending);
+        (1..=used).step_by(step).filter(lasting).collect()
     }
 
     /// Links `slots` and makes each findable.
     fn link_all(&self, slots: &[u32], threads: usize) {
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut chooser = Chooser::default();
-            while let Some(&slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let vectors = self.vectors.read();
-                self.walks.with(|walk| self.link(&vectors, walk, &mut chooser, slot));
-                self.slots.publish(slot);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(slots.len()) {
-                scope.spawn(work);
-            }
-            work();
+        in_parallel(slots.len(), threads, |chooser, at| {
+            let vectors = self.vectors.read();
+            self.walks.with(|walk| self.link(&vectors, walk, chooser, slots[at]));
+            self.slots.publish(slots[at]);
         });
     }
 
@@ -129,7 +130,9 @@ impl Graph {
                 if chosen.is_empty() && entry.slot != slot {
                     chosen.push(entry.slot);
                 }
+                let lock = self.links.lock(slot);
                 self.links.set(slot, layer, &chosen);
+                drop(lock);
                 lists.push((layer, chosen));
             }
             for (layer, list) in lists.into_iter().rev() {
@@ -154,4 +157,24 @@ impl Graph {
             candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Deleted);
         }
     }
+}
+
+/// Does `work` for each of `0..count` on `threads` threads, of which the calling one is one.
+pub(crate) fn in_parallel(count: usize, threads: usize, work: impl Fn(&mut Chooser, usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut chooser = Chooser::default();
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                at if at < count => work(&mut chooser, at),
+                _ => break,
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(count) {
+            scope.spawn(run);
+        }
+        run();
+    });
 }

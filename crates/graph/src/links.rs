@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use cenote_base::{Random, Result};
+use cenote_base::{Error, Random, Result};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::Options;
@@ -74,7 +74,7 @@ impl Links {
         if layer == 0 {
             return self.base.row(slot);
         }
-        match self.upper_at.row(slot)[0].load(Ordering::Acquire) {
+        match self.upper_at(slot) {
             0 => &[],
             first => self.upper.row(first + u32::from(layer) - 1),
         }
@@ -144,6 +144,56 @@ impl Links {
     /// Held by whoever may change the entry.
     pub(crate) fn lock_entry(&self) -> MutexGuard<'_, ()> {
         self.entry_lock.lock()
+    }
+
+    /// Rows of upper layers in use, row 0 included.
+    pub(crate) fn upper_used(&self) -> u32 {
+        self.upper_used.load(Ordering::Relaxed)
+    }
+
+    /// The row of layer 1 of `slot`, 0 if it is only in the base.
+    pub(crate) fn upper_at(&self, slot: u32) -> u32 {
+        self.upper_at.row(slot)[0].load(Ordering::Acquire)
+    }
+
+    /// All lists: of the base for slots 1 to `used`, then of the upper layers.
+    pub(crate) fn rows(&self, used: u32) -> impl Iterator<Item = &[AtomicU32]> {
+        (1..=used).map(|slot| self.base.row(slot)).chain((1..self.upper_used()).map(|row| self.upper.row(row)))
+    }
+
+    /// Sets level and row of layer 1 of each slot from 1 on, as a snapshot has them.
+    pub(crate) fn restore(&self, places: &[(u8, u32)], upper_used: u32, entry: Option<Entry>) -> Result<()> {
+        if upper_used > self.upper_rows {
+            return Err(Error::resource_exhausted(format!(
+                "{upper_used} lists of upper layers do not fit, there is room for {}",
+                self.upper_rows
+            )));
+        }
+        self.upper_used.store(upper_used.max(1), Ordering::Relaxed);
+        for (slot, &(level, first)) in (1..).zip(places) {
+            if (level > 0) != (first > 0) || level > LEVEL_MAX || first.saturating_add(level.into()) > upper_used.max(1) {
+                return Err(Error::corrupt(format!("slot {slot} has no room for its {level} upper layers")));
+            }
+            self.levels.row(slot)[0].store(level, Ordering::Release);
+            self.upper_at.row(slot)[0].store(first, Ordering::Release);
+        }
+        if entry.is_some_and(|entry| places.get(entry.slot as usize - 1).is_none_or(|place| place.0 != entry.level)) {
+            return Err(Error::corrupt("walks would begin at a node that is not there"));
+        }
+        self.set_entry(entry);
+        Ok(())
+    }
+
+    /// Checks that every link leads to a node of its layer among slots 1 to `used`.
+    pub(crate) fn check(&self, used: u32) -> Result<()> {
+        for slot in 1..=used {
+            for layer in 0..=self.level(slot) {
+                if let Some(link) = self.of(slot, layer).find(|&link| link > used || self.level(link) < layer) {
+                    return Err(Error::corrupt(format!("slot {slot} links to {link}, which is not in layer {layer}")));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that the base layer takes for each slot.

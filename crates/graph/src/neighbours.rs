@@ -33,7 +33,9 @@ impl Chooser {
             let mut kept = 0;
             for at in 1..self.remaining.len() {
                 let candidate = self.remaining[at];
-                if self.keys[at - 1] <= candidate.key() {
+                let (to_chosen, to_node) = (self.keys[at - 1], candidate.key());
+                // Of several as near as the nearest, equal vectors as a rule, one is enough.
+                if to_chosen < to_node || to_chosen == to_node && to_node == candidates[0].key() {
                     self.passed_over.push(candidate);
                 } else {
                     self.remaining[kept] = candidate;

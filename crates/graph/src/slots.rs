@@ -13,7 +13,7 @@ use crate::rows::Rows;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum State {
-    /// Holds nothing, or a vector that is not linked yet.
+    /// Holds nothing.
     Free = 0,
     /// A label's vector.
     Live = 1,
@@ -21,11 +21,21 @@ pub(crate) enum State {
     Deleted = 2,
     /// As deleted, and links to it are being taken out.
     Leaving = 3,
+    /// Taken for a vector that is not linked yet.
+    Pending = 4,
 }
 
 impl State {
-    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Free, Self::Live, Self::Deleted, Self::Leaving].into_iter().find(|state| *state as u8 == byte)
+    #[inline(always)]
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::Free,
+            1 => Self::Live,
+            2 => Self::Deleted,
+            3 => Self::Leaving,
+            4 => Self::Pending,
+            _ => return None,
+        })
     }
 }
 
@@ -106,12 +116,8 @@ impl Slots {
 
     #[inline]
     pub(crate) fn state(&self, slot: u32) -> State {
-        match self.states.row(slot)[0].load(Ordering::Acquire) {
-            1 => State::Live,
-            2 => State::Deleted,
-            3 => State::Leaving,
-            _ => State::Free,
-        }
+        // Only bytes of states are ever stored.
+        State::from_byte(self.states.row(slot)[0].load(Ordering::Acquire)).unwrap_or(State::Free)
     }
 
     pub(crate) fn is_live(&self, slot: u32) -> bool {
@@ -128,14 +134,7 @@ impl Slots {
         let used = self.used();
         let free = again.len() + (self.most - used) as usize;
         if labels.len() > free {
-            return Err(Error::resource_exhausted(format!(
-                "a graph of {} holds {} vectors: {} are in use, {} of them deleted and not consolidated, so {} more do not fit",
-                ByteSize(self.capacity_bytes),
-                self.most,
-                self.most as usize - free,
-                self.deleted(),
-                labels.len()
-            )));
+            return Err(self.full(self.most as usize - free, labels.len()));
         }
         let kept = again.len() - labels.len().min(again.len());
         let mut slots = again.split_off(kept);
@@ -145,6 +144,7 @@ impl Slots {
         }
         for (&slot, &label) in slots.iter().zip(labels) {
             self.labels.row(slot)[0].store(label, Ordering::Release);
+            self.set_state(slot, State::Pending);
         }
         self.used.fetch_max(slots.iter().copied().max().unwrap_or(0), Ordering::AcqRel);
         Ok(slots)
@@ -178,6 +178,46 @@ impl Slots {
         slots.iter().for_each(|&slot| self.set_state(slot, State::Free));
         again.extend_from_slice(slots);
         self.deleted.fetch_sub(slots.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Sets label and state of each slot from 1 on, as a snapshot has them.
+    pub(crate) fn restore(&self, stored: &[(u64, u8)]) -> Result<()> {
+        if stored.len() > self.most as usize {
+            return Err(self.full(0, stored.len()));
+        }
+        let (mut by_label, mut free) = (self.by_label.write(), self.free.lock());
+        for (slot, &(label, state)) in (1..).zip(stored) {
+            let state = State::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
+            self.labels.row(slot)[0].store(label, Ordering::Release);
+            self.set_state(slot, state);
+            match state {
+                State::Free => free.push(slot),
+                State::Live => {
+                    if by_label.insert(label, slot).is_some() {
+                        return Err(Error::corrupt(format!("label {label} is there twice")));
+                    }
+                }
+                // A snapshot is taken while none is pending or leaving.
+                State::Pending | State::Leaving => {
+                    return Err(Error::corrupt(format!("slot {slot} is in the middle of a change")));
+                }
+                State::Deleted => {
+                    self.deleted.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        self.used.store(stored.len() as u32, Ordering::Release);
+        Ok(())
+    }
+
+    fn full(&self, taken: usize, more: usize) -> Error {
+        Error::resource_exhausted(format!(
+            "a graph of {} holds {} vectors: {taken} are in use, {} of them deleted and not consolidated, so {more} more do \
+             not fit",
+            ByteSize(self.capacity_bytes),
+            self.most,
+            self.deleted()
+        ))
     }
 
     /// Bytes of the map and the free list.

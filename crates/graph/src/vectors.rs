@@ -65,27 +65,38 @@ impl Vectors {
         })
     }
 
-    /// Writes the vector of `slot`.
+    /// Writes the vector of `slot`. Returns how many of its numbers are out of the range of codes.
     ///
     /// # Safety
     /// No other thread reads or writes this slot's vector meanwhile.
-    pub(crate) unsafe fn write(&self, slot: u32, values: Values<'_>) {
+    pub(crate) unsafe fn write(&self, slot: u32, values: Values<'_>) -> usize {
         match values {
             Values::Bits(bytes) => {
                 // SAFETY: the caller's promise.
-                let row = unsafe { self.codes.row_mut(slot) };
-                row[..bytes.len()].copy_from_slice(bytes);
+                copy(bytes, unsafe { self.codes.row_mut(slot) });
+                0
             }
             Values::Floats(floats) => {
                 // SAFETY: the caller's promise.
                 let row = unsafe { self.floats.row_mut(slot) };
-                row[..floats.len()].copy_from_slice(floats);
+                copy(floats, row);
                 if self.metric == Metric::Cosine {
                     normalise(row);
                 }
                 // SAFETY: the caller's promise.
                 unsafe { self.encode(slot) };
+                if self.quantised() { self.quantizer.clamped(&self.floats.row(slot)[..self.dimension]) } else { 0 }
             }
+        }
+    }
+
+    /// Sets the vector of `slot` to what [`Self::values`] gave, without its codes, which [`Self::set_quantizer`] writes.
+    pub(crate) fn restore(&mut self, slot: u32, values: Values<'_>) {
+        match values {
+            // SAFETY: `self` is borrowed exclusively.
+            Values::Bits(bytes) => copy(bytes, unsafe { self.codes.row_mut(slot) }),
+            // SAFETY: as above.
+            Values::Floats(floats) => copy(floats, unsafe { self.floats.row_mut(slot) }),
         }
     }
 
@@ -105,10 +116,18 @@ impl Vectors {
     /// Learns the scale of codes from the slots in `sample` and writes the codes of slots 1 to `used` anew.
     pub(crate) fn train(&mut self, sample: &[u32], used: u32) {
         if self.quantised() {
-            let rows = sample.iter().map(|&slot| &self.floats.row(slot)[..self.dimension]);
-            let quantizer = Quantizer::train(rows, self.dimension, self.metric != Metric::Dot);
-            self.set_quantizer(quantizer, used);
+            self.set_quantizer(self.learn(sample), used);
         }
+    }
+
+    /// Whether the slots in `sample` would have codes scaled quite differently from those in use.
+    pub(crate) fn has_drifted(&self, sample: &[u32]) -> bool {
+        self.quantised() && !sample.is_empty() && self.learn(sample).differs(&self.quantizer)
+    }
+
+    fn learn(&self, sample: &[u32]) -> Quantizer {
+        let rows = sample.iter().map(|&slot| &self.floats.row(slot)[..self.dimension]);
+        Quantizer::train(rows, self.dimension, self.metric != Metric::Dot)
     }
 
     /// Codes are written by `quantizer` from now on, and those of slots 1 to `used` anew.
@@ -195,6 +214,11 @@ impl Vectors {
             Metric::Hamming => key as f32,
         }
     }
+}
+
+/// Copies to the beginning of a row; the padding stays zero.
+fn copy<T: Copy>(values: &[T], row: &mut [T]) {
+    row[..values.len()].copy_from_slice(values);
 }
 
 fn padded<T: Default + Clone>(values: impl Iterator<Item = T>, stride: usize) -> Vec<T> {
