@@ -55,7 +55,8 @@ impl Graph {
         leaving.iter().for_each(|&slot| self.slots.set_state(slot, State::Leaving));
         if self.links.entry().is_some_and(|entry| self.slots.state(entry.slot) == State::Leaving) {
             let staying = (1..=used).filter(|&slot| self.slots.is_live(slot));
-            let entry = staying.map(|slot| Entry { slot, level: self.links.level(slot) }).max_by_key(|entry| entry.level);
+            let entry =
+                staying.map(|slot| Entry { slot, level: self.links.level(slot) }).max_by_key(|entry| entry.level);
             self.links.set_entry(entry);
         }
         leaving
@@ -72,7 +73,9 @@ impl Graph {
                 continue;
             }
             lost_half |= gone.len() >= near.len();
-            near.extend(gone.iter().flat_map(|&link| self.links.of(link, layer)).filter(|&far| far != slot && !leaves(far)));
+            near.extend(
+                gone.iter().flat_map(|&link| self.links.of(link, layer)).filter(|&far| far != slot && !leaves(far)),
+            );
             near.sort_unstable();
             near.dedup();
             let candidates = chooser.order(vectors, &vectors.probe(slot), &near);

@@ -50,7 +50,8 @@ impl Graph {
         }
         drop(vectors);
         self.train_when_due();
-        let (alone, together) = slots.split_at(if self.len() < LINKED_ALONE { slots.len().min(LINKED_ALONE) } else { 0 });
+        let (alone, together) =
+            slots.split_at(if self.len() < LINKED_ALONE { slots.len().min(LINKED_ALONE) } else { 0 });
         self.link_all(alone, 1);
         self.link_all(together, threads);
         Ok(())

@@ -46,7 +46,8 @@ impl Kernels {
             {
                 return avx512::KERNELS;
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt")
+            {
                 return avx2::KERNELS;
             }
         }
@@ -200,7 +201,8 @@ mod tests {
                 }
                 tier.dot_codes(&query, &codes, &slots, &mut keys);
                 let mut by_product = slots.clone();
-                by_product.sort_by_key(|&slot| -query.iter().zip(signed(slot)).map(|(&q, x)| i64::from(q) * x).sum::<i64>());
+                by_product
+                    .sort_by_key(|&slot| -query.iter().zip(signed(slot)).map(|(&q, x)| i64::from(q) * x).sum::<i64>());
                 let mut by_key: Vec<(u32, u32)> = keys.iter().copied().zip(slots.clone()).collect();
                 by_key.sort_unstable();
                 assert_eq!(by_key.iter().map(|entry| entry.1).collect::<Vec<_>>(), by_product);

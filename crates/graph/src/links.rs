@@ -171,7 +171,8 @@ impl Links {
         }
         self.upper_used.store(upper_used.max(1), Ordering::Relaxed);
         for (slot, &(level, first)) in (1..).zip(places) {
-            if (level > 0) != (first > 0) || level > LEVEL_MAX || first.saturating_add(level.into()) > upper_used.max(1) {
+            if (level > 0) != (first > 0) || level > LEVEL_MAX || first.saturating_add(level.into()) > upper_used.max(1)
+            {
                 return Err(Error::corrupt(format!("slot {slot} has no room for its {level} upper layers")));
             }
             self.levels.row(slot)[0].store(level, Ordering::Release);

@@ -125,6 +125,9 @@ mod tests {
 
     #[test]
     fn what_no_machine_has_is_refused() {
-        assert_eq!(Rows::<f32>::new(usize::MAX / 8, 64).err().unwrap().kind(), cenote_base::ErrorKind::ResourceExhausted);
+        assert_eq!(
+            Rows::<f32>::new(usize::MAX / 8, 64).err().unwrap().kind(),
+            cenote_base::ErrorKind::ResourceExhausted
+        );
     }
 }

@@ -26,7 +26,7 @@ pub enum Filter<'a> {
     Labels(&'a [u64]),
     /// Those that pass a test.
     Test {
-        /// The test. It is called from the searching thread, often more than once for a label.
+        /// The test. It is called from the searching thread, at times more than once for a label, and must not call the graph.
         matches: &'a dyn Fn(u64) -> bool,
         /// The share of labels that pass, from 0 to 1, as well as the caller knows it. A wrong one costs time, not hits.
         selectivity: f64,
@@ -54,17 +54,17 @@ const BLOCK: usize = 256;
 
 /// A [`Filter`] made ready: labels as a set.
 enum Test<'a> {
-    All,
-    Labels(HashSet<u64>),
-    Test(&'a dyn Fn(u64) -> bool),
+    Everything,
+    OneOf(HashSet<u64>),
+    Passes(&'a dyn Fn(u64) -> bool),
 }
 
 impl Test<'_> {
     fn passes(&self, label: u64) -> bool {
         match self {
-            Self::All => true,
-            Self::Labels(labels) => labels.contains(&label),
-            Self::Test(matches) => matches(label),
+            Self::Everything => true,
+            Self::OneOf(labels) => labels.contains(&label),
+            Self::Passes(matches) => matches(label),
         }
     }
 }
@@ -117,11 +117,11 @@ impl Graph {
             return Ok(Vec::new());
         }
         let test = match filter {
-            Filter::All => Test::All,
-            Filter::Test { matches, .. } => Test::Test(matches),
+            Filter::All => Test::Everything,
+            Filter::Test { matches, .. } => Test::Passes(matches),
             // An exact search looks the labels up one by one instead.
-            Filter::Labels(labels) if strategy != Strategy::Exact => Test::Labels(labels.iter().copied().collect()),
-            Filter::Labels(_) => Test::All,
+            Filter::Labels(labels) if strategy != Strategy::Exact => Test::OneOf(labels.iter().copied().collect()),
+            Filter::Labels(_) => Test::Everything,
         };
         let vectors = self.vectors.read();
         let exact = vectors.exact(query);

@@ -187,7 +187,8 @@ impl Slots {
         }
         let (mut by_label, mut free) = (self.by_label.write(), self.free.lock());
         for (slot, &(label, state)) in (1..).zip(stored) {
-            let state = State::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
+            let state =
+                State::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
             self.labels.row(slot)[0].store(label, Ordering::Release);
             self.set_state(slot, state);
             match state {

@@ -35,7 +35,9 @@ impl Graph {
         }
         written.context(|| format!("save the graph to {}", path.display()))?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory).and_then(|directory| directory.sync_all()).context(|| format!("sync {}", directory.display()))
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .context(|| format!("sync {}", directory.display()))
     }
 
     /// Reads what [`Self::save`] wrote, into a graph of `capacity_bytes`.
@@ -100,7 +102,9 @@ impl Graph {
         let [version, metric, traversal, dimension, m, ef_construction, seed, seed_high, used, upper_used, ..] = header;
         let [.., entry, level, trained, step] = header;
         if version != VERSION {
-            return Err(Error::unsupported(format!("the file has format {version}, this build reads format {VERSION}")));
+            return Err(Error::unsupported(format!(
+                "the file has format {version}, this build reads format {VERSION}"
+            )));
         }
         from.verify("header")?;
         let unknown = || Error::corrupt("the header names an unknown metric or traversal");

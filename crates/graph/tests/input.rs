@@ -19,8 +19,14 @@ fn wrong_input_is_refused_and_changes_nothing() {
     for (error, part) in [
         (graph.insert(2, &vec![0.0; 4]).unwrap_err(), "expected 3 numbers, found 4"),
         (graph.insert(2, &vec![0.0, f32::NAN, 0.0]).unwrap_err(), "number 1 is NaN, not finite"),
-        (graph.insert_batch(&[2, 3], &vec![0.0; 5], 1).unwrap_err(), "expected 3 numbers for each of 2 vectors, found 5"),
-        (graph.insert_batch(&[2, 3], &vec![0., 0., 0., 0., f32::INFINITY, 0.], 1).unwrap_err(), "number 1 of vector 1 is inf"),
+        (
+            graph.insert_batch(&[2, 3], &vec![0.0; 5], 1).unwrap_err(),
+            "expected 3 numbers for each of 2 vectors, found 5",
+        ),
+        (
+            graph.insert_batch(&[2, 3], &vec![0., 0., 0., 0., f32::INFINITY, 0.], 1).unwrap_err(),
+            "number 1 of vector 1 is inf",
+        ),
         (graph.insert_batch(&[2, 2], &vec![0.0; 6], 1).unwrap_err(), "label 2 is twice in one batch"),
         (graph.insert(2, &vec![0u8; 3]).unwrap_err(), "l2 takes numbers, not packed bits"),
         (graph.search(&vec![0.0; 2], 1, 10, Filter::All).unwrap_err(), "query a graph: expected 3 numbers, found 2"),
@@ -140,8 +146,10 @@ fn a_zero_vector_is_at_cosine_distance_one() {
 #[test]
 fn very_large_and_very_small_numbers() {
     for scale in [1e-30, 1e18] {
-        let rows: Vec<Vec<f32>> =
-            uniform(&mut Random::new(5), 500, 4).into_iter().map(|row| row.into_iter().map(|x| x * scale).collect()).collect();
+        let rows: Vec<Vec<f32>> = uniform(&mut Random::new(5), 500, 4)
+            .into_iter()
+            .map(|row| row.into_iter().map(|x| x * scale).collect())
+            .collect();
         let graph = Graph::new(Options::new(4, Metric::Cosine)).unwrap();
         graph.insert_batch(&(0..500).collect::<Vec<u64>>(), &rows.concat(), 1).unwrap();
         assert_eq!(graph.search(&rows[77], 1, 50, Filter::All).unwrap()[0].label, 77);

@@ -67,7 +67,7 @@ fn run(seed: u64, steps: u64) {
                 let query = vector(&mut random, dimension);
                 let k = [1, 3, 10, 1000][random.below(4) as usize];
                 let part = 1 + random.below(4);
-                let matches = |label: u64| label % part == 0;
+                let matches = |label: u64| label.is_multiple_of(part);
                 let matching: Vec<&Vec<f32>> =
                     model.iter().filter(|(label, _)| matches(**label)).map(|(_, row)| row).collect();
                 let filter = Filter::Test { matches: &matches, selectivity: random.unit() };
@@ -79,7 +79,8 @@ fn run(seed: u64, steps: u64) {
                     assert_eq!(labels.len(), hits.len(), "doubled, {at}");
                     assert!(labels.iter().all(|&label| matches(label)), "{at}");
                     assert!(
-                        hits.windows(2).all(|pair| (pair[0].distance, pair[0].label) < (pair[1].distance, pair[1].label)),
+                        hits.windows(2)
+                            .all(|pair| (pair[0].distance, pair[0].label) < (pair[1].distance, pair[1].label)),
                         "out of order, {at}: {hits:?}"
                     );
                     for hit in hits {

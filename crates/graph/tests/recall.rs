@@ -130,7 +130,7 @@ fn a_filtered_search_is_never_short() {
     let (rows, queries) = rows.split_at(8000);
     let graph = graph(Metric::L2, rows);
     for part in [1, 2, 10, 100, 1000, 7999] {
-        let matches = |label: u64| label % part == 0;
+        let matches = |label: u64| label.is_multiple_of(part);
         let labels: Vec<u64> = (0..8000).filter(|&label| matches(label)).collect();
         // What the caller believes may be far off.
         for selectivity in [1.0 / part as f64, 1.0, 0.0, f64::NAN] {
@@ -159,8 +159,10 @@ fn vectors_of_another_range_than_the_first_are_found() {
     // The scale of codes is learnt from the first vectors; later ones are a thousand times as long.
     let mut random = Random::new(7);
     let small = uniform(&mut random, 2000, 16);
-    let large: Vec<Vec<f32>> =
-        uniform(&mut random, 3000, 16).into_iter().map(|row| row.into_iter().map(|x| x * 1000.0 + 500.0).collect()).collect();
+    let large: Vec<Vec<f32>> = uniform(&mut random, 3000, 16)
+        .into_iter()
+        .map(|row| row.into_iter().map(|x| x * 1000.0 + 500.0).collect())
+        .collect();
     let graph = graph(Metric::L2, &small);
     small.iter().enumerate().for_each(|(label, _)| assert!(graph.delete(label as u64)));
     graph.consolidate(1);
