@@ -4,7 +4,7 @@
 //! after the other, TRUTH is the numbers of the 10 nearest in BASE of each query as little-endian u32. Options are `m`,
 //! `ef_construction` and `float32`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 use std::fs;
 use std::time::Instant;

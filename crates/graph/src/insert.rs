@@ -27,7 +27,8 @@ impl Graph {
     }
 
     /// Adds a vector for each of `labels`, which differ, from `vectors`, one after the other, on `threads` threads. Each
-    /// becomes findable when it is linked; on an error nothing has changed. Otherwise as [`Self::insert`].
+    /// becomes findable when it is linked; on an error nothing has changed. Otherwise as [`Self::insert`]. A snapshot waits for
+    /// the end of a batch, and other writers for the snapshot, so load what is large in several.
     pub fn insert_batch<'a>(&self, labels: &[u64], vectors: impl Into<Values<'a>>, threads: usize) -> Result<()> {
         self.insert_values(labels, vectors.into(), threads)
     }
@@ -41,14 +42,13 @@ impl Graph {
         let _writing = self.writers.read();
         let slots = self.slots.reserve(labels, |slot| self.links.admit(slot))?;
         let width = Values::width(&self.options);
-        let vectors = self.vectors.read();
         for (at, &slot) in slots.iter().enumerate() {
+            let vectors = self.vectors.read();
             #[expect(unsafe_code, reason = "the slots were taken for this call alone")]
             // SAFETY: a reserved slot is reachable by nobody else.
             let clamped = unsafe { vectors.write(slot, values.vector(at, width)) };
             self.clamped.fetch_add(clamped, Ordering::Relaxed);
         }
-        drop(vectors);
         self.train_when_due();
         let (alone, together) =
             slots.split_at(if self.len() < LINKED_ALONE { slots.len().min(LINKED_ALONE) } else { 0 });

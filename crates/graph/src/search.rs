@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use cenote_base::{Context, Result};
 
-use crate::beam::{Candidate, Walk};
+use crate::beam::Walk;
 use crate::vectors::{Probe, Vectors};
 use crate::{Graph, Values};
 
@@ -22,7 +22,8 @@ pub struct Hit {
 pub enum Filter<'a> {
     /// Every one.
     All,
-    /// These only. Those that the graph does not have do no harm.
+    /// These only. Those that the graph does not have do no harm. Each search looks all of them up; a test of a set that
+    /// the caller has is faster for many.
     Labels(&'a [u64]),
     /// Those that pass a test.
     Test {
@@ -189,23 +190,27 @@ impl Graph {
         self.nearest(vectors, exact, k, &slots)
     }
 
-    /// The `k` nearest of `slots` by the vectors as given. Fewer if some were deleted meanwhile.
+    /// The `k` nearest of `slots` by the vectors as given, by label where equally near.
     fn nearest(&self, vectors: &Vectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Hit> {
         let mut keys = Vec::new();
-        let mut best: Vec<Candidate> = Vec::with_capacity(slots.len());
+        let mut best: Vec<(u32, u64)> = Vec::new();
+        let keep_nearest = |best: &mut Vec<(u32, u64)>| {
+            if best.len() > k {
+                best.select_nth_unstable(k - 1);
+                best.truncate(k);
+            }
+        };
         for block in slots.chunks(BLOCK) {
             vectors.keys(exact, block, &mut keys);
-            best.extend(block.iter().zip(&keys).map(|(&slot, &key)| Candidate::new(key, slot)));
+            best.extend(keys.iter().zip(block).map(|(&key, &slot)| (key, self.slots.label(slot))));
+            if best.len() > 2 * k + 4 * BLOCK {
+                keep_nearest(&mut best);
+            }
         }
-        let mut hits: Vec<Hit> = best
-            .into_iter()
-            .map(|candidate| Hit {
-                label: self.slots.label(candidate.slot()),
-                distance: vectors.distance(candidate.key()),
-            })
-            .collect();
+        keep_nearest(&mut best);
+        let mut hits: Vec<Hit> =
+            best.into_iter().map(|(key, label)| Hit { label, distance: vectors.distance(key) }).collect();
         hits.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.label.cmp(&b.label)));
-        hits.truncate(k);
         hits
     }
 }
