@@ -14,7 +14,7 @@ impl Graph {
     /// walks no longer pass through it. Returns how many vectors that were.
     ///
     /// Searches, inserts and deletes go on meanwhile. A node that linked to deleted ones gets links to what those linked to
-    /// (Singh et al., "FreshDiskANN" (2021), algorithm 4); one that lost half of its links is linked anew. If the vectors
+    /// (Singh et al., "FreshDiskANN" (2021), algorithm 4). One that loses most is linked anew, because nobody may be left that links to it. If the vectors
     /// have come to differ much in range from those that the scale of codes was learnt from, it is learnt anew.
     pub fn consolidate(&self, threads: usize) -> usize {
         let _alone = self.upkeep.lock();
@@ -62,17 +62,17 @@ impl Graph {
         leaving
     }
 
-    /// Replaces links of `slot` to leaving nodes by links to what those link to. Whether it lost half of a list by that.
+    /// Replaces links of `slot` to leaving nodes by links to what those link to. Whether it lost most in the base.
     fn bridge(&self, vectors: &Vectors, chooser: &mut Chooser, slot: u32) -> bool {
         let leaves = |slot: u32| self.slots.state(slot) == State::Leaving;
-        let mut lost_half = false;
+        let mut lost_most = false;
         for layer in 0..=self.links.level(slot) {
             let _lock = self.links.lock(slot);
             let (gone, mut near): (Vec<u32>, Vec<u32>) = self.links.of(slot, layer).partition(|&link| leaves(link));
             if gone.is_empty() {
                 continue;
             }
-            lost_half |= gone.len() >= near.len();
+            lost_most |= layer == 0 && gone.len() > 3 * near.len();
             near.extend(
                 gone.iter().flat_map(|&link| self.links.of(link, layer)).filter(|&far| far != slot && !leaves(far)),
             );
@@ -82,7 +82,7 @@ impl Graph {
             let list = chooser.choose(vectors, &candidates, self.links.most(layer));
             self.links.set(slot, layer, &list);
         }
-        lost_half
+        lost_most
     }
 
     fn train_when_drifted(&self) {
@@ -92,5 +92,60 @@ impl Graph {
         if drifted {
             self.train(&mut self.vectors.write());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cenote_base::Random;
+
+    use super::*;
+    use crate::{Metric, Options};
+
+    #[test]
+    fn no_link_leads_to_or_from_a_free_slot() {
+        let mut options = Options::new(4, Metric::L2);
+        options.m = 4;
+        options.ef_construction = 16;
+        let graph = Graph::new(options).unwrap();
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..2u64)
+                .map(|writer| {
+                    let graph = &graph;
+                    scope.spawn(move || {
+                        let mut random = Random::new(writer);
+                        for _ in 0..6000 {
+                            let vector: Vec<f32> = (0..4).map(|_| random.unit() as f32).collect();
+                            graph.insert(random.below(400) * 2 + writer, &vector).unwrap();
+                            graph.delete(random.below(400) * 2 + writer);
+                        }
+                    })
+                })
+                .collect();
+            while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                graph.consolidate(1);
+                check(&graph);
+            }
+        });
+        graph.consolidate(1);
+        assert!(check(&graph) > 400);
+        assert!(graph.links.entry().is_some_and(|entry| graph.slots.is_live(entry.slot)));
+    }
+
+    /// Counts the links, while none changes.
+    fn check(graph: &Graph) -> usize {
+        let _still = graph.vectors.write();
+        let free = |slot: u32| graph.slots.state(slot) == State::Free;
+        let mut links = 0;
+        for slot in 1..=graph.slots.used() {
+            for layer in 0..=graph.links.level(slot) {
+                for link in graph.links.of(slot, layer) {
+                    links += 1;
+                    assert!(!free(slot) && !free(link), "{slot} links to {link} in layer {layer}");
+                }
+            }
+        }
+        links
     }
 }

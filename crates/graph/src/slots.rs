@@ -168,8 +168,9 @@ impl Slots {
     }
 
     fn retire(&self, slot: u32) {
-        self.set_state(slot, State::Deleted);
+        // Counted first: whoever sees none counted may take it that no slot is deleted or leaving.
         self.deleted.fetch_add(1, Ordering::Relaxed);
+        self.set_state(slot, State::Deleted);
     }
 
     /// Slots to which no link leads any more may be taken again.

@@ -107,20 +107,51 @@ fn recall_survives_deletes_replacements_and_consolidation() {
 #[test]
 fn most_of_the_graph_may_be_deleted() {
     let mut random = Random::new(5);
-    let rows = clustered(&mut random, 6050, 32);
-    let (rows, queries) = rows.split_at(6000);
+    let rows = clustered(&mut random, 12_050, 32);
+    let (rows, queries) = rows.split_at(12_000);
     let graph = graph(Metric::L2, rows);
-    (0..6000).filter(|label| label % 10 != 3).for_each(|label| assert!(graph.delete(label)));
+    (0..12_000).filter(|label| label % 10 != 3).for_each(|label| assert!(graph.delete(label)));
     let left = || rows.iter().skip(3).step_by(10);
     assert!(recall(&graph, left(), queries, 64) >= 0.95);
-    assert_eq!(graph.consolidate(2), 5400);
+    assert_eq!(graph.consolidate(2), 10_800);
+    assert_eq!(graph.strategy(10, 64, Filter::All), Strategy::Walk { width: 64 });
     let found = recall(&graph, left(), queries, 64);
     assert!(found >= 0.95, "{found}");
-    assert_eq!((0..6000).filter(|&label| graph.delete(label)).count(), 600);
+    assert_eq!((0..12_000).filter(|&label| graph.delete(label)).count(), 1200);
     assert!(graph.search(&queries[0], 10, 64, Filter::All).unwrap().is_empty());
-    assert_eq!(graph.consolidate(2), 600);
-    graph.insert_batch(&(0..6000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
+    assert_eq!(graph.consolidate(2), 1200);
+    graph.insert_batch(&(0..12_000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
     assert!(recall(&graph, rows.iter(), queries, 100) >= 0.95);
+}
+
+#[test]
+fn survivors_of_clusters_are_linked_with_each_other() {
+    // Of some clusters, then of all, one of 30 stays: everything that it linked to, and that those linked to, is deleted.
+    let mut random = Random::new(8);
+    let centres = uniform(&mut random, 1000, 6);
+    let rows: Vec<Vec<f32>> = (0..30_000)
+        .map(|at| centres[at % 1000].iter().map(|value| value + 1e-2 * data::gauss(&mut random)).collect())
+        .collect();
+    let mut options = Options::new(6, Metric::L2);
+    (options.m, options.ef_construction) = (8, 30);
+    let graph = Graph::new(options).unwrap();
+    graph.insert_batch(&(0..30_000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
+    let check = |clusters: u64| {
+        let leaving = (1000..30_000u64).filter(|label| label % 1000 < clusters);
+        let deleted = leaving.filter(|&label| graph.delete(label)).count();
+        assert_eq!(graph.consolidate(2), deleted);
+        assert_eq!(graph.strategy(10, 100, Filter::All), Strategy::Walk { width: 100 });
+        let finds_itself = |label: &u64| {
+            let hits = graph.search(&rows[*label as usize], 10, 100, Filter::All).unwrap();
+            hits.iter().any(|hit| hit.label == *label)
+        };
+        let found = (0..clusters).filter(finds_itself).count() as f64 / clusters as f64;
+        assert!(found >= 0.95, "{clusters}: {found}");
+    };
+    check(200);
+    check(1000);
+    let found = recall(&graph, rows[..1000].iter(), &uniform(&mut random, 100, 6), 100);
+    assert!(found >= 0.95, "{found}");
 }
 
 #[test]
