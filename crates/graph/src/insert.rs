@@ -1,0 +1,181 @@
+//! New vectors: written, then linked, then made findable.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cenote_base::{Context, Error, Result};
+
+use crate::beam::{Candidate, Walk};
+use crate::links::Entry;
+use crate::neighbours::Chooser;
+use crate::slots::State;
+use crate::vectors::Vectors;
+use crate::{Graph, Values};
+
+/// Vectors that the scale of codes is learnt from at most.
+const TRAINING_MAX: usize = 1 << 16;
+/// The first vectors of a graph are linked one by one, so that those linked at once have others to link to.
+const LINKED_ALONE: usize = 256;
+
+impl Graph {
+    /// Adds a vector under `label`, in place of the one that had it. A search finds the old one until it finds the new one.
+    ///
+    /// Errors: `InvalidInput` for a wrong dimension or a number that is not finite; `ResourceExhausted`, with the figures,
+    /// when it does not fit the capacity. Nothing has changed then.
+    pub fn insert<'a>(&self, label: u64, vector: impl Into<Values<'a>>) -> Result<()> {
+        self.insert_values(&[label], vector.into(), 1)
+    }
+
+    /// Adds a vector for each of `labels`, which differ, from `vectors`, one after the other, on `threads` threads. Each
+    /// becomes findable when it is linked; on an error nothing has changed. Otherwise as [`Self::insert`]. A snapshot waits for
+    /// the end of a batch, and other writers for the snapshot, so load what is large in several.
+    pub fn insert_batch<'a>(&self, labels: &[u64], vectors: impl Into<Values<'a>>, threads: usize) -> Result<()> {
+        self.insert_values(labels, vectors.into(), threads)
+    }
+
+    fn insert_values(&self, labels: &[u64], values: Values<'_>, threads: usize) -> Result<()> {
+        self.check(values, labels.len()).context(|| "insert into a graph")?;
+        let mut seen = HashSet::with_capacity(labels.len());
+        if let Some(label) = labels.iter().find(|&&label| labels.len() > 1 && !seen.insert(label)) {
+            return Err(Error::invalid_input(format!("label {label} is twice in one batch")));
+        }
+        let _writing = self.writers.read();
+        let slots = self.slots.reserve(labels, |slot| self.links.admit(slot))?;
+        let width = Values::width(&self.options);
+        for (at, &slot) in slots.iter().enumerate() {
+            let vectors = self.vectors.read();
+            #[expect(unsafe_code, reason = "the slots were taken for this call alone")]
+            // SAFETY: a reserved slot is reachable by nobody else.
+            let clamped = unsafe { vectors.write(slot, values.vector(at, width)) };
+            self.clamped.fetch_add(clamped, Ordering::Relaxed);
+        }
+        self.train_when_due();
+        let (alone, together) =
+            slots.split_at(if self.len() < LINKED_ALONE { slots.len().min(LINKED_ALONE) } else { 0 });
+        self.link_all(alone, 1);
+        self.link_all(together, threads);
+        Ok(())
+    }
+
+    /// Learns the scale of codes when there are four times as many vectors as the last time, up to [`TRAINING_MAX`], and
+    /// when a hundredth of all numbers came out of range since.
+    fn train_when_due(&self) {
+        let due = || {
+            let (used, trained) = (self.slots.used() as usize, self.trained.load(Ordering::Acquire));
+            (used >= trained.saturating_mul(4).max(1) && trained < TRAINING_MAX)
+                || self.clamped.load(Ordering::Relaxed) > used * self.options.dimension / 100
+        };
+        if due() {
+            let mut vectors = self.vectors.write();
+            // Somebody else may have done it meanwhile.
+            if due() {
+                self.train(&mut vectors);
+            }
+        }
+    }
+
+    /// Learns the scale of codes anew.
+    pub(crate) fn train(&self, vectors: &mut Vectors) {
+        let used = self.slots.used();
+        vectors.train(&self.sample(), used);
+        self.trained.store(used as usize, Ordering::Release);
+        self.clamped.store(0, Ordering::Relaxed);
+    }
+
+    /// An even sample of what is or will be findable.
+    pub(crate) fn sample(&self) -> Vec<u32> {
+        let used = self.slots.used();
+        let step = (used as usize).div_ceil(TRAINING_MAX).max(1);
+        let lasting = |slot: &u32| matches!(self.slots.state(*slot), State::Live | State::Pending);
+        (1..=used).step_by(step).filter(lasting).collect()
+    }
+
+    /// Links `slots` and makes each findable.
+    fn link_all(&self, slots: &[u32], threads: usize) {
+        in_parallel(slots.len(), threads, |chooser, at| {
+            let vectors = self.vectors.read();
+            self.walks.with(|walk| self.link(&vectors, walk, chooser, slots[at]));
+            self.slots.publish(slots[at]);
+        });
+    }
+
+    /// Links `slot` with its neighbours in all its layers.
+    pub(crate) fn link(&self, vectors: &Vectors, walk: &mut Walk, chooser: &mut Chooser, slot: u32) {
+        let level = self.links.level(slot);
+        let mut entry_lock = None;
+        let mut entry = self.links.entry();
+        if entry.is_none_or(|entry| entry.level < level) {
+            entry_lock = Some(self.links.lock_entry());
+            entry = self.links.entry();
+        }
+        let graph = (vectors, &self.links);
+        if let Some(entry) = entry {
+            if entry.level >= level {
+                entry_lock = None;
+            }
+            let probe = vectors.probe(slot);
+            let mut nearest = entry.slot;
+            for layer in (level + 1..=entry.level).rev() {
+                nearest = walk.descend(graph, &probe, nearest, layer);
+            }
+            // First all links of its own: whoever meets it in an upper layer must find a way on below.
+            let mut lists = Vec::new();
+            for layer in (0..=level.min(entry.level)).rev() {
+                let width = (layer, self.options.ef_construction);
+                let found = walk.run(graph, &probe, &[nearest], width, self.slots.used());
+                nearest = found.first().map_or(nearest, |candidate| candidate.slot());
+                let mut candidates: Vec<Candidate> = found.to_vec();
+                candidates.retain(|candidate| candidate.slot() != slot);
+                self.keep_lasting(&mut candidates);
+                let mut chosen = chooser.choose(vectors, &candidates, self.options.m);
+                if chosen.is_empty() && entry.slot != slot {
+                    chosen.push(entry.slot);
+                }
+                let lock = self.links.lock(slot);
+                self.links.set(slot, layer, &chosen);
+                drop(lock);
+                lists.push((layer, chosen));
+            }
+            for (layer, list) in lists.into_iter().rev() {
+                for neighbour in list {
+                    chooser.add(graph, neighbour, slot, layer);
+                }
+            }
+        }
+        if entry.is_none_or(|entry| entry.level < level) {
+            self.links.set_entry(Some(Entry { slot, level }));
+        }
+        drop(entry_lock);
+    }
+
+    /// Drops the deleted from `candidates`, unless that leaves none; those whose links are being taken out in any case.
+    fn keep_lasting(&self, candidates: &mut Vec<Candidate>) {
+        if self.slots.deleted() == 0 {
+            return;
+        }
+        candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Leaving);
+        if candidates.iter().any(|candidate| self.slots.state(candidate.slot()) != State::Deleted) {
+            candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Deleted);
+        }
+    }
+}
+
+/// Does `work` for each of `0..count` on `threads` threads, of which the calling one is one.
+pub(crate) fn in_parallel(count: usize, threads: usize, work: impl Fn(&mut Chooser, usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut chooser = Chooser::default();
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                at if at < count => work(&mut chooser, at),
+                _ => break,
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(count) {
+            scope.spawn(run);
+        }
+        run();
+    });
+}

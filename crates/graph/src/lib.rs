@@ -1,0 +1,40 @@
+//! Nearest vectors in memory: a proximity graph that is searched while it changes.
+//!
+//! A [`Graph`] holds vectors under `u64` labels and finds the labels whose vectors are nearest to a query: a Hierarchical
+//! Navigable Small World graph (Malkov and Yashunin 2016) with flat lists of links. A walk compares vectors rounded to
+//! 8 bits; the best are then compared as given, so distances are exact. Vectors are inserted, replaced and deleted while
+//! others search. Memory has a limit, and [`Graph::save`] writes a snapshot that [`Graph::load`] reads without building.
+//!
+//! Not useful for data that exceeds memory. This crate knows nothing of tables, nulls, transactions or files but its snapshot.
+//!
+//! ```
+//! use cenote_graph::{Filter, Graph, Metric, Options};
+//!
+//! let graph = Graph::new(Options::new(2, Metric::L2))?;
+//! graph.insert_batch(&[7, 8, 9], &vec![0.0, 0.0, 3.0, 4.0, 6.0, 8.0], 1)?;
+//! graph.delete(7);
+//! let hits = graph.search(&vec![0.0, 0.0], 1, 64, Filter::All)?;
+//! assert_eq!((hits[0].label, hits[0].distance), (8, 5.0));
+//! # Ok::<(), cenote_base::Error>(())
+//! ```
+
+mod beam;
+mod consolidate;
+mod graph;
+mod insert;
+mod kernels;
+mod links;
+mod neighbours;
+mod options;
+mod quantizer;
+mod rows;
+mod search;
+mod slots;
+mod snapshot;
+mod values;
+mod vectors;
+
+pub use graph::Graph;
+pub use options::{Metric, Options, Traversal};
+pub use search::{Filter, Hit, Strategy};
+pub use values::Values;

@@ -1,0 +1,108 @@
+//! What a graph is asked to be: plain data.
+
+use std::fmt;
+use std::str::FromStr;
+
+use cenote_base::{ByteSize, Error, Result};
+
+/// Largest dimension: the largest for which a sum of squared code differences fits 32 bits.
+pub(crate) const DIMENSION_MAX: usize = 32_768;
+
+/// How far two vectors are from each other. Smaller is nearer in all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// Euclidean distance: the root of the sum of squared differences.
+    L2,
+    /// 1 − cosine of the angle: 0 for the same direction, 2 for the opposite one, 1 to a zero vector.
+    Cosine,
+    /// The inner product, negated.
+    Dot,
+    /// The number of bits that differ, for vectors given as packed bits.
+    Hamming,
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::L2 => "l2",
+            Self::Cosine => "cosine",
+            Self::Dot => "dot",
+            Self::Hamming => "hamming",
+        })
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "l2" => Ok(Self::L2),
+            "cosine" => Ok(Self::Cosine),
+            "dot" => Ok(Self::Dot),
+            "hamming" => Ok(Self::Hamming),
+            _ => Err(Error::invalid_input(format!("`{text}` is no metric: use l2, cosine, dot or hamming"))),
+        }
+    }
+}
+
+/// What the walk through the graph compares. Distances of hits are computed from the vectors as given in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Traversal {
+    /// Vectors rounded to 8 bits a number, on one scale for all. Not useful where near neighbours differ by less than some
+    /// hundredth of the range of all values: tight clusters far apart, or vectors of very different lengths.
+    Int8,
+    /// The vectors as given. Slower, and four times the memory traffic.
+    Float32,
+}
+
+/// What a graph is asked to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Numbers a vector has, from 1 to 32,768; bits of it for [`Metric::Hamming`], a multiple of 8.
+    pub dimension: usize,
+    /// How distance is measured.
+    pub metric: Metric,
+    /// What the walk compares; of no effect for [`Metric::Hamming`].
+    pub traversal: Traversal,
+    /// Links of a node in the upper layers, from 4 to 128; twice as many in the base layer. More is better and larger.
+    pub m: usize,
+    /// Width of the search that finds the neighbours of a new vector, at least `m`. More is better and slower to build.
+    pub ef_construction: usize,
+    /// Decides which nodes are in upper layers.
+    pub seed: u64,
+    /// Most bytes the graph may take.
+    pub capacity_bytes: u64,
+}
+
+impl Options {
+    /// `m` 16, `ef_construction` 150, 8-bit traversal, and 1 GiB.
+    pub fn new(dimension: usize, metric: Metric) -> Self {
+        Self {
+            dimension,
+            metric,
+            traversal: Traversal::Int8,
+            m: 16,
+            ef_construction: 150,
+            seed: 0,
+            capacity_bytes: ByteSize::mib(1024).0,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::invalid_input(what));
+        if self.dimension == 0 || self.dimension > DIMENSION_MAX {
+            return refuse(format!("dimension {} is not from 1 to {DIMENSION_MAX}", self.dimension));
+        }
+        if self.metric == Metric::Hamming && !self.dimension.is_multiple_of(8) {
+            return refuse(format!("hamming needs a dimension in whole bytes, not {} bits", self.dimension));
+        }
+        if !(4..=128).contains(&self.m) {
+            return refuse(format!("m {} is not from 4 to 128", self.m));
+        }
+        if self.ef_construction < self.m || self.ef_construction > 4096 {
+            return refuse(format!("ef_construction {} is not from m ({}) to 4096", self.ef_construction, self.m));
+        }
+        Ok(())
+    }
+}
