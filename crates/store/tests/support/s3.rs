@@ -167,7 +167,9 @@ async fn carry(
         }
         Network::Busy => {
             let mut head = [0; 4096];
-            from_client.read(&mut head).await?;
+            if from_client.read(&mut head).await? == 0 {
+                return Ok(());
+            }
             if random.below(2) == 0 {
                 tokio::time::sleep(Duration::from_millis(200 + random.below(800))).await;
             }
