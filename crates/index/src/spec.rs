@@ -33,7 +33,7 @@ impl Metric {
     pub(crate) fn distance_of(self, raw: f32) -> f32 {
         match self {
             Self::L2 => raw.max(0.0).sqrt(),
-            Self::Cosine => raw,
+            Self::Cosine => raw.max(0.0),
             Self::Dot => raw - 1.0,
         }
     }

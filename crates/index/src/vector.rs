@@ -214,9 +214,11 @@ async fn walk(
     scanner.prefilter(true);
     let vector = Float32Array::from(query.vector.clone());
     scanner.nearest(&query.column, &vector, query.k).map_err(lance_error)?;
-    // Lance would compare with the rows that the index has not seen too. It takes nulls for other rows' where a batch is a part
-    // of another one, so that is not left to it.
-    scanner.distance_metric(metric.to_lance()).minimum_nprobes(PROBES_MIN).fast_search();
+    // Lance knows only the first index of a column unless it is told. Asked by metric for another, or for rows that the index has
+    // not seen, it compares vectors itself, and takes nulls for other rows' where a batch is a part of another one.
+    let segments = index.segments.iter().map(|segment| segment.uuid).collect();
+    scanner.with_index_segments(segments).map_err(lance_error)?.fast_search();
+    scanner.distance_metric(metric.to_lance()).minimum_nprobes(PROBES_MIN);
     if index.structure != "IVF_FLAT" {
         let candidates = query.k * REFINE_FACTOR as usize;
         scanner.refine(REFINE_FACTOR).ef(candidates.max(GRAPH_CANDIDATES_MIN));
