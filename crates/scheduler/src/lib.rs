@@ -21,14 +21,36 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod accelerator;
 mod actor;
+mod actors;
+mod arena;
 mod cancel;
+mod core;
+mod fair;
+mod kernel;
 mod ledger;
-mod pool;
+mod metrics;
+mod object;
+mod objects;
+mod options;
 mod queue;
+mod reference;
 mod scheduler;
+mod spill;
+mod status;
+mod task;
+mod timers;
 
-pub use actor::Actor;
+pub use accelerator::{Accelerator, DeviceOptions, OpenDevice, SoftwareDevice};
+pub use actor::{Actor, Replicas};
 pub use cancel::Cancel;
+pub use fair::Priority;
+pub use metrics::Counters;
+pub use object::Value;
+pub use options::{Job, JobOptions, SchedulerOptions, WorkOptions};
 pub use queue::{Held, Receiver, Sender, byte_queue};
-pub use scheduler::{Context, Scheduler, SchedulerOptions, Usage, WorkOptions};
+pub use reference::{ObjectRef, Pinned};
+pub use scheduler::Scheduler;
+pub use status::{Activity, Status, Usage, Waiting};
+pub use task::Context;
