@@ -170,6 +170,17 @@ impl Actors {
         }
     }
 
+    /// What states hold.
+    #[cfg(test)]
+    pub(crate) fn grants(&self) -> Vec<Grant> {
+        let replicas = self.arena.iter().flat_map(|(_, record)| &record.replicas);
+        let held = replicas.filter_map(|replica| match replica {
+            Replica::Busy(grant) | Replica::Idle(grant, _) => Some(grant.clone()),
+            Replica::Growing | Replica::Absent => None,
+        });
+        held.collect()
+    }
+
     /// States that there are, over all actors.
     pub(crate) fn replicas(&self) -> usize {
         self.arena.iter().map(|(_, record)| record.count()).sum()

@@ -288,7 +288,27 @@ impl Core {
         }
         self.leave_replica(key, now);
         self.await_inputs(key, now);
+        // Others were ready to take the same objects.
+        let takes_lost = |task: &Task| lost.iter().any(|(gone, _)| task.distinct.binary_search(gone).is_ok());
+        let queued = |task: &Task| matches!(task.state, TaskState::Ready | TaskState::Mailbox);
+        let others = self.tasks.iter().filter(|(_, task)| queued(task) && takes_lost(task));
+        for other in others.map(|(other, _)| other).collect::<Vec<_>>() {
+            self.unqueue(other);
+            self.leave_replica(other, now);
+            self.await_inputs(other, now);
+        }
         self.end_failed(now);
+    }
+
+    /// Takes a waiting task out of whatever queue it is in.
+    fn unqueue(&mut self, key: Key) {
+        let Some(task) = self.tasks.get(key) else { return };
+        if matches!(task.state, TaskState::Ready) {
+            self.fair.remove(task.spec.job, key);
+        }
+        if let Some(call) = task.actor {
+            self.actors.unqueue(call.actor, key);
+        }
     }
 
     /// Gives back what a running task holds.
@@ -362,7 +382,8 @@ impl Core {
             if let Some(Task { state: TaskState::Inputs(missing), .. }) = self.tasks.get_mut(dependent) {
                 *missing -= 1;
                 if *missing == 0 {
-                    self.make_ready(dependent, now);
+                    // Meanwhile an input that was there may have been lost.
+                    self.await_inputs(dependent, now);
                 }
             }
         }
@@ -390,14 +411,10 @@ impl Core {
     /// Ends a task that waits; one that runs is left to its flag.
     fn stop(&mut self, key: Key, error: Error, now: Instant) {
         let Some(task) = self.tasks.get(key) else { return };
-        match task.state {
-            TaskState::Running(_) => return,
-            TaskState::Ready => self.fair.remove(task.spec.job, key),
-            TaskState::Inputs(_) | TaskState::Mailbox | TaskState::Backoff => {}
+        if matches!(task.state, TaskState::Running(_)) {
+            return;
         }
-        if let Some(call) = task.actor {
-            self.actors.unqueue(call.actor, key);
-        }
+        self.unqueue(key);
         self.complete(key, Err(error), now);
     }
 

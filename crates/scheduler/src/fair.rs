@@ -228,6 +228,20 @@ impl Fair {
         self.waiting
     }
 
+    /// Panics unless the counts agree with the queues, `running` tasks run, and nothing was passed over beyond its due.
+    #[cfg(test)]
+    pub(crate) fn audit(&self, running: usize) {
+        let mut waiting = 0;
+        for (_, job) in self.jobs.iter() {
+            assert_eq!(job.waiting, job.queues.iter().map(|queue| queue.tasks.len()).sum::<usize>());
+            assert!(job.queues.iter().all(|queue| !queue.tasks.is_empty() && queue.passed_over <= PASSED_OVER_MAX));
+            assert!(job.live >= job.waiting + job.running);
+            waiting += job.waiting;
+        }
+        assert_eq!(self.waiting, waiting);
+        assert_eq!(self.jobs.iter().map(|(_, job)| job.running).sum::<usize>(), running);
+    }
+
     /// Each queue's job, request, length and oldest task.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (&Job, &Request, usize, Key)> {
         self.jobs.iter().flat_map(|(_, job)| {

@@ -46,8 +46,8 @@ struct Locked {
 }
 
 /// A try that is over, and what came of it.
-struct Ended {
-    task: Key,
+pub(crate) struct Ended {
+    pub(crate) task: Key,
     work: Box<dyn Work>,
     outcome: Result<Option<Value>>,
 }
@@ -181,10 +181,18 @@ impl Kernel {
         locked
     }
 
-    /// Runs one task that the core handed out, if there is one; for whoever drives the kernel without threads.
+    /// Starts the next task of `place` and runs its try, for a driver without threads, which then says when it ends.
     #[cfg(test)]
-    pub(crate) fn begin(&self, place: Place) -> Option<Start> {
-        self.with(|core| core.next(place, Instant::now()))
+    pub(crate) fn begin(&self, place: Place) -> Option<Option<Ended>> {
+        let start = self.with(|core| core.next(place, Instant::now()))?;
+        Some(self.execute(start, &mut None))
+    }
+
+    /// Ends what [`begin`](Self::begin) started.
+    #[cfg(test)]
+    pub(crate) fn end(&self, ended: Ended) {
+        let victims = self.with(|core| core.finish(ended.task, ended.work, ended.outcome, Instant::now()));
+        self.write_out(victims).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Makes room, brings the inputs in and runs one try. `None` when an input was lost: the task then waits again.
@@ -234,15 +242,6 @@ impl Kernel {
             }
         };
         Some(Ended { task, work, outcome })
-    }
-
-    /// Runs a task to the end of one try, as a worker thread does.
-    #[cfg(test)]
-    pub(crate) fn run_to_end(&self, start: Start) {
-        if let Some(ended) = self.execute(start, &mut None) {
-            let victims = self.with(|core| core.finish(ended.task, ended.work, ended.outcome, Instant::now()));
-            self.write_out(victims).unwrap();
-        }
     }
 
     /// Writes objects to disk. One that cannot be written stays in memory.

@@ -262,6 +262,31 @@ impl Ledger {
         if lacks.is_empty() { None } else { Some(lacks.join(", ")) }
     }
 
+    /// Panics unless exactly `grants` are taken and `pinned_bytes` of objects held, and no more than there is.
+    #[cfg(test)]
+    pub(crate) fn audit(&self, grants: &[Grant], pinned_bytes: u64) {
+        let sum = |amount: &dyn Fn(&Grant) -> u64| grants.iter().map(amount).sum::<u64>();
+        assert_eq!(self.cpu_millis.used, sum(&|grant| grant.request.cpu_millis), "CPU");
+        assert!(self.cpu_millis.used <= self.cpu_millis.total);
+        assert_eq!(self.memory.held, sum(&|grant| grant.request.memory_bytes) + pinned_bytes, "memory");
+        assert!(self.memory.held <= self.memory.total);
+        for (number, account) in self.named.iter().enumerate() {
+            let of = |grant: &Grant| {
+                grant.request.named.iter().filter(|(name, _)| *name == number).map(|(_, units)| *units).sum()
+            };
+            assert_eq!(account.used, sum(&of), "{}", self.names[number]);
+            assert!(account.used <= account.total);
+        }
+        for (number, device) in self.devices.iter().enumerate() {
+            let of = |grant: &Grant| match (&grant.request.device, grant.device) {
+                (Some(wanted), Some(on)) if on == number => wanted.bytes(device),
+                _ => 0,
+            };
+            assert_eq!(device.used_bytes, sum(&of), "device {number}");
+            assert!(device.used_bytes <= device.memory_bytes);
+        }
+    }
+
     /// What there is.
     pub(crate) fn total(&self) -> Resources {
         let units = self.named.iter().map(|account| account.total as u32);

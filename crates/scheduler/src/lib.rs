@@ -37,6 +37,8 @@ mod options;
 mod queue;
 mod reference;
 mod scheduler;
+#[cfg(test)]
+mod simulation;
 mod spill;
 mod status;
 mod task;

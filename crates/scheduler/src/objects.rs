@@ -104,6 +104,13 @@ impl From<Arc<SpillFile>> for Garbage {
     }
 }
 
+impl Object {
+    #[cfg(test)]
+    pub(crate) fn has_descendants(&self) -> bool {
+        self.descendants > 0
+    }
+}
+
 impl Objects {
     /// A new object with one user, to be made by `recipe` if it has one.
     pub(crate) fn create(&mut self, recipe: Option<Arc<Recipe>>) -> Key {
