@@ -108,6 +108,14 @@ impl<S: Send> Kept<S> {
         }
         states[number] = Some(state);
     }
+
+    /// Taken out for the call: if the work panics, the broken state is gone with it.
+    fn lend<T>(&self, number: usize, work: impl FnOnce(&mut S) -> Result<T>) -> Result<T> {
+        let mut state = self.take(number)?;
+        let result = work(&mut state);
+        self.put_back(number, state);
+        result
+    }
 }
 
 impl Scheduler {
@@ -203,7 +211,17 @@ impl<S: Send + 'static> Actor<S> {
         object.ok_or_else(|| Error::internal("a call that makes an object has none"))
     }
 
-    fn kernel(&self) -> &Arc<Kernel> {
+    /// Hands in work that runs once, on a state that `with_state` lends it.
+    pub(crate) fn hand_in_once(&self, work: Box<dyn Work>) -> Result<Key> {
+        self.hand_in(&self.inner.spec_once, Vec::new(), false, work).map(|(_, task)| task)
+    }
+
+    /// Lends the state of replica `number` to `work`. If that panics, the broken state is gone with it.
+    pub(crate) fn with_state<T>(&self, number: usize, work: impl FnOnce(&mut S) -> Result<T>) -> Result<T> {
+        self.inner.states.lend(number, work)
+    }
+
+    pub(crate) fn kernel(&self) -> &Arc<Kernel> {
         self.inner.scheduler.kernel()
     }
 
@@ -239,16 +257,14 @@ where
     F: FnOnce(&mut S, &Context, Option<&mut (dyn Accelerator + 'static)>) -> Result<T> + Send,
 {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
-        // Taken out for the call: if the work panics, the broken state is gone with it.
-        let mut state = self.states.take(environment.replica)?;
         let work = self.work.take().ok_or_else(|| Error::internal("the call cannot be made twice"))?;
-        let result = work(&mut state, &environment.context, environment.device.as_deref_mut());
-        self.states.put_back(environment.replica, state);
-        self.result = Some(result?);
+        let device = environment.device.as_deref_mut();
+        let result = self.states.lend(environment.replica, |state| work(state, &environment.context, device))?;
+        self.result = Some(result);
         Ok(None)
     }
 
-    fn settle(self: Box<Self>, outcome: Result<()>) {
+    fn settle(self: Box<Self>, outcome: Result<()>, _service: Duration) {
         deliver(self.sender, outcome, self.result);
     }
 }
@@ -265,9 +281,7 @@ where
     F: FnMut(&mut S, &Context, &[Value]) -> Result<Value> + Send,
 {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
-        let mut state = self.states.take(environment.replica)?;
-        let result = (self.work)(&mut state, &environment.context, environment.inputs);
-        self.states.put_back(environment.replica, state);
-        result.map(Some)
+        let work = |state: &mut S| (self.work)(state, &environment.context, environment.inputs);
+        self.states.lend(environment.replica, work).map(Some)
     }
 }

@@ -26,7 +26,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// What is done once the lock is released, because it runs or drops what others wrote.
 pub(crate) enum Effect {
     Wake(oneshot::Sender<()>),
-    Settle(Box<dyn Work>, Result<()>),
+    Settle(Box<dyn Work>, Result<()>, Duration),
     Call(Box<dyn FnOnce() + Send>),
 }
 
@@ -106,7 +106,7 @@ impl Core {
             if let Some(output) = new.output {
                 self.objects.fail(output, &error, &mut self.ledger.memory);
             }
-            self.effects.push(Effect::Settle(new.work, Err(again(&error))));
+            self.effects.push(Effect::Settle(new.work, Err(again(&error)), Duration::ZERO));
             return Err(error);
         }
         let key = self.admit(new, now);
@@ -246,6 +246,7 @@ impl Core {
         let Some(task) = self.tasks.get_mut(key) else { return Vec::new() };
         task.work = Some(work);
         let service = now - task.since;
+        task.service = service;
         self.counters.service += service;
         let keep_grant = task.actor.is_some_and(|call| call.grows) && outcome.is_ok();
         self.stop_running(key, service, keep_grant);
@@ -363,7 +364,7 @@ impl Core {
         }
         self.fair.forget_if_done(task.spec.job);
         if let Some(work) = task.work.take() {
-            self.effects.push(Effect::Settle(work, settled));
+            self.effects.push(Effect::Settle(work, settled, task.service));
         }
         if let Some(call) = task.actor {
             self.actors.left(call.actor);

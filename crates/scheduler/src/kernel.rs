@@ -95,7 +95,7 @@ impl Kernel {
             match effect {
                 // Who waited may have gone; then nobody is to be woken.
                 Effect::Wake(waiter) => drop(waiter.send(())),
-                Effect::Settle(work, outcome) => work.settle(outcome),
+                Effect::Settle(work, outcome, service) => work.settle(outcome, service),
                 Effect::Call(call) => call(),
             }
         }

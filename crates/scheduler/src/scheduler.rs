@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use cenote_base::{Context as _, Error, Resources, Result};
 use tokio::sync::oneshot;
@@ -179,7 +180,8 @@ impl Scheduler {
             // Room is made on a worker, which may have to write.
             let work = Box::new(Put(Some(value)));
             let new = NewTask { spec, inputs: Vec::new(), output: Some(output), actor: None, work };
-            core.submit(new, Instant::now()).map(|_| output)
+            let submitted = core.submit(new, Instant::now());
+            submitted.inspect_err(|_| core.objects.release(output, &mut core.ledger.memory)).map(|_| output)
         })?;
         let object = ObjectRef::new(self.kernel(), key);
         self.wait(&object).await?;
@@ -338,7 +340,7 @@ impl<T: Send, F: FnMut(&Context) -> Result<T> + Send> Work for Typed<T, F> {
         Ok(None)
     }
 
-    fn settle(self: Box<Self>, outcome: Result<()>) {
+    fn settle(self: Box<Self>, outcome: Result<()>, _service: Duration) {
         deliver(self.sender, outcome, self.result);
     }
 }
@@ -372,7 +374,7 @@ impl Work for Get {
         Ok(None)
     }
 
-    fn settle(self: Box<Self>, outcome: Result<()>) {
+    fn settle(self: Box<Self>, outcome: Result<()>, _service: Duration) {
         deliver(self.sender, outcome, self.pinned);
     }
 }

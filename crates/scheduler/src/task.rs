@@ -51,8 +51,9 @@ pub(crate) trait Work: Send {
     /// One try, on a worker. What it returns becomes the task's object, if the task makes one.
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>>;
 
-    /// Called once, after the last try or instead of the first, without any lock held.
-    fn settle(self: Box<Self>, _outcome: Result<()>) {}
+    /// Called once, after the last try or instead of the first, without any lock held. `service` is how long the last try
+    /// took.
+    fn settle(self: Box<Self>, _outcome: Result<()>, _service: Duration) {}
 }
 
 /// What a worker lends to the work that it runs.
@@ -86,6 +87,8 @@ pub(crate) struct Task {
     pub(crate) work: Option<Box<dyn Work>>,
     pub(crate) state: TaskState,
     pub(crate) attempt: u32,
+    /// How long the last try took.
+    pub(crate) service: Duration,
     pub(crate) since: Instant,
     /// The spec's flag, or a child of it that a deadline raises too.
     pub(crate) cancel: Cancel,
@@ -150,6 +153,7 @@ impl Task {
             work: Some(new.work),
             state: TaskState::Inputs(0),
             attempt: 0,
+            service: Duration::ZERO,
             since: now,
             cancel,
             deadline: None,
