@@ -34,7 +34,10 @@ pub struct DeviceOptions {
 impl std::fmt::Debug for DeviceOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let fields = (&self.class, self.memory_bytes);
-        f.debug_struct("DeviceOptions").field("class", fields.0).field("memory_bytes", &fields.1).finish_non_exhaustive()
+        f.debug_struct("DeviceOptions")
+            .field("class", fields.0)
+            .field("memory_bytes", &fields.1)
+            .finish_non_exhaustive()
     }
 }
 

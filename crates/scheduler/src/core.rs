@@ -19,6 +19,7 @@ use crate::object::Value;
 use crate::objects::{Found, Objects, State, Victim};
 use crate::task::{ActorCall, Call, Context, NewTask, Running, Spec, Task, TaskState, Work, again};
 use crate::timers::{Event, Timers};
+use crate::trace::{Trace, Try};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
+    pub(crate) trace: Trace,
     /// The job of work that names none.
     pub(crate) job: Key,
     /// When something last began or ended, for the watchdog.
@@ -69,7 +71,7 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(ledger: Ledger, tasks_max: usize, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(ledger: Ledger, trace: Trace, tasks_max: usize, seed: u64, now: Instant) -> Self {
         let mut fair = Fair::new();
         let job = fair.add_job("default".to_owned(), 1.0, Priority::Normal);
         Self {
@@ -81,6 +83,7 @@ impl Core {
             timers: Timers::default(),
             effects: Vec::new(),
             counters: Counters::default(),
+            trace,
             job,
             moved: now,
             draining: false,
@@ -204,12 +207,11 @@ impl Core {
         self.fair.push(spec.job, spec.place, &spec.request, key);
     }
 
-    /// The task to run next on a thread of `place`, with its resources taken and its inputs held.
-    pub(crate) fn next(&mut self, place: Place, now: Instant) -> Option<Start> {
+    /// The task to run next on a thread of `place`, which is number `thread`, with its resources taken and its inputs held.
+    pub(crate) fn next(&mut self, place: Place, thread: usize, now: Instant) -> Option<Start> {
         let (tasks, objects) = (&self.tasks, &self.objects);
-        let inputs_bytes = |key: Key| -> Option<u64> {
-            tasks.get(key)?.distinct.iter().map(|input| objects.pin_bytes(*input)).sum()
-        };
+        let inputs_bytes =
+            |key: Key| -> Option<u64> { tasks.get(key)?.distinct.iter().map(|input| objects.pin_bytes(*input)).sum() };
         let picked = self.fair.pick(place, &self.ledger, inputs_bytes)?;
         let device = if let Place::Device(number) = place { Some(number) } else { None };
         let task = self.tasks.get_mut(picked.task)?;
@@ -218,7 +220,7 @@ impl Core {
         for input in &task.distinct {
             inputs.push((*input, self.objects.pin(*input, &mut self.ledger.memory)?));
         }
-        task.state = TaskState::Running(Running { grant, charged_s: picked.charged_s });
+        task.state = TaskState::Running(Running { grant, charged_s: picked.charged_s, thread });
         if let Some(ActorCall { actor, grows: true, .. }) = task.actor {
             self.actors.unqueue(actor, picked.task);
         }
@@ -248,6 +250,16 @@ impl Core {
         let service = now - task.since;
         task.service = service;
         self.counters.service += service;
+        if let TaskState::Running(Running { thread, .. }) = task.state {
+            self.trace.add(|| Try {
+                spec: Arc::clone(&task.spec),
+                thread,
+                began: task.since,
+                service,
+                attempt: task.attempt,
+                ended_well: outcome.is_ok(),
+            });
+        }
         let keep_grant = task.actor.is_some_and(|call| call.grows) && outcome.is_ok();
         self.stop_running(key, service, keep_grant);
         let Some(task) = self.tasks.get_mut(key) else { return Vec::new() };

@@ -17,6 +17,7 @@ use crate::core::{Core, Effect, Start};
 use crate::fair::Place;
 use crate::object::Value;
 use crate::objects::{Found, Victim};
+use crate::placement::Backlog;
 use crate::spill::SpillDirectory;
 use crate::task::{Environment, Work};
 
@@ -32,6 +33,7 @@ pub(crate) struct Kernel {
     timer: Condvar,
     spill: Arc<SpillDirectory>,
     stall_after: Duration,
+    pub(crate) backlog: Backlog,
 }
 
 struct Locked {
@@ -55,13 +57,8 @@ pub(crate) struct Ended {
 impl Kernel {
     pub(crate) fn new(core: Core, spill: SpillDirectory, stall_after: Duration) -> Self {
         let devices = core.ledger.devices.len();
-        let locked = Locked {
-            core,
-            asleep: 0,
-            looking_out: false,
-            devices_asleep: vec![false; devices],
-            timer_until: None,
-        };
+        let locked =
+            Locked { core, asleep: 0, looking_out: false, devices_asleep: vec![false; devices], timer_until: None };
         Self {
             locked: Mutex::new(locked),
             signal: AtomicU64::new(0),
@@ -70,6 +67,7 @@ impl Kernel {
             timer: Condvar::new(),
             spill: Arc::new(spill),
             stall_after,
+            backlog: Backlog::default(),
         }
     }
 
@@ -123,7 +121,7 @@ impl Kernel {
     }
 
     /// What a thread of `place` does until the scheduler is dropped.
-    pub(crate) fn work(&self, place: Place, mut device: Option<Box<dyn Accelerator>>) {
+    pub(crate) fn work(&self, place: Place, thread: usize, mut device: Option<Box<dyn Accelerator>>) {
         let mut locked = self.locked.lock();
         let mut ended: Option<Ended> = None;
         loop {
@@ -131,7 +129,7 @@ impl Kernel {
             if let Some(ended) = ended.take() {
                 victims = locked.core.finish(ended.task, ended.work, ended.outcome, Instant::now());
             }
-            let start = locked.core.next(place, Instant::now());
+            let start = locked.core.next(place, thread, Instant::now());
             if start.is_none() && victims.is_empty() && locked.core.effects.is_empty() {
                 if locked.core.closed {
                     return;
@@ -183,9 +181,14 @@ impl Kernel {
 
     /// Starts the next task of `place` and runs its try, for a driver without threads, which then says when it ends.
     #[cfg(test)]
-    pub(crate) fn begin(&self, place: Place) -> Option<Option<Ended>> {
-        let start = self.with(|core| core.next(place, Instant::now()))?;
-        Some(self.execute(start, &mut None))
+    pub(crate) fn begin(
+        &self,
+        place: Place,
+        thread: usize,
+        device: &mut Option<Box<dyn Accelerator>>,
+    ) -> Option<Option<Ended>> {
+        let start = self.with(|core| core.next(place, thread, Instant::now()))?;
+        Some(self.execute(start, device))
     }
 
     /// Ends what [`begin`](Self::begin) started.
@@ -233,13 +236,10 @@ impl Kernel {
         // The arguments are among the inputs, which are sorted by key.
         let value_of = |key: &Key| values.binary_search_by_key(key, |(of, _)| *of).ok().map(|at| values[at].1.clone());
         let arguments: Vec<Value> = arguments.iter().filter_map(value_of).collect();
-        let mut environment =
-            Environment { context, inputs: &arguments, device: device.as_deref_mut(), replica };
+        let mut environment = Environment { context, inputs: &arguments, device: device.as_deref_mut(), replica };
         let outcome = match catch_unwind(AssertUnwindSafe(|| work.run(&mut environment))) {
             Ok(outcome) => outcome,
-            Err(panic) => {
-                Err(Error::internal(format!("`{}` panicked: {}", spec.name, panic_text(panic.as_ref()))))
-            }
+            Err(panic) => Err(Error::internal(format!("`{}` panicked: {}", spec.name, panic_text(panic.as_ref())))),
         };
         Some(Ended { task, work, outcome })
     }

@@ -33,6 +33,8 @@ pub struct SchedulerOptions {
     pub tasks_max: usize,
     /// After how long without any movement waiting work is reported in the log.
     pub stall_after: Duration,
+    /// Memory for the newest tries, which [`write_trace`](crate::Scheduler::write_trace) writes; none by default.
+    pub trace_max: ByteSize,
     /// Seeds the jitter of retries.
     pub seed: u64,
 }
@@ -52,6 +54,7 @@ impl Default for SchedulerOptions {
             spill_max: ByteSize::mib(64 << 10),
             tasks_max: 1 << 20,
             stall_after: Duration::from_secs(30),
+            trace_max: ByteSize(0),
             seed: 0,
         }
     }

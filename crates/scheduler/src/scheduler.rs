@@ -23,6 +23,7 @@ use crate::reference::{ObjectRef, Pinned};
 use crate::spill::SpillDirectory;
 use crate::status::{Status, Usage};
 use crate::task::{Call, Context, Environment, Function, NewTask, Recipe, Spec, Work};
+use crate::trace::{self, Trace};
 
 /// Hands out resources, runs work on threads of its own and keeps objects. Clones share them. When the last clone is
 /// dropped, work that has not started is cancelled, and running work goes on to its end.
@@ -60,10 +61,10 @@ impl Scheduler {
         let kernel = &scheduler.shared.kernel;
         for number in 0..threads {
             let kernel = Arc::clone(kernel);
-            spawn(format!("cenote-cpu-{number}"), move || kernel.work(Place::Pool, None))?;
+            spawn(cpu_thread(number), move || kernel.work(Place::Pool, number, None))?;
         }
         for (number, device) in devices.into_iter().enumerate() {
-            open_device(kernel, number, device)?;
+            open_device(kernel, number, threads + number, device)?;
         }
         let kernel = Arc::clone(kernel);
         spawn("cenote-timer".to_owned(), move || kernel.keep_time())?;
@@ -87,7 +88,8 @@ impl Scheduler {
         let devices = options.devices.into_iter();
         let device = |device: DeviceOptions| Device::new(device.class, device.memory_bytes);
         let ledger = Ledger::new(&total, devices.map(device).collect());
-        let core = Core::new(ledger, options.tasks_max, options.seed, Instant::now());
+        let now = Instant::now();
+        let core = Core::new(ledger, Trace::new(options.trace_max, now), options.tasks_max, options.seed, now);
         let spill = SpillDirectory::new(&options.spill_directory, options.spill_max);
         let kernel = Arc::new(Kernel::new(core, spill, options.stall_after));
         Ok(Self { shared: Arc::new(Shared { kernel }) })
@@ -106,6 +108,20 @@ impl Scheduler {
     pub fn status(&self) -> Status {
         let spilled = self.kernel().spilled_bytes();
         self.kernel().with(|core| core.status(spilled, Instant::now()))
+    }
+
+    /// Writes the newest tries as a timeline in Chrome's Trace Event Format, as many as `trace_max` has room for.
+    ///
+    /// # Errors
+    /// What writing fails with.
+    pub fn write_trace(&self, to: &mut dyn std::io::Write) -> Result<()> {
+        let (cores, devices, (since, tries)) = self.kernel().with(|core| {
+            let classes = core.ledger.devices.iter().map(|device| device.class.clone());
+            (core.ledger.total().cpu.ceil() as usize, classes.collect::<Vec<_>>(), core.trace.snapshot())
+        });
+        let devices = devices.iter().enumerate().map(|(number, class)| device_thread(class, number));
+        let threads: Vec<String> = (0..cores).map(cpu_thread).chain(devices).collect();
+        trace::write(since, &tries, &threads, to)
     }
 
     /// A job: a stream of work with a fair share of its own, as long as the handle or work of it lives.
@@ -291,7 +307,10 @@ impl Scheduler {
         let request = request?;
         let job = match &options.job {
             Some(job) if !Arc::ptr_eq(&job.inner.kernel, self.kernel()) => {
-                return Err(Error::invalid_input(format!("the job of `{}` belongs to another scheduler", options.name)));
+                return Err(Error::invalid_input(format!(
+                    "the job of `{}` belongs to another scheduler",
+                    options.name
+                )));
             }
             Some(job) => job.inner.key,
             None => job,
@@ -379,22 +398,30 @@ impl Work for Get {
     }
 }
 
+fn cpu_thread(number: usize) -> String {
+    format!("cenote-cpu-{number}")
+}
+
+fn device_thread(class: &str, number: usize) -> String {
+    format!("cenote-{class}-{number}")
+}
+
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let doing = format!("start thread {name}");
     thread::Builder::new().name(name).spawn(work).map(drop).context(|| doing)
 }
 
 /// Opens a device on a thread of its own, which then works for it.
-fn open_device(kernel: &Arc<Kernel>, number: usize, device: DeviceOptions) -> Result<()> {
+fn open_device(kernel: &Arc<Kernel>, number: usize, thread: usize, device: DeviceOptions) -> Result<()> {
     let kernel = Arc::clone(kernel);
     let (opened, outcome) = std::sync::mpsc::sync_channel(1);
-    let name = format!("cenote-{}-{number}", device.class);
+    let name = device_thread(&device.class, number);
     let class = device.class.clone();
     spawn(name, move || match (device.open)() {
         Ok(accelerator) => {
             // The scheduler waits for this word.
             let _ = opened.send(Ok(()));
-            kernel.work(Place::Device(number), Some(accelerator));
+            kernel.work(Place::Device(number), thread, Some(accelerator));
         }
         Err(error) => drop(opened.send(Err(error))),
     })?;

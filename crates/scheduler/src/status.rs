@@ -96,9 +96,10 @@ impl Core {
 
     fn waiting(&self, now: Instant) -> Vec<Waiting> {
         let queues = self.fair.queues().map(|(_, _, count, oldest)| (oldest, count));
-        let elsewhere = self.tasks.iter().filter(|(_, task)| {
-            matches!(task.state, TaskState::Inputs(_) | TaskState::Mailbox | TaskState::Backoff)
-        });
+        let elsewhere = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| matches!(task.state, TaskState::Inputs(_) | TaskState::Mailbox | TaskState::Backoff));
         let tasks = queues.chain(elsewhere.map(|(key, _)| (key, 1))).take(NAMED_MAX);
         let waiting = tasks.filter_map(|(key, count)| {
             let task = self.tasks.get(key)?;
@@ -119,6 +120,66 @@ impl Core {
         let status = self.status(0, now);
         Some(format!("nothing has begun or ended for {still:.0?}\n{status}"))
     }
+}
+
+impl Status {
+    /// The numbers as Prometheus' text format, version 0.0.4.
+    pub fn to_prometheus(&self) -> String {
+        let mut text = String::new();
+        let mut write = |name: &str, kind: &str, help: &str, samples: &[(String, f64)]| {
+            text += &format!("# HELP cenote_scheduler_{name} {help}\n# TYPE cenote_scheduler_{name} {kind}\n");
+            for (labels, value) in samples {
+                text += &format!("cenote_scheduler_{name}{labels} {value}\n");
+            }
+        };
+        let one = |value: f64| vec![(String::new(), value)];
+        let counters = &self.counters;
+        for (name, help, value) in [
+            ("tasks_submitted_total", "Tasks and calls taken in", counters.submitted),
+            ("tasks_completed_total", "Tasks and calls that ended well", counters.completed),
+            ("tasks_failed_total", "Tasks and calls that ended with an error", counters.failed),
+            ("tries_total", "Tries begun", counters.started),
+            ("retries_total", "Tries after the first", counters.retried),
+            ("objects_made_again_total", "Lost objects made again", counters.made_again),
+            ("objects_spilled_total", "Objects written to disk", counters.spilled),
+            ("objects_restored_total", "Objects read back from disk", counters.restored),
+        ] {
+            write(name, "counter", help, &one(value as f64));
+        }
+        for (name, help, value) in [
+            ("waited_seconds_total", "Time tasks were ready and not begun", counters.waited),
+            ("service_seconds_total", "Time on workers", counters.service),
+        ] {
+            write(name, "counter", help, &one(value.as_secs_f64()));
+        }
+        for (name, help, value) in [
+            ("tasks_ready", "Tasks that wait for resources", self.ready as f64),
+            ("tasks_live", "Tasks that have not ended", self.live as f64),
+            ("actor_states", "States of actors", self.replicas as f64),
+            ("memory_idle_bytes", "Objects in memory that can make room", self.idle_bytes as f64),
+            ("spilled_bytes", "Objects on disk", self.spilled_bytes as f64),
+        ] {
+            write(name, "gauge", help, &one(value));
+        }
+        for (name, help, resources) in [
+            ("resource_total", "What there is to hand out", &self.usage.total),
+            ("resource_used", "What is held", &self.usage.used),
+        ] {
+            let mut samples = vec![
+                (label("resource", "cpu"), f64::from(resources.cpu)),
+                (label("resource", "memory_bytes"), resources.memory_bytes as f64),
+            ];
+            let named = resources.named.iter();
+            samples.extend(named.map(|(name, units)| (label("resource", name), f64::from(*units))));
+            write(name, "gauge", help, &samples);
+        }
+        text
+    }
+}
+
+fn label(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("{{{name}=\"{value}\"}}")
 }
 
 impl fmt::Display for Status {

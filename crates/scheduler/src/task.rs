@@ -122,6 +122,7 @@ pub(crate) enum TaskState {
 pub(crate) struct Running {
     pub(crate) grant: Grant,
     pub(crate) charged_s: f64,
+    pub(crate) thread: usize,
 }
 
 impl fmt::Debug for Recipe {

@@ -11,7 +11,8 @@ use cenote_scheduler::{Cancel, Scheduler, SchedulerOptions, WorkOptions, byte_qu
 
 fn scheduler(cores: f32) -> Scheduler {
     let named = BTreeMap::from([("licence".to_owned(), 1)]);
-    Scheduler::new(SchedulerOptions { cpu_cores: cores, memory_max: ByteSize::mib(1), named, ..Default::default() }).unwrap()
+    Scheduler::new(SchedulerOptions { cpu_cores: cores, memory_max: ByteSize::mib(1), named, ..Default::default() })
+        .unwrap()
 }
 
 #[tokio::test]

@@ -157,7 +157,8 @@ impl World {
             actor.submit(&inputs, move |_, context, inputs| body.run(number, context.attempt, inputs, &seen))
         } else {
             let resources = self.resources();
-            let run = move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &seen);
+            let run =
+                move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &seen);
             self.threads.scheduler.submit(&options.resources(resources), &inputs, run)
         };
         if object.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {

@@ -58,7 +58,8 @@ fn work_that_is_waited_for_goes_before_a_backfill() {
         let mut threads = Threads::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() });
         let order: Arc<Mutex<Vec<usize>>> = Arc::default();
         let mut objects = Vec::new();
-        for (number, priority) in [Priority::Backfill, Priority::Interactive, Priority::Normal].into_iter().enumerate() {
+        for (number, priority) in [Priority::Backfill, Priority::Interactive, Priority::Normal].into_iter().enumerate()
+        {
             let job = threads.scheduler.job(JobOptions::new("job").priority(priority)).unwrap();
             for _ in 0..20 {
                 let order = Arc::clone(&order);

@@ -6,6 +6,7 @@ mod audit;
 mod chaos;
 mod fairness;
 mod makespan;
+mod placing;
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::fair::Place;
 use crate::kernel::Ended;
-use crate::{Scheduler, SchedulerOptions};
+use crate::{Accelerator, Scheduler, SchedulerOptions};
 
 /// Runs `test` for every seed, each on a paused clock of its own.
 fn for_seeds<F: Future<Output = ()>>(normally: u64, in_long_runs: u64, test: impl Fn(u64) -> F) {
@@ -51,15 +52,18 @@ struct InFlight {
 struct Threads {
     scheduler: Scheduler,
     places: Vec<Place>,
+    devices: Vec<Option<Box<dyn Accelerator>>>,
     in_flight: Vec<Option<InFlight>>,
 }
 
 impl Threads {
     fn new(options: SchedulerOptions) -> Self {
         let mut places = vec![Place::Pool; options.cpu_cores.ceil() as usize];
+        let mut devices: Vec<_> = places.iter().map(|_| None).collect();
         places.extend((0..options.devices.len()).map(Place::Device));
+        devices.extend(options.devices.iter().map(|device| (device.open)().ok()));
         let scheduler = Scheduler::without_threads(options).unwrap_or_else(|error| panic!("{error}"));
-        Self { scheduler, in_flight: places.iter().map(|_| None).collect(), places }
+        Self { scheduler, in_flight: places.iter().map(|_| None).collect(), devices, places }
     }
 
     /// Has an idle thread, chosen by chance, start the next task, which then takes what `lasts` says. False when none can.
@@ -67,13 +71,17 @@ impl Threads {
         let mut idle: Vec<usize> = (0..self.places.len()).filter(|number| self.in_flight[*number].is_none()).collect();
         while !idle.is_empty() {
             let number = idle.swap_remove(random.below(idle.len() as u64) as usize);
-            if let Some(began) = self.scheduler.kernel().begin(self.places[number]) {
-                self.in_flight[number] =
-                    began.map(|ended| InFlight { until: Instant::now() + lasts(random), ended });
+            if let Some(began) = self.begin_on(number) {
+                self.in_flight[number] = began.map(|ended| InFlight { until: Instant::now() + lasts(random), ended });
                 return true;
             }
         }
         false
+    }
+
+    fn begin_on(&mut self, number: usize) -> Option<Option<Ended>> {
+        let (kernel, place) = (self.scheduler.kernel(), self.places[number]);
+        kernel.begin(place, number, &mut self.devices[number])
     }
 
     /// Moves the clock to the next moment when something ends or is due. False when nothing ever will.
