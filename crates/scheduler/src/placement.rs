@@ -81,6 +81,8 @@ struct Measured {
     row_s: Option<f64>,
     /// A first batch is on its way.
     trying: bool,
+    /// What was measured is old: the next measurement replaces it.
+    stale: bool,
     /// Batches that went elsewhere since it was measured.
     passed_by: u32,
 }
@@ -191,6 +193,7 @@ impl Inner {
         };
         let expected_s = work_s(side).unwrap_or(0.0);
         measured[side].trying = true;
+        measured[side].stale |= measured[side].passed_by >= TRIED_AGAIN_AFTER;
         measured[side].passed_by = 0;
         measured[1 - side].passed_by += 1;
         self.scheduler.kernel().backlog.add(&self.sides[side].queue, expected_s);
@@ -225,8 +228,9 @@ impl Work for Batch {
             measured.trying = measured.row_s.is_some();
             if outcome.is_ok() && self.rows.num_rows() > 0 {
                 let row_s = service.as_secs_f64() / self.rows.num_rows() as f64;
-                let mean = measured.row_s.map_or(row_s, |mean| mean + NEWEST_WEIGHT * (row_s - mean));
-                measured.row_s = Some(mean);
+                let mean = measured.row_s.filter(|_| !measured.stale);
+                measured.row_s = Some(mean.map_or(row_s, |mean| mean + NEWEST_WEIGHT * (row_s - mean)));
+                measured.stale = false;
             }
         }
         deliver(self.sender, outcome, self.output);
