@@ -75,6 +75,11 @@ impl Kernel {
         self.spill.used()
     }
 
+    /// Looks at the core, which stays as it is.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
+        look(&self.locked.lock().core)
+    }
+
     /// Changes the core, wakes whom that concerns, and then does what must be done without the lock.
     pub(crate) fn with<R>(&self, change: impl FnOnce(&mut Core) -> R) -> R {
         let mut locked = self.locked.lock();

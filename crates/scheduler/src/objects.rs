@@ -143,6 +143,10 @@ impl Objects {
         })
     }
 
+    pub(crate) fn is_in_memory(&self, key: Key) -> bool {
+        self.arena.get(key).is_some_and(|object| matches!(object.state, State::InMemory(_)))
+    }
+
     /// Memory that pinning `key` adds to what is held; `None` while it cannot be pinned.
     pub(crate) fn pin_bytes(&self, key: Key) -> Option<u64> {
         let object = self.arena.get(key)?;

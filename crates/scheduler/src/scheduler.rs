@@ -101,13 +101,13 @@ impl Scheduler {
 
     /// What there is and what is held.
     pub fn usage(&self) -> Usage {
-        self.kernel().with(|core| core.usage())
+        self.kernel().look(Core::usage)
     }
 
     /// What runs, what waits, and for what.
     pub fn status(&self) -> Status {
         let spilled = self.kernel().spilled_bytes();
-        self.kernel().with(|core| core.status(spilled, Instant::now()))
+        self.kernel().look(|core| core.status(spilled, Instant::now()))
     }
 
     /// Writes the newest tries as a timeline in Chrome's Trace Event Format, as many as `trace_max` has room for.
@@ -115,7 +115,7 @@ impl Scheduler {
     /// # Errors
     /// What writing fails with.
     pub fn write_trace(&self, to: &mut dyn std::io::Write) -> Result<()> {
-        let (cores, devices, (since, tries)) = self.kernel().with(|core| {
+        let (cores, devices, (since, tries)) = self.kernel().look(|core| {
             let classes = core.ledger.devices.iter().map(|device| device.class.clone());
             (core.ledger.total().cpu.ceil() as usize, classes.collect::<Vec<_>>(), core.trace.snapshot())
         });
@@ -238,15 +238,19 @@ impl Scheduler {
     /// # Errors
     /// What its task failed with; `Corrupt` or `NotFound` when it was lost on disk and cannot be made again.
     pub async fn get(&self, object: &ObjectRef) -> Result<Pinned> {
+        let key = object.key();
         loop {
-            self.wait(object).await?;
-            let key = object.key();
-            let found = self.kernel().with(|core| match core.objects.arena.get(key)?.state {
-                State::InMemory(_) => core.objects.pin(key, &mut core.ledger.memory),
-                _ => None,
+            let pinned = self.kernel().with(|core| {
+                // Reading from disk is not for this thread.
+                let in_memory = core.objects.is_in_memory(key);
+                in_memory.then(|| core.objects.pin(key, &mut core.ledger.memory)).flatten()
             });
-            if let Some(Found::Value(value)) = found {
+            if let Some(Found::Value(value)) = pinned {
                 return Ok(Pinned::new(self.kernel(), key, value));
+            }
+            self.wait(object).await?;
+            if self.kernel().look(|core| core.objects.is_in_memory(key)) {
+                continue;
             }
             // On disk: a task brings it back, with its turn and its room like any other.
             let options = WorkOptions::new("get").resources(Resources::cpu(0.0));
@@ -256,10 +260,7 @@ impl Scheduler {
             let new = NewTask { spec, inputs: vec![key], output: None, actor: None, work };
             let task = self.kernel().with(|core| core.submit(new, Instant::now()))?;
             let _guard = Withdraw { kernel: self.kernel(), task };
-            match receiver.await {
-                Ok(result) => return result,
-                Err(_) => return Err(Error::internal("a task was lost with its worker")),
-            }
+            return receiver.await.unwrap_or_else(|_| Err(Error::internal("a task was lost with its worker")));
         }
     }
 
@@ -303,7 +304,7 @@ impl Scheduler {
     pub(crate) fn spec(&self, options: &WorkOptions) -> Result<Spec> {
         let told: Arc<dyn OnCancel> = Arc::clone(self.kernel()) as _;
         options.cancel.tell(&told);
-        let (request, job) = self.kernel().with(|core| (core.ledger.request(&options.resources), core.job));
+        let (request, job) = self.kernel().look(|core| (core.ledger.request(&options.resources), core.job));
         let request = request?;
         let job = match &options.job {
             Some(job) if !Arc::ptr_eq(&job.inner.kernel, self.kernel()) => {
