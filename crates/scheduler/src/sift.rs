@@ -34,7 +34,8 @@ where
     Fut: Future<Output = Result<RecordBatch>>,
 {
     let mut sifted = Sifted { outputs: Vec::new(), bad: Vec::new() };
-    let mut left: Vec<Range<usize>> = vec![0..batch.num_rows()];
+    let all = 0..batch.num_rows();
+    let mut left = vec![all];
     while let Some(rows) = left.pop() {
         match work(batch.slice(rows.start, rows.len())).await {
             Ok(output) => sifted.outputs.push((rows, output)),

@@ -1,4 +1,7 @@
-//! A job over ten times the budget, whose peak the kernel measures. Alone in its program, so that the peak is its own.
+//! A job over ten times the budget, whose peak the kernel measures, in a process of its own.
+//!
+//! The C library's allocator keeps freed blocks up to a threshold that rises to 32 MiB by itself, and then holds several times
+//! what is used. A process that promises a peak fixes the threshold, as this one does.
 
 #![allow(clippy::unwrap_used)]
 
@@ -29,8 +32,20 @@ fn sum(value: &Value) -> i64 {
     value.batch().unwrap().column(0).as_primitive::<Int64Type>().values().iter().sum()
 }
 
+#[test]
+fn ten_times_the_budget_stays_within_the_budget() {
+    let job = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["the_job", "--exact", "--ignored", "--nocapture"])
+        .env("MALLOC_MMAP_THRESHOLD_", "65536")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&job.stdout) + String::from_utf8_lossy(&job.stderr);
+    assert!(job.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
-async fn ten_times_the_budget_stays_within_the_budget() {
+#[ignore = "run by the other test, which sets the allocator up"]
+async fn the_job() {
     let spill = tempfile::tempdir().unwrap();
     let options = SchedulerOptions {
         cpu_cores: 2.0,
@@ -53,7 +68,7 @@ async fn ten_times_the_budget_stays_within_the_budget() {
         made.iter().map(|object| scheduler.submit(&make, std::slice::from_ref(object), double).unwrap()).collect();
     let mut total = 0;
     for object in &doubled {
-        total += sum(&*scheduler.get(object).await.unwrap());
+        total += sum(&scheduler.get(object).await.unwrap());
     }
     assert_eq!(total, ROWS * (ROWS - 1) / 2 * (BATCHES * (BATCHES - 1) / 2) * 2);
     let status = scheduler.status();

@@ -22,7 +22,10 @@ fn graphs_take_hardly_longer_than_they_must() {
     let ratios: Mutex<Vec<f64>> = Mutex::default();
     for_seeds(60, 2000, |seed| {
         let ratios = &ratios;
-        async move { ratios.lock().push(one_graph(seed).await) }
+        async move {
+            let ratio = one_graph(seed).await;
+            ratios.lock().push(ratio);
+        }
     });
     let ratios = ratios.into_inner();
     let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;

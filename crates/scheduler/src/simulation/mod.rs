@@ -7,6 +7,7 @@ mod chaos;
 mod fairness;
 mod makespan;
 mod placing;
+mod stall;
 
 use std::time::Duration;
 
