@@ -6,23 +6,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_base::{Error, Random, Result};
+use cenote_base::{Error, ErrorKind, Random, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::actors::Actors;
 use crate::arena::{Arena, Key};
 use crate::fair::{Fair, Place, Priority};
-use crate::ledger::{Grant, Ledger, Request};
+use crate::ledger::{Grant, Ledger};
 use crate::metrics::Counters;
 use crate::object::Value;
 use crate::objects::{Found, Objects, State, Victim};
-use crate::task::{ActorCall, Call, Context, NewTask, Running, Spec, Task, TaskState, Work, again};
+use crate::task::{ActorCall, Context, NewTask, Running, Spec, Task, TaskState, Work, again};
 use crate::timers::{Event, Timers};
 use crate::trace::{Trace, Try};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const INPUT_FAILED: &str = "an input failed: ";
 
 /// What is done once the lock is released, because it runs or drops what others wrote.
 pub(crate) enum Effect {
@@ -67,7 +68,7 @@ pub(crate) struct Core {
     tasks_max: usize,
     random: Random,
     /// Tasks that failed without running, and are to be ended before the lock is released.
-    failed: Vec<(Key, Error)>,
+    pub(crate) failed: Vec<(Key, Error)>,
 }
 
 impl Core {
@@ -97,7 +98,7 @@ impl Core {
 
     /// Takes a task in. On error the task's work comes back in [`Effect::Settle`] all the same.
     pub(crate) fn submit(&mut self, new: NewTask, now: Instant) -> Result<Key> {
-        let refusal = if self.draining || self.closed {
+        let refusal = if self.draining {
             Some(Error::cancelled("the scheduler is shutting down and takes no new work"))
         } else if self.tasks.len() >= self.tasks_max {
             let text = format!("{} tasks are waiting, which is the limit: await some of them first", self.tasks_max);
@@ -112,12 +113,17 @@ impl Core {
             self.effects.push(Effect::Settle(new.work, Err(again(&error)), Duration::ZERO));
             return Err(error);
         }
-        let key = self.admit(new, now);
-        self.end_failed(now);
-        Ok(key)
+        Ok(self.submit_read(new, now))
     }
 
-    fn admit(&mut self, new: NewTask, now: Instant) -> Key {
+    /// Takes in a task that brings an object back: even while the scheduler drains, what was made can be had.
+    pub(crate) fn submit_read(&mut self, new: NewTask, now: Instant) -> Key {
+        let key = self.admit(new, now);
+        self.end_failed(now);
+        key
+    }
+
+    pub(crate) fn admit(&mut self, new: NewTask, now: Instant) -> Key {
         self.counters.submitted += 1;
         let task = Task::new(new, now);
         if let Some(job) = self.fair.jobs.get_mut(task.spec.job) {
@@ -142,7 +148,7 @@ impl Core {
     }
 
     /// Has a task wait for those of its inputs that are still to be made, or makes it ready.
-    fn await_inputs(&mut self, key: Key, now: Instant) {
+    pub(crate) fn await_inputs(&mut self, key: Key, now: Instant) {
         let Some(task) = self.tasks.get(key) else { return };
         let inputs = task.distinct.clone();
         let mut missing = 0;
@@ -156,9 +162,7 @@ impl Core {
                     object.dependents.push(key);
                     missing += 1;
                 }
-                State::Failed(kind, message) => {
-                    self.failed.push((key, Error::new(*kind, format!("an input failed: {message}"))));
-                }
+                State::Failed(kind, message) => self.failed.push((key, input_failed(*kind, message))),
                 _ => {}
             }
         }
@@ -168,20 +172,6 @@ impl Core {
                 self.make_ready(key, now);
             }
         }
-    }
-
-    /// Runs the recipe of an object that was lost or dropped once more.
-    fn make_again(&mut self, key: Key, now: Instant) {
-        let Some(object) = self.objects.arena.get_mut(key) else { return };
-        let Some(recipe) = object.recipe.clone() else {
-            let error = Error::not_found("the object was dropped, and nothing is known to make it again");
-            return self.objects.fail(key, &error, &mut self.ledger.memory);
-        };
-        object.state = State::Pending;
-        self.counters.made_again += 1;
-        let work = Box::new(Call(Arc::clone(&recipe.function)));
-        let (spec, inputs) = (Arc::clone(&recipe.spec), recipe.inputs.clone());
-        self.admit(NewTask { spec, inputs, output: Some(key), actor: None, work }, now);
     }
 
     /// All inputs are there: the task queues for resources, or behind the other calls of its actor.
@@ -267,13 +257,10 @@ impl Core {
             self.actors.served(call, service);
         }
         match outcome {
-            Err(error)
-                if error.kind().is_retryable()
-                    && task.attempt < task.spec.retries_max
-                    && !task.cancel.is_cancelled() =>
-            {
+            Err(error) if error.kind().is_retryable() && task.retries_left > 0 && !task.cancel.is_cancelled() => {
                 let backoff = BACKOFF_FIRST.saturating_mul(1 << task.attempt.min(16)).min(BACKOFF_MAX);
                 task.attempt += 1;
+                task.retries_left -= 1;
                 task.state = TaskState::Backoff;
                 self.counters.retried += 1;
                 let pause = backoff.mul_f64(0.5 + self.random.unit());
@@ -286,46 +273,8 @@ impl Core {
         self.objects.shrink(&mut self.ledger.memory)
     }
 
-    /// A task that was started could not: its inputs are gone. They are made again, and the task waits for them.
-    pub(crate) fn restart(&mut self, key: Key, work: Box<dyn Work>, lost: Vec<(Key, Error)>, now: Instant) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        task.work = Some(work);
-        task.distinct.retain(|input| lost.iter().all(|(gone, _)| gone != input));
-        self.stop_running(key, Duration::ZERO, false);
-        for (input, error) in &lost {
-            self.objects.lost(*input, error, &mut self.ledger.memory);
-        }
-        if let Some(task) = self.tasks.get_mut(key) {
-            task.distinct.extend(lost.iter().map(|(gone, _)| *gone));
-            task.distinct.sort_unstable();
-        }
-        self.leave_replica(key, now);
-        self.await_inputs(key, now);
-        // Others were ready to take the same objects.
-        let takes_lost = |task: &Task| lost.iter().any(|(gone, _)| task.distinct.binary_search(gone).is_ok());
-        let queued = |task: &Task| matches!(task.state, TaskState::Ready | TaskState::Mailbox);
-        let others = self.tasks.iter().filter(|(_, task)| queued(task) && takes_lost(task));
-        for other in others.map(|(other, _)| other).collect::<Vec<_>>() {
-            self.unqueue(other);
-            self.leave_replica(other, now);
-            self.await_inputs(other, now);
-        }
-        self.end_failed(now);
-    }
-
-    /// Takes a waiting task out of whatever queue it is in.
-    fn unqueue(&mut self, key: Key) {
-        let Some(task) = self.tasks.get(key) else { return };
-        if matches!(task.state, TaskState::Ready) {
-            self.fair.remove(task.spec.job, key);
-        }
-        if let Some(call) = task.actor {
-            self.actors.unqueue(call.actor, key);
-        }
-    }
-
     /// Gives back what a running task holds.
-    fn stop_running(&mut self, key: Key, service: Duration, keep_grant: bool) {
+    pub(crate) fn stop_running(&mut self, key: Key, service: Duration, keep_grant: bool) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let TaskState::Running(running) = std::mem::replace(&mut task.state, TaskState::Ready) else { return };
         let share = self.ledger.dominant_share(&running.grant.request);
@@ -343,7 +292,7 @@ impl Core {
     }
 
     /// Ends a task that does not run, for good.
-    fn complete(&mut self, key: Key, outcome: Result<Option<Value>>, now: Instant) {
+    pub(crate) fn complete(&mut self, key: Key, outcome: Result<Option<Value>>, now: Instant) {
         self.leave_replica(key, now);
         let Some(mut task) = self.tasks.remove(key) else { return };
         self.moved = now;
@@ -407,103 +356,15 @@ impl Core {
         if let Some(object) = self.objects.arena.get_mut(key) {
             self.effects.extend(object.waiters.drain(..).map(Effect::Wake));
             for dependent in std::mem::take(&mut object.dependents) {
-                let text = format!("an input failed: {}", error.message());
-                self.failed.push((dependent, Error::new(error.kind(), text)));
+                self.failed.push((dependent, input_failed(error.kind(), error.message())));
             }
         }
         self.objects.fail(key, error, &mut self.ledger.memory);
     }
+}
 
-    /// Ends tasks that failed without running, and those that wait for them.
-    fn end_failed(&mut self, now: Instant) {
-        while let Some((key, error)) = self.failed.pop() {
-            self.stop(key, error, now);
-        }
-    }
-
-    /// Ends a task that waits; one that runs is left to its flag.
-    fn stop(&mut self, key: Key, error: Error, now: Instant) {
-        let Some(task) = self.tasks.get(key) else { return };
-        if matches!(task.state, TaskState::Running(_)) {
-            return;
-        }
-        self.unqueue(key);
-        self.complete(key, Err(error), now);
-    }
-
-    /// Ends a task that nobody wants any more, unless it runs.
-    pub(crate) fn withdraw(&mut self, key: Key, now: Instant) {
-        self.stop(key, Error::cancelled("nobody waits for the result any more"), now);
-        self.end_failed(now);
-    }
-
-    /// Ends all waiting tasks whose flag is raised.
-    pub(crate) fn sweep_cancelled(&mut self, now: Instant) {
-        let cancelled = self.tasks.iter().filter(|(_, task)| task.cancel.is_cancelled());
-        let cancelled: Vec<Key> = cancelled.map(|(key, _)| key).collect();
-        for key in cancelled {
-            self.stop(key, Error::cancelled("the work was cancelled while it waited"), now);
-        }
-        self.end_failed(now);
-    }
-
-    /// Takes no more work and ends what waits.
-    pub(crate) fn close(&mut self, now: Instant) {
-        self.closed = true;
-        let all: Vec<Key> = self.tasks.iter().map(|(key, _)| key).collect();
-        for key in all {
-            self.stop(key, Error::cancelled("the scheduler was shut down"), now);
-        }
-        self.end_failed(now);
-    }
-
-    /// Does what is due at `now`.
-    pub(crate) fn advance(&mut self, now: Instant) {
-        while let Some(event) = self.timers.due(now) {
-            match event {
-                Event::Retry(key) => {
-                    if self.tasks.get(key).is_some_and(|task| matches!(task.state, TaskState::Backoff)) {
-                        self.await_inputs(key, now);
-                    }
-                }
-                Event::Deadline(key) => self.pass_deadline(key, now),
-                Event::Idle(actor) => self.wake_actor(actor, now),
-                Event::Call(call) => self.effects.push(Effect::Call(call)),
-            }
-        }
-        self.end_failed(now);
-    }
-
-    fn pass_deadline(&mut self, key: Key, now: Instant) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        task.deadline = None;
-        let limit = task.spec.deadline.unwrap_or_default();
-        let cancel = task.cancel.clone();
-        self.effects.push(Effect::Call(Box::new(move || cancel.cancel())));
-        let waiting_for = self.waits_for(key).unwrap_or_else(|| "a thread".to_owned());
-        let text = format!("the deadline of {limit:?} passed while the work waited for {waiting_for}");
-        self.stop(key, Error::cancelled(text), now);
-    }
-
-    /// What a task that does not run waits for, for people.
-    pub(crate) fn waits_for(&self, key: Key) -> Option<String> {
-        let task = self.tasks.get(key)?;
-        match &task.state {
-            TaskState::Running(_) => None,
-            TaskState::Inputs(missing) => Some(format!("{missing} inputs that are still to be made")),
-            TaskState::Mailbox => Some("its turn on the actor".to_owned()),
-            TaskState::Backoff => Some(format!("try {} after a pause", task.attempt + 1)),
-            TaskState::Ready => {
-                let bytes: Option<u64> = task.distinct.iter().map(|input| self.objects.pin_bytes(*input)).sum();
-                match bytes {
-                    None => Some("an input that is being read back from disk".to_owned()),
-                    Some(bytes) => self.ledger.lacks(self.request_of(task), bytes),
-                }
-            }
-        }
-    }
-
-    pub(crate) fn request_of<'a>(&'a self, task: &'a Task) -> &'a Request {
-        self.actors.request(task)
-    }
+/// What becomes of a task when an input cannot be had, however far back the reason lies.
+fn input_failed(kind: ErrorKind, message: &str) -> Error {
+    let reason = message.strip_prefix(INPUT_FAILED).unwrap_or(message);
+    Error::new(kind, format!("{INPUT_FAILED}{reason}"))
 }

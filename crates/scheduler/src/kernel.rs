@@ -142,12 +142,17 @@ impl Kernel {
                 locked = self.wait_for_work(locked, place);
                 continue;
             }
+            // A thread about to be idle looks out already while it tells others of its result: what they hand in next finds it.
+            let idle = start.is_none() && victims.is_empty() && place == Place::Pool;
+            let looks_out = idle && !locked.looking_out;
+            locked.looking_out |= looks_out;
             self.release(locked);
             if let Err(error) = self.write_out(victims) {
                 tracing::warn!("memory is over its budget by one output: {error:#}");
             }
             ended = start.and_then(|start| self.execute(start, &mut device));
             locked = self.locked.lock();
+            locked.looking_out &= !looks_out;
         }
     }
 

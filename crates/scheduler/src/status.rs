@@ -6,6 +6,7 @@ use std::time::Duration;
 use cenote_base::{ByteSize, Resources};
 use tokio::time::Instant;
 
+use crate::arena::Key;
 use crate::core::Core;
 use crate::metrics::Counters;
 use crate::task::{Task, TaskState};
@@ -108,6 +109,24 @@ impl Core {
             Some(Waiting { name: task.spec.name.clone(), job, count, elapsed: now - task.since, reason })
         });
         waiting.collect()
+    }
+
+    /// What a task that does not run waits for, for people.
+    pub(crate) fn waits_for(&self, key: Key) -> Option<String> {
+        let task = self.tasks.get(key)?;
+        match &task.state {
+            TaskState::Running(_) => None,
+            TaskState::Inputs(missing) => Some(format!("{missing} inputs that are still to be made")),
+            TaskState::Mailbox => Some("its turn on the actor".to_owned()),
+            TaskState::Backoff => Some(format!("try {} after a pause", task.attempt + 1)),
+            TaskState::Ready => {
+                let bytes: Option<u64> = task.distinct.iter().map(|input| self.objects.pin_bytes(*input)).sum();
+                match bytes {
+                    None => Some("an input that is being read back from disk".to_owned()),
+                    Some(bytes) => self.ledger.lacks(self.actors.request(task), bytes),
+                }
+            }
+        }
     }
 
     /// A report, when tasks wait and nothing has begun or ended for `limit`.

@@ -87,6 +87,7 @@ pub(crate) struct Task {
     pub(crate) work: Option<Box<dyn Work>>,
     pub(crate) state: TaskState,
     pub(crate) attempt: u32,
+    pub(crate) retries_left: u32,
     /// How long the last try took.
     pub(crate) service: Duration,
     pub(crate) since: Instant,
@@ -146,6 +147,7 @@ impl Task {
         }
         let cancel = if new.spec.deadline.is_some() { new.spec.cancel.child() } else { new.spec.cancel.clone() };
         Self {
+            retries_left: new.spec.retries_max,
             spec: new.spec,
             inputs: new.inputs,
             distinct,
