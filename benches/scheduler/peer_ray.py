@@ -1,5 +1,6 @@
 """Ray on one machine, a worker a core: `peer_ray.py TASKS CALLS TRIPS FAN`. Every clock starts when Ray and its workers are up."""
 
+import asyncio
 import json
 import logging
 import os
@@ -56,6 +57,15 @@ def objects(size: int) -> tuple[float, float]:
     return put_s * 1e6 / PUTS, get_s * 1e6 / PUTS
 
 
+async def async_trips(counter, trips: int) -> list[float]:
+    trip_us = []
+    for _ in range(trips):
+        start_s = time.perf_counter()
+        await counter.count.remote()
+        trip_us.append((time.perf_counter() - start_s) * 1e6)
+    return trip_us
+
+
 def measure(tasks: int, calls: int, trips: int, fan: int) -> dict[str, object]:
     cores = len(os.sched_getaffinity(0))
     ray.get([empty.remote() for _ in range(50 * cores)])
@@ -78,6 +88,8 @@ def measure(tasks: int, calls: int, trips: int, fan: int) -> dict[str, object]:
         ray.get(counter.count.remote())
         trip_us.append((time.perf_counter() - start_s) * 1e6)
     report["trip_us"] = trip_us
+
+    report["async_trip_us"] = asyncio.run(async_trips(counter, trips))
 
     report["put_1_us"], report["get_1_us"] = objects(1_000_000)
     report["put_100_us"], report["get_100_us"] = objects(100_000_000)

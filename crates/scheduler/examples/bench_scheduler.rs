@@ -7,29 +7,38 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use cenote_base::{Error, Resources, Result};
-use cenote_scheduler::{ObjectRef, Scheduler, SchedulerOptions, Value, WorkOptions};
+use cenote_scheduler::{Actor, Context, ObjectRef, Scheduler, SchedulerOptions, Value, WorkOptions};
 
 const PUTS: usize = 20;
 
-#[tokio::main(flavor = "current_thread")]
 #[allow(clippy::print_stdout)] // The result line is what the harness reads.
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let usage = || Error::invalid_input("usage: bench_scheduler TASKS CALLS TRIPS FAN");
-    let counts: Vec<usize> =
-        std::env::args().skip(1).map(|count| count.parse()).collect::<Result<_, _>>().map_err(|_| usage())?;
+    let arguments = std::env::args().skip(1);
+    let counts: Vec<usize> = arguments.map(|count| count.parse()).collect::<Result<_, _>>().map_err(|_| usage())?;
     let [tasks, calls, trips, fan] = counts[..] else { return Err(usage()) };
     let scheduler = Scheduler::new(SchedulerOptions::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let counter = runtime.block_on(scheduler.actor(WorkOptions::new("counter"), || Ok(0u64)))?;
 
-    let tasks_per_s = empty_tasks(&scheduler, tasks).await?;
-    let (calls_per_s, called) = pipelined_calls(&scheduler, calls).await?;
-    let trip_us = round_trips(&scheduler, trips).await?;
-    let (put_1_us, get_1_us) = objects(&scheduler, 1_000_000).await?;
-    let (put_100_us, get_100_us) = objects(&scheduler, 100_000_000).await?;
-    let (fan_ms, fan_sum) = fan_out_and_in(&scheduler, fan).await?;
-    println!(
-        r#"{{"tasks_per_s":{tasks_per_s},"calls_per_s":{calls_per_s},"called":{called},"trip_us":{trip_us:?},"put_1_us":{put_1_us},"get_1_us":{get_1_us},"put_100_us":{put_100_us},"get_100_us":{get_100_us},"fan_ms":{fan_ms},"fan_sum":{fan_sum}}}"#
-    );
+    let tasks_per_s = runtime.block_on(empty_tasks(&scheduler, tasks))?;
+    let calls_per_s = runtime.block_on(pipelined_calls(&scheduler, &counter, calls))?;
+    let called = counter.call_blocking(|calls, _| Ok(*calls))?;
+    let trip_us = times_us(trips, || counter.call_blocking(count))?;
+    let async_trip_us = runtime.block_on(async_round_trips(&counter, trips))?;
+    let (put_1_us, get_1_us) = runtime.block_on(objects(&scheduler, 1_000_000))?;
+    let (put_100_us, get_100_us) = runtime.block_on(objects(&scheduler, 100_000_000))?;
+    let (fan_ms, fan_sum) = runtime.block_on(fan_out_and_in(&scheduler, fan))?;
+    let rates = format!(r#""tasks_per_s":{tasks_per_s},"calls_per_s":{calls_per_s},"called":{called}"#);
+    let trips = format!(r#""trip_us":{trip_us:?},"async_trip_us":{async_trip_us:?}"#);
+    let puts = format!(r#""put_1_us":{put_1_us},"get_1_us":{get_1_us},"put_100_us":{put_100_us}"#);
+    println!(r#"{{{rates},{trips},{puts},"get_100_us":{get_100_us},"fan_ms":{fan_ms},"fan_sum":{fan_sum}}}"#);
     Ok(())
+}
+
+fn count(calls: &mut u64, _: &Context) -> Result<u64> {
+    *calls += 1;
+    Ok(*calls)
 }
 
 async fn get_all(scheduler: &Scheduler, objects: &[ObjectRef]) -> Result<()> {
@@ -51,34 +60,32 @@ async fn empty_tasks(scheduler: &Scheduler, count: usize) -> Result<f64> {
 }
 
 /// All handed in, then all fetched; the actor counts.
-async fn pipelined_calls(scheduler: &Scheduler, count: usize) -> Result<(f64, u64)> {
-    let counter = scheduler.actor(WorkOptions::new("counter"), || Ok(0u64)).await?;
+async fn pipelined_calls(scheduler: &Scheduler, counter: &Actor<u64>, calls: usize) -> Result<f64> {
     let began = Instant::now();
-    let call = |_| {
-        counter.submit(&[], |calls, _, _| {
-            *calls += 1;
-            Ok(Value::from(Vec::new()))
-        })
-    };
-    let objects: Vec<ObjectRef> = (0..count).map(call).collect::<Result<_>>()?;
+    let call = |_| counter.submit(&[], |calls, context, _| count(calls, context).map(|_| Value::from(Vec::new())));
+    let objects: Vec<ObjectRef> = (0..calls).map(call).collect::<Result<_>>()?;
     get_all(scheduler, &objects).await?;
-    let calls_per_s = count as f64 / began.elapsed().as_secs_f64();
-    Ok((calls_per_s, counter.call(|calls, _| Ok(*calls)).await?))
+    Ok(calls as f64 / began.elapsed().as_secs_f64())
 }
 
-/// One call at a time.
-async fn round_trips(scheduler: &Scheduler, count: usize) -> Result<Vec<f64>> {
-    let counter = scheduler.actor(WorkOptions::new("counter"), || Ok(0u64)).await?;
-    let mut trips_us = Vec::with_capacity(count);
-    for _ in 0..count {
+fn micros(began: Instant) -> f64 {
+    (began.elapsed().as_secs_f64() * 1e8).round() / 100.0
+}
+
+fn times_us(times: usize, call: impl Fn() -> Result<u64>) -> Result<Vec<f64>> {
+    let time = |_| {
         let began = Instant::now();
-        counter
-            .call(|calls, _| {
-                *calls += 1;
-                Ok(*calls)
-            })
-            .await?;
-        trips_us.push((began.elapsed().as_secs_f64() * 1e8).round() / 100.0);
+        call().map(|_| micros(began))
+    };
+    (0..times).map(time).collect()
+}
+
+async fn async_round_trips(counter: &Actor<u64>, times: usize) -> Result<Vec<f64>> {
+    let mut trips_us = Vec::with_capacity(times);
+    for _ in 0..times {
+        let began = Instant::now();
+        counter.call(count).await?;
+        trips_us.push(micros(began));
     }
     Ok(trips_us)
 }

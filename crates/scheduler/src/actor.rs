@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::accelerator::Accelerator;
 use crate::actors::{NewActor, States};
 use crate::arena::Key;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, look_out};
 use crate::object::Value;
 use crate::options::WorkOptions;
 use crate::reference::ObjectRef;
@@ -188,12 +188,42 @@ impl<S: Send + 'static> Actor<S> {
         T: Send + 'static,
         F: FnOnce(&mut S, &Context, Option<&mut (dyn Accelerator + 'static)>) -> Result<T> + Send + 'static,
     {
+        let (task, receiver) = self.hand_in_call(work)?;
+        let _guard = Withdraw { kernel: self.kernel(), task };
+        receiver.await.unwrap_or_else(|_| Err(Error::internal("a call was lost with its worker")))
+    }
+
+    /// As [`call`](Self::call), from a thread that is no async executor's. It looks out for the answer for a moment before it
+    /// sleeps, so that a short call costs no wake-up.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); `InvalidInput` on a thread of an async runtime, which it would hold up.
+    pub fn call_blocking<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut S, &Context) -> Result<T> + Send + 'static,
+    {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let text =
+                format!("a blocking call of `{}` would hold up an async thread: use `call`", self.inner.spec.name);
+            return Err(Error::invalid_input(text));
+        }
+        let (_, mut receiver) = self.hand_in_call(move |state, context, _device| work(state, context))?;
+        if let Some(result) = look_out(|| receiver.try_recv().ok()) {
+            return result;
+        }
+        receiver.blocking_recv().unwrap_or_else(|_| Err(Error::internal("a call was lost with its worker")))
+    }
+
+    fn hand_in_call<T, F>(&self, work: F) -> Result<(Key, oneshot::Receiver<Result<T>>)>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut S, &Context, Option<&mut (dyn Accelerator + 'static)>) -> Result<T> + Send + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         let states = Arc::clone(&self.inner.states);
         let work = Box::new(Once { states, work: Some(work), result: None, sender });
-        let (_, task) = self.hand_in(&self.inner.spec_once, Vec::new(), false, work)?;
-        let _guard = Withdraw { kernel: self.kernel(), task };
-        receiver.await.unwrap_or_else(|_| Err(Error::internal("a call was lost with its worker")))
+        Ok((self.hand_in_once(work)?, receiver))
     }
 
     /// Hands in a call that takes and makes objects, and is tried again as the actor's options allow. Calls that are ready run in the order in which they came. What a call made

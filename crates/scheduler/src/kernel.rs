@@ -21,7 +21,7 @@ use crate::placement::Backlog;
 use crate::spill::SpillDirectory;
 use crate::task::{Environment, Work};
 
-/// How long one idle CPU thread looks out for work before it sleeps: longer than the operating system takes to wake a thread.
+/// How long a thread looks out for what it waits for before it sleeps: longer than the operating system takes to wake it.
 const LOOK_OUT: Duration = Duration::from_micros(50);
 
 pub(crate) struct Kernel {
@@ -167,16 +167,7 @@ impl Kernel {
             locked.looking_out = true;
             let seen = self.signal.load(Ordering::Acquire);
             drop(locked);
-            let until = std::time::Instant::now() + LOOK_OUT;
-            let signalled = loop {
-                if self.signal.load(Ordering::Acquire) != seen {
-                    break true;
-                }
-                if std::time::Instant::now() >= until {
-                    break false;
-                }
-                std::hint::spin_loop();
-            };
+            let signalled = look_out(|| (self.signal.load(Ordering::Acquire) != seen).then_some(())).is_some();
             locked = self.locked.lock();
             locked.looking_out = false;
             if signalled || self.signal.load(Ordering::Acquire) != seen {
@@ -306,6 +297,23 @@ impl Kernel {
 impl OnCancel for Kernel {
     fn cancelled(&self) {
         self.with(|core| core.sweep_cancelled(Instant::now()));
+    }
+}
+
+/// What `look` finds within [`LOOK_OUT`]. Gives way in between: who is to bring it may need this very core.
+pub(crate) fn look_out<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = std::time::Instant::now() + LOOK_OUT;
+    loop {
+        for _ in 0..32 {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            std::hint::spin_loop();
+        }
+        if std::time::Instant::now() >= until {
+            return None;
+        }
+        std::thread::yield_now();
     }
 }
 

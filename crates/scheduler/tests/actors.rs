@@ -38,6 +38,27 @@ async fn an_actor_that_cannot_be_built_says_so_and_holds_nothing() {
     assert_eq!(none.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+#[test]
+fn a_plain_thread_can_call_and_an_async_one_is_told_not_to() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let actor = runtime.block_on(scheduler().actor(WorkOptions::new("counter"), || Ok(0))).unwrap();
+    for number in 1..100 {
+        let count = move |count: &mut i32, _: &cenote_scheduler::Context| {
+            *count += 1;
+            Ok(*count)
+        };
+        assert_eq!(actor.call_blocking(count).unwrap(), number);
+    }
+    let long = actor.call_blocking(|count, _| {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(5) {}
+        Ok(*count)
+    });
+    assert_eq!(long.unwrap(), 99, "also after it has gone to sleep");
+    let error = runtime.block_on(async { actor.call_blocking(|_, _| Ok(())) }).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
 #[tokio::test]
 async fn states_come_with_the_calls_up_to_the_limit_and_go_with_them() {
     let scheduler = scheduler();
