@@ -130,18 +130,18 @@ impl Kernel {
         let mut locked = self.locked.lock();
         let mut ended: Option<Ended> = None;
         loop {
-            let mut victims = Vec::new();
-            if let Some(ended) = ended.take() {
-                victims = locked.core.finish(ended.task, ended.work, ended.outcome, Instant::now());
-            }
+            let finish = |ended: Ended| locked.core.finish(ended.task, ended.work, ended.outcome, Instant::now());
+            let finished = ended.take().map(finish);
             let start = locked.core.next(place, thread, Instant::now());
-            if start.is_none() && victims.is_empty() && locked.core.effects.is_empty() {
+            if start.is_none() && finished.is_none() {
                 if locked.core.closed {
                     return;
                 }
                 locked = self.wait_for_work(locked, place);
                 continue;
             }
+            // What a task's end brought about concerns others, so the lock is let go in the proper way before waiting.
+            let victims = finished.unwrap_or_default();
             // A thread about to be idle looks out already while it tells others of its result: what they hand in next finds it.
             let idle = start.is_none() && victims.is_empty() && place == Place::Pool;
             let looks_out = idle && !locked.looking_out;

@@ -13,8 +13,16 @@ use parking_lot::Mutex;
 
 fn scheduler(cores: f32) -> Scheduler {
     let named = BTreeMap::from([("licence".to_owned(), 1)]);
-    Scheduler::new(SchedulerOptions { cpu_cores: cores, memory_max: ByteSize::mib(1), named, ..Default::default() })
-        .unwrap()
+    // The watchdog wakes up now and then, and must not be what keeps things going.
+    let stall_after = Duration::from_secs(3600);
+    Scheduler::new(SchedulerOptions {
+        cpu_cores: cores,
+        memory_max: ByteSize::mib(1),
+        named,
+        stall_after,
+        ..Default::default()
+    })
+    .unwrap()
 }
 
 #[tokio::test]
@@ -326,4 +334,49 @@ async fn numbers_and_timeline_say_what_ran() {
     assert!(*ran[3].0 == "bad" && *ran[3].1 == false);
     let times: Vec<u64> = events[1..].iter().map(|event| event["ts"].as_u64().unwrap()).collect();
     assert!(times.is_sorted());
+}
+
+/// Tasks, calls, timers and reads from several threads at once. Whoever misses a word here waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn nobody_misses_a_word() {
+    let scheduler = scheduler(2.0);
+    let actor = scheduler.actor(WorkOptions::new("counter"), || Ok(0)).await.unwrap();
+    let streams = (0..3).map(|stream| {
+        let (scheduler, actor) = (scheduler.clone(), actor.clone());
+        tokio::spawn(async move {
+            let licence = Resources::cpu(0.5).with_named("licence", 1);
+            for number in 0..300 {
+                match (number + stream) % 4 {
+                    0 => {
+                        let count = |count: &mut i32, _: &cenote_scheduler::Context| {
+                            *count += 1;
+                            Ok(())
+                        };
+                        actor.call(count).await.unwrap();
+                    }
+                    1 => {
+                        let options = WorkOptions::new("licensed").resources(licence.clone());
+                        scheduler.run(&options, |_| Ok(())).await.unwrap();
+                    }
+                    2 if number % 10 == 2 => {
+                        let flaky = WorkOptions::new("flaky").retries(1);
+                        let again = |context: &cenote_scheduler::Context| match context.attempt {
+                            0 => Err(Error::unavailable("not yet")),
+                            _ => Ok(()),
+                        };
+                        scheduler.run(&flaky, again).await.unwrap();
+                    }
+                    _ => {
+                        let large = scheduler.put(vec![1; 300_000]).await.unwrap();
+                        let same = |_: &cenote_scheduler::Context, inputs: &[Value]| Ok(inputs[0].clone());
+                        let copied = scheduler.submit(&WorkOptions::new("same"), &[large], same).unwrap();
+                        assert_eq!(scheduler.get(&copied).await.unwrap().size_bytes(), 300_000);
+                    }
+                }
+            }
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        stream.await.unwrap();
+    }
 }
