@@ -1,5 +1,8 @@
 //! The kernels: each a file of WGSL, its CPU twin and how closely they agree.
 
+pub(crate) mod distance;
+pub mod kmeans;
+pub mod nearest;
 pub mod phash;
 
 /// A grid of at least `groups` work groups, as near to one row as the devices allow.

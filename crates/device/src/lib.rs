@@ -3,7 +3,9 @@
 mod device;
 mod discover;
 mod kernels;
+mod matrix;
 mod pool;
+mod simd;
 mod work;
 
 #[cfg(test)]
@@ -11,5 +13,7 @@ mod testing;
 
 pub use device::{Device, DeviceUsage};
 pub use discover::{DeviceInfo, DeviceKind, devices, gpu, gpu_or_software};
-pub use kernels::phash;
+pub use kernels::distance::Metric;
+pub use kernels::{kmeans, nearest, phash};
+pub use matrix::Matrix;
 pub use work::Pending;
