@@ -4,6 +4,8 @@ pub(crate) mod distance;
 pub mod kmeans;
 pub mod nearest;
 pub mod phash;
+pub mod resize;
+pub mod yuv;
 
 /// A grid of at least `groups` work groups, as near to one row as the devices allow.
 fn grid(groups: usize) -> [u32; 3] {

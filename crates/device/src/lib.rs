@@ -14,6 +14,6 @@ mod testing;
 pub use device::{Device, DeviceUsage};
 pub use discover::{DeviceInfo, DeviceKind, devices, gpu, gpu_or_software};
 pub use kernels::distance::Metric;
-pub use kernels::{kmeans, nearest, phash};
+pub use kernels::{kmeans, nearest, phash, resize, yuv};
 pub use matrix::Matrix;
 pub use work::Pending;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytemuck::Pod;
@@ -196,36 +196,36 @@ impl<'d> Work<'d> {
 struct ReadBack {
     lease: Lease,
     bytes: u64,
-    mapped: Arc<OnceLock<Result<(), wgpu::BufferAsyncError>>>,
+    mapped: mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
 }
 
 impl ReadBack {
     fn new(lease: Lease, bytes: u64) -> Self {
-        let mapped = Arc::new(OnceLock::new());
-        let told = Arc::clone(&mapped);
+        let (tell, mapped) = mpsc::sync_channel(1);
         lease.buffer().map_async(wgpu::MapMode::Read, 0..bytes, move |outcome| {
-            // Only this call sets it.
-            let _ = told.set(outcome);
+            // Nobody listens when the result was given up.
+            let _ = tell.send(outcome);
         });
         Self { lease, bytes, mapped }
     }
 
     fn wait<T>(self, device: &Device, submission: wgpu::SubmissionIndex, decode: impl FnOnce(&[u8]) -> T) -> Result<T> {
-        let timeout = Some(Duration::from_secs(BATCH_SECONDS_MAX));
-        let polled = device.raw().poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout });
+        let timeout = Duration::from_secs(BATCH_SECONDS_MAX);
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
+        let polled = device.raw().poll(wait);
         device.check()?;
+        let name = &device.info().name;
         polled.map_err(|source| {
-            let name = &device.info().name;
             Error::unavailable(format!("device `{name}` did not finish a batch within {BATCH_SECONDS_MAX} s"))
                 .with_source(source)
         })?;
-        match self.mapped.get() {
-            Some(Ok(())) => {}
-            Some(Err(source)) => {
-                return Err(Error::unavailable("the device's result cannot be read").with_source(source.clone()));
-            }
-            None => return Err(Error::internal("the device finished a batch without its result")),
-        }
+        // Another thread that waits for the same device may be the one that tells.
+        let mapped = self.mapped.recv_timeout(timeout).map_err(|source| {
+            Error::internal(format!("device `{name}` finished a batch without its result")).with_source(source)
+        })?;
+        mapped.map_err(|source| {
+            Error::unavailable(format!("the result of device `{name}` cannot be read")).with_source(source)
+        })?;
         let view = self.lease.buffer().get_mapped_range(0..self.bytes);
         let view =
             view.map_err(|source| Error::unavailable("the device's result cannot be read").with_source(source))?;

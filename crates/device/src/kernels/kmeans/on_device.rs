@@ -81,7 +81,7 @@ impl Steps for OnDevice<'_> {
             let nearest = work.buffer::<[u32; 2]>(part.rows)?;
             let buffers = [&*part.buffer, &*self.centroids, &*nearest];
             work.dispatch(ASSIGN, &buffers, &self.params(part.rows), grid(part.rows.div_ceil(ASSIGN_POINTS)))?;
-            pending.push(work.finish(&nearest, |bytes| bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(bytes))?);
+            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, [u32; 2]>)?);
         }
         let mut nearest = Vec::with_capacity(self.matrix.rows());
         for pending in pending {
@@ -119,6 +119,6 @@ impl Steps for OnDevice<'_> {
 
     fn centroids(self) -> Result<Vec<f32>> {
         let work = Work::new(self.matrix.device())?;
-        work.finish(&self.centroids, |bytes| bytemuck::pod_collect_to_vec(bytes))?.wait()
+        work.finish(&self.centroids, bytemuck::pod_collect_to_vec)?.wait()
     }
 }
