@@ -167,3 +167,6 @@ impl Drop for Reservation {
         self.pool.state.lock().used_bytes -= self.bytes;
     }
 }
+
+#[cfg(test)]
+mod tests;

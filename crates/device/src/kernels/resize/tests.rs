@@ -122,3 +122,44 @@ fn what_does_not_fit_is_refused_with_its_place() {
     assert!(refused(good, &Target { width: 0, ..TARGET }).contains("is empty"));
     assert!(refused(good, &Target { deviation: [1.0, 0.0, 1.0], ..TARGET }).contains("divides by zero"));
 }
+
+/// A crop, a target size and what Pillow 13.0 makes of it: `crop(…).resize(…, BILINEAR)`.
+type FromPillow = (Crop, (u32, u32), &'static [u8]);
+
+#[rustfmt::skip]
+const FROM_PILLOW: [FromPillow; 2] = [
+    (Crop { left: 3, top: 2, width: 17, height: 13 }, (5, 4), &[
+        130, 134, 124, 129, 117, 128, 140, 126, 123, 126, 134, 127, 142, 125, 134, 147, 149, 147, 137, 130,
+        127, 140, 126, 131, 131, 136, 135, 143, 146, 139, 133, 144, 133, 116, 144, 125, 147, 128, 120, 140,
+        132, 143, 133, 127, 129, 150, 140, 131, 145, 149, 107, 154, 142, 104, 150, 141, 121, 150, 127, 135,
+    ]),
+    (Crop { left: 1, top: 1, width: 3, height: 4 }, (5, 6), &[
+        103, 186, 13, 121, 204, 31, 147, 230, 57, 173, 103, 83, 191, 18, 101, 136, 219, 46, 155, 187, 65, 184,
+        139, 94, 135, 91, 122, 103, 58, 141, 180, 220, 90, 183, 156, 111, 189, 59, 142, 93, 91, 148, 28, 111,
+        152, 224, 94, 134, 162, 99, 156, 68, 108, 191, 76, 142, 97, 82, 165, 34, 140, 95, 178, 114, 120, 152,
+        74, 157, 112, 111, 117, 72, 135, 90, 45, 45, 128, 211, 71, 154, 135, 110, 193, 20, 149, 78, 59, 175, 2, 85,
+    ]),
+];
+
+#[test]
+fn pillow_is_within_one_grey_level() {
+    let (width, height) = (23, 17);
+    let mut pixels = Vec::new();
+    for y in 0..height {
+        for x in 0..width {
+            pixels.extend((0..3).map(|channel| (x * 37 + y * 59 + channel * 83 + x * y * 7) as u8));
+        }
+    }
+    for (crop, (target_width, target_height), expected) in FROM_PILLOW {
+        let picture = Picture { crop, ..Picture::whole(&pixels, width, height) };
+        let target = Target { width: target_width, height: target_height, ..TARGET };
+        let gpu = on_device(&testing::device(), &[picture], &target).unwrap().wait().unwrap();
+        for values in [on_cpu(&[picture], &target).unwrap(), gpu] {
+            let plane = expected.len() / 3;
+            for (place, expected) in expected.iter().enumerate() {
+                let level = values[place % 3 * plane + place / 3] * 255.0;
+                assert!((level - f32::from(*expected)).abs() <= 1.0, "{place}: {level}, {expected} in Pillow");
+            }
+        }
+    }
+}
