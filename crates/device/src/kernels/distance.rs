@@ -55,33 +55,32 @@ impl Metric {
 ///
 /// Each sum is kept in [`LANES`] lanes, which are added at the end: a sum depends on its two rows alone.
 #[inline(always)]
-pub(crate) fn sums<const SQUARES: bool, const ROWS: usize>(left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
+fn sums<const SQUARES: bool, const ROWS: usize>(left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
     let step = |a: f32, b: f32| if SQUARES { (a - b) * (a - b) } else { a * b };
     let mut lanes = [[0.0f32; LANES]; ROWS];
-    let whole = right.len() / LANES * LANES;
-    for first in (0..whole).step_by(LANES) {
-        let right = &right[first..first + LANES];
-        for (lanes, left) in lanes.iter_mut().zip(left) {
-            let left = &left[first..first + LANES];
+    let (right_whole, right_rest) = right.as_chunks::<LANES>();
+    let left_whole = left.map(|row| &row.as_chunks::<LANES>().0[..right_whole.len()]);
+    for (place, right) in right_whole.iter().enumerate() {
+        for row in 0..ROWS {
+            let left = &left_whole[row][place];
+            let sums = &mut lanes[row];
             for lane in 0..LANES {
-                lanes[lane] += step(left[lane], right[lane]);
+                sums[lane] += step(left[lane], right[lane]);
             }
         }
     }
-    let mut sums = [0.0; ROWS];
-    for ((sum, lanes), left) in sums.iter_mut().zip(&mut lanes).zip(left) {
-        for (lane, (&a, &b)) in left[whole..].iter().zip(&right[whole..]).enumerate() {
-            lanes[lane] += step(a, b);
+    let rest = right.len() - right_rest.len();
+    for row in 0..ROWS {
+        for (lane, (&a, &b)) in left[row][rest..].iter().zip(right_rest).enumerate() {
+            lanes[row][lane] += step(a, b);
         }
-        *sum = add_up(lanes);
     }
-    sums
+    lanes.map(add_up)
 }
 
 /// Halves added to halves, which is exact to a few bits and quick.
 #[inline(always)]
-fn add_up(lanes: &[f32; LANES]) -> f32 {
-    let mut lanes = *lanes;
+fn add_up(mut lanes: [f32; LANES]) -> f32 {
     let mut count = LANES / 2;
     while count > 0 {
         for lane in 0..count {

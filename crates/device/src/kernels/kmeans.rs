@@ -9,7 +9,7 @@
 
 use cenote_base::{Error, Random, Result};
 
-use super::distance::{Metric, NONE, for_each_key, sums};
+use super::distance::{Metric, NONE, for_each_key};
 use crate::matrix::count_rows;
 use crate::simd::vectorised;
 
@@ -67,11 +67,9 @@ pub struct Clusters {
 /// # Errors
 /// `InvalidInput` when `points` are no whole rows, or fewer points than centroids have only finite numbers.
 pub fn on_cpu(points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
-    vectorised(|| {
-        let usable = check(points, columns, options)?;
-        let centroids = first_centroids(points, columns, &usable, options);
-        lloyd(OnCpu { points, columns, centroids }, points, columns, &usable, options)
-    })
+    let usable = check(points, columns, options)?;
+    let centroids = first_centroids(points, columns, &usable, options);
+    lloyd(OnCpu { points, columns, centroids }, points, columns, &usable, options)
 }
 
 /// The two steps of Lloyd's algorithm and the centroids between them.
@@ -151,7 +149,6 @@ fn check(points: &[f32], columns: usize, options: &Options) -> Result<Vec<u32>> 
     )))
 }
 
-#[inline(always)]
 fn first_centroids(points: &[f32], columns: usize, usable: &[u32], options: &Options) -> Vec<f32> {
     let mut random = Random::new(options.seed);
     let point = |row: u32| &points[row as usize * columns..][..columns];
@@ -168,11 +165,13 @@ fn first_centroids(points: &[f32], columns: usize, usable: &[u32], options: &Opt
         Init::PlusPlus => {
             let mut chosen = point(usable[random.below(usable.len() as u64) as usize]).to_vec();
             let mut squares = vec![f32::INFINITY; usable.len()];
+            let mut found = vec![NONE; points.len() / columns];
             while chosen.len() < options.centroids * columns {
                 let newest = &chosen[chosen.len() - columns..];
                 let mut total = 0.0;
+                measure(points, newest, &mut found);
                 for (square, &row) in squares.iter_mut().zip(usable) {
-                    *square = square.min(sums::<true, 1>([point(row)], newest)[0]);
+                    *square = square.min(Metric::L2.number(found[row as usize]));
                     total += f64::from(*square);
                 }
                 let mut target = random.unit() * total;
@@ -189,7 +188,6 @@ fn first_centroids(points: &[f32], columns: usize, usable: &[u32], options: &Opt
     }
 }
 
-#[inline(always)]
 fn lloyd(mut steps: impl Steps, points: &[f32], columns: usize, usable: &[u32], options: &Options) -> Result<Clusters> {
     let mut iterations = 0;
     let mut before = f64::INFINITY;
@@ -227,6 +225,22 @@ fn reseeded(members: &Members, assigned: &[[u32; 2]], usable: &[u32], centroids:
     empty.into_iter().zip(farthest).collect()
 }
 
+vectorised! {
+    fn measure(points: &[f32], to: &[f32], keys: &mut [u32]) {
+        for_each_key(Metric::L2, points, to, to.len(), |point, _, key| keys[point] = key);
+    }
+}
+
+vectorised! {
+    fn assign(points: &[f32], centroids: &[f32], columns: usize, nearest: &mut [[u32; 2]]) {
+        for_each_key(Metric::L2, points, centroids, columns, |point, centroid, key| {
+            if key < nearest[point][0] {
+                nearest[point] = [key, centroid as u32];
+            }
+        });
+    }
+}
+
 struct OnCpu<'a> {
     points: &'a [f32],
     columns: usize,
@@ -234,18 +248,12 @@ struct OnCpu<'a> {
 }
 
 impl Steps for OnCpu<'_> {
-    #[inline(always)]
     fn assign(&mut self) -> Result<Vec<[u32; 2]>> {
         let mut nearest = vec![[NONE, NO_CLUSTER]; self.points.len() / self.columns];
-        for_each_key(Metric::L2, self.points, &self.centroids, self.columns, |point, centroid, key| {
-            if key < nearest[point][0] {
-                nearest[point] = [key, centroid as u32];
-            }
-        });
+        assign(self.points, &self.centroids, self.columns, &mut nearest);
         Ok(nearest)
     }
 
-    #[inline(always)]
     fn update(&mut self, members: &Members, reseeded: &[(u32, u32)]) -> Result<()> {
         let columns = self.columns;
         let mut sums = vec![0.0f64; columns];

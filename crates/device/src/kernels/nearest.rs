@@ -58,10 +58,14 @@ pub fn on_cpu(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, w
     check(wanted)?;
     count_rows("matrix", matrix, columns)?;
     let mut found = vec![Nearest::new(wanted); count_rows("queries", queries, columns)?];
-    vectorised(|| {
-        for_each_key(metric, queries, matrix, columns, |query, row, key| found[query].offer(key, row as u32));
-    });
+    find(metric, queries, matrix, columns, &mut found);
     Ok(found.into_iter().map(|nearest| nearest.into_hits(metric)).collect())
+}
+
+vectorised! {
+    fn find(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, found: &mut [Nearest]) {
+        for_each_key(metric, queries, matrix, columns, |query, row, key| found[query].offer(key, row as u32));
+    }
 }
 
 /// [`on_cpu`] on the device that holds `matrix`. Queries go in groups, so any number of them is fine.

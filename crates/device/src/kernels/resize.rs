@@ -98,7 +98,7 @@ pub fn on_cpu(pictures: &[Picture<'_>], target: &Target) -> Result<Vec<f32>> {
         let columns = filters.place(picture.crop.width, target.width);
         let rows = filters.place(picture.crop.height, target.height);
         let (columns, rows) = (&filters.made[columns], &filters.made[rows]);
-        vectorised(|| resize(picture, target, columns, rows, &mut line, values));
+        resize(picture, target, columns, rows, &mut line, values);
     }
     Ok(values)
 }
@@ -212,40 +212,41 @@ impl Filters {
     }
 }
 
-/// Down first, which the processor does for many columns at once, and then across. `line` is scratch.
-#[inline(always)]
-fn resize(
-    picture: &Picture<'_>,
-    target: &Target,
-    columns: &Filter,
-    rows: &Filter,
-    line: &mut Vec<f32>,
-    values: &mut [f32],
-) {
-    let crop = picture.crop;
-    let (width, height) = (target.width as usize, target.height as usize);
-    let stride = 3 * picture.width as usize;
-    let (first_byte, line_bytes) = (3 * crop.left as usize, 3 * crop.width as usize);
-    let scales: [_; 3] = std::array::from_fn(|channel| target.scale(channel));
-    line.clear();
-    line.resize(line_bytes, 0.0);
-    for (row, span) in rows.spans.iter().enumerate() {
-        line.fill(0.0);
-        let sources = picture.pixels.chunks_exact(stride).skip((crop.top + span.first) as usize);
-        for (weight, source) in rows.weights(span).iter().zip(sources) {
-            let source = &source[first_byte..first_byte + line_bytes];
-            line.iter_mut().zip(source).for_each(|(sum, &byte)| *sum += weight * f32::from(byte));
-        }
-        for (column, span) in columns.spans.iter().enumerate() {
-            let mut sum = [0.0f32; 3];
-            let pixels = line[3 * span.first as usize..].chunks_exact(3);
-            for (weight, pixel) in columns.weights(span).iter().zip(pixels) {
-                for channel in 0..3 {
-                    sum[channel] += weight * pixel[channel];
-                }
+// Down first, which the processor does for many columns at once, and then across. `line` is scratch.
+vectorised! {
+    fn resize(
+        picture: &Picture<'_>,
+        target: &Target,
+        columns: &Filter,
+        rows: &Filter,
+        line: &mut Vec<f32>,
+        values: &mut [f32],
+    ) {
+        let crop = picture.crop;
+        let (width, height) = (target.width as usize, target.height as usize);
+        let stride = 3 * picture.width as usize;
+        let (first_byte, line_bytes) = (3 * crop.left as usize, 3 * crop.width as usize);
+        let scales: [_; 3] = std::array::from_fn(|channel| target.scale(channel));
+        line.clear();
+        line.resize(line_bytes, 0.0);
+        for (row, span) in rows.spans.iter().enumerate() {
+            line.fill(0.0);
+            let sources = picture.pixels.chunks_exact(stride).skip((crop.top + span.first) as usize);
+            for (weight, source) in rows.weights(span).iter().zip(sources) {
+                let source = &source[first_byte..first_byte + line_bytes];
+                line.iter_mut().zip(source).for_each(|(sum, &byte)| *sum += weight * f32::from(byte));
             }
-            for (channel, (scale, offset)) in scales.iter().enumerate() {
-                values[(channel * height + row) * width + column] = sum[channel] * scale + offset;
+            for (column, span) in columns.spans.iter().enumerate() {
+                let mut sum = [0.0f32; 3];
+                let pixels = line[3 * span.first as usize..].chunks_exact(3);
+                for (weight, pixel) in columns.weights(span).iter().zip(pixels) {
+                    for channel in 0..3 {
+                        sum[channel] += weight * pixel[channel];
+                    }
+                }
+                for (channel, (scale, offset)) in scales.iter().enumerate() {
+                    values[(channel * height + row) * width + column] = sum[channel] * scale + offset;
+                }
             }
         }
     }

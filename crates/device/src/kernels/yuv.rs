@@ -138,7 +138,7 @@ pub fn on_cpu(frames: &[Frame<'_>], format: &Format) -> Result<Vec<u8>> {
     }
     let coefficients = Coefficients::new(format);
     for (frame, pixels) in frames.iter().zip(pixels.chunks_exact_mut(3 * format.pixels())) {
-        vectorised(|| convert(frame, format, &coefficients, pixels));
+        convert(frame, format, &coefficients, pixels);
     }
     Ok(pixels)
 }
@@ -210,18 +210,19 @@ fn check(frames: &[Frame<'_>], format: &Format) -> Result<()> {
     Ok(())
 }
 
-#[inline(always)]
-fn convert(frame: &Frame<'_>, format: &Format, coefficients: &Coefficients, pixels: &mut [u8]) {
-    let width = format.width as usize;
-    let (chroma_width, _) = format.chroma();
-    for (line, pixels) in pixels.chunks_exact_mut(3 * width).enumerate() {
-        let y = &frame.y.bytes[line * frame.y.stride..][..width];
-        let u = &frame.u.bytes[line / 2 * frame.u.stride..][..chroma_width];
-        let v = &frame.v.bytes[line / 2 * frame.v.stride..][..chroma_width];
-        let pairs = pixels.chunks_mut(6).zip(y.chunks(2)).zip(u.iter().zip(v));
-        for ((pixels, y), (&u, &v)) in pairs {
-            for (pixel, &y) in pixels.chunks_exact_mut(3).zip(y) {
-                pixel.copy_from_slice(&coefficients.rgb(y, u, v));
+vectorised! {
+    fn convert(frame: &Frame<'_>, format: &Format, coefficients: &Coefficients, pixels: &mut [u8]) {
+        let width = format.width as usize;
+        let (chroma_width, _) = format.chroma();
+        for (line, pixels) in pixels.chunks_exact_mut(3 * width).enumerate() {
+            let y = &frame.y.bytes[line * frame.y.stride..][..width];
+            let u = &frame.u.bytes[line / 2 * frame.u.stride..][..chroma_width];
+            let v = &frame.v.bytes[line / 2 * frame.v.stride..][..chroma_width];
+            let pairs = pixels.chunks_mut(6).zip(y.chunks(2)).zip(u.iter().zip(v));
+            for ((pixels, y), (&u, &v)) in pairs {
+                for (pixel, &y) in pixels.chunks_exact_mut(3).zip(y) {
+                    pixel.copy_from_slice(&coefficients.rgb(y, u, v));
+                }
             }
         }
     }

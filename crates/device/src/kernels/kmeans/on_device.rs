@@ -9,7 +9,6 @@ use crate::device::{Device, Kernel};
 use crate::kernels::grid;
 use crate::matrix::Matrix;
 use crate::pool::Lease;
-use crate::simd::vectorised;
 use crate::work::Work;
 
 /// Points of a work group that assigns, and columns of one that adds up; see the WGSL.
@@ -42,7 +41,7 @@ struct Params {
 /// [`Pending::wait`](crate::Pending::wait).
 pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
     let usable = check(points, columns, options)?;
-    let centroids = vectorised(|| first_centroids(points, columns, &usable, options));
+    let centroids = first_centroids(points, columns, &usable, options);
     let steps = OnDevice::new(Matrix::upload(device, points, columns)?, points, &centroids)?;
     lloyd(steps, points, columns, &usable, options)
 }
