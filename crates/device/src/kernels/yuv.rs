@@ -163,7 +163,7 @@ pub fn on_device(device: &Device, frames: &[Frame<'_>], format: &Format) -> Resu
         }
     }
     let planes = work.upload(&packed)?;
-    let pixels = work.buffer::<u8>(3 * count)?;
+    let pixels = work.buffer::<[u32; 3]>(count.div_ceil(4))?;
     let params = Params {
         width: format.width,
         height: format.height,

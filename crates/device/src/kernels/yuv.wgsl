@@ -54,7 +54,7 @@ fn convert(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var i = 0u; i < 4u; i++) {
         colours[i] = rgb(min(4u * four + i, count - 1u));
     }
-    // The last words may lie behind the last pixel, where writes go nowhere.
+    // The buffer holds whole fours, so the last words have room behind the last pixel.
     pixels[3u * four] = colours[0] | (colours[1] << 24u);
     pixels[3u * four + 1u] = (colours[1] >> 8u) | (colours[2] << 16u);
     pixels[3u * four + 2u] = (colours[2] >> 16u) | (colours[3] << 8u);
