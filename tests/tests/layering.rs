@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Foreign crates that stay in some of ours.
-const FOREIGN: [(&str, &[&str]); 6] = [
+const FOREIGN: [(&str, &[&str]); 7] = [
     ("lance", &["crates/store", "crates/index"]),
     ("datafusion", &["crates/query"]),
     ("ort", &["models"]),
     ("tokenizers", &["models"]),
+    ("wgpu", &["crates/device"]),
     ("ffmpeg-next", &["operators/video"]),
     ("clap", &["crates/cli"]),
 ];

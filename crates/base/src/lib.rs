@@ -26,4 +26,4 @@ pub use error::{Context, Error, ErrorKind, Result};
 pub use limits::{ByteSize, memory_available_bytes};
 pub use progress::{Progress, Silent};
 pub use random::Random;
-pub use resources::Resources;
+pub use resources::{DeviceShare, Resources, Share};

@@ -11,19 +11,52 @@ pub struct Resources {
     pub cpu: f32,
     /// Bytes of memory the worker may hold beside its input and output.
     pub memory_bytes: u64,
-    /// Units of named resources, such as `gpu` or `licence`.
+    /// Units of named resources, such as `fpga` or `licence`.
     pub named: BTreeMap<String, u32>,
+    /// A share of one device, on whose thread the work then runs.
+    #[serde(default)]
+    pub device: Option<DeviceShare>,
+}
+
+/// A part of one device of a class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceShare {
+    /// Which kind of device, such as `gpu`.
+    pub class: String,
+    /// How much of it.
+    pub share: Share,
+}
+
+/// How much of a device: its memory stands for the whole of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Share {
+    /// A fraction of the device's memory, up to 1.
+    Fraction(f32),
+    /// Bytes of the device's memory.
+    MemoryBytes(u64),
 }
 
 impl Resources {
     /// A request for `cpu` cores and nothing else.
     pub fn cpu(cpu: f32) -> Self {
-        Self { cpu, memory_bytes: 0, named: BTreeMap::new() }
+        Self { cpu, memory_bytes: 0, named: BTreeMap::new(), device: None }
     }
 
     /// The same request with `bytes` of memory.
     pub fn with_memory_bytes(mut self, bytes: u64) -> Self {
         self.memory_bytes = bytes;
+        self
+    }
+
+    /// The same request with `units` of the resource called `name`.
+    pub fn with_named(mut self, name: impl Into<String>, units: u32) -> Self {
+        self.named.insert(name.into(), units);
+        self
+    }
+
+    /// The same request with a share of one device of `class`.
+    pub fn with_device(mut self, class: impl Into<String>, share: Share) -> Self {
+        self.device = Some(DeviceShare { class: class.into(), share });
         self
     }
 }

@@ -7,7 +7,7 @@ use lance::index::DatasetIndexExt;
 use lance::table::format::IndexMetadata;
 use serde_json::Value;
 
-use crate::live::{self, superseded};
+use crate::live;
 use crate::spec::{IndexKind, Metric};
 
 /// An index of a table, as one snapshot has it.
@@ -85,11 +85,11 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
         return Ok(Vec::new());
     }
     let rows = snapshot.count(None).await?;
-    let superseded = superseded(snapshot).await?;
+    let superseded = snapshot.superseded().as_ref();
     let mut indexes = Vec::with_capacity(definitions.len());
     for definition in definitions {
         let (_, late) = live::rows(snapshot.base(), &definition.segments).await?;
-        let rows_unindexed = live::count(&(late - &superseded)) + snapshot.changed_rows();
+        let rows_unindexed = live::count(&(late - superseded)) + snapshot.changed_rows();
         let built_to = definition.segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0);
         indexes.push(IndexInfo {
             metric: definition.metric(),

@@ -3,7 +3,6 @@
 //! An index may hold rows that are not. Lance passes over those that the base has marked as deleted since, but not over those
 //! that a compaction has removed from its files; and of the rows that the change store supersedes it knows nothing.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -13,12 +12,8 @@ use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, lance_e
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
-use lance::deps::datafusion::execution::TaskContext;
-use lance::deps::datafusion::physical_plan::ExecutionPlan;
 use lance::index::prefilter::DatasetPreFilter;
-use lance::io::exec::filtered_read::FilteredReadExec;
 use lance::table::format::IndexMetadata;
-use lance_select::IndexExprResult;
 use roaring::RoaringBitmap;
 
 /// No file of a table has this number.
@@ -46,32 +41,6 @@ async fn rows_in(base: &Arc<Dataset>, mut fragments: RoaringBitmap) -> Result<Ro
     let mask = DatasetPreFilter::create_restricted_deletion_mask(Arc::clone(base), fragments).ok_or_else(wrong)?;
     let mask = mask.await.map_err(lance_error)?;
     mask.allow_list().cloned().ok_or_else(wrong)
-}
-
-/// The rows of the base that later writes supersede.
-pub(crate) async fn superseded(snapshot: &Snapshot) -> Result<RowAddrTreeMap> {
-    // A scan of the base takes these rows out, so its plan says which they are.
-    let mut scanner = snapshot.base_scanner();
-    scanner.empty_project().map_err(lance_error)?.with_row_id();
-    let plan = scanner.create_plan().await.map_err(lance_error)?;
-    let Some(mask) = mask_of(&plan) else { return Ok(RowAddrTreeMap::new()) };
-    let failed = |source| Error::internal("read which rows are superseded").with_source(source);
-    let mut batches = mask.execute(0, Arc::new(TaskContext::default())).map_err(failed)?;
-    let wrong = || Error::internal("a scan does not say which rows are superseded");
-    let batch = batches.try_next().await.map_err(failed)?.ok_or_else(wrong)?;
-    let (mask, _) = IndexExprResult::deserialize(&batch).map_err(lance_error)?;
-    match mask.upper {
-        RowAddrMask::BlockList(rows) => Ok(rows),
-        RowAddrMask::AllowList(_) => Err(wrong()),
-    }
-}
-
-fn mask_of(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
-    let node: &dyn Any = plan.as_ref();
-    match node.downcast_ref::<FilteredReadExec>() {
-        Some(read) => read.index_input().cloned(),
-        None => plan.children().into_iter().find_map(mask_of),
-    }
 }
 
 /// The rows of `snapshot` that satisfy `filter`, in the base and in the change store; of the base also superseded ones.

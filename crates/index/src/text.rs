@@ -22,7 +22,7 @@ use crate::catalog::definitions;
 use crate::corpus::Segment;
 use crate::hits::{Hit, K_MAX, SCORE, by_score, check_k, materialize};
 use crate::late::{Fit, LateRows, Terms, read_late};
-use crate::live::{self, superseded};
+use crate::live;
 use crate::spec::IndexKind;
 
 /// So many rows beyond k are asked for, to see ties at the end of the result.
@@ -89,7 +89,7 @@ pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit
         None if query.all_words => (text, Fit::AllWords),
         None => (text, Fit::AnyWord),
     };
-    let superseded = superseded(snapshot).await?;
+    let superseded = snapshot.superseded().as_ref();
     let wanted = match &query.filter {
         Some(filter) => Some(live::satisfying(snapshot, filter).await?),
         None => None,
@@ -97,7 +97,7 @@ pub async fn text_hits(snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit
     // A row ranks by its best column.
     let mut best: HashMap<u64, f32> = HashMap::new();
     for column in &columns {
-        let search = ColumnSearch { snapshot, column, superseded: &superseded, wanted: wanted.as_ref(), k: query.k };
+        let search = ColumnSearch { snapshot, column, superseded, wanted: wanted.as_ref(), k: query.k };
         for (row_id, score) in search.run(text, fit).await? {
             let best = best.entry(row_id).or_insert(score);
             *best = best.max(score);

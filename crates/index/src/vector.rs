@@ -87,19 +87,19 @@ async fn nearest_indexed(
     index: &Definition,
 ) -> Result<Vec<Hit>> {
     let base = snapshot.base();
-    let superseded = live::superseded(snapshot).await?;
+    let superseded = snapshot.superseded().as_ref();
     let wanted = match &query.filter {
         Some(filter) => Some(live::satisfying(snapshot, filter).await?),
         None => None,
     };
     let (covered, late) = live::rows(base, &index.segments).await?;
-    let allowed = wanted.as_ref().map(|wanted| (wanted.clone() & &covered) - &superseded);
+    let allowed = wanted.as_ref().map(|wanted| (wanted.clone() & &covered) - superseded);
     let mut hits = walk(snapshot, query, metric, index, allowed).await?;
     if hits.iter().any(|hit| !covered.contains(hit.row_id)) {
         // The index holds rows that a compaction removed.
-        hits = walk(snapshot, query, metric, index, Some(covered - &superseded)).await?;
+        hits = walk(snapshot, query, metric, index, Some(covered - superseded)).await?;
     }
-    let mut late = late - &superseded;
+    let mut late = late - superseded;
     if let Some(wanted) = &wanted {
         late &= wanted;
     }

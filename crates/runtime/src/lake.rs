@@ -99,6 +99,7 @@ impl Lake {
         let store_options = StoreOptions {
             index_cache_bytes_max: share(8),
             metadata_cache_bytes_max: share(16),
+            page_cache_bytes_max: share(16),
             cache_directory: models.cache_dir().join("tables"),
             after_fold: Some(Arc::new(IndexUpkeep)),
             ..StoreOptions::default()

@@ -1,31 +1,46 @@
 //! Cancellation that reaches waiting and running work alike.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use cenote_base::{Error, Result};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-/// A flag that is raised once and never lowered. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Cancel {
-    sender: Arc<watch::Sender<bool>>,
+/// Whoever is told at once that a flag was raised.
+pub(crate) trait OnCancel: Send + Sync {
+    fn cancelled(&self);
 }
 
-impl Default for Cancel {
-    fn default() -> Self {
-        Self { sender: Arc::new(watch::Sender::new(false)) }
+/// A flag that is raised once and never lowered. Clones share it.
+#[derive(Clone, Default)]
+pub struct Cancel {
+    flag: Arc<Flag>,
+}
+
+#[derive(Default)]
+struct Flag {
+    raised: AtomicBool,
+    notify: Notify,
+    told: Mutex<Vec<Weak<dyn OnCancel>>>,
+}
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancel").field("raised", &self.is_cancelled()).finish()
     }
 }
 
 impl Cancel {
     /// Raises the flag.
     pub fn cancel(&self) {
-        self.sender.send_replace(true);
+        self.flag.cancelled();
     }
 
     /// Whether the flag is raised.
     pub fn is_cancelled(&self) -> bool {
-        *self.sender.borrow()
+        self.flag.raised.load(Ordering::Acquire)
     }
 
     /// `Cancelled` once the flag is raised: for long loops of running work.
@@ -35,8 +50,50 @@ impl Cancel {
 
     /// Waits until the flag is raised. Cancel safe.
     pub async fn cancelled(&self) {
-        let mut receiver = self.sender.subscribe();
-        // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = receiver.wait_for(|raised| *raised).await;
+        let mut notified = std::pin::pin!(self.flag.notify.notified());
+        notified.as_mut().enable();
+        if !self.is_cancelled() {
+            notified.await;
+        }
+    }
+
+    /// A flag that is raised with this one, and can be raised alone.
+    pub fn child(&self) -> Self {
+        let child = Self::default();
+        let told: Arc<dyn OnCancel> = Arc::clone(&child.flag) as _;
+        self.tell(&told);
+        child
+    }
+
+    /// Tells `who` when the flag is raised, at once if it is. Telling the same twice is telling it once.
+    pub(crate) fn tell(&self, who: &Arc<dyn OnCancel>) {
+        {
+            let mut told = self.flag.told.lock();
+            if !self.is_cancelled() {
+                let known = |weak: &Weak<dyn OnCancel>| std::ptr::addr_eq(weak.as_ptr(), Arc::as_ptr(who));
+                if !told.iter().any(known) {
+                    if told.len() == told.capacity() {
+                        told.retain(|weak| weak.strong_count() > 0);
+                    }
+                    told.push(Arc::downgrade(who));
+                }
+                return;
+            }
+        }
+        who.cancelled();
+    }
+}
+
+impl OnCancel for Flag {
+    fn cancelled(&self) {
+        let told = {
+            let mut told = self.told.lock();
+            self.raised.store(true, Ordering::Release);
+            std::mem::take(&mut *told)
+        };
+        self.notify.notify_waiters();
+        for who in told.iter().filter_map(Weak::upgrade) {
+            who.cancelled();
+        }
     }
 }

@@ -5,13 +5,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cenote_base::{ByteSize, Error, ErrorKind, Resources};
-use cenote_scheduler::{Cancel, Scheduler, SchedulerOptions, WorkOptions, byte_queue};
+use cenote_scheduler::{Cancel, Scheduler, SchedulerOptions, Value, WorkOptions, byte_queue};
+use parking_lot::Mutex;
 
 fn scheduler(cores: f32) -> Scheduler {
     let named = BTreeMap::from([("licence".to_owned(), 1)]);
-    Scheduler::new(SchedulerOptions { cpu_cores: cores, memory_max: ByteSize::mib(1), named, seed: 1 }).unwrap()
+    // The watchdog wakes up now and then, and must not be what keeps things going.
+    let stall_after = Duration::from_secs(3600);
+    Scheduler::new(SchedulerOptions {
+        cpu_cores: cores,
+        memory_max: ByteSize::mib(1),
+        named,
+        stall_after,
+        ..Default::default()
+    })
+    .unwrap()
 }
 
 #[tokio::test]
@@ -164,4 +175,208 @@ async fn a_queue_holds_its_bytes_until_items_are_dropped() {
 /// Whether `future` is still waiting after one poll.
 async fn futures_pending<F: Future + Unpin>(future: &mut F) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending())).await
+}
+
+#[tokio::test]
+async fn a_request_that_must_wait_shows_what_for() {
+    let scheduler = scheduler(2.0);
+    let licence = |name: &str| WorkOptions::new(name).resources(Resources::cpu(0.5).with_named("licence", 1));
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let holder = scheduler.submit(&licence("holder"), &[], move |_, _| {
+        released.lock().recv().unwrap();
+        Ok(Value::from(Vec::new()))
+    });
+    let waiting: Vec<_> =
+        (0..3).map(|_| scheduler.submit(&licence("next"), &[], |_, _| Ok(Value::from(Vec::new()))).unwrap()).collect();
+    let behind = scheduler.submit(&WorkOptions::new("behind"), &waiting, |_, inputs| Ok(inputs[0].clone())).unwrap();
+    while scheduler.status().running.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let status = scheduler.status();
+    assert_eq!(status.running[0].name, "holder");
+    let waits: Vec<_> = status.waiting.iter().map(|w| (w.name.as_str(), w.count, w.reason.as_str())).collect();
+    assert_eq!(waits, [("next", 3, "1 `licence` (0 free)"), ("behind", 1, "3 inputs that are still to be made")]);
+    release.send(()).unwrap();
+    scheduler.get(&behind).await.unwrap();
+    scheduler.wait(&holder.unwrap()).await.unwrap();
+    assert!(scheduler.status().waiting.is_empty());
+}
+
+#[tokio::test]
+async fn a_deadline_ends_work_that_waits_and_work_that_runs() {
+    let scheduler = scheduler(1.0);
+    let deadline = Duration::from_millis(20);
+    let options = WorkOptions::new("loop").deadline(deadline);
+    let running = scheduler.run(&options, |context| -> cenote_base::Result<()> {
+        loop {
+            context.cancel.check()?;
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(running.await.unwrap_err().kind(), ErrorKind::Cancelled);
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let holder = scheduler
+        .submit(&WorkOptions::new("holder"), &[], move |_, _| {
+            released.lock().recv().unwrap();
+            Ok(Value::from(Vec::new()))
+        })
+        .unwrap();
+    let late = scheduler.run(&WorkOptions::new("late").deadline(deadline), |_| Ok(())).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Cancelled);
+    assert_eq!(late.message(), "the deadline of 20ms passed while the work waited for 1 CPU (0 free)");
+    release.send(()).unwrap();
+    scheduler.get(&holder).await.unwrap();
+    scheduler.run(&WorkOptions::new("in time").deadline(Duration::from_secs(600)), |_| Ok(())).await.unwrap();
+}
+
+#[tokio::test]
+async fn drain_lets_work_end_and_takes_no_more() {
+    let scheduler = scheduler(1.0);
+    let done = Arc::new(AtomicUsize::new(0));
+    let objects: Vec<_> = (0..100)
+        .map(|_| {
+            let done = Arc::clone(&done);
+            scheduler.submit(&WorkOptions::new("work"), &[], move |_, _| {
+                done.fetch_add(1, Ordering::SeqCst);
+                Ok(Value::from(Vec::new()))
+            })
+        })
+        .collect();
+    scheduler.drain().await;
+    assert_eq!(done.load(Ordering::SeqCst), 100);
+    let refused = scheduler.run(&WorkOptions::new("late"), |_| Ok(())).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Cancelled);
+    drop(objects);
+}
+
+#[tokio::test]
+async fn too_many_waiting_tasks_are_refused() {
+    let options = SchedulerOptions { cpu_cores: 1.0, tasks_max: 2, ..SchedulerOptions::default() };
+    let scheduler = Scheduler::new(options).unwrap();
+    let never = scheduler.put(vec![1]).await.unwrap();
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+    let released = Mutex::new(released);
+    let options = WorkOptions::new("work");
+    let first = scheduler.submit(&options, &[never], move |_, _| {
+        released.lock().recv().unwrap();
+        Ok(Value::from(Vec::new()))
+    });
+    let second = scheduler.submit(&options, &[], |_, _| Ok(Value::from(Vec::new()))).unwrap();
+    let error = scheduler.submit(&options, &[], |_, _| Ok(Value::from(Vec::new()))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    release.send(()).unwrap();
+    scheduler.get(&second).await.unwrap();
+    drop(first);
+}
+
+#[tokio::test]
+async fn dropping_the_scheduler_cancels_what_waits_and_ends_its_threads() {
+    let scheduler = scheduler(1.0);
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    let mut ended = Some(ended);
+    let (started, begun) = tokio::sync::oneshot::channel();
+    let mut started = Some(started);
+    let running = tokio::spawn({
+        let scheduler = scheduler.clone();
+        async move {
+            let work = move |_: &cenote_scheduler::Context| {
+                started.take().unwrap().send(()).unwrap();
+                released.recv().unwrap();
+                ended.take().unwrap().send(()).unwrap();
+                Ok(())
+            };
+            scheduler.run(&WorkOptions::new("running"), work).await
+        }
+    });
+    begun.await.unwrap();
+    let held = Arc::new(());
+    let kept = Arc::clone(&held);
+    let waiting = scheduler.submit(&WorkOptions::new("waiting"), &[], move |_, _| {
+        let _ = &kept;
+        Ok(Value::from(Vec::new()))
+    });
+    running.abort();
+    let _ = running.await;
+    drop(scheduler);
+    release.send(()).unwrap();
+    has_ended.await.unwrap();
+    drop(waiting);
+    assert_eq!(Arc::strong_count(&held), 1, "the function of the cancelled task is gone");
+}
+
+#[tokio::test]
+async fn numbers_and_timeline_say_what_ran() {
+    let options = SchedulerOptions { cpu_cores: 1.0, trace_max: ByteSize(1 << 16), ..SchedulerOptions::default() };
+    let scheduler = Scheduler::new(options).unwrap();
+    for _ in 0..3 {
+        scheduler.run(&WorkOptions::new("a \"quoted\"\nname"), |_| Ok(())).await.unwrap();
+    }
+    scheduler.run(&WorkOptions::new("bad"), |_| Err::<(), _>(Error::invalid_input("no"))).await.unwrap_err();
+    let text = scheduler.status().to_prometheus();
+    for line in [
+        "cenote_scheduler_tasks_completed_total 3",
+        "cenote_scheduler_tasks_failed_total 1",
+        "cenote_scheduler_resource_total{resource=\"cpu\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    let mut trace = Vec::new();
+    scheduler.write_trace(&mut trace).unwrap();
+    let events: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+    let events = events.as_array().unwrap();
+    assert_eq!(events[0]["args"]["name"], "cenote-cpu-0");
+    let ran: Vec<_> = events[1..].iter().map(|event| (&event["name"], &event["args"]["ended_well"])).collect();
+    assert_eq!(ran.len(), 4);
+    assert!(ran[..3].iter().all(|(name, well)| *name == "a \"quoted\"\nname" && **well == true));
+    assert!(*ran[3].0 == "bad" && *ran[3].1 == false);
+    let times: Vec<u64> = events[1..].iter().map(|event| event["ts"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted());
+}
+
+/// Tasks, calls, timers and reads from several threads at once. Whoever misses a word here waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn nobody_misses_a_word() {
+    let scheduler = scheduler(2.0);
+    let actor = scheduler.actor(WorkOptions::new("counter"), || Ok(0)).await.unwrap();
+    let streams = (0..3).map(|stream| {
+        let (scheduler, actor) = (scheduler.clone(), actor.clone());
+        tokio::spawn(async move {
+            let licence = Resources::cpu(0.5).with_named("licence", 1);
+            for number in 0..300 {
+                match (number + stream) % 4 {
+                    0 => {
+                        let count = |count: &mut i32, _: &cenote_scheduler::Context| {
+                            *count += 1;
+                            Ok(())
+                        };
+                        actor.call(count).await.unwrap();
+                    }
+                    1 => {
+                        let options = WorkOptions::new("licensed").resources(licence.clone());
+                        scheduler.run(&options, |_| Ok(())).await.unwrap();
+                    }
+                    2 if number % 10 == 2 => {
+                        let flaky = WorkOptions::new("flaky").retries(1);
+                        let again = |context: &cenote_scheduler::Context| match context.attempt {
+                            0 => Err(Error::unavailable("not yet")),
+                            _ => Ok(()),
+                        };
+                        scheduler.run(&flaky, again).await.unwrap();
+                    }
+                    _ => {
+                        let large = scheduler.put(vec![1; 300_000]).await.unwrap();
+                        let same = |_: &cenote_scheduler::Context, inputs: &[Value]| Ok(inputs[0].clone());
+                        let copied = scheduler.submit(&WorkOptions::new("same"), &[large], same).unwrap();
+                        assert_eq!(scheduler.get(&copied).await.unwrap().size_bytes(), 300_000);
+                    }
+                }
+            }
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        stream.await.unwrap();
+    }
 }

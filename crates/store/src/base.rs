@@ -33,7 +33,7 @@ use crate::state::blocking;
 use crate::store::write_params;
 
 /// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
-/// rewrites its rows whole.
+/// rewrites its rows whole, and so does one of every column, which leaves nothing in place.
 const PATCH_ROWS_DIVISOR: usize = 16;
 
 /// Opens the dataset at `uri`, at `version` or the newest one, to be changed through `fence`.
@@ -159,7 +159,8 @@ pub(crate) async fn patch(
     let fragments = by_fragment(dataset, row_ids).await?;
     let rows = |id: u32| dataset.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
     let touched: usize = fragments.keys().map(|id| rows(*id)).sum();
-    let mode = match row_ids.len() * PATCH_ROWS_DIVISOR >= touched {
+    let is_part = batch.num_columns() < dataset.schema().fields.len();
+    let mode = match is_part && row_ids.len() * PATCH_ROWS_DIVISOR >= touched {
         true => MergeInsertWriteMode::RewriteColumns,
         false => MergeInsertWriteMode::RewriteRows,
     };

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use crate::WriteReport;
 use crate::history::{Checkpoint, Note};
 use crate::lease::Lease;
-use crate::log::{Frame, Log, News, Record};
+use crate::log::{Frame, Log, Record};
 use crate::state::{State, Tail, blocking, detached};
 use crate::table::DURABILITY_PROPERTY;
 
@@ -59,7 +59,7 @@ impl State {
         let mut tail = Arc::clone(&self.log).lock_owned().await;
         let lease = self.place.leases.writer(self.options.writer_wait_max).await?;
         if !self.place.leases.is_sole() {
-            if tail.log.news().await? != News::None {
+            if tail.is_stale().await? {
                 self.catch_up(&mut tail).boxed().await?;
                 let torn = tail.log.repair().await?;
                 if torn > 0 {

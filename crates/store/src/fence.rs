@@ -28,13 +28,13 @@ pub(crate) struct Fence {
 }
 
 impl Fence {
-    /// The fence of the dataset at `uri`, of which version `known` is known.
-    pub(crate) async fn new(uri: &str, object_store: &HashMap<String, String>, known: u64) -> Result<Self> {
+    /// The fence of the dataset at `uri`, of which no version is known yet.
+    pub(crate) async fn new(uri: &str, object_store: &HashMap<String, String>) -> Result<Self> {
         let params = Some(store_params(object_store));
-        Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: AtomicU64::new(known) })
+        Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: AtomicU64::new(0) })
     }
 
-    /// Takes note of a version that somebody else committed.
+    /// Takes note of a version that was committed.
     pub(crate) fn learn(&self, version: u64) {
         self.known.fetch_max(version, Ordering::AcqRel);
     }

@@ -16,6 +16,7 @@ use crate::history::BaseMark;
 use crate::key_index::KeyIndex;
 use crate::lease::Lease;
 use crate::log::{Frame, Record};
+use crate::pages::RowReader;
 use crate::state::{Inner, State, blocking, key_index};
 use crate::{Version, base};
 
@@ -79,7 +80,8 @@ impl State {
             let (version, time) = (inner.version.max(version), inner.time.max(time));
             let since = (!changes.is_empty()).then_some(time);
             let base = Arc::new(base);
-            *inner = Inner { version, time, history, base, base_rows, keys, changes, accepted: 0, since };
+            let reader = Arc::new(RowReader::new(&base, &state.pages));
+            *inner = Inner { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since };
             Ok(true)
         })
         .await

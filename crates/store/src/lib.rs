@@ -61,6 +61,7 @@ mod key_index;
 mod lease;
 mod log;
 mod objects;
+mod pages;
 mod place;
 mod replay;
 mod schema;

@@ -8,7 +8,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array,
 };
 use arrow::compute::{filter as filter_array, filter_record_batch, interleave_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use cenote_base::{Error, Result};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
@@ -24,6 +24,7 @@ use crate::fault::{arrow_error, lance_error};
 use crate::history::History;
 use crate::key::PrimaryKey;
 use crate::key_index::KeyIndex;
+use crate::pages::RowReader;
 use crate::schema;
 use crate::state::blocking;
 
@@ -129,6 +130,7 @@ pub struct Snapshot {
     version: Version,
     base: Arc<Dataset>,
     base_rows: usize,
+    reader: Arc<RowReader>,
     key: PrimaryKey,
     keys: KeyIndex,
     history: Arc<History>,
@@ -147,6 +149,7 @@ impl Snapshot {
         version: Version,
         base: &Arc<Dataset>,
         base_rows: usize,
+        reader: &Arc<RowReader>,
         key: PrimaryKey,
         keys: &KeyIndex,
         history: &Arc<History>,
@@ -158,6 +161,7 @@ impl Snapshot {
             version,
             base: Arc::clone(base),
             base_rows,
+            reader: Arc::clone(reader),
             key,
             keys: keys.clone(),
             history: Arc::clone(history),
@@ -216,6 +220,11 @@ impl Snapshot {
         scanner
     }
 
+    /// The row ids of the base's rows that later writes supersede.
+    pub fn superseded(&self) -> &Arc<RowAddrTreeMap> {
+        &self.mask
+    }
+
     /// How many rows were written since the base was, and are in this snapshot.
     pub fn changed_rows(&self) -> usize {
         self.changed_rows
@@ -257,7 +266,9 @@ impl Snapshot {
         if limit == Some(0) {
             return Ok(changed.boxed());
         }
-        let mut scanner = self.base_scanner();
+        // Lance evaluates a filter under a mask row by row, whatever scalar indexes there are: then superseded rows go here.
+        let masks_here = request.filter.is_some() && self.masked > 0;
+        let mut scanner = if masks_here { self.base.scan() } else { self.base_scanner() };
         let names: Vec<&str> =
             schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != ROW_ID).collect();
         if names.is_empty() {
@@ -275,10 +286,10 @@ impl Snapshot {
             }
             None => {}
         }
-        if let Some(limit) = limit {
+        if let Some(limit) = limit.filter(|_| !masks_here) {
             scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
         }
-        if request.with_row_id {
+        if request.with_row_id || masks_here {
             scanner.with_row_id();
         }
         if let Some(rows) = request.batch_rows {
@@ -288,11 +299,18 @@ impl Snapshot {
             Some(filter) => lance_error(source).context(format!("filter `{filter}`")),
             None => lance_error(source),
         })?;
+        let snapshot = masks_here.then(|| self.clone());
         let stream = stream.map_err(lance_error).and_then(move |batch| {
-            let schema = Arc::clone(&schema);
-            async move { reshape(&batch, &schema) }
+            let live = match &snapshot {
+                Some(snapshot) => snapshot.without_superseded(&batch),
+                None => Ok(batch),
+            };
+            futures::future::ready(live.and_then(|batch| reshape(&batch, &schema)))
         });
-        Ok(changed.chain(stream).boxed())
+        match limit {
+            Some(limit) if masks_here => Ok(changed.chain(first_rows(stream, limit)).boxed()),
+            _ => Ok(changed.chain(stream).boxed()),
+        }
     }
 
     /// The rows asked for that were written since the base was: what [`base_scanner`](Self::base_scanner) does not find.
@@ -436,6 +454,14 @@ impl Snapshot {
         }
     }
 
+    /// The rows of `batch`, which has row ids, that are not superseded.
+    fn without_superseded(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let row_ids = batch.column_by_name(ROW_ID).and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
+        let row_ids = row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?;
+        let live = row_ids.values().iter().map(|row| Some(!self.is_superseded(*row))).collect();
+        filter_record_batch(batch, &live).map_err(arrow_error)
+    }
+
     fn is_superseded(&self, row_id: u64) -> bool {
         // A mask is kept by the upper and lower half of its numbers, as if they were row addresses.
         let lower = self.mask.get_fragment_bitmap((row_id >> 32) as u32);
@@ -507,10 +533,7 @@ impl Snapshot {
         let mut arrays: HashMap<&str, ArrayRef> = HashMap::new();
         if !plain.is_empty() {
             let projection = self.base.schema().project(&plain).map_err(lance_error)?;
-            let batch = self.base.take_rows(row_ids, projection).await.map_err(lance_error)?;
-            if batch.num_rows() != row_ids.len() {
-                return Err(Error::not_found("a row id names no row of this snapshot"));
-            }
+            let batch = self.reader.take(row_ids, &projection).await?;
             for name in plain {
                 if let Some(column) = batch.column_by_name(name) {
                     arrays.insert(name, Arc::clone(column));
@@ -577,6 +600,17 @@ struct BaseRows {
 
 fn row_id((chunk, row): (usize, usize)) -> u64 {
     CHANGED | (chunk as u64) << 32 | row as u64
+}
+
+/// The first `rows` rows of `batches`.
+fn first_rows(batches: impl Stream<Item = Result<RecordBatch>>, rows: usize) -> impl Stream<Item = Result<RecordBatch>> {
+    let cut = |left: &mut usize, batch: Result<RecordBatch>| {
+        let batch = batch.map(|batch| batch.slice(0, batch.num_rows().min(*left)));
+        let is_over = *left == 0;
+        *left -= batch.as_ref().map_or(0, RecordBatch::num_rows);
+        futures::future::ready((!is_over).then_some(batch))
+    };
+    batches.scan(rows, cut)
 }
 
 /// `batch` in the columns, order and types of `schema`.

@@ -25,6 +25,7 @@ use crate::key::PrimaryKey;
 use crate::key_files::{BATCH_ENTRIES, KeyFiles};
 use crate::key_index::KeyIndex;
 use crate::log::{Frame, Log, News, Record};
+use crate::pages::{Pages, RowReader};
 use crate::place::TablePlace;
 use crate::replay::{Replayed, replay, replay_to};
 use crate::snapshot::Snapshot;
@@ -39,6 +40,7 @@ pub(crate) struct State {
     pub(crate) place: TablePlace,
     pub(crate) options: StoreOptions,
     session: Arc<Session>,
+    pub(crate) pages: Arc<Pages>,
     pub(crate) fence: Arc<Fence>,
     pub(crate) key: PrimaryKey,
     pub(crate) inner: Mutex<Inner>,
@@ -60,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) history: Arc<History>,
     pub(crate) base: Arc<Dataset>,
     pub(crate) base_rows: usize,
+    pub(crate) reader: Arc<RowReader>,
     pub(crate) keys: KeyIndex,
     pub(crate) changes: Changes,
     /// Bytes of rows written since the base was.
@@ -74,6 +77,15 @@ pub(crate) struct Tail {
     pub(crate) log: Log,
     /// Whether the newest frame is one of ours.
     pub(crate) ours: bool,
+    /// Whether frames were read and not taken in, because that failed or its caller gave up.
+    behind: bool,
+}
+
+impl Tail {
+    /// Whether there is something to catch up with.
+    pub(crate) async fn is_stale(&mut self) -> Result<bool> {
+        Ok(self.behind || self.log.news().await? != News::None)
+    }
 }
 
 /// Runs blocking work of this crate off the executor.
@@ -95,6 +107,7 @@ impl State {
         store: WeakStore,
         place: TablePlace,
         session: Arc<Session>,
+        pages: Arc<Pages>,
         options: StoreOptions,
     ) -> Result<Arc<Self>> {
         if !place.log.exists().await? {
@@ -106,22 +119,21 @@ impl State {
             // Who only reads must not keep others from writing.
             place.leases.release().await?;
         }
-        let (log, replayed) = replay(&place.log).await?;
-        let mark = replayed.history.current()?;
-        let fence = Arc::new(Fence::new(&place.base, &options.object_store, mark.base).await.map_err(lance_error)?);
-        let base = base::load(&place.base, &session, &options.object_store, Some(mark.base), Some(&fence)).await?;
+        let fence = Arc::new(Fence::new(&place.base, &options.object_store).await.map_err(lance_error)?);
+        let (log, replayed, base) = newest(&place, &session, &options, &fence).await?;
         let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
-        let inner = Inner::new(&place.keys, &key, base, replayed).await?;
+        let inner = Inner::new(&place.keys, &pages, &key, base, replayed).await?;
         Ok(Arc::new(Self {
             name,
             store,
             place,
             options,
             session,
+            pages,
             fence,
             key,
             inner: Mutex::new(inner),
-            log: Arc::new(tokio::sync::Mutex::new(Tail { log, ours: false })),
+            log: Arc::new(tokio::sync::Mutex::new(Tail { log, ours: false, behind: false })),
             base_turn: Arc::default(),
             queue: Mutex::default(),
             upkeep: Upkeep::default(),
@@ -145,7 +157,7 @@ impl State {
         // When the log is taken, this process is writing: then nobody else is.
         if !self.place.leases.is_sole()
             && let Ok(mut tail) = Arc::clone(&self.log).try_lock_owned()
-            && tail.log.news().await? != News::None
+            && tail.is_stale().await?
         {
             self.catch_up(&mut tail).boxed().await?;
         }
@@ -188,7 +200,7 @@ impl State {
         }
         let replayed = replay_to(&self.place.log, version).await?;
         let base = self.load_base(replayed.history.current()?.base).await?;
-        let snapshot = Inner::new(&self.place.keys, &self.key, base, replayed).await?.view(self.key.clone())?;
+        let snapshot = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?.view(self.key.clone())?;
         self.note_use(&snapshot);
         Ok(snapshot)
     }
@@ -200,11 +212,13 @@ impl State {
     /// Takes in what other processes wrote.
     pub(crate) async fn catch_up(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
         loop {
-            if tail.log.news().await? == News::Gone {
+            if tail.behind || tail.log.news().await? == News::Gone {
                 return self.reopen(tail).await;
             }
+            tail.behind = true;
             let frames = tail.log.read().await?;
             if frames.is_empty() {
+                tail.behind = false;
                 return Ok(());
             }
             tail.ours = false;
@@ -214,6 +228,7 @@ impl State {
                     return self.reopen(tail).await;
                 }
             }
+            tail.behind = false;
         }
     }
 
@@ -232,7 +247,11 @@ impl State {
                 .await?;
             }
             Record::Base { mark, .. } => {
-                let base = self.load_base(mark.base).await?;
+                let base = match self.load_base(mark.base).await {
+                    // It was replaced and collected since.
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                    base => base?,
+                };
                 let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
                 return self.install(frame.version, frame.time, mark, base, keys).await;
             }
@@ -244,12 +263,9 @@ impl State {
 
     /// Reads the whole state again: the log went on somewhere that does not follow from where this process stood.
     async fn reopen(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
-        let (log, replayed) = replay(&self.place.log).await?;
-        let mark = replayed.history.current()?;
-        self.fence.learn(mark.base);
-        let base = self.load_base(mark.base).await?;
-        let inner = Inner::new(&self.place.keys, &self.key, base, replayed).await?;
-        *tail = Tail { log, ours: false };
+        let (log, replayed, base) = newest(&self.place, &self.session, &self.options, &self.fence).await?;
+        let inner = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
+        *tail = Tail { log, ours: false, behind: false };
         self.suspect.store(true, Ordering::Release);
         *self.inner.lock() = inner;
         Ok(())
@@ -315,14 +331,21 @@ impl Counts {
 }
 
 impl Inner {
-    async fn new(files: &KeyFiles, key: &PrimaryKey, base: Dataset, replayed: Replayed) -> Result<Self> {
+    async fn new(
+        files: &KeyFiles,
+        pages: &Arc<Pages>,
+        key: &PrimaryKey,
+        base: Dataset,
+        replayed: Replayed,
+    ) -> Result<Self> {
         let Replayed { version, time, history, rows } = replayed;
         let base_rows = base.count_rows(None).await.map_err(lance_error)?;
         let keys = key_index(files, key, history.hash_key, &base, history.current()?.keys).await?;
         let key = key.clone();
         let history = Arc::new(history);
         let (base, changes) = (Arc::new(base), Changes::default());
-        let mut inner = Self { version, time, history, base, base_rows, keys, changes, accepted: 0, since: None };
+        let reader = Arc::new(RowReader::new(&base, pages));
+        let mut inner = Self { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since: None };
         blocking(move || {
             for frame in rows {
                 let hashes = frame.record.hashes(&key, inner.history.hash_key)?;
@@ -338,7 +361,8 @@ impl Inner {
     }
 
     pub(crate) fn view(&self, key: PrimaryKey) -> Result<Snapshot> {
-        Snapshot::new(Version(self.version), &self.base, self.base_rows, key, &self.keys, &self.history, &self.changes)
+        let (version, base, reader) = (Version(self.version), &self.base, &self.reader);
+        Snapshot::new(version, base, self.base_rows, reader, key, &self.keys, &self.history, &self.changes)
     }
 
     pub(crate) fn apply(
@@ -357,6 +381,25 @@ impl Inner {
             Record::Upsert(batch) => self.changes.upsert(version, batch, hashes, bases),
             Record::Delete(_) => self.changes.delete(version, &hashes, bases),
             _ => Counts::default(),
+        }
+    }
+}
+
+/// What the log adds up to, and its newest base.
+async fn newest(
+    place: &TablePlace,
+    session: &Arc<Session>,
+    options: &StoreOptions,
+    fence: &Arc<Fence>,
+) -> Result<(Log, Replayed, Dataset)> {
+    loop {
+        let (mut log, replayed) = replay(&place.log).await?;
+        let base = replayed.history.current()?.base;
+        fence.learn(base);
+        match base::load(&place.base, session, &options.object_store, Some(base), Some(fence)).await {
+            // It was replaced and collected since the log was read.
+            Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
+            base => return Ok((log, replayed, base?)),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::Faults;
 use crate::fault::lance_error;
 use crate::key::PrimaryKey;
 use crate::lease::{Lease, Leases};
+use crate::pages::Pages;
 use crate::place::{self, Place};
 use crate::schema::{self, HIDDEN_PREFIX};
 use crate::state::State;
@@ -33,6 +34,8 @@ pub struct StoreOptions {
     pub index_cache_bytes_max: ByteSize,
     /// Bytes of manifests and page tables kept in memory, over all tables.
     pub metadata_cache_bytes_max: ByteSize,
+    /// Bytes of rows kept in memory for reads of few rows, over all tables.
+    pub page_cache_bytes_max: ByteSize,
     /// How long a write waits for a writer in another process.
     pub writer_wait_max: Duration,
     /// A table's writes are folded into its base when they hold so many bytes, and writers wait when they hold four times
@@ -64,6 +67,7 @@ impl Default for StoreOptions {
         Self {
             index_cache_bytes_max: ByteSize::mib(256),
             metadata_cache_bytes_max: ByteSize::mib(64),
+            page_cache_bytes_max: ByteSize::mib(64),
             writer_wait_max: Duration::from_secs(60),
             fold_bytes: ByteSize::mib(32),
             fold_rows: 65_536,
@@ -108,6 +112,7 @@ pub struct Store {
 struct Shared {
     place: Place,
     session: Arc<Session>,
+    pages: Arc<Pages>,
     options: StoreOptions,
     /// The tables in use: all handles of a table share one state.
     states: Mutex<HashMap<String, Arc<OnceCell<Arc<State>>>>>,
@@ -133,7 +138,8 @@ impl Store {
             Arc::default(),
         ));
         let place = Place::open(location.as_ref(), &session, &options).boxed().await?;
-        let shared = Shared { place, session, options, states: Mutex::default() };
+        let pages = Arc::new(Pages::new(options.page_cache_bytes_max));
+        let shared = Shared { place, session, pages, options, states: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -237,8 +243,8 @@ impl Store {
             }
             let place = self.shared.place.table(name, &self.shared.options);
             let store = WeakStore(Arc::downgrade(&self.shared));
-            State::open(name.to_owned(), store, place, Arc::clone(&self.shared.session), self.shared.options.clone())
-                .await
+            let (session, pages) = (Arc::clone(&self.shared.session), Arc::clone(&self.shared.pages));
+            State::open(name.to_owned(), store, place, session, pages, self.shared.options.clone()).await
         };
         let state = cell.get_or_try_init(|| open().boxed()).await;
         state.cloned().map_err(|error| error.context(format!("open table `{name}`")))

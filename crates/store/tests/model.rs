@@ -335,7 +335,7 @@ impl Check {
 
         let row_ids = found.column_by_name(ROW_ID).unwrap().as_primitive::<UInt64Type>();
         let mut order: Vec<usize> = (0..found.num_rows()).collect();
-        order.sort_by_key(|_| self.random.next_u64());
+        order.sort_by_cached_key(|_| self.random.next_u64());
         let shuffled: Vec<u64> = order.iter().map(|at| row_ids.value(*at)).collect();
         let taken = snapshot.take(&shuffled, &["id".into(), "number".into()]).await.unwrap();
         for (row, at) in order.iter().enumerate() {

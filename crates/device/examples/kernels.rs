@@ -1,0 +1,233 @@
+//! Every kernel on one CPU thread and on a device, in one go: throughput, ratio, and where the device's time goes.
+//!
+//! `kernels [SCALE]`: the matrices of searches and clusters have SCALE times 100,000 rows; 0.1 suits a device in software. It
+//! takes the first GPU, else software Vulkan. One JSON line a kernel comes first, then the same as a table. The CPU's
+//! figure is one thread's: with n threads the CPU does up to n times as much.
+
+#![allow(clippy::print_stdout)] // The figures are what it is for.
+
+use std::time::{Duration, Instant};
+
+use cenote_base::{Error, Random, Result};
+use cenote_device::kmeans::{Init, Options};
+use cenote_device::resize::{Picture, Target};
+use cenote_device::yuv::{ColourMatrix, Format, Frame, Plane, Range};
+use cenote_device::{Device, Matrix, Metric, Pending, gpu_or_software, kmeans, nearest, phash, resize, yuv};
+
+const MEMORY_BYTES_MAX: u64 = 2 << 30;
+/// Batches that a figure is the median of.
+const BATCHES: u32 = 5;
+
+struct Bench {
+    device: Device,
+    /// Of a matrix.
+    matrix_rows: usize,
+    rows: Vec<serde_json::Value>,
+}
+
+fn main() -> Result<()> {
+    let scale = std::env::args().nth(1).map_or(Ok(1.0), |text| text.parse::<f64>());
+    let scale = scale.map_err(|source| Error::invalid_input("usage: kernels [SCALE]").with_source(source))?;
+    let device = Device::open(&gpu_or_software()?, MEMORY_BYTES_MAX)?;
+    let mut bench = Bench { device, matrix_rows: (100_000.0 * scale).max(1000.0) as usize, rows: Vec::new() };
+    let mut random = Random::new(1);
+    bench.pictures(&mut random)?;
+    bench.frames(&mut random)?;
+    bench.hashes(&mut random)?;
+    bench.searches(&mut random)?;
+    bench.clusters(&mut random)?;
+    bench.table();
+    Ok(())
+}
+
+fn bytes(random: &mut Random, count: usize) -> Vec<u8> {
+    (0..count).map(|_| random.next_u64() as u8).collect()
+}
+
+fn numbers(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count).map(|_| random.unit() as f32).collect()
+}
+
+impl Bench {
+    fn pictures(&mut self, random: &mut Random) -> Result<()> {
+        let target = Target { width: 224, height: 224, mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+        for (width, height, count) in [(640, 480, 32), (4000, 3000, 2)] {
+            let pixels = bytes(random, 3 * width as usize * height as usize);
+            let pictures = vec![Picture::whole(&pixels, width, height); count];
+            let device = self.device.clone();
+            self.compare(
+                &format!("resize {width}×{height} to 224×224"),
+                "pictures",
+                count,
+                || resize::on_cpu(&pictures, &target).map(drop),
+                || resize::on_device(&device, &pictures, &target),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn frames(&mut self, random: &mut Random) -> Result<()> {
+        let format = Format { width: 1920, height: 1080, matrix: ColourMatrix::Bt709, range: Range::Limited };
+        let (luma, chroma) = (bytes(random, 1920 * 1080), bytes(random, 960 * 540));
+        let plane = Plane { bytes: &chroma, stride: 960 };
+        let frames = [Frame { y: Plane { bytes: &luma, stride: 1920 }, u: plane, v: plane }; 8];
+        let device = self.device.clone();
+        self.compare(
+            "yuv 1920×1080",
+            "frames",
+            frames.len(),
+            || yuv::on_cpu(&frames, &format).map(drop),
+            || yuv::on_device(&device, &frames, &format),
+        )
+    }
+
+    fn hashes(&mut self, random: &mut Random) -> Result<()> {
+        let count = 4096;
+        let pictures = bytes(random, count * phash::SIDE * phash::SIDE);
+        let device = self.device.clone();
+        self.compare(
+            "phash",
+            "pictures",
+            count,
+            || phash::on_cpu(&pictures).map(drop),
+            || phash::on_device(&device, &pictures),
+        )
+    }
+
+    fn searches(&mut self, random: &mut Random) -> Result<()> {
+        let (rows, columns, wanted) = (self.matrix_rows, 128, 10);
+        let values = numbers(random, rows * columns);
+        let queries = numbers(random, 256 * columns);
+        let matrix = Matrix::upload(&self.device, &values, columns)?;
+        for (metric, count) in [(Metric::L2, 256), (Metric::Cosine, 256), (Metric::InnerProduct, 256), (Metric::L2, 1)]
+        {
+            let queries = &queries[..count * columns];
+            self.compare(
+                &format!("nearest {metric:?}, {count} of {rows}×128, k = 10"),
+                "queries",
+                count,
+                || nearest::on_cpu(metric, queries, &values, columns, wanted).map(drop),
+                || nearest::on_device(metric, queries, &matrix, wanted),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn clusters(&mut self, random: &mut Random) -> Result<()> {
+        let (rows, columns) = (self.matrix_rows, 128);
+        let points = numbers(random, rows * columns);
+        // Random centroids, because choosing them is the CPU's work on either side.
+        let options = Options { centroids: 256, iterations_max: 4, improvement_min: 0.0, init: Init::Random, seed: 1 };
+        let device = self.device.clone();
+        self.compare(
+            &format!("kmeans {rows}×128, 256 centroids, 4 iterations"),
+            "point iterations",
+            rows * options.iterations_max,
+            || kmeans::on_cpu(&points, columns, &options).map(drop),
+            || kmeans::on_device(&device, &points, columns, &options).map(drop),
+        )
+    }
+
+    /// Batches of `items` on either side. The device runs them once one after the other, for the shares, and once with the next
+    /// submitted before the last is waited for, for the throughput.
+    fn compare<D: Wait>(
+        &mut self,
+        kernel: &str,
+        unit: &str,
+        items: usize,
+        cpu: impl Fn() -> Result<()>,
+        on_device: impl Fn() -> Result<D>,
+    ) -> Result<()> {
+        cpu()?;
+        on_device()?.wait()?;
+        let mut cpu_times = Vec::new();
+        let mut times = Vec::new();
+        let before = self.device.usage();
+        for _ in 0..BATCHES {
+            let start = Instant::now();
+            on_device()?.wait()?;
+            times.push(start.elapsed());
+        }
+        let after = self.device.usage();
+        for _ in 0..BATCHES {
+            let start = Instant::now();
+            cpu()?;
+            cpu_times.push(start.elapsed());
+        }
+        let start = Instant::now();
+        let mut last = on_device()?;
+        for _ in 1..BATCHES {
+            let next = on_device()?;
+            last.wait()?;
+            last = next;
+        }
+        last.wait()?;
+        let overlapped = start.elapsed() / BATCHES;
+
+        let total: Duration = times.iter().sum();
+        let compute = Duration::from_nanos(after.compute_ns - before.compute_ns);
+        let compute_share = compute.as_secs_f64() / total.as_secs_f64();
+        let per_second = |time: Duration| items as f64 / time.as_secs_f64();
+        let (cpu_time, device_time) = (median(cpu_times), median(times));
+        let row = serde_json::json!({
+            "kernel": kernel,
+            "unit": format!("{unit}/s"),
+            "device": self.device.info().name,
+            "batch": items,
+            "cpu": per_second(cpu_time),
+            "device_alone": per_second(device_time),
+            "device_overlapped": per_second(overlapped),
+            "ratio": cpu_time.as_secs_f64() / overlapped.min(device_time).as_secs_f64(),
+            "compute_share": compute_share,
+            "transfer_and_overhead_share": 1.0 - compute_share,
+            "uploaded_bytes": (after.uploaded_bytes - before.uploaded_bytes) / u64::from(BATCHES),
+            "read_bytes": (after.read_bytes - before.read_bytes) / u64::from(BATCHES),
+        });
+        println!("{row}");
+        self.rows.push(row);
+        Ok(())
+    }
+
+    fn table(&self) {
+        println!("\non {}, against one CPU thread", self.device.info().name);
+        println!(
+            "{:<48} {:>12} {:>12} {:>12} {:>7} {:>9} {:>9}",
+            "kernel", "CPU/s", "alone/s", "overlap/s", "ratio", "compute", "transfer"
+        );
+        for row in &self.rows {
+            let number = |name: &str| row[name].as_f64().unwrap_or_default();
+            println!(
+                "{:<48} {:>12.0} {:>12.0} {:>12.0} {:>7.2} {:>8.0}% {:>8.0}%",
+                row["kernel"].as_str().unwrap_or_default(),
+                number("cpu"),
+                number("device_alone"),
+                number("device_overlapped"),
+                number("ratio"),
+                100.0 * number("compute_share"),
+                100.0 * number("transfer_and_overhead_share"),
+            );
+        }
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// What a device does for a batch, whether it can be waited for or is done already.
+trait Wait {
+    fn wait(self) -> Result<()>;
+}
+
+impl<T> Wait for Pending<T> {
+    fn wait(self) -> Result<()> {
+        Pending::wait(self).map(drop)
+    }
+}
+
+impl Wait for () {
+    fn wait(self) -> Result<()> {
+        Ok(())
+    }
+}

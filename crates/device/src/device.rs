@@ -1,0 +1,214 @@
+//! An opened device: its queue, its memory and the kernels compiled for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cenote_base::{Error, Result};
+use parking_lot::Mutex;
+
+use crate::discover::{self, DeviceInfo};
+use crate::pool::Pool;
+
+/// An opened device. Clones share it.
+///
+/// Its methods and the kernels block the calling thread, while data is copied and while results are waited for, so they
+/// belong on a thread of their own and never on an async executor's. One owner thread a device is the intended use: it
+/// submits the next batch before it waits for the last. Work runs in the order of submission.
+///
+/// ```
+/// use cenote_device::{Device, devices};
+///
+/// for info in devices() {
+///     println!("{} ({}): {} bytes", info.name, info.kind, info.memory_bytes);
+///     let device = Device::open(&info, 256 << 20)?;
+///     assert_eq!(device.usage().used_bytes, 0);
+/// }
+/// # Ok::<(), cenote_base::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    info: DeviceInfo,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pool: Arc<Pool>,
+    pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
+    fault: Arc<Fault>,
+    counters: Counters,
+    /// Nanoseconds of one step of the device's clock; none when it has no clock that kernels can read.
+    tick_ns: Option<f32>,
+}
+
+/// What a device has done and holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceUsage {
+    /// Bytes of buffers in use and of uploads on their way.
+    pub used_bytes: u64,
+    /// Bytes of buffers kept for later, let go when others need them.
+    pub idle_bytes: u64,
+    /// Bytes sent to the device since it was opened.
+    pub uploaded_bytes: u64,
+    /// Bytes read back since it was opened.
+    pub read_bytes: u64,
+    /// Batches submitted since it was opened.
+    pub submissions: u64,
+    /// Time that kernels ran since it was opened, by the device's clock; counted when a result is read, and 0 where a
+    /// device has no such clock.
+    pub compute_ns: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) uploaded_bytes: AtomicU64,
+    pub(crate) read_bytes: AtomicU64,
+    pub(crate) submissions: AtomicU64,
+    pub(crate) compute_ns: AtomicU64,
+}
+
+/// A WGSL entry point with its constants. The source is part of the program, so it is known by its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Kernel {
+    pub(crate) source: &'static str,
+    pub(crate) entry: &'static str,
+    pub(crate) constants: &'static [(&'static str, u32)],
+}
+
+/// What went wrong, told by the driver at any time and reported by the next call.
+#[derive(Default)]
+struct Fault {
+    lost: Mutex<Option<String>>,
+    error: Mutex<Option<wgpu::Error>>,
+}
+
+impl Device {
+    /// Opens the device that `info` describes, to hold at most `memory_bytes_max` of its memory.
+    ///
+    /// # Errors
+    /// `NotFound` when the device is gone, `Unavailable` when the driver refuses it.
+    pub fn open(info: &DeviceInfo, memory_bytes_max: u64) -> Result<Self> {
+        let adapter = discover::adapter(info)?;
+        let clock = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: None,
+            required_features: wgpu::Features::IMMEDIATES | clock,
+            required_limits: adapter.limits(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        });
+        let (device, queue) = discover::ready(request)?.map_err(|source| {
+            Error::unavailable(format!("device `{}` cannot be opened", info.name)).with_source(source)
+        })?;
+        let fault = Arc::new(Fault::default());
+        let handler = Arc::clone(&fault);
+        device.on_uncaptured_error(Arc::new(move |error| {
+            handler.error.lock().get_or_insert(error);
+        }));
+        let handler = Arc::clone(&fault);
+        device.set_device_lost_callback(move |reason, message| {
+            handler.lost.lock().get_or_insert(format!("{reason:?} {message}"));
+        });
+        Ok(Self(Arc::new(Inner {
+            info: info.clone(),
+            pool: Pool::new(device.clone(), memory_bytes_max),
+            pipelines: Mutex::default(),
+            fault,
+            counters: Counters::default(),
+            tick_ns: (!clock.is_empty()).then(|| queue.get_timestamp_period()),
+            device,
+            queue,
+        })))
+    }
+
+    /// What was opened.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    /// What it has done and holds.
+    pub fn usage(&self) -> DeviceUsage {
+        let (used_bytes, idle_bytes) = self.0.pool.held_bytes();
+        let counters = &self.0.counters;
+        DeviceUsage {
+            used_bytes,
+            idle_bytes,
+            uploaded_bytes: counters.uploaded_bytes.load(Ordering::Relaxed),
+            read_bytes: counters.read_bytes.load(Ordering::Relaxed),
+            submissions: counters.submissions.load(Ordering::Relaxed),
+            compute_ns: counters.compute_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn raw(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.0.pool
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub(crate) fn tick_ns(&self) -> Option<f32> {
+        self.0.tick_ns
+    }
+
+    /// `kernel` compiled for this device, once.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
+        let mut pipelines = self.0.pipelines.lock();
+        if let Some(pipeline) = pipelines.get(&kernel) {
+            return Ok(pipeline.clone());
+        }
+        let source = wgpu::ShaderSource::Wgsl(kernel.source.into());
+        let module = self.raw().create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+        let constants: Vec<_> = kernel.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+        let pipeline = self.raw().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.entry),
+            layout: None,
+            module: &module,
+            entry_point: Some(kernel.entry),
+            // Each kernel writes what it reads.
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        self.check()?;
+        pipelines.insert(kernel, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Reports what the driver complained of since the last call.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(reason) = self.0.fault.lost.lock().as_ref() {
+            return Err(Error::unavailable(format!(
+                "device `{}` was lost ({}); open it again, or use the CPU",
+                self.0.info.name,
+                reason.trim()
+            )));
+        }
+        match self.0.fault.error.lock().take() {
+            None => Ok(()),
+            Some(source @ wgpu::Error::OutOfMemory { .. }) => {
+                let message = format!("device `{}` is out of memory; use smaller batches", self.0.info.name);
+                Err(Error::resource_exhausted(message).with_source(source))
+            }
+            Some(source) => {
+                let message = format!("device `{}` refused a kernel or a buffer", self.0.info.name);
+                Err(Error::internal(message).with_source(source))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Which devices there are. Nothing is loaded or initialised before one of these functions is called.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::task;
+
+use cenote_base::{Error, Result};
+
+/// What to install, for whoever has no device.
+const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part, or, for tests without a GPU, Mesa's \
+                       software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
+
+/// What sort of hardware a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceKind {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the processor's memory.
+    Integrated,
+    /// A GPU that a hypervisor hands on.
+    Virtual,
+    /// The driver does not say.
+    Unknown,
+    /// The processor posing as a GPU: right, and slower than the CPU twins.
+    Software,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discrete => "discrete GPU",
+            Self::Integrated => "integrated GPU",
+            Self::Virtual => "virtual GPU",
+            Self::Unknown => "unknown",
+            Self::Software => "software",
+        })
+    }
+}
+
+/// A device that can be opened with [`Device::open`](crate::Device::open).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The name that the driver gives it.
+    pub name: String,
+    /// Always `vulkan` for now.
+    pub backend: String,
+    /// What sort of hardware it is.
+    pub kind: DeviceKind,
+    /// The driver's name and version.
+    pub driver: String,
+    /// Its place on the PCI bus, which tells two of the same name apart; empty for software.
+    pub bus: String,
+    /// Memory that is local to the device; for an integrated or software device, the memory it shares.
+    pub memory_bytes: u64,
+    /// The largest buffer.
+    pub buffer_bytes_max: u64,
+    /// The most that a kernel sees of one buffer.
+    pub binding_bytes_max: u64,
+}
+
+/// All devices: GPUs before software, otherwise in the driver's order. Empty when there is no Vulkan.
+pub fn devices() -> Vec<DeviceInfo> {
+    let mut found: Vec<_> = adapters().iter().map(describe).collect();
+    found.sort_by_key(|info| info.kind);
+    found
+}
+
+/// The first real GPU.
+///
+/// # Errors
+/// `Unsupported` when there is none, with what was found instead and what to install.
+pub fn gpu() -> Result<DeviceInfo> {
+    let found = devices();
+    let software: Vec<_> = found.iter().map(|info| info.name.as_str()).collect();
+    let instead = match software.as_slice() {
+        [] => "no Vulkan device at all".to_owned(),
+        names => format!("only software: {}", names.join(", ")),
+    };
+    found.iter().find(|info| info.kind != DeviceKind::Software).cloned().ok_or_else(|| {
+        Error::unsupported(format!("a GPU was asked for and there is {instead}. Use the CPU, or {INSTALL}"))
+    })
+}
+
+/// The first real GPU, or else the software device, which serves tests and is no faster than the CPU twins.
+///
+/// # Errors
+/// `Unsupported` when there is neither, with what to install.
+pub fn gpu_or_software() -> Result<DeviceInfo> {
+    devices()
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::unsupported(format!("there is no Vulkan device. Use the CPU, or {INSTALL}")))
+}
+
+/// The adapter that `info` describes.
+pub(crate) fn adapter(info: &DeviceInfo) -> Result<wgpu::Adapter> {
+    adapters().into_iter().find(|adapter| describe(adapter) == *info).ok_or_else(|| {
+        let message = format!("device `{}` ({}) is gone; list the devices again", info.name, info.driver);
+        Error::not_found(message)
+    })
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN,
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    ready(instance.enumerate_adapters(wgpu::Backends::VULKAN)).unwrap_or_default()
+}
+
+fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
+        wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
+        wgpu::DeviceType::VirtualGpu => DeviceKind::Virtual,
+        wgpu::DeviceType::Cpu => DeviceKind::Software,
+        wgpu::DeviceType::Other => DeviceKind::Unknown,
+    };
+    DeviceInfo {
+        name: info.name,
+        backend: info.backend.to_str().to_owned(),
+        kind,
+        driver: format!("{} {}", info.driver, info.driver_info),
+        bus: info.device_pci_bus_id,
+        memory_bytes: memory_bytes(adapter),
+        buffer_bytes_max: limits.max_buffer_size,
+        binding_bytes_max: limits.max_storage_buffer_binding_size,
+    }
+}
+
+/// The sum of the heaps that are local to the device, which wgpu itself does not tell.
+fn memory_bytes(adapter: &wgpu::Adapter) -> u64 {
+    // SAFETY: The handles are used only while `adapter` is borrowed, and only to read a property; nothing is destroyed.
+    #[expect(unsafe_code, reason = "Vulkan's own handles are behind an unsafe door")]
+    let properties = unsafe {
+        adapter.as_hal::<wgpu::hal::api::Vulkan>().map(|vulkan| {
+            let instance = vulkan.shared_instance().raw_instance();
+            instance.get_physical_device_memory_properties(vulkan.raw_physical_device())
+        })
+    };
+    let Some(properties) = properties else { return 0 };
+    let heaps = &properties.memory_heaps[..properties.memory_heap_count as usize];
+    // Bit 0 is VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+    heaps.iter().filter(|heap| heap.flags.as_raw() & 1 == 1).map(|heap| heap.size).sum()
+}
+
+/// The result of one of wgpu's futures, which are ready at once on every platform but the web.
+pub(crate) fn ready<T>(future: impl Future<Output = T>) -> Result<T> {
+    match pin!(future).poll(&mut task::Context::from_waker(task::Waker::noop())) {
+        task::Poll::Ready(value) => Ok(value),
+        task::Poll::Pending => Err(Error::internal("the driver's answer was not ready at once")),
+    }
+}

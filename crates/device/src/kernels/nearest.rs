@@ -1,0 +1,235 @@
+//! The rows of a matrix that are nearest to each of some queries, found by comparing all of them.
+//!
+//! Hits are in order of distance, and rows of equal distance in order of their number. A row with NaN in it, or a query, is
+//! never near: such a row is not found, and such a query finds nothing. Nor is a row of zeros found by the cosine. So a
+//! query has fewer hits than asked for when fewer rows can be.
+//!
+//! The device agrees with the CPU within [`TOLERANCE`]; where rows are nearer to each other than that, their order may
+//! differ. Equal rows have equal distances on either.
+
+use cenote_base::{Error, Result};
+
+use super::distance::{Metric, NONE, for_each_key};
+use crate::device::{Device, Kernel};
+use crate::matrix::{Matrix, count_rows};
+use crate::simd::vectorised;
+use crate::work::{Pending, Work};
+
+/// The most hits of a query.
+pub const HITS_MAX: usize = 256;
+/// How far a distance on the device may be from the CPU's: for the cosine as it stands, otherwise as a part of the sum of the
+/// squared lengths of both rows.
+pub const TOLERANCE: f32 = 1e-5;
+
+/// Keys of queries and rows that are kept at once.
+const KEYS_BYTES_MAX: u64 = 32 << 20;
+/// Queries of one submission.
+const QUERIES_MAX: usize = 256;
+/// Rows of which one work group picks, and right rows of a work group that measures; see the WGSL.
+const PICK_ROWS: usize = 4096;
+const MEASURE_ROWS: usize = 64;
+/// So many groups can stand in a row of the grid.
+const BLOCK_ROWS_MAX: usize = 65_535 * MEASURE_ROWS;
+
+const SOURCE: &str = concat!(include_str!("distance.wgsl"), include_str!("nearest.wgsl"));
+
+const fn kernel(entry: &'static str, constants: &'static [(&'static str, u32)]) -> Kernel {
+    Kernel { source: SOURCE, entry, constants }
+}
+
+const PICK: Kernel = kernel("pick", &[]);
+const MERGE: Kernel = kernel("merge", &[]);
+const GATHER: Kernel = kernel("gather", &[]);
+
+/// A row that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// Its number in the matrix.
+    pub row: u32,
+    /// What the [`Metric`] says; for [`Metric::InnerProduct`] the product itself.
+    pub distance: f32,
+}
+
+/// The `wanted` rows of `matrix` nearest to each row of `queries`, both rows of `columns` numbers.
+///
+/// # Errors
+/// `InvalidInput` when a slice is no whole rows, or `wanted` is 0 or more than [`HITS_MAX`].
+pub fn on_cpu(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, wanted: usize) -> Result<Vec<Vec<Hit>>> {
+    check(wanted)?;
+    count_rows("matrix", matrix, columns)?;
+    let mut found = vec![Nearest::new(wanted); count_rows("queries", queries, columns)?];
+    find(metric, queries, matrix, columns, &mut found);
+    Ok(found.into_iter().map(|nearest| nearest.into_hits(metric)).collect())
+}
+
+vectorised! {
+    fn find(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, found: &mut [Nearest]) {
+        for_each_key(metric, queries, matrix, columns, |query, row, key| found[query].offer(key, row as u32));
+    }
+}
+
+/// [`on_cpu`] on the device that holds `matrix`. Queries go in groups, so any number of them is fine.
+///
+/// # Errors
+/// As [`on_cpu`], and `ResourceExhausted` when the memory bound leaves no room to work.
+pub fn on_device(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Result<Pending<Vec<Vec<Hit>>>> {
+    check(wanted)?;
+    let columns = matrix.columns();
+    let count = count_rows("queries", queries, columns)?;
+    if matrix.rows() == 0 {
+        return Ok(Pending::new(move || Ok(vec![Vec::new(); count])));
+    }
+    let groups: Vec<_> = queries
+        .chunks(QUERIES_MAX * columns)
+        .map(|queries| submit(metric, queries, matrix, wanted))
+        .collect::<Result<_>>()?;
+    Ok(Pending::new(move || {
+        let mut hits = Vec::with_capacity(count);
+        for group in groups {
+            hits.extend(group.wait()?);
+        }
+        Ok(hits)
+    }))
+}
+
+fn check(wanted: usize) -> Result<()> {
+    if (1..=HITS_MAX).contains(&wanted) {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!("from 1 to {HITS_MAX} hits can be asked for, not {wanted}")))
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Params {
+    columns: u32,
+    queries: u32,
+    first_row: u32,
+    end_row: u32,
+    part_row: u32,
+    wanted: u32,
+    places: u32,
+    first_place: u32,
+    end_place: u32,
+}
+
+/// The kernel that measures so many queries, and how many rows of its work groups they take.
+fn measure(metric: Metric, queries: usize) -> (Kernel, u32) {
+    /// Queries of a work group with one query a lane; a group with four times as many loads the matrix less often.
+    const FEW: usize = 16;
+    let few = queries <= FEW;
+    let measure = kernel(
+        "measure",
+        match (metric, few) {
+            (Metric::L2, true) => &[("METRIC", 0), ("ROWS", 1)],
+            (Metric::L2, false) => &[("METRIC", 0), ("ROWS", 4)],
+            (Metric::Cosine, true) => &[("METRIC", 1), ("ROWS", 1)],
+            (Metric::Cosine, false) => &[("METRIC", 1), ("ROWS", 4)],
+            (Metric::InnerProduct, true) => &[("METRIC", 2), ("ROWS", 1)],
+            (Metric::InnerProduct, false) => &[("METRIC", 2), ("ROWS", 4)],
+        },
+    );
+    (measure, queries.div_ceil(if few { FEW } else { 4 * FEW }) as u32)
+}
+
+/// Rows of the matrix whose keys, for `queries`, are kept at once.
+fn block_rows(device: &Device, queries: usize) -> usize {
+    let bytes = KEYS_BYTES_MAX.min(device.pool().bytes_max() / 8);
+    (bytes as usize / size_of::<u32>() / queries).clamp(MEASURE_ROWS, BLOCK_ROWS_MAX)
+}
+
+/// One group of queries.
+fn submit(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Result<Pending<Vec<Vec<Hit>>>> {
+    let device = matrix.device();
+    let columns = matrix.columns();
+    let count = queries.len() / columns;
+    let largest = matrix.parts().iter().map(|part| part.rows).max().unwrap_or_default();
+    let block_rows = block_rows(device, count).min(largest);
+    let places = 1 + block_rows.div_ceil(PICK_ROWS);
+
+    let mut work = Work::new(device)?;
+    let left = work.upload(queries)?;
+    let keys = work.buffer::<u32>(count * block_rows)?;
+    let picks = work.buffer::<[u32; 2]>(count * places * wanted)?;
+    let (measure, query_groups) = measure(metric, count);
+    let mut params = Params {
+        columns: columns as u32,
+        queries: count as u32,
+        first_row: 0,
+        end_row: 0,
+        part_row: 0,
+        wanted: wanted as u32,
+        places: places as u32,
+        first_place: 1,
+        end_place: 1,
+    };
+    for part in matrix.parts() {
+        for first_row in (0..part.rows).step_by(block_rows) {
+            let rows = block_rows.min(part.rows - first_row);
+            let groups = rows.div_ceil(PICK_ROWS);
+            params.first_row = first_row as u32;
+            params.end_row = (first_row + rows) as u32;
+            params.part_row = part.first_row as u32;
+            params.end_place = 1 + groups as u32;
+            let measure_groups = [rows.div_ceil(MEASURE_ROWS) as u32, query_groups, 1];
+            work.dispatch(measure, &[&left, &part.buffer, &keys], &params, measure_groups)?;
+            work.dispatch(PICK, &[&keys, &picks], &params, [groups as u32, count as u32, 1])?;
+            work.dispatch(MERGE, &[&picks], &params, [count as u32, 1, 1])?;
+            params.first_place = 0;
+        }
+    }
+    let hits = work.buffer::<[u32; 2]>(count * wanted)?;
+    work.dispatch(GATHER, &[&picks, &hits], &params, [count as u32, 1, 1])?;
+    work.finish(&hits, move |bytes| {
+        let entries: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(bytes);
+        let hits = |entries: &[[u32; 2]]| {
+            let found = entries.iter().filter(|[key, _]| *key != NONE);
+            found.map(|&[key, row]| Hit { row, distance: metric.number(key) }).collect()
+        };
+        entries.chunks_exact(wanted).map(hits).collect()
+    })
+}
+
+/// The `wanted` nearest so far: unordered candidates behind the kept, which are sorted when there are as many again.
+#[derive(Clone)]
+struct Nearest {
+    wanted: usize,
+    /// Key and row in one number, which has their order.
+    entries: Vec<u64>,
+    /// What an entry must come before to be kept.
+    limit: u64,
+}
+
+impl Nearest {
+    fn new(wanted: usize) -> Self {
+        Self { wanted, entries: Vec::with_capacity(2 * wanted), limit: u64::from(NONE) << 32 }
+    }
+
+    #[inline(always)]
+    fn offer(&mut self, key: u32, row: u32) {
+        let entry = u64::from(key) << 32 | u64::from(row);
+        if entry < self.limit {
+            self.entries.push(entry);
+            if self.entries.len() == 2 * self.wanted {
+                self.shrink();
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn shrink(&mut self) {
+        let (_, last, _) = self.entries.select_nth_unstable(self.wanted - 1);
+        self.limit = *last;
+        self.entries.truncate(self.wanted);
+    }
+
+    fn into_hits(mut self, metric: Metric) -> Vec<Hit> {
+        self.entries.sort_unstable();
+        self.entries.truncate(self.wanted);
+        let hit = |entry: u64| Hit { row: entry as u32, distance: metric.number((entry >> 32) as u32) };
+        self.entries.into_iter().map(hit).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

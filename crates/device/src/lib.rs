@@ -1,0 +1,56 @@
+//! GPUs, and kernels that run on them and on the CPU.
+//!
+//! Each kernel is a module with `on_cpu` and `on_device`, which take the same input, give the same output and agree within the
+//! tolerance that the module states:
+//!
+//! | module | what it computes |
+//! |---|---|
+//! | [`resize`] | pictures as models want them: crop, resize, normalise, channels apart |
+//! | [`yuv`] | frames of a video as RGB |
+//! | [`phash`] | perceptual hashes |
+//! | [`nearest`] | the nearest rows of a matrix, exactly |
+//! | [`kmeans`] | k-means clusters |
+//!
+//! `on_cpu` runs on the calling thread alone; a caller with more threads splits the batch. `on_device` copies the input, submits
+//! the work and gives a [`Pending`] result, so that a device can have the next batch while the last one is fetched.
+//!
+//! The devices are those of Vulkan, by way of wgpu. Without a GPU there is Mesa's software Vulkan, on which the tests run;
+//! [`gpu`] does not find it, because the CPU twins are faster. Nothing of Vulkan is loaded before a device is asked for.
+//!
+//! This crate knows nothing of operators, tables or media files, and does not decide what runs where: that needs measured
+//! rates, for which [`Device::usage`] has the numbers.
+//!
+//! ```
+//! use cenote_device::{Device, Matrix, Metric, gpu, nearest};
+//!
+//! let matrix = [0.0, 0.0, 3.0, 4.0, 1.0, 1.0];
+//! let hits = match gpu() {
+//!     Ok(info) => {
+//!         let device = Device::open(&info, 256 << 20)?;
+//!         let matrix = Matrix::upload(&device, &matrix, 2)?;
+//!         nearest::on_device(Metric::L2, &[0.0, 0.0], &matrix, 2)?.wait()?
+//!     }
+//!     // The reason says what was found instead.
+//!     Err(_reason) => nearest::on_cpu(Metric::L2, &[0.0, 0.0], &matrix, 2, 2)?,
+//! };
+//! assert_eq!((hits[0][0].row, hits[0][1].row), (0, 2));
+//! # Ok::<(), cenote_base::Error>(())
+//! ```
+
+mod device;
+mod discover;
+mod kernels;
+mod matrix;
+mod pool;
+mod simd;
+mod work;
+
+#[cfg(test)]
+mod testing;
+
+pub use device::{Device, DeviceUsage};
+pub use discover::{DeviceInfo, DeviceKind, devices, gpu, gpu_or_software};
+pub use kernels::distance::Metric;
+pub use kernels::{kmeans, nearest, phash, resize, yuv};
+pub use matrix::Matrix;
+pub use work::Pending;

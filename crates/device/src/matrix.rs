@@ -1,0 +1,94 @@
+//! Rows of numbers, kept on a device from one call to the next.
+
+use std::sync::Arc;
+
+use cenote_base::{Error, Result};
+
+use crate::device::Device;
+use crate::pool::Lease;
+use crate::work::Work;
+
+/// The most of one buffer, where the device allows more.
+const PART_BYTES_MAX: u64 = 1 << 30;
+
+/// A matrix of `f32` on a device, by rows, which takes its memory until it is dropped.
+pub struct Matrix {
+    device: Device,
+    parts: Vec<Part>,
+    rows: usize,
+    columns: usize,
+}
+
+/// Consecutive rows in one buffer.
+pub(crate) struct Part {
+    pub(crate) buffer: Arc<Lease>,
+    pub(crate) first_row: usize,
+    pub(crate) rows: usize,
+}
+
+impl Matrix {
+    /// Sends `values`, rows of `columns` numbers, to `device`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `values` are no whole rows or more than `u32::MAX - 1`, `ResourceExhausted` when they do not fit
+    /// the device's memory bound.
+    pub fn upload(device: &Device, values: &[f32], columns: usize) -> Result<Self> {
+        Self::upload_in_parts(device, values, columns, PART_BYTES_MAX.min(device.info().binding_bytes_max))
+    }
+
+    pub(crate) fn upload_in_parts(
+        device: &Device,
+        values: &[f32],
+        columns: usize,
+        part_bytes_max: u64,
+    ) -> Result<Self> {
+        let rows = count_rows("matrix", values, columns)?;
+        let part_rows = (part_bytes_max / (columns * size_of::<f32>()) as u64) as usize;
+        if part_rows == 0 {
+            return Err(Error::resource_exhausted(format!(
+                "a row of {columns} numbers is larger than a buffer of device `{}`, {part_bytes_max} bytes",
+                device.info().name
+            )));
+        }
+        let mut parts = Vec::new();
+        for (index, values) in values.chunks(part_rows * columns).enumerate() {
+            let mut work = Work::new(device)?;
+            let buffer = work.upload(values)?;
+            work.submit();
+            parts.push(Part { buffer, first_row: index * part_rows, rows: values.len() / columns });
+        }
+        device.check()?;
+        Ok(Self { device: device.clone(), parts, rows, columns })
+    }
+
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many numbers a row has.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+}
+
+/// The rows in `values`, which the message calls `name`.
+pub(crate) fn count_rows(name: &str, values: &[f32], columns: usize) -> Result<usize> {
+    if columns == 0 || !values.len().is_multiple_of(columns) {
+        let count = values.len();
+        return Err(Error::invalid_input(format!("{name} of {count} numbers has no whole rows of {columns}")));
+    }
+    let rows = values.len() / columns;
+    if rows >= u32::MAX as usize {
+        return Err(Error::invalid_input(format!("{name} of {rows} rows has more than {} of them", u32::MAX - 1)));
+    }
+    Ok(rows)
+}

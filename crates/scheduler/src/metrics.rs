@@ -1,0 +1,28 @@
+//! What happened so far, as numbers.
+
+use std::time::Duration;
+
+/// Sums since the scheduler was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Tasks and actor calls that were taken in.
+    pub submitted: u64,
+    /// Tries that began.
+    pub started: u64,
+    /// Tasks that ended well.
+    pub completed: u64,
+    /// Tasks that ended with an error.
+    pub failed: u64,
+    /// Tries after the first.
+    pub retried: u64,
+    /// Objects made again because they were lost.
+    pub made_again: u64,
+    /// Objects written to disk.
+    pub spilled: u64,
+    /// Objects read back from disk.
+    pub restored: u64,
+    /// Time between being ready and being started, over all tries.
+    pub waited: Duration,
+    /// Time on workers, over all tries.
+    pub service: Duration,
+}

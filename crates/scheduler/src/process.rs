@@ -1,0 +1,284 @@
+//! Work in child processes, for code that may crash, hang or eat memory.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind as Io, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use cenote_base::{ByteSize, Context as _, Error, Result};
+
+use crate::actor::{Actor, Replicas};
+use crate::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
+use crate::object::Value;
+use crate::options::WorkOptions;
+use crate::scheduler::Scheduler;
+use crate::sift::{Sifted, sift};
+use crate::task::Context;
+
+/// How often a busy child is looked after.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+
+/// A program that runs as a child, and its limits. It answers with [`serve_calls`](crate::serve_calls) or speaks the same.
+#[derive(Debug, Clone)]
+pub struct ProcessOptions {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Variables added to its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Resident memory that it may have. It is looked at every 10 ms, so a child may have more for as long.
+    pub memory_max: ByteSize,
+    /// How long one call may take.
+    pub call_max: Duration,
+    /// How long it may take to start.
+    pub start_max: Duration,
+}
+
+impl ProcessOptions {
+    /// `program` without arguments, with 512 MiB, a minute for a call and 30 s to start.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            memory_max: ByteSize::mib(512),
+            call_max: Duration::from_secs(60),
+            start_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Child processes of one program: started when there are calls, used again, killed at their limits, and started anew.
+#[derive(Debug, Clone)]
+pub struct Processes {
+    actor: Actor<Process>,
+    retries_max: u32,
+}
+
+/// A child that runs or is to be started with the next call.
+#[derive(Debug)]
+struct Process {
+    name: String,
+    options: ProcessOptions,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    connection: UnixStream,
+}
+
+/// What ends waiting for a child.
+struct Limits<'a> {
+    context: &'a Context,
+    memory_max: ByteSize,
+    time_max: Duration,
+    until: Instant,
+}
+
+impl Scheduler {
+    /// Up to `processes_max` child processes, each of which holds the resources of `options`, all but the CPU, while it lives,
+    /// and the CPU during a call. Its memory limit is added to what it holds.
+    ///
+    /// # Errors
+    /// As [`replicated_actor`](Self::replicated_actor).
+    pub fn processes(
+        &self,
+        mut options: WorkOptions,
+        process: ProcessOptions,
+        processes_max: usize,
+    ) -> Result<Processes> {
+        options.resources.memory_bytes += process.memory_max.0;
+        let (name, retries_max) = (options.name.clone(), options.retries_max);
+        let build = move || Ok(Process { name: name.clone(), options: process.clone(), running: None });
+        let actor = self.replicated_actor(options, Replicas::up_to(processes_max), build)?;
+        Ok(Processes { actor, retries_max })
+    }
+}
+
+impl Processes {
+    /// What a child makes of `input`, tried again in another child as `options` allows when a child was lost.
+    ///
+    /// # Errors
+    /// What the child says; `Unavailable` when it was lost during the call; `ResourceExhausted` when it was killed at a limit;
+    /// `Corrupt` when it does not keep to the protocol; `Cancelled`, and then the child is killed.
+    pub async fn call(&self, input: Value) -> Result<Value> {
+        let mut pause = PAUSE_FIRST;
+        for _ in 0..self.retries_max {
+            let input = input.clone();
+            match self.actor.call(move |process, context| process.call(&input, context)).await {
+                Err(error) if error.kind().is_retryable() => tracing::warn!("tries again: {error:#}"),
+                outcome => return outcome,
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.actor.call(move |process, context| process.call(&input, context)).await
+    }
+
+    /// What children make of the rows of `batch`, with up to `bad_max` rows set aside that kill or fail a child by themselves.
+    ///
+    /// # Errors
+    /// As [`sift`](crate::sift()).
+    pub async fn sift(&self, batch: &RecordBatch, bad_max: usize) -> Result<Sifted> {
+        sift(batch, bad_max, |rows| async move { self.call(Value::Batch(rows)).await?.batch().cloned() }).await
+    }
+}
+
+impl Process {
+    fn call(&mut self, input: &Value, context: &Context) -> Result<Value> {
+        let content = content_of(input)?;
+        let name = &self.name;
+        let alive = |mut running: Running| matches!(running.child.try_wait(), Ok(None)).then_some(running);
+        let mut running = match self.running.take().and_then(alive) {
+            Some(running) => running,
+            None => Running::start(name, &self.options, context)?,
+        };
+        let limits = Limits::new(context, &self.options, self.options.call_max);
+        let answered = running.exchange(&content, &limits);
+        match answered {
+            Ok(outcome) => {
+                self.running = Some(running);
+                outcome.map_err(|error| error.context(format!("child of `{name}`")))
+            }
+            // Dropping it kills it: nobody knows what it would say next.
+            Err(error) => Err(running.blame(error, name)),
+        }
+    }
+}
+
+impl Running {
+    fn start(name: &str, options: &ProcessOptions, context: &Context) -> Result<Self> {
+        let doing = || format!("start a child of `{name}`, {}", options.program.display());
+        let (ours, theirs) = UnixStream::pair().context(doing)?;
+        let child = Command::new(&options.program)
+            .args(&options.arguments)
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::from(io::stderr()))
+            .spawn()
+            .context(doing)?;
+        let mut running = Self { child, connection: ours };
+        let limits = Limits::new(context, options, options.start_max);
+        let greet = |running: &mut Self| -> Result<()> {
+            running.connection.set_read_timeout(Some(LOOK_AFTER))?;
+            running.connection.set_write_timeout(Some(LOOK_AFTER))?;
+            match running.receive(&limits)? {
+                (FrameKind::Greeting, content) if content == GREETING => Ok(()),
+                (kind, _) => Err(Error::corrupt(format!("its first word was {kind:?} and should be its greeting"))),
+            }
+        };
+        match greet(&mut running) {
+            Ok(()) => Ok(running),
+            Err(error) => Err(running.blame(error, name)),
+        }
+    }
+
+    /// One call. The outer error is the child's end, the inner one its answer.
+    fn exchange(&mut self, content: &[u8], limits: &Limits<'_>) -> Result<Result<Value>> {
+        let (pid, mut sent) = (self.child.id(), Vec::with_capacity(HEADER_BYTES));
+        write_frame(&mut sent, FrameKind::Call, &[])?;
+        sent[1..].copy_from_slice(&(content.len() as u64).to_le_bytes());
+        for part in [&sent, content] {
+            let mut left = part;
+            while !left.is_empty() {
+                match self.connection.write(left) {
+                    Ok(written) => left = &left[written..],
+                    Err(error) => limits.go_on_after(error, pid)?,
+                }
+            }
+        }
+        let (kind, content) = self.receive(limits)?;
+        outcome(kind, &content)
+    }
+
+    fn receive(&mut self, limits: &Limits<'_>) -> Result<(FrameKind, Vec<u8>)> {
+        let mut header = [0; HEADER_BYTES];
+        self.fill(&mut header, limits)?;
+        let (kind, length) = parse_header(&header, limits.memory_max.0)?;
+        // Grown as it arrives, so that a false length costs nothing.
+        let mut content = Vec::new();
+        while (content.len() as u64) < length {
+            let (have, piece) = (content.len(), (length - content.len() as u64).min(1 << 20) as usize);
+            content.resize(have + piece, 0);
+            self.fill(&mut content[have..], limits)?;
+        }
+        Ok((kind, content))
+    }
+
+    fn fill(&mut self, mut to: &mut [u8], limits: &Limits<'_>) -> Result<()> {
+        while !to.is_empty() {
+            match self.connection.read(to) {
+                Ok(0) => return Err(Error::unavailable("it ended")),
+                Ok(count) => to = &mut to[count..],
+                Err(error) => limits.go_on_after(error, self.child.id())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the child and says how it ended.
+    fn blame(mut self, error: Error, name: &str) -> Error {
+        // A child that breaks off by itself is about to end: its own status says more than ours would.
+        let by_itself = error.kind() == cenote_base::ErrorKind::Unavailable;
+        let until = Instant::now() + LOOK_AFTER * 10;
+        let mut ended = self.child.try_wait();
+        while by_itself && matches!(ended, Ok(None)) && Instant::now() < until {
+            std::thread::yield_now();
+            ended = self.child.try_wait();
+        }
+        let how = |status: ExitStatus| format!("child of `{name}` was lost ({status})");
+        match ended {
+            Ok(Some(status)) if by_itself => error.context(how(status)),
+            _ => error.context(format!("child of `{name}` was killed")),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already; either way it is reaped here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl<'a> Limits<'a> {
+    fn new(context: &'a Context, options: &ProcessOptions, time_max: Duration) -> Self {
+        Self { context, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
+    }
+
+    /// Whether to wait on after `error`, which may be no more than the time to look after the child.
+    fn go_on_after(&self, error: io::Error, pid: u32) -> Result<()> {
+        match error.kind() {
+            Io::WouldBlock | Io::TimedOut | Io::Interrupted => {}
+            Io::BrokenPipe | Io::ConnectionReset => return Err(Error::unavailable("it ended")),
+            _ => return Err(Error::from(error).context("talk to it")),
+        }
+        self.context.cancel.check()?;
+        if Instant::now() > self.until {
+            return Err(Error::resource_exhausted(format!("it took longer than {:?}", self.time_max)));
+        }
+        match resident_bytes(pid) {
+            Some(bytes) if bytes > self.memory_max.0 => {
+                let text = format!("it had {} of memory, more than {}", ByteSize(bytes), self.memory_max);
+                Err(Error::resource_exhausted(text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Resident memory of a process, `None` when it is gone.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}

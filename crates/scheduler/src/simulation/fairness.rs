@@ -1,0 +1,113 @@
+//! Who gets how much, and who waits how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenote_base::{Random, Resources};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{Threads, for_seeds};
+use crate::fair::PASSED_OVER_MAX;
+use crate::{JobOptions, Priority, SchedulerOptions, Value, WorkOptions};
+
+const LASTS_MAX: Duration = Duration::from_millis(20);
+
+/// Start-time fair queueing on m threads: while two jobs both have work, what they had, by weight, differs by less than m + 1
+/// of the longest tasks of each (Goyal et al. 1997, for one server; each thread adds the task it is busy with).
+#[test]
+fn jobs_share_by_weight_however_much_they_hand_in() {
+    for_seeds(100, 3000, |seed| async move {
+        let mut random = Random::new(seed);
+        let cores = 1 + random.below(4);
+        let options = SchedulerOptions { cpu_cores: cores as f32, ..SchedulerOptions::default() };
+        let mut threads = Threads::new(options);
+        let had: Arc<Mutex<[u64; 3]>> = Arc::default();
+        let weights = [1.0, 2.0, 1.0 + random.below(4) as f64];
+        let mut objects = Vec::new();
+        for (number, weight) in weights.iter().enumerate() {
+            let job = threads.scheduler.job(JobOptions::new("job").weight(*weight)).unwrap();
+            for _ in 0..(200 << random.below(3)) {
+                let had = Arc::clone(&had);
+                let work = move |_: &crate::Context, _: &[Value]| {
+                    had.lock()[number] += 1;
+                    Ok(Value::from(Vec::new()))
+                };
+                objects.push(threads.scheduler.submit(&WorkOptions::new("task").job(&job), &[], work).unwrap());
+            }
+        }
+        // Every task takes the same, so counts are service.
+        while had.lock().iter().all(|count| *count < 200) {
+            if !threads.begin(&mut random, |_| LASTS_MAX).await {
+                assert!(threads.advance().await);
+            }
+            let had = *had.lock();
+            for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+                let apart = (had[a] as f64 / weights[a] - had[b] as f64 / weights[b]).abs();
+                let bound = (cores + 1) as f64 * (1.0 / weights[a] + 1.0 / weights[b]);
+                assert!(apart <= bound, "{had:?} of weights {weights:?} on {cores} cores");
+            }
+        }
+    });
+}
+
+#[test]
+fn work_that_is_waited_for_goes_before_a_backfill() {
+    for_seeds(20, 200, |seed| async move {
+        let mut random = Random::new(seed);
+        let mut threads = Threads::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() });
+        let order: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let mut objects = Vec::new();
+        for (number, priority) in [Priority::Backfill, Priority::Interactive, Priority::Normal].into_iter().enumerate()
+        {
+            let job = threads.scheduler.job(JobOptions::new("job").priority(priority)).unwrap();
+            for _ in 0..20 {
+                let order = Arc::clone(&order);
+                let work = move |_: &crate::Context, _: &[Value]| {
+                    order.lock().push(number);
+                    Ok(Value::from(Vec::new()))
+                };
+                objects.push(threads.scheduler.submit(&WorkOptions::new("task").job(&job), &[], work).unwrap());
+            }
+        }
+        while threads.begin(&mut random, |_| LASTS_MAX).await || threads.advance().await {}
+        let expected: Vec<usize> = [1, 2, 0].into_iter().flat_map(|number| [number; 20]).collect();
+        assert_eq!(*order.lock(), expected);
+    });
+}
+
+/// A request for the whole machine among many small ones that keep coming.
+#[test]
+fn a_large_request_is_passed_over_a_bounded_number_of_times() {
+    for_seeds(50, 500, |seed| async move {
+        let mut random = Random::new(seed);
+        let mut threads = Threads::new(SchedulerOptions { cpu_cores: 4.0, ..SchedulerOptions::default() });
+        let scheduler = threads.scheduler.clone();
+        let small = || scheduler.submit(&WorkOptions::new("small"), &[], |_, _| Ok(Value::from(Vec::new()))).unwrap();
+        let mut objects: Vec<_> = (0..8).map(|_| small()).collect();
+        let lasts = |random: &mut Random| LASTS_MAX.mul_f64(0.1 + 0.9 * random.unit());
+        while threads.begin(&mut random, lasts).await {}
+        let began: Arc<Mutex<Option<Instant>>> = Arc::default();
+        let noted = Arc::clone(&began);
+        let large = WorkOptions::new("large").resources(Resources::cpu(4.0));
+        objects.push(
+            scheduler
+                .submit(&large, &[], move |_, _| {
+                    *noted.lock() = Some(Instant::now());
+                    Ok(Value::from(Vec::new()))
+                })
+                .unwrap(),
+        );
+        let mut passed = 0;
+        while began.lock().is_none() {
+            objects.push(small());
+            if threads.begin(&mut random, lasts).await {
+                passed += 1;
+            } else {
+                assert!(threads.advance().await);
+            }
+            // Four small ones were older.
+            assert!(passed <= PASSED_OVER_MAX + 5, "{passed} went before");
+        }
+    });
+}

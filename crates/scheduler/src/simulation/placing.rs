@@ -1,0 +1,132 @@
+//! Work goes where it ends first, also after that has changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use cenote_base::{Random, Share};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{Threads, for_seeds, settle};
+use crate::accelerator::{DeviceOptions, SoftwareDevice};
+use crate::{Choice, Placed, PlacedOptions, SchedulerOptions, WorkOptions};
+
+const CORES: u32 = 4;
+
+/// How long a batch takes on each side, and how many came there.
+#[derive(Debug, Default, Clone, Copy)]
+struct World {
+    takes: [Duration; 2],
+    came: [u32; 2],
+    last: usize,
+}
+
+struct Fixture {
+    threads: Threads,
+    world: Arc<Mutex<World>>,
+    placed: Placed,
+    random: Random,
+}
+
+fn rows() -> RecordBatch {
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![1; 10]));
+    RecordBatch::try_from_iter([("number", column)]).unwrap()
+}
+
+impl Fixture {
+    fn new(seed: u64, choice: Choice, takes_ms: [u64; 2]) -> Self {
+        let takes = takes_ms.map(Duration::from_millis);
+        let world = Arc::new(Mutex::new(World { takes, ..World::default() }));
+        let come = |side: usize| {
+            let world = Arc::clone(&world);
+            move |rows: &RecordBatch| {
+                let mut world = world.lock();
+                world.came[side] += 1;
+                world.last = side;
+                Ok(rows.clone())
+            }
+        };
+        let on_device = come(1);
+        let open = move || Ok(Box::new(SoftwareDevice::default().with_kernel("copy", on_device.clone())) as _);
+        let device = DeviceOptions { class: "fpga".to_owned(), memory_bytes: 100, open: Arc::new(open) };
+        let options =
+            SchedulerOptions { cpu_cores: CORES as f32, devices: vec![device], ..SchedulerOptions::default() };
+        let threads = Threads::new(options);
+        let options = PlacedOptions {
+            work: WorkOptions::new("copy"),
+            class: "fpga".to_owned(),
+            share: Share::Fraction(1.0),
+            kernel: "copy".to_owned(),
+            choice,
+        };
+        let placed = threads.scheduler.placed(options, come(0)).unwrap();
+        Self { threads, world, placed, random: Random::new(seed) }
+    }
+
+    /// Runs `count` batches, `at_once` of them at any time, and returns how many came to each side, and how long it took.
+    async fn run(&mut self, count: usize, at_once: usize) -> ([u32; 2], Duration) {
+        let (before, began) = (self.world.lock().came, Instant::now());
+        let mut runs: Vec<tokio::task::JoinHandle<_>> = Vec::new();
+        let mut started = 0;
+        loop {
+            runs.retain(|run| !run.is_finished());
+            while runs.len() < at_once && started < count {
+                let placed = self.placed.clone();
+                runs.push(tokio::spawn(async move { placed.run(rows()).await.unwrap() }));
+                started += 1;
+            }
+            settle().await;
+            let world = Arc::clone(&self.world);
+            let lasts = move |_: &mut Random| {
+                let world = world.lock();
+                world.takes[world.last]
+            };
+            let moved = self.threads.begin(&mut self.random, lasts).await || self.threads.advance().await;
+            if !moved && started == count {
+                break;
+            }
+        }
+        let after = self.world.lock().came;
+        ([after[0] - before[0], after[1] - before[1]], began.elapsed())
+    }
+}
+
+#[test]
+fn one_batch_at_a_time_goes_to_the_faster_side_and_follows_when_that_changes() {
+    for_seeds(10, 100, |seed| async move {
+        let mut fixture = Fixture::new(seed, Choice::Auto, [40, 10]);
+        let (came, _) = fixture.run(200, 1).await;
+        assert!(came[0] <= 6 && came[0] >= 3, "{came:?}: one to measure, and one in fifty to look again");
+        fixture.world.lock().takes = [5, 10].map(Duration::from_millis);
+        // It is noticed when the CPU is tried again.
+        fixture.run(51, 1).await;
+        let (came, _) = fixture.run(200, 1).await;
+        assert!(came[1] <= 6, "{came:?}");
+    });
+}
+
+#[test]
+fn many_batches_use_both_sides_and_end_together() {
+    for_seeds(10, 100, |seed| async move {
+        for takes_ms in [[40, 10], [30, 30], [20, 60], [100, 5]] {
+            let mut fixture = Fixture::new(seed, Choice::Auto, takes_ms);
+            fixture.run(20, 2).await;
+            let (came, took) = fixture.run(400, 400).await;
+            let rate = f64::from(CORES) / takes_ms[0] as f64 + 1.0 / takes_ms[1] as f64;
+            let ideal_ms = 400.0 / rate;
+            let bound_ms = ideal_ms * 1.1 + takes_ms[0].max(takes_ms[1]) as f64;
+            assert!(took.as_millis() as f64 <= bound_ms, "{took:?} for {came:?} at {takes_ms:?}, ideal {ideal_ms} ms");
+        }
+    });
+}
+
+#[test]
+fn an_order_beats_the_measurements() {
+    for_seeds(1, 1, |seed| async move {
+        for (choice, expected) in [(Choice::Cpu, [30, 0]), (Choice::Device, [0, 30])] {
+            let mut fixture = Fixture::new(seed, choice, [40, 40]);
+            assert_eq!(fixture.run(30, 3).await.0, expected);
+        }
+    });
+}

@@ -1,0 +1,210 @@
+//! Rows of a base by row id, through a cache of decoded pages.
+//!
+//! A page is a run of rows of one column of one fragment, about [`PAGE_BYTES`] of file. Files of a base never change, so a page
+//! never does either: rows that were deleted since are in it, and nobody asks for them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::interleave;
+use cenote_base::{ByteSize, Error, Result};
+use lance::Dataset;
+use lance::dataset::fragment::{FileFragment, FragReadConfig};
+use lance::dataset::rowids::load_row_id_sequence;
+use lance_core::datatypes::Schema;
+use lance_core::utils::address::RowAddress;
+use lance_core::utils::deletion::DeletionVector;
+use lance_table::rowids::{FragmentRowIdIndex, RowIdIndex};
+use moka::sync::Cache;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use tokio::sync::OnceCell;
+
+use crate::fault::{arrow_error, lance_error};
+
+/// A page holds the rows of so many bytes of a fragment's files, and so fewer of each column.
+const PAGE_BYTES: u64 = 64 * 1024;
+const PAGE_ROWS_MAX: u64 = 8192;
+/// One call reads so many pages at most; rows in others it reads one by one.
+const PAGES_READ_MAX: usize = 4;
+/// A call for more rows reads them without pages.
+const ROWS_MAX: usize = 1024;
+
+/// Decoded pages, bounded in bytes.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    cache: Cache<PageKey, ArrayRef>,
+}
+
+/// A page of a column: the files that make up the fragment, the field, and which page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct PageKey {
+    files: u128,
+    field: i32,
+    page: u32,
+}
+
+/// Reads rows of one version of a base.
+#[derive(Debug)]
+pub(crate) struct RowReader {
+    base: Arc<Dataset>,
+    pages: Arc<Pages>,
+    /// Where each row is: made when it is first asked for. Lance keeps one too, but not for versions that this process committed.
+    places: OnceCell<RowIdIndex>,
+}
+
+/// A run of rows of a fragment, of which some are asked for.
+struct Run {
+    fragment: FileFragment,
+    rows: Range<u32>,
+    key: PageKey,
+}
+
+impl Pages {
+    pub(crate) fn new(bytes_max: ByteSize) -> Self {
+        let bytes = |_: &PageKey, page: &ArrayRef| {
+            let bytes = page.get_array_memory_size() + size_of::<PageKey>() + size_of::<ArrayRef>();
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        Self { cache: Cache::builder().max_capacity(bytes_max.0).weigher(bytes).build() }
+    }
+
+    fn get(&self, run: &Run, columns: &Schema) -> Option<Vec<ArrayRef>> {
+        columns.fields.iter().map(|field| self.cache.get(&PageKey { field: field.id, ..run.key })).collect()
+    }
+
+    fn insert(&self, run: &Run, columns: &Schema, page: &RecordBatch) {
+        for (field, column) in columns.fields.iter().zip(page.columns()) {
+            self.cache.insert(PageKey { field: field.id, ..run.key }, Arc::clone(column));
+        }
+    }
+}
+
+impl RowReader {
+    pub(crate) fn new(base: &Arc<Dataset>, pages: &Arc<Pages>) -> Self {
+        Self { base: Arc::clone(base), pages: Arc::clone(pages), places: OnceCell::new() }
+    }
+
+    /// The rows with these ids, in their order.
+    ///
+    /// # Errors
+    /// `NotFound` when one is not there.
+    pub(crate) async fn take(&self, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
+        if row_ids.len() > ROWS_MAX {
+            return take_rows(&self.base, row_ids, columns).await;
+        }
+        let (mut runs, mut run_of) = (Vec::new(), Vec::with_capacity(row_ids.len()));
+        let mut known: HashMap<(u32, u32), usize> = HashMap::new();
+        let mut fragments: HashMap<u32, (FileFragment, u128, u32)> = HashMap::new();
+        for address in self.find(row_ids).await? {
+            let (id, offset) = (address.fragment_id(), address.row_offset());
+            if let Entry::Vacant(entry) = fragments.entry(id) {
+                entry.insert(open(&self.base, id).await?);
+            }
+            let (fragment, files, page_rows) = &fragments[&id];
+            let page = offset / page_rows;
+            let run = *known.entry((id, page)).or_insert_with(|| {
+                let first = page * page_rows;
+                let rows = first..first.saturating_add(*page_rows);
+                runs.push(Run { fragment: fragment.clone(), rows, key: PageKey { files: *files, field: 0, page } });
+                runs.len() - 1
+            });
+            run_of.push((run, (offset % page_rows) as usize));
+        }
+        let (mut pages, mut page_of) = (Vec::new(), Vec::with_capacity(runs.len()));
+        let mut read = 0;
+        for run in &runs {
+            let page = match self.pages.get(run, columns) {
+                None if read < PAGES_READ_MAX => {
+                    read += 1;
+                    Some(self.read(run, columns).await?)
+                }
+                page => page,
+            };
+            page_of.push(page.map(|page| {
+                pages.push(page);
+                pages.len() - 1
+            }));
+        }
+        let mut alone = Vec::new();
+        let place = |((run, row), row_id): (&(usize, usize), &u64)| match page_of[*run] {
+            Some(page) => (page, *row),
+            None => {
+                alone.push(*row_id);
+                (pages.len(), alone.len() - 1)
+            }
+        };
+        let places: Vec<(usize, usize)> = run_of.iter().zip(row_ids).map(place).collect();
+        if !alone.is_empty() {
+            pages.push(take_rows(&self.base, &alone, columns).await?.columns().to_vec());
+        }
+        assemble(&pages, &places, columns)
+    }
+
+    async fn read(&self, run: &Run, columns: &Schema) -> Result<Vec<ArrayRef>> {
+        let config = FragReadConfig::default().with_ignore_deletions(true);
+        let reader = Box::pin(run.fragment.open(columns, config)).await.map_err(lance_error)?;
+        let rows = run.fragment.physical_rows().await.map_err(lance_error)? as u32;
+        let rows = run.rows.start as usize..run.rows.end.min(rows) as usize;
+        let batch = Box::pin(reader.read_range_as_batch(rows)).await.map_err(lance_error)?;
+        self.pages.insert(run, columns, &batch);
+        Ok(batch.columns().to_vec())
+    }
+
+    async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
+        let places = self.places.get_or_try_init(|| Box::pin(places(&self.base))).await?;
+        let gone = || Error::not_found("a row id names no row of this snapshot");
+        row_ids.iter().map(|row| places.get(*row).map_err(lance_error)?.ok_or_else(gone)).collect()
+    }
+}
+
+async fn places(base: &Dataset) -> Result<RowIdIndex> {
+    let mut fragments = Vec::with_capacity(base.fragments().len());
+    for fragment in base.get_fragments() {
+        let row_id_sequence = load_row_id_sequence(base, fragment.metadata()).await.map_err(lance_error)?;
+        let deleted = fragment.get_deletion_vector().await.map_err(lance_error)?;
+        let deletion_vector = deleted.unwrap_or_else(|| Arc::new(DeletionVector::NoDeletions));
+        fragments.push(FragmentRowIdIndex { fragment_id: fragment.id() as u32, row_id_sequence, deletion_vector });
+    }
+    RowIdIndex::new(&fragments).map_err(lance_error)
+}
+
+/// A fragment, what stands for its files, and how many rows a page of it has.
+async fn open(base: &Dataset, id: u32) -> Result<(FileFragment, u128, u32)> {
+    let missing = || Error::corrupt(format!("the base names fragment {id} and has none"));
+    let fragment = base.get_fragment(id as usize).ok_or_else(missing)?;
+    let mut hasher = SipHasher13::new();
+    let mut bytes = 0;
+    for file in &fragment.metadata().files {
+        file.path.hash(&mut hasher);
+        bytes += file.file_size_bytes.get().map_or(0, u64::from);
+    }
+    hasher.write_u64(fragment.id() as u64);
+    let rows = fragment.physical_rows().await.map_err(lance_error)? as u64;
+    let row_bytes = (bytes / rows.max(1)).max(1);
+    let page_rows = (PAGE_BYTES / row_bytes).clamp(1, PAGE_ROWS_MAX) as u32;
+    Ok((fragment, hasher.finish128().as_u128(), page_rows))
+}
+
+async fn take_rows(base: &Arc<Dataset>, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
+    let batch = Box::pin(base.take_rows(row_ids, columns.clone())).await.map_err(lance_error)?;
+    match batch.num_rows() == row_ids.len() {
+        true => Ok(batch),
+        false => Err(Error::not_found("a row id names no row of this snapshot")),
+    }
+}
+
+/// The rows at `places`, each a page and a row in it.
+fn assemble(pages: &[Vec<ArrayRef>], places: &[(usize, usize)], columns: &Schema) -> Result<RecordBatch> {
+    let schema = arrow::datatypes::Schema::from(columns);
+    let column = |column: usize| {
+        let arrays: Vec<&dyn Array> = pages.iter().map(|page| page[column].as_ref()).collect();
+        interleave(&arrays, places).map_err(arrow_error)
+    };
+    let arrays = (0..columns.fields.len()).map(column).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
+    RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options).map_err(arrow_error)
+}
