@@ -5,18 +5,21 @@
 //! the log segment of the same place began; a fold takes all layers but the last one into the base.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use cenote_base::Result;
 use lance::dataset::scanner::RowAddrTreeMap;
+use parking_lot::RwLock;
+use smallvec::SmallVec;
 
 use crate::key_index::KeyIndex;
 
 const LIVE: u64 = u64::MAX;
-/// What an entry costs beside its row: the key's hash, place and mark.
-const ENTRY_BYTES: usize = 96;
+/// What an entry costs beside its row: the key's hash, places and mark.
+const ENTRY_BYTES: usize = 160;
 
 /// The rows of one write, in the table's logical schema of then.
 #[derive(Debug)]
@@ -38,6 +41,43 @@ impl Chunk {
 /// A row of the change store: chunk and row in it.
 type Place = (usize, usize);
 
+/// A map by the hash of a key, which is as random as a hash of it would be.
+pub(crate) type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Itself>>;
+
+/// Takes a number for its hash.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.0 = number as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Every row of the chunks, oldest first, by key: snapshots that share the chunks share it.
+#[derive(Debug, Default)]
+pub(crate) struct Rows(RwLock<ByHash<SmallVec<[(u32, u32); 1]>>>);
+
+impl Rows {
+    /// For each of `hashes` the row that `is_live` picks.
+    pub(crate) fn find(&self, hashes: &[u128], is_live: impl Fn(Place) -> bool) -> Vec<Option<Place>> {
+        let rows = self.0.read();
+        let live = |places: &SmallVec<[(u32, u32); 1]>| {
+            let mut newest_first = places.iter().rev().map(|(chunk, row)| (*chunk as usize, *row as usize));
+            newest_first.find(|place| is_live(*place))
+        };
+        hashes.iter().map(|hash| rows.get(hash).and_then(live)).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// Where the row is; `None` when it was deleted.
@@ -48,7 +88,7 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Layer {
-    entries: HashMap<u128, Entry>,
+    entries: ByHash<Entry>,
     bytes: usize,
     /// The versions of its first and last write; 0 when there was none.
     first: u64,
@@ -69,6 +109,8 @@ pub(crate) struct Changes {
     layers: Vec<Layer>,
     /// The chunks of all layers, oldest first.
     pub(crate) chunks: Arc<Vec<Arc<Chunk>>>,
+    /// Where they have each key.
+    pub(crate) by_key: Arc<Rows>,
     /// The rows of the base that are superseded.
     pub(crate) mask: Arc<RowAddrTreeMap>,
     /// How many those are.
@@ -84,6 +126,7 @@ impl Default for Changes {
         Self {
             layers: vec![Layer::default()],
             chunks: Arc::default(),
+            by_key: Arc::default(),
             mask: Arc::new(RowAddrTreeMap::new()),
             masked: 0,
             live: 0,
@@ -148,6 +191,12 @@ impl Changes {
                 false => counts.inserted += 1,
             }
         }
+        {
+            let mut rows = self.by_key.0.write();
+            for (row, hash) in hashes.iter().enumerate() {
+                rows.entry(*hash).or_default().push((chunk as u32, row as u32));
+            }
+        }
         self.live += hashes.len();
         self.rows += hashes.len();
         self.note_write(version, batch.get_array_memory_size() + hashes.len() * ENTRY_BYTES);
@@ -198,7 +247,7 @@ impl Changes {
 
     /// The newest row of each key in all layers, and the rows of the base that they supersede.
     pub(crate) fn to_fold(&self) -> ToFold {
-        let mut newest: HashMap<u128, Entry> = HashMap::new();
+        let mut newest: ByHash<Entry> = ByHash::default();
         for layer in &self.layers {
             newest.extend(layer.entries.iter().map(|(hash, entry)| (*hash, *entry)));
         }
@@ -228,10 +277,10 @@ impl Changes {
         let moved: HashMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
         next.rows = used.iter().map(|chunk| self.chunks[*chunk].hashes.len()).sum();
         next.chunks = Arc::new(used.iter().map(|chunk| Arc::clone(&self.chunks[*chunk])).collect());
-        let mut newest: HashMap<u128, Entry> = HashMap::new();
+        let mut newest: ByHash<Entry> = ByHash::default();
         for layer in kept {
             let hashes: Vec<u128> = layer.entries.keys().copied().collect();
-            let mut entries = HashMap::with_capacity(hashes.len());
+            let mut entries = ByHash::default();
             for (hash, base) in hashes.iter().zip(keys.get_many(&hashes)?) {
                 let place = layer.entries[hash].place.map(|(chunk, row)| (moved[&chunk], row));
                 entries.insert(*hash, Entry { place, base });
@@ -240,6 +289,11 @@ impl Changes {
             next.layers.push(Layer { entries, bytes: layer.bytes, first: layer.first, last: layer.last });
         }
         let mut mask = RowAddrTreeMap::new();
+        let rows = newest.iter().filter_map(|(hash, entry)| {
+            let (chunk, row) = entry.place?;
+            Some((*hash, SmallVec::from([(chunk as u32, row as u32)])))
+        });
+        next.by_key = Arc::new(Rows(RwLock::new(rows.collect())));
         for entry in newest.values() {
             next.live += usize::from(entry.place.is_some());
             if let Some(base) = entry.base {

@@ -91,6 +91,17 @@ impl KeyIndex {
 
     /// The row id of each key, in their order; `None` where it is absent.
     pub(crate) fn get_many(&self, hashes: &[u128]) -> Result<Vec<Option<u64>>> {
+        let found = self.search(hashes, |file, bytes, at| file.read_exact_at(bytes, at).map(|()| true))?;
+        found.ok_or_else(|| Error::internal("a read that waits came back with nothing"))
+    }
+
+    /// As [`get_many`](Self::get_many), without waiting for the disk: `None` when the operating system does not have all of it
+    /// in memory.
+    pub(crate) fn get_many_cached(&self, hashes: &[u128]) -> Result<Option<Vec<Option<u64>>>> {
+        self.search(hashes, read_cached)
+    }
+
+    fn search(&self, hashes: &[u128], read: ReadAt) -> Result<Option<Vec<Option<u64>>>> {
         let mut found = vec![None; hashes.len()];
         // In the order of the files, so that neighbours share a read.
         let mut open: Vec<usize> = (0..hashes.len()).collect();
@@ -99,7 +110,10 @@ impl KeyIndex {
             let mut bucket = Bucket::default();
             let mut missing = Vec::with_capacity(open.len());
             for at in open {
-                match level.get(hashes[at], &mut bucket)? {
+                if !level.read_bucket(hashes[at], &mut bucket, read)? {
+                    return Ok(None);
+                }
+                match bucket.get(hashes[at]) {
                     Some(GONE) => {}
                     Some(row) => found[at] = Some(row),
                     None => missing.push(at),
@@ -107,7 +121,7 @@ impl KeyIndex {
             }
             open = missing;
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// This index with `entries` over it (`None`: the key is gone), each key once, on the way to base version `version`.
@@ -182,6 +196,41 @@ impl KeyIndex {
 struct Bucket {
     number: Option<usize>,
     bytes: Vec<u8>,
+}
+
+impl Bucket {
+    fn get(&self, hash: u128) -> Option<u64> {
+        let entry = |at: usize| &self.bytes[at * ENTRY_BYTES..(at + 1) * ENTRY_BYTES];
+        let (mut low, mut high) = (0, self.bytes.len() / ENTRY_BYTES);
+        let wanted = hash.to_be_bytes();
+        while low < high {
+            let middle = low.midpoint(high);
+            match entry(middle)[..16].cmp(&wanted) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(read_u64(&entry(middle)[16..])),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+}
+
+/// Fills a buffer from a place in a file; false when that would have to wait, and must not.
+type ReadAt = fn(&File, &mut [u8], u64) -> std::io::Result<bool>;
+
+/// Reads what the operating system has in memory.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<bool> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    // A file system that does not know the flag says so by an error: then whoever waits reads.
+    let wanted = bytes.len();
+    Ok(preadv2(file, &mut [std::io::IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT)
+        .is_ok_and(|read| read == wanted))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: &mut [u8], _: u64) -> std::io::Result<bool> {
+    Ok(false)
 }
 
 impl Level {
@@ -260,28 +309,18 @@ impl Level {
         Ok(Some(Self { name, path, file, entries, bucket_bits, buckets }))
     }
 
-    fn get(&self, hash: u128, bucket: &mut Bucket) -> Result<Option<u64>> {
+    /// Makes `bucket` the one in which `hash` is, if it is anywhere; false when `read` does not wait for it.
+    fn read_bucket(&self, hash: u128, bucket: &mut Bucket, read: ReadAt) -> Result<bool> {
         let number = bucket_of(hash, self.bucket_bits);
-        if bucket.number != Some(number) {
-            let (start, end) = (self.buckets[number], self.buckets[number + 1]);
-            bucket.bytes.resize((end - start) as usize * ENTRY_BYTES, 0);
-            let read = self.file.read_exact_at(&mut bucket.bytes, start * ENTRY_BYTES as u64);
-            read.context(|| format!("read {}", self.path.display()))?;
-            bucket.number = Some(number);
+        if bucket.number == Some(number) {
+            return Ok(true);
         }
-        let entries = bucket.bytes.len() / ENTRY_BYTES;
-        let entry = |at: usize| &bucket.bytes[at * ENTRY_BYTES..(at + 1) * ENTRY_BYTES];
-        let (mut low, mut high) = (0, entries);
-        let wanted = hash.to_be_bytes();
-        while low < high {
-            let middle = low.midpoint(high);
-            match entry(middle)[..16].cmp(&wanted) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Ok(Some(read_u64(&entry(middle)[16..]))),
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Ok(None)
+        let (start, end) = (self.buckets[number], self.buckets[number + 1]);
+        bucket.bytes.resize((end - start) as usize * ENTRY_BYTES, 0);
+        let is_read = read(&self.file, &mut bucket.bytes, start * ENTRY_BYTES as u64);
+        let is_read = is_read.context(|| format!("read {}", self.path.display()))?;
+        bucket.number = is_read.then_some(number);
+        Ok(is_read)
     }
 
     fn entries(self: &Arc<Self>) -> Entries {

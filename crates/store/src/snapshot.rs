@@ -1,6 +1,6 @@
 //! Reading a table as it was at one version.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use lance_core::datatypes::BlobHandling;
 use lance_datafusion::planner::Planner;
 
 use crate::Version;
-use crate::changes::{Changes, Chunk};
+use crate::changes::{Changes, Chunk, Rows};
 use crate::fault::{arrow_error, lance_error};
 use crate::history::History;
 use crate::key::PrimaryKey;
@@ -30,6 +30,9 @@ use crate::state::blocking;
 
 /// Rows of one batch of the change store.
 const BATCH_ROWS: usize = 8192;
+
+/// So few keys are looked up at once where the caller is.
+const INLINE_KEYS: usize = 256;
 
 /// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot.
 pub const ROW_ID: &str = "_rowid";
@@ -135,6 +138,7 @@ pub struct Snapshot {
     keys: KeyIndex,
     history: Arc<History>,
     chunks: Arc<Vec<Arc<Chunk>>>,
+    by_key: Arc<Rows>,
     /// The rows of the base that are superseded, and how many those are.
     mask: Arc<RowAddrTreeMap>,
     masked: usize,
@@ -166,6 +170,7 @@ impl Snapshot {
             keys: keys.clone(),
             history: Arc::clone(history),
             chunks: Arc::clone(&changes.chunks),
+            by_key: Arc::clone(&changes.by_key),
             mask: Arc::clone(&changes.mask),
             masked: changes.masked,
             changed_rows: changes.live,
@@ -413,25 +418,35 @@ impl Snapshot {
     /// The row id of each key that is there, in the order of `keys` (the primary key's columns).
     pub async fn locate(&self, keys: &RecordBatch) -> Result<Vec<Option<u64>>> {
         let hashes = self.key.hash(&self.key.project(keys)?, self.history.hash_key)?;
+        // A thread that may wait costs several times what a few keys do.
+        if hashes.len() <= INLINE_KEYS
+            && let Some(found) = self.find(&hashes, KeyIndex::get_many_cached)?
+        {
+            return Ok(found);
+        }
         let snapshot = self.clone();
-        blocking(move || snapshot.find(&hashes)).await
+        let find = move || snapshot.find(&hashes, |keys, hashes| keys.get_many(hashes).map(Some));
+        blocking(find).await?.ok_or_else(|| Error::internal("a lookup that waits came back with nothing"))
     }
 
-    fn find(&self, hashes: &[u128]) -> Result<Vec<Option<u64>>> {
-        let mut changed: HashMap<u128, Option<u64>> = HashMap::new();
-        if !self.chunks.is_empty() {
-            let wanted: HashSet<u128> = hashes.iter().copied().collect();
-            for (number, chunk) in self.chunks.iter().enumerate() {
-                let rows = chunk.hashes.iter().enumerate().filter(|(_, hash)| wanted.contains(hash));
-                for (row, hash) in rows.filter(|(row, _)| chunk.is_live(*row, self.version.0)) {
-                    changed.insert(*hash, Some(row_id((number, row))));
-                }
-            }
+    /// The row id of each key, when `search` finds the rows of the base.
+    fn find(
+        &self,
+        hashes: &[u128],
+        search: impl Fn(&KeyIndex, &[u128]) -> Result<Option<Vec<Option<u64>>>>,
+    ) -> Result<Option<Vec<Option<u64>>>> {
+        let is_live = |(chunk, row): (usize, usize)| {
+            self.chunks.get(chunk).is_some_and(|chunk| chunk.is_live(row, self.version.0))
+        };
+        let mut found: Vec<Option<u64>> =
+            self.by_key.find(hashes, is_live).into_iter().map(|place| place.map(row_id)).collect();
+        let (unchanged, wanted): (Vec<usize>, Vec<u128>) =
+            hashes.iter().copied().enumerate().filter(|(at, _)| found[*at].is_none()).unzip();
+        let Some(rows) = search(&self.keys, &wanted)? else { return Ok(None) };
+        for (at, row) in unchanged.into_iter().zip(rows) {
+            found[at] = row.filter(|row| !self.is_superseded(*row));
         }
-        let unchanged: Vec<u128> = hashes.iter().copied().filter(|hash| !changed.contains_key(hash)).collect();
-        let base: HashMap<u128, Option<u64>> = unchanged.iter().copied().zip(self.keys.get_many(&unchanged)?).collect();
-        let in_base = |hash: &u128| base.get(hash).copied().flatten().filter(|row| !self.is_superseded(*row));
-        Ok(hashes.iter().map(|hash| changed.get(hash).copied().flatten().or_else(|| in_base(hash))).collect())
+        Ok(Some(found))
     }
 
     /// The rows asked for, as one batch. For results that are known to be small.
@@ -603,7 +618,10 @@ fn row_id((chunk, row): (usize, usize)) -> u64 {
 }
 
 /// The first `rows` rows of `batches`.
-fn first_rows(batches: impl Stream<Item = Result<RecordBatch>>, rows: usize) -> impl Stream<Item = Result<RecordBatch>> {
+fn first_rows(
+    batches: impl Stream<Item = Result<RecordBatch>>,
+    rows: usize,
+) -> impl Stream<Item = Result<RecordBatch>> {
     let cut = |left: &mut usize, batch: Result<RecordBatch>| {
         let batch = batch.map(|batch| batch.slice(0, batch.num_rows().min(*left)));
         let is_over = *left == 0;

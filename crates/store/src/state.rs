@@ -200,7 +200,8 @@ impl State {
         }
         let replayed = replay_to(&self.place.log, version).await?;
         let base = self.load_base(replayed.history.current()?.base).await?;
-        let snapshot = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?.view(self.key.clone())?;
+        let snapshot =
+            Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?.view(self.key.clone())?;
         self.note_use(&snapshot);
         Ok(snapshot)
     }
@@ -345,7 +346,8 @@ impl Inner {
         let history = Arc::new(history);
         let (base, changes) = (Arc::new(base), Changes::default());
         let reader = Arc::new(RowReader::new(&base, pages));
-        let mut inner = Self { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since: None };
+        let mut inner =
+            Self { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since: None };
         blocking(move || {
             for frame in rows {
                 let hashes = frame.record.hashes(&key, inner.history.hash_key)?;
