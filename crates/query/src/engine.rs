@@ -24,6 +24,7 @@ use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
 use crate::nearest_rule::NearestRule;
+use crate::parameter::{self, Parameter};
 use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
 use crate::{distance, operator_function, statement, table_function};
 
@@ -120,12 +121,21 @@ impl QueryEngine {
     /// `Unsupported` for a statement that changes something, naming what does that instead. Errors met while running come
     /// from the stream.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
+        self.sql_with(text, &[]).await
+    }
+
+    /// [`sql`](Self::sql) of a statement with placeholders: `$1` stands for the first of `parameters`, and so on.
+    ///
+    /// # Errors
+    /// As [`sql`](Self::sql), and `InvalidInput` when placeholders and parameters do not match.
+    pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
         let (store, state, text) = (self.store.clone(), self.state.clone(), text.to_owned());
+        let parameters = parameters.to_vec();
         let (schema_sender, schema) = tokio::sync::oneshot::channel();
         let (batch_sender, batches) = mpsc::channel::<Result<RecordBatch>>(RESULT_QUEUE_BATCHES);
         let task = runtime.spawn(async move {
-            let mut stream = match plan(store, state, &text).await {
+            let mut stream = match plan(store, state, &text, &parameters).await {
                 Ok(stream) => stream,
                 Err(error) => return drop(schema_sender.send(Err(error))),
             };
@@ -171,9 +181,11 @@ async fn plan(
     store: Store,
     state: SessionState,
     text: &str,
+    parameters: &[Parameter],
 ) -> Result<datafusion::execution::SendableRecordBatchStream> {
     let dialect = state.config_options().sql_parser.dialect;
-    let statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
+    let mut statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
+    parameter::bind(&mut statement, parameters)?;
     statement::check_reads(&statement)?;
     let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
     let pinned = Pinned::new(store, function_names).await?;

@@ -46,6 +46,7 @@ mod engine;
 mod fault;
 mod nearest_rule;
 mod operator_function;
+mod parameter;
 mod pinned;
 mod pushdown;
 mod scan;
@@ -56,3 +57,4 @@ mod table;
 mod table_function;
 
 pub use engine::{QueryEngine, QueryOptions, QueryResult};
+pub use parameter::Parameter;

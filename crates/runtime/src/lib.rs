@@ -40,7 +40,7 @@ pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, Run
 pub use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric};
 pub use cenote_models as models;
 pub use cenote_operator as operator;
-pub use cenote_query::QueryResult;
+pub use cenote_query::{Parameter, QueryResult};
 pub use cenote_scheduler::{Cancel, Scheduler, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
     ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, UpkeepStatus,

@@ -1,0 +1,4 @@
+//! .
+use pyo3::prelude::*;
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct Tensor {}
