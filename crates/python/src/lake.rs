@@ -52,8 +52,13 @@ pub(crate) fn open(
     seed: u64,
 ) -> PyResult<Lake> {
     let memory_max = memory.map(str::parse::<ByteSize>).transpose().map_err(raise)?;
-    let options =
-        LakeOptions { memory_max, cpu_cores: cpus, seed, operators: operators::registered(), ..LakeOptions::default() };
+    let options = LakeOptions {
+        memory_max,
+        cpu_cores: cpus,
+        seed,
+        operators: operators::registered(py),
+        ..LakeOptions::default()
+    };
     let lake = wait(py, RuntimeLake::open(location, options))?;
     Ok(Lake(Owned::new(lake)))
 }

@@ -29,11 +29,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lake::Lake>()?;
     module.add_class::<table::Table>()?;
     module.add_class::<table::Changes>()?;
+    module.add_class::<loader::Batch>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<tensor::Tensor>()?;
     module.add_function(wrap_pyfunction!(command::command, module)?)?;
     module.add_function(wrap_pyfunction!(lake::init, module)?)?;
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::merge_states, module)?)?;
     module.add_function(wrap_pyfunction!(operators::register, module)?)?;
     module.add_function(wrap_pyfunction!(schema::schema, module)?)
 }

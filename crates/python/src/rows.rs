@@ -18,7 +18,7 @@ use crate::values;
 /// Batches in memory. They can be read as often as one likes.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Rows {
-    schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
     batches: Vec<RecordBatch>,
 }
 
@@ -27,8 +27,22 @@ impl Rows {
         Self { schema, batches }
     }
 
-    pub(crate) fn batch(&self) -> PyResult<RecordBatch> {
+    fn batch(&self) -> PyResult<RecordBatch> {
+        // One batch is handed on as it is; several become one, which copies them.
+        if let [batch] = self.batches.as_slice() {
+            return Ok(batch.clone());
+        }
         arrow::compute::concat_batches(&self.schema, &self.batches).map_err(fault::arrow)
+    }
+}
+
+impl Rows {
+    pub(crate) fn find(&self, name: &str) -> PyResult<Column> {
+        let at = self.schema.index_of(name).map_err(|_| {
+            let known = self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+            fault::raise(cenote_runtime::Error::not_found(format!("no column `{name}`; there are {known}")))
+        })?;
+        Ok(Column { array: self.batch()?.column(at).clone(), field: self.schema.fields()[at].clone() })
     }
 }
 
@@ -93,12 +107,7 @@ impl Rows {
 
     /// Column `name` as one array.
     fn column(&self, name: &str) -> PyResult<Column> {
-        let batch = self.batch()?;
-        let at = batch.schema_ref().index_of(name).map_err(|_| {
-            let known = self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-            fault::raise(cenote_runtime::Error::not_found(format!("no column `{name}`; there are {known}")))
-        })?;
-        Ok(Column { array: batch.column(at).clone(), field: self.schema.fields()[at].clone() })
+        self.find(name)
     }
 }
 
@@ -113,6 +122,21 @@ pub(crate) struct Column {
 impl Column {
     fn __len__(&self) -> usize {
         self.array.len()
+    }
+
+    /// `rows` values from `start` on, of the same memory.
+    fn slice(&self, start: usize, rows: usize) -> PyResult<Column> {
+        match start + rows <= self.array.len() {
+            true => Ok(Column { array: self.array.slice(start, rows), field: self.field.clone() }),
+            false => Err(fault::invalid(format!("rows {start} to {} of {}", start + rows, self.array.len()))),
+        }
+    }
+
+    fn __getitem__<'py>(&self, py: Python<'py>, row: usize) -> PyResult<Bound<'py, PyAny>> {
+        match row < self.array.len() {
+            true => values::to_python(py, &self.array, row),
+            false => Err(pyo3::exceptions::PyIndexError::new_err(format!("row {row} of {}", self.array.len()))),
+        }
     }
 
     /// The values as Python's.

@@ -199,6 +199,7 @@ impl Table {
         Ok(Stream::new(schema, stream))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "Python's face names them")]
     fn search(
         &self,
         py: Python<'_>,

@@ -34,7 +34,7 @@ mod table;
 
 pub use arrow;
 pub use cenote_base::{
-    ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Result, Silent, SystemClock, Timestamp,
+    ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Resources, Result, Silent, SystemClock, Timestamp,
 };
 pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, Step, StepReport};
 pub use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric};

@@ -10,27 +10,37 @@
 [{'caption': 'a red dress'}]
 """
 
-from cenote import errors, types
+from cenote import errors, op, types
 from cenote._native import __version__
 from cenote.errors import Error
 from cenote.lake import Changes, Lake, Table, open
+from cenote.loader import Batch, Loader, Shuffle, Source, loader, merge_states
+from cenote.operator import operator
 from cenote.rows import Result, Rows
 from cenote.types import Audio, Image, Media, Video, vector
 
 __all__ = [
     "Audio",
+    "Batch",
     "Changes",
     "Error",
     "Image",
     "Lake",
+    "Loader",
     "Media",
     "Result",
     "Rows",
+    "Shuffle",
+    "Source",
     "Table",
     "Video",
     "__version__",
     "errors",
+    "loader",
+    "merge_states",
+    "op",
     "open",
+    "operator",
     "types",
     "vector",
 ]

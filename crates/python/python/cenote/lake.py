@@ -7,12 +7,15 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from cenote import _native
 from cenote.errors import AlreadyExistsError, InvalidInputError
 from cenote.rows import Result, Rows
 from cenote.types import to_schema
+
+if TYPE_CHECKING:
+    from cenote.loader import Loader
 
 Key = Any
 """A key: one value, or a tuple of values for a key of several columns."""
@@ -473,6 +476,28 @@ class Table:
     async def search_async(self, *arguments: Any, **options: Any) -> Rows:
         """`search` for asyncio."""
         return await asyncio.to_thread(self.search, *arguments, **options)
+
+    def loader(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        version: int | str | None = None,
+        **options: Any,
+    ) -> Loader:
+        """Training batches of this table's rows at `version` (a number, `"tag:NAME"`, or the newest). `options` are those of
+        `cenote.loader`: `batch_size`, `shuffle`, `rank`, `world_size`, `last`, `transform`, `output`, `device` and so on.
+
+        >>> import cenote, tempfile
+        >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
+        >>> numbers = lake.create_table("numbers", {"id": int}, primary_key="id")
+        >>> _ = numbers.upsert({"id": range(10)})
+        >>> [batch["id"].tolist() for batch in numbers.loader(batch_size=4, where="id < 6", output="numpy")]
+        [[0, 1, 2, 3], [4, 5]]
+        """
+        from cenote.loader import Source, loader
+
+        return loader(Source(self, where=where, version=version), columns=columns, **options)
 
     def changes(self, start: int | None = None) -> Changes:
         """What happened to rows after version `start` (default: all that is kept), write by write.
