@@ -17,7 +17,8 @@ use crate::fault;
 
 /// Value `row` of `array`.
 pub(crate) fn to_python<'py>(py: Python<'py>, array: &ArrayRef, row: usize) -> PyResult<Bound<'py, PyAny>> {
-    if array.is_null(row) {
+    // An array of the type that has only nulls has no bits that say so.
+    if array.is_null(row) || array.data_type() == &DataType::Null {
         return Ok(py.None().into_bound(py));
     }
     let one = array.slice(row, 1);

@@ -11,7 +11,3 @@ def main() -> int:
     # Ctrl-C is the command's own affair: Python would only take note of it until the command is over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return _native.command(["cenote", *sys.argv[1:]])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
