@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -149,13 +150,11 @@ class Loader:
 
             return numpy.asarray(tensor)
         if self._output == "torch":
-            import torch
-
+            torch: Any = importlib.import_module("torch")
             shared = torch.from_dlpack(tensor)
             return shared if self._device is None else shared.to(self._device, non_blocking=True)
         if self._output == "jax":
-            import jax
-
+            jax: Any = importlib.import_module("jax")
             return jax.numpy.asarray(_numpy(tensor))
         return tensor
 

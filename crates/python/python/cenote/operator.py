@@ -58,7 +58,8 @@ def operator(
         summary = (inspect.getdoc(what) or f"{wanted}, in Python").splitlines()[0]
 
         def make() -> Call:
-            return Call(what() if inspect.isclass(what) else what, len(outputs))
+            function: Any = what() if inspect.isclass(what) else what
+            return Call(function, len(outputs))
 
         _native.register(wanted, version, summary, ports, to_schema(dict(outputs)), make, cpu)
         return what

@@ -11,7 +11,6 @@ from cenote import _native
 if TYPE_CHECKING:
     import pandas
     import polars
-    import pyarrow
 
 _SHOWN = 20
 
@@ -64,7 +63,7 @@ class Rows:
         """The rows as Python values, a dict each."""
         return self._native.to_pylist()
 
-    def to_arrow(self) -> pyarrow.Table:
+    def to_arrow(self) -> Any:
         """The rows as a pyarrow table, without a copy."""
         import pyarrow
 
@@ -150,7 +149,7 @@ class Result(Rows):
     def __arrow_c_schema__(self) -> object:
         return self._stream.__arrow_c_schema__()
 
-    def to_arrow(self) -> pyarrow.Table:
+    def to_arrow(self) -> Any:
         # Read here, so that errors are Cenote's own.
         import pyarrow
 
