@@ -31,9 +31,9 @@ pub async fn run(once: bool) -> Result<()> {
 
 fn page(views: &[View]) -> String {
     if views.is_empty() {
-        return "nothing runs\n".to_owned();
+        return "nothing runs".to_owned();
     }
-    views.iter().map(process).collect::<Vec<_>>().join("\n")
+    views.iter().map(process).collect::<Vec<_>>().join("\n\n")
 }
 
 fn process(view: &View) -> String {
@@ -81,6 +81,7 @@ fn process(view: &View) -> String {
     for waiting in &status.waiting {
         line(format_args!("  waits   {} {} of {} for {}", waiting.count, waiting.name, waiting.job, waiting.reason));
     }
+    text.truncate(text.trim_end().len());
     text
 }
 
