@@ -51,7 +51,12 @@ fn top_shows_a_run_from_outside_until_sigterm_ends_it() {
     let ended = run.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let notes = String::from_utf8_lossy(&ended.stderr);
-    assert!(notes.ends_with("stopping; what is committed stays, and the next run goes on from there\nerror: the run was cancelled\n"), "{notes}");
+    assert!(
+        notes.ends_with(
+            "stopping; what is committed stays, and the next run goes on from there\nerror: the run was cancelled\n"
+        ),
+        "{notes}"
+    );
     assert_eq!(top(), "nothing runs\n");
 }
 
