@@ -9,6 +9,7 @@ mod demo;
 mod output;
 mod progress;
 mod session;
+mod sight;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
