@@ -64,13 +64,16 @@ impl Hasher for Itself {
 
 /// Every row of the chunks, oldest first, by key: snapshots that share the chunks share it.
 #[derive(Debug, Default)]
-pub(crate) struct Rows(RwLock<ByHash<SmallVec<[(u32, u32); 1]>>>);
+pub(crate) struct Rows(RwLock<ByHash<Places>>);
+
+/// The rows of a key, oldest first: most have one.
+type Places = SmallVec<[(u32, u32); 1]>;
 
 impl Rows {
     /// For each of `hashes` the row that `is_live` picks.
     pub(crate) fn find(&self, hashes: &[u128], is_live: impl Fn(Place) -> bool) -> Vec<Option<Place>> {
         let rows = self.0.read();
-        let live = |places: &SmallVec<[(u32, u32); 1]>| {
+        let live = |places: &Places| {
             let mut newest_first = places.iter().rev().map(|(chunk, row)| (*chunk as usize, *row as usize));
             newest_first.find(|place| is_live(*place))
         };

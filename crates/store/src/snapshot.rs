@@ -19,14 +19,14 @@ use lance_core::datatypes::BlobHandling;
 use lance_datafusion::planner::Planner;
 
 use crate::Version;
-use crate::changes::{Changes, Chunk, Rows};
+use crate::changes::{Chunk, Rows};
 use crate::fault::{arrow_error, lance_error};
 use crate::history::History;
 use crate::key::PrimaryKey;
 use crate::key_index::KeyIndex;
 use crate::pages::RowReader;
 use crate::schema;
-use crate::state::{SHORT_ROWS, blocking};
+use crate::state::{Inner, SHORT_ROWS, blocking};
 
 /// Rows of one batch of the change store.
 const BATCH_ROWS: usize = 8192;
@@ -146,26 +146,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(
-        version: Version,
-        base: &Arc<Dataset>,
-        base_rows: usize,
-        reader: &Arc<RowReader>,
-        key: PrimaryKey,
-        keys: &KeyIndex,
-        history: &Arc<History>,
-        changes: &Changes,
-    ) -> Result<Self> {
-        let logical = schema::to_logical(&Schema::from(base.schema()));
+    pub(crate) fn new(newest: &Inner, key: PrimaryKey) -> Result<Self> {
+        let logical = schema::to_logical(&Schema::from(newest.base.schema()));
         let visible = Arc::new(schema::visible(&logical));
+        let changes = &newest.changes;
         Ok(Self {
-            version,
-            base: Arc::clone(base),
-            base_rows,
-            reader: Arc::clone(reader),
+            version: Version(newest.version),
+            base: Arc::clone(&newest.base),
+            base_rows: newest.base_rows,
+            reader: Arc::clone(&newest.reader),
             key,
-            keys: keys.clone(),
-            history: Arc::clone(history),
+            keys: newest.keys.clone(),
+            history: Arc::clone(&newest.history),
             chunks: Arc::clone(&changes.chunks),
             by_key: Arc::clone(&changes.by_key),
             mask: Arc::clone(&changes.mask),

@@ -176,7 +176,7 @@ impl State {
     }
 
     pub(crate) fn view(&self) -> Result<Snapshot> {
-        let snapshot = self.inner.lock().view(self.key.clone())?;
+        let snapshot = Snapshot::new(&self.inner.lock(), self.key.clone())?;
         self.note_use(&snapshot);
         Ok(snapshot)
     }
@@ -376,11 +376,6 @@ impl Inner {
             Ok(inner)
         })
         .await
-    }
-
-    pub(crate) fn view(&self, key: PrimaryKey) -> Result<Snapshot> {
-        let (version, base, reader) = (Version(self.version), &self.base, &self.reader);
-        Snapshot::new(version, base, self.base_rows, reader, key, &self.keys, &self.history, &self.changes)
     }
 
     pub(crate) fn apply(
