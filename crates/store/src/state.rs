@@ -211,8 +211,8 @@ impl State {
         }
         let replayed = replay_to(&self.place.log, version).await?;
         let base = self.load_base(replayed.history.current()?.base).await?;
-        let snapshot =
-            Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?.view(self.key.clone())?;
+        let then = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
+        let snapshot = Snapshot::new(&then, self.key.clone())?;
         self.note_use(&snapshot);
         Ok(snapshot)
     }
