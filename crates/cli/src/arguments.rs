@@ -186,12 +186,19 @@ pub enum IndexCommand {
         table: String,
         /// The column.
         column: String,
-        /// What it finds.
-        #[arg(long, value_enum)]
-        kind: IndexName,
-        /// How far two vectors are from each other; by default `l2`.
-        #[arg(long, value_enum)]
-        metric: Option<MetricName>,
+        /// What it finds, and how it is kept: vector (ivf_flat, ivf_pq, ivf_sq, ivf_rq, ivf_hnsw_sq, ivf_hnsw_pq on disk, hnsw
+        /// in memory), text, or scalar (btree, bitmap, label_list, zonemap, bloom_filter, ngram).
+        #[arg(long)]
+        kind: String,
+        /// Its name; by default made from column and kind.
+        #[arg(long)]
+        name: Option<String>,
+        /// How far two vectors are from each other: l2 (the default), cosine, dot, or hamming for packed bits.
+        #[arg(long)]
+        metric: Option<String>,
+        /// An option of the kind, such as partitions=64, m=16 or language=German.
+        #[arg(long, value_name = "OPTION=VALUE", value_parser = option)]
+        with: Vec<(String, String)>,
     },
     /// List a table's indexes.
     List {
@@ -214,26 +221,9 @@ pub enum IndexCommand {
     },
 }
 
-/// Kinds of index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum IndexName {
-    /// Near vectors.
-    Vector,
-    /// Words in texts.
-    Text,
-    /// Values and ranges of them.
-    Scalar,
-}
-
-/// Distances of vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MetricName {
-    /// Euclidean distance.
-    L2,
-    /// One minus the cosine of the angle.
-    Cosine,
-    /// The inner product, negated.
-    Dot,
+fn option(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').ok_or("an option is written as NAME=VALUE")?;
+    Ok((parts.0.to_owned(), parts.1.to_owned()))
 }
 
 /// How rows are printed.

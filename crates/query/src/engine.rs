@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cenote_base::{ByteSize, Error, Result};
+use cenote_index::Indexes;
 use cenote_operator::Registry;
 use cenote_store::{RecordBatches, Store};
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
@@ -54,6 +55,7 @@ impl Default for QueryOptions {
 /// Answers SQL over a store's tables. Queries run on threads of its own, never on the caller's.
 pub struct QueryEngine {
     store: Store,
+    indexes: Indexes,
     state: SessionState,
     threads: Threads,
 }
@@ -76,8 +78,8 @@ impl Drop for Threads {
 }
 
 impl QueryEngine {
-    /// An engine over `store`, with the row-wise operators of `registry` as functions.
-    pub fn new(options: QueryOptions, store: Store, registry: Arc<Registry>) -> Result<Self> {
+    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions.
+    pub fn new(options: QueryOptions, store: Store, indexes: Indexes, registry: Arc<Registry>) -> Result<Self> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
@@ -109,7 +111,7 @@ impl QueryEngine {
             .enable_all()
             .build()
             .map_err(|source| Error::from(source).context("start query threads"))?;
-        Ok(Self { store, state, threads: Threads(Some(runtime)) })
+        Ok(Self { store, indexes, state, threads: Threads(Some(runtime)) })
     }
 
     /// Answers `text`, one statement that reads. Every table in it is seen at its newest version, and at the same one
@@ -121,11 +123,12 @@ impl QueryEngine {
     /// from the stream.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
         let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
-        let (store, state, text) = (self.store.clone(), self.state.clone(), text.to_owned());
+        let (store, indexes) = (self.store.clone(), self.indexes.clone());
+        let (state, text) = (self.state.clone(), text.to_owned());
         let (schema_sender, schema) = tokio::sync::oneshot::channel();
         let (batch_sender, batches) = mpsc::channel::<Result<RecordBatch>>(RESULT_QUEUE_BATCHES);
         let task = runtime.spawn(async move {
-            let mut stream = match plan(store, state, &text).await {
+            let mut stream = match plan(store, indexes, state, &text).await {
                 Ok(stream) => stream,
                 Err(error) => return drop(schema_sender.send(Err(error))),
             };
@@ -169,6 +172,7 @@ impl Drop for StopOnDrop {
 
 async fn plan(
     store: Store,
+    indexes: Indexes,
     state: SessionState,
     text: &str,
 ) -> Result<datafusion::execution::SendableRecordBatchStream> {
@@ -176,7 +180,7 @@ async fn plan(
     let statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
     statement::check_reads(&statement)?;
     let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
-    let pinned = Pinned::new(store, function_names).await?;
+    let pinned = Pinned::new(store, indexes, function_names).await?;
     for table in statement::searched_tables(&statement) {
         pinned.pin(&table).await?;
     }

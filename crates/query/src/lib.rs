@@ -22,6 +22,7 @@
 //! use std::sync::Arc;
 //! use arrow::array::record_batch;
 //! use arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
+//! use cenote_index::Indexes;
 //! use cenote_operator::Registry;
 //! use cenote_query::{QueryEngine, QueryOptions};
 //! use cenote_store::{Store, StoreOptions, TableSpec};
@@ -32,7 +33,7 @@
 //! let table = store.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
 //! table.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
 //!
-//! let engine = QueryEngine::new(QueryOptions::default(), store, Arc::new(Registry::default()))?;
+//! let engine = QueryEngine::new(QueryOptions::default(), store, Indexes::default(), Arc::new(Registry::default()))?;
 //! let answer = engine.sql("SELECT id FROM notes WHERE note LIKE '%car'").await?.collect().await?;
 //! assert_eq!(answer[0].num_rows(), 1);
 //! # Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use cenote_base::Error;
 use cenote_index::{
-    Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, hybrid_hits, materialize, text_hits, vector_hits,
+    Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, materialize,
 };
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 use datafusion::error::Result;
@@ -83,7 +83,7 @@ impl SearchSpec {
     }
 
     async fn run(&self, vector: Option<Vec<f32>>, own_row: Option<u64>) -> cenote_base::Result<Vec<Hit>> {
-        let snapshot = &self.table.snapshot;
+        let (snapshot, search) = (&self.table.snapshot, &self.table.search);
         // The row that others are to be like comes first, unless others are the same: one more makes room for it.
         let k = self.k + usize::from(own_row.is_some());
         let vector = |column: &str, metric| -> cenote_base::Result<VectorQuery> {
@@ -93,11 +93,11 @@ impl SearchSpec {
         };
         let text = |words: &str| TextQuery { filter: self.filter.clone(), ..TextQuery::new(words, k) };
         let mut hits = match &self.search {
-            Search::Vector { column, metric, .. } => vector_hits(snapshot, &vector(column, *metric)?).await?,
-            Search::Text { words } => text_hits(snapshot, &text(words)).await?,
+            Search::Vector { column, metric, .. } => search.vector_hits(snapshot, &vector(column, *metric)?).await?,
+            Search::Text { words } => search.text_hits(snapshot, &text(words)).await?,
             Search::Hybrid { column, metric, words, .. } => {
                 let query = HybridQuery { vector: vector(column, *metric)?, text: text(words), k };
-                hybrid_hits(snapshot, &query).await?
+                search.hybrid_hits(snapshot, &query).await?
             }
         };
         hits.retain(|hit| Some(hit.row_id) != own_row);

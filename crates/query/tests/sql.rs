@@ -10,7 +10,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{IndexKind, IndexSpec, Metric, create};
+use cenote_index::{IndexKind, IndexSpec, Metric};
 use cenote_query::QueryEngine;
 use futures::StreamExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType};
@@ -210,6 +210,6 @@ async fn a_search_of_a_column_without_an_index_is_exact() {
     assert_eq!(found.len(), 3);
     assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
     let table = lake.store.table("bare").await.unwrap();
-    create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
+    INDEXES.create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
     assert_eq!(column(&lake.engine, sql).await.len(), 3);
 }

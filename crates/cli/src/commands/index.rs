@@ -3,23 +3,15 @@
 use cenote_runtime::arrow::array::RecordBatch;
 use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Result};
 
-use crate::arguments::{IndexCommand, IndexName, MetricName};
+use crate::arguments::IndexCommand;
 use crate::output;
 
 pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
     match command {
-        IndexCommand::Create { table, column, kind, metric } => {
-            let kind = match kind {
-                IndexName::Vector => "vector",
-                IndexName::Text => "text",
-                IndexName::Scalar => "scalar",
-            };
-            let metric = metric.map(|metric| match metric {
-                MetricName::L2 => "l2",
-                MetricName::Cosine => "cosine",
-                MetricName::Dot => "dot",
-            });
-            let spec = IndexSpec::new(column, IndexKind::parse(kind, metric)?);
+        IndexCommand::Create { table, column, kind, name, metric, with } => {
+            let metric = metric.iter().map(|metric| ("metric", metric.as_str()));
+            let options = with.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let spec = IndexSpec { name: name.clone(), ..IndexSpec::new(column, IndexKind::parse(kind, metric.chain(options))?) };
             let index = lake.table(table).await?.create_index(spec).await?;
             output::note(&format!("built {} over {} rows of {table}.{column}", index.name, index.rows_indexed));
             Ok(())
