@@ -151,7 +151,7 @@ pub enum Command {
         #[command(flatten)]
         output: Format,
     },
-    /// Make, list, drop and update indexes.
+    /// Make, list, drop, tune and update indexes.
     #[command(subcommand)]
     Index(IndexCommand),
     /// List the operators.
@@ -213,6 +213,21 @@ pub enum IndexCommand {
         table: String,
         /// The index's name, as `index list` shows it.
         name: String,
+    },
+    /// Measure a vector index against exact search, and keep the quickest settings that find enough.
+    Tune {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The share of the nearest 10 rows that is to be found.
+        #[arg(long, default_value_t = 0.95)]
+        recall: f64,
+        /// The metric of the index, if the column has several.
+        #[arg(long)]
+        metric: Option<String>,
+        #[command(flatten)]
+        output: Format,
     },
     /// Bring a table's indexes up to date.
     Optimize {

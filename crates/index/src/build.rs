@@ -110,7 +110,9 @@ fn vector_params(options: &VectorOptions, rows: usize, dimension: usize) -> Resu
         ef_construction: options.ef_construction.unwrap_or(defaults.ef_construction),
         ..defaults
     };
-    let pieces = || options.sub_vectors.unwrap_or_else(|| if dimension % PQ_PIECE == 0 { dimension / PQ_PIECE } else { dimension });
+    let pieces = || {
+        options.sub_vectors.unwrap_or_else(|| if dimension % PQ_PIECE == 0 { dimension / PQ_PIECE } else { dimension })
+    };
     let pq = PQBuildParams::new(pieces(), PQ_BITS);
     Ok(match structure {
         VectorStructure::IvfFlat => VectorIndexParams::with_ivf_flat_params(metric, ivf),
@@ -189,9 +191,12 @@ fn check_options(spec: &IndexSpec, field: &Field) -> Result<()> {
         return Ok(());
     };
     let kind = &spec.kind;
-    let on_disk = !matches!(options.structure, VectorStructure::Auto | VectorStructure::IvfFlat | VectorStructure::Hnsw);
+    let on_disk =
+        !matches!(options.structure, VectorStructure::Auto | VectorStructure::IvfFlat | VectorStructure::Hnsw);
     if on_disk && options.metric == Metric::Hamming {
-        return Err(Error::unsupported(format!("a {kind} index does not measure hamming distances: use ivf_flat or hnsw")));
+        return Err(Error::unsupported(format!(
+            "a {kind} index does not measure hamming distances: use ivf_flat or hnsw"
+        )));
     }
     if options.structure == VectorStructure::IvfRq && dimension % 8 != 0 {
         let what = format!("an ivf_rq index needs vectors of a multiple of 8 numbers, and these have {dimension}");
@@ -203,7 +208,9 @@ fn check_options(spec: &IndexSpec, field: &Field) -> Result<()> {
     if let Some(pieces) = options.sub_vectors
         && (pieces == 0 || *dimension as usize % pieces != 0)
     {
-        return Err(Error::invalid_input(format!("{pieces} sub_vectors do not divide a vector of {dimension} numbers")));
+        return Err(Error::invalid_input(format!(
+            "{pieces} sub_vectors do not divide a vector of {dimension} numbers"
+        )));
     }
     if options.partitions == Some(0) {
         return Err(Error::invalid_input("an index has at least one of `partitions`"));

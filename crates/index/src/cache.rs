@@ -30,7 +30,8 @@ impl<V> Cache<V> {
     /// The value called `name` of the base of `snapshot`.
     pub(crate) fn get(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |entry: &Entry<V>| std::ptr::eq(entry.base.as_ptr(), Arc::as_ptr(snapshot.base())) && entry.name == name;
+        let is_it =
+            |entry: &Entry<V>| std::ptr::eq(entry.base.as_ptr(), Arc::as_ptr(snapshot.base())) && entry.name == name;
         let at = entries.iter().rposition(is_it)?;
         let entry = entries.remove(at)?;
         let value = Arc::clone(&entry.value);
@@ -42,9 +43,8 @@ impl<V> Cache<V> {
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let base = Arc::downgrade(snapshot.base());
-        entries.retain(|entry| {
-            entry.base.strong_count() > 0 && !(entry.name == name && Weak::ptr_eq(&entry.base, &base))
-        });
+        entries
+            .retain(|entry| entry.base.strong_count() > 0 && !(entry.name == name && Weak::ptr_eq(&entry.base, &base)));
         entries.push_back(Entry { base, name: name.to_owned(), bytes, value: Arc::clone(value) });
         while entries.iter().map(|entry| entry.bytes).sum::<usize>() > self.bytes_max {
             entries.pop_front();

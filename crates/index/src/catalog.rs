@@ -117,11 +117,7 @@ impl Catalog {
                 name: description.name().to_owned(),
                 column: column.name().clone(),
                 definition: known.unwrap_or_else(|| Definition::new(field, kind)),
-                built: Some(Built {
-                    structure,
-                    segments: description.segments().to_vec(),
-                    live: OnceCell::new(),
-                }),
+                built: Some(Built { structure, segments: description.segments().to_vec(), live: OnceCell::new() }),
             });
         }
         let mut orphans = Vec::new();

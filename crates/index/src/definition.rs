@@ -81,7 +81,8 @@ impl Definition {
             return Err(Error::unsupported(what));
         }
         serde_json::from_str(text).map_err(|source| {
-            let what = format!("property `{PROPERTY_PREFIX}{name}` is no index definition; drop the index and make it anew");
+            let what =
+                format!("property `{PROPERTY_PREFIX}{name}` is no index definition; drop the index and make it anew");
             Error::corrupt(what).with_source(source)
         })
     }

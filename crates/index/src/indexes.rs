@@ -160,7 +160,7 @@ impl Indexes {
     ///
     /// # Errors
     /// `NotFound`, naming the indexes there are.
-    pub async fn drop(&self, table: &Table, name: &str) -> Result<()> {
+    pub async fn remove(&self, table: &Table, name: &str) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let is_built = self.catalog(&snapshot).await?.find(table.name(), name)?.built.is_some();
         self.forget(&snapshot, name);

@@ -133,12 +133,7 @@ impl IndexKind {
 
     /// A full-text index for English, with stems and without stop words.
     pub fn full_text() -> Self {
-        Self::FullText(TextOptions {
-            language: "English".to_owned(),
-            stem: true,
-            remove_stop_words: true,
-            ngram: None,
-        })
+        Self::FullText(TextOptions { language: "English".to_owned(), stem: true, remove_stop_words: true, ngram: None })
     }
 
     /// An index for equality and ranges.
@@ -177,9 +172,8 @@ impl IndexKind {
             value.parse().map_err(|_| Error::invalid_input(what))
         }
         let kind = self.to_string();
-        let unknown = |known: &str| {
-            Err(Error::invalid_input(format!("a {kind} index has no option `{name}`; {known}")))
-        };
+        let unknown =
+            |known: &str| Err(Error::invalid_input(format!("a {kind} index has no option `{name}`; {known}")));
         match self {
             Self::Vector(options) => match name {
                 "metric" => options.metric = value.parse()?,
@@ -285,7 +279,11 @@ mod tests {
 
     #[test]
     fn a_kind_survives_its_definition() {
-        for (name, options) in [("ivf_pq", vec![("metric", "cosine"), ("sub_vectors", "16")]), ("text", vec![("ngram_min", "2")]), ("zonemap", vec![])] {
+        for (name, options) in [
+            ("ivf_pq", vec![("metric", "cosine"), ("sub_vectors", "16")]),
+            ("text", vec![("ngram_min", "2")]),
+            ("zonemap", vec![]),
+        ] {
             let kind = IndexKind::parse(name, options).unwrap();
             let text = serde_json::to_string(&kind).unwrap();
             assert_eq!(serde_json::from_str::<IndexKind>(&text).unwrap(), kind, "{text}");

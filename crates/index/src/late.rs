@@ -148,11 +148,7 @@ impl LateRows {
             if !live(row_id) {
                 continue;
             }
-            self.statistics
-                .rows_with
-                .iter_mut()
-                .zip(&times)
-                .for_each(|(rows, times)| *rows += usize::from(*times > 0));
+            self.statistics.rows_with.iter_mut().zip(&times).for_each(|(rows, times)| *rows += usize::from(*times > 0));
             let fits = match self.terms.fit {
                 Fit::AnyWord => true,
                 Fit::AllWords => times.iter().all(|times| *times > 0),

@@ -219,7 +219,8 @@ impl Resident {
         let graph = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             // A graph of files that are all gone teaches nothing.
-            let is_of = |state: &State| files.is_empty() || files.iter().any(|(id, file)| state.covered.get(id) == Some(file));
+            let is_of =
+                |state: &State| files.is_empty() || files.iter().any(|(id, file)| state.covered.get(id) == Some(file));
             match state.as_mut().filter(|state| is_of(state) || state.complete_from > version) {
                 Some(state) if state.complete_from > version => return Ok(()),
                 Some(state) => {

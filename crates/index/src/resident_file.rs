@@ -49,9 +49,9 @@ pub(crate) fn save(file: &Path, field: i32, options: &VectorOptions, saved: &Sav
     };
     let text = serde_json::to_vec(&list).map_err(|source| Error::internal("write a list").with_source(source))?;
     let beside = file.with_extension(format!("{}.writing", std::process::id()));
-    std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, file)).context(|| {
-        format!("write {}", file.display())
-    })?;
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, file))
+        .context(|| format!("write {}", file.display()))?;
     match former.filter(|former| *former != directory.join(&graph)) {
         // Whoever reads it has it open.
         Some(former) => remove_one(&former),

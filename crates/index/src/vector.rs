@@ -102,16 +102,10 @@ impl Indexes {
 
     /// [`vector_hits`](Self::vector_hits), and how they were found.
     pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, Strategy)> {
-        check_k(query.k)?;
         let catalog = self.catalog(snapshot).await?;
         let indexes = || catalog.indexes.iter().filter(|index| index.column == query.column);
-        let (item, width) = vector_type(snapshot, &query.column)?;
-        let default = if item == DataType::UInt8 { Metric::Hamming } else { Metric::default() };
-        let metric = query.metric.or_else(|| indexes().find_map(Index::metric)).unwrap_or(default);
-        check_vector(query, metric, &item, width)?;
-        let probe = Arc::new(Probe::new(&query.vector, metric)?);
-        let search = VectorSearch { indexes: self, snapshot, query, metric, item, width, probe };
-
+        let search = self.checked(snapshot, query, indexes().find_map(Index::metric))?;
+        let metric = search.metric;
         let fitting: Vec<&Index> = indexes().filter(|index| index.metric() == Some(metric)).collect();
         if fitting.is_empty() {
             return Ok((search.exact().await?, Strategy::Exact));
@@ -141,6 +135,43 @@ impl Indexes {
         }
         Ok((search.exact().await?, Strategy::Exact))
     }
+
+    /// By comparing every row.
+    pub(crate) async fn exact_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
+        self.checked(snapshot, query, None)?.exact().await
+    }
+
+    /// By `index` alone, with `settings`; no hits when it has nothing for this snapshot.
+    pub(crate) async fn hits_by(
+        &self,
+        snapshot: &Snapshot,
+        query: &VectorQuery,
+        index: &Index,
+        settings: SearchSettings,
+    ) -> Result<Vec<Hit>> {
+        let search = VectorSearch { settings: Some(settings), ..self.checked(snapshot, query, index.metric())? };
+        match &index.built {
+            _ if index.definition.kind.is_resident() => Ok(search.by_resident(index, None).await?.unwrap_or_default()),
+            Some(built) => search.on_disk(index, built, None).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// `query`, of the metric that it names, or else of `metric`.
+    fn checked<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        query: &'a VectorQuery,
+        metric: Option<Metric>,
+    ) -> Result<VectorSearch<'a>> {
+        check_k(query.k)?;
+        let (item, width) = vector_type(snapshot, &query.column)?;
+        let default = if item == DataType::UInt8 { Metric::Hamming } else { Metric::default() };
+        let metric = query.metric.or(metric).unwrap_or(default);
+        check_vector(query, metric, &item, width)?;
+        let probe = Arc::new(Probe::new(&query.vector, metric)?);
+        Ok(VectorSearch { indexes: self, snapshot, query, metric, item, width, probe, settings: None })
+    }
 }
 
 /// Says that a search goes on without an index.
@@ -158,6 +189,8 @@ struct VectorSearch<'a> {
     item: DataType,
     width: usize,
     probe: Arc<Probe>,
+    /// How hard to look; `None`: as the index's definition says.
+    settings: Option<SearchSettings>,
 }
 
 impl VectorSearch<'_> {
@@ -192,7 +225,8 @@ impl VectorSearch<'_> {
         let Some(view) = view.filter(|_| late <= LATE_ROWS_MAX) else { return Ok(None) };
         let view = Arc::new(view);
         let (k, probe) = (self.query.k, Arc::clone(&self.probe));
-        let ef = index.definition.search.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
+        let settings = self.settings.unwrap_or(index.definition.search);
+        let ef = settings.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
         let (superseded, wanted_there) = (Arc::clone(self.snapshot.superseded()), wanted.cloned());
         let (searched, seen) = (Arc::clone(&resident), Arc::clone(&view));
         let walk = move || searched.nearest(&seen, &probe, k, ef, &superseded, wanted_there.as_deref());
@@ -312,7 +346,7 @@ impl VectorSearch<'_> {
         // not seen, it compares vectors itself, and takes nulls for other rows' where a batch is a part of another one.
         let segments = built.segments.iter().map(|segment| segment.uuid).collect();
         scanner.with_index_segments(segments).map_err(lance_error)?.fast_search();
-        let SearchSettings { probes, ef, refine } = index.definition.search;
+        let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
         scanner.distance_metric(metric.to_lance()).minimum_nprobes(probes.unwrap_or(PROBES_MIN));
         if let Some(probes) = probes {
             scanner.maximum_nprobes(probes);

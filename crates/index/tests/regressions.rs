@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric, TextQuery, VectorQuery};
+use cenote_index::{IndexInfo, IndexKind, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
 use cenote_store::{Filter, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec};
 
 const DIMENSIONS: i32 = 4;
@@ -29,6 +29,8 @@ fn batch(ids: impl IntoIterator<Item = i64>, value: i64) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
+static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+
 async fn table(directory: &tempfile::TempDir) -> Table {
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
     store.create_table("t", TableSpec::new(batch([0], 0).schema(), ["id"])).await.unwrap()
@@ -38,10 +40,10 @@ async fn index(table: &Table) {
     for (column, kind) in [
         ("id", IndexKind::scalar()),
         ("kind", IndexKind::scalar()),
-        ("vector", IndexKind::Vector { metric: Metric::L2 }),
+        ("vector", IndexKind::vector(Metric::L2)),
         ("note", IndexKind::parse("text", None).unwrap()),
     ] {
-        create(table, &IndexSpec::new(column, kind)).await.unwrap();
+        INDEXES.create(table, &IndexSpec::new(column, kind)).await.unwrap();
     }
 }
 
@@ -59,13 +61,13 @@ async fn filtered(snapshot: &Snapshot, filter: &str) -> BTreeSet<i64> {
 async fn nearest(snapshot: &Snapshot, value: i64, k: usize, filter: Option<&str>) -> Vec<i64> {
     let mut query = VectorQuery::new("vector", vec![value as f32, 0.0, 1.0, 0.0], k);
     query.filter = filter.map(Filter::from);
-    let found = ids(&vector_search(snapshot, &query).await.unwrap());
+    let found = ids(&INDEXES.vector_search(snapshot, &query).await.unwrap());
     assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "a hit stands twice");
     found
 }
 
 async fn with_word(snapshot: &Snapshot, word: &str) -> BTreeSet<i64> {
-    let found = ids(&text_search(snapshot, &TextQuery::new(word, 10_000)).await.unwrap());
+    let found = ids(&INDEXES.text_search(snapshot, &TextQuery::new(word, 10_000)).await.unwrap());
     let unique: BTreeSet<i64> = found.iter().copied().collect();
     assert_eq!(unique.len(), found.len(), "a hit stands twice");
     unique

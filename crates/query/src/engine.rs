@@ -17,6 +17,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{SQLOptions, SessionConfig};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Runtime;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
+use crate::index_statement::IndexStatement;
 use crate::nearest_rule::NearestRule;
 use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
 use crate::{distance, operator_function, statement, table_function};
@@ -114,7 +116,7 @@ impl QueryEngine {
         Ok(Self { store, indexes, state, threads: Threads(Some(runtime)) })
     }
 
-    /// Answers `text`, one statement that reads. Every table in it is seen at its newest version, and at the same one
+    /// Answers `text`, one statement that reads, or makes, drops or lists indexes. Every table in it is seen at its newest version, and at the same one
     /// wherever it is named. Dropping the result stops the query.
     ///
     /// # Errors
@@ -178,6 +180,11 @@ async fn plan(
 ) -> Result<datafusion::execution::SendableRecordBatchStream> {
     let dialect = state.config_options().sql_parser.dialect;
     let statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
+    if let Some(statement) = IndexStatement::read(&statement)? {
+        let rows = Box::pin(statement.run(&store, &indexes)).await?;
+        let schema = rows.schema();
+        return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
+    }
     statement::check_reads(&statement)?;
     let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
     let pinned = Pinned::new(store, indexes, function_names).await?;

@@ -56,7 +56,8 @@ impl Pinned {
         let snapshot = self.store.table(name).await?.snapshot().await?;
         let indexes = self.indexes.outlines(&snapshot).await?;
         let rows = snapshot.count(None).await?;
-        let table = Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, search: self.indexes.clone() });
+        let table =
+            Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, search: self.indexes.clone() });
         // Whoever pinned it meanwhile was first: a query sees one version of a table.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(tables.entry(name.to_owned()).or_insert(table)))

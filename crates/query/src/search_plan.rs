@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use cenote_base::Error;
-use cenote_index::{
-    Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, materialize,
-};
+use cenote_index::{Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, materialize};
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};

@@ -10,12 +10,14 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{IndexKind, IndexSpec, Metric};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
 use cenote_query::QueryEngine;
 use futures::StreamExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType};
 
 use crate::lake::Lake;
+
+static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
 struct Session<'a>(&'a QueryEngine);
 

@@ -280,10 +280,13 @@ impl AfterFold for IndexUpkeep {
         let keep = async move {
             let indexes = upkeep.list(&table.snapshot().await?).await?;
             let is_late = |index: &IndexInfo| index.rows_unindexed >= LATE_ROWS.max(index.rows_indexed / LATE_SHARE);
-            match indexes.iter().any(is_late) {
-                true => Box::pin(upkeep.optimize(&table)).await,
-                false => Ok(()),
+            if indexes.iter().any(is_late) {
+                Box::pin(upkeep.optimize(&table)).await?;
             }
+            for done in Box::pin(upkeep.retune(&table)).await? {
+                tracing::warn!(table = table.name(), "{done}");
+            }
+            Ok(())
         };
         keep.boxed()
     }

@@ -38,8 +38,8 @@ pub use cenote_base::{
 };
 pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, Step, StepReport};
 pub use cenote_index::{
-    IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, VectorOptions,
-    VectorStructure,
+    IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, TunePoint, Tuning,
+    VectorOptions, VectorStructure,
 };
 pub use cenote_models as models;
 pub use cenote_operator as operator;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
-use cenote_index::{HybridQuery, IndexInfo, IndexSpec, Indexes, TextQuery, VectorQuery};
+use cenote_index::{HybridQuery, IndexInfo, IndexSpec, Indexes, Metric, TextQuery, Tuning, VectorQuery};
 use cenote_store::{ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Version, WriteReport};
 
 /// A table of a [`Lake`](crate::Lake). Cheap to clone.
@@ -127,9 +127,15 @@ impl Table {
         Box::pin(self.indexes.list(&snapshot)).await
     }
 
+    /// Measures the vector index of `column` against exact search, and keeps the quickest settings that find `recall` of the
+    /// nearest rows; see [`Indexes::tune`].
+    pub async fn tune_index(&self, column: &str, metric: Option<Metric>, recall: f64) -> Result<Tuning> {
+        Box::pin(self.indexes.tune(&self.stored, column, metric, recall, 0)).await
+    }
+
     /// Drops the index called `name`.
     pub async fn drop_index(&self, name: &str) -> Result<()> {
-        Box::pin(self.indexes.drop(&self.stored, name)).await
+        Box::pin(self.indexes.remove(&self.stored, name)).await
     }
 
     /// What happened to rows after version `from`, in order; see [`ChangeFeed`] for its columns.

@@ -7,7 +7,7 @@ mod plain;
 mod searches;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{
@@ -16,11 +16,14 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{ByteSize, Random};
-use cenote_index::{IndexKind, IndexSpec, Metric};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
 
 use crate::plain::{DIMENSIONS, Row, Rows};
 use crate::searches::Recall;
+
+/// What all runs search by.
+pub static: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
 /// What one run is about.
 #[derive(Debug, Clone, Copy)]
@@ -333,26 +336,25 @@ impl Check {
     async fn vector_index(&mut self) -> &'static str {
         // Sometimes another one on the same column.
         let metric = if self.random.below(3) == 0 { Metric::Cosine } else { self.setting.metric };
-        let name = format!("embedding_{metric}");
+        let kind = if self.random.below(2) == 0 { IndexKind::hnsw(metric) } else { IndexKind::vector(metric) };
+        let spec = IndexSpec::new("embedding", kind);
+        let name = spec.effective_name();
         if self.has_index(&name).await && self.random.below(2) == 0 {
-            INDEXES.drop(&self.table, &name).await.unwrap();
+            INDEXES.remove(&self.table, &name).await.unwrap();
             return "drop vector index";
         }
-        let spec = IndexSpec::new("embedding", IndexKind::vector(metric));
-        if let Err(error) = INDEXES.create(&self.table, &spec).await {
-            assert!(self.rows.values().all(|row| row.vector.is_none()), "{error:?}");
-            assert!(error.message().contains("no vectors to index yet"), "{error:?}");
-        }
-        "create vector index"
+        INDEXES.create(&self.table, &spec).await.unwrap();
+        if spec.kind.is_resident() { "create resident index" } else { "create vector index" }
     }
 
     async fn other_index(&mut self, column: &str, kind: IndexKind) -> &'static str {
-        let name = format!("{column}_{kind}");
+        let spec = IndexSpec::new(column, kind);
+        let name = spec.effective_name();
         if self.has_index(&name).await && self.random.below(2) == 0 {
-            INDEXES.drop(&self.table, &name).await.unwrap();
+            INDEXES.remove(&self.table, &name).await.unwrap();
             return "drop index";
         }
-        INDEXES.create(&self.table, &IndexSpec::new(column, kind)).await.unwrap();
+        INDEXES.create(&self.table, &spec).await.unwrap();
         "create index"
     }
 

@@ -8,6 +8,7 @@ use cenote_base::{ErrorKind, Random};
 use cenote_index::{DISTANCE, Hit, HybridQuery, IndexInfo, IndexKind, Metric, SCORE, TextQuery, VectorQuery};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot};
 
+use crate::INDEXES;
 use crate::plain::{Keep, Row, Rows, Words, content_word, distance, query_vector, scores, word};
 
 /// Of the hits that exact search gives, how many were found.
