@@ -23,7 +23,7 @@ use crate::plain::{DIMENSIONS, Row, Rows};
 use crate::searches::Recall;
 
 /// What all runs search by.
-pub static: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+pub static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
 /// What one run is about.
 #[derive(Debug, Clone, Copy)]
