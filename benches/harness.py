@@ -171,7 +171,7 @@ def compare(
         for contestant in contestants[first:] + contestants[:first]:
             run = run_once(contestant)
             runs[contestant.name].append(run)
-            figures = ", ".join(f"{metric.name} {metric.read(run):,.1f} {metric.unit}" for metric in metrics)
+            figures = ", ".join(f"{metric.name} {figure(metric.read(run))} {metric.unit}" for metric in metrics)
             print(f"run {turn + 1}/{options.runs} {contestant.name}: {figures}", file=sys.stderr, flush=True)
     settings = settings | machine() | {"runs": options.runs}
     print_table(contestants, metrics, runs)
@@ -313,6 +313,11 @@ def machine() -> dict[str, object]:
     return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "kernel": platform.release()}
 
 
+def figure(value: float) -> str:
+    """`value` for people: small ones keep three digits."""
+    return f"{value:,.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+
+
 def figures(metric: Metric, runs: list[Run]) -> list[float]:
     return [metric.read(run) for run in runs]
 
@@ -352,7 +357,7 @@ def print_table(contestants: list[Contestant], metrics: list[Metric], runs: dict
         row = [contestant.name]
         for metric in metrics:
             median = statistics.median(figures(metric, runs[contestant.name]))
-            cell = f"{median:,.1f}"
+            cell = figure(median)
             if contestant is not contestants[0]:
                 first = statistics.median(figures(metric, runs[contestants[0].name]))
                 cell += f" ({ratio(metric.better, first, median):.2f}×)"

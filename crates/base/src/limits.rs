@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// assert_eq!("1.5 MiB".parse::<ByteSize>().unwrap().0, 1_572_864);
 /// assert_eq!(ByteSize(1_572_864).to_string(), "1.5 MiB");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "ByteSizeText", into = "String")]
 pub struct ByteSize(pub u64);
 

@@ -18,6 +18,9 @@ pub struct Arguments {
     /// CPU cores for operators; by default all.
     #[arg(long, global = true, value_name = "CORES")]
     pub cpus: Option<f32>,
+    /// Answer Prometheus at this address, such as 127.0.0.1:9464, while the command runs.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// Show no progress.
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -52,6 +55,9 @@ pub enum Command {
         /// Process rows again that failed before.
         #[arg(long)]
         retry_errors: bool,
+        /// Write a timeline of what ran where, in Chrome's trace format: open it in a browser's tracing page or Perfetto.
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
     },
     /// Answer a SQL query.
     Sql {
@@ -143,6 +149,12 @@ pub enum Command {
     Status {
         #[command(flatten)]
         output: Format,
+    },
+    /// Watch the processes that work on a lake on this machine: stages, rates, memory, and what waits for what.
+    Top {
+        /// Look once.
+        #[arg(long)]
+        once: bool,
     },
     /// Show the rows of a table that could not be processed.
     Errors {

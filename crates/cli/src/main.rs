@@ -8,6 +8,7 @@ mod demo;
 mod output;
 mod progress;
 mod session;
+mod sight;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -16,6 +17,10 @@ use cenote_runtime::Error;
 use clap::Parser;
 
 use crate::arguments::Arguments;
+
+/// The system's own allocator keeps what threads gave back: memory would grow past the budget.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

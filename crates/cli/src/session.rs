@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use cenote_runtime::{Cancel, Lake, LakeOptions, Progress, Result, RunOptions};
+use cenote_runtime::{ByteSize, Cancel, Lake, LakeOptions, Progress, Result, RunOptions};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Command};
 use crate::output;
 use crate::progress::progress;
+use crate::sight::{self, Watched};
 
 /// Runs `work` on the lake that the arguments name.
 pub async fn with_lake<T>(arguments: &Arguments, work: impl AsyncFnOnce(&Lake) -> Result<T>) -> Result<T> {
     let lake = Lake::open(&arguments.lake, options(arguments)).await?;
+    let _sight = sight::show(&lake, arguments.metrics).await?;
     let outcome = work(&lake).await;
     // Whatever came of it: the next command must not wait.
     lake.release().await?;
@@ -20,27 +23,43 @@ pub async fn with_lake<T>(arguments: &Arguments, work: impl AsyncFnOnce(&Lake) -
 
 /// The lake options that the arguments set.
 pub fn options(arguments: &Arguments) -> LakeOptions {
-    LakeOptions { memory_max: arguments.memory, cpu_cores: arguments.cpus, ..LakeOptions::default() }
+    let trace_max = match &arguments.command {
+        Command::Run { trace: Some(_), .. } => TRACE_MAX,
+        _ => ByteSize(0),
+    };
+    LakeOptions { memory_max: arguments.memory, cpu_cores: arguments.cpus, trace_max, ..LakeOptions::default() }
 }
+
+/// The newest work that a timeline has room for.
+const TRACE_MAX: ByteSize = ByteSize::mib(64);
 
 /// Rung by the second Ctrl-C.
 static IMPATIENCE: Notify = Notify::const_new();
+
+/// Ends when Ctrl-C or SIGTERM asks to stop.
+pub async fn stop_asked() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
+        _ = terminate.recv() => Ok(()),
+    }
+}
 
 /// Ends when a second Ctrl-C asks not to wait for work in hand.
 pub async fn impatience() {
     IMPATIENCE.notified().await;
 }
 
-/// Run options whose cancel flag the first Ctrl-C raises; the second one does not wait for the work in hand.
+/// Run options whose cancel flag the first Ctrl-C or SIGTERM raises; the second one does not wait for the work in hand.
 pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
     let cancel = Cancel::default();
     let raised = cancel.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+        if stop_asked().await.is_ok() {
             output::note("stopping; what is committed stays, and the next run goes on from there");
             raised.cancel();
         }
-        if tokio::signal::ctrl_c().await.is_ok() {
+        if stop_asked().await.is_ok() {
             IMPATIENCE.notify_one();
         }
     });
@@ -49,5 +68,5 @@ pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
 
 /// Progress as the arguments want it.
 pub fn reporter(arguments: &Arguments) -> Arc<dyn Progress> {
-    progress(arguments.quiet)
+    Arc::new(Watched(progress(arguments.quiet)))
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{concat_batches, interleave, take, take_record_batch};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{Error, Result};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -14,15 +14,11 @@ use crate::error_table::{ErrorTable, Failure};
 use crate::keys;
 use crate::read::{Chunk, read};
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
-use crate::worker::Workers;
-use cenote_scheduler::byte_queue;
-
-/// Which steps of a group a row went through: bit `n` for step `n`. A group has at most 64 steps.
-type Pattern = u64;
-
-pub(crate) const GROUP_STEPS_MAX: usize = 64;
+use crate::stage::{Pattern, Stage, Taken, select, stages};
+use cenote_scheduler::{Held, byte_queue};
 
 /// What became of one chunk.
+#[derive(Default)]
 struct Processed {
     /// For each pattern, key and new values of the rows that have it.
     updates: Vec<(Pattern, RecordBatch)>,
@@ -45,24 +41,20 @@ struct Pending {
 
 struct Pass<'a> {
     engine: &'a Engine,
-    group: &'a Group<'a>,
+    group: &'a Group,
     work: &'a Work,
-    workers: Vec<Workers>,
+    stages: Vec<Stage>,
 }
 
-pub(crate) async fn run(
-    engine: &Engine,
-    group: &Group<'_>,
-    work: Work,
-    options: &RunOptions,
-) -> Result<Vec<StepReport>> {
-    let workers = group.steps.iter().map(|step| Workers::new(&step.operator, &options.cancel)).collect();
-    let pass = Pass { engine, group, work: &work, workers };
+pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &RunOptions) -> Result<Vec<StepReport>> {
+    let stages = stages(group, &work, &engine.scheduler, &options.cancel);
+    let pass = Pass { engine, group, work: &work, stages };
     let mut reports: Vec<StepReport> = group.steps.iter().map(|step| work.report(step)).collect();
     for (number, report) in reports.iter_mut().enumerate() {
         report.rows_cleared = pass.clear(number).await?;
     }
-    let rows: Vec<u64> = work.stale.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let rows: Vec<u64> =
+        work.stale.iter().flat_map(|stale| stale.iter()).copied().collect::<BTreeSet<_>>().into_iter().collect();
     if rows.is_empty() {
         return Ok(reports);
     }
@@ -95,7 +87,7 @@ pub(crate) async fn run(
                     }
                 }
                 chunk = receiver.recv(), if open && in_flight.len() < in_flight_max => match chunk {
-                    Some(chunk) => in_flight.push(async { let chunk = chunk; pass.process(&chunk).await }),
+                    Some(chunk) => in_flight.push(pass.process(chunk)),
                     None => open = false,
                 },
             }
@@ -109,7 +101,7 @@ pub(crate) async fn run(
     Ok(reports)
 }
 
-fn stage_name(group: &Group<'_>) -> String {
+fn stage_name(group: &Group) -> String {
     group.steps.iter().map(|step| step.operator.definition.name).collect::<Vec<_>>().join(", ")
 }
 
@@ -140,89 +132,20 @@ impl Pass<'_> {
         columns
     }
 
-    async fn process(&self, chunk: &Chunk) -> Result<Processed> {
+    async fn process(&self, chunk: Held<Chunk>) -> Result<Processed> {
         let key = self.work.snapshot.primary_key();
         let keys = key.project(&chunk.rows)?;
-        let row_keys = keys::render(&keys)?;
-        let rows = chunk.row_ids.len();
-        let mut columns: HashMap<&str, ArrayRef> = HashMap::new();
-        for (field, column) in chunk.rows.schema_ref().fields().iter().zip(chunk.rows.columns()) {
-            if let Some(name) = self.group.steps.iter().flat_map(|step| &step.inputs).find(|name| *name == field.name())
-            {
-                columns.insert(name, Arc::clone(column));
-            }
+        let mut taken = Taken::new(chunk, keys::render(&keys)?);
+        for stage in &self.stages {
+            taken = stage.run(&self.engine.scheduler, taken).await?;
         }
-        let mut patterns = vec![0; rows];
-        let mut made: HashMap<&str, ArrayRef> = HashMap::new();
-        let mut processed = Processed {
-            updates: Vec::new(),
-            counts: Vec::new(),
-            failures: Vec::new(),
-            resolved: BTreeSet::new(),
-            rows: rows as u64,
-        };
-        for (number, step) in self.group.steps.iter().enumerate() {
-            let stale = &self.work.stale[number];
-            let positions: Vec<u32> =
-                (0..rows).filter(|row| stale.contains(&chunk.row_ids[*row])).map(|row| row as u32).collect();
-            let mut failures = Vec::new();
-            if !positions.is_empty() {
-                let indices = UInt32Array::from(positions.clone());
-                let inputs = step.inputs.iter().map(|input| {
-                    let column = columns
-                        .get(input.as_str())
-                        .ok_or_else(|| Error::internal(format!("the pass lost column `{input}`")))?;
-                    // Whole chunks are the rule: then nothing is copied.
-                    if positions.len() == rows { Ok(Arc::clone(column)) } else { select(column, &indices) }
-                });
-                let inputs = inputs.collect::<Result<Vec<_>>>()?;
-                let output = self.workers[number].process(&self.engine.scheduler, inputs).await?;
-                for (field, values) in step.outputs.iter().zip(output.columns) {
-                    let stored = columns.get(field.name().as_str());
-                    let whole = scatter(stored, &values, &positions, rows)?;
-                    if let Some(stored) = columns.get_mut(field.name().as_str()) {
-                        *stored = Arc::clone(&whole);
-                    } else if let Some(name) =
-                        self.group.steps.iter().flat_map(|s| &s.inputs).find(|n| *n == field.name())
-                    {
-                        columns.insert(name, Arc::clone(&whole));
-                    }
-                    made.insert(field.name(), whole);
-                }
-                let oversized =
-                    |row: usize| chunk.too_large.iter().find(|(large, _)| *large == row).map(|(_, why)| why);
-                let mut reasons: BTreeMap<usize, String> =
-                    output.errors.into_iter().map(|error| (positions[error.row] as usize, error.reason)).collect();
-                for &row in &positions {
-                    if let Some(reason) = oversized(row as usize) {
-                        reasons.insert(row as usize, reason.clone());
-                    }
-                }
-                for &row in &positions {
-                    let row = row as usize;
-                    patterns[row] |= 1 << number;
-                    match reasons.remove(&row) {
-                        Some(reason) => failures.push(Failure {
-                            row_key: row_keys[row].clone(),
-                            step: step.label().to_owned(),
-                            operator: step.operator.definition.name.to_owned(),
-                            reason,
-                        }),
-                        None => {
-                            if self.work.recorded.get(step.label()).is_some_and(|keys| keys.contains(&row_keys[row])) {
-                                processed.resolved.insert((step.label().to_owned(), row_keys[row].clone()));
-                            }
-                        }
-                    }
-                }
-            }
-            processed.counts.push(positions.len());
-            processed.failures.push(failures);
+        let mut processed = Processed { rows: taken.rows() as u64, ..Processed::default() };
+        for pattern in taken.patterns.iter().copied().filter(|pattern| *pattern != 0).collect::<BTreeSet<_>>() {
+            let rows = 0..taken.rows() as u32;
+            let rows: UInt32Array = rows.filter(|row| taken.patterns[*row as usize] == pattern).collect();
+            processed.updates.push((pattern, self.update(pattern, &keys, &taken.made, &rows)?));
         }
-        for pattern in patterns.iter().copied().filter(|pattern| *pattern != 0).collect::<BTreeSet<_>>() {
-            let rows: UInt32Array = (0..rows as u32).filter(|row| patterns[*row as usize] == pattern).collect();
-            processed.updates.push((pattern, self.update(pattern, &keys, &made, &rows)?));
-        }
+        (processed.counts, processed.failures, processed.resolved) = (taken.counts, taken.failures, taken.resolved);
         Ok(processed)
     }
 
@@ -231,7 +154,7 @@ impl Pass<'_> {
         &self,
         pattern: Pattern,
         keys: &RecordBatch,
-        made: &HashMap<&str, ArrayRef>,
+        made: &HashMap<String, ArrayRef>,
         rows: &UInt32Array,
     ) -> Result<RecordBatch> {
         let keys = take_record_batch(keys, rows).map_err(internal("take keys"))?;
@@ -280,7 +203,7 @@ impl Pass<'_> {
         if rows.is_empty() {
             return Ok(0);
         }
-        let step = self.group.steps[number];
+        let step = &self.group.steps[number];
         let snapshot = &self.work.snapshot;
         let keys = snapshot.take(&rows, &snapshot.primary_key().columns()).await?;
         let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
@@ -306,30 +229,6 @@ impl Pass<'_> {
         ErrorTable::new(&self.engine.store, self.group.table.name()).resolve(&resolved).await?;
         Ok(rows.len())
     }
-}
-
-/// `values` at `positions` of an array of `rows` rows; elsewhere what is stored, or null.
-fn scatter(stored: Option<&ArrayRef>, values: &ArrayRef, positions: &[u32], rows: usize) -> Result<ArrayRef> {
-    if positions.len() == rows {
-        return Ok(Arc::clone(values));
-    }
-    let absent;
-    let stored = match stored {
-        Some(stored) => stored,
-        None => {
-            absent = new_null_array(values.data_type(), rows);
-            &absent
-        }
-    };
-    let mut sources: Vec<(usize, usize)> = (0..rows).map(|row| (0, row)).collect();
-    for (index, position) in positions.iter().enumerate() {
-        sources[*position as usize] = (1, index);
-    }
-    interleave(&[stored.as_ref(), values.as_ref()], &sources).map_err(internal("place outputs"))
-}
-
-fn select(column: &ArrayRef, rows: &UInt32Array) -> Result<ArrayRef> {
-    take(column.as_ref(), rows, None).map_err(internal("select rows"))
 }
 
 pub(crate) fn internal(doing: &'static str) -> impl Fn(arrow::error::ArrowError) -> Error {

@@ -9,7 +9,7 @@ use arrow::compute::{concat_batches, filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use cenote_base::{Error, ErrorKind, Result};
-use cenote_scheduler::byte_queue;
+use cenote_scheduler::{WorkOptions, byte_queue};
 use cenote_store::{ScanRequest, Table, TableSpec};
 use futures::TryStreamExt;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -20,7 +20,7 @@ use crate::keys;
 use crate::plan::{Child, PlannedStep};
 use crate::read::{Chunk, read};
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
-use crate::worker::Workers;
+use crate::worker::{RETRIES_MAX, Workers};
 
 /// What some parents gave.
 struct Expanded {
@@ -33,13 +33,19 @@ struct Expanded {
 
 pub(crate) async fn run(
     engine: &Engine,
-    group: &Group<'_>,
+    group: &Group,
     step: &PlannedStep,
     work: Work,
     options: &RunOptions,
 ) -> Result<StepReport> {
     let Some(child) = &step.child else { return Err(Error::internal("a one-to-many step has no child table")) };
-    let pass = Pass { engine, group, step, child, work: &work, workers: Workers::new(&step.operator, &options.cancel) };
+    let task = WorkOptions::new(step.operator.definition.name)
+        .resources(step.operator.resources())
+        .retries(RETRIES_MAX)
+        .cancel(&options.cancel)
+        .job(&group.job);
+    let workers = Arc::new(Workers::new(&step.operator));
+    let pass = Pass { engine, group, step, child, work: &work, workers, task };
     let mut report = work.report(step);
     let writes = options.dry_run_rows.is_none();
     if writes {
@@ -98,11 +104,12 @@ pub(crate) async fn run(
 
 struct Pass<'a> {
     engine: &'a Engine,
-    group: &'a Group<'a>,
+    group: &'a Group,
     step: &'a PlannedStep,
     child: &'a Child,
     work: &'a Work,
-    workers: Workers,
+    workers: Arc<Workers>,
+    task: WorkOptions,
 }
 
 impl Pass<'_> {
@@ -154,7 +161,8 @@ impl Pass<'_> {
                 .ok_or_else(|| Error::internal(format!("the pass lost column `{name}`")))
         };
         let inputs = self.step.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
-        let output = self.workers.process(&self.engine.scheduler, inputs).await?;
+        let workers = Arc::clone(&self.workers);
+        let output = self.engine.scheduler.run(&self.task, move |_| workers.process(&inputs)).await?;
         let of = output.parents.ok_or_else(|| Error::internal("a one-to-many operator gave no parents"))?;
 
         let mut columns = parents

@@ -54,10 +54,11 @@ mod plan;
 mod read;
 mod recipe;
 mod run;
+mod stage;
 mod worker;
 mod yaml;
 
 pub use error_table::{ERROR_TABLE, error_table_schema};
 pub use plan::ORDINAL;
 pub use recipe::{IndexRequest, Keep, Recipe, Step};
-pub use run::{Engine, EngineOptions, RunOptions, RunReport, StepReport};
+pub use run::{Engine, EngineOptions, RunOptions, RunReport, StagePlan, StepReport};

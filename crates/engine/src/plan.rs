@@ -69,9 +69,9 @@ struct Shaped {
     stored: SchemaRef,
 }
 
-pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) -> Result<Vec<PlannedStep>> {
+pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) -> Result<Vec<Arc<PlannedStep>>> {
     let mut tables: BTreeMap<String, Shaped> = BTreeMap::new();
-    let mut planned: Vec<PlannedStep> = Vec::new();
+    let mut planned: Vec<Arc<PlannedStep>> = Vec::new();
     for (number, step) in recipe.steps.iter().enumerate() {
         let at = |field| move || recipe.positions.of(number, field);
         if !tables.contains_key(&step.table) {
@@ -139,7 +139,7 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
             tables.insert(child.table.clone(), shaped);
         }
         let label = child.as_ref().map_or_else(|| outputs[0].name().clone(), |child| child.table.clone());
-        planned.push(PlannedStep {
+        planned.push(Arc::new(PlannedStep {
             table: step.table.clone(),
             operator,
             inputs,
@@ -149,7 +149,7 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
             fingerprint,
             fingerprint_column: fingerprint_column(&label),
             reads_from,
-        });
+        }));
     }
     Ok(planned)
 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{ByteSize, Clock, Error, Progress, Result, Silent, SystemClock};
+use cenote_base::{ByteSize, Clock, Error, Progress, Resources, Result, Silent, SystemClock};
 use cenote_operator::{Registry, Shape};
-use cenote_scheduler::{Cancel, Scheduler};
+use cenote_scheduler::{Cancel, Job, JobOptions, Priority, Scheduler};
 use cenote_store::{DEPENDENTS_PROPERTY, Filter, ROW_ID, ScanRequest, Snapshot, Store, Table};
 use futures::TryStreamExt;
 
 use crate::error_table::ErrorTable;
 use crate::plan::{self, PlannedStep};
 use crate::recipe::Recipe;
+use crate::stage::{GROUP_STEPS_MAX, fuse};
 use crate::{derive, expand, keys};
 
 /// Bounds of an [`Engine`].
@@ -103,6 +104,17 @@ pub struct RunReport {
     pub steps: Vec<StepReport>,
 }
 
+/// Steps that run as one task over a piece of a table's rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StagePlan {
+    /// The table it reads.
+    pub table: String,
+    /// Its operators, in order.
+    pub operators: Vec<&'static str>,
+    /// What each task asks for.
+    pub resources: Resources,
+}
+
 /// Runs recipes over the tables of a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -113,9 +125,11 @@ pub struct Engine {
 }
 
 /// Consecutive steps over one table that share a pass.
-pub(crate) struct Group<'a> {
+pub(crate) struct Group {
     pub(crate) table: Table,
-    pub(crate) steps: Vec<&'a PlannedStep>,
+    /// Whose work its tasks are.
+    pub(crate) job: Job,
+    pub(crate) steps: Vec<Arc<PlannedStep>>,
     /// For each step, the fingerprint columns of later steps of this table that are void when it runs.
     pub(crate) downstream: Vec<Vec<String>>,
 }
@@ -125,7 +139,7 @@ pub(crate) struct Work {
     pub(crate) snapshot: Snapshot,
     pub(crate) rows_total: usize,
     /// For each step, the row ids it must process, and those whose values must go.
-    pub(crate) stale: Vec<BTreeSet<u64>>,
+    pub(crate) stale: Vec<Arc<BTreeSet<u64>>>,
     pub(crate) cleared: Vec<BTreeSet<u64>>,
     /// Failures on record before this run, by step label.
     pub(crate) recorded: BTreeMap<String, BTreeSet<String>>,
@@ -145,25 +159,47 @@ impl Engine {
         plan::plan(recipe, &self.store, &self.registry).await.map(drop)
     }
 
+    /// What `recipe` would run as one task, in order; runs nothing.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub async fn stages(&self, recipe: &Recipe) -> Result<Vec<StagePlan>> {
+        let planned = plan::plan(recipe, &self.store, &self.registry).await?;
+        let memory_bytes_max = self.scheduler.usage().total.memory_bytes;
+        let stages = group(&planned).into_iter().flat_map(|range| {
+            let steps = &planned[range];
+            let requests: Vec<Resources> = steps.iter().map(|step| step.operator.resources()).collect();
+            fuse(&requests, memory_bytes_max).into_iter().map(|(range, resources)| StagePlan {
+                table: steps[0].table.clone(),
+                operators: steps[range].iter().map(|step| step.operator.definition.name).collect(),
+                resources,
+            })
+        });
+        Ok(stages.collect())
+    }
+
     /// Runs `recipe`: checks all of it, then brings every step's outputs up to date.
     ///
     /// Each commit leaves the tables consistent: a value and its fingerprint are written together. When the run is cancelled
     /// or fails, what was committed counts, and the next run goes on from there.
     pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
         let planned = plan::plan(recipe, &self.store, &self.registry).await?;
+        // Whoever waits for an answer goes first.
+        let backfill = JobOptions::new(&recipe.name).priority(Priority::Backfill);
+        let job = self.scheduler.job(backfill)?;
         let mut steps = Vec::with_capacity(planned.len());
         for range in group(&planned) {
             options.cancel.check()?;
             let start = Instant::now();
             let numbers: Vec<usize> = range.collect();
-            let members: Vec<&PlannedStep> = numbers.iter().map(|number| &planned[*number]).collect();
+            let members: Vec<Arc<PlannedStep>> = numbers.iter().map(|number| Arc::clone(&planned[*number])).collect();
             let downstream = numbers.iter().map(|number| downstream(&planned, *number)).collect();
             let table = match self.store.table(&members[0].table).await {
                 // A dry run makes no child tables, so steps over them have nothing to read.
                 Err(_) if options.dry_run_rows.is_some() => continue,
                 table => table?,
             };
-            let group = Group { table, steps: members, downstream };
+            let group = Group { table, job: job.clone(), steps: members, downstream };
             if options.dry_run_rows.is_none() {
                 self.prepare(&group, &planned).await?;
             }
@@ -171,7 +207,7 @@ impl Engine {
             if let Some(rows) = options.dry_run_rows {
                 work.limit(rows);
             }
-            let mut reports = match group.steps[..] {
+            let mut reports = match &group.steps[..] {
                 [step] if step.operator.definition.shape == Shape::OneToMany => {
                     vec![expand::run(self, &group, step, work, options).await?]
                 }
@@ -189,7 +225,7 @@ impl Engine {
     }
 
     /// Adds the columns that the group will fill, and records which fingerprints each column's change voids.
-    async fn prepare(&self, group: &Group<'_>, planned: &[PlannedStep]) -> Result<()> {
+    async fn prepare(&self, group: &Group, planned: &[Arc<PlannedStep>]) -> Result<()> {
         let snapshot = group.table.snapshot().await?;
         let missing = |name: &str| snapshot.full_schema().field_with_name(name).is_err();
         let mut fields: Vec<Field> = Vec::new();
@@ -243,7 +279,7 @@ impl Engine {
     }
 
     /// Which rows each step of the group must process; `None` in a dry run whose inputs are not there yet.
-    async fn stale(&self, group: &Group<'_>, options: &RunOptions) -> Result<Option<Work>> {
+    async fn stale(&self, group: &Group, options: &RunOptions) -> Result<Option<Work>> {
         let snapshot = group.table.snapshot().await?;
         let has = |name: &String| snapshot.full_schema().field_with_name(name).is_ok();
         if options.dry_run_rows.is_some() && !group.steps.iter().flat_map(|step| &step.inputs).all(has) {
@@ -275,13 +311,13 @@ impl Engine {
             } else {
                 (work.rows(step.filter.as_deref().unwrap_or("true")).await?, BTreeSet::new())
             };
-            work.stale.push(stale);
+            work.stale.push(Arc::new(stale));
             work.cleared.push(cleared);
         }
         if options.retry_errors {
             for (number, step) in group.steps.iter().enumerate() {
                 let retried = work.failed_rows(step.label()).await?;
-                work.stale[number].extend(retried);
+                Arc::make_mut(&mut work.stale[number]).extend(retried);
             }
         }
         work.follow_inputs(group).await?;
@@ -315,9 +351,9 @@ impl Work {
     }
 
     /// A step that reads what another step of the group makes anew for a row must process that row too.
-    async fn follow_inputs(&mut self, group: &Group<'_>) -> Result<()> {
+    async fn follow_inputs(&mut self, group: &Group) -> Result<()> {
         for number in 0..group.steps.len() {
-            let step = group.steps[number];
+            let step = &group.steps[number];
             let mut inherited = BTreeSet::new();
             for (earlier, other) in group.steps[..number].iter().enumerate() {
                 if other.outputs.iter().any(|output| step.inputs.contains(output.name())) {
@@ -328,14 +364,14 @@ impl Work {
                 let applies = self.rows(filter).await?;
                 inherited.retain(|row| applies.contains(row));
             }
-            self.stale[number].extend(inherited);
+            Arc::make_mut(&mut self.stale[number]).extend(inherited);
         }
         Ok(())
     }
 
     fn limit(&mut self, rows: usize) {
         for stale in &mut self.stale {
-            *stale = stale.iter().copied().take(rows).collect();
+            *stale = Arc::new(stale.iter().copied().take(rows).collect());
         }
         self.cleared.iter_mut().for_each(BTreeSet::clear);
     }
@@ -358,8 +394,8 @@ impl Work {
 }
 
 /// Ranges of consecutive steps that share a pass: one table, row-wise, and no predicate over what the pass itself makes.
-fn group(planned: &[PlannedStep]) -> Vec<std::ops::Range<usize>> {
-    let alone = |step: &PlannedStep| step.child.is_some();
+fn group(planned: &[Arc<PlannedStep>]) -> Vec<std::ops::Range<usize>> {
+    let alone = |step: &Arc<PlannedStep>| step.child.is_some();
     let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
     for (number, step) in planned.iter().enumerate() {
         let joins = ranges.last().is_some_and(|range| {
@@ -368,7 +404,7 @@ fn group(planned: &[PlannedStep]) -> Vec<std::ops::Range<usize>> {
                 let made = members.iter().flat_map(|member| &member.outputs);
                 made.into_iter().any(|output| mentions(filter, output.name()))
             });
-            members.len() < derive::GROUP_STEPS_MAX
+            members.len() < GROUP_STEPS_MAX
                 && members[0].table == step.table
                 && !members.iter().any(alone)
                 && !alone(step)
@@ -389,7 +425,7 @@ fn mentions(predicate: &str, name: &str) -> bool {
 }
 
 /// The steps of the same table that read, directly or through others, what step `number` makes.
-fn transitive(planned: &[PlannedStep], number: usize) -> BTreeSet<usize> {
+fn transitive(planned: &[Arc<PlannedStep>], number: usize) -> BTreeSet<usize> {
     let mut reached = BTreeSet::from([number]);
     for (later, step) in planned.iter().enumerate().skip(number + 1) {
         if step.table == planned[number].table && step.reads_from.iter().any(|from| reached.contains(from)) {
@@ -400,6 +436,6 @@ fn transitive(planned: &[PlannedStep], number: usize) -> BTreeSet<usize> {
     reached
 }
 
-fn downstream(planned: &[PlannedStep], number: usize) -> Vec<String> {
+fn downstream(planned: &[Arc<PlannedStep>], number: usize) -> Vec<String> {
     transitive(planned, number).into_iter().map(|later| planned[later].fingerprint_column.clone()).collect()
 }

@@ -5,44 +5,34 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use cenote_base::{Error, Result};
 use cenote_operator::{BoundOperator, Output, Rows, Worker};
-use cenote_scheduler::{Cancel, Scheduler, WorkOptions};
 use parking_lot::Mutex;
 
-const RETRIES_MAX: u32 = 2;
+/// How often work is tried again after an error that may pass.
+pub(crate) const RETRIES_MAX: u32 = 2;
 
-/// Runs one operator through the scheduler. There are never more workers than the scheduler runs at once.
+/// Does an operator's work on threads of the scheduler. There are never more workers than those run at once.
 pub(crate) struct Workers {
     operator: Arc<BoundOperator>,
-    options: WorkOptions,
-    idle: Arc<Mutex<Vec<Box<dyn Worker>>>>,
+    idle: Mutex<Vec<Box<dyn Worker>>>,
 }
 
 impl Workers {
-    pub(crate) fn new(operator: &Arc<BoundOperator>, cancel: &Cancel) -> Self {
-        let options = WorkOptions::new(operator.definition.name)
-            .resources(operator.resources())
-            .retries(RETRIES_MAX)
-            .cancel(cancel);
-        Self { operator: Arc::clone(operator), options, idle: Arc::default() }
+    pub(crate) fn new(operator: &Arc<BoundOperator>) -> Self {
+        Self { operator: Arc::clone(operator), idle: Mutex::default() }
     }
 
     /// The operator's output for `inputs`, one array a port, of any type the port accepts.
-    pub(crate) async fn process(&self, scheduler: &Scheduler, inputs: Vec<ArrayRef>) -> Result<Output> {
-        let (operator, idle) = (Arc::clone(&self.operator), Arc::clone(&self.idle));
-        scheduler
-            .run(&self.options, move |_context| {
-                let inputs = arrive(&operator, &inputs)?;
-                let popped = idle.lock().pop();
-                let mut worker = match popped {
-                    Some(worker) => worker,
-                    None => operator.worker()?,
-                };
-                let output = worker.process(&Rows::new(&inputs))?;
-                // A worker that failed or panicked is not kept: its state is suspect.
-                idle.lock().push(worker);
-                Ok(output)
-            })
-            .await
+    pub(crate) fn process(&self, inputs: &[ArrayRef]) -> Result<Output> {
+        let inputs = arrive(&self.operator, inputs)?;
+        let popped = self.idle.lock().pop();
+        let mut worker = match popped {
+            Some(worker) => worker,
+            None => self.operator.worker()?,
+        };
+        let output = worker.process(&Rows::new(&inputs))?;
+        // A worker that failed or panicked is not kept: its state is suspect.
+        self.idle.lock().push(worker);
+        Ok(output)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available_bytes};
 use cenote_engine::{
-    ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, error_table_schema,
+    ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, StagePlan, error_table_schema,
 };
 use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes};
 use cenote_models::{ModelOptions, ModelRegistry};
@@ -42,6 +42,8 @@ pub struct LakeOptions {
     pub cpu_cores: Option<f32>,
     /// Where models, and what they are built from, come from.
     pub models: ModelOptions,
+    /// Memory for a timeline of the newest work: see [`Scheduler::write_trace`]. None by default.
+    pub trace_max: ByteSize,
     /// Seeds everything that is random.
     pub seed: u64,
 }
@@ -116,6 +118,7 @@ impl Lake {
         let scheduler = Scheduler::new(SchedulerOptions {
             cpu_cores: options.cpu_cores.unwrap_or(defaults.cpu_cores),
             memory_max,
+            trace_max: options.trace_max,
             seed: options.seed,
             ..defaults
         })?;
@@ -214,6 +217,11 @@ impl Lake {
     /// Checks `recipe` against tables and operators; runs nothing.
     pub async fn check(&self, recipe: &Recipe) -> Result<()> {
         self.shared.engine.check(recipe).await
+    }
+
+    /// What [`run`](Self::run) would do as one task, in order, and what each asks for.
+    pub async fn stages(&self, recipe: &Recipe) -> Result<Vec<StagePlan>> {
+        self.shared.engine.stages(recipe).await
     }
 
     /// Answers a SQL query over the lake's tables; each table is seen at one version.

@@ -34,9 +34,9 @@ mod table;
 
 pub use arrow;
 pub use cenote_base::{
-    ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Result, Silent, SystemClock, Timestamp,
+    ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Resources, Result, Silent, SystemClock, Timestamp,
 };
-pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, Step, StepReport};
+pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport};
 pub use cenote_index::{
     IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, TunePoint, Tuning,
     VectorOptions, VectorStructure,
@@ -44,7 +44,7 @@ pub use cenote_index::{
 pub use cenote_models as models;
 pub use cenote_operator as operator;
 pub use cenote_query::QueryResult;
-pub use cenote_scheduler::{Cancel, Scheduler, Usage, WorkOptions, byte_queue};
+pub use cenote_scheduler::{Cancel, Scheduler, Status as SchedulerStatus, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
     ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, UpkeepStatus,
     Version, WriteReport, blob_field, is_blob,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use cenote_base::{ByteSize, Resources};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::arena::Key;
@@ -15,7 +16,7 @@ use crate::task::{Task, TaskState};
 const NAMED_MAX: usize = 32;
 
 /// A moment's view of what is held.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// What there is.
     pub total: Resources,
@@ -24,7 +25,7 @@ pub struct Usage {
 }
 
 /// A moment's view of a [`Scheduler`](crate::Scheduler). Its text is for people.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     /// What there is and what is held.
     pub usage: Usage,
@@ -49,7 +50,7 @@ pub struct Status {
 }
 
 /// A task that runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Activity {
     /// What it calls itself.
     pub name: String,
@@ -58,7 +59,7 @@ pub struct Activity {
 }
 
 /// Tasks that wait for the same.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Waiting {
     /// What the oldest calls itself.
     pub name: String,

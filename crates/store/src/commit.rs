@@ -12,7 +12,7 @@ use crate::WriteReport;
 use crate::history::{Checkpoint, Note};
 use crate::lease::Lease;
 use crate::log::{Frame, Log, Record};
-use crate::state::{State, Tail, blocking, detached};
+use crate::state::{SHORT_ROWS, State, Tail, blocking_unless};
 use crate::table::DURABILITY_PROPERTY;
 
 /// A group of writes is synced once it holds so many bytes, or nobody waits.
@@ -143,43 +143,34 @@ impl State {
         }
     }
 
-    /// Logs `writes` as one group and applies them, each as a version of its own.
+    /// Logs `writes` as one group and applies them, each as a version of its own. To be run to its end.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         mut writing: Writing,
         writes: Vec<RowWrite>,
     ) -> Result<Vec<WriteReport>> {
+        let (mut version, time) = self.next();
+        let sync = self.inner.lock().base.config().get(DURABILITY_PROPERTY).is_none_or(|value| value != "relaxed");
+        let rows: usize = writes.iter().map(|write| write.hashes.len()).sum();
+        let (mut resolved, mut frames) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
+        for write in writes {
+            resolved.push((self.resolve(&write.hashes).await?, write.hashes));
+            frames.push(Frame { version, time, record: write.record });
+            version += 1;
+        }
+        let frames = writing.append(frames, sync).await?;
         let state = Arc::clone(self);
-        detached(async move {
-            let (mut version, time) = state.next();
-            let sync = state.inner.lock().base.config().get(DURABILITY_PROPERTY).is_none_or(|value| value != "relaxed");
-            let mut hashes = Vec::with_capacity(writes.len());
-            let mut frames = Vec::with_capacity(writes.len());
-            for write in writes {
-                hashes.push(write.hashes);
-                frames.push(Frame { version, time, record: write.record });
-                version += 1;
-            }
-            let resolving = Arc::clone(&state);
-            let resolved = blocking(move || {
-                let resolve = |hashes: Vec<u128>| Ok((resolving.resolve(&hashes)?, hashes));
-                hashes.into_iter().map(resolve).collect::<Result<Vec<_>>>()
-            })
-            .await?;
-            let frames = writing.append(frames, sync).await?;
-            blocking(move || {
-                let mut inner = state.inner.lock();
-                let applied = frames.into_iter().zip(resolved).map(|(frame, (bases, hashes))| {
-                    let counts = inner.apply(frame.version, frame.time, frame.record, hashes, &bases);
-                    counts.report(frame.version)
-                });
-                let reports = applied.collect();
-                drop(inner);
-                // Kept until memory says what the log says.
-                drop(writing);
-                Ok(reports)
-            })
-            .await
+        blocking_unless(rows <= SHORT_ROWS, move || {
+            let mut inner = state.inner.lock();
+            let applied = frames.into_iter().zip(resolved).map(|(frame, (bases, hashes))| {
+                let counts = inner.apply(frame.version, frame.time, frame.record, hashes, &bases);
+                counts.report(frame.version)
+            });
+            let reports = applied.collect();
+            drop(inner);
+            // Kept until memory says what the log says.
+            drop(writing);
+            Ok(reports)
         })
         .await
     }

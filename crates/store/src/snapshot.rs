@@ -26,13 +26,10 @@ use crate::key::PrimaryKey;
 use crate::key_index::KeyIndex;
 use crate::pages::RowReader;
 use crate::schema;
-use crate::state::blocking;
+use crate::state::{SHORT_ROWS, blocking};
 
 /// Rows of one batch of the change store.
 const BATCH_ROWS: usize = 8192;
-
-/// So few keys are looked up at once where the caller is.
-const INLINE_KEYS: usize = 256;
 
 /// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot.
 pub const ROW_ID: &str = "_rowid";
@@ -418,8 +415,7 @@ impl Snapshot {
     /// The row id of each key that is there, in the order of `keys` (the primary key's columns).
     pub async fn locate(&self, keys: &RecordBatch) -> Result<Vec<Option<u64>>> {
         let hashes = self.key.hash(&self.key.project(keys)?, self.history.hash_key)?;
-        // A thread that may wait costs several times what a few keys do.
-        if hashes.len() <= INLINE_KEYS
+        if hashes.len() <= SHORT_ROWS
             && let Some(found) = self.find(&hashes, KeyIndex::get_many_cached)?
         {
             return Ok(found);

@@ -94,6 +94,17 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     done.map_err(|source| Error::internal("a storage task ended early").with_source(source))?
 }
 
+/// So many rows are looked up or taken in where the caller is: a thread that has to be woken costs several times that.
+pub(crate) const SHORT_ROWS: usize = 256;
+
+/// Runs short work where the caller is, other work off the executor.
+pub(crate) async fn blocking_unless<T: Send + 'static>(
+    is_short: bool,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if is_short { work() } else { blocking(work).await }
+}
+
 /// Runs `work` to its end even when the caller gives up waiting: what is half done on disk must be finished in memory.
 pub(crate) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let done = tokio::spawn(work.boxed()).await;
@@ -238,14 +249,15 @@ impl State {
         match frame.record {
             Record::Checkpoint(_) => self.inner.lock().changes.seal(),
             Record::Upsert(_) | Record::Delete(_) => {
-                let state = Arc::clone(self);
-                blocking(move || {
-                    let hashes = frame.record.hashes(&state.key, state.hash_key())?;
-                    let bases = state.resolve(&hashes)?;
+                let (state, secret) = (Arc::clone(self), self.hash_key());
+                let hash = move || frame.record.hashes(&state.key, secret).map(|hashes| (frame, hashes));
+                let (frame, hashes) = blocking(hash).await?;
+                let (state, bases) = (Arc::clone(self), self.resolve(&hashes).await?);
+                let apply = move || {
                     state.inner.lock().apply(frame.version, frame.time, frame.record, hashes, &bases);
                     Ok(())
-                })
-                .await?;
+                };
+                blocking(apply).await?;
             }
             Record::Base { mark, .. } => {
                 let base = match self.load_base(mark.base).await {
@@ -274,12 +286,16 @@ impl State {
 
     /// The rows of the base with these keys, as far as the change store does not know the keys itself. The only part of a
     /// write that can fail, and so done before it is logged.
-    pub(crate) fn resolve(&self, hashes: &[u128]) -> Result<HashMap<u128, u64>> {
+    pub(crate) async fn resolve(self: &Arc<Self>, hashes: &[u128]) -> Result<HashMap<u128, u64>> {
         let (unknown, keys) = {
             let inner = self.inner.lock();
             (inner.changes.unknown(hashes), inner.keys.clone())
         };
-        let rows = keys.get_many(&unknown)?;
+        let cached = if unknown.len() <= SHORT_ROWS { keys.get_many_cached(&unknown)? } else { None };
+        let (unknown, rows) = match cached {
+            Some(rows) => (unknown, rows),
+            None => blocking(move || keys.get_many(&unknown).map(|rows| (unknown, rows))).await?,
+        };
         Ok(unknown.into_iter().zip(rows).filter_map(|(hash, row)| Some((hash, row?))).collect())
     }
 

@@ -239,7 +239,8 @@ impl Table {
         let whole = RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?);
         let hashes = state.key.hash(&state.key.project(&given)?, state.hash_key())?;
         let write = RowWrite { record: Record::Upsert(whole.map_err(arrow_error)?), hashes };
-        let reports = state.commit(writing, vec![write]).boxed().await?;
+        let committing = Arc::clone(&state);
+        let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();
         reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
     }

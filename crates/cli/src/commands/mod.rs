@@ -8,6 +8,7 @@ mod recipe;
 mod rows;
 mod search;
 mod sql;
+mod top;
 mod upkeep;
 
 pub use ingest::show as show_ingest;
@@ -36,9 +37,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         Command::Operators { output } => list::operators(output.format),
         Command::Models { output } => list::models(output.format),
         Command::Ingest { table, paths } => ingest::run(&arguments, table, paths).await,
-        Command::Run { recipe, dry_run, retry_errors } => {
-            recipe::run(&arguments, recipe, *dry_run, *retry_errors).await
+        Command::Run { recipe, dry_run, retry_errors, trace } => {
+            recipe::run(&arguments, recipe, *dry_run, *retry_errors, trace.as_deref()).await
         }
+        Command::Top { once } => top::run(*once).await,
         command => session::with_lake(&arguments, async |lake| on_lake(lake, command).await).await,
     }
 }
@@ -70,6 +72,7 @@ async fn on_lake(lake: &Lake, command: &Command) -> Result<()> {
         | Command::Operators { .. }
         | Command::Models { .. }
         | Command::Ingest { .. }
-        | Command::Run { .. } => Ok(()),
+        | Command::Run { .. }
+        | Command::Top { .. } => Ok(()),
     }
 }

@@ -1,19 +1,39 @@
 //! `cenote run`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::Path;
 
-use cenote_runtime::{Context, Recipe, Result, RunOptions, RunReport};
+use cenote_runtime::{ByteSize, Context, Lake, Recipe, Resources, Result, RunOptions, RunReport, StagePlan};
 
 use crate::arguments::Arguments;
 use crate::{output, session};
 
-pub async fn run(arguments: &Arguments, path: &Path, dry_run: Option<usize>, retry_errors: bool) -> Result<()> {
+pub async fn run(
+    arguments: &Arguments,
+    path: &Path,
+    dry_run: Option<usize>,
+    retry_errors: bool,
+    trace: Option<&Path>,
+) -> Result<()> {
     let text = tokio::fs::read_to_string(path).await.context(|| format!("read recipe {}", path.display()))?;
     let recipe = Recipe::from_yaml(&text, &path.display().to_string())?;
     let options = session::run_options(session::reporter(arguments));
     let options = RunOptions { dry_run_rows: dry_run, retry_errors, ..options };
-    let report = session::with_lake(arguments, async |lake| lake.run(&recipe, &options).await).await?;
+    // Before the work: a name that cannot be written must not cost a run.
+    let mut trace = trace.map(|path| File::create(path).context(|| format!("make {}", path.display()))).transpose()?;
+    let run = async |lake: &Lake| {
+        if dry_run.is_some() {
+            lake.stages(&recipe).await?.iter().for_each(show_stage);
+        }
+        let report = lake.run(&recipe, &options).await;
+        if let Some(file) = &mut trace {
+            lake.scheduler().write_trace(&mut BufWriter::new(file))?;
+        }
+        report
+    };
+    let report = session::with_lake(arguments, run).await?;
     show(&report);
     if dry_run.is_some() {
         let skipped = recipe.steps.len().saturating_sub(report.steps.len());
@@ -25,6 +45,20 @@ pub async fn run(arguments: &Arguments, path: &Path, dry_run: Option<usize>, ret
         failures(&report);
     }
     Ok(())
+}
+
+/// Says what runs as one task, and what that asks for.
+fn show_stage(stage: &StagePlan) {
+    let Resources { cpu, memory_bytes, named, device } = &stage.resources;
+    let mut asks = format!("{cpu} core{}", if *cpu == 1.0 { "" } else { "s" });
+    if *memory_bytes > 0 {
+        asks.push_str(&format!(", {}", ByteSize(*memory_bytes)));
+    }
+    named.iter().for_each(|(name, units)| asks.push_str(&format!(", {units} {name}")));
+    if let Some(share) = device {
+        asks.push_str(&format!(", a share of a {}", share.class));
+    }
+    output::note(&format!("{:<12} one task: {}; {asks}", stage.table, stage.operators.join(", ")));
 }
 
 /// Says where the reasons for failures are.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cenote_runtime::{ByteSize, Lake, Result};
 
-use crate::output;
+use crate::{output, session};
 
 pub async fn run(lake: &Lake, table: Option<&str>, purge: bool, every: Option<u64>) -> Result<()> {
     if let Some(seconds) = every {
@@ -26,7 +26,7 @@ pub async fn run(lake: &Lake, table: Option<&str>, purge: bool, every: Option<u6
     Ok(())
 }
 
-/// Does what is due, again and again, until Ctrl-C.
+/// Does what is due, again and again, until Ctrl-C or SIGTERM.
 async fn watch(lake: &Lake, pause: Duration) -> Result<()> {
     output::note(&format!("looking after {} every {} s; stop with Ctrl-C", lake.location().display(), pause.as_secs()));
     loop {
@@ -41,7 +41,7 @@ async fn watch(lake: &Lake, pause: Duration) -> Result<()> {
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            stopped = tokio::signal::ctrl_c() => return Ok(stopped?),
+            stopped = session::stop_asked() => return stopped,
         }
     }
 }

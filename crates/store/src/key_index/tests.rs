@@ -22,6 +22,8 @@ fn check(index: &KeyIndex, model: &BTreeMap<u128, u64>, asked: &[u128]) {
     assert_eq!(index.get_many(asked).unwrap(), expected);
     for (hash, row) in asked.iter().zip(expected).take(20) {
         assert_eq!(index.get_many(&[*hash]).unwrap(), [row], "{hash:x}");
+        // It may not be in memory, but is never another.
+        assert!(index.get_many_cached(&[*hash]).unwrap().is_none_or(|cached| cached == [row]), "{hash:x}");
     }
 }
 

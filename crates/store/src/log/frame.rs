@@ -57,6 +57,9 @@ impl Record {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upsert(batch) | Self::Delete(batch) => batch.get_array_memory_size(),
+            Self::Base { written, deleted, .. } => {
+                [written, deleted].into_iter().flatten().map(RecordBatch::get_array_memory_size).sum()
+            }
             _ => 0,
         }
     }

@@ -21,7 +21,7 @@ use cenote_base::{Context, Error, ErrorKind, Result, Timestamp};
 use crate::Faults;
 use crate::history::Checkpoint;
 use crate::objects::Objects;
-use crate::state::blocking;
+use crate::state::{blocking, blocking_unless};
 pub(crate) use frame::{Frame, Record};
 use frame::{HEADER_BYTES, frame_bytes, whole_body};
 pub(crate) use segment::News;
@@ -29,6 +29,8 @@ use segment::{Segment, Segments};
 
 /// So much of a segment is read at once; a single larger frame is read whole.
 const READ_BYTES: usize = 8 << 20;
+/// A group of so many bytes is encoded where the caller is: waking a thread costs as much.
+const SHORT_BYTES: usize = 128 << 10;
 
 /// Where the log of a table is.
 #[derive(Debug, Clone)]
@@ -272,7 +274,8 @@ fn checkpoint_frame(checkpoint: Checkpoint, time: Timestamp) -> Frame {
 }
 
 async fn encode(frames: Vec<Frame>, epoch: u32) -> Result<(Vec<Frame>, Vec<u8>)> {
-    blocking(move || {
+    let bytes: usize = frames.iter().map(|frame| frame.record.bytes()).sum();
+    blocking_unless(bytes <= SHORT_BYTES, move || {
         let mut bytes = Vec::new();
         for frame in &frames {
             frame.encode(epoch, &mut bytes)?;

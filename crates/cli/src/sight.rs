@@ -1,0 +1,215 @@
+//! What this process does, for who looks from outside: over a socket that `cenote top` finds, and for Prometheus over TCP.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cenote_runtime::{Context, Error, Lake, Progress, Result, SchedulerStatus};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+/// Whoever asks has so long to do it.
+const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_BYTES_MAX: usize = 4096;
+
+/// A process at one moment.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct View {
+    pub process: u32,
+    /// Its arguments.
+    pub command: String,
+    pub lake: String,
+    /// Since it began.
+    pub elapsed: Duration,
+    /// Memory that the system counts for it; 0 where it does not say.
+    pub resident_bytes: u64,
+    pub stages: Vec<Stage>,
+    pub scheduler: SchedulerStatus,
+}
+
+/// Work in hand that has units.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stage {
+    pub name: String,
+    pub done: u64,
+    pub total: Option<u64>,
+    /// Since it began.
+    pub elapsed: Duration,
+}
+
+struct Begun {
+    done: u64,
+    total: Option<u64>,
+    since: Instant,
+}
+
+/// The stages of this process.
+static STAGES: Mutex<BTreeMap<String, Begun>> = Mutex::new(BTreeMap::new());
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Takes note of progress, and passes it on.
+pub struct Watched(pub Arc<dyn Progress>);
+
+impl Progress for Watched {
+    fn begin(&self, stage: &str, total: Option<u64>) {
+        let begun = Begun { done: 0, total, since: Instant::now() };
+        STAGES.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.to_owned(), begun);
+        self.0.begin(stage, total);
+    }
+
+    fn advance(&self, stage: &str, units: u64) {
+        if let Some(begun) = STAGES.lock().unwrap_or_else(PoisonError::into_inner).get_mut(stage) {
+            begun.done += units;
+        }
+        self.0.advance(stage, units);
+    }
+
+    fn end(&self, stage: &str) {
+        STAGES.lock().unwrap_or_else(PoisonError::into_inner).remove(stage);
+        self.0.end(stage);
+    }
+}
+
+fn view(lake: &Lake) -> View {
+    let stages = STAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    let stage = |(name, begun): (&String, &Begun)| Stage {
+        name: name.clone(),
+        done: begun.done,
+        total: begun.total,
+        elapsed: begun.since.elapsed(),
+    };
+    let stages = stages.iter().map(stage).collect();
+    View {
+        process: std::process::id(),
+        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        lake: lake.location().display().to_string(),
+        elapsed: BEGAN.elapsed(),
+        resident_bytes: resident_bytes(),
+        stages,
+        scheduler: lake.scheduler().status(),
+    }
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// Answers who asks, until dropped.
+pub struct Sight {
+    _servers: JoinSet<()>,
+    socket: PathBuf,
+}
+
+impl Drop for Sight {
+    fn drop(&mut self) {
+        // Who finds it later sees that nobody answers.
+        drop(std::fs::remove_file(&self.socket));
+    }
+}
+
+/// Shows what `lake` does in this process: to `cenote top`, and at `metrics` to Prometheus.
+///
+/// # Errors
+/// When the address is in use, or the directory for sockets cannot be made.
+pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
+    LazyLock::force(&BEGAN);
+    let directory = directory();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .context(|| format!("make {}", directory.display()))?;
+    let socket = directory.join(format!("{}.sock", std::process::id()));
+    // A process of that number that was killed may have left one.
+    drop(std::fs::remove_file(&socket));
+    let listener = UnixListener::bind(&socket).context(|| format!("listen at {}", socket.display()))?;
+    let mut servers = JoinSet::new();
+    let of_socket = lake.clone();
+    servers.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // One asker at a time, and none for long: an answer is a few kilobytes.
+            drop(tokio::time::timeout(PATIENCE, answer(stream, &of_socket)).await);
+        }
+    });
+    if let Some(address) = metrics {
+        let listener = TcpListener::bind(address).await.context(|| format!("listen at {address}"))?;
+        let of_metrics = lake.clone();
+        servers.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                drop(tokio::time::timeout(PATIENCE, answer(stream, &of_metrics)).await);
+            }
+        });
+    }
+    Ok(Sight { _servers: servers, socket })
+}
+
+/// Answers one request in HTTP/1.1: `/metrics` or `/view`.
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, lake: &Lake) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        if request.len() > REQUEST_BYTES_MAX || stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let (status, kind, body) = match request.split(|byte| *byte == b' ').nth(1) {
+        Some(b"/metrics") => ("200 OK", "text/plain; version=0.0.4", lake.scheduler().status().to_prometheus()),
+        Some(b"/view") => ("200 OK", "application/json", serde_json::to_string(&view(lake))?),
+        _ => ("404 Not Found", "text/plain", "there are /metrics and /view\n".to_owned()),
+    };
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// The processes of this user that work on a lake, the oldest first.
+pub async fn views() -> Result<Vec<View>> {
+    let directory = directory();
+    let mut entries = match tokio::fs::read_dir(&directory).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(|| format!("list {}", directory.display()))?,
+    };
+    let mut views = Vec::new();
+    while let Some(entry) = entries.next_entry().await? {
+        let path = entry.path();
+        match tokio::time::timeout(PATIENCE, ask(&path)).await {
+            Ok(Ok(view)) => views.push(view),
+            // Who made it is gone.
+            Ok(Err(_)) => drop(tokio::fs::remove_file(&path).await),
+            Err(_) => {}
+        }
+    }
+    views.sort_by_key(|view| std::cmp::Reverse(view.elapsed));
+    Ok(views)
+}
+
+async fn ask(socket: &Path) -> Result<View> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream.write_all(b"GET /view HTTP/1.1\r\nHost: cenote\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |end| end + 4);
+    let wrong = |source| Error::corrupt("a process answers in another way").with_source(source);
+    serde_json::from_slice(&answer[body..]).map_err(wrong)
+}
+
+/// Where the sockets of this user's processes are.
+fn directory() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) => PathBuf::from(directory).join("cenote"),
+        None => {
+            std::env::temp_dir().join(format!("cenote-{}", std::env::var("USER").unwrap_or_else(|_| "user".to_owned())))
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One task of a pass: consecutive steps over one chunk, on one thread, without handing it over in between.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
+use arrow::compute::{interleave, take};
+use cenote_base::{Error, Resources, Result};
+use cenote_scheduler::{Cancel, Held, Scheduler, WorkOptions};
+
+use crate::derive::internal;
+use crate::error_table::Failure;
+use crate::plan::PlannedStep;
+use crate::read::Chunk;
+use crate::run::{Group, Work};
+use crate::worker::{RETRIES_MAX, Workers};
+
+/// Which steps of a group a row went through: bit `n` for step `n`. A group has at most 64 steps.
+pub(crate) type Pattern = u64;
+
+pub(crate) const GROUP_STEPS_MAX: usize = 64;
+
+/// Steps of a group that run as one task.
+pub(crate) struct Stage {
+    steps: Arc<[StageStep]>,
+    options: WorkOptions,
+}
+
+struct StageStep {
+    number: usize,
+    step: Arc<PlannedStep>,
+    workers: Workers,
+    /// The row ids it must process.
+    stale: Arc<BTreeSet<u64>>,
+    /// The keys of rows on record as failed.
+    recorded: BTreeSet<String>,
+    /// Which of its outputs some step of the group reads.
+    read: BTreeSet<String>,
+}
+
+/// A chunk on its way through the stages. Cheap to clone: a task that is tried again starts from where it was.
+#[derive(Clone)]
+pub(crate) struct Taken {
+    chunk: Arc<Held<Chunk>>,
+    row_keys: Arc<[String]>,
+    /// What steps read, as far as it is there.
+    columns: HashMap<String, ArrayRef>,
+    /// What steps made.
+    pub(crate) made: HashMap<String, ArrayRef>,
+    pub(crate) patterns: Vec<Pattern>,
+    /// For each step so far: how many rows it processed, and those that failed.
+    pub(crate) counts: Vec<usize>,
+    pub(crate) failures: Vec<Vec<Failure>>,
+    /// (step label, key) of rows that succeeded and were on record as failed.
+    pub(crate) resolved: BTreeSet<(String, String)>,
+}
+
+/// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as the memory of all of
+/// them may be had.
+pub(crate) fn stages(group: &Group, work: &Work, scheduler: &Scheduler, cancel: &Cancel) -> Vec<Stage> {
+    let requests: Vec<Resources> = group.steps.iter().map(|step| step.operator.resources()).collect();
+    let stage = |(range, resources): (Range<usize>, Resources)| {
+        let name = range.clone().map(|number| group.steps[number].operator.definition.name).collect::<Vec<_>>();
+        let options = WorkOptions::new(name.join(", ")).resources(resources).retries(RETRIES_MAX).cancel(cancel);
+        let step = |number: usize| StageStep {
+            number,
+            step: Arc::clone(&group.steps[number]),
+            workers: Workers::new(&group.steps[number].operator),
+            stale: Arc::clone(&work.stale[number]),
+            recorded: work.recorded.get(group.steps[number].label()).cloned().unwrap_or_default(),
+            read: group.steps.iter().flat_map(|step| step.inputs.iter().cloned()).collect(),
+        };
+        Stage { steps: range.map(step).collect(), options: options.job(&group.job) }
+    };
+    fuse(&requests, scheduler.usage().total.memory_bytes).into_iter().map(stage).collect()
+}
+
+/// Ranges of `requests` that run as one task, with what it asks for.
+pub(crate) fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<(Range<usize>, Resources)> {
+    let mut fused: Vec<(Range<usize>, Resources)> = Vec::new();
+    for (number, request) in requests.iter().enumerate() {
+        let alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
+        match fused.last_mut() {
+            Some((range, whole))
+                if !alone(whole)
+                    && !alone(request)
+                    && whole.cpu == request.cpu
+                    && whole.memory_bytes.saturating_add(request.memory_bytes) <= memory_bytes_max =>
+            {
+                range.end = number + 1;
+                // Each of them keeps its state while the next one runs.
+                whole.memory_bytes += request.memory_bytes;
+            }
+            _ => fused.push((number..number + 1, request.clone())),
+        }
+    }
+    fused
+}
+
+impl Stage {
+    /// `taken` with the stage's steps done.
+    pub(crate) async fn run(&self, scheduler: &Scheduler, taken: Taken) -> Result<Taken> {
+        let steps = Arc::clone(&self.steps);
+        let work = move |_: &_| {
+            let mut taken = taken.clone();
+            steps.iter().try_for_each(|step| taken.process(step))?;
+            Ok(taken)
+        };
+        scheduler.run(&self.options, work).await
+    }
+}
+
+impl Taken {
+    pub(crate) fn new(chunk: Held<Chunk>, row_keys: Vec<String>) -> Self {
+        let columns = chunk.rows.schema_ref().fields().iter().zip(chunk.rows.columns());
+        let columns = columns.map(|(field, column)| (field.name().clone(), Arc::clone(column))).collect();
+        let patterns = vec![0; chunk.row_ids.len()];
+        Self {
+            chunk: Arc::new(chunk),
+            row_keys: row_keys.into(),
+            columns,
+            made: HashMap::new(),
+            patterns,
+            counts: Vec::new(),
+            failures: Vec::new(),
+            resolved: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.patterns.len()
+    }
+
+    fn process(&mut self, stage: &StageStep) -> Result<()> {
+        let rows = self.rows();
+        let is_stale = |row: &u32| stage.stale.contains(&self.chunk.row_ids[*row as usize]);
+        let positions: Vec<u32> = (0..rows as u32).filter(is_stale).collect();
+        let mut failures = Vec::new();
+        if !positions.is_empty() {
+            let indices = UInt32Array::from(positions.clone());
+            let inputs = stage.step.inputs.iter().map(|input| {
+                let column = self.columns.get(input);
+                let column = column.ok_or_else(|| Error::internal(format!("the pass lost column `{input}`")))?;
+                // Whole chunks are the rule: then nothing is copied.
+                if positions.len() == rows { Ok(Arc::clone(column)) } else { select(column, &indices) }
+            });
+            let output = stage.workers.process(&inputs.collect::<Result<Vec<_>>>()?)?;
+            for (field, values) in stage.step.outputs.iter().zip(output.columns) {
+                let whole = scatter(self.columns.get(field.name()), &values, &positions, rows)?;
+                if stage.read.contains(field.name()) {
+                    self.columns.insert(field.name().clone(), Arc::clone(&whole));
+                }
+                self.made.insert(field.name().clone(), whole);
+            }
+            let too_large = |row: &u32| {
+                let found = self.chunk.too_large.iter().find(|(large, _)| *large == *row as usize);
+                found.map(|(_, reason)| (*row as usize, reason.clone()))
+            };
+            let errors = output.errors.into_iter().map(|error| (positions[error.row] as usize, error.reason));
+            let mut reasons: BTreeMap<usize, String> = errors.collect();
+            reasons.extend(positions.iter().filter_map(too_large));
+            for row in positions.iter().map(|row| *row as usize) {
+                self.patterns[row] |= 1 << stage.number;
+                let row_key = &self.row_keys[row];
+                match reasons.remove(&row) {
+                    Some(reason) => failures.push(Failure {
+                        row_key: row_key.clone(),
+                        step: stage.step.label().to_owned(),
+                        operator: stage.step.operator.definition.name.to_owned(),
+                        reason,
+                    }),
+                    None if stage.recorded.contains(row_key) => {
+                        self.resolved.insert((stage.step.label().to_owned(), row_key.clone()));
+                    }
+                    None => {}
+                }
+            }
+        }
+        self.counts.push(positions.len());
+        self.failures.push(failures);
+        Ok(())
+    }
+}
+
+/// `values` at `positions` of an array of `rows` rows; elsewhere what is stored, or null.
+fn scatter(stored: Option<&ArrayRef>, values: &ArrayRef, positions: &[u32], rows: usize) -> Result<ArrayRef> {
+    if positions.len() == rows {
+        return Ok(Arc::clone(values));
+    }
+    let absent;
+    let stored = match stored {
+        Some(stored) => stored,
+        None => {
+            absent = new_null_array(values.data_type(), rows);
+            &absent
+        }
+    };
+    let mut sources: Vec<(usize, usize)> = (0..rows).map(|row| (0, row)).collect();
+    for (index, position) in positions.iter().enumerate() {
+        sources[*position as usize] = (1, index);
+    }
+    interleave(&[stored.as_ref(), values.as_ref()], &sources).map_err(internal("place outputs"))
+}
+
+pub(crate) fn select(column: &ArrayRef, rows: &UInt32Array) -> Result<ArrayRef> {
+    take(column.as_ref(), rows, None).map_err(internal("select rows"))
+}
+
+#[cfg(test)]
+mod tests {
+    use cenote_base::Share;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_fused_where_nothing_forbids_it() {
+        let step = |memory: u64| Resources::cpu(1.0).with_memory_bytes(memory);
+        let device = step(1).with_device("gpu", Share::Fraction(1.0));
+        let requests = [step(10), step(20), Resources::cpu(2.0), device.clone(), step(60), step(50)];
+        let fused = fuse(&requests, 100);
+        let expected =
+            [(0..2, step(30)), (2..3, Resources::cpu(2.0)), (3..4, device), (4..5, step(60)), (5..6, step(50))];
+        assert_eq!(fused, expected);
+    }
+}
