@@ -118,7 +118,8 @@ impl Work {
         let (mut times_ms, mut found, mut wanted, mut short) = (Vec::new(), 0, 0, 0);
         let mut worst: f64 = 1.0;
         for _ in 0..self.queries {
-            let mut query = self.vector(self.random.below(1 << 20) as usize);
+            let at = self.random.below(1 << 20) as usize;
+            let mut query = self.vector(at);
             query.iter_mut().for_each(|number| *number += (self.random.unit() as f32 - 0.5) * 0.02);
             let search = Search {
                 vector: Some(("vector".to_owned(), query.clone())),
@@ -146,7 +147,8 @@ impl Work {
             for (id, told) in got["id"].as_primitive::<Int64Type>().values().iter().zip(distances) {
                 let own = self.rows.get(id).map(|at| distance(&self.vector(*at), &query));
                 let own = own.filter(|own| fits(*id) && (own.sqrt() - told).abs() < 1e-3 * told.max(1.0));
-                let own = own.ok_or_else(|| Error::internal(format!("{name}: row {id} is deleted, stale or unwanted")))?;
+                let own =
+                    own.ok_or_else(|| Error::internal(format!("{name}: row {id} is deleted, stale or unwanted")))?;
                 right += usize::from(own <= last * (1.0 + TIE) + TIE);
             }
             short += near.len() - ids.len();
