@@ -35,7 +35,7 @@ const DELETED_SHARE: usize = 8;
 const SAVED_SHARE: usize = 16;
 /// Width of a walk where nothing else is known: so many times k, and at least this.
 pub(crate) const EF_FACTOR: usize = 4;
-pub(crate) const EF_MIN: usize = 64;
+pub(crate) const EF_MIN: usize = 128;
 /// What lists of rows may take, all bases together.
 const LIVE_BYTES_MAX: usize = 32 << 20;
 /// Rows that one batch of a build has: short, so that a build stops soon after its caller did.
