@@ -1,7 +1,5 @@
 """`make bench-image`: JPEGs of 640×480 → decode → resize to 224×224 RGB → written, here and elsewhere."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,31 +7,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import harness
-from harness import BenchError, Contestant, Metric
-
-# Names the cached pictures; counts up when make_images.py makes other ones.
-IMAGES_VERSION = 1
-
-
-def images(python: Path, count: int) -> tuple[Path, str]:
-    """The folder of pictures, made if it is not in the cache, and what they are made from."""
-    photographs = harness.assets_directory() / "coco-cc" / "images"
-    source = "photographs" if photographs.is_dir() else "noise"
-    if source == "noise":
-        print(f"no photographs in {photographs} (CENOTE_ASSETS names another place): noise instead", file=sys.stderr)
-    directory = harness.cache_directory() / "bench-images" / f"{source}-v{IMAGES_VERSION}-{count}"
-    if not directory.is_dir():
-        print(f"making {count} pictures in {directory}", file=sys.stderr, flush=True)
-        part = directory.with_name(f"{directory.name}.part{os.getpid()}")
-        part.mkdir(parents=True)
-        command = [python, HERE / "make_images.py", part, str(count)]
-        if source == "photographs":
-            command.append(photographs)
-        if subprocess.run(command, check=False).returncode != 0:
-            raise BenchError("cannot make the pictures: see the message above")
-        part.rename(directory)
-    return directory, source
-
+from harness import Contestant, Metric
+from pictures import images
 
 def benchmark() -> None:
     parser = harness.arguments("Decode and resize pictures: Cenote, Daft, Ray Data and Pillow side by side.")
@@ -63,7 +38,7 @@ def benchmark() -> None:
     ours = None
     if not options.peers_only:
         binary = harness.build_example("bench_image", options.profile)
-        command = [str(binary), str(directory), "{scratch}/lake"]
+        command = [str(binary), str(directory), "{scratch}/lake", "resize"]
         ours = Contestant("cenote", command, expected={"images": options.count})
     metrics = [
         Metric("throughput", "images/s", "higher", lambda run: run.report["images"] / run.report["seconds"]),

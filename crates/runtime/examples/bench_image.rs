@@ -1,6 +1,7 @@
-//! The measured side of `make bench-image`: JPEG files → decode → resize to 224×224 RGB → a table.
+//! The measured side of `make bench-image` and `make bench-pipeline`: JPEG files → decode → resize to 224×224 RGB, or a
+//! vector by an ONNX model → a table.
 //!
-//! `bench_image INPUT_DIRECTORY LAKE_DIRECTORY` prints one JSON line: `{"images": N, "seconds": S}`.
+//! `bench_image INPUT_DIRECTORY LAKE_DIRECTORY resize|embed` prints one JSON line: `{"images": N, "seconds": S}`.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,7 +17,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 /// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
 const TASK_IMAGES: usize = 16;
-/// Tasks of one commit: about 19 MB of pixels.
+/// Tasks of one commit: about 19 MB of pixels, or 0.7 MB of vectors.
 const COMMIT_TASKS: usize = 8;
 /// Pixels that wait for a commit.
 const QUEUE_BYTES_MAX: u64 = 6 << 20;
@@ -25,20 +26,25 @@ const QUEUE_BYTES_MAX: u64 = 6 << 20;
 #[allow(clippy::print_stdout)] // The result line is what the harness reads.
 async fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let (Some(input), Some(directory)) = (arguments.next(), arguments.next()) else {
-        return Err(Error::invalid_input("usage: bench_image INPUT_DIRECTORY LAKE_DIRECTORY"));
+    let usage = || Error::invalid_input("usage: bench_image INPUT_DIRECTORY LAKE_DIRECTORY resize|embed");
+    let [Some(input), Some(directory), Some(work)] = std::array::from_fn(|_| arguments.next()) else {
+        return Err(usage());
     };
+    let spec = match work.to_str() {
+        Some("resize") => OperatorSpec::new("resize_image").with("width", 224).with("height", 224),
+        Some("embed") => OperatorSpec::new("embed_image").with("space", "features"),
+        _ => return Err(usage()),
+    };
+    Lake::init(&directory).await?;
+    let lake = Lake::open(&directory, LakeOptions::default()).await?;
+    let operator = Arc::new(lake.registry().bind(&spec)?);
     let start = Instant::now();
-    let images = run(input, directory).await?;
+    let images = run(input, lake, operator).await?;
     println!("{}", serde_json::json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }));
     Ok(())
 }
 
-async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
-    Lake::init(&directory).await?;
-    let lake = Lake::open(&directory, LakeOptions::default()).await?;
-    let spec = OperatorSpec::new("resize_image").with("width", 224).with("height", 224);
-    let operator = Arc::new(lake.registry().bind(&spec)?);
+async fn run(input: PathBuf, lake: Lake, operator: Arc<BoundOperator>) -> Result<usize> {
     let schema: SchemaRef =
         Arc::new(Schema::new(vec![Field::new("path", DataType::Utf8, false), operator.outputs()[0].clone()]));
     let table = lake.create_table("images", TableSpec::new(Arc::clone(&schema), ["path"])).await?;
@@ -54,8 +60,8 @@ async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
         let batches = stream::iter(tasks).map(|paths| {
             let (lake, operator, schema) = (lake.clone(), Arc::clone(&operator), Arc::clone(&schema));
             async move {
-                let options = WorkOptions::new("resize");
-                lake.scheduler().run(&options, move |_| resize(&paths, &operator, &schema)).await
+                let options = WorkOptions::new(operator.definition.name);
+                lake.scheduler().run(&options, move |_| process(&paths, &operator, &schema)).await
             }
         });
         let sender = &sender;
@@ -85,7 +91,7 @@ async fn run(input: PathBuf, directory: PathBuf) -> Result<usize> {
     Ok(images)
 }
 
-fn resize(paths: &[PathBuf], operator: &BoundOperator, schema: &SchemaRef) -> Result<RecordBatch> {
+fn process(paths: &[PathBuf], operator: &BoundOperator, schema: &SchemaRef) -> Result<RecordBatch> {
     let mut input = LargeBinaryBuilder::new();
     let mut file = Vec::new();
     for path in paths {

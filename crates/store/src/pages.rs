@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave;
 use cenote_base::{ByteSize, Error, Result};
+use futures::future::try_join_all;
 use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig};
 use lance::dataset::rowids::load_row_id_sequence;
@@ -96,7 +97,37 @@ impl RowReader {
         if row_ids.len() > ROWS_MAX {
             return take_rows(&self.base, row_ids, columns).await;
         }
-        let (mut runs, mut run_of) = (Vec::new(), Vec::with_capacity(row_ids.len()));
+        let (runs, places) = self.runs(row_ids).await?;
+        let mut held: Vec<Option<Vec<ArrayRef>>> = runs.iter().map(|run| self.pages.get(run, columns)).collect();
+        let missing = held.iter().enumerate().filter(|(_, page)| page.is_none()).map(|(run, _)| run);
+        let missing: Vec<usize> = missing.take(PAGES_READ_MAX).collect();
+        let read = try_join_all(missing.iter().map(|run| self.read(&runs[*run], columns))).await?;
+        missing.into_iter().zip(read).for_each(|(run, page)| held[run] = Some(page));
+
+        let mut pages = Vec::with_capacity(held.len());
+        let mut hold = |page| {
+            pages.push(page);
+            pages.len() - 1
+        };
+        let page_of: Vec<Option<usize>> = held.into_iter().map(|page| page.map(&mut hold)).collect();
+        let mut alone = Vec::new();
+        let place = |((run, row), row_id): ((usize, usize), &u64)| match page_of[run] {
+            Some(page) => (page, row),
+            None => {
+                alone.push(*row_id);
+                (pages.len(), alone.len() - 1)
+            }
+        };
+        let places: Vec<(usize, usize)> = places.into_iter().zip(row_ids).map(place).collect();
+        if !alone.is_empty() {
+            pages.push(take_rows(&self.base, &alone, columns).await?.columns().to_vec());
+        }
+        assemble(&pages, &places, columns)
+    }
+
+    /// The runs in which these rows are, and for each row the run and its place there.
+    async fn runs(&self, row_ids: &[u64]) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
+        let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(row_ids.len()));
         let mut known: HashMap<(u32, u32), usize> = HashMap::new();
         let mut fragments: HashMap<u32, (FileFragment, u128, u32)> = HashMap::new();
         for address in self.find(row_ids).await? {
@@ -112,36 +143,9 @@ impl RowReader {
                 runs.push(Run { fragment: fragment.clone(), rows, key: PageKey { files: *files, field: 0, page } });
                 runs.len() - 1
             });
-            run_of.push((run, (offset % page_rows) as usize));
+            places.push((run, (offset % page_rows) as usize));
         }
-        let (mut pages, mut page_of) = (Vec::new(), Vec::with_capacity(runs.len()));
-        let mut read = 0;
-        for run in &runs {
-            let page = match self.pages.get(run, columns) {
-                None if read < PAGES_READ_MAX => {
-                    read += 1;
-                    Some(self.read(run, columns).await?)
-                }
-                page => page,
-            };
-            page_of.push(page.map(|page| {
-                pages.push(page);
-                pages.len() - 1
-            }));
-        }
-        let mut alone = Vec::new();
-        let place = |((run, row), row_id): (&(usize, usize), &u64)| match page_of[*run] {
-            Some(page) => (page, *row),
-            None => {
-                alone.push(*row_id);
-                (pages.len(), alone.len() - 1)
-            }
-        };
-        let places: Vec<(usize, usize)> = run_of.iter().zip(row_ids).map(place).collect();
-        if !alone.is_empty() {
-            pages.push(take_rows(&self.base, &alone, columns).await?.columns().to_vec());
-        }
-        assemble(&pages, &places, columns)
+        Ok((runs, places))
     }
 
     async fn read(&self, run: &Run, columns: &Schema) -> Result<Vec<ArrayRef>> {
