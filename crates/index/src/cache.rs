@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use cenote_store::Snapshot;
 use lance::Dataset;
 
-/// Values that were made of a base, under a name; those used least recently leave when all together take too many bytes.
+/// Values that were made of a base, under a name; those used least recently leave when all together take too many bytes
+/// (or are too many, where each is put in as one).
 /// A base is known by its address, which nobody else has as long as the entry is there.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {

@@ -26,9 +26,8 @@ use crate::unseen::Unseen;
 
 /// An index of more pieces than this is merged into one: each search opens every piece.
 const SEGMENTS_MAX: usize = 8;
-/// Catalogs of so many bytes are kept, all tables together: an entry is taken for this large.
-const CATALOGS_BYTES_MAX: usize = 64;
-const CATALOG_BYTES: usize = 1;
+/// The catalogs of so many bases are kept, each with some bits for a row of its base.
+const CATALOGS_MAX: usize = 16;
 
 /// Bounds and places of [`Indexes`].
 #[derive(Debug, Clone)]
@@ -84,7 +83,7 @@ impl Indexes {
     /// With nothing in memory yet.
     pub fn new(options: IndexOptions) -> Self {
         let shared = Shared {
-            catalogs: Cache::new(CATALOGS_BYTES_MAX),
+            catalogs: Cache::new(CATALOGS_MAX),
             residents: Mutex::default(),
             unseen: Unseen::new(options.cache_bytes_max.0 as usize),
             options,
@@ -101,7 +100,7 @@ impl Indexes {
             return Ok(known);
         }
         let catalog = Arc::new(Box::pin(Catalog::read(snapshot)).await?);
-        self.shared.catalogs.put(snapshot, "", &catalog, CATALOG_BYTES);
+        self.shared.catalogs.put(snapshot, "", &catalog, 1);
         Ok(catalog)
     }
 
@@ -315,6 +314,15 @@ impl Indexes {
             threads: self.shared.options.threads,
         };
         Box::pin(resident.refresh(snapshot, index, &bounds)).await
+    }
+
+    /// Drops what is kept of `table` outside of it, in memory and on disk: for one that is about to be dropped.
+    pub async fn forget_table(&self, table: &Table) -> Result<()> {
+        let snapshot = table.snapshot().await?;
+        for index in &self.catalog(&snapshot).await?.indexes {
+            self.forget(&snapshot, &index.name);
+        }
+        Ok(())
     }
 
     /// Drops what is in memory and on disk of the resident index called `name`, if it is one.

@@ -212,6 +212,8 @@ impl Resident {
         let files = column_files(base, field);
         if self.memory_bytes().is_none()
             && let Some(saved) = self.restore(bounds).await
+            // Or else it is of a table that was there before under the same name.
+            && saved.covered.iter().any(|(id, file)| files.get(id) == Some(file))
         {
             let Saved { graph, covered, complete_from } = saved;
             self.set(Arc::new(graph), covered, complete_from);

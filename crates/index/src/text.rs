@@ -243,7 +243,7 @@ impl ColumnSearch<'_> {
             }
         } else if late > 0 {
             // The same rows are late whether the index cannot be read or is not there.
-            let name = format!("{} {}", index.name, opened.segments.len());
+            let name = format!("{}\0{}", index.name, opened.segments.len());
             let texts = unseen.late_texts(snapshot, &name, &index.column, tokenizer, &opened.late).await?;
             rows.add(&texts, is_live);
         }

@@ -231,7 +231,7 @@ impl VectorSearch<'_> {
         let (searched, seen) = (Arc::clone(&resident), Arc::clone(&view));
         let walk = move || searched.nearest(&seen, &probe, k, ef, &superseded, wanted_there.as_deref());
         let Some(mut hits) = blocking(walk).await? else { return Ok(None) };
-        let name = format!("{} {}", index.name, view.epoch());
+        let name = format!("{}\0{}", index.name, view.epoch());
         hits.extend(self.late(&name, &view.live.late, wanted.map(Arc::as_ref)).await?);
         hits.extend(self.changed(wanted.map(Arc::as_ref)).await?);
         self.finish(&mut hits);

@@ -248,7 +248,10 @@ async fn indexes_are_made_listed_and_dropped_by_statements() {
     let made = column(&lake.engine, "CREATE INDEX near ON bare USING hnsw (embedding) WITH (metric = 'cosine', m = 8)");
     assert_eq!(made.await, ["near"]);
     assert_eq!(column(&lake.engine, "CREATE INDEX ON photos (width)").await, ["width_scalar"]);
-    assert_eq!(column(&lake.engine, "CREATE INDEX IF NOT EXISTS width_scalar ON photos (width)").await, ["width_scalar"]);
+    assert_eq!(
+        column(&lake.engine, "CREATE INDEX IF NOT EXISTS width_scalar ON photos (width)").await,
+        ["width_scalar"]
+    );
     assert_eq!(column(&lake.engine, "SHOW INDEXES FROM bare").await, ["near"]);
     let nearest = "SELECT id FROM vector_search('bare', 'embedding', [1.0, 0.0, 0.0, 0.1], 2)";
     assert_eq!(column(&lake.engine, nearest).await, ["0", "4"]);

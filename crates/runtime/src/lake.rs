@@ -185,6 +185,11 @@ impl Lake {
 
     /// Removes a table with all its versions.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
+        let table = self.shared.store.table(name).await?;
+        // A table that cannot be read can be dropped all the same.
+        if let Err(error) = self.shared.indexes.forget_table(&table).await {
+            tracing::warn!(%error, table = name, "saved graphs of the table stay in the cache");
+        }
         self.shared.store.drop_table(name).await
     }
 
