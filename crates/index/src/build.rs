@@ -110,10 +110,8 @@ fn vector_params(options: &VectorOptions, rows: usize, dimension: usize) -> Resu
         ef_construction: options.ef_construction.unwrap_or(defaults.ef_construction),
         ..defaults
     };
-    let pieces = || {
-        options.sub_vectors.unwrap_or_else(|| if dimension % PQ_PIECE == 0 { dimension / PQ_PIECE } else { dimension })
-    };
-    let pq = PQBuildParams::new(pieces(), PQ_BITS);
+    let pieces = if dimension.is_multiple_of(PQ_PIECE) { dimension / PQ_PIECE } else { dimension };
+    let pq = PQBuildParams::new(options.sub_vectors.unwrap_or(pieces), PQ_BITS);
     Ok(match structure {
         VectorStructure::IvfFlat => VectorIndexParams::with_ivf_flat_params(metric, ivf),
         VectorStructure::IvfPq => VectorIndexParams::with_ivf_pq_params(metric, ivf, pq),
@@ -206,7 +204,7 @@ fn check_options(spec: &IndexSpec, field: &Field) -> Result<()> {
         return Err(Error::unsupported("vectors of Int8 have no index on disk: use hnsw, or search without an index"));
     }
     if let Some(pieces) = options.sub_vectors
-        && (pieces == 0 || *dimension as usize % pieces != 0)
+        && (pieces == 0 || !(*dimension as usize).is_multiple_of(pieces))
     {
         return Err(Error::invalid_input(format!(
             "{pieces} sub_vectors do not divide a vector of {dimension} numbers"
