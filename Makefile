@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(CENOTE_CACHE)/target
 export PROFILE ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test fmt clean
+.PHONY: help setup build demo test test-python test-python-full fmt clean
 
 help:            ## Show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -26,6 +26,14 @@ demo: build      ## Run the main job on real photographs, documents and a video,
 test:            ## Check format and lints, run every test and the tour of README.md
 	@scripts/setup tests
 	@scripts/test
+
+test-python:     ## The Python package alone: documentation, types, tests
+	@scripts/setup tests
+	@scripts/test-python
+
+test-python-full: ## And its tests in real PyTorch, in an environment of its own (5 GB the first time)
+	@scripts/setup tests
+	@scripts/test-python full
 
 bench-%: setup   ## Compare with the peers: benches/NAME/run.py $(ARGS), results in bench-results/NAME.json
 	@test -f benches/$*/run.py || { echo "no benchmark is called $*; there are:" benches/*/ >&2; exit 2; }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Foreign crates that stay in some of ours.
-const FOREIGN: [(&str, &[&str]); 7] = [
+const FOREIGN: [(&str, &[&str]); 8] = [
     ("lance", &["crates/store", "crates/index"]),
     ("datafusion", &["crates/query"]),
     ("ort", &["models"]),
@@ -14,6 +14,7 @@ const FOREIGN: [(&str, &[&str]); 7] = [
     ("wgpu", &["crates/device"]),
     ("ffmpeg-next", &["operators/video"]),
     ("clap", &["crates/cli"]),
+    ("pyo3", &["crates/python"]),
 ];
 
 fn root() -> PathBuf {

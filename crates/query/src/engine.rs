@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 use crate::fault::query_error;
 use crate::index_statement::IndexStatement;
 use crate::nearest_rule::NearestRule;
+use crate::parameter::{self, Parameter};
 use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
 use crate::{distance, operator_function, statement, table_function};
 
@@ -124,13 +125,22 @@ impl QueryEngine {
     /// `Unsupported` for a statement that changes something, naming what does that instead. Errors met while running come
     /// from the stream.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
+        self.sql_with(text, &[]).await
+    }
+
+    /// [`sql`](Self::sql) of a statement with placeholders: `$1` stands for the first of `parameters`, and so on.
+    ///
+    /// # Errors
+    /// As [`sql`](Self::sql), and `InvalidInput` when placeholders and parameters do not match.
+    pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
         let (store, indexes) = (self.store.clone(), self.indexes.clone());
         let (state, text) = (self.state.clone(), text.to_owned());
+        let parameters = parameters.to_vec();
         let (schema_sender, schema) = tokio::sync::oneshot::channel();
         let (batch_sender, batches) = mpsc::channel::<Result<RecordBatch>>(RESULT_QUEUE_BATCHES);
         let task = runtime.spawn(async move {
-            let mut stream = match plan(store, indexes, state, &text).await {
+            let mut stream = match plan(store, indexes, state, &text, &parameters).await {
                 Ok(stream) => stream,
                 Err(error) => return drop(schema_sender.send(Err(error))),
             };
@@ -177,9 +187,11 @@ async fn plan(
     indexes: Indexes,
     state: SessionState,
     text: &str,
+    parameters: &[Parameter],
 ) -> Result<datafusion::execution::SendableRecordBatchStream> {
     let dialect = state.config_options().sql_parser.dialect;
-    let statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
+    let mut statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
+    parameter::bind(&mut statement, parameters)?;
     if let Some(statement) = IndexStatement::read(&statement)? {
         let rows = Box::pin(statement.run(&store, &indexes)).await?;
         let schema = rows.schema();

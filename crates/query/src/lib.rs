@@ -50,6 +50,7 @@ mod fault;
 mod index_statement;
 mod nearest_rule;
 mod operator_function;
+mod parameter;
 mod pinned;
 mod pushdown;
 mod scan;
@@ -60,3 +61,4 @@ mod table;
 mod table_function;
 
 pub use engine::{QueryEngine, QueryOptions, QueryResult};
+pub use parameter::Parameter;

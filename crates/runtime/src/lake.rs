@@ -11,8 +11,8 @@ use cenote_engine::{
 };
 use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes};
 use cenote_models::{ModelOptions, ModelRegistry};
-use cenote_operator::Registry;
-use cenote_query::{QueryEngine, QueryOptions, QueryResult};
+use cenote_operator::{Definition, Registry};
+use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
 use cenote_scheduler::{Scheduler, SchedulerOptions};
 use cenote_store::{AfterFold, ScanRequest, Store, StoreOptions, TableSpec, create_file, read_file};
 use futures::FutureExt;
@@ -46,6 +46,8 @@ pub struct LakeOptions {
     pub trace_max: ByteSize,
     /// Seeds everything that is random.
     pub seed: u64,
+    /// Operators beside Cenote's own, which they replace where they have the same name.
+    pub operators: Vec<Definition>,
 }
 
 /// Tables in one place, with operators, models, recipes, search and SQL over them. Cheap to clone.
@@ -122,7 +124,7 @@ impl Lake {
             seed: options.seed,
             ..defaults
         })?;
-        let registry = Arc::new(register(&models));
+        let registry = Arc::new(register(&models, options.operators));
         let engine_options = EngineOptions {
             chunk_bytes_max: share(32),
             queue_bytes_max: share(16),
@@ -231,7 +233,12 @@ impl Lake {
 
     /// Answers a SQL query over the lake's tables; each table is seen at one version.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
-        Box::pin(self.shared.query.sql(text)).await
+        self.sql_with(text, &[]).await
+    }
+
+    /// [`sql`](Self::sql) of a statement with placeholders: `$1` stands for the first of `parameters`, and so on.
+    pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
+        Box::pin(self.shared.query.sql_with(text, parameters)).await
     }
 
     /// The rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
@@ -307,14 +314,15 @@ impl AfterFold for IndexUpkeep {
 
 /// The operators that a lake opened with `options` knows; loads no model.
 pub fn operators(options: &LakeOptions) -> Result<Registry> {
-    ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models)))
+    ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models), options.operators.clone()))
 }
 
-fn register(models: &Arc<ModelRegistry>) -> Registry {
+fn register(models: &Arc<ModelRegistry>, others: Vec<Definition>) -> Registry {
     let mut registry = Registry::default();
     cenote_operators_text::register(&mut registry, models);
     cenote_operators_image::register(&mut registry, models);
     cenote_operators_video::register(&mut registry);
+    others.into_iter().for_each(|definition| registry.register(definition));
     registry
 }
 

@@ -110,6 +110,32 @@ impl Decoder {
     }
 }
 
+/// The width and height of upright pixels, from the header alone.
+///
+/// # Errors
+/// A reason for the person who looks at the row.
+pub(crate) fn upright_size(bytes: &[u8]) -> Result<(u32, u32), String> {
+    let format = container::format(bytes)?;
+    if format == ImageFormat::Jpeg
+        && let Ok(header) = new_decompressor()?.read_header(bytes)
+    {
+        check_pixels(header.width as u64, header.height as u64)?;
+        let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
+        let (width, height) = (header.width as u32, header.height as u32);
+        return Ok(if orientation.is_some_and(turns) { (height, width) } else { (width, height) });
+    }
+    let read = || {
+        let mut decoder =
+            container::reader(bytes, format).into_decoder().map_err(|error| image_reason(format, &error))?;
+        let (width, height) = decoder.dimensions();
+        check_pixels(u64::from(width), u64::from(height))?;
+        let turned = decoder.orientation().is_ok_and(turns);
+        Ok(if turned { (height, width) } else { (width, height) })
+    };
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(format!("the {} decoder failed on this file", name(format))))
+}
+
 fn new_decompressor() -> Result<Decompressor, String> {
     let mut jpeg = Decompressor::new().map_err(|error| error.to_string())?;
     jpeg.set_scan_limit(JPEG_SCANS_MAX).map_err(|error| error.to_string())?;

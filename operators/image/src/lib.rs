@@ -12,6 +12,7 @@ mod container;
 mod decode;
 mod describe_image;
 mod embed_image;
+mod frame;
 mod hash_image;
 mod resize_image;
 mod rows;
@@ -21,6 +22,8 @@ mod score_sharpness;
 #[allow(clippy::unwrap_used, clippy::print_stderr)]
 mod testing;
 mod thumbnail_image;
+
+pub use frame::{Framer, Part};
 
 /// Adds every image operator to `registry`; those that run a model take it from `models`.
 pub fn register(registry: &mut Registry, models: &Arc<ModelRegistry>) {

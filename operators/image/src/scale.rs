@@ -22,7 +22,7 @@ pub(crate) enum Fit {
 #[derive(Default)]
 pub(crate) struct Scaler(Resizer);
 
-fn options() -> ResizeOptions {
+pub(crate) fn options() -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false)
 }
 

@@ -1,0 +1,67 @@
+//! The command `cenote`: arguments in, results on standard output, everything else on standard error.
+//!
+//! It knows the facade and nothing below it. Exit codes: 0 done, 1 failed, 2 wrong usage. The binary is [`run`] and no more, so
+//! that the Python package brings the same command.
+
+mod arguments;
+mod commands;
+mod demo;
+mod output;
+mod progress;
+mod session;
+mod sight;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+use cenote_runtime::Error;
+use clap::Parser;
+
+use crate::arguments::Arguments;
+
+/// Runs the command that `arguments` say, of which the first is the program's name; its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody may be reading; that is no reason to fail twice.
+            drop(error.print());
+            return error.exit_code() as u8;
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A host that has set up its own log keeps it.
+    drop(log.try_init());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("start the async runtime: {error}"), 1),
+    };
+    // Who asks for a log wants to know causes too.
+    let verbose = arguments.verbose || std::env::var_os("RUST_LOG").is_some();
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = commands::run(arguments) => outcome,
+            () = session::impatience() => Err(Error::cancelled("stopped at once")),
+        }
+    });
+    // A blocking read that Ctrl-C left behind must not hold the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => 0,
+        Err(error) if output::is_broken_pipe(&error) => 0,
+        Err(error) => {
+            let text = if verbose { format!("{error:#}") } else { error.to_string() };
+            fail(&text, 1)
+        }
+    }
+}
+
+fn fail(message: &str, code: u8) -> u8 {
+    output::note(&format!("error: {message}"));
+    code
+}

@@ -1,0 +1,273 @@
+//! Making a batch: rows by id, pictures to tensors.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{interleave, take};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::util::display::array_value_to_string;
+use cenote_base::{Error, Random, Result};
+use cenote_operators_image::Framer;
+use cenote_store::arrow_error;
+
+use crate::order::{Sample, mix};
+use crate::selection::Selection;
+use crate::transform::{Chain, Frame};
+
+/// What becomes of a batch in which a picture cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The loader fails, naming the row.
+    #[default]
+    Raise,
+    /// The row's tensor is zero, and [`Tensor::valid`] says so.
+    Zero,
+}
+
+/// Numbers of one column of a batch, row after row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Numbers {
+    /// Bytes.
+    Byte(Vec<u8>),
+    /// 32-bit floats.
+    Float(Vec<f32>),
+}
+
+/// A column of a batch as one contiguous array.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// The column.
+    pub name: String,
+    /// Rows first.
+    pub shape: Vec<usize>,
+    /// All numbers, in row-major order.
+    pub numbers: Numbers,
+    /// Whether each row has a value, where one has none: a null, or a picture that cannot be decoded.
+    pub valid: Option<Vec<bool>>,
+}
+
+/// Rows for one step of training.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Which epoch it is of.
+    pub epoch: u64,
+    /// Which step of this rank in the epoch, counted from where the loader began.
+    pub step: u64,
+    /// The columns that are not transformed, as Arrow.
+    pub rows: RecordBatch,
+    /// The columns that are.
+    pub tensors: Vec<Tensor>,
+    /// How many of the last rows are repeats that fill the batch up.
+    pub repeated: usize,
+    /// Rows that could not be decoded, with reasons.
+    pub errors: Vec<(usize, String)>,
+}
+
+impl Batch {
+    /// How many rows it has.
+    pub fn len(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
+        let tensor = |tensor: &Tensor| match &tensor.numbers {
+            Numbers::Byte(numbers) => numbers.len(),
+            Numbers::Float(numbers) => numbers.len() * 4,
+        };
+        (self.rows.get_array_memory_size() + self.tensors.iter().map(tensor).sum::<usize>()) as u64
+    }
+}
+
+/// How batches are made, for one epoch.
+pub(crate) struct Maker {
+    pub(crate) sources: Arc<Vec<Selection>>,
+    pub(crate) columns: Vec<String>,
+    /// Columns that are transformed.
+    pub(crate) chains: Vec<(String, Chain)>,
+    pub(crate) on_error: OnError,
+    pub(crate) seed: u64,
+    pub(crate) epoch: u64,
+}
+
+/// Time that a batch took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    pub(crate) read: Duration,
+    pub(crate) decode: Duration,
+}
+
+/// What one thread keeps between batches.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    framer: Framer,
+    pixels: Vec<u8>,
+}
+
+impl Maker {
+    /// The batch of `samples`, of which the last `repeated` fill up.
+    pub(crate) async fn read(&self, samples: &[Sample]) -> Result<RecordBatch> {
+        // A row that is asked for twice is read once.
+        let mut parts: Vec<RecordBatch> = Vec::new();
+        let mut places = vec![(0, 0); samples.len()];
+        for (source, selection) in self.sources.iter().enumerate() {
+            let mine: Vec<(usize, u64)> = samples
+                .iter()
+                .enumerate()
+                .filter(|(_, sample)| sample.source == source)
+                .map(|(at, sample)| (at, selection.row_ids[sample.row as usize]))
+                .collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let mut unique: Vec<u64> = mine.iter().map(|(_, row_id)| *row_id).collect();
+            unique.sort_unstable();
+            unique.dedup();
+            for (at, row_id) in mine {
+                // It is there: `unique` was made of these.
+                places[at] = (parts.len(), unique.binary_search(&row_id).unwrap_or_default());
+            }
+            parts.push(selection.snapshot.take(&unique, &self.columns).await?);
+        }
+        let schema = match (parts.first(), self.sources.first()) {
+            (Some(part), _) => part.schema(),
+            (None, Some(source)) => {
+                let full = source.snapshot.full_schema();
+                let fields = self.columns.iter().map(|name| full.field_with_name(name).cloned());
+                Arc::new(Schema::new(fields.collect::<std::result::Result<Vec<_>, _>>().map_err(arrow_error)?))
+            }
+            (None, None) => return Err(Error::internal("a loader without sources")),
+        };
+        let columns = (0..schema.fields().len()).map(|column| gather(&parts, column, &places, schema.field(column)));
+        let options = RecordBatchOptions::new().with_row_count(Some(samples.len()));
+        RecordBatch::try_new_with_options(Arc::clone(&schema), columns.collect::<Result<Vec<_>>>()?, &options)
+            .map_err(arrow_error)
+    }
+
+    /// Turns the media columns of `rows` into tensors.
+    pub(crate) fn decode(
+        &self,
+        rows: &RecordBatch,
+        samples: &[Sample],
+        step: u64,
+        repeated: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Batch> {
+        let mut tensors = Vec::with_capacity(self.chains.len());
+        let mut errors = Vec::new();
+        for (at, (name, chain)) in self.chains.iter().enumerate() {
+            let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
+            let column = arrow::compute::cast(column, &DataType::LargeBinary).map_err(arrow_error)?;
+            let pictures = column.as_binary::<i64>();
+            let mut tensor = zeros(name, chain, rows.num_rows());
+            let mut valid = vec![true; rows.num_rows()];
+            for (row, sample) in samples.iter().enumerate() {
+                let outcome = match pictures.is_null(row) {
+                    true => Err("the picture is null".to_owned()),
+                    false => {
+                        let seed = mix(&[self.seed, self.epoch, sample.source as u64, sample.row, at as u64]);
+                        let frame = frame(&mut tensor.numbers, chain.numbers(), row);
+                        chain.apply(
+                            &mut scratch.framer,
+                            pictures.value(row),
+                            &mut Random::new(seed),
+                            frame,
+                            &mut scratch.pixels,
+                        )
+                    }
+                };
+                if let Err(reason) = outcome {
+                    clear(&mut tensor.numbers, chain.numbers(), row);
+                    valid[row] = false;
+                    errors.push((row, format!("column `{name}`: {reason}")));
+                }
+            }
+            tensor.valid = valid.contains(&false).then_some(valid);
+            tensors.push(tensor);
+        }
+        let kept: Vec<usize> = (0..rows.num_columns())
+            .filter(|column| !self.chains.iter().any(|(name, _)| name == rows.schema_ref().field(*column).name()))
+            .collect();
+        let rows = rows.project(&kept).map_err(arrow_error)?;
+        Ok(Batch { epoch: self.epoch, step, rows, tensors, repeated, errors })
+    }
+
+    /// The key of a sample's row, for a person.
+    async fn key(&self, sample: Sample) -> Result<String> {
+        let source = self.sources.get(sample.source).ok_or_else(|| Error::internal("a sample of no source"))?;
+        let columns = source.snapshot.primary_key().columns();
+        let key = source.snapshot.take(&[source.row_ids[sample.row as usize]], &columns).await?;
+        let values = key.columns().iter().map(|column| array_value_to_string(column, 0).map_err(arrow_error));
+        Ok(values.collect::<Result<Vec<_>>>()?.join(", "))
+    }
+
+    pub(crate) async fn make(
+        &self,
+        samples: &[Sample],
+        step: u64,
+        repeated: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(Batch, Spent)> {
+        let start = Instant::now();
+        let rows = self.read(samples).await?;
+        let read = start.elapsed();
+        let batch = self.decode(&rows, samples, step, repeated, scratch)?;
+        if self.on_error == OnError::Raise
+            && let Some((row, reason)) = batch.errors.first()
+        {
+            let key = self.key(samples[*row]).await?;
+            return Err(Error::invalid_input(format!(
+                "the row with key {key}, {reason}; to train without it, leave it out by a filter or let errors be zeros"
+            )));
+        }
+        Ok((batch, Spent { read, decode: start.elapsed() - read }))
+    }
+}
+
+fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field: &Field) -> Result<ArrayRef> {
+    match parts {
+        [] => Ok(arrow::array::new_empty_array(field.data_type())),
+        [part] => {
+            let rows: UInt32Array = places.iter().map(|(_, row)| Some(*row as u32)).collect();
+            take(part.column(column), &rows, None).map_err(arrow_error)
+        }
+        _ => {
+            let sources: Vec<ArrayRef> = parts
+                .iter()
+                .map(|part| arrow::compute::cast(part.column(column), field.data_type()).map_err(arrow_error))
+                .collect::<Result<_>>()?;
+            let sources: Vec<&dyn Array> = sources.iter().map(AsRef::as_ref).collect();
+            interleave(&sources, places).map_err(arrow_error)
+        }
+    }
+}
+
+fn zeros(name: &str, chain: &Chain, rows: usize) -> Tensor {
+    let (height, width) = chain.size();
+    let (height, width) = (height as usize, width as usize);
+    let (shape, numbers) = match chain.is_float() {
+        true => (vec![rows, 3, height, width], Numbers::Float(vec![0.0; rows * chain.numbers()])),
+        false => (vec![rows, height, width, 3], Numbers::Byte(vec![0; rows * chain.numbers()])),
+    };
+    Tensor { name: name.to_owned(), shape, numbers, valid: None }
+}
+
+fn frame(numbers: &mut Numbers, len: usize, row: usize) -> Frame<'_> {
+    match numbers {
+        Numbers::Byte(numbers) => Frame::Byte(&mut numbers[row * len..(row + 1) * len]),
+        Numbers::Float(numbers) => Frame::Float(&mut numbers[row * len..(row + 1) * len]),
+    }
+}
+
+fn clear(numbers: &mut Numbers, len: usize, row: usize) {
+    match numbers {
+        Numbers::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),
+        Numbers::Float(numbers) => numbers[row * len..(row + 1) * len].fill(0.0),
+    }
+}

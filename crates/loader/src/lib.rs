@@ -1,0 +1,62 @@
+//! Training batches from tables: an order that is computed, shards for ranks and workers, exact resume, decoding ahead.
+//!
+//! A [`Loader`] reads one version of a table, or of several. The order of an epoch is a function of seed, epoch and the keys of
+//! the rows, and of nothing else: not of how many processes read it, nor of where rows lie. All ranks make the same number of
+//! steps; after a step they have taken a prefix of that order together. So a [`LoaderState`] is a few numbers, and a loader of
+//! another shape goes on from it with exactly the rows that are left.
+//!
+//! Threads read rows by id, decode and transform pictures, and hold no more than a limit of bytes ahead.
+//!
+//! This crate knows nothing of Python or of what trains on the batches, nor of recipes and SQL beyond a filter.
+//!
+//! ```
+//! # async fn example() -> cenote_base::Result<()> {
+//! use std::sync::Arc;
+//! use arrow::array::{AsArray, Int64Array, RecordBatch};
+//! use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+//! use cenote_loader::{Loader, LoaderOptions, Source};
+//! use cenote_store::{Store, StoreOptions, TableSpec};
+//!
+//! let directory = tempfile::tempdir()?;
+//! let store = Store::open(directory.path(), StoreOptions::default()).await?;
+//! let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+//! let table = store.create_table("numbers", TableSpec::new(schema.clone(), ["id"])).await?;
+//! let numbers = Arc::new(Int64Array::from_iter_values(0..10));
+//! table.upsert(RecordBatch::try_new(schema, vec![numbers]).unwrap()).await?;
+//!
+//! let options = LoaderOptions { batch_rows: 4, shuffle: Some(7), ..LoaderOptions::default() };
+//! let open = || Loader::open(vec![Source::new(table.clone())], options.clone());
+//! let loader = Arc::new(open().await?);
+//! let first = tokio::task::spawn_blocking({ let loader = loader.clone(); move || loader.next_batch() }).await.unwrap()?;
+//! assert_eq!(first.unwrap().len(), 4);
+//!
+//! // Another loader, perhaps of another shape, goes on where this one stands.
+//! let other = LoaderOptions { batch_rows: 6, ..options };
+//! let other = Loader::open(vec![Source::new(table)], other).await?;
+//! other.restore(&loader.state()).await?;
+//! let rest = tokio::task::spawn_blocking(move || other.next_batch()).await.unwrap()?;
+//! assert_eq!(rest.unwrap().len(), 6);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
+
+mod batch;
+mod loader;
+mod order;
+mod permutation;
+mod pipeline;
+mod selection;
+mod shard;
+mod state;
+mod transform;
+
+pub use batch::{Batch, Numbers, OnError, Tensor};
+pub use loader::{Loader, LoaderOptions};
+pub use order::Shuffle;
+pub use permutation::Permutation;
+pub use pipeline::{Next, Stats};
+pub use selection::Source;
+pub use shard::{Shard, Tail};
+pub use state::{LoaderState, SourceState, merge};
+pub use transform::Transform;

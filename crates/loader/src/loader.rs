@@ -1,0 +1,528 @@
+//! The loader: a cursor over epochs of samples.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenote_base::{ByteSize, Error, Result};
+use cenote_store::is_blob;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::batch::{Batch, Maker, OnError, Scratch};
+use crate::order::{Mixture, Order, Sample, Shuffle};
+use crate::pipeline::{Next, Pipeline, Plan, Stats};
+use crate::selection::{Selection, Source};
+use crate::shard::{Shard, Tail};
+use crate::state::{FORMAT, LoaderState, SourceState};
+use crate::transform::{Chain, Transform};
+
+/// Rows by which the bytes of a row are guessed.
+const SAMPLE_ROWS: usize = 256;
+
+/// How a loader works.
+#[derive(Debug, Clone)]
+pub struct LoaderOptions {
+    /// Columns of the batches, in order; `None`: all visible ones.
+    pub columns: Option<Vec<String>>,
+    /// Rows a batch.
+    pub batch_rows: usize,
+    /// Seed of the order, and of chance in transforms. `None`: rows come in the order of their keys.
+    pub shuffle: Option<u64>,
+    /// Bytes of rows within which the order mixes; `None`: all. See [`Shuffle::window_rows`].
+    pub window: Option<ByteSize>,
+    /// This process among those that train together, and how many those are.
+    pub rank: usize,
+    /// See `rank`.
+    pub world_size: usize,
+    /// This worker among the rank's, and how many those are. Threads need no workers: they are for a host that has them anyway.
+    pub worker: usize,
+    /// See `worker`.
+    pub workers: usize,
+    /// The end of an epoch.
+    pub tail: Tail,
+    /// What is done to media columns.
+    pub transforms: Vec<(String, Vec<Transform>)>,
+    /// Samples an epoch, when sources have weights; `None`: as many as there are rows.
+    pub epoch_rows: Option<u64>,
+    /// What becomes of a row that cannot be decoded.
+    pub on_error: OnError,
+    /// Bytes of batches that are ready or being made; one batch may hold more.
+    pub prefetch_bytes_max: ByteSize,
+    /// Threads that read and decode; 0: as many as there are cores.
+    pub threads: usize,
+    /// Whether each epoch reads the newest version, rather than all the one that the first began with.
+    pub follow: bool,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        Self {
+            columns: None,
+            batch_rows: 64,
+            shuffle: None,
+            window: None,
+            rank: 0,
+            world_size: 1,
+            worker: 0,
+            workers: 1,
+            tail: Tail::default(),
+            transforms: Vec::new(),
+            epoch_rows: None,
+            on_error: OnError::default(),
+            prefetch_bytes_max: ByteSize::mib(256),
+            threads: 0,
+            follow: false,
+        }
+    }
+}
+
+/// Gives batches of one epoch after the other. It is a cursor: whoever asks gets what comes next, and an epoch that was left in its
+/// middle goes on there. Safe to share between threads.
+pub struct Loader {
+    sources: Vec<Source>,
+    options: LoaderOptions,
+    columns: Vec<String>,
+    chains: Vec<(String, Chain)>,
+    shard: Shard,
+    weights: Option<Vec<f64>>,
+    handle: Handle,
+    cursor: Mutex<Cursor>,
+}
+
+/// Where the loader stands.
+struct Cursor {
+    selections: Arc<Vec<Selection>>,
+    mixture: Mixture,
+    shuffle: Option<Shuffle>,
+    epoch: u64,
+    consumed: u64,
+    batches: u64,
+    /// Whether the sources are to be read anew before the next batch.
+    stale: bool,
+    pipeline: Option<Arc<Pipeline>>,
+    /// Of pipelines that are gone.
+    stats: Stats,
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader").field("columns", &self.columns).field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+impl Loader {
+    /// A loader over `sources`, at the start of epoch 0. Reads their keys. Its threads live on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options that make no sense or sources without rows; `NotFound` for an unknown column or version.
+    pub async fn open(sources: Vec<Source>, options: LoaderOptions) -> Result<Self> {
+        let shard = Shard {
+            batch_rows: options.batch_rows as u64,
+            rank: options.rank as u64,
+            world_size: options.world_size as u64,
+            worker: options.worker as u64,
+            workers: options.workers as u64,
+            tail: options.tail,
+        };
+        shard.check()?;
+        let weights: Vec<f64> = sources.iter().filter_map(|source| source.weight).collect();
+        if !weights.is_empty() && weights.len() != sources.len() {
+            return Err(Error::invalid_input("either all sources of a mixture have a weight, or none"));
+        }
+        if options.follow && sources.iter().any(|source| source.version.is_some()) {
+            return Err(Error::invalid_input("a loader either follows its tables or stays at a version"));
+        }
+        let weights = (!weights.is_empty()).then_some(weights);
+        let selections = read_all(&sources).await?;
+        let mixture = mixture(&selections, weights.as_deref(), options.epoch_rows)?;
+        let columns = columns(&selections, options.columns.as_deref())?;
+        let chains = chains(&selections, &columns, &options.transforms)?;
+        let window_rows = match options.window {
+            None => None,
+            Some(window) => Some((window.0 / row_bytes(&selections, &columns).await?.max(1)).max(1)),
+        };
+        let shuffle = options.shuffle.map(|seed| Shuffle { seed, window_rows });
+        let cursor = Cursor {
+            selections: Arc::new(selections),
+            mixture,
+            shuffle,
+            epoch: 0,
+            consumed: 0,
+            batches: 0,
+            stale: false,
+            pipeline: None,
+            stats: Stats::default(),
+        };
+        let handle = Handle::current();
+        Ok(Self { sources, options, columns, chains, shard, weights, handle, cursor: Mutex::new(cursor) })
+    }
+
+    /// Samples an epoch, over all ranks.
+    pub fn epoch_rows(&self) -> u64 {
+        self.cursor.lock().mixture.epoch_rows()
+    }
+
+    /// Batches that this worker gives in a whole epoch.
+    pub fn epoch_batches(&self) -> u64 {
+        let steps = self.shard.steps(self.epoch_rows(), 0);
+        steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers)
+    }
+
+    /// Batches that are left of this epoch.
+    pub fn batches_left(&self) -> u64 {
+        let cursor = self.cursor.lock();
+        let steps = self.shard.steps(cursor.mixture.epoch_rows(), cursor.consumed);
+        steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers).saturating_sub(cursor.batches)
+    }
+
+    /// The next batch of this epoch, if it is ready within `wait`. After [`Next::End`] the next one is the first of the next epoch.
+    /// Not for the async runtime's threads.
+    ///
+    /// # Errors
+    /// What reading met, and `InvalidInput` for a row that cannot be decoded (see [`OnError`]); the loader stays where it is.
+    pub fn next_within(&self, wait: Duration) -> Result<Next> {
+        let pipeline = self.pipeline()?;
+        let next = pipeline.next_within(wait);
+        let mut cursor = self.cursor.lock();
+        // Another thread may have moved the cursor meanwhile: then this batch is of the past, and counts no more.
+        let current = cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pipeline));
+        match &next {
+            Ok(Next::Batch(_)) if current => cursor.batches += 1,
+            Ok(Next::End) if current => {
+                let next = cursor.epoch + 1;
+                cursor.move_to(next, 0, 0, self.options.follow);
+            }
+            Err(_) if current => cursor.stop(),
+            _ => {}
+        }
+        next
+    }
+
+    /// The next batch of this epoch; `None` at its end.
+    ///
+    /// # Errors
+    /// As [`next_within`](Self::next_within).
+    pub fn next_batch(&self) -> Result<Option<Batch>> {
+        loop {
+            match self.next_within(Duration::from_secs(60))? {
+                Next::Batch(batch) => return Ok(Some(*batch)),
+                Next::End => return Ok(None),
+                Next::NotYet => {}
+            }
+        }
+    }
+
+    fn pipeline(&self) -> Result<Arc<Pipeline>> {
+        let mut cursor = self.cursor.lock();
+        if let Some(pipeline) = &cursor.pipeline {
+            return Ok(Arc::clone(pipeline));
+        }
+        if cursor.stale {
+            let selections = self.handle.block_on(read_all(&self.sources))?;
+            cursor.mixture = mixture(&selections, self.weights.as_deref(), self.options.epoch_rows)?;
+            cursor.selections = Arc::new(selections);
+            cursor.stale = false;
+        }
+        let maker = Maker {
+            sources: Arc::clone(&cursor.selections),
+            columns: self.columns.clone(),
+            chains: self.chains.clone(),
+            on_error: self.options.on_error,
+            seed: self.options.shuffle.unwrap_or(0),
+            epoch: cursor.epoch,
+        };
+        let order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
+        let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
+        let threads = match self.options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pipeline = Pipeline::start(plan, threads, self.options.prefetch_bytes_max.0, &self.handle)?;
+        Ok(Arc::clone(cursor.pipeline.insert(Arc::new(pipeline))))
+    }
+
+    /// Goes to the start of `epoch`.
+    pub fn set_epoch(&self, epoch: u64) {
+        let mut cursor = self.cursor.lock();
+        let stale = self.options.follow && epoch != cursor.epoch;
+        cursor.move_to(epoch, 0, 0, stale);
+    }
+
+    /// Which epoch the next batch is of.
+    pub fn epoch(&self) -> u64 {
+        self.cursor.lock().epoch
+    }
+
+    /// Where the loader stands. Batches that are ready and were not asked for do not count.
+    pub fn state(&self) -> LoaderState {
+        let cursor = self.cursor.lock();
+        let source = |(source, selection): (&Source, &Selection)| SourceState {
+            table: source.table.name().to_owned(),
+            version: selection.snapshot.version().0,
+            filter: source.filter.clone(),
+            rows: selection.row_ids.len() as u64,
+            weight: source.weight,
+        };
+        LoaderState {
+            format: FORMAT,
+            epoch: cursor.epoch,
+            consumed: cursor.consumed,
+            batches: cursor.batches,
+            batch_rows: self.shard.batch_rows,
+            world_size: self.shard.world_size,
+            workers: self.shard.workers,
+            worker: self.shard.worker,
+            shuffle: cursor.shuffle.clone(),
+            epoch_rows: cursor.mixture.epoch_rows(),
+            sources: self.sources.iter().zip(cursor.selections.iter()).map(source).collect(),
+        }
+    }
+
+    /// Goes to where `state` says: the samples that were not taken there come, each once, whatever this loader's batches, ranks and
+    /// workers are. A source that is not held at a version goes back to that of the state, until the epoch is over.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a state of other tables, filters, weights, versions or of another seed, or of one worker of several;
+    /// `NotFound` when its version was collected.
+    pub async fn restore(&self, state: &LoaderState) -> Result<()> {
+        if state.format != FORMAT {
+            return Err(Error::unsupported(format!(
+                "the state has format {}, and this Cenote reads {FORMAT}",
+                state.format
+            )));
+        }
+        let seeds = (state.shuffle.as_ref().map(|shuffle| shuffle.seed), self.options.shuffle);
+        if seeds.0 != seeds.1 {
+            let name = |seed: Option<u64>| seed.map_or("no shuffle".to_owned(), |seed| format!("seed {seed}"));
+            return Err(Error::invalid_input(format!(
+                "the state is of an order with {}, and this loader has {}",
+                name(seeds.0),
+                name(seeds.1)
+            )));
+        }
+        if state.sources.len() != self.sources.len() {
+            return Err(Error::invalid_input(format!(
+                "the state is of {} sources, and this loader has {}",
+                state.sources.len(),
+                self.sources.len()
+            )));
+        }
+        let held = Arc::clone(&self.cursor.lock().selections);
+        let mut selections = Vec::new();
+        for ((source, then), now) in self.sources.iter().zip(&state.sources).zip(held.iter()) {
+            selections.push(selection_of(source, then, now).await?);
+        }
+        let mixture = mixture(&selections, self.weights.as_deref(), self.options.epoch_rows)?;
+        if mixture.epoch_rows() != state.epoch_rows {
+            return Err(Error::invalid_input(format!(
+                "the state is of epochs of {} samples, and this loader's have {}",
+                state.epoch_rows,
+                mixture.epoch_rows()
+            )));
+        }
+        let (consumed, batches) = match state.fits(&self.shard) {
+            true => (state.consumed, state.batches),
+            false => (state.taken()?, 0),
+        };
+        let mut cursor = self.cursor.lock();
+        cursor.selections = Arc::new(selections);
+        cursor.mixture = mixture;
+        cursor.shuffle = state.shuffle.clone();
+        cursor.move_to(state.epoch, consumed, batches, false);
+        Ok(())
+    }
+
+    /// The rows with these numbers, in the order of keys and of sources, as a batch of their own; chance in transforms is that of
+    /// the epoch at hand. For readers that choose rows themselves.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number beyond the rows.
+    pub async fn take(&self, rows: &[u64]) -> Result<Batch> {
+        let (sources, epoch) = {
+            let cursor = self.cursor.lock();
+            (Arc::clone(&cursor.selections), cursor.epoch)
+        };
+        let sample = |wanted: &u64| {
+            let mut row = *wanted;
+            for (source, selection) in sources.iter().enumerate() {
+                match row.checked_sub(selection.row_ids.len() as u64) {
+                    None => return Ok(Sample { source, row }),
+                    Some(rest) => row = rest,
+                }
+            }
+            Err(Error::invalid_input(format!("there is no row {wanted}: rows count from 0")))
+        };
+        let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
+        let maker = Maker {
+            sources: Arc::clone(&sources),
+            columns: self.columns.clone(),
+            chains: self.chains.clone(),
+            on_error: self.options.on_error,
+            seed: self.options.shuffle.unwrap_or(0),
+            epoch,
+        };
+        let handle = Handle::current();
+        // Decoding is work for a thread that may be busy.
+        let made =
+            tokio::task::spawn_blocking(move || handle.block_on(maker.make(&samples, 0, 0, &mut Scratch::default())));
+        let (batch, _) = made.await.map_err(|source| Error::internal("make a batch").with_source(source))??;
+        Ok(batch)
+    }
+
+    /// Rows of all sources.
+    pub fn rows(&self) -> u64 {
+        self.cursor.lock().selections.iter().map(|selection| selection.row_ids.len() as u64).sum()
+    }
+
+    /// What was given so far, and what it cost.
+    pub fn stats(&self) -> Stats {
+        let cursor = self.cursor.lock();
+        cursor.pipeline.as_ref().map_or(cursor.stats, |pipeline| add(cursor.stats, pipeline.stats()))
+    }
+}
+
+impl Cursor {
+    fn stop(&mut self) {
+        if let Some(pipeline) = self.pipeline.take() {
+            self.stats = Stats { ready_bytes: 0, ..add(self.stats, pipeline.stats()) };
+        }
+    }
+
+    fn move_to(&mut self, epoch: u64, consumed: u64, batches: u64, stale: bool) {
+        self.stop();
+        (self.epoch, self.consumed, self.batches) = (epoch, consumed, batches);
+        self.stale = stale;
+    }
+}
+
+fn add(a: Stats, b: Stats) -> Stats {
+    Stats {
+        batches: a.batches + b.batches,
+        rows: a.rows + b.rows,
+        errors: a.errors + b.errors,
+        bytes: a.bytes + b.bytes,
+        wait: a.wait + b.wait,
+        read: a.read + b.read,
+        decode: a.decode + b.decode,
+        ready_bytes: b.ready_bytes,
+    }
+}
+
+async fn read_all(sources: &[Source]) -> Result<Vec<Selection>> {
+    let mut selections = Vec::with_capacity(sources.len());
+    for source in sources {
+        let selection = Selection::read(source).await;
+        selections.push(selection.map_err(|error| error.context(format!("table `{}`", source.table.name())))?);
+    }
+    Ok(selections)
+}
+
+/// The rows that `then` says, if they are what `source` can be.
+async fn selection_of(source: &Source, then: &SourceState, now: &Selection) -> Result<Selection> {
+    let other = |what: &str, then: String, now: String| {
+        Err(Error::invalid_input(format!("the state is of {what} {then}, and this loader is of {now}")))
+    };
+    if then.table != source.table.name() {
+        return other("table", then.table.clone(), source.table.name().to_owned());
+    }
+    if then.filter != source.filter {
+        let name = |filter: &Option<String>| filter.clone().unwrap_or_else(|| "none".to_owned());
+        return other("filter", name(&then.filter), name(&source.filter));
+    }
+    if then.weight != source.weight {
+        return other("weight", format!("{:?}", then.weight), format!("{:?}", source.weight));
+    }
+    let selection = match source.version {
+        _ if now.snapshot.version().0 == then.version => now.clone(),
+        Some(version) => return other("version", then.version.to_string(), version.to_string()),
+        None => {
+            let version = Some(cenote_store::Version(then.version));
+            Selection::read(&Source { version, ..source.clone() }).await.map_err(|error| {
+                error.context(format!(
+                    "go back to version {} of table `{}`, which the state is of",
+                    then.version, then.table
+                ))
+            })?
+        }
+    };
+    if selection.row_ids.len() as u64 != then.rows {
+        let (found, wanted) = (selection.row_ids.len().to_string(), then.rows.to_string());
+        return other("a table with so many rows:", wanted, found);
+    }
+    Ok(selection)
+}
+
+fn mixture(selections: &[Selection], weights: Option<&[f64]>, epoch_rows: Option<u64>) -> Result<Mixture> {
+    let rows = selections.iter().map(|selection| selection.row_ids.len() as u64).collect();
+    Mixture::new(rows, weights, epoch_rows)
+}
+
+/// The columns of the batches: they have to be in every source, with one type.
+fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
+    let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
+    let columns: Vec<String> = match wanted {
+        Some(wanted) => wanted.to_vec(),
+        None => first.snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
+    };
+    for column in &columns {
+        let mut types = selections.iter().map(|selection| {
+            let schema = selection.snapshot.full_schema();
+            schema.field_with_name(column).map(|field| field.data_type()).map_err(|_| {
+                let known = selection.snapshot.schema().fields().iter().map(|field| field.name().as_str());
+                Error::not_found(format!(
+                    "no column `{column}`; the table has {}",
+                    known.collect::<Vec<_>>().join(", ")
+                ))
+            })
+        });
+        let first = types.next().transpose()?;
+        for other in types {
+            let other = other?;
+            if Some(other) != first {
+                return Err(Error::invalid_input(format!(
+                    "column `{column}` has different types in the sources: {other} too"
+                )));
+            }
+        }
+    }
+    Ok(columns)
+}
+
+fn chains(
+    selections: &[Selection],
+    columns: &[String],
+    transforms: &[(String, Vec<Transform>)],
+) -> Result<Vec<(String, Chain)>> {
+    let chain = |(name, steps): &(String, Vec<Transform>)| {
+        let field =
+            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
+        let is_bytes = field.is_some_and(|field| {
+            use arrow::datatypes::DataType;
+            is_blob(field) || matches!(field.data_type(), DataType::Binary | DataType::LargeBinary)
+        });
+        if !is_bytes || !columns.contains(name) {
+            return Err(Error::invalid_input(format!("column `{name}` holds no pictures that this loader reads")));
+        }
+        Ok((name.clone(), Chain::new(steps.clone())?))
+    };
+    transforms.iter().map(chain).collect()
+}
+
+/// About how many bytes a row has in `columns`.
+async fn row_bytes(selections: &[Selection], columns: &[String]) -> Result<u64> {
+    let (mut bytes, mut rows) = (0, 0);
+    for selection in selections {
+        let step = selection.row_ids.len().div_ceil(SAMPLE_ROWS).max(1);
+        let row_ids: Vec<u64> = selection.row_ids.iter().copied().step_by(step).collect();
+        let schema = selection.snapshot.full_schema();
+        let is_media = |name: &&String| schema.field_with_name(name).is_ok_and(is_blob);
+        let (media, plain): (Vec<&String>, Vec<&String>) = columns.iter().partition(is_media);
+        let plain: Vec<String> = plain.into_iter().cloned().collect();
+        bytes += selection.snapshot.take(&row_ids, &plain).await?.get_array_memory_size() as u64;
+        for column in media {
+            bytes += selection.snapshot.blob_sizes(column, &row_ids).await?.iter().sum::<u64>();
+        }
+        rows += row_ids.len() as u64;
+    }
+    Ok(bytes / rows.max(1))
+}

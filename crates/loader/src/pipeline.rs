@@ -1,0 +1,225 @@
+//! Batches made ahead by threads, given out in order, bounded in bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cenote_base::{Error, Result};
+use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
+
+use crate::batch::{Batch, Maker, Scratch, Spent};
+use crate::order::Order;
+use crate::shard::Shard;
+
+/// What batches cost, and what waiting for them cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stats {
+    /// Batches given.
+    pub batches: u64,
+    /// Rows given.
+    pub rows: u64,
+    /// Rows that could not be decoded.
+    pub errors: u64,
+    /// Bytes of the batches given.
+    pub bytes: u64,
+    /// How long the consumer waited: if it is long, the loader starves it.
+    pub wait: Duration,
+    /// How long threads read rows, all together.
+    pub read: Duration,
+    /// How long threads decoded and transformed, all together.
+    pub decode: Duration,
+    /// Bytes of batches that are ready now.
+    pub ready_bytes: u64,
+}
+
+/// What asking for a batch may give.
+#[derive(Debug)]
+pub enum Next {
+    /// The next batch.
+    Batch(Box<Batch>),
+    /// The epoch is over.
+    End,
+    /// There is none yet.
+    NotYet,
+}
+
+/// What one epoch is made of.
+pub(crate) struct Plan {
+    pub(crate) maker: Maker,
+    pub(crate) order: Order,
+    pub(crate) shard: Shard,
+    /// Positions that were taken before this plan begins.
+    pub(crate) consumed: u64,
+    /// Batches of this worker that are given already.
+    pub(crate) given: u64,
+}
+
+impl Plan {
+    /// Batches that this worker gives, those given already too.
+    pub(crate) fn batches(&self) -> u64 {
+        let steps = self.shard.steps(self.order.len(), self.consumed);
+        steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers)
+    }
+}
+
+struct State {
+    /// The batch that a thread makes next.
+    next: u64,
+    /// The batch that the consumer gets next.
+    given: u64,
+    ready: BTreeMap<u64, Result<Batch>>,
+    making: u64,
+    /// Bytes of the largest batch so far: what one that is being made is taken to need.
+    largest: u64,
+    stopped: bool,
+    stats: Stats,
+}
+
+struct Shared {
+    plan: Plan,
+    batches: u64,
+    bytes_max: u64,
+    state: Mutex<State>,
+    /// Rung when a batch is ready.
+    made: Condvar,
+    /// Rung when there is room for another one.
+    room: Condvar,
+}
+
+/// Threads at work on an epoch. Dropping it stops them after the batch in hand.
+pub(crate) struct Pipeline {
+    shared: Arc<Shared>,
+}
+
+impl Pipeline {
+    /// Starts `threads` on `plan`. Ready batches and those being made hold about `bytes_max`, and one batch whatever it holds.
+    pub(crate) fn start(plan: Plan, threads: usize, bytes_max: u64, handle: &Handle) -> Result<Self> {
+        let batches = plan.batches();
+        let tensors: usize =
+            plan.maker.chains.iter().map(|(_, chain)| chain.numbers() * if chain.is_float() { 4 } else { 1 }).sum();
+        let given = plan.given;
+        let state = State {
+            next: given,
+            given,
+            ready: BTreeMap::new(),
+            making: 0,
+            largest: tensors as u64 * plan.shard.batch_rows,
+            stopped: false,
+            stats: Stats::default(),
+        };
+        let state = Mutex::new(state);
+        let shared = Arc::new(Shared { plan, batches, bytes_max, state, made: Condvar::new(), room: Condvar::new() });
+        // A thread that has nothing to do is not started.
+        for number in 0..threads.min(usize::try_from(batches - given.min(batches)).unwrap_or(threads)) {
+            let (shared, handle) = (Arc::clone(&shared), handle.clone());
+            std::thread::Builder::new()
+                .name(format!("cenote-load-{number}"))
+                .spawn(move || shared.work(&handle))
+                .map_err(|source| Error::from(source).context("start a loader thread"))?;
+        }
+        Ok(Self { shared })
+    }
+
+    /// The next batch, if it is ready within `wait`.
+    pub(crate) fn next_within(&self, wait: Duration) -> Result<Next> {
+        let start = Instant::now();
+        let mut state = self.shared.state.lock();
+        let outcome = loop {
+            if state.given >= self.shared.batches {
+                break Ok(Next::End);
+            }
+            let wanted = state.given;
+            if let Some(batch) = state.ready.remove(&wanted) {
+                let batch = batch?;
+                state.given += 1;
+                state.stats.batches += 1;
+                state.stats.rows += batch.len() as u64;
+                state.stats.errors += batch.errors.len() as u64;
+                state.stats.bytes += batch.bytes();
+                state.stats.ready_bytes -= batch.bytes();
+                self.shared.room.notify_all();
+                break Ok(Next::Batch(Box::new(batch)));
+            }
+            let left = wait.saturating_sub(start.elapsed());
+            if left.is_zero() || self.shared.made.wait_for(&mut state, left).timed_out() {
+                break Ok(Next::NotYet);
+            }
+        };
+        state.stats.wait += start.elapsed();
+        outcome
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.shared.state.lock().stats
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.stopped = true;
+        state.ready.clear();
+        self.shared.room.notify_all();
+    }
+}
+
+impl Shared {
+    /// Makes batches until there are no more.
+    fn work(&self, handle: &Handle) {
+        let mut scratch = Scratch::default();
+        while let Some(number) = self.claim() {
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                handle.block_on(self.make(number, &mut scratch))
+            }));
+            let made = made.unwrap_or_else(|_| Err(Error::internal("a loader thread panicked while it made a batch")));
+            self.hand_in(number, made);
+        }
+    }
+
+    /// The number of the next batch to make, once there is room for it.
+    fn claim(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped || state.next >= self.batches {
+                return None;
+            }
+            let held = state.stats.ready_bytes + (state.making + 1) * state.largest;
+            // Whoever waits gets the batch that it waits for, whatever it holds.
+            if held <= self.bytes_max || state.next == state.given {
+                state.making += 1;
+                state.next += 1;
+                return Some(state.next - 1);
+            }
+            self.room.wait(&mut state);
+        }
+    }
+
+    async fn make(&self, number: u64, scratch: &mut Scratch) -> Result<(Batch, Spent)> {
+        let plan = &self.plan;
+        let step = number * plan.shard.workers + plan.shard.worker;
+        let positions = plan.shard.positions(plan.order.len(), plan.consumed, step);
+        let repeated = positions.repeated.len();
+        let samples: Vec<_> =
+            positions.fresh.chain(positions.repeated).map(|position| plan.order.at(position)).collect();
+        plan.maker.make(&samples, step, repeated, scratch).await
+    }
+
+    fn hand_in(&self, number: u64, made: Result<(Batch, Spent)>) {
+        let mut state = self.state.lock();
+        state.making -= 1;
+        if state.stopped {
+            return;
+        }
+        let batch = made.map(|(batch, spent)| {
+            state.stats.read += spent.read;
+            state.stats.decode += spent.decode;
+            state.stats.ready_bytes += batch.bytes();
+            state.largest = state.largest.max(batch.bytes());
+            batch
+        });
+        state.ready.insert(number, batch);
+        self.made.notify_all();
+        self.room.notify_all();
+    }
+}

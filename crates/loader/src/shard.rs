@@ -1,0 +1,170 @@
+//! Who takes which positions of an epoch: ranks and workers, in steps that all ranks make together.
+
+use std::ops::Range;
+use std::str::FromStr;
+
+use cenote_base::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// What becomes of the last step of an epoch, when fewer rows are left than all ranks' batches hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tail {
+    /// They are dealt out evenly: every row comes once. Batches of that step are smaller, and of ranks beyond the rows that are
+    /// left, empty.
+    #[default]
+    Short,
+    /// They are left out: every batch is full.
+    Drop,
+    /// Rows from the start of the epoch's order fill up: every batch is full, and says how many of its rows are repeats.
+    Pad,
+}
+
+impl FromStr for Tail {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "short" => Ok(Self::Short),
+            "drop" => Ok(Self::Drop),
+            "pad" => Ok(Self::Pad),
+            _ => Err(Error::invalid_input(format!("`{text}` is no way to end an epoch: use short, drop or pad"))),
+        }
+    }
+}
+
+/// One reader among others: a worker of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Rows a batch.
+    pub batch_rows: u64,
+    /// This process among those that train together.
+    pub rank: u64,
+    /// How many those are.
+    pub world_size: u64,
+    /// This worker among the rank's, which take its batches in turn.
+    pub worker: u64,
+    /// How many those are.
+    pub workers: u64,
+    /// The end of an epoch.
+    pub tail: Tail,
+}
+
+/// The positions of one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Positions {
+    /// Positions in the epoch's order that come for the first time.
+    pub(crate) fresh: Range<u64>,
+    /// And those that fill up, which came before.
+    pub(crate) repeated: Vec<u64>,
+}
+
+impl Shard {
+    /// # Errors
+    /// `InvalidInput` for a batch without rows, and for a rank or worker beyond how many there are.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.batch_rows == 0 {
+            return Err(Error::invalid_input("a batch has one row or more: batch_size is 0"));
+        }
+        for (name, number, count) in [("rank", self.rank, self.world_size), ("worker", self.worker, self.workers)] {
+            if number >= count {
+                let of = if name == "rank" { "world_size" } else { "workers" };
+                return Err(Error::invalid_input(format!(
+                    "{name} is {number} and {of} is {count}: {name} counts from 0 and is below {of}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that all ranks take together in one step.
+    pub(crate) fn stride(&self) -> u64 {
+        self.batch_rows * self.world_size
+    }
+
+    /// Steps that each rank makes for the positions from `consumed` on in an epoch of `rows`.
+    pub(crate) fn steps(&self, rows: u64, consumed: u64) -> u64 {
+        let left = rows.saturating_sub(consumed);
+        match self.tail {
+            Tail::Drop => left / self.stride(),
+            Tail::Short | Tail::Pad => left.div_ceil(self.stride()),
+        }
+    }
+
+    /// What this rank takes in `step` of those from `consumed` on in an epoch of `rows`.
+    pub(crate) fn positions(&self, rows: u64, consumed: u64, step: u64) -> Positions {
+        let start = consumed + step * self.stride();
+        let left = rows.saturating_sub(start);
+        if left >= self.stride() {
+            let first = start + self.rank * self.batch_rows;
+            return Positions { fresh: first..first + self.batch_rows, repeated: Vec::new() };
+        }
+        if self.tail == Tail::Pad {
+            let first = (start + self.rank * self.batch_rows).min(rows);
+            let end = (start + (self.rank + 1) * self.batch_rows).min(rows);
+            let missing = self.batch_rows - (end - first);
+            let beyond = (start + self.rank * self.batch_rows).max(rows) - rows;
+            return Positions { fresh: first..end, repeated: (0..missing).map(|at| (beyond + at) % rows).collect() };
+        }
+        let share = |rank: u64| start + left * rank / self.world_size;
+        Positions { fresh: share(self.rank)..share(self.rank + 1), repeated: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cenote_base::Random;
+
+    use super::*;
+
+    /// All ranks' positions, step by step.
+    fn all(rows: u64, consumed: u64, batch_rows: u64, world_size: u64, tail: Tail) -> Vec<Vec<Positions>> {
+        let shard = |rank| Shard { batch_rows, rank, world_size, worker: 0, workers: 1, tail };
+        let steps = shard(0).steps(rows, consumed);
+        let step = |step| (0..world_size).map(|rank| shard(rank).positions(rows, consumed, step)).collect();
+        (0..steps).map(step).collect()
+    }
+
+    #[test]
+    fn ranks_take_every_position_once_and_as_the_tail_says() {
+        let mut random = Random::new(11);
+        for _ in 0..3000 {
+            let rows = 1 + random.below(200);
+            let consumed = random.below(rows + 1);
+            let (batch, world) = (1 + random.below(9), 1 + random.below(6));
+            for tail in [Tail::Short, Tail::Drop, Tail::Pad] {
+                let what = format!("{rows} rows from {consumed}, {world} ranks of {batch}, {tail:?}");
+                let steps = all(rows, consumed, batch, world, tail);
+                let mut fresh: Vec<u64> =
+                    steps.iter().flatten().flat_map(|positions| positions.fresh.clone()).collect();
+                fresh.sort_unstable();
+                let end = match tail {
+                    Tail::Drop => consumed + (rows - consumed) / (batch * world) * (batch * world),
+                    _ => rows,
+                };
+                assert_eq!(fresh, (consumed..end).collect::<Vec<_>>(), "{what}");
+                for positions in steps.iter().flatten() {
+                    let len = positions.fresh.end - positions.fresh.start + positions.repeated.len() as u64;
+                    match tail {
+                        Tail::Short => assert!(len <= batch && positions.repeated.is_empty(), "{what}"),
+                        _ => assert_eq!(len, batch, "{what}"),
+                    }
+                    assert!(positions.repeated.iter().all(|position| *position < rows), "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_dealt_evenly() {
+        let last = all(11, 0, 4, 2, Tail::Short).pop().unwrap();
+        assert_eq!(last.iter().map(|positions| positions.fresh.clone()).collect::<Vec<_>>(), [8..9, 9..11]);
+    }
+
+    #[test]
+    fn a_rank_beyond_the_world_is_refused() {
+        let shard = Shard { batch_rows: 1, rank: 2, world_size: 2, worker: 0, workers: 1, tail: Tail::Short };
+        assert!(shard.check().unwrap_err().message().contains("rank is 2 and world_size is 2"));
+    }
+}

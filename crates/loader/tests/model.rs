@@ -1,0 +1,303 @@
+//! The loader against a plain model: whatever the shapes and stops, an epoch has each selected row once, in one order.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use cenote_base::{ByteSize, ErrorKind, Random};
+use cenote_loader::{Loader, LoaderOptions, LoaderState, Source, Tail, merge};
+use cenote_store::{Store, StoreOptions, Table, TableSpec};
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]))
+}
+
+fn rows(ids: impl IntoIterator<Item = i64>, note: &str) -> RecordBatch {
+    let ids: Int64Array = ids.into_iter().map(Some).collect();
+    let notes: StringArray = (0..ids.len()).map(|_| Some(note)).collect();
+    RecordBatch::try_new(schema(), vec![Arc::new(ids), Arc::new(notes)]).unwrap()
+}
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    (directory, store)
+}
+
+async fn table(store: &Store, name: &str, ids: impl IntoIterator<Item = i64>) -> Table {
+    let table = store.create_table(name, TableSpec::new(schema(), ["id"])).await.unwrap();
+    table.upsert(rows(ids, "first")).await.unwrap();
+    table
+}
+
+/// Up to `max` batches of what is left of the epoch, each the ids in it.
+async fn batches(loader: &Arc<Loader>, max: usize) -> Vec<Vec<i64>> {
+    let loader = Arc::clone(loader);
+    let read = move || {
+        let mut batches = Vec::new();
+        while batches.len() < max {
+            let Some(batch) = loader.next_batch().unwrap() else { break };
+            batches.push(batch.rows.column_by_name("id").unwrap().as_primitive::<Int64Type>().values().to_vec());
+        }
+        batches
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+async fn open(table: &Table, options: LoaderOptions) -> Arc<Loader> {
+    Arc::new(Loader::open(vec![Source::new(table.clone())], options).await.unwrap())
+}
+
+/// A shape: rows a batch, ranks, workers a rank.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    batch: usize,
+    world: usize,
+    workers: usize,
+}
+
+impl Shape {
+    fn random(random: &mut Random) -> Self {
+        let mut upto = |max: u64| 1 + random.below(max) as usize;
+        Self { batch: upto(9), world: upto(4), workers: upto(3) }
+    }
+
+    /// One loader for each rank and worker, from `state` on.
+    async fn open(self, table: &Table, seed: Option<u64>, state: Option<&LoaderState>) -> Vec<Vec<Arc<Loader>>> {
+        let mut ranks = Vec::new();
+        for rank in 0..self.world {
+            let mut workers = Vec::new();
+            for worker in 0..self.workers {
+                let options = LoaderOptions {
+                    batch_rows: self.batch,
+                    rank,
+                    world_size: self.world,
+                    worker,
+                    workers: self.workers,
+                    shuffle: seed,
+                    columns: Some(vec!["id".to_owned()]),
+                    threads: 2,
+                    ..LoaderOptions::default()
+                };
+                let loader = open(table, options).await;
+                if let Some(state) = state {
+                    loader.restore(state).await.unwrap();
+                }
+                workers.push(loader);
+            }
+            ranks.push(workers);
+        }
+        ranks
+    }
+}
+
+/// Lets every rank take `steps` steps, its workers in turn; what all took, step by step, and the state of one rank.
+async fn run(ranks: &[Vec<Arc<Loader>>], steps: usize) -> (Vec<i64>, LoaderState) {
+    let mut taken = Vec::new();
+    for step in 0..steps {
+        for workers in ranks {
+            taken.extend(batches(&workers[step % workers.len()], 1).await.into_iter().flatten());
+        }
+    }
+    let states: Vec<LoaderState> = ranks[0].iter().map(|loader| loader.state()).collect();
+    (taken, merge(&states).unwrap())
+}
+
+fn steps_left(ranks: &[Vec<Arc<Loader>>]) -> usize {
+    ranks[0].iter().map(|loader| loader.batches_left() as usize).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_shapes_and_stops_each_row_comes_once_in_one_order() {
+    let seed = std::env::var("CENOTE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let rounds = if std::env::var_os("CENOTE_LONG").is_some() { 200 } else { 12 };
+    for round in 0..rounds {
+        let seed = seed.unwrap_or(0xcafe + round);
+        let mut random = Random::new(seed);
+        let (_directory, store) = store().await;
+        let count = 1 + random.below(120) as i64;
+        let table = table(&store, "numbers", (0..count).map(|id| id * 7 % 1009)).await;
+        let version = table.snapshot().await.unwrap().version();
+        let shuffle = (random.below(4) > 0).then(|| random.next_u64());
+        let alone = open(&table, LoaderOptions { batch_rows: 5, shuffle, ..LoaderOptions::default() }).await;
+        let expected = batches(&alone, usize::MAX).await.concat();
+        assert_eq!(expected.iter().collect::<BTreeSet<_>>().len(), count as usize, "CENOTE_SEED={seed}");
+
+        // Several lives, each of another shape, while the table goes on changing under them.
+        let (mut taken, mut state) = (Vec::new(), None);
+        for life in 0.. {
+            let shape = Shape::random(&mut random);
+            let ranks = match state.as_ref() {
+                Some(state) => shape.open(&table, shuffle, Some(state)).await,
+                // The first of them is opened before anything changes.
+                None => shape.open(&table, shuffle, None).await,
+            };
+            let left = steps_left(&ranks);
+            let steps = if life > 4 { left } else { random.below(left as u64 + 1) as usize };
+            let (ids, then) = run(&ranks, steps).await;
+            // Within a step the ranks' batches are runs of the order, so together they are the order itself.
+            taken.extend(ids);
+            state = Some(then);
+            assert_eq!(taken, expected[..taken.len()], "CENOTE_SEED={seed}, life {life}, {shape:?}");
+            if taken.len() == expected.len() {
+                break;
+            }
+            table.upsert(rows([random.below(200) as i64, 5000 + life], "later")).await.unwrap();
+            match random.below(3) {
+                0 => table.fold().await.unwrap(),
+                1 => table.compact(false).await.unwrap(),
+                _ => {}
+            }
+        }
+        assert_eq!(taken, expected, "CENOTE_SEED={seed}");
+        assert!(table.snapshot().await.unwrap().version() >= version);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_depends_on_seed_and_epoch_and_not_on_where_rows_lie() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..300).await;
+    table.tag("t", table.snapshot().await.unwrap().version()).await.unwrap();
+    let order = |seed, epoch| {
+        let table = table.clone();
+        async move {
+            let version = Some(table.tags().await.unwrap()["t"]);
+            let source = Source { version, ..Source::new(table) };
+            let options = LoaderOptions { shuffle: Some(seed), ..LoaderOptions::default() };
+            let loader = Arc::new(Loader::open(vec![source], options).await.unwrap());
+            loader.set_epoch(epoch);
+            batches(&loader, usize::MAX).await.concat()
+        }
+    };
+    let before = order(7, 0).await;
+    // The rows move from memory into files, in another order, and then between files.
+    table.fold().await.unwrap();
+    assert_eq!(order(7, 0).await, before);
+    table.upsert(rows((0..300).rev(), "again")).await.unwrap();
+    table.compact(false).await.unwrap();
+    assert_eq!(order(7, 0).await, before);
+    assert_ne!(order(7, 1).await, before);
+    assert_ne!(order(8, 0).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_shuffle_rows_come_in_the_order_of_their_keys_and_filtered() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", [9, 3, 5, 1]).await;
+    table.fold().await.unwrap();
+    table.upsert(rows([4], "late")).await.unwrap();
+    let source = Source { filter: Some("id > 2".to_owned()), ..Source::new(table) };
+    let loader = Arc::new(Loader::open(vec![source], LoaderOptions::default()).await.unwrap());
+    assert_eq!(batches(&loader, usize::MAX).await, [[3, 4, 5, 9]]);
+    assert_eq!(loader.epoch(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_stays_at_its_version_or_follows_from_epoch_to_epoch() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..10).await;
+    let held = open(&table, LoaderOptions::default()).await;
+    let following = open(&table, LoaderOptions { follow: true, ..LoaderOptions::default() }).await;
+    for (loader, after) in [(&held, 10), (&following, 13)] {
+        assert_eq!(batches(loader, usize::MAX).await.concat().len(), 10);
+        if after == 10 {
+            table.upsert(rows(10..13, "new")).await.unwrap();
+        }
+        assert_eq!(batches(loader, usize::MAX).await.concat().len(), after);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_was_begun_before_a_change_is_resumed_at_its_version() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..20).await;
+    let options = LoaderOptions { batch_rows: 6, shuffle: Some(1), ..LoaderOptions::default() };
+    let first = open(&table, options.clone()).await;
+    let mut seen = batches(&first, 2).await.concat();
+    table.delete(&rows(0..15, "gone")).await.unwrap();
+    table.fold().await.unwrap();
+    let second = open(&table, options).await;
+    second.restore(&first.state()).await.unwrap();
+    seen.extend(batches(&second, usize::MAX).await.concat());
+    seen.sort_unstable();
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_mix_tables_and_a_row_that_comes_twice_in_a_batch_is_there_twice() {
+    let (_directory, store) = store().await;
+    let (few, many) = (table(&store, "few", 0..2).await, table(&store, "many", 100..200).await);
+    let sources =
+        [(few, 3.0), (many, 1.0)].map(|(table, weight)| Source { weight: Some(weight), ..Source::new(table) });
+    let options = LoaderOptions { batch_rows: 40, shuffle: Some(3), epoch_rows: Some(40), ..LoaderOptions::default() };
+    let loader = Arc::new(Loader::open(sources.to_vec(), options).await.unwrap());
+    let batch = batches(&loader, 1).await.concat();
+    assert_eq!(batch.iter().filter(|id| **id == 0).count(), 15);
+    assert_eq!(batch.iter().filter(|id| **id == 1).count(), 15);
+    assert_eq!(batch.iter().filter(|id| **id >= 100).collect::<BTreeSet<_>>().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tails_drop_or_pad_as_they_say() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..10).await;
+    for (tail, sizes, repeated) in
+        [(Tail::Short, vec![4, 4, 2], 0), (Tail::Drop, vec![4, 4], 0), (Tail::Pad, vec![4, 4, 4], 2)]
+    {
+        let options = LoaderOptions { batch_rows: 4, tail, ..LoaderOptions::default() };
+        let loader = open(&table, options).await;
+        assert_eq!(loader.epoch_batches() as usize, sizes.len());
+        let (counts, last) = tokio::task::spawn_blocking(move || {
+            let (mut counts, mut last) = (Vec::new(), 0);
+            while let Some(batch) = loader.next_batch().unwrap() {
+                counts.push(batch.len());
+                last = batch.repeated;
+            }
+            (counts, last)
+        })
+        .await
+        .unwrap();
+        assert_eq!((counts, last), (sizes, repeated), "{tail:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn little_memory_slows_the_loader_and_stops_it_not() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..500).await;
+    let options =
+        LoaderOptions { batch_rows: 7, prefetch_bytes_max: ByteSize(1), threads: 4, ..LoaderOptions::default() };
+    let loader = open(&table, options).await;
+    assert_eq!(batches(&loader, usize::MAX).await.concat(), (0..500).collect::<Vec<_>>());
+    assert_eq!(loader.stats().rows, 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_that_do_not_fit_are_refused_with_the_difference() {
+    let (_directory, store) = store().await;
+    let (one, other) = (table(&store, "one", 0..20).await, table(&store, "other", 0..20).await);
+    let options = LoaderOptions { batch_rows: 3, shuffle: Some(1), ..LoaderOptions::default() };
+    let loader = open(&one, options.clone()).await;
+    let state = loader.state();
+    let says = |error: cenote_base::Error, text: &str| {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.message().contains(text), "{error}");
+    };
+    says(open(&other, options.clone()).await.restore(&state).await.unwrap_err(), "table one");
+    let reseeded = LoaderOptions { shuffle: Some(2), ..options.clone() };
+    says(open(&one, reseeded).await.restore(&state).await.unwrap_err(), "seed 1, and this loader has seed 2");
+    let worker = LoaderOptions { worker: 1, workers: 2, ..options.clone() };
+    let part = open(&one, worker).await.state();
+    says(loader.restore(&part).await.unwrap_err(), "worker 1 of 2");
+    says(merge(&[part.clone(), part]).unwrap_err(), "[1, 1]");
+    one.upsert(rows(50..60, "more")).await.unwrap();
+    let version = Some(one.snapshot().await.unwrap().version());
+    let pinned = Loader::open(vec![Source { version, ..Source::new(one.clone()) }], options.clone()).await.unwrap();
+    says(pinned.restore(&state).await.unwrap_err(), "the state is of version");
+    let empty = Source { filter: Some("id > 1000".to_owned()), ..Source::new(one) };
+    says(Loader::open(vec![empty], options).await.unwrap_err(), "no rows to load");
+}

@@ -1,0 +1,72 @@
+"""Transforms that loaders apply in Rust, to media columns.
+
+>>> import cenote
+>>> cenote.op.resize(256), cenote.op.center_crop(224)
+(resize(height=256, width=None), center_crop(height=224, width=224))
+
+What crops, resizes and flips come to is cut out of the picture and resampled once. Chance comes from the seed of the loader's
+shuffle, the epoch and the row: a sample looks the same whoever loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Size = int | tuple[int, int]
+"""A side of a square, or height and width, in pixels."""
+
+
+class Transform:
+    """A step from an encoded picture to a tensor."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.name = name
+        self.options = options
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as plain data."""
+        return {"name": self.name, **self.options}
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+
+
+def _sides(size: Size) -> dict[str, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return {"height": height, "width": width}
+
+
+def decode_image() -> Transform:
+    """Reads a picture (JPEG, PNG, GIF, WebP, TIFF, BMP, ICO), upright, as RGB. The first of the transforms."""
+    return Transform("decode_image")
+
+
+def resize(size: Size) -> Transform:
+    """To (height, width), or, for one number, so that the shorter side has so many pixels."""
+    return Transform("resize", height=size, width=None) if isinstance(size, int) else Transform("resize", **_sides(size))
+
+
+def center_crop(size: Size) -> Transform:
+    """The middle of the picture; one that is smaller is enlarged to cover it."""
+    return Transform("center_crop", **_sides(size))
+
+
+def random_resized_crop(
+    size: Size, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Transform:
+    """A part of random area (as a share, from and to) and proportions (width by height, from and to), resized."""
+    return Transform("random_resized_crop", **_sides(size), scale=list(scale), ratio=list(ratio))
+
+
+def random_horizontal_flip(probability: float = 0.5) -> Transform:
+    """Left and right swapped, so likely."""
+    return Transform("random_horizontal_flip", probability=probability)
+
+
+def normalize(
+    mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)
+) -> Transform:
+    """Numbers from 0 to 1, less the mean and divided by the deviation, as `float32` of 3 × height × width; by default those of
+    ImageNet. The last of the transforms; without it tensors are `uint8` of height × width × 3."""
+    return Transform("normalize", mean=list(mean), std=list(std))

@@ -1,0 +1,171 @@
+"""Rows: what tables, searches and SQL answer."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from cenote import _native
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+_SHOWN = 20
+
+
+class Rows:
+    """Rows in memory. Anything that speaks Arrow's PyCapsule interface reads them without a copy.
+
+    >>> import cenote, tempfile
+    >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
+    >>> notes = lake.create_table("notes", {"id": int, "note": str}, primary_key="id")
+    >>> _ = notes.upsert([{"id": 1, "note": "rain"}, {"id": 2, "note": None}])
+    >>> rows = notes.read()
+    >>> len(rows), rows.columns
+    (2, ['id', 'note'])
+    >>> sorted(row["id"] for row in rows)
+    [1, 2]
+    """
+
+    def __init__(self, native: _native.Rows) -> None:
+        self._native = native
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return [name for name, _, _, _ in self._native.schema.fields()]
+
+    @property
+    def schema(self) -> _native.Schema:
+        """The columns with their types, for anything that takes `__arrow_c_schema__`."""
+        return self._native.schema
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._native.__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        return self._native.__arrow_c_schema__()
+
+    def __getitem__(self, column: str) -> _native.Column:
+        """One column, with `__arrow_c_array__`."""
+        return self._native.column(column)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows as Python values, a dict each: for looking at, not for data of any size."""
+        return iter(self._native.to_pylist())
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """The rows as Python values, a dict each."""
+        return self._native.to_pylist()
+
+    def to_arrow(self) -> Any:
+        """The rows as a pyarrow table, without a copy."""
+        import pyarrow
+
+        return pyarrow.table(self)
+
+    def to_pandas(self, **options: Any) -> pandas.DataFrame:
+        """The rows as a pandas data frame; `options` are those of `pyarrow.Table.to_pandas`."""
+        return self.to_arrow().to_pandas(**options)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The rows as a Polars data frame, without a copy where Polars has the same layout."""
+        import polars
+
+        return polars.DataFrame(self)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.columns)
+        return f"<cenote.Rows: {len(self)} rows of {shown}>"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        lines: list[str] = []
+        for row in self._native.head(_SHOWN).to_pylist():
+            cells = "".join(f"<td>{_cell(value)}</td>" for value in row.values())
+            lines.append(f"<tr>{cells}</tr>")
+        more = "" if len(self) <= _SHOWN else f"<p>{len(self)} rows, of which {_SHOWN} are shown</p>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+
+
+_PICTURES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
+_PICTURE_BYTES_MAX = 1 << 20
+
+
+def _cell(value: Any) -> str:
+    """A value as HTML; a picture is shown."""
+    if isinstance(value, bytes):
+        kind = next((kind for magic, kind in _PICTURES.items() if value.startswith(magic)), None)
+        if kind and len(value) <= _PICTURE_BYTES_MAX:
+            import base64
+
+            data = base64.b64encode(value).decode()
+            return f'<img style="max-height: 8em" src="data:image/{kind};base64,{data}">'
+        return f"{len(value)} bytes"
+    text = str(value)
+    return html.escape(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+class Result(Rows):
+    """Rows as they come: read once by whoever speaks Arrow's stream interface, or kept when anything else is asked of it.
+
+    Batches are read ahead by a few at most, so a result may be larger than memory:
+
+    >>> import cenote, tempfile
+    >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
+    >>> for batch in lake.sql("SELECT 1 AS one").batches():
+    ...     print(batch.to_pylist())
+    [{'one': 1}]
+    """
+
+    def __init__(self, stream: _native.Stream) -> None:
+        self._stream = stream
+        self._read: _native.Rows | None = None
+
+    @property
+    def _native(self) -> _native.Rows:  # type: ignore[override]
+        if self._read is None:
+            self._read = self._stream.read()
+        return self._read
+
+    @property
+    def schema(self) -> _native.Schema:
+        return self._stream.schema
+
+    @property
+    def columns(self) -> list[str]:
+        return [name for name, _, _, _ in self._stream.schema.fields()]
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        if self._read is not None:
+            return self._read.__arrow_c_stream__(requested_schema)
+        return self._stream.__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        return self._stream.__arrow_c_schema__()
+
+    def to_arrow(self) -> Any:
+        # Read here, so that errors are Cenote's own.
+        import pyarrow
+
+        return pyarrow.table(Rows(self._native))
+
+    def to_polars(self) -> polars.DataFrame:
+        import polars
+
+        return polars.DataFrame(Rows(self._native))
+
+    def batches(self) -> Iterator[Rows]:
+        """The rows, some thousands at a time."""
+        while (batch := self._stream.next()) is not None:
+            yield Rows(batch)
+
+    def __repr__(self) -> str:
+        if self._read is not None:
+            return super().__repr__()
+        return f"<cenote.Result of {', '.join(self.columns)}, not read yet>"

@@ -1,0 +1,66 @@
+"""Adapters for PyTorch: whole batches come out of them, so a `DataLoader` around them has `batch_size=None`.
+
+    from torch.utils.data import DataLoader
+    dataset = cenote.torch.IterableDataset(photos.loader(batch_size=256, shuffle=True, output="torch"))
+    for batch in DataLoader(dataset, batch_size=None):
+        ...
+
+No workers are needed: the loader has threads. With workers (forked or spawned) each takes its share of the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch.utils.data
+
+from cenote.loader import Batch, Loader
+
+
+class IterableDataset(torch.utils.data.IterableDataset[Batch]):
+    """The batches of a loader. Its state is kept by torchdata's `StatefulDataLoader`."""
+
+    def __init__(self, loader: Loader) -> None:
+        super().__init__()
+        self.loader = loader
+        self._mine: Loader | None = None
+
+    def _here(self) -> Loader:
+        info = torch.utils.data.get_worker_info()
+        if info is None:
+            return self.loader
+        if self._mine is None:
+            self._mine = self.loader.shard(info.id, info.num_workers)
+        return self._mine
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._here())
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process's loader stands."""
+        return self._here().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where `state` says."""
+        self._here().load_state_dict(state)
+
+
+class Dataset(torch.utils.data.Dataset[Any]):
+    """The rows of a loader by number, for samplers of one's own. Fetches of a whole batch at once (`__getitems__`) are one read."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return self.loader.rows
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        batch = self.loader.take(rows)
+        return [{name: values[at] for name, values in batch.items()} for at in range(batch.rows)]

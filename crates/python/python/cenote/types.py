@@ -1,0 +1,76 @@
+"""Types of columns.
+
+A schema is a dict from column to type. A type is one of these, a Python type, a type of pyarrow, or a name:
+
+>>> import cenote
+>>> schema = {"id": str, "picture": cenote.Image, "embedding": cenote.vector(512), "views": "int32"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from cenote import _native
+from cenote.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Type:
+    """A type of a column, by its name in schemas and, for media, by what it holds."""
+
+    name: str
+    media: str | None = None
+
+    def __repr__(self) -> str:
+        return f"cenote.{self.media.capitalize()}" if self.media else f"cenote.Type({self.name!r})"
+
+
+Image = Type("media", "image")
+"""Encoded pictures: JPEG, PNG, GIF, WebP, TIFF, BMP or ICO."""
+Video = Type("media", "video")
+"""Encoded videos."""
+Audio = Type("media", "audio")
+"""Encoded sound."""
+Media = Type("media", "media")
+"""Bytes that are kept apart from the other columns, and read only when the column is named."""
+
+
+def vector(dimensions: int) -> Type:
+    """A vector of so many 32-bit floats.
+
+    >>> vector(512)
+    cenote.Type('vector:512')
+    """
+    if dimensions < 1:
+        raise InvalidInputError(f"a vector has 1 number or more, found {dimensions}")
+    return Type(f"vector:{dimensions}")
+
+
+_PYTHON: dict[type, str] = {
+    str: "string",
+    int: "int64",
+    float: "float64",
+    bool: "bool",
+    bytes: "bytes",
+    datetime: "timestamp",
+    date: "date",
+}
+
+
+def type_name(kind: Any) -> Any:
+    """The name of a type as the native part takes it; what has `__arrow_c_schema__` is handed through."""
+    if isinstance(kind, Type):
+        return kind.name
+    if isinstance(kind, type) and kind in _PYTHON:
+        return _PYTHON[kind]
+    return kind
+
+
+def to_schema(schema: Any) -> Any:
+    """`schema` as something with `__arrow_c_schema__`."""
+    if isinstance(schema, Mapping):
+        return _native.schema([(str(name), type_name(kind)) for name, kind in schema.items()])
+    return schema

@@ -1,0 +1,131 @@
+//! Arrow in and out by the PyCapsule interface: structures change hands, buffers are not copied.
+//!
+//! <https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html>
+
+#![expect(unsafe_code, reason = "the C interface hands over pointers; each block says why it may be followed")]
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchReader, StructArray, make_array};
+use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef};
+use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
+use arrow::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
+use cenote_runtime::arrow;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyCapsuleMethods};
+
+use crate::fault;
+
+const SCHEMA: &CStr = c"arrow_schema";
+const ARRAY: &CStr = c"arrow_array";
+const STREAM: &CStr = c"arrow_array_stream";
+
+/// Batches of one schema.
+pub(crate) type Reader = Box<dyn RecordBatchReader + Send>;
+
+/// Takes over the structure that a capsule holds, and leaves one behind that holds nothing.
+fn take<T>(capsule: &Bound<'_, PyAny>, name: &'static CStr, empty: T) -> PyResult<T> {
+    let capsule = capsule.cast::<PyCapsule>().map_err(PyErr::from)?;
+    let pointer = capsule.pointer_checked(Some(name))?.cast::<T>();
+    // SAFETY: by its name the capsule holds a valid structure of this type, which the interface lets a consumer move out of;
+    // `empty` has no release callback, which tells the capsule's destructor that there is nothing to release.
+    Ok(unsafe { std::ptr::replace(pointer.as_ptr(), empty) })
+}
+
+/// The rows of `data`: anything with `__arrow_c_stream__` or `__arrow_c_array__`.
+pub(crate) fn reader(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
+    if data.hasattr("__arrow_c_stream__")? {
+        let capsule = data.call_method0("__arrow_c_stream__")?;
+        let stream = take(&capsule, STREAM, FFI_ArrowArrayStream::empty())?;
+        return Ok(Box::new(ArrowArrayStreamReader::try_new(stream).map_err(fault::arrow)?));
+    }
+    if data.hasattr("__arrow_c_array__")? {
+        let array = array(data)?;
+        let rows = array.as_any().downcast_ref::<StructArray>();
+        let rows =
+            rows.ok_or_else(|| fault::invalid(format!("rows are a struct array, found {}", array.data_type())))?;
+        let batch = RecordBatch::from(rows);
+        let schema = batch.schema();
+        return Ok(Box::new(arrow::array::RecordBatchIterator::new([Ok(batch)], schema)));
+    }
+    let what = data.get_type().fully_qualified_name()?;
+    Err(fault::invalid(format!(
+        "a {what} is no Arrow data: give a table, a data frame or a record batch of pyarrow, pandas, Polars or DuckDB, \
+         or anything with `__arrow_c_stream__`"
+    )))
+}
+
+/// The array of something with `__arrow_c_array__`.
+pub(crate) fn array(data: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
+    let (schema, array): (Bound<'_, PyAny>, Bound<'_, PyAny>) = data.call_method0("__arrow_c_array__")?.extract()?;
+    let schema = take(&schema, SCHEMA, FFI_ArrowSchema::empty())?;
+    let array = take(&array, ARRAY, FFI_ArrowArray::empty())?;
+    // SAFETY: both were taken over from capsules of their names, and the interface says that they fit each other.
+    let mut data = unsafe { from_ffi(array, &schema) }.map_err(fault::arrow)?;
+    data.align_buffers();
+    Ok(make_array(data))
+}
+
+/// The schema of something with `__arrow_c_schema__`.
+pub(crate) fn schema(data: &Bound<'_, PyAny>) -> PyResult<SchemaRef> {
+    if !data.hasattr("__arrow_c_schema__")? {
+        let what = data.get_type().fully_qualified_name()?;
+        return Err(fault::invalid(format!(
+            "a {what} is no schema: give a dict from column to type, a pyarrow schema, or anything with `__arrow_c_schema__`"
+        )));
+    }
+    let schema = take(&data.call_method0("__arrow_c_schema__")?, SCHEMA, FFI_ArrowSchema::empty())?;
+    Ok(Arc::new(ArrowSchema::try_from(&schema).map_err(fault::arrow)?))
+}
+
+/// The type of something with `__arrow_c_schema__`, as a field.
+pub(crate) fn field(data: &Bound<'_, PyAny>) -> PyResult<Field> {
+    if !data.hasattr("__arrow_c_schema__")? {
+        let what = data.repr()?;
+        return Err(fault::invalid(format!(
+            "{what} is no type of a column: use one of `cenote`, `str`, `int`, or a pyarrow type"
+        )));
+    }
+    let schema = take(&data.call_method0("__arrow_c_schema__")?, SCHEMA, FFI_ArrowSchema::empty())?;
+    Field::try_from(&schema).map_err(fault::arrow)
+}
+
+pub(crate) fn export_schema<'py>(py: Python<'py>, schema: &ArrowSchema) -> PyResult<Bound<'py, PyCapsule>> {
+    PyCapsule::new_with_value(py, FFI_ArrowSchema::try_from(schema).map_err(fault::arrow)?, SCHEMA)
+}
+
+pub(crate) fn export_stream(py: Python<'_>, reader: Reader) -> PyResult<Bound<'_, PyCapsule>> {
+    PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(reader), STREAM)
+}
+
+pub(crate) type ArrayCapsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
+
+pub(crate) fn export_array<'py>(py: Python<'py>, array: &dyn Array, field: &Field) -> PyResult<ArrayCapsules<'py>> {
+    let (data, _) = to_ffi(&array.to_data()).map_err(fault::arrow)?;
+    let schema = FFI_ArrowSchema::try_from(field).map_err(fault::arrow)?;
+    Ok((PyCapsule::new_with_value(py, schema, SCHEMA)?, PyCapsule::new_with_value(py, data, ARRAY)?))
+}
+
+/// Columns with their types.
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct Schema(pub(crate) SchemaRef);
+
+#[pymethods]
+impl Schema {
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        export_schema(py, &self.0)
+    }
+
+    /// (name, type in Arrow's notation, whether nullable, whether media) of each column.
+    fn fields(&self) -> Vec<(String, String, bool, bool)> {
+        let field = |field: &Arc<Field>| {
+            (field.name().clone(), field.data_type().to_string(), field.is_nullable(), cenote_runtime::is_blob(field))
+        };
+        self.0.fields().iter().map(field).collect()
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| other.get().0 == self.0)
+    }
+}

@@ -1,0 +1,41 @@
+//! The Python package's native part: lakes, tables, rows and the training loader for `import cenote`.
+//!
+//! It is thin. Everything that a Python user meets has its face, its types and its documentation in `python/cenote`; what is
+//! here turns Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and lets go of the
+//! interpreter's lock around all work. It knows the facade, the loader and the command line, and nothing below them.
+
+mod command;
+mod fault;
+mod interchange;
+mod lake;
+mod loader;
+mod operators;
+mod process;
+mod rows;
+mod schema;
+mod table;
+mod tensor;
+mod values;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<interchange::Schema>()?;
+    module.add_class::<rows::Rows>()?;
+    module.add_class::<rows::Column>()?;
+    module.add_class::<rows::Stream>()?;
+    module.add_class::<lake::Lake>()?;
+    module.add_class::<table::Table>()?;
+    module.add_class::<table::Changes>()?;
+    module.add_class::<loader::Batch>()?;
+    module.add_class::<loader::Loader>()?;
+    module.add_class::<tensor::Tensor>()?;
+    module.add_function(wrap_pyfunction!(command::command, module)?)?;
+    module.add_function(wrap_pyfunction!(lake::init, module)?)?;
+    module.add_function(wrap_pyfunction!(lake::open, module)?)?;
+    module.add_function(wrap_pyfunction!(loader::merge_states, module)?)?;
+    module.add_function(wrap_pyfunction!(operators::register, module)?)?;
+    module.add_function(wrap_pyfunction!(schema::schema, module)?)
+}

@@ -1,0 +1,390 @@
+//! Tables.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema as ArrowSchema};
+use cenote_runtime::{
+    ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot,
+    Table as RuntimeTable, Version, WriteReport, arrow,
+};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::fault::{self, raise};
+use crate::interchange::{self, Schema};
+use crate::process::{Owned, wait};
+use crate::rows::{Rows, Stream};
+use crate::values;
+
+/// Rows of a write that are held in memory; beyond it they are staged in files, and still become one version.
+const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// A table of an open lake.
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct Table {
+    inner: Owned<(RuntimeTable, Lake)>,
+}
+
+impl Table {
+    pub(crate) fn new(table: RuntimeTable, lake: Lake) -> Self {
+        Self { inner: Owned::new((table, lake)) }
+    }
+
+    pub(crate) fn here(&self) -> PyResult<&RuntimeTable> {
+        Ok(&self.inner.here("table")?.0)
+    }
+
+    fn lake(&self) -> PyResult<&Lake> {
+        Ok(&self.inner.here("table")?.1)
+    }
+}
+
+/// `version` of a table: a number, `tag:NAME`, or `None` for the newest.
+pub(crate) async fn snapshot(table: &RuntimeTable, version: Option<&str>) -> cenote_runtime::Result<Snapshot> {
+    let Some(version) = version else { return table.snapshot().await };
+    if let Some(tag) = version.strip_prefix("tag:") {
+        return table.stored().snapshot_of(tag).await;
+    }
+    let number = version.parse().map_err(|_| {
+        Error::invalid_input(format!("`{version}` is no version: give a number, or `tag:NAME` for a tag"))
+    })?;
+    table.stored().snapshot_at(Version(number)).await
+}
+
+fn report<'py>(py: Python<'py>, report: WriteReport) -> PyResult<Bound<'py, PyDict>> {
+    let answer = PyDict::new(py);
+    answer.set_item("version", report.version.0)?;
+    answer.set_item("inserted", report.inserted)?;
+    answer.set_item("updated", report.updated)?;
+    answer.set_item("deleted", report.deleted)?;
+    Ok(answer)
+}
+
+pub(crate) fn index<'py>(py: Python<'py>, index: &IndexInfo) -> PyResult<Bound<'py, PyDict>> {
+    let answer = PyDict::new(py);
+    answer.set_item("name", &index.name)?;
+    answer.set_item("column", &index.column)?;
+    answer.set_item("kind", index.kind.to_string())?;
+    answer.set_item("rows_indexed", index.rows_indexed)?;
+    answer.set_item("rows_unindexed", index.rows_unindexed)?;
+    Ok(answer)
+}
+
+#[pymethods]
+impl Table {
+    #[getter]
+    fn name(&self) -> PyResult<String> {
+        Ok(self.here()?.name().to_owned())
+    }
+
+    fn schema(&self, py: Python<'_>) -> PyResult<Schema> {
+        let snapshot = wait(py, self.here()?.snapshot())?;
+        Ok(Schema(Arc::clone(snapshot.schema())))
+    }
+
+    fn primary_key(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        Ok(wait(py, self.here()?.snapshot())?.primary_key().columns())
+    }
+
+    fn version(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(wait(py, self.here()?.snapshot())?.version().0)
+    }
+
+    fn count(&self, py: Python<'_>, filter: Option<String>, version: Option<&str>) -> PyResult<usize> {
+        let table = self.here()?;
+        wait(py, async { snapshot(table, version).await?.count(filter.map(Filter::from)).await })
+    }
+
+    /// Rows in the table's types from columns of Python's values; a column of a name that the table lacks is refused.
+    fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Rows> {
+        let snapshot = wait(py, self.here()?.snapshot())?;
+        let schema = snapshot.schema();
+        let mut fields = Vec::new();
+        let mut arrays = Vec::new();
+        for (name, column) in &columns {
+            let field = schema.field_with_name(name).map_err(|_| {
+                let known = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+                fault::invalid(format!("the table has no column `{name}`; it has {known}"))
+            })?;
+            arrays.push(values::from_python(field, column)?);
+            fields.push(Arc::new(field.clone().with_nullable(true)));
+        }
+        let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays);
+        batch.map(Rows::from).map_err(|error| fault::invalid(format!("the columns do not fit each other: {error}")))
+    }
+
+    fn upsert<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+        let table = self.here()?.stored();
+        let mut reader = interchange::reader(data)?;
+        let written = wait(py, async move {
+            let (mut held, mut bytes, mut staged) = (Vec::new(), 0, Vec::new());
+            loop {
+                // A reader may wait, for Python code among others, which no thread of the runtime should.
+                let (next, back) = tokio::task::spawn_blocking(move || (reader.next(), reader))
+                    .await
+                    .map_err(|source| Error::internal("read the rows to be written").with_source(source))?;
+                reader = back;
+                let Some(batch) = next else { break };
+                let batch = batch.map_err(|source| Error::invalid_input(format!("read the rows: {source}")))?;
+                bytes += batch.get_array_memory_size();
+                held.push(batch);
+                if bytes > HELD_BYTES_MAX {
+                    staged.push(table.stage(std::mem::take(&mut held)).await?);
+                    bytes = 0;
+                }
+            }
+            if staged.is_empty() {
+                return table.upsert_all(held).await;
+            }
+            if !held.is_empty() {
+                staged.push(table.stage(held).await?);
+            }
+            table.commit(staged).await
+        })?;
+        report(py, written)
+    }
+
+    fn update<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+        let batch = batch(py, data)?;
+        report(py, wait(py, self.here()?.update(batch))?)
+    }
+
+    fn delete_keys<'py>(&self, py: Python<'py>, keys: Vec<Vec<String>>) -> PyResult<Bound<'py, PyDict>> {
+        report(py, wait(py, self.here()?.delete_keys(&keys))?)
+    }
+
+    fn delete_rows<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+        let keys = batch(py, keys)?;
+        report(py, wait(py, self.here()?.delete(&keys))?)
+    }
+
+    fn delete_where<'py>(&self, py: Python<'py>, filter: String) -> PyResult<Bound<'py, PyDict>> {
+        report(py, wait(py, self.here()?.stored().delete_where(Filter::from(filter)))?)
+    }
+
+    fn get_keys(
+        &self,
+        py: Python<'_>,
+        keys: Vec<Vec<String>>,
+        columns: Option<Vec<String>>,
+        version: Option<&str>,
+    ) -> PyResult<Rows> {
+        let table = self.here()?;
+        let rows = wait(py, async {
+            let snapshot = snapshot(table, version).await?;
+            let keys = snapshot.primary_key().parse(&keys)?;
+            snapshot.get(&keys, columns).await
+        })?;
+        Ok(rows.into())
+    }
+
+    fn scan(
+        &self,
+        py: Python<'_>,
+        columns: Option<Vec<String>>,
+        filter: Option<String>,
+        limit: Option<usize>,
+        version: Option<&str>,
+        batch_rows: Option<usize>,
+    ) -> PyResult<Stream> {
+        let table = self.here()?;
+        let request = ScanRequest { columns, filter: filter.map(Filter::from), limit, with_row_id: false, batch_rows };
+        let (schema, stream) = wait(py, async {
+            let snapshot = snapshot(table, version).await?;
+            Ok((snapshot.scan_schema(&request)?, snapshot.scan(&request).await?))
+        })?;
+        Ok(Stream::new(schema, stream))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "Python's face names them")]
+    fn search(
+        &self,
+        py: Python<'_>,
+        text: Option<String>,
+        image: Option<Vec<u8>>,
+        vector: Option<&Bound<'_, PyAny>>,
+        column: Option<String>,
+        filter: Option<String>,
+        k: usize,
+        columns: Option<Vec<String>>,
+    ) -> PyResult<Rows> {
+        let vector = vector.map(values::vector).transpose()?;
+        let (table, lake) = (self.here()?, self.lake()?);
+        let found = wait(py, async {
+            let snapshot = table.snapshot().await?;
+            let mut search = Search { filter, k, columns, ..Search::default() };
+            let indexes = table.indexes().await?;
+            let has_words = indexes.iter().any(|index| matches!(index.kind, IndexKind::FullText { .. }));
+            let by_meaning = text.is_some() && vector.is_none() && image.is_none() && (!has_words || column.is_some());
+            if vector.is_some() || image.is_some() || by_meaning {
+                let (column, dimensions) = vector_column(&snapshot, column.as_deref(), table.name())?;
+                let vector = match (vector, image, &text) {
+                    (Some(vector), _, _) => vector,
+                    (None, Some(picture), _) => lake.embed_image(&picture, dimensions).await?,
+                    (None, None, text) => lake.embed_text(text.as_deref().unwrap_or_default()).await?,
+                };
+                search.vector = Some((column, vector));
+            }
+            if let Some(text) = text.filter(|_| has_words || !by_meaning) {
+                search.text = Some((String::new(), text));
+            }
+            table.search(&search).await
+        })?;
+        Ok(found.into())
+    }
+
+    fn create_index(
+        &self,
+        py: Python<'_>,
+        column: &str,
+        kind: &str,
+        metric: Option<&str>,
+        name: Option<String>,
+    ) -> PyResult<Py<PyDict>> {
+        let kind = IndexKind::parse(kind, metric.map(|metric| ("metric", metric))).map_err(raise)?;
+        let spec = IndexSpec { name, ..IndexSpec::new(column, kind) };
+        let made = wait(py, self.here()?.create_index(spec))?;
+        Ok(index(py, &made)?.unbind())
+    }
+
+    fn indexes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        wait(py, self.here()?.indexes())?.iter().map(|info| index(py, info)).collect()
+    }
+
+    fn drop_index(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        wait(py, self.here()?.drop_index(name))
+    }
+
+    fn optimize_indexes(&self, py: Python<'_>) -> PyResult<()> {
+        wait(py, self.here()?.optimize_indexes())
+    }
+
+    fn compact(&self, py: Python<'_>, purge: bool) -> PyResult<()> {
+        wait(py, self.here()?.compact(purge)).map(drop)
+    }
+
+    fn fold(&self, py: Python<'_>) -> PyResult<()> {
+        wait(py, self.here()?.stored().fold())
+    }
+
+    fn tag(&self, py: Python<'_>, tag: &str, version: Option<u64>) -> PyResult<u64> {
+        let table = self.here()?;
+        wait(py, async {
+            let version = match version {
+                Some(version) => Version(version),
+                None => table.snapshot().await?.version(),
+            };
+            table.stored().tag(tag, version).await?;
+            Ok(version.0)
+        })
+    }
+
+    fn untag(&self, py: Python<'_>, tag: &str) -> PyResult<()> {
+        wait(py, self.here()?.stored().untag(tag))
+    }
+
+    fn tags(&self, py: Python<'_>) -> PyResult<BTreeMap<String, u64>> {
+        let tags = wait(py, self.here()?.stored().tags())?;
+        Ok(tags.into_iter().map(|(tag, version)| (tag, version.0)).collect())
+    }
+
+    fn versions(&self, py: Python<'_>) -> PyResult<Vec<(u64, i64)>> {
+        let versions = wait(py, self.here()?.stored().versions())?;
+        Ok(versions.into_iter().map(|(version, time)| (version.0, time)).collect())
+    }
+
+    fn add_columns(&self, py: Python<'_>, schema: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let schema = interchange::schema(schema)?;
+        let fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+        Ok(wait(py, self.here()?.stored().add_columns(&fields))?.0)
+    }
+
+    fn drop_columns(&self, py: Python<'_>, columns: Vec<String>) -> PyResult<u64> {
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        Ok(wait(py, self.here()?.stored().drop_columns(&columns))?.0)
+    }
+
+    fn properties(&self, py: Python<'_>) -> PyResult<HashMap<String, String>> {
+        Ok(wait(py, self.here()?.snapshot())?.properties().clone())
+    }
+
+    fn set_properties(&self, py: Python<'_>, properties: BTreeMap<String, Option<String>>) -> PyResult<u64> {
+        Ok(wait(py, self.here()?.stored().set_properties(properties))?.0)
+    }
+
+    fn changes(&self, py: Python<'_>, start: Option<u64>) -> PyResult<Changes> {
+        let table = self.here()?;
+        let feed = wait(py, async {
+            let start = match start {
+                Some(start) => Version(start),
+                None => table.snapshot().await?.oldest_version(),
+            };
+            table.changes(start).await
+        })?;
+        Ok(Changes { feed: Owned::new(Mutex::new(Some(feed))) })
+    }
+}
+
+/// All rows of `data` as one batch, for writes that are small.
+fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
+    let reader = interchange::reader(data)?;
+    let schema = reader.schema();
+    let batches = py.detach(|| reader.collect::<Result<Vec<_>, _>>()).map_err(fault::arrow)?;
+    arrow::compute::concat_batches(&schema, &batches).map_err(fault::arrow)
+}
+
+fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> cenote_runtime::Result<(String, usize)> {
+    let vectors = snapshot.schema().fields().iter().filter_map(|field| match field.data_type() {
+        DataType::FixedSizeList(item, width) if item.data_type() == &DataType::Float32 => {
+            Some((field.name().clone(), *width as usize))
+        }
+        _ => None,
+    });
+    let vectors: Vec<(String, usize)> = vectors.collect();
+    let names = vectors.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    match (wanted, vectors.as_slice()) {
+        (Some(wanted), _) => vectors.iter().find(|(name, _)| name == wanted).cloned().ok_or_else(|| {
+            Error::not_found(format!("table `{table}` has no vector column `{wanted}`; it has {names}"))
+        }),
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => Err(Error::not_found(format!(
+            "table `{table}` has neither a full-text index nor a vector column: index a text column, or derive embeddings"
+        ))),
+        (None, _) => Err(Error::invalid_input(format!(
+            "table `{table}` has several vector columns; choose one with `column`: {names}"
+        ))),
+    }
+}
+
+/// What happened to a table's rows, in order.
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct Changes {
+    feed: Owned<Mutex<Option<ChangeFeed>>>,
+}
+
+#[pymethods]
+impl Changes {
+    /// The next write's changes, or none when there are no more yet.
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Rows>> {
+        let slot = self.feed.here("change feed")?;
+        let mut feed =
+            slot.lock().take().ok_or_else(|| fault::invalid("another thread is reading this change feed"))?;
+        let (batch, feed) = wait(py, async move {
+            let batch = feed.next().await;
+            Ok((batch, feed))
+        })?;
+        *slot.lock() = Some(feed);
+        Ok(batch.map_err(raise)?.map(Rows::from))
+    }
+
+    /// The version up to which the changes were read.
+    fn version(&self) -> PyResult<u64> {
+        let feed = self.feed.here("change feed")?.lock();
+        feed.as_ref()
+            .map(|feed| feed.version().0)
+            .ok_or_else(|| fault::invalid("another thread is reading this change feed"))
+    }
+}

@@ -1,0 +1,228 @@
+//! Arrays of numbers for whoever trains: by DLPack, and by numpy's array interface, without a copy.
+
+#![expect(unsafe_code, reason = "DLPack hands over pointers; each block says why they stay good")]
+
+use std::any::Any;
+use std::ffi::{CStr, c_void};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::DataType;
+use cenote_loader::Numbers;
+use cenote_runtime::arrow;
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+const DLPACK: &CStr = c"dltensor";
+const CPU: i32 = 1;
+
+/// What holds the numbers: nobody reads it, and they stay as long as it does.
+type Memory = Arc<dyn Any + Send + Sync>;
+
+/// Numbers in one piece of memory, in row-major order. Made for one consumer: who changes them changes them for all.
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct Tensor {
+    memory: Memory,
+    /// The first number.
+    data: usize,
+    shape: Vec<i64>,
+    kind: Kind,
+    valid: Option<Vec<bool>>,
+    read_only: bool,
+}
+
+/// A type of numbers: numpy's letter, DLPack's code, and bits.
+#[derive(Clone, Copy)]
+struct Kind {
+    letter: char,
+    code: u8,
+    bits: u8,
+}
+
+fn kind(data_type: &DataType) -> Option<Kind> {
+    let (letter, code, bits) = match data_type {
+        DataType::Int8 => ('i', 0, 8),
+        DataType::Int16 => ('i', 0, 16),
+        DataType::Int32 => ('i', 0, 32),
+        DataType::Int64 => ('i', 0, 64),
+        DataType::UInt8 => ('u', 1, 8),
+        DataType::UInt16 => ('u', 1, 16),
+        DataType::UInt32 => ('u', 1, 32),
+        DataType::UInt64 => ('u', 1, 64),
+        DataType::Float16 => ('f', 2, 16),
+        DataType::Float32 => ('f', 2, 32),
+        DataType::Float64 => ('f', 2, 64),
+        _ => return None,
+    };
+    Some(Kind { letter, code, bits })
+}
+
+impl Tensor {
+    pub(crate) fn new(tensor: cenote_loader::Tensor) -> Self {
+        let numbers = Arc::new(tensor.numbers);
+        let (data, data_type) = match numbers.as_ref() {
+            Numbers::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
+            Numbers::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
+        };
+        Self {
+            memory: numbers,
+            data,
+            shape: tensor.shape.iter().map(|side| *side as i64).collect(),
+            kind: kind(&data_type).unwrap_or(Kind { letter: 'u', code: 1, bits: 8 }),
+            valid: tensor.valid,
+            read_only: false,
+        }
+    }
+
+    /// `array` as numbers, if it is a column of them, or of vectors of them, without nulls.
+    pub(crate) fn of_column(array: &ArrayRef) -> Option<Self> {
+        if array.null_count() > 0 {
+            return None;
+        }
+        let (values, shape) = match array.data_type() {
+            DataType::FixedSizeList(_, width) => {
+                let list = array.as_fixed_size_list();
+                let start = list.value_offset(0) as usize;
+                let values = list.values().slice(start, list.len() * *width as usize);
+                (values, vec![array.len() as i64, i64::from(*width)])
+            }
+            _ => (Arc::clone(array), vec![array.len() as i64]),
+        };
+        let kind = kind(values.data_type())?;
+        if values.null_count() > 0 {
+            return None;
+        }
+        let data = values.to_data();
+        let first = data.buffers()[0].as_ptr() as usize + data.offset() * usize::from(kind.bits / 8);
+        Some(Self { memory: Arc::new(values), data: first, shape, kind, valid: None, read_only: true })
+    }
+}
+
+#[pymethods]
+impl Tensor {
+    #[getter]
+    fn shape(&self) -> Vec<i64> {
+        self.shape.clone()
+    }
+
+    /// The type of the numbers in numpy's notation, such as `<f4`.
+    #[getter]
+    fn dtype(&self) -> String {
+        let order = if self.kind.bits == 8 { '|' } else { '<' };
+        format!("{order}{}{}", self.kind.letter, self.kind.bits / 8)
+    }
+
+    /// Whether each row has a value, where one has none.
+    #[getter]
+    fn valid(&self) -> Option<Vec<bool>> {
+        self.valid.clone()
+    }
+
+    fn __len__(&self) -> usize {
+        self.shape.first().map_or(0, |rows| *rows as usize)
+    }
+
+    /// numpy's array interface, version 3.
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let about = PyDict::new(py);
+        about.set_item("version", 3)?;
+        about.set_item("shape", PyTuple::new(py, &self.shape)?)?;
+        about.set_item("typestr", self.dtype())?;
+        about.set_item("data", (self.data, self.read_only))?;
+        Ok(about)
+    }
+
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        (CPU, 0)
+    }
+
+    /// The numbers as a DLPack capsule.
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<Bound<'py, PyAny>>,
+        max_version: Option<Bound<'py, PyAny>>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        drop((stream, max_version));
+        if dl_device.is_some_and(|device| device != (CPU, 0)) {
+            return Err(PyBufferError::new_err("the numbers are in the CPU's memory: move them after the exchange"));
+        }
+        if copy == Some(true) {
+            return Err(PyBufferError::new_err("the exchange shares memory: copy afterwards"));
+        }
+        let mut context = Box::new(Context { shape: self.shape.clone(), _memory: Arc::clone(&self.memory) });
+        let managed = Box::new(ManagedTensor {
+            data: self.data as *mut c_void,
+            device_type: CPU,
+            device_id: 0,
+            dimensions: self.shape.len() as i32,
+            code: self.kind.code,
+            bits: self.kind.bits,
+            lanes: 1,
+            shape: context.shape.as_mut_ptr(),
+            strides: std::ptr::null_mut(),
+            byte_offset: 0,
+            context: Box::into_raw(context).cast(),
+            deleter: Some(delete),
+        });
+        let pointer = Box::into_raw(managed);
+        // SAFETY: `pointer` is a DLPack tensor that lives until its deleter is called: by the consumer that renames the capsule,
+        // or else by `release`. A name of static memory outlives the capsule.
+        unsafe {
+            let capsule = ffi::PyCapsule_New(pointer.cast(), DLPACK.as_ptr(), Some(release));
+            if capsule.is_null() {
+                delete(pointer);
+                return Err(PyErr::fetch(py));
+            }
+            Ok(Bound::from_owned_ptr(py, capsule))
+        }
+    }
+}
+
+/// What a tensor in other hands holds on to.
+struct Context {
+    shape: Vec<i64>,
+    _memory: Memory,
+}
+
+/// `DLManagedTensor` of <https://dmlc.github.io/dlpack/latest/c_api.html>.
+#[repr(C)]
+struct ManagedTensor {
+    data: *mut c_void,
+    device_type: i32,
+    device_id: i32,
+    dimensions: i32,
+    code: u8,
+    bits: u8,
+    lanes: u16,
+    shape: *mut i64,
+    strides: *mut i64,
+    byte_offset: u64,
+    context: *mut c_void,
+    deleter: Option<unsafe extern "C" fn(*mut ManagedTensor)>,
+}
+
+unsafe extern "C" fn delete(tensor: *mut ManagedTensor) {
+    // SAFETY: both boxes were made in `__dlpack__`, and a consumer calls this once.
+    unsafe {
+        let tensor = Box::from_raw(tensor);
+        drop(Box::from_raw(tensor.context.cast::<Context>()));
+    }
+}
+
+/// Frees what no consumer took over.
+unsafe extern "C" fn release(capsule: *mut ffi::PyObject) {
+    // SAFETY: Python calls this with the capsule that it frees; under its first name it was not taken over.
+    unsafe {
+        if ffi::PyCapsule_IsValid(capsule, DLPACK.as_ptr()) == 1 {
+            let tensor = ffi::PyCapsule_GetPointer(capsule, DLPACK.as_ptr()).cast::<ManagedTensor>();
+            delete(tensor);
+        }
+    }
+}

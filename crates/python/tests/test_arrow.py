@@ -1,0 +1,152 @@
+"""Arrow in and out: values, and whose memory it is."""
+
+from __future__ import annotations
+
+import duckdb
+import numpy
+import pandas
+import polars
+import pyarrow as pa
+import pytest
+
+import cenote
+from cenote.errors import InvalidInputError, NotFoundError
+
+SCHEMA = pa.schema([
+    pa.field("id", pa.int64(), nullable=False),
+    pa.field("word", pa.string()),
+    pa.field("score", pa.float64()),
+    pa.field("tags", pa.list_(pa.string())),
+    pa.field("at", pa.timestamp("us")),
+])
+ROWS = pa.table(
+    {
+        "id": [1, 2, 3],
+        "word": ["a", None, "ü"],
+        "score": [0.5, float("inf"), None],
+        "tags": [["x", "y"], [], None],
+        "at": pa.array([0, 1_700_000_000_000_000, None], pa.timestamp("us")),
+    },
+    schema=SCHEMA,
+)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda rows: rows,
+        lambda rows: rows.combine_chunks().to_batches()[0],
+        lambda rows: pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(max_chunksize=2)),
+        lambda rows: polars.from_arrow(rows),
+        lambda rows: duckdb.sql("SELECT * FROM rows"),
+        lambda rows: rows.to_pandas(types_mapper=pandas.ArrowDtype),
+    ],
+    ids=["table", "batch", "reader", "polars", "duckdb", "pandas"],
+)
+def test_what_comes_in_as_arrow_goes_out_the_same(lake: cenote.Lake, give) -> None:
+    table = lake.create_table("t", SCHEMA, primary_key="id")
+    assert table.upsert(give(ROWS))["inserted"] == 3
+    assert table.to_arrow().sort_by("id").equals(ROWS)
+    assert table.to_polars().sort("id").equals(polars.from_arrow(ROWS))
+    assert table.to_pandas().sort_values("id")["word"].tolist()[0] == "a"
+    seen = lake.sql("SELECT * FROM t ORDER BY id")
+    assert duckdb.sql("SELECT sum(id) FROM seen").fetchall() == [(6,)]
+
+
+def test_results_are_handed_over_without_a_copy(numbers: cenote.Table) -> None:
+    rows = numbers.read(["id"])
+    first, second = pa.table(rows), pa.table(rows)
+    assert first["id"].chunk(0).buffers()[1].address == second["id"].chunk(0).buffers()[1].address
+    frame = polars.DataFrame(rows)
+    assert frame["id"].to_arrow().buffers()[1].address == first["id"].chunk(0).buffers()[1].address
+
+
+def test_a_result_is_read_once_as_a_stream_and_as_often_as_one_likes_when_kept(lake: cenote.Lake) -> None:
+    result = lake.sql("SELECT 1 AS one")
+    assert pa.table(result).num_rows == 1
+    with pytest.raises(InvalidInputError, match="read already"):
+        pa.table(result)
+    kept = lake.sql("SELECT 1 AS one")
+    assert len(kept) == 1
+    assert kept.to_arrow().equals(pa.table(kept))
+
+
+def test_a_large_write_is_one_version(lake: cenote.Lake) -> None:
+    table = lake.create_table("t", {"id": int, "payload": bytes}, primary_key="id")
+    before = table.version
+
+    def batches():
+        for start in range(0, 160, 10):
+            yield pa.record_batch({"id": range(start, start + 10), "payload": [bytes(1 << 20)] * 10})
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema({"id": pa.int64(), "payload": pa.binary()}), batches())
+    written = table.upsert(reader)
+    assert written["inserted"] == 160 == len(table)
+    assert {row["version"] for write in table.changes(before) for row in write} == {written["version"]}
+
+
+def test_an_error_in_the_middle_of_a_stream_writes_nothing(lake: cenote.Lake) -> None:
+    table = lake.create_table("t", {"id": int}, primary_key="id")
+
+    def batches():
+        yield pa.record_batch({"id": [1]})
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(InvalidInputError, match="the source broke"):
+        table.upsert(pa.RecordBatchReader.from_batches(pa.schema({"id": pa.int64()}), batches()))
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (42, "Arrow data, a dict of columns or a list of dicts, found int"),
+        ("rows", "found str"),
+        ([1, 2], "row 0 is a int"),
+        ({"id": 1}, "`id` is a list of values, found int"),
+        ({"idd": [1]}, "no column `idd`; it has id, word, at"),
+        ({"id": ["x"]}, "column `id` is Int64, and row 0 has 'x'"),
+        ({"id": [1], "at": [[1.0]]}, "vectors of 2 numbers, and row 0 has 1"),
+        ({"id": [1, 1]}, "same key"),
+        (pa.table({"id": pa.array(["x"])}), "column `id` is Int64, found Utf8"),
+        (pa.table({"word": ["x"]}), "id"),
+        (pa.array([1, 2]), "rows are a struct array, found Int64"),
+    ],
+)
+def test_what_is_no_row_is_refused_with_what_is_wrong(numbers: cenote.Table, data, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        numbers.upsert(data)
+    assert isinstance(caught.value, cenote.Error)
+    assert len(numbers) == 100
+
+
+def test_queries_take_parameters_of_every_kind(lake: cenote.Lake, numbers: cenote.Table) -> None:
+    from datetime import datetime
+
+    time = datetime(2026, 1, 31, 12, 30, 1, 5)
+    row = lake.sql("SELECT $1 a, $2 b, $3 c, $4 d, $5 e, $6 f, $1 g", "x'; --", 2**60, 0.1, True, None, time).to_pylist()
+    assert row == [{"a": "x'; --", "b": 2**60, "c": 0.1, "d": True, "e": None, "f": time, "g": "x'; --"}]
+    near = lake.sql("SELECT id FROM vector_search('numbers', 'at', $1, $2)", numpy.array([7, -7], "float32"), 1)
+    assert near.to_pylist() == [{"id": 7}]
+    for query, parameters, says in [("SELECT $2", [1], r"placeholder \$2"), ("SELECT 1", [1], "parameter 1"), ("SELECT $1", [object()], "object")]:
+        with pytest.raises(InvalidInputError, match=says):
+            lake.sql(query, *parameters)
+
+
+def test_errors_have_classes_of_their_own(lake: cenote.Lake, numbers: cenote.Table, tmp_path) -> None:
+    with pytest.raises(NotFoundError, match="no table `nowhere`; there are numbers"):
+        lake.table("nowhere")
+    with pytest.raises(LookupError):
+        numbers.read(["nothing"])
+    with pytest.raises(cenote.errors.AlreadyExistsError):
+        lake.create_table("numbers", {"id": int}, primary_key="id")
+    with pytest.raises(cenote.errors.UnsupportedError, match="SQL only reads"):
+        lake.sql("DELETE FROM numbers")
+    with pytest.raises(NotFoundError, match="is no lake"):
+        cenote.open(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInputError, match="no type of a column|which is none"):
+        lake.create_table("t", {"id": "integer"}, primary_key="id")
+    other = cenote.open(tmp_path / "other", create=True)
+    other.close()
+    with pytest.raises(InvalidInputError, match="is closed"):
+        other.tables()

@@ -1,0 +1,253 @@
+"""The loader: exactness, whatever the shapes; and that it survives forks, threads and what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import pickle
+import resource
+import tempfile
+import threading
+
+import numpy
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+import cenote
+from cenote.errors import InvalidInputError
+
+
+def ids(batches) -> list[int]:
+    return [int(id) for batch in batches for id in batch["id"]]
+
+
+@pytest.fixture(scope="module")
+def shared_lake():
+    with cenote.open(tempfile.mkdtemp(), create=True, memory="512 MiB") as lake:
+        yield lake
+
+
+tables: dict[int, cenote.Table] = {}
+
+
+def table_of(lake: cenote.Lake, rows: int) -> cenote.Table:
+    if rows not in tables:
+        tables[rows] = lake.create_table(f"t{rows}", {"id": int}, primary_key="id")
+        tables[rows].upsert({"id": range(rows)})
+    return tables[rows]
+
+
+shapes = strategies.tuples(strategies.integers(1, 12), strategies.integers(1, 4), strategies.integers(1, 3))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=strategies.sampled_from([1, 2, 13, 64, 101]),
+    seed=strategies.integers(0, 2**63),
+    first=shapes,
+    second=shapes,
+    stop=strategies.floats(0, 1),
+    change=strategies.booleans(),
+)
+def test_any_shape_resumes_what_any_other_left(shared_lake, rows, seed, first, second, stop, change) -> None:
+    table = table_of(shared_lake, rows)
+    shuffle = cenote.Shuffle(seed=seed)
+    columns = ["id"]
+    version = table.version
+
+    def readers(shape, state=None):
+        batch, world, workers = shape
+        made = []
+        for rank in range(world):
+            loader = table.loader(columns, batch_size=batch, rank=rank, world_size=world, shuffle=shuffle, version=version, output="numpy")
+            if state is not None:
+                loader.load_state_dict(state)
+            made.append([loader.shard(worker, workers) for worker in range(workers)])
+        return made
+
+    whole = ids(table.loader(columns, shuffle=shuffle, version=version, output="numpy"))
+    assert sorted(whole) == list(range(rows)) or change
+    ranks = readers(first)
+    steps = sum(loader.batches_left for loader in ranks[0])
+    taken: list[int] = []
+    for step in range(round(stop * steps)):
+        for workers in ranks:
+            taken += ids([next(iter(workers[step % len(workers)]))])
+    state = cenote.merge_states([loader.state_dict() for loader in ranks[0]])
+    if change:
+        table.upsert({"id": [rows - 1]})
+        table.fold()
+    rest: list[int] = []
+    for workers in readers(second, state):
+        for loader in workers:
+            rest += ids(loader)
+    assert taken == whole[: len(taken)]
+    assert sorted(rest) == sorted(whole[len(taken) :])
+
+
+def jpeg(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> bytes:
+    image = pytest.importorskip("PIL.Image")
+    out = io.BytesIO()
+    image.new("RGB", size, colour).save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+@pytest.fixture
+def photos(lake: cenote.Lake) -> cenote.Table:
+    table = lake.create_table("photos", {"id": int, "picture": cenote.Image, "label": "int32"}, primary_key="id")
+    table.upsert([{"id": id, "picture": jpeg((id * 20, 0, 255 - id * 20)), "label": id % 3} for id in range(12)])
+    return table
+
+
+TRANSFORM = [cenote.op.decode_image(), cenote.op.random_resized_crop(16), cenote.op.normalize((0, 0, 0), (1, 1, 1))]
+
+
+def test_pictures_become_float_tensors(photos: cenote.Table) -> None:
+    batch = next(iter(photos.loader(batch_size=12, transform=TRANSFORM, output="numpy")))
+    assert batch["picture"].shape == (12, 3, 16, 16)
+    assert batch["picture"].dtype == numpy.float32
+    assert list(batch["label"]) == [id % 3 for id in range(12)]
+    for id, picture in zip(batch["id"], batch["picture"], strict=True):
+        expected = numpy.array([id * 20, 0, 255 - id * 20]) / 255
+        assert numpy.abs(picture.mean(axis=(1, 2)) - expected).max() < 0.02
+
+
+def test_a_sample_looks_the_same_whoever_loads_it(photos: cenote.Table) -> None:
+    def pictures(**shape):
+        seen = {}
+        for batch in photos.loader(shuffle=cenote.Shuffle(3), transform=TRANSFORM, output="numpy", **shape):
+            seen.update({int(id): picture.tobytes() for id, picture in zip(batch["id"], batch["picture"], strict=True)})
+        return seen
+
+    alone = pictures(batch_size=5)
+    shared = {**pictures(batch_size=2, rank=0, world_size=2), **pictures(batch_size=2, rank=1, world_size=2)}
+    assert alone == shared
+
+
+def test_a_bad_picture_is_named_or_zero(photos: cenote.Table) -> None:
+    photos.upsert([{"id": 5, "picture": b"no picture"}])
+    with pytest.raises(InvalidInputError, match="row with key 5, column `picture`"):
+        list(photos.loader(transform=TRANSFORM))
+    batch = next(iter(photos.loader(transform=TRANSFORM, on_error="zero", output="numpy")))
+    assert [row for row, _ in batch.errors] == [5]
+    assert not batch["picture"][5].any()
+    assert batch["picture"][4].any()
+
+
+def test_tensors_speak_dlpack_and_share_memory(photos: cenote.Table) -> None:
+    batch = next(iter(photos.loader(transform=TRANSFORM)))
+    tensor = batch["picture"]
+    assert tensor.__dlpack_device__() == (1, 0)
+    one, two = numpy.from_dlpack(tensor), numpy.asarray(tensor)
+    assert one.__array_interface__["data"][0] == two.__array_interface__["data"][0]
+    del batch, tensor
+    assert one.sum() == two.sum()
+    assert batch_column_is_arrow(photos)
+
+
+def batch_column_is_arrow(photos: cenote.Table) -> bool:
+    batch = next(iter(photos.loader(["picture", "id"], batch_size=1, output="arrow")))
+    return batch["id"].to_pylist() == [0] and batch["picture"].to_pylist()[0].startswith(b"\xff\xd8")
+
+
+def test_a_child_of_a_fork_goes_on_where_its_copy_stands(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=10, shuffle=cenote.Shuffle(1), output="numpy")
+    first = ids([next(iter(loader))])
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            rest = ids(loader)
+            os.write(write, repr((rest, numbers.get(3)["word"], numbers.lake.sql("SELECT 1 AS a").to_pylist())).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        rest, word, one = eval(pipe.read() or b"None")
+    assert os.waitpid(child, 0)[1] == 0
+    assert (word, one) == ("w3", [{"a": 1}])
+    assert sorted(first + rest) == list(range(100))
+    assert sorted(first + ids(loader)) == list(range(100))
+
+
+def test_a_loader_is_pickled_where_it_stands(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=30, output="numpy")
+    next(iter(loader))
+    assert ids(pickle.loads(pickle.dumps(loader))) == list(range(30, 100))
+
+
+def test_threads_share_a_loader_and_each_batch_goes_to_one(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=1, output="numpy")
+    seen: list[int] = []
+    threads = [threading.Thread(target=lambda: seen.extend(ids(loader._next() for _ in range(25)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == list(range(100))
+
+
+def test_asyncio_and_the_next_epoch(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=30, shuffle=True, output="numpy")
+
+    async def read() -> list[int]:
+        return ids([batch async for batch in loader])
+
+    first, second = asyncio.run(read()), asyncio.run(read())
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first != second
+    assert loader.epoch == 2
+    assert loader.stats()["rows"] == 200
+
+
+def test_map_style_rows_by_number(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], output="numpy")
+    assert list(loader.take([5, 3, 5])["id"]) == [5, 3, 5]
+    with pytest.raises(InvalidInputError, match="no row 100"):
+        loader.take([100])
+
+
+def test_batches_do_not_pile_up_in_memory(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id", "at"], batch_size=1, output="numpy")
+
+    def epochs(count: int) -> int:
+        for _ in range(count):
+            for _ in loader:
+                pass
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = epochs(20)
+    assert epochs(40) - before < 16 << 10
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"world_size": 0}, "rank is 0 and world_size is 0"),
+        ({"rank": 2, "world_size": 2}, "rank is 2 and world_size is 2"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -1}, "batch_size is a whole number"),
+        ({"where": "id > 1000"}, "no rows to load"),
+        ({"last": "skip"}, "short, drop or pad"),
+        ({"output": "list"}, "output is"),
+        ({"device": "cuda"}, "a device needs"),
+        ({"transform": TRANSFORM}, "one media column, found none"),
+        ({"transform": {"word": TRANSFORM}}, "holds no pictures"),
+        ({"version": "yesterday"}, "is no version"),
+        ({"where": "nonsense >"}, "filter"),
+    ],
+)
+def test_what_makes_no_loader_is_refused(numbers: cenote.Table, options, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        numbers.loader(**options)
+
+
+def test_states_of_others_are_refused(numbers: cenote.Table) -> None:
+    loader = numbers.loader(shuffle=cenote.Shuffle(1))
+    with pytest.raises(InvalidInputError, match="seed 2"):
+        numbers.loader(shuffle=cenote.Shuffle(2)).load_state_dict(loader.state_dict())
+    with pytest.raises(InvalidInputError, match="no state of a loader"):
+        loader.load_state_dict({"epoch": 1})
