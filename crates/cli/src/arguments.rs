@@ -163,7 +163,7 @@ pub enum Command {
         #[command(flatten)]
         output: Format,
     },
-    /// Make, list, drop and update indexes.
+    /// Make, list, drop, tune and update indexes.
     #[command(subcommand)]
     Index(IndexCommand),
     /// List the operators.
@@ -198,12 +198,19 @@ pub enum IndexCommand {
         table: String,
         /// The column.
         column: String,
-        /// What it finds.
-        #[arg(long, value_enum)]
-        kind: IndexName,
-        /// How far two vectors are from each other; by default `l2`.
-        #[arg(long, value_enum)]
-        metric: Option<MetricName>,
+        /// What it finds, and how it is kept: vector (ivf_flat, ivf_pq, ivf_sq, ivf_rq, ivf_hnsw_sq, ivf_hnsw_pq on disk, hnsw
+        /// in memory), text, or scalar (btree, bitmap, label_list, zonemap, bloom_filter, ngram).
+        #[arg(long)]
+        kind: String,
+        /// Its name; by default made from column and kind.
+        #[arg(long)]
+        name: Option<String>,
+        /// How far two vectors are from each other: l2 (the default), cosine, dot, or hamming for packed bits.
+        #[arg(long)]
+        metric: Option<String>,
+        /// An option of the kind, such as partitions=64, m=16 or language=German.
+        #[arg(long, value_name = "OPTION=VALUE", value_parser = option)]
+        with: Vec<(String, String)>,
     },
     /// List a table's indexes.
     List {
@@ -219,6 +226,21 @@ pub enum IndexCommand {
         /// The index's name, as `index list` shows it.
         name: String,
     },
+    /// Measure a vector index against exact search, and keep the quickest settings that find enough.
+    Tune {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The share of the nearest 10 rows that is to be found.
+        #[arg(long, default_value_t = 0.95)]
+        recall: f64,
+        /// The metric of the index, if the column has several.
+        #[arg(long)]
+        metric: Option<String>,
+        #[command(flatten)]
+        output: Format,
+    },
     /// Bring a table's indexes up to date.
     Optimize {
         /// The table.
@@ -226,26 +248,9 @@ pub enum IndexCommand {
     },
 }
 
-/// Kinds of index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum IndexName {
-    /// Near vectors.
-    Vector,
-    /// Words in texts.
-    Text,
-    /// Values and ranges of them.
-    Scalar,
-}
-
-/// Distances of vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MetricName {
-    /// Euclidean distance.
-    L2,
-    /// One minus the cosine of the angle.
-    Cosine,
-    /// The inner product, negated.
-    Dot,
+fn option(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').ok_or("an option is written as NAME=VALUE")?;
+    Ok((parts.0.to_owned(), parts.1.to_owned()))
 }
 
 /// How rows are printed.

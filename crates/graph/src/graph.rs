@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::beam::Walks;
 use crate::links::Links;
 use crate::slots::Slots;
-use crate::vectors::Vectors;
+use crate::vectors::{Probe, Vectors};
 use crate::{Options, Values};
 
 /// Vectors with labels, linked to their neighbours: see the crate's documentation.
@@ -60,6 +60,12 @@ impl Graph {
         })
     }
 
+    /// About how many bytes a graph of `count` vectors takes: what to ask for as a capacity.
+    pub fn bytes_for(options: &Options, count: usize) -> u64 {
+        // Every seventeenth or so node has links in upper layers too, and a map leads from labels to slots.
+        (count as u64 + 1).saturating_mul(Self::slot_bytes(options) as u64 + 64)
+    }
+
     fn slot_bytes(options: &Options) -> usize {
         Vectors::slot_bytes(options) + Links::slot_bytes(options) + Slots::SLOT_BYTES
     }
@@ -87,6 +93,27 @@ impl Graph {
     /// Whether a search can find `label`.
     pub fn contains(&self, label: u64) -> bool {
         self.slots.by_label().read().contains_key(&label)
+    }
+
+    /// Whether a search finds `label` by just this vector, which fits the graph's dimension.
+    pub fn holds<'a>(&self, label: u64, vector: impl Into<Values<'a>>) -> bool {
+        let vectors = self.vectors.read();
+        let slot = self.slots.by_label().read().get(&label).copied();
+        match (slot, vectors.exact(vector.into())) {
+            (None, _) => false,
+            (Some(slot), Probe::Floats(floats)) => {
+                vectors.values(slot) == Values::Floats(&floats[..self.options.dimension])
+            }
+            (Some(slot), Probe::Bits(bits)) => {
+                vectors.values(slot) == Values::Bits(&bits[..Values::width(&self.options)])
+            }
+            (Some(_), _) => false,
+        }
+    }
+
+    /// The labels that a search can find, in no promised order.
+    pub fn labels(&self) -> Vec<u64> {
+        self.slots.by_label().read().keys().copied().collect()
     }
 
     /// Deletes `label`, and says whether it was there. No search that begins afterwards finds it; its room is free again

@@ -5,7 +5,7 @@ use cenote_base::{Error, Result};
 use crate::{Metric, Options};
 
 /// One vector, or several of the same dimension one after the other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Values<'a> {
     /// Numbers, for every metric but hamming.
     Floats(&'a [f32]),

@@ -1,17 +1,22 @@
-//! Which indexes a snapshot has, and how late each is.
+//! Which indexes a snapshot has: what they are asked to be, and what was built for them.
 
 use arrow::datatypes::{DataType, Field};
-use cenote_base::Result;
+use cenote_base::{Error, Result};
 use cenote_store::{Snapshot, Version, lance_error};
+use lance::Dataset;
+use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::DatasetIndexExt;
 use lance::table::format::IndexMetadata;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
+use crate::definition::{Definition, Measured, SearchSettings};
+use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::live;
-use crate::spec::{IndexKind, Metric};
+use crate::spec::Metric;
 
 /// An index of a table, as one snapshot has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct IndexInfo {
     /// Its name.
     pub name: String,
@@ -19,7 +24,7 @@ pub struct IndexInfo {
     pub column: String,
     /// What it is for.
     pub kind: IndexKind,
-    /// How it is built, such as `IVF_FLAT`, `Inverted` or `BTree`.
+    /// How it is built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` as long as there was nothing to build it from.
     pub structure: String,
     /// The distance it ranks by; only a vector index has one.
     pub metric: Option<Metric>,
@@ -31,93 +36,165 @@ pub struct IndexInfo {
     pub built_to: Version,
     /// How many pieces it has; each upkeep adds one until they are merged.
     pub segments: usize,
+    /// How hard a search by it looks.
+    pub search: SearchSettings,
+    /// What a search by it was measured to find, when it was tuned.
+    pub measured: Option<Measured>,
+    /// Bytes that it takes in memory; only an index that is kept there has any.
+    pub memory_bytes: Option<u64>,
+    /// Why an index that is kept in memory is not there.
+    pub failure: Option<String>,
 }
 
 /// What a search must know of an index.
-pub(crate) struct Definition {
+#[derive(Debug)]
+pub(crate) struct Index {
     pub(crate) name: String,
     pub(crate) column: String,
-    pub(crate) kind: IndexKind,
+    pub(crate) definition: Definition,
+    pub(crate) built: Option<Built>,
+}
+
+/// What Lance has built for an index.
+#[derive(Debug)]
+pub(crate) struct Built {
     pub(crate) structure: String,
     pub(crate) segments: Vec<IndexMetadata>,
+    live: OnceCell<Live>,
 }
 
-impl Definition {
+/// The rows of the base that are not deleted there.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    /// In the files that the index covers.
+    pub(crate) covered: RowAddrTreeMap,
+    /// In the others.
+    pub(crate) late: RowAddrTreeMap,
+}
+
+impl Index {
     pub(crate) fn metric(&self) -> Option<Metric> {
-        match self.kind {
-            IndexKind::Vector { metric } => Some(metric),
-            _ => None,
-        }
+        self.definition.kind.metric()
     }
 }
 
-/// The indexes of `snapshot`, by name, without a look at its rows.
-pub(crate) async fn definitions(snapshot: &Snapshot) -> Result<Vec<Definition>> {
-    let dataset = snapshot.base();
-    let mut definitions = Vec::new();
-    for description in dataset.describe_indices(None).await.map_err(lance_error)? {
-        let Some(column) = description.field_ids().first().and_then(|id| {
-            let field = dataset.schema().field_by_id(*id as i32)?;
-            snapshot.full_schema().field_with_name(&field.name).ok()
-        }) else {
-            // An index of Lance's own bookkeeping covers no column.
-            continue;
+impl Built {
+    pub(crate) async fn live(&self, snapshot: &Snapshot) -> Result<&Live> {
+        let read = async || {
+            let (covered, late) = live::rows(snapshot.base(), &self.segments).await?;
+            Ok(Live { covered, late })
         };
-        let details = description.details().map_err(lance_error)?;
-        let details: Value = serde_json::from_str(&details).unwrap_or_default();
-        let Some(kind) = kind_of(description.index_type(), &details, column) else { continue };
-        definitions.push(Definition {
-            name: description.name().to_owned(),
-            column: column.name().clone(),
-            kind,
-            structure: description.index_type().to_owned(),
-            segments: description.segments().to_vec(),
-        });
+        self.live.get_or_try_init(read).await
     }
-    definitions.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(definitions)
 }
 
-/// The indexes of `snapshot`, by name.
-pub async fn list(snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
-    let definitions = definitions(snapshot).await?;
-    if definitions.is_empty() {
-        return Ok(Vec::new());
+/// The indexes of one version of a base, by name.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(crate) indexes: Vec<Index>,
+    /// Names of those whose column was dropped.
+    pub(crate) orphans: Vec<String>,
+}
+
+impl Catalog {
+    pub(crate) async fn read(snapshot: &Snapshot) -> Result<Self> {
+        let dataset = snapshot.base();
+        let mut definitions = Definition::read_all(snapshot.properties())?;
+        let mut indexes = Vec::new();
+        for description in dataset.describe_indices(None).await.map_err(lance_error)? {
+            // An index of Lance's own bookkeeping covers no column.
+            let Some(field) = description.field_ids().first().map(|id| *id as i32) else { continue };
+            let Some(column) = column_of(dataset, snapshot, field) else { continue };
+            let details = description.details().map_err(lance_error)?;
+            let details: Value = serde_json::from_str(&details).unwrap_or_default();
+            let structure = description.index_type().to_owned();
+            // Lakes that were made before have no definitions.
+            let Some(kind) = kind_of(&structure, &details, column) else { continue };
+            let known = definitions.remove(description.name()).filter(|known| known.field == field);
+            // A build that was cut short before its definition was written: what was built counts.
+            let known = known.filter(|known| known.kind.is_resident() || known.kind.same_sort(&kind));
+            indexes.push(Index {
+                name: description.name().to_owned(),
+                column: column.name().clone(),
+                definition: known.unwrap_or_else(|| Definition::new(field, kind)),
+                built: Some(Built { structure, segments: description.segments().to_vec(), live: OnceCell::new() }),
+            });
+        }
+        let mut orphans = Vec::new();
+        for (name, definition) in definitions {
+            match column_of(dataset, snapshot, definition.field) {
+                Some(column) => indexes.push(Index { name, column: column.name().clone(), definition, built: None }),
+                None => orphans.push(name),
+            }
+        }
+        indexes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { indexes, orphans })
     }
-    let rows = snapshot.count(None).await?;
-    let superseded = snapshot.superseded().as_ref();
-    let mut indexes = Vec::with_capacity(definitions.len());
-    for definition in definitions {
-        let (_, late) = live::rows(snapshot.base(), &definition.segments).await?;
-        let rows_unindexed = live::count(&(late - superseded)) + snapshot.changed_rows();
-        let built_to = definition.segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0);
-        indexes.push(IndexInfo {
-            metric: definition.metric(),
-            name: definition.name,
-            column: definition.column,
-            kind: definition.kind,
-            structure: definition.structure,
-            rows_indexed: rows - rows_unindexed,
-            rows_unindexed,
-            built_to: snapshot.version_of_base(built_to),
-            segments: definition.segments.len(),
-        });
+
+    pub(crate) fn find(&self, table: &str, name: &str) -> Result<&Index> {
+        self.indexes.iter().find(|index| index.name == name).ok_or_else(|| {
+            let known = self.indexes.iter().map(|index| index.name.as_str()).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
+            Error::not_found(format!("table `{table}` has no index `{name}`; {known}"))
+        })
     }
-    Ok(indexes)
+}
+
+/// What [`Indexes::list`](crate::Indexes::list) says of `index` without counting rows.
+pub(crate) fn outline(snapshot: &Snapshot, index: &Index) -> IndexInfo {
+    let segments = index.built.as_ref().map_or(&[][..], |built| &built.segments);
+    let built_to = segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0);
+    let structure = index.built.as_ref().map_or("none", |built| built.structure.as_str());
+    IndexInfo {
+        name: index.name.clone(),
+        column: index.column.clone(),
+        structure: if index.definition.kind.is_resident() { "HNSW" } else { structure }.to_owned(),
+        metric: index.metric(),
+        kind: index.definition.kind.clone(),
+        rows_indexed: 0,
+        rows_unindexed: 0,
+        built_to: snapshot.version_of_base(built_to),
+        segments: segments.len(),
+        search: index.definition.search,
+        measured: index.definition.measured,
+        memory_bytes: None,
+        failure: None,
+    }
+}
+
+fn column_of<'a>(dataset: &Dataset, snapshot: &'a Snapshot, field: i32) -> Option<&'a Field> {
+    let field = dataset.schema().field_by_id(field)?;
+    snapshot.full_schema().field_with_name(&field.name).ok()
 }
 
 fn kind_of(structure: &str, details: &Value, column: &Field) -> Option<IndexKind> {
+    let word = structure.to_ascii_lowercase().replace('_', "");
     if matches!(column.data_type(), DataType::FixedSizeList(_, _)) {
         let metric = details["metric_type"].as_str()?.parse().ok()?;
-        return Some(IndexKind::Vector { metric });
+        let structure = match word.as_str() {
+            "ivfpq" => VectorStructure::IvfPq,
+            "ivfsq" => VectorStructure::IvfSq,
+            "ivfrq" => VectorStructure::IvfRq,
+            "ivfhnswpq" => VectorStructure::IvfHnswPq,
+            _ => VectorStructure::Auto,
+        };
+        return Some(IndexKind::Vector(VectorOptions { metric, structure, ..VectorOptions::default() }));
     }
-    if structure.eq_ignore_ascii_case("inverted") {
-        let flag = |name: &str| details[name].as_bool().unwrap_or(true);
-        return Some(IndexKind::FullText {
-            language: details["language"].as_str().unwrap_or("English").to_owned(),
-            stem: flag("stem"),
-            remove_stop_words: flag("remove_stop_words"),
-        });
-    }
-    Some(IndexKind::Scalar)
+    Some(match word.as_str() {
+        "inverted" => {
+            let flag = |name: &str| details[name].as_bool().unwrap_or(true);
+            IndexKind::FullText(TextOptions {
+                language: details["language"].as_str().unwrap_or("English").to_owned(),
+                stem: flag("stem"),
+                remove_stop_words: flag("remove_stop_words"),
+                ngram: None,
+            })
+        }
+        "bitmap" => IndexKind::Scalar(ScalarStructure::Bitmap),
+        "labellist" => IndexKind::Scalar(ScalarStructure::LabelList),
+        "zonemap" => IndexKind::Scalar(ScalarStructure::ZoneMap),
+        "bloomfilter" => IndexKind::Scalar(ScalarStructure::BloomFilter),
+        "ngram" => IndexKind::Scalar(ScalarStructure::NGram),
+        _ => IndexKind::scalar(),
+    })
 }

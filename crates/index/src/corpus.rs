@@ -3,8 +3,8 @@
 //! An index counts the rows it was built from. For every row to be scored as if all live ones were indexed at once, those that
 //! are gone are taken out of its counts, and those that it has not seen are added.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
@@ -17,11 +17,10 @@ use lance::table::format::IndexMetadata;
 use lance_index::scalar::IndexStore;
 use lance_index::scalar::inverted::{DOCS_FILE, InvertedIndex, MemBM25Scorer};
 use lance_index::scalar::lance_format::LanceIndexStore;
+use lance_select::RowSetOps;
 
 /// So many rows of an index are read at once.
 const READ_ROWS: usize = 1 << 20;
-/// What the rows of segments may take in memory, all tables together.
-const SEGMENTS_BYTES_MAX: usize = 64 << 20;
 
 /// How many rows have any words, how many words those are, and how many rows have each of a query's words.
 #[derive(Debug, Clone)]
@@ -45,53 +44,48 @@ impl Statistics {
 }
 
 /// One part of a full-text index.
+#[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) index: Arc<InvertedIndex>,
-    /// The rows of the base that a search may find in it.
+    /// The rows of the base that a search may find in it: in the files that it covers, and not deleted.
     pub(crate) live: RowAddrTreeMap,
     /// The rows that it was built from.
-    rows: Arc<RowAddrTreeMap>,
+    rows: RowAddrTreeMap,
+    /// Those of them that are not live.
+    gone: RowAddrTreeMap,
 }
 
 impl Segment {
-    /// `live` are the rows of the base, in the files that the segment covers, that are neither deleted nor superseded.
     pub(crate) async fn new(
         base: &Dataset,
         metadata: &IndexMetadata,
         index: Arc<InvertedIndex>,
         live: RowAddrTreeMap,
     ) -> Result<Self> {
-        Ok(Self { index, live, rows: segment_rows(base, metadata).await? })
+        let rows = read_segment_rows(base, metadata).await?;
+        let gone = rows.clone() - &live;
+        Ok(Self { index, live, rows, gone })
     }
 
-    /// Of its live rows.
-    pub(crate) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
-        let gone = self.rows.as_ref().clone() - &self.live;
+    /// Of its live rows that are not `superseded`.
+    pub(crate) async fn statistics(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
+        let gone = match superseded.is_empty() {
+            true => Cow::Borrowed(&self.gone),
+            false => Cow::Owned((self.rows.clone() & superseded) | &self.gone),
+        };
         let stated = self.index.bm25_row_stats_for_terms(terms, Some(&gone), None).await.map_err(lance_error)?;
         let (words, rows, rows_with) = stated;
         Ok(Statistics { rows, words, rows_with })
     }
-}
 
-/// By the table's address and the segment's number.
-type SegmentKey = (String, String);
-
-/// Segments never change, so what was read of one stays true. The newest stands last.
-static SEGMENTS: Mutex<VecDeque<(SegmentKey, Arc<RowAddrTreeMap>)>> = Mutex::new(VecDeque::new());
-
-async fn segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<Arc<RowAddrTreeMap>> {
-    let key = (base.uri().to_owned(), metadata.uuid.to_string());
-    let known = || SEGMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, rows)) = known().iter().find(|(other, _)| *other == key) {
-        return Ok(Arc::clone(rows));
+    /// Whether every row that it was built from is live.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.gone.is_empty()
     }
-    let rows = Arc::new(read_segment_rows(base, metadata).await?);
-    let mut known = known();
-    known.push_back((key, Arc::clone(&rows)));
-    while known.iter().map(|(_, rows)| rows.serialized_size()).sum::<usize>() > SEGMENTS_BYTES_MAX {
-        known.pop_front();
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.live.serialized_size() + self.rows.serialized_size() + self.gone.serialized_size()
     }
-    Ok(rows)
 }
 
 async fn read_segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {

@@ -7,8 +7,9 @@ use cenote_base::Result;
 use cenote_store::Snapshot;
 
 use crate::hits::{DISTANCE, Hit, K_MAX, SCORE, by_score, check_k, materialize};
-use crate::text::{TextQuery, text_hits};
-use crate::vector::{VectorQuery, vector_hits};
+use crate::indexes::Indexes;
+use crate::text::TextQuery;
+use crate::vector::VectorQuery;
 
 /// The constant of reciprocal rank fusion: how little the first ranks weigh more than later ones.
 const RANK_CONSTANT: f32 = 60.0;
@@ -27,29 +28,31 @@ pub struct HybridQuery {
     pub k: usize,
 }
 
-/// The rows that the two rankings together put highest, by reciprocal rank fusion: the sum over the rankings that have
-/// the row of 1 / (60 + rank). The columns asked for, [`DISTANCE`] (null for a row that only its text found) and [`SCORE`]
-/// descending.
-///
-/// Cormack, Clarke, Büttcher: "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
-/// SIGIR 2009.
-///
-/// # Errors
-/// As [`vector_search`](crate::vector_search) and [`text_search`](crate::text_search).
-pub async fn hybrid_search(snapshot: &Snapshot, query: &HybridQuery) -> Result<RecordBatch> {
-    let hits = hybrid_hits(snapshot, query).await?;
-    materialize(snapshot, &hits, query.vector.columns.as_deref(), &[DISTANCE, SCORE]).await
-}
+impl Indexes {
+    /// The rows that the two rankings together put highest, by reciprocal rank fusion: the sum over the rankings that have
+    /// the row of 1 / (60 + rank). The columns asked for, [`DISTANCE`] (null for a row that only its text found) and [`SCORE`]
+    /// descending.
+    ///
+    /// Cormack, Clarke, Büttcher: "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
+    /// SIGIR 2009.
+    ///
+    /// # Errors
+    /// As [`vector_search`](Self::vector_search) and [`text_search`](Self::text_search).
+    pub async fn hybrid_search(&self, snapshot: &Snapshot, query: &HybridQuery) -> Result<RecordBatch> {
+        let hits = self.hybrid_hits(snapshot, query).await?;
+        materialize(snapshot, &hits, query.vector.columns.as_deref(), &[DISTANCE, SCORE]).await
+    }
 
-/// [`hybrid_search`] without reading the rows.
-pub async fn hybrid_hits(snapshot: &Snapshot, query: &HybridQuery) -> Result<Vec<Hit>> {
-    check_k(query.k)?;
-    let depth = (query.k * DEPTH_FACTOR).clamp(DEPTH_MIN, K_MAX);
-    let vector = VectorQuery { k: depth, ..query.vector.clone() };
-    let text = TextQuery { k: depth, ..query.text.clone() };
-    let (by_vector, by_text) =
-        futures::future::try_join(vector_hits(snapshot, &vector), text_hits(snapshot, &text)).await?;
-    Ok(fuse(&by_vector, &by_text, query.k))
+    /// [`hybrid_search`](Self::hybrid_search) without reading the rows.
+    pub async fn hybrid_hits(&self, snapshot: &Snapshot, query: &HybridQuery) -> Result<Vec<Hit>> {
+        check_k(query.k)?;
+        let depth = (query.k * DEPTH_FACTOR).clamp(DEPTH_MIN, K_MAX);
+        let vector = VectorQuery { k: depth, ..query.vector.clone() };
+        let text = TextQuery { k: depth, ..query.text.clone() };
+        let (by_vector, by_text) =
+            futures::future::try_join(self.vector_hits(snapshot, &vector), self.text_hits(snapshot, &text)).await?;
+        Ok(fuse(&by_vector, &by_text, query.k))
+    }
 }
 
 fn fuse(by_vector: &[Hit], by_text: &[Hit], k: usize) -> Vec<Hit> {

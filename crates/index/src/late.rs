@@ -1,14 +1,13 @@
 //! Texts that no index has seen, read as an index would.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use cenote_store::arrow_error;
-use futures::{Stream, TryStreamExt};
 use lance_index::scalar::inverted::query::Tokens;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_index::scalar::inverted::{MemBM25Scorer, Scorer};
@@ -56,6 +55,54 @@ impl Terms {
     }
 }
 
+/// Texts that no index has seen, by their words.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    /// Row ids, and how many words each row has.
+    rows: Vec<(u64, u32)>,
+    /// For each word, in which rows of `rows` it stands, and where in the text; in order.
+    places: HashMap<String, Vec<(u32, u32)>>,
+    bytes: usize,
+}
+
+impl Texts {
+    /// Takes in rows: their text, and their row ids. A row without a text has no words.
+    pub(crate) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
+        let row_ids = live::row_ids(batch)?;
+        let texts = cast(batch.column(0), &DataType::LargeUtf8).map_err(arrow_error)?;
+        for (row_id, text) in row_ids.iter().zip(texts.as_string::<i64>()) {
+            let Some(text) = text else { continue };
+            let (row, mut words) = (self.rows.len() as u32, 0);
+            let mut stream = tokenizer.token_stream_for_doc(text);
+            while let Some(token) = stream.next() {
+                words += 1;
+                let place = (row, token.position as u32);
+                match self.places.get_mut(token.text.as_str()) {
+                    Some(places) => places.push(place),
+                    None => {
+                        self.bytes += token.text.len() + WORD_BYTES;
+                        self.places.insert(token.text.clone(), vec![place]);
+                    }
+                }
+                self.bytes += size_of_val(&place);
+            }
+            if words > 0 {
+                self.rows.push((*row_id, words));
+                self.bytes += size_of::<(u64, u32)>();
+            }
+        }
+        Ok(())
+    }
+
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// What a word takes in a map, beside its letters and places.
+const WORD_BYTES: usize = 80;
+
 /// A row that an index has not seen, and that fits.
 struct LateRow {
     row_id: u64,
@@ -63,7 +110,7 @@ struct LateRow {
     times: Vec<u32>,
 }
 
-/// The rows that no index has seen.
+/// Of the rows that no index has seen: those that fit a query, and the statistics of all.
 pub(crate) struct LateRows {
     terms: Terms,
     fitting: Vec<LateRow>,
@@ -80,51 +127,54 @@ impl LateRows {
         &self.statistics
     }
 
-    /// Takes in rows: their text, and their row ids.
-    pub(crate) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
-        let row_ids = live::row_ids(batch)?;
-        let texts = cast(batch.column(0), &DataType::LargeUtf8);
-        let texts = texts.map_err(arrow_error)?;
-        let texts = texts.as_string::<i64>();
-        let numbers: HashMap<String, usize> = self.terms.unique.iter().cloned().zip(0..).collect();
-        for (row_id, text) in row_ids.iter().zip(texts) {
-            let Some(text) = text else { continue };
-            let mut row = LateRow { row_id: *row_id, words: 0, times: vec![0; numbers.len()] };
-            let mut places: Vec<(usize, usize)> = Vec::new();
-            let mut stream = tokenizer.token_stream_for_doc(text);
-            while let Some(token) = stream.next() {
-                row.words += 1;
-                if let Some(term) = numbers.get(&token.text) {
-                    row.times[*term] += 1;
-                    places.push((token.position, *term));
-                }
-            }
-            self.statistics.rows += usize::from(row.words > 0);
-            self.statistics.words += u64::from(row.words);
-            self.statistics
-                .rows_with
-                .iter_mut()
-                .zip(&row.times)
-                .for_each(|(rows, times)| *rows += usize::from(*times > 0));
-            if self.fits(&row, &places, &numbers) {
-                self.fitting.push(row);
+    /// Takes in those of `texts` that are `live`.
+    pub(crate) fn add(&mut self, texts: &Texts, live: impl Fn(u64) -> bool) {
+        for (_, words) in texts.rows.iter().filter(|(row_id, _)| live(*row_id)) {
+            self.statistics.rows += 1;
+            self.statistics.words += u64::from(*words);
+        }
+        let none = Vec::new();
+        let terms: Vec<&Vec<(u32, u32)>> =
+            self.terms.unique.iter().map(|term| texts.places.get(term).unwrap_or(&none)).collect();
+        // By row: how often it has each word.
+        let mut found: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (term, places) in terms.iter().enumerate() {
+            for (row, _) in places.iter() {
+                found.entry(*row).or_insert_with(|| vec![0; terms.len()])[term] += 1;
             }
         }
-        Ok(())
+        for (row, times) in found {
+            let (row_id, words) = texts.rows[row as usize];
+            if !live(row_id) {
+                continue;
+            }
+            self.statistics.rows_with.iter_mut().zip(&times).for_each(|(rows, times)| *rows += usize::from(*times > 0));
+            let fits = match self.terms.fit {
+                Fit::AnyWord => true,
+                Fit::AllWords => times.iter().all(|times| *times > 0),
+                Fit::Phrase => self.has_phrase(row, &terms),
+            };
+            if fits {
+                self.fitting.push(LateRow { row_id, words, times });
+            }
+        }
     }
 
-    fn fits(&self, row: &LateRow, places: &[(usize, usize)], numbers: &HashMap<String, usize>) -> bool {
-        match self.terms.fit {
-            Fit::AnyWord => !places.is_empty(),
-            Fit::AllWords => row.times.iter().all(|times| *times > 0),
-            Fit::Phrase => places.iter().any(|(start, _)| {
-                let tokens = &self.terms.tokens;
-                (0..tokens.len()).all(|token| {
-                    let place = start + tokens.position(token) as usize - tokens.position(0) as usize;
-                    numbers.get(tokens.get_token(token)).is_some_and(|term| places.contains(&(place, *term)))
-                })
-            }),
-        }
+    /// Whether the query's words stand in `row` one after the other; `places` are those of each of its unique words.
+    fn has_phrase(&self, row: u32, places: &[&Vec<(u32, u32)>]) -> bool {
+        let tokens = &self.terms.tokens;
+        let places_of = |token: usize| {
+            let word = tokens.get_token(token);
+            self.terms.unique.iter().position(|term| term == word).map(|term| places[term])
+        };
+        let Some(first) = places_of(0) else { return false };
+        let of_row = first.iter().filter(|(other, _)| *other == row);
+        of_row.into_iter().any(|(_, start)| {
+            (0..tokens.len()).all(|token| {
+                let place = (row, start + tokens.position(token) - tokens.position(0));
+                places_of(token).is_some_and(|places| places.binary_search(&place).is_ok())
+            })
+        })
     }
 
     /// The scores of the rows that fit.
@@ -140,19 +190,4 @@ impl LateRows {
             (row.row_id, score)
         })
     }
-}
-
-/// Reads all of `batches`, which hold texts and row ids, off the threads of the async runtime.
-pub(crate) async fn read_late(
-    mut rows: LateRows,
-    tokenizer: Box<dyn LanceTokenizer>,
-    mut batches: impl Stream<Item = Result<RecordBatch>> + Unpin,
-) -> Result<LateRows> {
-    while let Some(batch) = batches.try_next().await? {
-        let mut tokenizer = tokenizer.box_clone();
-        let read = move || rows.read(&batch, tokenizer.as_mut()).map(|()| rows);
-        let done = tokio::task::spawn_blocking(read).await;
-        rows = done.map_err(|source| Error::internal("a search ended early").with_source(source))??;
-    }
-    Ok(rows)
 }

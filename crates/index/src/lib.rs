@@ -1,7 +1,6 @@
 //! Indexes over a table, and search through them: vectors, full text, and both fused.
 //!
-//! [`create`], [`list`], [`optimize`] and [`drop`] look after indexes. [`vector_search`], [`text_search`] and
-//! [`hybrid_search`] read one [`Snapshot`](cenote_store::Snapshot). An index may be late, never wrong: rows written after it
+//! [`Indexes`] makes, lists, tends, drops and searches them; a search reads one [`Snapshot`](cenote_store::Snapshot). An index may be late, never wrong: rows written after it
 //! was built are searched without it and merged in; rows deleted or replaced are never found by their old values. A search
 //! under a filter gives min(k, matching rows).
 //!
@@ -12,7 +11,7 @@
 //! use std::sync::Arc;
 //! use arrow::array::record_batch;
 //! use arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
-//! use cenote_index::{IndexKind, IndexSpec, TextQuery};
+//! use cenote_index::{IndexKind, IndexSpec, Indexes, TextQuery};
 //! use cenote_store::{Store, StoreOptions, TableSpec};
 //!
 //! let directory = tempfile::tempdir()?;
@@ -20,11 +19,12 @@
 //! let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]);
 //! let table = store.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
 //! table.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
-//! cenote_index::create(&table, &IndexSpec::new("note", IndexKind::full_text())).await?;
+//! let indexes = Indexes::default();
+//! indexes.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await?;
 //!
 //! // Written after the index was built, and found all the same.
 //! table.upsert(record_batch!(("id", Int64, [3]), ("note", Utf8, ["red cars, red cars"])).unwrap()).await?;
-//! let found = cenote_index::text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
+//! let found = indexes.text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
 //! assert_eq!(found.num_rows(), 2);
 //! # Ok(())
 //! # }
@@ -32,20 +32,33 @@
 //! ```
 
 mod build;
+mod cache;
 mod catalog;
 mod corpus;
+mod definition;
 mod fusion;
 mod hits;
+mod indexes;
+mod kind;
 mod late;
 mod live;
+mod resident;
+mod resident_file;
 mod spec;
 mod text;
+mod tune;
+mod unseen;
 mod vector;
+mod vectors;
 
-pub use build::{create, drop, optimize};
-pub use catalog::{IndexInfo, list};
-pub use fusion::{HybridQuery, hybrid_hits, hybrid_search};
+pub use catalog::IndexInfo;
+pub use definition::{Measured, PROPERTY_PREFIX, SearchSettings};
+pub use fusion::HybridQuery;
 pub use hits::{DISTANCE, Hit, K_MAX, SCORE, materialize};
-pub use spec::{IndexKind, IndexSpec, Metric};
-pub use text::{TextQuery, text_columns, text_hits, text_search};
-pub use vector::{VectorQuery, vector_dimensions, vector_hits, vector_search};
+pub use indexes::{IndexOptions, Indexes};
+pub use kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
+pub use spec::{IndexSpec, Metric};
+pub use text::TextQuery;
+pub use tune::{TunePoint, Tuning};
+pub use vector::{Strategy, VectorQuery};
+pub use vectors::vector_dimensions;

@@ -34,7 +34,8 @@ pub(crate) async fn rows(base: &Arc<Dataset>, segments: &[IndexMetadata]) -> Res
     Ok((covered, late))
 }
 
-async fn rows_in(base: &Arc<Dataset>, mut fragments: RoaringBitmap) -> Result<RowAddrTreeMap> {
+/// The rows in `fragments` that the base has not deleted.
+pub(crate) async fn rows_in(base: &Arc<Dataset>, mut fragments: RoaringBitmap) -> Result<RowAddrTreeMap> {
     // Lance keeps this list for each version of a table, but makes it only where it sees that a file is missing.
     fragments.insert(NO_FRAGMENT);
     let wrong = || Error::internal("the base does not list its rows");

@@ -1,39 +1,52 @@
 //! Nearest vectors.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::num::NonZero;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Float32Array, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, lance_error};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance_select::RowSetOps;
 
-use crate::catalog::{Definition, definitions};
+use crate::catalog::{Built, Index};
+use crate::definition::SearchSettings;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
+use crate::indexes::{Indexes, is_of_index};
 use crate::live;
+use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
 use crate::spec::Metric;
+use crate::unseen::LATE_ROWS_MAX;
+use crate::vectors::{Probe, Vectors, keep_nearest, vector_type};
 
-/// Quantised distances rank so many times k rows, and whole vectors rank those again.
+/// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
 const REFINE_FACTOR: u32 = 4;
+const REFINE_FACTOR_COARSE: u32 = 10;
 /// At least so many partitions are searched.
 const PROBES_MIN: usize = 20;
 /// Candidates kept while walking a graph: at least so many, and as many as are ranked again.
 const GRAPH_CANDIDATES_MIN: usize = 128;
+/// So few rows that satisfy a filter are compared one by one: cheaper than an index on disk, and exact.
+const MATCHING_ROWS_MAX: usize = 1_024;
+/// An index in memory is brought up to date when it lacks so many rows, and at least one in so many of those it has.
+const REFRESH_ROWS: usize = 1_024;
+const REFRESH_SHARE: usize = 32;
 
 /// A search for the rows whose vectors are nearest to one.
 #[derive(Debug, Clone)]
 pub struct VectorQuery {
-    /// A `FixedSizeList<Float32>` column.
+    /// A column of vectors: `FixedSizeList` of Float32, Float16, Int8, or, as packed bits, UInt8.
     pub column: String,
-    /// As many numbers as the column's vectors have.
+    /// As many numbers as the column's vectors have; for packed bits whole numbers from 0 to 255.
     pub vector: Vec<f32>,
     /// How many rows, at most.
     pub k: usize,
-    /// How distance is measured; `None`: as the column's index does, or [`Metric::L2`] without one.
+    /// How distance is measured; `None`: as the column's index does, or [`Metric::L2`] without one ([`Metric::Hamming`] for
+    /// packed bits).
     pub metric: Option<Metric>,
     /// Only rows that satisfy this; applied before the search.
     pub filter: Option<Filter>,
@@ -48,193 +61,340 @@ impl VectorQuery {
     }
 }
 
-/// The nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null, or has no distance
-/// (a zero vector under cosine), is never among them; otherwise there are min(k, matching rows).
-///
-/// # Errors
-/// `NotFound` for an unknown column; `InvalidInput` for a vector that does not fit it, a `k` of 0 or a filter that does
-/// not parse.
-pub async fn vector_search(snapshot: &Snapshot, query: &VectorQuery) -> Result<RecordBatch> {
-    let hits = vector_hits(snapshot, query).await?;
-    materialize(snapshot, &hits, query.columns.as_deref(), &[DISTANCE]).await
+/// How a search went about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Strategy {
+    /// It compared every row, or every row that satisfies the filter.
+    Exact,
+    /// It found the rows that satisfy the filter, so many, and compared each.
+    Matching(usize),
+    /// It searched this index, and compared what the index has not seen; under a filter, so many rows could be found.
+    Index(String, Option<usize>),
 }
 
-/// [`vector_search`] without reading the rows.
-pub async fn vector_hits(snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
-    check_k(query.k)?;
-    let indexes = definitions(snapshot).await?;
-    let indexes: Vec<&Definition> = indexes.iter().filter(|index| index.column == query.column).collect();
-    let metric = query.metric.or_else(|| indexes.iter().find_map(|index| index.metric())).unwrap_or_default();
-    check_vector(snapshot, query, metric)?;
-    let index = indexes.into_iter().find(|index| index.metric() == Some(metric));
-    if let Some(index) = index {
-        let hits = nearest_indexed(snapshot, query, metric, index).await?;
-        if hits.len() >= query.k {
-            return Ok(hits);
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact => f.write_str("exact"),
+            Self::Matching(rows) => write!(f, "exact over {rows} matching rows"),
+            Self::Index(name, None) => write!(f, "index {name}"),
+            Self::Index(name, Some(rows)) => write!(f, "index {name} under {rows} matching rows"),
         }
-        // The index came up short of k. When that is all there is, the exact search says so too.
     }
-    let mut request = ScanRequest::default().columns([&query.column]).with_row_id();
-    request.filter.clone_from(&query.filter);
-    nearest_of(snapshot.scan(&request).await?, query, metric).await
 }
 
-/// The nearest rows by `index`, and by comparing with those that it has not seen.
-async fn nearest_indexed(
-    snapshot: &Snapshot,
-    query: &VectorQuery,
+impl Indexes {
+    /// The nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null, or has no distance
+    /// (a zero vector under cosine), is never among them; otherwise there are min(k, matching rows).
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown column; `InvalidInput` for a vector that does not fit it, a `k` of 0 or a filter that does
+    /// not parse.
+    pub async fn vector_search(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<RecordBatch> {
+        let hits = self.vector_hits(snapshot, query).await?;
+        materialize(snapshot, &hits, query.columns.as_deref(), &[DISTANCE]).await
+    }
+
+    /// [`vector_search`](Self::vector_search) without reading the rows.
+    pub async fn vector_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
+        Ok(self.find_vectors(snapshot, query).await?.0)
+    }
+
+    /// [`vector_hits`](Self::vector_hits), and how they were found.
+    pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, Strategy)> {
+        let catalog = self.catalog(snapshot).await?;
+        let indexes = || catalog.indexes.iter().filter(|index| index.column == query.column);
+        let search = self.checked(snapshot, query, indexes().find_map(Index::metric))?;
+        let metric = search.metric;
+        let fitting: Vec<&Index> = indexes().filter(|index| index.metric() == Some(metric)).collect();
+        if fitting.is_empty() {
+            return Ok((search.exact().await?, Strategy::Exact));
+        }
+        let wanted = match &query.filter {
+            Some(filter) => Some(Arc::new(live::satisfying(snapshot, filter).await?)),
+            None => None,
+        };
+        let matching = wanted.as_ref().map(|wanted| live::count(wanted));
+        for index in fitting.iter().filter(|index| index.definition.kind.is_resident()) {
+            if let Some(hits) = search.by_resident(index, wanted.as_ref()).await? {
+                return Ok((hits, Strategy::Index(index.name.clone(), matching)));
+            }
+        }
+        if let (Some(wanted), Some(rows)) = (&wanted, matching.filter(|rows| *rows <= MATCHING_ROWS_MAX)) {
+            return Ok((search.matching(wanted).await?, Strategy::Matching(rows)));
+        }
+        for index in fitting {
+            let Some(built) = &index.built else { continue };
+            match search.on_disk(index, built, wanted.as_ref()).await {
+                Ok(hits) if hits.len() >= query.k => return Ok((hits, Strategy::Index(index.name.clone(), matching))),
+                // The index came up short of k. When that is all there is, the exact search says so too.
+                Ok(_) => break,
+                Err(error) if is_of_index(&error) => unreadable(&index.name, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((search.exact().await?, Strategy::Exact))
+    }
+
+    /// By comparing every row.
+    pub(crate) async fn exact_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
+        self.checked(snapshot, query, None)?.exact().await
+    }
+
+    /// By `index` alone, with `settings`; no hits when it has nothing for this snapshot.
+    pub(crate) async fn hits_by(
+        &self,
+        snapshot: &Snapshot,
+        query: &VectorQuery,
+        index: &Index,
+        settings: SearchSettings,
+    ) -> Result<Vec<Hit>> {
+        let search = VectorSearch { settings: Some(settings), ..self.checked(snapshot, query, index.metric())? };
+        match &index.built {
+            _ if index.definition.kind.is_resident() => Ok(search.by_resident(index, None).await?.unwrap_or_default()),
+            Some(built) => search.on_disk(index, built, None).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// `query`, of the metric that it names, or else of `metric`.
+    fn checked<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        query: &'a VectorQuery,
+        metric: Option<Metric>,
+    ) -> Result<VectorSearch<'a>> {
+        check_k(query.k)?;
+        let (item, width) = vector_type(snapshot, &query.column)?;
+        let default = if item == DataType::UInt8 { Metric::Hamming } else { Metric::default() };
+        let metric = query.metric.or(metric).unwrap_or(default);
+        check_vector(query, metric, &item, width)?;
+        let probe = Arc::new(Probe::new(&query.vector, metric)?);
+        Ok(VectorSearch { indexes: self, snapshot, query, metric, item, width, probe, settings: None })
+    }
+}
+
+/// Says that a search goes on without an index.
+pub(crate) fn unreadable(name: &str, error: &Error) {
+    tracing::warn!(%error, index = name, "the index cannot be read: every row is compared until it is built anew");
+}
+
+/// A search that was checked.
+struct VectorSearch<'a> {
+    indexes: &'a Indexes,
+    snapshot: &'a Snapshot,
+    query: &'a VectorQuery,
     metric: Metric,
-    index: &Definition,
-) -> Result<Vec<Hit>> {
-    let base = snapshot.base();
-    let superseded = snapshot.superseded().as_ref();
-    let wanted = match &query.filter {
-        Some(filter) => Some(live::satisfying(snapshot, filter).await?),
-        None => None,
-    };
-    let (covered, late) = live::rows(base, &index.segments).await?;
-    let allowed = wanted.as_ref().map(|wanted| (wanted.clone() & &covered) - superseded);
-    let mut hits = walk(snapshot, query, metric, index, allowed).await?;
-    if hits.iter().any(|hit| !covered.contains(hit.row_id)) {
-        // The index holds rows that a compaction removed.
-        hits = walk(snapshot, query, metric, index, Some(covered - superseded)).await?;
-    }
-    let mut late = late - superseded;
-    if let Some(wanted) = &wanted {
-        late &= wanted;
-    }
-    let mut request = ScanRequest::default().columns([&query.column]).with_row_id();
-    request.filter.clone_from(&query.filter);
-    let changed = stream::iter(snapshot.changed(&request).await?).map(Ok);
-    let unseen = changed.chain(live::read(base, &query.column, late).await?).boxed();
-    hits.extend(nearest_of(unseen, query, metric).await?);
-    hits.sort_unstable_by(by_distance);
-    hits.truncate(query.k);
-    Ok(hits)
+    /// What the vectors are made of, and how many of it each has.
+    item: DataType,
+    width: usize,
+    probe: Arc<Probe>,
+    /// How hard to look; `None`: as the index's definition says.
+    settings: Option<SearchSettings>,
 }
 
-/// The nearest rows of `batches`, which hold vectors and row ids, by comparing with each.
-async fn nearest_of(batches: RecordBatches, query: &VectorQuery, metric: Metric) -> Result<Vec<Hit>> {
-    let vector: Arc<[f32]> = query.vector.as_slice().into();
-    let k = query.k;
-    let compared = batches.map(|batch| {
-        let vector = Arc::clone(&vector);
-        async move {
-            let batch = batch?;
-            let hits = tokio::task::spawn_blocking(move || compare(&batch, &vector, metric, k)).await;
-            hits.map_err(|source| Error::internal("a search ended early").with_source(source))?
+impl VectorSearch<'_> {
+    /// By comparing every row.
+    async fn exact(&self) -> Result<Vec<Hit>> {
+        let mut request = ScanRequest::default().columns([&self.query.column]).with_row_id();
+        request.filter.clone_from(&self.query.filter);
+        let mut hits = self.nearest_of(self.snapshot.scan(&request).await?).await?;
+        self.finish(&mut hits);
+        Ok(hits)
+    }
+
+    /// By comparing each of `wanted`.
+    async fn matching(&self, wanted: &RowAddrTreeMap) -> Result<Vec<Hit>> {
+        let of_base = wanted.clone() - self.snapshot.superseded().as_ref();
+        let mut hits = self.nearest_of(live::read(self.snapshot.base(), &self.query.column, of_base).await?).await?;
+        hits.extend(self.changed(Some(wanted)).await?);
+        self.finish(&mut hits);
+        Ok(hits)
+    }
+
+    /// By a graph in memory; `None` when there is none for this snapshot.
+    async fn by_resident(&self, index: &Index, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Option<Vec<Hit>>> {
+        let Some(options) = resident_options(&index.definition.kind) else { return Ok(None) };
+        let resident = self.indexes.resident(self.snapshot, index, options);
+        let view = resident.view(self.snapshot).await?;
+        let late = view.as_ref().map_or(usize::MAX, |view| live::count(&view.live.late));
+        let known = view.as_ref().map_or(0, |view| live::count(&view.live.covered));
+        if late >= REFRESH_ROWS.max(known / REFRESH_SHARE) {
+            self.indexes.keep_resident(self.snapshot, index, &resident);
         }
-    });
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let mut compared = compared.buffer_unordered(threads);
-    let mut hits = Vec::new();
-    while let Some(more) = compared.try_next().await? {
-        hits.extend(more);
-        keep_nearest(&mut hits, k);
+        let Some(view) = view.filter(|_| late <= LATE_ROWS_MAX) else { return Ok(None) };
+        let view = Arc::new(view);
+        let (k, probe) = (self.query.k, Arc::clone(&self.probe));
+        let settings = self.settings.unwrap_or(index.definition.search);
+        let ef = settings.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
+        let (superseded, wanted_there) = (Arc::clone(self.snapshot.superseded()), wanted.cloned());
+        let (searched, seen) = (Arc::clone(&resident), Arc::clone(&view));
+        let walk = move || searched.nearest(&seen, &probe, k, ef, &superseded, wanted_there.as_deref());
+        let Some(mut hits) = blocking(walk).await? else { return Ok(None) };
+        let name = format!("{}\0{}", index.name, view.epoch());
+        hits.extend(self.late(&name, &view.live.late, wanted.map(Arc::as_ref)).await?);
+        hits.extend(self.changed(wanted.map(Arc::as_ref)).await?);
+        self.finish(&mut hits);
+        Ok(Some(hits))
     }
-    hits.sort_unstable_by(by_distance);
-    Ok(hits)
-}
 
-/// The nearest rows of `batch`, in any order. A distance that is no number comes from a vector that has none: it is no hit.
-fn compare(batch: &RecordBatch, vector: &[f32], metric: Metric, k: usize) -> Result<Vec<Hit>> {
-    let row_ids = live::row_ids(batch)?;
-    let vectors = batch.column(0).as_fixed_size_list();
-    let numbers = vectors.values().as_primitive::<Float32Type>().values();
-    let distance = metric.to_lance().func::<f32>();
-    let hit = |row: usize| {
-        let raw = distance(vector, &numbers[row * vector.len()..(row + 1) * vector.len()]);
-        raw.is_finite().then(|| Hit { row_id: row_ids[row], distance: Some(metric.distance_of(raw)), score: None })
-    };
-    let mut hits = (0..vectors.len()).filter(|row| vectors.is_valid(*row)).filter_map(hit).collect();
-    keep_nearest(&mut hits, k);
-    Ok(hits)
-}
-
-fn keep_nearest(hits: &mut Vec<Hit>, k: usize) {
-    if hits.len() > k {
-        hits.select_nth_unstable_by(k - 1, by_distance);
-        hits.truncate(k);
-    }
-}
-
-/// How many numbers the vectors of `column` have.
-///
-/// # Errors
-/// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.
-pub fn vector_dimensions(snapshot: &Snapshot, column: &str) -> Result<usize> {
-    let is_vector = |data_type: &DataType| matches!(data_type, DataType::FixedSizeList(item, _) if item.data_type() == &DataType::Float32);
-    let schema = snapshot.schema();
-    let vectors = || {
-        let fields = schema.fields().iter().filter(|field| is_vector(field.data_type()));
-        let names = fields.map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        if names.is_empty() { "the table has no vector columns".to_owned() } else { format!("vector columns: {names}") }
-    };
-    match schema.field_with_name(column).map(|field| field.data_type()) {
-        Ok(DataType::FixedSizeList(item, dimensions)) if item.data_type() == &DataType::Float32 => {
-            Ok(*dimensions as usize)
+    /// By what Lance has built, and by comparing with what that has not seen.
+    async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
+        let superseded = self.snapshot.superseded().as_ref();
+        let live = built.live(self.snapshot).await?;
+        let allowed = wanted.map(|wanted| (wanted.as_ref().clone() & &live.covered) - superseded);
+        let mut hits = self.walk(index, built, allowed).await?;
+        if hits.iter().any(|hit| !live.covered.contains(hit.row_id)) {
+            // The index holds rows that a compaction removed.
+            hits = self.walk(index, built, Some(live.covered.clone() - superseded)).await?;
         }
-        Ok(other) => {
-            Err(Error::invalid_input(format!("column `{column}` is {other}, which holds no vectors; {}", vectors())))
+        hits.extend(self.late(&index.name, &live.late, wanted.map(Arc::as_ref)).await?);
+        hits.extend(self.changed(wanted.map(Arc::as_ref)).await?);
+        self.finish(&mut hits);
+        Ok(hits)
+    }
+
+    /// The nearest of `late`, which are rows of the base that `name` stands for.
+    async fn late(&self, name: &str, late: &RowAddrTreeMap, wanted: Option<&RowAddrTreeMap>) -> Result<Vec<Hit>> {
+        let superseded = self.snapshot.superseded().as_ref();
+        match live::count(late) {
+            0 => Ok(Vec::new()),
+            1..=LATE_ROWS_MAX => {
+                let (unseen, shape) = (self.indexes.unseen(), (self.metric, self.width));
+                let vectors = unseen.late_vectors(self.snapshot, name, &self.query.column, shape, late).await?;
+                self.nearest_in(vectors, wanted, superseded).await
+            }
+            _ => {
+                let mut late = late.clone() - superseded;
+                if let Some(wanted) = wanted {
+                    late &= wanted;
+                }
+                self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await
+            }
         }
-        Err(_) => Err(Error::not_found(format!("no column `{column}`; {}", vectors()))),
+    }
+
+    /// The nearest rows of the change store.
+    async fn changed(&self, wanted: Option<&RowAddrTreeMap>) -> Result<Vec<Hit>> {
+        if self.snapshot.changed_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let (unseen, shape) = (self.indexes.unseen(), (self.metric, self.width));
+        let vectors = unseen.changed_vectors(self.snapshot, &self.query.column, shape).await?;
+        self.nearest_in(vectors, wanted, &RowAddrTreeMap::new()).await
+    }
+
+    /// The nearest of `vectors` that are `wanted` and not in `but`.
+    async fn nearest_in(
+        &self,
+        vectors: Arc<Vectors>,
+        wanted: Option<&RowAddrTreeMap>,
+        but: &RowAddrTreeMap,
+    ) -> Result<Vec<Hit>> {
+        let (metric, k) = (self.metric, self.query.k);
+        let is_wanted = |row: u64, wanted: Option<&RowAddrTreeMap>, but: &RowAddrTreeMap| {
+            !but.contains(row) && wanted.is_none_or(|wanted| wanted.contains(row))
+        };
+        if vectors.bytes() <= INLINE_BYTES_MAX {
+            return Ok(vectors.nearest(&self.probe, metric, k, |row| is_wanted(row, wanted, but)));
+        }
+        let (probe, wanted, but) = (Arc::clone(&self.probe), wanted.cloned(), but.clone());
+        blocking(move || Ok(vectors.nearest(&probe, metric, k, |row| is_wanted(row, wanted.as_ref(), &but)))).await
+    }
+
+    /// The nearest rows of `batches`, which hold vectors and row ids, by comparing with each.
+    async fn nearest_of(&self, batches: RecordBatches) -> Result<Vec<Hit>> {
+        let (metric, width, k) = (self.metric, self.width, self.query.k);
+        let compared = batches.map(|batch| {
+            let probe = Arc::clone(&self.probe);
+            async move {
+                let batch = batch?;
+                let compare = move || {
+                    let mut vectors = Vectors::new(metric, width);
+                    vectors.read(&batch)?;
+                    Ok(vectors.nearest(&probe, metric, k, |_| true))
+                };
+                blocking(compare).await
+            }
+        });
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let mut compared = compared.buffer_unordered(threads);
+        let mut hits = Vec::new();
+        while let Some(more) = compared.try_next().await? {
+            hits.extend(more);
+            keep_nearest(&mut hits, k);
+        }
+        Ok(hits)
+    }
+
+    fn finish(&self, hits: &mut Vec<Hit>) {
+        hits.sort_unstable_by(by_distance);
+        hits.truncate(self.query.k);
+    }
+
+    /// The nearest rows that `index` has: of `rows`, or of all that are not superseded.
+    async fn walk(&self, index: &Index, built: &Built, rows: Option<RowAddrTreeMap>) -> Result<Vec<Hit>> {
+        let (query, metric) = (self.query, self.metric);
+        let mut scanner = self.snapshot.base_scanner();
+        if let Some(rows) = rows {
+            scanner.with_row_id_prefilter(RowAddrMask::from_allowed(rows));
+        }
+        scanner.prefilter(true);
+        let vector = self.probe.to_array(&self.item)?;
+        scanner.nearest(&query.column, vector.as_ref(), query.k).map_err(lance_error)?;
+        // Lance knows only the first index of a column unless it is told. Asked by metric for another, or for rows that the index has
+        // not seen, it compares vectors itself, and takes nulls for other rows' where a batch is a part of another one.
+        let segments = built.segments.iter().map(|segment| segment.uuid).collect();
+        scanner.with_index_segments(segments).map_err(lance_error)?.fast_search();
+        let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
+        scanner.distance_metric(metric.to_lance()).minimum_nprobes(probes.unwrap_or(PROBES_MIN));
+        if let Some(probes) = probes {
+            scanner.maximum_nprobes(probes);
+        }
+        if built.structure != "IVF_FLAT" {
+            let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
+            let refine = refine.unwrap_or(if is_coarse { REFINE_FACTOR_COARSE } else { REFINE_FACTOR });
+            let candidates = query.k.saturating_mul(refine as usize);
+            scanner.refine(refine).ef(ef.unwrap_or(GRAPH_CANDIDATES_MIN).max(candidates));
+        }
+        scanner.project(&[DISTANCE]).map_err(lance_error)?.with_row_id();
+        let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
+        let mut hits = Vec::with_capacity(query.k.min(1024));
+        let mut seen = HashSet::new();
+        while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
+            let distances = batch.column_by_name(DISTANCE).and_then(|column| column.as_primitive_opt::<Float32Type>());
+            let distances = distances.ok_or_else(|| Error::internal("a search gave no distances"))?;
+            for (row_id, raw) in live::row_ids(&batch)?.iter().zip(distances) {
+                if let Some(raw) = raw.filter(|raw| raw.is_finite() && seen.insert(*row_id)) {
+                    hits.push(Hit { row_id: *row_id, distance: Some(metric.distance_of(raw)), score: None });
+                }
+            }
+        }
+        Ok(hits)
     }
 }
 
-fn check_vector(snapshot: &Snapshot, query: &VectorQuery, metric: Metric) -> Result<()> {
-    let dimensions = vector_dimensions(snapshot, &query.column)?;
+/// So few bytes of vectors are compared where the caller is.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+fn check_vector(query: &VectorQuery, metric: Metric, item: &DataType, dimensions: usize) -> Result<()> {
+    let column = &query.column;
     if query.vector.len() != dimensions {
         return Err(Error::invalid_input(format!(
-            "the query vector has {} numbers, and column `{}` has vectors of {dimensions}",
+            "the query vector has {} numbers, and column `{column}` has vectors of {dimensions}",
             query.vector.len(),
-            query.column
         )));
     }
     if let Some(at) = query.vector.iter().position(|number| !number.is_finite()) {
         return Err(Error::invalid_input(format!("number {} of the query vector is {}", at + 1, query.vector[at])));
     }
+    if (metric == Metric::Hamming) != (item == &DataType::UInt8) {
+        let fitting = if item == &DataType::UInt8 { "hamming" } else { "l2, cosine or dot" };
+        let what = format!("column `{column}` holds vectors of {item}, whose distance is {fitting}, not {metric}");
+        return Err(Error::invalid_input(what));
+    }
     if metric == Metric::Cosine && query.vector.iter().all(|number| *number == 0.0) {
         return Err(Error::invalid_input("a zero vector has no direction: cosine distance to it is undefined"));
     }
     Ok(())
-}
-
-/// The nearest rows that `index` has: of `rows`, or of all that are not superseded.
-async fn walk(
-    snapshot: &Snapshot,
-    query: &VectorQuery,
-    metric: Metric,
-    index: &Definition,
-    rows: Option<RowAddrTreeMap>,
-) -> Result<Vec<Hit>> {
-    let mut scanner = snapshot.base_scanner();
-    if let Some(rows) = rows {
-        scanner.with_row_id_prefilter(RowAddrMask::from_allowed(rows));
-    }
-    scanner.prefilter(true);
-    let vector = Float32Array::from(query.vector.clone());
-    scanner.nearest(&query.column, &vector, query.k).map_err(lance_error)?;
-    // Lance knows only the first index of a column unless it is told. Asked by metric for another, or for rows that the index has
-    // not seen, it compares vectors itself, and takes nulls for other rows' where a batch is a part of another one.
-    let segments = index.segments.iter().map(|segment| segment.uuid).collect();
-    scanner.with_index_segments(segments).map_err(lance_error)?.fast_search();
-    scanner.distance_metric(metric.to_lance()).minimum_nprobes(PROBES_MIN);
-    if index.structure != "IVF_FLAT" {
-        let candidates = query.k * REFINE_FACTOR as usize;
-        scanner.refine(REFINE_FACTOR).ef(candidates.max(GRAPH_CANDIDATES_MIN));
-    }
-    scanner.project(&[DISTANCE]).map_err(lance_error)?.with_row_id();
-    let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
-    let mut hits = Vec::with_capacity(query.k.min(1024));
-    let mut seen = HashSet::new();
-    while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
-        let distances = batch.column_by_name(DISTANCE).and_then(|column| column.as_primitive_opt::<Float32Type>());
-        let distances = distances.ok_or_else(|| Error::internal("a search gave no distances"))?;
-        for (row_id, raw) in live::row_ids(&batch)?.iter().zip(distances) {
-            if let Some(raw) = raw.filter(|raw| raw.is_finite() && seen.insert(*row_id)) {
-                hits.push(Hit { row_id: *row_id, distance: Some(metric.distance_of(raw)), score: None });
-            }
-        }
-    }
-    Ok(hits)
 }

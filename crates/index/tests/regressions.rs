@@ -2,14 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use cenote_index::{
-    IndexInfo, IndexKind, IndexSpec, Metric, TextQuery, VectorQuery, create, list, optimize, text_search, vector_search,
-};
+use cenote_index::{IndexInfo, IndexKind, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
 use cenote_store::{Filter, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec};
 
 const DIMENSIONS: i32 = 4;
@@ -31,6 +29,8 @@ fn batch(ids: impl IntoIterator<Item = i64>, value: i64) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
+static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+
 async fn table(directory: &tempfile::TempDir) -> Table {
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
     store.create_table("t", TableSpec::new(batch([0], 0).schema(), ["id"])).await.unwrap()
@@ -38,12 +38,12 @@ async fn table(directory: &tempfile::TempDir) -> Table {
 
 async fn index(table: &Table) {
     for (column, kind) in [
-        ("id", IndexKind::Scalar),
-        ("kind", IndexKind::Scalar),
-        ("vector", IndexKind::Vector { metric: Metric::L2 }),
+        ("id", IndexKind::scalar()),
+        ("kind", IndexKind::scalar()),
+        ("vector", IndexKind::vector(Metric::L2)),
         ("note", IndexKind::parse("text", None).unwrap()),
     ] {
-        create(table, &IndexSpec::new(column, kind)).await.unwrap();
+        INDEXES.create(table, &IndexSpec::new(column, kind)).await.unwrap();
     }
 }
 
@@ -61,13 +61,13 @@ async fn filtered(snapshot: &Snapshot, filter: &str) -> BTreeSet<i64> {
 async fn nearest(snapshot: &Snapshot, value: i64, k: usize, filter: Option<&str>) -> Vec<i64> {
     let mut query = VectorQuery::new("vector", vec![value as f32, 0.0, 1.0, 0.0], k);
     query.filter = filter.map(Filter::from);
-    let found = ids(&vector_search(snapshot, &query).await.unwrap());
+    let found = ids(&INDEXES.vector_search(snapshot, &query).await.unwrap());
     assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "a hit stands twice");
     found
 }
 
 async fn with_word(snapshot: &Snapshot, word: &str) -> BTreeSet<i64> {
-    let found = ids(&text_search(snapshot, &TextQuery::new(word, 10_000)).await.unwrap());
+    let found = ids(&INDEXES.text_search(snapshot, &TextQuery::new(word, 10_000)).await.unwrap());
     let unique: BTreeSet<i64> = found.iter().copied().collect();
     assert_eq!(unique.len(), found.len(), "a hit stands twice");
     unique
@@ -107,7 +107,7 @@ async fn maintenance_leaves_no_stale_and_no_doubled_row() {
         table.delete(&batch([round * 10], 0)).await.unwrap();
         values.remove(&(round * 10));
         match round % 3 {
-            0 => optimize(&table).await.unwrap(),
+            0 => INDEXES.optimize(&table).await.unwrap(),
             1 => table.compact(true).await.unwrap(),
             _ => {}
         }
@@ -123,9 +123,9 @@ async fn maintenance_leaves_no_stale_and_no_doubled_row() {
             assert_eq!(near, expected, "round {round}, vectors at {value}");
         }
     }
-    optimize(&table).await.unwrap();
+    INDEXES.optimize(&table).await.unwrap();
     table.collect(Some(Duration::ZERO)).await.unwrap();
-    let indexes = list(&table.snapshot().await.unwrap()).await.unwrap();
+    let indexes = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap();
     assert!(indexes.iter().all(|index| index.rows_unindexed == 0), "{indexes:?}");
 }
 
@@ -246,13 +246,13 @@ async fn upkeep_goes_on_when_a_column_has_no_vectors_any_more() {
     let nulls = arrow::array::new_null_array(without["vector"].data_type(), 20);
     let columns = without.columns().iter().take(3).cloned().chain([nulls]).collect();
     table.upsert(RecordBatch::try_new(without.schema(), columns).unwrap()).await.unwrap();
-    optimize(&table).await.unwrap();
-    let indexes = list(&table.snapshot().await.unwrap()).await.unwrap();
+    INDEXES.optimize(&table).await.unwrap();
+    let indexes = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap();
     let late = |index: &&IndexInfo| index.rows_unindexed > 0;
     assert_eq!(indexes.iter().filter(late).map(|index| index.column.as_str()).collect::<Vec<_>>(), ["vector"]);
     assert!(nearest(&table.snapshot().await.unwrap(), 1, 5, None).await.is_empty());
     table.upsert(batch(0..20, 3)).await.unwrap();
-    optimize(&table).await.unwrap();
+    INDEXES.optimize(&table).await.unwrap();
     assert_eq!(nearest(&table.snapshot().await.unwrap(), 3, 5, None).await.len(), 5);
 }
 

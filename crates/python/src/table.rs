@@ -244,7 +244,7 @@ impl Table {
         metric: Option<&str>,
         name: Option<String>,
     ) -> PyResult<Py<PyDict>> {
-        let kind = IndexKind::parse(kind, metric).map_err(raise)?;
+        let kind = IndexKind::parse(kind, metric.map(|metric| ("metric", metric))).map_err(raise)?;
         let spec = IndexSpec { name, ..IndexSpec::new(column, kind) };
         let made = wait(py, self.here()?.create_index(spec))?;
         Ok(index(py, &made)?.unbind())

@@ -18,16 +18,16 @@ use crate::fault::external;
 /// Sums are kept in so many lanes, which the compiler turns into vector instructions.
 const LANES: usize = 8;
 
-/// One of the three functions. Null when a vector is null or holds a null, and for the cosine of a zero vector.
+/// One of the four functions. Null when a vector is null or holds a null, and for the cosine of a zero vector.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DistanceFunction {
     metric: Metric,
     signature: Signature,
 }
 
-/// All three.
+/// All four.
 pub(crate) fn functions() -> impl Iterator<Item = ScalarUDF> {
-    [Metric::L2, Metric::Cosine, Metric::Dot].into_iter().map(|metric| {
+    [Metric::L2, Metric::Cosine, Metric::Dot, Metric::Hamming].into_iter().map(|metric| {
         let signature = Signature::user_defined(Volatility::Immutable);
         ScalarUDF::new_from_impl(DistanceFunction { metric, signature })
     })
@@ -43,6 +43,7 @@ impl DistanceFunction {
         match self.metric {
             Metric::L2 => Some(sum(a, b, |a, b| (a - b) * (a - b)).sqrt()),
             Metric::Dot => Some(sum(a, b, |a, b| a * b)),
+            Metric::Hamming => Some(sum(a, b, |a, b| (a as u8 ^ b as u8).count_ones() as f32)),
             Metric::Cosine => {
                 let norms = sum(a, a, |a, b| a * b).sqrt() * sum(b, b, |a, b| a * b).sqrt();
                 (norms > 0.0).then(|| 1.0 - sum(a, b, |a, b| a * b) / norms)
@@ -57,6 +58,7 @@ impl ScalarUDFImpl for DistanceFunction {
             Metric::L2 => "l2_distance",
             Metric::Cosine => "cosine_distance",
             Metric::Dot => "inner_product",
+            Metric::Hamming => "hamming_distance",
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use cenote_base::{ByteSize, Error, Result};
+use cenote_index::Indexes;
 use cenote_operator::Registry;
 use cenote_store::{RecordBatches, Store};
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
@@ -16,6 +17,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{SQLOptions, SessionConfig};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Runtime;
@@ -23,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
+use crate::index_statement::IndexStatement;
 use crate::nearest_rule::NearestRule;
 use crate::parameter::{self, Parameter};
 use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
@@ -55,6 +58,7 @@ impl Default for QueryOptions {
 /// Answers SQL over a store's tables. Queries run on threads of its own, never on the caller's.
 pub struct QueryEngine {
     store: Store,
+    indexes: Indexes,
     state: SessionState,
     threads: Threads,
 }
@@ -77,8 +81,8 @@ impl Drop for Threads {
 }
 
 impl QueryEngine {
-    /// An engine over `store`, with the row-wise operators of `registry` as functions.
-    pub fn new(options: QueryOptions, store: Store, registry: Arc<Registry>) -> Result<Self> {
+    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions.
+    pub fn new(options: QueryOptions, store: Store, indexes: Indexes, registry: Arc<Registry>) -> Result<Self> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
@@ -110,10 +114,10 @@ impl QueryEngine {
             .enable_all()
             .build()
             .map_err(|source| Error::from(source).context("start query threads"))?;
-        Ok(Self { store, state, threads: Threads(Some(runtime)) })
+        Ok(Self { store, indexes, state, threads: Threads(Some(runtime)) })
     }
 
-    /// Answers `text`, one statement that reads. Every table in it is seen at its newest version, and at the same one
+    /// Answers `text`, one statement that reads, or makes, drops or lists indexes. Every table in it is seen at its newest version, and at the same one
     /// wherever it is named. Dropping the result stops the query.
     ///
     /// # Errors
@@ -130,12 +134,13 @@ impl QueryEngine {
     /// As [`sql`](Self::sql), and `InvalidInput` when placeholders and parameters do not match.
     pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
-        let (store, state, text) = (self.store.clone(), self.state.clone(), text.to_owned());
+        let (store, indexes) = (self.store.clone(), self.indexes.clone());
+        let (state, text) = (self.state.clone(), text.to_owned());
         let parameters = parameters.to_vec();
         let (schema_sender, schema) = tokio::sync::oneshot::channel();
         let (batch_sender, batches) = mpsc::channel::<Result<RecordBatch>>(RESULT_QUEUE_BATCHES);
         let task = runtime.spawn(async move {
-            let mut stream = match plan(store, state, &text, &parameters).await {
+            let mut stream = match plan(store, indexes, state, &text, &parameters).await {
                 Ok(stream) => stream,
                 Err(error) => return drop(schema_sender.send(Err(error))),
             };
@@ -179,6 +184,7 @@ impl Drop for StopOnDrop {
 
 async fn plan(
     store: Store,
+    indexes: Indexes,
     state: SessionState,
     text: &str,
     parameters: &[Parameter],
@@ -186,9 +192,14 @@ async fn plan(
     let dialect = state.config_options().sql_parser.dialect;
     let mut statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
     parameter::bind(&mut statement, parameters)?;
+    if let Some(statement) = IndexStatement::read(&statement)? {
+        let rows = Box::pin(statement.run(&store, &indexes)).await?;
+        let schema = rows.schema();
+        return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
+    }
     statement::check_reads(&statement)?;
     let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
-    let pinned = Pinned::new(store, function_names).await?;
+    let pinned = Pinned::new(store, indexes, function_names).await?;
     for table in statement::searched_tables(&statement) {
         pinned.pin(&table).await?;
     }

@@ -1,17 +1,19 @@
 //! SQL over a store's tables, with search in it: DataFusion, a table provider, search plans, and operators as functions.
 //!
 //! [`QueryEngine::sql`] answers one statement. It sees every table at one version, the newest when it was planned. SQL only
-//! reads: tables are made and changed through the API or the command line.
+//! reads, but for indexes: tables are made and changed through the API or the command line.
 //!
 //! | in SQL | is |
 //! |---|---|
-//! | `l2_distance(a, b)`, `cosine_distance(a, b)`, `inner_product(a, b)` | numbers from two vectors |
+//! | `l2_distance(a, b)`, `cosine_distance(a, b)`, `inner_product(a, b)`, `hamming_distance(a, b)` | numbers from two vectors |
 //! | `ORDER BY l2_distance(column, [..]) LIMIT k` | a search of the column's index, when it has one for that distance |
 //! | `vector_search('table', 'column', vector, k [, filter])` | the table's nearest rows, with `_distance` |
 //! | `text_search('table', 'words', k [, filter])` | the rows that fit best, with `_score` |
 //! | `hybrid_search('table', 'column', vector, 'words', k [, filter])` | both rankings fused |
 //! | `more_like('table', 'column', key.., k [, filter])` | the rows nearest to one row, without it |
 //! | `embed_text('red car')`, every other row-wise operator | its output column, or a struct of its outputs |
+//! | `CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value)]` | a new index, `btree` unless said |
+//! | `DROP INDEX name ON table`, `SHOW INDEXES FROM table` | indexes dropped and listed |
 //!
 //! A vector is an array literal, an operator call, or a scalar subquery. Nulls sort last in either direction.
 //!
@@ -22,6 +24,7 @@
 //! use std::sync::Arc;
 //! use arrow::array::record_batch;
 //! use arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
+//! use cenote_index::Indexes;
 //! use cenote_operator::Registry;
 //! use cenote_query::{QueryEngine, QueryOptions};
 //! use cenote_store::{Store, StoreOptions, TableSpec};
@@ -32,7 +35,7 @@
 //! let table = store.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
 //! table.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
 //!
-//! let engine = QueryEngine::new(QueryOptions::default(), store, Arc::new(Registry::default()))?;
+//! let engine = QueryEngine::new(QueryOptions::default(), store, Indexes::default(), Arc::new(Registry::default()))?;
 //! let answer = engine.sql("SELECT id FROM notes WHERE note LIKE '%car'").await?.collect().await?;
 //! assert_eq!(answer[0].num_rows(), 1);
 //! # Ok(())
@@ -44,6 +47,7 @@ mod constant;
 mod distance;
 mod engine;
 mod fault;
+mod index_statement;
 mod nearest_rule;
 mod operator_function;
 mod parameter;

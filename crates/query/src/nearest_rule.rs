@@ -66,7 +66,8 @@ fn search_of(sort: &Sort) -> Option<SearchSpec> {
     // What the search would refuse, the sort answers or refuses in its own words.
     let fits = cenote_index::vector_dimensions(&table.snapshot, &column).ok() == Some(vector.len())
         && vector.iter().all(|number| number.is_finite())
-        && (metric != Metric::Cosine || vector.iter().any(|number| *number != 0.0));
+        && (metric != Metric::Cosine || vector.iter().any(|number| *number != 0.0))
+        && (metric != Metric::Hamming || vector.iter().all(|number| (0.0..=255.0).contains(number)));
     if !fits || !scan.filters.iter().all(|filter| pushdown::is_exact(filter, table.snapshot.schema())) {
         return None;
     }

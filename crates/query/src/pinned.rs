@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use cenote_base::{Error, Result};
-use cenote_index::IndexInfo;
+use cenote_index::{IndexInfo, Indexes};
 use cenote_store::{Snapshot, Store};
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
@@ -21,14 +21,18 @@ pub(crate) const SCHEMA: &str = "main";
 pub(crate) struct PinnedTable {
     pub name: String,
     pub snapshot: Snapshot,
+    /// Without counts.
     pub indexes: Vec<IndexInfo>,
     pub rows: usize,
+    /// What searches it.
+    pub search: Indexes,
 }
 
 /// All that one query sees.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     store: Store,
+    indexes: Indexes,
     names: Vec<String>,
     /// Table functions: the planner asks for them as for tables first.
     functions: Vec<String>,
@@ -36,9 +40,9 @@ pub(crate) struct Pinned {
 }
 
 impl Pinned {
-    pub(crate) async fn new(store: Store, functions: Vec<String>) -> Result<Arc<Self>> {
+    pub(crate) async fn new(store: Store, indexes: Indexes, functions: Vec<String>) -> Result<Arc<Self>> {
         let names = store.tables().await?;
-        Ok(Arc::new(Self { store, names, functions, tables: Mutex::default() }))
+        Ok(Arc::new(Self { store, indexes, names, functions, tables: Mutex::default() }))
     }
 
     /// The table `name`, pinned by this call if by none before.
@@ -50,9 +54,10 @@ impl Pinned {
             return Err(self.unknown(name));
         }
         let snapshot = self.store.table(name).await?.snapshot().await?;
-        let indexes = cenote_index::list(&snapshot).await?;
+        let indexes = self.indexes.outlines(&snapshot).await?;
         let rows = snapshot.count(None).await?;
-        let table = Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows });
+        let table =
+            Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, search: self.indexes.clone() });
         // Whoever pinned it meanwhile was first: a query sees one version of a table.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(tables.entry(name.to_owned()).or_insert(table)))

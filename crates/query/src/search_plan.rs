@@ -1,13 +1,11 @@
 //! Searching a table's indexes as a step of a plan.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
 use cenote_base::Error;
-use cenote_index::{
-    Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, hybrid_hits, materialize, text_hits, vector_hits,
-};
+use cenote_index::{Hit, HybridQuery, IndexInfo, Metric, Strategy, TextQuery, VectorQuery, materialize};
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -82,8 +80,13 @@ impl SearchSpec {
         }
     }
 
-    async fn run(&self, vector: Option<Vec<f32>>, own_row: Option<u64>) -> cenote_base::Result<Vec<Hit>> {
-        let snapshot = &self.table.snapshot;
+    async fn run(
+        &self,
+        vector: Option<Vec<f32>>,
+        own_row: Option<u64>,
+        strategy: &OnceLock<Strategy>,
+    ) -> cenote_base::Result<Vec<Hit>> {
+        let (snapshot, search) = (&self.table.snapshot, &self.table.search);
         // The row that others are to be like comes first, unless others are the same: one more makes room for it.
         let k = self.k + usize::from(own_row.is_some());
         let vector = |column: &str, metric| -> cenote_base::Result<VectorQuery> {
@@ -93,11 +96,16 @@ impl SearchSpec {
         };
         let text = |words: &str| TextQuery { filter: self.filter.clone(), ..TextQuery::new(words, k) };
         let mut hits = match &self.search {
-            Search::Vector { column, metric, .. } => vector_hits(snapshot, &vector(column, *metric)?).await?,
-            Search::Text { words } => text_hits(snapshot, &text(words)).await?,
+            Search::Vector { column, metric, .. } => {
+                let (hits, how) = search.find_vectors(snapshot, &vector(column, *metric)?).await?;
+                // A plan that runs in several partitions searches the same way in each.
+                let _ = strategy.set(how);
+                hits
+            }
+            Search::Text { words } => search.text_hits(snapshot, &text(words)).await?,
             Search::Hybrid { column, metric, words, .. } => {
                 let query = HybridQuery { vector: vector(column, *metric)?, text: text(words), k };
-                hybrid_hits(snapshot, &query).await?
+                search.hybrid_hits(snapshot, &query).await?
             }
         };
         hits.retain(|hit| Some(hit.row_id) != own_row);
@@ -113,13 +121,16 @@ pub(crate) struct SearchPlan {
     columns: Vec<String>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    /// How the search went about it, once it ran: what EXPLAIN ANALYZE shows.
+    strategy: Arc<OnceLock<Strategy>>,
 }
 
 impl SearchPlan {
     /// `schema` is that of the output: stored columns, distance and score.
     pub(crate) fn new(spec: Arc<SearchSpec>, schema: SchemaRef) -> Self {
         let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
-        Self { spec, columns, properties: properties_of(schema), metrics: ExecutionPlanMetricsSet::new() }
+        let properties = properties_of(schema);
+        Self { spec, columns, properties, metrics: ExecutionPlanMetricsSet::new(), strategy: Arc::default() }
     }
 }
 
@@ -141,6 +152,7 @@ impl DisplayAs for SearchPlan {
         }
         parts.push(format!("k={}", spec.k));
         parts.extend(spec.filter.as_ref().map(|filter| format!("filter={}", pushdown::show(filter))));
+        parts.extend(self.strategy.get().map(|strategy| format!("strategy={strategy}")));
         parts.push(format!("projection=[{}]", self.columns.join(", ")));
         show(format, f, spec.name(), &parts)
     }
@@ -182,8 +194,8 @@ impl ExecutionPlan for SearchPlan {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let (spec, columns) = (Arc::clone(&self.spec), self.columns.clone());
-        let batches = stream::once(async move { search(spec, columns, context).await }).try_flatten();
+        let (spec, columns, strategy) = (Arc::clone(&self.spec), self.columns.clone(), Arc::clone(&self.strategy));
+        let batches = stream::once(async move { search(spec, columns, context, &strategy).await }).try_flatten();
         let batches = batches.map(move |batch| {
             let batch = batch.map_err(external)?;
             metrics.record_output(batch.num_rows());
@@ -201,6 +213,7 @@ async fn search(
     spec: Arc<SearchSpec>,
     columns: Vec<String>,
     context: Arc<TaskContext>,
+    strategy: &OnceLock<Strategy>,
 ) -> cenote_base::Result<RecordBatches> {
     let (vector, own_row) = match spec.search.vector() {
         None => (None, None),
@@ -211,7 +224,7 @@ async fn search(
             (Some(vector), Some(row_id))
         }
     };
-    let hits = spec.run(vector, own_row).await?;
+    let hits = spec.run(vector, own_row, strategy).await?;
     if spec.fill && hits.len() < spec.k {
         let request = ScanRequest { filter: spec.filter.clone(), ..ScanRequest::default() }.columns(columns);
         return spec.table.snapshot.scan(&request).await;

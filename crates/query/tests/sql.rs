@@ -4,18 +4,21 @@
 mod lake;
 
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{IndexKind, IndexSpec, Metric, create};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
 use cenote_query::QueryEngine;
 use futures::StreamExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType};
 
 use crate::lake::Lake;
+
+static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
 struct Session<'a>(&'a QueryEngine);
 
@@ -210,6 +213,73 @@ async fn a_search_of_a_column_without_an_index_is_exact() {
     assert_eq!(found.len(), 3);
     assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
     let table = lake.store.table("bare").await.unwrap();
-    create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
+    INDEXES.create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
     assert_eq!(column(&lake.engine, sql).await.len(), 3);
+}
+
+/// BM25 by its formula, over captions of two words each that count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_scores_are_those_of_the_formula() {
+    let lake = Lake::new().await;
+    let captions = column(&lake.engine, "SELECT caption FROM photos").await;
+    let count = captions.len() as f64;
+    let with = |word: &str| captions.iter().filter(|text| text.split(' ').any(|own| own == word)).count() as f64;
+    // A row of average length that has a word once scores the word's weight, whatever k1 and b are.
+    let weight = |word: &str| ((count - with(word) + 0.5) / (with(word) + 0.5) + 1.0).ln();
+    let sql = "SELECT caption, _score FROM text_search('photos', 'red car', 400)";
+    let found = lake.engine.sql(sql).await.unwrap().collect().await.unwrap();
+    let mut rows = 0;
+    for batch in &found {
+        let scores = batch.column(1).as_primitive::<Float32Type>();
+        for (row, score) in cells(std::slice::from_ref(batch)).iter().zip(scores.iter().flatten()) {
+            let wanted: f64 =
+                ["red", "car"].iter().filter(|word| row[0].contains(**word)).map(|word| weight(word)).sum();
+            assert!((f64::from(score) - wanted).abs() < 1e-4, "{}: {score}, not {wanted}", row[0]);
+            rows += 1;
+        }
+    }
+    let either = captions.iter().filter(|text| text.contains("red") || text.contains("car")).count();
+    assert_eq!(rows, either);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_are_made_listed_and_dropped_by_statements() {
+    let lake = Lake::new().await;
+    let made = column(&lake.engine, "CREATE INDEX near ON bare USING hnsw (embedding) WITH (metric = 'cosine', m = 8)");
+    assert_eq!(made.await, ["near"]);
+    assert_eq!(column(&lake.engine, "CREATE INDEX ON photos (width)").await, ["width_scalar"]);
+    assert_eq!(
+        column(&lake.engine, "CREATE INDEX IF NOT EXISTS width_scalar ON photos (width)").await,
+        ["width_scalar"]
+    );
+    assert_eq!(column(&lake.engine, "SHOW INDEXES FROM bare").await, ["near"]);
+    let nearest = "SELECT id FROM vector_search('bare', 'embedding', [1.0, 0.0, 0.0, 0.1], 2)";
+    assert_eq!(column(&lake.engine, nearest).await, ["0", "4"]);
+    assert_eq!(column(&lake.engine, "DROP INDEX near ON bare").await, ["near"]);
+    assert!(column(&lake.engine, "DROP INDEX IF EXISTS near ON bare").await.is_empty());
+    for (sql, kind, says) in [
+        ("DROP INDEX near ON bare", ErrorKind::NotFound, "it has none"),
+        ("DROP INDEX near", ErrorKind::InvalidInput, "DROP INDEX name ON table"),
+        ("CREATE INDEX ON bare USING tree (id)", ErrorKind::InvalidInput, "no kind of index"),
+        ("CREATE INDEX ON bare (id, embedding)", ErrorKind::InvalidInput, "one column"),
+        ("CREATE UNIQUE INDEX ON bare (id)", ErrorKind::Unsupported, "not UNIQUE"),
+        ("CREATE INDEX ON bare USING hnsw (embedding) WITH (n = 3)", ErrorKind::InvalidInput, "no option `n`"),
+        ("CREATE INDEX ON nothing (id)", ErrorKind::NotFound, "nothing"),
+    ] {
+        let (found, message) = failure(&lake.engine, sql).await;
+        assert!(found == kind && message.contains(says), "{sql}: {found:?} {message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_analysed_search_says_how_it_went_about_it() {
+    let lake = Lake::new().await;
+    let nearest = "EXPLAIN ANALYZE SELECT id FROM vector_search('photos', 'embedding', [1.0, 0.0, 0.0, 0.1], 5";
+    for (filter, says) in
+        [(")", "strategy=index embedding_cosine"), (", 'color = 3')", "strategy=exact over 10 matching rows")]
+    {
+        let batches = lake.engine.sql(&format!("{nearest}{filter}")).await.unwrap().collect().await.unwrap();
+        let plan = cells(&batches).into_iter().flatten().collect::<String>();
+        assert!(plan.contains(says), "{plan}");
+    }
 }

@@ -9,7 +9,7 @@ use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available
 use cenote_engine::{
     ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, StagePlan, error_table_schema,
 };
-use cenote_index::{IndexInfo, IndexKind, IndexSpec};
+use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes};
 use cenote_models::{ModelOptions, ModelRegistry};
 use cenote_operator::{Definition, Registry};
 use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
@@ -59,6 +59,7 @@ pub struct Lake {
 struct Shared {
     location: PathBuf,
     store: Store,
+    indexes: Indexes,
     registry: Arc<Registry>,
     models: Arc<ModelRegistry>,
     scheduler: Scheduler,
@@ -100,12 +101,18 @@ impl Lake {
 
         // Shares of the budget. What they leave is for models, Arrow buffers in flight and the runtime itself.
         let share = |parts: u64| ByteSize(memory_max.0 / parts);
+        let indexes = Indexes::new(IndexOptions {
+            memory_bytes_max: share(4),
+            cache_bytes_max: share(16),
+            directory: Some(models.cache_dir().join("graphs")),
+            ..IndexOptions::default()
+        });
         let store_options = StoreOptions {
             index_cache_bytes_max: share(8),
             metadata_cache_bytes_max: share(16),
             page_cache_bytes_max: share(16),
             cache_directory: models.cache_dir().join("tables"),
-            after_fold: Some(Arc::new(IndexUpkeep)),
+            after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
             ..StoreOptions::default()
         };
         let store = Store::open(location.join(TABLES), store_options).await?;
@@ -126,8 +133,8 @@ impl Lake {
         };
         let engine = Engine::new(store.clone(), Arc::clone(&registry), scheduler.clone(), engine_options);
         let query_options = QueryOptions { memory_bytes_max: share(4), ..QueryOptions::default() };
-        let query = QueryEngine::new(query_options, store.clone(), Arc::clone(&registry))?;
-        let shared = Shared { location, store, registry, models, scheduler, engine, query, memory_max };
+        let query = QueryEngine::new(query_options, store.clone(), indexes.clone(), Arc::clone(&registry))?;
+        let shared = Shared { location, store, indexes, registry, models, scheduler, engine, query, memory_max };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -158,7 +165,7 @@ impl Lake {
 
     /// Makes a table.
     pub async fn create_table(&self, name: &str, spec: TableSpec) -> Result<Table> {
-        Box::pin(self.shared.store.create_table(name, spec)).await.map(Table::new)
+        Box::pin(self.shared.store.create_table(name, spec)).await.map(|table| self.with_indexes(table))
     }
 
     /// The table called `name`.
@@ -166,7 +173,11 @@ impl Lake {
     /// # Errors
     /// `NotFound`, naming the tables there are.
     pub async fn table(&self, name: &str) -> Result<Table> {
-        self.shared.store.table(name).await.map(Table::new)
+        self.shared.store.table(name).await.map(|table| self.with_indexes(table))
+    }
+
+    fn with_indexes(&self, table: cenote_store::Table) -> Table {
+        Table::new(table, self.shared.indexes.clone())
     }
 
     /// The names of all tables, sorted.
@@ -176,6 +187,11 @@ impl Lake {
 
     /// Removes a table with all its versions.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
+        let table = self.shared.store.table(name).await?;
+        // A table that cannot be read can be dropped all the same.
+        if let Err(error) = self.shared.indexes.forget_table(&table).await {
+            tracing::warn!(%error, table = name, "saved graphs of the table stay in the cache");
+        }
         self.shared.store.drop_table(name).await
     }
 
@@ -258,20 +274,15 @@ impl Lake {
 
     /// Rows, versions, bytes on disk, indexes and their lateness, and errors, for each table.
     pub async fn status(&self) -> Result<LakeStatus> {
-        Box::pin(status::status(self, &self.shared.store)).await
+        Box::pin(status::status(self, &self.shared.store, &self.shared.indexes)).await
     }
 
     async fn keep_index(&self, request: &IndexRequest) -> Result<()> {
         let table = self.table(&request.table).await?;
-        let kind = IndexKind::parse(&request.kind, request.metric.as_deref())?;
+        let options = request.metric.iter().map(|metric| ("metric", metric.as_str()));
+        let kind = IndexKind::parse(&request.kind, options)?;
         if table.indexes().await?.iter().any(|index| index.column == request.column && index.kind.same_kind(&kind)) {
             return table.optimize_indexes().await;
-        }
-        // An index over nothing would learn nothing: until there are values, search is exact. The next run makes it.
-        let has_values =
-            ScanRequest::default().columns([""; 0]).filter(format!("`{}` IS NOT NULL", request.column)).limit(1);
-        if table.snapshot().await?.collect(&has_values.with_row_id()).await?.num_rows() == 0 {
-            return Ok(());
         }
         table.create_index(IndexSpec::new(&request.column, kind)).await.map(drop)
     }
@@ -279,17 +290,23 @@ impl Lake {
 
 /// Adds to the indexes of a table what its folds left late, once that is worth a commit.
 #[derive(Debug)]
-struct IndexUpkeep;
+struct IndexUpkeep {
+    indexes: Indexes,
+}
 
 impl AfterFold for IndexUpkeep {
     fn after_fold(&self, table: cenote_store::Table) -> BoxFuture<'static, Result<()>> {
+        let upkeep = self.indexes.clone();
         let keep = async move {
-            let indexes = cenote_index::list(&table.snapshot().await?).await?;
+            let indexes = upkeep.list(&table.snapshot().await?).await?;
             let is_late = |index: &IndexInfo| index.rows_unindexed >= LATE_ROWS.max(index.rows_indexed / LATE_SHARE);
-            match indexes.iter().any(is_late) {
-                true => Box::pin(cenote_index::optimize(&table)).await,
-                false => Ok(()),
+            if indexes.iter().any(is_late) {
+                Box::pin(upkeep.optimize(&table)).await?;
             }
+            for done in Box::pin(upkeep.retune(&table)).await? {
+                tracing::warn!(table = table.name(), "{done}");
+            }
+            Ok(())
         };
         keep.boxed()
     }

@@ -37,7 +37,10 @@ pub use cenote_base::{
     ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Resources, Result, Silent, SystemClock, Timestamp,
 };
 pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport};
-pub use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric};
+pub use cenote_index::{
+    IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, TunePoint, Tuning,
+    VectorOptions, VectorStructure,
+};
 pub use cenote_models as models;
 pub use cenote_operator as operator;
 pub use cenote_query::{Parameter, QueryResult};

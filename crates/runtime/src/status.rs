@@ -1,7 +1,7 @@
 //! A lake at a glance.
 
 use cenote_base::Result;
-use cenote_index::IndexInfo;
+use cenote_index::{IndexInfo, Indexes};
 use cenote_scheduler::Usage;
 use cenote_store::{Store, UpkeepStatus, Version};
 
@@ -37,7 +37,7 @@ pub struct TableStatus {
     pub indexes: Vec<IndexInfo>,
 }
 
-pub(crate) async fn status(lake: &Lake, store: &Store) -> Result<LakeStatus> {
+pub(crate) async fn status(lake: &Lake, store: &Store, indexes: &Indexes) -> Result<LakeStatus> {
     let mut tables = Vec::new();
     for name in store.tables().await? {
         let table = store.table(&name).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn status(lake: &Lake, store: &Store) -> Result<LakeStatus> {
             upkeep: table.upkeep().await?,
             oldest: snapshot.oldest_version(),
             errors: lake.errors(&name).await?.num_rows(),
-            indexes: cenote_index::list(&snapshot).await?,
+            indexes: indexes.list(&snapshot).await?,
             name,
         });
     }

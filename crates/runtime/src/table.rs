@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
-use cenote_index::{HybridQuery, IndexInfo, IndexSpec, TextQuery, VectorQuery};
+use cenote_index::{HybridQuery, IndexInfo, IndexSpec, Indexes, Metric, TextQuery, Tuning, VectorQuery};
 use cenote_store::{ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Version, WriteReport};
 
 /// A table of a [`Lake`](crate::Lake). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Table {
     stored: cenote_store::Table,
+    indexes: Indexes,
 }
 
 /// What to search for: a vector, a text, or both (then the two rankings are fused).
@@ -29,8 +30,8 @@ pub struct Search {
 }
 
 impl Table {
-    pub(crate) fn new(stored: cenote_store::Table) -> Self {
-        Self { stored }
+    pub(crate) fn new(stored: cenote_store::Table, indexes: Indexes) -> Self {
+        Self { stored, indexes }
     }
 
     /// The table's name.
@@ -105,28 +106,36 @@ impl Table {
             if column.is_empty() { query } else { TextQuery { column: Some(column.clone()), ..query } }
         });
         match (vector, text) {
-            (Some(vector), None) => Box::pin(cenote_index::vector_search(&snapshot, &vector)).await,
-            (None, Some(text)) => Box::pin(cenote_index::text_search(&snapshot, &text)).await,
+            (Some(vector), None) => Box::pin(self.indexes.vector_search(&snapshot, &vector)).await,
+            (None, Some(text)) => Box::pin(self.indexes.text_search(&snapshot, &text)).await,
             (Some(vector), Some(text)) => {
-                Box::pin(cenote_index::hybrid_search(&snapshot, &HybridQuery { vector, text, k: search.k })).await
+                let query = HybridQuery { vector, text, k: search.k };
+                Box::pin(self.indexes.hybrid_search(&snapshot, &query)).await
             }
             (None, None) => Err(Error::invalid_input("a search needs a vector, a text, or both")),
         }
     }
 
-    /// Builds an index.
+    /// Makes an index; see [`Indexes::create`].
     pub async fn create_index(&self, spec: IndexSpec) -> Result<IndexInfo> {
-        Box::pin(cenote_index::create(&self.stored, &spec)).await
+        Box::pin(self.indexes.create(&self.stored, &spec)).await
     }
 
     /// The table's indexes, with how many rows each has not seen.
     pub async fn indexes(&self) -> Result<Vec<IndexInfo>> {
-        Box::pin(cenote_index::list(&self.snapshot().await?)).await
+        let snapshot = self.snapshot().await?;
+        Box::pin(self.indexes.list(&snapshot)).await
+    }
+
+    /// Measures the vector index of `column` against exact search, and keeps the quickest settings that find `recall` of the
+    /// nearest rows; see [`Indexes::tune`].
+    pub async fn tune_index(&self, column: &str, metric: Option<Metric>, recall: f64) -> Result<Tuning> {
+        Box::pin(self.indexes.tune(&self.stored, column, metric, recall, 0)).await
     }
 
     /// Drops the index called `name`.
     pub async fn drop_index(&self, name: &str) -> Result<()> {
-        Box::pin(cenote_index::drop(&self.stored, name)).await
+        Box::pin(self.indexes.remove(&self.stored, name)).await
     }
 
     /// What happened to rows after version `from`, in order; see [`ChangeFeed`] for its columns.
@@ -141,10 +150,7 @@ impl Table {
         self.stored.compact(purge).await?;
         if purge {
             // An index keeps the values of rows that are gone until it is built anew.
-            for index in self.indexes().await? {
-                let spec = IndexSpec { name: Some(index.name), ..IndexSpec::new(index.column, index.kind) };
-                self.create_index(spec).await?;
-            }
+            Box::pin(self.indexes.rebuild(&self.stored)).await?;
         } else {
             self.optimize_indexes().await?;
         }
@@ -153,6 +159,6 @@ impl Table {
 
     /// Brings every index up to date by adding what it has not seen.
     pub async fn optimize_indexes(&self) -> Result<()> {
-        Box::pin(cenote_index::optimize(&self.stored)).await
+        Box::pin(self.indexes.optimize(&self.stored)).await
     }
 }

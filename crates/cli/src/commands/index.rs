@@ -1,25 +1,20 @@
 //! `cenote index`.
 
 use cenote_runtime::arrow::array::RecordBatch;
-use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Result};
+use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Result, Tuning};
 
-use crate::arguments::{IndexCommand, IndexName, MetricName};
+use crate::arguments::IndexCommand;
 use crate::output;
 
 pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
     match command {
-        IndexCommand::Create { table, column, kind, metric } => {
-            let kind = match kind {
-                IndexName::Vector => "vector",
-                IndexName::Text => "text",
-                IndexName::Scalar => "scalar",
+        IndexCommand::Create { table, column, kind, name, metric, with } => {
+            let metric = metric.iter().map(|metric| ("metric", metric.as_str()));
+            let options = with.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let spec = IndexSpec {
+                name: name.clone(),
+                ..IndexSpec::new(column, IndexKind::parse(kind, metric.chain(options))?)
             };
-            let metric = metric.map(|metric| match metric {
-                MetricName::L2 => "l2",
-                MetricName::Cosine => "cosine",
-                MetricName::Dot => "dot",
-            });
-            let spec = IndexSpec::new(column, IndexKind::parse(kind, metric)?);
             let index = lake.table(table).await?.create_index(spec).await?;
             output::note(&format!("built {} over {} rows of {table}.{column}", index.name, index.rows_indexed));
             Ok(())
@@ -33,12 +28,38 @@ pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
             output::note(&format!("dropped {name}"));
             Ok(())
         }
+        IndexCommand::Tune { table, column, recall, metric, output } => {
+            let metric = metric.as_deref().map(str::parse).transpose()?;
+            let tuning = lake.table(table).await?.tune_index(column, metric, *recall).await?;
+            output::rows(&curve(&tuning)?, output.format)?;
+            let (index, found) = (&tuning.index, tuning.chosen.recall);
+            output::note(&match found >= tuning.target {
+                true => format!("searches by {index} find {found:.3} of the nearest rows now"),
+                false => format!(
+                    "searches by {index} find {found:.3} at most, not {}; they look as hard as they can",
+                    tuning.target
+                ),
+            });
+            Ok(())
+        }
         IndexCommand::Optimize { table } => {
             lake.table(table).await?.optimize_indexes().await?;
             output::note(&format!("the indexes of {table} are up to date"));
             Ok(())
         }
     }
+}
+
+fn curve(tuning: &Tuning) -> Result<RecordBatch> {
+    let points = || tuning.points.iter();
+    let number = |number: Option<usize>| number.map(|number| number.to_string());
+    output::listing(vec![
+        ("probes", output::texts(points().map(|point| number(point.search.probes)))),
+        ("ef", output::texts(points().map(|point| number(point.search.ef)))),
+        ("refine", output::texts(points().map(|point| point.search.refine.map(|refine| refine.to_string())))),
+        ("recall", output::texts(points().map(|point| Some(format!("{:.3}", point.recall))))),
+        ("queries_per_s", output::counts(points().map(|point| point.queries_per_s as u64))),
+    ])
 }
 
 fn listing(indexes: &[IndexInfo]) -> Result<RecordBatch> {
@@ -49,6 +70,7 @@ fn listing(indexes: &[IndexInfo]) -> Result<RecordBatch> {
         ("metric", output::texts(indexes.iter().map(|index| index.metric.map(|metric| metric.to_string())))),
         ("rows_indexed", output::counts(indexes.iter().map(|index| index.rows_indexed as u64))),
         ("rows_unindexed", output::counts(indexes.iter().map(|index| index.rows_unindexed as u64))),
+        ("recall", output::texts(indexes.iter().map(|index| index.measured.map(|m| format!("{:.3}", m.recall))))),
         ("built_to", output::counts(indexes.iter().map(|index| index.built_to.0))),
     ])
 }

@@ -164,10 +164,12 @@ fn errors_are_as_reviewed() {
         search notes --text boats --image none.png
         search notes --text boats -k 0
         search notes --image none.png
-        index create notes path --kind btree
+        index create notes path --kind fts
         index create notes none --kind scalar
         index create notes path --kind vector
         index create notes path --kind text --metric l2
+        index create notes path --kind hnsw --with m=many
+        index tune notes path
         index drop notes none
         errors none
         describe none

@@ -7,7 +7,7 @@ mod plain;
 mod searches;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{
@@ -16,11 +16,14 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{ByteSize, Random};
-use cenote_index::{IndexKind, IndexSpec, Metric, create, drop, list, optimize};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
 
 use crate::plain::{DIMENSIONS, Row, Rows};
 use crate::searches::Recall;
+
+/// What all runs search by.
+pub static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
 /// What one run is about.
 #[derive(Debug, Clone, Copy)]
@@ -176,9 +179,9 @@ impl Check {
                 "fold"
             }
             30..=32 => {
-                optimize(&self.table).await.unwrap();
+                INDEXES.optimize(&self.table).await.unwrap();
                 let no_vectors = self.rows.values().all(|row| row.vector.is_none());
-                for index in list(&self.table.snapshot().await.unwrap()).await.unwrap() {
+                for index in INDEXES.list(&self.table.snapshot().await.unwrap()).await.unwrap() {
                     if index.metric.is_some() && no_vectors {
                         continue;
                     }
@@ -195,7 +198,7 @@ impl Check {
             36 | 37 => self.other_index("note", IndexKind::full_text()).await,
             38 if self.has_title => self.other_index("title", IndexKind::full_text()).await,
             38 | 39 => self.alter().await,
-            40 => self.other_index("color", IndexKind::Scalar).await,
+            40 => self.other_index("color", IndexKind::scalar()).await,
             41 => {
                 let store = Store::open(self.directory.path(), options()).await.unwrap();
                 self.table = store.table("t").await.unwrap();
@@ -327,32 +330,31 @@ impl Check {
     }
 
     async fn has_index(&self, name: &str) -> bool {
-        list(&self.table.snapshot().await.unwrap()).await.unwrap().iter().any(|index| index.name == name)
+        INDEXES.list(&self.table.snapshot().await.unwrap()).await.unwrap().iter().any(|index| index.name == name)
     }
 
     async fn vector_index(&mut self) -> &'static str {
         // Sometimes another one on the same column.
         let metric = if self.random.below(3) == 0 { Metric::Cosine } else { self.setting.metric };
-        let name = format!("embedding_{metric}");
+        let kind = if self.random.below(2) == 0 { IndexKind::hnsw(metric) } else { IndexKind::vector(metric) };
+        let spec = IndexSpec::new("embedding", kind);
+        let name = spec.effective_name();
         if self.has_index(&name).await && self.random.below(2) == 0 {
-            drop(&self.table, &name).await.unwrap();
+            INDEXES.remove(&self.table, &name).await.unwrap();
             return "drop vector index";
         }
-        let spec = IndexSpec::new("embedding", IndexKind::vector(metric));
-        if let Err(error) = create(&self.table, &spec).await {
-            assert!(self.rows.values().all(|row| row.vector.is_none()), "{error:?}");
-            assert!(error.message().contains("no vectors to index yet"), "{error:?}");
-        }
-        "create vector index"
+        INDEXES.create(&self.table, &spec).await.unwrap();
+        if spec.kind.is_resident() { "create resident index" } else { "create vector index" }
     }
 
     async fn other_index(&mut self, column: &str, kind: IndexKind) -> &'static str {
-        let name = format!("{column}_{kind}");
+        let spec = IndexSpec::new(column, kind);
+        let name = spec.effective_name();
         if self.has_index(&name).await && self.random.below(2) == 0 {
-            drop(&self.table, &name).await.unwrap();
+            INDEXES.remove(&self.table, &name).await.unwrap();
             return "drop index";
         }
-        create(&self.table, &IndexSpec::new(column, kind)).await.unwrap();
+        INDEXES.create(&self.table, &spec).await.unwrap();
         "create index"
     }
 
@@ -368,7 +370,7 @@ async fn run(seed: u64, setting: Setting) -> Recall {
         check.table.upsert(batch(&rows, &check.columns())).await.unwrap();
         check.rows = rows;
         let spec = IndexSpec::new("embedding", IndexKind::vector(setting.metric));
-        create(&check.table, &spec).await.unwrap();
+        INDEXES.create(&check.table, &spec).await.unwrap();
     }
     for step in 1..=setting.steps {
         eprint!("CENOTE_SEED={seed} step {step}: ");

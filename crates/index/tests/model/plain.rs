@@ -106,6 +106,7 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> Option<f32> {
         Metric::L2 => Some(a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()),
         Metric::Cosine => Some(1.0 - dot / (norm(a) * norm(b))).filter(|distance| distance.is_finite()),
         Metric::Dot => Some(-dot),
+        Metric::Hamming => unreachable!("these vectors are no bits"),
     }
 }
 

@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, Int64Type, UInt64Type};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{
-    DISTANCE, Hit, HybridQuery, IndexInfo, IndexKind, Metric, SCORE, TextQuery, VectorQuery, hybrid_hits,
-    hybrid_search, list, text_hits, text_search, vector_hits, vector_search,
-};
+use cenote_index::{DISTANCE, Hit, HybridQuery, IndexInfo, IndexKind, Metric, SCORE, TextQuery, VectorQuery};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot};
 
+use crate::INDEXES;
 use crate::plain::{Keep, Row, Rows, Words, content_word, distance, query_vector, scores, word};
 
 /// Of the hits that exact search gives, how many were found.
@@ -41,7 +39,7 @@ fn floats(found: &RecordBatch, name: &str) -> Vec<f32> {
 
 /// One search of each sort.
 pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest: &str, recall: &mut Recall) {
-    let indexes = list(snapshot).await.unwrap();
+    let indexes = INDEXES.list(snapshot).await.unwrap();
     for index in &indexes {
         assert_eq!(index.rows_indexed + index.rows_unindexed, rows.len(), "{index:?}");
     }
@@ -64,7 +62,7 @@ pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest
         .collect();
     columns.dedup();
     if columns.is_empty() {
-        let error = text_search(snapshot, &TextQuery::new("car", 5)).await.unwrap_err();
+        let error = INDEXES.text_search(snapshot, &TextQuery::new("car", 5)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         return;
     }
@@ -128,7 +126,7 @@ async fn check_vector(
     let metric = metric.or(indexes.iter().find_map(|index| index.metric)).unwrap_or_default();
     let quantised = indexes.iter().any(|index| index.metric == Some(metric) && index.structure != "IVF_FLAT");
     let about = format!("{metric} {query:?}");
-    let found = vector_search(snapshot, &query).await.unwrap();
+    let found = INDEXES.vector_search(snapshot, &query).await.unwrap();
     let of = |row: &Row| row.vector.as_ref().and_then(|own| distance(metric, own, vector));
     let fitting = rows.iter().filter(|(id, row)| keep.has(**id, row));
     let mut near: Vec<f32> = fitting.filter_map(|(_, row)| of(row)).collect();
@@ -165,7 +163,7 @@ fn text_query(columns: &[&str], text: &str, how: Words, k: usize, keep: Keep) ->
 /// Exactly the rows of `rows` that have the words, or the best k of them; each by its best column.
 async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], text: &str, how: Words, k: usize, keep: Keep) {
     let query = text_query(columns, text, how, k, keep);
-    let found = text_search(snapshot, &query).await.unwrap();
+    let found = INDEXES.text_search(snapshot, &query).await.unwrap();
     let mut wanted: BTreeMap<i64, f64> = BTreeMap::new();
     for column in columns {
         for (id, score) in scores(rows, column, text, how).into_iter().filter(|(id, _)| keep.has(*id, &rows[id])) {
@@ -189,21 +187,21 @@ async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], text: &s
 
 /// The two rankings fused, and no row that neither may have.
 async fn check_hybrid(snapshot: &Snapshot, rows: &Rows, query: &HybridQuery, keep: Keep, fitting: &BTreeMap<i64, f64>) {
-    let found = hybrid_search(snapshot, query).await.unwrap();
+    let found = INDEXES.hybrid_search(snapshot, query).await.unwrap();
     for id in id_set(&found) {
         let row = rows.get(&id).unwrap_or_else(|| panic!("row {id} is deleted"));
         assert!(keep.has(id, row) && (row.vector.is_some() || fitting.contains_key(&id)), "{query:?}: row {id}");
     }
     let depth = (4 * query.k).max(100);
-    let by_vector = vector_hits(snapshot, &VectorQuery { k: depth, ..query.vector.clone() }).await.unwrap();
-    let by_text = text_hits(snapshot, &TextQuery { k: depth, ..query.text.clone() }).await.unwrap();
+    let by_vector = INDEXES.vector_hits(snapshot, &VectorQuery { k: depth, ..query.vector.clone() }).await.unwrap();
+    let by_text = INDEXES.text_hits(snapshot, &TextQuery { k: depth, ..query.text.clone() }).await.unwrap();
     let mut fused: BTreeMap<u64, f64> = BTreeMap::new();
     for ranking in [by_vector, by_text] {
         for (rank, Hit { row_id, .. }) in ranking.iter().enumerate() {
             *fused.entry(*row_id).or_default() += 1.0 / (61.0 + rank as f64);
         }
     }
-    let hits = hybrid_hits(snapshot, query).await.unwrap();
+    let hits = INDEXES.hybrid_hits(snapshot, query).await.unwrap();
     assert_eq!(hits.len(), fused.len().min(query.k));
     assert_eq!(hits.len(), found.num_rows());
     let mut best: Vec<f64> = fused.values().copied().collect();

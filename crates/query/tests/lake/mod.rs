@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{ByteSize, Error, Random};
-use cenote_index::{IndexKind, IndexSpec, Metric, create};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
 use cenote_operator::{Definition, Port, PortType, Registry, Rows, row_wise};
 use cenote_query::{QueryEngine, QueryOptions};
 use cenote_store::{Store, StoreOptions, Table, TableSpec, blob_field};
@@ -130,10 +130,11 @@ impl Lake {
             })
             .collect();
         photos.upsert(photo_batch(&rows[..300])).await.unwrap();
+        let indexes = Indexes::default();
         for metric in [Metric::L2, Metric::Cosine, Metric::Dot] {
-            create(&photos, &IndexSpec::new("embedding", IndexKind::vector(metric))).await.unwrap();
+            indexes.create(&photos, &IndexSpec::new("embedding", IndexKind::vector(metric))).await.unwrap();
         }
-        create(&photos, &IndexSpec::new("caption", IndexKind::full_text())).await.unwrap();
+        indexes.create(&photos, &IndexSpec::new("caption", IndexKind::full_text())).await.unwrap();
         // The last hundred are not in the indexes.
         photos.upsert(photo_batch(&rows[300..])).await.unwrap();
 
@@ -167,7 +168,7 @@ impl Lake {
         tags.upsert(RecordBatch::try_new(tags_schema, columns).unwrap()).await.unwrap();
 
         let options = QueryOptions { memory_bytes_max, ..QueryOptions::default() };
-        let engine = QueryEngine::new(options, store.clone(), Arc::new(registry())).unwrap();
+        let engine = QueryEngine::new(options, store.clone(), indexes, Arc::new(registry())).unwrap();
         Self { _directory: directory, store, engine }
     }
 

@@ -1,0 +1,32 @@
+"""Lance itself, with a BTree on the key and IVF_HNSW_SQ on the vectors. Arguments: `work.py`."""
+
+import lance
+import work
+
+table = lance.write_dataset(work.batch(work.ids, work.current), work.DIRECTORY, enable_stable_row_ids=True)
+table.create_scalar_index("id", "BTREE")
+partitions = max(1, int(work.ROWS**0.5) // 8)
+build = lambda: table.create_index("vector", "IVF_HNSW_SQ", num_partitions=partitions, metric="l2")
+work.timed("build_s", build)
+
+
+def ask(vector, filter):
+    nearest = {"column": "vector", "q": vector, "k": work.NEAREST, "nprobes": 20, "refine_factor": 4}
+    return table.to_table(columns=["id"], nearest=nearest, filter=filter, prefilter=True)["id"].to_pylist()
+
+
+def upsert(rows) -> None:
+    table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+
+work.search("warm", ask)
+work.search("before", ask)
+for _ in range(60):
+    upsert(work.change(100))
+work.search("upserted", ask)
+work.search("folded", ask)
+upsert(work.change(work.ROWS * 3 // 100))
+work.search("changed", ask)
+work.timed("upkeep_s", table.optimize.optimize_indices)
+work.search("tended", ask)
+work.finish()

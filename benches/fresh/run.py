@@ -1,0 +1,37 @@
+"""`make bench-fresh`: nearest vectors while rows change: speed and recall before and after small upserts and a change of 3%."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import harness
+import vectors
+from harness import Metric
+
+PASSES = ("before", "upserted", "folded", "changed", "tended")
+
+
+def benchmark() -> None:
+    options = vectors.parser("Search while rows change: Cenote and Lance side by side.", 200_000).parse_args()
+    ours, peers = vectors.contestants("fresh", options, ("hnsw", "vector"), {"lance": "pylance"})
+    metrics = []
+    for name in PASSES:
+        metrics.append(Metric(f"speed {name}", "queries/s", "higher", lambda run, name=name: run.report[name]["qps"]))
+        metrics.append(Metric(f"recall {name}", "", "higher", lambda run, name=name: run.report[name]["recall"]))
+    metrics += [
+        Metric("speed kept after upserts", "", "higher", lambda run: run.report["upserted"]["qps"] / run.report["before"]["qps"]),
+        Metric("build", "s", "lower", lambda run: run.report["build_s"]),
+        Metric("upkeep over build", "", "lower", lambda run: run.report["upkeep_s"] / run.report["build_s"]),
+    ]
+    settings = {
+        "rows": options.rows,
+        "queries": options.queries,
+        "changes": "60 upserts of 100 rows that are there, then 3% of the rows",
+        "nearest": vectors.NEAREST,
+        "profile": options.profile,
+    }
+    harness.compare("fresh", ours, peers, metrics, settings, options)
+
+
+harness.main(benchmark)

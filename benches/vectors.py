@@ -1,0 +1,49 @@
+"""What `bench-fresh`, `bench-filter` and `bench-runbook` share: the input, and our side."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+from harness import Contestant
+
+DIMENSIONS = 128
+NEAREST = 10
+
+
+def prepare(python: Path) -> Path:
+    """The file of the clustered vectors of `bench-ann`."""
+    directory = harness.cache_directory() / "bench-ann" / "clustered"
+    if not (directory / "truth.u32").exists():
+        print(f"making the vectors in {directory}", file=sys.stderr, flush=True)
+        script = Path(__file__).resolve().parent / "ann" / "make_vectors.py"
+        if subprocess.run([python, script, "clustered", directory], check=False).returncode:
+            raise harness.BenchError("cannot make the vectors: see the message above")
+    harness.warm_page_cache(directory)
+    return directory / "base.f32"
+
+
+def contestants(mode: str, options, kinds: tuple[str, ...], peers: dict[str, str]) -> tuple[Contestant | None, list[Contestant]]:
+    """Our side with the first of `kinds`, and as peers our other kinds and scripts in the folder of `mode`, by package."""
+    python = harness.peers_python()
+    arguments = [str(options.rows), str(options.queries), str(DIMENSIONS), str(prepare(python)), "{scratch}"]
+    others = [
+        Contestant(
+            name,
+            [str(python), str(Path(__file__).resolve().parent / mode / f"peer_{name}.py"), *arguments],
+            settings={"peer_version": harness.peer_version(package)},
+        )
+        for name, package in peers.items()
+    ]
+    if options.peers_only:
+        return None, others
+    binary = harness.build_example("bench_search", options.profile)
+    ours = [Contestant(f"cenote-{kind}", [str(binary), mode, kind, *arguments]) for kind in kinds]
+    return ours[0], [*ours[1:], *others]
+
+
+def parser(description: str, rows: int):
+    arguments = harness.arguments(description)
+    arguments.add_argument("--rows", type=int, default=rows, help="rows of 128 numbers (default: %(default)s)")
+    arguments.add_argument("--queries", type=int, default=200, help="searches a pass (default: %(default)s)")
+    return arguments

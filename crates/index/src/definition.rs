@@ -1,0 +1,114 @@
+//! What an index is asked to be, as the table keeps it: apart from what was built for it.
+//!
+//! A definition is a table property, `cenote.index.NAME`, and so a part of every version of the base. It names its column by
+//! Lance's field number, which outlives a change of name and is never given again.
+
+use std::collections::HashMap;
+
+use cenote_base::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::kind::IndexKind;
+
+/// What the properties that hold definitions begin with.
+pub const PROPERTY_PREFIX: &str = "cenote.index.";
+const FORMAT: u32 = 1;
+
+/// How hard a vector search by an index looks. What is `None` is chosen by the number of rows wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchSettings {
+    /// Partitions searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<usize>,
+    /// Candidates kept while walking a graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<usize>,
+    /// So many times the rows wanted are compared by their whole vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine: Option<u32>,
+}
+
+/// What a search by the index was measured to find.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The share of the nearest rows that it found.
+    pub recall: f64,
+    /// The share that was asked for.
+    pub target: f64,
+    /// How many rows were wanted.
+    pub k: usize,
+    /// How many queries were tried.
+    pub queries: usize,
+    /// How many rows the table had.
+    pub rows: usize,
+}
+
+/// An index as it is asked to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Definition {
+    format: u32,
+    /// The field number of its column.
+    pub(crate) field: i32,
+    pub(crate) kind: IndexKind,
+    #[serde(default)]
+    pub(crate) search: SearchSettings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) measured: Option<Measured>,
+}
+
+impl Definition {
+    pub(crate) fn new(field: i32, kind: IndexKind) -> Self {
+        Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None }
+    }
+
+    /// The property that keeps it as index `name`.
+    pub(crate) fn to_property(&self, name: &str) -> Result<(String, Option<String>)> {
+        let text = serde_json::to_string(self);
+        let text = text.map_err(|source| Error::internal("write an index definition").with_source(source))?;
+        Ok((format!("{PROPERTY_PREFIX}{name}"), Some(text)))
+    }
+
+    /// The definitions among `properties`, by name.
+    pub(crate) fn read_all(properties: &HashMap<String, String>) -> Result<HashMap<String, Self>> {
+        let named = properties.iter().filter_map(|(key, text)| Some((key.strip_prefix(PROPERTY_PREFIX)?, text)));
+        named.map(|(name, text)| Ok((name.to_owned(), Self::read(name, text)?))).collect()
+    }
+
+    fn read(name: &str, text: &str) -> Result<Self> {
+        let format = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|value| value["format"].as_u64());
+        if format.is_some_and(|format| format > u64::from(FORMAT)) {
+            let what = format!("index `{name}` was defined by a newer version of Cenote: use that one");
+            return Err(Error::unsupported(what));
+        }
+        serde_json::from_str(text).map_err(|source| {
+            let what =
+                format!("property `{PROPERTY_PREFIX}{name}` is no index definition; drop the index and make it anew");
+            Error::corrupt(what).with_source(source)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::spec::Metric;
+
+    #[test]
+    fn a_definition_is_read_as_it_was_written() {
+        let mut definition = Definition::new(3, IndexKind::hnsw(Metric::Cosine));
+        definition.search.ef = Some(90);
+        definition.measured = Some(Measured { recall: 0.99, target: 0.98, k: 10, queries: 100, rows: 5 });
+        let (key, text) = definition.to_property("a.b").unwrap();
+        assert_eq!(key, "cenote.index.a.b");
+        let properties = HashMap::from([(key, text.unwrap()), ("cenote.duplicates".to_owned(), "last".to_owned())]);
+        assert_eq!(Definition::read_all(&properties).unwrap(), HashMap::from([("a.b".to_owned(), definition)]));
+    }
+
+    #[test]
+    fn one_of_a_newer_format_is_refused_and_a_broken_one_named() {
+        let read = |text: &str| Definition::read_all(&HashMap::from([("cenote.index.i".to_owned(), text.to_owned())]));
+        assert_eq!(read(r#"{"format":2,"kind":"future"}"#).unwrap_err().kind(), cenote_base::ErrorKind::Unsupported);
+        assert!(read("{").unwrap_err().message().contains("cenote.index.i"));
+    }
+}

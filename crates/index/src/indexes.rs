@@ -1,0 +1,393 @@
+//! The indexes of a store's tables: what is done to them, and what searches keep in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cenote_base::{ByteSize, Error, ErrorKind, Result};
+use cenote_store::{Snapshot, Table, lance_error};
+use lance::Dataset;
+use lance::dataset::scanner::RowAddrTreeMap;
+use lance::index::DatasetIndexExt;
+use lance_index::optimize::OptimizeOptions;
+
+use crate::build::{build, check_column, vectors};
+use crate::cache::Cache;
+use crate::catalog::{Catalog, Index, IndexInfo, outline};
+use crate::definition::{Definition, PROPERTY_PREFIX};
+use crate::live;
+use crate::resident::{Bounds, Resident, resident_options};
+use crate::resident_file;
+use crate::spec::IndexSpec;
+use crate::unseen::Unseen;
+
+/// An index of more pieces than this is merged into one: each search opens every piece.
+const SEGMENTS_MAX: usize = 8;
+/// The catalogs of so many bases are kept, each with some bits for a row of its base.
+const CATALOGS_MAX: usize = 16;
+
+/// Bounds and places of [`Indexes`].
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// Bytes that indexes in memory take together, at most.
+    pub memory_bytes_max: ByteSize,
+    /// Bytes that searches keep for the next ones, at most: what no index has seen.
+    pub cache_bytes_max: ByteSize,
+    /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
+    pub directory: Option<PathBuf>,
+    /// Threads that build an index in memory.
+    pub threads: usize,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: ByteSize::mib(1024),
+            cache_bytes_max: ByteSize::mib(64),
+            directory: None,
+            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
+        }
+    }
+}
+
+/// Makes, keeps and searches the indexes of any number of tables. Cheap to clone; clones share what is in memory.
+#[derive(Clone)]
+pub struct Indexes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: IndexOptions,
+    catalogs: Cache<Catalog>,
+    /// By the table's address and the index's name.
+    residents: Mutex<HashMap<(String, String), Arc<Resident>>>,
+    unseen: Unseen,
+}
+
+impl fmt::Debug for Indexes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Indexes").field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}
+
+impl Default for Indexes {
+    fn default() -> Self {
+        Self::new(IndexOptions::default())
+    }
+}
+
+impl Indexes {
+    /// With nothing in memory yet.
+    pub fn new(options: IndexOptions) -> Self {
+        let shared = Shared {
+            catalogs: Cache::new(CATALOGS_MAX),
+            residents: Mutex::default(),
+            unseen: Unseen::new(options.cache_bytes_max.0 as usize),
+            options,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn unseen(&self) -> &Unseen {
+        &self.shared.unseen
+    }
+
+    pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {
+        if let Some(known) = self.shared.catalogs.get(snapshot, "") {
+            return Ok(known);
+        }
+        let catalog = Arc::new(Box::pin(Catalog::read(snapshot)).await?);
+        self.shared.catalogs.put(snapshot, "", &catalog, 1);
+        Ok(catalog)
+    }
+
+    /// Makes the index `spec` of `table`, from its newest version; one of the same name is replaced when its column and sort
+    /// are the same. An index of a column that holds nothing yet is made all the same: searches are exact, and upkeep builds it when there is
+    /// something. Writes and searches go on meanwhile; when the build fails, what was there before stays.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown column; `InvalidInput` for a column whose type the index cannot cover, or an option out of
+    /// range; `Unsupported` for a combination that cannot be built; `AlreadyExists` when another index has the name;
+    /// `ResourceExhausted`, with the figures, for one that does not fit into memory.
+    pub async fn create(&self, table: &Table, spec: &IndexSpec) -> Result<IndexInfo> {
+        let name = spec.effective_name();
+        let snapshot = table.snapshot().await?;
+        check_column(table.name(), snapshot.schema(), spec)?;
+        let catalog = self.catalog(&snapshot).await?;
+        if let Some(other) = catalog.indexes.iter().find(|index| index.name == name)
+            && (other.column != spec.column || !other.definition.kind.same_sort(&spec.kind))
+        {
+            return Err(Error::already_exists(format!(
+                "index `{name}` covers column `{}` ({}); choose another name or drop it",
+                other.column, other.definition.kind
+            )));
+        }
+        let field = snapshot.base().schema().field(&spec.column).map(|field| field.id);
+        let field = field.ok_or_else(|| Error::internal(format!("column `{}` has no number", spec.column)))?;
+        let definition = Definition::new(field, spec.kind.clone());
+        let about = |error: Error| error.context(format!("build index `{name}` on column `{}`", spec.column));
+        if spec.kind.is_resident() {
+            // Built before it is defined: what does not fit is not there.
+            self.forget(&snapshot, &name);
+            let index = Index { name: name.clone(), column: spec.column.clone(), definition, built: None };
+            table.fold().await?;
+            self.make_resident(&table.snapshot().await?, &index).await.map_err(about)?;
+            let is_built = catalog.indexes.iter().any(|index| index.name == name && index.built.is_some());
+            let make = async |dataset: &mut Dataset| {
+                if is_built {
+                    dataset.drop_index(&name).await.map_err(lance_error)?;
+                }
+                define(dataset, &name, &index.definition).await
+            };
+            table.maintain(make).await.map_err(about)?;
+        } else {
+            let make = async |dataset: &mut Dataset| {
+                Box::pin(build(dataset, &name, &spec.column, &spec.kind)).await?;
+                define(dataset, &name, &definition).await
+            };
+            Box::pin(table.maintain(make)).await.map_err(about)?;
+        }
+        let indexes = self.list(&table.snapshot().await?).await?;
+        let index = indexes.into_iter().find(|index| index.name == name);
+        index.ok_or_else(|| Error::internal(format!("index `{name}` is not there after it was built")))
+    }
+
+    /// Drops the index called `name`. Searches that have begun go on.
+    ///
+    /// # Errors
+    /// `NotFound`, naming the indexes there are.
+    pub async fn remove(&self, table: &Table, name: &str) -> Result<()> {
+        let snapshot = table.snapshot().await?;
+        let is_built = self.catalog(&snapshot).await?.find(table.name(), name)?.built.is_some();
+        self.forget(&snapshot, name);
+        let remove = async |dataset: &mut Dataset| {
+            if is_built {
+                dataset.drop_index(name).await.map_err(lance_error)?;
+            }
+            undefine(dataset, name).await
+        };
+        table.maintain(remove).await
+    }
+
+    /// The indexes of `snapshot`, by name, with how late each is.
+    pub async fn list(&self, snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
+        let catalog = self.catalog(snapshot).await?;
+        if catalog.indexes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = snapshot.count(None).await?;
+        let superseded = snapshot.superseded().as_ref();
+        let mut indexes = Vec::with_capacity(catalog.indexes.len());
+        for index in &catalog.indexes {
+            let mut info = outline(snapshot, index);
+            info.rows_unindexed = rows;
+            let late = |late: &RowAddrTreeMap| live::count(&(late.clone() - superseded)) + snapshot.changed_rows();
+            if let Some(options) = resident_options(&index.definition.kind) {
+                let resident = self.resident(snapshot, index, options);
+                info.memory_bytes = resident.memory_bytes();
+                info.failure = resident.failure();
+                if let Some(view) = resident.view(snapshot).await? {
+                    info.rows_unindexed = late(&view.live.late);
+                    info.built_to = snapshot.version_of_base(snapshot.base().version().version);
+                }
+            } else if let Some(built) = &index.built {
+                info.rows_unindexed = late(&built.live(snapshot).await?.late);
+            }
+            info.rows_indexed = rows - info.rows_unindexed;
+            indexes.push(info);
+        }
+        Ok(indexes)
+    }
+
+    /// [`list`](Self::list) without counting rows.
+    pub async fn outlines(&self, snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
+        let catalog = self.catalog(snapshot).await?;
+        Ok(catalog.indexes.iter().map(|index| outline(snapshot, index)).collect())
+    }
+
+    /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen more
+    /// rows than it has, or lies in too many pieces, is built anew. An index that is current is left alone, and so is one whose column
+    /// has nothing to build from.
+    pub async fn optimize(&self, table: &Table) -> Result<()> {
+        let snapshot = table.snapshot().await?;
+        let catalog = self.catalog(&snapshot).await?;
+        let (mut append, mut rebuild, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+        for info in self.list(&snapshot).await? {
+            let index = catalog.find(table.name(), &info.name)?;
+            if index.definition.kind.is_resident() {
+                resident.push(index);
+            } else if info.rows_unindexed > info.rows_indexed || info.segments > SEGMENTS_MAX {
+                rebuild.push(index);
+            } else if info.rows_unindexed > 0 {
+                append.push(index);
+            }
+        }
+        if !catalog.orphans.is_empty() {
+            let forget = async |dataset: &mut Dataset| {
+                for name in &catalog.orphans {
+                    undefine(dataset, name).await?;
+                }
+                Ok(())
+            };
+            table.maintain(forget).await?;
+        }
+        if !append.is_empty() {
+            Box::pin(table.maintain(async |dataset| extend(dataset, append).await)).await?;
+        }
+        for index in rebuild {
+            Box::pin(table.maintain(async |dataset| renew(dataset, index).await)).await?;
+        }
+        if !resident.is_empty() {
+            table.fold().await?;
+            let snapshot = table.snapshot().await?;
+            for index in resident {
+                self.make_resident(&snapshot, index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds every index of `table` anew from its rows, by its own definition: nothing is left in them of rows that are gone.
+    pub async fn rebuild(&self, table: &Table) -> Result<()> {
+        let catalog = self.catalog(&table.snapshot().await?).await?;
+        for index in &catalog.indexes {
+            if index.definition.kind.is_resident() {
+                self.forget(&table.snapshot().await?, &index.name);
+                table.fold().await?;
+                self.make_resident(&table.snapshot().await?, index).await?;
+            } else {
+                Box::pin(table.maintain(async |dataset| renew(dataset, index).await)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of index `index` in memory.
+    pub(crate) fn resident(
+        &self,
+        snapshot: &Snapshot,
+        index: &Index,
+        options: &crate::kind::VectorOptions,
+    ) -> Arc<Resident> {
+        let key = (snapshot.base().uri().to_owned(), index.name.clone());
+        let field = index.definition.field;
+        let mut residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = residents.get(&key).filter(|known| known.field == field && known.options == *options);
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let made = Arc::new(Resident::new(field, options.clone()));
+        residents.insert(key, Arc::clone(&made));
+        made
+    }
+
+    /// Starts to bring index `index` up to date when it is not, unless somebody does.
+    pub(crate) fn keep_resident(&self, snapshot: &Snapshot, index: &Index, resident: &Resident) {
+        // What did not fit does not fit: upkeep and whoever asks for it try again.
+        if resident.is_busy() || resident.failure().is_some() {
+            return;
+        }
+        let definition = index.definition.clone();
+        let index = Index { name: index.name.clone(), column: index.column.clone(), definition, built: None };
+        let (indexes, snapshot) = (self.clone(), snapshot.clone());
+        tokio::spawn(async move {
+            if let Err(error) = indexes.make_resident(&snapshot, &index).await {
+                tracing::warn!(%error, index = index.name, "the index is not in memory; searches go on without it");
+            }
+        });
+    }
+
+    pub(crate) async fn make_resident(&self, snapshot: &Snapshot, index: &Index) -> Result<()> {
+        let Some(options) = resident_options(&index.definition.kind) else { return Ok(()) };
+        let resident = self.resident(snapshot, index, options);
+        let others: u64 = {
+            let residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
+            let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
+            others.map(|other| other.capacity_bytes()).sum()
+        };
+        let bounds = Bounds {
+            capacity_bytes: self.shared.options.memory_bytes_max.0.saturating_sub(others),
+            file: self.file(snapshot, &index.name),
+            threads: self.shared.options.threads,
+        };
+        Box::pin(resident.refresh(snapshot, index, &bounds)).await
+    }
+
+    /// Drops what is kept of `table` outside of it, in memory and on disk: for one that is about to be dropped.
+    pub async fn forget_table(&self, table: &Table) -> Result<()> {
+        let snapshot = table.snapshot().await?;
+        for index in &self.catalog(&snapshot).await?.indexes {
+            self.forget(&snapshot, &index.name);
+        }
+        Ok(())
+    }
+
+    /// Drops what is in memory and on disk of the resident index called `name`, if it is one.
+    fn forget(&self, snapshot: &Snapshot, name: &str) {
+        let key = (snapshot.base().uri().to_owned(), name.to_owned());
+        self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(file) = self.file(snapshot, name) {
+            resident_file::remove(&file);
+        }
+    }
+
+    fn file(&self, snapshot: &Snapshot, name: &str) -> Option<PathBuf> {
+        let mut hasher = DefaultHasher::new();
+        (snapshot.base().uri(), name).hash(&mut hasher);
+        let directory = self.shared.options.directory.as_ref()?;
+        Some(directory.join(format!("{:016x}.json", hasher.finish())))
+    }
+
+    /// Keeps `definition` as that of index `name`.
+    pub(crate) async fn define(&self, table: &Table, name: &str, definition: &Definition) -> Result<()> {
+        table.maintain(async |dataset| define(dataset, name, definition).await).await
+    }
+}
+
+async fn define(dataset: &mut Dataset, name: &str, definition: &Definition) -> Result<()> {
+    let (key, text) = definition.to_property(name)?;
+    if dataset.config().get(&key) == text.as_ref() {
+        return Ok(());
+    }
+    dataset.update_config(BTreeMap::from([(key, text)])).await.map(drop).map_err(lance_error)
+}
+
+async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
+    let key = format!("{PROPERTY_PREFIX}{name}");
+    if !dataset.config().contains_key(&key) {
+        return Ok(());
+    }
+    dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
+}
+
+/// Adds what is new to each of `indexes`, and makes it one piece.
+async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
+    let mut names = Vec::new();
+    for index in indexes {
+        if index.metric().is_none() || vectors(dataset, &index.column).await? > 0 {
+            names.push(index.name.clone());
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(names);
+    dataset.optimize_indices(&options).await.map_err(lance_error)
+}
+
+/// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
+async fn renew(dataset: &mut Dataset, index: &Index) -> Result<()> {
+    define(dataset, &index.name, &index.definition).await?;
+    if !Box::pin(build(dataset, &index.name, &index.column, &index.definition.kind)).await? && index.built.is_some() {
+        dataset.drop_index(&index.name).await.map_err(lance_error)?;
+    }
+    Ok(())
+}
+
+/// Whether `error` may come from an index that cannot be read, so that a search goes on without it.
+pub(crate) fn is_of_index(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::InvalidInput)
+}

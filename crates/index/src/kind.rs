@@ -1,0 +1,293 @@
+//! Kinds of index, and what each is built with.
+
+use std::fmt;
+use std::str::FromStr;
+
+use cenote_base::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Metric;
+
+/// What an index is for, and how it is built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IndexKind {
+    /// Nearest vectors. Not useful for a metric other than its own.
+    Vector(VectorOptions),
+    /// Words of a text column, ranked by BM25. Not useful for substrings or regular expressions.
+    FullText(TextOptions),
+    /// Quicker filters on a column.
+    Scalar(ScalarStructure),
+}
+
+/// How a vector index is built. What is `None` is chosen by the number of rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VectorOptions {
+    /// The distance it ranks by.
+    pub metric: Metric,
+    /// How vectors are kept.
+    #[serde(default)]
+    pub structure: VectorStructure,
+    /// Parts that the vectors are divided into, of which a search looks at some; not for [`VectorStructure::Hnsw`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<usize>,
+    /// Pieces that product quantisation cuts a vector into; it divides the dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_vectors: Option<usize>,
+    /// Links of a node of a graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub m: Option<usize>,
+    /// Width of the search that finds a new node's neighbours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef_construction: Option<usize>,
+}
+
+/// How vectors are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VectorStructure {
+    /// On disk, [`Self::IvfFlat`] for few rows and [`Self::IvfHnswSq`] for many.
+    #[default]
+    Auto,
+    /// On disk, whole. Not useful for many rows.
+    IvfFlat,
+    /// On disk, by product quantisation.
+    IvfPq,
+    /// On disk, 8 bits a number.
+    IvfSq,
+    /// On disk, some bits a number after a rotation (RaBitQ).
+    IvfRq,
+    /// On disk, a graph over 8-bit numbers in each part.
+    IvfHnswSq,
+    /// On disk, a graph over product-quantised vectors in each part.
+    IvfHnswPq,
+    /// One graph in memory. Not useful for a column that does not fit there.
+    Hnsw,
+}
+
+/// How a full-text index reads texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextOptions {
+    /// The language whose stems and stop words count, such as `English`.
+    pub language: String,
+    /// Whether `running` finds `run`.
+    pub stem: bool,
+    /// Whether words like `the` are left out.
+    pub remove_stop_words: bool,
+    /// Pieces of so many letters, at least and at most, in the place of words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngram: Option<(u32, u32)>,
+}
+
+/// How a scalar index is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScalarStructure {
+    /// Values in order, for equality and ranges.
+    #[serde(rename = "btree")]
+    BTree,
+    /// The rows of each value. Not useful for many different values.
+    Bitmap,
+    /// The rows of each label, for a column of lists.
+    LabelList,
+    /// Least and greatest values of runs of rows.
+    #[serde(rename = "zonemap")]
+    ZoneMap,
+    /// Which values runs of rows may have, for equality.
+    BloomFilter,
+    /// Three-letter pieces of texts, for `contains`.
+    #[serde(rename = "ngram")]
+    NGram,
+}
+
+const VECTOR_NAMES: [(&str, VectorStructure); 8] = [
+    ("vector", VectorStructure::Auto),
+    ("ivf_flat", VectorStructure::IvfFlat),
+    ("ivf_pq", VectorStructure::IvfPq),
+    ("ivf_sq", VectorStructure::IvfSq),
+    ("ivf_rq", VectorStructure::IvfRq),
+    ("ivf_hnsw_sq", VectorStructure::IvfHnswSq),
+    ("ivf_hnsw_pq", VectorStructure::IvfHnswPq),
+    ("hnsw", VectorStructure::Hnsw),
+];
+const SCALAR_NAMES: [(&str, ScalarStructure); 7] = [
+    ("btree", ScalarStructure::BTree),
+    ("scalar", ScalarStructure::BTree),
+    ("bitmap", ScalarStructure::Bitmap),
+    ("label_list", ScalarStructure::LabelList),
+    ("zonemap", ScalarStructure::ZoneMap),
+    ("bloom_filter", ScalarStructure::BloomFilter),
+    ("ngram", ScalarStructure::NGram),
+];
+
+impl IndexKind {
+    /// A vector index for `metric`, on disk.
+    pub fn vector(metric: Metric) -> Self {
+        Self::Vector(VectorOptions { metric, ..VectorOptions::default() })
+    }
+
+    /// A graph for `metric`, in memory.
+    pub fn hnsw(metric: Metric) -> Self {
+        Self::Vector(VectorOptions { metric, structure: VectorStructure::Hnsw, ..VectorOptions::default() })
+    }
+
+    /// A full-text index for English, with stems and without stop words.
+    pub fn full_text() -> Self {
+        Self::FullText(TextOptions { language: "English".to_owned(), stem: true, remove_stop_words: true, ngram: None })
+    }
+
+    /// An index for equality and ranges.
+    pub fn scalar() -> Self {
+        Self::Scalar(ScalarStructure::BTree)
+    }
+
+    /// The kind that people write as `vector` (or one of its structures, such as `ivf_pq`), `text`, or `scalar` (or one of its
+    /// structures, such as `bitmap`), with options such as `metric` and `cosine`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for another word, an option that the kind does not have, or a value that is none.
+    pub fn parse<'a>(kind: &str, options: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let word = kind.to_ascii_lowercase();
+        let named = |name: &str| name == word;
+        let mut kind = if let Some((_, structure)) = VECTOR_NAMES.iter().find(|(name, _)| named(name)) {
+            Self::Vector(VectorOptions { structure: *structure, ..VectorOptions::default() })
+        } else if let Some((_, structure)) = SCALAR_NAMES.iter().find(|(name, _)| named(name)) {
+            Self::Scalar(*structure)
+        } else if named("text") {
+            Self::full_text()
+        } else {
+            let names = VECTOR_NAMES.iter().map(|(name, _)| *name).chain(["text"]);
+            let names: Vec<&str> = names.chain(SCALAR_NAMES.iter().map(|(name, _)| *name)).collect();
+            return Err(Error::invalid_input(format!("`{word}` is no kind of index: use one of {}", names.join(", "))));
+        };
+        for (name, value) in options {
+            kind.set(name, value)?;
+        }
+        Ok(kind)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        fn read<T: FromStr>(name: &str, value: &str) -> Result<T> {
+            let what = format!("option `{name}` of an index cannot be `{value}`");
+            value.parse().map_err(|_| Error::invalid_input(what))
+        }
+        let kind = self.to_string();
+        let unknown =
+            |known: &str| Err(Error::invalid_input(format!("a {kind} index has no option `{name}`; {known}")));
+        match self {
+            Self::Vector(options) => match name {
+                "metric" => options.metric = value.parse()?,
+                "partitions" => options.partitions = Some(read(name, value)?),
+                "sub_vectors" => options.sub_vectors = Some(read(name, value)?),
+                "m" => options.m = Some(read(name, value)?),
+                "ef_construction" => options.ef_construction = Some(read(name, value)?),
+                _ => return unknown("it has metric, partitions, sub_vectors, m, ef_construction"),
+            },
+            Self::FullText(options) => match name {
+                "language" => options.language = value.to_owned(),
+                "stem" => options.stem = read(name, value)?,
+                "remove_stop_words" => options.remove_stop_words = read(name, value)?,
+                "ngram_min" => options.ngram = Some((read(name, value)?, options.ngram.map_or(3, |(_, max)| max))),
+                "ngram_max" => options.ngram = Some((options.ngram.map_or(3, |(min, _)| min), read(name, value)?)),
+                _ => return unknown("it has language, stem, remove_stop_words, ngram_min, ngram_max"),
+            },
+            Self::Scalar(_) => return unknown("it has none"),
+        }
+        Ok(())
+    }
+
+    /// Whether an index of kind `other` does the work of this one: the same sort of index, with the same metric.
+    pub fn same_kind(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Vector(one), Self::Vector(other)) => {
+                one.metric == other.metric
+                    && (one.structure == other.structure
+                        || (one.structure == VectorStructure::Auto && other.structure != VectorStructure::Hnsw))
+            }
+            (Self::FullText(_), Self::FullText(_)) => true,
+            (Self::Scalar(one), Self::Scalar(other)) => one == other,
+            _ => false,
+        }
+    }
+
+    /// Whether an index of kind `other` finds the same, however it is built.
+    pub(crate) fn same_sort(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Vector(one), Self::Vector(other)) => one.metric == other.metric,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+
+    /// The metric of a vector index.
+    pub fn metric(&self) -> Option<Metric> {
+        match self {
+            Self::Vector(options) => Some(options.metric),
+            _ => None,
+        }
+    }
+
+    /// Whether it is kept in memory.
+    pub fn is_resident(&self) -> bool {
+        matches!(self, Self::Vector(options) if options.structure == VectorStructure::Hnsw)
+    }
+}
+
+impl fmt::Display for VectorStructure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(VECTOR_NAMES.iter().find(|(_, known)| known == self).map_or("vector", |(name, _)| *name))
+    }
+}
+
+impl fmt::Display for ScalarStructure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SCALAR_NAMES.iter().find(|(_, known)| known == self).map_or("scalar", |(name, _)| *name))
+    }
+}
+
+impl fmt::Display for IndexKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vector(options) => options.structure.fmt(f),
+            Self::FullText(_) => f.write_str("text"),
+            Self::Scalar(structure) => structure.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn kinds_are_read_as_people_write_them() {
+        assert_eq!(IndexKind::parse("vector", []).unwrap(), IndexKind::vector(Metric::L2));
+        assert_eq!(IndexKind::parse("Vector", [("metric", "Cosine")]).unwrap(), IndexKind::vector(Metric::Cosine));
+        assert_eq!(IndexKind::parse("hnsw", [("metric", "dot")]).unwrap(), IndexKind::hnsw(Metric::Dot));
+        assert_eq!(IndexKind::parse("text", []).unwrap(), IndexKind::full_text());
+        for (kind, option, says) in [
+            ("fts", ("stem", "true"), "vector, ivf_flat"),
+            ("text", ("metric", "l2"), "no option `metric`"),
+            ("vector", ("metric", "l3"), "hamming"),
+            ("vector", ("partitions", "many"), "cannot be `many`"),
+            ("bitmap", ("m", "16"), "it has none"),
+        ] {
+            let error = IndexKind::parse(kind, [option]).unwrap_err();
+            assert!(error.message().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_kind_survives_its_definition() {
+        for (name, options) in [
+            ("ivf_pq", vec![("metric", "cosine"), ("sub_vectors", "16")]),
+            ("text", vec![("ngram_min", "2")]),
+            ("zonemap", vec![]),
+        ] {
+            let kind = IndexKind::parse(name, options).unwrap();
+            let text = serde_json::to_string(&kind).unwrap();
+            assert_eq!(serde_json::from_str::<IndexKind>(&text).unwrap(), kind, "{text}");
+            assert_eq!(kind.to_string(), name);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A resident index on disk: a graph, and beside it a list of what the graph is complete for.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cenote_base::{Context, Error, Result};
+use cenote_graph::Graph;
+use serde::{Deserialize, Serialize};
+
+use crate::kind::VectorOptions;
+
+const FORMAT: u32 = 1;
+
+/// A graph, the files of the base that it has the rows of, and the version of the base from which on it has them all.
+pub(crate) struct Saved<G> {
+    pub(crate) graph: G,
+    pub(crate) covered: HashMap<u32, String>,
+    pub(crate) complete_from: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct List {
+    format: u32,
+    field: i32,
+    options: VectorOptions,
+    covered: HashMap<u32, String>,
+    complete_from: u64,
+    /// The file with the graph, beside this one.
+    graph: String,
+}
+
+/// Writes `saved` so that `file` names it, in the place of what it named.
+pub(crate) fn save(file: &Path, field: i32, options: &VectorOptions, saved: &Saved<Arc<Graph>>) -> Result<()> {
+    let directory = file.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
+    let former = read_list(file)?.map(|list| directory.join(list.graph));
+    // Processes that share the directory do not write the same file, and nobody reads half of one.
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index");
+    let graph = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
+    saved.graph.save(&directory.join(&graph))?;
+    let list = List {
+        format: FORMAT,
+        field,
+        options: options.clone(),
+        covered: saved.covered.clone(),
+        complete_from: saved.complete_from,
+        graph: graph.clone(),
+    };
+    let text = serde_json::to_vec(&list).map_err(|source| Error::internal("write a list").with_source(source))?;
+    let beside = file.with_extension(format!("{}.writing", std::process::id()));
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, file))
+        .context(|| format!("write {}", file.display()))?;
+    match former.filter(|former| *former != directory.join(&graph)) {
+        // Whoever reads it has it open.
+        Some(former) => remove_one(&former),
+        None => Ok(()),
+    }
+}
+
+/// What `file` names, if it is of this index.
+///
+/// # Errors
+/// `Corrupt` when it cannot be read; `ResourceExhausted` when it does not fit.
+pub(crate) fn restore(
+    file: &Path,
+    field: i32,
+    options: &VectorOptions,
+    capacity_bytes: u64,
+) -> Result<Option<Saved<Graph>>> {
+    let Some(list) = read_list(file)?.filter(|list| list.field == field && list.options == *options) else {
+        return Ok(None);
+    };
+    let path = file.with_file_name(&list.graph);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let graph = Graph::load(&path, capacity_bytes)?;
+    Ok(Some(Saved { graph, covered: list.covered, complete_from: list.complete_from }))
+}
+
+/// Removes what `file` names.
+pub(crate) fn remove(file: &Path) {
+    let graph: Option<PathBuf> = read_list(file).ok().flatten().map(|list| file.with_file_name(list.graph));
+    for path in graph.iter().map(PathBuf::as_path).chain([file]) {
+        if let Err(error) = remove_one(path) {
+            tracing::warn!(%error, "a saved graph stays on disk");
+        }
+    }
+}
+
+fn remove_one(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::from(error).context(format!("remove {}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_list(file: &Path) -> Result<Option<List>> {
+    match std::fs::read(file) {
+        // A list that cannot be read names nothing: the index is built anew.
+        Ok(text) => Ok(serde_json::from_slice::<List>(&text).ok().filter(|list| list.format == FORMAT)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::from(error).context(format!("read {}", file.display()))),
+    }
+}

@@ -1,0 +1,179 @@
+//! Vectors of a column: what they are made of, and their distances, one by one.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, UInt8Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float32Type, UInt8Type};
+use cenote_base::{Error, Result};
+use cenote_store::{Snapshot, arrow_error};
+use lance_linalg::distance::hamming::hamming;
+
+use crate::hits::{Hit, by_distance};
+use crate::live;
+use crate::spec::Metric;
+
+/// Vectors with the rows that they belong to, one after the other.
+#[derive(Debug)]
+pub(crate) struct Vectors {
+    pub(crate) row_ids: Vec<u64>,
+    pub(crate) numbers: Numbers,
+    width: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Numbers {
+    Floats(Vec<f32>),
+    Bytes(Vec<u8>),
+}
+
+impl Vectors {
+    pub(crate) fn new(metric: Metric, width: usize) -> Self {
+        let numbers = match metric {
+            Metric::Hamming => Numbers::Bytes(Vec::new()),
+            _ => Numbers::Floats(Vec::new()),
+        };
+        Self { row_ids: Vec::new(), numbers, width }
+    }
+
+    /// Takes in the rows of `batch`, whose first column holds vectors. A row without one is passed over; their row ids.
+    pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
+        let row_ids = live::row_ids(batch)?;
+        let lists = batch.column(0).as_fixed_size_list();
+        let mut without = Vec::new();
+        let mut take = |row: usize| match lists.is_valid(row) {
+            true => self.row_ids.push(row_ids[row]),
+            false => without.push(row_ids[row]),
+        };
+        match &mut self.numbers {
+            Numbers::Floats(all) => {
+                let numbers = cast(lists.values(), &DataType::Float32).map_err(arrow_error)?;
+                let numbers = numbers.as_primitive::<Float32Type>().values();
+                for row in 0..lists.len() {
+                    take(row);
+                    if lists.is_valid(row) {
+                        all.extend_from_slice(&numbers[row * self.width..][..self.width]);
+                    }
+                }
+            }
+            Numbers::Bytes(all) => {
+                let numbers = lists.values().as_primitive_opt::<UInt8Type>();
+                let numbers = numbers.ok_or_else(|| Error::internal("packed bits are bytes"))?.values();
+                for row in 0..lists.len() {
+                    take(row);
+                    if lists.is_valid(row) {
+                        all.extend_from_slice(&numbers[row * self.width..][..self.width]);
+                    }
+                }
+            }
+        }
+        Ok(without)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let numbers = match &self.numbers {
+            Numbers::Floats(numbers) => size_of_val(numbers.as_slice()),
+            Numbers::Bytes(numbers) => numbers.len(),
+        };
+        numbers + size_of_val(self.row_ids.as_slice())
+    }
+
+    /// The nearest of the rows that are `wanted`, in any order. A distance that is no number comes from a vector that has
+    /// none: it is no hit.
+    pub(crate) fn nearest(&self, query: &Probe, metric: Metric, k: usize, wanted: impl Fn(u64) -> bool) -> Vec<Hit> {
+        // Lance has no function of floats for hamming.
+        let distance = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
+        let mut hits = Vec::new();
+        for (row, row_id) in self.row_ids.iter().enumerate().filter(|(_, row_id)| wanted(**row_id)) {
+            let at = row * self.width..(row + 1) * self.width;
+            let raw = match &self.numbers {
+                Numbers::Floats(numbers) => distance(&query.floats, &numbers[at]),
+                Numbers::Bytes(numbers) => hamming(&query.bytes, &numbers[at]),
+            };
+            if raw.is_finite() {
+                hits.push(Hit { row_id: *row_id, distance: Some(metric.distance_of(raw)), score: None });
+            }
+            if hits.len() > 2 * k + 1024 {
+                keep_nearest(&mut hits, k);
+            }
+        }
+        keep_nearest(&mut hits, k);
+        hits
+    }
+}
+
+pub(crate) fn keep_nearest(hits: &mut Vec<Hit>, k: usize) {
+    if hits.len() > k {
+        hits.select_nth_unstable_by(k - 1, by_distance);
+        hits.truncate(k);
+    }
+}
+
+/// A query vector, made ready.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) floats: Vec<f32>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Probe {
+    /// `vector` as `metric` compares it: whole numbers from 0 to 255 for hamming.
+    pub(crate) fn new(vector: &[f32], metric: Metric) -> Result<Self> {
+        let mut bytes = Vec::new();
+        if metric == Metric::Hamming {
+            for (at, number) in vector.iter().enumerate() {
+                if number.fract() != 0.0 || !(0.0..=255.0).contains(number) {
+                    let what = format!("number {} of the query vector is {number}, and packed bits are bytes", at + 1);
+                    return Err(Error::invalid_input(what));
+                }
+                bytes.push(*number as u8);
+            }
+        }
+        Ok(Self { floats: vector.to_vec(), bytes })
+    }
+
+    /// As Lance takes it for vectors made of `item`.
+    pub(crate) fn to_array(&self, item: &DataType) -> Result<ArrayRef> {
+        match item {
+            DataType::UInt8 => Ok(Arc::new(UInt8Array::from(self.bytes.clone()))),
+            other => cast(&Float32Array::from(self.floats.clone()), other).map_err(arrow_error),
+        }
+    }
+}
+
+/// What the vectors of `column` are made of, and how many of it each has.
+///
+/// # Errors
+/// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.
+pub(crate) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<(DataType, usize)> {
+    let parts = |data_type: &DataType| match data_type {
+        DataType::FixedSizeList(item, dimensions) => match item.data_type() {
+            DataType::Float32 | DataType::Float16 | DataType::Int8 | DataType::UInt8 => {
+                Some((item.data_type().clone(), *dimensions as usize))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let schema = snapshot.schema();
+    let vectors = || {
+        let fields = schema.fields().iter().filter(|field| parts(field.data_type()).is_some());
+        let names = fields.map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        if names.is_empty() { "the table has no vector columns".to_owned() } else { format!("vector columns: {names}") }
+    };
+    let Ok(field) = schema.field_with_name(column) else {
+        return Err(Error::not_found(format!("no column `{column}`; {}", vectors())));
+    };
+    parts(field.data_type()).ok_or_else(|| {
+        let found = field.data_type();
+        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {}", vectors()))
+    })
+}
+
+/// How many numbers the vectors of `column` have.
+///
+/// # Errors
+/// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.
+pub fn vector_dimensions(snapshot: &Snapshot, column: &str) -> Result<usize> {
+    vector_type(snapshot, column).map(|(_, dimensions)| dimensions)
+}

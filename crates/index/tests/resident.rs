@@ -1,0 +1,231 @@
+//! The index in memory: never wrong while the table changes under it, and not built twice.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use cenote_base::{ByteSize, ErrorKind, Random};
+use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Metric, Strategy, VectorQuery};
+use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec};
+
+const DIMENSIONS: usize = 8;
+
+type Model = BTreeMap<i64, Option<Vec<f32>>>;
+
+fn batch(rows: &Model) -> RecordBatch {
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("color", DataType::Int64, true),
+        Field::new("vector", DataType::FixedSizeList(item, DIMENSIONS as i32), true),
+    ]);
+    let mut vectors = FixedSizeListBuilder::new(Float32Builder::new(), DIMENSIONS as i32);
+    for vector in rows.values() {
+        vectors.values().append_slice(vector.as_deref().unwrap_or(&[0.0; DIMENSIONS]));
+        vectors.append(vector.is_some());
+    }
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(rows.keys().copied())),
+        Arc::new(Int64Array::from_iter_values(rows.keys().map(|id| id % 100))),
+        Arc::new(vectors.finish()),
+    ];
+    RecordBatch::try_new(Arc::new(schema), columns).unwrap()
+}
+
+fn rows(random: &mut Random, ids: impl Iterator<Item = i64>) -> Model {
+    let mut vector = || (0..DIMENSIONS).map(|_| random.unit() as f32 * 2.0 - 1.0).collect();
+    ids.map(|id| (id, (id % 50 != 7).then(&mut vector))).collect()
+}
+
+async fn table(directory: &tempfile::TempDir) -> Table {
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    store.create_table("t", TableSpec::new(batch(&Model::new()).schema(), ["id"])).await.unwrap()
+}
+
+fn saved_in(directory: &tempfile::TempDir) -> Indexes {
+    let directory = Some(directory.path().join("graphs"));
+    Indexes::new(IndexOptions { directory, threads: 2, ..IndexOptions::default() })
+}
+
+fn spec() -> IndexSpec {
+    IndexSpec::new("vector", IndexKind::hnsw(Metric::L2))
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
+}
+
+/// Twenty searches beside brute force; the share of the nearest that was found, and how the last one went.
+async fn compare(indexes: &Indexes, snapshot: &Snapshot, model: &Model, color: Option<i64>) -> (f64, Strategy) {
+    let (mut found, mut wanted, mut strategy) = (0, 0, Strategy::Exact);
+    let mut random = Random::new(3);
+    for k in [1, 5, 10, 25].repeat(5) {
+        let vector: Vec<f32> = (0..DIMENSIONS).map(|_| random.unit() as f32 * 2.0 - 1.0).collect();
+        let filter = color.map(|color| format!("color = {color}").into());
+        let columns = Some(vec!["id".to_owned()]);
+        let query = VectorQuery { filter, columns, ..VectorQuery::new("vector", vector.clone(), k) };
+        let fits = |id: &i64| color.is_none_or(|color| id % 100 == color);
+        let of = |own: &Option<Vec<f32>>| own.as_ref().map(|own| distance(own, &vector));
+        let mut near: Vec<f32> = model.iter().filter(|(id, _)| fits(id)).filter_map(|(_, own)| of(own)).collect();
+        near.sort_by(f32::total_cmp);
+        near.truncate(k);
+        let got = indexes.vector_search(snapshot, &query).await.unwrap();
+        let ids: Vec<i64> = got["id"].as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), near.len(), "k = {k}: {ids:?}");
+        let hits = indexes.find_vectors(snapshot, &query).await.unwrap();
+        strategy = hits.1;
+        for (id, hit) in ids.iter().zip(hits.0) {
+            let own = of(&model[id]).unwrap();
+            assert!(fits(id) && (own - hit.distance.unwrap()).abs() < 1e-4, "row {id} was found by an old vector");
+            found += usize::from(near.last().is_some_and(|last| own < last + 1e-4));
+        }
+        wanted += near.len();
+    }
+    (f64::from(found as u32) / f64::from(wanted as u32), strategy)
+}
+
+fn is_resident(strategy: &Strategy) -> bool {
+    matches!(strategy, Strategy::Index(name, _) if name == "vector_l2_hnsw")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_are_right_while_rows_come_change_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, saved_in(&directory), Random::new(1));
+    let mut model = rows(&mut random, 0..3000);
+    table.upsert(batch(&model)).await.unwrap();
+    let index = indexes.create(&table, &spec()).await.unwrap();
+    assert_eq!((index.rows_indexed, index.rows_unindexed, index.structure.as_str()), (3000, 0, "HNSW"));
+    let held = (table.snapshot().await.unwrap(), model.clone());
+    for step in 0..12 {
+        let from = step * 211;
+        match step % 4 {
+            // Replaced rows get new row ids.
+            0 => {
+                let new = rows(&mut random, (from..from + 150).chain(5000 + from..5020 + from));
+                table.upsert(batch(&new)).await.unwrap();
+                model.extend(new);
+            }
+            1 => {
+                table.delete(&batch(&rows(&mut random, from..from + 120))).await.unwrap();
+                model.retain(|id, _| !(from..from + 120).contains(id));
+            }
+            // So many that the column is patched in place, under the same row ids.
+            2 => {
+                let ids: Vec<i64> = model.keys().copied().filter(|id| id % 2 == 0).collect();
+                let new = rows(&mut random, ids.into_iter());
+                let whole = batch(&new);
+                table.fold().await.unwrap();
+                table.update(whole.project(&[0, 2]).unwrap()).await.unwrap();
+                model.extend(new);
+            }
+            _ => table.compact(step % 8 == 3).await.unwrap(),
+        }
+        let snapshot = table.snapshot().await.unwrap();
+        let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
+        assert!(recall > 0.95, "step {step}: {recall} by {strategy}");
+        table.fold().await.unwrap();
+        let (recall, _) = compare(&indexes, &table.snapshot().await.unwrap(), &model, Some(3)).await;
+        assert!(recall > 0.95, "step {step}: {recall}");
+        indexes.optimize(&table).await.unwrap();
+        let (recall, strategy) = compare(&indexes, &table.snapshot().await.unwrap(), &model, None).await;
+        assert!(recall > 0.95 && is_resident(&strategy), "step {step}: {recall} by {strategy}");
+        let (recall, _) = compare(&indexes, &held.0, &held.1, None).await;
+        assert!(recall > 0.95, "step {step}, an older snapshot: {recall}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, mut random) = (table(&directory).await, Random::new(2));
+    let mut model = rows(&mut random, 0..2000);
+    table.upsert(batch(&model)).await.unwrap();
+    saved_in(&directory).create(&table, &spec()).await.unwrap();
+    let graphs = || {
+        let files = std::fs::read_dir(directory.path().join("graphs")).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    assert_eq!(graphs().len(), 2);
+    let new = rows(&mut random, 1990..2010);
+    table.upsert(batch(&new)).await.unwrap();
+    model.extend(new);
+    let other = saved_in(&directory);
+    other.optimize(&table).await.unwrap();
+    let (recall, strategy) = compare(&other, &table.snapshot().await.unwrap(), &model, None).await;
+    assert!(recall > 0.95 && is_resident(&strategy), "{recall} by {strategy}");
+
+    // A damaged file is built anew.
+    for graph in graphs().iter().filter(|file| file.extension().is_some_and(|end| end == "graph")) {
+        let mut bytes = std::fs::read(graph).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(graph, bytes).unwrap();
+    }
+    let third = saved_in(&directory);
+    third.optimize(&table).await.unwrap();
+    let (recall, strategy) = compare(&third, &table.snapshot().await.unwrap(), &model, None).await;
+    assert!(recall > 0.95 && is_resident(&strategy), "{recall} by {strategy}");
+    third.remove(&table, "vector_l2_hnsw").await.unwrap();
+    assert!(graphs().is_empty(), "{:?}", graphs());
+    let (recall, strategy) = compare(&third, &table.snapshot().await.unwrap(), &model, None).await;
+    assert_eq!((recall, strategy), (1.0, Strategy::Exact));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_is_refused_with_the_figures_and_searches_stay_exact() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, mut random) = (table(&directory).await, Random::new(4));
+    let mut model = rows(&mut random, 0..500);
+    table.upsert(batch(&model)).await.unwrap();
+    let options = IndexOptions { memory_bytes_max: ByteSize(400_000), threads: 1, ..IndexOptions::default() };
+    let indexes = Indexes::new(options);
+    indexes.create(&table, &spec()).await.unwrap();
+    let new = rows(&mut random, 500..4000);
+    table.upsert(batch(&new)).await.unwrap();
+    model.extend(new);
+    let error = indexes.optimize(&table).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    assert!(error.message().contains("4000 rows") && error.message().contains("KiB"), "{error}");
+    let snapshot = table.snapshot().await.unwrap();
+    let index = indexes.list(&snapshot).await.unwrap().remove(0);
+    assert!(index.memory_bytes.is_none() && index.failure.is_some(), "{index:?}");
+    assert_eq!(compare(&indexes, &snapshot, &model, None).await, (1.0, Strategy::Exact));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_of_nothing_keeps_its_definition_through_purge() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, Indexes::default(), Random::new(5));
+    let kind = IndexKind::parse("ivf_pq", [("metric", "l2"), ("sub_vectors", "4"), ("partitions", "3")]).unwrap();
+    let disk = indexes.create(&table, &IndexSpec::new("vector", kind.clone())).await.unwrap();
+    indexes.create(&table, &spec()).await.unwrap();
+    assert_eq!((disk.structure.as_str(), &disk.kind), ("none", &kind));
+    let mut model = rows(&mut random, 0..600);
+    table.upsert(batch(&model)).await.unwrap();
+    indexes.optimize(&table).await.unwrap();
+    let structures = async || {
+        let listed = indexes.list(&table.snapshot().await.unwrap()).await.unwrap();
+        assert!(listed.iter().any(|index| index.kind == kind), "{listed:?}");
+        listed.into_iter().map(|index| index.structure).collect::<Vec<_>>()
+    };
+    assert_eq!(structures().await, ["HNSW", "IVF_PQ"]);
+    // No row has a vector any more.
+    model.values_mut().for_each(|vector| *vector = None);
+    table.upsert(batch(&model)).await.unwrap();
+    table.compact(true).await.unwrap();
+    indexes.rebuild(&table).await.unwrap();
+    assert_eq!(structures().await, ["HNSW", "none"]);
+    let query = VectorQuery::new("vector", vec![0.1; DIMENSIONS], 5);
+    assert!(indexes.vector_hits(&table.snapshot().await.unwrap(), &query).await.unwrap().is_empty());
+    let new = rows(&mut random, 0..600);
+    table.upsert(batch(&new)).await.unwrap();
+    indexes.optimize(&table).await.unwrap();
+    assert_eq!(structures().await, ["HNSW", "IVF_PQ"]);
+    let (recall, _) = compare(&indexes, &table.snapshot().await.unwrap(), &new, None).await;
+    assert!(recall > 0.95, "{recall}");
+}

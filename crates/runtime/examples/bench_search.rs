@@ -1,0 +1,237 @@
+//! The measured side of `make bench-fresh`, `bench-filter` and `bench-runbook`: vector searches through a table.
+//!
+//! `bench_search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY` prints one JSON line. BASE_FILE holds vectors of
+//! little-endian f32 one after the other; rows beyond its end begin anew, mirrored. KIND is that of an index.
+#![allow(clippy::print_stdout, clippy::indexing_slicing)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cenote_runtime::arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
+use cenote_runtime::arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
+use cenote_runtime::{Error, IndexKind, IndexSpec, Lake, LakeOptions, Random, Result, Search, Table, TableSpec};
+use serde_json::{Map, Value, json};
+
+const K: usize = 10;
+const CALL_ROWS: usize = 100;
+const UPSERTS: usize = 60;
+/// The big-ann streaming form: rounds over clusters, in each of which some are inserted, replaced and deleted.
+const CLUSTERS: usize = 16;
+const ROUNDS: usize = 5;
+const TIE: f32 = 1e-6;
+
+struct Work {
+    table: Table,
+    width: usize,
+    base: Vec<f32>,
+    /// The vector of each row, by its place in `base`.
+    rows: BTreeMap<i64, usize>,
+    queries: usize,
+    random: Random,
+    report: Map<String, Value>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let usage = || Error::invalid_input("usage: bench_search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY");
+    let [mode, kind, rows, queries, width, base, directory] = arguments.as_slice() else { return Err(usage()) };
+    let number = |text: &String| text.parse::<usize>().map_err(|_| usage());
+    let (rows, queries, width) = (number(rows)?, number(queries)?, number(width)?);
+    let base: Vec<f32> = std::fs::read(base)?.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+
+    let directory = Path::new(directory).join("lake");
+    Lake::init(&directory).await?;
+    let lake = Lake::open(&directory, LakeOptions::default()).await?;
+    let schema = batch(&[], &[], width)?.schema();
+    let table = lake.create_table("rows", TableSpec::new(schema, ["id"])).await?;
+    let (random, report) = (Random::new(1), Map::new());
+    let mut work = Work { table, width, base, rows: BTreeMap::new(), queries, random, report };
+    let spec = IndexSpec::new("vector", IndexKind::parse(kind, [])?);
+    match mode.as_str() {
+        "fresh" => work.fresh(rows, spec).await?,
+        "filter" => work.filter(rows, spec).await?,
+        "runbook" => work.runbook(rows, spec).await?,
+        _ => return Err(usage()),
+    }
+    println!("{}", Value::Object(work.report));
+    lake.release().await
+}
+
+/// Rows with `ids` and `vectors`, one after the other; their color is their id modulo 1,000.
+fn batch(ids: &[i64], vectors: &[f32], width: usize) -> Result<RecordBatch> {
+    let field = Arc::new(Field::new_list_field(DataType::Float32, true));
+    let vectors: ArrayRef = Arc::new(Float32Array::from(vectors.to_vec()));
+    let vectors = FixedSizeListArray::try_new(field, width as i32, vectors, None);
+    let vectors = vectors.map_err(|source| Error::internal("make vectors").with_source(source))?;
+    let columns: [(&str, ArrayRef, bool); 3] = [
+        ("id", Arc::new(Int64Array::from(ids.to_vec())), false),
+        ("color", Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| id % 1000))), true),
+        ("vector", Arc::new(vectors), true),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|source| Error::internal("make rows").with_source(source))
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
+}
+
+impl Work {
+    fn vector(&self, at: usize) -> Vec<f32> {
+        let count = self.base.len() / self.width;
+        let vector = &self.base[at % count * self.width..][..self.width];
+        match at / count % 2 {
+            0 => vector.to_vec(),
+            _ => vector.iter().rev().copied().collect(),
+        }
+    }
+
+    async fn put(&mut self, rows: &[(i64, usize)]) -> Result<()> {
+        for rows in rows.chunks(50_000) {
+            let ids: Vec<i64> = rows.iter().map(|(id, _)| *id).collect();
+            let vectors: Vec<f32> = rows.iter().flat_map(|(_, at)| self.vector(*at)).collect();
+            self.table.upsert(batch(&ids, &vectors, self.width)?).await?;
+        }
+        self.rows.extend(rows.iter().copied());
+        Ok(())
+    }
+
+    fn note(&mut self, name: &str, value: impl Into<Value>) {
+        self.report.insert(name.to_owned(), value.into());
+    }
+
+    async fn load(&mut self, rows: usize, spec: &IndexSpec) -> Result<f64> {
+        let rows: Vec<(i64, usize)> = (0..rows).map(|row| (row as i64, row)).collect();
+        self.put(&rows).await?;
+        self.table.stored().fold().await?;
+        let start = Instant::now();
+        self.table.create_index(spec.clone()).await?;
+        let build_s = start.elapsed().as_secs_f64();
+        self.note("build_s", build_s);
+        Ok(build_s)
+    }
+
+    /// Searches: milliseconds of each, the share of the nearest that they found, and the fewest rows one gave of those it could.
+    async fn search(&mut self, name: &str, filter: Option<(String, i64)>) -> Result<()> {
+        let (mut times_ms, mut found, mut wanted, mut short) = (Vec::new(), 0, 0, 0);
+        let mut worst: f64 = 1.0;
+        for _ in 0..self.queries {
+            let at = self.random.below(1 << 20) as usize;
+            let mut query = self.vector(at);
+            query.iter_mut().for_each(|number| *number += (self.random.unit() as f32 - 0.5) * 0.02);
+            let search = Search {
+                vector: Some(("vector".to_owned(), query.clone())),
+                filter: filter.as_ref().map(|(text, _)| text.clone()),
+                k: K,
+                columns: Some(vec!["id".to_owned()]),
+                ..Search::default()
+            };
+            let start = Instant::now();
+            let got = self.table.search(&search).await?;
+            times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+            let fits = |id: i64| filter.as_ref().is_none_or(|(_, below)| id % 1000 < *below);
+            let mut near: Vec<f32> = self
+                .rows
+                .iter()
+                .filter(|(id, _)| fits(**id))
+                .map(|(_, at)| distance(&self.vector(*at), &query))
+                .collect();
+            near.sort_unstable_by(f32::total_cmp);
+            near.truncate(K);
+            let Some(last) = near.last() else { continue };
+            let mut right = 0;
+            let ids: BTreeSet<i64> = got["id"].as_primitive::<Int64Type>().values().iter().copied().collect();
+            let distances = got["_distance"].as_primitive::<Float32Type>().values();
+            for (id, told) in got["id"].as_primitive::<Int64Type>().values().iter().zip(distances) {
+                let own = self.rows.get(id).map(|at| distance(&self.vector(*at), &query));
+                let own = own.filter(|own| fits(*id) && (own.sqrt() - told).abs() < 1e-3 * told.max(1.0));
+                let own =
+                    own.ok_or_else(|| Error::internal(format!("{name}: row {id} is deleted, stale or unwanted")))?;
+                right += usize::from(own <= last * (1.0 + TIE) + TIE);
+            }
+            short += near.len() - ids.len();
+            found += right;
+            wanted += near.len();
+            worst = worst.min(right as f64 / near.len() as f64);
+        }
+        times_ms.sort_unstable_by(f64::total_cmp);
+        let total_s = times_ms.iter().sum::<f64>() / 1e3;
+        let p99 = times_ms[(times_ms.len() * 99 / 100).min(times_ms.len() - 1)];
+        let recall = found as f64 / f64::from(wanted.max(1) as u32);
+        let figures = json!({ "qps": self.queries as f64 / total_s, "recall": recall, "worst": worst, "short": short,
+                              "p99_ms": p99 });
+        self.note(name, figures);
+        Ok(())
+    }
+
+    /// Speed and recall before, during and after small upserts, and after a change of 3%.
+    async fn fresh(&mut self, rows: usize, spec: IndexSpec) -> Result<()> {
+        self.load(rows, &spec).await?;
+        self.search("warm", None).await?;
+        self.search("before", None).await?;
+        let mut next = rows;
+        let mut change = |work: &mut Self, count: usize| -> Vec<(i64, usize)> {
+            let ids: BTreeSet<i64> = (0..count).map(|_| work.random.below(rows as u64) as i64).collect();
+            next += ids.len();
+            ids.into_iter().zip(next..).collect()
+        };
+        for _ in 0..UPSERTS {
+            let rows = change(self, CALL_ROWS);
+            self.put(&rows).await?;
+        }
+        self.search("upserted", None).await?;
+        self.table.stored().fold().await?;
+        self.search("folded", None).await?;
+        let rows = change(self, rows * 3 / 100);
+        self.put(&rows).await?;
+        self.search("changed", None).await?;
+        let start = Instant::now();
+        self.table.optimize_indexes().await?;
+        self.note("upkeep_s", start.elapsed().as_secs_f64());
+        self.search("tended", None).await
+    }
+
+    async fn filter(&mut self, rows: usize, spec: IndexSpec) -> Result<()> {
+        self.load(rows, &spec).await?;
+        self.table.create_index(IndexSpec::new("color", IndexKind::scalar())).await?;
+        for (name, below) in [("warm", 500), ("50%", 500), ("10%", 100), ("1%", 10), ("0.1%", 1)] {
+            self.search(name, Some((format!("color < {below}"), below))).await?;
+        }
+        Ok(())
+    }
+
+    /// Insert, delete, replace and search by clusters of rows; any deleted or stale hit is an error.
+    async fn runbook(&mut self, rows: usize, spec: IndexSpec) -> Result<()> {
+        self.load(rows / 4, &spec).await?;
+        let start = Instant::now();
+        let share = rows / CLUSTERS / ROUNDS;
+        let (mut next, mut recalls, mut worst, mut p99): (usize, Vec<f64>, f64, f64) = (rows / 4, Vec::new(), 1.0, 0.0);
+        for step in 0..CLUSTERS * ROUNDS {
+            let new: Vec<(i64, usize)> = (next..next + share).map(|row| (row as i64, row)).collect();
+            self.put(&new).await?;
+            next += share;
+            let known: Vec<i64> = self.rows.keys().copied().collect();
+            let mut some = |count: usize| -> BTreeSet<i64> {
+                (0..count).map(|_| known[self.random.below(known.len() as u64) as usize]).collect()
+            };
+            let (gone, replaced) = (some(share / 2), some(share / 4));
+            let keys: Vec<Vec<String>> = gone.iter().map(|id| vec![id.to_string()]).collect();
+            self.table.delete_keys(&keys).await?;
+            self.rows.retain(|id, _| !gone.contains(id));
+            let replaced: Vec<(i64, usize)> =
+                replaced.difference(&gone).map(|id| (*id, *id as usize + 7 * rows + step)).collect();
+            self.put(&replaced).await?;
+            self.search("step", None).await?;
+            let figure = |name: &str| self.report["step"][name].as_f64().unwrap_or_default();
+            recalls.push(figure("recall"));
+            (worst, p99) = (worst.min(figure("recall")), p99.max(figure("p99_ms")));
+        }
+        self.note("mean", recalls.iter().sum::<f64>() / recalls.len() as f64);
+        self.note("worst", worst);
+        self.note("p99_ms", p99);
+        self.note("steps_s", start.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
