@@ -94,6 +94,9 @@ async fn recall(table: &Table, metric: Metric, all: &[Vec<f32>]) -> f64 {
     found as f64 / wanted as f64
 }
 
+/// Whether a row is to be found.
+type Wanted = Box<dyn Fn(i64) -> bool>;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_vector_kind_finds_what_is_near() {
     use Metric::{Cosine, Dot, Hamming, L2};
@@ -220,7 +223,7 @@ async fn every_scalar_kind_filters_as_a_scan_does() {
                 _ => {}
             }
             let number = |id: i64| (id % 7 > 0).then_some(id % 40);
-            let cases: Vec<(&str, Box<dyn Fn(i64) -> bool>)> = vec![
+            let cases: Vec<(&str, Wanted)> = vec![
                 ("number = 3", Box::new(move |id| number(id) == Some(3))),
                 ("number < 5", Box::new(move |id| number(id).is_some_and(|number| number < 5))),
                 ("number IS NULL", Box::new(move |id| number(id).is_none())),
