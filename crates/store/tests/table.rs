@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch, StringArray};
@@ -120,6 +120,41 @@ async fn updates_keep_media_whether_rows_or_columns_are_rewritten() {
         assert_eq!(now.values().filter(|row| row.0.as_deref() == Some(note)).count(), touched.len(), "{note}");
         assert!(now.values().all(|row| row.1.as_ref() == Some(&media)), "{note}");
     }
+}
+
+#[tokio::test]
+async fn a_read_by_key_never_gives_rows_of_other_files() {
+    let (_directory, store, table) = new_table().await;
+    let ids: Vec<String> = (0..100).map(|i| format!("k{i:03}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let batch = |note| rows(&ids.iter().map(|id| (*id, note, Some(b"media".as_slice()))).collect::<Vec<_>>());
+    let notes = async |table: &Table| {
+        let columns = Some(vec!["note".to_owned()]);
+        let found = table.snapshot().await.unwrap().get(&keys(&ids), columns).await.unwrap();
+        assert_eq!(found.num_rows(), ids.len());
+        let notes: BTreeSet<_> = found["note"].as_string::<i32>().iter().map(|note| note.unwrap().to_owned()).collect();
+        notes.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    table.upsert(batch("first")).await.unwrap();
+    table.fold().await.unwrap();
+    assert_eq!(notes(&table).await, "first");
+
+    // The same fragment with another file for the column.
+    let schema = Schema::new(vec![Field::new("id", DataType::Utf8, false), Field::new("note", DataType::Utf8, true)]);
+    let columns = vec![keys(&ids).column(0).clone(), Arc::new(StringArray::from(vec!["second"; ids.len()])) as _];
+    table.update(RecordBatch::try_new(Arc::new(schema), columns).unwrap()).await.unwrap();
+    assert_eq!(notes(&table).await, "second");
+
+    // The same fragment number and fields in other tables.
+    let other = store.create_table("other", TableSpec::new(self::schema(), ["id"])).await.unwrap();
+    other.upsert(batch("other")).await.unwrap();
+    other.fold().await.unwrap();
+    assert_eq!((notes(&table).await, notes(&other).await), ("second".to_owned(), "other".to_owned()));
+    store.drop_table("other").await.unwrap();
+    let other = store.create_table("other", TableSpec::new(self::schema(), ["id"])).await.unwrap();
+    other.upsert(batch("again")).await.unwrap();
+    other.fold().await.unwrap();
+    assert_eq!(notes(&other).await, "again");
 }
 
 #[tokio::test]
