@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
+use crate::output;
+
 /// Whoever asks has so long to do it.
 const PATIENCE: Duration = Duration::from_secs(2);
 const REQUEST_BYTES_MAX: usize = 4096;
@@ -119,27 +121,24 @@ impl Drop for Sight {
 /// Shows what `lake` does in this process: to `cenote top`, and at `metrics` to Prometheus.
 ///
 /// # Errors
-/// When the address is in use, or the directory for sockets cannot be made.
+/// When the address of `metrics` cannot be had.
 pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
     LazyLock::force(&BEGAN);
-    let directory = directory();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory)
-        .context(|| format!("make {}", directory.display()))?;
-    let socket = directory.join(format!("{}.sock", std::process::id()));
-    // A process of that number that was killed may have left one.
-    drop(std::fs::remove_file(&socket));
-    let listener = UnixListener::bind(&socket).context(|| format!("listen at {}", socket.display()))?;
     let mut servers = JoinSet::new();
-    let of_socket = lake.clone();
-    servers.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            // One asker at a time, and none for long: an answer is a few kilobytes.
-            drop(tokio::time::timeout(PATIENCE, answer(stream, &of_socket)).await);
+    let socket = directory().join(format!("{}.sock", std::process::id()));
+    match listen(&socket) {
+        Ok(listener) => {
+            let lake = lake.clone();
+            servers.spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    // One asker at a time, and none for long: an answer is a few kilobytes.
+                    drop(tokio::time::timeout(PATIENCE, answer(stream, &lake)).await);
+                }
+            });
         }
-    });
+        // The command's own work does not depend on it.
+        Err(error) => output::note(&format!("`cenote top` will not see this process: {error}")),
+    }
     if let Some(address) = metrics {
         let listener = TcpListener::bind(address).await.context(|| format!("listen at {address}"))?;
         let of_metrics = lake.clone();
@@ -150,6 +149,15 @@ pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
         });
     }
     Ok(Sight { _servers: servers, socket })
+}
+
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let directory = directory();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.context(|| format!("make {}", directory.display()))?;
+    // A process of that number that was killed may have left one.
+    drop(std::fs::remove_file(socket));
+    UnixListener::bind(socket).context(|| format!("listen at {}", socket.display()))
 }
 
 /// Answers one request in HTTP/1.1: `/metrics` or `/view`.
@@ -183,19 +191,27 @@ pub async fn views() -> Result<Vec<View>> {
     let mut views = Vec::new();
     while let Some(entry) = entries.next_entry().await? {
         let path = entry.path();
-        match tokio::time::timeout(PATIENCE, ask(&path)).await {
-            Ok(Ok(view)) => views.push(view),
+        let stream = match UnixStream::connect(&path).await {
             // Who made it is gone.
-            Ok(Err(_)) => drop(tokio::fs::remove_file(&path).await),
-            Err(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                drop(tokio::fs::remove_file(&path).await);
+                continue;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            stream => stream.context(|| format!("look at {}", path.display()))?,
+        };
+        match tokio::time::timeout(PATIENCE, ask(stream)).await {
+            Ok(Ok(view)) => views.push(view),
+            // It has just ended, or is of another version.
+            Ok(Err(error)) => output::note(&format!("{} gives no view: {error}", path.display())),
+            Err(_) => output::note(&format!("{} does not answer", path.display())),
         }
     }
     views.sort_by_key(|view| std::cmp::Reverse(view.elapsed));
     Ok(views)
 }
 
-async fn ask(socket: &Path) -> Result<View> {
-    let mut stream = UnixStream::connect(socket).await?;
+async fn ask(mut stream: UnixStream) -> Result<View> {
     stream.write_all(b"GET /view HTTP/1.1\r\nHost: cenote\r\n\r\n").await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;

@@ -66,7 +66,7 @@ fn a_timeline_has_every_task_on_its_thread() {
     lake.ok(&["run", "r.yaml", "--trace", "trace.json", "--cpus", "2"]);
     let trace = std::fs::read_to_string(lake.0.path().join("trace.json")).unwrap();
     let trace: serde_json::Value = serde_json::from_str(&trace).unwrap();
-    let events = trace["traceEvents"].as_array().or(trace.as_array()).unwrap();
+    let events = trace.as_array().unwrap();
     let tasks = events.iter().filter(|event| event["ph"] == "X" && event["name"] == "thumbnail_image, score_sharpness");
     // Pieces have 64 rows at most.
     assert!(tasks.clone().count() >= 2, "{events:?}");
