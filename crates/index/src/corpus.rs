@@ -15,9 +15,15 @@ use lance::dataset::index::LanceIndexStoreExt;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance::table::format::IndexMetadata;
 use lance_index::scalar::IndexStore;
+use lance_index::scalar::inverted::query::{FtsSearchParams, Tokens};
+use lance_index::scalar::inverted::tokenizer::document_tokenizer::DocType;
 use lance_index::scalar::inverted::{DOCS_FILE, InvertedIndex, MemBM25Scorer};
 use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_select::RowSetOps;
+
+use crate::fuzzy::Expansion;
+use crate::plan::Fuzzy;
+use crate::resident::blocking;
 
 /// So many rows of an index are read at once.
 const READ_ROWS: usize = 1 << 20;
@@ -38,8 +44,15 @@ impl Statistics {
     }
 
     /// Weighs `terms`, which these statistics are of.
-    pub(crate) fn scorer(self, terms: &[String]) -> MemBM25Scorer {
-        MemBM25Scorer::new(self.words, self.rows, terms.iter().cloned().zip(self.rows_with).collect())
+    pub(crate) fn scorer(&self, terms: &[String]) -> MemBM25Scorer {
+        let rows_with = terms.iter().cloned().zip(self.rows_with.iter().copied());
+        MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
+    }
+
+    /// Weighs the words of `expansion` alike: as the commonest of them.
+    pub(crate) fn fuzzy_scorer(&self, expansion: &Expansion) -> MemBM25Scorer {
+        let rows_with = expansion.words.iter().map(|(word, _)| (word.clone(), expansion.rows_with));
+        MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
     }
 }
 
@@ -76,6 +89,15 @@ impl Segment {
         let stated = self.index.bm25_row_stats_for_terms(terms, Some(&gone), None).await.map_err(lance_error)?;
         let (words, rows, rows_with) = stated;
         Ok(Statistics { rows, words, rows_with })
+    }
+
+    /// Its words that `fuzzy` may stand for.
+    pub(crate) async fn similar(&self, fuzzy: &Fuzzy, token_type: DocType) -> Result<Vec<String>> {
+        let tokens = Tokens::new(vec![fuzzy.term.clone()], token_type);
+        let params = FtsSearchParams::new().with_fuzziness(Some(fuzzy.edits)).with_max_expansions(usize::MAX);
+        let index = Arc::clone(&self.index);
+        let expand = move || index.expand_fuzzy_tokens(&tokens, &params).map_err(lance_error);
+        Ok(blocking(expand).await?.into_iter().collect())
     }
 
     /// Whether every row that it was built from is live.

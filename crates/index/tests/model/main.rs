@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic)]
 
 mod plain;
+mod queries;
 mod searches;
 
 use std::collections::{BTreeMap, BTreeSet};
