@@ -30,7 +30,7 @@ fn clauses_are_joined_as_they_are_written() {
         ("a AND b OR c AND d", "[+[a] +[b]] [+[c] +[d]]", "[+[a] +[b]] [+[c] +[d]]"),
         ("red -car", "[red] -[car]", "+[red] -[car]"),
         ("red NOT car big", "[red big] -[car]", "+[red big] -[car]"),
-        ("+red car", "+[red] [car]", "+[red] +[car]"),
+        ("+red car", "+[red] [car]", "red car"),
         ("a AND NOT b", "+[a] -[b]", "+[a] -[b]"),
         ("-a AND b", "+[b] -[a]", "+[b] -[a]"),
         (

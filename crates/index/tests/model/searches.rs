@@ -172,7 +172,14 @@ async fn check_vector(
 }
 
 /// Exactly the rows of `rows` that fit `asked`, or the best of them; each by its best column.
-async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], query: &TextQuery, asked: &Query, keep: Keep) {
+pub async fn check_text(
+    snapshot: &Snapshot,
+    rows: &Rows,
+    columns: &[&str],
+    query: &TextQuery,
+    asked: &Query,
+    keep: Keep,
+) {
     let found = INDEXES.text_search(snapshot, query).await.unwrap();
     let mut wanted: BTreeMap<i64, f64> = BTreeMap::new();
     for column in columns {
