@@ -25,7 +25,7 @@ def change() -> None:
 
 
 def ask(text: str) -> list[int]:
-    return table.search(text, query_type="fts").limit(work.NEAREST).select(["id"]).to_arrow()["id"].to_pylist()
+    return table.search(text, query_type="fts").limit(work.NEAREST).select(["id", "_score"]).to_arrow()["id"].to_pylist()
 
 
 indexes = work.DIRECTORY / "pages.lance" / "_indices"

@@ -3,15 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use cenote_store::lance_error;
 use lance_index::scalar::inverted::query::{MatchQuery, Tokens, try_collect_query_tokens};
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::{DocType, LanceTokenizer};
 
 use crate::parse::{EDITS_MAX, Fit, Group, Written};
-
-/// A fuzzy word has so many letters at most: what finds similar words grows with it.
-const FUZZY_LETTERS_MAX: usize = 64;
 
 /// What rows must fit, by the terms of an index.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +84,7 @@ impl Reader<'_> {
             }
             Written::Fuzzy(text, edits) => {
                 let tokens = self.tokens(text)?;
-                let parts = tokens.into_iter().map(|term| self.fuzzy(term, *edits)).collect::<Result<_>>()?;
+                let parts = tokens.into_iter().map(|term| self.fuzzy(term, *edits)).collect();
                 group(match self.fit {
                     Fit::AnyWord => Group { should: parts, ..Group::default() },
                     Fit::AllWords => Group { must: parts, ..Group::default() },
@@ -129,19 +126,14 @@ impl Reader<'_> {
         *self.terms.entry(word.to_owned()).or_insert(next)
     }
 
-    fn fuzzy(&mut self, term: String, edits: Option<u32>) -> Result<Node> {
-        let letters = term.chars().count();
+    fn fuzzy(&mut self, term: String, edits: Option<u32>) -> Node {
         let edits = edits.unwrap_or_else(|| MatchQuery::auto_fuzziness(&term)).min(EDITS_MAX);
         // A word without a letter in common is not similar.
-        if edits == 0 || letters < 2 {
-            return Ok(Node::Words(vec![self.term(&term)], self.fit));
-        }
-        if letters > FUZZY_LETTERS_MAX {
-            let says = format!("`{term}~` has {letters} letters; a fuzzy word has at most {FUZZY_LETTERS_MAX}");
-            return Err(Error::invalid_input(says));
+        if edits == 0 || term.chars().nth(1).is_none() {
+            return Node::Words(vec![self.term(&term)], self.fit);
         }
         self.fuzzy.push(Fuzzy { term, edits });
-        Ok(Node::Fuzzy(self.fuzzy.len() - 1))
+        Node::Fuzzy(self.fuzzy.len() - 1)
     }
 }
 
