@@ -179,7 +179,7 @@ impl ColumnSearch<'_> {
         let Some(plan) = Plan::read(query, self.fit, &mut tokenizer)? else { return Ok(Vec::new()) };
         let plan = Arc::new(plan);
         let late = self.read_late(&opened, LateRows::new(Arc::clone(&plan)), tokenizer.as_ref()).await?;
-        let superseded = self.snapshot.superseded().as_ref();
+        let superseded = self.snapshot.superseded();
         let mut statistics = late.statistics();
         for segment in &opened.segments {
             statistics.add(&segment.statistics(&plan.terms, superseded).await?);
