@@ -66,7 +66,8 @@ pub(crate) async fn build(
             (index_type, Box::new(ScalarIndexParams::for_builtin(builtin)))
         }
     };
-    let builder = dataset.create_index_builder(&[column], index_type, params.as_ref()).name(name.to_owned());
+    let columns = [column];
+    let builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(name.to_owned());
     let created = builder.replace(true).progress(Arc::new(Watch::new(progress, name))).await;
     created.map(|_| true).map_err(lance_error)
 }
