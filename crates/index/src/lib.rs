@@ -56,6 +56,7 @@ mod tune;
 mod unseen;
 mod vector;
 mod vectors;
+mod watch;
 
 pub use catalog::IndexInfo;
 pub use definition::{Measured, PROPERTY_PREFIX, SearchSettings};
