@@ -21,7 +21,7 @@ use crate::parse::{Fit, Group};
 use crate::plan::{Node, Plan};
 
 /// So many rows beyond k are asked for, to see ties at the end of the result.
-const TIES_MIN: usize = 64;
+const TIES_MIN: usize = 16;
 
 type Scores = Vec<(u64, f32)>;
 

@@ -49,7 +49,8 @@ async fn main() -> Result<()> {
     report.insert("before".to_owned(), search(&table, &queries, &gone).await?.0);
 
     let chosen: Vec<i64> = ids.iter().copied().step_by(CHANGED).collect();
-    let (deleted, changed): (Vec<i64>, Vec<i64>) = chosen.iter().partition(|id| **id as usize / CHANGED % DELETED == 0);
+    let (deleted, changed): (Vec<i64>, Vec<i64>) =
+        chosen.iter().partition(|id| (**id as usize / CHANGED).is_multiple_of(DELETED));
     let new: Vec<String> = changed.iter().map(|id| format!("{} renewed{id}", texts[*id as usize])).collect();
     let start = Instant::now();
     table.upsert(batch(&changed, &new)?).await?;
