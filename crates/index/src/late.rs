@@ -16,9 +16,10 @@ use crate::fuzzy::Expansion;
 use crate::live;
 use crate::parse::Fit;
 use crate::plan::{Node, Plan};
+use crate::unseen::Part;
 
 /// Texts that no index has seen, by their words.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Texts {
     /// Row ids, and how many words each row has.
     rows: Vec<(u64, u32)>,
@@ -56,13 +57,36 @@ impl Texts {
         Ok(())
     }
 
-    /// About how many bytes it takes.
-    pub(crate) fn bytes(&self) -> usize {
+    fn places(&self, word: &str) -> &[(u32, u32)] {
+        self.places.get(word).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Part for Texts {
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn places(&self, word: &str) -> &[(u32, u32)] {
-        self.places.get(word).map_or(&[], Vec::as_slice)
+    fn append(&mut self, more: &Self) {
+        let first = self.rows.len() as u32;
+        self.rows.extend_from_slice(&more.rows);
+        for (word, places) in &more.places {
+            let places = places.iter().map(|(row, place)| (first + row, *place));
+            match self.places.get_mut(word) {
+                Some(known) => {
+                    known.extend(places);
+                    self.bytes -= word.len() + WORD_BYTES;
+                }
+                None => {
+                    self.places.insert(word.clone(), places.collect());
+                }
+            }
+        }
+        self.bytes += more.bytes;
     }
 }
 

@@ -313,7 +313,7 @@ impl ColumnSearch<'_> {
         }
         if snapshot.changed_rows() > 0 {
             let texts = unseen.changed_texts(snapshot, &index.name, &index.column, tokenizer).await?;
-            rows.add(&texts, |_| true);
+            texts.parts.iter().for_each(|part| rows.add(part, |row| snapshot.is_changed(row)));
         }
         Ok(rows)
     }

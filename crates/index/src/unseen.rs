@@ -28,32 +28,38 @@ pub(crate) struct TextIndex {
     pub(crate) late: RowAddrTreeMap,
 }
 
-/// A value of the change store as one version has it.
-#[derive(Debug)]
-struct Changed<V>(Version, Arc<V>);
-
-/// The vectors of the change store, oldest first: those that were there at some version, and maybe no more.
-#[derive(Debug)]
-pub(crate) struct ChangedVectors {
-    to: Version,
-    /// Each about twice as large as the next at least, so that a write copies little.
-    pub(crate) parts: Vec<Arc<Vectors>>,
+/// What is made of rows, and can be made of more of them.
+pub(crate) trait Part: Clone + Send + Sync + 'static {
+    /// How many rows it holds.
+    fn rows(&self) -> usize;
+    /// About how many bytes it takes.
+    fn bytes(&self) -> usize;
+    /// Takes in `more`, whose rows are later ones.
+    fn append(&mut self, more: &Self);
 }
 
-impl ChangedVectors {
+/// What was made of the change store, oldest rows first: of those that were there at some version, and maybe are no more.
+#[derive(Debug)]
+pub(crate) struct Changed<V> {
+    to: Version,
+    /// Each about twice as large as the next at least, so that a write copies little.
+    pub(crate) parts: Vec<Arc<V>>,
+}
+
+impl<V: Part> Changed<V> {
     pub(crate) fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.bytes()).sum()
     }
 
-    /// With those of later writes too.
-    fn with(&self, to: Version, mut more: Vectors) -> Self {
+    /// With what was made of later writes too.
+    fn with(&self, to: Version, mut more: V) -> Self {
         let mut parts = self.parts.clone();
-        while let Some(last) = parts.pop_if(|last| last.row_ids.len() < 2 * more.row_ids.len()) {
+        while let Some(last) = parts.pop_if(|last| last.rows() < 2 * more.rows()) {
             let mut merged = Arc::unwrap_or_clone(last);
             merged.append(&more);
             more = merged;
         }
-        if !more.row_ids.is_empty() {
+        if more.rows() > 0 {
             parts.push(Arc::new(more));
         }
         Self { to, parts }
@@ -63,7 +69,7 @@ impl ChangedVectors {
 /// What was read, bounded in bytes.
 pub(crate) struct Unseen {
     late_vectors: Cache<Vectors>,
-    changed_vectors: Cache<ChangedVectors>,
+    changed_vectors: Cache<Changed<Vectors>>,
     late_texts: Cache<Texts>,
     changed_texts: Cache<Changed<Texts>>,
     pub(crate) text_indexes: Cache<TextIndex>,
@@ -103,35 +109,19 @@ impl Unseen {
         Ok(vectors)
     }
 
-    /// The vectors of `column` in the change store: all of this snapshot's, and some of rows that are no more. What is known of an
-    /// earlier version is not read again.
+    /// The vectors of `column` in the change store.
     pub(crate) async fn changed_vectors(
         &self,
         snapshot: &Snapshot,
         column: &str,
         (metric, width): (Metric, usize),
-    ) -> Result<Arc<ChangedVectors>> {
-        let (version, mut name) = (snapshot.version(), format!("{column} {}", metric == Metric::Hamming));
-        let mut known = self.changed_vectors.get(snapshot, &name);
-        if known.as_ref().is_some_and(|known| known.to > version) {
-            // What is known of a later version lacks rows that are no more there.
-            name = format!("{name} {version}");
-            known = self.changed_vectors.get(snapshot, &name);
-        }
-        if let Some(known) = known.as_ref().filter(|known| known.to == version) {
-            return Ok(Arc::clone(known));
-        }
-        let known = known.unwrap_or_else(|| Arc::new(ChangedVectors { to: Version(0), parts: Vec::new() }));
-        let request = ScanRequest::default().columns([column]).with_row_id();
-        let batches = snapshot.changed_since(known.to, &request).await?;
-        let read = move || {
+    ) -> Result<Arc<Changed<Vectors>>> {
+        let name = format!("{column} {}", metric == Metric::Hamming);
+        let read = move |batches: Vec<RecordBatch>| {
             let mut vectors = Vectors::new(metric, width);
-            batches.iter().try_for_each(|batch| vectors.read(batch).map(drop))?;
-            Ok(known.with(version, vectors))
+            batches.iter().try_for_each(|batch| vectors.read(batch).map(drop)).map(|()| vectors)
         };
-        let vectors = Arc::new(blocking(read).await?);
-        self.changed_vectors.put(snapshot, &name, &vectors, vectors.bytes());
-        Ok(vectors)
+        changed(&self.changed_vectors, snapshot, name, column, read).await
     }
 
     /// The texts of `late`, which are rows of the base that index `name` over `column` has not seen; at most [`LATE_ROWS_MAX`].
@@ -164,23 +154,39 @@ impl Unseen {
         name: &str,
         column: &str,
         tokenizer: &dyn LanceTokenizer,
-    ) -> Result<Arc<Texts>> {
-        if let Some(known) = self.changed_texts.get(snapshot, name).filter(|known| known.0 == snapshot.version()) {
-            return Ok(Arc::clone(&known.1));
-        }
-        let batches = changed(snapshot, column).await?;
+    ) -> Result<Arc<Changed<Texts>>> {
         let mut tokenizer = tokenizer.box_clone();
-        let read = move || {
+        let read = move |batches: Vec<RecordBatch>| {
             let mut texts = Texts::default();
             batches.iter().try_for_each(|batch| texts.read(batch, tokenizer.as_mut())).map(|()| texts)
         };
-        let texts = Arc::new(blocking(read).await?);
-        let value = Arc::new(Changed(snapshot.version(), Arc::clone(&texts)));
-        self.changed_texts.put(snapshot, name, &value, texts.bytes());
-        Ok(texts)
+        changed(&self.changed_texts, snapshot, name.to_owned(), column, read).await
     }
 }
 
-async fn changed(snapshot: &Snapshot, column: &str) -> Result<Vec<RecordBatch>> {
-    snapshot.changed(&ScanRequest::default().columns([column]).with_row_id()).await
+/// What `read` makes of `column` in the change store: of all rows of this snapshot, and of some that are no more. What `cache` has of
+/// an earlier version under `name` is not read again.
+async fn changed<V: Part>(
+    cache: &Cache<Changed<V>>,
+    snapshot: &Snapshot,
+    mut name: String,
+    column: &str,
+    read: impl FnOnce(Vec<RecordBatch>) -> Result<V> + Send + 'static,
+) -> Result<Arc<Changed<V>>> {
+    let version = snapshot.version();
+    let mut known = cache.get(snapshot, &name);
+    if known.as_ref().is_some_and(|known| known.to > version) {
+        // What is known of a later version lacks rows that are no more there.
+        name = format!("{name} {version}");
+        known = cache.get(snapshot, &name);
+    }
+    if let Some(known) = known.as_ref().filter(|known| known.to == version) {
+        return Ok(Arc::clone(known));
+    }
+    let known = known.unwrap_or_else(|| Arc::new(Changed { to: Version(0), parts: Vec::new() }));
+    let request = ScanRequest::default().columns([column]).with_row_id();
+    let batches = snapshot.changed_since(known.to, &request).await?;
+    let changed = Arc::new(blocking(move || Ok(known.with(version, read(batches)?))).await?);
+    cache.put(snapshot, &name, &changed, changed.bytes());
+    Ok(changed)
 }

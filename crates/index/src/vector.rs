@@ -20,7 +20,7 @@ use crate::indexes::{Indexes, is_of_index};
 use crate::live;
 use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
 use crate::spec::Metric;
-use crate::unseen::{ChangedVectors, LATE_ROWS_MAX};
+use crate::unseen::{Changed, LATE_ROWS_MAX, Part};
 use crate::vectors::{Probe, Vectors, keep_nearest, vector_type};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
@@ -402,7 +402,7 @@ struct UnseenRows {
     metric: Metric,
     k: usize,
     late: Option<Arc<Vectors>>,
-    changed: Option<Arc<ChangedVectors>>,
+    changed: Option<Arc<Changed<Vectors>>>,
     /// Only those of the changed rows with this id or a later one.
     since: u64,
     wanted: Option<Arc<RowAddrTreeMap>>,

@@ -13,6 +13,7 @@ use lance_linalg::distance::hamming::hamming;
 use crate::hits::{Hit, by_distance};
 use crate::live;
 use crate::spec::Metric;
+use crate::unseen::Part;
 
 /// Vectors with the rows that they belong to, one after the other.
 #[derive(Debug, Clone)]
@@ -101,20 +102,6 @@ impl Vectors {
         Ok(without)
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        let numbers = match &self.numbers {
-            Numbers::Floats(numbers) => size_of_val(numbers.as_slice()),
-            Numbers::Bytes(numbers) => numbers.len(),
-        };
-        numbers + size_of_val(self.row_ids.as_slice())
-    }
-
-    /// As many more vectors as there are in `more`, which are of the same shape.
-    pub(crate) fn append(&mut self, more: &Self) {
-        self.row_ids.extend_from_slice(&more.row_ids);
-        self.numbers.extend(more.numbers.all());
-    }
-
     /// How many rows there are before the first of `since` or later, when their ids ascend.
     pub(crate) fn before(&self, since: u64) -> usize {
         self.row_ids.partition_point(|row_id| *row_id < since)
@@ -150,6 +137,25 @@ impl Vectors {
         }
         keep_nearest(&mut hits, k);
         hits
+    }
+}
+
+impl Part for Vectors {
+    fn rows(&self) -> usize {
+        self.row_ids.len()
+    }
+
+    fn bytes(&self) -> usize {
+        let numbers = match &self.numbers {
+            Numbers::Floats(numbers) => size_of_val(numbers.as_slice()),
+            Numbers::Bytes(numbers) => numbers.len(),
+        };
+        numbers + size_of_val(self.row_ids.as_slice())
+    }
+
+    fn append(&mut self, more: &Self) {
+        self.row_ids.extend_from_slice(&more.row_ids);
+        self.numbers.extend(more.numbers.all());
     }
 }
 
