@@ -4,8 +4,10 @@
 //! here turns Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and lets go of the
 //! interpreter's lock around all work. It knows the facade, the loader and the command line, and nothing below them.
 
+mod child;
 mod command;
 mod fault;
+mod gpu;
 mod interchange;
 mod lake;
 mod loader;
@@ -32,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Batch>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<tensor::Tensor>()?;
+    module.add_function(wrap_pyfunction!(child::serve, module)?)?;
     module.add_function(wrap_pyfunction!(command::command, module)?)?;
     module.add_function(wrap_pyfunction!(lake::init, module)?)?;
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;

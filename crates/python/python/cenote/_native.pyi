@@ -150,6 +150,7 @@ def register(
     summary: str,
     inputs: Sequence[tuple[str, str]],
     outputs: Any,
-    make: Any,
-    cpu: float,
+    launch: Any,
+    limits: Any,
 ) -> None: ...
+def serve(set_up: Any) -> None: ...
