@@ -35,7 +35,7 @@ def _set_up(first: bytes) -> tuple[Any, Call]:
     """The types of the outputs, and what is called with columns."""
     try:
         what, outputs, batch = pickle.loads(first)
-        function = what() if inspect.isclass(what) else what
+        function: Any = what() if inspect.isclass(what) else what
     except Exception as error:
         raise InvalidInputError(reason(error)) from error
     return to_schema(outputs), Call(function, len(outputs), batch)

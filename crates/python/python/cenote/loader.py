@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cenote import _native
+from cenote._async import in_thread
 from cenote.errors import InvalidInputError
 from cenote.lake import Table
 from cenote.op import Transform
@@ -19,8 +18,7 @@ Output = Literal["tensor", "numpy", "torch", "jax", "arrow"]
 """What the columns of a batch are."""
 
 
-@dataclass(frozen=True)
-class Shuffle:
+class Shuffle(NamedTuple):
     """How rows are shuffled: `seed` names the order, and `window` is how many bytes of rows are mixed at a time, such as `"1 GiB"`
     (default: all). A window reads neighbouring rows, which storage likes, and mixes less."""
 
@@ -28,8 +26,7 @@ class Shuffle:
     window: str | int | None = None
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A table's part in a mixture: rows that satisfy `where`, at `version`, with a share of the samples by `weight`."""
 
     table: Table
@@ -121,7 +118,7 @@ class Loader:
             yield batch
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
-        while (batch := await asyncio.to_thread(self._next)) is not None:
+        while (batch := await in_thread(self._next)) is not None:
             yield batch
 
     def _next(self) -> Batch | None:

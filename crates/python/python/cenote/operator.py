@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
@@ -63,6 +62,8 @@ def operator(
         raise InvalidInputError(f'batch is 1 or more rows, or "auto", found {batch!r}')
 
     def declare(what: Declared) -> Declared:
+        import inspect
+
         wanted = name or getattr(what, "__name__", "")
         if not wanted.isidentifier():
             raise InvalidInputError(f"an operator has a name such as count_words, found {wanted!r}: give one with `name`")
