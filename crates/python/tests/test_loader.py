@@ -6,7 +6,6 @@ import asyncio
 import io
 import os
 import pickle
-import resource
 import tempfile
 import threading
 
@@ -210,6 +209,31 @@ def test_map_style_rows_by_number(numbers: cenote.Table) -> None:
         loader.take([100])
 
 
+def test_who_counts_batches_gets_the_next_epoch_too(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=30, shuffle=True, output="numpy")
+
+    def counted() -> list[int]:
+        batches = iter(loader)
+        return ids(next(batches) for _ in range(len(loader)))
+
+    first, second = counted(), counted()
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first != second
+    # Of the state after the last batch nothing is left of that epoch.
+    other = numbers.loader(["id"], batch_size=30, shuffle=True, output="numpy")
+    other.load_state_dict(loader.state_dict())
+    assert ids(other) == []
+    assert sorted(ids(other)) == list(range(100))
+
+
+LONG = bool(os.environ.get("CENOTE_LONG"))
+
+
+def resident_kib() -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
 def test_batches_do_not_pile_up_in_memory(numbers: cenote.Table) -> None:
     loader = numbers.loader(["id", "at"], batch_size=1, output="numpy")
 
@@ -217,10 +241,29 @@ def test_batches_do_not_pile_up_in_memory(numbers: cenote.Table) -> None:
         for _ in range(count):
             for _ in loader:
                 pass
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return resident_kib()
 
     before = epochs(20)
-    assert epochs(40) - before < 16 << 10
+    # Of 100 batches each: a million in a long run.
+    assert epochs(10_000 if LONG else 40) - before < 16 << 10
+
+
+def test_what_is_opened_and_forgotten_leaves_nothing_behind(tmp_path, numbers: cenote.Table) -> None:
+    cenote.open(tmp_path / "other", create=True).create_table("t", {"id": int}, primary_key="id").upsert({"id": range(10)})
+
+    def opened(count: int) -> tuple[int, int, int]:
+        for _ in range(count):
+            with cenote.open(tmp_path / "other", memory="256 MiB") as lake:
+                assert len(lake["t"]) == 10
+            loader = numbers.loader(["id"], batch_size=7)
+            next(iter(loader))
+            del loader, lake
+        return resident_kib(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    memory, files, threads = opened(20)
+    memory_now, files_now, threads_now = opened(500 if LONG else 40)
+    assert memory_now - memory < 16 << 10
+    assert files_now <= files + 4 and threads_now <= threads + 4
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ class Loader:
     """Batches of one epoch after the other: `for batch in loader` gives what is left of the epoch, and the next `for` the next one.
 
     It is a cursor. Whoever stops in the middle goes on there with the next `for`, and `state_dict` says where that is; a loader with
-    other batches, ranks and workers goes on from it with exactly the rows that are left.
+    other batches, ranks and workers goes on from it with exactly the rows that are left. Of a state after the last batch of an epoch
+    that is none, so the first `for` is empty.
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -89,6 +90,7 @@ class Loader:
         self._output: Output = output
         self._device = device
         self._state = state
+        self._gave_last = False
         self._process = -1
         self._native_loader()
 
@@ -114,16 +116,24 @@ class Loader:
         return Loader(self._sources, options, output=self._output, device=self._device, state=state)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._begin()
         while (batch := self._next()) is not None:
             yield batch
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
+        self._begin()
         while (batch := await in_thread(self._next)) is not None:
             yield batch
+
+    def _begin(self) -> None:
+        """Leaves an epoch behind of which all batches were given: whoever counts them never asks for its end."""
+        if self._gave_last:
+            self._next()
 
     def _next(self) -> Batch | None:
         loader = self._native_loader()
         batch = loader.next()
+        self._gave_last = batch is not None and loader.batches_left == 0
         # Kept on this side too: a child of a fork goes on from it.
         self._state = loader.state()
         return None if batch is None else self._convert(batch)
@@ -182,6 +192,7 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
         self._native_loader().set_epoch(epoch)
+        self._gave_last = False
         self._state = self._native_loader().state()
 
     def take(self, rows: Sequence[int]) -> Batch:
@@ -196,6 +207,7 @@ class Loader:
         """Goes to where `state` says. A table that the loader was opened on at its newest version goes back to the version of the state
         until the epoch is over. Raises `InvalidInputError` for a state of other tables, filters, versions or another seed."""
         self._native_loader().restore(json.dumps(dict(state)))
+        self._gave_last = False
         self._state = self._native_loader().state()
 
     def stats(self) -> dict[str, Any]:
