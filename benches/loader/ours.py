@@ -1,7 +1,10 @@
 """Cenote. Arguments: `work.py`."""
 
 import cenote
+import pyarrow
 import work
+from cenote.torch import IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 CHUNK = 500
 
@@ -40,21 +43,14 @@ class Loader:
         )
         self.batches = self.loader
         if workers:
-            import cenote.torch
-            from torchdata.stateful_dataloader import StatefulDataLoader
-
-            dataset = cenote.torch.IterableDataset(self.loader)
+            dataset = IterableDataset(self.loader)
             self.batches = StatefulDataLoader(dataset, batch_size=None, num_workers=workers)
         self.raw = mode == "raw"
 
     def __iter__(self):
         for batch in self.batches:
             picture = batch["picture"]
-            if self.raw:
-                import pyarrow
-
-                picture = pyarrow.array(picture)
-            yield picture, batch["label"]
+            yield pyarrow.array(picture) if self.raw else picture, batch["label"]
 
     def state_dict(self):
         return self.batches.state_dict()

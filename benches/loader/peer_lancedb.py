@@ -29,31 +29,39 @@ class Transform:
 
 
 class Loader:
-    """The loader, and the dataset that keeps its state."""
+    """A dataset for each epoch, as one that was read to its end stays there."""
 
     def __init__(self, data: str, workers: int, mode: str) -> None:
-        self.dataset = StreamingDataset(
-            lancedb.connect(data).open_table("pictures"),
-            num_splits=max(workers, 1),
-            shuffle_seed=work.SEED,
-            transform=Transform(mode),
-        )
-        self.loader = StreamingDataLoader(
-            self.dataset,
-            batch_size=work.BATCH_ROWS,
-            num_workers=workers,
-            collate_fn=work.collate,
-            multiprocessing_context="spawn" if workers else None,
-        )
+        self.table = lancedb.connect(data).open_table("pictures")
+        self.workers = workers
+        self.transform = Transform(mode)
+        self.epoch = 0
+        self.state = None
 
     def __iter__(self):
-        return iter(self.loader)
+        self.dataset = StreamingDataset(
+            self.table,
+            num_splits=max(self.workers, 1),
+            shuffle_seed=work.SEED,
+            epoch=self.epoch,
+            transform=self.transform,
+        )
+        if self.state is not None:
+            self.dataset.load_state_dict(self.state)
+        yield from StreamingDataLoader(
+            self.dataset,
+            batch_size=work.BATCH_ROWS,
+            num_workers=self.workers,
+            collate_fn=work.collate,
+            multiprocessing_context="spawn" if self.workers else None,
+        )
+        self.epoch += 1
 
     def state_dict(self):
-        return self.dataset.state_dict()
+        return self.epoch, self.dataset.state_dict()
 
     def load_state_dict(self, state) -> None:
-        self.dataset.load_state_dict(state)
+        self.epoch, self.state = state
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ sys.path.insert(0, str(HERE.parent))
 import harness
 from harness import BenchError, Contestant, Metric
 from pictures import images
-from work import BATCH_ROWS, CLASSES, SIDE
 
 PICTURE_BYTES = 100_000
+# As work.py has them.
+CLASSES, BATCH_ROWS, SIDE = 100, 64, 224
 PEERS = {
     "imagefolder": "torchvision",
     "webdataset": "webdataset",
@@ -24,14 +25,14 @@ PEERS = {
 }
 
 
-def made(python: Path, script: str, pictures: Path) -> Path:
+def made(python: list[str], script: str, pictures: Path) -> Path:
     """The pictures as `script` keeps them, made if that is not in the cache."""
     data = harness.cache_directory() / "bench-loader" / pictures.name / script
     if not data.is_dir():
         print(f"making {data}", file=sys.stderr, flush=True)
         part = data.with_name(f"{script}.part{os.getpid()}")
         part.mkdir(parents=True)
-        if subprocess.run([python, HERE / f"{script}.py", "make", pictures, part], check=False).returncode != 0:
+        if subprocess.run([*python, HERE / f"{script}.py", "make", pictures, part], check=False).returncode != 0:
             raise BenchError(f"{script}.py cannot keep the pictures: see the message above")
         part.rename(data)
     return data
@@ -59,34 +60,36 @@ def benchmark() -> None:
     parser.add_argument("--modes", default="decode,raw", help="to tensors, or the bytes of the files (default: %(default)s)")
     options = parser.parse_args()
     pictures, source = images(harness.peers_python(), options.count, PICTURE_BYTES)
-    python = harness.torch_python()
-    environment = [] if options.peers_only else ["env", f"PYTHONPATH={harness.build_package(options.profile)}"]
+    python = [str(harness.torch_python())]
+    if not options.peers_only:
+        python = ["env", f"PYTHONPATH={harness.build_package(options.profile)}", *python]
+    scripts = {name: f"peer_{name}" for name in PEERS} | {"disk": "disk"}
+    chosen = [name for name in scripts if not options.only or name in options.only.split(",")]
+    options.only = ""
     labels = sum(number % CLASSES for number in range(options.count))
 
     for mode in options.modes.split(","):
         for workers in options.workers.split(","):
 
-            def contestant(name: str, script: str, settings: dict[str, object], expected: dict[str, object]) -> Contestant:
-                data = made(python, script, pictures) if script != "ours" else ours_data
+            def contestant(name: str, script: str, version: str, expected: dict[str, object]) -> Contestant:
+                data = made(python, script, pictures)
                 return Contestant(
                     name=name,
-                    command=[*environment, str(python), str(HERE / f"{script}.py"), "read", str(data), workers, mode],
+                    command=[*python, str(HERE / f"{script}.py"), "read", str(data), workers, mode],
                     expected=expected,
                     processes="one" if workers == "0" else "many",
-                    settings=settings,
+                    settings={"peer_version": version},
                 )
 
             whole = {"samples": options.count, "label_sum": labels}
             peers = [
-                contestant(name, f"peer_{name}", {"peer_version": harness.torch_version(package)}, whole)
-                for name, package in PEERS.items()
-                if not options.only or name in options.only.split(",")
+                contestant(name, scripts[name], harness.peer_version(PEERS[name], harness.TORCH_PEERS), whole)
+                for name in chosen
+                if name in PEERS
             ]
-            if mode == "raw" and (not options.only or "disk" in options.only.split(",")):
-                peers.append(contestant("disk", "disk", {"peer_version": "one file from end to end"}, {}))
-            ours = None
-            if not options.peers_only:
-                ours = contestant("cenote", "ours", {}, whole)
+            if mode == "raw" and "disk" in chosen:
+                peers.append(contestant("disk", "disk", "one file from end to end", {}))
+            ours = None if options.peers_only else contestant("cenote", "ours", "", whole)
             settings = {
                 "pictures": options.count,
                 "source": source,

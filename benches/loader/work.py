@@ -12,6 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow.compute
+import torch
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+
 BATCH_ROWS = 64
 SIDE = 224
 SEED = 7
@@ -37,10 +42,6 @@ def decoder(mode: str) -> Callable[[bytes], Any]:
     """What a peer does with one file's bytes: libjpeg-turbo and torchvision's transforms, or nothing."""
     if mode == "raw":
         return lambda data: data
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-    from torchvision.transforms import v2
-
     finish = v2.Compose([
         v2.RandomResizedCrop(SIDE, antialias=True),
         v2.ToDtype(torch.float32, scale=True),
@@ -55,8 +56,6 @@ def decoder(mode: str) -> Callable[[bytes], Any]:
 
 def collate(samples: list[tuple[Any, int]]) -> tuple[Any, Any]:
     """Samples as a batch: one tensor, or a list of bytes."""
-    import torch
-
     made, labels = zip(*samples, strict=True)
     return (torch.stack(made) if isinstance(made[0], torch.Tensor) else list(made)), torch.tensor(labels)
 
@@ -74,10 +73,8 @@ def bytes_of(batch: Any) -> int:
     """Bytes of a batch of files, as a list or as Arrow; of a tensor those of its numbers."""
     if isinstance(batch, list):
         return sum(map(len, batch))
-    if hasattr(batch, "nbytes"):
+    if isinstance(batch, torch.Tensor):
         return batch.nbytes
-    import pyarrow.compute
-
     return pyarrow.compute.sum(pyarrow.compute.binary_length(batch)).as_py()
 
 
@@ -93,7 +90,7 @@ def run(make: Callable[[Iterable[tuple[int, int, bytes]], str], None], load: Cal
     for batch, labels in loader:
         report.setdefault("first_s", time.perf_counter() - start_s)
         report["samples"] += len(labels)
-        report["label_sum"] += int(sum(labels.tolist()))
+        report["label_sum"] += sum(labels.tolist())
         report["bytes"] += bytes_of(batch)
         report["batches"] += 1
         if mode == "decode":
