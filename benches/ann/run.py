@@ -1,4 +1,5 @@
-"""`make bench-ann`: nearest vectors in memory, here and in hnswlib, usearch and faiss: build, speed at equal recall, memory."""
+"""`make bench-ann`: nearest vectors in memory and on disk, here and in hnswlib, usearch, faiss and Lance: build, speed at equal
+recall, memory."""
 
 import subprocess
 import sys
@@ -58,11 +59,16 @@ def benchmark() -> None:
         peer("usearch-f32", "usearch", "f32"),
         peer("usearch-f16", "usearch", "f16"),
         peer("faiss", "faiss-cpu"),
+        peer("lance", "pylance", "{scratch}"),
     ]
     ours = None
     if not options.peers_only:
         binary = harness.build_example("ann", options.profile)
         ours = Contestant("cenote", [str(binary), *arguments])
+        rows = (directory / "base.f32").stat().st_size // 4 // DIMENSIONS[options.data]
+        table = [str(harness.build_example("bench_search", options.profile)), "ann"]
+        shape = [str(rows), "0", arguments[0], files[0], "{scratch}"]
+        peers = [Contestant(f"cenote-table-{kind}", [*table, kind, *shape]) for kind in ("hnsw", "vector")] + peers
     metrics = [
         Metric(f"speed at recall {recall}", "queries/s", "higher", lambda run, recall=recall: speed_at(recall, run))
         for recall in RECALLS
@@ -78,7 +84,8 @@ def benchmark() -> None:
         "graph": "16 links (32 in the base layer), width 150 while building",
         "nearest": 10,
         "build_threads": options.threads,
-        "search": "one thread, by its processor time; the fastest of five passes over 1,000 queries",
+        "search": "one thread, by its processor time; the fastest of five passes over 1,000 queries; tables and lance by the "
+        "clock, one query after the other, and with the ids read",
         "profile": options.profile,
     }
     name = "ann" if options.data == "clustered" else f"ann-{options.data}"

@@ -34,7 +34,7 @@ def search(name: str, ask, below: int | None = None) -> None:
     times, found, wanted, short = [], 0, 0, 0
     fits = ids if below is None else ids[ids % 1000 < below]
     for _ in range(QUERIES):
-        query = BASE[chance.integers(0, len(BASE))] + chance.uniform(-0.01, 0.01, DIMENSIONS).astype("f4")
+        query = current[chance.integers(0, ROWS)] + chance.uniform(-0.01, 0.01, DIMENSIONS).astype("f4")
         start = time.perf_counter()
         got = ask(query, None if below is None else f"color < {below}")
         times.append(time.perf_counter() - start)

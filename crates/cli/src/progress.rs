@@ -14,14 +14,14 @@ use crate::output;
 const MESSAGE_CHARS_MAX: usize = 44;
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What fits standard error: bars, lines, or nothing when `quiet`.
-pub fn progress(quiet: bool) -> Arc<dyn Progress> {
+/// What fits standard error: bars, lines, or nothing when `quiet`. No line says the end of a stage of less than `brief`.
+pub fn progress(quiet: bool, brief: Duration) -> Arc<dyn Progress> {
     if quiet {
         Arc::new(Silent)
     } else if std::io::stderr().is_terminal() {
         Arc::new(Bars::default())
     } else {
-        Arc::new(Lines::default())
+        Arc::new(Lines { brief, stages: Mutex::default() })
     }
 }
 
@@ -61,8 +61,8 @@ impl Progress for Bars {
     }
 }
 
-#[derive(Default)]
 struct Lines {
+    brief: Duration,
     stages: Mutex<HashMap<String, Stage>>,
 }
 
@@ -97,7 +97,7 @@ impl Progress for Lines {
     }
 
     fn end(&self, stage: &str) {
-        if let Some(at) = self.stages().remove(stage) {
+        if let Some(at) = self.stages().remove(stage).filter(|at| at.begun.elapsed() >= self.brief) {
             output::note(&format!("{stage}: {} in {:.1} s", at.done, at.begun.elapsed().as_secs_f64()));
         }
     }

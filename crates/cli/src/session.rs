@@ -1,6 +1,7 @@
 //! What every command shares: the open lake, and Ctrl-C.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cenote_runtime::{ByteSize, Cancel, Lake, LakeOptions, Progress, Result, RunOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,5 +69,10 @@ pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
 
 /// Progress as the arguments want it.
 pub fn reporter(arguments: &Arguments) -> Arc<dyn Progress> {
-    Arc::new(Watched(progress(arguments.quiet)))
+    Arc::new(Watched(progress(arguments.quiet, Duration::ZERO)))
+}
+
+/// As [`reporter`], of what takes long enough to be worth a line.
+pub fn patient_reporter(arguments: &Arguments) -> Arc<dyn Progress> {
+    Arc::new(Watched(progress(arguments.quiet, Duration::from_secs(1))))
 }

@@ -123,6 +123,14 @@ impl Graph {
         self.slots.delete(label)
     }
 
+    /// Gives the vector of each first label to the second, as if that had been inserted with it and the first deleted, but at no
+    /// cost; how many first labels were there. A search sees all of it or nothing.
+    pub fn relabel(&self, labels: &[(u64, u64)]) -> usize {
+        let _writing = self.writers.read();
+        let _unseen = self.vectors.write();
+        self.slots.relabel(labels)
+    }
+
     /// Bytes in use: vectors, links, labels, and what searches keep for the next ones.
     pub fn memory_bytes(&self) -> u64 {
         let slot = Vectors::slot_bytes(&self.options) + self.links.base_bytes() + 9;

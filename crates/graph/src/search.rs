@@ -156,13 +156,13 @@ impl Graph {
         let used = self.slots.used();
         loop {
             let found = walk.run(graph, probe, &[nearest], (0, width), used);
-            let mut matching: Vec<u32> = found.iter().map(|candidate| candidate.slot()).collect();
+            let mut live: Vec<u32> = found.iter().map(|candidate| candidate.slot()).collect();
             // Held so that a label that is being replaced is live in one slot of the two. A caller's test is not run under it.
             let moment = self.slots.by_label().read();
-            matching.retain(|&slot| self.slots.is_live(slot));
+            live.retain(|&slot| self.slots.is_live(slot));
             drop(moment);
-            matching.retain(|&slot| test.passes(self.slots.label(slot)));
-            matching.truncate(rerank(k));
+            let passing = live.into_iter().filter(|&slot| test.passes(self.slots.label(slot)));
+            let matching: Vec<u32> = passing.take(rerank(k)).collect();
             if matching.len() >= k {
                 return self.nearest(vectors, exact, k, &matching);
             }

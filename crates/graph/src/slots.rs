@@ -167,6 +167,21 @@ impl Slots {
         slot.is_some()
     }
 
+    /// Gives the vector of each first label to the second, which nothing has; how many first labels were there.
+    pub(crate) fn relabel(&self, labels: &[(u64, u64)]) -> usize {
+        let mut by_label = self.by_label.write();
+        let mut given = 0;
+        for (from, to) in labels {
+            let Some(slot) = by_label.remove(from) else { continue };
+            if let Some(old) = by_label.insert(*to, slot) {
+                self.retire(old);
+            }
+            self.labels.row(slot)[0].store(*to, Ordering::Release);
+            given += 1;
+        }
+        given
+    }
+
     fn retire(&self, slot: u32) {
         // Counted first: whoever sees none counted may take it that no slot is deleted or leaving.
         self.deleted.fetch_add(1, Ordering::Relaxed);

@@ -59,6 +59,17 @@ fn run(seed: u64, steps: u64) {
                 graph.save(&path).unwrap();
                 graph = Graph::load(&path, CAPACITY_BYTES).unwrap();
             }
+            64..67 => {
+                let pairs: Vec<(u64, u64)> = (0..5).map(|_| (random.below(300), random.below(300))).collect();
+                let mut given = 0;
+                for (from, to) in &pairs {
+                    if let Some(row) = model.remove(from) {
+                        model.insert(*to, row);
+                        given += 1;
+                    }
+                }
+                assert_eq!(graph.relabel(&pairs), given, "{at}");
+            }
             63 if random.below(10) == 0 => {
                 model.keys().for_each(|&label| assert!(graph.delete(label), "{at}"));
                 model.clear();

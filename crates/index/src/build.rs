@@ -1,9 +1,10 @@
 //! What Lance builds for an index.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Progress, Result};
 use cenote_store::{is_blob, lance_error};
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -18,6 +19,7 @@ use lance_index::{IndexParams, IndexType};
 
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::spec::{IndexSpec, Metric};
+use crate::watch::Watch;
 
 /// Up to so many vectors are kept whole: comparing with all of them is quicker than walking a graph, and exact.
 const FLAT_ROWS_MAX: usize = 5_000;
@@ -32,7 +34,13 @@ const PQ_PIECE: usize = 8;
 
 /// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. Whether there was anything to
 /// build it from.
-pub(crate) async fn build(dataset: &mut Dataset, name: &str, column: &str, kind: &IndexKind) -> Result<bool> {
+pub(crate) async fn build(
+    dataset: &mut Dataset,
+    name: &str,
+    column: &str,
+    kind: &IndexKind,
+    progress: &Arc<dyn Progress>,
+) -> Result<bool> {
     let (index_type, params): (IndexType, Box<dyn IndexParams>) = match kind {
         IndexKind::Vector(options) => {
             let rows = vectors(dataset, column).await?;
@@ -58,7 +66,9 @@ pub(crate) async fn build(dataset: &mut Dataset, name: &str, column: &str, kind:
             (index_type, Box::new(ScalarIndexParams::for_builtin(builtin)))
         }
     };
-    let created = dataset.create_index(&[column], index_type, Some(name.to_owned()), params.as_ref(), true).await;
+    let columns = [column];
+    let builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(name.to_owned());
+    let created = builder.replace(true).progress(Arc::new(Watch::new(progress, name))).await;
     created.map(|_| true).map_err(lance_error)
 }
 

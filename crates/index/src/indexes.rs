@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cenote_base::{ByteSize, Error, ErrorKind, Result};
+use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_store::{Snapshot, Table, lance_error};
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
@@ -23,6 +23,7 @@ use crate::resident::{Bounds, Resident, resident_options};
 use crate::resident_file;
 use crate::spec::IndexSpec;
 use crate::unseen::Unseen;
+use crate::watch::silent;
 
 /// An index of more pieces than this is merged into one: each search opens every piece.
 const SEGMENTS_MAX: usize = 8;
@@ -113,6 +114,16 @@ impl Indexes {
     /// range; `Unsupported` for a combination that cannot be built; `AlreadyExists` when another index has the name;
     /// `ResourceExhausted`, with the figures, for one that does not fit into memory.
     pub async fn create(&self, table: &Table, spec: &IndexSpec) -> Result<IndexInfo> {
+        self.create_watched(table, spec, &silent()).await
+    }
+
+    /// As [`create`](Self::create), and tells `progress` how far it is.
+    pub async fn create_watched(
+        &self,
+        table: &Table,
+        spec: &IndexSpec,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<IndexInfo> {
         let name = spec.effective_name();
         let snapshot = table.snapshot().await?;
         check_column(table.name(), snapshot.schema(), spec)?;
@@ -134,7 +145,7 @@ impl Indexes {
             self.forget(&snapshot, &name);
             let index = Index { name: name.clone(), column: spec.column.clone(), definition, built: None };
             table.fold().await?;
-            self.make_resident(&table.snapshot().await?, &index).await.map_err(about)?;
+            self.make_resident(&table.snapshot().await?, &index, progress).await.map_err(about)?;
             let is_built = catalog.indexes.iter().any(|index| index.name == name && index.built.is_some());
             let make = async |dataset: &mut Dataset| {
                 if is_built {
@@ -145,7 +156,7 @@ impl Indexes {
             table.maintain(make).await.map_err(about)?;
         } else {
             let make = async |dataset: &mut Dataset| {
-                Box::pin(build(dataset, &name, &spec.column, &spec.kind)).await?;
+                Box::pin(build(dataset, &name, &spec.column, &spec.kind, progress)).await?;
                 define(dataset, &name, &definition).await
             };
             Box::pin(table.maintain(make)).await.map_err(about)?;
@@ -190,8 +201,10 @@ impl Indexes {
                 info.memory_bytes = resident.memory_bytes();
                 info.failure = resident.failure();
                 if let Some(view) = resident.view(snapshot).await? {
-                    info.rows_unindexed = late(&view.live.late);
-                    info.built_to = snapshot.version_of_base(snapshot.base().version().version);
+                    let known = snapshot.changed_rows().saturating_sub(snapshot.changed_rows_since(view.changed_to));
+                    info.rows_unindexed = late(&view.live.late) - known;
+                    let of_base = snapshot.version_of_base(snapshot.base().version().version);
+                    info.built_to = of_base.max(view.changed_to);
                 }
             } else if let Some(built) = &index.built {
                 info.rows_unindexed = late(&built.live(snapshot).await?.late);
@@ -244,7 +257,7 @@ impl Indexes {
             table.fold().await?;
             let snapshot = table.snapshot().await?;
             for index in resident {
-                self.make_resident(&snapshot, index).await?;
+                self.make_resident(&snapshot, index, &silent()).await?;
             }
         }
         Ok(())
@@ -257,7 +270,7 @@ impl Indexes {
             if index.definition.kind.is_resident() {
                 self.forget(&table.snapshot().await?, &index.name);
                 table.fold().await?;
-                self.make_resident(&table.snapshot().await?, index).await?;
+                self.make_resident(&table.snapshot().await?, index, &silent()).await?;
             } else {
                 Box::pin(table.maintain(async |dataset| renew(dataset, index).await)).await?;
             }
@@ -294,13 +307,18 @@ impl Indexes {
         let index = Index { name: index.name.clone(), column: index.column.clone(), definition, built: None };
         let (indexes, snapshot) = (self.clone(), snapshot.clone());
         tokio::spawn(async move {
-            if let Err(error) = indexes.make_resident(&snapshot, &index).await {
+            if let Err(error) = indexes.make_resident(&snapshot, &index, &silent()).await {
                 tracing::warn!(%error, index = index.name, "the index is not in memory; searches go on without it");
             }
         });
     }
 
-    pub(crate) async fn make_resident(&self, snapshot: &Snapshot, index: &Index) -> Result<()> {
+    pub(crate) async fn make_resident(
+        &self,
+        snapshot: &Snapshot,
+        index: &Index,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<()> {
         let Some(options) = resident_options(&index.definition.kind) else { return Ok(()) };
         let resident = self.resident(snapshot, index, options);
         let others: u64 = {
@@ -312,6 +330,7 @@ impl Indexes {
             capacity_bytes: self.shared.options.memory_bytes_max.0.saturating_sub(others),
             file: self.file(snapshot, &index.name),
             threads: self.shared.options.threads,
+            progress: Arc::clone(progress),
         };
         Box::pin(resident.refresh(snapshot, index, &bounds)).await
     }
@@ -381,7 +400,8 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
 /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
 async fn renew(dataset: &mut Dataset, index: &Index) -> Result<()> {
     define(dataset, &index.name, &index.definition).await?;
-    if !Box::pin(build(dataset, &index.name, &index.column, &index.definition.kind)).await? && index.built.is_some() {
+    let kind = &index.definition.kind;
+    if !Box::pin(build(dataset, &index.name, &index.column, kind, &silent())).await? && index.built.is_some() {
         dataset.drop_index(&index.name).await.map_err(lance_error)?;
     }
     Ok(())

@@ -50,6 +50,7 @@ mod tune;
 mod unseen;
 mod vector;
 mod vectors;
+mod watch;
 
 pub use catalog::IndexInfo;
 pub use definition::{Measured, PROPERTY_PREFIX, SearchSettings};

@@ -1,17 +1,20 @@
 //! One column's vectors as a graph in memory, kept current as the base moves.
 //!
 //! The graph's labels are row ids. It is complete for some files of the base, known by the data file that holds the column, and
-//! from some version of the base on: rows that are deleted later are passed over by whoever asks. What other files hold is late,
-//! and compared one by one, until [`Resident::refresh`] takes it in. A row that changes gets a new row id or, when a column was
-//! patched in place, a new data file; so the graph is never rebuilt for a change, and never holds a row's former vector unseen.
+//! from some version of the base on: rows that are deleted later are passed over by whoever asks. It is complete for the change
+//! store up to some write too. What other files hold and later writes is late, and compared one by one, until
+//! [`Resident::refresh`] takes it in. A row that changes gets a new row id or, when a column was patched in place, a new data file;
+//! so the graph is never rebuilt for a change, and never holds a row's former vector unseen. A row that a fold moves into the base
+//! keeps its place in the graph under its new id.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use cenote_base::{ByteSize, Error, ErrorKind, Result};
+use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_graph::{Filter, Graph, Options, Values};
-use cenote_store::{ROW_ID, Snapshot, lance_error};
+use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
@@ -41,22 +44,26 @@ const LIVE_BYTES_MAX: usize = 32 << 20;
 /// Rows that one batch of a build has: short, so that a build stops soon after its caller did.
 const BATCH_ROWS: usize = 2048;
 
-/// Where a resident index may be, and how large.
-#[derive(Debug, Clone)]
+/// Where a resident index may be, and how large; and who hears how far its build is.
 pub(crate) struct Bounds {
     pub(crate) capacity_bytes: u64,
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: usize,
+    pub(crate) progress: Arc<dyn Progress>,
 }
 
 /// A graph, and what it is complete for.
 struct State {
     graph: Arc<Graph>,
+    /// The identity of the table.
+    table: u64,
     /// The file that holds the column, by fragment.
     covered: HashMap<u32, String>,
     /// Versions of the base before this one had rows that the graph has no more.
     complete_from: u64,
-    /// Counts changes of the two above.
+    /// It has the rows of the change store that are live at this version, under their ids there.
+    changed_to: Version,
+    /// Counts changes of the base's part.
     epoch: u64,
 }
 
@@ -70,12 +77,19 @@ pub(crate) struct Resident {
     failure: Mutex<Option<String>>,
     unsaved: Mutex<usize>,
     live: Cache<Live>,
+    /// The rows of the change store that the graph has, by the hash of their vectors; changed by whoever has the turn.
+    changed: Arc<Mutex<ByVector>>,
 }
 
-/// What a graph can do for one base.
+/// Labels by the hashes of their vectors.
+type ByVector = HashMap<u64, Vec<u64>>;
+
+/// What a graph can do for one snapshot.
 pub(crate) struct View {
     epoch: u64,
     pub(crate) live: Arc<Live>,
+    /// The graph lacks the rows of the change store that were written after this.
+    pub(crate) changed_to: Version,
 }
 
 impl View {
@@ -95,6 +109,7 @@ impl Resident {
             failure: Mutex::default(),
             unsaved: Mutex::default(),
             live: Cache::new(LIVE_BYTES_MAX),
+            changed: Arc::default(),
         }
     }
 
@@ -124,49 +139,57 @@ impl Resident {
         self.turn.try_lock().is_err()
     }
 
-    /// Which rows of the base of `snapshot` the graph has; `None` when it is none for that base.
+    /// Which rows of `snapshot` the graph has; `None` when it is none for that base.
     pub(crate) async fn view(&self, snapshot: &Snapshot) -> Result<Option<View>> {
         let base = snapshot.base();
-        let (epoch, fragments) = {
+        let (epoch, changed_to, fragments) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let Some(state) = state.as_ref().filter(|state| state.complete_from <= base.version().version) else {
                 return Ok(None);
             };
+            // Rows that were no more at the later version may be missing.
+            let changed_to = if state.changed_to <= snapshot.version() { state.changed_to } else { Version(0) };
+            if let Some(live) = self.live.get(snapshot, &state.epoch.to_string()) {
+                return Ok(Some(View { epoch: state.epoch, live, changed_to }));
+            }
             let files = column_files(base, self.field);
             let fits = |(id, file): &(&u32, &String)| state.covered.get(*id) == Some(*file);
-            (state.epoch, files.iter().filter(fits).map(|(id, _)| *id).collect::<RoaringBitmap>())
+            (state.epoch, changed_to, files.iter().filter(fits).map(|(id, _)| *id).collect::<RoaringBitmap>())
         };
-        let name = epoch.to_string();
-        if let Some(live) = self.live.get(snapshot, &name) {
-            return Ok(Some(View { epoch, live }));
-        }
         let late = base.fragment_bitmap().as_ref() - &fragments;
         let (covered, late) =
             futures::future::try_join(live::rows_in(base, fragments), live::rows_in(base, late)).await?;
         let bytes = covered.serialized_size() + late.serialized_size();
         let live = Arc::new(Live { covered, late });
-        self.live.put(snapshot, &name, &live, bytes);
-        Ok(Some(View { epoch, live }))
+        self.live.put(snapshot, &epoch.to_string(), &live, bytes);
+        Ok(Some(View { epoch, live, changed_to }))
     }
 
-    /// The nearest of the rows that `view` covers, that are not in `superseded` and that are `wanted`, by a walk of width `ef` at
-    /// first; `None` when the graph has changed since. Blocks.
+    /// The nearest of the rows that `view` of `snapshot` has and that are `wanted`, by a walk of width `ef` at first; `None` when
+    /// the graph has changed since. Blocks.
     pub(crate) fn nearest(
         &self,
+        snapshot: &Snapshot,
         view: &View,
         probe: &Probe,
-        k: usize,
-        ef: usize,
-        superseded: &RowAddrTreeMap,
+        (k, ef): (usize, usize),
         wanted: Option<&RowAddrTreeMap>,
     ) -> Result<Option<Vec<Hit>>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(state) = state.as_ref().filter(|state| state.epoch == view.epoch) else { return Ok(None) };
-        let covered = &view.live.covered;
-        let matches = |row: u64| {
-            covered.contains(row) && !superseded.contains(row) && wanted.is_none_or(|wanted| wanted.contains(row))
+        let is_as_seen = |state: &&State| {
+            state.epoch == view.epoch && (view.changed_to == state.changed_to || view.changed_to.0 == 0)
         };
-        let rows = live::count(covered);
+        let Some(state) = state.as_ref().filter(is_as_seen) else { return Ok(None) };
+        let (covered, superseded) = (&view.live.covered, snapshot.superseded());
+        let (changes, unseen) = (row_ids_after(Version(0)), row_ids_after(view.changed_to));
+        let matches = |row: u64| {
+            let is_live = match row >= changes {
+                true => row < unseen && snapshot.is_changed(row),
+                false => covered.contains(row) && !superseded.contains(row),
+            };
+            is_live && wanted.is_none_or(|wanted| wanted.contains(row))
+        };
+        let rows = live::count(covered) + snapshot.changed_rows();
         let wanted = wanted.map_or(rows, |wanted| live::count(wanted).min(rows));
         let selectivity = wanted as f64 / state.graph.len().max(1) as f64;
         let values = match self.options.metric {
@@ -178,7 +201,7 @@ impl Resident {
         Ok(Some(hits.map(|hit| Hit { row_id: hit.label, distance: Some(hit.distance), score: None }).collect()))
     }
 
-    /// Brings the graph up to the base of `snapshot`: makes it, reads it from disk, or takes in what is new. Searches go on.
+    /// Brings the graph up to `snapshot`: makes it, reads it from disk, or takes in what is new. Searches go on.
     ///
     /// # Errors
     /// `ResourceExhausted`, with the figures, when it does not fit; then there is no graph.
@@ -203,6 +226,7 @@ impl Resident {
 
     fn clear(&self, bounds: &Bounds) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = None;
+        lock(&self.changed).clear();
         bounds.file.iter().for_each(|file| remove(file));
     }
 
@@ -216,37 +240,52 @@ impl Resident {
             && saved.covered.iter().any(|(id, file)| files.get(id) == Some(file))
         {
             let Saved { graph, covered, complete_from } = saved;
-            self.set(Arc::new(graph), covered, complete_from);
+            let changes = row_ids_after(Version(0));
+            for label in graph.labels().into_iter().filter(|label| *label >= changes) {
+                graph.delete(label);
+            }
+            self.set(Arc::new(graph), snapshot, covered, complete_from);
         }
-        let graph = {
+        let known = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             // A graph of files that are all gone teaches nothing.
-            let is_of =
-                |state: &State| files.is_empty() || files.iter().any(|(id, file)| state.covered.get(id) == Some(file));
-            match state.as_mut().filter(|state| is_of(state) || state.complete_from > version) {
+            let teaches = |state: &State| {
+                let is_none = files.is_empty() || state.covered.is_empty();
+                is_none || files.iter().any(|(id, file)| state.covered.get(id) == Some(file))
+            };
+            let is_of = |state: &State| state.table == snapshot.identity();
+            match state.as_mut().filter(|state| is_of(state) && (teaches(state) || state.complete_from > version)) {
                 Some(state) if state.complete_from > version => return Ok(()),
                 Some(state) => {
-                    if state.covered == files && state.complete_from == version {
-                        return Ok(());
+                    let is_behind = state.covered != files || state.complete_from != version;
+                    if is_behind {
+                        // From here on rows of older versions may be missing.
+                        state.covered.retain(|id, file| files.get(id) == Some(file));
+                        state.complete_from = version;
+                        state.epoch += 1;
                     }
-                    // From here on rows of older versions may be missing.
-                    state.covered.retain(|id, file| files.get(id) == Some(file));
-                    state.complete_from = version;
-                    state.epoch += 1;
-                    Some(Arc::clone(&state.graph))
+                    Some((Arc::clone(&state.graph), is_behind))
                 }
                 None => None,
             }
         };
-        let graph = match graph {
-            Some(graph) => graph,
+        let (graph, is_behind) = match known {
+            Some(known) => known,
             None => {
                 let graph = Arc::new(Graph::new(self.graph_options(snapshot, index, bounds)?)?);
-                self.set(Arc::clone(&graph), HashMap::new(), version);
-                graph
+                self.set(Arc::clone(&graph), snapshot, HashMap::new(), version);
+                (graph, true)
             }
         };
-        let changes = self.take_in(snapshot, index, &graph, &files, bounds.threads).await?;
+        let mut changes = 0;
+        if is_behind {
+            changes = self.take_in(snapshot, index, &graph, &files, bounds).await?;
+        }
+        self.take_in_changes(snapshot, index, &graph, bounds.threads).await?;
+        if graph.deleted() * DELETED_SHARE > graph.len() {
+            let (graph, threads) = (Arc::clone(&graph), bounds.threads);
+            blocking(move || Ok(graph.consolidate(threads))).await?;
+        }
         let unsaved = {
             let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
             *unsaved += changes;
@@ -276,10 +315,12 @@ impl Resident {
         }
     }
 
-    fn set(&self, graph: Arc<Graph>, covered: HashMap<u32, String>, complete_from: u64) {
+    fn set(&self, graph: Arc<Graph>, snapshot: &Snapshot, covered: HashMap<u32, String>, complete_from: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let epoch = state.as_ref().map_or(0, |state| state.epoch + 1);
-        *state = Some(State { graph, covered, complete_from, epoch });
+        let table = snapshot.identity();
+        *state = Some(State { graph, table, covered, complete_from, changed_to: Version(0), epoch });
+        lock(&self.changed).clear();
     }
 
     fn graph_options(&self, snapshot: &Snapshot, index: &Index, bounds: &Bounds) -> Result<Options> {
@@ -288,7 +329,8 @@ impl Resident {
         let mut options = Options::new(width * bits, self.options.metric.to_graph());
         options.m = self.options.m.unwrap_or(options.m);
         options.ef_construction = self.options.ef_construction.unwrap_or(options.ef_construction);
-        let rows = snapshot.base().fragments().iter().filter_map(|fragment| fragment.num_rows()).sum();
+        let rows: usize = snapshot.base().fragments().iter().filter_map(|fragment| fragment.num_rows()).sum();
+        let rows = rows + snapshot.changed_rows();
         let needed = Graph::bytes_for(&options, rows);
         if needed > bounds.capacity_bytes {
             return Err(Error::resource_exhausted(format!(
@@ -310,7 +352,7 @@ impl Resident {
         index: &Index,
         graph: &Arc<Graph>,
         files: &HashMap<u32, String>,
-        threads: usize,
+        bounds: &Bounds,
     ) -> Result<usize> {
         let base = snapshot.base();
         let new: Vec<u32> = {
@@ -321,72 +363,156 @@ impl Resident {
         let all = live::rows_in(base, base.fragment_bitmap().as_ref().clone()).await?;
         let (walked, metric) = (Arc::clone(graph), self.options.metric);
         let mut changes = blocking(move || {
-            let gone: Vec<u64> = walked.labels().into_iter().filter(|label| !all.contains(*label)).collect();
+            let changes = row_ids_after(Version(0));
+            let gone = walked.labels().into_iter().filter(|label| *label < changes && !all.contains(*label));
+            let gone: Vec<u64> = gone.collect();
             Ok(gone.into_iter().filter(|label| walked.delete(*label)).count())
         })
         .await?;
         if !new.is_empty() {
             let (_, width) = vector_type(snapshot, &index.column)?;
             let fragments = base.fragments().iter().filter(|fragment| new.contains(&(fragment.id as u32)));
+            let fragments: Vec<_> = fragments.cloned().collect();
+            let rows = fragments.iter().map(|fragment| fragment.num_rows()).sum::<Option<usize>>();
+            let (stage, progress) = (format!("{}: insert", index.name), &bounds.progress);
+            progress.begin(&stage, rows.map(|rows| rows as u64));
             let mut scanner = base.scan();
-            scanner.with_fragments(fragments.cloned().collect()).batch_size(BATCH_ROWS);
+            scanner.with_fragments(fragments).batch_size(BATCH_ROWS);
             scanner.project(&[&index.column]).map_err(lance_error)?.with_row_id();
             let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
             while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
                 debug_assert!(batch.column_by_name(ROW_ID).is_some());
-                let graph = Arc::clone(graph);
+                let (graph, changed) = (Arc::clone(graph), Arc::clone(&self.changed));
+                let (snapshot, rows, threads) = (snapshot.clone(), batch.num_rows(), bounds.threads);
                 changes += blocking(move || {
                     let mut vectors = Vectors::new(metric, width);
                     let without = vectors.read(&batch)?;
                     let emptied = without.into_iter().filter(|row| graph.delete(*row)).count();
-                    Ok(emptied + insert(&graph, &vectors, metric, width, threads)?)
+                    // A row that was in the change store, and is in the base now.
+                    let former = |values: Values<'_>| {
+                        let mut changed = lock(&changed);
+                        let labels = changed.get_mut(&hash(values))?;
+                        let is_it = |label: &u64| !snapshot.is_changed(*label) && graph.holds(*label, values);
+                        let at = labels.iter().position(is_it)?;
+                        Some(labels.swap_remove(at))
+                    };
+                    Ok(emptied + insert(&graph, &vectors, metric, threads, former)?)
                 })
                 .await?;
+                progress.advance(&stage, rows as u64);
             }
+            progress.end(&stage);
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = state.as_mut() {
+            state.covered.clone_from(files);
+            state.epoch += 1;
+        }
+        Ok(changes)
+    }
+
+    /// Makes `graph` hold the change store of `snapshot`.
+    async fn take_in_changes(
+        &self,
+        snapshot: &Snapshot,
+        index: &Index,
+        graph: &Arc<Graph>,
+        threads: usize,
+    ) -> Result<()> {
+        let from = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            state.as_ref().map_or(Version(0), |state| state.changed_to)
+        };
+        if snapshot.version() <= from {
+            return Ok(());
+        }
+        let (_, width) = vector_type(snapshot, &index.column)?;
+        let metric = self.options.metric;
+        let request = ScanRequest::default().columns([&index.column]).with_row_id().batch_rows(BATCH_ROWS);
+        for batch in snapshot.changed_since(from, &request).await? {
+            let (graph, changed) = (Arc::clone(graph), Arc::clone(&self.changed));
+            blocking(move || {
+                let mut vectors = Vectors::new(metric, width);
+                vectors.read(&batch)?;
+                insert(&graph, &vectors, metric, threads, |_| None)?;
+                let mut changed = lock(&changed);
+                for (row, row_id) in vectors.row_ids.iter().enumerate() {
+                    changed.entry(hash(vectors.values(row))).or_default().push(*row_id);
+                }
+                Ok(())
+            })
+            .await?;
         }
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(state) = state.as_mut() {
-                state.covered.clone_from(files);
-                state.epoch += 1;
+                state.changed_to = snapshot.version();
             }
         }
-        if graph.deleted() * DELETED_SHARE > graph.len() {
-            let graph = Arc::clone(graph);
-            blocking(move || Ok(graph.consolidate(threads))).await?;
-        }
-        Ok(changes)
+        // No search relies on the others any more.
+        let (graph, changed, snapshot) = (Arc::clone(graph), Arc::clone(&self.changed), snapshot.clone());
+        blocking(move || {
+            lock(&changed).retain(|_, labels| {
+                let (kept, gone): (Vec<u64>, Vec<u64>) = labels.iter().partition(|label| snapshot.is_changed(**label));
+                for label in gone {
+                    graph.delete(label);
+                }
+                *labels = kept;
+                !labels.is_empty()
+            });
+            Ok(())
+        })
+        .await
     }
 }
 
-/// Puts those of `vectors` into `graph` that it does not have as they are; how many that were. A vector without a direction has
-/// no cosine distance, and is left out.
-fn insert(graph: &Graph, vectors: &Vectors, metric: Metric, width: usize, threads: usize) -> Result<usize> {
-    let rows = vectors.row_ids.iter().copied().enumerate();
-    match &vectors.numbers {
-        Numbers::Floats(numbers) => {
-            let of = |row: usize| &numbers[row * width..][..width];
-            let has_distance = |row: usize| {
-                of(row).iter().all(|number| number.is_finite())
-                    && (metric != Metric::Cosine || of(row).iter().any(|number| *number != 0.0))
-            };
-            let (new, rest): (Vec<_>, Vec<_>) = rows.partition(|(row, _)| has_distance(*row));
-            let emptied = rest.into_iter().filter(|(_, row_id)| graph.delete(*row_id)).count();
-            let new: Vec<_> = new.into_iter().filter(|(row, row_id)| !graph.holds(*row_id, of(*row))).collect();
-            let labels: Vec<u64> = new.iter().map(|(_, row_id)| *row_id).collect();
-            let values: Vec<f32> = new.iter().flat_map(|(row, _)| of(*row)).copied().collect();
-            graph.insert_batch(&labels, &values, threads)?;
-            Ok(emptied + labels.len())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hash(values: Values<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match values {
+        Values::Floats(floats) => floats.iter().for_each(|float| float.to_bits().hash(&mut hasher)),
+        Values::Bits(bytes) => bytes.hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+/// Puts those of `vectors` into `graph` that it does not have as they are; how many that were. `former` may know a label with the
+/// vector that is needed no more. A vector without a direction has no cosine distance, and is left out.
+fn insert(
+    graph: &Graph,
+    vectors: &Vectors,
+    metric: Metric,
+    threads: usize,
+    former: impl Fn(Values<'_>) -> Option<u64>,
+) -> Result<usize> {
+    let has_distance = |values: Values<'_>| match values {
+        Values::Floats(numbers) => {
+            numbers.iter().all(|number| number.is_finite())
+                && (metric != Metric::Cosine || numbers.iter().any(|number| *number != 0.0))
         }
-        Numbers::Bytes(numbers) => {
-            let of = |row: usize| &numbers[row * width..][..width];
-            let new: Vec<_> = rows.filter(|(row, row_id)| !graph.holds(*row_id, of(*row))).collect();
-            let labels: Vec<u64> = new.iter().map(|(_, row_id)| *row_id).collect();
-            let values: Vec<u8> = new.iter().flat_map(|(row, _)| of(*row)).copied().collect();
-            graph.insert_batch(&labels, &values, threads)?;
-            Ok(labels.len())
+        Values::Bits(_) => true,
+    };
+    let (mut emptied, mut moved, mut labels, mut new) = (0, Vec::new(), Vec::new(), Numbers::new(metric));
+    for (row, row_id) in vectors.row_ids.iter().enumerate() {
+        let values = vectors.values(row);
+        if !has_distance(values) {
+            emptied += usize::from(graph.delete(*row_id));
+        } else if !graph.holds(*row_id, values) {
+            match former(values) {
+                Some(label) => moved.push((label, *row_id)),
+                None => {
+                    labels.push(*row_id);
+                    new.extend(values);
+                }
+            }
         }
     }
+    let moved = graph.relabel(&moved);
+    graph.insert_batch(&labels, new.all(), threads)?;
+    Ok(emptied + moved + labels.len())
 }
 
 /// The data file that holds field `field`, by fragment. A field that a fragment does not hold is null in all its rows.

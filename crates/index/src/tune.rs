@@ -12,6 +12,7 @@ use crate::hits::Hit;
 use crate::indexes::Indexes;
 use crate::spec::Metric;
 use crate::vector::VectorQuery;
+use crate::watch::silent;
 
 /// Queries tried for a measurement, and for a look whether recall still holds.
 const QUERIES: usize = 100;
@@ -75,7 +76,7 @@ impl Indexes {
             Error::not_found(format!("column `{column}` of table `{name}` has no such vector index: make one first"))
         })?;
         if index.definition.kind.is_resident() {
-            self.make_resident(&snapshot, index).await?;
+            self.make_resident(&snapshot, index, &silent()).await?;
         }
         self.tune_index(table, &snapshot, index, recall, seed).await
     }

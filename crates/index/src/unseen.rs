@@ -32,10 +32,38 @@ pub(crate) struct TextIndex {
 #[derive(Debug)]
 struct Changed<V>(Version, Arc<V>);
 
+/// The vectors of the change store, oldest first: those that were there at some version, and maybe no more.
+#[derive(Debug)]
+pub(crate) struct ChangedVectors {
+    to: Version,
+    /// Each about twice as large as the next at least, so that a write copies little.
+    pub(crate) parts: Vec<Arc<Vectors>>,
+}
+
+impl ChangedVectors {
+    pub(crate) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes()).sum()
+    }
+
+    /// With those of later writes too.
+    fn with(&self, to: Version, mut more: Vectors) -> Self {
+        let mut parts = self.parts.clone();
+        while let Some(last) = parts.pop_if(|last| last.row_ids.len() < 2 * more.row_ids.len()) {
+            let mut merged = Arc::unwrap_or_clone(last);
+            merged.append(&more);
+            more = merged;
+        }
+        if !more.row_ids.is_empty() {
+            parts.push(Arc::new(more));
+        }
+        Self { to, parts }
+    }
+}
+
 /// What was read, bounded in bytes.
 pub(crate) struct Unseen {
     late_vectors: Cache<Vectors>,
-    changed_vectors: Cache<Changed<Vectors>>,
+    changed_vectors: Cache<ChangedVectors>,
     late_texts: Cache<Texts>,
     changed_texts: Cache<Changed<Texts>>,
     pub(crate) text_indexes: Cache<TextIndex>,
@@ -75,25 +103,34 @@ impl Unseen {
         Ok(vectors)
     }
 
-    /// The vectors of `column` in the change store.
+    /// The vectors of `column` in the change store: all of this snapshot's, and some of rows that are no more. What is known of an
+    /// earlier version is not read again.
     pub(crate) async fn changed_vectors(
         &self,
         snapshot: &Snapshot,
         column: &str,
         (metric, width): (Metric, usize),
-    ) -> Result<Arc<Vectors>> {
-        let name = format!("{column} {}", metric == Metric::Hamming);
-        if let Some(known) = self.changed_vectors.get(snapshot, &name).filter(|known| known.0 == snapshot.version()) {
-            return Ok(Arc::clone(&known.1));
+    ) -> Result<Arc<ChangedVectors>> {
+        let (version, mut name) = (snapshot.version(), format!("{column} {}", metric == Metric::Hamming));
+        let mut known = self.changed_vectors.get(snapshot, &name);
+        if known.as_ref().is_some_and(|known| known.to > version) {
+            // What is known of a later version lacks rows that are no more there.
+            name = format!("{name} {version}");
+            known = self.changed_vectors.get(snapshot, &name);
         }
-        let batches = changed(snapshot, column).await?;
+        if let Some(known) = known.as_ref().filter(|known| known.to == version) {
+            return Ok(Arc::clone(known));
+        }
+        let known = known.unwrap_or_else(|| Arc::new(ChangedVectors { to: Version(0), parts: Vec::new() }));
+        let request = ScanRequest::default().columns([column]).with_row_id();
+        let batches = snapshot.changed_since(known.to, &request).await?;
         let read = move || {
             let mut vectors = Vectors::new(metric, width);
-            batches.iter().try_for_each(|batch| vectors.read(batch).map(drop)).map(|()| vectors)
+            batches.iter().try_for_each(|batch| vectors.read(batch).map(drop))?;
+            Ok(known.with(version, vectors))
         };
         let vectors = Arc::new(blocking(read).await?);
-        let value = Arc::new(Changed(snapshot.version(), Arc::clone(&vectors)));
-        self.changed_vectors.put(snapshot, &name, &value, vectors.bytes());
+        self.changed_vectors.put(snapshot, &name, &vectors, vectors.bytes());
         Ok(vectors)
     }
 

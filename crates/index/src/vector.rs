@@ -8,19 +8,19 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Result};
-use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, lance_error};
+use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, lance_error, row_ids_after};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance_select::RowSetOps;
 
-use crate::catalog::{Built, Index};
+use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
 use crate::indexes::{Indexes, is_of_index};
 use crate::live;
 use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
 use crate::spec::Metric;
-use crate::unseen::LATE_ROWS_MAX;
+use crate::unseen::{ChangedVectors, LATE_ROWS_MAX};
 use crate::vectors::{Probe, Vectors, keep_nearest, vector_type};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
@@ -33,8 +33,10 @@ const GRAPH_CANDIDATES_MIN: usize = 128;
 /// So few rows that satisfy a filter are compared one by one: cheaper than an index on disk, and exact.
 const MATCHING_ROWS_MAX: usize = 1_024;
 /// An index in memory is brought up to date when it lacks so many rows, and at least one in so many of those it has.
-const REFRESH_ROWS: usize = 1_024;
-const REFRESH_SHARE: usize = 32;
+const REFRESH_ROWS: usize = 256;
+const REFRESH_SHARE: usize = 1_024;
+/// A walk through an index in memory that changed meanwhile is begun again so often, at most.
+const WALKS_MAX: usize = 3;
 
 /// A search for the rows whose vectors are nearest to one.
 #[derive(Debug, Clone)]
@@ -70,6 +72,18 @@ pub enum Strategy {
     Matching(usize),
     /// It searched this index, and compared what the index has not seen; under a filter, so many rows could be found.
     Index(String, Option<usize>),
+}
+
+impl Strategy {
+    /// How a search will go about it that may use `index`, as far as that is known before the rows are counted that satisfy its
+    /// filter.
+    pub fn outlook(index: Option<&IndexInfo>, has_filter: bool) -> String {
+        match index {
+            None => Self::Exact.to_string(),
+            Some(index) if !has_filter || index.kind.is_resident() => Self::Index(index.name.clone(), None).to_string(),
+            Some(index) => format!("exact up to {MATCHING_ROWS_MAX} matching rows, else index {}", index.name),
+        }
+    }
 }
 
 impl fmt::Display for Strategy {
@@ -204,10 +218,11 @@ impl VectorSearch<'_> {
     }
 
     /// By comparing each of `wanted`.
-    async fn matching(&self, wanted: &RowAddrTreeMap) -> Result<Vec<Hit>> {
-        let of_base = wanted.clone() - self.snapshot.superseded().as_ref();
+    async fn matching(&self, wanted: &Arc<RowAddrTreeMap>) -> Result<Vec<Hit>> {
+        let of_base = wanted.as_ref().clone() - self.snapshot.superseded().as_ref();
         let mut hits = self.nearest_of(live::read(self.snapshot.base(), &self.query.column, of_base).await?).await?;
-        hits.extend(self.changed(Some(wanted)).await?);
+        let unseen = self.unseen("", &RowAddrTreeMap::new(), 0, Some(wanted)).await?;
+        hits.extend(blocking(move || Ok(unseen.nearest())).await?);
         self.finish(&mut hits);
         Ok(hits)
     }
@@ -216,26 +231,35 @@ impl VectorSearch<'_> {
     async fn by_resident(&self, index: &Index, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Option<Vec<Hit>>> {
         let Some(options) = resident_options(&index.definition.kind) else { return Ok(None) };
         let resident = self.indexes.resident(self.snapshot, index, options);
-        let view = resident.view(self.snapshot).await?;
-        let late = view.as_ref().map_or(usize::MAX, |view| live::count(&view.live.late));
-        let known = view.as_ref().map_or(0, |view| live::count(&view.live.covered));
-        if late >= REFRESH_ROWS.max(known / REFRESH_SHARE) {
-            self.indexes.keep_resident(self.snapshot, index, &resident);
+        for _ in 0..WALKS_MAX {
+            let view = resident.view(self.snapshot).await?;
+            let late = view.as_ref().map_or(usize::MAX, |view| live::count(&view.live.late));
+            let known = view.as_ref().map_or(0, |view| live::count(&view.live.covered));
+            let changed = view.as_ref().map_or(0, |view| self.snapshot.changed_rows_since(view.changed_to));
+            if late >= REFRESH_ROWS.max(known / REFRESH_SHARE) || changed >= REFRESH_ROWS {
+                self.indexes.keep_resident(self.snapshot, index, &resident);
+            }
+            let Some(view) = view.filter(|_| late <= LATE_ROWS_MAX) else { return Ok(None) };
+            let name = format!("{}\0{}", index.name, view.epoch());
+            let since = row_ids_after(view.changed_to);
+            let unseen = self.unseen(&name, &view.live.late, since, wanted).await?;
+            let (k, probe) = (self.query.k, Arc::clone(&self.probe));
+            let settings = self.settings.unwrap_or(index.definition.search);
+            let ef = settings.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
+            let (resident, snapshot, wanted) = (Arc::clone(&resident), self.snapshot.clone(), wanted.cloned());
+            let walk = move || {
+                let found = resident.nearest(&snapshot, &view, &probe, (k, ef), wanted.as_deref())?;
+                Ok(found.map(|mut hits| {
+                    hits.extend(unseen.nearest());
+                    hits
+                }))
+            };
+            if let Some(mut hits) = blocking(walk).await? {
+                self.finish(&mut hits);
+                return Ok(Some(hits));
+            }
         }
-        let Some(view) = view.filter(|_| late <= LATE_ROWS_MAX) else { return Ok(None) };
-        let view = Arc::new(view);
-        let (k, probe) = (self.query.k, Arc::clone(&self.probe));
-        let settings = self.settings.unwrap_or(index.definition.search);
-        let ef = settings.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
-        let (superseded, wanted_there) = (Arc::clone(self.snapshot.superseded()), wanted.cloned());
-        let (searched, seen) = (Arc::clone(&resident), Arc::clone(&view));
-        let walk = move || searched.nearest(&seen, &probe, k, ef, &superseded, wanted_there.as_deref());
-        let Some(mut hits) = blocking(walk).await? else { return Ok(None) };
-        let name = format!("{}\0{}", index.name, view.epoch());
-        hits.extend(self.late(&name, &view.live.late, wanted.map(Arc::as_ref)).await?);
-        hits.extend(self.changed(wanted.map(Arc::as_ref)).await?);
-        self.finish(&mut hits);
-        Ok(Some(hits))
+        Ok(None)
     }
 
     /// By what Lance has built, and by comparing with what that has not seen.
@@ -248,58 +272,52 @@ impl VectorSearch<'_> {
             // The index holds rows that a compaction removed.
             hits = self.walk(index, built, Some(live.covered.clone() - superseded)).await?;
         }
-        hits.extend(self.late(&index.name, &live.late, wanted.map(Arc::as_ref)).await?);
-        hits.extend(self.changed(wanted.map(Arc::as_ref)).await?);
+        let is_late = live::count(&live.late) <= LATE_ROWS_MAX;
+        if !is_late {
+            let mut late = live.late.clone() - superseded;
+            if let Some(wanted) = wanted {
+                late &= wanted.as_ref();
+            }
+            hits.extend(self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await?);
+        }
+        let none = RowAddrTreeMap::new();
+        let unseen = self.unseen(&index.name, if is_late { &live.late } else { &none }, 0, wanted).await?;
+        hits.extend(match unseen.bytes() <= INLINE_BYTES_MAX {
+            true => unseen.nearest(),
+            false => blocking(move || Ok(unseen.nearest())).await?,
+        });
         self.finish(&mut hits);
         Ok(hits)
     }
 
-    /// The nearest of `late`, which are rows of the base that `name` stands for.
-    async fn late(&self, name: &str, late: &RowAddrTreeMap, wanted: Option<&RowAddrTreeMap>) -> Result<Vec<Hit>> {
-        let superseded = self.snapshot.superseded().as_ref();
-        match live::count(late) {
-            0 => Ok(Vec::new()),
-            1..=LATE_ROWS_MAX => {
-                let (unseen, shape) = (self.indexes.unseen(), (self.metric, self.width));
-                let vectors = unseen.late_vectors(self.snapshot, name, &self.query.column, shape, late).await?;
-                self.nearest_in(vectors, wanted, superseded).await
-            }
-            _ => {
-                let mut late = late.clone() - superseded;
-                if let Some(wanted) = wanted {
-                    late &= wanted;
-                }
-                self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await
-            }
-        }
-    }
-
-    /// The nearest rows of the change store.
-    async fn changed(&self, wanted: Option<&RowAddrTreeMap>) -> Result<Vec<Hit>> {
-        if self.snapshot.changed_rows() == 0 {
-            return Ok(Vec::new());
-        }
-        let (unseen, shape) = (self.indexes.unseen(), (self.metric, self.width));
-        let vectors = unseen.changed_vectors(self.snapshot, &self.query.column, shape).await?;
-        self.nearest_in(vectors, wanted, &RowAddrTreeMap::new()).await
-    }
-
-    /// The nearest of `vectors` that are `wanted` and not in `but`.
-    async fn nearest_in(
+    /// The rows that are `wanted` of `late`, which are rows of the base that `name` stands for, and of the change store from row id
+    /// `since` on.
+    async fn unseen(
         &self,
-        vectors: Arc<Vectors>,
-        wanted: Option<&RowAddrTreeMap>,
-        but: &RowAddrTreeMap,
-    ) -> Result<Vec<Hit>> {
-        let (metric, k) = (self.metric, self.query.k);
-        let is_wanted = |row: u64, wanted: Option<&RowAddrTreeMap>, but: &RowAddrTreeMap| {
-            !but.contains(row) && wanted.is_none_or(|wanted| wanted.contains(row))
+        name: &str,
+        late: &RowAddrTreeMap,
+        since: u64,
+        wanted: Option<&Arc<RowAddrTreeMap>>,
+    ) -> Result<UnseenRows> {
+        let (unseen, column, shape) = (self.indexes.unseen(), &self.query.column, (self.metric, self.width));
+        let late = match live::count(late) {
+            0 => None,
+            _ => Some(unseen.late_vectors(self.snapshot, name, column, shape, late).await?),
         };
-        if vectors.bytes() <= INLINE_BYTES_MAX {
-            return Ok(vectors.nearest(&self.probe, metric, k, |row| is_wanted(row, wanted, but)));
-        }
-        let (probe, wanted, but) = (Arc::clone(&self.probe), wanted.cloned(), but.clone());
-        blocking(move || Ok(vectors.nearest(&probe, metric, k, |row| is_wanted(row, wanted.as_ref(), &but)))).await
+        let changed = match self.snapshot.changed_rows() {
+            0 => None,
+            _ => Some(unseen.changed_vectors(self.snapshot, column, shape).await?),
+        };
+        Ok(UnseenRows {
+            snapshot: self.snapshot.clone(),
+            probe: Arc::clone(&self.probe),
+            metric: self.metric,
+            k: self.query.k,
+            late,
+            changed,
+            since,
+            wanted: wanted.cloned(),
+        })
     }
 
     /// The nearest rows of `batches`, which hold vectors and row ids, by comparing with each.
@@ -312,7 +330,7 @@ impl VectorSearch<'_> {
                 let compare = move || {
                     let mut vectors = Vectors::new(metric, width);
                     vectors.read(&batch)?;
-                    Ok(vectors.nearest(&probe, metric, k, |_| true))
+                    Ok(vectors.nearest(&probe, metric, k, 0, |_| true))
                 };
                 blocking(compare).await
             }
@@ -376,6 +394,42 @@ impl VectorSearch<'_> {
 
 /// So few bytes of vectors are compared where the caller is.
 const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Rows that no index has, to be compared one by one.
+struct UnseenRows {
+    snapshot: Snapshot,
+    probe: Arc<Probe>,
+    metric: Metric,
+    k: usize,
+    late: Option<Arc<Vectors>>,
+    changed: Option<Arc<ChangedVectors>>,
+    /// Only those of the changed rows with this id or a later one.
+    since: u64,
+    wanted: Option<Arc<RowAddrTreeMap>>,
+}
+
+impl UnseenRows {
+    fn bytes(&self) -> usize {
+        let late = self.late.as_ref().map_or(0, |late| late.bytes());
+        late + self.changed.as_ref().map_or(0, |changed| changed.bytes())
+    }
+
+    /// The `k` nearest at least, in any order.
+    fn nearest(&self) -> Vec<Hit> {
+        let (snapshot, superseded) = (&self.snapshot, self.snapshot.superseded());
+        let is_wanted = |row: u64| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row));
+        let mut hits = Vec::new();
+        if let Some(late) = &self.late {
+            let is_live = |row: u64| !superseded.contains(row) && is_wanted(row);
+            hits.extend(late.nearest(&self.probe, self.metric, self.k, 0, is_live));
+        }
+        for part in self.changed.iter().flat_map(|changed| &changed.parts) {
+            let is_live = |row: u64| snapshot.is_changed(row) && is_wanted(row);
+            hits.extend(part.nearest(&self.probe, self.metric, self.k, part.before(self.since), is_live));
+        }
+        hits
+    }
+}
 
 fn check_vector(query: &VectorQuery, metric: Metric, item: &DataType, dimensions: usize) -> Result<()> {
     let column = &query.column;

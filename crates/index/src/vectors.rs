@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, UInt8Arr
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, UInt8Type};
 use cenote_base::{Error, Result};
+use cenote_graph::Values;
 use cenote_store::{Snapshot, arrow_error};
 use lance_linalg::distance::hamming::hamming;
 
@@ -14,26 +15,56 @@ use crate::live;
 use crate::spec::Metric;
 
 /// Vectors with the rows that they belong to, one after the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Vectors {
     pub(crate) row_ids: Vec<u64>,
     pub(crate) numbers: Numbers,
     width: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Numbers {
     Floats(Vec<f32>),
     Bytes(Vec<u8>),
 }
 
+impl Numbers {
+    pub(crate) fn new(metric: Metric) -> Self {
+        match metric {
+            Metric::Hamming => Self::Bytes(Vec::new()),
+            _ => Self::Floats(Vec::new()),
+        }
+    }
+
+    pub(crate) fn all(&self) -> Values<'_> {
+        match self {
+            Self::Floats(numbers) => Values::Floats(numbers),
+            Self::Bytes(numbers) => Values::Bits(numbers),
+        }
+    }
+
+    /// Of vectors of one column all are of one sort.
+    pub(crate) fn extend(&mut self, more: Values<'_>) {
+        match (self, more) {
+            (Self::Floats(all), Values::Floats(more)) => all.extend_from_slice(more),
+            (Self::Bytes(all), Values::Bits(more)) => all.extend_from_slice(more),
+            _ => {}
+        }
+    }
+}
+
 impl Vectors {
     pub(crate) fn new(metric: Metric, width: usize) -> Self {
-        let numbers = match metric {
-            Metric::Hamming => Numbers::Bytes(Vec::new()),
-            _ => Numbers::Floats(Vec::new()),
-        };
-        Self { row_ids: Vec::new(), numbers, width }
+        Self { row_ids: Vec::new(), numbers: Numbers::new(metric), width }
+    }
+
+    /// The vector of row `row` of these.
+    pub(crate) fn values(&self, row: usize) -> Values<'_> {
+        let at = row * self.width..(row + 1) * self.width;
+        match &self.numbers {
+            Numbers::Floats(numbers) => Values::Floats(&numbers[at]),
+            Numbers::Bytes(numbers) => Values::Bits(&numbers[at]),
+        }
     }
 
     /// Takes in the rows of `batch`, whose first column holds vectors. A row without one is passed over; their row ids.
@@ -78,29 +109,52 @@ impl Vectors {
         numbers + size_of_val(self.row_ids.as_slice())
     }
 
-    /// The nearest of the rows that are `wanted`, in any order. A distance that is no number comes from a vector that has
-    /// none: it is no hit.
-    pub(crate) fn nearest(&self, query: &Probe, metric: Metric, k: usize, wanted: impl Fn(u64) -> bool) -> Vec<Hit> {
+    /// As many more vectors as there are in `more`, which are of the same shape.
+    pub(crate) fn append(&mut self, more: &Self) {
+        self.row_ids.extend_from_slice(&more.row_ids);
+        self.numbers.extend(more.numbers.all());
+    }
+
+    /// How many rows there are before the first of `since` or later, when their ids ascend.
+    pub(crate) fn before(&self, since: u64) -> usize {
+        self.row_ids.partition_point(|row_id| *row_id < since)
+    }
+
+    /// The nearest of the rows from `start` on that are `wanted`, in any order. A distance that is no number comes from a vector
+    /// that has none: it is no hit. Only rows near enough are asked whether they are wanted.
+    pub(crate) fn nearest(
+        &self,
+        query: &Probe,
+        metric: Metric,
+        k: usize,
+        start: usize,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Vec<Hit> {
         // Lance has no function of floats for hamming.
-        let distance = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
-        let mut hits = Vec::new();
-        for (row, row_id) in self.row_ids.iter().enumerate().filter(|(_, row_id)| wanted(**row_id)) {
-            let at = row * self.width..(row + 1) * self.width;
-            let raw = match &self.numbers {
-                Numbers::Floats(numbers) => distance(&query.floats, &numbers[at]),
-                Numbers::Bytes(numbers) => hamming(&query.bytes, &numbers[at]),
+        let distance_of = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
+        let mut hits: Vec<Hit> = Vec::new();
+        let mut farthest = f32::INFINITY;
+        for (row, row_id) in self.row_ids.iter().enumerate().skip(start) {
+            let raw = match self.values(row) {
+                Values::Floats(numbers) => distance_of(&query.floats, numbers),
+                Values::Bits(bits) => hamming(&query.bytes, bits),
             };
-            if raw.is_finite() {
-                hits.push(Hit { row_id: *row_id, distance: Some(metric.distance_of(raw)), score: None });
-            }
-            if hits.len() > 2 * k + 1024 {
-                keep_nearest(&mut hits, k);
+            let distance = metric.distance_of(raw);
+            if raw.is_finite() && distance <= farthest && wanted(*row_id) {
+                hits.push(Hit { row_id: *row_id, distance: Some(distance), score: None });
+                if hits.len() >= 2 * k + SPARE_HITS {
+                    keep_nearest(&mut hits, k);
+                    farthest = hits[k - 1].distance.unwrap_or(farthest);
+                }
             }
         }
         keep_nearest(&mut hits, k);
         hits
     }
 }
+
+/// So many hits beyond 2 k are kept before the farthest are dropped.
+const SPARE_HITS: usize = 32;
 
 pub(crate) fn keep_nearest(hits: &mut Vec<Hit>, k: usize) {
     if hits.len() > k {

@@ -137,6 +137,59 @@ async fn searches_are_right_while_rows_come_change_and_go() {
     }
 }
 
+/// Searches until the graph in memory has every row, and says how many bytes it takes.
+async fn catch_up(indexes: &Indexes, table: &Table, model: &Model) -> u64 {
+    for _ in 0..1000 {
+        let snapshot = table.snapshot().await.unwrap();
+        let (recall, strategy) = compare(indexes, &snapshot, model, None).await;
+        assert!(recall > 0.95 && is_resident(&strategy), "{recall} by {strategy}");
+        let index = indexes.list(&snapshot).await.unwrap().remove(0);
+        if index.rows_unindexed < 300 {
+            assert!(index.built_to <= snapshot.version(), "{index:?}");
+            return index.memory_bytes.unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the graph does not catch up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, Indexes::default(), Random::new(6));
+    let mut model = rows(&mut random, 0..3000);
+    table.upsert(batch(&model)).await.unwrap();
+    indexes.create(&table, &spec()).await.unwrap();
+    let mut held = Vec::new();
+    for round in 0..4 {
+        let new = rows(&mut random, (round * 300..round * 300 + 350).chain(5000 + round * 400..5400 + round * 400));
+        table.upsert(batch(&new)).await.unwrap();
+        model.extend(new);
+        held.push((table.snapshot().await.unwrap(), model.clone()));
+        catch_up(&indexes, &table, &model).await;
+        held.push((table.snapshot().await.unwrap(), model.clone()));
+        // Also of rows that only the change store has had.
+        table.delete(&batch(&rows(&mut random, 5000 + round * 400..5100 + round * 400))).await.unwrap();
+        model.retain(|id, _| !(5000 + round * 400..5100 + round * 400).contains(id));
+        let (recall, _) = compare(&indexes, &table.snapshot().await.unwrap(), &model, None).await;
+        assert!(recall > 0.95, "round {round}: {recall}");
+        for (snapshot, model) in &held {
+            let (recall, _) = compare(&indexes, snapshot, model, Some(3)).await;
+            assert!(recall > 0.95, "round {round}, an older snapshot: {recall}");
+        }
+    }
+    let before = catch_up(&indexes, &table, &model).await;
+    table.fold().await.unwrap();
+    assert_eq!(table.snapshot().await.unwrap().changed_rows(), 0);
+    let after = catch_up(&indexes, &table, &model).await;
+    // Some 2,500 rows have moved; each would have taken hundreds of bytes anew.
+    assert!(after < before + 20_000, "{before} bytes, then {after}");
+    for (snapshot, model) in &held {
+        let (recall, _) = compare(&indexes, snapshot, model, None).await;
+        assert!(recall > 0.95, "an older snapshot: {recall}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     let directory = tempfile::tempdir().unwrap();

@@ -152,7 +152,10 @@ impl DisplayAs for SearchPlan {
         }
         parts.push(format!("k={}", spec.k));
         parts.extend(spec.filter.as_ref().map(|filter| format!("filter={}", pushdown::show(filter))));
-        parts.extend(self.strategy.get().map(|strategy| format!("strategy={strategy}")));
+        if let Search::Vector { .. } = &spec.search {
+            let outlook = || Strategy::outlook(spec.index(), spec.filter.is_some());
+            parts.push(format!("strategy={}", self.strategy.get().map_or_else(outlook, ToString::to_string)));
+        }
         parts.push(format!("projection=[{}]", self.columns.join(", ")));
         show(format, f, spec.name(), &parts)
     }

@@ -1,4 +1,4 @@
-//! The measured side of `make bench-fresh`, `bench-filter` and `bench-runbook`: vector searches through a table.
+//! The measured side of `make bench-fresh`, `bench-filter` and `bench-runbook`, and one of `bench-ann`: vector searches through a table.
 //!
 //! `bench_search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY` prints one JSON line. BASE_FILE holds vectors of
 //! little-endian f32 one after the other; rows beyond its end begin anew, mirrored. KIND is that of an index.
@@ -21,6 +21,9 @@ const UPSERTS: usize = 60;
 const CLUSTERS: usize = 16;
 const ROUNDS: usize = 5;
 const TIE: f32 = 1e-6;
+/// What is asked of tuned searches, and how often they are timed.
+const RECALLS: [f64; 3] = [0.95, 0.99, 0.999];
+const PASSES: usize = 3;
 
 struct Work {
     table: Table,
@@ -37,10 +40,10 @@ struct Work {
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let usage = || Error::invalid_input("usage: bench_search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY");
-    let [mode, kind, rows, queries, width, base, directory] = arguments.as_slice() else { return Err(usage()) };
+    let [mode, kind, rows, queries, width, base_file, directory] = arguments.as_slice() else { return Err(usage()) };
     let number = |text: &String| text.parse::<usize>().map_err(|_| usage());
     let (rows, queries, width) = (number(rows)?, number(queries)?, number(width)?);
-    let base: Vec<f32> = std::fs::read(base)?.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let base = floats(Path::new(base_file))?;
 
     let directory = Path::new(directory).join("lake");
     Lake::init(&directory).await?;
@@ -54,10 +57,23 @@ async fn main() -> Result<()> {
         "fresh" => work.fresh(rows, spec).await?,
         "filter" => work.filter(rows, spec).await?,
         "runbook" => work.runbook(rows, spec).await?,
+        "ann" => work.ann(rows, spec, Path::new(base_file)).await?,
         _ => return Err(usage()),
     }
     println!("{}", Value::Object(work.report));
     lake.release().await
+}
+
+fn floats(path: &Path) -> Result<Vec<f32>> {
+    Ok(std::fs::read(path)?.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+/// Seconds that the threads of this process were on a processor.
+fn process_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    Ok(ticks.sum::<f64>() / 100.0)
 }
 
 /// Rows with `ids` and `vectors`, one after the other; their color is their id modulo 1,000.
@@ -74,17 +90,26 @@ fn batch(ids: &[i64], vectors: &[f32], width: usize) -> Result<RecordBatch> {
     RecordBatch::try_from_iter_with_nullable(columns).map_err(|source| Error::internal("make rows").with_source(source))
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
-}
-
 impl Work {
-    fn vector(&self, at: usize) -> Vec<f32> {
+    /// The vector at `at` of the base, and whether it is mirrored.
+    fn stored(&self, at: usize) -> (&[f32], bool) {
         let count = self.base.len() / self.width;
-        let vector = &self.base[at % count * self.width..][..self.width];
-        match at / count % 2 {
-            0 => vector.to_vec(),
-            _ => vector.iter().rev().copied().collect(),
+        (&self.base[at % count * self.width..][..self.width], !(at / count).is_multiple_of(2))
+    }
+
+    fn vector(&self, at: usize) -> Vec<f32> {
+        match self.stored(at) {
+            (vector, false) => vector.to_vec(),
+            (vector, true) => vector.iter().rev().copied().collect(),
+        }
+    }
+
+    /// Squared, from the vector at `at` to `query`.
+    fn distance(&self, at: usize, query: &[f32]) -> f32 {
+        let square = |(a, b): (&f32, &f32)| (a - b) * (a - b);
+        match self.stored(at) {
+            (vector, false) => vector.iter().zip(query).map(square).sum(),
+            (vector, true) => vector.iter().rev().zip(query).map(square).sum(),
         }
     }
 
@@ -113,14 +138,12 @@ impl Work {
         Ok(build_s)
     }
 
-    /// Searches: milliseconds of each, the share of the nearest that they found, and the fewest rows one gave of those it could.
+    /// Searches, one after the other and then compared with all rows: milliseconds of each, the share of the nearest that they
+    /// found, and the fewest rows one gave of those it could.
     async fn search(&mut self, name: &str, filter: Option<(String, i64)>) -> Result<()> {
-        let (mut times_ms, mut found, mut wanted, mut short) = (Vec::new(), 0, 0, 0);
-        let mut worst: f64 = 1.0;
-        for _ in 0..self.queries {
-            let at = self.random.below(1 << 20) as usize;
-            let mut query = self.vector(at);
-            query.iter_mut().for_each(|number| *number += (self.random.unit() as f32 - 0.5) * 0.02);
+        let queries: Vec<Vec<f32>> = (0..self.queries).map(|_| self.query()).collect();
+        let (mut times_ms, mut answers) = (Vec::new(), Vec::new());
+        for query in &queries {
             let search = Search {
                 vector: Some(("vector".to_owned(), query.clone())),
                 filter: filter.as_ref().map(|(text, _)| text.clone()),
@@ -129,41 +152,59 @@ impl Work {
                 ..Search::default()
             };
             let start = Instant::now();
-            let got = self.table.search(&search).await?;
+            answers.push(self.table.search(&search).await?);
             times_ms.push(start.elapsed().as_secs_f64() * 1e3);
-            let fits = |id: i64| filter.as_ref().is_none_or(|(_, below)| id % 1000 < *below);
-            let mut near: Vec<f32> = self
-                .rows
-                .iter()
-                .filter(|(id, _)| fits(**id))
-                .map(|(_, at)| distance(&self.vector(*at), &query))
-                .collect();
-            near.sort_unstable_by(f32::total_cmp);
-            near.truncate(K);
-            let Some(last) = near.last() else { continue };
-            let mut right = 0;
-            let ids: BTreeSet<i64> = got["id"].as_primitive::<Int64Type>().values().iter().copied().collect();
-            let distances = got["_distance"].as_primitive::<Float32Type>().values();
-            for (id, told) in got["id"].as_primitive::<Int64Type>().values().iter().zip(distances) {
-                let own = self.rows.get(id).map(|at| distance(&self.vector(*at), &query));
-                let own = own.filter(|own| fits(*id) && (own.sqrt() - told).abs() < 1e-3 * told.max(1.0));
-                let own =
-                    own.ok_or_else(|| Error::internal(format!("{name}: row {id} is deleted, stale or unwanted")))?;
-                right += usize::from(own <= last * (1.0 + TIE) + TIE);
-            }
-            short += near.len() - ids.len();
+        }
+        let below = filter.map_or(i64::MAX, |(_, below)| below);
+        let (mut found, mut wanted, mut short, mut worst) = (0, 0, 0, 1.0_f64);
+        for (query, got) in queries.iter().zip(&answers) {
+            let (right, there) = self.check(name, query, below, got)?;
             found += right;
-            wanted += near.len();
-            worst = worst.min(right as f64 / near.len() as f64);
+            wanted += there;
+            short += there - got.num_rows();
+            worst = worst.min(right as f64 / there.max(1) as f64);
         }
         times_ms.sort_unstable_by(f64::total_cmp);
         let total_s = times_ms.iter().sum::<f64>() / 1e3;
         let p99 = times_ms[(times_ms.len() * 99 / 100).min(times_ms.len() - 1)];
-        let recall = found as f64 / f64::from(wanted.max(1) as u32);
+        let recall = found as f64 / wanted.max(1) as f64;
         let figures = json!({ "qps": self.queries as f64 / total_s, "recall": recall, "worst": worst, "short": short,
                               "p99_ms": p99 });
         self.note(name, figures);
         Ok(())
+    }
+
+    fn query(&mut self) -> Vec<f32> {
+        let place = self.random.below(self.rows.len() as u64) as usize;
+        let at = self.rows.values().nth(place).copied().unwrap_or_default();
+        let mut query = self.vector(at);
+        query.iter_mut().for_each(|number| *number += (self.random.unit() as f32 - 0.5) * 0.02);
+        query
+    }
+
+    /// How many rows of `got` are among the nearest to `query` whose color is under `below`, and how many such there are, up to
+    /// [`K`].
+    fn check(&self, name: &str, query: &[f32], below: i64, got: &RecordBatch) -> Result<(usize, usize)> {
+        let fits = |id: i64| id % 1000 < below;
+        let mut near: Vec<f32> = Vec::with_capacity(self.rows.len());
+        near.extend(self.rows.iter().filter(|(id, _)| fits(**id)).map(|(_, at)| self.distance(*at, query)));
+        let there = near.len().min(K);
+        if there == 0 {
+            return Ok((0, 0));
+        }
+        let last = *near.select_nth_unstable_by(there - 1, f32::total_cmp).1;
+        let ids = got["id"].as_primitive::<Int64Type>().values();
+        if ids.iter().collect::<BTreeSet<_>>().len() != ids.len() {
+            return Err(Error::internal(format!("{name}: a row was found twice")));
+        }
+        let mut right = 0;
+        for (id, told) in ids.iter().zip(got["_distance"].as_primitive::<Float32Type>().values()) {
+            let own = self.rows.get(id).map(|at| self.distance(*at, query));
+            let own = own.filter(|own| fits(*id) && (own.sqrt() - told).abs() < 1e-3 * told.max(1.0));
+            let own = own.ok_or_else(|| Error::internal(format!("{name}: row {id} is deleted, stale or unwanted")))?;
+            right += usize::from(own <= last * (1.0 + TIE) + TIE);
+        }
+        Ok((right, there))
     }
 
     /// Speed and recall before, during and after small upserts, and after a change of 3%.
@@ -199,6 +240,42 @@ impl Work {
         for (name, below) in [("warm", 500), ("50%", 500), ("10%", 100), ("1%", 10), ("0.1%", 1)] {
             self.search(name, Some((format!("color < {below}"), below))).await?;
         }
+        Ok(())
+    }
+
+    /// Speed and recall of the queries beside the base file, at settings tuned to some recalls.
+    async fn ann(&mut self, rows: usize, spec: IndexSpec, base: &Path) -> Result<()> {
+        let queries = floats(&base.with_file_name("queries.f32"))?;
+        let truth = std::fs::read(base.with_file_name("truth.u32"))?;
+        let truth: Vec<i64> = truth.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes).into()).collect();
+        let before_s = process_seconds()?;
+        self.load(rows, &spec).await?;
+        self.note("build_cpu_s", process_seconds()? - before_s);
+        let mut points = Vec::new();
+        for (place, recall) in RECALLS.into_iter().enumerate() {
+            self.table.tune_index("vector", None, recall).await?;
+            let (mut best_s, mut found) = (f64::INFINITY, 0);
+            for _ in 0..PASSES {
+                let mut answers = Vec::new();
+                let start = Instant::now();
+                for query in queries.chunks(self.width) {
+                    let vector = Some(("vector".to_owned(), query.to_vec()));
+                    let columns = Some(vec!["id".to_owned()]);
+                    answers.push(self.table.search(&Search { vector, k: K, columns, ..Search::default() }).await?);
+                }
+                best_s = best_s.min(start.elapsed().as_secs_f64());
+                let right = |(got, truth): (&RecordBatch, &[i64])| {
+                    let ids = got["id"].as_primitive::<Int64Type>().values();
+                    ids.iter().filter(|id| truth.contains(id)).count()
+                };
+                found = answers.iter().zip(truth.chunks(K)).map(right).sum();
+            }
+            let qps = (queries.len() / self.width) as f64 / best_s;
+            points.push(json!({ "ef": place, "recall": found as f64 / truth.len() as f64, "qps": qps }));
+        }
+        self.note("points", points);
+        let indexes = self.table.indexes().await?;
+        self.note("memory_bytes", indexes.iter().filter_map(|index| index.memory_bytes).sum::<u64>());
         Ok(())
     }
 

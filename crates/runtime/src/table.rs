@@ -1,9 +1,10 @@
 //! A table as an embedder sees it: writes, reads, search, indexes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Progress, Result};
 use cenote_index::{HybridQuery, IndexInfo, IndexSpec, Indexes, Metric, TextQuery, Tuning, VectorQuery};
 use cenote_store::{ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Version, WriteReport};
 
@@ -119,6 +120,11 @@ impl Table {
     /// Makes an index; see [`Indexes::create`].
     pub async fn create_index(&self, spec: IndexSpec) -> Result<IndexInfo> {
         Box::pin(self.indexes.create(&self.stored, &spec)).await
+    }
+
+    /// As [`create_index`](Self::create_index), and tells `progress` how far it is.
+    pub async fn create_index_watched(&self, spec: IndexSpec, progress: &Arc<dyn Progress>) -> Result<IndexInfo> {
+        Box::pin(self.indexes.create_watched(&self.stored, &spec, progress)).await
     }
 
     /// The table's indexes, with how many rows each has not seen.

@@ -1,6 +1,7 @@
 //! Reading a table as it was at one version.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use crate::state::{Inner, SHORT_ROWS, blocking};
 /// Rows of one batch of the change store.
 const BATCH_ROWS: usize = 8192;
 
-/// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot.
+/// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot, and in others until it is folded.
 pub const ROW_ID: &str = "_rowid";
 
 /// A stream of batches of one schema.
@@ -120,8 +121,13 @@ impl ScanRequest {
     }
 }
 
-/// The bit that marks a row id of the change store; chunk and row in it follow.
+/// The bit that marks a row id of the change store; the version of the row's write and its place in that follow. So a row has one
+/// id in all snapshots until it is folded, in every process.
 const CHANGED: u64 = 1 << 63;
+/// Bits of a row's place in its write.
+const PLACE_BITS: u32 = 24;
+/// A write of more rows is not taken into the change store.
+pub(crate) const WRITE_ROWS_MAX: usize = 1 << PLACE_BITS;
 
 /// A table at one version: its base, less the rows that later writes supersede, and those writes' newest rows. Cheap to
 /// clone; never changes.
@@ -173,6 +179,13 @@ impl Snapshot {
         self.version
     }
 
+    /// Of the table: another one has another, even if it was made under the name of one that was dropped.
+    pub fn identity(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.history.hash_key.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The columns, without Cenote's own.
     pub fn schema(&self) -> &SchemaRef {
         &self.visible
@@ -222,6 +235,32 @@ impl Snapshot {
     /// How many rows were written since the base was, and are in this snapshot.
     pub fn changed_rows(&self) -> usize {
         self.changed_rows
+    }
+
+    /// How many of them came after `version`, those that a later write superseded too.
+    pub fn changed_rows_since(&self, version: Version) -> usize {
+        self.chunks[self.chunks_to(version)..].iter().map(|chunk| chunk.hashes.len()).sum()
+    }
+
+    /// Whether `row_id` is of a row that was written since the base was, and is in this snapshot.
+    pub fn is_changed(&self, row_id: u64) -> bool {
+        self.place(row_id).is_some_and(|(chunk, row)| self.chunks[chunk].is_live(row, self.version.0))
+    }
+
+    /// How many chunks are of writes up to `version`.
+    fn chunks_to(&self, version: Version) -> usize {
+        self.chunks.partition_point(|chunk| chunk.version <= version.0)
+    }
+
+    fn place(&self, row_id: u64) -> Option<(usize, usize)> {
+        let version = (row_id & !CHANGED) >> PLACE_BITS;
+        let row = (row_id & (WRITE_ROWS_MAX as u64 - 1)) as usize;
+        let chunk = self.chunks.binary_search_by_key(&version, |chunk| chunk.version).ok()?;
+        (row_id & CHANGED != 0 && row < self.chunks[chunk].hashes.len()).then_some((chunk, row))
+    }
+
+    fn row_id(&self, (chunk, row): (usize, usize)) -> u64 {
+        CHANGED | self.chunks[chunk].version << PLACE_BITS | row as u64
     }
 
     /// What [`Table::set_properties`](crate::Table::set_properties) stored, at this version.
@@ -312,14 +351,22 @@ impl Snapshot {
     /// # Errors
     /// As [`scan`](Self::scan).
     pub async fn changed(&self, request: &ScanRequest) -> Result<Vec<RecordBatch>> {
+        self.changed_since(Version(0), request).await
+    }
+
+    /// Of what [`changed`](Self::changed) gives, what was written after `version`.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub async fn changed_since(&self, version: Version, request: &ScanRequest) -> Result<Vec<RecordBatch>> {
         let schema = self.scan_schema(request)?;
-        if self.changed_rows == 0 {
+        if self.chunks_to(version) == self.chunks.len() {
             return Ok(Vec::new());
         }
         let (snapshot, request) = (self.clone(), request.clone());
         blocking(move || {
             let filter = request.filter.as_ref().map(|filter| snapshot.predicate(filter)).transpose()?;
-            let places = snapshot.live_places();
+            let places = snapshot.live_places(version);
             let mut limit = request.limit.unwrap_or(usize::MAX);
             let mut batches = Vec::new();
             for places in places.chunks(request.batch_rows.unwrap_or(BATCH_ROWS).max(1)) {
@@ -327,7 +374,7 @@ impl Snapshot {
                     Some(_) => snapshot.gather(places, &snapshot.logical)?,
                     None => snapshot.gather(places, &snapshot.without_row_id(&schema)?)?,
                 };
-                let mut row_ids = UInt64Array::from_iter_values(places.iter().copied().map(row_id));
+                let mut row_ids = UInt64Array::from_iter_values(places.iter().map(|place| snapshot.row_id(*place)));
                 if let Some(filter) = &filter {
                     let selected = filter.evaluate(&rows).and_then(|value| value.into_array(rows.num_rows()));
                     let selected = selected.map_err(|source| {
@@ -376,13 +423,14 @@ impl Snapshot {
         predicate.map_err(|source| lance_error(source).context(format!("filter `{filter}`")))
     }
 
-    fn live_places(&self) -> Vec<(usize, usize)> {
+    /// The rows of writes after `since`.
+    fn live_places(&self, since: Version) -> Vec<(usize, usize)> {
         let version = self.version.0;
         let rows = |(chunk, rows): (usize, &Arc<Chunk>)| {
             let rows = Arc::clone(rows);
             (0..rows.hashes.len()).filter(move |row| rows.is_live(*row, version)).map(move |row| (chunk, row))
         };
-        self.chunks.iter().enumerate().flat_map(rows).collect()
+        self.chunks.iter().enumerate().skip(self.chunks_to(since)).flat_map(rows).collect()
     }
 
     /// Rows of the change store, in the columns of `schema`.
@@ -427,7 +475,7 @@ impl Snapshot {
             self.chunks.get(chunk).is_some_and(|chunk| chunk.is_live(row, self.version.0))
         };
         let mut found: Vec<Option<u64>> =
-            self.by_key.find(hashes, is_live).into_iter().map(|place| place.map(row_id)).collect();
+            self.by_key.find(hashes, is_live).into_iter().map(|place| place.map(|place| self.row_id(place))).collect();
         let (unchanged, wanted): (Vec<usize>, Vec<u128>) =
             hashes.iter().copied().enumerate().filter(|(at, _)| found[*at].is_none()).unzip();
         let Some(rows) = search(&self.keys, &wanted)? else { return Ok(None) };
@@ -520,12 +568,9 @@ impl Snapshot {
                 base.row_ids.push(*row_id);
                 continue;
             }
-            let (chunk, row) = (((row_id & !CHANGED) >> 32) as usize, (row_id & u64::from(u32::MAX)) as usize);
-            if self.chunks.get(chunk).is_none_or(|chunk| row >= chunk.hashes.len()) {
-                return Err(Error::not_found("a row id names no row of this snapshot"));
-            }
+            let place = self.place(*row_id);
             changed.at.push(at);
-            changed.places.push((chunk, row));
+            changed.places.push(place.ok_or_else(|| Error::not_found("a row id names no row of this snapshot"))?);
         }
         Ok((changed, base))
     }
@@ -601,8 +646,9 @@ struct BaseRows {
     row_ids: Vec<u64>,
 }
 
-fn row_id((chunk, row): (usize, usize)) -> u64 {
-    CHANGED | (chunk as u64) << 32 | row as u64
+/// Row ids of writes after `version` begin here, if their rows are not folded.
+pub fn row_ids_after(version: Version) -> u64 {
+    CHANGED | (version.0 + 1) << PLACE_BITS
 }
 
 /// The first `rows` rows of `batches`.

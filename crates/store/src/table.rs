@@ -23,7 +23,7 @@ use crate::feed::ChangeFeed;
 use crate::history::Note;
 use crate::log::Record;
 use crate::schema::{self, Missing};
-use crate::snapshot::{Filter, ScanRequest, Snapshot};
+use crate::snapshot::{Filter, ScanRequest, Snapshot, WRITE_ROWS_MAX};
 use crate::state::{State, detached};
 use crate::store::Store;
 use crate::upkeep::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY, UpkeepStatus};
@@ -163,7 +163,7 @@ impl Table {
         // A snapshot that is held makes the next write copy the list of chunks.
         drop(snapshot);
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        if bytes as u64 >= state.options.bulk_bytes.0 {
+        if bytes as u64 >= state.options.bulk_bytes.0 || hashes.len() > WRITE_ROWS_MAX {
             return direct::upsert(&state, batches).boxed().await;
         }
         let batch = match <[RecordBatch; 1]>::try_from(batches) {
@@ -215,7 +215,8 @@ impl Table {
         };
         // A row of the change store is whole: changing a caption there would copy the picture.
         let has_media = snapshot.full_schema().fields().iter().any(|field| schema::is_blob(field));
-        if has_media || batch.get_array_memory_size() as u64 >= state.options.bulk_bytes.0 {
+        let is_bulk = batch.get_array_memory_size() as u64 >= state.options.bulk_bytes.0;
+        if has_media || is_bulk || batch.num_rows() > WRITE_ROWS_MAX {
             return direct::update(&state, batch).boxed().await;
         }
         let writing = state.writing().boxed().await?;

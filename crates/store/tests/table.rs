@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use cenote_base::ErrorKind;
 use cenote_store::{
     DUPLICATES_PROPERTY, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field,
+    row_ids_after,
 };
 
 fn schema() -> Arc<Schema> {
@@ -247,6 +248,34 @@ async fn every_key_type_finds_its_rows() {
     let schema = Schema::new(vec![Field::new("k", DataType::Float64, false)]);
     let error = store.create_table("float", TableSpec::new(Arc::new(schema), ["k"])).await.unwrap_err();
     assert!(error.to_string().contains("a key is an integer"), "{error}");
+}
+
+#[tokio::test]
+async fn a_changed_row_has_one_id_in_every_snapshot_and_process_until_it_changes() {
+    let (directory, _store, table) = new_table().await;
+    table.upsert(rows(&[("a", "first", None), ("b", "first", None)])).await.unwrap();
+    let then = table.snapshot().await.unwrap();
+    let ids = then.locate(&keys(&["a", "b"])).await.unwrap();
+    let (a, b) = (ids[0].unwrap(), ids[1].unwrap());
+    table.upsert(rows(&[("b", "second", None), ("c", "first", None)])).await.unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    for table in [table, store.table("media").await.unwrap()] {
+        let now = table.snapshot().await.unwrap();
+        let ids = now.locate(&keys(&["a", "b", "c"])).await.unwrap();
+        let since = row_ids_after(then.version());
+        assert!(ids[0] == Some(a) && a < since && ids[1..].iter().all(|id| id.unwrap() >= since), "{ids:?}");
+        assert_eq!((now.is_changed(a), now.is_changed(b), now.is_changed(ids[1].unwrap())), (true, false, true));
+        let request = ScanRequest::default().columns(["note"]).with_row_id();
+        let changed = now.changed_since(then.version(), &request).await.unwrap();
+        assert_eq!(
+            changed[0].column(1).as_primitive::<UInt64Type>().values().to_vec(),
+            [ids[1].unwrap(), ids[2].unwrap()]
+        );
+        assert_eq!((changed.len(), now.changed_rows_since(then.version()), now.changed_rows()), (1, 2, 3));
+        let taken = now.take(&[ids[1].unwrap(), a], &["note".into()]).await.unwrap();
+        assert_eq!(taken.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["second", "first"]);
+    }
+    assert_eq!((then.is_changed(a), then.is_changed(b), then.is_changed(0)), (true, true, false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

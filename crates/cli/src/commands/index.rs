@@ -1,12 +1,14 @@
 //! `cenote index`.
 
+use std::sync::Arc;
+
 use cenote_runtime::arrow::array::RecordBatch;
-use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Result, Tuning};
+use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Progress, Result, Tuning};
 
 use crate::arguments::IndexCommand;
 use crate::output;
 
-pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
+pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progress>) -> Result<()> {
     match command {
         IndexCommand::Create { table, column, kind, name, metric, with } => {
             let metric = metric.iter().map(|metric| ("metric", metric.as_str()));
@@ -15,7 +17,7 @@ pub async fn run(lake: &Lake, command: &IndexCommand) -> Result<()> {
                 name: name.clone(),
                 ..IndexSpec::new(column, IndexKind::parse(kind, metric.chain(options))?)
             };
-            let index = lake.table(table).await?.create_index(spec).await?;
+            let index = lake.table(table).await?.create_index_watched(spec, progress).await?;
             output::note(&format!("built {} over {} rows of {table}.{column}", index.name, index.rows_indexed));
             Ok(())
         }

@@ -41,12 +41,12 @@ pub async fn run(arguments: Arguments) -> Result<()> {
             recipe::run(&arguments, recipe, *dry_run, *retry_errors, trace.as_deref()).await
         }
         Command::Top { once } => top::run(*once).await,
-        command => session::with_lake(&arguments, async |lake| on_lake(lake, command).await).await,
+        _ => session::with_lake(&arguments, async |lake| on_lake(lake, &arguments).await).await,
     }
 }
 
-async fn on_lake(lake: &Lake, command: &Command) -> Result<()> {
-    match command {
+async fn on_lake(lake: &Lake, arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
         Command::Sql { query, output } => sql::run(lake, query, output.format).await,
         Command::Search { table, text, image, column, r#where, k, output } => {
             let request = search::Request { text, image, column, filter: r#where, k: *k as usize };
@@ -65,7 +65,7 @@ async fn on_lake(lake: &Lake, command: &Command) -> Result<()> {
             changes::run(lake, table, *from, *follow, consumer.as_deref()).await
         }
         Command::Compact { table, purge, every } => upkeep::run(lake, table.as_deref(), *purge, *every).await,
-        Command::Index(command) => index::run(lake, command).await,
+        Command::Index(command) => index::run(lake, command, &session::patient_reporter(arguments)).await,
         Command::Init
         | Command::Completions { .. }
         | Command::Demo { .. }
