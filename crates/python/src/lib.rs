@@ -12,6 +12,7 @@ mod interchange;
 mod lake;
 mod loader;
 mod operators;
+mod pickle;
 mod process;
 mod rows;
 mod schema;
@@ -40,5 +41,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;
     module.add_function(wrap_pyfunction!(loader::merge_states, module)?)?;
     module.add_function(wrap_pyfunction!(operators::register, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::unpickle_column, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::unpickle_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::unpickle_tensor, module)?)?;
     module.add_function(wrap_pyfunction!(schema::schema, module)?)
 }

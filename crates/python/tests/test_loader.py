@@ -10,6 +10,7 @@ import tempfile
 import threading
 
 import numpy
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
@@ -150,6 +151,21 @@ def batch_column_is_arrow(photos: cenote.Table) -> bool:
     return batch["id"].to_pylist() == [0] and batch["picture"].to_pylist()[0].startswith(b"\xff\xd8")
 
 
+def test_batches_go_to_other_processes(photos: cenote.Table, numbers: cenote.Table) -> None:
+    made = next(iter(photos.loader(batch_size=5, transform=TRANSFORM)))
+    sent = pickle.loads(pickle.dumps(made))
+    assert (sent.epoch, sent.step, sent.rows) == (made.epoch, made.step, 5)
+    for name in ("picture", "label"):
+        assert sent[name].dtype == made[name].dtype and sent[name].shape == made[name].shape
+        assert numpy.array_equal(numpy.asarray(sent[name]), numpy.asarray(made[name]))
+    words = next(iter(numbers.loader(["word", "at"], batch_size=5)))
+    sent = pickle.loads(pickle.dumps(words))
+    assert sent["word"].to_pylist() == words["word"].to_pylist() == [f"w{id}" for id in range(5)]
+    assert numpy.asarray(sent["at"]).tolist() == [[id, -id] for id in range(5)]
+    rows = numbers.read(where="id < 3")
+    assert pickle.loads(pickle.dumps(rows)).to_pylist() == rows.to_pylist()
+
+
 def test_a_child_of_a_fork_goes_on_where_its_copy_stands(numbers: cenote.Table) -> None:
     loader = numbers.loader(["id"], batch_size=10, shuffle=cenote.Shuffle(1), output="numpy")
     first = ids([next(iter(loader))])
@@ -264,6 +280,55 @@ def test_what_is_opened_and_forgotten_leaves_nothing_behind(tmp_path, numbers: c
     memory_now, files_now, threads_now = opened(500 if LONG else 40)
     assert memory_now - memory < 16 << 10
     assert files_now <= files + 4 and threads_now <= threads + 4
+
+
+@pytest.fixture
+def texts(lake: cenote.Lake) -> cenote.Table:
+    """Row n has n tokens, all of them n."""
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("tokens", pa.list_(pa.int32()))])
+    table = lake.create_table("texts", schema, primary_key="id")
+    table.upsert(pa.table({"id": range(30), "tokens": [[id] * id for id in range(30)]}, schema=schema))
+    return table
+
+
+def test_packed_sequences_are_all_there_and_resume_exactly(texts: cenote.Table) -> None:
+    def open_loader(batch_size: int) -> cenote.Loader:
+        pack = {"tokens": [cenote.op.pack(16, pad=-5)]}
+        return texts.loader(batch_size=batch_size, shuffle=cenote.Shuffle(3), transform=pack, output="numpy")
+
+    def counts(batches) -> dict[int, int]:
+        """How often each token came, each under the row that it is of."""
+        seen: dict[int, int] = {}
+        for batch in batches:
+            tokens, rows = batch["tokens"], batch["tokens_row"]
+            assert tokens.shape == rows.shape and tokens.shape[1] == 16 and tokens.dtype == numpy.int64
+            assert (tokens[rows < 0] == -5).all() and (rows < 0).sum() < 16
+            assert (batch["id"][rows[rows >= 0]] == tokens[rows >= 0]).all()
+            for token in tokens[rows >= 0].tolist():
+                seen[token] = seen.get(token, 0) + 1
+        return seen
+
+    loader = open_loader(7)
+    first = counts([next(iter(loader)), next(iter(loader))])
+    other = open_loader(4)
+    other.load_state_dict(loader.state_dict())
+    rest = counts(other)
+    assert not first.keys() & rest.keys()
+    assert first | rest == {id: id for id in range(1, 30)}
+
+
+@pytest.mark.parametrize(
+    ("transform", "says"),
+    [
+        ({"tokens": [cenote.op.pack(0)]}, "found 0"),
+        ({"id": [cenote.op.pack(8)]}, "`id` holds lists of whole numbers"),
+        ({"words": [cenote.op.pack(8)]}, "no column `words`"),
+        ({"tokens": [cenote.op.pack(8), cenote.op.pack(8)]}, "holds no pictures"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(texts: cenote.Table, transform, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        texts.loader(transform=transform)
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,11 @@ class Loader:
         """Rows that can be had by number: see `take`."""
         return self._native_loader().rows
 
+    @property
+    def packed(self) -> list[str]:
+        """The columns that are packed, and so have blocks in place of rows."""
+        return [column for column, steps in self._options["transforms"] if any(step["name"] == "pack" for step in steps)]
+
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
         self._native_loader().set_epoch(epoch)
@@ -255,7 +260,8 @@ def loader(
 ) -> Loader:
     """A loader over one table or a mixture of several.
 
-    - `columns`: what batches have (default: all). `transform` is applied to the only media column among them, or by column.
+    - `columns`: what batches have (default: all). `transform` is applied to the only media column among them, or by column, as in
+      `{"tokens": [cenote.op.pack(2048)]}`.
     - `shuffle`: without one, rows come in the order of their keys.
     - `rank`, `world_size`: this process among those that train together. All make the same number of steps. `last` says what becomes of
       the rows of the last one, when they fill no batch on every rank: `short` deals them out evenly, so every row comes once and
