@@ -72,6 +72,10 @@ pub enum Command {
         /// The table.
         table: String,
         /// Words: found by a full-text index, by meaning through a vector column, or by both fused.
+        ///
+        /// A full-text index also reads "a phrase", colour~1 (a word in which so many letters differ; ~ alone: as many as fit
+        /// its length), AND, OR, NOT, +must, -mustnot and parentheses; a backslash takes a character as it is. Without any of these a
+        /// row needs one of the words.
         #[arg(long, value_name = "WORDS")]
         text: Option<String>,
         /// A picture file: found through a vector column.

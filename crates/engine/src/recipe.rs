@@ -119,9 +119,9 @@ pub struct IndexRequest {
     pub table: String,
     /// The column.
     pub column: String,
-    /// `vector`, `text` or `scalar`.
+    /// Any kind that `cenote index create` knows, such as `hnsw`, `ivf_pq`, `text` or `bitmap`.
     pub kind: String,
-    /// For a vector index: `l2`, `cosine` or `dot`.
+    /// For a vector index: `l2`, `cosine`, `dot`, or `hamming` for packed bits.
     pub metric: Option<String>,
 }
 

@@ -46,6 +46,13 @@ pub struct IndexInfo {
     pub failure: Option<String>,
 }
 
+impl IndexInfo {
+    /// Why it is not current: what kept it out of memory, or for one with late rows `upkeep`, the last failure of the table's upkeep.
+    pub fn trouble<'a>(&'a self, upkeep: Option<&'a str>) -> Option<&'a str> {
+        self.failure.as_deref().or(upkeep.filter(|_| self.rows_unindexed > 0))
+    }
+}
+
 /// What a search must know of an index.
 #[derive(Debug)]
 pub(crate) struct Index {

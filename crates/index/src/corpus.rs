@@ -4,7 +4,8 @@
 //! are gone are taken out of its counts, and those that it has not seen are added.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
@@ -15,12 +16,20 @@ use lance::dataset::index::LanceIndexStoreExt;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance::table::format::IndexMetadata;
 use lance_index::scalar::IndexStore;
+use lance_index::scalar::inverted::query::{FtsSearchParams, Tokens};
+use lance_index::scalar::inverted::tokenizer::document_tokenizer::DocType;
 use lance_index::scalar::inverted::{DOCS_FILE, InvertedIndex, MemBM25Scorer};
 use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_select::RowSetOps;
 
+use crate::fuzzy::Expansion;
+use crate::plan::Fuzzy;
+use crate::resident::blocking;
+
 /// So many rows of an index are read at once.
 const READ_ROWS: usize = 1 << 20;
+/// Of so many words a segment keeps in how many rows they stand.
+const COUNTED_TERMS_MAX: usize = 10_000;
 
 /// How many rows have any words, how many words those are, and how many rows have each of a query's words.
 #[derive(Debug, Clone)]
@@ -38,8 +47,15 @@ impl Statistics {
     }
 
     /// Weighs `terms`, which these statistics are of.
-    pub(crate) fn scorer(self, terms: &[String]) -> MemBM25Scorer {
-        MemBM25Scorer::new(self.words, self.rows, terms.iter().cloned().zip(self.rows_with).collect())
+    pub(crate) fn scorer(&self, terms: &[String]) -> MemBM25Scorer {
+        let rows_with = terms.iter().cloned().zip(self.rows_with.iter().copied());
+        MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
+    }
+
+    /// Weighs the words of `expansion` alike: as the commonest of them.
+    pub(crate) fn fuzzy_scorer(&self, expansion: &Expansion) -> MemBM25Scorer {
+        let rows_with = expansion.words.iter().map(|(word, _)| (word.clone(), expansion.rows_with));
+        MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
     }
 }
 
@@ -53,6 +69,35 @@ pub(crate) struct Segment {
     rows: RowAddrTreeMap,
     /// Those of them that are not live.
     gone: RowAddrTreeMap,
+    counted: Mutex<Counted>,
+}
+
+/// What was counted of a segment's live rows, for the next search: to take out rows that are gone reads their postings.
+#[derive(Debug, Default)]
+struct Counted {
+    /// Without these rows.
+    superseded: Weak<RowAddrTreeMap>,
+    rows: usize,
+    words: u64,
+    rows_with: HashMap<String, usize>,
+}
+
+impl Counted {
+    fn of(&self, terms: &[String], superseded: &Arc<RowAddrTreeMap>) -> Option<Statistics> {
+        let is_current = Weak::as_ptr(&self.superseded) == Arc::as_ptr(superseded);
+        let rows_with: Option<Vec<usize>> = terms.iter().map(|term| self.rows_with.get(term).copied()).collect();
+        let rows_with = rows_with.filter(|_| is_current)?;
+        Some(Statistics { rows: self.rows, words: self.words, rows_with })
+    }
+
+    fn keep(&mut self, terms: &[String], superseded: &Arc<RowAddrTreeMap>, counted: &Statistics) {
+        let is_current = Weak::as_ptr(&self.superseded) == Arc::as_ptr(superseded);
+        if !is_current || self.rows_with.len() + terms.len() > COUNTED_TERMS_MAX {
+            self.rows_with.clear();
+        }
+        (self.superseded, self.rows, self.words) = (Arc::downgrade(superseded), counted.rows, counted.words);
+        self.rows_with.extend(terms.iter().cloned().zip(counted.rows_with.iter().copied()));
+    }
 }
 
 impl Segment {
@@ -64,18 +109,33 @@ impl Segment {
     ) -> Result<Self> {
         let rows = read_segment_rows(base, metadata).await?;
         let gone = rows.clone() - &live;
-        Ok(Self { index, live, rows, gone })
+        Ok(Self { index, live, rows, gone, counted: Mutex::default() })
     }
 
     /// Of its live rows that are not `superseded`.
-    pub(crate) async fn statistics(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
+    pub(crate) async fn statistics(&self, terms: &[String], superseded: &Arc<RowAddrTreeMap>) -> Result<Statistics> {
+        let counted = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = counted().of(terms, superseded) {
+            return Ok(known);
+        }
         let gone = match superseded.is_empty() {
             true => Cow::Borrowed(&self.gone),
-            false => Cow::Owned((self.rows.clone() & superseded) | &self.gone),
+            false => Cow::Owned((self.rows.clone() & superseded.as_ref()) | &self.gone),
         };
         let stated = self.index.bm25_row_stats_for_terms(terms, Some(&gone), None).await.map_err(lance_error)?;
         let (words, rows, rows_with) = stated;
-        Ok(Statistics { rows, words, rows_with })
+        let statistics = Statistics { rows, words, rows_with };
+        counted().keep(terms, superseded, &statistics);
+        Ok(statistics)
+    }
+
+    /// Its words that `fuzzy` may stand for.
+    pub(crate) async fn similar(&self, fuzzy: &Fuzzy, token_type: DocType) -> Result<Vec<String>> {
+        let tokens = Tokens::new(vec![fuzzy.term.clone()], token_type);
+        let params = FtsSearchParams::new().with_fuzziness(Some(fuzzy.edits)).with_max_expansions(usize::MAX);
+        let index = Arc::clone(&self.index);
+        let expand = move || index.expand_fuzzy_tokens(&tokens, &params).map_err(lance_error);
+        Ok(blocking(expand).await?.into_iter().collect())
     }
 
     /// Whether every row that it was built from is live.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use cenote_base::{Error, Result};
+use lance::Dataset;
 use serde::{Deserialize, Serialize};
 
 use crate::kind::IndexKind;
@@ -54,11 +55,19 @@ pub(crate) struct Definition {
     pub(crate) search: SearchSettings,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) measured: Option<Measured>,
+    /// What was built has seen no row with this id or a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) row_ids_to: Option<u64>,
 }
 
 impl Definition {
     pub(crate) fn new(field: i32, kind: IndexKind) -> Self {
-        Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None }
+        Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None, row_ids_to: None }
+    }
+
+    /// As it is once the rows of `dataset` were built from.
+    pub(crate) fn built_from(&self, dataset: &Dataset) -> Self {
+        Self { row_ids_to: Some(dataset.manifest().next_row_id), ..self.clone() }
     }
 
     /// The property that keeps it as index `name`.

@@ -27,6 +27,8 @@ use crate::watch::silent;
 
 /// An index of more pieces than this is merged into one: each search opens every piece.
 const SEGMENTS_MAX: usize = 8;
+/// A piece that is so many times as large as the newer ones together is left as it is.
+const PIECE_RATIO: usize = 4;
 /// The catalogs of so many bases are kept, each with some bits for a row of its base.
 const CATALOGS_MAX: usize = 16;
 
@@ -156,6 +158,7 @@ impl Indexes {
             table.maintain(make).await.map_err(about)?;
         } else {
             let make = async |dataset: &mut Dataset| {
+                let definition = definition.built_from(dataset);
                 Box::pin(build(dataset, &name, &spec.column, &spec.kind, progress)).await?;
                 define(dataset, &name, &definition).await
             };
@@ -307,7 +310,9 @@ impl Indexes {
         let index = Index { name: index.name.clone(), column: index.column.clone(), definition, built: None };
         let (indexes, snapshot) = (self.clone(), snapshot.clone());
         tokio::spawn(async move {
-            if let Err(error) = indexes.make_resident(&snapshot, &index, &silent()).await {
+            // Those who search meanwhile need threads too.
+            let threads = (indexes.shared.options.threads / 2).max(1);
+            if let Err(error) = indexes.bring_up(&snapshot, &index, threads, &silent()).await {
                 tracing::warn!(%error, index = index.name, "the index is not in memory; searches go on without it");
             }
         });
@@ -317,6 +322,16 @@ impl Indexes {
         &self,
         snapshot: &Snapshot,
         index: &Index,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<()> {
+        self.bring_up(snapshot, index, self.shared.options.threads, progress).await
+    }
+
+    async fn bring_up(
+        &self,
+        snapshot: &Snapshot,
+        index: &Index,
+        threads: usize,
         progress: &Arc<dyn Progress>,
     ) -> Result<()> {
         let Some(options) = resident_options(&index.definition.kind) else { return Ok(()) };
@@ -329,7 +344,7 @@ impl Indexes {
         let bounds = Bounds {
             capacity_bytes: self.shared.options.memory_bytes_max.0.saturating_sub(others),
             file: self.file(snapshot, &index.name),
-            threads: self.shared.options.threads,
+            threads,
             progress: Arc::clone(progress),
         };
         Box::pin(resident.refresh(snapshot, index, &bounds)).await
@@ -382,24 +397,56 @@ async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
     dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
 }
 
-/// Adds what is new to each of `indexes`, and makes it one piece.
+/// Adds what is new to each of `indexes`. A vector index gets a piece more, or that takes in the newest pieces; others become one
+/// piece, since where a row was replaced Lance would find its former text and numbers too.
 async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
-    let mut names = Vec::new();
+    let mut whole = Vec::new();
     for index in indexes {
-        if index.metric().is_none() || vectors(dataset, &index.column).await? > 0 {
-            names.push(index.name.clone());
+        if index.metric().is_none() {
+            whole.push(index.name.clone());
+        } else if vectors(dataset, &index.column).await? > 0 {
+            let definition = index.definition.built_from(dataset);
+            let pieces = pieces_to_merge(dataset, index).await?;
+            let options = OptimizeOptions::merge(pieces).index_names(vec![index.name.clone()]);
+            dataset.optimize_indices(&options).await.map_err(lance_error)?;
+            define(dataset, &index.name, &definition).await?;
         }
     }
-    if names.is_empty() {
+    if whole.is_empty() {
         return Ok(());
     }
-    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(names);
+    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(whole);
     dataset.optimize_indices(&options).await.map_err(lance_error)
+}
+
+/// How many of the newest pieces of vector index `index` are merged with what is new. Where the index has seen a new row before, as
+/// it was then, all are; otherwise as many as keep each piece [`PIECE_RATIO`] times as large as all newer ones, as the levels of a
+/// log-structured merge tree: O'Neil et al., 1996.
+async fn pieces_to_merge(dataset: &Dataset, index: &Index) -> Result<usize> {
+    let dataset = Arc::new(dataset.clone());
+    let mut pieces = dataset.load_indices_by_name(&index.name).await.map_err(lance_error)?;
+    let (_, late) = live::rows(&dataset, &pieces).await?;
+    let first = live::first(&late).unwrap_or(u64::MAX);
+    if index.definition.row_ids_to.is_none_or(|seen| first < seen) {
+        return Ok(pieces.len());
+    }
+    // Lance keeps them in the order in which they were built.
+    pieces.reverse();
+    let mut newer = live::count(&late);
+    for (merged, piece) in pieces.iter().enumerate() {
+        let (rows, _) = live::rows(&dataset, std::slice::from_ref(piece)).await?;
+        let rows = live::count(&rows);
+        if rows >= newer.saturating_mul(PIECE_RATIO) && pieces.len() - merged < SEGMENTS_MAX {
+            return Ok(merged);
+        }
+        newer += rows;
+    }
+    Ok(pieces.len())
 }
 
 /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
 async fn renew(dataset: &mut Dataset, index: &Index) -> Result<()> {
-    define(dataset, &index.name, &index.definition).await?;
+    define(dataset, &index.name, &index.definition.built_from(dataset)).await?;
     let kind = &index.definition.kind;
     if !Box::pin(build(dataset, &index.name, &index.column, kind, &silent())).await? && index.built.is_some() {
         dataset.drop_index(&index.name).await.map_err(lance_error)?;

@@ -1,6 +1,6 @@
 //! Texts that no index has seen, read as an index would.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -8,52 +8,14 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use cenote_base::Result;
 use cenote_store::arrow_error;
-use lance_index::scalar::inverted::query::Tokens;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_index::scalar::inverted::{MemBM25Scorer, Scorer};
 
 use crate::corpus::Statistics;
+use crate::fuzzy::Expansion;
 use crate::live;
-
-/// What rows need to fit a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fit {
-    AnyWord,
-    AllWords,
-    Phrase,
-}
-
-/// A query as its index reads it.
-#[derive(Clone)]
-pub(crate) struct Terms {
-    pub(crate) tokens: Arc<Tokens>,
-    /// The words of `tokens`, each once.
-    pub(crate) unique: Vec<String>,
-    pub(crate) fit: Fit,
-}
-
-impl Terms {
-    /// The words of a query, as `tokens`.
-    pub(crate) fn new(tokens: Tokens, fit: Fit) -> Self {
-        let mut unique: Vec<String> = Vec::new();
-        for token in &tokens {
-            if !unique.iter().any(|known| known == token) {
-                unique.push(token.to_owned());
-            }
-        }
-        Self { tokens: Arc::new(tokens), unique, fit }
-    }
-
-    /// What an index is to look for: a word that stands twice counts once, but in a phrase.
-    pub(crate) fn searched(&self) -> Arc<Tokens> {
-        match self.fit {
-            Fit::Phrase => Arc::clone(&self.tokens),
-            Fit::AnyWord | Fit::AllWords => {
-                Arc::new(Tokens::new(self.unique.clone(), self.tokens.token_type().clone()))
-            }
-        }
-    }
-}
+use crate::parse::Fit;
+use crate::plan::{Node, Plan};
 
 /// Texts that no index has seen, by their words.
 #[derive(Debug, Default)]
@@ -98,33 +60,49 @@ impl Texts {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    fn places(&self, word: &str) -> &[(u32, u32)] {
+        self.places.get(word).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// What a word takes in a map, beside its letters and places.
 const WORD_BYTES: usize = 80;
 
-/// A row that an index has not seen, and that fits.
+/// A row that an index has not seen, and that has words or phrases of a query.
 struct LateRow {
     row_id: u64,
     words: u32,
-    times: Vec<u32>,
+    /// Which words of the query it has, and how often; in order.
+    times: Vec<(u32, u32)>,
+    /// Which phrases.
+    phrases: Vec<usize>,
 }
 
-/// Of the rows that no index has seen: those that fit a query, and the statistics of all.
+/// Of the rows that no index has seen: those that have words of a query, and the statistics of all.
 pub(crate) struct LateRows {
-    terms: Terms,
-    fitting: Vec<LateRow>,
+    plan: Arc<Plan>,
+    /// The plan's terms, and after them what else was found that is similar to a fuzzy word.
+    words: Vec<String>,
+    found: Vec<LateRow>,
     statistics: Statistics,
 }
 
 impl LateRows {
-    pub(crate) fn new(terms: Terms) -> Self {
-        let statistics = Statistics { rows: 0, words: 0, rows_with: vec![0; terms.unique.len()] };
-        Self { terms, fitting: Vec::new(), statistics }
+    pub(crate) fn new(plan: Arc<Plan>) -> Self {
+        let statistics = Statistics { rows: 0, words: 0, rows_with: vec![0; plan.terms.len()] };
+        Self { words: plan.terms.clone(), plan, found: Vec::new(), statistics }
     }
 
-    pub(crate) fn statistics(&self) -> &Statistics {
-        &self.statistics
+    /// Of the plan's terms.
+    pub(crate) fn statistics(&self) -> Statistics {
+        let rows_with = self.statistics.rows_with[..self.plan.terms.len()].to_vec();
+        Statistics { rows_with, ..self.statistics }
+    }
+
+    /// Words of the query and such as are similar to its fuzzy ones, and how many rows have each.
+    pub(crate) fn words(&self) -> HashMap<&str, usize> {
+        self.words.iter().map(String::as_str).zip(self.statistics.rows_with.iter().copied()).collect()
     }
 
     /// Takes in those of `texts` that are `live`.
@@ -133,14 +111,16 @@ impl LateRows {
             self.statistics.rows += 1;
             self.statistics.words += u64::from(*words);
         }
-        let none = Vec::new();
-        let terms: Vec<&Vec<(u32, u32)>> =
-            self.terms.unique.iter().map(|term| texts.places.get(term).unwrap_or(&none)).collect();
+        self.find_similar(texts);
         // By row: how often it has each word.
-        let mut found: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (term, places) in terms.iter().enumerate() {
-            for (row, _) in places.iter() {
-                found.entry(*row).or_insert_with(|| vec![0; terms.len()])[term] += 1;
+        let mut found: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        for (word, name) in self.words.iter().enumerate() {
+            for (row, _) in texts.places(name) {
+                let times = found.entry(*row).or_default();
+                match times.last_mut() {
+                    Some((last, times)) if *last == word as u32 => *times += 1,
+                    _ => times.push((word as u32, 1)),
+                }
             }
         }
         for (row, times) in found {
@@ -148,46 +128,107 @@ impl LateRows {
             if !live(row_id) {
                 continue;
             }
-            self.statistics.rows_with.iter_mut().zip(&times).for_each(|(rows, times)| *rows += usize::from(*times > 0));
-            let fits = match self.terms.fit {
-                Fit::AnyWord => true,
-                Fit::AllWords => times.iter().all(|times| *times > 0),
-                Fit::Phrase => self.has_phrase(row, &terms),
-            };
-            if fits {
-                self.fitting.push(LateRow { row_id, words, times });
-            }
+            times.iter().for_each(|(word, _)| self.statistics.rows_with[*word as usize] += 1);
+            let phrases = (0..self.plan.phrases.len()).filter(|phrase| self.has_phrase(*phrase, row, texts)).collect();
+            self.found.push(LateRow { row_id, words, times, phrases });
         }
     }
 
-    /// Whether the query's words stand in `row` one after the other; `places` are those of each of its unique words.
-    fn has_phrase(&self, row: u32, places: &[&Vec<(u32, u32)>]) -> bool {
-        let tokens = &self.terms.tokens;
-        let places_of = |token: usize| {
-            let word = tokens.get_token(token);
-            self.terms.unique.iter().position(|term| term == word).map(|term| places[term])
-        };
-        let Some(first) = places_of(0) else { return false };
-        let of_row = first.iter().filter(|(other, _)| *other == row);
-        of_row.into_iter().any(|(_, start)| {
+    /// Adds the words of `texts` that are similar to a fuzzy one.
+    fn find_similar(&mut self, texts: &Texts) {
+        if self.plan.fuzzy.is_empty() {
+            return;
+        }
+        let known: HashSet<&str> = self.words.iter().map(String::as_str).collect();
+        let is_similar = |word: &&String| self.plan.fuzzy.iter().any(|fuzzy| fuzzy.similarity(word).is_some());
+        let new = texts.places.keys().filter(|word| !known.contains(word.as_str())).filter(is_similar);
+        let new: Vec<String> = new.cloned().collect();
+        self.words.extend(new);
+        self.statistics.rows_with.resize(self.words.len(), 0);
+    }
+
+    /// Whether the words of `phrase` stand in `row` one after the other.
+    fn has_phrase(&self, phrase: usize, row: u32, texts: &Texts) -> bool {
+        let (tokens, terms) = &self.plan.phrases[phrase];
+        let places = |token: usize| texts.places(&self.words[terms[token]]);
+        let first = places(0);
+        let of_row = &first[first.partition_point(|(other, _)| *other < row)..];
+        of_row.iter().take_while(|(other, _)| *other == row).any(|(_, start)| {
             (0..tokens.len()).all(|token| {
-                let place = (row, start + tokens.position(token) - tokens.position(0));
-                places_of(token).is_some_and(|places| places.binary_search(&place).is_ok())
+                let place = (start + tokens.position(token)).checked_sub(tokens.position(0));
+                place.is_some_and(|place| places(token).binary_search(&(row, place)).is_ok())
             })
         })
     }
 
     /// The scores of the rows that fit.
-    pub(crate) fn scores<'a>(&'a self, scorer: &'a MemBM25Scorer) -> impl Iterator<Item = (u64, f32)> + 'a {
-        let searched = self.terms.searched();
-        // A word that a phrase has twice weighs twice, as it does in an index.
-        let times = |term: &String| searched.as_ref().into_iter().filter(|token| *token == term).count() as f32;
-        let weight = |term: &String| times(term) * scorer.query_weight(term);
-        let weights: Vec<f32> = self.terms.unique.iter().map(weight).collect();
-        self.fitting.iter().map(move |row| {
-            let parts = row.times.iter().zip(&weights).filter(|(times, _)| **times > 0);
-            let score = parts.map(|(times, weight)| weight * scorer.doc_weight(*times, row.words)).sum();
-            (row.row_id, score)
-        })
+    pub(crate) fn scores(&self, exact: &MemBM25Scorer, expansions: &[(Expansion, MemBM25Scorer)]) -> Vec<(u64, f32)> {
+        let numbers: HashMap<&str, u32> = self.words.iter().map(String::as_str).zip(0..).collect();
+        let similar = |(expansion, scorer): &(Expansion, MemBM25Scorer)| {
+            let weighed = |(word, weight): &(String, f32)| {
+                Some((*numbers.get(word.as_str())?, weight * scorer.query_weight(word)))
+            };
+            expansion.words.iter().filter_map(weighed).collect()
+        };
+        let weights = Weights {
+            plan: &self.plan,
+            scorer: exact,
+            exact: self.plan.terms.iter().map(|term| exact.query_weight(term)).collect(),
+            similar: expansions.iter().map(similar).collect(),
+        };
+        self.found.iter().filter_map(|row| Some((row.row_id, weights.score(&self.plan.root, row)?))).collect()
     }
+}
+
+/// What the words of a query weigh.
+struct Weights<'a> {
+    plan: &'a Plan,
+    scorer: &'a MemBM25Scorer,
+    /// Those of the plan's terms.
+    exact: Vec<f32>,
+    /// For each fuzzy word, those of what it stands for.
+    similar: Vec<Vec<(u32, f32)>>,
+}
+
+impl Weights<'_> {
+    fn weigh(&self, word: u32, weight: f32, row: &LateRow) -> Option<f32> {
+        let at = row.times.binary_search_by_key(&word, |(word, _)| *word).ok()?;
+        Some(weight * self.scorer.doc_weight(row.times[at].1, row.words))
+    }
+
+    fn term(&self, term: usize, row: &LateRow) -> Option<f32> {
+        self.weigh(term as u32, self.exact[term], row)
+    }
+
+    /// The score of `row`, if it fits.
+    fn score(&self, node: &Node, row: &LateRow) -> Option<f32> {
+        match node {
+            Node::Words(terms, Fit::AnyWord) => any(terms.iter().map(|term| self.term(*term, row))),
+            Node::Words(terms, Fit::AllWords) => terms.iter().map(|term| self.term(*term, row)).sum(),
+            // A word that a phrase has twice weighs twice, as it does in an index.
+            Node::Phrase(phrase) if row.phrases.contains(phrase) => {
+                self.plan.phrases[*phrase].1.iter().map(|term| self.term(*term, row)).sum()
+            }
+            Node::Phrase(_) => None,
+            Node::Fuzzy(fuzzy) => {
+                any(self.similar[*fuzzy].iter().map(|(word, weight)| self.weigh(*word, *weight, row)))
+            }
+            Node::Group(group) => {
+                if group.must_not.iter().any(|node| self.score(node, row).is_some()) {
+                    return None;
+                }
+                let must: f32 = group.must.iter().map(|node| self.score(node, row)).sum::<Option<f32>>()?;
+                let should = any(group.should.iter().map(|node| self.score(node, row)));
+                match group.must.is_empty() {
+                    true => should,
+                    false => Some(must + should.unwrap_or(0.0)),
+                }
+            }
+        }
+    }
+}
+
+/// The sum of those that there are.
+fn any(scores: impl Iterator<Item = Option<f32>>) -> Option<f32> {
+    scores.flatten().reduce(|sum, score| sum + score)
 }

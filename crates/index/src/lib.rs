@@ -26,6 +26,8 @@
 //! table.upsert(record_batch!(("id", Int64, [3]), ("note", Utf8, ["red cars, red cars"])).unwrap()).await?;
 //! let found = indexes.text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
 //! assert_eq!(found.num_rows(), 2);
+//! let query = TextQuery::new("(\"red car\" OR rian~2) AND NOT car", 10);
+//! assert_eq!(indexes.text_search(&table.snapshot().await?, &query).await?.num_rows(), 1);
 //! # Ok(())
 //! # }
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
@@ -37,11 +39,15 @@ mod catalog;
 mod corpus;
 mod definition;
 mod fusion;
+mod fuzzy;
 mod hits;
 mod indexes;
 mod kind;
 mod late;
 mod live;
+mod matches;
+mod parse;
+mod plan;
 mod resident;
 mod resident_file;
 mod spec;

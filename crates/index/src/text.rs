@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use async_trait::async_trait;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, Snapshot, lance_error};
 use futures::TryStreamExt;
@@ -12,35 +11,51 @@ use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance::index::DatasetIndexInternalExt;
 use lance::table::format::IndexMetadata;
 use lance_index::metrics::NoOpMetricsCollector;
-use lance_index::prefilter::PreFilter;
-use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, try_collect_query_tokens};
+use lance_index::scalar::inverted::InvertedIndex;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
-use lance_index::scalar::inverted::{InvertedIndex, MemBM25Scorer};
 use lance_select::RowSetOps;
 
 use crate::build::text_params;
 use crate::catalog::{Catalog, Index};
-use crate::corpus::Segment;
-use crate::hits::{Hit, K_MAX, SCORE, by_score, check_k, materialize};
+use crate::corpus::{Segment, Statistics};
+use crate::fuzzy::{EXPANSIONS_MAX, Expansion};
+use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
 use crate::indexes::{Indexes, is_of_index};
 use crate::kind::IndexKind;
-use crate::late::{Fit, LateRows, Terms, Texts};
+use crate::late::{LateRows, Texts};
 use crate::live;
+use crate::matches::Matches;
+use crate::parse::{Fit, Written, escape, parse};
+use crate::plan::{Fuzzy, Plan};
 use crate::resident::blocking;
 use crate::unseen::{LATE_ROWS_MAX, TextIndex};
 use crate::vector::unreadable;
 
-/// So many rows beyond k are asked for, to see ties at the end of the result.
-const TIES_MIN: usize = 64;
-
-/// A search for the rows whose text fits some words best.
+/// A search for the rows whose text fits a query best.
 #[derive(Debug, Clone)]
 pub struct TextQuery {
     /// A column with a full-text index; `None`: all that have one, each row ranked by its best column.
     pub column: Option<String>,
-    /// Words, of which a row needs one at least; or a phrase in double quotes, which it needs as it stands.
+    /// What to find:
+    ///
+    /// | written | a row has |
+    /// |---|---|
+    /// | `red car` | one of the words at least; with [`all_words`](Self::all_words), all |
+    /// | `"red car"` | the words as they stand |
+    /// | `colour~1`, `colour~2` | a word that differs by so many letters at most |
+    /// | `colour~` | the same, with the letters by the word's length: none up to 2, 1 up to 5, 2 beyond |
+    /// | `red AND car`, `red OR car` | both; one at least |
+    /// | `car -red`, `car NOT red` | the first and not the second |
+    /// | `+car red` | the first; the second makes it rank higher |
+    /// | `(red OR blue) AND "fast car"` | what stands in parentheses first |
+    /// | `\-red`, `\"`, `\(`, `\~`, `\AND` | no sign, quote, parenthesis, tilde or operator, but the characters |
+    ///
+    /// `AND` binds more than `OR`. Words side by side are joined as by `OR`, or as by `AND` when all are needed. `AND`, `OR`
+    /// and `NOT` are written in capitals; `+` and `-` stand at the beginning of what they apply to, and within a word are like any
+    /// other character. The index splits, stems and drops words of a query as it does those of texts. There are no wildcards,
+    /// weights or names of columns.
     pub query: String,
-    /// Whether a row needs all the words.
+    /// Whether a row needs all words that stand side by side.
     pub all_words: bool,
     /// How many rows, at most.
     pub k: usize,
@@ -56,6 +71,11 @@ impl TextQuery {
         Self { column: None, query: query.into(), all_words: false, k, filter: None, columns: None }
     }
 
+    /// `text` as a query for its words alone, with a backslash before what would mean something else.
+    pub fn escape(text: &str) -> String {
+        escape(text)
+    }
+
     /// Only in `column`.
     pub fn column(mut self, column: impl Into<String>) -> Self {
         self.column = Some(column.into());
@@ -67,12 +87,21 @@ impl Indexes {
     /// The rows that fit best: the columns asked for, and [`SCORE`] descending. A query of stop words finds nothing.
     ///
     /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the filter, and
-    /// wherever they are: a row's score does not change when it is folded or indexed. A word that stands twice in the query counts
-    /// once, but in a phrase. Robertson, Zaragoza: "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.
+    /// wherever they are: a row's score does not change when it is folded or indexed. Robertson, Zaragoza: "The Probabilistic
+    /// Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the parts of the query that it fits; a word that
+    /// stands twice in one list counts once, but in a phrase.
+    ///
+    /// A fuzzy word stands for the 50 most similar words that live rows have: those within its edits (letters inserted, deleted
+    /// or replaced, of the words as the index keeps them) that leave a letter in common; the most similar first, then by the
+    /// alphabet. It scores as Lucene's does: the sum over those that the row has, each times 1 - edits / letters of the shorter word,
+    /// and all as if they were as common as the commonest, so that rare misspellings do not rank first.
+    ///
+    /// Words alone, and a phrase alone, are searched for without reading all rows that have them; of other queries all rows that
+    /// fit are scored.
     ///
     /// # Errors
-    /// `NotFound` when there is no full-text index, saying how to make one; `InvalidInput` for an empty query, a `k` of 0 or
-    /// a filter that does not parse.
+    /// `NotFound` when there is no full-text index, saying how to make one; `InvalidInput` for a query that is empty or
+    /// cannot be read, with the place and what would be right, for a `k` of 0 or a filter that does not parse.
     pub async fn text_search(&self, snapshot: &Snapshot, query: &TextQuery) -> Result<RecordBatch> {
         let hits = self.text_hits(snapshot, query).await?;
         materialize(snapshot, &hits, query.columns.as_deref(), &[SCORE]).await
@@ -83,19 +112,8 @@ impl Indexes {
         check_k(query.k)?;
         let catalog = self.catalog(snapshot).await?;
         let indexes = text_indexes(snapshot, &catalog, query.column.as_deref())?;
-        let text = query.query.trim();
-        if text.is_empty() {
-            return Err(Error::invalid_input("the text to search for is empty"));
-        }
-        let (text, fit) = match phrase(text) {
-            Some(_) if indexes.len() > 1 => {
-                let named = indexes.iter().map(|index| index.column.as_str()).collect::<Vec<_>>().join(", ");
-                return Err(Error::invalid_input(format!("a phrase is searched in one column: name one of {named}")));
-            }
-            Some(phrase) => (phrase, Fit::Phrase),
-            None if query.all_words => (text, Fit::AllWords),
-            None => (text, Fit::AnyWord),
-        };
+        let fit = if query.all_words { Fit::AllWords } else { Fit::AnyWord };
+        let written = parse(&query.query, fit)?;
         let wanted = match &query.filter {
             Some(filter) => Some(live::satisfying(snapshot, filter).await?),
             None => None,
@@ -103,8 +121,8 @@ impl Indexes {
         // A row ranks by its best column.
         let mut best: HashMap<u64, f32> = HashMap::new();
         for index in indexes {
-            let search = ColumnSearch { indexes: self, snapshot, index, wanted: wanted.as_ref(), k: query.k };
-            for (row_id, score) in search.run(text, fit).await? {
+            let search = ColumnSearch { indexes: self, snapshot, index, wanted: wanted.as_ref(), k: query.k, fit };
+            for (row_id, score) in search.run(&written).await? {
                 let best = best.entry(row_id).or_insert(score);
                 *best = best.max(score);
             }
@@ -135,45 +153,91 @@ struct ColumnSearch<'a> {
     /// The rows that satisfy the filter.
     wanted: Option<&'a RowAddrTreeMap>,
     k: usize,
+    /// How words side by side are joined.
+    fit: Fit,
 }
 
 impl ColumnSearch<'_> {
     /// At least the best k rows. All rows are scored by the statistics of all that are live, whatever the filter and wherever
     /// they are, so that a row keeps its score when it is folded or indexed.
-    async fn run(&self, text: &str, fit: Fit) -> Result<Vec<(u64, f32)>> {
-        match self.run_by(self.open().await?, text, fit).await {
+    async fn run(&self, query: &Written) -> Result<Vec<(u64, f32)>> {
+        match self.run_by(self.open().await?, query).await {
             Err(error) if is_of_index(&error) => {
                 unreadable(&self.index.name, &error);
-                self.run_by(Arc::new(self.all_late().await?), text, fit).await
+                self.run_by(Arc::new(self.all_late().await?), query).await
             }
             found => found,
         }
     }
 
-    async fn run_by(&self, opened: Arc<TextIndex>, text: &str, fit: Fit) -> Result<Vec<(u64, f32)>> {
+    async fn run_by(&self, opened: Arc<TextIndex>, query: &Written) -> Result<Vec<(u64, f32)>> {
         let mut tokenizer = match (opened.segments.first(), &self.index.definition.kind) {
             (Some(segment), _) => segment.index.tokenizer(),
             (None, IndexKind::FullText(options)) => text_params(options)?.build().map_err(lance_error)?,
             (None, _) => return Err(Error::internal(format!("index `{}` is no full-text index", self.index.name))),
         };
-        let tokens = try_collect_query_tokens(text, &mut tokenizer).map_err(lance_error)?;
-        if tokens.is_empty() {
-            return Ok(Vec::new());
-        }
-        let terms = Terms::new(tokens, fit);
-        let late = self.read_late(&opened, LateRows::new(terms.clone()), tokenizer.as_ref()).await?;
-        let superseded = self.snapshot.superseded().as_ref();
-        let mut statistics = late.statistics().clone();
+        let Some(plan) = Plan::read(query, self.fit, &mut tokenizer)? else { return Ok(Vec::new()) };
+        let plan = Arc::new(plan);
+        let late = self.read_late(&opened, LateRows::new(Arc::clone(&plan)), tokenizer.as_ref()).await?;
+        let superseded = self.snapshot.superseded();
+        let mut statistics = late.statistics();
         for segment in &opened.segments {
-            statistics.add(&segment.statistics(&terms.unique, superseded).await?);
+            statistics.add(&segment.statistics(&plan.terms, superseded).await?);
         }
-        let scorer = statistics.scorer(&terms.unique);
+        let exact = statistics.scorer(&plan.terms);
+        let mut expansions = Vec::with_capacity(plan.fuzzy.len());
+        for fuzzy in &plan.fuzzy {
+            let expansion = self.expand(fuzzy, &plan, &opened, &late).await?;
+            let scorer = statistics.fuzzy_scorer(&expansion);
+            expansions.push((expansion, scorer));
+        }
         let is_wanted = |row_id: u64| self.wanted.is_none_or(|wanted| wanted.contains(row_id));
-        let mut found: Vec<(u64, f32)> = late.scores(&scorer).filter(|(row_id, _)| is_wanted(*row_id)).collect();
+        let mut found = late.scores(&exact, &expansions);
+        found.retain(|(row_id, _)| is_wanted(*row_id));
         for segment in &opened.segments {
-            found.extend(self.best(segment, &terms, &scorer).await?);
+            let matches = Matches { segment, plan: &plan, exact: &exact, expansions: &expansions };
+            found.extend(matches.best(self.mask(segment), self.k).await?);
         }
         Ok(found)
+    }
+
+    /// What `fuzzy` stands for: the most similar words that live rows have.
+    async fn expand(&self, fuzzy: &Fuzzy, plan: &Plan, opened: &TextIndex, late: &LateRows) -> Result<Expansion> {
+        let late = late.words();
+        let mut words: Vec<String> = late.keys().map(|word| (*word).to_owned()).collect();
+        for segment in &opened.segments {
+            words.extend(segment.similar(fuzzy, plan.token_type.clone()).await?);
+        }
+        let mut expansion = Expansion::default();
+        // An index may also have words of rows that are gone, which do not count.
+        for ranked in fuzzy.ranked(words).chunks(EXPANSIONS_MAX) {
+            let (words, weights): (Vec<String>, Vec<f32>) = ranked.iter().cloned().unzip();
+            let rows_with = words.iter().map(|word| late.get(word.as_str()).copied().unwrap_or(0)).collect();
+            let mut statistics = Statistics { rows: 0, words: 0, rows_with };
+            for segment in &opened.segments {
+                statistics.add(&segment.statistics(&words, self.snapshot.superseded()).await?);
+            }
+            for ((word, weight), rows_with) in words.into_iter().zip(weights).zip(statistics.rows_with) {
+                if rows_with > 0 && expansion.words.len() < EXPANSIONS_MAX {
+                    expansion.words.push((word, weight));
+                    expansion.rows_with = expansion.rows_with.max(rows_with);
+                }
+            }
+            if expansion.words.len() == EXPANSIONS_MAX {
+                break;
+            }
+        }
+        Ok(expansion)
+    }
+
+    /// The rows of `segment` that the search may find.
+    fn mask(&self, segment: &Segment) -> RowAddrMask {
+        let superseded = self.snapshot.superseded().as_ref();
+        match self.wanted {
+            Some(wanted) => RowAddrMask::from_allowed((segment.live.clone() & wanted) - superseded),
+            None if segment.is_whole() => RowAddrMask::from_block(superseded.clone()),
+            None => RowAddrMask::from_allowed(segment.live.clone() - superseded),
+        }
     }
 
     /// The parts of the index, and the rows of the base that none of them has seen.
@@ -253,64 +317,6 @@ impl ColumnSearch<'_> {
         }
         Ok(rows)
     }
-
-    /// The best rows of `segment`: k, and those that score as the last of them does.
-    async fn best(&self, segment: &Segment, terms: &Terms, scorer: &MemBM25Scorer) -> Result<Vec<(u64, f32)>> {
-        let superseded = self.snapshot.superseded().as_ref();
-        let mask = match self.wanted {
-            Some(wanted) => RowAddrMask::from_allowed((segment.live.clone() & wanted) - superseded),
-            None if segment.is_whole() => RowAddrMask::from_block(superseded.clone()),
-            None => RowAddrMask::from_allowed(segment.live.clone() - superseded),
-        };
-        let rows = Arc::new(Rows(Arc::new(mask)));
-        let operator = if terms.fit == Fit::AnyWord { Operator::Or } else { Operator::And };
-        let slop = (terms.fit == Fit::Phrase).then_some(0);
-        let mut limit = self.k.saturating_add(TIES_MIN).min(K_MAX);
-        loop {
-            let params = FtsSearchParams::new().with_limit(Some(limit)).with_phrase_slop(slop);
-            let (tokens, rows) = (terms.searched(), Arc::clone(&rows));
-            let found = segment.index.bm25_search(
-                tokens,
-                Arc::new(params),
-                operator,
-                rows,
-                Arc::new(NoOpMetricsCollector),
-                Some(scorer),
-            );
-            let (row_ids, scores) = found.await.map_err(lance_error)?;
-            let mut found: Vec<(u64, f32)> = row_ids.into_iter().zip(scores).collect();
-            found.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
-            // Of rows with equal scores the index gives any: all of those at the end of the result must be seen, for the
-            // same rows to come out each time.
-            let cuts_ties = found.len() >= limit && found[self.k - 1].1 == found[found.len() - 1].1;
-            if !cuts_ties || limit >= K_MAX {
-                return Ok(found);
-            }
-            limit = limit.saturating_mul(4).min(K_MAX);
-        }
-    }
-}
-
-/// The rows that a search of an index may find.
-struct Rows(Arc<RowAddrMask>);
-
-#[async_trait]
-impl PreFilter for Rows {
-    async fn wait_for_ready(&self) -> lance::Result<()> {
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        false
-    }
-
-    fn mask(&self) -> Arc<RowAddrMask> {
-        Arc::clone(&self.0)
-    }
-
-    fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
-        self.0.selected_indices(row_ids)
-    }
 }
 
 /// The full-text indexes of `catalog`, one a column; that of `column` alone when one is given.
@@ -333,9 +339,4 @@ fn text_indexes<'a>(snapshot: &Snapshot, catalog: &'a Catalog, column: Option<&s
         }
         Some(column) => Err(Error::not_found(format!("column `{column}` has no full-text index; {hint}"))),
     }
-}
-
-/// What stands in the double quotes around `text`.
-fn phrase(text: &str) -> Option<&str> {
-    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| !text.is_empty())
 }

@@ -191,6 +191,40 @@ async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, Indexes::default(), Random::new(7));
+    let mut model = rows(&mut random, 0..2000);
+    table.upsert(batch(&model)).await.unwrap();
+    // One partition: every vector is compared, so nothing but a wrong row could be missed.
+    let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
+    indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
+    let mut pieces = Vec::new();
+    for step in 0..5 {
+        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(3000 + step * 100..3050 + step * 100));
+        table.upsert(batch(&new)).await.unwrap();
+        model.extend(new);
+        if step == 3 {
+            // So many that the column is patched in place: the index has seen these rows with other vectors.
+            let new = rows(&mut random, model.keys().copied().filter(|id| id % 2 == 0).collect::<Vec<_>>().into_iter());
+            table.fold().await.unwrap();
+            table.update(batch(&new).project(&[0, 2]).unwrap()).await.unwrap();
+            model.extend(new);
+        }
+        table.fold().await.unwrap();
+        indexes.optimize(&table).await.unwrap();
+        let snapshot = table.snapshot().await.unwrap();
+        let index = indexes.list(&snapshot).await.unwrap().remove(0);
+        assert_eq!(index.rows_unindexed, 0, "step {step}: {index:?}");
+        pieces.push(index.segments);
+        let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
+        assert!(recall == 1.0 && matches!(strategy, Strategy::Index(..)), "step {step}: {recall} by {strategy}");
+    }
+    // A piece, one that takes it in, one again, all in one, and a piece.
+    assert_eq!(pieces, [2, 2, 2, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     let directory = tempfile::tempdir().unwrap();
     let (table, mut random) = (table(&directory).await, Random::new(2));

@@ -387,6 +387,56 @@ async fn phrases_and_all_words_narrow_a_text_search() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_query_says_what_must_may_and_must_not_be_there() {
+    let (_directory, table) = table().await;
+    let row = |note: &str| Row { color: 1, note: Some(note.to_owned()), vector: None };
+    let rows =
+        [(1, row("red fast car")), (2, row("blue fast car")), (3, row("the colour red")), (4, row("naïve café"))];
+    table.upsert(batch(&rows)).await.unwrap();
+    INDEXES.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
+    // What no index has seen, in files and in the change store.
+    table.upsert(batch(&[(5, row("one more red card")), (1, row("green fast car"))])).await.unwrap();
+    table.fold().await.unwrap();
+    table.upsert(batch(&[(6, row("gray colours, and a bicycle"))])).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    let search = async |text: &str, all_words: bool| {
+        let query = TextQuery { all_words, ..TextQuery::new(text, 9) };
+        let mut found = ids(&INDEXES.text_search(&snapshot, &query).await.unwrap());
+        found.sort_unstable();
+        found
+    };
+    for (text, any, all) in [
+        ("fast AND NOT blue", &[1][..], &[1][..]),
+        ("fast -blue", &[1], &[1]),
+        ("+fast green", &[1, 2], &[1]),
+        ("red OR blue AND fast", &[2, 3, 5], &[2, 3, 5]),
+        ("(red OR blue) AND fast", &[2], &[2]),
+        ("\"fast car\" bicycle -green", &[2, 6], &[]),
+        ("color~1", &[3, 6], &[3, 6]),
+        ("color~ car~1", &[1, 2, 3, 5, 6], &[]),
+        ("car~1 -\"fast car\"", &[5], &[5]),
+        ("(car~1 OR bicyle~) NOT (green blue)", &[5, 6], &[1, 2, 5, 6]),
+        ("cafe naive~1", &[4], &[4]),
+        ("the AND red", &[3, 5], &[3, 5]),
+        ("the -red", &[], &[]),
+        ("fast -the", &[1, 2], &[1, 2]),
+        ("xylophone~2 OR card", &[5], &[5]),
+    ] {
+        assert_eq!(search(text, false).await, any, "any of {text}");
+        assert_eq!(search(text, true).await, all, "all of {text}");
+    }
+    let error = INDEXES.text_search(&snapshot, &TextQuery::new("red (car", 9)).await.unwrap_err();
+    assert_eq!(
+        error.message(),
+        "text query: `(car` at character 5 is not closed; add `)`, or write `\\(` for the character"
+    );
+    // The longest words that an index keeps, in letters of one byte and of more.
+    for word in ["x".repeat(39), "ж".repeat(19)] {
+        assert_eq!(search(&format!("{word}~2"), false).await, [0; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_are_told_precisely() {
     let (_directory, table) = table().await;
     fill(&table, &mut Model::new(), &mut Random::new(7), 0..20).await;

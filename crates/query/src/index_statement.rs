@@ -70,6 +70,8 @@ impl IndexStatement {
         let (Self::Create { table, .. } | Self::Drop { table, .. } | Self::Show { table }) = self;
         let table = store.table(table).await?;
         let listed = indexes.list(&table.snapshot().await?).await?;
+        let upkeep = table.upkeep().await?.failure;
+        let rows = |indexes: &[IndexInfo]| rows(indexes, upkeep.as_deref());
         let named = |name: &str| listed.iter().filter(|index| index.name == name).cloned().collect::<Vec<_>>();
         match self {
             Self::Show { .. } => rows(&listed),
@@ -115,7 +117,8 @@ fn object_name(name: &datafusion::sql::sqlparser::ast::ObjectName) -> String {
     last.map_or_else(|| name.to_string(), name_of)
 }
 
-fn rows(indexes: &[IndexInfo]) -> Result<RecordBatch> {
+/// `upkeep` is the last failure of the table's upkeep.
+fn rows(indexes: &[IndexInfo], upkeep: Option<&str>) -> Result<RecordBatch> {
     let text = |of: &dyn Fn(&IndexInfo) -> Option<String>| {
         Arc::new(indexes.iter().map(of).collect::<StringArray>()) as ArrayRef
     };
@@ -130,9 +133,10 @@ fn rows(indexes: &[IndexInfo]) -> Result<RecordBatch> {
         ("rows_indexed", count(&|index| index.rows_indexed as u64)),
         ("rows_unindexed", count(&|index| index.rows_unindexed as u64)),
         ("recall", text(&|index| index.measured.map(|measured| format!("{:.3}", measured.recall)))),
+        ("memory_bytes", Arc::new(indexes.iter().map(|index| index.memory_bytes).collect::<UInt64Array>())),
+        ("failure", text(&|index| index.trouble(upkeep).map(str::to_owned))),
     ];
-    RecordBatch::try_from_iter_with_nullable(
-        columns.map(|(name, column)| (name, column, name == "metric" || name == "recall")),
-    )
-    .map_err(arrow_error)
+    let is_nullable = |name: &str| matches!(name, "metric" | "recall" | "memory_bytes" | "failure");
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, is_nullable(name))))
+        .map_err(arrow_error)
 }

@@ -8,8 +8,8 @@
 //! | `l2_distance(a, b)`, `cosine_distance(a, b)`, `inner_product(a, b)`, `hamming_distance(a, b)` | numbers from two vectors |
 //! | `ORDER BY l2_distance(column, [..]) LIMIT k` | a search of the column's index, when it has one for that distance |
 //! | `vector_search('table', 'column', vector, k [, filter])` | the table's nearest rows, with `_distance` |
-//! | `text_search('table', 'words', k [, filter])` | the rows that fit best, with `_score` |
-//! | `hybrid_search('table', 'column', vector, 'words', k [, filter])` | both rankings fused |
+//! | `text_search('table', 'query', k [, filter])` | the rows that fit [a query](cenote_index::TextQuery::query) best, with `_score` |
+//! | `hybrid_search('table', 'column', vector, 'query', k [, filter])` | both rankings fused |
 //! | `more_like('table', 'column', key.., k [, filter])` | the rows nearest to one row, without it |
 //! | `embed_text('red car')`, every other row-wise operator | its output column, or a struct of its outputs |
 //! | `CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value)]` | a new index, `btree` unless said |

@@ -39,8 +39,8 @@ impl Kind {
     fn usage(self) -> &'static str {
         match self {
             Self::Vector => "vector_search('table', 'column', vector, k [, 'filter'])",
-            Self::Text => "text_search('table', 'words', k [, 'filter'])",
-            Self::Hybrid => "hybrid_search('table', 'column', vector, 'words', k [, 'filter'])",
+            Self::Text => "text_search('table', 'query', k [, 'filter'])",
+            Self::Hybrid => "hybrid_search('table', 'column', vector, 'query', k [, 'filter'])",
             Self::MoreLike => "more_like('table', 'column', 'key' [, 'key'..], k [, 'filter'])",
         }
     }

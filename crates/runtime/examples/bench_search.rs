@@ -21,6 +21,8 @@ const UPSERTS: usize = 60;
 const CLUSTERS: usize = 16;
 const ROUNDS: usize = 5;
 const TIE: f32 = 1e-6;
+/// Numbers that are compared side by side; vectors have a multiple of it.
+const LANES: usize = 16;
 /// What is asked of tuned searches, and how often they are timed.
 const RECALLS: [f64; 3] = [0.95, 0.99, 0.999];
 const PASSES: usize = 3;
@@ -43,7 +45,9 @@ async fn main() -> Result<()> {
     let [mode, kind, rows, queries, width, base_file, directory] = arguments.as_slice() else { return Err(usage()) };
     let number = |text: &String| text.parse::<usize>().map_err(|_| usage());
     let (rows, queries, width) = (number(rows)?, number(queries)?, number(width)?);
-    let base = floats(Path::new(base_file))?;
+    let mut base = floats(Path::new(base_file))?;
+    let mirrored: Vec<f32> = base.chunks(width).flat_map(|vector| vector.iter().rev().copied()).collect();
+    base.extend(mirrored);
 
     let directory = Path::new(directory).join("lake");
     Lake::init(&directory).await?;
@@ -91,32 +95,25 @@ fn batch(ids: &[i64], vectors: &[f32], width: usize) -> Result<RecordBatch> {
 }
 
 impl Work {
-    /// The vector at `at` of the base, and whether it is mirrored.
-    fn stored(&self, at: usize) -> (&[f32], bool) {
-        let count = self.base.len() / self.width;
-        (&self.base[at % count * self.width..][..self.width], !(at / count).is_multiple_of(2))
-    }
-
-    fn vector(&self, at: usize) -> Vec<f32> {
-        match self.stored(at) {
-            (vector, false) => vector.to_vec(),
-            (vector, true) => vector.iter().rev().copied().collect(),
-        }
+    fn vector(&self, at: usize) -> &[f32] {
+        &self.base[at % (self.base.len() / self.width) * self.width..][..self.width]
     }
 
     /// Squared, from the vector at `at` to `query`.
     fn distance(&self, at: usize, query: &[f32]) -> f32 {
-        let square = |(a, b): (&f32, &f32)| (a - b) * (a - b);
-        match self.stored(at) {
-            (vector, false) => vector.iter().zip(query).map(square).sum(),
-            (vector, true) => vector.iter().rev().zip(query).map(square).sum(),
+        let mut lanes = [0.0; LANES];
+        for (a, b) in self.vector(at).as_chunks::<LANES>().0.iter().zip(query.as_chunks::<LANES>().0) {
+            for lane in 0..LANES {
+                lanes[lane] += (a[lane] - b[lane]) * (a[lane] - b[lane]);
+            }
         }
+        lanes.iter().sum()
     }
 
     async fn put(&mut self, rows: &[(i64, usize)]) -> Result<()> {
         for rows in rows.chunks(50_000) {
             let ids: Vec<i64> = rows.iter().map(|(id, _)| *id).collect();
-            let vectors: Vec<f32> = rows.iter().flat_map(|(_, at)| self.vector(*at)).collect();
+            let vectors: Vec<f32> = rows.iter().flat_map(|(_, at)| self.vector(*at)).copied().collect();
             self.table.upsert(batch(&ids, &vectors, self.width)?).await?;
         }
         self.rows.extend(rows.iter().copied());
@@ -177,7 +174,7 @@ impl Work {
     fn query(&mut self) -> Vec<f32> {
         let place = self.random.below(self.rows.len() as u64) as usize;
         let at = self.rows.values().nth(place).copied().unwrap_or_default();
-        let mut query = self.vector(at);
+        let mut query = self.vector(at).to_vec();
         query.iter_mut().for_each(|number| *number += (self.random.unit() as f32 - 0.5) * 0.02);
         query
     }

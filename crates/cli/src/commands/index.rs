@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cenote_runtime::arrow::array::RecordBatch;
-use cenote_runtime::{IndexInfo, IndexKind, IndexSpec, Lake, Progress, Result, Tuning};
+use cenote_runtime::arrow::array::{RecordBatch, UInt64Array};
+use cenote_runtime::{ByteSize, IndexInfo, IndexKind, IndexSpec, Lake, Progress, Result, Tuning};
 
-use crate::arguments::IndexCommand;
+use crate::arguments::{FormatKind, IndexCommand};
 use crate::output;
 
 pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progress>) -> Result<()> {
@@ -22,8 +22,9 @@ pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progres
             Ok(())
         }
         IndexCommand::List { table, output } => {
-            let indexes = lake.table(table).await?.indexes().await?;
-            output::rows(&listing(&indexes)?, output.format)
+            let table = lake.table(table).await?;
+            let (indexes, upkeep) = (table.indexes().await?, table.stored().upkeep().await?.failure);
+            output::rows(&listing(&indexes, upkeep.as_deref(), output.format)?, output.format)
         }
         IndexCommand::Drop { table, name } => {
             lake.table(table).await?.drop_index(name).await?;
@@ -64,7 +65,13 @@ fn curve(tuning: &Tuning) -> Result<RecordBatch> {
     ])
 }
 
-fn listing(indexes: &[IndexInfo]) -> Result<RecordBatch> {
+/// `upkeep` is the last failure of the table's upkeep.
+fn listing(indexes: &[IndexInfo], upkeep: Option<&str>, format: FormatKind) -> Result<RecordBatch> {
+    let memory = || indexes.iter().map(|index| index.memory_bytes);
+    let memory = match format {
+        FormatKind::Table => output::texts(memory().map(|bytes| bytes.map(|bytes| ByteSize(bytes).to_string()))),
+        _ => Arc::new(memory().collect::<UInt64Array>()),
+    };
     output::listing(vec![
         ("name", output::texts(indexes.iter().map(|index| Some(index.name.as_str())))),
         ("column", output::texts(indexes.iter().map(|index| Some(index.column.as_str())))),
@@ -74,5 +81,7 @@ fn listing(indexes: &[IndexInfo]) -> Result<RecordBatch> {
         ("rows_unindexed", output::counts(indexes.iter().map(|index| index.rows_unindexed as u64))),
         ("recall", output::texts(indexes.iter().map(|index| index.measured.map(|m| format!("{:.3}", m.recall))))),
         ("built_to", output::counts(indexes.iter().map(|index| index.built_to.0))),
+        ("memory", memory),
+        ("failure", output::texts(indexes.iter().map(|index| index.trouble(upkeep)))),
     ])
 }

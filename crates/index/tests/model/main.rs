@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic)]
 
 mod plain;
+mod queries;
 mod searches;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +17,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{ByteSize, Random};
-use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric, TextQuery};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
 
-use crate::plain::{DIMENSIONS, Row, Rows};
+use crate::plain::{DIMENSIONS, Keep, Row, Rows};
+use crate::queries::Query;
 use crate::searches::Recall;
 
 /// What all runs search by.
@@ -428,6 +430,46 @@ async fn searches_under_cosine_equal_a_scan_of_a_map() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn searches_beside_media_equal_a_scan_of_a_map() {
     run_all(Setting { metric: Metric::Dot, keys: 60, has_media: true, steps: 40 }, 1).await;
+}
+
+/// Whatever stands where: in the index, late, in the change store; folded, taken in, or indexed at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_queries_score_alike_before_and_after_a_fold_and_upkeep() {
+    let seed = number("CENOTE_SEED").map_or(1, |seed| seed as u64);
+    let mut check = Check::new(seed, Setting { metric: Metric::L2, keys: 400, has_media: false, steps: 0 }).await;
+    check.upsert((0..300).collect(), 1).await;
+    INDEXES.create(&check.table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
+    check.upsert((250..350).collect(), 2).await;
+    check.table.fold().await.unwrap();
+    for step in 3..60 {
+        check.upsert(BTreeSet::from([step * 7 % 300]), step as usize).await;
+    }
+    let gone = check.new_rows((0..400).filter(|id| id % 9 == 0), 0);
+    check.table.delete(&batch(&gone, &["id"])).await.unwrap();
+    check.rows.retain(|id, _| !gone.contains_key(id));
+    let queries = if std::env::var_os("CENOTE_LONG").is_some() { 1_000 } else { 40 };
+    let mut asked = Vec::new();
+    for query in 0..queries {
+        let all_words = query % 2 == 0;
+        let query = Query::random(&mut check.random, 3, all_words);
+        asked.push((query.written(&mut check.random, all_words), all_words, query));
+    }
+    for upkeep in 0..4 {
+        match upkeep {
+            0 => {}
+            1 => check.table.fold().await.map(drop).unwrap(),
+            2 => INDEXES.optimize(&check.table).await.unwrap(),
+            _ => INDEXES.rebuild(&check.table).await.unwrap(),
+        }
+        let snapshot = check.table.snapshot().await.unwrap();
+        for (text, all_words, query) in &asked {
+            for k in [10, 1_000] {
+                let asked = TextQuery { all_words: *all_words, ..TextQuery::new(text, k) };
+                let asked = TextQuery { columns: Some(vec!["id".to_owned()]), ..asked };
+                searches::check_text(&snapshot, &check.rows, &["note"], &asked, query, Keep::All).await;
+            }
+        }
+    }
 }
 
 /// So many rows that vectors are quantised and walked as a graph.

@@ -9,7 +9,8 @@ use cenote_index::{DISTANCE, Hit, HybridQuery, IndexInfo, IndexKind, Metric, SCO
 use cenote_store::{ROW_ID, ScanRequest, Snapshot};
 
 use crate::INDEXES;
-use crate::plain::{Keep, Row, Rows, Words, content_word, distance, query_vector, scores, word};
+use crate::plain::{Keep, Row, Rows, content_word, distance, query_vector, word};
+use crate::queries::{Query, scores};
 
 /// Of the hits that exact search gives, how many were found.
 #[derive(Debug, Default, Clone, Copy)]
@@ -67,21 +68,38 @@ pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest
         return;
     }
     let column = columns[random.below(columns.len() as u64) as usize];
-    let how = Words::random(random);
-    let (one, two, many) = (
-        content_word(random),
-        format!("{} {}", content_word(random), content_word(random)),
-        format!("{}, {newest}", word(random)),
-    );
-    check_text(snapshot, rows, &[column], one, Words::Any, rows.len() + 1, third).await;
-    check_text(snapshot, rows, &[column], &two, how, k, third).await;
-    check_text(snapshot, rows, &columns, &many, if how == Words::Phrase { Words::Any } else { how }, k, Keep::All)
-        .await;
+    let one = content_word(random);
+    let (second, last) = (content_word(random), word(random));
+    let two = format!("{one} {second}");
+    let (query, text, all_words) = match random.below(6) {
+        0 => (Query::any([one, second]), two, false),
+        1 => (Query::all([one, second]), two, true),
+        2 => (Query::Phrase(two.clone()), format!("\"{two}\""), false),
+        _ => {
+            let all_words = random.below(2) == 0;
+            let query = Query::random(random, 3, all_words);
+            let text = query.written(random, all_words);
+            (query, text, all_words)
+        }
+    };
+    let ask = |columns: &[&str], text: &str, all_words: bool, k: usize, keep: Keep| {
+        let column = if let [column] = columns { Some((*column).to_owned()) } else { None };
+        let query = TextQuery { columns: only_id(), column, ..TextQuery::new(text, k) };
+        TextQuery { all_words, filter: keep.sql().map(Into::into), ..query }
+    };
+    let many = ask(&columns, &format!("{last}, {newest}"), all_words, k, Keep::All);
+    let wanted = if all_words { Query::all([last, newest]) } else { Query::any([last, newest]) };
+    check_text(snapshot, rows, &columns, &many, &wanted, Keep::All).await;
+    let single = ask(&[column], one, false, rows.len() + 1, third);
+    check_text(snapshot, rows, &[column], &single, &Query::any([one]), third).await;
+    check_text(snapshot, rows, &columns, &ask(&columns, &text, all_words, k, Keep::All), &query, Keep::All).await;
+    let of_one = ask(&[column], &text, all_words, k, third);
+    check_text(snapshot, rows, &[column], &of_one, &query, third).await;
 
     let near = VectorQuery { filter: third.sql().map(Into::into), ..VectorQuery::new("embedding", vector, 1) };
     let near = VectorQuery { columns: only_id(), ..near };
-    let text = text_query(&[column], &two, how, 1, third);
-    check_hybrid(snapshot, rows, &HybridQuery { vector: near, text, k }, third, &scores(rows, column, &two, how)).await;
+    let fitting = scores(rows, column, &query);
+    check_hybrid(snapshot, rows, &HybridQuery { vector: near, text: of_one, k }, third, &fitting).await;
 }
 
 /// The same rows by a filter, a count, and their row ids.
@@ -153,20 +171,19 @@ async fn check_vector(
     }
 }
 
-fn text_query(columns: &[&str], text: &str, how: Words, k: usize, keep: Keep) -> TextQuery {
-    let text = if how == Words::Phrase { format!("\"{text}\"") } else { text.to_owned() };
-    let query = TextQuery { columns: only_id(), ..TextQuery::new(text, k) };
-    let column = if let [column] = columns { Some((*column).to_owned()) } else { None };
-    TextQuery { column, all_words: how == Words::All, filter: keep.sql().map(Into::into), ..query }
-}
-
-/// Exactly the rows of `rows` that have the words, or the best k of them; each by its best column.
-async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], text: &str, how: Words, k: usize, keep: Keep) {
-    let query = text_query(columns, text, how, k, keep);
-    let found = INDEXES.text_search(snapshot, &query).await.unwrap();
+/// Exactly the rows of `rows` that fit `asked`, or the best of them; each by its best column.
+pub async fn check_text(
+    snapshot: &Snapshot,
+    rows: &Rows,
+    columns: &[&str],
+    query: &TextQuery,
+    asked: &Query,
+    keep: Keep,
+) {
+    let found = INDEXES.text_search(snapshot, query).await.unwrap();
     let mut wanted: BTreeMap<i64, f64> = BTreeMap::new();
     for column in columns {
-        for (id, score) in scores(rows, column, text, how).into_iter().filter(|(id, _)| keep.has(*id, &rows[id])) {
+        for (id, score) in scores(rows, column, asked).into_iter().filter(|(id, _)| keep.has(*id, &rows[id])) {
             let best = wanted.entry(id).or_insert(score);
             *best = best.max(score);
         }
@@ -175,7 +192,7 @@ async fn check_text(snapshot: &Snapshot, rows: &Rows, columns: &[&str], text: &s
     let about = format!("{query:?}\n   got {got:?}\nwanted {wanted:?}");
     let unique = id_set(&found);
     assert!(unique.iter().all(|id| wanted.contains_key(id)), "{about}");
-    assert_eq!(got.len(), k.min(wanted.len()), "{about}");
+    assert_eq!(got.len(), query.k.min(wanted.len()), "{about}");
     assert!(got.iter().all(|(score, _)| score.is_finite()) && got.is_sorted_by(|a, b| a.0 >= b.0), "{about}");
     let mut best: Vec<f64> = wanted.values().copied().collect();
     best.sort_by(|a, b| b.total_cmp(a));

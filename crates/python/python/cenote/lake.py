@@ -461,6 +461,10 @@ class Table:
         it. Words together with a vector, image or `column` give both rankings fused. `where` is applied before the search, so there
         are always min(k, matching) rows.
 
+        The full-text index reads `text` as a query: `"a phrase"`, `colour~1` (a word in which so many letters differ; `~` alone: as
+        many as fit its length), `AND`, `OR`, `NOT`, `+must`, `-mustnot` and parentheses; a backslash takes a character as it is.
+        Words alone find rows with one of them.
+
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
         >>> points = lake.create_table("points", {"id": int, "at": cenote.vector(2)}, primary_key="id")

@@ -1,0 +1,91 @@
+//! The words that a fuzzy word stands for.
+
+use std::cmp::Ordering;
+
+use crate::plan::Fuzzy;
+
+/// A fuzzy word stands for so many words at most.
+pub(crate) const EXPANSIONS_MAX: usize = 50;
+
+/// The words that a fuzzy word stands for, each with its weight, and how many rows have the commonest of them.
+#[derive(Debug, Default)]
+pub(crate) struct Expansion {
+    pub(crate) words: Vec<(String, f32)>,
+    pub(crate) rows_with: usize,
+}
+
+impl Fuzzy {
+    /// How similar `word` is: 1 less the edits between the two over the letters of the shorter. `None`: not at all, or too
+    /// many edits.
+    pub(crate) fn similarity(&self, word: &str) -> Option<f32> {
+        let edits = distance(&self.term, word, self.edits as usize)?;
+        let shorter = self.term.chars().count().min(word.chars().count());
+        (edits < shorter).then(|| 1.0 - edits as f32 / shorter as f32)
+    }
+
+    /// Those of `words` that are similar, each with its weight: the most similar first, equal ones by the alphabet.
+    pub(crate) fn ranked(&self, words: impl IntoIterator<Item = String>) -> Vec<(String, f32)> {
+        let similar = words.into_iter().filter_map(|word| self.similarity(&word).map(|weight| (word, weight)));
+        let mut ranked: Vec<(String, f32)> = similar.collect();
+        ranked.sort_unstable_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then_with(|| a.0.cmp(&b.0)));
+        ranked.dedup_by(|a, b| a.0 == b.0);
+        ranked
+    }
+}
+
+/// How many letters must be inserted, deleted or replaced to make `a` into `b`; `None`: more than `max`.
+/// Levenshtein: "Binary codes capable of correcting deletions, insertions, and reversals", 1966.
+fn distance(a: &str, b: &str, max: usize) -> Option<usize> {
+    // A letter takes at most four bytes, so lengths that differ by more tell it without reading.
+    if a.len().abs_diff(b.len()) > 4 * max {
+        return None;
+    }
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    if a.len().abs_diff(b.len()) > max {
+        return None;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        let mut least = row[0];
+        for (j, other) in b.iter().enumerate() {
+            let edits = (diagonal + usize::from(letter != other)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], edits);
+            least = least.min(edits);
+        }
+        if least > max {
+            return None;
+        }
+    }
+    row.last().copied().filter(|edits| *edits <= max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_are_counted_in_letters() {
+        for (a, b, edits) in [
+            ("car", "car", 0),
+            ("car", "cart", 1),
+            ("car", "ar", 1),
+            ("kitten", "sitting", 3),
+            ("naïve", "naive", 1),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!(distance(a, b, 3), Some(edits), "{a} {b}");
+            assert_eq!(distance(b, a, edits), Some(edits), "{b} {a}");
+            assert_eq!(edits.checked_sub(1).and_then(|max| distance(a, b, max)), None, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn the_most_similar_word_comes_first() {
+        let fuzzy = Fuzzy { term: "abc".to_owned(), edits: 2 };
+        let words = ["abcd", "abc", "abx", "x", "abcde", "a", "xyc"].map(str::to_owned);
+        let ranked: Vec<String> = fuzzy.ranked(words).into_iter().map(|(word, _)| word).collect();
+        // `a` is two edits away and has one letter.
+        assert_eq!(ranked, ["abc", "abcd", "abx", "abcde", "xyc"]);
+    }
+}

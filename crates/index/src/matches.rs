@@ -1,0 +1,210 @@
+//! The rows of one part of a full-text index that fit a query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cenote_base::Result;
+use cenote_store::lance_error;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
+use lance_index::metrics::NoOpMetricsCollector;
+use lance_index::prefilter::PreFilter;
+use lance_index::scalar::inverted::MemBM25Scorer;
+use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, Tokens};
+
+use crate::corpus::Segment;
+use crate::fuzzy::Expansion;
+use crate::hits::K_MAX;
+use crate::parse::{Fit, Group};
+use crate::plan::{Node, Plan};
+
+/// So many rows beyond k are asked for, to see ties at the end of the result.
+const TIES_MIN: usize = 16;
+
+type Scores = Vec<(u64, f32)>;
+
+/// A search in one part of an index. All rows are scored by the statistics of the whole column, which the scorers have.
+pub(crate) struct Matches<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) plan: &'a Plan,
+    /// Weighs the plan's terms.
+    pub(crate) exact: &'a MemBM25Scorer,
+    /// What each fuzzy word stands for, and what weighs it.
+    pub(crate) expansions: &'a [(Expansion, MemBM25Scorer)],
+}
+
+impl Matches<'_> {
+    /// The best rows of those that `mask` selects: k at least, and those that score as the last of them does.
+    pub(crate) async fn best(&self, mut mask: RowAddrMask, k: usize) -> Result<Scores> {
+        let mut node = &self.plan.root;
+        // What excludes rows of one other part leaves the ranking to that part.
+        while let Node::Group(Group { must, should, must_not }) = node
+            && let ([only], []) | ([], [only]) = (must.as_slice(), should.as_slice())
+        {
+            mask = self.without(must_not, mask).await?;
+            node = only;
+        }
+        let mut limit = k.saturating_add(TIES_MIN).min(K_MAX);
+        loop {
+            let mut found = match node {
+                Node::Words(terms, fit) => self.words(terms, *fit, &mask, Some(limit)).await?,
+                Node::Phrase(phrase) => self.phrase(*phrase, &mask, Some(limit)).await?,
+                Node::Fuzzy(_) | Node::Group(_) => return self.all(node, mask).await,
+            };
+            found.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+            // Of rows with equal scores the index gives any: all of those at the end of the result must be seen, for the
+            // same rows to come out each time.
+            let cuts_ties = found.len() >= limit && found[k - 1].1 == found[found.len() - 1].1;
+            if !cuts_ties || limit >= K_MAX {
+                return Ok(found);
+            }
+            limit = limit.saturating_mul(4).min(K_MAX);
+        }
+    }
+
+    /// All rows that fit `node`, of those that `mask` selects; each once.
+    fn all<'b>(&'b self, node: &'b Node, mask: RowAddrMask) -> BoxFuture<'b, Result<Scores>> {
+        async move {
+            match node {
+                Node::Words(terms, fit) => self.words(terms, *fit, &mask, None).await,
+                Node::Phrase(phrase) => self.phrase(*phrase, &mask, None).await,
+                Node::Fuzzy(fuzzy) => self.fuzzy(*fuzzy, &mask).await,
+                Node::Group(group) => self.group(group, mask).await,
+            }
+        }
+        .boxed()
+    }
+
+    async fn words(&self, terms: &[usize], fit: Fit, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
+        let tokens = self.plan.tokens(terms.iter().map(|term| &self.plan.terms[*term]));
+        let operator = if fit == Fit::AnyWord { Operator::Or } else { Operator::And };
+        self.search(tokens, operator, FtsSearchParams::new().with_limit(limit), self.exact, mask).await
+    }
+
+    async fn phrase(&self, phrase: usize, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
+        let tokens = Arc::clone(&self.plan.phrases[phrase].0);
+        let params = FtsSearchParams::new().with_limit(limit).with_phrase_slop(Some(0));
+        self.search(tokens, Operator::And, params, self.exact, mask).await
+    }
+
+    async fn fuzzy(&self, fuzzy: usize, mask: &RowAddrMask) -> Result<Scores> {
+        let (expansion, scorer) = &self.expansions[fuzzy];
+        let mut sum = Sum::default();
+        // Words of one weight are searched for at once.
+        for alike in expansion.words.chunk_by(|a, b| a.1 == b.1) {
+            let tokens = self.plan.tokens(alike.iter().map(|(word, _)| word));
+            let found = self.search(tokens, Operator::Or, FtsSearchParams::new(), scorer, mask).await?;
+            sum.add(found, alike[0].1);
+        }
+        Ok(sum.into_scores())
+    }
+
+    async fn group(&self, group: &Group<Node>, mut mask: RowAddrMask) -> Result<Scores> {
+        let mut must: Vec<&Node> = group.must.iter().collect();
+        // The rarest first: what comes after looks at its rows alone.
+        must.sort_by_cached_key(|node| self.rows_max(node));
+        let mut sum = Sum::default();
+        for node in &must {
+            let found = self.all(node, mask).await?;
+            mask = RowAddrMask::from_allowed(found.iter().map(|(row_id, _)| *row_id).collect());
+            sum.keep(&found);
+            sum.add(found, 1.0);
+        }
+        mask = self.without(&group.must_not, mask).await?;
+        sum.0.retain(|row_id, _| mask.selected(*row_id));
+        for node in &group.should {
+            sum.add(self.all(node, mask.clone()).await?, 1.0);
+        }
+        Ok(sum.into_scores())
+    }
+
+    /// `mask` without the rows that fit any of `nodes`.
+    async fn without(&self, nodes: &[Node], mut mask: RowAddrMask) -> Result<RowAddrMask> {
+        for node in nodes {
+            let found = self.all(node, mask.clone()).await?;
+            let found: RowAddrTreeMap = found.into_iter().map(|(row_id, _)| row_id).collect();
+            mask = mask.also_block(found);
+        }
+        Ok(mask)
+    }
+
+    /// How many live rows of the column fit `node`, at most.
+    fn rows_max(&self, node: &Node) -> usize {
+        let rows_with = |term: &usize| self.exact.num_docs_containing_token(&self.plan.terms[*term]);
+        match node {
+            Node::Words(terms, Fit::AnyWord) => terms.iter().map(rows_with).sum(),
+            Node::Words(terms, Fit::AllWords) => terms.iter().map(rows_with).min().unwrap_or(0),
+            Node::Phrase(phrase) => self.plan.phrases[*phrase].1.iter().map(rows_with).min().unwrap_or(0),
+            Node::Fuzzy(fuzzy) => {
+                let expansion = &self.expansions[*fuzzy].0;
+                expansion.rows_with * expansion.words.len()
+            }
+            Node::Group(Group { must, should, .. }) => {
+                let must = must.iter().map(|node| self.rows_max(node)).min();
+                must.unwrap_or_else(|| should.iter().map(|node| self.rows_max(node)).sum())
+            }
+        }
+    }
+
+    async fn search(
+        &self,
+        tokens: Arc<Tokens>,
+        operator: Operator,
+        params: FtsSearchParams,
+        scorer: &MemBM25Scorer,
+        mask: &RowAddrMask,
+    ) -> Result<Scores> {
+        let rows = Arc::new(Rows(Arc::new(mask.clone())));
+        let (params, metrics) = (Arc::new(params), Arc::new(NoOpMetricsCollector));
+        let found = self.segment.index.bm25_search(tokens, params, operator, rows, metrics, Some(scorer)).await;
+        let (row_ids, scores) = found.map_err(lance_error)?;
+        Ok(row_ids.into_iter().zip(scores).collect())
+    }
+}
+
+/// The sums of rows' scores.
+#[derive(Default)]
+struct Sum(HashMap<u64, f32>);
+
+impl Sum {
+    fn add(&mut self, scores: Scores, weight: f32) {
+        for (row_id, score) in scores {
+            *self.0.entry(row_id).or_insert(0.0) += weight * score;
+        }
+    }
+
+    /// Leaves, of what there is, the rows of `scores`.
+    fn keep(&mut self, scores: &Scores) {
+        let mut kept = HashMap::with_capacity(scores.len());
+        kept.extend(scores.iter().filter_map(|(row_id, _)| Some((*row_id, *self.0.get(row_id)?))));
+        self.0 = kept;
+    }
+
+    fn into_scores(self) -> Scores {
+        self.0.into_iter().collect()
+    }
+}
+
+/// The rows that a search of an index may find.
+struct Rows(Arc<RowAddrMask>);
+
+#[async_trait]
+impl PreFilter for Rows {
+    async fn wait_for_ready(&self) -> lance::Result<()> {
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        false
+    }
+
+    fn mask(&self) -> Arc<RowAddrMask> {
+        Arc::clone(&self.0)
+    }
+
+    fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
+        self.0.selected_indices(row_ids)
+    }
+}
