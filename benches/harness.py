@@ -24,6 +24,7 @@ from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benches" / "peers.txt"
+TORCH_PEERS = ROOT / "crates" / "python" / "tests" / "full" / "requirements.txt"
 # Fewer runs than this show that a benchmark works; they are no result.
 RUNS_MIN = 5
 SAMPLE_INTERVAL_S = 0.25
@@ -116,18 +117,38 @@ def peers_python() -> Path:
     return python
 
 
-def peer_version(package: str) -> str:
-    """The version of `package` that `peers.txt` pins."""
-    for line in PEERS.read_text().splitlines():
+def torch_python() -> Path:
+    """The interpreter of the virtual environment with PyTorch and the loaders for it, which the tests share."""
+    if subprocess.run([ROOT / "scripts" / "setup", "torch"], check=False).returncode != 0:
+        raise BenchError("cannot install PyTorch: see the message above")
+    return cache_directory() / "torch-venv" / "bin" / "python"
+
+
+def peer_version(package: str, peers: Path = PEERS) -> str:
+    """The version of `package` that `peers` pins."""
+    for line in peers.read_text().splitlines():
         name, _, version = line.partition("==")
         if name.partition("[")[0] == package:
             return version
-    raise BenchError(f"{PEERS.name} does not pin {package}")
+    raise BenchError(f"{peers.name} does not pin {package}")
+
+
+def target_directory() -> Path:
+    """Where Cargo builds: the same choice that the Makefile makes."""
+    return Path(os.environ.get("CARGO_TARGET_DIR") or cache_directory() / "target")
+
+
+def build_package(profile: str) -> Path:
+    """Builds the Python package and returns the directory to import it from."""
+    environment = os.environ | {"CARGO_TARGET_DIR": str(target_directory()), "PROFILE": profile}
+    if subprocess.run([ROOT / "scripts" / "package"], env=environment, check=False).returncode:
+        raise BenchError("the build failed: see the messages above")
+    return target_directory() / "python"
 
 
 def build_example(name: str, profile: str) -> Path:
     """Builds the examples of the workspace and returns the binary of the one called `name`."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or cache_directory() / "target")
+    target = target_directory()
     # The whole workspace, because building one package alone would build its dependencies anew with other features.
     command = ["cargo", "build", "--locked", "--workspace", "--bins", "--examples", "--profile", profile]
     if subprocess.run(command, cwd=ROOT, env=os.environ | {"CARGO_TARGET_DIR": str(target)}, check=False).returncode:

@@ -1,4 +1,4 @@
-"""Pictures that several benchmarks read: JPEGs of 640×480 and about 50 KB, made once and kept in the cache."""
+"""Pictures that several benchmarks read: JPEGs of 640×480, made once and kept in the cache."""
 
 import os
 import subprocess
@@ -11,20 +11,22 @@ from harness import BenchError
 MAKE = Path(__file__).resolve().parent / "image" / "make_images.py"
 # Names the cached pictures; counts up when make_images.py makes other ones.
 IMAGES_VERSION = 1
+SIZE_BYTES = 50_000
 
 
-def images(python: Path, count: int) -> tuple[Path, str]:
-    """The folder of pictures, made if it is not in the cache, and what they are made from."""
+def images(python: Path, count: int, size_bytes: int = SIZE_BYTES) -> tuple[Path, str]:
+    """The folder of pictures of about `size_bytes`, made if it is not in the cache, and what they are made from."""
     photographs = harness.assets_directory() / "coco-cc" / "images"
     source = "photographs" if photographs.is_dir() else "noise"
     if source == "noise":
         print(f"no photographs in {photographs} (CENOTE_ASSETS names another place): noise instead", file=sys.stderr)
-    directory = harness.cache_directory() / "bench-images" / f"{source}-v{IMAGES_VERSION}-{count}"
+    size = "" if size_bytes == SIZE_BYTES else f"-{size_bytes}"
+    directory = harness.cache_directory() / "bench-images" / f"{source}-v{IMAGES_VERSION}{size}-{count}"
     if not directory.is_dir():
         print(f"making {count} pictures in {directory}", file=sys.stderr, flush=True)
         part = directory.with_name(f"{directory.name}.part{os.getpid()}")
         part.mkdir(parents=True)
-        command = [python, MAKE, part, str(count)]
+        command = [python, MAKE, part, str(count), str(size_bytes)]
         if source == "photographs":
             command.append(photographs)
         if subprocess.run(command, check=False).returncode != 0:

@@ -1,6 +1,6 @@
-"""Makes the pictures of the image benchmark: `make_images.py DIRECTORY COUNT [PHOTOGRAPHS]`.
+"""Makes the pictures of the image benchmark: `make_images.py DIRECTORY COUNT BYTES [PHOTOGRAPHS]`.
 
-JPEGs of 640×480 and about 50 KB. With a folder of photographs they are crops and mirror images of those, otherwise noise
+JPEGs of 640×480 and about so many bytes. With a folder of photographs they are crops and mirror images of those, otherwise noise
 with the spectrum of a photograph. Picture i depends only on i and on the photographs, so the same call makes the same
 files. Runs in the virtual environment of the peers, for Pillow and NumPy.
 """
@@ -14,7 +14,6 @@ import numpy
 from PIL import Image, ImageOps
 
 WIDTH, HEIGHT = 640, 480
-BYTES_WANTED = 50_000
 # A crop keeps at least this part of what fits, so that pictures differ and still look like photographs.
 CROP_MIN = 0.6
 
@@ -47,19 +46,19 @@ def from_noise(seed: int) -> Image.Image:
     return Image.fromarray(pixels.astype(numpy.uint8), "RGB")
 
 
-def encode(picture: Image.Image) -> bytes:
-    """The JPEG whose size is nearest to what is wanted, by bisection over the quality."""
+def encode(picture: Image.Image, wanted: int) -> bytes:
+    """The JPEG whose size is nearest to `wanted` bytes, by bisection over the quality."""
     low, high, best = 30, 97, b""
     while low <= high:
         quality = (low + high) // 2
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality)
         data = buffer.getvalue()
-        if not best or abs(len(data) - BYTES_WANTED) < abs(len(best) - BYTES_WANTED):
+        if not best or abs(len(data) - wanted) < abs(len(best) - wanted):
             best = data
-        if abs(len(data) - BYTES_WANTED) < BYTES_WANTED // 20:
+        if abs(len(data) - wanted) < wanted // 20:
             break
-        if len(data) < BYTES_WANTED:
+        if len(data) < wanted:
             low = quality + 1
         else:
             high = quality - 1
@@ -67,12 +66,12 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def main() -> None:
-    directory, count = Path(sys.argv[1]), int(sys.argv[2])
-    photographs = sorted(Path(sys.argv[3]).rglob("*.jpg")) if len(sys.argv) > 3 else []
+    directory, count, wanted = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    photographs = sorted(Path(sys.argv[4]).rglob("*.jpg")) if len(sys.argv) > 4 else []
     for i in range(count):
         path = directory / f"{i:05}.jpg"
         picture = from_photograph(photographs[i % len(photographs)], random.Random(i)) if photographs else from_noise(i)
-        path.write_bytes(encode(picture))
+        path.write_bytes(encode(picture, wanted))
 
 
 main()

@@ -12,6 +12,7 @@ use cenote_operators_image::Framer;
 use cenote_store::arrow_error;
 
 use crate::order::{Sample, mix};
+use crate::packing::Packing;
 use crate::selection::Selection;
 use crate::transform::{Chain, Frame};
 
@@ -58,6 +59,9 @@ pub struct Batch {
     pub rows: RecordBatch,
     /// The columns that are.
     pub tensors: Vec<Tensor>,
+    /// The columns that are packed, each with one that says of which row each number is: blocks, not rows. See
+    /// [`Transform::Pack`](crate::Transform::Pack).
+    pub blocks: Vec<(String, ArrayRef)>,
     /// How many of the last rows are repeats that fill the batch up.
     pub repeated: usize,
     /// Rows that could not be decoded, with reasons.
@@ -81,7 +85,9 @@ impl Batch {
             Numbers::Byte(numbers) => numbers.len(),
             Numbers::Float(numbers) => numbers.len() * 4,
         };
-        (self.rows.get_array_memory_size() + self.tensors.iter().map(tensor).sum::<usize>()) as u64
+        let tensors = self.tensors.iter().map(tensor).sum::<usize>();
+        let blocks = self.blocks.iter().map(|(_, column)| column.get_array_memory_size()).sum::<usize>();
+        (self.rows.get_array_memory_size() + tensors + blocks) as u64
     }
 }
 
@@ -91,6 +97,8 @@ pub(crate) struct Maker {
     pub(crate) columns: Vec<String>,
     /// Columns that are transformed.
     pub(crate) chains: Vec<(String, Chain)>,
+    /// Columns that are packed.
+    pub(crate) packings: Vec<(String, Packing)>,
     pub(crate) on_error: OnError,
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
@@ -150,7 +158,7 @@ impl Maker {
             .map_err(arrow_error)
     }
 
-    /// Turns the media columns of `rows` into tensors.
+    /// Turns the media columns of `rows` into tensors, and packs those that are to be packed.
     pub(crate) fn decode(
         &self,
         rows: &RecordBatch,
@@ -191,11 +199,18 @@ impl Maker {
             tensor.valid = valid.contains(&false).then_some(valid);
             tensors.push(tensor);
         }
+        let mut blocks = Vec::with_capacity(2 * self.packings.len());
+        for (name, packing) in &self.packings {
+            let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
+            blocks.extend(packing.pack(name, column)?);
+        }
+        let transformed: Vec<&String> =
+            self.chains.iter().map(|(name, _)| name).chain(self.packings.iter().map(|(name, _)| name)).collect();
         let kept: Vec<usize> = (0..rows.num_columns())
-            .filter(|column| !self.chains.iter().any(|(name, _)| name == rows.schema_ref().field(*column).name()))
+            .filter(|column| !transformed.contains(&rows.schema_ref().field(*column).name()))
             .collect();
         let rows = rows.project(&kept).map_err(arrow_error)?;
-        Ok(Batch { epoch: self.epoch, step, rows, tensors, repeated, errors })
+        Ok(Batch { epoch: self.epoch, step, rows, tensors, blocks, repeated, errors })
     }
 
     /// The key of a sample's row, for a person.

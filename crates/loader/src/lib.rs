@@ -44,6 +44,7 @@
 mod batch;
 mod loader;
 mod order;
+mod packing;
 mod permutation;
 mod pipeline;
 mod selection;

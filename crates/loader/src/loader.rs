@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::batch::{Batch, Maker, OnError, Scratch};
 use crate::order::{Mixture, Order, Sample, Shuffle};
+use crate::packing::Packing;
 use crate::pipeline::{Next, Pipeline, Plan, Stats};
 use crate::selection::{Selection, Source};
 use crate::shard::{Shard, Tail};
@@ -83,6 +84,7 @@ pub struct Loader {
     options: LoaderOptions,
     columns: Vec<String>,
     chains: Vec<(String, Chain)>,
+    packings: Vec<(String, Packing)>,
     shard: Shard,
     weights: Option<Vec<f64>>,
     handle: Handle,
@@ -136,7 +138,10 @@ impl Loader {
         let selections = read_all(&sources).await?;
         let mixture = mixture(&selections, weights.as_deref(), options.epoch_rows)?;
         let columns = columns(&selections, options.columns.as_deref())?;
-        let chains = chains(&selections, &columns, &options.transforms)?;
+        let (pack, decode): (Vec<_>, Vec<_>) =
+            options.transforms.iter().partition(|(_, steps)| matches!(steps[..], [Transform::Pack { .. }]));
+        let chains = chains(&selections, &columns, &decode)?;
+        let packings = packings(&selections, &columns, &pack)?;
         let window_rows = match options.window {
             None => None,
             Some(window) => Some((window.0 / row_bytes(&selections, &columns).await?.max(1)).max(1)),
@@ -154,7 +159,7 @@ impl Loader {
             stats: Stats::default(),
         };
         let handle = Handle::current();
-        Ok(Self { sources, options, columns, chains, shard, weights, handle, cursor: Mutex::new(cursor) })
+        Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, cursor: Mutex::new(cursor) })
     }
 
     /// Samples an epoch, over all ranks.
@@ -227,6 +232,7 @@ impl Loader {
             sources: Arc::clone(&cursor.selections),
             columns: self.columns.clone(),
             chains: self.chains.clone(),
+            packings: self.packings.clone(),
             on_error: self.options.on_error,
             seed: self.options.shuffle.unwrap_or(0),
             epoch: cursor.epoch,
@@ -357,6 +363,7 @@ impl Loader {
             sources: Arc::clone(&sources),
             columns: self.columns.clone(),
             chains: self.chains.clone(),
+            packings: self.packings.clone(),
             on_error: self.options.on_error,
             seed: self.options.shuffle.unwrap_or(0),
             epoch,
@@ -491,9 +498,9 @@ fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<St
 fn chains(
     selections: &[Selection],
     columns: &[String],
-    transforms: &[(String, Vec<Transform>)],
+    transforms: &[&(String, Vec<Transform>)],
 ) -> Result<Vec<(String, Chain)>> {
-    let chain = |(name, steps): &(String, Vec<Transform>)| {
+    let chain = |(name, steps): &&(String, Vec<Transform>)| {
         let field =
             selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
         let is_bytes = field.is_some_and(|field| {
@@ -506,6 +513,22 @@ fn chains(
         Ok((name.clone(), Chain::new(steps.clone())?))
     };
     transforms.iter().map(chain).collect()
+}
+
+fn packings(
+    selections: &[Selection],
+    columns: &[String],
+    transforms: &[&(String, Vec<Transform>)],
+) -> Result<Vec<(String, Packing)>> {
+    let packing = |(name, steps): &&(String, Vec<Transform>)| {
+        let field =
+            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
+        let (Some(field), [Transform::Pack { length, pad }], true) = (field, &steps[..], columns.contains(name)) else {
+            return Err(Error::invalid_input(format!("pack: this loader reads no column `{name}`")));
+        };
+        Ok((name.clone(), Packing::new(*length, *pad, field)?))
+    };
+    transforms.iter().map(packing).collect()
 }
 
 /// About how many bytes a row has in `columns`.

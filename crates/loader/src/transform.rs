@@ -53,6 +53,15 @@ pub enum Transform {
         /// For red, green and blue.
         std: [f32; 3],
     },
+    /// Puts the sequences of a batch, lists of whole numbers, one after the other into blocks of `length`; the only one of its column.
+    /// Which row each number is of stands in a second column, called after the first with `_row` at its end: -1 for `pad`, which fills the
+    /// last block up.
+    Pack {
+        /// Numbers.
+        length: i32,
+        /// The number that fills up.
+        pad: i64,
+    },
 }
 
 /// Tries of a random part before the largest possible one is taken, as is customary.
@@ -113,6 +122,7 @@ impl Chain {
             }
             match *step {
                 Transform::DecodeImage => return wrong("decode_image comes once"),
+                Transform::Pack { .. } => return wrong("pack is the only one of its column"),
                 Transform::Resize { height, width: None } => {
                     check_side(height, height)?;
                     size = None;
@@ -168,7 +178,8 @@ impl Chain {
         let mut view = View { part: Part { left: 0.0, top: 0.0, width, height }, width, height, mirrored: false };
         for step in &self.steps {
             view = match *step {
-                Transform::DecodeImage | Transform::Normalize { .. } => view,
+                // They look at the whole picture; a chain has no pack.
+                Transform::DecodeImage | Transform::Normalize { .. } | Transform::Pack { .. } => view,
                 Transform::Resize { height, width: Some(width) } => view.sized(f64::from(width), f64::from(height)),
                 Transform::Resize { height, width: None } => {
                     let factor = f64::from(height) / view.width.min(view.height);
@@ -341,6 +352,7 @@ mod tests {
         };
         says(vec![], "decode_image");
         says(vec![Transform::DecodeImage], "different sizes");
+        says(vec![Transform::DecodeImage, Transform::Pack { length: 4, pad: 0 }], "the only one of its column");
         says(vec![Transform::DecodeImage, Transform::Resize { height: 10, width: None }], "different sizes");
         says(vec![Transform::DecodeImage, Transform::CenterCrop { height: 0, width: 5 }], "1 to 16384");
         let normalize = Transform::Normalize { mean: [0.0; 3], std: [1.0; 3] };

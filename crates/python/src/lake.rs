@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::fault::raise;
-use crate::operators;
 use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
 use crate::table::Table;
+use crate::{gpu, operators};
 use crate::{interchange, values};
 
 /// Raised when the wait ends, however it does: the run stops at its last commit.
@@ -56,6 +56,7 @@ pub(crate) fn open(
         memory_max,
         cpu_cores: cpus,
         seed,
+        named: gpu::offered(),
         operators: operators::registered(py),
         ..LakeOptions::default()
     };

@@ -4,12 +4,15 @@
 //! here turns Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and lets go of the
 //! interpreter's lock around all work. It knows the facade, the loader and the command line, and nothing below them.
 
+mod child;
 mod command;
 mod fault;
+mod gpu;
 mod interchange;
 mod lake;
 mod loader;
 mod operators;
+mod pickle;
 mod process;
 mod rows;
 mod schema;
@@ -32,10 +35,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Batch>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<tensor::Tensor>()?;
+    module.add_function(wrap_pyfunction!(child::serve, module)?)?;
     module.add_function(wrap_pyfunction!(command::command, module)?)?;
     module.add_function(wrap_pyfunction!(lake::init, module)?)?;
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;
     module.add_function(wrap_pyfunction!(loader::merge_states, module)?)?;
     module.add_function(wrap_pyfunction!(operators::register, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::unpickle_column, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::unpickle_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::unpickle_tensor, module)?)?;
     module.add_function(wrap_pyfunction!(schema::schema, module)?)
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::Field;
 use cenote_loader::{
     Batch as LoaderBatch, Loader as RustLoader, LoaderOptions, LoaderState, Next, OnError, Source, Tail, Transform,
     merge,
 };
-use cenote_runtime::{ByteSize, Error};
+use cenote_runtime::{ByteSize, Error, arrow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::Value;
@@ -195,6 +197,7 @@ pub(crate) struct Batch {
     #[pyo3(get)]
     errors: Vec<(usize, String)>,
     rows: Rows,
+    blocks: Vec<(String, ArrayRef)>,
     tensors: Vec<(String, Py<Tensor>)>,
     len: usize,
 }
@@ -210,6 +213,7 @@ impl Batch {
             repeated: batch.repeated,
             errors: batch.errors,
             rows: Rows::from(batch.rows),
+            blocks: batch.blocks,
             tensors,
             len,
         })
@@ -225,7 +229,8 @@ impl Batch {
     /// The columns in order: first those that were transformed.
     fn columns(&self) -> Vec<String> {
         let rest = self.rows.schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-        self.tensors.iter().map(|(name, _)| name.clone()).chain(rest).collect()
+        let blocks = self.blocks.iter().map(|(name, _)| name.clone());
+        self.tensors.iter().map(|(name, _)| name.clone()).chain(blocks).chain(rest).collect()
     }
 
     /// A column as a tensor; none when it is not made of numbers alone.
@@ -233,12 +238,18 @@ impl Batch {
         if let Some((_, tensor)) = self.tensors.iter().find(|(column, _)| column == name) {
             return Ok(Some(tensor.clone_ref(py)));
         }
-        let column = self.rows.find(name)?;
+        let column = self.column(name)?;
         Tensor::of_column(&column.array).map(|tensor| Py::new(py, tensor)).transpose()
     }
 
     /// A column that was not transformed, as Arrow.
     fn column(&self, name: &str) -> PyResult<Column> {
-        self.rows.find(name)
+        match self.blocks.iter().find(|(column, _)| column == name) {
+            Some((_, array)) => {
+                let field = Field::new(name, array.data_type().clone(), false);
+                Ok(Column { array: Arc::clone(array), field: Arc::new(field) })
+            }
+            None => self.rows.find(name),
+        }
     }
 }

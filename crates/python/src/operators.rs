@@ -1,16 +1,31 @@
-//! Operators written in Python: a definition each, whose workers call back.
+//! Operators written in Python: a definition each, whose workers are child processes.
+//!
+//! A function of Python's runs beside this process, not in it: it shares no interpreter lock with the others, may crash or eat
+//! memory without harm, and a row that it does so on is set aside like any other bad row.
 
-use std::sync::Arc;
+use std::future::ready;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use arrow::datatypes::Field;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array, new_null_array};
+use arrow::compute::concat;
+use arrow::datatypes::{Field, Schema};
 use cenote_runtime::operator::{Definition, Operator, Output, Port, PortType, RowError, Rows, Worker};
-use cenote_runtime::{Error, Result, arrow};
+use cenote_runtime::scheduler::{BadRow, ChildProcess, ProcessOptions, Sifted, Value, sift};
+use cenote_runtime::{ByteSize, Cancel, Error, ErrorKind, Resources, Result, arrow};
+use futures::executor::block_on;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use crate::interchange;
-use crate::rows::Column;
-use crate::{fault, values};
+use crate::fault::{self, raise};
+use crate::{gpu, interchange};
+
+/// Rows of one batch that may each cost a child process. With more the operator is to blame, not the rows.
+const LOST_ROWS_MAX: usize = 16;
+
+/// What every child may take to start: the interpreter and its imports are not the function's doing.
+const START_MAX_LEAST: Duration = Duration::from_secs(60);
 
 /// What was declared in this process; every lake that is opened afterwards knows it. Held only under the interpreter's lock.
 static DECLARED: Mutex<Vec<Definition>> = Mutex::new(Vec::new());
@@ -20,40 +35,57 @@ pub(crate) fn registered(_attached: Python<'_>) -> Vec<Definition> {
     DECLARED.lock().clone()
 }
 
-/// Declares an operator. `make` gives what one thread calls: `call(columns)`, which answers (values of each output, errors of rows).
+/// What one worker holds, and its limits.
+#[derive(FromPyObject)]
+pub(crate) struct Limits {
+    cpu: f32,
+    gpu: f32,
+    memory: String,
+    /// Seconds that one call may take.
+    timeout: f64,
+}
+
+/// Declares an operator. `launch` gives the program and arguments of a child, and what it is called with first.
 #[pyfunction]
-#[pyo3(signature = (name, version, summary, inputs, outputs, make, cpu))]
 pub(crate) fn register(
     name: String,
     version: u32,
     summary: String,
     inputs: Vec<(String, String)>,
     outputs: &Bound<'_, PyAny>,
-    make: Py<PyAny>,
-    cpu: f32,
+    launch: Py<PyAny>,
+    limits: Limits,
 ) -> PyResult<()> {
     let outputs = interchange::schema(outputs)?;
-    let make = Arc::new(make);
-    let bind = {
-        let (name, ports) = (name.clone(), inputs.len());
-        move |_: &_| {
-            let fields = outputs.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-            let operator = PythonOperator { name: name.clone(), fields, make: Arc::clone(&make), ports, cpu };
-            Ok(Box::new(operator) as Box<dyn Operator>)
-        }
-    };
+    let fields = outputs.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    if !(limits.gpu >= 0.0 && limits.gpu <= 1.0) {
+        return Err(fault::invalid(format!("gpu is a share of one GPU, from 0 to 1, found {}", limits.gpu)));
+    }
+    let timeout = Duration::try_from_secs_f64(limits.timeout)
+        .map_err(|error| fault::invalid(format!("timeout is in seconds, found {}: {error}", limits.timeout)))?;
+    let operator = Arc::new(Shared {
+        name: name.clone(),
+        fields,
+        ports: inputs.len(),
+        memory_max: limits.memory.parse().map_err(raise)?,
+        cpu: limits.cpu,
+        gpu: limits.gpu,
+        timeout,
+        launch,
+        launched: OnceLock::new(),
+    });
+    let bind = move |_: &_| Ok(Box::new(PythonOperator(Arc::clone(&operator))) as Box<dyn Operator>);
     let mut definition = Definition::new(keep(name), version, keep(summary), bind);
     for (port, kind) in inputs {
         let port_type = match kind.as_str() {
             "media" | "bytes" => PortType::Bytes,
             "string" => PortType::Text,
             "number" => PortType::Number,
-            _ if kind.starts_with("vector") => PortType::Vector,
-            _ => {
-                let what = format!(
-                    "input `{port}` has type `{kind}`: an operator takes media, bytes, texts, vectors or numbers"
-                );
-                return Err(fault::invalid(what));
+            kind if kind.starts_with("vector") => PortType::Vector,
+            other => {
+                return Err(fault::invalid(format!(
+                    "input `{port}` is media, bytes, a text, a number or a vector, found `{other}`"
+                )));
             }
         };
         definition = definition.input(Port::new(keep(port), port_type));
@@ -69,67 +101,138 @@ fn keep(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-struct PythonOperator {
+struct Shared {
     name: String,
     fields: Vec<Field>,
-    make: Arc<Py<PyAny>>,
     ports: usize,
     cpu: f32,
+    gpu: f32,
+    memory_max: ByteSize,
+    timeout: Duration,
+    launch: Py<PyAny>,
+    /// Asked for with the first worker: what a function uses may be defined after it.
+    launched: OnceLock<Launched>,
 }
+
+#[derive(FromPyObject)]
+struct Launched {
+    program: PathBuf,
+    arguments: Vec<String>,
+    first: Vec<u8>,
+}
+
+struct PythonOperator(Arc<Shared>);
 
 impl Operator for PythonOperator {
     fn outputs(&self) -> &[Field] {
-        &self.fields
+        &self.0.fields
     }
 
     fn worker(&self) -> Result<Box<dyn Worker>> {
-        let call = Python::attach(|py| self.make.call0(py)).map_err(|error| failed(&self.name, error))?;
-        Ok(Box::new(PythonWorker { name: self.name.clone(), fields: self.fields.clone(), ports: self.ports, call }))
+        let shared = &self.0;
+        let launched = match shared.launched.get() {
+            Some(launched) => launched,
+            None => {
+                let launched = Python::attach(|py| shared.launch.call0(py)?.extract(py)).map_err(|error: PyErr| {
+                    Error::invalid_input(format!("operator `{}` cannot go to a child process: {error}", shared.name))
+                        .with_source(error)
+                })?;
+                shared.launched.get_or_init(|| launched)
+            }
+        };
+        let mut options = ProcessOptions::new(&launched.program);
+        options.arguments = launched.arguments.iter().map(Into::into).collect();
+        options.memory_max = shared.memory_max;
+        options.call_max = shared.timeout;
+        options.start_max = shared.timeout.max(START_MAX_LEAST);
+        options.first = Some(Value::from(launched.first.as_slice()));
+        let lease = if shared.gpu > 0.0 { gpu::lease(shared.gpu) } else { None };
+        // Without a share, none is to be seen.
+        let device = lease.as_ref().map_or("", |lease| &lease.device);
+        options.environment.push((gpu::VARIABLE.into(), device.into()));
+        let child = ChildProcess::new(&shared.name, options);
+        Ok(Box::new(PythonWorker { shared: Arc::clone(shared), child: Mutex::new(child), _lease: lease }))
     }
 
-    fn resources(&self) -> cenote_runtime::Resources {
-        cenote_runtime::Resources::cpu(self.cpu)
+    fn resources(&self) -> Resources {
+        let (gpu, thousandths) = gpu::asked(self.0.gpu);
+        Resources::cpu(self.0.cpu).with_memory_bytes(self.0.memory_max.0).with_named(gpu, thousandths)
     }
 }
 
 struct PythonWorker {
-    name: String,
-    fields: Vec<Field>,
-    ports: usize,
-    call: Py<PyAny>,
+    shared: Arc<Shared>,
+    child: Mutex<ChildProcess>,
+    _lease: Option<gpu::Lease>,
 }
 
 impl Worker for PythonWorker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
-        Python::attach(|py| self.call(py, rows)).map_err(|error| failed(&self.name, error))
-    }
-}
-
-impl PythonWorker {
-    fn call(&self, py: Python<'_>, rows: &Rows<'_>) -> PyResult<Output> {
-        let column = |port| {
-            let array = Arc::clone(rows.column(port));
-            let field = Arc::new(Field::new("input", array.data_type().clone(), true));
-            Py::new(py, Column { array, field })
-        };
-        let columns = (0..self.ports).map(column).collect::<PyResult<Vec<_>>>()?;
-        let answer = self.call.call1(py, (columns,))?;
-        let (values, errors): (Vec<Bound<'_, PyAny>>, Vec<(usize, String)>) = answer.extract(py)?;
-        let mut arrays = Vec::new();
-        for (field, values) in self.fields.iter().zip(&values) {
-            arrays.push(match values.hasattr("__arrow_c_array__")? {
-                true => interchange::array(values)?,
-                false => values::from_python(field, values)?,
-            });
+        if rows.is_empty() {
+            return Ok(self
+                .shared
+                .fields
+                .iter()
+                .map(|field| new_empty_array(field.data_type()))
+                .collect::<Vec<_>>()
+                .into());
         }
-        let errors = errors.into_iter().map(|(row, reason)| RowError { row, reason }).collect();
-        Ok(Output::from(arrays).with_errors(errors))
+        let cancel = Cancel::default();
+        // No row is to blame for a child that does not start.
+        self.child.get_mut().start(&cancel)?;
+        let columns: Vec<ArrayRef> = (0..self.shared.ports).map(|port| Arc::clone(rows.column(port))).collect();
+        let fields = columns.iter().map(|column| Field::new("input", column.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let input = RecordBatch::try_new(schema, columns).map_err(internal)?;
+
+        // What a child answers is final, be it an error; rows are only tried in parts when a child was lost on them.
+        let refused = Mutex::new(None);
+        let call = |rows| {
+            let answer = self.child.lock().call(&Value::Batch(rows), &cancel).and_then(|value| value.batch().cloned());
+            ready(answer.map_err(|error| match error.kind() {
+                ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::Corrupt => error,
+                _ => {
+                    *refused.lock() = Some(error);
+                    Error::cancelled("the operator refused its rows")
+                }
+            }))
+        };
+        let sifted = block_on(sift(&input, LOST_ROWS_MAX, call));
+        if let Some(error) = refused.into_inner() {
+            return Err(error);
+        }
+        // Not to be tried again: more rows than may be to blame were tried one by one.
+        let sifted = sifted.map_err(|error| {
+            Error::internal(format!("operator `{}`: {}", self.shared.name, error.message())).with_source(error)
+        })?;
+        join(&self.shared.fields, sifted)
     }
 }
 
-fn failed(name: &str, error: PyErr) -> Error {
-    let kind = Python::attach(|py| error.is_instance_of::<pyo3::exceptions::PyMemoryError>(py));
-    let message = format!("operator `{name}`: {error}");
-    let error_of = if kind { Error::resource_exhausted(message) } else { Error::invalid_input(message) };
-    error_of.with_source(error)
+/// What the parts of a batch became, in order. The last column of each says why a row has no values.
+fn join(fields: &[Field], sifted: Sifted) -> Result<Output> {
+    let (mut pieces, mut errors) = (Vec::new(), Vec::new());
+    for (rows, answer) in sifted.outputs {
+        let Some((reasons, values)) = answer.columns().split_last() else { continue };
+        for (row, reason) in reasons.as_string::<i32>().iter().enumerate() {
+            errors.extend(reason.map(|reason| RowError { row: rows.start + row, reason: reason.to_owned() }));
+        }
+        pieces.push((rows.start, values.to_vec()));
+    }
+    for BadRow { row, error } in sifted.bad {
+        errors.push(RowError { row, reason: error.to_string() });
+        pieces.push((row, fields.iter().map(|field| new_null_array(field.data_type(), 1)).collect()));
+    }
+    pieces.sort_by_key(|(row, _)| *row);
+    errors.sort_by_key(|error| error.row);
+    let column = |number: usize| {
+        let parts: Vec<&dyn Array> = pieces.iter().map(|(_, values)| values[number].as_ref()).collect();
+        concat(&parts).map_err(internal)
+    };
+    let columns = (0..fields.len()).map(column).collect::<Result<Vec<_>>>()?;
+    Ok(Output::from(columns).with_errors(errors))
+}
+
+fn internal(source: arrow::error::ArrowError) -> Error {
+    Error::internal("rows between a process and its child").with_source(source)
 }

@@ -7,11 +7,12 @@ use cenote_runtime::{RecordBatches, arrow};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyDict};
+use pyo3::types::{PyBytes, PyCapsule, PyDict};
 use tokio::runtime::Handle;
 
 use crate::fault;
 use crate::interchange::{ArrayCapsules, Schema, export_array, export_schema, export_stream};
+use crate::pickle::{self, Reduced};
 use crate::process::{self, Owned};
 use crate::values;
 
@@ -105,6 +106,10 @@ impl Rows {
         Ok(rows)
     }
 
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
+        pickle::reduce_rows(py, &self.schema, &self.batches)
+    }
+
     /// Column `name` as one array.
     fn column(&self, name: &str) -> PyResult<Column> {
         self.find(name)
@@ -152,6 +157,10 @@ impl Column {
     ) -> PyResult<ArrayCapsules<'py>> {
         drop(requested_schema);
         export_array(py, self.array.as_ref(), &self.field)
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
+        pickle::reduce_column(py, self)
     }
 }
 

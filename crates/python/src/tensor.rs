@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_void};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::buffer::Buffer;
 use arrow::datatypes::DataType;
 use cenote_loader::Numbers;
 use cenote_runtime::arrow;
@@ -14,6 +15,9 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+
+use crate::fault;
+use crate::pickle::{self, Reduced, TensorParts};
 
 const DLPACK: &CStr = c"dltensor";
 const CPU: i32 = 1;
@@ -41,22 +45,53 @@ struct Kind {
     bits: u8,
 }
 
+impl Kind {
+    const fn new(letter: char, code: u8, bits: u8) -> Self {
+        Self { letter, code, bits }
+    }
+
+    /// In numpy's notation.
+    fn name(&self) -> String {
+        let order = if self.bits == 8 { '|' } else { '<' };
+        format!("{order}{}{}", self.letter, self.bytes())
+    }
+
+    fn bytes(&self) -> usize {
+        usize::from(self.bits / 8)
+    }
+}
+
+const TYPES: [DataType; 11] = [
+    DataType::Int8,
+    DataType::Int16,
+    DataType::Int32,
+    DataType::Int64,
+    DataType::UInt8,
+    DataType::UInt16,
+    DataType::UInt32,
+    DataType::UInt64,
+    DataType::Float16,
+    DataType::Float32,
+    DataType::Float64,
+];
+
+/// Of each of `TYPES`.
+const KINDS: [Kind; 11] = [
+    Kind::new('i', 0, 8),
+    Kind::new('i', 0, 16),
+    Kind::new('i', 0, 32),
+    Kind::new('i', 0, 64),
+    Kind::new('u', 1, 8),
+    Kind::new('u', 1, 16),
+    Kind::new('u', 1, 32),
+    Kind::new('u', 1, 64),
+    Kind::new('f', 2, 16),
+    Kind::new('f', 2, 32),
+    Kind::new('f', 2, 64),
+];
+
 fn kind(data_type: &DataType) -> Option<Kind> {
-    let (letter, code, bits) = match data_type {
-        DataType::Int8 => ('i', 0, 8),
-        DataType::Int16 => ('i', 0, 16),
-        DataType::Int32 => ('i', 0, 32),
-        DataType::Int64 => ('i', 0, 64),
-        DataType::UInt8 => ('u', 1, 8),
-        DataType::UInt16 => ('u', 1, 16),
-        DataType::UInt32 => ('u', 1, 32),
-        DataType::UInt64 => ('u', 1, 64),
-        DataType::Float16 => ('f', 2, 16),
-        DataType::Float32 => ('f', 2, 32),
-        DataType::Float64 => ('f', 2, 64),
-        _ => return None,
-    };
-    Some(Kind { letter, code, bits })
+    TYPES.iter().position(|known| known == data_type).map(|number| KINDS[number])
 }
 
 impl Tensor {
@@ -74,6 +109,29 @@ impl Tensor {
             valid: tensor.valid,
             read_only: false,
         }
+    }
+
+    /// Numbers of another process, in memory that is aligned for them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for bytes that are not as many as the shape says.
+    pub(crate) fn of_bytes(bytes: Buffer, shape: Vec<i64>, dtype: &str, valid: Option<Vec<bool>>) -> PyResult<Self> {
+        let kind = KINDS.iter().find(|kind| kind.name() == dtype);
+        let numbers = shape.iter().try_fold(1usize, |all, side| all.checked_mul(usize::try_from(*side).ok()?));
+        match (kind, numbers) {
+            (Some(kind), Some(numbers)) if numbers * kind.bytes() == bytes.len() => {
+                let data = bytes.as_ptr() as usize;
+                Ok(Self { memory: Arc::new(bytes), data, shape, kind: *kind, valid, read_only: false })
+            }
+            _ => Err(fault::invalid(format!("{} bytes are no {dtype} of shape {shape:?}", bytes.len()))),
+        }
+    }
+
+    /// All numbers, as they lie in memory.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let numbers = self.shape.iter().product::<i64>() as usize;
+        // SAFETY: `data` points to so many numbers of this kind, which stay as long as `memory`, and that is as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
     }
 
     /// `array` as numbers, if it is a column of them, or of vectors of them, without nulls.
@@ -103,20 +161,19 @@ impl Tensor {
 #[pymethods]
 impl Tensor {
     #[getter]
-    fn shape(&self) -> Vec<i64> {
+    pub(crate) fn shape(&self) -> Vec<i64> {
         self.shape.clone()
     }
 
     /// The type of the numbers in numpy's notation, such as `<f4`.
     #[getter]
-    fn dtype(&self) -> String {
-        let order = if self.kind.bits == 8 { '|' } else { '<' };
-        format!("{order}{}{}", self.kind.letter, self.kind.bits / 8)
+    pub(crate) fn dtype(&self) -> String {
+        self.kind.name()
     }
 
     /// Whether each row has a value, where one has none.
     #[getter]
-    fn valid(&self) -> Option<Vec<bool>> {
+    pub(crate) fn valid(&self) -> Option<Vec<bool>> {
         self.valid.clone()
     }
 
@@ -133,6 +190,10 @@ impl Tensor {
         about.set_item("typestr", self.dtype())?;
         about.set_item("data", (self.data, self.read_only))?;
         Ok(about)
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, TensorParts<'py>>> {
+        pickle::reduce_tensor(py, self)
     }
 
     fn __dlpack_device__(&self) -> (i32, i32) {

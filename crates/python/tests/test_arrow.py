@@ -133,6 +133,18 @@ def test_queries_take_parameters_of_every_kind(lake: cenote.Lake, numbers: cenot
             lake.sql(query, *parameters)
 
 
+def test_notebooks_show_rows_as_a_table_with_pictures(lake: cenote.Lake) -> None:
+    png = b"\x89PNG and so on"
+    table = lake.create_table("t", {"id": int, "word": str, "picture": cenote.Image}, primary_key="id")
+    table.upsert([{"id": id, "word": "<b>&" * id, "picture": png if id == 1 else bytes(id)} for id in range(30)])
+    shown = table.read(where="id < 3", columns=["id", "word", "picture"])._repr_html_()
+    assert shown.count("<tr>") == 4 and shown.count("<th>") == 3
+    assert shown.count('<img style="max-height: 8em" src="data:image/png;base64,iVBORyBhbmQgc28gb24=">') == 1
+    assert "&lt;b&gt;&amp;" in shown and "<b>" not in shown and "2 bytes" in shown
+    whole = table.read()._repr_html_()
+    assert whole.count("<tr>") == 21 and "30 rows, of which 20 are shown" in whole
+
+
 def test_errors_have_classes_of_their_own(lake: cenote.Lake, numbers: cenote.Table, tmp_path) -> None:
     with pytest.raises(NotFoundError, match="no table `nowhere`; there are numbers"):
         lake.table("nowhere")

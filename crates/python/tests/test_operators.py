@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import time
+
 import numpy
 import pytest
 
 import cenote
+from cenote.errors import InvalidInputError, ResourceExhaustedError
 
 
 def recipe(operator: str, output: str = "made") -> str:
     return f"{{ name: r, steps: [ {{ table: numbers, operator: {operator}, input: word, output: {output} }} ] }}"
 
 
-def run(path, operator: str):
-    lake = cenote.open(path, create=True, memory="512 MiB")
+def run(path, operator: str, rows: int = 20, output: str = "made"):
+    lake = cenote.open(path, create=True, memory="1 GiB")
     if "numbers" not in lake.tables():
         table = lake.create_table("numbers", {"id": int, "word": str}, primary_key="id")
-        table.upsert({"id": range(20), "word": [f"w{id}" for id in range(20)]})
-    return lake, lake.run(recipe(operator))[0]
+        table.upsert({"id": range(rows), "word": [f"w{id}" for id in range(rows)]})
+    return lake, lake.run(recipe(operator, output))[0]
 
 
-def test_a_class_is_made_once_a_thread_and_gives_vectors(tmp_path) -> None:
-    made = []
+def made(lake: cenote.Lake) -> list:
+    return [row["made"] for row in sorted(lake["numbers"].read(), key=lambda row: row["id"])]
 
-    @cenote.operator(inputs={"text": str}, output=cenote.vector(2), name="embed_word")
+
+def test_a_class_is_made_once_a_process_and_gives_vectors(tmp_path) -> None:
+    @cenote.operator(inputs={"text": str}, output=cenote.vector(2), name="embed_word", batch=3)
     class Embed:
         """Numbers of a word."""
 
         def __init__(self) -> None:
-            made.append(self)
+            self.process = os.getpid()
+            self.calls = 0
 
         def __call__(self, texts):
-            return numpy.array([[len(text), 1] for text in texts], "float32")
+            self.calls += 1
+            assert self.process == os.getpid()
+            return numpy.array([[len(text), self.calls] for text in texts], "float32")
 
     lake, report = run(tmp_path, "embed_word")
     assert report["rows_processed"] == 20 and report["rows_failed"] == 0
-    assert lake["numbers"].get(12)["made"] == [3.0, 1.0]
-    assert 1 <= len(made) <= (__import__("os").cpu_count() or 1)
+    calls = [calls for _, calls in made(lake)]
+    assert max(calls) > 1 and all(calls.count(call) <= 3 * (os.cpu_count() or 1) for call in calls)
+    assert lake["numbers"].get(12)["made"][0] == 3
     assert lake.operators()["embed_word"] == "Numbers of a word."
     # Nothing changed, so nothing is done again.
     assert lake.run(recipe("embed_word"))[0]["rows_processed"] == 0
 
 
-def test_a_row_that_it_raises_on_is_a_null_with_the_traceback(tmp_path) -> None:
-    @cenote.operator(inputs={"text": str}, output=int)
-    def parse_word(texts):
-        return [100 // (int(text[1:]) - 7) for text in texts]
+def test_it_runs_in_another_process_with_what_it_uses(tmp_path) -> None:
+    word = "closed over"
 
-    lake, report = run(tmp_path, "parse_word")
-    assert report["rows_failed"] == 1
-    assert lake["numbers"].get(7)["made"] is None
-    assert lake["numbers"].get(8)["made"] == 100
-    (error,) = lake.errors("numbers")
-    assert "ZeroDivisionError" in error["reason"] and "parse_word" in error["reason"]
+    @cenote.operator(inputs={"text": str}, output={"pid": int, "said": str}, batch=7)
+    def say_word(texts):
+        return [os.getpid()] * len(texts), [f"{word}: {len(texts)}"] * len(texts)
+
+    lake, _ = run(tmp_path, "say_word", output="{ pid: made_pid, said: made_said }")
+    rows = lake["numbers"].read()
+    assert os.getpid() not in {row["made_pid"] for row in rows}
+    assert {row["made_said"] for row in rows} <= {f"closed over: {size}" for size in range(1, 8)}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +80,98 @@ def test_answers_that_cannot_be_stop_the_run(tmp_path, answer, says: str) -> Non
     cenote.operator(inputs={"text": str}, output=int, name="answer_wrong")(answer)
     with pytest.raises(cenote.Error, match=says):
         run(tmp_path, "answer_wrong")
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was lost \\(signal: 11"),
+        (lambda: time.sleep(100), "it took longer than 2s"),
+        (lambda: bytearray(b"x") * (1 << 30), "more than 400"),
+    ],
+    ids=["crashes", "hangs", "eats memory"],
+)
+def test_a_row_that_ends_the_process_is_set_aside(tmp_path, end, says: str) -> None:
+    @cenote.operator(inputs={"text": str}, output=str, memory="400 MiB", timeout=2)
+    def end_word(texts):
+        if "w11" in list(texts):
+            eaten = end()
+            time.sleep(1)
+            del eaten
+        return [text.upper() for text in texts]
+
+    lake, report = run(tmp_path, "end_word")
+    assert report["rows_failed"] == 1
+    assert made(lake) == [None if id == 11 else f"W{id}" for id in range(20)]
+    (error,) = lake.errors("numbers")
+    assert re.search(says, error["reason"]), error["reason"]
+
+
+def test_an_operator_that_ends_the_process_on_every_row_stops_the_run(tmp_path) -> None:
+    @cenote.operator(inputs={"text": str}, output=str)
+    def end_always(texts):
+        os._exit(3)
+
+    with pytest.raises(cenote.Error, match="after 16 bad rows.*exit status: 3"):
+        run(tmp_path, "end_always", rows=40)
+
+
+def test_an_operator_that_cannot_be_made_stops_the_run_with_its_traceback(tmp_path) -> None:
+    @cenote.operator(inputs={"text": str}, output=str)
+    class OpenNothing:
+        def __init__(self) -> None:
+            open("/nowhere/model.bin")
+
+        def __call__(self, texts):
+            return texts
+
+    with pytest.raises(InvalidInputError, match="FileNotFoundError(.|\n)*open\\(\"/nowhere"):
+        run(tmp_path, "OpenNothing")
+
+
+def test_a_batch_that_memory_has_no_room_for_is_made_smaller(tmp_path) -> None:
+    @cenote.operator(inputs={"text": str}, output=int, batch=20)
+    class Room:
+        def __init__(self) -> None:
+            self.refused = 0
+
+        def __call__(self, texts):
+            if len(texts) > 5:
+                self.refused += 1
+                raise MemoryError("no room")
+            return [self.refused] * len(texts)
+
+    lake, report = run(tmp_path, "Room")
+    assert report["rows_failed"] == 0
+    assert set(made(lake)) <= {1, 2, 3}
+
+
+def test_a_share_of_a_gpu_is_given_out_by_device(tmp_path, monkeypatch) -> None:
+    @cenote.operator(inputs={"text": str}, output=str, gpu=0.5, name="see_gpu")
+    def see(texts):
+        return [os.environ["CUDA_VISIBLE_DEVICES"]] * len(texts)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ResourceExhaustedError, match="500 of resource `thousandths of a GPU` were asked for; this process has 0"):
+        run(tmp_path, "see_gpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
+    lake, _ = run(tmp_path, "see_gpu")
+    assert set(made(lake)) == {"GPU-7"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gpu": 2}, "from 0 to 1, found 2"),
+        ({"batch": 0}, "1 or more rows"),
+        ({"memory": "much"}, "much"),
+        ({"timeout": -1}, "in seconds, found -1"),
+        ({"inputs": {"x": bool}}, "a number or a vector, found `bool`"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused_at_once(options, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        cenote.operator(**{"inputs": {"x": str}, "output": str, "name": "declare_wrong", **options})(lambda texts: texts)
 
 
 def test_operators_are_functions_in_sql(tmp_path) -> None:

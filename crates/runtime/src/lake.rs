@@ -1,5 +1,6 @@
 //! A lake: tables in one place, and everything that works on them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct LakeOptions {
     pub memory_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
+    /// Units of named resources that operators may ask for.
+    pub named: BTreeMap<String, u32>,
     /// Where models, and what they are built from, come from.
     pub models: ModelOptions,
     /// Memory for a timeline of the newest work: see [`Scheduler::write_trace`]. None by default.
@@ -120,6 +123,7 @@ impl Lake {
         let scheduler = Scheduler::new(SchedulerOptions {
             cpu_cores: options.cpu_cores.unwrap_or(defaults.cpu_cores),
             memory_max,
+            named: options.named,
             trace_max: options.trace_max,
             seed: options.seed,
             ..defaults

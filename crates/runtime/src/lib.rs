@@ -44,6 +44,7 @@ pub use cenote_index::{
 pub use cenote_models as models;
 pub use cenote_operator as operator;
 pub use cenote_query::{Parameter, QueryResult};
+pub use cenote_scheduler as scheduler;
 pub use cenote_scheduler::{Cancel, Scheduler, Status as SchedulerStatus, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
     ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, UpkeepStatus,

@@ -7,7 +7,7 @@
 //! - [`Scheduler::submit`] runs a task once its inputs are there; [`Scheduler::run`] is the short form for one result.
 //!   [`Scheduler::stream`] runs an iterator step by step, never far ahead of its reader.
 //! - [`Actor`] calls run on states, as many as the calls need; a [`Batcher`] makes few large calls of many small ones.
-//! - [`Processes`] are for code that may crash, hang or eat memory; [`sift()`] finds the rows it does so on.
+//! - [`Processes`], and a [`ChildProcess`] alone, are for code that may crash, hang or eat memory; [`sift()`] finds the rows it does so on.
 //! - [`Placed`] work goes to the CPU or to an [`Accelerator`], whichever ends first.
 //! - [`Job`]s share by weight and priority. Memory is one budget: objects that do not fit go to disk and come back, and are made
 //!   again when they are lost there.
@@ -77,7 +77,7 @@ pub use metrics::Counters;
 pub use object::Value;
 pub use options::{Job, JobOptions, SchedulerOptions, WorkOptions};
 pub use placement::{Choice, Placed, PlacedOptions};
-pub use process::{ProcessOptions, Processes};
+pub use process::{ChildProcess, ProcessOptions, Processes};
 pub use queue::{Held, Receiver, Sender, byte_queue};
 pub use reference::{ObjectRef, Pinned};
 pub use scheduler::Scheduler;

@@ -12,12 +12,12 @@ use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
 use crate::actor::{Actor, Replicas};
+use crate::cancel::Cancel;
 use crate::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
 use crate::object::Value;
 use crate::options::WorkOptions;
 use crate::scheduler::Scheduler;
 use crate::sift::{Sifted, sift};
-use crate::task::Context;
 
 /// How often a busy child is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
@@ -36,8 +36,10 @@ pub struct ProcessOptions {
     pub memory_max: ByteSize,
     /// How long one call may take.
     pub call_max: Duration,
-    /// How long it may take to start.
+    /// How long it may take to start, the first call included.
     pub start_max: Duration,
+    /// What every child is called with first, to set itself up; its answer is dropped.
+    pub first: Option<Value>,
 }
 
 impl ProcessOptions {
@@ -50,6 +52,7 @@ impl ProcessOptions {
             memory_max: ByteSize::mib(512),
             call_max: Duration::from_secs(60),
             start_max: Duration::from_secs(30),
+            first: None,
         }
     }
 }
@@ -57,13 +60,13 @@ impl ProcessOptions {
 /// Child processes of one program: started when there are calls, used again, killed at their limits, and started anew.
 #[derive(Debug, Clone)]
 pub struct Processes {
-    actor: Actor<Process>,
+    actor: Actor<ChildProcess>,
     retries_max: u32,
 }
 
-/// A child that runs or is to be started with the next call.
+/// One child process of a program: started when it is first needed, killed at its limits or when this is dropped, and started anew.
 #[derive(Debug)]
-struct Process {
+pub struct ChildProcess {
     name: String,
     options: ProcessOptions,
     running: Option<Running>,
@@ -77,7 +80,7 @@ struct Running {
 
 /// What ends waiting for a child.
 struct Limits<'a> {
-    context: &'a Context,
+    cancel: &'a Cancel,
     memory_max: ByteSize,
     time_max: Duration,
     until: Instant,
@@ -97,7 +100,7 @@ impl Scheduler {
     ) -> Result<Processes> {
         options.resources.memory_bytes += process.memory_max.0;
         let (name, retries_max) = (options.name.clone(), options.retries_max);
-        let build = move || Ok(Process { name: name.clone(), options: process.clone(), running: None });
+        let build = move || Ok(ChildProcess::new(name.clone(), process.clone()));
         let actor = self.replicated_actor(options, Replicas::up_to(processes_max), build)?;
         Ok(Processes { actor, retries_max })
     }
@@ -113,14 +116,14 @@ impl Processes {
         let mut pause = PAUSE_FIRST;
         for _ in 0..self.retries_max {
             let input = input.clone();
-            match self.actor.call(move |process, context| process.call(&input, context)).await {
+            match self.actor.call(move |child, context| child.call(&input, &context.cancel)).await {
                 Err(error) if error.kind().is_retryable() => tracing::warn!("tries again: {error:#}"),
                 outcome => return outcome,
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.actor.call(move |process, context| process.call(&input, context)).await
+        self.actor.call(move |child, context| child.call(&input, &context.cancel)).await
     }
 
     /// What children make of the rows of `batch`, with up to `bad_max` rows set aside that kill or fail a child by themselves.
@@ -132,30 +135,42 @@ impl Processes {
     }
 }
 
-impl Process {
-    fn call(&mut self, input: &Value, context: &Context) -> Result<Value> {
-        let content = content_of(input)?;
-        let name = &self.name;
+impl ChildProcess {
+    /// A child of the program that `options` name, not started yet; `name` is whose it is, for errors.
+    pub fn new(name: impl Into<String>, options: ProcessOptions) -> Self {
+        Self { name: name.into(), options, running: None }
+    }
+
+    /// Starts the child, unless it runs. Blocks the thread.
+    ///
+    /// # Errors
+    /// When it cannot be started, and those of [`call`](Self::call) for its first call.
+    pub fn start(&mut self, cancel: &Cancel) -> Result<()> {
         let alive = |mut running: Running| matches!(running.child.try_wait(), Ok(None)).then_some(running);
-        let mut running = match self.running.take().and_then(alive) {
-            Some(running) => running,
-            None => Running::start(name, &self.options, context)?,
+        self.running = match self.running.take().and_then(alive) {
+            Some(running) => Some(running),
+            None => Some(Running::start(&self.name, &self.options, cancel)?),
         };
-        let limits = Limits::new(context, &self.options, self.options.call_max);
-        let answered = running.exchange(&content, &limits);
-        match answered {
-            Ok(outcome) => {
-                self.running = Some(running);
-                outcome.map_err(|error| error.context(format!("child of `{name}`")))
-            }
-            // Dropping it kills it: nobody knows what it would say next.
-            Err(error) => Err(running.blame(error, name)),
-        }
+        Ok(())
+    }
+
+    /// What the child makes of `input`; it is started if it does not run. Blocks the thread.
+    ///
+    /// # Errors
+    /// As [`Processes::call`].
+    pub fn call(&mut self, input: &Value, cancel: &Cancel) -> Result<Value> {
+        let content = content_of(input)?;
+        self.start(cancel)?;
+        let running = self.running.take().ok_or_else(|| Error::internal("the child that was started is gone"))?;
+        let limits = Limits::new(cancel, &self.options, self.options.call_max);
+        let (running, outcome) = running.call(&self.name, &content, &limits)?;
+        self.running = Some(running);
+        outcome
     }
 }
 
 impl Running {
-    fn start(name: &str, options: &ProcessOptions, context: &Context) -> Result<Self> {
+    fn start(name: &str, options: &ProcessOptions, cancel: &Cancel) -> Result<Self> {
         let doing = || format!("start a child of `{name}`, {}", options.program.display());
         let (ours, theirs) = UnixStream::pair().context(doing)?;
         let child = Command::new(&options.program)
@@ -166,7 +181,7 @@ impl Running {
             .spawn()
             .context(doing)?;
         let mut running = Self { child, connection: ours };
-        let limits = Limits::new(context, options, options.start_max);
+        let limits = Limits::new(cancel, options, options.start_max);
         let greet = |running: &mut Self| -> Result<()> {
             running.connection.set_read_timeout(Some(LOOK_AFTER))?;
             running.connection.set_write_timeout(Some(LOOK_AFTER))?;
@@ -175,13 +190,24 @@ impl Running {
                 (kind, _) => Err(Error::corrupt(format!("its first word was {kind:?} and should be its greeting"))),
             }
         };
-        match greet(&mut running) {
-            Ok(()) => Ok(running),
-            Err(error) => Err(running.blame(error, name)),
+        if let Err(error) = greet(&mut running) {
+            return Err(running.blame(error, name));
         }
+        let Some(first) = &options.first else { return Ok(running) };
+        let (running, outcome) = running.call(name, &content_of(first)?, &limits)?;
+        outcome.map(|_| running)
     }
 
     /// One call. The outer error is the child's end, the inner one its answer.
+    fn call(mut self, name: &str, content: &[u8], limits: &Limits<'_>) -> Result<(Self, Result<Value>)> {
+        match self.exchange(content, limits) {
+            Ok(outcome) => Ok((self, outcome.map_err(|error| error.context(format!("child of `{name}`"))))),
+            // Dropping it kills it: nobody knows what it would say next.
+            Err(error) => Err(self.blame(error, name)),
+        }
+    }
+
+    /// Sends and receives. The outer error is the child's end, the inner one its answer.
     fn exchange(&mut self, content: &[u8], limits: &Limits<'_>) -> Result<Result<Value>> {
         let (pid, mut sent) = (self.child.id(), Vec::with_capacity(HEADER_BYTES));
         write_frame(&mut sent, FrameKind::Call, &[])?;
@@ -251,8 +277,8 @@ impl Drop for Running {
 }
 
 impl<'a> Limits<'a> {
-    fn new(context: &'a Context, options: &ProcessOptions, time_max: Duration) -> Self {
-        Self { context, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
+    fn new(cancel: &'a Cancel, options: &ProcessOptions, time_max: Duration) -> Self {
+        Self { cancel, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
     }
 
     /// Whether to wait on after `error`, which may be no more than the time to look after the child.
@@ -262,7 +288,7 @@ impl<'a> Limits<'a> {
             Io::BrokenPipe | Io::ConnectionReset => return Err(Error::unavailable("it ended")),
             _ => return Err(Error::from(error).context("talk to it")),
         }
-        self.context.cancel.check()?;
+        self.cancel.check()?;
         if Instant::now() > self.until {
             return Err(Error::resource_exhausted(format!("it took longer than {:?}", self.time_max)));
         }

@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use cenote_base::{ByteSize, Error, ErrorKind, Resources};
 use cenote_scheduler::{
-    Cancel, ProcessOptions, Processes, Scheduler, SchedulerOptions, Value, WorkOptions, serve_calls,
+    Cancel, ChildProcess, ProcessOptions, Processes, Scheduler, SchedulerOptions, Value, WorkOptions, serve_calls,
 };
 
 const CHILD: &str = "CENOTE_TEST_CHILD";
@@ -23,6 +23,8 @@ const EAT: i64 = -3;
 const GARBAGE: i64 = -4;
 const REFUSE: i64 = -5;
 const LONG_FRAME: i64 = -6;
+/// Makes how many calls there were before.
+const COUNT: i64 = -7;
 
 #[test]
 #[ignore = "the child's main, run by the other tests"]
@@ -30,7 +32,9 @@ fn child() {
     if std::env::var(CHILD).as_deref() != Ok("1") {
         return;
     }
+    let mut calls = 0;
     serve_calls(|input| {
+        calls += 1;
         println!("a child may print");
         let numbers: Vec<i64> = input.batch()?.column(0).as_primitive::<Int64Type>().values().to_vec();
         let mut outputs = Vec::new();
@@ -50,6 +54,7 @@ fn child() {
                 GARBAGE => say(b"no frame at all, but more than nine bytes of it"),
                 LONG_FRAME => say(&[3, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]),
                 REFUSE => return Err(Error::invalid_input("this number is refused")),
+                COUNT => outputs.push(calls - 1),
                 0 => outputs.push(i64::from(std::process::id())),
                 number => outputs.push(number * 2),
             }
@@ -107,6 +112,28 @@ async fn a_child_is_started_once_and_used_again() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.message().contains("child of `double`: this number is refused"), "{error}");
     assert_eq!(call(&processes, &[0]).await.unwrap(), first, "a refusal is an answer, and no reason to die");
+}
+
+#[test]
+fn every_child_is_called_with_what_comes_first() {
+    let cancel = Cancel::default();
+    let mut with_first = options();
+    with_first.first = Some(Value::Batch(batch(&[21])));
+    let mut child = ChildProcess::new("double", with_first);
+    let mut ask = |input: &[i64]| {
+        let answer = child.call(&Value::Batch(batch(input)), &cancel)?;
+        Ok::<_, Error>(numbers(answer.batch().unwrap()))
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(&[COUNT]).unwrap(), [1]);
+        assert_eq!(ask(&[COUNT]).unwrap(), [2]);
+        assert_eq!(ask(&[EXIT]).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    let mut refusing = options();
+    refusing.first = Some(Value::Batch(batch(&[REFUSE])));
+    let error = ChildProcess::new("double", refusing).start(&cancel).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.message().contains("child of `double`: this number is refused"), "{error}");
 }
 
 #[tokio::test]

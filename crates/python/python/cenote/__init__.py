@@ -10,6 +10,9 @@
 [{'caption': 'a red dress'}]
 """
 
+import os
+import sys
+
 from cenote import errors, op, types
 from cenote._native import __version__
 from cenote.errors import Error
@@ -18,6 +21,10 @@ from cenote.loader import Batch, Loader, Shuffle, Source, loader, merge_states
 from cenote.operator import operator
 from cenote.rows import Result, Rows
 from cenote.types import Audio, Image, Media, Video, vector
+
+# Where the native part, and the command line, look for ONNX Runtime and run converters: here, whatever `python3` is.
+if sys.executable:
+    os.environ.setdefault("CENOTE_PYTHON", sys.executable)
 
 __all__ = [
     "Audio",

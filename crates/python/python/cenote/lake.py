@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import io
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from cenote import _native
+from cenote._async import in_thread, pause
 from cenote.errors import AlreadyExistsError, InvalidInputError
 from cenote.rows import Result, Rows
 from cenote.types import to_schema
@@ -160,7 +160,7 @@ class Lake:
         def answer() -> Rows:
             return Rows(self.sql(query, *parameters)._native)  # pyright: ignore[reportPrivateUsage]
 
-        return await asyncio.to_thread(answer)
+        return await in_thread(answer)
 
     def ingest(self, table: str, *paths: str | os.PathLike[str]) -> dict[str, Any]:
         """Puts files, and the files under directories, into a table, one row each, keyed by path. Unchanged files are passed over.
@@ -187,13 +187,13 @@ class Lake:
         if isinstance(recipe, str) and ("\n" in recipe or recipe.lstrip().startswith("{")):
             text, origin = recipe, "recipe"
         else:
-            path = Path(recipe)
-            text, origin = path.read_text(encoding="utf-8"), str(path)
+            with io.open(recipe, encoding="utf-8") as file:
+                text, origin = file.read(), os.fspath(recipe)
         return self._native_lake().run(text, origin, dry_run, retry_errors)
 
     async def run_async(self, recipe: str | os.PathLike[str], **options: Any) -> list[dict[str, Any]]:
         """`run` for asyncio."""
-        return await asyncio.to_thread(self.run, recipe, **options)
+        return await in_thread(self.run, recipe, **options)
 
     def errors(self, table: str) -> Rows:
         """The rows of `table` that could not be processed, with step, operator, reason and time."""
@@ -312,7 +312,7 @@ class Table:
 
     async def upsert_async(self, data: Any) -> Written:
         """`upsert` for asyncio."""
-        return await asyncio.to_thread(self.upsert, data)
+        return await in_thread(self.upsert, data)
 
     def update(self, data: Any) -> Written:
         """Sets the columns that `data` has beside the key, for the keys that are there. Media columns change by `upsert`."""
@@ -473,13 +473,14 @@ class Table:
         [{'id': 2, 'at': [3.0, 4.0], '_distance': 5.0}]
         """
         if isinstance(image, (str, os.PathLike)):
-            image = Path(image).read_bytes()
+            with io.open(image, "rb") as file:
+                image = file.read()
         wanted = None if columns is None else list(columns)
         return Rows(self._native_table().search(text, image, vector, column, where, k, wanted))
 
     async def search_async(self, *arguments: Any, **options: Any) -> Rows:
         """`search` for asyncio."""
-        return await asyncio.to_thread(self.search, *arguments, **options)
+        return await in_thread(self.search, *arguments, **options)
 
     def loader(
         self,
@@ -577,9 +578,9 @@ class Changes:
     async def follow(self, every: float = 0.2) -> AsyncIterator[Rows]:
         """The changes as they come, without an end; new ones are looked for `every` so many seconds."""
         while True:
-            rows = await asyncio.to_thread(self._native.next)
+            rows = await in_thread(self._native.next)
             if rows is None:
-                await asyncio.sleep(every)
+                await pause(every)
             else:
                 yield Rows(rows)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cenote import _native
+from cenote._async import in_thread
 from cenote.errors import InvalidInputError
 from cenote.lake import Table
 from cenote.op import Transform
@@ -19,8 +18,7 @@ Output = Literal["tensor", "numpy", "torch", "jax", "arrow"]
 """What the columns of a batch are."""
 
 
-@dataclass(frozen=True)
-class Shuffle:
+class Shuffle(NamedTuple):
     """How rows are shuffled: `seed` names the order, and `window` is how many bytes of rows are mixed at a time, such as `"1 GiB"`
     (default: all). A window reads neighbouring rows, which storage likes, and mixes less."""
 
@@ -28,8 +26,7 @@ class Shuffle:
     window: str | int | None = None
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A table's part in a mixture: rows that satisfy `where`, at `version`, with a share of the samples by `weight`."""
 
     table: Table
@@ -55,7 +52,8 @@ class Loader:
     """Batches of one epoch after the other: `for batch in loader` gives what is left of the epoch, and the next `for` the next one.
 
     It is a cursor. Whoever stops in the middle goes on there with the next `for`, and `state_dict` says where that is; a loader with
-    other batches, ranks and workers goes on from it with exactly the rows that are left.
+    other batches, ranks and workers goes on from it with exactly the rows that are left. Of a state after the last batch of an epoch
+    that is none, so the first `for` is empty.
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -92,6 +90,7 @@ class Loader:
         self._output: Output = output
         self._device = device
         self._state = state
+        self._gave_last = False
         self._process = -1
         self._native_loader()
 
@@ -117,16 +116,24 @@ class Loader:
         return Loader(self._sources, options, output=self._output, device=self._device, state=state)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._begin()
         while (batch := self._next()) is not None:
             yield batch
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
-        while (batch := await asyncio.to_thread(self._next)) is not None:
+        self._begin()
+        while (batch := await in_thread(self._next)) is not None:
             yield batch
+
+    def _begin(self) -> None:
+        """Leaves an epoch behind of which all batches were given: whoever counts them never asks for its end."""
+        if self._gave_last:
+            self._next()
 
     def _next(self) -> Batch | None:
         loader = self._native_loader()
         batch = loader.next()
+        self._gave_last = batch is not None and loader.batches_left == 0
         # Kept on this side too: a child of a fork goes on from it.
         self._state = loader.state()
         return None if batch is None else self._convert(batch)
@@ -182,9 +189,15 @@ class Loader:
         """Rows that can be had by number: see `take`."""
         return self._native_loader().rows
 
+    @property
+    def packed(self) -> list[str]:
+        """The columns that are packed, and so have blocks in place of rows."""
+        return [column for column, steps in self._options["transforms"] if any(step["name"] == "pack" for step in steps)]
+
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch."""
         self._native_loader().set_epoch(epoch)
+        self._gave_last = False
         self._state = self._native_loader().state()
 
     def take(self, rows: Sequence[int]) -> Batch:
@@ -199,6 +212,7 @@ class Loader:
         """Goes to where `state` says. A table that the loader was opened on at its newest version goes back to the version of the state
         until the epoch is over. Raises `InvalidInputError` for a state of other tables, filters, versions or another seed."""
         self._native_loader().restore(json.dumps(dict(state)))
+        self._gave_last = False
         self._state = self._native_loader().state()
 
     def stats(self) -> dict[str, Any]:
@@ -246,7 +260,8 @@ def loader(
 ) -> Loader:
     """A loader over one table or a mixture of several.
 
-    - `columns`: what batches have (default: all). `transform` is applied to the only media column among them, or by column.
+    - `columns`: what batches have (default: all). `transform` is applied to the only media column among them, or by column, as in
+      `{"tokens": [cenote.op.pack(2048)]}`.
     - `shuffle`: without one, rows come in the order of their keys.
     - `rank`, `world_size`: this process among those that train together. All make the same number of steps. `last` says what becomes of
       the rows of the last one, when they fill no batch on every rank: `short` deals them out evenly, so every row comes once and

@@ -1,4 +1,4 @@
-"""Transforms that loaders apply in Rust, to media columns.
+"""Transforms that loaders apply in Rust: to media columns, and `pack` to sequences.
 
 >>> import cenote
 >>> cenote.op.resize(256), cenote.op.center_crop(224)
@@ -18,7 +18,7 @@ Size = int | tuple[int, int]
 
 
 class Transform:
-    """A step from an encoded picture to a tensor."""
+    """A step from what a table holds to a tensor."""
 
     def __init__(self, name: str, **options: Any) -> None:
         self.name = name
@@ -70,3 +70,21 @@ def normalize(
     """Numbers from 0 to 1, less the mean and divided by the deviation, as `float32` of 3 × height × width; by default those of
     ImageNet. The last of the transforms; without it tensors are `uint8` of height × width × 3."""
     return Transform("normalize", mean=list(mean), std=list(std))
+
+
+def pack(length: int, pad: int = 0) -> Transform:
+    """The sequences of a batch, lists of whole numbers such as tokens, one after the other in blocks of `length`, as `int64` of blocks ×
+    length. Of a column `tokens` a second one, `tokens_row`, says which row of the batch each number is of, and -1 where `pad` fills the last
+    block up; from it come masks and positions. Rows stay whole within a batch, so resuming is as exact as without.
+
+    >>> import cenote, tempfile
+    >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
+    >>> import pyarrow as pa
+    >>> schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("tokens", pa.list_(pa.int32()))])
+    >>> texts = lake.create_table("texts", schema, primary_key="id")
+    >>> _ = texts.upsert(pa.table({"id": [1, 2, 3], "tokens": [[5, 6], [7, 8, 9], [4]]}, schema=schema))
+    >>> batch = next(iter(texts.loader(transform={"tokens": [cenote.op.pack(4)]}, output="numpy")))
+    >>> batch["tokens"].tolist(), batch["tokens_row"].tolist()
+    ([[5, 6, 7, 8], [9, 4, 0, 0]], [[0, 0, 1, 1], [1, 2, -1, -1]])
+    """
+    return Transform("pack", length=length, pad=pad)

@@ -14,18 +14,15 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 from cenote import _native
 from cenote.errors import InvalidInputError
 from cenote.types import to_schema, type_name
 
 Declared = TypeVar("Declared", bound=Callable[..., Any])
-
-_TRACEBACK_LINES = 8
 
 
 def operator(
@@ -34,22 +31,39 @@ def operator(
     output: Any,
     version: int = 1,
     name: str | None = None,
+    batch: int | Literal["auto"] = "auto",
     cpu: float = 1.0,
+    gpu: float = 0.0,
+    memory: str = "512 MiB",
+    timeout: float = 600.0,
 ) -> Callable[[Declared], Declared]:
     """Declares a function, or a class whose instances are called, as an operator of its name.
 
     It is called with one array for each of `inputs` (`str`, `bytes`, `cenote.Image` and other media, `float`, `cenote.vector(n)`), which can
     be iterated and speaks Arrow, and answers as many values: a list, a numpy array, or an Arrow array of the type `output`. With a
-    dict of outputs it answers a tuple. Of a class each thread has an instance of its own, made when it is first needed, so a model
-    is loaded once a thread.
+    dict of outputs it answers a tuple.
+
+    It runs in child processes, as many at once as `cpu` cores, `gpu` shares and `memory` are there for; each has an instance of its
+    own of a class, so a model is loaded once a process. What the function uses goes along with it, by value from a script or a
+    notebook and by name from a module (cloudpickle). A child sees the GPU that it has a share of, and no other; the lake has those that
+    CUDA sees.
+
+    - `batch`: rows a call at most. `auto` tries more and more for as long as that makes a row quicker, and fewer when memory runs out.
+    - `memory`: what a child may have. One that takes more is killed, as is one whose call takes longer than `timeout` seconds, or whose
+      start takes longer than that and a minute.
 
     Raise `version` whenever the same input may give another output: what was derived by the old one is then derived anew.
 
-    When a call raises, its rows are tried in halves, and the rows that it raises on are nulls with the traceback in the error table.
-    Lakes that are opened afterwards know the operator.
+    When a call raises, its rows are tried in halves, and the rows that it raises on are nulls with the traceback in the error table. So
+    are rows that a child crashes on or is killed at, up to 16 a batch; beyond that the run stops. Lakes that are opened afterwards know the
+    operator.
     """
+    if batch != "auto" and batch < 1:
+        raise InvalidInputError(f'batch is 1 or more rows, or "auto", found {batch!r}')
 
     def declare(what: Declared) -> Declared:
+        import inspect
+
         wanted = name or getattr(what, "__name__", "")
         if not wanted.isidentifier():
             raise InvalidInputError(f"an operator has a name such as count_words, found {wanted!r}: give one with `name`")
@@ -57,14 +71,32 @@ def operator(
         ports = [(port, _port(kind)) for port, kind in inputs.items()]
         summary = (inspect.getdoc(what) or f"{wanted}, in Python").splitlines()[0]
 
-        def make() -> Call:
-            function: Any = what() if inspect.isclass(what) else what
-            return Call(function, len(outputs))
+        def launch() -> _Launch:
+            return _Launch(what, outputs, batch)
 
-        _native.register(wanted, version, summary, ports, to_schema(dict(outputs)), make, cpu)
+        limits = _Limits(cpu, gpu, memory, timeout)
+        _native.register(wanted, version, summary, ports, to_schema(dict(outputs)), launch, limits)
         return what
 
     return declare
+
+
+class _Limits:
+    """What one child holds."""
+
+    def __init__(self, cpu: float, gpu: float, memory: str, timeout: float) -> None:
+        self.cpu, self.gpu, self.memory, self.timeout = cpu, gpu, memory, timeout
+
+
+class _Launch:
+    """How a child is started, and what it is called with first."""
+
+    def __init__(self, what: Callable[..., Any], outputs: Mapping[str, Any], batch: int | str) -> None:
+        import cloudpickle
+
+        self.program = sys.executable
+        self.arguments = ["-c", f"import sys; sys.path[:] = {sys.path!r}; from cenote._child import main; main()"]
+        self.first: bytes = cloudpickle.dumps((what, dict(outputs), batch))
 
 
 def _port(kind: Any) -> str:
@@ -72,70 +104,3 @@ def _port(kind: Any) -> str:
     if not isinstance(known, str):
         raise InvalidInputError(f"an operator takes media, bytes, texts, vectors or numbers, found {kind!r}")
     return "number" if known.startswith(("int", "uint", "float")) else known
-
-
-class Call:
-    """What a thread calls with columns: answers the values of each output, and the rows that failed."""
-
-    def __init__(self, function: Callable[..., Any], outputs: int) -> None:
-        self._function = function
-        self._outputs = outputs
-
-    def __call__(self, columns: Sequence[_native.Column]) -> tuple[list[Any], list[tuple[int, str]]]:
-        rows = len(columns[0]) if columns else 0
-        try:
-            return self._checked(self._function(*columns), rows), []
-        except InvalidInputError:
-            raise
-        except Exception as error:
-            if rows == 0:
-                raise
-            values: list[list[Any]] = [[None] * rows for _ in range(self._outputs)]
-            errors: list[tuple[int, str]] = []
-            self._sift(columns, 0, rows, values, errors, error)
-            return list(values), errors
-
-    def _sift(
-        self,
-        columns: Sequence[_native.Column],
-        start: int,
-        rows: int,
-        values: list[list[Any]],
-        errors: list[tuple[int, str]],
-        error: Exception,
-    ) -> None:
-        """Halves what raised `error` until single rows are to blame."""
-        if rows == 1:
-            errors.append((start, _reason(error)))
-            return
-        half = rows // 2
-        for begin, count in ((start, half), (start + half, rows - half)):
-            part = [column.slice(begin, count) for column in columns]
-            try:
-                made = self._checked(self._function(*part), count)
-            except InvalidInputError:
-                raise
-            except Exception as again:
-                self._sift(columns, begin, count, values, errors, again)
-            else:
-                for column, new in zip(values, made, strict=True):
-                    column[begin : begin + count] = list(new)
-
-    def _checked(self, answer: Any, rows: int) -> list[Any]:
-        """One sequence of `rows` values for each output."""
-        made = list(answer) if self._outputs > 1 else [answer]
-        if len(made) != self._outputs:
-            raise InvalidInputError(f"it answered {len(made)} columns, and has {self._outputs} outputs")
-        for values in made:
-            if not hasattr(values, "__len__"):
-                raise InvalidInputError(f"it answered a {type(values).__name__}, and not one value a row")
-            if len(values) != rows:
-                raise InvalidInputError(f"it answered {len(values)} values for {rows} rows")
-        return made
-
-
-def _reason(error: Exception) -> str:
-    """The error, and where in the operator it was raised."""
-    lines = traceback.format_exception(type(error), error, error.__traceback__)
-    text = "".join(lines).rstrip().splitlines()
-    return "\n".join([f"{type(error).__name__}: {error}", *text[-_TRACEBACK_LINES:]])

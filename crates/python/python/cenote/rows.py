@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +83,8 @@ class Rows:
         return f"<cenote.Rows: {len(self)} rows of {shown}>"
 
     def _repr_html_(self) -> str:
+        import html
+
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
         lines: list[str] = []
         for row in self._native.head(_SHOWN).to_pylist():
@@ -107,6 +108,8 @@ def _cell(value: Any) -> str:
             data = base64.b64encode(value).decode()
             return f'<img style="max-height: 8em" src="data:image/{kind};base64,{data}">'
         return f"{len(value)} bytes"
+    import html
+
     text = str(value)
     return html.escape(text if len(text) <= 80 else f"{text[:77]}...")
 

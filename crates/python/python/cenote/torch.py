@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.utils.data
 
+from cenote.errors import InvalidInputError
 from cenote.loader import Batch, Loader
 
 
@@ -50,9 +51,14 @@ class IterableDataset(torch.utils.data.IterableDataset[Batch]):
 
 
 class Dataset(torch.utils.data.Dataset[Any]):
-    """The rows of a loader by number, for samplers of one's own. Fetches of a whole batch at once (`__getitems__`) are one read."""
+    """The rows of a loader by number, for samplers of one's own. Fetches of a whole batch at once (`__getitems__`) are one read.
+
+    Raises `InvalidInputError` for a loader that packs sequences: blocks are no rows.
+    """
 
     def __init__(self, loader: Loader) -> None:
+        if loader.packed:
+            raise InvalidInputError(f"the loader packs {', '.join(loader.packed)}, and blocks are no rows: iterate over it")
         self.loader = loader
 
     def __len__(self) -> int:

@@ -9,16 +9,14 @@ A schema is a dict from column to type. A type is one of these, a Python type, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cenote import _native
 from cenote.errors import InvalidInputError
 
 
-@dataclass(frozen=True)
-class Type:
+class Type(NamedTuple):
     """A type of a column, by its name in schemas and, for media, by what it holds."""
 
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -61,8 +62,26 @@ def test_a_stateful_data_loader_resumes(numbers: cenote.Table, workers: int) -> 
     assert taken + ids(second) == expected
 
 
+def test_columns_that_are_no_numbers_come_from_workers_too(tmp_path: Path) -> None:
+    with cenote.open(tmp_path / "lake", create=True, memory="512 MiB") as lake:
+        words = lake.create_table("words", {"id": int, "word": str}, primary_key="id")
+        words.upsert({"id": range(10), "word": [f"w{id}" for id in range(10)]})
+        dataset = cenote.torch.IterableDataset(words.loader(batch_size=4, output="torch"))
+        batches = list(DataLoader(dataset, batch_size=None, num_workers=2))
+    assert [batch["word"].to_pylist() for batch in batches] == [[f"w{id}" for id in ids] for ids in (range(4), range(4, 8), range(8, 10))]
+
+
 def test_a_map_style_dataset_takes_a_sampler(numbers: cenote.Table) -> None:
     dataset = cenote.torch.Dataset(numbers.loader(output="torch"))
     assert len(dataset) == 100
     batches = DataLoader(dataset, batch_size=8, sampler=range(99, -1, -1))
     assert ids(batches) == list(range(99, -1, -1))
+
+
+def test_blocks_have_no_number(tmp_path: Path) -> None:
+    with cenote.open(tmp_path / "lake", create=True, memory="512 MiB") as lake:
+        schema = pyarrow.schema([pyarrow.field("id", pyarrow.int64(), nullable=False), ("tokens", pyarrow.list_(pyarrow.int32()))])
+        texts = lake.create_table("texts", schema, primary_key="id")
+        texts.upsert(pyarrow.table({"id": [1], "tokens": [[1, 2]]}, schema=schema))
+        with pytest.raises(cenote.errors.InvalidInputError, match="packs tokens"):
+            cenote.torch.Dataset(texts.loader(transform={"tokens": [cenote.op.pack(4)]}))

@@ -1,0 +1,143 @@
+"""The child process of an operator in Python: `main` is all that it runs."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cenote import _native
+from cenote.errors import InvalidInputError, UnavailableError
+from cenote.types import to_schema
+
+_TRACEBACK_LINES = 8
+_ROWS_FIRST = 16
+_WORTH_IT = 1.1
+
+
+def main() -> None:
+    """Answers the parent on standard input until it has no more."""
+    # Ctrl-C is meant for the parent, which ends this process by closing the connection.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _native.serve(_set_up)
+    except UnavailableError:
+        # The parent is gone, and nobody is left to be told.
+        sys.exit(1)
+
+
+def _set_up(first: bytes) -> tuple[Any, Call]:
+    """The types of the outputs, and what is called with columns."""
+    try:
+        what, outputs, batch = pickle.loads(first)
+        function: Any = what() if inspect.isclass(what) else what
+    except Exception as error:
+        raise InvalidInputError(reason(error)) from error
+    return to_schema(outputs), Call(function, len(outputs), batch)
+
+
+class Call:
+    """Calls the function with so many rows at a time, and gives (rows, values of each output, rows that failed) for each call."""
+
+    def __init__(self, function: Callable[..., Any], outputs: int, batch: int | str) -> None:
+        self._function = function
+        self._outputs = outputs
+        self._size = BatchSize(batch)
+
+    def __call__(self, columns: Sequence[_native.Column]) -> Iterator[tuple[int, list[Any], list[tuple[int, str]]]]:
+        total, start = len(columns[0]), 0
+        while start < total:
+            rows = min(self._size.rows, total - start)
+            part = [column.slice(start, rows) for column in columns]
+            begin = time.perf_counter()
+            try:
+                values, errors = self._checked(self._function(*part), rows), []
+                self._size.took(rows, time.perf_counter() - begin)
+            except InvalidInputError:
+                raise
+            except Exception as error:
+                if _is_out_of_memory(error):
+                    self._size.too_large(rows)
+                values, errors = self._sifted(part, rows, error)
+            yield rows, values, errors
+            start += rows
+
+    def _sifted(
+        self, columns: Sequence[_native.Column], rows: int, error: Exception
+    ) -> tuple[list[Any], list[tuple[int, str]]]:
+        """The values of rows of which some raised `error`: they are tried in halves until single rows are to blame."""
+        values: list[list[Any]] = [[None] * rows for _ in range(self._outputs)]
+        errors: list[tuple[int, str]] = []
+
+        def sift(start: int, rows: int, error: Exception) -> None:
+            if rows == 1:
+                errors.append((start, reason(error)))
+                return
+            half = rows // 2
+            for begin, count in ((start, half), (start + half, rows - half)):
+                try:
+                    made = self._checked(self._function(*(column.slice(begin, count) for column in columns)), count)
+                except InvalidInputError:
+                    raise
+                except Exception as again:
+                    sift(begin, count, again)
+                else:
+                    for column, new in zip(values, made, strict=True):
+                        column[begin : begin + count] = list(new)
+
+        sift(0, rows, error)
+        return list(values), errors
+
+    def _checked(self, answer: Any, rows: int) -> list[Any]:
+        """One sequence of `rows` values for each output."""
+        made = list(answer) if self._outputs > 1 else [answer]
+        if len(made) != self._outputs:
+            raise InvalidInputError(f"it answered {len(made)} columns, and has {self._outputs} outputs")
+        for values in made:
+            if not hasattr(values, "__len__"):
+                raise InvalidInputError(f"it answered a {type(values).__name__}, and not one value a row")
+            if len(values) != rows:
+                raise InvalidInputError(f"it answered {len(values)} values for {rows} rows")
+        return made
+
+
+class BatchSize:
+    """How many rows a call gets: as many as was said, or, for `auto`, doubled for as long as that makes a row quicker, and less when
+    memory runs out."""
+
+    def __init__(self, batch: int | str) -> None:
+        self.rows = _ROWS_FIRST if batch == "auto" else int(batch)
+        self._grows = batch == "auto"
+        self._rate = 0.0
+
+    def took(self, rows: int, seconds: float) -> None:
+        """A call with `rows` rows took so long."""
+        # The last rows of a batch are often fewer, and say little.
+        if not self._grows or rows < self.rows:
+            return
+        rate = rows / max(seconds, 1e-9)
+        if rate > self._rate * _WORTH_IT:
+            self.rows, self._rate = self.rows * 2, rate
+        else:
+            self.rows, self._grows = self.rows // 2, False
+
+    def too_large(self, rows: int) -> None:
+        """A call with `rows` rows ran out of memory."""
+        self.rows, self._grows = max(1, rows // 2), False
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # PyTorch's is no MemoryError.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def reason(error: Exception) -> str:
+    """The error, and where in the operator it was raised."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    text = "".join(lines).rstrip().splitlines()
+    return "\n".join([f"{type(error).__name__}: {error}", *text[-_TRACEBACK_LINES:]])

@@ -1,0 +1,107 @@
+//! The child process of an operator in Python: rows come in, what the function answers goes out.
+//!
+//! The parent's side is `operators.rs`, Python's part is `cenote._child`.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_empty_array};
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use cenote_runtime::scheduler::{Value, serve_calls};
+use cenote_runtime::{Error, arrow};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::fault::raise;
+use crate::rows::Column;
+use crate::{fault, interchange, values};
+
+/// What the function answered for some of the rows: so many, the values of each output, and (row, reason) of those that failed.
+type Piece<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
+
+/// The operator, once the first call has brought it.
+struct Ready {
+    outputs: SchemaRef,
+    call: Py<PyAny>,
+}
+
+/// Serves the parent until it has no more. `set_up` makes (schema of the outputs, what is called with columns) of the bytes that come
+/// first.
+#[pyfunction]
+pub(crate) fn serve(py: Python<'_>, set_up: Py<PyAny>) -> PyResult<()> {
+    let mut ready: Option<Ready> = None;
+    let work = |input: &Value| {
+        Python::attach(|py| match (input, &ready) {
+            (Value::Bytes(bytes), _) => {
+                let (outputs, call): (Bound<'_, PyAny>, Py<PyAny>) =
+                    set_up.call1(py, (PyBytes::new(py, bytes),))?.extract(py)?;
+                ready = Some(Ready { outputs: interchange::schema(&outputs)?, call });
+                Ok(Value::from(Vec::new()))
+            }
+            (Value::Batch(rows), Some(ready)) => ready.answer(py, rows).map(Value::Batch),
+            (Value::Batch(_), None) => Err(raise(Error::internal("rows came before the operator"))),
+        })
+        .map_err(failed)
+    };
+    py.detach(|| serve_calls(work)).map_err(raise)
+}
+
+impl Ready {
+    /// The values of each output, and a last column with the reason why a row has none.
+    fn answer(&self, py: Python<'_>, rows: &RecordBatch) -> PyResult<RecordBatch> {
+        let schema = rows.schema();
+        let columns = rows.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(array, field)| Py::new(py, Column { array: array.clone(), field: field.clone() }));
+        let columns = columns.collect::<PyResult<Vec<_>>>()?;
+        let fields = self.outputs.fields();
+        let mut pieces: Vec<Vec<ArrayRef>> =
+            fields.iter().map(|field| vec![new_empty_array(field.data_type())]).collect();
+        let (mut done, mut reasons) = (0, vec![None; rows.num_rows()]);
+        for piece in self.call.call1(py, (columns,))?.bind(py).try_iter()? {
+            let (rows, values, failures): Piece<'_> = piece?.extract()?;
+            for ((field, values), pieces) in fields.iter().zip(&values).zip(&mut pieces) {
+                pieces.push(array(field, values)?);
+            }
+            for (row, reason) in failures {
+                reasons[done + row] = Some(reason);
+            }
+            done += rows;
+        }
+        let mut columns = Vec::with_capacity(pieces.len() + 1);
+        for (pieces, field) in pieces.iter().zip(fields) {
+            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+            columns.push(concat(&pieces).map_err(|error| {
+                fault::invalid(format!("output `{}` is declared as {}: {error}", field.name(), field.data_type()))
+            })?);
+        }
+        columns.push(Arc::new(StringArray::from(reasons)));
+        let names = fields.iter().map(|field| field.name().clone()).chain(["reason".to_owned()]);
+        let fields = names.zip(&columns).map(|(name, column)| Field::new(name, column.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        RecordBatch::try_new(schema, columns).map_err(fault::arrow)
+    }
+}
+
+/// One output's values: an Arrow array of its type, or anything that can be iterated.
+fn array(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
+    if !values.hasattr("__arrow_c_array__")? {
+        return values::from_python(field, values);
+    }
+    let array = interchange::array(values)?;
+    match array.data_type() {
+        found if found == field.data_type() => Ok(array),
+        // All rows failed, or none has a value.
+        DataType::Null => values::from_python(field, values),
+        found => {
+            let (name, declared) = (field.name(), field.data_type());
+            Err(fault::invalid(format!("it answered {found} in output `{name}`, which is declared as {declared}")))
+        }
+    }
+}
+
+/// An exception as what the parent is told.
+fn failed(error: PyErr) -> Error {
+    let out_of_memory = Python::attach(|py| error.is_instance_of::<pyo3::exceptions::PyMemoryError>(py));
+    let message = Python::attach(|py| error.value(py).to_string());
+    if out_of_memory { Error::resource_exhausted(message) } else { Error::invalid_input(message) }
+}
