@@ -23,6 +23,7 @@ use lance::dataset::{
 };
 use lance::session::Session;
 use lance_table::format::Fragment;
+use lance_table::rowids::RowIdSequence;
 
 use crate::Faults;
 use crate::fault::{arrow_error, lance_error};
@@ -119,16 +120,14 @@ async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32,
         let ids = load_row_id_sequence(dataset, fragment).await.map_err(lance_error)?;
         let rows = ids.len() as usize;
         let (Some(first), Some(last)) = (ids.get(0), ids.get(rows.saturating_sub(1))) else { continue };
-        let gapless = last.checked_sub(first) == Some(rows as u64 - 1);
-        let offsets: Vec<u32> = if gapless {
-            let from = wanted.partition_point(|id| *id < first);
-            let to = wanted.partition_point(|id| *id <= last);
-            let offsets = wanted[from..to].iter().map(|id| ((id - first) as u32, *id));
-            offsets.filter(|(offset, id)| ids.get(*offset as usize) == Some(*id)).map(|(offset, _)| offset).collect()
-        } else {
+        let offsets = match last.checked_sub(first) == Some(rows as u64 - 1) {
+            true => in_order(&wanted, &ids, first, last),
+            false => None,
+        };
+        let offsets = offsets.unwrap_or_else(|| {
             let rows = (0u32..).zip(ids.iter());
             rows.filter(|(_, id)| wanted.binary_search(id).is_ok()).map(|(offset, _)| offset).collect()
-        };
+        });
         if offsets.is_empty() {
             continue;
         }
@@ -146,6 +145,14 @@ async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32,
         return Ok(fragments);
     }
     Err(Error::corrupt(format!("the base lacks {} rows that its key index names", wanted.len() - found)))
+}
+
+/// The offsets of those of `wanted`, which ascend, that are from `first` to `last`, if `ids` has each where its number says. A
+/// compaction may have joined fragments whose ids are as many as if there were no gap, but in another order.
+fn in_order(wanted: &[u64], ids: &RowIdSequence, first: u64, last: u64) -> Option<Vec<u32>> {
+    let (from, to) = (wanted.partition_point(|id| *id < first), wanted.partition_point(|id| *id <= last));
+    let offset = |id: &u64| (ids.get((id - first) as usize) == Some(*id)).then_some((id - first) as u32);
+    wanted[from..to].iter().map(offset).collect()
 }
 
 /// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes as arrow_schema;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use cenote_base::ErrorKind;
@@ -276,6 +276,31 @@ async fn a_changed_row_has_one_id_in_every_snapshot_and_process_until_it_changes
         assert_eq!(taken.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["second", "first"]);
     }
     assert_eq!((then.is_changed(a), then.is_changed(b), then.is_changed(0)), (true, true, false));
+}
+
+/// A row that was patched lies behind its neighbours, and a compaction writes them down in that order.
+#[tokio::test]
+async fn rows_are_replaced_where_a_file_has_them_out_of_order() {
+    let (_directory, _store, table) = new_table().await;
+    let names: Vec<String> = (0..21).map(|row| format!("k{row:02}")).collect();
+    let all: Vec<(&str, &str, Option<&[u8]>)> = names.iter().map(|name| (name.as_str(), "first", None)).collect();
+    table.upsert(rows(&all[..20])).await.unwrap();
+    table.fold().await.unwrap();
+    let patch = keys(&["k10"]);
+    let note: ArrayRef = Arc::new(StringArray::from(vec!["patched"]));
+    let patch =
+        RecordBatch::try_from_iter_with_nullable([("id", patch.column(0).clone(), false), ("note", note, true)]);
+    table.update(patch.unwrap()).await.unwrap();
+    table.upsert(rows(&all[20..])).await.unwrap();
+    table.fold().await.unwrap();
+    table.compact(true).await.unwrap();
+    let last = [("k10", "last", None), ("k11", "last", None), ("k19", "last", None)];
+    table.upsert(rows(&last)).await.unwrap();
+    table.fold().await.unwrap();
+    let now = contents(&table.snapshot().await.unwrap()).await;
+    let replaced: Vec<&str> =
+        now.iter().filter(|(_, row)| row.0.as_deref() == Some("last")).map(|(id, _)| &**id).collect();
+    assert_eq!((replaced, now.len()), (vec!["k10", "k11", "k19"], 21));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
