@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use cenote_device::{Metric, nearest};
 use cenote_runtime::arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
 use cenote_runtime::{Error, IndexKind, IndexSpec, Lake, LakeOptions, Random, Result, Search, Table, TableSpec};
@@ -21,8 +22,6 @@ const UPSERTS: usize = 60;
 const CLUSTERS: usize = 16;
 const ROUNDS: usize = 5;
 const TIE: f32 = 1e-6;
-/// Numbers that are compared side by side; vectors have a multiple of it.
-const LANES: usize = 16;
 /// What is asked of tuned searches, and how often they are timed.
 const RECALLS: [f64; 3] = [0.95, 0.99, 0.999];
 const PASSES: usize = 3;
@@ -101,13 +100,8 @@ impl Work {
 
     /// Squared, from the vector at `at` to `query`.
     fn distance(&self, at: usize, query: &[f32]) -> f32 {
-        let mut lanes = [0.0; LANES];
-        for (a, b) in self.vector(at).as_chunks::<LANES>().0.iter().zip(query.as_chunks::<LANES>().0) {
-            for lane in 0..LANES {
-                lanes[lane] += (a[lane] - b[lane]) * (a[lane] - b[lane]);
-            }
-        }
-        lanes.iter().sum()
+        let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+        self.vector(at).iter().zip(query).map(square).sum::<f64>() as f32
     }
 
     async fn put(&mut self, rows: &[(i64, usize)]) -> Result<()> {
@@ -154,8 +148,12 @@ impl Work {
         }
         let below = filter.map_or(i64::MAX, |(_, below)| below);
         let (mut found, mut wanted, mut short, mut worst) = (0, 0, 0, 1.0_f64);
-        for (query, got) in queries.iter().zip(&answers) {
-            let (right, there) = self.check(name, query, below, got)?;
+        let fits = |id: i64| id % 1000 < below;
+        let rows = self.rows.iter().filter(|(id, _)| fits(**id)).flat_map(|(_, at)| self.vector(*at));
+        let rows: Vec<f32> = rows.copied().collect();
+        let near = nearest::on_cpu(Metric::L2, &queries.concat(), &rows, self.width, K)?;
+        for ((query, near), got) in queries.iter().zip(&near).zip(&answers) {
+            let (right, there) = (self.right(name, query, near.last().map(|hit| hit.distance), fits, got)?, near.len());
             found += right;
             wanted += there;
             short += there - got.num_rows();
@@ -179,17 +177,18 @@ impl Work {
         query
     }
 
-    /// How many rows of `got` are among the nearest to `query` whose color is under `below`, and how many such there are, up to
-    /// [`K`].
-    fn check(&self, name: &str, query: &[f32], below: i64, got: &RecordBatch) -> Result<(usize, usize)> {
-        let fits = |id: i64| id % 1000 < below;
-        let mut near: Vec<f32> = Vec::with_capacity(self.rows.len());
-        near.extend(self.rows.iter().filter(|(id, _)| fits(**id)).map(|(_, at)| self.distance(*at, query)));
-        let there = near.len().min(K);
-        if there == 0 {
-            return Ok((0, 0));
-        }
-        let last = *near.select_nth_unstable_by(there - 1, f32::total_cmp).1;
+    /// How many rows of `got` are no farther from `query` than `last`, a squared distance.
+    ///
+    /// # Errors
+    /// When one is not as it is in the table.
+    fn right(
+        &self,
+        name: &str,
+        query: &[f32],
+        last: Option<f32>,
+        fits: impl Fn(i64) -> bool,
+        got: &RecordBatch,
+    ) -> Result<usize> {
         let ids = got["id"].as_primitive::<Int64Type>().values();
         if ids.iter().collect::<BTreeSet<_>>().len() != ids.len() {
             return Err(Error::internal(format!("{name}: a row was found twice")));
@@ -199,9 +198,9 @@ impl Work {
             let own = self.rows.get(id).map(|at| self.distance(*at, query));
             let own = own.filter(|own| fits(*id) && (own.sqrt() - told).abs() < 1e-3 * told.max(1.0));
             let own = own.ok_or_else(|| Error::internal(format!("{name}: row {id} is deleted, stale or unwanted")))?;
-            right += usize::from(own <= last * (1.0 + TIE) + TIE);
+            right += usize::from(last.is_some_and(|last| own <= last * (1.0 + TIE) + TIE));
         }
-        Ok((right, there))
+        Ok(right)
     }
 
     /// Speed and recall before, during and after small upserts, and after a change of 3%.
