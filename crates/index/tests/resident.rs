@@ -225,6 +225,26 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_row_is_no_hit_where_many_rows_satisfy_the_filter() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, Indexes::default(), Random::new(8));
+    let old = rows(&mut random, 0..3000);
+    table.upsert(batch(&old)).await.unwrap();
+    let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
+    indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
+    let new = rows(&mut random, 0..60);
+    table.upsert(batch(&new)).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    assert_eq!(snapshot.changed_rows(), 60, "the index must not know of them");
+    for vector in old.range(0..60).filter_map(|(_, vector)| vector.clone()) {
+        let query = VectorQuery { filter: Some("id >= 0".into()), ..VectorQuery::new("vector", vector, 1) };
+        let (hits, strategy) = indexes.find_vectors(&snapshot, &query).await.unwrap();
+        assert!(matches!(strategy, Strategy::Index(_, Some(_))), "{strategy}");
+        assert!(hits[0].distance.unwrap() > 0.0, "the row's former vector was found");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     let directory = tempfile::tempdir().unwrap();
     let (table, mut random) = (table(&directory).await, Random::new(2));
