@@ -193,7 +193,11 @@ async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() {
     let directory = tempfile::tempdir().unwrap();
-    let (table, indexes, mut random) = (table(&directory).await, Indexes::default(), Random::new(7));
+    // Large changes patch the files of the base.
+    let options = StoreOptions { bulk_bytes: ByteSize(16 << 10), ..StoreOptions::default() };
+    let store = Store::open(directory.path(), options).await.unwrap();
+    let table = store.create_table("t", TableSpec::new(batch(&Model::new()).schema(), ["id"])).await.unwrap();
+    let (indexes, mut random) = (Indexes::default(), Random::new(7));
     let mut model = rows(&mut random, 0..2000);
     table.upsert(batch(&model)).await.unwrap();
     // One partition: every vector is compared, so nothing but a wrong row could be missed.
@@ -210,6 +214,7 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
             table.fold().await.unwrap();
             table.update(batch(&new).project(&[0, 2]).unwrap()).await.unwrap();
             model.extend(new);
+            assert_eq!(table.snapshot().await.unwrap().changed_rows(), 0, "the rows must keep their ids");
         }
         table.fold().await.unwrap();
         indexes.optimize(&table).await.unwrap();
