@@ -198,19 +198,23 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
     let store = Store::open(directory.path(), options).await.unwrap();
     let table = store.create_table("t", TableSpec::new(batch(&Model::new()).schema(), ["id"])).await.unwrap();
     let (indexes, mut random) = (Indexes::default(), Random::new(7));
-    let mut model = rows(&mut random, 0..2000);
-    table.upsert(batch(&model)).await.unwrap();
+    let mut model = Model::new();
+    for file in 0..8 {
+        let new = rows(&mut random, file * 500..(file + 1) * 500);
+        table.upsert(batch(&new)).await.unwrap();
+        model.extend(new);
+    }
     // One partition: every vector is compared, so nothing but a wrong row could be missed.
     let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
     indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
     let mut pieces = Vec::new();
     for step in 0..5 {
-        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(3000 + step * 100..3050 + step * 100));
+        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(5000 + step * 100..5050 + step * 100));
         table.upsert(batch(&new)).await.unwrap();
         model.extend(new);
         if step == 3 {
-            // So many that the column is patched in place: the index has seen these rows with other vectors.
-            let new = rows(&mut random, model.keys().copied().filter(|id| id % 2 == 0).collect::<Vec<_>>().into_iter());
+            // A file's column is patched in place: the index has seen these rows with other vectors.
+            let new = rows(&mut random, 3500..4000);
             table.fold().await.unwrap();
             table.update(batch(&new).project(&[0, 2]).unwrap()).await.unwrap();
             model.extend(new);
