@@ -199,7 +199,7 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
     let table = store.create_table("t", TableSpec::new(batch(&Model::new()).schema(), ["id"])).await.unwrap();
     let (indexes, mut random) = (Indexes::default(), Random::new(7));
     let mut model = Model::new();
-    for file in 0..8 {
+    for file in 0..16 {
         let new = rows(&mut random, file * 500..(file + 1) * 500);
         table.upsert(batch(&new)).await.unwrap();
         model.extend(new);
@@ -209,12 +209,12 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
     indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
     let mut pieces = Vec::new();
     for step in 0..5 {
-        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(5000 + step * 100..5050 + step * 100));
+        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(9000 + step * 100..9050 + step * 100));
         table.upsert(batch(&new)).await.unwrap();
         model.extend(new);
         if step == 3 {
             // A file's column is patched in place: the index has seen these rows with other vectors.
-            let new = rows(&mut random, 3500..4000);
+            let new = rows(&mut random, 7500..8000);
             table.fold().await.unwrap();
             table.update(batch(&new).project(&[0, 2]).unwrap()).await.unwrap();
             model.extend(new);
