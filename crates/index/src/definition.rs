@@ -65,7 +65,13 @@ impl Definition {
         Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None, row_ids_to: None }
     }
 
-    /// As it is once the rows of `dataset` were built from.
+    /// As it takes the place of `former`. What was built has seen all that was ever said of it: whoever writes a definition may
+    /// have read it before somebody else built more.
+    pub(crate) fn after(&self, former: Option<&Self>) -> Self {
+        Self { row_ids_to: self.row_ids_to.max(former.and_then(|former| former.row_ids_to)), ..self.clone() }
+    }
+
+    /// As it is once the rows of `dataset` were built from. Kept before the build: a build that is cut short has seen no more.
     pub(crate) fn built_from(&self, dataset: &Dataset) -> Self {
         Self { row_ids_to: Some(dataset.manifest().next_row_id), ..self.clone() }
     }
@@ -81,6 +87,11 @@ impl Definition {
     pub(crate) fn read_all(properties: &HashMap<String, String>) -> Result<HashMap<String, Self>> {
         let named = properties.iter().filter_map(|(key, text)| Some((key.strip_prefix(PROPERTY_PREFIX)?, text)));
         named.map(|(name, text)| Ok((name.to_owned(), Self::read(name, text)?))).collect()
+    }
+
+    /// The definition of index `name` among `properties`.
+    pub(crate) fn read_one(properties: &HashMap<String, String>, name: &str) -> Result<Option<Self>> {
+        properties.get(&format!("{PROPERTY_PREFIX}{name}")).map(|text| Self::read(name, text)).transpose()
     }
 
     fn read(name: &str, text: &str) -> Result<Self> {
@@ -112,6 +123,21 @@ mod tests {
         assert_eq!(key, "cenote.index.a.b");
         let properties = HashMap::from([(key, text.unwrap()), ("cenote.duplicates".to_owned(), "last".to_owned())]);
         assert_eq!(Definition::read_all(&properties).unwrap(), HashMap::from([("a.b".to_owned(), definition)]));
+    }
+
+    #[test]
+    fn what_was_built_has_seen_is_never_forgotten() {
+        let seen = |row_ids_to| Definition { row_ids_to, ..Definition::new(3, IndexKind::hnsw(Metric::L2)) };
+        for (former, new, expected) in [
+            (Some(9), Some(5), Some(9)),
+            (Some(5), Some(9), Some(9)),
+            (Some(9), None, Some(9)),
+            (None, Some(9), Some(9)),
+            (None, None, None),
+        ] {
+            assert_eq!(seen(new).after(Some(&seen(former))).row_ids_to, expected, "{former:?} {new:?}");
+        }
+        assert_eq!(seen(Some(5)).after(None), seen(Some(5)));
     }
 
     #[test]

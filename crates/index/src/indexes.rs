@@ -159,6 +159,9 @@ impl Indexes {
         } else {
             let make = async |dataset: &mut Dataset| {
                 let definition = definition.built_from(dataset);
+                if let Some(former) = Definition::read_one(dataset.config(), &name)? {
+                    define(dataset, &name, &former.built_from(dataset)).await?;
+                }
                 Box::pin(build(dataset, &name, &spec.column, &spec.kind, progress)).await?;
                 define(dataset, &name, &definition).await
             };
@@ -382,7 +385,8 @@ impl Indexes {
 }
 
 async fn define(dataset: &mut Dataset, name: &str, definition: &Definition) -> Result<()> {
-    let (key, text) = definition.to_property(name)?;
+    let former = Definition::read_one(dataset.config(), name)?;
+    let (key, text) = definition.after(former.as_ref()).to_property(name)?;
     if dataset.config().get(&key) == text.as_ref() {
         return Ok(());
     }
@@ -405,11 +409,10 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
         if index.metric().is_none() {
             whole.push(index.name.clone());
         } else if vectors(dataset, &index.column).await? > 0 {
-            let definition = index.definition.built_from(dataset);
             let pieces = pieces_to_merge(dataset, index).await?;
+            define(dataset, &index.name, &index.definition.built_from(dataset)).await?;
             let options = OptimizeOptions::merge(pieces).index_names(vec![index.name.clone()]);
             dataset.optimize_indices(&options).await.map_err(lance_error)?;
-            define(dataset, &index.name, &definition).await?;
         }
     }
     if whole.is_empty() {
@@ -427,7 +430,8 @@ async fn pieces_to_merge(dataset: &Dataset, index: &Index) -> Result<usize> {
     let mut pieces = dataset.load_indices_by_name(&index.name).await.map_err(lance_error)?;
     let (_, late) = live::rows(&dataset, &pieces).await?;
     let first = live::first(&late).unwrap_or(u64::MAX);
-    if index.definition.row_ids_to.is_none_or(|seen| first < seen) {
+    let definition = Definition::read_one(dataset.config(), &index.name)?;
+    if definition.and_then(|definition| definition.row_ids_to).is_none_or(|seen| first < seen) {
         return Ok(pieces.len());
     }
     // Lance keeps them in the order in which they were built.

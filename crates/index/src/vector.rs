@@ -272,8 +272,8 @@ impl VectorSearch<'_> {
             // The index holds rows that a compaction removed.
             hits = self.walk(index, built, Some(live.covered.clone() - superseded)).await?;
         }
-        let is_late = live::count(&live.late) <= LATE_ROWS_MAX;
-        if !is_late {
+        let is_short = live::count(&live.late) <= LATE_ROWS_MAX;
+        if !is_short {
             let mut late = live.late.clone() - superseded;
             if let Some(wanted) = wanted {
                 late &= wanted.as_ref();
@@ -281,7 +281,7 @@ impl VectorSearch<'_> {
             hits.extend(self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await?);
         }
         let none = RowAddrTreeMap::new();
-        let unseen = self.unseen(&index.name, if is_late { &live.late } else { &none }, 0, wanted).await?;
+        let unseen = self.unseen(&index.name, if is_short { &live.late } else { &none }, 0, wanted).await?;
         hits.extend(match unseen.bytes() <= INLINE_BYTES_MAX {
             true => unseen.nearest(),
             false => blocking(move || Ok(unseen.nearest())).await?,

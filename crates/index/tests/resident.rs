@@ -40,7 +40,16 @@ fn rows(random: &mut Random, ids: impl Iterator<Item = i64>) -> Model {
 }
 
 async fn table(directory: &tempfile::TempDir) -> Table {
-    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    table_with(directory, StoreOptions::default()).await
+}
+
+/// One whose base large changes patch in place.
+async fn patched_table(directory: &tempfile::TempDir) -> Table {
+    table_with(directory, StoreOptions { bulk_bytes: ByteSize(16 << 10), ..StoreOptions::default() }).await
+}
+
+async fn table_with(directory: &tempfile::TempDir, options: StoreOptions) -> Table {
+    let store = Store::open(directory.path(), options).await.unwrap();
     store.create_table("t", TableSpec::new(batch(&Model::new()).schema(), ["id"])).await.unwrap()
 }
 
@@ -93,7 +102,7 @@ fn is_resident(strategy: &Strategy) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn searches_are_right_while_rows_come_change_and_go() {
     let directory = tempfile::tempdir().unwrap();
-    let (table, indexes, mut random) = (table(&directory).await, saved_in(&directory), Random::new(1));
+    let (table, indexes, mut random) = (patched_table(&directory).await, saved_in(&directory), Random::new(1));
     let mut model = rows(&mut random, 0..3000);
     table.upsert(batch(&model)).await.unwrap();
     let index = indexes.create(&table, &spec()).await.unwrap();
@@ -119,6 +128,7 @@ async fn searches_are_right_while_rows_come_change_and_go() {
                 let whole = batch(&new);
                 table.fold().await.unwrap();
                 table.update(whole.project(&[0, 2]).unwrap()).await.unwrap();
+                assert_eq!(table.snapshot().await.unwrap().changed_rows(), 0, "the rows must keep their ids");
                 model.extend(new);
             }
             _ => table.compact(step % 8 == 3).await.unwrap(),
@@ -193,11 +203,7 @@ async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() {
     let directory = tempfile::tempdir().unwrap();
-    // Large changes patch the files of the base.
-    let options = StoreOptions { bulk_bytes: ByteSize(16 << 10), ..StoreOptions::default() };
-    let store = Store::open(directory.path(), options).await.unwrap();
-    let table = store.create_table("t", TableSpec::new(batch(&Model::new()).schema(), ["id"])).await.unwrap();
-    let (indexes, mut random) = (Indexes::default(), Random::new(7));
+    let (table, indexes, mut random) = (patched_table(&directory).await, Indexes::default(), Random::new(7));
     let mut model = Model::new();
     for file in 0..16 {
         let new = rows(&mut random, file * 500..(file + 1) * 500);
