@@ -3,7 +3,7 @@
 //! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong about
 //! the old one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -54,6 +54,31 @@ pub(crate) async fn load(
         builder = builder.with_version(version);
     }
     builder.load().await.map_err(lance_error)
+}
+
+/// What the Lance tags begin with that keep versions of the base from collection.
+const PROTECTED: &str = "cenote-base-";
+
+/// Keeps `versions` of the base from Lance's collection.
+pub(crate) async fn protect(dataset: &Dataset, versions: &BTreeSet<u64>) -> Result<()> {
+    let already: BTreeSet<u64> = protected(dataset).await?.into_iter().map(|(_, version)| version).collect();
+    for version in versions.difference(&already).copied() {
+        dataset.tags().create(&format!("{PROTECTED}{version}"), version).await.map_err(lance_error)?;
+    }
+    Ok(())
+}
+
+/// Gives up all versions that were kept, but `versions`.
+pub(crate) async fn unprotect(dataset: &Dataset, versions: &BTreeSet<u64>) -> Result<()> {
+    for (tag, _) in protected(dataset).await?.into_iter().filter(|(_, version)| !versions.contains(version)) {
+        dataset.tags().delete(&tag).await.map_err(lance_error)?;
+    }
+    Ok(())
+}
+
+async fn protected(dataset: &Dataset) -> Result<Vec<(String, u64)>> {
+    let tags = dataset.tags().list().await.map_err(lance_error)?;
+    Ok(tags.into_iter().filter(|(tag, _)| tag.starts_with(PROTECTED)).map(|(tag, kept)| (tag, kept.version)).collect())
 }
 
 /// Writes rows, in the stored schema, to files that no version of `dataset` names yet.

@@ -70,6 +70,7 @@ impl ChangeFeed {
                 format!("changes from version {from} on cannot be read; read the table itself and follow from there");
             error.context(what)
         })?;
+        check_follows(&state, from)?;
         Ok(Self { state, log: None, frames: VecDeque::new(), ground, recent: HashMap::new(), at: from })
     }
 
@@ -108,15 +109,13 @@ impl ChangeFeed {
                 self.frames = log.read().await?.into();
                 return Ok(self.frames.pop_front());
             }
+            self.state.snapshot().boxed().await?;
+            check_follows(&self.state, at)?;
             let mut log = Log::open(&self.state.place.log, at.0 + 1).await?;
             let frames = log.read().await?;
             match frames.first().map(|frame| &frame.record) {
                 Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= at.0 => {}
-                _ => {
-                    return Err(Error::not_found(format!(
-                        "the changes after version {at} were collected; read the table itself and follow from there"
-                    )));
-                }
+                _ => return Err(collected(at)),
             }
             self.log = Some(log);
             self.frames = frames.into();
@@ -247,6 +246,17 @@ impl ChangeFeed {
             .collect();
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
     }
+}
+
+/// # Errors
+/// `NotFound` when versions after `at` were collected: a tag keeps its version, and not what follows.
+fn check_follows(state: &State, at: Version) -> Result<()> {
+    if at.0 < state.history().oldest() { Err(collected(at)) } else { Ok(()) }
+}
+
+fn collected(at: Version) -> Error {
+    let what = format!("the changes after version {at} were collected; read the table itself and follow from there");
+    Error::not_found(what)
 }
 
 /// The visible columns without media, all nullable.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
-use cenote_base::Result;
+use cenote_base::{Result, Timestamp};
 use lance::Dataset;
 
 use crate::base;
@@ -16,9 +16,9 @@ use crate::commit::Writing;
 use crate::fault::arrow_error;
 use crate::install::{Changing, Folded};
 use crate::key_index::KeyIndex;
-use crate::schema;
 use crate::state::{State, blocking, detached};
 use crate::store::schemas;
+use crate::{Version, schema};
 
 /// Rows of one batch handed to the base.
 const BATCH_ROWS: usize = 8192;
@@ -26,8 +26,9 @@ const BATCH_ROWS: usize = 8192;
 /// A change store as it was when its segment of the log ended.
 #[derive(Debug)]
 struct Sealed {
-    /// The newest write in it.
+    /// The newest write in it, and when that was.
     version: u64,
+    time: Timestamp,
     base: Arc<Dataset>,
     keys: KeyIndex,
     chunks: Arc<Vec<Arc<Chunk>>>,
@@ -69,6 +70,7 @@ impl State {
         let mut inner = self.inner.lock();
         let sealed = Sealed {
             version,
+            time: inner.time,
             base: Arc::clone(&inner.base),
             keys: inner.keys.clone(),
             chunks: Arc::clone(&inner.changes.chunks),
@@ -76,6 +78,17 @@ impl State {
         };
         inner.changes.seal();
         Ok(Some(sealed))
+    }
+
+    /// Ends the log's segment when `version` is the newest, so that what keeps that version keeps nothing newer.
+    pub(crate) async fn roll_behind(&self, writing: &mut Writing, version: Version) -> Result<()> {
+        let (newest, time) = self.now();
+        if version.0 < newest {
+            return Ok(());
+        }
+        writing.roll(newest, time).await?;
+        self.inner.lock().changes.seal();
+        Ok(())
     }
 
     /// Ends the log's segment when everything in it is folded, so that it can be collected.
@@ -90,7 +103,7 @@ impl State {
 
 impl Sealed {
     async fn fold(self, state: &State) -> Result<Folded> {
-        let Self { version, base, keys, chunks, fold } = self;
+        let Self { version, time, base, keys, chunks, fold } = self;
         let ToFold { superseded, deleted, rows } = fold;
         let dataset = Arc::clone(&base);
         let rows = blocking(move || {
@@ -116,6 +129,6 @@ impl Sealed {
         let number = folded.version().version;
         let keys = blocking(move || keys.advance(number, entries)).await?;
         let keys = state.place.keys.save(keys, number).await?;
-        Ok(Folded { version, base: folded, keys })
+        Ok(Folded { version, time, base: folded, keys })
     }
 }

@@ -1,6 +1,6 @@
 //! What a table's log says of its base: which Lance versions there were, what each holds, and who still needs what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use cenote_base::{Error, Result};
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Version;
 
-/// The format of log segments and their checkpoints.
-const FORMAT: u32 = 1;
+/// The format of log segments and their checkpoints. Since 2, versions between tagged ones and the oldest other may be gone.
+const FORMAT: u32 = 2;
 
 /// One version of the base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub(crate) struct BaseMark {
     pub(crate) folded: u64,
     /// The Lance version whose key index fits.
     pub(crate) keys: u64,
-    /// Microseconds since 1970.
+    /// When `version` was written, or a little later: microseconds since 1970.
     pub(crate) time: i64,
     /// Bytes that were written to the table since it was made.
     #[serde(default)]
@@ -42,8 +42,12 @@ pub(crate) enum Note {
     Tag { name: String, version: Option<u64> },
     /// How far a reader of the change feed has come, or that it is gone.
     Consumer { name: String, version: Option<u64> },
-    /// Base versions below this one are gone.
-    Collected { base: u64 },
+    /// Base versions below `base` are gone, but for those that tags name a version of.
+    Collected {
+        base: u64,
+        #[serde(default)]
+        tagged: BTreeSet<u64>,
+    },
 }
 
 /// The state that notes and marks add up to.
@@ -53,6 +57,9 @@ pub(crate) struct History {
     pub(crate) marks: Vec<BaseMark>,
     pub(crate) tags: BTreeMap<String, u64>,
     pub(crate) consumers: BTreeMap<String, u64>,
+    /// The oldest version that was left when the past was last collected, tagged ones apart.
+    #[serde(default)]
+    oldest: u64,
     /// What keys are hashed with: random for each table, so that nobody can choose keys that collide.
     pub(crate) hash_key: (u64, u64),
 }
@@ -69,9 +76,20 @@ impl History {
         self.marks.last().copied().ok_or_else(|| Error::corrupt("the table's history names no base"))
     }
 
-    /// The oldest version that can be read: that of the oldest base. The log goes back at least as far.
+    /// The version from which on every one can be read. The log goes back at least as far.
     pub(crate) fn oldest(&self) -> u64 {
-        self.marks.first().map_or(0, |mark| mark.version)
+        self.oldest.max(self.marks.first().map_or(0, |mark| mark.version))
+    }
+
+    /// Whether `version`, which is no newer than the newest, can be read.
+    pub(crate) fn has(&self, version: Version) -> bool {
+        version.0 >= self.oldest() || self.tags.values().any(|tagged| *tagged == version.0)
+    }
+
+    /// The tagged versions before `oldest`, in order, each with the base that it is read from.
+    pub(crate) fn tagged_before(&self, oldest: u64) -> BTreeMap<u64, BaseMark> {
+        let versions = self.tags.values().copied().filter(|version| *version < oldest);
+        versions.filter_map(|version| Some((version, self.at(Version(version))?))).collect()
     }
 
     /// The newest base that holds nothing newer than `version`.
@@ -90,7 +108,11 @@ impl History {
         let (map, name, version) = match note {
             Note::Tag { name, version } => (&mut self.tags, name, version),
             Note::Consumer { name, version } => (&mut self.consumers, name, version),
-            Note::Collected { base } => return self.marks.retain(|mark| mark.base >= *base),
+            Note::Collected { base, tagged } => {
+                self.oldest =
+                    self.marks.iter().find(|mark| mark.base >= *base).map_or(self.oldest, |mark| mark.version);
+                return self.marks.retain(|mark| mark.base >= *base || tagged.contains(&mark.base));
+            }
         };
         match version {
             Some(version) => map.insert(name.clone(), *version),

@@ -27,10 +27,11 @@ pub(crate) struct Changing {
     _lease: Lease,
 }
 
-/// A base with everything up to `version` in it.
+/// A base with everything up to `version`, which was written at `time`, in it.
 #[derive(Debug)]
 pub(crate) struct Folded {
     pub(crate) version: u64,
+    pub(crate) time: Timestamp,
     pub(crate) base: Dataset,
     pub(crate) keys: KeyIndex,
 }
@@ -122,7 +123,7 @@ impl State {
             version: mark.version.max(folded.version),
             folded: folded.version,
             keys: base,
-            time: time.0,
+            time: folded.time.0,
             ..self.account(mark, &folded.base, false)
         };
         self.log_base(writing, version, time, mark, folded.base, folded.keys, None, None).await
@@ -153,7 +154,7 @@ impl State {
             version: if is_write { version } else { mark.version },
             folded: if all_folded { version } else { mark.folded },
             keys: if has_entries { base } else { mark.keys },
-            time: time.0,
+            time: if is_write { time.0 } else { mark.time },
             ..self.account(mark, &direct.base, is_write)
         };
         self.log_base(writing, version, time, mark, direct.base, keys, direct.written, direct.deleted).await?;

@@ -16,7 +16,7 @@ pub(crate) struct Replayed {
     pub(crate) rows: Vec<Frame>,
 }
 
-/// The log from some segment on, read to its end.
+/// The log from some segment on, read to its end or to some version.
 struct Scan {
     log: Log,
     /// Every write from this version on was seen.
@@ -26,10 +26,10 @@ struct Scan {
 
 /// Reads the log: the newest base, and the writes that it does not hold.
 pub(crate) async fn replay(place: &LogPlace) -> Result<(Log, Replayed)> {
-    let mut scanned = scan(place, u64::MAX).await?;
+    let mut scanned = scan(place, u64::MAX, u64::MAX).await?;
     let mut folded = scanned.replayed.history.current()?.folded;
     if scanned.from > folded + 1 {
-        scanned = scan(place, folded + 1).await?;
+        scanned = scan(place, folded + 1, u64::MAX).await?;
         folded = scanned.replayed.history.current()?.folded;
     }
     if scanned.from > folded + 1 {
@@ -43,27 +43,33 @@ pub(crate) async fn replay(place: &LogPlace) -> Result<(Log, Replayed)> {
 /// Reads the log as far as `version`: the newest base that holds nothing newer, and the writes from there to `version`.
 pub(crate) async fn replay_to(place: &LogPlace, version: Version) -> Result<Replayed> {
     let gone = || Error::not_found(format!("version {version} was collected"));
-    let mut history = scan(place, u64::MAX).await?.replayed.history;
+    let mut history = scan(place, u64::MAX, u64::MAX).await?.replayed.history;
     let mark = history.at(version).ok_or_else(gone)?;
-    let mut scanned = scan(place, mark.folded + 1).await?;
-    if scanned.from > mark.folded + 1 {
+    history.marks = vec![mark];
+    if version.0 <= mark.folded {
+        return Ok(Replayed { version: version.0, time: Timestamp(mark.time), history, rows: Vec::new() });
+    }
+    let mut scanned = scan(place, mark.folded + 1, version.0).await?;
+    if scanned.from > mark.folded + 1 || scanned.replayed.version < version.0 {
         return Err(gone());
     }
-    scanned.replayed.rows.retain(|frame| frame.version > mark.folded && frame.version <= version.0);
-    history.marks = vec![mark];
-    Ok(Replayed { version: version.0, history, ..scanned.replayed })
+    scanned.replayed.rows.retain(|frame| frame.version > mark.folded);
+    Ok(Replayed { history, ..scanned.replayed })
 }
 
-async fn scan(place: &LogPlace, start: u64) -> Result<Scan> {
+async fn scan(place: &LogPlace, start: u64, end: u64) -> Result<Scan> {
     let mut log = Log::open(place, start).await?;
     let mut replayed = Replayed { version: 0, time: Timestamp(0), history: History::default(), rows: Vec::new() };
     let mut from = None;
-    loop {
+    'log: loop {
         let frames = log.read().await?;
         if frames.is_empty() {
             break;
         }
         for frame in frames {
+            if frame.version > end {
+                break 'log;
+            }
             replayed.version = replayed.version.max(frame.version);
             replayed.time = replayed.time.max(frame.time);
             match &frame.record {

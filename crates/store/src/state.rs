@@ -5,6 +5,7 @@
 //! base in `install` and `fold`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -192,9 +193,9 @@ impl State {
         }
     }
 
-    /// The oldest version of the base that a snapshot of this process reads.
-    pub(crate) fn oldest_base_in_use(&self) -> Option<u64> {
-        self.bases.lock().iter().filter(|(_, base)| base.strong_count() > 0).map(|(version, _)| *version).min()
+    /// The versions of the base that snapshots of this process read.
+    pub(crate) fn bases_in_use(&self) -> Vec<u64> {
+        self.bases.lock().iter().filter(|(_, base)| base.strong_count() > 0).map(|(version, _)| *version).collect()
     }
 
     /// The table as it was at `version`.
@@ -203,18 +204,29 @@ impl State {
         if version == newest.version() {
             return Ok(newest);
         }
-        let oldest = self.history().oldest();
-        if version > newest.version() || version.0 < oldest {
-            let newest = newest.version();
-            let what = format!("there is no version {version}: versions {oldest} to {newest} can be read");
-            return Err(Error::not_found(what));
-        }
+        self.check_version(version)?;
         let replayed = replay_to(&self.place.log, version).await?;
         let base = self.load_base(replayed.history.current()?.base).await?;
         let then = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
         let snapshot = Snapshot::new(&then, self.key.clone())?;
         self.note_use(&snapshot);
         Ok(snapshot)
+    }
+
+    /// # Errors
+    /// `NotFound` when `version` cannot be read.
+    pub(crate) fn check_version(&self, version: Version) -> Result<()> {
+        let (newest, history) = {
+            let inner = self.inner.lock();
+            (inner.version, Arc::clone(&inner.history))
+        };
+        if version.0 <= newest && history.has(version) {
+            return Ok(());
+        }
+        let oldest = history.oldest();
+        let tagged = if history.tagged_before(oldest).is_empty() { "" } else { ", and older ones that have a tag" };
+        let what = format!("there is no version {version}: versions {oldest} to {newest} can be read{tagged}");
+        Err(Error::not_found(what))
     }
 
     pub(crate) fn history(&self) -> Arc<History> {
@@ -319,17 +331,37 @@ impl State {
     pub(crate) async fn versions(self: &Arc<Self>) -> Result<Vec<(Version, i64)>> {
         self.snapshot().await?;
         let history = self.history();
-        let Some(oldest) = history.marks.first().copied() else { return Ok(Vec::new()) };
-        let mut versions = BTreeMap::from([(Version(oldest.version), oldest.time)]);
-        let mut log = Log::open(&self.place.log, oldest.version + 1).await?;
+        let Some(oldest) = history.at(Version(history.oldest())) else { return Ok(Vec::new()) };
+        let mut versions = BTreeMap::new();
+        for (version, mark) in history.tagged_before(oldest.version) {
+            self.add_versions(mark, version..=version, &mut versions).await?;
+        }
+        self.add_versions(oldest, oldest.version..=u64::MAX, &mut versions).await?;
+        Ok(versions.into_iter().collect())
+    }
+
+    /// Adds those `wanted` of the versions that can be read from the base `mark` and what the log says behind it.
+    async fn add_versions(
+        &self,
+        mark: BaseMark,
+        wanted: RangeInclusive<u64>,
+        versions: &mut BTreeMap<Version, i64>,
+    ) -> Result<()> {
+        if wanted.contains(&mark.version) {
+            versions.insert(Version(mark.version), mark.time);
+        }
+        if *wanted.end() <= mark.version {
+            return Ok(());
+        }
+        let mut log = Log::open(&self.place.log, mark.version + 1).await?;
         loop {
             let frames = log.read().await?;
-            if frames.is_empty() {
-                return Ok(versions.into_iter().collect());
-            }
-            for frame in frames.into_iter().filter(|frame| frame.version > oldest.version) {
+            for frame in frames.iter().filter(|frame| frame.version > mark.version && wanted.contains(&frame.version)) {
                 // Records that change no row repeat a version: its time is that of the write.
                 versions.entry(Version(frame.version)).or_insert(frame.time.0);
+            }
+            if frames.last().is_none_or(|frame| frame.version > *wanted.end()) {
+                return Ok(());
             }
         }
     }

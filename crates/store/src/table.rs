@@ -100,7 +100,8 @@ impl Table {
         self.state().await?.versions().await
     }
 
-    /// Names `version`; it is kept until the tag is deleted.
+    /// Names `version`: it is kept until the tag is deleted, and what is between it and the oldest version that is kept anyway
+    /// is not.
     ///
     /// # Errors
     /// `AlreadyExists` for a tag in use, `NotFound` for a version that is not there.
@@ -110,10 +111,13 @@ impl Table {
         let tag = tag.to_owned();
         detached(async move {
             let mut writing = state.writing().await?;
+            // It may have been collected meanwhile.
+            state.check_version(version)?;
             if let Some(other) = state.history().tags.get(&tag) {
                 return Err(Error::already_exists(format!("tag `{tag}` is in use for version {other}")));
             }
-            writing.note(Note::Tag { name: tag, version: Some(version.0) }).await
+            writing.note(Note::Tag { name: tag, version: Some(version.0) }).await?;
+            state.roll_behind(&mut writing, version).await
         })
         .await
     }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::fault::lance_error;
 use crate::history::Note;
 use crate::state::{State, detached};
-use crate::{Table, Version, direct};
+use crate::{Table, Version, base, direct};
 
 /// A file is full with so many rows.
 const FILE_ROWS: usize = 1 << 20;
@@ -55,7 +55,7 @@ pub struct Collected {
     pub segments: usize,
     /// Bytes of the base's files.
     pub bytes: u64,
-    /// The oldest version that can still be read.
+    /// The oldest version that can still be read, tagged ones apart.
     pub oldest: Version,
 }
 
@@ -261,21 +261,27 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
             Some(text) => writing.log().version_before(parse_limit(RETENTION_BYTES_PROPERTY, &text)?).await?,
             None => 0,
         };
-        let wanted = history.tags.values().copied().chain([followed.max(large)]).min().unwrap_or(aged);
-        let Some(oldest) = history.at(Version(wanted)).or(history.marks.first().copied()) else {
-            return Ok(Collected::default());
-        };
+        // What was collected before is gone, whatever is wanted now.
+        let wanted = followed.max(large).max(history.oldest());
+        let Some(oldest) = history.at(Version(wanted)) else { return Ok(Collected::default()) };
+        let tagged = history.tagged_before(oldest.version);
+        let bases: BTreeSet<u64> = tagged.values().map(|mark| mark.base).collect();
+        let base = Arc::clone(state.view()?.base());
+        base::protect(&base, &bases).await?;
         // Said before it is done: a version that is said to be there must be.
-        writing.note(Note::Collected { base: oldest.base }).await?;
+        writing.note(Note::Collected { base: oldest.base, tagged: bases.clone() }).await?;
         state.roll_if_folded(&mut writing).await?;
         let history = state.history();
         let kept_keys: BTreeSet<u64> = history.marks.iter().map(|mark| mark.keys).collect();
-        let segments = writing.log().collect(oldest.folded).await?;
+        let tagged = tagged.iter().map(|(version, mark)| mark.folded + 1..=*version);
+        let needed: Vec<_> = tagged.chain([oldest.folded + 1..=u64::MAX]).collect();
+        let segments = writing.log().collect(&needed).await?;
         state.place.keys.collect(kept_keys).await?;
-        let base = Arc::clone(state.view()?.base());
         drop(writing);
+        base::unprotect(&base, &bases).await?;
+        let in_use = state.bases_in_use().into_iter().filter(|base| !bases.contains(base));
         let policy = CleanupPolicy {
-            before_version: Some(state.oldest_base_in_use().map_or(oldest.base, |read| read.min(oldest.base))),
+            before_version: in_use.chain([oldest.base]).min(),
             // What no version names is what a crash left, or somebody staged lately.
             delete_unverified: keep.is_zero(),
             error_if_tagged_old_versions: false,

@@ -92,7 +92,7 @@ async fn a_log_of_a_newer_format_is_left_alone() {
     let directory = three_writes().await;
     let path = segment(directory.path());
     let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.windows(10).position(|window| window == b"\"format\":1").unwrap();
+    let at = bytes.windows(10).position(|window| window == b"\"format\":2").unwrap();
     bytes[at + 9] = b'7';
     let length = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
     let crc = crc32fast::hash(&bytes[12..12 + length]);

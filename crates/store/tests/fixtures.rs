@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use cenote_base::{ManualClock, Timestamp};
+use cenote_base::{ErrorKind, ManualClock, Timestamp};
 use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, TableSpec, Version};
 
 type Rows = BTreeMap<String, i64>;
@@ -31,11 +32,14 @@ fn batch(ids: &[&str], value: i64) -> RecordBatch {
     RecordBatch::try_from_iter([("id", Arc::new(ids) as _), ("value", Arc::new(values) as _)]).unwrap()
 }
 
-/// Two writes in the base, one of them replaced there; a deletion and two writes in the log; a tag, a consumer.
+/// Two writes in the base, one of them replaced there; a deletion and two writes in the log; tags, one of them of a version
+/// whose followers were collected (since format 2); a consumer.
 async fn write(directory: &Path) {
     let store = Store::open(directory, options()).await.unwrap();
     let fields = vec![Field::new("id", DataType::Utf8, false), Field::new("value", DataType::Int64, true)];
     let table = store.create_table("t", TableSpec::new(Arc::new(Schema::new(fields)), ["id"])).await.unwrap();
+    let first = table.upsert(batch(&["a"], 0)).await.unwrap().version;
+    table.tag("initial", first).await.unwrap();
     table.upsert(batch(WRITES[0].0, WRITES[0].1)).await.unwrap();
     table.fold().await.unwrap();
     let first = table.upsert(batch(WRITES[1].0, WRITES[1].1)).await.unwrap().version;
@@ -46,6 +50,7 @@ async fn write(directory: &Path) {
         table.upsert(batch(ids, *value)).await.unwrap();
     }
     table.set_consumer("reader", Some(first)).await.unwrap();
+    table.collect(Some(Duration::ZERO)).await.unwrap();
 }
 
 async fn rows(snapshot: &Snapshot) -> Rows {
@@ -83,6 +88,12 @@ async fn every_format_is_read_and_written_on() {
         assert_eq!(rows(&table.snapshot().await.unwrap()).await, now, "{}", fixture.display());
         let second = table.snapshot_of("second").await.unwrap();
         assert_eq!(rows(&second).await, expected(&[("a", 1), ("b", 2), ("c", 1), ("d", 2)]));
+
+        if let Some(initial) = table.tags().await.unwrap().get("initial") {
+            assert_eq!(rows(&table.snapshot_at(*initial).await.unwrap()).await, expected(&[("a", 0)]));
+            let gone = table.snapshot_at(Version(initial.0 + 1)).await.unwrap_err();
+            assert_eq!(gone.kind(), ErrorKind::NotFound);
+        }
 
         let from = table.consumers().await.unwrap()["reader"];
         assert_eq!(from, second.version());

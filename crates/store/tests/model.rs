@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
-use cenote_base::{ByteSize, Random};
+use cenote_base::{ByteSize, ErrorKind, Random};
 use cenote_store::{
     ChangeFeed, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field,
 };
@@ -286,8 +286,7 @@ impl Check {
     }
 
     async fn tag(&mut self, step: usize) {
-        // What comes after a tag is kept too: a long run must not keep everything.
-        let back = self.random.below(self.versions.len().min(100) as u64) as usize;
+        let back = self.random.below(self.versions.len() as u64) as usize;
         let version = *self.versions.keys().nth_back(back).unwrap();
         self.table.tag(&format!("s{step:06}"), version).await.unwrap();
         self.tags.insert(format!("s{step:06}"), version);
@@ -315,8 +314,17 @@ impl Check {
             // A snapshot is safe from collections in its own process.
             self.held.retain(|(store, _, _)| *store == self.stores.0);
             let oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
-            self.versions.retain(|version, _| *version >= oldest);
-            assert!(self.tags.values().all(|version| *version >= oldest));
+            let tags: BTreeSet<Version> = self.tags.values().copied().collect();
+            let gone = self.versions.keys().copied().find(|version| *version < oldest && !tags.contains(version));
+            self.versions.retain(|version, _| *version >= oldest || tags.contains(version));
+            if let Some(gone) = gone {
+                let error = self.reader.snapshot_at(gone).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotFound);
+            }
+            let listed: Vec<Version> =
+                self.reader.versions().await.unwrap().iter().map(|(version, _)| *version).collect();
+            assert!(self.versions.keys().all(|version| listed.contains(version)), "{listed:?}");
+            assert!(listed.iter().all(|version| *version >= oldest || tags.contains(version)), "{listed:?}");
         }
     }
 

@@ -87,10 +87,6 @@ async fn does_what_a_directory_does() {
     assert_eq!(contents(&table).await, now);
     assert_eq!(contents(&reader).await, now);
 
-    table.compact(true).await.unwrap();
-    table.collect(Some(Duration::ZERO)).await.unwrap();
-    assert_eq!(contents(&reader).await, now);
-    assert_eq!(rows_of(&reader.snapshot_of("first").await.unwrap()).await, expected(&[(0..10, 1)]));
     let mut feed = reader.changes(tagged).await.unwrap();
     let mut operations = BTreeMap::<String, usize>::new();
     while let Some(changes) = feed.next().await.unwrap() {
@@ -100,6 +96,12 @@ async fn does_what_a_directory_does() {
     }
     let counted = [("delete", 2), ("insert", 900), ("update", 3)].map(|(name, count)| (name.to_owned(), count));
     assert_eq!(operations, BTreeMap::from(counted));
+
+    table.compact(true).await.unwrap();
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(contents(&reader).await, now);
+    assert_eq!(rows_of(&reader.snapshot_of("first").await.unwrap()).await, expected(&[(0..10, 1)]));
+    assert_eq!(reader.changes(tagged).await.unwrap_err().kind(), ErrorKind::NotFound);
 
     // What was cached can be lost.
     drop((store, table, reader));

@@ -1,13 +1,16 @@
-//! What upkeep costs: bytes written for each byte that was given.
+//! What upkeep costs, and what it leaves: bytes written for each byte that was given, and bytes that nobody can read any more.
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field};
-use cenote_base::{ByteSize, Random};
-use cenote_store::{Store, StoreOptions, TableSpec};
+use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int64Type};
+use cenote_base::{ByteSize, ErrorKind, Random};
+use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, TableSpec, Version};
 
 const DIMENSIONS: usize = 64;
 const CALL_ROWS: usize = 512;
@@ -52,4 +55,96 @@ async fn a_byte_is_written_five_times_at_most() {
     assert!(status.files < 100, "{} files", status.files);
     // The log and the base are two.
     assert!((2.0..=5.0).contains(&status.amplification), "{status:?}");
+}
+
+fn notes(ids: impl IntoIterator<Item = i64>, note: &str) -> RecordBatch {
+    let ids: Int64Array = ids.into_iter().collect();
+    let notes = StringArray::from(vec![note; ids.len()]);
+    let columns = [("id", Arc::new(ids) as ArrayRef), ("note", Arc::new(notes))];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, name != "id"))).unwrap()
+}
+
+async fn read(snapshot: &Snapshot) -> BTreeMap<i64, String> {
+    let batch = snapshot.collect(&ScanRequest::default()).await.unwrap();
+    let (ids, notes) = (batch["id"].as_primitive::<Int64Type>(), batch["note"].as_string::<i32>());
+    ids.values().iter().copied().zip(notes.iter().flatten().map(str::to_owned)).collect()
+}
+
+/// How many files under `directory` hold `text`.
+fn files_with(directory: &Path, text: &str) -> usize {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let count = |path: std::path::PathBuf| match path.is_dir() {
+        true => files_with(&path, text),
+        false => usize::from(std::fs::read(&path).unwrap().windows(text.len()).any(|bytes| bytes == text.as_bytes())),
+    };
+    entries.map(count).sum()
+}
+
+#[tokio::test]
+async fn a_tag_keeps_its_version_and_nothing_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let table = store.create_table("t", TableSpec::new(notes([], "").schema(), ["id"])).await.unwrap();
+    let rows = |parts: &[(std::ops::Range<i64>, &str)]| -> BTreeMap<i64, String> {
+        parts.iter().flat_map(|(ids, note)| ids.clone().map(|id| (id, (*note).to_owned()))).collect()
+    };
+    // One tag on a base, one on writes behind it that were folded later; and rows that came and went before, between, after.
+    table.upsert(notes(20..21, "firstsecret")).await.unwrap();
+    table.delete(&notes(20..21, "")).await.unwrap();
+    let plain = table.upsert(notes(0..4, "plain")).await.unwrap().version;
+    table.fold().await.unwrap();
+    table.tag("plain", plain).await.unwrap();
+    let between = table.upsert(notes(21..22, "middlesecret")).await.unwrap().version;
+    table.delete(&notes(21..22, "")).await.unwrap();
+    table.fold().await.unwrap();
+    let changed = table.upsert(notes(2..6, "changed")).await.unwrap().version;
+    table.tag("changed", changed).await.unwrap();
+    table.upsert(notes(22..23, "lastsecret")).await.unwrap();
+    table.fold().await.unwrap();
+    table.delete(&notes(22..23, "")).await.unwrap();
+    let newest = table.upsert(notes(0..1, "newest")).await.unwrap().version;
+    table.compact(true).await.unwrap();
+
+    let held = table.snapshot_of("plain").await.unwrap();
+    let oldest = table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
+    assert_eq!(oldest, newest);
+    for secret in ["middlesecret", "lastsecret"] {
+        assert_eq!(files_with(directory.path(), secret), 0, "{secret}");
+    }
+    let expected =
+        [("plain", plain, rows(&[(0..4, "plain")])), ("changed", changed, rows(&[(0..2, "plain"), (2..6, "changed")]))];
+    let other = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
+    for table in [&table, &other] {
+        for (tag, version, rows) in &expected {
+            assert_eq!(&read(&table.snapshot_of(tag).await.unwrap()).await, rows, "{tag}");
+            assert_eq!(&read(&table.snapshot_at(*version).await.unwrap()).await, rows, "{tag}");
+        }
+        let listed: Vec<Version> = table.versions().await.unwrap().into_iter().map(|(version, _)| version).collect();
+        assert_eq!(listed, [plain, changed, newest]);
+        let error = table.snapshot_at(between).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let what = format!(
+            "there is no version {between}: versions {newest} to {newest} can be read, and older ones that have a tag"
+        );
+        assert_eq!(error.to_string(), what);
+        // What followed a tagged version is gone, and the feed must not pass over it.
+        let error = table.changes(plain).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+    assert_eq!(read(&held).await, expected[0].2);
+
+    // Nothing of it is forgotten by what comes later, nor kept longer than its tag.
+    for round in 0..4 {
+        table.upsert(notes([30 + round], "later")).await.unwrap();
+        table.fold().await.unwrap();
+        table.collect(Some(Duration::ZERO)).await.unwrap();
+    }
+    assert_eq!(read(&other.snapshot_of("plain").await.unwrap()).await, expected[0].2);
+    table.untag("changed").await.unwrap();
+    drop(held);
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(other.snapshot_at(changed).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(read(&other.snapshot_of("plain").await.unwrap()).await, expected[0].2);
+    let keeps = |tag: &str| files_with(&directory.path().join("t.lance/_refs"), tag);
+    assert_eq!((keeps("version"), files_with(directory.path(), "firstsecret")), (1, 0));
 }

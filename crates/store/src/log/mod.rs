@@ -12,6 +12,7 @@ mod frame;
 mod object;
 mod segment;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -252,15 +253,18 @@ impl Log {
         Ok(oldest - 1)
     }
 
-    /// Removes the segments that hold only versions up to `version`; how many those were.
-    pub(crate) async fn collect(&self, version: u64) -> Result<usize> {
+    /// Removes the ended segments that hold no version of `needed`; how many those were.
+    pub(crate) async fn collect(&self, needed: &[RangeInclusive<u64>]) -> Result<usize> {
         let numbers = self.segments.list().await?;
-        // A segment ends where the next one begins.
-        let doomed = numbers.windows(2).take_while(|pair| pair[1] <= version + 1 && pair[1] <= self.number);
         let mut removed = 0;
-        for pair in doomed {
-            self.segments.remove(pair[0]).await?;
-            removed += 1;
+        for pair in numbers.windows(2).filter(|pair| pair[1] <= self.number) {
+            // A segment ends where the next one begins, or earlier.
+            let is_needed =
+                |range: &RangeInclusive<u64>| !range.is_empty() && *range.start() < pair[1] && *range.end() >= pair[0];
+            if !needed.iter().any(is_needed) {
+                self.segments.remove(pair[0]).await?;
+                removed += 1;
+            }
         }
         if removed > 0 {
             self.segments.sync().await?;
