@@ -24,6 +24,7 @@ use lance::dataset::{
 use lance::session::Session;
 use lance_table::format::Fragment;
 use lance_table::rowids::RowIdSequence;
+use lance_table::rowids::segment::U64Segment;
 
 use crate::Faults;
 use crate::fault::{arrow_error, lance_error};
@@ -132,7 +133,7 @@ pub(crate) async fn replace(
 /// Row ids as offsets in fragments.
 ///
 /// Lance's own index of row ids searches a fragment that has holes from its start, for each id. Most fragments number their
-/// rows without a gap, and there the offset is a subtraction; the others are read through once.
+/// rows without a gap, or in parts that do, and there the offset is a subtraction; the others are read through once.
 async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
     let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     let mut wanted = row_ids.to_vec();
@@ -143,16 +144,7 @@ async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32,
             break;
         }
         let ids = load_row_id_sequence(dataset, fragment).await.map_err(lance_error)?;
-        let rows = ids.len() as usize;
-        let (Some(first), Some(last)) = (ids.get(0), ids.get(rows.saturating_sub(1))) else { continue };
-        let offsets = match last.checked_sub(first) == Some(rows as u64 - 1) {
-            true => in_order(&wanted, &ids, first, last),
-            false => None,
-        };
-        let offsets = offsets.unwrap_or_else(|| {
-            let rows = (0u32..).zip(ids.iter());
-            rows.filter(|(_, id)| wanted.binary_search(id).is_ok()).map(|(offset, _)| offset).collect()
-        });
+        let offsets = offsets(&ids, &wanted);
         if offsets.is_empty() {
             continue;
         }
@@ -172,12 +164,25 @@ async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32,
     Err(Error::corrupt(format!("the base lacks {} rows that its key index names", wanted.len() - found)))
 }
 
-/// The offsets of those of `wanted`, which ascend, that are from `first` to `last`, if `ids` has each where its number says. A
-/// compaction may have joined fragments whose ids are as many as if there were no gap, but in another order.
-fn in_order(wanted: &[u64], ids: &RowIdSequence, first: u64, last: u64) -> Option<Vec<u32>> {
-    let (from, to) = (wanted.partition_point(|id| *id < first), wanted.partition_point(|id| *id <= last));
-    let offset = |id: &u64| (ids.get((id - first) as usize) == Some(*id)).then_some((id - first) as u32);
-    wanted[from..to].iter().map(offset).collect()
+/// Where in `ids` those of `wanted`, which ascend, are.
+fn offsets(ids: &RowIdSequence, wanted: &[u64]) -> Vec<u32> {
+    let (mut offsets, mut start) = (Vec::new(), 0);
+    for segment in ids.segments() {
+        let within = segment.range().map_or(0..0, |range| {
+            wanted.partition_point(|id| id < range.start())..wanted.partition_point(|id| id <= range.end())
+        });
+        let wanted = &wanted[within];
+        match segment {
+            _ if wanted.is_empty() => {}
+            U64Segment::Range(range) => offsets.extend(wanted.iter().map(|id| start + (id - range.start) as u32)),
+            _ => {
+                let rows = (start..).zip(segment.iter()).filter(|(_, id)| wanted.binary_search(id).is_ok());
+                offsets.extend(rows.map(|(offset, _)| offset));
+            }
+        }
+        start += segment.len() as u32;
+    }
+    offsets
 }
 
 /// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there.
@@ -283,4 +288,35 @@ pub(crate) async fn all_keys(
     secret: (u64, u64),
 ) -> Result<Vec<KeyEntry>> {
     keys(dataset, old, key, secret).await?.try_concat().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cenote_base::Random;
+
+    #[test]
+    fn ids_are_found_wherever_compactions_left_them() {
+        let mut random = Random::new(5);
+        for _ in 0..500 {
+            // Files one behind another, in any order of their ids, with and without holes.
+            let parts = 1 + random.below(4);
+            let mut starts: Vec<u64> = (0..parts).map(|part| part * 40).collect();
+            starts.sort_by_key(|_| random.next_u64());
+            let mut ids = RowIdSequence::new();
+            for start in starts {
+                let mut part: Vec<u64> = (start..start + 1 + random.below(8)).filter(|_| random.below(4) > 0).collect();
+                if random.below(4) == 0 {
+                    part.reverse();
+                }
+                ids.extend(RowIdSequence::try_from_iter(part).unwrap());
+            }
+            let wanted: Vec<u64> = (0..200).filter(|_| random.below(2) == 0).collect();
+            let mut found = offsets(&ids, &wanted);
+            found.sort_unstable();
+            let all = (0u32..).zip(ids.iter());
+            let expected: Vec<u32> = all.filter(|(_, id)| wanted.contains(id)).map(|(offset, _)| offset).collect();
+            assert_eq!(found, expected, "{ids:?}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, ErrorKind, Result};
 use futures::FutureExt;
 
 use crate::Version;
@@ -27,6 +27,9 @@ const RECENT_ROWS_MAX: usize = 50_000;
 
 /// Where a row is: the number of a source, and the row in it.
 type Place = (usize, usize);
+
+/// What became of a row: the hash of its key, and its last values.
+type Recent = (u128, Option<(RecordBatch, usize)>);
 
 /// A row that changed: what it was, what it is, and which row of the write's keys it is.
 #[derive(Debug, Clone, Copy)]
@@ -65,12 +68,7 @@ impl ChangeFeed {
     /// # Errors
     /// `NotFound` when what was before `from` was collected.
     pub(crate) async fn open(state: Arc<State>, from: Version) -> Result<Self> {
-        let ground = state.snapshot_at(from).boxed().await.map_err(|error| {
-            let what =
-                format!("changes from version {from} on cannot be read; read the table itself and follow from there");
-            error.context(what)
-        })?;
-        check_follows(&state, from)?;
+        let ground = ground(&state, from).await?;
         Ok(Self { state, log: None, frames: VecDeque::new(), ground, recent: HashMap::new(), at: from })
     }
 
@@ -89,8 +87,20 @@ impl ChangeFeed {
             if frame.version <= self.at.0 {
                 continue;
             }
-            let changes = self.take_in(&frame).boxed().await?;
-            self.at = Version(frame.version);
+            let mut taken = self.take_in(&frame).boxed().await;
+            if taken.is_err() {
+                // What the change is compared with may have been collected, by a process that does not know of this feed.
+                taken = match self.move_ground().await {
+                    Ok(()) => self.take_in(&frame).boxed().await,
+                    Err(error) => Err(error),
+                };
+            }
+            let version = Version(frame.version);
+            if taken.is_err() {
+                self.frames.push_front(frame);
+            }
+            let changes = taken?;
+            self.at = version;
             if self.recent.len() > RECENT_ROWS_MAX {
                 self.move_ground().await?;
             }
@@ -109,8 +119,7 @@ impl ChangeFeed {
                 self.frames = log.read().await?.into();
                 return Ok(self.frames.pop_front());
             }
-            self.state.snapshot().boxed().await?;
-            check_follows(&self.state, at)?;
+            check_follows(&self.state, at).await?;
             let mut log = Log::open(&self.state.place.log, at.0 + 1).await?;
             let frames = log.read().await?;
             match frames.first().map(|frame| &frame.record) {
@@ -124,18 +133,25 @@ impl ChangeFeed {
     }
 
     async fn move_ground(&mut self) -> Result<()> {
-        self.ground = self.state.snapshot_at(self.at).boxed().await?;
+        self.ground = ground(&self.state, self.at).await?;
         self.recent.clear();
         Ok(())
     }
 
+    /// The changes of a write, if it is one. When it fails, the feed is as it was.
     async fn take_in(&mut self, frame: &Frame) -> Result<Option<RecordBatch>> {
         match &frame.record {
             Record::Upsert(batch) => {
                 let rows: Vec<Option<usize>> = (0..batch.num_rows()).map(Some).collect();
-                self.change(frame, batch, batch, &rows).await.map(Some)
+                let (changes, recent) = self.change(frame, batch, batch, &rows).await?;
+                self.recent.extend(recent);
+                Ok(Some(changes))
             }
-            Record::Delete(keys) => self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await.map(Some),
+            Record::Delete(keys) => {
+                let (changes, recent) = self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await?;
+                self.recent.extend(recent);
+                Ok(Some(changes))
+            }
             Record::Base { written, deleted, .. } => {
                 // Written past the log: the rows are in the base.
                 let then = self.state.snapshot_at(Version(frame.version)).boxed().await?;
@@ -147,10 +163,10 @@ impl ChangeFeed {
                     let taken = then.take(&row_ids, &columns).await?;
                     let mut next = 0..;
                     let rows: Vec<Option<usize>> = found.iter().map(|row| row.and_then(|_| next.next())).collect();
-                    parts.push(self.change(frame, keys, &taken, &rows).await?);
+                    parts.push(self.change(frame, keys, &taken, &rows).await?.0);
                 }
                 if let Some(keys) = deleted {
-                    parts.push(self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await?);
+                    parts.push(self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await?.0);
                 }
                 (self.ground, self.at) = (then, Version(frame.version));
                 self.recent.clear();
@@ -161,14 +177,14 @@ impl ChangeFeed {
         }
     }
 
-    /// The changes to the rows of `keys`: row `n` is now row `rows[n]` of `after`, or gone.
+    /// The changes to the rows of `keys`, and what becomes of them in `recent`: row `n` is now row `rows[n]` of `after`, or gone.
     async fn change(
-        &mut self,
+        &self,
         frame: &Frame,
         keys: &RecordBatch,
         after: &RecordBatch,
         rows: &[Option<usize>],
-    ) -> Result<RecordBatch> {
+    ) -> Result<(RecordBatch, Vec<Recent>)> {
         let keys = self.state.key.project(keys)?;
         let hashes = self.state.key.hash(&keys, self.state.hash_key())?;
         let columns = columns(&self.ground);
@@ -196,61 +212,64 @@ impl ChangeFeed {
             };
             places.push(Changed { before, after: rows[row].map(|row| (1, row)), key: row });
         }
-        for (place, hash) in places.iter().zip(&hashes) {
-            self.recent.insert(*hash, place.after.map(|(_, row)| (after.clone(), row)));
-        }
+        let recent = |(place, hash): (&Changed, &u128)| (*hash, place.after.map(|(_, row)| (after.clone(), row)));
+        let recent = places.iter().zip(&hashes).map(recent).collect();
         places.retain(|place| match (place.before, place.after) {
             (None, None) => false,
             (Some(before), Some(after)) => !same(&sources, before, after),
             _ => true,
         });
-        self.assemble(frame, &keys, &sources, &places)
+        Ok((assemble(frame, &keys, &sources, &places)?, recent))
     }
+}
 
-    fn assemble(
-        &self,
-        frame: &Frame,
-        keys: &RecordBatch,
-        sources: &[RecordBatch],
-        places: &[Changed],
-    ) -> Result<RecordBatch> {
-        let sources: Vec<&RecordBatch> = sources.iter().collect();
-        let side = |side: fn(&Changed) -> Option<Place>| -> Result<ArrayRef> {
-            let valid: NullBuffer = places.iter().map(|place| side(place).is_some()).collect();
-            let rows: Vec<Place> = places.iter().map(|place| side(place).unwrap_or((0, 0))).collect();
-            let rows = interleave_record_batch(&sources, &rows).map_err(arrow_error)?;
-            let fields = rows.schema_ref().fields().clone();
-            let rows = StructArray::try_new(fields, rows.columns().to_vec(), Some(valid)).map_err(arrow_error)?;
-            Ok(Arc::new(rows))
-        };
-        let operation = |place: &Changed| match (place.before, place.after) {
-            (None, _) => Some("insert"),
-            (_, None) => Some("delete"),
-            _ => Some("update"),
-        };
-        let key_rows: Vec<Place> = places.iter().map(|place| (0, place.key)).collect();
-        let keys = interleave_record_batch(&[keys], &key_rows).map_err(arrow_error)?;
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(vec![frame.version; places.len()])),
-            Arc::new(TimestampMicrosecondArray::from(vec![frame.time.0; places.len()]).with_timezone("UTC")),
-            Arc::new(places.iter().map(operation).collect::<StringArray>()),
-            Arc::new(StructArray::from(keys)),
-            side(|place| place.before)?,
-            side(|place| place.after)?,
-        ];
-        let names = ["version", "time", "operation", "key", "before", "after"];
-        let fields: Fields = names
-            .iter()
-            .zip(&columns)
-            .map(|(name, column)| Field::new(*name, column.data_type().clone(), matches!(*name, "before" | "after")))
-            .collect();
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
+fn assemble(frame: &Frame, keys: &RecordBatch, sources: &[RecordBatch], places: &[Changed]) -> Result<RecordBatch> {
+    let sources: Vec<&RecordBatch> = sources.iter().collect();
+    let side = |side: fn(&Changed) -> Option<Place>| -> Result<ArrayRef> {
+        let valid: NullBuffer = places.iter().map(|place| side(place).is_some()).collect();
+        let rows: Vec<Place> = places.iter().map(|place| side(place).unwrap_or((0, 0))).collect();
+        let rows = interleave_record_batch(&sources, &rows).map_err(arrow_error)?;
+        let fields = rows.schema_ref().fields().clone();
+        let rows = StructArray::try_new(fields, rows.columns().to_vec(), Some(valid)).map_err(arrow_error)?;
+        Ok(Arc::new(rows))
+    };
+    let operation = |place: &Changed| match (place.before, place.after) {
+        (None, _) => Some("insert"),
+        (_, None) => Some("delete"),
+        _ => Some("update"),
+    };
+    let key_rows: Vec<Place> = places.iter().map(|place| (0, place.key)).collect();
+    let keys = interleave_record_batch(&[keys], &key_rows).map_err(arrow_error)?;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from(vec![frame.version; places.len()])),
+        Arc::new(TimestampMicrosecondArray::from(vec![frame.time.0; places.len()]).with_timezone("UTC")),
+        Arc::new(places.iter().map(operation).collect::<StringArray>()),
+        Arc::new(StructArray::from(keys)),
+        side(|place| place.before)?,
+        side(|place| place.after)?,
+    ];
+    let names = ["version", "time", "operation", "key", "before", "after"];
+    let fields: Fields = names
+        .iter()
+        .zip(&columns)
+        .map(|(name, column)| Field::new(*name, column.data_type().clone(), matches!(*name, "before" | "after")))
+        .collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
+}
+
+/// The table at `at`, behind which all changes can be read.
+async fn ground(state: &Arc<State>, at: Version) -> Result<Snapshot> {
+    check_follows(state, at).await?;
+    match state.snapshot_at(at).boxed().await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(collected(at)),
+        ground => ground,
     }
 }
 
 /// # Errors
 /// `NotFound` when versions after `at` were collected: a tag keeps its version, and not what follows.
-fn check_follows(state: &State, at: Version) -> Result<()> {
+async fn check_follows(state: &Arc<State>, at: Version) -> Result<()> {
+    state.snapshot().boxed().await?;
     if at.0 < state.history().oldest() { Err(collected(at)) } else { Ok(()) }
 }
 

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ struct Check {
     /// Numbers of the stores of `table` and `reader`.
     stores: (usize, usize),
     tags: BTreeMap<String, Version>,
+    /// From here on, the last collection left every version.
+    oldest: Version,
     has_extra: bool,
     feed: ChangeFeed,
     /// What the feed's changes add up to.
@@ -110,6 +112,7 @@ impl Check {
             held: Vec::new(),
             stores: (0, 1),
             tags: BTreeMap::new(),
+            oldest: Version(0),
             has_extra: false,
         };
         check.remember(check.table.snapshot().await.unwrap().version());
@@ -149,6 +152,7 @@ impl Check {
                 self.stores = (self.stores.1, self.stores.0);
             }
         }
+        self.drop_lost();
         let (now, elsewhere) = (self.table.snapshot().await.unwrap(), self.reader.snapshot().await.unwrap());
         assert_eq!(now.version(), elsewhere.version());
         assert_eq!(contents(&now, self.has_media).await, self.rows);
@@ -295,6 +299,7 @@ impl Check {
             let snapshot = self.reader.snapshot_of(&tag).await.unwrap();
             assert_eq!(snapshot.version(), version);
             self.table.untag(&tag).await.unwrap();
+            self.forget().await;
         }
         assert_eq!(self.reader.tags().await.unwrap(), self.tags);
     }
@@ -311,20 +316,35 @@ impl Check {
     async fn shrink(&mut self) {
         self.table.compact(self.random.below(2) == 0).await.unwrap();
         if self.random.below(3) == 0 {
-            // A snapshot is safe from collections in its own process.
-            self.held.retain(|(store, _, _)| *store == self.stores.0);
-            let oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
-            let tags: BTreeSet<Version> = self.tags.values().copied().collect();
-            let gone = self.versions.keys().copied().find(|version| *version < oldest && !tags.contains(version));
-            self.versions.retain(|version, _| *version >= oldest || tags.contains(version));
-            if let Some(gone) = gone {
-                let error = self.reader.snapshot_at(gone).await.unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::NotFound);
-            }
+            self.oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
+            self.forget().await;
             let listed: Vec<Version> =
                 self.reader.versions().await.unwrap().iter().map(|(version, _)| *version).collect();
             assert!(self.versions.keys().all(|version| listed.contains(version)), "{listed:?}");
-            assert!(listed.iter().all(|version| *version >= oldest || tags.contains(version)), "{listed:?}");
+            assert!(listed.iter().all(|version| self.is_kept(*version)), "{listed:?}");
+        }
+    }
+
+    fn is_kept(&self, version: Version) -> bool {
+        version >= self.oldest || self.tags.values().any(|tagged| *tagged == version)
+    }
+
+    /// Gives up the snapshots that a collection may take: those in its own process are safe from it.
+    fn drop_lost(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|(store, snapshot, _)| *store == self.stores.0 || self.is_kept(snapshot.version()));
+        self.held = held;
+    }
+
+    /// Gives up the versions that nothing keeps, one of which is seen to be gone.
+    async fn forget(&mut self) {
+        let gone: Vec<Version> = self.versions.keys().copied().filter(|version| !self.is_kept(*version)).collect();
+        for version in &gone {
+            self.versions.remove(version);
+        }
+        if let Some(version) = gone.first() {
+            let error = self.reader.snapshot_at(*version).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
         }
     }
 
