@@ -26,6 +26,9 @@ pub(crate) struct BaseMark {
     pub(crate) keys: u64,
     /// When `version` was written, or a little later: microseconds since 1970.
     pub(crate) time: i64,
+    /// When it became the base, in place of the one before: microseconds since 1970.
+    #[serde(default)]
+    pub(crate) made: i64,
     /// Bytes that were written to the table since it was made.
     #[serde(default)]
     pub(crate) accepted: u64,
@@ -95,6 +98,11 @@ impl History {
     /// The newest base that holds nothing newer than `version`.
     pub(crate) fn at(&self, version: Version) -> Option<BaseMark> {
         self.marks.iter().rev().find(|mark| mark.version <= version.0).copied()
+    }
+
+    /// The base that was current at `time`, if one is known that was.
+    pub(crate) fn current_at(&self, time: i64) -> Option<BaseMark> {
+        self.marks.iter().rev().find(|mark| mark.made <= time).copied()
     }
 
     pub(crate) fn add(&mut self, mark: BaseMark) {

@@ -104,7 +104,14 @@ impl State {
         let (written, deleted) = base::difference(&old, &base, &self.key, secret).boxed().await?;
         let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
         let (version, time) = self.next();
-        let mark = BaseMark { base: latest, version, keys: latest, time: time.0, ..self.account(mark, &base, true) };
+        let mark = BaseMark {
+            base: latest,
+            version,
+            keys: latest,
+            time: time.0,
+            made: time.0,
+            ..self.account(mark, &base, true)
+        };
         self.log_base(writing, version, time, mark, base, keys, written, deleted).await
     }
 
@@ -124,6 +131,7 @@ impl State {
             folded: folded.version,
             keys: base,
             time: folded.time.0,
+            made: time.0,
             ..self.account(mark, &folded.base, false)
         };
         self.log_base(writing, version, time, mark, folded.base, folded.keys, None, None).await
@@ -155,6 +163,7 @@ impl State {
             folded: if all_folded { version } else { mark.folded },
             keys: if has_entries { base } else { mark.keys },
             time: if is_write { time.0 } else { mark.time },
+            made: time.0,
             ..self.account(mark, &direct.base, is_write)
         };
         self.log_base(writing, version, time, mark, direct.base, keys, direct.written, direct.deleted).await?;

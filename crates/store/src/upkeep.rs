@@ -251,7 +251,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         let mut writing = state.writing().await?;
         state.adopt(&mut writing).boxed().await?;
         let history = state.history();
-        let cutoff = state.options.clock.now().0.saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
+        let cutoff = state.now().1.0.saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
         let versions = state.versions().await?;
         let aged =
             versions.iter().rev().find(|(_, time)| *time <= cutoff).map_or(history.oldest(), |(version, _)| version.0);
@@ -264,6 +264,9 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         // What was collected before is gone, whatever is wanted now.
         let wanted = followed.max(large).max(history.oldest());
         let Some(oldest) = history.at(Version(wanted)) else { return Ok(Collected::default()) };
+        // Another base with the same rows, or with more of the log's, may have been made since: processes that this one does
+        // not know of may read the one before.
+        let lately = history.current_at(cutoff).map_or(0, |mark| mark.base);
         let tagged = history.tagged_before(oldest.version);
         let bases: BTreeSet<u64> = tagged.values().map(|mark| mark.base).collect();
         let base = Arc::clone(state.view()?.base());
@@ -281,7 +284,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         base::unprotect(&base, &bases).await?;
         let in_use = state.bases_in_use().into_iter().filter(|base| !bases.contains(base));
         let policy = CleanupPolicy {
-            before_version: in_use.chain([oldest.base]).min(),
+            before_version: in_use.chain([oldest.base, lately]).min(),
             // What no version names is what a crash left, or somebody staged lately.
             delete_unverified: keep.is_zero(),
             error_if_tagged_old_versions: false,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type};
-use cenote_base::{ByteSize, ErrorKind, Random};
+use cenote_base::{ByteSize, ErrorKind, ManualClock, Random, Timestamp};
 use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, TableSpec, Version};
 
 const DIMENSIONS: usize = 64;
@@ -147,4 +147,36 @@ async fn a_tag_keeps_its_version_and_nothing_after_it() {
     assert_eq!(read(&other.snapshot_of("plain").await.unwrap()).await, expected[0].2);
     let keeps = |tag: &str| files_with(&directory.path().join("t.lance/_refs"), tag);
     assert_eq!((keeps("version"), files_with(directory.path(), "firstsecret")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_reader_elsewhere_keeps_its_snapshot_for_the_time_of_retention() {
+    const HOUR: i64 = 3_600_000_000;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000_000)));
+    let options = StoreOptions { clock: Arc::clone(&clock) as _, ..StoreOptions::default() };
+    let store = Store::open(directory.path(), options.clone()).await.unwrap();
+    let table = store.create_table("t", TableSpec::new(notes([], "").schema(), ["id"])).await.unwrap();
+    for part in 0..3 {
+        table.upsert(notes(part * 10..part * 10 + 10, "old")).await.unwrap();
+        table.fold().await.unwrap();
+    }
+    // Nothing was written for longer than the past is kept, and then the same rows are written anew.
+    clock.advance(48 * HOUR);
+    let elsewhere = Store::open(directory.path(), options).await.unwrap().table("t").await.unwrap();
+    let held = elsewhere.snapshot().await.unwrap();
+    table.compact(true).await.unwrap();
+    table.collect(None).await.unwrap();
+    assert_eq!(read(&held).await.len(), 30);
+    clock.advance(23 * HOUR);
+    table.upsert(notes(0..1, "new")).await.unwrap();
+    table.fold().await.unwrap();
+    table.collect(None).await.unwrap();
+    assert_eq!(read(&held).await.len(), 30);
+    clock.advance(2 * HOUR);
+    let files = || std::fs::read_dir(directory.path().join("t.lance/data")).unwrap().count();
+    let before = files();
+    table.collect(None).await.unwrap();
+    assert_eq!(before - files(), 3);
+    assert_eq!(read(&table.snapshot().await.unwrap()).await.len(), 30);
 }
