@@ -14,7 +14,6 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::rowids::load_row_id_sequence;
 use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{
@@ -23,13 +22,12 @@ use lance::dataset::{
 };
 use lance::session::Session;
 use lance_table::format::Fragment;
-use lance_table::rowids::RowIdSequence;
-use lance_table::rowids::segment::U64Segment;
 
 use crate::Faults;
 use crate::fault::{arrow_error, lance_error};
 use crate::fence::Fence;
 use crate::key::PrimaryKey;
+use crate::pages::RowReader;
 use crate::snapshot::ROW_ID;
 use crate::state::blocking;
 use crate::store::write_params;
@@ -98,13 +96,14 @@ pub(crate) async fn stage(dataset: &Arc<Dataset>, rows: Vec<RecordBatch>, faults
 
 /// One commit that takes out the rows `superseded` and puts in `fragments`.
 pub(crate) async fn replace(
-    dataset: &Arc<Dataset>,
+    reader: &RowReader,
     superseded: &[u64],
     fragments: Vec<Fragment>,
     faults: &Faults,
 ) -> Result<Dataset> {
+    let dataset = reader.base();
     let (mut removed_fragment_ids, mut updated_fragments) = (Vec::new(), Vec::new());
-    for (fragment, offsets) in by_fragment(dataset, superseded).await? {
+    for (fragment, offsets) in by_fragment(reader, superseded).await? {
         let file = dataset.get_fragment(fragment as usize);
         let file = file.ok_or_else(|| Error::corrupt(format!("the base names fragment {fragment} and has none")))?;
         match file.extend_deletions(offsets).await.map_err(lance_error)? {
@@ -131,69 +130,32 @@ pub(crate) async fn replace(
 }
 
 /// Row ids as offsets in fragments.
-///
-/// Lance's own index of row ids searches a fragment that has holes from its start, for each id. Most fragments number their
-/// rows without a gap, or in parts that do, and there the offset is a subtraction; the others are read through once.
-async fn by_fragment(dataset: &Dataset, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
+async fn by_fragment(reader: &RowReader, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
+    let places = reader.places().await?;
     let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    let mut wanted = row_ids.to_vec();
-    wanted.sort_unstable();
-    let mut found = 0;
-    for fragment in dataset.fragments().iter() {
-        if found == wanted.len() {
-            break;
+    let mut missing = 0;
+    for row_id in row_ids {
+        match places.get(*row_id) {
+            Some(address) => fragments.entry(address.fragment_id()).or_default().push(address.row_offset()),
+            None => missing += 1,
         }
-        let ids = load_row_id_sequence(dataset, fragment).await.map_err(lance_error)?;
-        let offsets = offsets(&ids, &wanted);
-        if offsets.is_empty() {
-            continue;
-        }
-        // A row that was moved left its id behind: only one of the places is live.
-        let deleted = match dataset.get_fragment(fragment.id as usize) {
-            Some(file) => file.get_deletion_vector().await.map_err(lance_error)?,
-            None => None,
-        };
-        let is_live = |offset: &u32| deleted.as_ref().is_none_or(|deleted| !deleted.contains(*offset));
-        let live: Vec<u32> = offsets.into_iter().filter(is_live).collect();
-        found += live.len();
-        fragments.insert(fragment.id as u32, live);
     }
-    if found == wanted.len() {
-        return Ok(fragments);
+    match missing {
+        0 => Ok(fragments),
+        _ => Err(Error::corrupt(format!("the base lacks {missing} rows that its key index names"))),
     }
-    Err(Error::corrupt(format!("the base lacks {} rows that its key index names", wanted.len() - found)))
-}
-
-/// Where in `ids` those of `wanted`, which ascend, are.
-fn offsets(ids: &RowIdSequence, wanted: &[u64]) -> Vec<u32> {
-    let (mut offsets, mut start) = (Vec::new(), 0);
-    for segment in ids.segments() {
-        let within = segment.range().map_or(0..0, |range| {
-            wanted.partition_point(|id| id < range.start())..wanted.partition_point(|id| id <= range.end())
-        });
-        let wanted = &wanted[within];
-        match segment {
-            _ if wanted.is_empty() => {}
-            U64Segment::Range(range) => offsets.extend(wanted.iter().map(|id| start + (id - range.start) as u32)),
-            _ => {
-                let rows = (start..).zip(segment.iter()).filter(|(_, id)| wanted.binary_search(id).is_ok());
-                offsets.extend(rows.map(|(offset, _)| offset));
-            }
-        }
-        start += segment.len() as u32;
-    }
-    offsets
 }
 
 /// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there.
 pub(crate) async fn patch(
-    dataset: &Arc<Dataset>,
+    reader: &RowReader,
     key: &PrimaryKey,
     batch: RecordBatch,
     row_ids: &[u64],
     faults: &Faults,
 ) -> Result<Dataset> {
-    let fragments = by_fragment(dataset, row_ids).await?;
+    let dataset = reader.base();
+    let fragments = by_fragment(reader, row_ids).await?;
     let rows = |id: u32| dataset.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
     let touched: usize = fragments.keys().map(|id| rows(*id)).sum();
     let is_part = batch.num_columns() < dataset.schema().fields.len();
@@ -288,35 +250,4 @@ pub(crate) async fn all_keys(
     secret: (u64, u64),
 ) -> Result<Vec<KeyEntry>> {
     keys(dataset, old, key, secret).await?.try_concat().await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cenote_base::Random;
-
-    #[test]
-    fn ids_are_found_wherever_compactions_left_them() {
-        let mut random = Random::new(5);
-        for _ in 0..500 {
-            // Files one behind another, in any order of their ids, with and without holes.
-            let parts = 1 + random.below(4);
-            let mut starts: Vec<u64> = (0..parts).map(|part| part * 40).collect();
-            starts.sort_by_key(|_| random.next_u64());
-            let mut ids = RowIdSequence::new();
-            for start in starts {
-                let mut part: Vec<u64> = (start..start + 1 + random.below(8)).filter(|_| random.below(4) > 0).collect();
-                if random.below(4) == 0 {
-                    part.reverse();
-                }
-                ids.extend(RowIdSequence::try_from_iter(part).unwrap());
-            }
-            let wanted: Vec<u64> = (0..200).filter(|_| random.below(2) == 0).collect();
-            let mut found = offsets(&ids, &wanted);
-            found.sort_unstable();
-            let all = (0u32..).zip(ids.iter());
-            let expected: Vec<u32> = all.filter(|(_, id)| wanted.contains(id)).map(|(offset, _)| offset).collect();
-            assert_eq!(found, expected, "{ids:?}");
-        }
-    }
 }

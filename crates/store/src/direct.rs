@@ -143,7 +143,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
     let fragments = staged.into_iter().flat_map(|staged| staged.fragments).collect();
     let old = snapshot.base();
-    let new = base::replace(old, &superseded, fragments, &state.options.faults).await?;
+    let new = base::replace(snapshot.reader(), &superseded, fragments, &state.options.faults).await?;
     let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
     let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
     let version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
@@ -174,7 +174,7 @@ pub(crate) async fn update(state: &Arc<State>, batch: RecordBatch) -> Result<Wri
         let keys = state.key.project(&batch)?;
         let old = snapshot.base();
         let batch = schema::to_stored_batch(&batch, &schemas(old).1)?;
-        let new = base::patch(old, &state.key, batch, &row_ids, &state.options.faults).await?;
+        let new = base::patch(snapshot.reader(), &state.key, batch, &row_ids, &state.options.faults).await?;
         let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
         let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
@@ -200,7 +200,7 @@ pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u1
         if superseded.is_empty() {
             return Ok(report);
         }
-        let new = base::replace(snapshot.base(), &superseded, Vec::new(), &state.options.faults).await?;
+        let new = base::replace(snapshot.reader(), &superseded, Vec::new(), &state.options.faults).await?;
         let entries = hashes.into_iter().map(|hash| (hash, None)).collect();
         let direct = Direct { base: new, entries, written: None, deleted: Some(keys), is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;

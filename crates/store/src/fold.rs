@@ -8,7 +8,6 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
 use cenote_base::{Result, Timestamp};
-use lance::Dataset;
 
 use crate::base;
 use crate::changes::{Chunk, ToFold};
@@ -16,6 +15,7 @@ use crate::commit::Writing;
 use crate::fault::arrow_error;
 use crate::install::{Changing, Folded};
 use crate::key_index::KeyIndex;
+use crate::pages::RowReader;
 use crate::state::{State, blocking, detached};
 use crate::store::schemas;
 use crate::{Version, schema};
@@ -29,7 +29,7 @@ struct Sealed {
     /// The newest write in it, and when that was.
     version: u64,
     time: Timestamp,
-    base: Arc<Dataset>,
+    reader: Arc<RowReader>,
     keys: KeyIndex,
     chunks: Arc<Vec<Arc<Chunk>>>,
     fold: ToFold,
@@ -71,7 +71,7 @@ impl State {
         let sealed = Sealed {
             version,
             time: inner.time,
-            base: Arc::clone(&inner.base),
+            reader: Arc::clone(&inner.reader),
             keys: inner.keys.clone(),
             chunks: Arc::clone(&inner.changes.chunks),
             fold: inner.changes.to_fold(),
@@ -103,9 +103,9 @@ impl State {
 
 impl Sealed {
     async fn fold(self, state: &State) -> Result<Folded> {
-        let Self { version, time, base, keys, chunks, fold } = self;
+        let Self { version, time, reader, keys, chunks, fold } = self;
         let ToFold { superseded, deleted, rows } = fold;
-        let dataset = Arc::clone(&base);
+        let dataset = Arc::clone(reader.base());
         let rows = blocking(move || {
             let (logical, stored) = schemas(&dataset);
             let logical = Arc::new(logical);
@@ -121,9 +121,9 @@ impl Sealed {
         })
         .await?;
         let faults = &state.options.faults;
-        let fragments = base::stage(&base, rows, faults).await?;
-        let folded = base::replace(&base, &superseded, fragments, faults).await?;
-        let mut entries = base::all_keys(&folded, Some(&base), &state.key, state.hash_key()).await?;
+        let fragments = base::stage(reader.base(), rows, faults).await?;
+        let folded = base::replace(&reader, &superseded, fragments, faults).await?;
+        let mut entries = base::all_keys(&folded, Some(reader.base()), &state.key, state.hash_key()).await?;
         entries.extend(deleted.into_iter().map(|hash| (hash, None)));
         faults.check("keys.save")?;
         let number = folded.version().version;

@@ -63,6 +63,7 @@ mod log;
 mod objects;
 mod pages;
 mod place;
+mod places;
 mod replay;
 mod schema;
 mod snapshot;

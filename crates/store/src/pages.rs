@@ -15,16 +15,15 @@ use cenote_base::{ByteSize, Error, Result};
 use futures::future::try_join_all;
 use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig};
-use lance::dataset::rowids::load_row_id_sequence;
+use lance::dataset::{ProjectionRequest, TakeBuilder};
 use lance_core::datatypes::Schema;
 use lance_core::utils::address::RowAddress;
-use lance_core::utils::deletion::DeletionVector;
-use lance_table::rowids::{FragmentRowIdIndex, RowIdIndex};
 use moka::sync::Cache;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::OnceCell;
 
 use crate::fault::{arrow_error, lance_error};
+use crate::places::{FragmentPlaces, Places};
 
 /// A page holds the rows of so many bytes of a fragment's files, and so fewer of each column.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -34,10 +33,11 @@ const PAGES_READ_MAX: usize = 4;
 /// A call for more rows reads them without pages.
 const ROWS_MAX: usize = 1024;
 
-/// Decoded pages, bounded in bytes.
+/// Decoded pages, and where rows are, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Pages {
     cache: Cache<PageKey, ArrayRef>,
+    pub(crate) places: Cache<u128, Arc<FragmentPlaces>>,
 }
 
 /// A page of a column: the files that make up the fragment, the field, and which page.
@@ -53,8 +53,8 @@ struct PageKey {
 pub(crate) struct RowReader {
     base: Arc<Dataset>,
     pages: Arc<Pages>,
-    /// Where each row is: made when it is first asked for. Lance keeps one too, but not for versions that this process committed.
-    places: OnceCell<RowIdIndex>,
+    /// Made when it is first asked for.
+    places: OnceCell<Places>,
 }
 
 /// A run of rows of a fragment, of which some are asked for.
@@ -70,7 +70,12 @@ impl Pages {
             let bytes = page.get_array_memory_size() + size_of::<PageKey>() + size_of::<ArrayRef>();
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
-        Self { cache: Cache::builder().max_capacity(bytes_max.0).weigher(bytes).build() }
+        let of_places = |_: &u128, places: &Arc<FragmentPlaces>| u32::try_from(places.bytes()).unwrap_or(u32::MAX);
+        let places_max = bytes_max.0 / 4;
+        Self {
+            cache: Cache::builder().max_capacity(bytes_max.0 - places_max).weigher(bytes).build(),
+            places: Cache::builder().max_capacity(places_max).weigher(of_places).build(),
+        }
     }
 
     fn get(&self, run: &Run, columns: &Schema) -> Option<Vec<ArrayRef>> {
@@ -95,9 +100,10 @@ impl RowReader {
     /// `NotFound` when one is not there.
     pub(crate) async fn take(&self, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
         if row_ids.len() > ROWS_MAX {
-            return take_rows(&self.base, row_ids, columns).await;
+            return self.read_alone(self.find(row_ids).await?, columns).await;
         }
-        let (runs, places) = self.runs(row_ids).await?;
+        let addresses = self.find(row_ids).await?;
+        let (runs, places) = self.runs(&addresses).await?;
         let mut held: Vec<Option<Vec<ArrayRef>>> = runs.iter().map(|run| self.pages.get(run, columns)).collect();
         let missing = held.iter().enumerate().filter(|(_, page)| page.is_none()).map(|(run, _)| run);
         let missing: Vec<usize> = missing.take(PAGES_READ_MAX).collect();
@@ -111,26 +117,26 @@ impl RowReader {
         };
         let page_of: Vec<Option<usize>> = held.into_iter().map(|page| page.map(&mut hold)).collect();
         let mut alone = Vec::new();
-        let place = |((run, row), row_id): ((usize, usize), &u64)| match page_of[run] {
+        let place = |((run, row), address): ((usize, usize), &RowAddress)| match page_of[run] {
             Some(page) => (page, row),
             None => {
-                alone.push(*row_id);
+                alone.push(*address);
                 (pages.len(), alone.len() - 1)
             }
         };
-        let places: Vec<(usize, usize)> = places.into_iter().zip(row_ids).map(place).collect();
+        let places: Vec<(usize, usize)> = places.into_iter().zip(&addresses).map(place).collect();
         if !alone.is_empty() {
-            pages.push(take_rows(&self.base, &alone, columns).await?.columns().to_vec());
+            pages.push(self.read_alone(alone, columns).await?.columns().to_vec());
         }
         assemble(&pages, &places, columns)
     }
 
     /// The runs in which these rows are, and for each row the run and its place there.
-    async fn runs(&self, row_ids: &[u64]) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
-        let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(row_ids.len()));
+    async fn runs(&self, addresses: &[RowAddress]) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
+        let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(addresses.len()));
         let mut known: HashMap<(u32, u32), usize> = HashMap::new();
         let mut fragments: HashMap<u32, (FileFragment, u128, u32)> = HashMap::new();
-        for address in self.find(row_ids).await? {
+        for address in addresses {
             let (id, offset) = (address.fragment_id(), address.row_offset());
             if let Entry::Vacant(entry) = fragments.entry(id) {
                 entry.insert(open(&self.base, id).await?);
@@ -158,22 +164,37 @@ impl RowReader {
         Ok(batch.columns().to_vec())
     }
 
-    async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
-        let places = self.places.get_or_try_init(|| Box::pin(places(&self.base))).await?;
-        let gone = || Error::not_found("a row id names no row of this snapshot");
-        row_ids.iter().map(|row| places.get(*row).map_err(lance_error)?.ok_or_else(gone)).collect()
+    pub(crate) fn base(&self) -> &Arc<Dataset> {
+        &self.base
     }
-}
 
-async fn places(base: &Dataset) -> Result<RowIdIndex> {
-    let mut fragments = Vec::with_capacity(base.fragments().len());
-    for fragment in base.get_fragments() {
-        let row_id_sequence = load_row_id_sequence(base, fragment.metadata()).await.map_err(lance_error)?;
-        let deleted = fragment.get_deletion_vector().await.map_err(lance_error)?;
-        let deletion_vector = deleted.unwrap_or_else(|| Arc::new(DeletionVector::NoDeletions));
-        fragments.push(FragmentRowIdIndex { fragment_id: fragment.id() as u32, row_id_sequence, deletion_vector });
+    /// Where each live row is.
+    pub(crate) async fn places(&self) -> Result<&Places> {
+        self.places.get_or_try_init(|| Box::pin(Places::of(&self.base, &self.pages))).await
     }
-    RowIdIndex::new(&fragments).map_err(lance_error)
+
+    async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
+        let places = self.places().await?;
+        let gone = || Error::not_found("a row id names no row of this snapshot");
+        row_ids.iter().map(|row| places.get(*row).ok_or_else(gone)).collect()
+    }
+
+    /// Rows read one by one.
+    async fn read_alone(&self, addresses: Vec<RowAddress>, columns: &Schema) -> Result<RecordBatch> {
+        let rows = addresses.len();
+        let plan = ProjectionRequest::from(columns.clone()).into_projection_plan(Arc::clone(&self.base));
+        let addresses = addresses.into_iter().map(u64::from).collect();
+        let take = TakeBuilder::try_new_from_addresses(
+            Arc::clone(&self.base),
+            addresses,
+            Arc::new(plan.map_err(lance_error)?),
+        );
+        let batch = Box::pin(take.map_err(lance_error)?.execute()).await.map_err(lance_error)?;
+        match batch.num_rows() == rows {
+            true => Ok(batch),
+            false => Err(Error::corrupt("the base gave fewer rows than it has")),
+        }
+    }
 }
 
 /// A fragment, what stands for its files, and how many rows a page of it has.
@@ -191,14 +212,6 @@ async fn open(base: &Dataset, id: u32) -> Result<(FileFragment, u128, u32)> {
     let row_bytes = (bytes / rows.max(1)).max(1);
     let page_rows = (PAGE_BYTES / row_bytes).clamp(1, PAGE_ROWS_MAX) as u32;
     Ok((fragment, hasher.finish128().as_u128(), page_rows))
-}
-
-async fn take_rows(base: &Arc<Dataset>, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
-    let batch = Box::pin(base.take_rows(row_ids, columns.clone())).await.map_err(lance_error)?;
-    match batch.num_rows() == row_ids.len() {
-        true => Ok(batch),
-        false => Err(Error::not_found("a row id names no row of this snapshot")),
-    }
 }
 
 /// The rows at `places`, each a page and a row in it.

@@ -206,6 +206,10 @@ impl Snapshot {
         &self.base
     }
 
+    pub(crate) fn reader(&self) -> &RowReader {
+        &self.reader
+    }
+
     /// The oldest version of the table that could be read when the snapshot was taken.
     pub fn oldest_version(&self) -> Version {
         Version(self.history.oldest())
