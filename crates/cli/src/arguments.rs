@@ -55,6 +55,9 @@ pub enum Command {
         /// Process rows again that failed before.
         #[arg(long)]
         retry_errors: bool,
+        /// Where operators run that a GPU can do a part of.
+        #[arg(long, value_enum, default_value = "auto")]
+        device: DeviceArgument,
         /// Write a timeline of what ran where, in Chrome's trace format: open it in a browser's tracing page or Perfetto.
         #[arg(long, value_name = "FILE")]
         trace: Option<PathBuf>,
@@ -263,6 +266,19 @@ pub struct Format {
     /// How rows are printed.
     #[arg(long, value_enum, default_value_t = FormatKind::Table)]
     pub format: FormatKind,
+}
+
+/// Where kernels of operators run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArgument {
+    /// Where a batch ends first, by measured rate and queue; on the CPU where there is no GPU.
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On the GPU; an error where there is none.
+    Gpu,
+    /// On Mesa's software Vulkan, to try out what a GPU would do.
+    Software,
 }
 
 /// How rows are printed.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_runtime::{ByteSize, Cancel, Lake, LakeOptions, Progress, Result, RunOptions};
+use cenote_runtime::{ByteSize, Cancel, DeviceChoice, Lake, LakeOptions, Progress, Result, RunOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, DeviceArgument};
 use crate::output;
 use crate::progress::progress;
 use crate::sight::{self, Watched};
@@ -28,7 +28,13 @@ pub fn options(arguments: &Arguments) -> LakeOptions {
         Command::Run { trace: Some(_), .. } => TRACE_MAX,
         _ => ByteSize(0),
     };
-    LakeOptions { memory_max: arguments.memory, cpu_cores: arguments.cpus, trace_max, ..LakeOptions::default() }
+    let device = match &arguments.command {
+        Command::Run { device: DeviceArgument::Auto, .. } => DeviceChoice::Auto,
+        Command::Run { device: DeviceArgument::Gpu, .. } => DeviceChoice::Gpu,
+        Command::Run { device: DeviceArgument::Software, .. } => DeviceChoice::Software,
+        _ => DeviceChoice::Cpu,
+    };
+    LakeOptions { memory_max: arguments.memory, cpu_cores: arguments.cpus, device, trace_max, ..LakeOptions::default() }
 }
 
 /// The newest work that a timeline has room for.

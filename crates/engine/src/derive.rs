@@ -47,7 +47,7 @@ struct Pass<'a> {
 }
 
 pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &RunOptions) -> Result<Vec<StepReport>> {
-    let stages = stages(group, &work, &engine.scheduler, &options.cancel);
+    let stages = stages(group, &work, &engine.scheduler, engine.options.devices.as_ref(), &options.cancel)?;
     let pass = Pass { engine, group, work: &work, stages };
     let mut reports: Vec<StepReport> = group.steps.iter().map(|step| work.report(step)).collect();
     for (number, report) in reports.iter_mut().enumerate() {

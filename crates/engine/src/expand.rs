@@ -44,7 +44,7 @@ pub(crate) async fn run(
         .retries(RETRIES_MAX)
         .cancel(&options.cancel)
         .job(&group.job);
-    let workers = Arc::new(Workers::new(&step.operator));
+    let workers = Arc::new(Workers::new(&step.operator, false));
     let pass = Pass { engine, group, step, child, work: &work, workers, task };
     let mut report = work.report(step);
     let writes = options.dry_run_rows.is_none();

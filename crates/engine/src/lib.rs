@@ -47,6 +47,7 @@
 //! ```
 
 mod derive;
+mod devices;
 mod error_table;
 mod expand;
 mod keys;
@@ -58,6 +59,7 @@ mod stage;
 mod worker;
 mod yaml;
 
+pub use devices::Devices;
 pub use error_table::{ERROR_TABLE, error_table_schema};
 pub use plan::ORDINAL;
 pub use recipe::{IndexRequest, Keep, Recipe, Step};

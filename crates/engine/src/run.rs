@@ -12,10 +12,11 @@ use cenote_scheduler::{Cancel, Job, JobOptions, Priority, Scheduler};
 use cenote_store::{DEPENDENTS_PROPERTY, Filter, ROW_ID, ScanRequest, Snapshot, Store, Table};
 use futures::TryStreamExt;
 
+use crate::devices::Devices;
 use crate::error_table::ErrorTable;
 use crate::plan::{self, PlannedStep};
 use crate::recipe::Recipe;
-use crate::stage::{GROUP_STEPS_MAX, fuse};
+use crate::stage::{GROUP_STEPS_MAX, fuse, requests};
 use crate::{derive, expand, keys};
 
 /// Bounds of an [`Engine`].
@@ -29,6 +30,8 @@ pub struct EngineOptions {
     pub commit_bytes_max: ByteSize,
     /// Dates the error table.
     pub clock: Arc<dyn Clock>,
+    /// Devices for the kernels of operators; without any, all runs on the CPU.
+    pub devices: Option<Devices>,
 }
 
 impl Default for EngineOptions {
@@ -38,6 +41,7 @@ impl Default for EngineOptions {
             queue_bytes_max: ByteSize::mib(64),
             commit_bytes_max: ByteSize::mib(64),
             clock: Arc::new(SystemClock),
+            devices: None,
         }
     }
 }
@@ -168,7 +172,7 @@ impl Engine {
         let memory_bytes_max = self.scheduler.usage().total.memory_bytes;
         let stages = group(&planned).into_iter().flat_map(|range| {
             let steps = &planned[range];
-            let requests: Vec<Resources> = steps.iter().map(|step| step.operator.resources()).collect();
+            let requests = requests(steps, self.options.devices.as_ref());
             fuse(&requests, memory_bytes_max).into_iter().map(|(range, resources)| StagePlan {
                 table: steps[0].table.clone(),
                 operators: steps[range].iter().map(|step| step.operator.definition.name).collect(),

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use cenote_base::{Error, Resources, Result};
-use cenote_scheduler::{Cancel, Held, Scheduler, WorkOptions};
+use cenote_operator::{Kernel, Output, RowError};
+use cenote_scheduler::{Cancel, Held, Placed, Scheduler, WorkOptions};
 
 use crate::derive::internal;
+use crate::devices::{DEVICE_SHARE, Devices};
 use crate::error_table::Failure;
 use crate::plan::PlannedStep;
 use crate::read::Chunk;
@@ -25,6 +27,8 @@ pub(crate) const GROUP_STEPS_MAX: usize = 64;
 pub(crate) struct Stage {
     steps: Arc<[StageStep]>,
     options: WorkOptions,
+    /// Where the kernel of the one step runs, unless it runs with the step.
+    placed: Option<Placed>,
 }
 
 struct StageStep {
@@ -37,6 +41,13 @@ struct StageStep {
     recorded: BTreeSet<String>,
     /// Which of its outputs some step of the group reads.
     read: BTreeSet<String>,
+}
+
+/// Rows that wait for a kernel.
+struct Prepared {
+    positions: Vec<u32>,
+    batch: RecordBatch,
+    errors: Vec<RowError>,
 }
 
 /// A chunk on its way through the stages. Cheap to clone: a task that is tried again starts from where it was.
@@ -58,22 +69,47 @@ pub(crate) struct Taken {
 
 /// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as the memory of all of
 /// them may be had.
-pub(crate) fn stages(group: &Group, work: &Work, scheduler: &Scheduler, cancel: &Cancel) -> Vec<Stage> {
-    let requests: Vec<Resources> = group.steps.iter().map(|step| step.operator.resources()).collect();
+pub(crate) fn stages(
+    group: &Group,
+    work: &Work,
+    scheduler: &Scheduler,
+    devices: Option<&Devices>,
+    cancel: &Cancel,
+) -> Result<Vec<Stage>> {
     let stage = |(range, resources): (Range<usize>, Resources)| {
         let name = range.clone().map(|number| group.steps[number].operator.definition.name).collect::<Vec<_>>();
+        let first = &group.steps[range.start].operator;
+        let kernel = devices.and_then(|devices| Some((devices, devices.kernel(first)?)));
+        // The device is asked for with each batch that goes there.
+        let resources = if kernel.is_some() { first.resources() } else { resources };
         let options = WorkOptions::new(name.join(", ")).resources(resources).retries(RETRIES_MAX).cancel(cancel);
+        let options = options.job(&group.job);
+        let place = |(devices, kernel): (&Devices, &Kernel)| {
+            let on_cpu = Arc::clone(&kernel.on_cpu);
+            scheduler.placed(devices.placed(kernel, options.clone()), move |batch| on_cpu(batch))
+        };
+        let placed = kernel.map(place).transpose()?;
         let step = |number: usize| StageStep {
             number,
             step: Arc::clone(&group.steps[number]),
-            workers: Workers::new(&group.steps[number].operator),
+            workers: Workers::new(&group.steps[number].operator, placed.is_some()),
             stale: Arc::clone(&work.stale[number]),
             recorded: work.recorded.get(group.steps[number].label()).cloned().unwrap_or_default(),
             read: group.steps.iter().flat_map(|step| step.inputs.iter().cloned()).collect(),
         };
-        Stage { steps: range.map(step).collect(), options: options.job(&group.job) }
+        Ok(Stage { steps: range.map(step).collect(), options, placed })
     };
+    let requests = requests(&group.steps, devices);
     fuse(&requests, scheduler.usage().total.memory_bytes).into_iter().map(stage).collect()
+}
+
+/// What each of `steps` asks for, the device included that its kernel may run on.
+pub(crate) fn requests(steps: &[Arc<PlannedStep>], devices: Option<&Devices>) -> Vec<Resources> {
+    let request = |step: &Arc<PlannedStep>| match devices.filter(|devices| devices.kernel(&step.operator).is_some()) {
+        Some(devices) => step.operator.resources().with_device(devices.class.as_str(), DEVICE_SHARE),
+        None => step.operator.resources(),
+    };
+    steps.iter().map(request).collect()
 }
 
 /// Ranges of `requests` that run as one task, with what it asks for.
@@ -102,12 +138,33 @@ impl Stage {
     /// `taken` with the stage's steps done.
     pub(crate) async fn run(&self, scheduler: &Scheduler, taken: Taken) -> Result<Taken> {
         let steps = Arc::clone(&self.steps);
-        let work = move |_: &_| {
-            let mut taken = taken.clone();
-            steps.iter().try_for_each(|step| taken.process(step))?;
+        let Some(placed) = &self.placed else {
+            let work = move |_: &_| {
+                let mut taken = taken.clone();
+                steps.iter().try_for_each(|step| taken.process(step))?;
+                Ok(taken)
+            };
+            return scheduler.run(&self.options, work).await;
+        };
+        let (before, prepared_by) = (taken.clone(), Arc::clone(&steps));
+        let prepared = scheduler.run(&self.options, move |_: &_| before.prepare(&prepared_by[0])).await?;
+        let done = match prepared {
+            None => None,
+            Some(Prepared { positions, batch, errors }) => {
+                let made = placed.run(batch).await?;
+                Some((positions, Output::from(made.columns().to_vec()).with_errors(errors)))
+            }
+        };
+        let finish = move |_: &_| {
+            let (mut taken, step) = (taken.clone(), &steps[0]);
+            let check = |(positions, output): (Vec<u32>, Output)| {
+                let output = step.step.operator.check(positions.len(), output)?;
+                Ok::<_, Error>((positions, output))
+            };
+            taken.take_in(step, done.clone().map(check).transpose()?)?;
             Ok(taken)
         };
-        scheduler.run(&self.options, work).await
+        scheduler.run(&self.options, finish).await
     }
 }
 
@@ -133,19 +190,48 @@ impl Taken {
     }
 
     fn process(&mut self, stage: &StageStep) -> Result<()> {
+        let done = match self.inputs(stage)? {
+            Some((positions, inputs)) => Some((positions, stage.workers.process(&inputs)?)),
+            None => None,
+        };
+        self.take_in(stage, done)
+    }
+
+    /// What the kernel of `stage` takes; `None` when no row is to be processed.
+    fn prepare(&self, stage: &StageStep) -> Result<Option<Prepared>> {
+        let Some((positions, inputs)) = self.inputs(stage)? else { return Ok(None) };
+        let kernel = stage.step.operator.kernel();
+        let kernel = kernel.ok_or_else(|| Error::internal("a step without a kernel was placed"))?;
+        let output = stage.workers.process(&inputs)?;
+        Ok(Some(Prepared { positions, batch: kernel.batch(output.columns)?, errors: output.errors }))
+    }
+
+    /// The rows that `stage` has to process, and its inputs there; `None` when there are none.
+    fn inputs(&self, stage: &StageStep) -> Result<Option<(Vec<u32>, Vec<ArrayRef>)>> {
         let rows = self.rows();
         let is_stale = |row: &u32| stage.stale.contains(&self.chunk.row_ids[*row as usize]);
         let positions: Vec<u32> = (0..rows as u32).filter(is_stale).collect();
+        if positions.is_empty() {
+            return Ok(None);
+        }
+        let indices = UInt32Array::from(positions.clone());
+        let inputs = stage.step.inputs.iter().map(|input| {
+            let column = self.columns.get(input);
+            let column = column.ok_or_else(|| Error::internal(format!("the pass lost column `{input}`")))?;
+            // Whole chunks are the rule: then nothing is copied.
+            if positions.len() == rows { Ok(Arc::clone(column)) } else { select(column, &indices) }
+        });
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        Ok(Some((positions, inputs)))
+    }
+
+    /// Takes in what `stage` made of the rows at some positions.
+    fn take_in(&mut self, stage: &StageStep, done: Option<(Vec<u32>, Output)>) -> Result<()> {
+        let rows = self.rows();
         let mut failures = Vec::new();
-        if !positions.is_empty() {
-            let indices = UInt32Array::from(positions.clone());
-            let inputs = stage.step.inputs.iter().map(|input| {
-                let column = self.columns.get(input);
-                let column = column.ok_or_else(|| Error::internal(format!("the pass lost column `{input}`")))?;
-                // Whole chunks are the rule: then nothing is copied.
-                if positions.len() == rows { Ok(Arc::clone(column)) } else { select(column, &indices) }
-            });
-            let output = stage.workers.process(&inputs.collect::<Result<Vec<_>>>()?)?;
+        let mut processed = 0;
+        if let Some((positions, output)) = done {
+            processed = positions.len();
             for (field, values) in stage.step.outputs.iter().zip(output.columns) {
                 let whole = scatter(self.columns.get(field.name()), &values, &positions, rows)?;
                 if stage.read.contains(field.name()) {
@@ -177,7 +263,7 @@ impl Taken {
                 }
             }
         }
-        self.counts.push(positions.len());
+        self.counts.push(processed);
         self.failures.push(failures);
         Ok(())
     }

@@ -13,20 +13,23 @@ pub(crate) const RETRIES_MAX: u32 = 2;
 /// Does an operator's work on threads of the scheduler. There are never more workers than those run at once.
 pub(crate) struct Workers {
     operator: Arc<BoundOperator>,
+    /// Whether they stop before the operator's kernel.
+    only_prepare: bool,
     idle: Mutex<Vec<Box<dyn Worker>>>,
 }
 
 impl Workers {
-    pub(crate) fn new(operator: &Arc<BoundOperator>) -> Self {
-        Self { operator: Arc::clone(operator), idle: Mutex::default() }
+    pub(crate) fn new(operator: &Arc<BoundOperator>, only_prepare: bool) -> Self {
+        Self { operator: Arc::clone(operator), only_prepare, idle: Mutex::default() }
     }
 
-    /// The operator's output for `inputs`, one array a port, of any type the port accepts.
+    /// The operator's output, or what its kernel takes, for `inputs`, one array a port, of any type the port accepts.
     pub(crate) fn process(&self, inputs: &[ArrayRef]) -> Result<Output> {
         let inputs = arrive(&self.operator, inputs)?;
         let popped = self.idle.lock().pop();
         let mut worker = match popped {
             Some(worker) => worker,
+            None if self.only_prepare => self.operator.preparer()?,
             None => self.operator.worker()?,
         };
         let output = worker.process(&Rows::new(&inputs))?;

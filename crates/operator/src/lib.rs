@@ -2,7 +2,8 @@
 //!
 //! An operator goes through three stages. [`OperatorSpec`] is plain data: a name and parameters, as a recipe writes them.
 //! [`Registry::bind`] checks it and makes an [`Operator`]: bound to its models, with known output columns. Each thread that
-//! runs it asks for a [`Worker`], which may hold state of its own.
+//! runs it asks for a [`Worker`], which may hold state of its own. Where an operator has a [`Kernel`], workers prepare rows, and
+//! what is left may go to a device.
 //!
 //! This crate does not know who runs an operator, where batches come from or where they go.
 //!
@@ -37,6 +38,6 @@ mod registry;
 mod spec;
 
 pub use definition::{Definition, Param, ParamType, Port, PortType, Shape};
-pub use operator::{BoundOperator, Operator, Output, RowError, Rows, Worker, row_wise};
+pub use operator::{BoundOperator, Kernel, Operator, Output, RowError, Rows, Worker, row_wise};
 pub use registry::Registry;
 pub use spec::{Fingerprint, OperatorSpec, Params};

@@ -1,9 +1,10 @@
 //! A bound operator, its workers, and what they take and give.
 
+use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, UInt32Array};
-use arrow::datatypes::Field;
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::datatypes::{Field, SchemaRef};
 use cenote_base::{Error, Resources, Result};
 
 use crate::definition::{Definition, Shape};
@@ -72,13 +73,51 @@ impl Output {
     }
 }
 
+/// The second half of an operator's work, which devices may have too: from a batch of what workers prepared to the outputs, row
+/// for row.
+#[derive(Clone)]
+pub struct Kernel {
+    /// What devices call theirs.
+    pub name: &'static str,
+    /// What it takes, as wide in every row: so much waits for a device.
+    pub input: SchemaRef,
+    /// Does it on the calling thread. A device agrees with it within a tolerance that the operator states.
+    pub on_cpu: Arc<OnCpu>,
+}
+
+type OnCpu = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
+
+impl Kernel {
+    /// What workers prepared as the kernel takes it.
+    ///
+    /// # Errors
+    /// `Internal` when they are other columns than [`input`](Self::input) names.
+    pub fn batch(&self, prepared: Vec<ArrayRef>) -> Result<RecordBatch> {
+        let what = || format!("prepare rows for kernel `{}`", self.name);
+        RecordBatch::try_new(Arc::clone(&self.input), prepared)
+            .map_err(|source| Error::internal(what()).with_source(source))
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("name", &self.name).field("input", &self.input).finish_non_exhaustive()
+    }
+}
+
 /// An operator bound to its parameters and models: what it outputs, what it needs, and workers that do it.
 pub trait Operator: Send + Sync {
     /// The output columns, named as a recipe may rename them; all nullable.
     fn outputs(&self) -> &[Field];
 
-    /// A worker with state of its own. Called once a thread; models and tables are shared behind it.
+    /// A worker with state of its own. Called once a thread; models and tables are shared behind it. Where there is a
+    /// [`kernel`](Self::kernel), it only prepares: its columns are what the kernel takes.
     fn worker(&self) -> Result<Box<dyn Worker>>;
+
+    /// What of the work may go to a device. A row-wise operator alone may have one.
+    fn kernel(&self) -> Option<&Kernel> {
+        None
+    }
 
     /// The hash of the model behind the operator, if there is one: part of every fingerprint.
     fn model_hash(&self) -> Option<&str> {
@@ -170,25 +209,73 @@ impl BoundOperator {
         Fingerprint::of(own.into_iter().chain(upstream.iter().map(String::as_bytes)))
     }
 
-    /// A worker whose outputs are checked against the contract of the operator's shape.
+    /// A worker that does all of it, whose outputs are checked against the contract of the operator's shape.
     pub fn worker(&self) -> Result<Box<dyn Worker>> {
-        let inner = self.operator.worker()?;
-        let fields = self.outputs().to_vec();
-        Ok(Box::new(Checked { name: self.definition.name, shape: self.definition.shape, fields, inner }))
+        let worker = self.operator.worker()?;
+        let inner: Box<dyn Worker> = match self.operator.kernel() {
+            Some(kernel) => Box::new(Whole { kernel: kernel.clone(), worker }),
+            None => worker,
+        };
+        let contract = self.contract();
+        Ok(Box::new(Checked { contract, inner }))
     }
+
+    fn contract(&self) -> Contract {
+        Contract { name: self.definition.name, shape: self.definition.shape, fields: self.outputs().to_vec() }
+    }
+
+    /// What a device made of `rows` prepared rows, checked as a worker's outputs are.
+    pub fn check(&self, rows: usize, output: Output) -> Result<Output> {
+        self.contract().check(rows, output)
+    }
+
+    /// What of the work may go to a device.
+    pub fn kernel(&self) -> Option<&Kernel> {
+        self.operator.kernel()
+    }
+
+    /// A worker that prepares rows for the [`kernel`](Self::kernel): its columns are what that takes.
+    pub fn preparer(&self) -> Result<Box<dyn Worker>> {
+        self.operator.worker()
+    }
+}
+
+/// A worker and the kernel behind it, on one thread.
+struct Whole {
+    kernel: Kernel,
+    worker: Box<dyn Worker>,
+}
+
+impl Worker for Whole {
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        let prepared = self.worker.process(rows)?;
+        let output = (self.kernel.on_cpu)(&self.kernel.batch(prepared.columns)?)?;
+        Ok(Output { columns: output.columns().to_vec(), ..prepared })
+    }
+}
+
+/// What an operator promised of its outputs.
+struct Contract {
+    name: &'static str,
+    shape: Shape,
+    fields: Vec<Field>,
 }
 
 /// Turns an operator's broken promise into an error at the batch where it broke, instead of shifted rows in a table.
 struct Checked {
-    name: &'static str,
-    shape: Shape,
-    fields: Vec<Field>,
+    contract: Contract,
     inner: Box<dyn Worker>,
 }
 
 impl Worker for Checked {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let output = self.inner.process(rows)?;
+        self.contract.check(rows.len(), output)
+    }
+}
+
+impl Contract {
+    fn check(&self, rows: usize, output: Output) -> Result<Output> {
         let broken = |what: String| Err(Error::internal(format!("operator `{}` {what}", self.name)));
         if output.columns.len() != self.fields.len() {
             return broken(format!("gave {} columns, declared {}", output.columns.len(), self.fields.len()));
@@ -196,7 +283,7 @@ impl Worker for Checked {
         let rows_out = match (self.shape, &output.parents) {
             (Shape::OneToMany, Some(parents)) => {
                 if parents.null_count() > 0
-                    || parents.values().iter().any(|&parent| parent as usize >= rows.len())
+                    || parents.values().iter().any(|&parent| parent as usize >= rows)
                     || !parents.values().is_sorted()
                 {
                     return broken("gave parents that are not ascending input rows".to_owned());
@@ -205,7 +292,7 @@ impl Worker for Checked {
             }
             (Shape::OneToMany, None) => return broken("is one-to-many and gave no parents".to_owned()),
             (_, Some(_)) => return broken("is row-wise and gave parents".to_owned()),
-            (_, None) => rows.len(),
+            (_, None) => rows,
         };
         for (field, column) in self.fields.iter().zip(&output.columns) {
             if column.len() != rows_out {

@@ -20,6 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
 
+use crate::device::{DeviceChoice, device};
 use crate::ingest::{self, IngestReport};
 use crate::status::{self, LakeStatus};
 use crate::table::Table;
@@ -41,6 +42,8 @@ pub struct LakeOptions {
     pub memory_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
+    /// Where operators run that a GPU can do a part of. By default on the CPU, and no GPU is looked for.
+    pub device: DeviceChoice,
     /// Units of named resources that operators may ask for.
     pub named: BTreeMap<String, u32>,
     /// Where models, and what they are built from, come from.
@@ -95,7 +98,7 @@ impl Lake {
     ///
     /// # Errors
     /// `NotFound` when it is no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget that is too
-    /// small.
+    /// small; `Unsupported` when a device is asked for that is not there.
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
@@ -120,10 +123,15 @@ impl Lake {
         };
         let store = Store::open(location.join(TABLES), store_options).await?;
         let defaults = SchedulerOptions::default();
+        // A driver takes its time.
+        let found = tokio::task::spawn_blocking(move || device(options.device)).await;
+        let found = found.map_err(|source| Error::internal("look for a device").with_source(source))??;
+        let (device, devices) = found.unzip();
         let scheduler = Scheduler::new(SchedulerOptions {
             cpu_cores: options.cpu_cores.unwrap_or(defaults.cpu_cores),
             memory_max,
             named: options.named,
+            devices: device.into_iter().collect(),
             trace_max: options.trace_max,
             seed: options.seed,
             ..defaults
@@ -133,6 +141,7 @@ impl Lake {
             chunk_bytes_max: share(32),
             queue_bytes_max: share(16),
             commit_bytes_max: share(16),
+            devices,
             ..EngineOptions::default()
         };
         let engine = Engine::new(store.clone(), Arc::clone(&registry), scheduler.clone(), engine_options);

@@ -26,6 +26,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod device;
 mod embed;
 mod ingest;
 mod lake;
@@ -50,6 +51,7 @@ pub use cenote_store::{
     ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, UpkeepStatus,
     Version, WriteReport, blob_field, is_blob,
 };
+pub use device::DeviceChoice;
 pub use ingest::{IngestReport, media_schema};
 pub use lake::{Lake, LakeOptions, operators};
 pub use status::{LakeStatus, TableStatus};

@@ -43,13 +43,13 @@ impl std::fmt::Debug for DeviceOptions {
 
 type Kernel = Box<dyn FnMut(&RecordBatch) -> Result<RecordBatch>>;
 
-/// A device made of functions: for tests, and for machines that have no other.
+/// A device made of functions: each drives the device that it stands for, or, in tests and examples, computes by itself.
 #[derive(Default)]
-pub struct SoftwareDevice {
+pub struct KernelSet {
     kernels: HashMap<String, Kernel>,
 }
 
-impl SoftwareDevice {
+impl KernelSet {
     /// The same device with one more kernel.
     pub fn with_kernel(
         mut self,
@@ -61,13 +61,13 @@ impl SoftwareDevice {
     }
 }
 
-impl std::fmt::Debug for SoftwareDevice {
+impl std::fmt::Debug for KernelSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SoftwareDevice").field("kernels", &self.kernels.keys()).finish()
+        f.debug_struct("KernelSet").field("kernels", &self.kernels.keys()).finish()
     }
 }
 
-impl Accelerator for SoftwareDevice {
+impl Accelerator for KernelSet {
     fn run(&mut self, kernel: &str, input: &RecordBatch) -> Result<RecordBatch> {
         match self.kernels.get_mut(kernel) {
             Some(run) => run(input),

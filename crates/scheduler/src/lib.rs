@@ -67,7 +67,7 @@ mod task;
 mod timers;
 mod trace;
 
-pub use accelerator::{Accelerator, DeviceOptions, OpenDevice, SoftwareDevice};
+pub use accelerator::{Accelerator, DeviceOptions, KernelSet, OpenDevice};
 pub use actor::{Actor, Replicas};
 pub use batcher::{BatchOptions, Batcher};
 pub use cancel::Cancel;

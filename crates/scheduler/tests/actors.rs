@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use cenote_base::{ByteSize, Error, ErrorKind, Resources, Share};
 use cenote_scheduler::{
-    BatchOptions, DeviceOptions, Replicas, Scheduler, SchedulerOptions, SoftwareDevice, Value, WorkOptions,
+    BatchOptions, DeviceOptions, KernelSet, Replicas, Scheduler, SchedulerOptions, Value, WorkOptions,
 };
 use parking_lot::Mutex;
 
@@ -199,7 +199,7 @@ fn software(memory_bytes: u64) -> DeviceOptions {
     let open = || {
         let thread = || std::thread::current().name().unwrap().to_owned();
         let opened_on = thread();
-        let device = SoftwareDevice::default().with_kernel("double", move |rows| {
+        let device = KernelSet::default().with_kernel("double", move |rows| {
             assert_eq!(thread(), opened_on, "a device keeps to its thread");
             Ok(batch(&numbers(rows).iter().map(|number| number * 2).collect::<Vec<_>>()))
         });

@@ -3,8 +3,8 @@
 //! A page is a run of rows of one column of one fragment, about [`PAGE_BYTES`] of file. Files of a base never change, so a page
 //! never does either: rows that were deleted since are in it, and nobody asks for them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use arrow::compute::interleave;
 use cenote_base::{ByteSize, Error, Result};
 use futures::future::try_join_all;
 use lance::Dataset;
-use lance::dataset::fragment::{FileFragment, FragReadConfig};
+use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 use lance::dataset::{ProjectionRequest, TakeBuilder};
 use lance_core::datatypes::Schema;
 use lance_core::utils::address::RowAddress;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::OnceCell;
 
@@ -30,6 +31,8 @@ const PAGE_BYTES: u64 = 64 * 1024;
 const PAGE_ROWS_MAX: u64 = 8192;
 /// One call reads so many pages at most; rows in others it reads one by one.
 const PAGES_READ_MAX: usize = 4;
+/// So many files are kept open.
+const FILES_MAX: usize = 256;
 /// A call for more rows reads them without pages.
 const ROWS_MAX: usize = 1024;
 
@@ -48,6 +51,9 @@ struct PageKey {
     page: u32,
 }
 
+/// A fragment, and the fields that are read of it.
+type FileKey = (u32, Vec<i32>);
+
 /// Reads rows of one version of a base.
 #[derive(Debug)]
 pub(crate) struct RowReader {
@@ -55,6 +61,8 @@ pub(crate) struct RowReader {
     pages: Arc<Pages>,
     /// Made when it is first asked for.
     places: OnceCell<Places>,
+    /// Opened when they are first read.
+    files: Mutex<HashMap<FileKey, Arc<FragmentReader>>>,
 }
 
 /// A run of rows of a fragment, of which some are asked for.
@@ -91,7 +99,7 @@ impl Pages {
 
 impl RowReader {
     pub(crate) fn new(base: &Arc<Dataset>, pages: &Arc<Pages>) -> Self {
-        Self { base: Arc::clone(base), pages: Arc::clone(pages), places: OnceCell::new() }
+        Self { base: Arc::clone(base), pages: Arc::clone(pages), places: OnceCell::new(), files: Mutex::default() }
     }
 
     /// The rows with these ids, in their order.
@@ -100,7 +108,7 @@ impl RowReader {
     /// `NotFound` when one is not there.
     pub(crate) async fn take(&self, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
         if row_ids.len() > ROWS_MAX {
-            return self.read_alone(self.find(row_ids).await?, columns).await;
+            return self.take_many(self.find(row_ids).await?, columns).await;
         }
         let addresses = self.find(row_ids).await?;
         let (runs, places) = self.runs(&addresses).await?;
@@ -110,24 +118,37 @@ impl RowReader {
         let read = try_join_all(missing.iter().map(|run| self.read(&runs[*run], columns))).await?;
         missing.into_iter().zip(read).for_each(|(run, page)| held[run] = Some(page));
 
-        let mut pages = Vec::with_capacity(held.len());
+        // Rows of the others, by fragment: where they are there.
+        let mut alone: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let unread = places.iter().zip(&addresses).filter(|((run, _), _)| held[*run].is_none());
+        for (_, address) in unread {
+            alone.entry(address.fragment_id()).or_default().push(address.row_offset());
+        }
+        let alone = alone.into_iter().map(|(id, mut rows)| async move {
+            rows.sort_unstable();
+            rows.dedup();
+            let file = self.file(id, columns).await?;
+            let batch = Box::pin(file.take_as_batch(&rows, None)).await.map_err(lance_error)?;
+            Ok::<_, Error>((id, rows, batch.columns().to_vec()))
+        });
+        let alone = try_join_all(alone).await?;
+
+        let mut pages = Vec::with_capacity(held.len() + alone.len());
         let mut hold = |page| {
             pages.push(page);
             pages.len() - 1
         };
         let page_of: Vec<Option<usize>> = held.into_iter().map(|page| page.map(&mut hold)).collect();
-        let mut alone = Vec::new();
+        let alone: HashMap<u32, (usize, Vec<u32>)> =
+            alone.into_iter().map(|(id, rows, page)| (id, (hold(page), rows))).collect();
         let place = |((run, row), address): ((usize, usize), &RowAddress)| match page_of[run] {
             Some(page) => (page, row),
             None => {
-                alone.push(*address);
-                (pages.len(), alone.len() - 1)
+                let (page, rows) = &alone[&address.fragment_id()];
+                (*page, rows.partition_point(|row| *row < address.row_offset()))
             }
         };
         let places: Vec<(usize, usize)> = places.into_iter().zip(&addresses).map(place).collect();
-        if !alone.is_empty() {
-            pages.push(self.read_alone(alone, columns).await?.columns().to_vec());
-        }
         assemble(&pages, &places, columns)
     }
 
@@ -154,9 +175,25 @@ impl RowReader {
         Ok((runs, places))
     }
 
-    async fn read(&self, run: &Run, columns: &Schema) -> Result<Vec<ArrayRef>> {
+    /// A fragment, opened to read `columns` of any of its rows.
+    async fn file(&self, id: u32, columns: &Schema) -> Result<Arc<FragmentReader>> {
+        let key = (id, columns.fields.iter().map(|field| field.id).collect());
+        if let Some(file) = self.files.lock().get(&key) {
+            return Ok(Arc::clone(file));
+        }
         let config = FragReadConfig::default().with_ignore_deletions(true);
-        let reader = Box::pin(run.fragment.open(columns, config)).await.map_err(lance_error)?;
+        let file = Box::pin(fragment(&self.base, id)?.open(columns, config)).await.map_err(lance_error)?;
+        let file = Arc::new(file);
+        let mut files = self.files.lock();
+        if files.len() >= FILES_MAX {
+            files.clear();
+        }
+        files.insert(key, Arc::clone(&file));
+        Ok(file)
+    }
+
+    async fn read(&self, run: &Run, columns: &Schema) -> Result<Vec<ArrayRef>> {
+        let reader = self.file(run.fragment.id() as u32, columns).await?;
         let rows = run.fragment.physical_rows().await.map_err(lance_error)? as u32;
         let rows = run.rows.start as usize..run.rows.end.min(rows) as usize;
         let batch = Box::pin(reader.read_range_as_batch(rows)).await.map_err(lance_error)?;
@@ -179,8 +216,8 @@ impl RowReader {
         row_ids.iter().map(|row| places.get(*row).ok_or_else(gone)).collect()
     }
 
-    /// Rows read one by one.
-    async fn read_alone(&self, addresses: Vec<RowAddress>, columns: &Schema) -> Result<RecordBatch> {
+    /// Rows read by Lance.
+    async fn take_many(&self, addresses: Vec<RowAddress>, columns: &Schema) -> Result<RecordBatch> {
         let rows = addresses.len();
         let plan = ProjectionRequest::from(columns.clone()).into_projection_plan(Arc::clone(&self.base));
         let addresses = addresses.into_iter().map(u64::from).collect();
@@ -197,10 +234,13 @@ impl RowReader {
     }
 }
 
+fn fragment(base: &Dataset, id: u32) -> Result<FileFragment> {
+    base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("the base names fragment {id} and has none")))
+}
+
 /// A fragment, what stands for its files, and how many rows a page of it has.
 async fn open(base: &Dataset, id: u32) -> Result<(FileFragment, u128, u32)> {
-    let missing = || Error::corrupt(format!("the base names fragment {id} and has none"));
-    let fragment = base.get_fragment(id as usize).ok_or_else(missing)?;
+    let fragment = fragment(base, id)?;
     let mut hasher = SipHasher13::new();
     let mut bytes = 0;
     for file in &fragment.metadata().files {

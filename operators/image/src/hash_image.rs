@@ -5,77 +5,99 @@
 //! compared with their median. A Hamming distance of up to about 10 means the same picture. Cropping and rotation are
 //! not seen.
 
-use std::f32::consts::PI;
+//!
+//! Decoding and shrinking are for the CPU; the transform is a kernel that devices have too, and agrees with theirs in every bit
+//! whose frequency is farther than [`cenote_device::phash::TOLERANCE`] from the median.
+
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array};
-use arrow::datatypes::{DataType, Field};
-use cenote_operator::{Definition, Output, Port, PortType, Rows};
-use image::{DynamicImage, GrayImage};
+use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use cenote_base::{Error, Result};
+use cenote_device::Device;
+use cenote_device::phash::{self, SIDE};
+use cenote_operator::{Definition, Kernel, Operator, Output, Port, PortType, Rows, Worker};
+use image::DynamicImage;
 
 use crate::decode::{Decoder, Target};
 use crate::rows;
 use crate::scale::Scaler;
 
-/// The side of the reduced picture.
-const SIDE: usize = 32;
-/// The side of the block of frequencies that is kept.
-const BLOCK: usize = 8;
-/// Frequencies weaker than this, in grey levels, are noise: a picture of one colour hashes to 0.
-const NOISE: f32 = 0.01;
+/// Bytes of a reduced picture: grey, line by line.
+const PICTURE_BYTES: usize = SIDE * SIDE;
+
+pub(crate) const KERNEL: &str = "phash";
 
 pub(crate) fn definition() -> Definition {
-    Definition::new("hash_image", 1, "Perceptual hash: near pictures differ in few of 64 bits", |_params| {
-        let field = Field::new("phash", DataType::Int64, true);
-        let start = || Ok((Decoder::default(), Scaler::default(), Transform::new()));
-        Ok(rows::with_state(vec![field], start, |(decoder, scaler, transform), rows: &Rows<'_>| {
-            let (hashes, errors) = rows::map(rows, |bytes| {
-                // Twice the reduced side leaves the filter something to average.
-                let image = decoder.decode(bytes, Target::Cover(2 * SIDE as u32, 2 * SIDE as u32))?;
-                let luma = DynamicImage::ImageRgb8(image).into_luma8();
-                Ok(transform.hash(&scaler.luma(&luma, SIDE as u32, SIDE as u32)?))
-            });
-            Ok(Output::from(vec![Arc::new(Int64Array::from(hashes)) as ArrayRef]).with_errors(errors))
-        }))
+    let summary = "Perceptual hash: near pictures differ in few of 64 bits";
+    Definition::new("hash_image", 2, summary, |_params| {
+        let input = Field::new("luma", DataType::FixedSizeBinary(PICTURE_BYTES as i32), true);
+        let kernel = Kernel { name: KERNEL, input: Arc::new(Schema::new(vec![input])), on_cpu: Arc::new(on_cpu) };
+        Ok(Box::new(HashImage { outputs: vec![output()], kernel }))
     })
     .input(Port::new("image", PortType::Bytes))
 }
 
-/// The rows 1 to 8 of the orthonormal DCT-II matrix of size 32.
-struct Transform([[f32; SIDE]; BLOCK]);
+fn output() -> Field {
+    Field::new("phash", DataType::Int64, true)
+}
 
-impl Transform {
-    fn new() -> Self {
-        let side = SIDE as f32;
-        let mut matrix = [[0.0; SIDE]; BLOCK];
-        for (frequency, row) in matrix.iter_mut().enumerate() {
-            for (place, value) in row.iter_mut().enumerate() {
-                let angle = PI * (2.0 * place as f32 + 1.0) * (frequency as f32 + 1.0) / (2.0 * side);
-                *value = (2.0 / side).sqrt() * angle.cos();
-            }
-        }
-        Self(matrix)
+fn on_cpu(input: &RecordBatch) -> Result<RecordBatch> {
+    hash(input, phash::on_cpu)
+}
+
+/// The kernel on `device`.
+pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBatch> {
+    hash(input, |pictures| phash::on_device(device, pictures)?.wait())
+}
+
+/// What `hashes` makes of the pictures, where there is one.
+fn hash(input: &RecordBatch, hashes: impl FnOnce(&[u8]) -> Result<Vec<u64>>) -> Result<RecordBatch> {
+    let pictures = input.columns().first().and_then(|column| column.as_any().downcast_ref::<FixedSizeBinaryArray>());
+    let pictures = pictures.ok_or_else(|| Error::internal(format!("kernel `{KERNEL}` takes pictures")))?;
+    let values = hashes(pictures.value_data())?.into_iter().map(|hash| hash as i64).collect();
+    let column: ArrayRef = Arc::new(Int64Array::new(values, pictures.nulls().cloned()));
+    RecordBatch::try_new(Arc::new(Schema::new(vec![output()])), vec![column])
+        .map_err(|source| Error::internal("build the column of hashes").with_source(source))
+}
+
+struct HashImage {
+    outputs: Vec<Field>,
+    kernel: Kernel,
+}
+
+impl Operator for HashImage {
+    fn outputs(&self) -> &[Field] {
+        &self.outputs
     }
 
-    /// The hash of a picture of [`SIDE`] × [`SIDE`].
-    fn hash(&self, luma: &GrayImage) -> i64 {
-        let mut by_row = [[0.0f32; SIDE]; BLOCK];
-        for (line, pixels) in luma.as_raw().chunks_exact(SIDE).enumerate() {
-            for (frequency, basis) in self.0.iter().enumerate() {
-                by_row[frequency][line] = basis.iter().zip(pixels).map(|(wave, &pixel)| wave * f32::from(pixel)).sum();
-            }
-        }
-        let mut block = [0.0f32; BLOCK * BLOCK];
-        for (down, basis) in self.0.iter().enumerate() {
-            for (across, lines) in by_row.iter().enumerate() {
-                let value: f32 = basis.iter().zip(lines).map(|(wave, value)| wave * value).sum();
-                block[down * BLOCK + across] = if value.abs() < NOISE { 0.0 } else { value };
-            }
-        }
-        let mut sorted = block;
-        sorted.sort_by(f32::total_cmp);
-        let median = (sorted[BLOCK * BLOCK / 2 - 1] + sorted[BLOCK * BLOCK / 2]) / 2.0;
-        block.iter().enumerate().fold(0i64, |hash, (bit, &value)| hash | (i64::from(value > median) << bit))
+    fn worker(&self) -> Result<Box<dyn Worker>> {
+        Ok(Box::<Shrinker>::default())
+    }
+
+    fn kernel(&self) -> Option<&Kernel> {
+        Some(&self.kernel)
+    }
+}
+
+/// Makes grey pictures of [`SIDE`] × [`SIDE`].
+#[derive(Default)]
+struct Shrinker {
+    decoder: Decoder,
+    scaler: Scaler,
+}
+
+impl Worker for Shrinker {
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        let (pictures, errors) = rows::map(rows, |bytes| {
+            // Twice the reduced side leaves the filter something to average.
+            let image = self.decoder.decode(bytes, Target::Cover(2 * SIDE as u32, 2 * SIDE as u32))?;
+            let luma = DynamicImage::ImageRgb8(image).into_luma8();
+            Ok(self.scaler.luma(&luma, SIDE as u32, SIDE as u32)?.into_raw())
+        });
+        let pictures = FixedSizeBinaryArray::try_from_sparse_iter_with_size(pictures.into_iter(), PICTURE_BYTES as i32)
+            .map_err(|source| Error::internal("build the column of pictures").with_source(source))?;
+        Ok(Output::from(vec![Arc::new(pictures) as ArrayRef]).with_errors(errors))
     }
 }
 

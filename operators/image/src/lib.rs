@@ -5,6 +5,9 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use cenote_base::Result;
+use cenote_device::Device;
 use cenote_models::ModelRegistry;
 use cenote_operator::Registry;
 
@@ -24,6 +27,12 @@ mod testing;
 mod thumbnail_image;
 
 pub use frame::{Framer, Part};
+
+/// A kernel of an operator on a device.
+pub type DeviceKernel = fn(&Device, &RecordBatch) -> Result<RecordBatch>;
+
+/// The kernels that devices have: what [`Kernel::name`](cenote_operator::Kernel) calls them, and how they run there.
+pub const KERNELS: [(&str, DeviceKernel); 1] = [(hash_image::KERNEL, hash_image::on_device)];
 
 /// Adds every image operator to `registry`; those that run a model take it from `models`.
 pub fn register(registry: &mut Registry, models: &Arc<ModelRegistry>) {

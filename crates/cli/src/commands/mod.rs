@@ -37,7 +37,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         Command::Operators { output } => list::operators(output.format),
         Command::Models { output } => list::models(output.format),
         Command::Ingest { table, paths } => ingest::run(&arguments, table, paths).await,
-        Command::Run { recipe, dry_run, retry_errors, trace } => {
+        Command::Run { recipe, dry_run, retry_errors, trace, .. } => {
             recipe::run(&arguments, recipe, *dry_run, *retry_errors, trace.as_deref()).await
         }
         Command::Top { once } => top::run(*once).await,

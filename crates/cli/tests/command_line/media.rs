@@ -95,3 +95,38 @@ steps:
     assert_eq!(keys, [r#"["in/head.mp4"]"#, r#"["in/sound.mp4"]"#, r#"["in/text.mp4"]"#]);
     assert_eq!(errors[1]["reason"], "has no video stream");
 }
+
+#[test]
+fn a_device_gives_what_the_cpu_gives() {
+    let lake = Lake::new();
+    for number in 0..20 {
+        lake.write(&format!("in/{number:02}.jpg"), jpeg(40 + 7 * number, 60 + 3 * number));
+    }
+    lake.write("in/broken.jpg", [0]);
+    lake.write("r.yaml", "name: r\nsteps:\n  - { table: photos, operator: hash_image, input: data }\n");
+    let mut hashes = Vec::new();
+    for device in ["cpu", "software"] {
+        let at = ["--lake", device];
+        lake.ok(&[&at[..], &["init"]].concat());
+        lake.ok(&[&at[..], &["ingest", "photos", "in"]].concat());
+        let plan = lake.run(&[&at[..], &["run", "r.yaml", "--dry-run", "1", "--device", device]].concat());
+        let plan = String::from_utf8(plan.stderr).unwrap();
+        assert_eq!(plan.contains("a share of a gpu"), device == "software", "{plan}");
+        lake.ok(&[&at[..], &["run", "r.yaml", "--quiet", "--device", device, "--trace", "trace.json"]].concat());
+        // Whose thread it was.
+        let trace = std::fs::read_to_string(lake.0.path().join("trace.json")).unwrap();
+        assert_eq!(trace.contains("cenote-gpu-0"), device == "software", "{trace}");
+        let query = "SELECT name, phash FROM photos ORDER BY name";
+        let rows = lake.ok(&[&at[..], &["sql", query, "--format", "json"]].concat());
+        let rows = rows.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        hashes.push(rows.map(|row| row["phash"].as_i64()).collect::<Vec<_>>());
+        let errors = lake.ok(&[&at[..], &["errors", "photos"]].concat());
+        assert!(errors.contains("broken.jpg"), "{errors}");
+    }
+    assert_eq!(hashes[0].iter().flatten().count(), 20);
+    for (cpu, device) in hashes[0].iter().zip(&hashes[1]) {
+        assert_eq!(cpu.is_some(), device.is_some());
+        let differ = (cpu.unwrap_or(0) ^ device.unwrap_or(0)).count_ones();
+        assert!(differ <= 2, "{cpu:?} and {device:?}");
+    }
+}

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::audit::audit;
 use super::{Threads, for_seeds, settle};
-use crate::accelerator::{DeviceOptions, SoftwareDevice};
+use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Cancel, Job, JobOptions, ObjectRef, Priority, Replicas, SchedulerOptions, Value, WorkOptions};
 
 const BUDGET_BYTES: u64 = 4000;
@@ -228,7 +228,7 @@ async fn chaos(seed: u64) {
     let device = |_| DeviceOptions {
         class: "gpu".to_owned(),
         memory_bytes: 100,
-        open: Arc::new(|| Ok(Box::new(SoftwareDevice::default()))),
+        open: Arc::new(|| Ok(Box::new(KernelSet::default()))),
     };
     let options = SchedulerOptions {
         cpu_cores: 1.0 + random.below(7) as f32 / 2.0,

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Threads, for_seeds};
-use crate::accelerator::{DeviceOptions, SoftwareDevice};
+use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{ObjectRef, SchedulerOptions, Value, WorkOptions};
 
 const CORES: u64 = 4;
@@ -38,7 +38,7 @@ async fn one_graph(seed: u64) -> f64 {
     let device = DeviceOptions {
         class: "gpu".to_owned(),
         memory_bytes: 1 << 30,
-        open: Arc::new(|| Ok(Box::new(SoftwareDevice::default()))),
+        open: Arc::new(|| Ok(Box::new(KernelSet::default()))),
     };
     let options = SchedulerOptions { cpu_cores: CORES as f32, devices: vec![device], ..SchedulerOptions::default() };
     let mut threads = Threads::new(options);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Threads, for_seeds, settle};
-use crate::accelerator::{DeviceOptions, SoftwareDevice};
+use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Choice, Placed, PlacedOptions, SchedulerOptions, WorkOptions};
 
 const CORES: u32 = 4;
@@ -48,7 +48,7 @@ impl Fixture {
             }
         };
         let on_device = come(1);
-        let open = move || Ok(Box::new(SoftwareDevice::default().with_kernel("copy", on_device.clone())) as _);
+        let open = move || Ok(Box::new(KernelSet::default().with_kernel("copy", on_device.clone())) as _);
         let device = DeviceOptions { class: "fpga".to_owned(), memory_bytes: 100, open: Arc::new(open) };
         let options =
             SchedulerOptions { cpu_cores: CORES as f32, devices: vec![device], ..SchedulerOptions::default() };
