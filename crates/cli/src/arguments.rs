@@ -15,6 +15,9 @@ pub struct Arguments {
     /// Memory budget, such as `1 GiB`; by default a quarter of the machine's, at most 4 GiB.
     #[arg(long, global = true, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// Of a lake in an object store, so much is kept on the local disk, such as `20 GiB`; by default 4 GiB, and nothing with 0.
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub cache: Option<ByteSize>,
     /// CPU cores for operators; by default all.
     #[arg(long, global = true, value_name = "CORES")]
     pub cpus: Option<f32>,

@@ -34,7 +34,14 @@ pub fn options(arguments: &Arguments) -> LakeOptions {
         Command::Run { device: DeviceArgument::Software, .. } => DeviceChoice::Software,
         _ => DeviceChoice::Cpu,
     };
-    LakeOptions { memory_max: arguments.memory, cpu_cores: arguments.cpus, device, trace_max, ..LakeOptions::default() }
+    LakeOptions {
+        memory_max: arguments.memory,
+        cache_max: arguments.cache,
+        cpu_cores: arguments.cpus,
+        device,
+        trace_max,
+        ..LakeOptions::default()
+    }
 }
 
 /// The newest work that a timeline has room for.

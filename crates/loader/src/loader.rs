@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenote_base::{ByteSize, Error, Result};
-use cenote_store::is_blob;
+use cenote_store::{BlockCacheUsage, is_blob};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -379,6 +379,11 @@ impl Loader {
     /// Rows of all sources.
     pub fn rows(&self) -> u64 {
         self.cursor.lock().selections.iter().map(|selection| selection.row_ids.len() as u64).sum()
+    }
+
+    /// What of the first table's store is kept on the local disk, and how much was read there; `None` for a store that is local.
+    pub fn cache(&self) -> Option<BlockCacheUsage> {
+        self.sources.first().and_then(|source| source.table.block_cache())
     }
 
     /// What was given so far, and what it cost.

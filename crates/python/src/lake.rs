@@ -43,17 +43,19 @@ pub(crate) fn init(py: Python<'_>, location: PathBuf) -> PyResult<()> {
 
 /// Opens a lake.
 #[pyfunction]
-#[pyo3(signature = (location, memory=None, cpus=None, seed=0))]
+#[pyo3(signature = (location, memory=None, cpus=None, seed=0, cache=None))]
 pub(crate) fn open(
     py: Python<'_>,
     location: PathBuf,
     memory: Option<&str>,
     cpus: Option<f32>,
     seed: u64,
+    cache: Option<&str>,
 ) -> PyResult<Lake> {
-    let memory_max = memory.map(str::parse::<ByteSize>).transpose().map_err(raise)?;
+    let size = |text: Option<&str>| text.map(str::parse::<ByteSize>).transpose().map_err(raise);
     let options = LakeOptions {
-        memory_max,
+        memory_max: size(memory)?,
+        cache_max: size(cache)?,
         cpu_cores: cpus,
         seed,
         named: gpu::offered(),

@@ -117,6 +117,7 @@ impl Loader {
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.here()?.stats();
+        let cache = self.here()?.cache().unwrap_or_default();
         let answer = PyDict::new(py);
         answer.set_item("batches", stats.batches)?;
         answer.set_item("rows", stats.rows)?;
@@ -126,6 +127,8 @@ impl Loader {
         answer.set_item("read_seconds", stats.read.as_secs_f64())?;
         answer.set_item("decode_seconds", stats.decode.as_secs_f64())?;
         answer.set_item("ready_bytes", stats.ready_bytes)?;
+        answer.set_item("cache_hit_bytes", cache.hit_bytes)?;
+        answer.set_item("cache_missed_bytes", cache.missed_bytes)?;
         Ok(answer)
     }
 }

@@ -40,6 +40,8 @@ const MEMORY_DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 pub struct LakeOptions {
     /// Memory budget, at least 256 MiB. `None`: a quarter of what the machine or container has, from 256 MiB to 4 GiB.
     pub memory_max: Option<ByteSize>,
+    /// Bytes of a remote lake that are kept on the local disk. `None`: 4 GiB.
+    pub cache_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
     /// Where operators run that a GPU can do a part of. By default on the CPU, and no GPU is looked for.
@@ -113,13 +115,15 @@ impl Lake {
             directory: Some(models.cache_dir().join("graphs")),
             ..IndexOptions::default()
         });
+        let defaults = StoreOptions::default();
         let store_options = StoreOptions {
+            block_cache_bytes_max: options.cache_max.unwrap_or(defaults.block_cache_bytes_max),
             index_cache_bytes_max: share(8),
             metadata_cache_bytes_max: share(16),
             page_cache_bytes_max: share(16),
             cache_directory: models.cache_dir().join("tables"),
             after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
-            ..StoreOptions::default()
+            ..defaults
         };
         let store = Store::open(location.join(TABLES), store_options).await?;
         let defaults = SchedulerOptions::default();

@@ -3,7 +3,7 @@
 //! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong about
 //! the old one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -20,6 +20,7 @@ use lance::dataset::{
     CommitBuilder, InsertBuilder, MergeInsertBuilder, MergeInsertWriteMode, WhenMatched, WhenNotMatched, WriteMode,
     WriteParams,
 };
+use lance::io::ObjectStoreParams;
 use lance::session::Session;
 use lance_table::format::Fragment;
 
@@ -40,12 +41,12 @@ const PATCH_ROWS_DIVISOR: usize = 16;
 pub(crate) async fn load(
     uri: &str,
     session: &Arc<Session>,
-    object_store: &HashMap<String, String>,
+    params: &ObjectStoreParams,
     version: Option<u64>,
     fence: Option<&Arc<Fence>>,
 ) -> Result<Dataset> {
     let mut builder = DatasetBuilder::from_uri(uri).with_session(Arc::clone(session));
-    builder = builder.with_storage_options(object_store.clone());
+    builder = builder.with_store_params(params.clone());
     if let Some(fence) = fence {
         builder = builder.with_commit_handler(Arc::clone(fence) as _);
     }

@@ -45,6 +45,7 @@
 //! ```
 
 mod base;
+mod block_cache;
 mod changes;
 mod commit;
 mod direct;
@@ -72,6 +73,7 @@ mod store;
 mod table;
 mod upkeep;
 
+pub use block_cache::BlockCacheUsage;
 pub use direct::Staged;
 pub use fault::{arrow_error, lance_error};
 pub use faults::Faults;

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cenote_base::{Context, Error, Result};
+use cenote_base::{ByteSize, Context, Error, Result};
 use futures::{StreamExt, TryStreamExt};
 use lance::io::{ObjectStore as LanceStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor};
 use lance::session::Session;
 
+use crate::block_cache::{BlockCache, Caching};
 use crate::fault::lance_error;
 use crate::key_files::KeyFiles;
 use crate::lease::{Leases, TableLease};
@@ -30,6 +31,8 @@ pub(crate) enum Place {
         uri: String,
         /// Where copies are that are read often.
         cache: PathBuf,
+        /// What of the bases is kept there too.
+        blocks: Option<Arc<Caching>>,
     },
 }
 
@@ -89,8 +92,9 @@ async fn objects_at(
 /// Where the parts of a table are.
 #[derive(Debug)]
 pub(crate) struct TablePlace {
-    /// The Lance dataset.
+    /// The Lance dataset, and what Lance is told of the store that it is in.
     pub(crate) base: String,
+    pub(crate) params: ObjectStoreParams,
     pub(crate) log: LogPlace,
     pub(crate) keys: KeyFiles,
     pub(crate) leases: Leases,
@@ -107,7 +111,20 @@ impl Place {
         let uri = location.to_string_lossy().trim_end_matches('/').to_owned();
         let directory: String = uri.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let cache = options.cache_directory.join(directory);
-        Ok(Self::Objects { objects, uri, cache })
+        let (blocks, bytes_max) = (options.cache_directory.join("blocks"), options.block_cache_bytes_max);
+        let blocks = match bytes_max {
+            ByteSize(0) => None,
+            _ => Some(Arc::new(Caching(Arc::new(blocking(move || BlockCache::open(blocks, bytes_max)).await?)))),
+        };
+        Ok(Self::Objects { objects, uri, cache, blocks })
+    }
+
+    /// The cache of remote files, if there is one.
+    pub(crate) fn blocks(&self) -> Option<&Arc<Caching>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Objects { blocks, .. } => blocks.as_ref(),
+        }
     }
 
     /// Where the parts of table `name` are.
@@ -116,6 +133,7 @@ impl Place {
             Self::Directory(directory) => {
                 let log = directory.join(format!("{name}.changes"));
                 TablePlace {
+                    params: store_params(&options.object_store),
                     base: directory.join(format!("{name}.{EXTENSION}")).to_string_lossy().into_owned(),
                     keys: KeyFiles::new(log.join("keys"), None),
                     log: LogPlace::Directory(log, options.faults.clone()),
@@ -125,10 +143,12 @@ impl Place {
                     },
                 }
             }
-            Self::Objects { objects, uri, cache } => {
+            Self::Objects { objects, uri, cache, blocks } => {
                 let changes = objects.under(&format!("{name}.changes"));
                 let lease = TableLease::new(changes.under("lease"), options.lease_patience);
+                let wrapper = blocks.clone().map(|blocks| blocks as _);
                 TablePlace {
+                    params: ObjectStoreParams { object_store_wrapper: wrapper, ..store_params(&options.object_store) },
                     base: format!("{uri}/{name}.{EXTENSION}"),
                     log: LogPlace::Objects(changes.under("log")),
                     keys: KeyFiles::new(cache.join(name), Some(changes.under("keys"))),

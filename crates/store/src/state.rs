@@ -132,7 +132,7 @@ impl State {
             place.leases.release().await?;
         }
         let fence = Arc::new(Fence::new(&place.base, &options.object_store).await.map_err(lance_error)?);
-        let (log, replayed, base) = newest(&place, &session, &options, &fence).await?;
+        let (log, replayed, base) = newest(&place, &session, &fence).await?;
         let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
         let inner = Inner::new(&place.keys, &pages, &key, base, replayed).await?;
         Ok(Arc::new(Self {
@@ -161,7 +161,7 @@ impl State {
 
     /// Version `base` of the base.
     pub(crate) async fn load_base(&self, base: u64) -> Result<Dataset> {
-        base::load(&self.place.base, &self.session, &self.options.object_store, Some(base), Some(&self.fence)).await
+        base::load(&self.place.base, &self.session, &self.place.params, Some(base), Some(&self.fence)).await
     }
 
     /// The newest version: everything this process wrote, and what others had written when it was asked for.
@@ -288,7 +288,7 @@ impl State {
 
     /// Reads the whole state again: the log went on somewhere that does not follow from where this process stood.
     async fn reopen(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
-        let (log, replayed, base) = newest(&self.place, &self.session, &self.options, &self.fence).await?;
+        let (log, replayed, base) = newest(&self.place, &self.session, &self.fence).await?;
         let inner = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
         *tail = Tail { log, ours: false, behind: false };
         self.suspect.store(true, Ordering::Release);
@@ -431,17 +431,12 @@ impl Inner {
 }
 
 /// What the log adds up to, and its newest base.
-async fn newest(
-    place: &TablePlace,
-    session: &Arc<Session>,
-    options: &StoreOptions,
-    fence: &Arc<Fence>,
-) -> Result<(Log, Replayed, Dataset)> {
+async fn newest(place: &TablePlace, session: &Arc<Session>, fence: &Arc<Fence>) -> Result<(Log, Replayed, Dataset)> {
     loop {
         let (mut log, replayed) = replay(&place.log).await?;
         let base = replayed.history.current()?.base;
         fence.learn(base);
-        match base::load(&place.base, session, &options.object_store, Some(base), Some(fence)).await {
+        match base::load(&place.base, session, &place.params, Some(base), Some(fence)).await {
             // It was replaced and collected since the log was read.
             Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
             base => return Ok((log, replayed, base?)),
@@ -450,7 +445,7 @@ async fn newest(
 }
 
 async fn start_log(place: &TablePlace, session: &Arc<Session>, options: &StoreOptions) -> Result<()> {
-    let base = base::load(&place.base, session, &options.object_store, None, None).await?.version().version;
+    let base = base::load(&place.base, session, &place.params, None, None).await?.version().version;
     let time = options.clock.now();
     let mark =
         BaseMark { base, since: base, version: base, folded: base, keys: base, time: time.0, ..BaseMark::default() };

@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::Faults;
+use crate::block_cache::BlockCacheUsage;
 use crate::fault::lance_error;
 use crate::key::PrimaryKey;
 use crate::lease::{Lease, Leases};
 use crate::pages::Pages;
-use crate::place::{self, Place};
+use crate::place::Place;
 use crate::schema::{self, HIDDEN_PREFIX};
 use crate::state::State;
 use crate::table::Table;
@@ -54,6 +55,8 @@ pub struct StoreOptions {
     pub lease_patience: Duration,
     /// Where copies of what lies in an object store are, to be read often.
     pub cache_directory: PathBuf,
+    /// Bytes of remote files that are kept there; with none, each is read from afar each time.
+    pub block_cache_bytes_max: ByteSize,
     /// What is done after a fold.
     pub after_fold: Option<Arc<dyn AfterFold>>,
     /// What times the history of tables.
@@ -76,6 +79,7 @@ impl Default for StoreOptions {
             object_store: HashMap::new(),
             lease_patience: Duration::from_secs(10),
             cache_directory: std::env::temp_dir().join("cenote"),
+            block_cache_bytes_max: ByteSize::mib(4096),
             after_fold: None,
             clock: Arc::new(SystemClock),
             faults: Faults::default(),
@@ -143,6 +147,11 @@ impl Store {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// What of a remote store is kept on the local disk, and how much that was of use; `None` where nothing is.
+    pub fn block_cache(&self) -> Option<BlockCacheUsage> {
+        self.shared.place.blocks().map(|blocks| blocks.0.usage())
+    }
+
     /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The store can be
     /// used on.
     pub async fn release(&self) -> Result<()> {
@@ -174,10 +183,10 @@ impl Store {
         self.shared.place.clear(name, &self.shared.options).boxed().await?;
         self.shared.states.lock().remove(name);
         let nothing = RecordBatchIterator::new(std::iter::empty::<Result<RecordBatch, _>>(), Arc::clone(&stored));
-        let store_params = Some(place::store_params(&self.shared.options.object_store));
+        let place = self.shared.place.table(name, &self.shared.options);
         let session = Some(Arc::clone(&self.shared.session));
-        let params = WriteParams { session, store_params, ..write_params() };
-        let uri = self.shared.place.table(name, &self.shared.options).base;
+        let params = WriteParams { session, store_params: Some(place.params), ..write_params() };
+        let uri = place.base;
         let written = Dataset::write(nothing, &uri, Some(params)).boxed().await;
         let mut dataset = written.map_err(lance_error)?;
         if !spec.properties.is_empty() {

@@ -16,6 +16,7 @@ use lance::Dataset;
 use lance::dataset::NewColumnTransform;
 
 use crate::Version;
+use crate::block_cache::BlockCacheUsage;
 use crate::commit::RowWrite;
 use crate::direct::{self, Staged};
 use crate::fault::{arrow_error, lance_error};
@@ -64,6 +65,11 @@ pub struct Table {
 impl Table {
     pub(crate) fn new(store: Store, name: &str) -> Self {
         Self { store, name: name.into() }
+    }
+
+    /// See [`Store::block_cache`].
+    pub fn block_cache(&self) -> Option<BlockCacheUsage> {
+        self.store.block_cache()
     }
 
     /// The table's name.

@@ -215,6 +215,60 @@ async fn a_writer_that_was_taken_for_dead_is_fenced() {
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_is_read_from_the_local_disk() {
+    let server = Server::start().await;
+    let (writer, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(server.uri("lake"), options(&server, writer.path())).await.unwrap();
+    let table = store.create_table("t", spec()).await.unwrap();
+    table.upsert(batch(0..100_000, 1)).await.unwrap();
+    table.upsert(batch(0..10, 2)).await.unwrap();
+    table.fold().await.unwrap();
+    let expected = expected(&[(0..10, 2), (10..100_000, 1)]);
+    let open = async |bytes_max: u64| {
+        let options = StoreOptions { block_cache_bytes_max: ByteSize(bytes_max), ..options(&server, cache.path()) };
+        Store::open(server.uri("lake"), options).await.unwrap()
+    };
+    let read = async |store: &Store| contents(&store.table("t").await.unwrap()).await;
+    let files = || {
+        let entries = std::fs::read_dir(cache.path().join("blocks")).unwrap().map(|entry| entry.unwrap());
+        entries.map(|entry| (entry.path(), entry.metadata().unwrap().len())).collect::<BTreeMap<_, _>>()
+    };
+
+    let first = open(1 << 30).await;
+    assert_eq!(read(&first).await, expected);
+    let usage = first.block_cache().unwrap();
+    assert!(usage.missed_bytes > 100_000, "{usage:?}");
+    assert_eq!(usage.bytes, files().values().sum::<u64>());
+
+    // Another process reads nothing of the base from afar.
+    let second = open(1 << 30).await;
+    assert_eq!(read(&second).await, expected);
+    let usage = second.block_cache().unwrap();
+    assert_eq!((usage.missed_bytes, usage.bytes), (0, files().values().sum::<u64>()));
+    assert!(usage.hit_bytes > 100_000, "{usage:?}");
+
+    // A damaged block is no block, and one that is gone neither.
+    let (path, _) = files().into_iter().max_by_key(|(_, bytes)| *bytes).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let third = open(1 << 30).await;
+    assert_eq!(read(&third).await, expected);
+    assert!(third.block_cache().unwrap().missed_bytes > 0);
+    files().into_keys().for_each(|path| std::fs::remove_file(path).unwrap());
+    assert_eq!(read(&third).await, expected);
+
+    // It stays within its bounds, whatever was there.
+    let small = open(300 << 10).await;
+    assert_eq!(read(&small).await, expected);
+    let usage = small.block_cache().unwrap();
+    assert!(usage.bytes <= 300 << 10, "{usage:?}");
+    assert_eq!(usage.bytes, files().values().sum::<u64>());
+    assert_eq!(open(0).await.block_cache(), None);
+    assert_eq!(read(&open(0).await).await, expected);
+}
+
 /// Writes through a network that resets, stalls, cuts and refuses; and a reader behind a good one.
 async fn survive(network: Network, seed: u64) {
     let server = Server::start().await;

@@ -37,11 +37,13 @@ def open(
     memory: str | None = None,
     cpus: float | None = None,
     seed: int = 0,
+    cache: str | None = None,
 ) -> Lake:
     """Opens the lake at `location`, a directory or a URI such as `s3://bucket/lake`.
 
     `create` makes it when there is none. `memory` is the budget, such as `"2 GiB"` (default: a quarter of the machine's, at most
-    4 GiB); `cpus` are the cores for operators (default: all). Operators that were declared with `cenote.operator` before can be
+    4 GiB); `cpus` are the cores for operators (default: all); `cache` is what may be kept of a remote lake on the local disk, such as
+    `"20 GiB"` (default: 4 GiB; `"0"`: nothing). Operators that were declared with `cenote.operator` before can be
     used in recipes and SQL.
 
     >>> import cenote, tempfile
@@ -57,7 +59,7 @@ def open(
             _native.init(place)
         except AlreadyExistsError:
             pass
-    return Lake(place, memory=memory, cpus=cpus, seed=seed)
+    return Lake(place, memory=memory, cpus=cpus, seed=seed, cache=cache)
 
 
 class Lake:
@@ -66,11 +68,19 @@ class Lake:
     In a child process made by `fork` it opens itself again when it is first used.
     """
 
-    def __init__(self, location: str, *, memory: str | None = None, cpus: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        location: str,
+        *,
+        memory: str | None = None,
+        cpus: float | None = None,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
         self._location = location
-        self._options = (memory, cpus, seed)
+        self._options = (memory, cpus, seed, cache)
         self._process = os.getpid()
-        self._inner: _native.Lake | None = _native.open(location, memory, cpus, seed)
+        self._inner: _native.Lake | None = _native.open(location, *self._options)
 
     def _native_lake(self) -> _native.Lake:
         if self._inner is None:
@@ -99,8 +109,7 @@ class Lake:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Spawned workers get the place, and open it themselves.
-        memory, cpus, seed = self._options
-        return _reopen, (self._location, memory, cpus, seed)
+        return _reopen, (self._location, *self._options)
 
     def __repr__(self) -> str:
         state = ", closed" if self._inner is None else ""
@@ -208,8 +217,8 @@ class Lake:
         return dict(self._native_lake().operators())
 
 
-def _reopen(location: str, memory: str | None, cpus: float | None, seed: int) -> Lake:
-    return Lake(location, memory=memory, cpus=cpus, seed=seed)
+def _reopen(location: str, memory: str | None, cpus: float | None, seed: int, cache: str | None) -> Lake:
+    return Lake(location, memory=memory, cpus=cpus, seed=seed, cache=cache)
 
 
 def _text(value: Any) -> str:
