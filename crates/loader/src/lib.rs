@@ -42,6 +42,7 @@
 //! ```
 
 mod batch;
+mod buckets;
 mod loader;
 mod order;
 mod packing;
@@ -53,6 +54,7 @@ mod state;
 mod transform;
 
 pub use batch::{Batch, Numbers, OnError, Tensor};
+pub use buckets::Buckets;
 pub use loader::{Loader, LoaderOptions};
 pub use order::Shuffle;
 pub use permutation::Permutation;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::batch::{Batch, Maker, OnError, Scratch};
+use crate::buckets::Buckets;
 use crate::order::{Mixture, Order, Sample, Shuffle};
 use crate::packing::Packing;
 use crate::pipeline::{Next, Pipeline, Plan, Stats};
@@ -31,6 +32,8 @@ pub struct LoaderOptions {
     pub shuffle: Option<u64>,
     /// Bytes of rows within which the order mixes; `None`: all. See [`Shuffle::window_rows`].
     pub window: Option<ByteSize>,
+    /// Puts samples of about one length next to each other.
+    pub buckets: Option<Buckets>,
     /// This process among those that train together, and how many those are.
     pub rank: usize,
     /// See `rank`.
@@ -62,6 +65,7 @@ impl Default for LoaderOptions {
             batch_rows: 64,
             shuffle: None,
             window: None,
+            buckets: None,
             rank: 0,
             world_size: 1,
             worker: 0,
@@ -127,6 +131,7 @@ impl Loader {
             tail: options.tail,
         };
         shard.check()?;
+        options.buckets.as_ref().map_or(Ok(()), Buckets::check)?;
         let weights: Vec<f64> = sources.iter().filter_map(|source| source.weight).collect();
         if !weights.is_empty() && weights.len() != sources.len() {
             return Err(Error::invalid_input("either all sources of a mixture have a weight, or none"));
@@ -135,7 +140,7 @@ impl Loader {
             return Err(Error::invalid_input("a loader either follows its tables or stays at a version"));
         }
         let weights = (!weights.is_empty()).then_some(weights);
-        let selections = read_all(&sources).await?;
+        let selections = read_all(&sources, options.buckets.as_ref()).await?;
         let mixture = mixture(&selections, weights.as_deref(), options.epoch_rows)?;
         let columns = columns(&selections, options.columns.as_deref())?;
         let (pack, decode): (Vec<_>, Vec<_>) =
@@ -223,7 +228,7 @@ impl Loader {
             return Ok(Arc::clone(pipeline));
         }
         if cursor.stale {
-            let selections = self.handle.block_on(read_all(&self.sources))?;
+            let selections = self.handle.block_on(read_all(&self.sources, self.options.buckets.as_ref()))?;
             cursor.mixture = mixture(&selections, self.weights.as_deref(), self.options.epoch_rows)?;
             cursor.selections = Arc::new(selections);
             cursor.stale = false;
@@ -237,7 +242,10 @@ impl Loader {
             seed: self.options.shuffle.unwrap_or(0),
             epoch: cursor.epoch,
         };
-        let order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
+        let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
+        if let Some(buckets) = &self.options.buckets {
+            order = order.by_length(buckets, &cursor.selections);
+        }
         let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
         let threads = match self.options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -279,6 +287,7 @@ impl Loader {
             workers: self.shard.workers,
             worker: self.shard.worker,
             shuffle: cursor.shuffle.clone(),
+            buckets: self.options.buckets.clone(),
             epoch_rows: cursor.mixture.epoch_rows(),
             sources: self.sources.iter().zip(cursor.selections.iter()).map(source).collect(),
         }
@@ -306,6 +315,16 @@ impl Loader {
                 name(seeds.1)
             )));
         }
+        if state.buckets != self.options.buckets {
+            let name = |buckets: &Option<Buckets>| match buckets {
+                Some(Buckets { column, window_rows, run_rows }) => {
+                    format!("by the lengths of `{column}` in windows of {window_rows} and runs of {run_rows}")
+                }
+                None => "by no lengths".to_owned(),
+            };
+            let (then, now) = (name(&state.buckets), name(&self.options.buckets));
+            return Err(Error::invalid_input(format!("the state is of an order {then}, and this loader's is {now}")));
+        }
         if state.sources.len() != self.sources.len() {
             return Err(Error::invalid_input(format!(
                 "the state is of {} sources, and this loader has {}",
@@ -316,7 +335,7 @@ impl Loader {
         let held = Arc::clone(&self.cursor.lock().selections);
         let mut selections = Vec::new();
         for ((source, then), now) in self.sources.iter().zip(&state.sources).zip(held.iter()) {
-            selections.push(selection_of(source, then, now).await?);
+            selections.push(selection_of(source, then, now, self.options.buckets.as_ref()).await?);
         }
         let mixture = mixture(&selections, self.weights.as_deref(), self.options.epoch_rows)?;
         if mixture.epoch_rows() != state.epoch_rows {
@@ -420,17 +439,23 @@ fn add(a: Stats, b: Stats) -> Stats {
     }
 }
 
-async fn read_all(sources: &[Source]) -> Result<Vec<Selection>> {
+async fn read_all(sources: &[Source], buckets: Option<&Buckets>) -> Result<Vec<Selection>> {
+    let length = buckets.map(|buckets| buckets.column.as_str());
     let mut selections = Vec::with_capacity(sources.len());
     for source in sources {
-        let selection = Selection::read(source).await;
+        let selection = Selection::read(source, length).await;
         selections.push(selection.map_err(|error| error.context(format!("table `{}`", source.table.name())))?);
     }
     Ok(selections)
 }
 
 /// The rows that `then` says, if they are what `source` can be.
-async fn selection_of(source: &Source, then: &SourceState, now: &Selection) -> Result<Selection> {
+async fn selection_of(
+    source: &Source,
+    then: &SourceState,
+    now: &Selection,
+    buckets: Option<&Buckets>,
+) -> Result<Selection> {
     let other = |what: &str, then: String, now: String| {
         Err(Error::invalid_input(format!("the state is of {what} {then}, and this loader is of {now}")))
     };
@@ -449,7 +474,8 @@ async fn selection_of(source: &Source, then: &SourceState, now: &Selection) -> R
         Some(version) => return other("version", then.version.to_string(), version.to_string()),
         None => {
             let version = Some(cenote_store::Version(then.version));
-            Selection::read(&Source { version, ..source.clone() }).await.map_err(|error| {
+            let length = buckets.map(|buckets| buckets.column.as_str());
+            Selection::read(&Source { version, ..source.clone() }, length).await.map_err(|error| {
                 error.context(format!(
                     "go back to version {} of table `{}`, which the state is of",
                     then.version, then.table

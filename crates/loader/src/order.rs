@@ -1,9 +1,13 @@
 //! In which order the rows of an epoch come: a function of seed, epoch and numbers of rows, of which nothing is stored.
 
+use std::sync::Arc;
+
 use cenote_base::{Error, Random, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::{Buckets, ByLength};
 use crate::permutation::Permutation;
+use crate::selection::Selection;
 
 /// How rows are shuffled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,13 +99,21 @@ pub(crate) struct Order {
     interleave: Option<Windowed>,
     shuffle: Option<Shuffle>,
     epoch: u64,
+    by_length: Option<Arc<ByLength>>,
 }
 
 impl Order {
     pub(crate) fn new(mixture: &Mixture, shuffle: Option<&Shuffle>, epoch: u64) -> Self {
         let interleave = shuffle
             .map(|shuffle| Windowed::new(mixture.epoch_rows(), shuffle.window_rows, mix(&[shuffle.seed, epoch])));
-        Self { mixture: mixture.clone(), interleave, shuffle: shuffle.cloned(), epoch }
+        Self { mixture: mixture.clone(), interleave, shuffle: shuffle.cloned(), epoch, by_length: None }
+    }
+
+    /// The same with samples of about one length next to each other.
+    pub(crate) fn by_length(mut self, buckets: &Buckets, selections: &[Selection]) -> Self {
+        let seed = self.shuffle.as_ref().map(|shuffle| mix(&[shuffle.seed, self.epoch]));
+        self.by_length = Some(Arc::new(ByLength::new(buckets, selections, seed)));
+        self
     }
 
     /// Positions in the epoch.
@@ -111,6 +123,13 @@ impl Order {
 
     /// The row at `position`, which is below [`len`](Self::len).
     pub(crate) fn at(&self, position: u64) -> Sample {
+        match &self.by_length {
+            Some(by_length) => self.shuffled(by_length.place(position, self.len(), |place| self.shuffled(place))),
+            None => self.shuffled(position),
+        }
+    }
+
+    fn shuffled(&self, position: u64) -> Sample {
         let mut slot = self.interleave.as_ref().map_or(position, |interleave| interleave.at(position));
         for (source, (rows, samples)) in self.mixture.rows.iter().zip(&self.mixture.samples).enumerate() {
             if slot >= *samples {

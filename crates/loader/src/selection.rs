@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt64Array};
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take};
-use arrow::datatypes::{Schema, UInt64Type};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
+use arrow::compute::kernels::length::length;
+use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take};
+use arrow::datatypes::{DataType, Schema, UInt32Type, UInt64Type};
 use cenote_base::{Error, Result};
-use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Table, Version, arrow_error};
+use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Table, Version, arrow_error, is_blob};
 use futures::TryStreamExt;
 
 /// What a source of samples is asked to be.
@@ -38,37 +39,95 @@ pub(crate) struct Selection {
     pub(crate) snapshot: Snapshot,
     /// Eight bytes a row: the row ids, in the order of keys.
     pub(crate) row_ids: Arc<Vec<u64>>,
+    /// How long each of them is, where that was asked for.
+    pub(crate) lengths: Arc<Vec<u32>>,
 }
 
 impl Selection {
-    /// Reads the keys of `source`: some tens of bytes a row for the time that it takes, eight afterwards.
+    /// Reads the keys of `source`, and how long each row is in column `length`: some tens of bytes a row for the time that it takes,
+    /// eight or twelve afterwards.
     ///
     /// # Errors
-    /// `NotFound` for a version that cannot be read; `InvalidInput` for a filter that does not parse.
-    pub(crate) async fn read(source: &Source) -> Result<Self> {
+    /// `NotFound` for a version that cannot be read or a column that is not there; `InvalidInput` for a filter that does not parse
+    /// or a column without lengths.
+    pub(crate) async fn read(source: &Source, length: Option<&str>) -> Result<Self> {
         let snapshot = match source.version {
             Some(version) => source.table.snapshot_at(version).await?,
             None => source.table.snapshot().await?,
         };
-        let mut request = ScanRequest::default().columns(snapshot.primary_key().columns()).with_row_id();
+        let keys = snapshot.primary_key().columns();
+        let mut columns = keys.clone();
+        if let Some(length) = length {
+            check_length(&snapshot, length)?;
+            if !columns.iter().any(|column| column == length) {
+                columns.push(length.to_owned());
+            }
+        }
+        let mut request = ScanRequest::default().columns(columns).with_row_id();
         request.filter = source.filter.clone().map(Filter::from);
         let schema = snapshot.scan_schema(&request)?;
         let batches: Vec<RecordBatch> = snapshot.scan(&request).await?.try_collect().await?;
-        let sorted = tokio::task::spawn_blocking(move || in_key_order(&schema, &batches)).await;
-        let row_ids = sorted.map_err(|source| Error::internal("sort keys").with_source(source))??;
-        Ok(Self { snapshot, row_ids: Arc::new(row_ids) })
+        let length = length.map(str::to_owned);
+        let sort = move || in_key_order(&schema, &batches, keys.len(), length.as_deref());
+        let sorted = tokio::task::spawn_blocking(sort).await;
+        let (row_ids, lengths) = sorted.map_err(|source| Error::internal("sort keys").with_source(source))??;
+        Ok(Self { snapshot, row_ids: Arc::new(row_ids), lengths: Arc::new(lengths) })
     }
 }
 
-fn in_key_order(schema: &Arc<Schema>, batches: &[RecordBatch]) -> Result<Vec<u64>> {
+fn check_length(snapshot: &Snapshot, column: &str) -> Result<()> {
+    let schema = snapshot.full_schema();
+    let field = schema.field_with_name(column).map_err(|_| {
+        let known = snapshot.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+        Error::not_found(format!("no column `{column}` to tell lengths by; the table has {}", known.join(", ")))
+    })?;
+    let has_length = field.data_type().is_numeric()
+        || matches!(
+            field.data_type(),
+            DataType::Utf8
+                | DataType::LargeUtf8
+                | DataType::Binary
+                | DataType::LargeBinary
+                | DataType::List(_)
+                | DataType::LargeList(_)
+        );
+    if has_length && !is_blob(field) {
+        return Ok(());
+    }
+    let what = if is_blob(field) { "media".to_owned() } else { field.data_type().to_string() };
+    Err(Error::invalid_input(format!(
+        "column `{column}` is {what}: lengths are told by numbers, texts, bytes or lists"
+    )))
+}
+
+/// How long each value is.
+fn lengths(column: &ArrayRef) -> Result<Vec<u32>> {
+    let lengths = match column.data_type().is_numeric() {
+        true => Arc::clone(column),
+        false => length(column).map_err(arrow_error)?,
+    };
+    let lengths = cast(&lengths, &DataType::UInt32).map_err(arrow_error)?;
+    Ok(lengths.as_primitive::<UInt32Type>().iter().map(Option::unwrap_or_default).collect())
+}
+
+fn in_key_order(
+    schema: &Arc<Schema>,
+    batches: &[RecordBatch],
+    keys: usize,
+    length: Option<&str>,
+) -> Result<(Vec<u64>, Vec<u32>)> {
     let rows = concat_batches(schema, batches).map_err(arrow_error)?;
-    let Some((row_ids, keys)) = rows.columns().split_last() else { return Ok(Vec::new()) };
+    let Some((row_ids, columns)) = rows.columns().split_last() else { return Ok((Vec::new(), Vec::new())) };
     let row_ids: &UInt64Array =
         row_ids.as_primitive_opt::<UInt64Type>().ok_or_else(|| Error::internal(format!("a scan gave no {ROW_ID}")))?;
-    let columns: Vec<SortColumn> =
-        keys.iter().map(|values| SortColumn { values: Arc::clone(values), options: None }).collect();
-    let order = lexsort_to_indices(&columns, None).map_err(arrow_error)?;
+    let keys: Vec<SortColumn> =
+        columns[..keys].iter().map(|values| SortColumn { values: Arc::clone(values), options: None }).collect();
+    let order = lexsort_to_indices(&keys, None).map_err(arrow_error)?;
     let sorted = take(row_ids, &order, None).map_err(arrow_error)?;
     debug_assert_eq!(sorted.null_count(), 0);
-    Ok(sorted.as_primitive::<UInt64Type>().values().to_vec())
+    let lengths = match length.and_then(|name| rows.column_by_name(name)) {
+        Some(column) => lengths(&take(column, &order, None).map_err(arrow_error)?)?,
+        None => Vec::new(),
+    };
+    Ok((sorted.as_primitive::<UInt64Type>().values().to_vec(), lengths))
 }

@@ -3,6 +3,7 @@
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::Buckets;
 use crate::order::Shuffle;
 use crate::shard::Shard;
 
@@ -45,6 +46,9 @@ pub struct LoaderState {
     pub worker: u64,
     /// The order.
     pub shuffle: Option<Shuffle>,
+    /// What of it is by length.
+    #[serde(default)]
+    pub buckets: Option<Buckets>,
     /// Samples of an epoch, where weights divide it.
     pub epoch_rows: u64,
     /// What the samples are of.

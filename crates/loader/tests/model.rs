@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use cenote_base::{ByteSize, ErrorKind, Random};
-use cenote_loader::{Loader, LoaderOptions, LoaderState, Source, Tail, merge};
+use cenote_loader::{Buckets, Loader, LoaderOptions, LoaderState, Source, Tail, merge};
 use cenote_store::{Store, StoreOptions, Table, TableSpec};
 
 fn schema() -> SchemaRef {
@@ -66,7 +66,7 @@ impl Shape {
     }
 
     /// One loader for each rank and worker, from `state` on.
-    async fn open(self, table: &Table, seed: Option<u64>, state: Option<&LoaderState>) -> Vec<Vec<Arc<Loader>>> {
+    async fn open(self, table: &Table, order: &LoaderOptions, state: Option<&LoaderState>) -> Vec<Vec<Arc<Loader>>> {
         let mut ranks = Vec::new();
         for rank in 0..self.world {
             let mut workers = Vec::new();
@@ -77,10 +77,9 @@ impl Shape {
                     world_size: self.world,
                     worker,
                     workers: self.workers,
-                    shuffle: seed,
                     columns: Some(vec!["id".to_owned()]),
                     threads: 2,
-                    ..LoaderOptions::default()
+                    ..order.clone()
                 };
                 let loader = open(table, options).await;
                 if let Some(state) = state {
@@ -122,7 +121,10 @@ async fn whatever_the_shapes_and_stops_each_row_comes_once_in_one_order() {
         let table = table(&store, "numbers", (0..count).map(|id| id * 7 % 1009)).await;
         let version = table.snapshot().await.unwrap().version();
         let shuffle = (random.below(4) > 0).then(|| random.next_u64());
-        let alone = open(&table, LoaderOptions { batch_rows: 5, shuffle, ..LoaderOptions::default() }).await;
+        let (window_rows, run_rows) = (5 + random.below(40), 1 + random.below(5));
+        let buckets = (random.below(3) == 0).then(|| Buckets { column: "id".to_owned(), window_rows, run_rows });
+        let order = LoaderOptions { shuffle, buckets, ..LoaderOptions::default() };
+        let alone = open(&table, LoaderOptions { batch_rows: 5, ..order.clone() }).await;
         let expected = batches(&alone, usize::MAX).await.concat();
         assert_eq!(expected.iter().collect::<BTreeSet<_>>().len(), count as usize, "CENOTE_SEED={seed}");
 
@@ -131,9 +133,9 @@ async fn whatever_the_shapes_and_stops_each_row_comes_once_in_one_order() {
         for life in 0.. {
             let shape = Shape::random(&mut random);
             let ranks = match state.as_ref() {
-                Some(state) => shape.open(&table, shuffle, Some(state)).await,
+                Some(state) => shape.open(&table, &order, Some(state)).await,
                 // The first of them is opened before anything changes.
-                None => shape.open(&table, shuffle, None).await,
+                None => shape.open(&table, &order, None).await,
             };
             let left = steps_left(&ranks);
             let steps = if life > 4 { left } else { random.below(left as u64 + 1) as usize };
@@ -155,6 +157,51 @@ async fn whatever_the_shapes_and_stops_each_row_comes_once_in_one_order() {
         assert_eq!(taken, expected, "CENOTE_SEED={seed}");
         assert!(table.snapshot().await.unwrap().version() >= version);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_of_about_one_length_come_together() {
+    let (_directory, store) = store().await;
+    let table = store.create_table("texts", TableSpec::new(schema(), ["id"])).await.unwrap();
+    let mut random = Random::new(3);
+    let lengths: Vec<usize> = (0..1000).map(|_| random.below(500) as usize).collect();
+    for (id, length) in (0..).zip(&lengths) {
+        table.upsert(rows([id], &"x".repeat(*length))).await.unwrap();
+    }
+    let buckets = Buckets { column: "note".to_owned(), window_rows: 250, run_rows: 10 };
+    let options = LoaderOptions { batch_rows: 10, shuffle: Some(7), ..LoaderOptions::default() };
+    // How much of its batches would be padding.
+    let padding = |batches: &[Vec<i64>]| -> usize {
+        let padding = |batch: &Vec<i64>| {
+            let lengths: Vec<usize> = batch.iter().map(|id| lengths[*id as usize]).collect();
+            lengths.iter().max().unwrap() * lengths.len() - lengths.iter().sum::<usize>()
+        };
+        batches.iter().map(padding).sum()
+    };
+    let plain = batches(&open(&table, options.clone()).await, usize::MAX).await;
+    let loader = open(&table, LoaderOptions { buckets: Some(buckets.clone()), ..options.clone() }).await;
+    let (first, second) = (batches(&loader, usize::MAX).await, batches(&loader, usize::MAX).await);
+    for epoch in [&first, &second] {
+        assert_eq!(epoch.concat().iter().collect::<BTreeSet<_>>().len(), 1000);
+        assert!(padding(epoch) * 10 < padding(&plain), "{} of {}", padding(epoch), padding(&plain));
+    }
+    assert_ne!(first, second);
+    // The runs are shuffled too: a batch of long rows may be followed by one of short ones.
+    let longest = |batch: &Vec<i64>| batch.iter().map(|id| lengths[*id as usize]).max().unwrap();
+    assert!(!first[..25].iter().map(longest).is_sorted());
+
+    let error = loader.restore(&open(&table, options.clone()).await.state()).await.unwrap_err();
+    assert_eq!(
+        error.message(),
+        "the state is of an order by no lengths, and this loader's is by the lengths of `note` in windows of 250 and runs of 10"
+    );
+    let refused = async |buckets: Buckets| {
+        let options = LoaderOptions { buckets: Some(buckets), ..options.clone() };
+        Loader::open(vec![Source::new(table.clone())], options).await.unwrap_err()
+    };
+    let error = refused(Buckets { column: "nots".to_owned(), ..buckets.clone() }).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(refused(Buckets { run_rows: 0, ..buckets }).await.kind(), ErrorKind::InvalidInput);
 }
 
 #[tokio::test(flavor = "multi_thread")]

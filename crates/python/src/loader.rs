@@ -170,6 +170,10 @@ fn parse_options(given: &Value) -> PyResult<LoaderOptions> {
         batch_rows: count("batch_size", defaults.batch_rows)?,
         shuffle: given["seed"].as_u64(),
         window: size("window")?,
+        buckets: match &given["buckets"] {
+            Value::Null => None,
+            buckets => Some(json(&buckets.to_string(), "way to put lengths together")?),
+        },
         rank: count("rank", 0)?,
         world_size: count("world_size", 1)?,
         worker: count("worker", 0)?,

@@ -359,3 +359,24 @@ def test_states_of_others_are_refused(numbers: cenote.Table) -> None:
         numbers.loader(shuffle=cenote.Shuffle(2)).load_state_dict(loader.state_dict())
     with pytest.raises(InvalidInputError, match="no state of a loader"):
         loader.load_state_dict({"epoch": 1})
+
+
+def test_batches_of_about_one_length(shared_lake: cenote.Lake) -> None:
+    lengths = numpy.random.default_rng(3).integers(0, 400, 600)
+    table = shared_lake.create_table("lengths", {"id": int, "text": str}, primary_key="id")
+    table.upsert([{"id": row, "text": "x" * int(length)} for row, length in enumerate(lengths)])
+
+    def epoch(buckets) -> list[list[int]]:
+        loader = table.loader(["id"], batch_size=8, shuffle=cenote.Shuffle(seed=1), buckets=buckets, output="numpy")
+        return [list(batch["id"]) for batch in loader]
+
+    def spread(batches: list[list[int]]) -> int:
+        return sum(int(lengths[batch].max() - lengths[batch].min()) for batch in batches)
+
+    by_length, plain = epoch(cenote.Buckets("text", window=200, run=8)), epoch(None)
+    assert sorted(sum(by_length, [])) == list(range(600))
+    assert spread(by_length) * 10 < spread(plain)
+    # By name alone: all in one window.
+    assert spread(epoch("text")) * 10 < spread(plain)
+    with pytest.raises(InvalidInputError, match="a run has one row or more"):
+        table.loader(["id"], buckets=cenote.Buckets("text", window=4, run=8))

@@ -17,7 +17,7 @@ from cenote import errors, op, types
 from cenote._native import __version__
 from cenote.errors import Error
 from cenote.lake import Changes, Lake, Table, open
-from cenote.loader import Batch, Loader, Shuffle, Source, loader, merge_states
+from cenote.loader import Batch, Buckets, Loader, Shuffle, Source, loader, merge_states
 from cenote.operator import operator
 from cenote.rows import Result, Rows
 from cenote.types import Audio, Image, Media, Video, vector
@@ -29,6 +29,7 @@ if sys.executable:
 __all__ = [
     "Audio",
     "Batch",
+    "Buckets",
     "Changes",
     "Error",
     "Image",

@@ -26,6 +26,18 @@ class Shuffle(NamedTuple):
     window: str | int | None = None
 
 
+class Buckets(NamedTuple):
+    """Samples of about one length next to each other, so that batches need little padding.
+
+    `column` tells lengths: numbers are lengths themselves; of texts, bytes and lists it is that of the value. `window` samples that follow
+    each other are sorted by length and cut into runs of `run`, which come in any order; as many as a step of all ranks has, or several
+    times that, is best. The order does not depend on batches and ranks, so that a loader of another shape can go on with it."""
+
+    column: str
+    window: int = 8192
+    run: int = 256
+
+
 class Source(NamedTuple):
     """A table's part in a mixture: rows that satisfy `where`, at `version`, with a share of the samples by `weight`."""
 
@@ -247,6 +259,7 @@ def loader(
     columns: Sequence[str] | None = None,
     batch_size: int = 64,
     shuffle: Shuffle | bool = False,
+    buckets: Buckets | str | None = None,
     rank: int = 0,
     world_size: int = 1,
     last: Literal["short", "drop", "pad"] = "short",
@@ -264,6 +277,7 @@ def loader(
     - `columns`: what batches have (default: all). `transform` is applied to the only media column among them, or by column, as in
       `{"tokens": [cenote.op.pack(2048)]}`.
     - `shuffle`: without one, rows come in the order of their keys.
+    - `buckets`: puts rows of about one length next to each other; the name of a column is `Buckets` of it.
     - `rank`, `world_size`: this process among those that train together. All make the same number of steps. `last` says what becomes of
       the rows of the last one, when they fill no batch on every rank: `short` deals them out evenly, so every row comes once and
       batches may be smaller, or empty where rows are fewer than ranks; `drop` leaves them out; `pad` repeats rows from the start of
@@ -291,6 +305,10 @@ def loader(
         "prefetch": prefetch,
         "threads": threads,
     }
+    if isinstance(buckets, str):
+        buckets = Buckets(buckets)
+    if buckets is not None:
+        options["buckets"] = {"column": buckets.column, "window_rows": buckets.window, "run_rows": buckets.run}
     if isinstance(shuffle, Shuffle):
         options["seed"], options["window"] = shuffle.seed, shuffle.window
     return Loader(given, options, output=output, device=device)
