@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::array_value_to_string;
 use cenote_base::{Error, Random, Result};
 use cenote_operators_image::Framer;
+use cenote_operators_video::row_bytes;
 use cenote_store::arrow_error;
 
 use crate::order::{Sample, mix};
@@ -177,13 +178,13 @@ impl Maker {
             let mut valid = vec![true; rows.num_rows()];
             for (row, sample) in samples.iter().enumerate() {
                 let outcome = match pictures.is_null(row) {
-                    true => Err("the picture is null".to_owned()),
+                    true => Err("there is none: it is null".to_owned()),
                     false => {
                         let seed = mix(&[self.seed, self.epoch, sample.source as u64, sample.row, at as u64]);
                         let frame = frame(&mut tensor.numbers, chain.numbers(), row);
                         chain.apply(
                             &mut scratch.framer,
-                            pictures.value(row),
+                            &row_bytes(pictures, row),
                             &mut Random::new(seed),
                             frame,
                             &mut scratch.pixels,
@@ -266,10 +267,11 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
 fn zeros(name: &str, chain: &Chain, rows: usize) -> Tensor {
     let (height, width) = chain.size();
     let (height, width) = (height as usize, width as usize);
-    let (shape, numbers) = match chain.is_float() {
-        true => (vec![rows, 3, height, width], Numbers::Float(vec![0.0; rows * chain.numbers()])),
-        false => (vec![rows, height, width, 3], Numbers::Byte(vec![0; rows * chain.numbers()])),
+    let (of_frame, numbers) = match chain.is_float() {
+        true => ([3, height, width], Numbers::Float(vec![0.0; rows * chain.numbers()])),
+        false => ([height, width, 3], Numbers::Byte(vec![0; rows * chain.numbers()])),
     };
+    let shape = [rows].into_iter().chain(chain.frames()).chain(of_frame).collect();
     Tensor { name: name.to_owned(), shape, numbers, valid: None }
 }
 

@@ -1,19 +1,31 @@
-//! From encoded pictures to tensors: transforms, of which only the geometry is computed until all are known.
+//! From encoded pictures and videos to tensors: transforms, of which only the geometry is computed until all are known.
 //!
 //! Every crop, resize and flip says which part of the picture is looked at, and at what size. What they come to is one part of the
 //! source, cut out and resampled once. Chance comes from the loader's seed, the epoch and the row, so a sample looks the same whoever
 //! loads it.
 
+use arrow::buffer::Buffer;
 use cenote_base::{Error, Random, Result};
 use cenote_operators_image::{Framer, Part};
+use cenote_operators_video::{ClipFrames, read_clip};
 use serde::{Deserialize, Serialize};
 
-/// A step from an encoded picture to a tensor.
+/// A step from an encoded picture or video to a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum Transform {
     /// Reads the picture, upright, as RGB. Always the first.
     DecodeImage,
+    /// Reads frames of a video, upright, as RGB; those of a clip are cut, resized and mirrored alike. Always the first. Tensors have one
+    /// dimension more, behind the rows: frames.
+    DecodeVideo {
+        /// How many.
+        frames: usize,
+        /// Milliseconds from one to the next; `None`: they are spread over the whole video.
+        every_ms: Option<u64>,
+        /// Whether a clip begins anywhere in the video, rather than is its middle.
+        random: bool,
+    },
     /// Stretches to `height` × `width`; without `width`, shrinks or enlarges so that the shorter side is `height`.
     Resize {
         /// Pixels.
@@ -68,11 +80,15 @@ pub enum Transform {
 const CROP_TRIES: usize = 10;
 /// Larger frames are refused.
 const SIDE_MAX: u32 = 16_384;
+/// Longer clips are refused.
+const FRAMES_MAX: usize = 1024;
 
 /// Transforms that were checked: what they make has one size.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Chain {
     steps: Vec<Transform>,
+    /// Of videos: which frames, and whether a clip begins anywhere.
+    clip: Option<(ClipFrames, bool)>,
     height: u32,
     width: u32,
     normalize: Option<([f32; 3], [f32; 3])>,
@@ -111,9 +127,17 @@ impl Chain {
     /// `InvalidInput` for an order or numbers that make no sense, or pictures that would come out at different sizes.
     pub(crate) fn new(steps: Vec<Transform>) -> Result<Self> {
         let wrong = |what: &str| Err(Error::invalid_input(format!("transforms: {what}")));
-        if steps.first() != Some(&Transform::DecodeImage) {
-            return wrong("the first one is decode_image");
-        }
+        let clip = match steps.first() {
+            Some(Transform::DecodeImage) => None,
+            Some(Transform::DecodeVideo { frames: count, every_ms: gap_ms, random }) => {
+                if !(1..=FRAMES_MAX).contains(count) {
+                    let what = format!("decode_video: a clip has 1 to {FRAMES_MAX} frames, found {count}");
+                    return wrong(&what);
+                }
+                Some((ClipFrames { count: *count, gap_ms: *gap_ms }, *random))
+            }
+            _ => return wrong("the first one is decode_image or decode_video"),
+        };
         let mut size = None;
         let mut normalize = None;
         for step in &steps[1..] {
@@ -121,7 +145,7 @@ impl Chain {
                 return wrong("normalize is the last one");
             }
             match *step {
-                Transform::DecodeImage => return wrong("decode_image comes once"),
+                Transform::DecodeImage | Transform::DecodeVideo { .. } => return wrong("what decodes comes once"),
                 Transform::Pack { .. } => return wrong("pack is the only one of its column"),
                 Transform::Resize { height, width: None } => {
                     check_side(height, height)?;
@@ -154,7 +178,12 @@ impl Chain {
                 "pictures would have different sizes: add random_resized_crop, center_crop or resize(height, width)",
             );
         };
-        Ok(Self { steps, height, width, normalize })
+        Ok(Self { steps, clip, height, width, normalize })
+    }
+
+    /// Frames of a video; `None` for pictures.
+    pub(crate) fn frames(&self) -> Option<usize> {
+        self.clip.map(|(frames, _)| frames.count)
     }
 
     /// Height, width.
@@ -169,6 +198,11 @@ impl Chain {
 
     /// Numbers of one tensor.
     pub(crate) fn numbers(&self) -> usize {
+        self.frames().unwrap_or(1) * self.frame_numbers()
+    }
+
+    /// Numbers of one picture or frame.
+    fn frame_numbers(&self) -> usize {
         self.height as usize * self.width as usize * 3
     }
 
@@ -179,7 +213,10 @@ impl Chain {
         for step in &self.steps {
             view = match *step {
                 // They look at the whole picture; a chain has no pack.
-                Transform::DecodeImage | Transform::Normalize { .. } | Transform::Pack { .. } => view,
+                Transform::DecodeImage
+                | Transform::DecodeVideo { .. }
+                | Transform::Normalize { .. }
+                | Transform::Pack { .. } => view,
                 Transform::Resize { height, width: Some(width) } => view.sized(f64::from(width), f64::from(height)),
                 Transform::Resize { height, width: None } => {
                     let factor = f64::from(height) / view.width.min(view.height);
@@ -203,28 +240,49 @@ impl Chain {
         view
     }
 
-    /// Writes the tensor of one picture; `scratch` holds [`numbers`](Self::numbers) bytes.
+    /// Writes the tensor of one picture, or of one clip; `scratch` is for the pixels of a frame.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
     pub(crate) fn apply(
         &self,
         framer: &mut Framer,
-        bytes: &[u8],
+        bytes: &Buffer,
         random: &mut Random,
-        frame: Frame<'_>,
+        mut frame: Frame<'_>,
         scratch: &mut Vec<u8>,
     ) -> std::result::Result<(), String> {
-        let size = framer.size(bytes)?;
-        let view = self.view(size, random);
+        let out = (self.width, self.height);
+        let Some((frames, is_random)) = self.clip else {
+            let size = framer.size(bytes)?;
+            let view = self.view(size, random);
+            return self.write(view, frame, scratch, |pixels| framer.fill(bytes, size, view.part, pixels, out));
+        };
+        let place = if is_random { random.unit() } else { 0.5 };
+        let mut view = None;
+        read_clip(bytes.clone(), frames, place, |number, decoded, size| {
+            let view = *view.get_or_insert_with(|| self.view(size, random));
+            let frame = frame.part(number, self.frame_numbers());
+            self.write(view, frame, scratch, |pixels| framer.fill_decoded(decoded, size, view.part, pixels, out))
+        })
+    }
+
+    /// Writes what `fill` makes of `view`.
+    fn write(
+        &self,
+        view: View,
+        frame: Frame<'_>,
+        scratch: &mut Vec<u8>,
+        fill: impl FnOnce(&mut [u8]) -> std::result::Result<(), String>,
+    ) -> std::result::Result<(), String> {
         match (frame, &self.normalize) {
             (Frame::Float(frame), Some((mean, std))) => {
-                scratch.resize(self.numbers(), 0);
-                framer.fill(bytes, size, view.part, scratch, (self.width, self.height))?;
+                scratch.resize(self.frame_numbers(), 0);
+                fill(scratch)?;
                 self.normalized(scratch, view.mirrored, mean, std, frame);
             }
             (Frame::Byte(frame), _) => {
-                framer.fill(bytes, size, view.part, frame, (self.width, self.height))?;
+                fill(frame)?;
                 if view.mirrored {
                     frame.chunks_mut(self.width as usize * 3).for_each(mirror);
                 }
@@ -252,10 +310,21 @@ impl Chain {
 
 /// Where a tensor goes.
 pub(crate) enum Frame<'a> {
-    /// Height × width × 3.
+    /// Height × width × 3; of a clip, one frame behind the other.
     Byte(&'a mut [u8]),
-    /// 3 × height × width.
+    /// 3 × height × width; of a clip, one frame behind the other.
     Float(&'a mut [f32]),
+}
+
+impl Frame<'_> {
+    /// Where the frame with this number goes, of those of a clip that have so many `numbers`.
+    fn part(&mut self, number: usize, numbers: usize) -> Frame<'_> {
+        let range = number * numbers..(number + 1) * numbers;
+        match self {
+            Frame::Byte(frames) => Frame::Byte(&mut frames[range]),
+            Frame::Float(frames) => Frame::Float(&mut frames[range]),
+        }
+    }
 }
 
 fn mirror(line: &mut [u8]) {

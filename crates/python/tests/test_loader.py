@@ -8,6 +8,7 @@ import os
 import pickle
 import tempfile
 import threading
+from pathlib import Path
 
 import numpy
 import pyarrow as pa
@@ -380,3 +381,28 @@ def test_batches_of_about_one_length(shared_lake: cenote.Lake) -> None:
     assert spread(epoch("text")) * 10 < spread(plain)
     with pytest.raises(InvalidInputError, match="a run has one row or more"):
         table.loader(["id"], buckets=cenote.Buckets("text", window=4, run=8))
+
+
+def test_clips_become_tensors(lake: cenote.Lake) -> None:
+    video = (Path(__file__).parents[2] / "cli/tests/media/clip.mp4").read_bytes()
+    videos = lake.create_table("videos", {"id": int, "video": bytes}, primary_key="id")
+    videos.upsert([{"id": id, "video": video} for id in range(3)])
+    steps = [cenote.op.decode_video(4), cenote.op.resize((12, 16))]
+    batch = next(iter(videos.loader(transform={"video": steps}, output="numpy")))
+    clips = batch["video"]
+    assert clips.shape == (3, 4, 12, 16, 3) and clips.dtype == numpy.uint8
+    assert (clips[0] == clips[1]).all() and clips.any()
+    normal = [*steps, cenote.op.normalize((0, 0, 0), (1, 1, 1))]
+    floats = next(iter(videos.loader(transform={"video": normal}, output="numpy")))["video"]
+    assert floats.shape == (3, 4, 3, 12, 16)
+    assert numpy.abs(floats.transpose(0, 1, 3, 4, 2) * 255 - clips).max() < 1e-3
+    # A random clip is the same for whoever loads the sample, and another one in the next epoch.
+    anywhere = [cenote.op.decode_video(2, every=0.04, random=True), cenote.op.resize((12, 16))]
+    one, two = (videos.loader(batch_size=size, transform={"video": anywhere}, output="numpy") for size in (1, 3))
+    first = [clip for batch in one for clip in batch["video"]]
+    assert all((a == b).all() for a, b in zip(first, next(iter(two))["video"], strict=True))
+    videos.upsert([{"id": 9, "video": b"no video"}])
+    with pytest.raises(InvalidInputError, match="key 9.*not a video"):
+        list(videos.loader(transform={"video": steps}, output="numpy"))
+    with pytest.raises(InvalidInputError, match="1 to 1024 frames"):
+        videos.loader(transform={"video": [cenote.op.decode_video(0), cenote.op.resize((12, 16))]})

@@ -2,7 +2,6 @@
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{PixelType, Resizer};
-use image::RgbImage;
 
 use crate::decode::{self, Decoder, Target};
 use crate::scale;
@@ -54,14 +53,30 @@ impl Framer {
         let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
         let target = Target::Cover(whole(size.0, width, part.width), whole(size.1, height, part.height));
         let picture = self.decoder.decode(bytes, target)?;
-        let outcome = self.resample(&picture, size, part, frame, (width, height));
+        let outcome = self.resample(picture.as_raw(), picture.dimensions(), size, part, frame, (width, height));
         self.decoder.recycle(picture);
         outcome
     }
 
+    /// As [`fill`](Self::fill), of a picture that is decoded: RGB, row by row.
+    ///
+    /// # Errors
+    /// A reason for the person who looks at the row.
+    pub fn fill_decoded(
+        &mut self,
+        pixels: &[u8],
+        size: (u32, u32),
+        part: Part,
+        frame: &mut [u8],
+        (width, height): (u32, u32),
+    ) -> Result<(), String> {
+        self.resample(pixels, size, size, part, frame, (width, height))
+    }
+
     fn resample(
         &mut self,
-        picture: &RgbImage,
+        pixels: &[u8],
+        (source_width, source_height): (u32, u32),
         size: (u32, u32),
         part: Part,
         frame: &mut [u8],
@@ -69,15 +84,15 @@ impl Framer {
     ) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| format!("cannot be resized: {error}");
         let (across, down) =
-            (f64::from(picture.width()) / f64::from(size.0), f64::from(picture.height()) / f64::from(size.1));
-        let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3);
+            (f64::from(source_width) / f64::from(size.0), f64::from(source_height) / f64::from(size.1));
+        let source = ImageRef::new(source_width, source_height, pixels, PixelType::U8x3);
         let source = source.map_err(|error| text(&error))?;
         let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(|error| text(&error))?;
         // Rounding may put an edge beyond the picture by less than a pixel's millionth.
-        let left = (part.left * across).clamp(0.0, f64::from(picture.width()) - 1e-3);
-        let top = (part.top * down).clamp(0.0, f64::from(picture.height()) - 1e-3);
-        let cut_width = (part.width * across).min(f64::from(picture.width()) - left);
-        let cut_height = (part.height * down).min(f64::from(picture.height()) - top);
+        let left = (part.left * across).clamp(0.0, f64::from(source_width) - 1e-3);
+        let top = (part.top * down).clamp(0.0, f64::from(source_height) - 1e-3);
+        let cut_width = (part.width * across).min(f64::from(source_width) - left);
+        let cut_height = (part.height * down).min(f64::from(source_height) - top);
         let options = scale::options().crop(left, top, cut_width, cut_height);
         self.resizer.resize(&source, &mut target, &options).map_err(|error| text(&error))
     }

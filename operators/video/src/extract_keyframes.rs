@@ -87,7 +87,7 @@ struct Keyframe {
 /// The keyframes of one video, in the order of their times.
 fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
     let mut media = Media::open(bytes)?;
-    let decoder = media.keyframe_decoder()?;
+    let decoder = media.decoder(codec::discard::Discard::NonKey)?;
     let video = media.video()?;
     let renderer = Renderer::new(wanted.side, media::turn(&video));
     // Times count from the first picture, as players show them.

@@ -1,4 +1,4 @@
-//! A decoded frame as a small upright JPEG.
+//! A decoded frame as an upright picture, small or whole.
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
@@ -29,18 +29,26 @@ impl Renderer {
     /// # Errors
     /// A reason for the person who looks at the row.
     pub(crate) fn jpeg(&mut self, picture: &frame::Video) -> Result<Vec<u8>, String> {
-        let pixels = self.pixels(picture)?;
-        let pixels = match self.turn {
-            90 => imageops::rotate90(&pixels),
-            180 => imageops::rotate180(&pixels),
-            270 => imageops::rotate270(&pixels),
-            _ => pixels,
-        };
+        let pixels = self.upright(picture)?;
         let mut jpeg = Vec::new();
         JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
             .write_image(&pixels, pixels.width(), pixels.height(), ExtendedColorType::Rgb8)
             .map_err(|error| format!("a frame cannot be compressed ({error})"))?;
         Ok(jpeg)
+    }
+
+    /// `picture` in RGB.
+    ///
+    /// # Errors
+    /// A reason for the person who looks at the row.
+    pub(crate) fn upright(&mut self, picture: &frame::Video) -> Result<RgbImage, String> {
+        let pixels = self.pixels(picture)?;
+        Ok(match self.turn {
+            90 => imageops::rotate90(&pixels),
+            180 => imageops::rotate180(&pixels),
+            270 => imageops::rotate270(&pixels),
+            _ => pixels,
+        })
     }
 
     fn pixels(&mut self, picture: &frame::Video) -> Result<RgbImage, String> {

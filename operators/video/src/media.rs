@@ -40,7 +40,7 @@ pub(crate) struct Media {
 pub(crate) type Turn = u32;
 
 /// The bytes of one row, sharing the array's memory.
-pub(crate) fn row_bytes(videos: &LargeBinaryArray, row: usize) -> Buffer {
+pub fn row_bytes(videos: &LargeBinaryArray, row: usize) -> Buffer {
     let offsets = videos.value_offsets();
     let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
     videos.values().slice_with_length(start, end - start)
@@ -76,15 +76,15 @@ impl Media {
         self.input.stream(self.stream).ok_or_else(|| "has no video stream".to_owned())
     }
 
-    /// A decoder for the video stream that decodes nothing but keyframes, on the calling thread.
-    pub(crate) fn keyframe_decoder(&self) -> Result<codec::decoder::Video, String> {
+    /// A decoder for the video stream on the calling thread, which passes over the frames that `skip` names.
+    pub(crate) fn decoder(&self, skip: codec::discard::Discard) -> Result<codec::decoder::Video, String> {
         let video = self.video()?;
         let mut context = codec::Context::from_parameters(video.parameters())
             .map_err(|error| reason("has a video stream without usable parameters", error))?;
         context.set_threading(codec::threading::Config { count: 1, ..Default::default() });
         let mut decoder = context.decoder();
         decoder.set_packet_time_base(video.time_base());
-        decoder.skip_frame(codec::discard::Discard::NonKey);
+        decoder.skip_frame(skip);
         let codec = codec::decoder::find(video.parameters().id())
             .ok_or_else(|| format!("no decoder for the codec `{}`", video.parameters().id().name()))?;
         let mut options = Dictionary::new();

@@ -42,6 +42,16 @@ def decode_image() -> Transform:
     return Transform("decode_image")
 
 
+def decode_video(frames: int, every: float | None = None, random: bool = False) -> Transform:
+    """Reads `frames` frames of a video, upright, as RGB: `every` so many seconds, or spread over the whole video. A clip is the middle of its
+    video, or begins anywhere in it if `random`; of a video that is shorter, the last frame comes again. No more is decoded than lies between
+    the keyframe before the first and the last. All frames of a clip are cut, resized and mirrored alike.
+
+    The first of the transforms. Tensors are rows × frames × height × width × 3, and with `normalize` rows × frames × 3 × height × width."""
+    every_ms = None if every is None else round(every * 1000)
+    return Transform("decode_video", frames=frames, every_ms=every_ms, random=random)
+
+
 def resize(size: Size) -> Transform:
     """To (height, width), or, for one number, so that the shorter side has so many pixels."""
     return Transform("resize", height=size, width=None) if isinstance(size, int) else Transform("resize", **_sides(size))
