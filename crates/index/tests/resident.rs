@@ -201,6 +201,31 @@ async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_patched_alone_is_read_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (patched_table(&directory).await, Indexes::default(), Random::new(9));
+    let mut model = Model::new();
+    for file in 0..4 {
+        let new = rows(&mut random, file * 800..(file + 1) * 800);
+        table.upsert(batch(&new)).await.unwrap();
+        model.extend(new);
+    }
+    indexes.create(&table, &spec()).await.unwrap();
+    let new = rows(&mut random, 800..1600);
+    table.update(batch(&new).project(&[0, 2]).unwrap()).await.unwrap();
+    model.extend(new);
+    let snapshot = table.snapshot().await.unwrap();
+    assert_eq!((snapshot.changed_rows(), table.upkeep().await.unwrap().files), (0, 4), "the rows must keep their ids");
+    for _ in 0..2 {
+        let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
+        assert!(recall > 0.95, "{recall} by {strategy}");
+        indexes.optimize(&table).await.unwrap();
+    }
+    let (_, strategy) = compare(&indexes, &snapshot, &model, None).await;
+    assert!(is_resident(&strategy), "{strategy}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() {
     let directory = tempfile::tempdir().unwrap();
     let (table, indexes, mut random) = (patched_table(&directory).await, Indexes::default(), Random::new(7));
