@@ -4,7 +4,8 @@
 //! change, or are asked for to see whether they are there, and are always read where they are.
 //!
 //! A block is a file of its own, its bytes and their checksum: one that is damaged, or that another process removed, is read
-//! from afar again. Each process bounds the directory by what it sees of it.
+//! from afar again. Each process bounds the directory by what it sees of it. What a process deletes goes from its own cache too; caches
+//! of other machines keep blocks of it until these are crowded out.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -133,6 +134,13 @@ impl BlockCache {
         whole.map(Bytes::from)
     }
 
+    /// Gives up the blocks of `file`, which is gone. Blocks.
+    fn forget(&self, file: u128) {
+        let blocks: Vec<Block> = self.kept.iter().map(|(block, _)| *block).filter(|block| block.file == file).collect();
+        blocks.iter().for_each(|block| self.kept.invalidate(block));
+        self.kept.run_pending_tasks();
+    }
+
     /// Keeps a block. Blocks.
     fn keep(&self, block: Block, bytes: &[u8]) -> std::io::Result<()> {
         let path = self.directory.join(block.name());
@@ -187,7 +195,7 @@ impl fmt::Display for Cached {
 impl Cached {
     /// The bytes of `range` of the file at `location`; fewer where it ends.
     async fn read(&self, location: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
-        let file = self.file(location);
+        let file = file(&self.store, location);
         let numbers = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
         let cache = Arc::clone(&self.cache);
         let wanted = numbers.clone();
@@ -237,12 +245,13 @@ impl Cached {
         }
         Ok(whole.freeze())
     }
+}
 
-    fn file(&self, location: &Path) -> u128 {
-        let mut hasher = SipHasher13::new();
-        std::hash::Hash::hash(&(self.store.as_str(), location.as_ref()), &mut hasher);
-        hasher.finish128().as_u128()
-    }
+/// Stands for the file at `location` of `store`.
+fn file(store: &str, location: &Path) -> u128 {
+    let mut hasher = SipHasher13::new();
+    std::hash::Hash::hash(&(store, location.as_ref()), &mut hasher);
+    hasher.finish128().as_u128()
 }
 
 /// Whether what is at `location` never changes.
@@ -317,7 +326,13 @@ impl ObjectStore for Cached {
         &self,
         locations: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (cache, store) = (Arc::clone(&self.cache), self.store.clone());
+        // What is deleted shall not be left here either.
+        let forget = move |location: Path| {
+            let (cache, file) = (Arc::clone(&cache), file(&store, &location));
+            async move { off_executor(move || cache.forget(file)).await.map(|()| location) }
+        };
+        self.inner.delete_stream(locations).and_then(forget).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -267,6 +267,20 @@ async fn what_was_read_is_read_from_the_local_disk() {
     assert_eq!(usage.bytes, files().values().sum::<u64>());
     assert_eq!(open(0).await.block_cache(), None);
     assert_eq!(read(&open(0).await).await, expected);
+
+    // What is deleted there is left here no longer than there.
+    let own = || {
+        let entries = std::fs::read_dir(writer.path().join("blocks")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(read(&store).await, expected);
+    let before = own();
+    assert!(!before.is_empty());
+    table.delete(&batch(50_000..50_001, 0)).await.unwrap();
+    table.compact(true).await.unwrap();
+    assert!(own().is_superset(&before), "the base's former files are still there");
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+    assert!(own().is_disjoint(&before));
 }
 
 /// Writes through a network that resets, stalls, cuts and refuses; and a reader behind a good one.
