@@ -38,7 +38,7 @@ pub(crate) enum Place {
 
 /// The bytes of file `name` at `location`, which is a directory or a URI; `None` when there is none.
 pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
-    if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default()).await? {
+    if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
         return Ok(objects.get(name).await?.map(Vec::from));
     }
     let path = location.join(name);
@@ -52,7 +52,7 @@ pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 /// Makes file `name` at `location`, which is a directory, made if it does not exist, or a URI. The file is there whole or not
 /// at all; false when there is one.
 pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<bool> {
-    if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default()).await? {
+    if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
         return objects.create(name, bytes.into()).await;
     }
     let path = location.join(name);
@@ -75,14 +75,25 @@ pub(crate) fn store_params(options: &HashMap<String, String>) -> ObjectStorePara
     ObjectStoreParams { storage_options_accessor: accessor, ..ObjectStoreParams::default() }
 }
 
+/// And of the cache before it.
+fn cached_params(options: &HashMap<String, String>, blocks: Option<&Arc<Caching>>) -> ObjectStoreParams {
+    let wrapper = blocks.map(|blocks| Arc::clone(blocks) as _);
+    ObjectStoreParams { object_store_wrapper: wrapper, ..store_params(options) }
+}
+
+fn uri(location: &Path) -> Option<&str> {
+    location.to_str().filter(|text| text.contains("://"))
+}
+
 /// The objects at `location`, when that is a URI.
 async fn objects_at(
     location: &Path,
     registry: &Arc<ObjectStoreRegistry>,
     options: &StoreOptions,
+    blocks: Option<&Arc<Caching>>,
 ) -> Result<Option<Objects>> {
-    let Some(uri) = location.to_str().filter(|text| text.contains("://")) else { return Ok(None) };
-    let params = store_params(&options.object_store);
+    let Some(uri) = uri(location) else { return Ok(None) };
+    let params = cached_params(&options.object_store, blocks);
     let opened = LanceStore::from_uri_and_params(Arc::clone(registry), uri, &params).await;
     let (store, prefix) =
         opened.map_err(|source| lance_error(source).context(format!("open the object store at {uri}")))?;
@@ -103,7 +114,14 @@ pub(crate) struct TablePlace {
 impl Place {
     /// The store at `location`: a directory, which is made if it does not exist, or a URI.
     pub(crate) async fn open(location: &Path, session: &Arc<Session>, options: &StoreOptions) -> Result<Self> {
-        let Some(objects) = objects_at(location, &session.store_registry(), options).await? else {
+        let (directory, bytes_max) = (options.cache_directory.join("blocks"), options.block_cache_bytes_max);
+        let blocks = match uri(location) {
+            Some(_) if bytes_max > ByteSize(0) => {
+                Some(Arc::new(Caching(Arc::new(blocking(move || BlockCache::open(directory, bytes_max)).await?))))
+            }
+            _ => None,
+        };
+        let Some(objects) = objects_at(location, &session.store_registry(), options, blocks.as_ref()).await? else {
             let failed = || format!("make directory {}", location.display());
             tokio::fs::create_dir_all(location).await.context(failed)?;
             return tokio::fs::canonicalize(location).await.map(Self::Directory).context(failed);
@@ -111,11 +129,6 @@ impl Place {
         let uri = location.to_string_lossy().trim_end_matches('/').to_owned();
         let directory: String = uri.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let cache = options.cache_directory.join(directory);
-        let (blocks, bytes_max) = (options.cache_directory.join("blocks"), options.block_cache_bytes_max);
-        let blocks = match bytes_max {
-            ByteSize(0) => None,
-            _ => Some(Arc::new(Caching(Arc::new(blocking(move || BlockCache::open(blocks, bytes_max)).await?)))),
-        };
         Ok(Self::Objects { objects, uri, cache, blocks })
     }
 
@@ -146,9 +159,8 @@ impl Place {
             Self::Objects { objects, uri, cache, blocks } => {
                 let changes = objects.under(&format!("{name}.changes"));
                 let lease = TableLease::new(changes.under("lease"), options.lease_patience);
-                let wrapper = blocks.clone().map(|blocks| blocks as _);
                 TablePlace {
-                    params: ObjectStoreParams { object_store_wrapper: wrapper, ..store_params(&options.object_store) },
+                    params: cached_params(&options.object_store, blocks.as_ref()),
                     base: format!("{uri}/{name}.{EXTENSION}"),
                     log: LogPlace::Objects(changes.under("log")),
                     keys: KeyFiles::new(cache.join(name), Some(changes.under("keys"))),

@@ -281,6 +281,10 @@ async fn what_was_read_is_read_from_the_local_disk() {
     assert!(own().is_superset(&before), "the base's former files are still there");
     table.collect(Some(Duration::ZERO)).await.unwrap();
     assert!(own().is_disjoint(&before));
+    assert_eq!(read(&store).await.len(), 99_999);
+    assert!(!own().is_empty());
+    store.drop_table("t").await.unwrap();
+    assert_eq!(own(), BTreeSet::new());
 }
 
 /// Writes through a network that resets, stalls, cuts and refuses; and a reader behind a good one.
