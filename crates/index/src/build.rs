@@ -18,6 +18,7 @@ use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexParams, IndexType};
 
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
+use crate::pieces::{begin, piece_rows};
 use crate::spec::{IndexSpec, Metric};
 use crate::watch::Watch;
 
@@ -32,26 +33,43 @@ const PQ_BITS: usize = 8;
 /// Numbers of a vector that one product code stands for, where the definition does not say.
 const PQ_PIECE: usize = 8;
 
-/// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. Whether there was anything to
-/// build it from.
+/// What came of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// All of it.
+    Whole,
+    /// Nothing yet: it is built piece by piece.
+    Begun,
+    /// There is nothing to build it from.
+    Nothing,
+}
+
+/// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. The first vector index of that name
+/// over more than `piece_rows_max` rows is only begun.
 pub(crate) async fn build(
     dataset: &mut Dataset,
     name: &str,
     column: &str,
     kind: &IndexKind,
+    piece_rows_max: usize,
     progress: &Arc<dyn Progress>,
-) -> Result<bool> {
+) -> Result<Made> {
     let (index_type, params): (IndexType, Box<dyn IndexParams>) = match kind {
         IndexKind::Vector(options) => {
             let rows = vectors(dataset, column).await?;
             if rows == 0 {
-                return Ok(false);
+                return Ok(Made::Nothing);
             }
             let dimension = match dataset.schema().field(column).map(|field| field.data_type()) {
                 Some(DataType::FixedSizeList(_, dimension)) => dimension as usize,
                 _ => return Err(Error::internal(format!("column `{column}` holds no vectors"))),
             };
-            (IndexType::Vector, Box::new(vector_params(options, rows, dimension)?))
+            let is_new = dataset.load_indices_by_name(name).await.map_err(lance_error)?.is_empty();
+            if is_new && piece_rows(rows, piece_rows_max).is_some() {
+                begin(dataset, name, column, &vector_params(options, rows, dimension, true)?).await?;
+                return Ok(Made::Begun);
+            }
+            (IndexType::Vector, Box::new(vector_params(options, rows, dimension, false)?))
         }
         IndexKind::FullText(options) => (IndexType::Inverted, Box::new(text_params(options)?)),
         IndexKind::Scalar(structure) => {
@@ -69,7 +87,7 @@ pub(crate) async fn build(
     let columns = [column];
     let builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(name.to_owned());
     let created = builder.replace(true).progress(Arc::new(Watch::new(progress, name))).await;
-    created.map(|_| true).map_err(lance_error)
+    created.map(|_| Made::Whole).map_err(lance_error)
 }
 
 /// How many rows have a vector in `column`.
@@ -97,8 +115,8 @@ pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> 
 }
 
 /// Whole vectors in few partitions for a small column; for a large one as it was asked for, or else a graph over quantised
-/// vectors in each partition.
-fn vector_params(options: &VectorOptions, rows: usize, dimension: usize) -> Result<VectorIndexParams> {
+/// vectors in each partition. `in_pieces`: as an index remembers it until its pieces are built.
+fn vector_params(options: &VectorOptions, rows: usize, dimension: usize, in_pieces: bool) -> Result<VectorIndexParams> {
     let metric = options.metric.to_lance();
     let structure = match options.structure {
         VectorStructure::Auto if rows <= FLAT_ROWS_MAX || options.metric == Metric::Hamming => VectorStructure::IvfFlat,
@@ -113,7 +131,10 @@ fn vector_params(options: &VectorOptions, rows: usize, dimension: usize) -> Resu
         None if is_flat && rows <= FLAT_ROWS_MAX => (rows / FLAT_ROWS_PER_PARTITION).max(1),
         None => (rows.isqrt() / 8).clamp(1, PARTITIONS_MAX),
     };
-    let ivf = IvfBuildParams::new(partitions);
+    let ivf = match in_pieces {
+        true => IvfBuildParams::with_target_partition_size(rows / partitions),
+        false => IvfBuildParams::new(partitions),
+    };
     let defaults = HnswBuildParams::default();
     let hnsw = HnswBuildParams {
         m: options.m.unwrap_or(defaults.m),

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use cenote_base::{Error, Result};
-use lance::Dataset;
 use serde::{Deserialize, Serialize};
 
 use crate::kind::IndexKind;
@@ -47,7 +46,7 @@ pub struct Measured {
 /// An index as it is asked to be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Definition {
-    format: u32,
+    pub(crate) format: u32,
     /// The field number of its column.
     pub(crate) field: i32,
     pub(crate) kind: IndexKind,
@@ -55,25 +54,14 @@ pub(crate) struct Definition {
     pub(crate) search: SearchSettings,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) measured: Option<Measured>,
-    /// What was built has seen no row with this id or a later one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) row_ids_to: Option<u64>,
+    /// Whether pieces are missing of its build.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_unfinished: bool,
 }
 
 impl Definition {
     pub(crate) fn new(field: i32, kind: IndexKind) -> Self {
-        Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None, row_ids_to: None }
-    }
-
-    /// As it takes the place of `former`. What was built has seen all that was ever said of it: whoever writes a definition may
-    /// have read it before somebody else built more.
-    pub(crate) fn after(&self, former: Option<&Self>) -> Self {
-        Self { row_ids_to: self.row_ids_to.max(former.and_then(|former| former.row_ids_to)), ..self.clone() }
-    }
-
-    /// As it is once the rows of `dataset` were built from. Kept before the build: a build that is cut short has seen no more.
-    pub(crate) fn built_from(&self, dataset: &Dataset) -> Self {
-        Self { row_ids_to: Some(dataset.manifest().next_row_id), ..self.clone() }
+        Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None, is_unfinished: false }
     }
 
     /// The property that keeps it as index `name`.
@@ -123,21 +111,6 @@ mod tests {
         assert_eq!(key, "cenote.index.a.b");
         let properties = HashMap::from([(key, text.unwrap()), ("cenote.duplicates".to_owned(), "last".to_owned())]);
         assert_eq!(Definition::read_all(&properties).unwrap(), HashMap::from([("a.b".to_owned(), definition)]));
-    }
-
-    #[test]
-    fn what_was_built_has_seen_is_never_forgotten() {
-        let seen = |row_ids_to| Definition { row_ids_to, ..Definition::new(3, IndexKind::hnsw(Metric::L2)) };
-        for (former, new, expected) in [
-            (Some(9), Some(5), Some(9)),
-            (Some(5), Some(9), Some(9)),
-            (Some(9), None, Some(9)),
-            (None, Some(9), Some(9)),
-            (None, None, None),
-        ] {
-            assert_eq!(seen(new).after(Some(&seen(former))).row_ids_to, expected, "{former:?} {new:?}");
-        }
-        assert_eq!(seen(Some(5)).after(None), seen(Some(5)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_store::{Snapshot, Table, lance_error};
@@ -14,11 +15,12 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::DatasetIndexExt;
 use lance_index::optimize::OptimizeOptions;
 
-use crate::build::{build, check_column, vectors};
+use crate::build::{Made, build, check_column, vectors};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, PROPERTY_PREFIX};
 use crate::live;
+use crate::pieces::{self, piece_rows};
 use crate::resident::{Bounds, Resident, resident_options};
 use crate::resident_file;
 use crate::spec::IndexSpec;
@@ -41,8 +43,13 @@ pub struct IndexOptions {
     pub cache_bytes_max: ByteSize,
     /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
     pub directory: Option<PathBuf>,
-    /// Threads that build an index in memory.
+    /// Threads that build an index in memory. One on disk is built by Lance's threads, which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
+    /// The first build of a vector index on disk over more rows goes piece by piece, of so many rows or a quarter of the table. One that
+    /// is cut off loses a piece.
+    pub piece_rows: usize,
+    /// A build of an index in memory is saved so often. One that is cut off loses what came later.
+    pub save_every: Duration,
 }
 
 impl Default for IndexOptions {
@@ -52,6 +59,8 @@ impl Default for IndexOptions {
             cache_bytes_max: ByteSize::mib(64),
             directory: None,
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
+            piece_rows: 4_000_000,
+            save_every: Duration::from_secs(30),
         }
     }
 }
@@ -109,7 +118,8 @@ impl Indexes {
 
     /// Makes the index `spec` of `table`, from its newest version; one of the same name is replaced when its column and sort
     /// are the same. An index of a column that holds nothing yet is made all the same: searches are exact, and upkeep builds it when there is
-    /// something. Writes and searches go on meanwhile; when the build fails, what was there before stays.
+    /// something. Writes and searches go on meanwhile; when the build fails, what was there before stays. A first build that was cut
+    /// off goes on where it was, when it is asked for again or at the next upkeep.
     ///
     /// # Errors
     /// `NotFound` for an unknown column; `InvalidInput` for a column whose type the index cannot cover, or an option out of
@@ -143,8 +153,10 @@ impl Indexes {
         let definition = Definition::new(field, spec.kind.clone());
         let about = |error: Error| error.context(format!("build index `{name}` on column `{}`", spec.column));
         if spec.kind.is_resident() {
-            // Built before it is defined: what does not fit is not there.
-            self.forget(&snapshot, &name);
+            // Built before it is defined: what does not fit is not there. A build that was cut off goes on.
+            if catalog.indexes.iter().any(|index| index.name == name) {
+                self.forget(&snapshot, &name);
+            }
             let index = Index { name: name.clone(), column: spec.column.clone(), definition, built: None };
             table.fold().await?;
             self.make_resident(&table.snapshot().await?, &index, progress).await.map_err(about)?;
@@ -158,14 +170,15 @@ impl Indexes {
             table.maintain(make).await.map_err(about)?;
         } else {
             let make = async |dataset: &mut Dataset| {
-                let definition = definition.built_from(dataset);
-                if let Some(former) = Definition::read_one(dataset.config(), &name)? {
-                    define(dataset, &name, &former.built_from(dataset)).await?;
+                let former = Definition::read_one(dataset.config(), &name)?;
+                let goes_on = former.is_some_and(|former| former.is_unfinished && former.kind == spec.kind);
+                if !goes_on {
+                    self.build(dataset, &name, &spec.column, &definition, progress).await?;
                 }
-                Box::pin(build(dataset, &name, &spec.column, &spec.kind, progress)).await?;
-                define(dataset, &name, &definition).await
+                Ok(())
             };
             Box::pin(table.maintain(make)).await.map_err(about)?;
+            self.finish(table, &name, progress).await.map_err(about)?;
         }
         let indexes = self.list(&table.snapshot().await?).await?;
         let index = indexes.into_iter().find(|index| index.name == name);
@@ -238,6 +251,8 @@ impl Indexes {
             let index = catalog.find(table.name(), &info.name)?;
             if index.definition.kind.is_resident() {
                 resident.push(index);
+            } else if index.definition.is_unfinished {
+                self.finish(table, &index.name, &silent()).await?;
             } else if info.rows_unindexed > info.rows_indexed || info.segments > SEGMENTS_MAX {
                 rebuild.push(index);
             } else if info.rows_unindexed > 0 {
@@ -257,7 +272,7 @@ impl Indexes {
             Box::pin(table.maintain(async |dataset| extend(dataset, append).await)).await?;
         }
         for index in rebuild {
-            Box::pin(table.maintain(async |dataset| renew(dataset, index).await)).await?;
+            self.renew(table, index).await?;
         }
         if !resident.is_empty() {
             table.fold().await?;
@@ -278,10 +293,74 @@ impl Indexes {
                 table.fold().await?;
                 self.make_resident(&table.snapshot().await?, index, &silent()).await?;
             } else {
-                Box::pin(table.maintain(async |dataset| renew(dataset, index).await)).await?;
+                self.renew(table, index).await?;
             }
         }
         Ok(())
+    }
+
+    /// Builds index `name` as it is asked to be.
+    async fn build(
+        &self,
+        dataset: &mut Dataset,
+        name: &str,
+        column: &str,
+        definition: &Definition,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Made> {
+        let piece_rows_max = self.shared.options.piece_rows;
+        let made = Box::pin(build(dataset, name, column, &definition.kind, piece_rows_max, progress)).await?;
+        let definition = Definition { is_unfinished: made == Made::Begun, ..definition.clone() };
+        define(dataset, name, &definition).await?;
+        Ok(made)
+    }
+
+    /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
+    pub(crate) async fn renew(&self, table: &Table, index: &Index) -> Result<()> {
+        let renew = async |dataset: &mut Dataset| {
+            let made = self.build(dataset, &index.name, &index.column, &index.definition, &silent()).await?;
+            if made == Made::Nothing && index.built.is_some() {
+                dataset.drop_index(&index.name).await.map_err(lance_error)?;
+            }
+            Ok(())
+        };
+        Box::pin(table.maintain(renew)).await?;
+        self.finish(table, &index.name, &silent()).await
+    }
+
+    /// Builds the pieces that are missing of index `name`, if it is built piece by piece. Writes go on between them.
+    async fn finish(&self, table: &Table, name: &str, progress: &Arc<dyn Progress>) -> Result<()> {
+        let stage = format!("{name}: pieces");
+        let mut has_begun = false;
+        loop {
+            let snapshot = table.snapshot().await?;
+            let definition = Definition::read_one(snapshot.properties(), name)?;
+            if !definition.is_some_and(|definition| definition.is_unfinished) {
+                break;
+            }
+            if !has_begun {
+                has_begun = true;
+                progress.begin(&stage, None);
+            }
+            let rows = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name).await)).await?;
+            progress.advance(&stage, rows as u64);
+        }
+        if has_begun {
+            progress.end(&stage);
+        }
+        Ok(())
+    }
+
+    /// Builds the next piece of index `name`; how many rows it has.
+    async fn add_piece(&self, dataset: &mut Dataset, name: &str) -> Result<usize> {
+        let Some(definition) = Definition::read_one(dataset.config(), name)? else { return Ok(0) };
+        let Some(column) = dataset.schema().field_by_id(definition.field).map(|field| field.name.clone()) else {
+            return Ok(0);
+        };
+        let piece_rows = piece_rows(vectors(dataset, &column).await?, self.shared.options.piece_rows);
+        let (rows, is_unfinished) = pieces::add(dataset, name, piece_rows.unwrap_or(usize::MAX)).await?;
+        define(dataset, name, &Definition { is_unfinished, ..definition }).await?;
+        Ok(rows)
     }
 
     /// The state of index `index` in memory.
@@ -348,6 +427,7 @@ impl Indexes {
             capacity_bytes: self.shared.options.memory_bytes_max.0.saturating_sub(others),
             file: self.file(snapshot, &index.name),
             threads,
+            save_every: self.shared.options.save_every,
             progress: Arc::clone(progress),
         };
         Box::pin(resident.refresh(snapshot, index, &bounds)).await
@@ -385,8 +465,7 @@ impl Indexes {
 }
 
 async fn define(dataset: &mut Dataset, name: &str, definition: &Definition) -> Result<()> {
-    let former = Definition::read_one(dataset.config(), name)?;
-    let (key, text) = definition.after(former.as_ref()).to_property(name)?;
+    let (key, text) = definition.to_property(name)?;
     if dataset.config().get(&key) == text.as_ref() {
         return Ok(());
     }
@@ -410,7 +489,6 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
             whole.push(index.name.clone());
         } else if vectors(dataset, &index.column).await? > 0 {
             let pieces = pieces_to_merge(dataset, index).await?;
-            define(dataset, &index.name, &index.definition.built_from(dataset)).await?;
             let options = OptimizeOptions::merge(pieces).index_names(vec![index.name.clone()]);
             dataset.optimize_indices(&options).await.map_err(lance_error)?;
         }
@@ -422,18 +500,13 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
     dataset.optimize_indices(&options).await.map_err(lance_error)
 }
 
-/// How many of the newest pieces of vector index `index` are merged with what is new. Where the index has seen a new row before, as
-/// it was then, all are; otherwise as many as keep each piece [`PIECE_RATIO`] times as large as all newer ones, as the levels of a
-/// log-structured merge tree: O'Neil et al., 1996.
+/// How many of the newest pieces of vector index `index` are merged with what is new: as many as keep each piece [`PIECE_RATIO`]
+/// times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al., 1996). A piece is searched and
+/// merged for the files that it covers alone: a row whose column was patched since is in another one.
 async fn pieces_to_merge(dataset: &Dataset, index: &Index) -> Result<usize> {
     let dataset = Arc::new(dataset.clone());
     let mut pieces = dataset.load_indices_by_name(&index.name).await.map_err(lance_error)?;
     let (_, late) = live::rows(&dataset, &pieces).await?;
-    let first = live::first(&late).unwrap_or(u64::MAX);
-    let definition = Definition::read_one(dataset.config(), &index.name)?;
-    if definition.and_then(|definition| definition.row_ids_to).is_none_or(|seen| first < seen) {
-        return Ok(pieces.len());
-    }
     // Lance keeps them in the order in which they were built.
     pieces.reverse();
     let mut newer = live::count(&late);
@@ -446,16 +519,6 @@ async fn pieces_to_merge(dataset: &Dataset, index: &Index) -> Result<usize> {
         newer += rows;
     }
     Ok(pieces.len())
-}
-
-/// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
-async fn renew(dataset: &mut Dataset, index: &Index) -> Result<()> {
-    define(dataset, &index.name, &index.definition.built_from(dataset)).await?;
-    let kind = &index.definition.kind;
-    if !Box::pin(build(dataset, &index.name, &index.column, kind, &silent())).await? && index.built.is_some() {
-        dataset.drop_index(&index.name).await.map_err(lance_error)?;
-    }
-    Ok(())
 }
 
 /// Whether `error` may come from an index that cannot be read, so that a search goes on without it.

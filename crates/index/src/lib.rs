@@ -47,6 +47,7 @@ mod late;
 mod live;
 mod matches;
 mod parse;
+mod pieces;
 mod plan;
 mod resident;
 mod resident_file;

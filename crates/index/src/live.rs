@@ -88,12 +88,6 @@ pub(crate) async fn read(base: &Dataset, column: &str, rows: RowAddrTreeMap) -> 
     Ok(batches.map_err(lance_error).boxed())
 }
 
-/// The least of `rows`.
-pub(crate) fn first(rows: &RowAddrTreeMap) -> Option<u64> {
-    let parts = rows.iter().filter_map(|(upper, _)| Some((*upper, rows.get_fragment_bitmap(*upper)?.min()?)));
-    parts.map(|(upper, lower)| u64::from(upper) << 32 | u64::from(lower)).min()
-}
-
 /// How many rows there are in `rows`.
 pub(crate) fn count(rows: &RowAddrTreeMap) -> usize {
     let parts = rows.iter().filter_map(|(upper, _)| rows.get_fragment_bitmap(*upper));

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_graph::{Filter, Graph, Options, Values};
@@ -49,6 +50,8 @@ pub(crate) struct Bounds {
     pub(crate) capacity_bytes: u64,
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: usize,
+    /// A build is saved so often.
+    pub(crate) save_every: Duration,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
@@ -237,9 +240,13 @@ impl Resident {
         if self.memory_bytes().is_none()
             && let Some(saved) = self.restore(bounds).await
             // Or else it is of a table that was there before under the same name.
-            && saved.covered.iter().any(|(id, file)| files.get(id) == Some(file))
+            && saved.table == snapshot.identity()
         {
-            let Saved { graph, covered, complete_from } = saved;
+            let Saved { graph, covered, complete_from, .. } = saved;
+            let (stage, rows) = (format!("{}: restore", index.name), graph.len() as u64);
+            bounds.progress.begin(&stage, Some(rows));
+            bounds.progress.advance(&stage, rows);
+            bounds.progress.end(&stage);
             let changes = row_ids_after(Version(0));
             for label in graph.labels().into_iter().filter(|label| *label >= changes) {
                 graph.delete(label);
@@ -291,15 +298,24 @@ impl Resident {
             *unsaved += changes;
             *unsaved
         };
-        if unsaved * SAVED_SHARE >= graph.len().max(1)
-            && let Some(file) = bounds.file.clone()
-        {
-            let saved = Saved { graph: Arc::clone(&graph), covered: files, complete_from: version };
-            let options = self.options.clone();
-            blocking(move || save(&file, field, &options, &saved)).await?;
+        if unsaved * SAVED_SHARE >= graph.len().max(1) {
+            self.save(snapshot, &graph, bounds).await?;
             *self.unsaved.lock().unwrap_or_else(PoisonError::into_inner) = 0;
         }
         Ok(())
+    }
+
+    /// Writes `graph` to disk, with what it is complete for.
+    async fn save(&self, snapshot: &Snapshot, graph: &Arc<Graph>, bounds: &Bounds) -> Result<()> {
+        let Some(file) = bounds.file.clone() else { return Ok(()) };
+        let saved = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(State { covered, complete_from, .. }) = state.as_ref() else { return Ok(()) };
+            let (table, covered) = (snapshot.identity(), covered.clone());
+            Saved { graph: Arc::clone(graph), table, covered, complete_from: *complete_from }
+        };
+        let (field, options) = (self.field, self.options.clone());
+        blocking(move || save(&file, field, &options, &saved)).await
     }
 
     async fn restore(&self, bounds: &Bounds) -> Option<Saved<Graph>> {
@@ -380,26 +396,31 @@ impl Resident {
             scanner.with_fragments(fragments).batch_size(BATCH_ROWS);
             scanner.project(&[&index.column]).map_err(lance_error)?.with_row_id();
             let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
+            let mut saved = Instant::now();
             while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
                 debug_assert!(batch.column_by_name(ROW_ID).is_some());
-                let (graph, changed) = (Arc::clone(graph), Arc::clone(&self.changed));
-                let (snapshot, rows, threads) = (snapshot.clone(), batch.num_rows(), bounds.threads);
+                let (into, changed, of) = (Arc::clone(graph), Arc::clone(&self.changed), snapshot.clone());
+                let (rows, threads) = (batch.num_rows(), bounds.threads);
                 changes += blocking(move || {
                     let mut vectors = Vectors::new(metric, width);
                     let without = vectors.read(&batch)?;
-                    let emptied = without.into_iter().filter(|row| graph.delete(*row)).count();
+                    let emptied = without.into_iter().filter(|row| into.delete(*row)).count();
                     // A row that was in the change store, and is in the base now.
                     let former = |values: Values<'_>| {
                         let mut changed = lock(&changed);
                         let labels = changed.get_mut(&hash(values))?;
-                        let is_it = |label: &u64| !snapshot.is_changed(*label) && graph.holds(*label, values);
+                        let is_it = |label: &u64| !of.is_changed(*label) && into.holds(*label, values);
                         let at = labels.iter().position(is_it)?;
                         Some(labels.swap_remove(at))
                     };
-                    Ok(emptied + insert(&graph, &vectors, metric, threads, former)?)
+                    Ok(emptied + insert(&into, &vectors, metric, threads, former)?)
                 })
                 .await?;
                 progress.advance(&stage, rows as u64);
+                if saved.elapsed() >= bounds.save_every {
+                    self.save(snapshot, graph, bounds).await?;
+                    saved = Instant::now();
+                }
             }
             progress.end(&stage);
         }

@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::VectorOptions;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// A graph, the files of the base that it has the rows of, and the version of the base from which on it has them all.
+/// A graph, the files of the base that it has all rows of, and the version of the base from which on it has them all. It may have
+/// some rows of other files.
 pub(crate) struct Saved<G> {
     pub(crate) graph: G,
+    /// The identity of the table.
+    pub(crate) table: u64,
     pub(crate) covered: HashMap<u32, String>,
     pub(crate) complete_from: u64,
 }
@@ -22,6 +25,7 @@ pub(crate) struct Saved<G> {
 #[derive(Serialize, Deserialize)]
 struct List {
     format: u32,
+    table: u64,
     field: i32,
     options: VectorOptions,
     covered: HashMap<u32, String>,
@@ -41,6 +45,7 @@ pub(crate) fn save(file: &Path, field: i32, options: &VectorOptions, saved: &Sav
     saved.graph.save(&directory.join(&graph))?;
     let list = List {
         format: FORMAT,
+        table: saved.table,
         field,
         options: options.clone(),
         covered: saved.covered.clone(),
@@ -77,7 +82,7 @@ pub(crate) fn restore(
         return Ok(None);
     }
     let graph = Graph::load(&path, capacity_bytes)?;
-    Ok(Some(Saved { graph, covered: list.covered, complete_from: list.complete_from }))
+    Ok(Some(Saved { graph, table: list.table, covered: list.covered, complete_from: list.complete_from }))
 }
 
 /// Removes what `file` names.

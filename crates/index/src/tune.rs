@@ -4,7 +4,10 @@ use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Random, Result};
-use cenote_store::{ScanRequest, Snapshot, Table};
+use cenote_store::{ScanRequest, Snapshot, Table, lance_error};
+use futures::FutureExt;
+use lance::index::DatasetIndexInternalExt;
+use lance_index::metrics::NoOpMetricsCollector;
 
 use crate::catalog::Index;
 use crate::definition::{Definition, Measured, SearchSettings};
@@ -24,6 +27,9 @@ const TIE: f32 = 1e-6;
 const CHANGED_SHARE: usize = 4;
 /// Recall so far under its target has fallen.
 const TOLERANCE: f64 = 0.02;
+
+/// Up to so many partitions are searched, as a power of two.
+const PROBES_BITS_MAX: u32 = 8;
 
 /// One setting that was tried.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,7 +97,7 @@ impl Indexes {
     ) -> Result<Tuning> {
         let sample = self.sample(snapshot, index, QUERIES, seed).await?;
         let mut points = Vec::new();
-        for search in ladder(index) {
+        for search in ladder(index, partitions(snapshot, index).await?) {
             let point = self.measure(snapshot, index, search, &sample).await?;
             points.push(point);
             if point.recall >= target {
@@ -107,8 +113,8 @@ impl Indexes {
         Ok(Tuning { index: index.name.clone(), points, chosen, target })
     }
 
-    /// Measures tuned indexes again whose table has changed much since, and tunes those anew whose recall has fallen; what was
-    /// done, in words.
+    /// Measures tuned indexes again whose table has changed much since, and tunes those anew whose recall has fallen. One that finds
+    /// too little however hard it looks is built anew: it learned from other rows. What was done, in words.
     pub async fn retune(&self, table: &Table) -> Result<Vec<String>> {
         let snapshot = table.snapshot().await?;
         let catalog = self.catalog(&snapshot).await?;
@@ -129,9 +135,22 @@ impl Indexes {
                 continue;
             }
             let tuned = self.tune_index(table, &snapshot, index, measured.target, seed).await?;
+            let name = &index.name;
+            if tuned.chosen.recall + TOLERANCE >= measured.target || index.definition.kind.is_resident() {
+                done.push(format!(
+                    "recall of index `{name}` fell to {:.3}; searches by it look harder now and find {:.3}",
+                    now.recall, tuned.chosen.recall
+                ));
+                continue;
+            }
+            self.renew(table, index).await?;
+            let snapshot = table.snapshot().await?;
+            let catalog = self.catalog(&snapshot).await?;
+            let index = catalog.find(table.name(), name)?;
+            let again = self.tune_index(table, &snapshot, index, measured.target, seed).await?;
             done.push(format!(
-                "recall of index `{}` fell to {:.3}; searches by it look harder now and find {:.3}",
-                index.name, now.recall, tuned.chosen.recall
+                "recall of index `{name}` fell to {:.3}, and {:.3} was the most it could find; it was built anew and finds {:.3}",
+                now.recall, tuned.chosen.recall, again.chosen.recall
             ));
         }
         Ok(done)
@@ -195,8 +214,18 @@ impl Indexes {
     }
 }
 
+/// Of how many partitions the largest piece of `index` is.
+async fn partitions(snapshot: &Snapshot, index: &Index) -> Result<usize> {
+    let mut most = 1;
+    for piece in index.built.iter().flat_map(|built| &built.segments) {
+        let opened = snapshot.base().open_vector_index(&index.column, &piece.uuid, &NoOpMetricsCollector).boxed();
+        most = most.max(opened.await.map_err(lance_error)?.ivf_model().num_partitions());
+    }
+    Ok(most)
+}
+
 /// Settings to try, from the quickest on.
-fn ladder(index: &Index) -> Vec<SearchSettings> {
+fn ladder(index: &Index, partitions: usize) -> Vec<SearchSettings> {
     let structure = index.built.as_ref().map_or("", |built| built.structure.as_str());
     let settings =
         |probes: Option<usize>, ef: Option<usize>, refine: Option<u32>| SearchSettings { probes, ef, refine };
@@ -207,7 +236,8 @@ fn ladder(index: &Index) -> Vec<SearchSettings> {
     }
     let refines: &[u32] = if structure == "IVF_FLAT" { &[1] } else { &[2, 5, 10, 30] };
     let mut ladder = Vec::new();
-    for probes in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
+    let probes = (0..=PROBES_BITS_MAX).map(|bits| 1 << bits).take_while(|probes| *probes < 2 * partitions);
+    for probes in probes.map(|probes: usize| probes.min(partitions)) {
         for refine in refines {
             let ef = structure.contains("HNSW").then_some(K * *refine as usize * 2);
             ladder.push(settings(Some(probes), ef, (structure != "IVF_FLAT").then_some(*refine)));

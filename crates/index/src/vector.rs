@@ -125,7 +125,7 @@ impl Indexes {
             return Ok((search.exact().await?, Strategy::Exact));
         }
         let wanted = match &query.filter {
-            Some(filter) => Some(Arc::new(live::satisfying(snapshot, filter).await?)),
+            Some(filter) => Some(Arc::new(live::satisfying(snapshot, filter).await? - snapshot.superseded().as_ref())),
             None => None,
         };
         let matching = wanted.as_ref().map(|wanted| live::count(wanted));
@@ -219,8 +219,8 @@ impl VectorSearch<'_> {
 
     /// By comparing each of `wanted`.
     async fn matching(&self, wanted: &Arc<RowAddrTreeMap>) -> Result<Vec<Hit>> {
-        let of_base = wanted.as_ref().clone() - self.snapshot.superseded().as_ref();
-        let mut hits = self.nearest_of(live::read(self.snapshot.base(), &self.query.column, of_base).await?).await?;
+        let of_base = live::read(self.snapshot.base(), &self.query.column, wanted.as_ref().clone()).await?;
+        let mut hits = self.nearest_of(of_base).await?;
         let unseen = self.unseen("", &RowAddrTreeMap::new(), 0, Some(wanted)).await?;
         hits.extend(blocking(move || Ok(unseen.nearest())).await?);
         self.finish(&mut hits);
@@ -266,7 +266,7 @@ impl VectorSearch<'_> {
     async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
         let superseded = self.snapshot.superseded().as_ref();
         let live = built.live(self.snapshot).await?;
-        let allowed = wanted.map(|wanted| (wanted.as_ref().clone() & &live.covered) - superseded);
+        let allowed = wanted.map(|wanted| wanted.as_ref().clone() & &live.covered);
         let mut hits = self.walk(index, built, allowed).await?;
         if hits.iter().any(|hit| !live.covered.contains(hit.row_id)) {
             // The index holds rows that a compaction removed.

@@ -12,11 +12,11 @@ pub(crate) fn silent() -> Arc<dyn Progress> {
     Arc::new(Silent)
 }
 
-/// The stages of a build by Lance, told to a [`Progress`] under the index's name.
+/// The stages of a build by Lance, told to a [`Progress`] under the index's name. Those that a failed build has begun end with it.
 pub(crate) struct Watch {
     progress: Arc<dyn Progress>,
     index: String,
-    /// Units done, by stage.
+    /// Units done, by stage that goes on.
     done: Mutex<HashMap<String, u64>>,
 }
 
@@ -48,6 +48,7 @@ impl fmt::Debug for Watch {
 #[async_trait]
 impl IndexBuildProgress for Watch {
     async fn stage_start(&self, stage: &str, total: Option<u64>, _unit: &str) -> lance::Result<()> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.to_owned(), 0);
         self.progress.begin(&self.name(stage), total);
         Ok(())
     }
@@ -58,7 +59,15 @@ impl IndexBuildProgress for Watch {
     }
 
     async fn stage_complete(&self, stage: &str) -> lance::Result<()> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).remove(stage);
         self.progress.end(&self.name(stage));
         Ok(())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let going_on = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        going_on.keys().for_each(|stage| self.progress.end(&self.name(stage)));
     }
 }

@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type};
-use cenote_base::ErrorKind;
-use cenote_index::{IndexKind, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
+use cenote_base::{ByteSize, ErrorKind, Progress};
+use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
 use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, lance_error};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::{BuiltinIndexType, InvertedIndexParams, ScalarIndexParams};
+
+mod cutting;
+
+use cutting::Watcher;
 
 static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
@@ -38,7 +42,11 @@ fn batch(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
 }
 
 async fn table(directory: &Path) -> Table {
-    let store = Store::open(directory, StoreOptions::default()).await.unwrap();
+    table_with(directory, StoreOptions::default()).await
+}
+
+async fn table_with(directory: &Path, options: StoreOptions) -> Table {
+    let store = Store::open(directory, options).await.unwrap();
     store.create_table("t", TableSpec::new(batch([0]).schema(), ["id"])).await.unwrap()
 }
 
@@ -210,6 +218,111 @@ async fn build_without_room(directory: &Path) {
         assert_eq!(INDEXES.list(&snapshot).await.unwrap(), before, "the old index serves on");
         // Also the row that it has not seen.
         assert_eq!(with_words(&snapshot, "row20000 row7").await.unwrap(), BTreeSet::from([7, 20_000]));
+    }
+}
+
+/// Rows of a piece, at least, and of a file.
+const PIECE_ROWS: usize = 300;
+const FILE_ROWS: i64 = 250;
+
+fn in_pieces() -> Indexes {
+    Indexes::new(IndexOptions { piece_rows: PIECE_ROWS, ..IndexOptions::default() })
+}
+
+async fn only_index(indexes: &Indexes, table: &Table) -> IndexInfo {
+    let mut all = indexes.list(&table.snapshot().await.unwrap()).await.unwrap();
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+async fn create(indexes: &Indexes, table: &Table, spec: &IndexSpec, progress: &Arc<Watcher>) -> IndexInfo {
+    let progress = Arc::clone(progress) as Arc<dyn Progress>;
+    indexes.create_watched(table, spec, &progress).await.unwrap()
+}
+
+/// Cuts off the build of `spec` when pieces with so many rows are there.
+async fn cut_off(table: &Table, spec: &IndexSpec, rows: u64) {
+    let watcher = Watcher::until("pieces", rows);
+    let (table, spec, progress) = (table.clone(), spec.clone(), Arc::clone(&watcher));
+    watcher.cut_off(async move { create(&in_pieces(), &table, &spec, &progress).await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
+    for (kind, cut_at) in [("ivf_flat", 0), ("ivf_flat", 500), ("ivf_pq", 500), ("ivf_hnsw_sq", 1_000)] {
+        let directory = tempfile::tempdir().unwrap();
+        let table = table(directory.path()).await;
+        for first in (0..2_000).step_by(FILE_ROWS as usize) {
+            table.upsert(batch(first..first + FILE_ROWS)).await.unwrap();
+            table.fold().await.unwrap();
+        }
+        let spec = IndexSpec::new("vector", IndexKind::parse(kind, [("sub_vectors", "4")]).unwrap());
+        cut_off(&table, &spec, cut_at).await;
+        let cut = only_index(&in_pieces(), &table).await;
+        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= PIECE_ROWS, "{kind}: {cut:?}");
+        // It serves as it is; rows go and come.
+        let snapshot = table.snapshot().await.unwrap();
+        assert_eq!(nearest(&snapshot, 1_000, 5).await, (998..1_003).collect(), "{kind}");
+        table.delete_where("id < 100 or id >= 1990".into()).await.unwrap();
+        table.upsert(batch(1_995..2_010)).await.unwrap();
+
+        let watcher = Watcher::until("", u64::MAX);
+        let done = match cut_at {
+            // Asked for again, or by upkeep.
+            500 => create(&in_pieces(), &table, &spec, &watcher).await,
+            _ => {
+                let indexes = in_pieces();
+                indexes.optimize(&table).await.unwrap();
+                only_index(&indexes, &table).await
+            }
+        };
+        assert_eq!((done.rows_indexed, done.rows_unindexed), (1_905, 0), "{kind}");
+        assert!(done.segments > 2 && done.segments <= 8, "{kind}: {done:?}");
+        assert_eq!(watcher.done("pieces") as usize > 0, cut_at == 500);
+        assert!(watcher.done("pieces") as usize <= 1_905 - cut.rows_indexed + 100, "{kind}: built again");
+        let snapshot = table.snapshot().await.unwrap();
+        for to in [105, 700, 1_300, 1_900, 2_005] {
+            assert_eq!(nearest(&snapshot, to, 5).await, (to - 2..to + 3).collect(), "{kind}");
+        }
+        // It is whole now: upkeep adds what is new to it, and asked for again it is built anew, as one.
+        table.upsert(batch(2_010..2_050)).await.unwrap();
+        INDEXES.optimize(&table).await.unwrap();
+        assert!(only_index(&INDEXES, &table).await.segments > 2, "{kind}");
+        assert_eq!(INDEXES.create(&table, &spec).await.unwrap().segments, 1, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { bulk_bytes: ByteSize(1 << 10), ..StoreOptions::default() };
+    let table = table_with(directory.path(), options).await;
+    for first in (0..2_000).step_by(FILE_ROWS as usize) {
+        table.upsert(batch(first..first + FILE_ROWS)).await.unwrap();
+    }
+    let spec = IndexSpec::new("vector", IndexKind::parse("ivf_flat", []).unwrap());
+    cut_off(&table, &spec, 500).await;
+    // The first file's vectors move far away.
+    let moved = batch(0..FILE_ROWS);
+    let numbers = (0..FILE_ROWS).flat_map(|id| [(10_000 + id) as f32, 1.0, 2.0, 3.0]);
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let vectors = FixedSizeListArray::new(item, DIMENSIONS, Arc::new(numbers.collect::<Float32Array>()), None);
+    let fields = Arc::new(moved.schema().project(&[0, 2]).unwrap());
+    let moved = RecordBatch::try_new(fields, vec![Arc::clone(moved.column(0)), Arc::new(vectors)]).unwrap();
+    table.update(moved).await.unwrap();
+    let patched = table.snapshot().await.unwrap();
+    assert_eq!((patched.changed_rows(), patched.base().fragments().len()), (0, 8), "the rows must keep their ids");
+    let done = create(&in_pieces(), &table, &spec, &Watcher::until("", u64::MAX)).await;
+    assert!(done.rows_indexed == 2_000 && done.segments > 3, "{done:?}");
+    for _ in 0..2 {
+        let snapshot = table.snapshot().await.unwrap();
+        assert_eq!(nearest(&snapshot, 10_100, 5).await, (98..103).collect());
+        assert_eq!(nearest(&snapshot, 0, 5).await, (250..255).collect());
+        assert_eq!(nearest(&snapshot, 0, 2_000).await, (0..2_000).collect());
+        // So many that all pieces become one.
+        table.upsert(batch(3_000..4_900)).await.unwrap();
+        table.delete_where("id >= 3000".into()).await.unwrap();
+        INDEXES.optimize(&table).await.unwrap();
     }
 }
 

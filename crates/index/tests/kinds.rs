@@ -332,3 +332,33 @@ async fn tuning_reaches_the_recall_asked_for_and_keeps_what_it_found() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_learned_from_rows_that_are_gone_is_built_anew_when_its_recall_falls() {
+    let directory = tempfile::tempdir().unwrap();
+    let far = |vectors: Vec<Vec<f32>>| -> Vec<Vec<f32>> {
+        vectors.into_iter().map(|vector| vector.into_iter().map(|number| 1e4 + number).collect()).collect()
+    };
+    let old = vectors(&mut Random::new(9), 900, 8, &DataType::Float32);
+    let table = table(&directory, batch(0..900, &old, &DataType::Float32)).await;
+    let kind = IndexKind::parse("ivf_pq", [("partitions", "1"), ("sub_vectors", "4")]).unwrap();
+    INDEXES.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
+    let tuning = INDEXES.tune(&table, "vector", None, 0.95, 1).await.unwrap();
+    assert!(tuning.chosen.recall >= 0.95, "{tuning:?}");
+    // Codes for the old ones tell the new ones not apart.
+    let new = far(vectors(&mut Random::new(10), 880, 8, &DataType::Float32));
+    table.upsert(batch(900..1780, &new, &DataType::Float32)).await.unwrap();
+    INDEXES.optimize(&table).await.unwrap();
+    table.delete_where("id < 900".into()).await.unwrap();
+    table.fold().await.unwrap();
+    table.upsert(batch(1780..1781, &new[..1], &DataType::Float32)).await.unwrap();
+    let done = INDEXES.retune(&table).await.unwrap();
+    assert!(done.is_empty(), "a table of about as many rows is not measured again: {done:?}");
+    let more = far(vectors(&mut Random::new(11), 300, 8, &DataType::Float32));
+    table.upsert(batch(1781..2081, &more, &DataType::Float32)).await.unwrap();
+    INDEXES.optimize(&table).await.unwrap();
+    let done = INDEXES.retune(&table).await.unwrap();
+    assert!(done.len() == 1 && done[0].contains("built anew"), "{done:?}");
+    let index = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().remove(0);
+    assert!(index.measured.unwrap().recall >= 0.93 && index.rows_unindexed == 0, "{index:?}");
+}

@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use cenote_base::{ByteSize, ErrorKind, Random};
+use cenote_base::{ByteSize, ErrorKind, Progress, Random};
 use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Metric, Strategy, VectorQuery};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec};
+
+mod cutting;
+
+use cutting::Watcher;
 
 const DIMENSIONS: usize = 8;
 
@@ -239,8 +244,9 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
     let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
     indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
     let mut pieces = Vec::new();
-    for step in 0..5 {
-        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(9000 + step * 100..9050 + step * 100));
+    for step in 0..6 {
+        let more = if step == 5 { 2500 } else { 50 };
+        let new = rows(&mut random, (step * 40..step * 40 + 50).chain(9000 + step * 100..9000 + step * 100 + more));
         table.upsert(batch(&new)).await.unwrap();
         model.extend(new);
         if step == 3 {
@@ -260,8 +266,8 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
         let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
         assert!(recall == 1.0 && matches!(strategy, Strategy::Index(..)), "step {step}: {recall} by {strategy}");
     }
-    // A piece, one that takes it in, one again, all in one, and a piece.
-    assert_eq!(pieces, [2, 2, 2, 1, 2]);
+    // A piece, some that take it in, one with the patched file's rows, another, and all in one.
+    assert_eq!(pieces, [2, 2, 2, 2, 3, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -321,6 +327,46 @@ async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     assert!(graphs().is_empty(), "{:?}", graphs());
     let (recall, strategy) = compare(&third, &table.snapshot().await.unwrap(), &model, None).await;
     assert_eq!((recall, strategy), (1.0, Strategy::Exact));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_is_cut_off_goes_on_from_what_was_saved() {
+    const ROWS: u64 = 12_000;
+    let directory = tempfile::tempdir().unwrap();
+    let (table, mut random) = (table(&directory).await, Random::new(5));
+    let mut model = rows(&mut random, 0..ROWS as i64);
+    table.upsert(batch(&model)).await.unwrap();
+    let build = async |indexes: &Indexes, watcher: &Arc<Watcher>| {
+        let (indexes, table, watcher) = (indexes.clone(), table.clone(), Arc::clone(watcher));
+        let progress = Arc::clone(&watcher) as Arc<dyn Progress>;
+        tokio::spawn(async move { indexes.create_watched(&table, &spec(), &progress).await.unwrap() }).await.unwrap()
+    };
+    let always = || {
+        let directory = Some(directory.path().join("graphs"));
+        Indexes::new(IndexOptions { directory, threads: 1, save_every: Duration::ZERO, ..IndexOptions::default() })
+    };
+    let watcher = Watcher::until("insert", 6_000);
+    let (table_of, progress) = (table.clone(), Arc::clone(&watcher) as Arc<dyn Progress>);
+    let indexes = always();
+    watcher.cut_off(async move { indexes.create_watched(&table_of, &spec(), &progress).await }).await;
+    assert_eq!(always().list(&table.snapshot().await.unwrap()).await.unwrap(), []);
+    // Some that it has change meanwhile, and some go.
+    let new = rows(&mut random, 100..130);
+    table.upsert(batch(&new)).await.unwrap();
+    model.extend(new);
+    table.delete_where("id < 50".into()).await.unwrap();
+    model.retain(|id, _| *id >= 50);
+
+    let (indexes, watcher) = (always(), Watcher::until("", u64::MAX));
+    build(&indexes, &watcher).await;
+    let known = watcher.done("restore");
+    assert!((4_000..ROWS).contains(&known), "{known} rows were saved");
+    let (recall, strategy) = compare(&indexes, &table.snapshot().await.unwrap(), &model, None).await;
+    assert!(recall > 0.95 && is_resident(&strategy), "{recall} by {strategy}");
+    // Asked for when it is there, it is built anew.
+    let watcher = Watcher::until("", u64::MAX);
+    build(&indexes, &watcher).await;
+    assert_eq!(watcher.done("restore"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
