@@ -19,14 +19,20 @@ def upsert(rows) -> None:
     table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
 
+def both(name: str) -> None:
+    """As it is, and once more."""
+    work.search(name, ask)
+    work.search(f"later {name}", ask)
+
+
 work.search("warm", ask)
 work.search("before", ask)
 for _ in range(60):
     upsert(work.change(100))
-work.search("upserted", ask)
-work.search("folded", ask)
+both("upserted")
+both("folded")
 upsert(work.change(work.ROWS * 3 // 100))
-work.search("changed", ask)
+both("changed")
 work.timed("upkeep_s", table.optimize.optimize_indices)
-work.search("tended", ask)
+both("tended")
 work.finish()
