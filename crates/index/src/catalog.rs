@@ -68,6 +68,7 @@ pub(crate) struct Built {
     pub(crate) structure: String,
     pub(crate) segments: Vec<IndexMetadata>,
     live: OnceCell<Live>,
+    pieces: OnceCell<Vec<RowAddrTreeMap>>,
 }
 
 /// The rows of the base that are not deleted there.
@@ -92,6 +93,12 @@ impl Built {
             Ok(Live { covered, late })
         };
         self.live.get_or_try_init(read).await
+    }
+
+    /// The live rows in the files that each segment covers.
+    pub(crate) async fn pieces(&self, snapshot: &Snapshot) -> Result<&[RowAddrTreeMap]> {
+        let read = async || live::pieces(snapshot.base(), &self.segments).await;
+        self.pieces.get_or_try_init(read).await.map(Vec::as_slice)
     }
 }
 
@@ -124,7 +131,12 @@ impl Catalog {
                 name: description.name().to_owned(),
                 column: column.name().clone(),
                 definition: known.unwrap_or_else(|| Definition::new(field, kind)),
-                built: Some(Built { structure, segments: description.segments().to_vec(), live: OnceCell::new() }),
+                built: Some(Built {
+                    structure,
+                    segments: description.segments().to_vec(),
+                    live: OnceCell::new(),
+                    pieces: OnceCell::new(),
+                }),
             });
         }
         let mut orphans = Vec::new();

@@ -38,6 +38,7 @@ mod cache;
 mod catalog;
 mod corpus;
 mod definition;
+mod disk;
 mod fusion;
 mod fuzzy;
 mod hits;

@@ -34,6 +34,21 @@ pub(crate) async fn rows(base: &Arc<Dataset>, segments: &[IndexMetadata]) -> Res
     Ok((covered, late))
 }
 
+/// The rows that the base has not deleted in the files of each of `segments`.
+pub(crate) async fn pieces(base: &Arc<Dataset>, segments: &[IndexMetadata]) -> Result<Vec<RowAddrTreeMap>> {
+    let all = base.fragment_bitmap();
+    let files = |segment: &IndexMetadata| {
+        let covered = segment.fragment_bitmap.as_ref();
+        covered.map_or_else(|| all.as_ref().clone(), |covered| all.as_ref() & covered)
+    };
+    let files: Vec<RoaringBitmap> = segments.iter().map(files).collect();
+    let mut pieces = Vec::with_capacity(files.len());
+    for files in files {
+        pieces.push(rows_in(base, files).await?);
+    }
+    Ok(pieces)
+}
+
 /// The rows in `fragments` that the base has not deleted.
 pub(crate) async fn rows_in(base: &Arc<Dataset>, mut fragments: RoaringBitmap) -> Result<RowAddrTreeMap> {
     // Lance keeps this list for each version of a table, but makes it only where it sees that a file is missing.

@@ -1,20 +1,20 @@
 //! Nearest vectors.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::num::NonZero;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type};
+use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow::datatypes::DataType;
 use cenote_base::{Error, Result};
-use cenote_store::{Filter, RecordBatches, ScanRequest, Snapshot, lance_error, row_ids_after};
-use futures::{StreamExt, TryStreamExt};
-use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
+use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_error, row_ids_after};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 
 use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
+use crate::disk::Walk;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
 use crate::indexes::{Indexes, is_of_index};
 use crate::live;
@@ -266,12 +266,7 @@ impl VectorSearch<'_> {
     async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
         let superseded = self.snapshot.superseded().as_ref();
         let live = built.live(self.snapshot).await?;
-        let allowed = wanted.map(|wanted| wanted.as_ref().clone() & &live.covered);
-        let mut hits = self.walk(index, built, allowed).await?;
-        if hits.iter().any(|hit| !live.covered.contains(hit.row_id)) {
-            // The index holds rows that a compaction removed.
-            hits = self.walk(index, built, Some(live.covered.clone() - superseded)).await?;
-        }
+        let mut hits = self.walk(index, built, wanted).await?;
         let is_short = live::count(&live.late) <= LATE_ROWS_MAX;
         if !is_short {
             let mut late = live.late.clone() - superseded;
@@ -350,45 +345,40 @@ impl VectorSearch<'_> {
         hits.truncate(self.query.k);
     }
 
-    /// The nearest rows that `index` has: of `rows`, or of all that are not superseded.
-    async fn walk(&self, index: &Index, built: &Built, rows: Option<RowAddrTreeMap>) -> Result<Vec<Hit>> {
-        let (query, metric) = (self.query, self.metric);
-        let mut scanner = self.snapshot.base_scanner();
-        if let Some(rows) = rows {
-            scanner.with_row_id_prefilter(RowAddrMask::from_allowed(rows));
-        }
-        scanner.prefilter(true);
-        let vector = self.probe.to_array(&self.item)?;
-        scanner.nearest(&query.column, vector.as_ref(), query.k).map_err(lance_error)?;
-        // Lance knows only the first index of a column unless it is told. Asked by metric for another, or for rows that the index has
-        // not seen, it compares vectors itself, and takes nulls for other rows' where a batch is a part of another one.
-        let segments = built.segments.iter().map(|segment| segment.uuid).collect();
-        scanner.with_index_segments(segments).map_err(lance_error)?.fast_search();
+    /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and compared.
+    async fn walk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
         let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
-        scanner.distance_metric(metric.to_lance()).minimum_nprobes(probes.unwrap_or(PROBES_MIN));
-        if let Some(probes) = probes {
-            scanner.maximum_nprobes(probes);
+        let is_whole = built.structure == "IVF_FLAT";
+        let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
+        let refine = match refine {
+            _ if is_whole => 1,
+            Some(refine) => refine,
+            None if is_coarse => REFINE_FACTOR_COARSE,
+            None => REFINE_FACTOR,
+        };
+        let walk = Walk {
+            snapshot: self.snapshot,
+            column: &self.query.column,
+            metric: self.metric,
+            key: self.probe.to_array(&self.item)?,
+            candidates: self.query.k.saturating_mul(refine as usize),
+            k: self.query.k,
+            probes: probes.unwrap_or(PROBES_MIN),
+            ef: ef.unwrap_or(GRAPH_CANDIDATES_MIN),
+        };
+        let candidates = walk.run(built, wanted).boxed().await?;
+        if is_whole {
+            let hit = |(row_id, raw)| Hit { row_id, distance: Some(self.metric.distance_of(raw)), score: None };
+            return Ok(candidates.into_iter().map(hit).collect());
         }
-        if built.structure != "IVF_FLAT" {
-            let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
-            let refine = refine.unwrap_or(if is_coarse { REFINE_FACTOR_COARSE } else { REFINE_FACTOR });
-            let candidates = query.k.saturating_mul(refine as usize);
-            scanner.refine(refine).ef(ef.unwrap_or(GRAPH_CANDIDATES_MIN).max(candidates));
-        }
-        scanner.project(&[DISTANCE]).map_err(lance_error)?.with_row_id();
-        let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
-        let mut hits = Vec::with_capacity(query.k.min(1024));
-        let mut seen = HashSet::new();
-        while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
-            let distances = batch.column_by_name(DISTANCE).and_then(|column| column.as_primitive_opt::<Float32Type>());
-            let distances = distances.ok_or_else(|| Error::internal("a search gave no distances"))?;
-            for (row_id, raw) in live::row_ids(&batch)?.iter().zip(distances) {
-                if let Some(raw) = raw.filter(|raw| raw.is_finite() && seen.insert(*row_id)) {
-                    hits.push(Hit { row_id: *row_id, distance: Some(metric.distance_of(raw)), score: None });
-                }
-            }
-        }
-        Ok(hits)
+        let row_ids: Vec<u64> = candidates.into_iter().map(|(row_id, _)| row_id).collect();
+        let taken = self.snapshot.take(&row_ids, std::slice::from_ref(&self.query.column)).await?;
+        let row_ids: ArrayRef = Arc::new(UInt64Array::from(row_ids));
+        let taken = [(self.query.column.as_str(), Arc::clone(taken.column(0))), (ROW_ID, row_ids)];
+        let taken = RecordBatch::try_from_iter(taken).map_err(arrow_error)?;
+        let mut vectors = Vectors::new(self.metric, self.width);
+        vectors.read(&taken)?;
+        Ok(vectors.nearest(&self.probe, self.metric, self.query.k, 0, |_| true))
     }
 }
 

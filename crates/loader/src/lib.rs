@@ -43,6 +43,7 @@
 
 mod batch;
 mod buckets;
+mod key_orders;
 mod loader;
 mod order;
 mod packing;

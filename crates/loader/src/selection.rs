@@ -13,6 +13,8 @@ use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Table, Version, arrow_error, is_blob};
 use futures::TryStreamExt;
 
+use crate::key_orders::{KeyOrder, ROWS_MIN};
+
 /// What a source of samples is asked to be.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -44,8 +46,8 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Reads the keys of `source`, and how long each row is in column `length`: some tens of bytes a row for the time that it takes,
-    /// eight or twelve afterwards.
+    /// The rows of `source`, and how long each is in column `length`. Reads their keys, some tens of bytes a row for the time that it
+    /// takes, unless their order is known on this machine; eight or twelve bytes a row afterwards.
     ///
     /// # Errors
     /// `NotFound` for a version that cannot be read or a column that is not there; `InvalidInput` for a filter that does not parse
@@ -63,16 +65,40 @@ impl Selection {
                 columns.push(length.to_owned());
             }
         }
+        let directory = source.table.cache_directory().join("orders");
+        let order = KeyOrder::new(&directory, &snapshot, source.filter.as_deref(), length);
+        if let Some((row_ids, lengths)) = known(&order).await? {
+            return Ok(Self { snapshot, row_ids: Arc::new(row_ids), lengths: Arc::new(lengths) });
+        }
         let mut request = ScanRequest::default().columns(columns).with_row_id();
         request.filter = source.filter.clone().map(Filter::from);
         let schema = snapshot.scan_schema(&request)?;
         let batches: Vec<RecordBatch> = snapshot.scan(&request).await?.try_collect().await?;
         let length = length.map(str::to_owned);
-        let sort = move || in_key_order(&schema, &batches, keys.len(), length.as_deref());
+        let sort = move || {
+            let (row_ids, lengths) = in_key_order(&schema, &batches, keys.len(), length.as_deref())?;
+            if row_ids.len() >= ROWS_MIN
+                && let Err(error) = order.write(&row_ids, &lengths)
+            {
+                tracing::warn!(%error, "the order of keys is not kept: the next loader sorts them again");
+            }
+            Ok::<_, Error>((row_ids, lengths))
+        };
         let sorted = tokio::task::spawn_blocking(sort).await;
         let (row_ids, lengths) = sorted.map_err(|source| Error::internal("sort keys").with_source(source))??;
         Ok(Self { snapshot, row_ids: Arc::new(row_ids), lengths: Arc::new(lengths) })
     }
+}
+
+/// What is kept of `order`. One that cannot be read is made anew.
+async fn known(order: &KeyOrder) -> Result<Option<(Vec<u64>, Vec<u32>)>> {
+    let order = order.clone();
+    let read = tokio::task::spawn_blocking(move || order.read()).await;
+    let read = read.map_err(|source| Error::internal("read an order of keys").with_source(source))?;
+    Ok(read.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the order of keys is made anew");
+        None
+    }))
 }
 
 fn check_length(snapshot: &Snapshot, column: &str) -> Result<()> {

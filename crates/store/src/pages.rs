@@ -210,7 +210,11 @@ impl RowReader {
         self.places.get_or_try_init(|| Box::pin(Places::of(&self.base, &self.pages))).await
     }
 
-    async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
+    /// Where rows are.
+    ///
+    /// # Errors
+    /// `NotFound` when one is not there.
+    pub(crate) async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
         let places = self.places().await?;
         let gone = || Error::not_found("a row id names no row of this snapshot");
         row_ids.iter().map(|row| places.get(*row).ok_or_else(gone)).collect()

@@ -186,6 +186,14 @@ impl Snapshot {
         hasher.finish()
     }
 
+    /// A number for the rows and where they are: snapshots of one table with the same number have the same rows under the same row
+    /// ids, in any process.
+    pub fn placement(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.identity(), self.version().0, self.base().version().version).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The columns, without Cenote's own.
     pub fn schema(&self) -> &SchemaRef {
         &self.visible
@@ -623,18 +631,19 @@ impl Snapshot {
     }
 
     async fn read_base_blobs(&self, column: &str, row_ids: &[u64]) -> Result<ArrayRef> {
-        let files = self.base.take_blobs(row_ids, column).await.map_err(lance_error)?;
-        if files.len() != row_ids.len() {
-            return Err(Error::not_found("a row id names no row of this snapshot"));
-        }
+        let addresses: Vec<u64> = self.reader.find(row_ids).await?.into_iter().map(u64::from).collect();
+        let read = self.base.read_blobs(column).map_err(lance_error)?.with_row_addresses(addresses);
+        // They come in the order asked for, and are read together where they are near each other.
+        let mut media = read.try_into_stream().boxed().await.map_err(lance_error)?;
         let mut builder = LargeBinaryBuilder::new();
-        for file in files {
-            match file {
-                Some(file) => builder.append_value(file.read().await.map_err(lance_error)?),
-                None => builder.append_null(),
-            }
+        while let Some(media) = media.try_next().await.map_err(lance_error)? {
+            builder.append_option(media.data);
         }
-        Ok(Arc::new(builder.finish()))
+        let media = builder.finish();
+        match media.len() == row_ids.len() {
+            true => Ok(Arc::new(media)),
+            false => Err(Error::not_found("a row id names no row of this snapshot")),
+        }
     }
 }
 

@@ -152,6 +152,11 @@ impl Store {
         self.shared.place.blocks().map(|blocks| blocks.0.usage())
     }
 
+    /// The directory of this machine for what can be made anew: [`StoreOptions::cache_directory`].
+    pub fn cache_directory(&self) -> &Path {
+        &self.shared.options.cache_directory
+    }
+
     /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The store can be
     /// used on.
     pub async fn release(&self) -> Result<()> {

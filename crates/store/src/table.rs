@@ -4,6 +4,7 @@
 //! one commit of its own: see `direct`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,11 @@ impl Table {
     /// See [`Store::block_cache`].
     pub fn block_cache(&self) -> Option<BlockCacheUsage> {
         self.store.block_cache()
+    }
+
+    /// See [`Store::cache_directory`].
+    pub fn cache_directory(&self) -> &Path {
+        self.store.cache_directory()
     }
 
     /// The table's name.
