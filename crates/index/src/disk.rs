@@ -6,7 +6,7 @@
 //! hits, the walk is begun again under the mask.
 
 use std::cmp::Ordering;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZero;
 use std::ops::Range;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ impl Walk<'_> {
         let partitions_max = pieces.iter().map(|piece| piece.partitions.len()).max().unwrap_or(0);
         let mut near = Near::default();
         let mut found: Vec<Candidate> = Vec::new();
-        let (mut seen, mut passes_over) = (HashSet::new(), false);
+        let mut passes_over = false;
         let mut range = 0..self.probes.max(1).min(partitions_max);
         while !range.is_empty() {
             for (piece, live) in pieces.iter().zip(live) {
@@ -127,7 +127,7 @@ impl Walk<'_> {
                         && !superseded.contains(row)
                         && wanted.is_none_or(|wanted| wanted.contains(row));
                     passes_over |= !is_hit;
-                    if is_hit && distance.is_finite() && seen.insert(row) {
+                    if is_hit && distance.is_finite() {
                         found.push((row, distance));
                     }
                 }
@@ -138,6 +138,7 @@ impl Walk<'_> {
             range = range.end..(range.end * 2).min(partitions_max);
         }
         found.sort_unstable_by(nearer);
+        found.dedup_by_key(|(row, _)| *row);
         found.truncate(self.candidates);
         let is_in_reach =
             found.len() == self.candidates && found.last().is_some_and(|(_, farthest)| *farthest <= near.reach);

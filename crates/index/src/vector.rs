@@ -29,7 +29,7 @@ const REFINE_FACTOR_COARSE: u32 = 10;
 /// At least so many partitions are searched.
 const PROBES_MIN: usize = 20;
 /// Candidates kept while walking a graph: at least so many, and as many as are ranked again.
-const GRAPH_CANDIDATES_MIN: usize = 128;
+const GRAPH_CANDIDATES_MIN: usize = 64;
 /// So few rows that satisfy a filter are compared one by one: cheaper than an index on disk, and exact.
 const MATCHING_ROWS_MAX: usize = 1_024;
 /// An index in memory is brought up to date when it lacks so many rows, and at least one in so many of those it has.

@@ -6,9 +6,9 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use cenote_base::{ByteSize, Context, Error, Result};
+use cenote_base::{ByteSize, Clock, Context, Error, Result, SystemClock};
 use cenote_store::Snapshot;
 
 /// Fewer rows are sorted in milliseconds.
@@ -45,7 +45,7 @@ impl KeyOrder {
             Err(error) => return Err(Error::from(error).context(self.about("read"))),
         };
         // The ones used last are kept longest.
-        file.set_modified(SystemTime::now()).context(|| self.about("touch"))?;
+        file.set_modified(now()).context(|| self.about("touch"))?;
         let damaged = || Error::corrupt(self.about("damaged:"));
         let mut header = [0; 32];
         file.read_exact(&mut header).map_err(|_| damaged())?;
@@ -143,6 +143,10 @@ fn make_room(directory: &Path, bytes_max: u64) -> Result<()> {
     Ok(())
 }
 
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(SystemClock.now().0.unsigned_abs())
+}
+
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
@@ -213,7 +217,7 @@ mod tests {
         let orders: Vec<KeyOrder> = ["a", "b", "c"].map(|name| order(directory.path(), name)).into();
         for (age, order) in [30, 20, 10].into_iter().zip(&orders) {
             order.write(&[1, 2, 3], &[]).unwrap();
-            let then = SystemTime::now() - std::time::Duration::from_secs(age);
+            let then = now() - Duration::from_secs(age);
             File::open(&order.file).unwrap().set_modified(then).unwrap();
         }
         std::fs::write(directory.path().join("other"), [0; 999]).unwrap();
