@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, UInt32Array};
 use arrow::datatypes::Float32Type;
-use async_trait::async_trait;
 use cenote_base::{Error, Result};
 use cenote_store::{Snapshot, lance_error};
 use futures::FutureExt;
@@ -30,6 +29,7 @@ use tokio::task::JoinError;
 use crate::catalog::Built;
 use crate::hits::DISTANCE;
 use crate::live;
+use crate::matches::Rows;
 use crate::spec::Metric;
 
 /// Partitions that are read from disk at once, and then searched by one thread.
@@ -164,7 +164,7 @@ impl Walk<'_> {
                 if let Some(wanted) = wanted {
                     allowed &= wanted.as_ref();
                 }
-                (Arc::new(Allowed(Arc::new(RowAddrMask::from_allowed(allowed)))), 0)
+                (Arc::new(Rows(Arc::new(RowAddrMask::from_allowed(allowed)))), 0)
             }
         };
         let rows = self.candidates + spare;
@@ -259,26 +259,4 @@ fn search_all(
         near.rows.extend(rows.filter_map(|(row, distance)| Some((*row, distance?))));
     }
     Ok(near)
-}
-
-/// The rows that may be found.
-struct Allowed(Arc<RowAddrMask>);
-
-#[async_trait]
-impl PreFilter for Allowed {
-    async fn wait_for_ready(&self) -> lance::Result<()> {
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        false
-    }
-
-    fn mask(&self) -> Arc<RowAddrMask> {
-        Arc::clone(&self.0)
-    }
-
-    fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
-        self.0.selected_indices(row_ids)
-    }
 }

@@ -188,7 +188,7 @@ impl Sum {
 }
 
 /// The rows that a search of an index may find.
-struct Rows(Arc<RowAddrMask>);
+pub(crate) struct Rows(pub(crate) Arc<RowAddrMask>);
 
 #[async_trait]
 impl PreFilter for Rows {
