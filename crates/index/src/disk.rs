@@ -154,10 +154,10 @@ impl Walk<'_> {
     ) -> Result<Piece> {
         let superseded = self.snapshot.superseded().as_ref();
         let rows = index.num_rows().max(1) as f64;
-        let most = wanted.map_or(usize::MAX, |wanted| live::count(wanted)).min(live::count(live));
+        let most = wanted.map_or_else(|| live::count(live), |wanted| live::count(&(live.clone() & wanted.as_ref())));
         let share = most.saturating_sub(live::count(superseded)) as f64 / rows;
         let (filter, spare): (Arc<dyn PreFilter>, usize) = match share {
-            1.0 => (Arc::new(NoFilter), 0),
+            1.0 if !is_masked => (Arc::new(NoFilter), 0),
             UNMASKED_SHARE.. if !is_masked => (Arc::new(NoFilter), SPARE_ROWS + self.candidates / SPARE_SHARE),
             _ => {
                 let mut allowed = live.clone() - superseded;

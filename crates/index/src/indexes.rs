@@ -342,7 +342,8 @@ impl Indexes {
                 has_begun = true;
                 progress.begin(&stage, None);
             }
-            let rows = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name).await)).await?;
+            let added = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name).await)).await;
+            let rows = added.inspect_err(|_| progress.end(&stage))?;
             progress.advance(&stage, rows as u64);
         }
         if has_begun {

@@ -291,6 +291,31 @@ async fn a_replaced_row_is_no_hit_where_many_rows_satisfy_the_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_on_disk_answers_by_itself_where_it_has_as_many_dead_rows_as_there_are_nulls() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, Indexes::default(), Random::new(12));
+    let mut model = rows(&mut random, 0..1000);
+    table.upsert(batch(&model)).await.unwrap();
+    let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
+    indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
+    // The base has as many live rows as the index has vectors, and they are not the same.
+    let nulls = model.values().filter(|vector| vector.is_none()).count();
+    let dead: Vec<(i64, Vec<f32>)> =
+        model.iter().filter_map(|(id, vector)| Some((*id, vector.clone()?))).take(nulls).collect();
+    let keys: Vec<String> = dead.iter().map(|(id, _)| id.to_string()).collect();
+    table.delete_where(format!("id in ({})", keys.join(", ")).into()).await.unwrap();
+    table.fold().await.unwrap();
+    model.retain(|id, _| dead.iter().all(|(gone, _)| gone != id));
+    let snapshot = table.snapshot().await.unwrap();
+    for (_, vector) in dead {
+        let near = model.values().flatten().map(|own| distance(own, &vector)).fold(f32::INFINITY, f32::min);
+        let (hits, strategy) = indexes.find_vectors(&snapshot, &VectorQuery::new("vector", vector, 1)).await.unwrap();
+        assert!((hits[0].distance.unwrap() - near).abs() < 1e-4);
+        assert!(matches!(strategy, Strategy::Index(..)), "{strategy}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     let directory = tempfile::tempdir().unwrap();
     let (table, mut random) = (table(&directory).await, Random::new(2));

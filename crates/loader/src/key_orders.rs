@@ -16,6 +16,8 @@ pub(crate) const ROWS_MIN: usize = 100_000;
 /// All of them take so much at most: the ones unused for longest go.
 const BYTES_MAX: ByteSize = ByteSize(1 << 30);
 const EXTENSION: &str = "order";
+/// Of one that is being written, or was when its process died.
+const PART: &str = "part";
 const MAGIC: u64 = u64::from_le_bytes(*b"CNKEYS\0\x01");
 /// Bytes that are read or written at once: a whole number of rows.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -98,7 +100,7 @@ impl KeyOrder {
         let mut sum = Sum::default();
         chunks().for_each(|chunk: Vec<u8>| sum.add(&chunk));
         // Whoever reads meanwhile finds all of it or nothing.
-        let part = self.file.with_extension(format!("{}.part", std::process::id()));
+        let part = self.file.with_extension(format!("{}.{PART}", std::process::id()));
         let write = || {
             let mut file = BufWriter::with_capacity(CHUNK_BYTES, File::create(&part)?);
             for word in [MAGIC, row_ids.len() as u64, lengths.len() as u64, sum.0] {
@@ -123,7 +125,9 @@ fn make_room(directory: &Path, bytes_max: u64) -> Result<()> {
     for entry in std::fs::read_dir(directory).context(failed)? {
         let path = entry.context(failed)?.path();
         // Another process may have removed it.
-        if let (true, Ok(found)) = (path.extension().is_some_and(|end| end == EXTENSION), path.metadata()) {
+        if let (true, Ok(found)) =
+            (path.extension().is_some_and(|end| end == EXTENSION || end == PART), path.metadata())
+        {
             files.push((found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len(), path));
         }
     }
@@ -215,6 +219,10 @@ mod tests {
     fn what_was_unused_for_longest_makes_room() {
         let directory = tempfile::tempdir().unwrap();
         let orders: Vec<KeyOrder> = ["a", "b", "c"].map(|name| order(directory.path(), name)).into();
+        // What a process that died left behind goes too.
+        let part = directory.path().join("d.7.part");
+        std::fs::write(&part, [0; 56]).unwrap();
+        File::open(&part).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         for (age, order) in [30, 20, 10].into_iter().zip(&orders) {
             order.write(&[1, 2, 3], &[]).unwrap();
             let then = now() - Duration::from_secs(age);
@@ -226,6 +234,6 @@ mod tests {
         make_room(directory.path(), 120).unwrap();
         let there = orders.iter().map(|order| order.file.exists()).collect::<Vec<_>>();
         assert_eq!(there, [true, false, true]);
-        assert!(directory.path().join("other").exists());
+        assert!(directory.path().join("other").exists() && !part.exists());
     }
 }
