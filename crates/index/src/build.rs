@@ -25,6 +25,9 @@ use crate::watch::Watch;
 /// Up to so many vectors are kept whole: comparing with all of them is quicker than walking a graph, and exact.
 const FLAT_ROWS_MAX: usize = 5_000;
 const FLAT_ROWS_PER_PARTITION: usize = 1_000;
+/// Partitions of n rows, times the square root of n. With a graph in each there are fewer: its walk is shorter than the rows are many.
+const PARTITIONS_FACTOR: usize = 2;
+const GRAPH_PARTITIONS_SHARE: usize = 8;
 const PARTITIONS_MAX: usize = 4_096;
 const DIMENSIONS_MAX: i32 = 4_096;
 /// Product quantisation learns 256 codes for each piece, and needs a row for each.
@@ -114,22 +117,24 @@ pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> 
     })
 }
 
-/// Whole vectors in few partitions for a small column; for a large one as it was asked for, or else a graph over quantised
-/// vectors in each partition. `in_pieces`: as an index remembers it until its pieces are built.
+/// As it was asked for. Else whole vectors in few partitions for a small column, and quantised ones in many for a large one; or, with
+/// options of a graph, such a graph in each partition. `in_pieces`: as an index remembers it until its pieces are built.
 fn vector_params(options: &VectorOptions, rows: usize, dimension: usize, in_pieces: bool) -> Result<VectorIndexParams> {
     let metric = options.metric.to_lance();
     let structure = match options.structure {
         VectorStructure::Auto if rows <= FLAT_ROWS_MAX || options.metric == Metric::Hamming => VectorStructure::IvfFlat,
-        VectorStructure::Auto => VectorStructure::IvfHnswSq,
+        VectorStructure::Auto if options.m.is_some() || options.ef_construction.is_some() => VectorStructure::IvfHnswSq,
+        VectorStructure::Auto => VectorStructure::IvfSq,
         // Fewer rows than codes teach nothing: until there are more, vectors are kept whole.
         VectorStructure::IvfPq | VectorStructure::IvfHnswPq if rows < PQ_ROWS_MIN => VectorStructure::IvfFlat,
         structure => structure,
     };
-    let is_flat = structure == VectorStructure::IvfFlat;
+    let is_graph = matches!(structure, VectorStructure::IvfHnswSq | VectorStructure::IvfHnswPq);
     let partitions = match options.partitions {
         Some(partitions) => partitions.min(rows),
-        None if is_flat && rows <= FLAT_ROWS_MAX => (rows / FLAT_ROWS_PER_PARTITION).max(1),
-        None => (rows.isqrt() / 8).clamp(1, PARTITIONS_MAX),
+        None if rows <= FLAT_ROWS_MAX => (rows / FLAT_ROWS_PER_PARTITION).max(1),
+        None if is_graph => (rows.isqrt() / GRAPH_PARTITIONS_SHARE).clamp(1, PARTITIONS_MAX),
+        None => (rows.isqrt() * PARTITIONS_FACTOR).min(PARTITIONS_MAX),
     };
     let ivf = match in_pieces {
         true => IvfBuildParams::with_target_partition_size(rows / partitions),
@@ -146,10 +151,12 @@ fn vector_params(options: &VectorOptions, rows: usize, dimension: usize, in_piec
     Ok(match structure {
         VectorStructure::IvfFlat => VectorIndexParams::with_ivf_flat_params(metric, ivf),
         VectorStructure::IvfPq => VectorIndexParams::with_ivf_pq_params(metric, ivf, pq),
-        VectorStructure::IvfSq => VectorIndexParams::with_ivf_sq_params(metric, ivf, SQBuildParams::default()),
+        VectorStructure::Auto | VectorStructure::IvfSq => {
+            VectorIndexParams::with_ivf_sq_params(metric, ivf, SQBuildParams::default())
+        }
         VectorStructure::IvfRq => VectorIndexParams::with_ivf_rq_params(metric, ivf, RQBuildParams::default()),
         VectorStructure::IvfHnswPq => VectorIndexParams::with_ivf_hnsw_pq_params(metric, ivf, hnsw, pq),
-        VectorStructure::Auto | VectorStructure::IvfHnswSq => {
+        VectorStructure::IvfHnswSq => {
             VectorIndexParams::with_ivf_hnsw_sq_params(metric, ivf, hnsw, SQBuildParams::default())
         }
         VectorStructure::Hnsw => return Err(Error::internal("a graph in memory is not built by Lance")),

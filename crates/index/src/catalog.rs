@@ -1,18 +1,23 @@
 //! Which indexes a snapshot has: what they are asked to be, and what was built for them.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, Result};
 use cenote_store::{Snapshot, Version, lance_error};
+use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
-use lance::index::DatasetIndexExt;
+use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance::table::format::IndexMetadata;
+use lance_index::metrics::NoOpMetricsCollector;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::definition::{Definition, Measured, SearchSettings};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::live;
+use crate::scan::Opened;
 use crate::spec::Metric;
 
 /// An index of a table, as one snapshot has it.
@@ -68,7 +73,8 @@ pub(crate) struct Built {
     pub(crate) structure: String,
     pub(crate) segments: Vec<IndexMetadata>,
     live: OnceCell<Live>,
-    pieces: OnceCell<Vec<RowAddrTreeMap>>,
+    pieces: OnceCell<Arc<[RowAddrTreeMap]>>,
+    opened: OnceCell<Vec<Arc<Opened>>>,
 }
 
 /// The rows of the base that are not deleted there.
@@ -96,9 +102,23 @@ impl Built {
     }
 
     /// The live rows in the files that each segment covers.
-    pub(crate) async fn pieces(&self, snapshot: &Snapshot) -> Result<&[RowAddrTreeMap]> {
-        let read = async || live::pieces(snapshot.base(), &self.segments).await;
-        self.pieces.get_or_try_init(read).await.map(Vec::as_slice)
+    pub(crate) async fn pieces(&self, snapshot: &Snapshot) -> Result<&Arc<[RowAddrTreeMap]>> {
+        let read = async || live::pieces(snapshot.base(), &self.segments).await.map(Arc::from);
+        self.pieces.get_or_try_init(read).await
+    }
+
+    /// The segments of a vector index over `column`.
+    pub(crate) async fn opened(&self, snapshot: &Snapshot, column: &str) -> Result<&[Arc<Opened>]> {
+        let open = async || {
+            let mut opened = Vec::with_capacity(self.segments.len());
+            for segment in &self.segments {
+                let base = snapshot.base();
+                let index = base.open_vector_index(column, &segment.uuid, &NoOpMetricsCollector).boxed().await;
+                opened.push(Arc::new(Opened::new(index.map_err(lance_error)?)));
+            }
+            Ok(opened)
+        };
+        self.opened.get_or_try_init(open).await.map(Vec::as_slice)
     }
 }
 
@@ -136,6 +156,7 @@ impl Catalog {
                     segments: description.segments().to_vec(),
                     live: OnceCell::new(),
                     pieces: OnceCell::new(),
+                    opened: OnceCell::new(),
                 }),
             });
         }

@@ -1,13 +1,13 @@
 //! A walk through a vector index that Lance has built, without Lance's query planner: the partitions nearest to the query in each
 //! piece, and in each partition the nearest rows.
 //!
-//! A walk under a mask asks it of every row of a partition before it takes a step. Where most rows may be found it is cheaper to walk
-//! without one, to look at some more, and to pass over those that may not be found; and when these hid a row that is as near as the
-//! hits, the walk is begun again under the mask.
+//! Rows of some structures are compared here (`scan.rs`); graphs and codes are searched by Lance. Lance's search under a mask asks it of
+//! every row of a partition before it takes a step. Where most rows may be found it is cheaper to walk without one, to look at some
+//! more, and to pass over those that may not be found; and when these hid a row that is as near as the hits, the walk is begun again
+//! under the mask.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
-use std::num::NonZero;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,22 +18,29 @@ use cenote_store::{Snapshot, lance_error};
 use futures::FutureExt;
 use futures::future::try_join_all;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
-use lance::index::DatasetIndexInternalExt;
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::prefilter::{NoFilter, PreFilter};
 use lance_index::vector::{ApproxMode, PreparedPartitionSearchHandle, Query, VectorIndex};
 use lance_linalg::kernels::normalize_arrow;
 use lance_select::RowSetOps;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::catalog::Built;
 use crate::hits::DISTANCE;
+use crate::indexes::PROCESSORS;
 use crate::live;
 use crate::matches::Rows;
+use crate::scan::{Opened, nearest};
 use crate::spec::Metric;
 
-/// Partitions that are read from disk at once, and then searched by one thread.
-const PARTITIONS_A_THREAD: usize = 8;
+/// Of n partitions so many are searched, times the square root of n, and at least so many.
+const PROBES_FACTOR: usize = 3;
+const PROBES_MIN: usize = 20;
+/// One thread searches partitions of about so many rows; more wake another.
+const ROWS_A_THREAD: usize = 16 << 10;
+/// And so many partitions, at least and at most: they are read from disk at once, and held in memory.
+const PARTITIONS_A_THREAD_MIN: usize = 8;
+const PARTITIONS_A_THREAD_MAX: usize = 64;
 /// Where so large a share of a piece's rows may be found, it is walked without a mask.
 const UNMASKED_SHARE: f64 = 0.7;
 /// And so many rows more are looked at in each partition, and one for so many.
@@ -50,8 +57,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) candidates: usize,
     /// How many are enough not to look at more partitions.
     pub(crate) k: usize,
-    /// Partitions of each piece to look at before it is asked whether there are enough rows.
-    pub(crate) probes: usize,
+    /// Partitions of each piece to look at before it is asked whether there are enough rows; `None`: by how many there are.
+    pub(crate) probes: Option<usize>,
     /// Candidates kept while walking a graph.
     pub(crate) ef: usize,
 }
@@ -79,12 +86,50 @@ impl Near {
     }
 }
 
+/// The rows of a piece that a search may find.
+struct Allowed {
+    live: Arc<[RowAddrTreeMap]>,
+    piece: usize,
+    superseded: Arc<RowAddrTreeMap>,
+    wanted: Option<Arc<RowAddrTreeMap>>,
+}
+
+impl Allowed {
+    fn contains(&self, row: u64) -> bool {
+        self.live[self.piece].contains(row)
+            && !self.superseded.contains(row)
+            && self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row))
+    }
+
+    /// How many they are, or more.
+    fn count(&self) -> usize {
+        let live = &self.live[self.piece];
+        let most = self
+            .wanted
+            .as_ref()
+            .map_or_else(|| live::count(live), |wanted| live::count(&(live.clone() & wanted.as_ref())));
+        most.saturating_sub(live::count(&self.superseded))
+    }
+
+    fn rows(&self) -> RowAddrTreeMap {
+        let mut rows = self.live[self.piece].clone() - self.superseded.as_ref();
+        if let Some(wanted) = &self.wanted {
+            rows &= wanted.as_ref();
+        }
+        rows
+    }
+}
+
 /// A piece, opened for a query.
 struct Piece {
+    opened: Arc<Opened>,
+    /// As Lance searches it for this query.
     index: Arc<dyn VectorIndex>,
     query: Query,
     partitions: UInt32Array,
     distances: Float32Array,
+    allowed: Arc<Allowed>,
+    /// What Lance asks before it finds a row.
     filter: Arc<dyn PreFilter>,
 }
 
@@ -103,29 +148,27 @@ impl Walk<'_> {
     async fn walk(
         &self,
         built: &Built,
-        live: &[RowAddrTreeMap],
+        live: &Arc<[RowAddrTreeMap]>,
         wanted: Option<&Arc<RowAddrTreeMap>>,
         is_masked: bool,
     ) -> Result<Option<Vec<Candidate>>> {
         let mut pieces = Vec::with_capacity(live.len());
-        for (segment, live) in built.segments.iter().zip(live) {
-            let base = self.snapshot.base();
-            let opened = base.open_vector_index(self.column, &segment.uuid, &NoOpMetricsCollector).boxed().await;
-            pieces.push(self.piece(opened.map_err(lance_error)?, live, wanted, is_masked)?);
+        for (piece, opened) in built.opened(self.snapshot, self.column).await?.iter().enumerate() {
+            let (live, superseded) = (Arc::clone(live), Arc::clone(self.snapshot.superseded()));
+            let allowed = Allowed { live, piece, superseded, wanted: wanted.cloned() };
+            pieces.push(self.piece(opened, allowed, is_masked)?);
         }
-        let superseded = self.snapshot.superseded().as_ref();
         let partitions_max = pieces.iter().map(|piece| piece.partitions.len()).max().unwrap_or(0);
         let mut near = Near::default();
         let mut found: Vec<Candidate> = Vec::new();
         let mut passes_over = false;
-        let mut range = 0..self.probes.max(1).min(partitions_max);
+        let probes = self.probes.unwrap_or_else(|| PROBES_MIN.max(partitions_max.isqrt() * PROBES_FACTOR));
+        let mut range = 0..probes.max(1).min(partitions_max);
         while !range.is_empty() {
-            for (piece, live) in pieces.iter().zip(live) {
+            for piece in &pieces {
                 near = piece.search(range.clone(), near).await?;
                 for (row, distance) in near.rows.drain(..) {
-                    let is_hit = live.contains(row)
-                        && !superseded.contains(row)
-                        && wanted.is_none_or(|wanted| wanted.contains(row));
+                    let is_hit = piece.allowed.contains(row);
                     passes_over |= !is_hit;
                     if is_hit && distance.is_finite() {
                         found.push((row, distance));
@@ -137,6 +180,8 @@ impl Walk<'_> {
             }
             range = range.end..(range.end * 2).min(partitions_max);
         }
+        // Each piece has a row once at most.
+        keep_nearest(&mut found, self.candidates.saturating_mul(pieces.len()));
         found.sort_unstable_by(nearer);
         found.dedup_by_key(|(row, _)| *row);
         found.truncate(self.candidates);
@@ -145,27 +190,16 @@ impl Walk<'_> {
         Ok((is_masked || !passes_over || is_in_reach).then_some(found))
     }
 
-    fn piece(
-        &self,
-        index: Arc<dyn VectorIndex>,
-        live: &RowAddrTreeMap,
-        wanted: Option<&Arc<RowAddrTreeMap>>,
-        is_masked: bool,
-    ) -> Result<Piece> {
-        let superseded = self.snapshot.superseded().as_ref();
-        let rows = index.num_rows().max(1) as f64;
-        let most = wanted.map_or_else(|| live::count(live), |wanted| live::count(&(live.clone() & wanted.as_ref())));
-        let share = most.saturating_sub(live::count(superseded)) as f64 / rows;
+    fn piece(&self, opened: &Arc<Opened>, allowed: Allowed, is_masked: bool) -> Result<Piece> {
+        let index = Arc::clone(&opened.index);
+        let share = match opened.is_scanned() {
+            true => 1.0,
+            false => allowed.count() as f64 / index.num_rows().max(1) as f64,
+        };
         let (filter, spare): (Arc<dyn PreFilter>, usize) = match share {
             1.0 if !is_masked => (Arc::new(NoFilter), 0),
             UNMASKED_SHARE.. if !is_masked => (Arc::new(NoFilter), SPARE_ROWS + self.candidates / SPARE_SHARE),
-            _ => {
-                let mut allowed = live.clone() - superseded;
-                if let Some(wanted) = wanted {
-                    allowed &= wanted.as_ref();
-                }
-                (Arc::new(Rows(Arc::new(RowAddrMask::from_allowed(allowed)))), 0)
-            }
+            _ => (Arc::new(Rows(Arc::new(RowAddrMask::from_allowed(allowed.rows())))), 0),
         };
         let rows = self.candidates + spare;
         let key = match self.metric {
@@ -178,7 +212,7 @@ impl Walk<'_> {
             k: rows,
             lower_bound: None,
             upper_bound: None,
-            minimum_nprobes: self.probes,
+            minimum_nprobes: index.total_partitions(),
             maximum_nprobes: None,
             search_effort: 0.5,
             ef: Some(self.ef.max(rows)),
@@ -192,7 +226,16 @@ impl Walk<'_> {
         let (partitions, distances) = index.find_partitions(&query).map_err(lance_error)?;
         let prepared = Arc::clone(&index).prepare_partition_query(&query).map_err(lance_error)?;
         let (index, query) = prepared.unwrap_or((index, query));
-        Ok(Piece { index, query, partitions, distances, filter })
+        let (opened, allowed) = (Arc::clone(opened), Arc::new(allowed));
+        Ok(Piece { opened, index, query, partitions, distances, allowed, filter })
+    }
+}
+
+/// Leaves the nearest `rows_max` of `rows`.
+pub(crate) fn keep_nearest(rows: &mut Vec<Candidate>, rows_max: usize) {
+    if rows.len() > rows_max {
+        rows.select_nth_unstable_by(rows_max, nearer);
+        rows.truncate(rows_max);
     }
 }
 
@@ -208,15 +251,17 @@ impl Piece {
     /// The nearest rows of each of these partitions, added to `near`.
     async fn search(&self, range: Range<usize>, mut near: Near) -> Result<Near> {
         let range = range.start.min(self.partitions.len())..range.end.min(self.partitions.len());
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let rows = (self.index.num_rows() as usize / self.partitions.len().max(1)).max(1);
+        let partitions = (ROWS_A_THREAD / rows).clamp(PARTITIONS_A_THREAD_MIN, PARTITIONS_A_THREAD_MAX);
         let mut searching = VecDeque::new();
         // What is prepared is held in memory, so there is never much of it.
-        for first in range.clone().step_by(PARTITIONS_A_THREAD) {
-            let some = first..range.end.min(first + PARTITIONS_A_THREAD);
-            let prepared = try_join_all(some.map(|at| self.prepare(at).boxed())).await?;
-            let (index, rows) = (Arc::clone(&self.index), self.query.k);
-            searching.push_back(tokio::task::spawn_blocking(move || search_all(index.as_ref(), prepared, rows)));
-            if searching.len() > threads
+        for first in range.clone().step_by(partitions) {
+            let some = first..range.end.min(first + partitions);
+            searching.push_back(match self.opened.is_scanned() {
+                true => self.scan(some).await?,
+                false => self.begin(some).await?,
+            });
+            if searching.len() > *PROCESSORS
                 && let Some(first) = searching.pop_front()
             {
                 near.extend(joined(first.await)?);
@@ -226,6 +271,28 @@ impl Piece {
             near.extend(joined(rest.await)?);
         }
         Ok(near)
+    }
+
+    /// Compares the rows of these partitions.
+    async fn scan(&self, range: Range<usize>) -> Result<JoinHandle<Result<Near>>> {
+        let load = async |at: usize| {
+            let partition = self.opened.partition(self.partitions.value(at) as usize).await?;
+            Ok::<_, Error>((partition, self.distances.value(at)))
+        };
+        let loaded = try_join_all(range.map(load)).await?;
+        let (key, rows, allowed) = (Arc::clone(&self.query.key), self.query.k, Arc::clone(&self.allowed));
+        let scan = move || {
+            let rows = nearest(&loaded, &key, rows, |row| allowed.contains(row));
+            Ok(Near { rows, reach: f32::INFINITY })
+        };
+        Ok(tokio::task::spawn_blocking(scan))
+    }
+
+    /// Lets Lance search these partitions.
+    async fn begin(&self, range: Range<usize>) -> Result<JoinHandle<Result<Near>>> {
+        let prepared = try_join_all(range.map(|at| self.prepare(at).boxed())).await?;
+        let (index, rows) = (Arc::clone(&self.index), self.query.k);
+        Ok(tokio::task::spawn_blocking(move || search_all(index.as_ref(), prepared, rows)))
     }
 
     async fn prepare(&self, at: usize) -> Result<PreparedPartitionSearchHandle> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
@@ -33,6 +33,9 @@ const SEGMENTS_MAX: usize = 8;
 const PIECE_RATIO: usize = 4;
 /// The catalogs of so many bases are kept, each with some bits for a row of its base.
 const CATALOGS_MAX: usize = 16;
+/// How many threads run at once here. Asked for once: it reads files.
+pub(crate) static PROCESSORS: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
 /// Bounds and places of [`Indexes`].
 #[derive(Debug, Clone)]
@@ -58,7 +61,7 @@ impl Default for IndexOptions {
             memory_bytes_max: ByteSize::mib(1024),
             cache_bytes_max: ByteSize::mib(64),
             directory: None,
-            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
+            threads: *PROCESSORS,
             piece_rows: 4_000_000,
             save_every: Duration::from_secs(30),
         }

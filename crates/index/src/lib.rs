@@ -52,6 +52,7 @@ mod pieces;
 mod plan;
 mod resident;
 mod resident_file;
+mod scan;
 mod spec;
 mod text;
 mod tune;

@@ -4,10 +4,7 @@ use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Random, Result};
-use cenote_store::{ScanRequest, Snapshot, Table, lance_error};
-use futures::FutureExt;
-use lance::index::DatasetIndexInternalExt;
-use lance_index::metrics::NoOpMetricsCollector;
+use cenote_store::{ScanRequest, Snapshot, Table};
 
 use crate::catalog::Index;
 use crate::definition::{Definition, Measured, SearchSettings};
@@ -216,12 +213,11 @@ impl Indexes {
 
 /// Of how many partitions the largest piece of `index` is.
 async fn partitions(snapshot: &Snapshot, index: &Index) -> Result<usize> {
-    let mut most = 1;
-    for piece in index.built.iter().flat_map(|built| &built.segments) {
-        let opened = snapshot.base().open_vector_index(&index.column, &piece.uuid, &NoOpMetricsCollector).boxed();
-        most = most.max(opened.await.map_err(lance_error)?.ivf_model().num_partitions());
-    }
-    Ok(most)
+    let opened = match &index.built {
+        Some(built) => built.opened(snapshot, &index.column).await?,
+        None => &[],
+    };
+    Ok(opened.iter().map(|piece| piece.index.total_partitions()).max().unwrap_or(1))
 }
 
 /// Settings to try, from the quickest on.

@@ -1,7 +1,6 @@
 //! Nearest vectors.
 
 use std::fmt;
-use std::num::NonZero;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
@@ -16,7 +15,7 @@ use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::disk::Walk;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
-use crate::indexes::{Indexes, is_of_index};
+use crate::indexes::{Indexes, PROCESSORS, is_of_index};
 use crate::live;
 use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
 use crate::spec::Metric;
@@ -26,8 +25,6 @@ use crate::vectors::{Probe, Vectors, keep_nearest, vector_type};
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
 const REFINE_FACTOR: u32 = 4;
 const REFINE_FACTOR_COARSE: u32 = 10;
-/// At least so many partitions are searched.
-const PROBES_MIN: usize = 20;
 /// Candidates kept while walking a graph: at least so many, and as many as are ranked again.
 const GRAPH_CANDIDATES_MIN: usize = 64;
 /// So few rows that satisfy a filter are compared one by one: cheaper than an index on disk, and exact.
@@ -330,8 +327,7 @@ impl VectorSearch<'_> {
                 blocking(compare).await
             }
         });
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let mut compared = compared.buffer_unordered(threads);
+        let mut compared = compared.buffer_unordered(*PROCESSORS);
         let mut hits = Vec::new();
         while let Some(more) = compared.try_next().await? {
             hits.extend(more);
@@ -363,7 +359,7 @@ impl VectorSearch<'_> {
             key: self.probe.to_array(&self.item)?,
             candidates: self.query.k.saturating_mul(refine as usize),
             k: self.query.k,
-            probes: probes.unwrap_or(PROBES_MIN),
+            probes,
             ef: ef.unwrap_or(GRAPH_CANDIDATES_MIN),
         };
         let candidates = walk.run(built, wanted).boxed().await?;

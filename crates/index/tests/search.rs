@@ -259,14 +259,24 @@ async fn search_equals_brute_force_under_dot_and_with_few_rows() {
     run_changes(3, Metric::Dot, 5).await;
 }
 
+/// Kinds, and what is built for them when whole vectors would be too many.
+const MANY_ROWS: [(&str, &str); 2] = [("vector", "IVF_SQ"), ("ivf_hnsw_sq", "IVF_HNSW_SQ")];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_graph_index_has_high_recall_and_fills_k_under_a_narrow_filter() {
+async fn an_index_of_many_rows_has_high_recall_and_fills_k_under_a_narrow_filter() {
+    for (kind, structure) in MANY_ROWS {
+        recall_is_high(kind, structure).await;
+    }
+}
+
+async fn recall_is_high(kind: &str, structure: &str) {
     let mut random = Random::new(4);
     let mut model = Model::new();
     let (_directory, table) = table().await;
     fill(&table, &mut model, &mut random, 0..6_000).await;
-    let index = INDEXES.create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
-    assert_eq!(index.structure, "IVF_HNSW_SQ");
+    let kind = IndexKind::parse(kind, []).unwrap();
+    let index = INDEXES.create(&table, &IndexSpec::new("embedding", kind)).await.unwrap();
+    assert_eq!(index.structure, structure);
     for _ in 0..5 {
         change(&table, &mut model, &mut random).await;
     }
@@ -296,13 +306,20 @@ async fn a_graph_index_has_high_recall_and_fills_k_under_a_narrow_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_graph_index_gives_any_number_of_rows() {
+async fn an_index_of_many_rows_gives_any_number_of_rows() {
+    for (kind, structure) in MANY_ROWS {
+        any_number_is_given(kind, structure).await;
+    }
+}
+
+async fn any_number_is_given(kind: &str, structure: &str) {
     let mut random = Random::new(9);
     let mut model = Model::new();
     let (_directory, table) = table().await;
     fill(&table, &mut model, &mut random, 0..6_000).await;
-    let index = INDEXES.create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
-    assert_eq!(index.structure, "IVF_HNSW_SQ");
+    let kind = IndexKind::parse(kind, []).unwrap();
+    let index = INDEXES.create(&table, &IndexSpec::new("embedding", kind)).await.unwrap();
+    assert_eq!(index.structure, structure);
     let snapshot = table.snapshot().await.unwrap();
     let with_vectors = model.values().filter(|row| row.vector.is_some()).count();
     for k in [1, 32, 33, 65, 500, 10_000] {

@@ -1,0 +1,126 @@
+//! Partitions of a vector index on disk whose rows are compared one by one: of whole vectors, or of such with 8 bits a number.
+//!
+//! Whether a row may be found is asked only when it is near enough, so a filter costs next to nothing, and hides nothing.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use arrow::array::ArrayRef;
+use cenote_base::{Error, Result};
+use cenote_store::lance_error;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lance::index::vector::ivf::v2::{IVFIndex, PartitionEntry};
+use lance_index::metrics::NoOpMetricsCollector;
+use lance_index::vector::VectorIndex;
+use lance_index::vector::flat::index::{FlatBinQuantizer, FlatIndex, FlatQuantizer};
+use lance_index::vector::quantizer::Quantization;
+use lance_index::vector::sq::ScalarQuantizer;
+use lance_index::vector::storage::{DistCalculator, VectorStore};
+
+use crate::disk::{Candidate, keep_nearest};
+
+/// An index of such partitions.
+trait Scanned: Send + Sync {
+    /// Number `at` of its partitions, from Lance's cache where it is there.
+    fn load(&self, at: usize) -> BoxFuture<'_, Result<Arc<dyn Partition>>>;
+}
+
+/// Such a partition, in memory.
+pub(crate) trait Partition: fmt::Debug + Send + Sync {
+    /// From `query`, which is `from_centre` away from the partition's centre, to each row.
+    fn distances(&self, query: ArrayRef, from_centre: f32) -> Vec<f32>;
+
+    /// The id of row number `at`.
+    fn row_id(&self, at: usize) -> u64;
+}
+
+impl<Q: Quantization + 'static> Scanned for IVFIndex<FlatIndex, Q> {
+    fn load(&self, at: usize) -> BoxFuture<'_, Result<Arc<dyn Partition>>> {
+        let load = async move {
+            let loaded = self.load_partition(at, true, &NoOpMetricsCollector).await.map_err(lance_error)?;
+            Ok(loaded as Arc<dyn Partition>)
+        };
+        load.boxed()
+    }
+}
+
+impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
+    fn distances(&self, query: ArrayRef, from_centre: f32) -> Vec<f32> {
+        self.storage.dist_calculator(query, from_centre).distance_all(0)
+    }
+
+    fn row_id(&self, at: usize) -> u64 {
+        self.storage.row_id(at as u32)
+    }
+}
+
+/// A vector index on disk, or a piece of one, that was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) index: Arc<dyn VectorIndex>,
+    /// Where they are as long as Lance's cache has them: to make the key under which they are there takes longer than to compare the
+    /// rows of a small one.
+    partitions: Vec<Mutex<Option<Weak<dyn Partition>>>>,
+}
+
+impl Opened {
+    pub(crate) fn new(index: Arc<dyn VectorIndex>) -> Self {
+        let partitions = if scanned(index.as_ref()).is_some() { index.total_partitions() } else { 0 };
+        Self { partitions: (0..partitions).map(|_| Mutex::default()).collect(), index }
+    }
+
+    /// Whether its partitions are compared row by row.
+    pub(crate) fn is_scanned(&self) -> bool {
+        scanned(self.index.as_ref()).is_some()
+    }
+
+    /// Number `at` of the partitions of one that is.
+    pub(crate) async fn partition(&self, at: usize) -> Result<Arc<dyn Partition>> {
+        let missing = || Error::internal(format!("the index has no partition {at} to compare"));
+        let kept = self.partitions.get(at).ok_or_else(missing)?;
+        let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(partition) = lock().as_ref().and_then(Weak::upgrade) {
+            return Ok(partition);
+        }
+        let partition = scanned(self.index.as_ref()).ok_or_else(missing)?.load(at).await?;
+        *lock() = Some(Arc::downgrade(&partition));
+        Ok(partition)
+    }
+}
+
+fn scanned(index: &dyn VectorIndex) -> Option<&dyn Scanned> {
+    fn with<Q: Quantization + 'static>(index: &dyn VectorIndex) -> Option<&dyn Scanned> {
+        index.as_any().downcast_ref::<IVFIndex<FlatIndex, Q>>().map(|index| index as &dyn Scanned)
+    }
+    with::<ScalarQuantizer>(index).or_else(|| with::<FlatQuantizer>(index)).or_else(|| with::<FlatBinQuantizer>(index))
+}
+
+/// The nearest `rows_max` rows of `partitions` that `may_be_found`, in any order. Each partition comes with the distance from `query`
+/// to its centre, the nearest first.
+pub(crate) fn nearest(
+    partitions: &[(Arc<dyn Partition>, f32)],
+    query: &ArrayRef,
+    rows_max: usize,
+    may_be_found: impl Fn(u64) -> bool,
+) -> Vec<Candidate> {
+    let mut near = Vec::new();
+    let mut farthest = f32::MAX;
+    for (partition, from_centre) in partitions {
+        for (at, distance) in partition.distances(Arc::clone(query), *from_centre).into_iter().enumerate() {
+            // Of a vector without a direction the distance is no number.
+            if distance <= farthest && may_be_found(partition.row_id(at)) {
+                near.push((partition.row_id(at), distance));
+                if near.len() >= 2 * rows_max + SPARE_ROWS {
+                    keep_nearest(&mut near, rows_max);
+                    farthest = near.iter().map(|(_, distance)| *distance).fold(f32::MIN, f32::max);
+                }
+            }
+        }
+    }
+    keep_nearest(&mut near, rows_max);
+    near
+}
+
+/// So many rows beyond twice those wanted are kept before the farthest are dropped.
+const SPARE_ROWS: usize = 32;
