@@ -9,6 +9,8 @@ from harness import Contestant
 
 DIMENSIONS = 128
 NEAREST = 10
+# The one that Lance's users take, and the one that our index on disk has.
+LANCE = ("IVF_HNSW_SQ", "IVF_SQ")
 
 
 def prepare(python: Path) -> Path:
@@ -23,22 +25,23 @@ def prepare(python: Path) -> Path:
     return directory / "base.f32"
 
 
-def contestants(mode: str, options, kinds: tuple[str, ...], peers: dict[str, str]) -> tuple[Contestant | None, list[Contestant]]:
-    """Our side with the first of `kinds`, and as peers our other kinds and scripts in the folder of `mode`, by package."""
+def contestants(mode: str, options, structures: tuple[str, ...]) -> tuple[Contestant | None, list[Contestant]]:
+    """Our side in memory, and as peers ours on disk, and Lance with each of `structures`."""
     python = harness.peers_python()
     arguments = [str(options.rows), str(options.queries), str(DIMENSIONS), str(prepare(python)), "{scratch}"]
+    script = str(Path(__file__).resolve().parent / mode / "peer_lance.py")
     others = [
         Contestant(
-            name,
-            [str(python), str(Path(__file__).resolve().parent / mode / f"peer_{name}.py"), *arguments],
-            settings={"peer_version": harness.peer_version(package)},
+            f"lance-{structure.lower()}",
+            [str(python), script, *arguments, structure],
+            settings={"peer_version": harness.peer_version("pylance")},
         )
-        for name, package in peers.items()
+        for structure in structures
     ]
     if options.peers_only:
         return None, others
     binary = harness.build_example("bench_search", options.profile)
-    ours = [Contestant(f"cenote-{kind}", [str(binary), mode, kind, *arguments]) for kind in kinds]
+    ours = [Contestant(f"cenote-{kind}", [str(binary), mode, kind, *arguments]) for kind in ("hnsw", "vector")]
     return ours[0], [*ours[1:], *others]
 
 

@@ -10,6 +10,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import harness
 from harness import Contestant, Metric, Run
+from vectors import LANCE
 
 DIMENSIONS = {"clustered": 128, "glove": 50}
 RECALLS = (0.95, 0.99)
@@ -50,7 +51,7 @@ def benchmark() -> None:
     arguments = [str(DIMENSIONS[options.data]), "l2", *files, str(options.threads)]
 
     def peer(name: str, package: str, *extra: str) -> Contestant:
-        script = HERE / f"peer_{package.partition('-')[0]}.py"
+        script = HERE / f"peer_{name.partition('-')[0]}.py"
         settings = {"peer_version": harness.peer_version(package)}
         return Contestant(name, [str(python), str(script), *arguments, *extra], settings=settings)
 
@@ -59,7 +60,7 @@ def benchmark() -> None:
         peer("usearch-f32", "usearch", "f32"),
         peer("usearch-f16", "usearch", "f16"),
         peer("faiss", "faiss-cpu"),
-        peer("lance", "pylance", "{scratch}"),
+        *(peer(f"lance-{structure.lower()}", "pylance", "{scratch}", structure) for structure in LANCE),
     ]
     ours = None
     if not options.peers_only:

@@ -1,4 +1,4 @@
-"""Lance itself, with a BTree on the filtered column and IVF_HNSW_SQ on the vectors. Arguments: `fresh/work.py`."""
+"""Lance itself, with a BTree on the filtered column and an index on the vectors. Arguments: `fresh/work.py`."""
 
 import sys
 from pathlib import Path
@@ -10,12 +10,11 @@ import work
 
 table = lance.write_dataset(work.batch(work.ids, work.current), work.DIRECTORY, enable_stable_row_ids=True)
 table.create_scalar_index("color", "BTREE")
-partitions = max(1, int(work.ROWS**0.5) // 8)
-work.timed("build_s", lambda: table.create_index("vector", "IVF_HNSW_SQ", num_partitions=partitions, metric="l2"))
+work.timed("build_s", lambda: table.create_index("vector", work.STRUCTURE, num_partitions=work.PARTITIONS, metric="l2"))
 
 
 def ask(vector, filter):
-    nearest = {"column": "vector", "q": vector, "k": work.NEAREST, "nprobes": 20, "refine_factor": 4}
+    nearest = {"column": "vector", "q": vector, "k": work.NEAREST, "nprobes": work.PROBES, "refine_factor": 4}
     return table.to_table(columns=["id"], nearest=nearest, filter=filter, prefilter=True)["id"].to_pylist()
 
 

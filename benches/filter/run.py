@@ -14,7 +14,7 @@ SHARES = ("50%", "10%", "1%", "0.1%")
 
 def benchmark() -> None:
     options = vectors.parser("Search under a filter: Cenote and Lance side by side.", 200_000).parse_args()
-    ours, peers = vectors.contestants("filter", options, ("hnsw", "vector"), {"lance": "pylance"})
+    ours, peers = vectors.contestants("filter", options, vectors.LANCE)
     metrics = []
     for name in SHARES:
         metrics.append(Metric(f"speed at {name}", "queries/s", "higher", lambda run, name=name: run.report[name]["qps"]))

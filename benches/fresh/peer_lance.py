@@ -1,17 +1,16 @@
-"""Lance itself, with a BTree on the key and IVF_HNSW_SQ on the vectors. Arguments: `work.py`."""
+"""Lance itself, with a BTree on the key and an index on the vectors. Arguments: `work.py`."""
 
 import lance
 import work
 
 table = lance.write_dataset(work.batch(work.ids, work.current), work.DIRECTORY, enable_stable_row_ids=True)
 table.create_scalar_index("id", "BTREE")
-partitions = max(1, int(work.ROWS**0.5) // 8)
-build = lambda: table.create_index("vector", "IVF_HNSW_SQ", num_partitions=partitions, metric="l2")
+build = lambda: table.create_index("vector", work.STRUCTURE, num_partitions=work.PARTITIONS, metric="l2")
 work.timed("build_s", build)
 
 
 def ask(vector, filter):
-    nearest = {"column": "vector", "q": vector, "k": work.NEAREST, "nprobes": 20, "refine_factor": 4}
+    nearest = {"column": "vector", "q": vector, "k": work.NEAREST, "nprobes": work.PROBES, "refine_factor": 4}
     return table.to_table(columns=["id"], nearest=nearest, filter=filter, prefilter=True)["id"].to_pylist()
 
 

@@ -20,7 +20,7 @@ def kept(run: harness.Run, name: str) -> float:
 
 def benchmark() -> None:
     options = vectors.parser("Search while rows change: Cenote and Lance side by side.", 200_000).parse_args()
-    ours, peers = vectors.contestants("fresh", options, ("hnsw", "vector"), {"lance": "pylance"})
+    ours, peers = vectors.contestants("fresh", options, vectors.LANCE)
     metrics = []
     for name in PASSES:
         metrics.append(Metric(f"speed {name}", "queries/s", "higher", lambda run, name=name: run.report[name]["qps"]))

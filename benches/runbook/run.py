@@ -12,7 +12,7 @@ from harness import Metric
 
 def benchmark() -> None:
     options = vectors.parser("Stream rows in and out of a table and search it: Cenote's kinds of index.", 100_000).parse_args()
-    ours, peers = vectors.contestants("runbook", options, ("hnsw", "vector"), {})
+    ours, peers = vectors.contestants("runbook", options, ())
     metrics = [
         Metric("mean recall", "", "higher", lambda run: run.report["mean"]),
         Metric("worst recall of a step", "", "higher", lambda run: run.report["worst"]),
