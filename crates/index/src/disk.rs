@@ -252,7 +252,8 @@ impl Piece {
     async fn search(&self, range: Range<usize>, mut near: Near) -> Result<Near> {
         let range = range.start.min(self.partitions.len())..range.end.min(self.partitions.len());
         let rows = (self.index.num_rows() as usize / self.partitions.len().max(1)).max(1);
-        let partitions = (ROWS_A_THREAD / rows).clamp(PARTITIONS_A_THREAD_MIN, PARTITIONS_A_THREAD_MAX);
+        let most = (ROWS_A_THREAD / rows).clamp(PARTITIONS_A_THREAD_MIN, PARTITIONS_A_THREAD_MAX);
+        let partitions = range.len().div_ceil(range.len().div_ceil(most).max(1)).max(1);
         let mut searching = VecDeque::new();
         // What is prepared is held in memory, so there is never much of it.
         for first in range.clone().step_by(partitions) {
@@ -275,11 +276,12 @@ impl Piece {
 
     /// Compares the rows of these partitions.
     async fn scan(&self, range: Range<usize>) -> Result<JoinHandle<Result<Near>>> {
-        let load = async |at: usize| {
-            let partition = self.opened.partition(self.partitions.value(at) as usize).await?;
-            Ok::<_, Error>((partition, self.distances.value(at)))
+        let numbers: Vec<usize> = range.clone().map(|at| self.partitions.value(at) as usize).collect();
+        let partitions = match numbers.iter().map(|number| self.opened.kept(*number)).collect() {
+            Some(kept) => kept,
+            None => try_join_all(numbers.iter().map(|number| self.opened.partition(*number))).await?,
         };
-        let loaded = try_join_all(range.map(load)).await?;
+        let loaded: Vec<_> = partitions.into_iter().zip(self.distances.values()[range].to_vec()).collect();
         let (key, rows, allowed) = (Arc::clone(&self.query.key), self.query.k, Arc::clone(&self.allowed));
         let scan = move || {
             let rows = nearest(&loaded, &key, rows, |row| allowed.contains(row));

@@ -78,14 +78,18 @@ impl Opened {
     /// Number `at` of the partitions of one that is.
     pub(crate) async fn partition(&self, at: usize) -> Result<Arc<dyn Partition>> {
         let missing = || Error::internal(format!("the index has no partition {at} to compare"));
-        let kept = self.partitions.get(at).ok_or_else(missing)?;
-        let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(partition) = lock().as_ref().and_then(Weak::upgrade) {
+        let place = self.partitions.get(at).ok_or_else(missing)?;
+        if let Some(partition) = self.kept(at) {
             return Ok(partition);
         }
         let partition = scanned(self.index.as_ref()).ok_or_else(missing)?.load(at).await?;
-        *lock() = Some(Arc::downgrade(&partition));
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&partition));
         Ok(partition)
+    }
+
+    /// It, if Lance's cache has it.
+    pub(crate) fn kept(&self, at: usize) -> Option<Arc<dyn Partition>> {
+        self.partitions.get(at)?.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 }
 
@@ -107,7 +111,12 @@ pub(crate) fn nearest(
     let mut near = Vec::new();
     let mut farthest = f32::MAX;
     for (partition, from_centre) in partitions {
-        for (at, distance) in partition.distances(Arc::clone(query), *from_centre).into_iter().enumerate() {
+        let distances = partition.distances(Arc::clone(query), *from_centre);
+        let (distances, mut next) = (distances.as_slice(), 0);
+        // Of all that a search does this is done most often: nothing is called for a row that is too far.
+        while next < distances.len() {
+            let (at, distance) = (next, distances[next]);
+            next += 1;
             // Of a vector without a direction the distance is no number.
             if distance <= farthest && may_be_found(partition.row_id(at)) {
                 near.push((partition.row_id(at), distance));
