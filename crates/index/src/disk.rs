@@ -163,7 +163,13 @@ impl Walk<'_> {
         let mut found: Vec<Candidate> = Vec::new();
         let mut passes_over = false;
         let probes = self.probes.unwrap_or_else(|| PROBES_MIN.max(partitions_max.isqrt() * PROBES_FACTOR));
-        let mut range = 0..probes.max(1).min(partitions_max);
+        // The fewer rows may be found, the farther away the nearest of them are.
+        let share = wanted.map_or(1.0, |wanted| {
+            let rows: usize = live.iter().map(live::count).sum();
+            (live::count(wanted) as f64 / rows.max(1) as f64).clamp(f64::MIN_POSITIVE, 1.0)
+        });
+        let probes = (probes.max(1) as f64 / share).ceil().min(partitions_max as f64) as usize;
+        let mut range = 0..probes;
         while !range.is_empty() {
             for piece in &pieces {
                 near = piece.search(range.clone(), near).await?;

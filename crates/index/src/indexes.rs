@@ -19,6 +19,7 @@ use crate::build::{Made, build, check_column, vectors};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, PROPERTY_PREFIX};
+use crate::filtered::Filtered;
 use crate::live;
 use crate::pieces::{self, piece_rows};
 use crate::resident::{Bounds, Resident, resident_options};
@@ -33,6 +34,8 @@ const SEGMENTS_MAX: usize = 8;
 const PIECE_RATIO: usize = 4;
 /// The catalogs of so many bases are kept, each with some bits for a row of its base.
 const CATALOGS_MAX: usize = 16;
+/// Of what searches keep, one in so many bytes is for rows that satisfy filters.
+const FILTERED_SHARE: usize = 6;
 /// How many threads run at once here. Asked for once: it reads files.
 pub(crate) static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
@@ -42,7 +45,7 @@ pub(crate) static PROCESSORS: LazyLock<usize> =
 pub struct IndexOptions {
     /// Bytes that indexes in memory take together, at most.
     pub memory_bytes_max: ByteSize,
-    /// Bytes that searches keep for the next ones, at most: what no index has seen.
+    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters.
     pub cache_bytes_max: ByteSize,
     /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
     pub directory: Option<PathBuf>,
@@ -80,6 +83,7 @@ struct Shared {
     /// By the table's address and the index's name.
     residents: Mutex<HashMap<(String, String), Arc<Resident>>>,
     unseen: Unseen,
+    filtered: Filtered,
 }
 
 impl fmt::Debug for Indexes {
@@ -97,10 +101,12 @@ impl Default for Indexes {
 impl Indexes {
     /// With nothing in memory yet.
     pub fn new(options: IndexOptions) -> Self {
+        let bytes = options.cache_bytes_max.0 as usize;
         let shared = Shared {
             catalogs: Cache::new(CATALOGS_MAX),
             residents: Mutex::default(),
-            unseen: Unseen::new(options.cache_bytes_max.0 as usize),
+            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE),
+            filtered: Filtered::new(bytes / FILTERED_SHARE),
             options,
         };
         Self { shared: Arc::new(shared) }
@@ -108,6 +114,10 @@ impl Indexes {
 
     pub(crate) fn unseen(&self) -> &Unseen {
         &self.shared.unseen
+    }
+
+    pub(crate) fn filtered(&self) -> &Filtered {
+        &self.shared.filtered
     }
 
     pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {

@@ -39,6 +39,7 @@ mod catalog;
 mod corpus;
 mod definition;
 mod disk;
+mod filtered;
 mod fusion;
 mod fuzzy;
 mod hits;

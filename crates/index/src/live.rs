@@ -59,15 +59,21 @@ pub(crate) async fn rows_in(base: &Arc<Dataset>, mut fragments: RoaringBitmap) -
     mask.allow_list().cloned().ok_or_else(wrong)
 }
 
-/// The rows of `snapshot` that satisfy `filter`, in the base and in the change store; of the base also superseded ones.
-pub(crate) async fn satisfying(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
+/// The rows of the change store that satisfy `filter`.
+pub(crate) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     let request = ScanRequest::default().columns([""; 0]).filter(filter.clone()).with_row_id();
     for batch in snapshot.changed(&request).await? {
         rows.extend(row_ids(&batch)?.iter().copied());
     }
+    Ok(rows)
+}
+
+/// The rows of the base that satisfy `filter`, superseded ones too.
+pub(crate) async fn satisfying_base(base: &Dataset, filter: &Filter) -> Result<RowAddrTreeMap> {
+    let mut rows = RowAddrTreeMap::new();
     // Superseded rows are not masked here: a scan under a mask uses no scalar index.
-    let mut scanner = snapshot.base().scan();
+    let mut scanner = base.scan();
     scanner.empty_project().map_err(lance_error)?.with_row_id();
     let about = |source| lance_error(source).context(format!("search under filter `{filter}`"));
     match filter {

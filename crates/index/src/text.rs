@@ -115,7 +115,7 @@ impl Indexes {
         let fit = if query.all_words { Fit::AllWords } else { Fit::AnyWord };
         let written = parse(&query.query, fit)?;
         let wanted = match &query.filter {
-            Some(filter) => Some(live::satisfying(snapshot, filter).await?),
+            Some(filter) => Some(self.filtered().rows(snapshot, filter).await?),
             None => None,
         };
         // A row ranks by its best column.

@@ -122,7 +122,10 @@ impl Indexes {
             return Ok((search.exact().await?, Strategy::Exact));
         }
         let wanted = match &query.filter {
-            Some(filter) => Some(Arc::new(live::satisfying(snapshot, filter).await? - snapshot.superseded().as_ref())),
+            Some(filter) => {
+                let satisfying = self.filtered().rows(snapshot, filter).await?;
+                Some(Arc::new(satisfying - snapshot.superseded().as_ref()))
+            }
             None => None,
         };
         let matching = wanted.as_ref().map(|wanted| live::count(wanted));

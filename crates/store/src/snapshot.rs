@@ -14,6 +14,8 @@ use cenote_base::{Error, Result};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
+use lance::deps::datafusion::common::tree_node::TreeNode;
+use lance::deps::datafusion::logical_expr::Volatility;
 use lance::deps::datafusion::physical_plan::PhysicalExpr;
 use lance::deps::datafusion::prelude::Expr;
 use lance_core::datatypes::BlobHandling;
@@ -39,7 +41,7 @@ pub const ROW_ID: &str = "_rowid";
 pub type RecordBatches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 
 /// Which rows: a SQL predicate over the table's columns, or an expression of the query engine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
     /// For example `width >= 640 AND format = 'jpeg'`.
     Sql(String),
@@ -426,13 +428,32 @@ impl Snapshot {
 
     fn predicate(&self, filter: &Filter) -> Result<Arc<dyn PhysicalExpr>> {
         let planner = Planner::new(Arc::clone(&self.logical));
-        let expression = match filter {
-            Filter::Sql(text) => planner.parse_filter(text),
-            Filter::Expr(expression) => Ok(expression.as_ref().clone()),
-        };
-        let expression = expression.and_then(|expression| planner.optimize_expr(expression));
+        let expression = self.expression(filter)?;
+        let expression = planner.optimize_expr(expression);
         let predicate = expression.and_then(|expression| planner.create_physical_expr(&expression));
         predicate.map_err(|source| lance_error(source).context(format!("filter `{filter}`")))
+    }
+
+    fn expression(&self, filter: &Filter) -> Result<Expr> {
+        match filter {
+            Filter::Sql(text) => Planner::new(Arc::clone(&self.logical)).parse_filter(text),
+            Filter::Expr(expression) => Ok(expression.as_ref().clone()),
+        }
+        .map_err(|source| lance_error(source).context(format!("filter `{filter}`")))
+    }
+
+    /// Whether the same rows of this snapshot satisfy `filter` whenever it is asked: not where it depends on the time, or on chance.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it does not parse.
+    pub fn is_steady(&self, filter: &Filter) -> Result<bool> {
+        let varies = |node: &Expr| {
+            Ok(matches!(node, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable))
+        };
+        let varies = self.expression(filter)?.exists(varies);
+        varies
+            .map(|varies| !varies)
+            .map_err(|source| Error::internal(format!("read filter `{filter}`")).with_source(source))
     }
 
     /// The rows of writes after `since`.

@@ -162,6 +162,10 @@ async fn a_read_by_key_never_gives_rows_of_other_files() {
 async fn reads_by_key_row_id_and_filter_agree() {
     let (_directory, _store, table) = new_table().await;
     table.upsert(rows(&[("a", "x", Some(b"aa")), ("b", "y", None), ("c", "z", Some(b"cccc"))])).await.unwrap();
+    let steady = async |filter: &str| table.snapshot().await.unwrap().is_steady(&filter.into());
+    assert!(steady("upper(note) = 'X'").await.unwrap());
+    assert!(!steady("note < cast(now() as string)").await.unwrap());
+    assert!(steady("note <").await.is_err());
     table.delete(&keys(&["b", "nobody"])).await.unwrap();
     let snapshot = table.snapshot().await.unwrap();
     assert_eq!(snapshot.count(None).await.unwrap(), 2);
