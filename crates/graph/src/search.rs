@@ -48,6 +48,8 @@ pub enum Strategy {
 
 /// A width beyond which moving candidates costs more than computing distances.
 const WIDTH_MAX: usize = 8192;
+/// To find one label and compare its vector takes as long as so many distances in a walk, whose vectors are short and near.
+const LOOK_UP_COST: f64 = 4.0;
 /// By how much a walk that found too few is widened.
 const WIDEN: usize = 4;
 /// Rows whose distance is computed in one call of an exact search.
@@ -105,7 +107,7 @@ impl Graph {
         let width = ef.max(k).max(1) as f64 / found.max(1e-9);
         // A walk of this width computes about this many distances.
         let walked = width * self.options.m as f64;
-        if width > WIDTH_MAX as f64 || share * live as f64 <= walked {
+        if width > WIDTH_MAX as f64 || share * live as f64 * LOOK_UP_COST <= walked {
             return Strategy::Exact;
         }
         Strategy::Walk { width: width.ceil() as usize }

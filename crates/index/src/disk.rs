@@ -96,9 +96,9 @@ struct Allowed {
 
 impl Allowed {
     fn contains(&self, row: u64) -> bool {
-        self.live[self.piece].contains(row)
+        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row))
+            && self.live[self.piece].contains(row)
             && !self.superseded.contains(row)
-            && self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row))
     }
 
     /// How many they are, or more.

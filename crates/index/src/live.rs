@@ -114,3 +114,9 @@ pub(crate) fn count(rows: &RowAddrTreeMap) -> usize {
     let parts = rows.iter().filter_map(|(upper, _)| rows.get_fragment_bitmap(*upper));
     parts.map(|part| part.len() as usize).sum()
 }
+
+/// The ids of `rows`, ascending.
+pub(crate) fn ids(rows: &RowAddrTreeMap) -> Result<Vec<u64>> {
+    let ids = rows.row_addrs().ok_or_else(|| Error::internal("rows are listed one by one"))?;
+    Ok(ids.map(u64::from).collect())
+}

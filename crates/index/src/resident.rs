@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
-use cenote_graph::{Filter, Graph, Options, Values};
+use cenote_graph::{Filter, Graph, Options, Strategy, Values};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
 use futures::TryStreamExt;
 use lance::Dataset;
@@ -193,13 +193,21 @@ impl Resident {
             is_live && wanted.is_none_or(|wanted| wanted.contains(row))
         };
         let rows = live::count(covered) + snapshot.changed_rows();
-        let wanted = wanted.map_or(rows, |wanted| live::count(wanted).min(rows));
-        let selectivity = wanted as f64 / state.graph.len().max(1) as f64;
+        let most = wanted.map_or(rows, |wanted| live::count(wanted).min(rows));
+        let selectivity = most as f64 / state.graph.len().max(1) as f64;
         let values = match self.options.metric {
             Metric::Hamming => Values::Bits(&probe.bytes),
             _ => Values::Floats(&probe.floats),
         };
-        let hits = state.graph.search(values, k, ef, Filter::Test { matches: &matches, selectivity })?;
+        let test = Filter::Test { matches: &matches, selectivity };
+        let hits = match wanted {
+            // So few that each is compared: the graph need not test all that it has.
+            Some(wanted) if state.graph.strategy(k, ef, test) == Strategy::Exact => {
+                let rows: Vec<u64> = live::ids(wanted)?.into_iter().filter(|row| matches(*row)).collect();
+                state.graph.search_exact(values, k, Filter::Labels(&rows))?
+            }
+            _ => state.graph.search(values, k, ef, test)?,
+        };
         let hits = hits.into_iter();
         Ok(Some(hits.map(|hit| Hit { row_id: hit.label, distance: Some(hit.distance), score: None }).collect()))
     }

@@ -218,13 +218,26 @@ impl VectorSearch<'_> {
     }
 
     /// By comparing each of `wanted`.
-    async fn matching(&self, wanted: &Arc<RowAddrTreeMap>) -> Result<Vec<Hit>> {
-        let of_base = live::read(self.snapshot.base(), &self.query.column, wanted.as_ref().clone()).await?;
-        let mut hits = self.nearest_of(of_base).await?;
-        let unseen = self.unseen("", &RowAddrTreeMap::new(), 0, Some(wanted)).await?;
-        hits.extend(blocking(move || Ok(unseen.nearest())).await?);
+    async fn matching(&self, wanted: &RowAddrTreeMap) -> Result<Vec<Hit>> {
+        let mut hits = self.compare(live::ids(wanted)?).await?;
         self.finish(&mut hits);
         Ok(hits)
+    }
+
+    /// The nearest of these rows, by their whole vectors, in any order.
+    async fn compare(&self, row_ids: Vec<u64>) -> Result<Vec<Hit>> {
+        let taken = self.snapshot.take(&row_ids, std::slice::from_ref(&self.query.column)).await?;
+        let row_ids: ArrayRef = Arc::new(UInt64Array::from(row_ids));
+        let taken = [(self.query.column.as_str(), Arc::clone(taken.column(0))), (ROW_ID, row_ids)];
+        let taken = RecordBatch::try_from_iter(taken).map_err(arrow_error)?;
+        let (metric, width, k, probe) = (self.metric, self.width, self.query.k, Arc::clone(&self.probe));
+        let is_short = taken.get_array_memory_size() <= INLINE_BYTES_MAX;
+        let compare = move || {
+            let mut vectors = Vectors::new(metric, width);
+            vectors.read(&taken)?;
+            Ok(vectors.nearest(&probe, metric, k, 0, |_| true))
+        };
+        if is_short { compare() } else { blocking(compare).await }
     }
 
     /// By a graph in memory; `None` when there is none for this snapshot.
@@ -370,14 +383,7 @@ impl VectorSearch<'_> {
             let hit = |(row_id, raw)| Hit { row_id, distance: Some(self.metric.distance_of(raw)), score: None };
             return Ok(candidates.into_iter().map(hit).collect());
         }
-        let row_ids: Vec<u64> = candidates.into_iter().map(|(row_id, _)| row_id).collect();
-        let taken = self.snapshot.take(&row_ids, std::slice::from_ref(&self.query.column)).await?;
-        let row_ids: ArrayRef = Arc::new(UInt64Array::from(row_ids));
-        let taken = [(self.query.column.as_str(), Arc::clone(taken.column(0))), (ROW_ID, row_ids)];
-        let taken = RecordBatch::try_from_iter(taken).map_err(arrow_error)?;
-        let mut vectors = Vectors::new(self.metric, self.width);
-        vectors.read(&taken)?;
-        Ok(vectors.nearest(&self.probe, self.metric, self.query.k, 0, |_| true))
+        self.compare(candidates.into_iter().map(|(row_id, _)| row_id).collect()).await
     }
 }
 
