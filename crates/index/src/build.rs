@@ -29,6 +29,9 @@ const FLAT_ROWS_PER_PARTITION: usize = 1_000;
 const PARTITIONS_FACTOR: usize = 2;
 const GRAPH_PARTITIONS_SHARE: usize = 8;
 const PARTITIONS_MAX: usize = 4_096;
+/// The centres of partitions are learned from vectors of so many bytes, but from so many for each at least.
+const SAMPLE_BYTES_MAX: usize = 512 << 20;
+const SAMPLE_RATE_MIN: usize = 16;
 const DIMENSIONS_MAX: i32 = 4_096;
 /// Product quantisation learns 256 codes for each piece, and needs a row for each.
 const PQ_ROWS_MIN: usize = 256;
@@ -136,10 +139,12 @@ fn vector_params(options: &VectorOptions, rows: usize, dimension: usize, in_piec
         None if is_graph => (rows.isqrt() / GRAPH_PARTITIONS_SHARE).clamp(1, PARTITIONS_MAX),
         None => (rows.isqrt() * PARTITIONS_FACTOR).min(PARTITIONS_MAX),
     };
-    let ivf = match in_pieces {
+    let mut ivf = match in_pieces {
         true => IvfBuildParams::with_target_partition_size(rows / partitions),
         false => IvfBuildParams::new(partitions),
     };
+    let sample = SAMPLE_BYTES_MAX / (dimension * size_of::<f32>());
+    ivf.sample_rate = ivf.sample_rate.min((sample / partitions).max(SAMPLE_RATE_MIN));
     let defaults = HnswBuildParams::default();
     let hnsw = HnswBuildParams {
         m: options.m.unwrap_or(defaults.m),

@@ -33,6 +33,7 @@ impl<V> Cache<V> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it =
             |entry: &Entry<V>| std::ptr::eq(entry.base.as_ptr(), Arc::as_ptr(snapshot.base())) && entry.name == name;
+        entries.retain(|entry| entry.base.strong_count() > 0);
         let at = entries.iter().rposition(is_it)?;
         let entry = entries.remove(at)?;
         let value = Arc::clone(&entry.value);
@@ -40,8 +41,11 @@ impl<V> Cache<V> {
         Some(value)
     }
 
-    /// Keeps `value`, which takes `bytes`, in the place of one of the same name.
+    /// Keeps `value`, which takes `bytes`, in the place of one of the same name; not one that takes more than there are.
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
+        if bytes > self.bytes_max {
+            return;
+        }
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let base = Arc::downgrade(snapshot.base());
         entries

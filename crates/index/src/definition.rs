@@ -13,6 +13,8 @@ use crate::kind::IndexKind;
 /// What the properties that hold definitions begin with.
 pub const PROPERTY_PREFIX: &str = "cenote.index.";
 const FORMAT: u32 = 1;
+/// What was learned from the vectors of a table holds until it has so many times the rows.
+const OUTGROWN: usize = 4;
 
 /// How hard a vector search by an index looks. What is `None` is chosen by the number of rows wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +41,7 @@ pub struct Measured {
     pub k: usize,
     /// How many queries were tried.
     pub queries: usize,
-    /// How many rows the table had.
+    /// How many rows the table had; 0 when the index was built anew since.
     pub rows: usize,
 }
 
@@ -54,14 +56,23 @@ pub(crate) struct Definition {
     pub(crate) search: SearchSettings,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) measured: Option<Measured>,
+    /// How many rows there were when it was built; 0 where that is not known.
+    #[serde(default)]
+    pub(crate) rows: usize,
     /// Whether pieces are missing of its build.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_unfinished: bool,
 }
 
 impl Definition {
+    /// Whether its table has grown so much that an index of other parts, in other ways, would be built now.
+    pub(crate) fn is_outgrown(&self, rows: usize) -> bool {
+        matches!(self.kind, IndexKind::Vector(_)) && self.rows > 0 && rows / OUTGROWN >= self.rows
+    }
+
     pub(crate) fn new(field: i32, kind: IndexKind) -> Self {
-        Self { format: FORMAT, field, kind, search: SearchSettings::default(), measured: None, is_unfinished: false }
+        let search = SearchSettings::default();
+        Self { format: FORMAT, field, kind, search, measured: None, rows: 0, is_unfinished: false }
     }
 
     /// The property that keeps it as index `name`.

@@ -21,7 +21,6 @@ use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::prefilter::{NoFilter, PreFilter};
 use lance_index::vector::{ApproxMode, PreparedPartitionSearchHandle, Query, VectorIndex};
-use lance_linalg::kernels::normalize_arrow;
 use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -52,6 +51,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) column: &'a str,
     pub(crate) metric: Metric,
+    /// The query: of unit length under cosine.
     pub(crate) key: ArrayRef,
     /// How many rows.
     pub(crate) candidates: usize,
@@ -101,7 +101,7 @@ impl Allowed {
             && !self.superseded.contains(row)
     }
 
-    /// How many they are, or more.
+    /// How many they are, as well as that is known without looking at each.
     fn count(&self) -> usize {
         let live = &self.live[self.piece];
         let most = self
@@ -208,13 +208,9 @@ impl Walk<'_> {
             _ => (Arc::new(Rows(Arc::new(RowAddrMask::from_allowed(allowed.rows())))), 0),
         };
         let rows = self.candidates + spare;
-        let key = match self.metric {
-            Metric::Cosine => normalize_arrow(self.key.as_ref()).map_err(normalized)?.0,
-            _ => Arc::clone(&self.key),
-        };
         let query = Query {
             column: self.column.to_owned(),
-            key,
+            key: Arc::clone(&self.key),
             k: rows,
             lower_bound: None,
             upper_bound: None,
@@ -247,10 +243,6 @@ pub(crate) fn keep_nearest(rows: &mut Vec<Candidate>, rows_max: usize) {
 
 fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
     a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))
-}
-
-fn normalized(source: arrow::error::ArrowError) -> Error {
-    Error::internal("normalise a query vector").with_source(source)
 }
 
 impl Piece {

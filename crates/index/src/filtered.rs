@@ -9,6 +9,9 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use crate::cache::Cache;
 use crate::live;
 
+/// A filter takes so many bytes for each that it is written with: some are trees.
+const FILTER_BYTES: usize = 16;
+
 /// Filters that were asked for, with the rows of a base that satisfy them.
 #[derive(Debug)]
 pub(crate) struct Filtered(Cache<Known>);
@@ -35,7 +38,7 @@ impl Filtered {
         let rows = live::satisfying_base(snapshot.base(), filter).await?;
         let known = Arc::new(Known { filter: filter.clone(), rows });
         if snapshot.is_steady(filter)? {
-            let bytes = known.rows.serialized_size() + 2 * name.len();
+            let bytes = known.rows.serialized_size() + FILTER_BYTES * name.len();
             self.0.put(snapshot, &name, &known, bytes);
         }
         Ok(known.rows.clone() | changes)

@@ -18,7 +18,7 @@ use lance_index::optimize::OptimizeOptions;
 use crate::build::{Made, build, check_column, vectors};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
-use crate::definition::{Definition, PROPERTY_PREFIX};
+use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
 use crate::filtered::Filtered;
 use crate::live;
 use crate::pieces::{self, piece_rows};
@@ -32,7 +32,7 @@ use crate::watch::silent;
 const SEGMENTS_MAX: usize = 8;
 /// A piece that is so many times as large as the newer ones together is left as it is.
 const PIECE_RATIO: usize = 4;
-/// The catalogs of so many bases are kept, each with some bits for a row of its base.
+/// The catalogs of so many bases are kept, each with some bits for a row of its base, and its indexes open.
 const CATALOGS_MAX: usize = 16;
 /// Of what searches keep, one in so many bytes is for rows that satisfy filters.
 const FILTERED_SHARE: usize = 6;
@@ -254,7 +254,7 @@ impl Indexes {
     }
 
     /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen more
-    /// rows than it has, or lies in too many pieces, is built anew. An index that is current is left alone, and so is one whose column
+    /// rows than it has, lies in too many pieces, or learned from a table much smaller, is built anew. An index that is current is left alone, and so is one whose column
     /// has nothing to build from.
     pub async fn optimize(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
@@ -266,7 +266,10 @@ impl Indexes {
                 resident.push(index);
             } else if index.definition.is_unfinished {
                 self.finish(table, &index.name, &silent()).await?;
-            } else if info.rows_unindexed > info.rows_indexed || info.segments > SEGMENTS_MAX {
+            } else if info.rows_unindexed > info.rows_indexed
+                || info.segments > SEGMENTS_MAX
+                || index.definition.is_outgrown(info.rows_indexed + info.rows_unindexed)
+            {
                 rebuild.push(index);
             } else if info.rows_unindexed > 0 {
                 append.push(index);
@@ -323,15 +326,22 @@ impl Indexes {
     ) -> Result<Made> {
         let piece_rows_max = self.shared.options.piece_rows;
         let made = Box::pin(build(dataset, name, column, &definition.kind, piece_rows_max, progress)).await?;
-        let definition = Definition { is_unfinished: made == Made::Begun, ..definition.clone() };
+        let rows = dataset.count_rows(None).await.map_err(lance_error)?;
+        let definition = Definition { rows, is_unfinished: made == Made::Begun, ..definition.clone() };
         define(dataset, name, &definition).await?;
         Ok(made)
     }
 
     /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
     pub(crate) async fn renew(&self, table: &Table, index: &Index) -> Result<()> {
+        // How hard to look was measured on other parts.
+        let definition = Definition {
+            search: SearchSettings::default(),
+            measured: index.definition.measured.map(|measured| Measured { rows: 0, ..measured }),
+            ..index.definition.clone()
+        };
         let renew = async |dataset: &mut Dataset| {
-            let made = self.build(dataset, &index.name, &index.column, &index.definition, &silent()).await?;
+            let made = self.build(dataset, &index.name, &index.column, &definition, &silent()).await?;
             if made == Made::Nothing && index.built.is_some() {
                 dataset.drop_index(&index.name).await.map_err(lance_error)?;
             }

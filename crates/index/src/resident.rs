@@ -201,7 +201,7 @@ impl Resident {
         };
         let test = Filter::Test { matches: &matches, selectivity };
         let hits = match wanted {
-            // So few that each is compared: the graph need not test all that it has.
+            // Where each is compared the graph need not test all that it has.
             Some(wanted) if state.graph.strategy(k, ef, test) == Strategy::Exact => {
                 let rows: Vec<u64> = live::ids(wanted)?.into_iter().filter(|row| matches(*row)).collect();
                 state.graph.search_exact(values, k, Filter::Labels(&rows))?

@@ -1,6 +1,6 @@
 //! Partitions of a vector index on disk whose rows are compared one by one: of whole vectors, or of such with 8 bits a number.
 //!
-//! Whether a row may be found is asked only when it is near enough, so a filter costs next to nothing, and hides nothing.
+//! Whether a row may be found is asked only when it is near enough: a filter that many rows satisfy costs little, and none hides a row.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -59,20 +59,22 @@ impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) index: Arc<dyn VectorIndex>,
+    is_scanned: bool,
     /// Where they are as long as Lance's cache has them: to make the key under which they are there takes longer than to compare the
-    /// rows of a small one.
+    /// rows of a small one. The cache does not see these uses: one that is too small for an index drops what came first.
     partitions: Vec<Mutex<Option<Weak<dyn Partition>>>>,
 }
 
 impl Opened {
     pub(crate) fn new(index: Arc<dyn VectorIndex>) -> Self {
-        let partitions = if scanned(index.as_ref()).is_some() { index.total_partitions() } else { 0 };
-        Self { partitions: (0..partitions).map(|_| Mutex::default()).collect(), index }
+        let is_scanned = scanned(index.as_ref()).is_some();
+        let partitions = if is_scanned { index.total_partitions() } else { 0 };
+        Self { partitions: (0..partitions).map(|_| Mutex::default()).collect(), index, is_scanned }
     }
 
     /// Whether its partitions are compared row by row.
     pub(crate) fn is_scanned(&self) -> bool {
-        scanned(self.index.as_ref()).is_some()
+        self.is_scanned
     }
 
     /// Number `at` of the partitions of one that is.
@@ -117,8 +119,8 @@ pub(crate) fn nearest(
         while next < distances.len() {
             let (at, distance) = (next, distances[next]);
             next += 1;
-            // Of a vector without a direction the distance is no number.
-            if distance <= farthest && may_be_found(partition.row_id(at)) {
+            // Some distances are no numbers, or without end: those are no hits.
+            if distance <= farthest && distance >= f32::MIN && may_be_found(partition.row_id(at)) {
                 near.push((partition.row_id(at), distance));
                 if near.len() >= 2 * rows_max + SPARE_ROWS {
                     keep_nearest(&mut near, rows_max);

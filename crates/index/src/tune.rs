@@ -26,7 +26,7 @@ const CHANGED_SHARE: usize = 4;
 const TOLERANCE: f64 = 0.02;
 
 /// Up to so many partitions are searched, as a power of two.
-const PROBES_BITS_MAX: u32 = 8;
+const PROBES_BITS_MAX: u32 = 12;
 
 /// One setting that was tried.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -123,6 +123,10 @@ impl Indexes {
                 continue;
             }
             let seed = snapshot.version().0;
+            if measured.rows == 0 {
+                self.tune_index(table, &snapshot, index, measured.target, seed).await?;
+                continue;
+            }
             let sample = self.sample(&snapshot, index, QUERIES_CHECK, seed).await?;
             let now = self.measure(&snapshot, index, index.definition.search, &sample).await?;
             if now.recall + TOLERANCE >= measured.target {

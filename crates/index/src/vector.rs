@@ -360,7 +360,10 @@ impl VectorSearch<'_> {
     /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and compared.
     async fn walk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
         let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
-        let is_whole = built.structure == "IVF_FLAT";
+        // Of a query that Float16 rounds the distances are not those that are told.
+        let is_whole = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
+        // Every row is compared instead.
+        let Some(key) = self.probe.to_array(self.metric, &self.item)? else { return Ok(Vec::new()) };
         let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
         let refine = match refine {
             _ if is_whole => 1,
@@ -372,7 +375,7 @@ impl VectorSearch<'_> {
             snapshot: self.snapshot,
             column: &self.query.column,
             metric: self.metric,
-            key: self.probe.to_array(&self.item)?,
+            key,
             candidates: self.query.k.saturating_mul(refine as usize),
             k: self.query.k,
             probes,

@@ -169,6 +169,8 @@ pub(crate) fn keep_nearest(hits: &mut Vec<Hit>, k: usize) {
     }
 }
 
+const FLOAT16_MAX: f32 = 65_504.0;
+
 /// A query vector, made ready.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -192,12 +194,18 @@ impl Probe {
         Ok(Self { floats: vector.to_vec(), bytes })
     }
 
-    /// As Lance takes it for vectors made of `item`.
-    pub(crate) fn to_array(&self, item: &DataType) -> Result<ArrayRef> {
-        match item {
-            DataType::UInt8 => Ok(Arc::new(UInt8Array::from(self.bytes.clone()))),
-            other => cast(&Float32Array::from(self.floats.clone()), other).map_err(arrow_error),
+    /// As Lance compares it, under `metric`, with vectors made of `item`; `None` when it is too large for one of those.
+    pub(crate) fn to_array(&self, metric: Metric, item: &DataType) -> Result<Option<ArrayRef>> {
+        if *item == DataType::UInt8 {
+            return Ok(Some(Arc::new(UInt8Array::from(self.bytes.clone()))));
         }
+        let length = match metric {
+            Metric::Cosine => self.floats.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt(),
+            _ => 1.0,
+        };
+        let floats: Vec<f32> = self.floats.iter().map(|number| (f64::from(*number) / length) as f32).collect();
+        let fits = *item != DataType::Float16 || floats.iter().all(|number| number.abs() <= FLOAT16_MAX);
+        fits.then(|| cast(&Float32Array::from(floats), item).map_err(arrow_error)).transpose()
     }
 }
 

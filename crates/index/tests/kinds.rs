@@ -163,6 +163,36 @@ async fn what_cannot_be_built_is_refused_in_words() {
     }
 }
 
+/// Numbers between those that Float16 has, too large for it, and too small.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_float16_cannot_hold_is_compared_as_it_is() {
+    let all: Vec<Vec<f32>> = (0..99).map(|row| vec![1000.0 + row as f32, 1.0]).collect();
+    for (kind, metric, query) in [
+        ("ivf_flat", Metric::L2, [1000.3, 1.0]),
+        ("ivf_sq", Metric::L2, [1000.3, 1.0]),
+        ("ivf_flat", Metric::L2, [70_000.0, 1.0]),
+        ("ivf_flat", Metric::Cosine, [70_000.0, 1.0]),
+        ("ivf_flat", Metric::Cosine, [1e-8, 2e-8]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let table = table(&directory, batch(0..99, &all, &DataType::Float16)).await;
+        let kind = IndexKind::parse(kind, [("metric", metric.to_string().as_str())]).unwrap();
+        INDEXES.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
+        let snapshot = table.snapshot().await.unwrap();
+        let search = VectorQuery { metric: Some(metric), ..VectorQuery::new("vector", query.to_vec(), 3) };
+        let got: Vec<f32> =
+            INDEXES.vector_hits(&snapshot, &search).await.unwrap().iter().map(|hit| hit.distance.unwrap()).collect();
+        let mut near: Vec<f32> = all.iter().map(|own| distance(metric, own, &query)).collect();
+        near.sort_by(f32::total_cmp);
+        let alike = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-3 * b.abs().max(1e-3);
+        assert!(
+            got.len() == 3 && got.iter().zip(&near).all(alike),
+            "{metric} {query:?}: {got:?}, not {:?}",
+            &near[..3]
+        );
+    }
+}
+
 /// All rows equal, fewer rows than partitions, one number, and 4,096 of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unusual_columns_are_searched_right() {

@@ -9,7 +9,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{DISTANCE, HybridQuery, IndexKind, IndexSpec, Indexes, Metric, SCORE, TextQuery, VectorQuery};
+use cenote_index::{
+    DISTANCE, HybridQuery, IndexKind, IndexSpec, Indexes, Metric, SCORE, SearchSettings, TextQuery, VectorQuery,
+};
 use cenote_store::{Filter, ROW_ID, Store, StoreOptions, Table, TableSpec, blob_field};
 
 static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
@@ -329,6 +331,31 @@ async fn any_number_is_given(kind: &str, structure: &str) {
         let query = VectorQuery::new("embedding", random_vector(&mut random), k);
         assert_eq!(INDEXES.vector_hits(&snapshot, &query).await.unwrap().len(), k.min(with_vectors));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_its_table_has_outgrown_is_built_anew() {
+    let mut random = Random::new(10);
+    let mut model = Model::new();
+    let (_directory, table) = table().await;
+    fill(&table, &mut model, &mut random, 0..1_500).await;
+    let index = INDEXES.create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
+    assert_eq!(index.structure, "IVF_FLAT");
+    let tuned = INDEXES.tune(&table, "embedding", None, 0.9, 1).await.unwrap();
+    // Never so many at once that they outnumber what the index has.
+    for ids in [1_500..2_500, 2_500..4_000, 4_000..6_100] {
+        fill(&table, &mut model, &mut random, ids).await;
+        table.fold().await.unwrap();
+        INDEXES.optimize(&table).await.unwrap();
+    }
+    let index = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().remove(0);
+    assert_eq!((index.structure.as_str(), index.segments), ("IVF_SQ", 1));
+    // What was measured on the old one is measured again.
+    assert_eq!(index.search, SearchSettings::default());
+    INDEXES.retune(&table).await.unwrap();
+    let index = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().remove(0);
+    let measured = index.measured.unwrap();
+    assert!(measured.recall >= tuned.target && measured.rows == 6_100, "{measured:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
