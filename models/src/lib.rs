@@ -29,7 +29,7 @@ pub use manifest::{Dtype, Manifest, TensorSpec};
 pub use model::{Data, Model, Tensor};
 pub use package::{Package, PackageRegistry};
 pub use registry::{ModelOptions, ModelRegistry, ModelStatus};
-pub use runtime::Runtime;
+pub use runtime::{Provider, Runtime};
 pub use source::Source;
 pub use text::TextEncoder;
 pub use tokenizer::{Tokenizer, Tokens};

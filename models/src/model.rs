@@ -8,7 +8,7 @@ use ort::value::{DynValue, Tensor as OrtTensor};
 
 use crate::manifest::Manifest;
 use crate::pool::Pool;
-use crate::runtime::{Runtime, failed};
+use crate::runtime::{Provider, Runtime, failed};
 
 /// The elements of a tensor, the last dimension running fastest.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +97,9 @@ fn check(shape: &[usize], elements: usize) -> Result<()> {
 pub struct Model {
     manifest: Manifest,
     hash: String,
-    sessions: Pool<Session>,
+    provider: &'static str,
+    /// Each with the name of what runs it: the same for all.
+    sessions: Pool<(Session, &'static str)>,
 }
 
 impl Model {
@@ -107,12 +109,14 @@ impl Model {
         hash: String,
         path: &Path,
         runtime: Runtime,
-        threads: usize,
+        (threads, provider): (usize, Provider),
         sessions_max: usize,
     ) -> Result<Self> {
         let path = path.to_path_buf();
-        let sessions = Pool::new(sessions_max, move || runtime.open_session(&path, threads))?;
-        Ok(Self { manifest, hash, sessions })
+        let sessions = Pool::new(sessions_max, move || runtime.open_session(&path, threads, provider))?;
+        let provider = sessions.take()?.1;
+        tracing::info!(model = manifest.name, provider, "loaded a model");
+        Ok(Self { manifest, hash, provider, sessions })
     }
 
     /// What the model is.
@@ -132,7 +136,7 @@ impl Model {
 
     /// What runs the model.
     pub fn provider(&self) -> &'static str {
-        Runtime::PROVIDER
+        self.provider
     }
 
     /// Runs the model on `inputs` and returns the outputs named in `outputs`, in this order. Waits while all sessions are
@@ -154,6 +158,7 @@ impl Model {
             .map_err(|error| failed(doing(), &error))?;
         let mut session = self.sessions.take()?;
         let produced = session
+            .0
             .run(values)
             .map_err(|error| Error::invalid_input(format!("{}: {error}", doing())).with_source(error))?;
         outputs

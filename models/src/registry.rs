@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::locate::Files;
 use crate::manifest::Manifest;
 use crate::model::Model;
-use crate::runtime::{Runtime, Search};
+use crate::runtime::{Provider, Runtime, Search};
 use crate::text::TextEncoder;
 use crate::tokenizer::Tokenizer;
 use crate::{cache, embedded};
@@ -28,6 +28,8 @@ pub struct ModelOptions {
     pub threads_per_session: usize,
     /// Sessions of one model that may be open at a time; each holds the model's weights. `None`: as many as CPU cores.
     pub sessions_max: Option<usize>,
+    /// What runs them.
+    pub provider: Provider,
     /// Whether packages may be fetched from registries; when off, only what is installed or cached is used.
     pub fetch: bool,
 }
@@ -41,6 +43,7 @@ impl Default for ModelOptions {
             onnxruntime: None,
             threads_per_session: 1,
             sessions_max: None,
+            provider: Provider::default(),
             fetch: true,
         }
     }
@@ -77,6 +80,7 @@ pub struct ModelRegistry {
     files: Files,
     search: Search,
     threads: usize,
+    provider: Provider,
     sessions_max: usize,
     models: Mutex<HashMap<String, Slot<Model>>>,
     tokenizers: Mutex<HashMap<(String, usize), Slot<Tokenizer>>>,
@@ -104,6 +108,7 @@ impl ModelRegistry {
             search: Search { explicit: options.onnxruntime, cache: cache.clone(), fetch: options.fetch },
             files: Files { cache, fetch: options.fetch, manifests },
             threads: options.threads_per_session.max(1),
+            provider: options.provider,
             sessions_max: options.sessions_max.unwrap_or_else(cores).max(1),
             models: Mutex::default(),
             tokenizers: Mutex::default(),
@@ -165,7 +170,8 @@ impl ModelRegistry {
             let path = self.model_file(name)?;
             let runtime = Runtime::load(&self.search)?;
             let hash = self.model_hash(name)?;
-            Model::load(manifest.clone(), hash, &path, runtime, self.threads, self.sessions_max)
+            let how = (self.threads, self.provider);
+            Model::load(manifest.clone(), hash, &path, runtime, how, self.sessions_max)
                 .map_err(|error| error.context(format!("load model `{name}`")))
         })
     }

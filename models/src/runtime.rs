@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use cenote_base::{Error, Result};
 use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 use parking_lot::Mutex;
 
 use crate::command;
@@ -14,6 +16,8 @@ use crate::package::{Package, PackageRegistry};
 
 /// The release that is fetched when none is installed.
 const VERSION: &str = "1.31.1";
+
+const CPU: &str = "CPUExecutionProvider";
 
 /// The library is loaded at most once a process: ONNX Runtime allows one environment.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -33,6 +37,18 @@ pub struct Runtime {
     library: PathBuf,
 }
 
+/// What runs models. ONNX Runtime's wheel for CPUs has the first alone; that of `onnxruntime-gpu` has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU where there is one that ONNX Runtime can use, else the processor: a loaded model says which.
+    Auto,
+    /// An NVIDIA GPU. Values differ from a processor's in their last bits.
+    Cuda,
+}
+
 /// What the search needs to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Search {
@@ -45,9 +61,6 @@ pub(crate) struct Search {
 }
 
 impl Runtime {
-    /// What runs models: the ONNX Runtime of the wheel is the one for CPUs.
-    pub(crate) const PROVIDER: &'static str = "CPUExecutionProvider";
-
     /// The loaded library; the first call in a process finds and loads it.
     pub(crate) fn load(search: &Search) -> Result<Self> {
         let mut loaded = LOADED.lock();
@@ -69,17 +82,42 @@ impl Runtime {
         ort::info()
     }
 
-    pub(crate) fn open_session(&self, model: &Path, threads: usize) -> Result<Session> {
+    /// A session of the model file, and the name of what runs it.
+    pub(crate) fn open_session(
+        &self,
+        model: &Path,
+        threads: usize,
+        provider: Provider,
+    ) -> Result<(Session, &'static str)> {
         let doing = || format!("open model {}", model.display());
-        let build = || -> ort::Result<Session> {
-            Session::builder(&self.environment)?
+        let begin = || -> ort::Result<SessionBuilder> {
+            Ok(Session::builder(&self.environment)?
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
                 .with_intra_op_spinning(false)?
-                .with_deterministic_compute(true)?
-                .commit_from_file(model)
+                .with_deterministic_compute(true)?)
         };
-        build().map_err(|error| Error::corrupt(format!("{}: {error}", doing())).with_source(error))
+        let mut builder = begin().map_err(|error| failed(doing(), &error))?;
+        let mut runs_by = CPU;
+        if provider != Provider::Cpu {
+            match CUDA::default().register(&mut builder) {
+                Ok(()) => runs_by = CUDA::NAME,
+                Err(reason) if provider == Provider::Auto => {
+                    tracing::debug!(%reason, model = %model.display(), "the model runs on the CPU");
+                    builder = begin().map_err(|error| failed(doing(), &error))?;
+                }
+                Err(reason) => {
+                    return Err(Error::unsupported(format!(
+                        "ONNX Runtime in {} cannot use an NVIDIA GPU: {reason}; set ORT_DYLIB_PATH to the library of \
+                         `pip install onnxruntime-gpu`, or run models on the CPU",
+                        self.library.display()
+                    )));
+                }
+            }
+        }
+        let session = builder.commit_from_file(model);
+        let session = session.map_err(|error| Error::corrupt(format!("{}: {error}", doing())).with_source(error))?;
+        Ok((session, runs_by))
     }
 
     fn check_same(self, search: &Search) -> Result<Self> {

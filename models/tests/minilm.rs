@@ -3,7 +3,8 @@
 
 use std::sync::LazyLock;
 
-use cenote_models::{ModelOptions, ModelRegistry};
+use cenote_base::ErrorKind;
+use cenote_models::{ModelOptions, ModelRegistry, Provider};
 
 static MODELS: LazyLock<ModelRegistry> = LazyLock::new(|| ModelRegistry::new(ModelOptions::default()).unwrap());
 
@@ -38,6 +39,22 @@ fn vectors_are_the_same_bits_on_every_thread() {
     let status = MODELS.status().into_iter().find(|status| status.name == "minilm").unwrap();
     assert_eq!(status.provider, Some("CPUExecutionProvider"));
     assert!(status.sessions >= 1);
+}
+
+#[test]
+fn a_model_runs_where_it_was_asked_to_or_says_why_not() {
+    let model = |provider| {
+        let models = ModelRegistry::new(ModelOptions { provider, ..ModelOptions::default() }).unwrap();
+        models.model("minilm")
+    };
+    let found = model(Provider::Auto).unwrap().provider();
+    match model(Provider::Cuda) {
+        Ok(model) => assert_eq!((model.provider(), found), ("CUDAExecutionProvider", "CUDAExecutionProvider")),
+        Err(error) => {
+            assert_eq!((error.kind(), found), (ErrorKind::Unsupported, "CPUExecutionProvider"));
+            assert!(error.message().contains("onnxruntime-gpu"), "{error}");
+        }
+    }
 }
 
 #[test]

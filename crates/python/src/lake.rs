@@ -43,7 +43,7 @@ pub(crate) fn init(py: Python<'_>, location: PathBuf) -> PyResult<()> {
 
 /// Opens a lake.
 #[pyfunction]
-#[pyo3(signature = (location, memory=None, cpus=None, seed=0, cache=None))]
+#[pyo3(signature = (location, memory=None, cpus=None, seed=0, cache=None, device="cpu"))]
 pub(crate) fn open(
     py: Python<'_>,
     location: PathBuf,
@@ -51,12 +51,14 @@ pub(crate) fn open(
     cpus: Option<f32>,
     seed: u64,
     cache: Option<&str>,
+    device: &str,
 ) -> PyResult<Lake> {
     let size = |text: Option<&str>| text.map(str::parse::<ByteSize>).transpose().map_err(raise);
     let options = LakeOptions {
         memory_max: size(memory)?,
         cache_max: size(cache)?,
         cpu_cores: cpus,
+        device: device.parse().map_err(raise)?,
         seed,
         named: gpu::offered(),
         operators: operators::registered(py),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import time
@@ -181,3 +182,11 @@ def test_operators_are_functions_in_sql(tmp_path) -> None:
 
     lake, _ = run(tmp_path, "shout_word")
     assert lake.sql("SELECT shout_word(word) AS s FROM numbers WHERE id = 3").to_pylist() == [{"s": "W3"}]
+
+
+def test_a_lake_opens_with_a_device_or_says_which_there_are(tmp_path):
+    with cenote.open(tmp_path / "lake", create=True, device="auto") as lake:
+        assert lake.tables() == []
+        assert pickle.loads(pickle.dumps(lake)).tables() == []
+    with pytest.raises(InvalidInputError, match="none of auto, cpu, gpu, software"):
+        cenote.open(tmp_path / "lake", device="tpu")

@@ -1,6 +1,7 @@
 //! Which device does the kernels of operators.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use cenote_base::{Error, Result};
@@ -27,6 +28,20 @@ pub enum DeviceChoice {
     Gpu,
     /// On Mesa's software Vulkan, to try out what a GPU would do.
     Software,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "auto" => Ok(Self::Auto),
+            "gpu" => Ok(Self::Gpu),
+            "software" => Ok(Self::Software),
+            other => Err(Error::invalid_input(format!("device `{other}` is none of auto, cpu, gpu, software"))),
+        }
+    }
 }
 
 /// What `choice` adds to a scheduler and an engine.

@@ -11,7 +11,7 @@ use cenote_engine::{
     ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, StagePlan, error_table_schema,
 };
 use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes};
-use cenote_models::{ModelOptions, ModelRegistry};
+use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};
 use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
 use cenote_scheduler::{Scheduler, SchedulerOptions};
@@ -105,7 +105,12 @@ impl Lake {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
         let memory_max = memory_budget(options.memory_max).await?;
-        let models = Arc::new(ModelRegistry::new(options.models)?);
+        // Where kernels may run on a GPU, models may too.
+        let provider = match options.device {
+            DeviceChoice::Auto | DeviceChoice::Gpu => Provider::Auto,
+            DeviceChoice::Cpu | DeviceChoice::Software => options.models.provider,
+        };
+        let models = Arc::new(ModelRegistry::new(ModelOptions { provider, ..options.models })?);
 
         // Shares of the budget. What they leave is for models, Arrow buffers in flight and the runtime itself.
         let share = |parts: u64| ByteSize(memory_max.0 / parts);

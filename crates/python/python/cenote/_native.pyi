@@ -141,7 +141,12 @@ class Loader:
 
 def init(location: str) -> None: ...
 def open(
-    location: str, memory: str | None = None, cpus: float | None = None, seed: int = 0, cache: str | None = None
+    location: str,
+    memory: str | None = None,
+    cpus: float | None = None,
+    seed: int = 0,
+    cache: str | None = None,
+    device: str = "cpu",
 ) -> Lake: ...
 def schema(columns: list[tuple[str, Any]]) -> Schema: ...
 def merge_states(states: list[str]) -> str: ...

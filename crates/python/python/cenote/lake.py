@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from cenote import _native
 from cenote._async import in_thread, pause
@@ -16,6 +16,9 @@ from cenote.types import to_schema
 
 if TYPE_CHECKING:
     from cenote.loader import Loader
+
+Device = Literal["cpu", "auto", "gpu", "software"]
+"""Where models and kernels run."""
 
 Key = Any
 """A key: one value, or a tuple of values for a key of several columns."""
@@ -38,12 +41,14 @@ def open(
     cpus: float | None = None,
     seed: int = 0,
     cache: str | None = None,
+    device: Device = "cpu",
 ) -> Lake:
     """Opens the lake at `location`, a directory or a URI such as `s3://bucket/lake`.
 
     `create` makes it when there is none. `memory` is the budget, such as `"2 GiB"` (default: a quarter of the machine's, at most
     4 GiB); `cpus` are the cores for operators (default: all); `cache` is what may be kept of a remote lake on the local disk, such as
-    `"20 GiB"` (default: 4 GiB; `"0"`: nothing). Operators that were declared with `cenote.operator` before can be
+    `"20 GiB"` (default: 4 GiB; `"0"`: nothing). `device` is where models run, and operators that a GPU can do a part of: `"gpu"`; or
+    `"auto"`, where they end first; or `"software"`, which tries out Mesa's software Vulkan. Operators that were declared with `cenote.operator` before can be
     used in recipes and SQL.
 
     >>> import cenote, tempfile
@@ -59,7 +64,7 @@ def open(
             _native.init(place)
         except AlreadyExistsError:
             pass
-    return Lake(place, memory=memory, cpus=cpus, seed=seed, cache=cache)
+    return Lake(place, memory=memory, cpus=cpus, seed=seed, cache=cache, device=device)
 
 
 class Lake:
@@ -76,9 +81,10 @@ class Lake:
         cpus: float | None = None,
         seed: int = 0,
         cache: str | None = None,
+        device: Device = "cpu",
     ) -> None:
         self._location = location
-        self._options = (memory, cpus, seed, cache)
+        self._options = (memory, cpus, seed, cache, device)
         self._process = os.getpid()
         self._inner: _native.Lake | None = _native.open(location, *self._options)
 
@@ -217,8 +223,10 @@ class Lake:
         return dict(self._native_lake().operators())
 
 
-def _reopen(location: str, memory: str | None, cpus: float | None, seed: int, cache: str | None) -> Lake:
-    return Lake(location, memory=memory, cpus=cpus, seed=seed, cache=cache)
+def _reopen(
+    location: str, memory: str | None, cpus: float | None, seed: int, cache: str | None, device: Device
+) -> Lake:
+    return Lake(location, memory=memory, cpus=cpus, seed=seed, cache=cache, device=device)
 
 
 def _text(value: Any) -> str:
