@@ -13,7 +13,7 @@ use lance::deps::datafusion::prelude::{Expr, col, lit};
 use siphasher::sip128::SipHasher13;
 
 use crate::fault::arrow_error;
-use crate::snapshot::Filter;
+use crate::filter::Filter;
 
 const KEY_POSITION: &str = "lance-schema:unenforced-primary-key:position";
 

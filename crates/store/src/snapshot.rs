@@ -14,16 +14,12 @@ use cenote_base::{Error, Result};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
-use lance::deps::datafusion::common::tree_node::TreeNode;
-use lance::deps::datafusion::logical_expr::Volatility;
-use lance::deps::datafusion::physical_plan::PhysicalExpr;
-use lance::deps::datafusion::prelude::Expr;
 use lance_core::datatypes::BlobHandling;
-use lance_datafusion::planner::Planner;
 
 use crate::Version;
 use crate::changes::{Chunk, Rows};
 use crate::fault::{arrow_error, lance_error};
+use crate::filter::Filter;
 use crate::history::History;
 use crate::key::PrimaryKey;
 use crate::key_index::KeyIndex;
@@ -39,42 +35,6 @@ pub const ROW_ID: &str = "_rowid";
 
 /// A stream of batches of one schema.
 pub type RecordBatches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
-
-/// Which rows: a SQL predicate over the table's columns, or an expression of the query engine.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Filter {
-    /// For example `width >= 640 AND format = 'jpeg'`.
-    Sql(String),
-    /// What a planner pushes down.
-    Expr(Box<Expr>),
-}
-
-impl From<&str> for Filter {
-    fn from(text: &str) -> Self {
-        Self::Sql(text.to_owned())
-    }
-}
-
-impl From<String> for Filter {
-    fn from(text: String) -> Self {
-        Self::Sql(text)
-    }
-}
-
-impl From<Expr> for Filter {
-    fn from(expr: Expr) -> Self {
-        Self::Expr(Box::new(expr))
-    }
-}
-
-impl std::fmt::Display for Filter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sql(text) => text.fmt(f),
-            Self::Expr(expr) => expr.fmt(f),
-        }
-    }
-}
 
 /// What to read. The default is every visible column of every row.
 #[derive(Debug, Clone, Default)]
@@ -379,7 +339,7 @@ impl Snapshot {
         }
         let (snapshot, request) = (self.clone(), request.clone());
         blocking(move || {
-            let filter = request.filter.as_ref().map(|filter| snapshot.predicate(filter)).transpose()?;
+            let filter = request.filter.as_ref().map(|filter| filter.predicate(&snapshot.logical)).transpose()?;
             let places = snapshot.live_places(version);
             let mut limit = request.limit.unwrap_or(usize::MAX);
             let mut batches = Vec::new();
@@ -426,34 +386,12 @@ impl Snapshot {
         Ok(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())))
     }
 
-    fn predicate(&self, filter: &Filter) -> Result<Arc<dyn PhysicalExpr>> {
-        let planner = Planner::new(Arc::clone(&self.logical));
-        let expression = self.expression(filter)?;
-        let expression = planner.optimize_expr(expression);
-        let predicate = expression.and_then(|expression| planner.create_physical_expr(&expression));
-        predicate.map_err(|source| lance_error(source).context(format!("filter `{filter}`")))
-    }
-
-    fn expression(&self, filter: &Filter) -> Result<Expr> {
-        match filter {
-            Filter::Sql(text) => Planner::new(Arc::clone(&self.logical)).parse_filter(text),
-            Filter::Expr(expression) => Ok(expression.as_ref().clone()),
-        }
-        .map_err(|source| lance_error(source).context(format!("filter `{filter}`")))
-    }
-
     /// Whether the same rows of this snapshot satisfy `filter` whenever it is asked: not where it depends on the time, or on chance.
     ///
     /// # Errors
     /// `InvalidInput` when it does not parse.
     pub fn is_steady(&self, filter: &Filter) -> Result<bool> {
-        let varies = |node: &Expr| {
-            Ok(matches!(node, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable))
-        };
-        let varies = self.expression(filter)?.exists(varies);
-        varies
-            .map(|varies| !varies)
-            .map_err(|source| Error::internal(format!("read filter `{filter}`")).with_source(source))
+        filter.is_steady(&self.logical)
     }
 
     /// The rows of writes after `since`.
