@@ -16,7 +16,7 @@ const FORMAT: u32 = 1;
 /// What was learned from the vectors of a table holds until it has so many times the rows.
 const OUTGROWN: usize = 4;
 
-/// How hard a vector search by an index looks. What is `None` is chosen by the number of rows wanted.
+/// How hard a vector search by an index looks. What is `None` is chosen by the index and the number of rows wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SearchSettings {
     /// Partitions searched.

@@ -25,7 +25,7 @@ use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::catalog::Built;
-use crate::hits::DISTANCE;
+use crate::hits::{DISTANCE, keep_first};
 use crate::indexes::PROCESSORS;
 use crate::live;
 use crate::matches::Rows;
@@ -187,7 +187,7 @@ impl Walk<'_> {
             range = range.end..(range.end * 2).min(partitions_max);
         }
         // Each piece has a row once at most.
-        keep_nearest(&mut found, self.candidates.saturating_mul(pieces.len()));
+        keep_first(&mut found, self.candidates.saturating_mul(pieces.len()), nearer);
         found.sort_unstable_by(nearer);
         found.dedup_by_key(|(row, _)| *row);
         found.truncate(self.candidates);
@@ -233,15 +233,8 @@ impl Walk<'_> {
     }
 }
 
-/// Leaves the nearest `rows_max` of `rows`.
-pub(crate) fn keep_nearest(rows: &mut Vec<Candidate>, rows_max: usize) {
-    if rows.len() > rows_max {
-        rows.select_nth_unstable_by(rows_max, nearer);
-        rows.truncate(rows_max);
-    }
-}
-
-fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
+/// The nearest first; equally near ones by row id.
+pub(crate) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
     a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))
 }
 

@@ -80,6 +80,19 @@ pub(crate) fn by_distance(a: &Hit, b: &Hit) -> Ordering {
     a.distance.unwrap_or(f32::INFINITY).total_cmp(&b.distance.unwrap_or(f32::INFINITY)).then(a.row_id.cmp(&b.row_id))
 }
 
+/// Leaves the first `k` of `rows` by `order`, as they come.
+pub(crate) fn keep_first<T>(rows: &mut Vec<T>, k: usize, order: impl FnMut(&T, &T) -> Ordering) {
+    if rows.len() > k {
+        rows.select_nth_unstable_by(k, order);
+        rows.truncate(k);
+    }
+}
+
+/// Who looks for `k` rows among many keeps so many before all but the first are dropped.
+pub(crate) fn kept_max(k: usize) -> usize {
+    2 * k + 32
+}
+
 /// Best first; equal scores by row id.
 pub(crate) fn by_score(a: &Hit, b: &Hit) -> Ordering {
     b.score.unwrap_or(0.0).total_cmp(&a.score.unwrap_or(0.0)).then(a.row_id.cmp(&b.row_id))

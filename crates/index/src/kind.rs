@@ -46,7 +46,7 @@ pub struct VectorOptions {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VectorStructure {
-    /// On disk, [`Self::IvfFlat`] for few rows and [`Self::IvfSq`] for many.
+    /// On disk, [`Self::IvfFlat`] for few rows and [`Self::IvfSq`] for many; or, with options of a graph, [`Self::IvfHnswSq`].
     #[default]
     Auto,
     /// On disk, whole. Not useful for many rows.

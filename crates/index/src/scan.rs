@@ -18,7 +18,8 @@ use lance_index::vector::quantizer::Quantization;
 use lance_index::vector::sq::ScalarQuantizer;
 use lance_index::vector::storage::{DistCalculator, VectorStore};
 
-use crate::disk::{Candidate, keep_nearest};
+use crate::disk::{Candidate, nearer};
+use crate::hits::{keep_first, kept_max};
 
 /// An index of such partitions.
 trait Scanned: Send + Sync {
@@ -122,16 +123,13 @@ pub(crate) fn nearest(
             // Some distances are no numbers, or without end: those are no hits.
             if distance <= farthest && distance >= f32::MIN && may_be_found(partition.row_id(at)) {
                 near.push((partition.row_id(at), distance));
-                if near.len() >= 2 * rows_max + SPARE_ROWS {
-                    keep_nearest(&mut near, rows_max);
+                if near.len() >= kept_max(rows_max) {
+                    keep_first(&mut near, rows_max, nearer);
                     farthest = near.iter().map(|(_, distance)| *distance).fold(f32::MIN, f32::max);
                 }
             }
         }
     }
-    keep_nearest(&mut near, rows_max);
+    keep_first(&mut near, rows_max, nearer);
     near
 }
-
-/// So many rows beyond twice those wanted are kept before the farthest are dropped.
-const SPARE_ROWS: usize = 32;

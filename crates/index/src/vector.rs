@@ -14,13 +14,13 @@ use lance_select::RowSetOps;
 use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::disk::Walk;
-use crate::hits::{DISTANCE, Hit, by_distance, check_k, materialize};
+use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, PROCESSORS, is_of_index};
 use crate::live;
 use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
 use crate::spec::Metric;
 use crate::unseen::{Changed, LATE_ROWS_MAX, Part};
-use crate::vectors::{Probe, Vectors, keep_nearest, vector_type};
+use crate::vectors::{Probe, Vectors, vector_type};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
 const REFINE_FACTOR: u32 = 4;
@@ -347,7 +347,7 @@ impl VectorSearch<'_> {
         let mut hits = Vec::new();
         while let Some(more) = compared.try_next().await? {
             hits.extend(more);
-            keep_nearest(&mut hits, k);
+            keep_first(&mut hits, k, by_distance);
         }
         Ok(hits)
     }

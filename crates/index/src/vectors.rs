@@ -10,7 +10,7 @@ use cenote_graph::Values;
 use cenote_store::{Snapshot, arrow_error};
 use lance_linalg::distance::hamming::hamming;
 
-use crate::hits::{Hit, by_distance};
+use crate::hits::{Hit, by_distance, keep_first, kept_max};
 use crate::live;
 use crate::spec::Metric;
 use crate::unseen::Part;
@@ -129,13 +129,13 @@ impl Vectors {
             let distance = metric.distance_of(raw);
             if raw.is_finite() && distance <= farthest && wanted(*row_id) {
                 hits.push(Hit { row_id: *row_id, distance: Some(distance), score: None });
-                if hits.len() >= 2 * k + SPARE_HITS {
-                    keep_nearest(&mut hits, k);
-                    farthest = hits[k - 1].distance.unwrap_or(farthest);
+                if hits.len() >= kept_max(k) {
+                    keep_first(&mut hits, k, by_distance);
+                    farthest = hits.iter().filter_map(|hit| hit.distance).fold(f32::NEG_INFINITY, f32::max);
                 }
             }
         }
-        keep_nearest(&mut hits, k);
+        keep_first(&mut hits, k, by_distance);
         hits
     }
 }
@@ -156,16 +156,6 @@ impl Part for Vectors {
     fn append(&mut self, more: &Self) {
         self.row_ids.extend_from_slice(&more.row_ids);
         self.numbers.extend(more.numbers.all());
-    }
-}
-
-/// So many hits beyond 2 k are kept before the farthest are dropped.
-const SPARE_HITS: usize = 32;
-
-pub(crate) fn keep_nearest(hits: &mut Vec<Hit>, k: usize) {
-    if hits.len() > k {
-        hits.select_nth_unstable_by(k - 1, by_distance);
-        hits.truncate(k);
     }
 }
 

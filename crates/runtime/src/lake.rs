@@ -44,7 +44,8 @@ pub struct LakeOptions {
     pub cache_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
-    /// Where operators run that a GPU can do a part of. By default on the CPU, and no GPU is looked for.
+    /// Where operators run that a GPU can do a part of; on [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where
+    /// ONNX Runtime can. By default on the CPU, and no GPU is looked for.
     pub device: DeviceChoice,
     /// Units of named resources that operators may ask for.
     pub named: BTreeMap<String, u32>,
@@ -106,9 +107,9 @@ impl Lake {
         check_format(&location).await?;
         let memory_max = memory_budget(options.memory_max).await?;
         // Where kernels may run on a GPU, models may too.
-        let provider = match options.device {
-            DeviceChoice::Auto | DeviceChoice::Gpu => Provider::Auto,
-            DeviceChoice::Cpu | DeviceChoice::Software => options.models.provider,
+        let provider = match (options.models.provider, options.device) {
+            (Provider::Cpu, DeviceChoice::Auto | DeviceChoice::Gpu) => Provider::Auto,
+            (asked, _) => asked,
         };
         let models = Arc::new(ModelRegistry::new(ModelOptions { provider, ..options.models })?);
 
