@@ -13,7 +13,7 @@ DIRECTORY = f"{sys.argv[5]}/table"
 BASE = numpy.fromfile(sys.argv[4], "<f4").reshape(-1, DIMENSIONS)
 NEAREST = 10
 STRUCTURE = sys.argv[6]
-# A graph in each of few partitions, of which 20 are searched; or many, and of those as many as Cenote searches.
+# A graph in each of few partitions, of which 20 are searched; or many, and of those as many as Cenote searches without a filter.
 PARTITIONS = max(1, int(ROWS**0.5) // 8) if "HNSW" in STRUCTURE else 2 * int(ROWS**0.5)
 PROBES = 20 if "HNSW" in STRUCTURE else 3 * int(PARTITIONS**0.5)
 chance = numpy.random.default_rng(1)
