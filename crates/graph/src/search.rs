@@ -53,7 +53,7 @@ const LOOK_UP_COST: f64 = 4.0;
 /// By how much a walk that found too few is widened.
 const WIDEN: usize = 4;
 /// Rows whose distance is computed in one call of an exact search.
-const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// A [`Filter`] made ready: labels as a set.
 enum Test<'a> {
@@ -193,7 +193,7 @@ impl Graph {
     }
 
     /// The `k` nearest of `slots` by the vectors as given, by label where equally near.
-    fn nearest(&self, vectors: &Vectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Hit> {
+    pub(crate) fn nearest(&self, vectors: &Vectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Hit> {
         let mut keys = Vec::new();
         let mut best: Vec<(u32, u64)> = Vec::new();
         let keep_nearest = |best: &mut Vec<(u32, u64)>| {
@@ -218,6 +218,6 @@ impl Graph {
 }
 
 /// How many of the best candidates by code are compared exactly.
-fn rerank(k: usize) -> usize {
+pub(crate) fn rerank(k: usize) -> usize {
     4 * k + 16
 }

@@ -8,7 +8,7 @@ mod data;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cenote_base::Random;
-use cenote_graph::{Filter, Graph, Metric, Options};
+use cenote_graph::{Filter, Graph, Metric, Options, Selection};
 use data::{distance, nearest};
 
 const CAPACITY_BYTES: u64 = 1 << 20;
@@ -34,6 +34,7 @@ fn run(seed: u64, steps: u64) {
     options.seed = seed;
     let mut graph = Graph::new(options).unwrap();
     let mut model: BTreeMap<u64, Vec<f32>> = BTreeMap::new();
+    let mut selected: Option<(Selection, BTreeSet<u64>)> = None;
     for step in 0..steps {
         let at = format!("seed {seed}, step {step}, {metric}, dimension {dimension}");
         let label = random.below(300);
@@ -58,6 +59,7 @@ fn run(seed: u64, steps: u64) {
                 let path = directory.path().join("graph");
                 graph.save(&path).unwrap();
                 graph = Graph::load(&path, CAPACITY_BYTES).unwrap();
+                selected = None;
             }
             64..67 => {
                 let pairs: Vec<(u64, u64)> = (0..5).map(|_| (random.below(300), random.below(300))).collect();
@@ -103,11 +105,46 @@ fn run(seed: u64, steps: u64) {
                 for (hit, truth) in exact.iter().zip(truth) {
                     assert!((f64::from(hit.distance) - truth).abs() < 1e-3, "{at}: {hit:?} {truth}");
                 }
+                check_selection(&graph, &model, &mut selected, &query, k, &matches, &at);
             }
         }
         assert_eq!(graph.len(), model.len(), "{at}");
         assert_eq!(graph.contains(label), model.contains_key(&label), "{at}");
         assert!(graph.memory_bytes() <= CAPACITY_BYTES, "{at}: {}", graph.memory_bytes());
+    }
+}
+
+/// Labels that were selected some steps ago are found by the vectors that they have now.
+fn check_selection(
+    graph: &Graph,
+    model: &BTreeMap<u64, Vec<f32>>,
+    selected: &mut Option<(Selection, BTreeSet<u64>)>,
+    query: &[f32],
+    k: usize,
+    matches: &dyn Fn(u64) -> bool,
+    at: &str,
+) {
+    let (selection, labels) = selected.take().unwrap_or_else(|| {
+        let labels: Vec<u64> = model.keys().copied().chain(1000..1010).filter(|label| label % 3 > 0).collect();
+        let selection = graph.select(&labels);
+        let known: BTreeSet<u64> = labels.into_iter().filter(|label| model.contains_key(label)).collect();
+        assert_eq!(selection.len(), known.len(), "{at}");
+        (selection, known)
+    });
+    let hits = graph.search_selection(query, k, &selection, matches).unwrap();
+    let wanted: Vec<u64> =
+        labels.iter().copied().filter(|label| matches(*label) && model.contains_key(label)).collect();
+    let exact = graph.search_exact(query, k, Filter::Labels(&wanted)).unwrap();
+    assert_eq!(hits.len(), exact.len(), "{at}");
+    for (hit, exact) in hits.iter().zip(&exact) {
+        assert!(wanted.contains(&hit.label), "{at}: {hit:?}");
+        let truth = distance(graph.options().metric, &model[&hit.label], query);
+        assert!((f64::from(hit.distance) - truth).abs() < 1e-3, "{at}: {hit:?} {truth}");
+        // So few are all compared as given.
+        assert!(wanted.len() > 4 * k + 16 || hit == exact, "{at}: {hits:?} {exact:?}");
+    }
+    if query[0] > 0.0 {
+        *selected = Some((selection, labels));
     }
 }
 
