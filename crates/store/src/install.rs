@@ -20,6 +20,9 @@ use crate::pages::RowReader;
 use crate::state::{Inner, State, blocking, key_index};
 use crate::{Version, base};
 
+/// A record of so many bytes ends its segment of the log: whoever opens the table need not read it.
+const LONG_RECORD_BYTES: usize = 1 << 20;
+
 /// The right to change the base.
 #[derive(Debug)]
 pub(crate) struct Changing {
@@ -166,7 +169,13 @@ impl State {
             made: time.0,
             ..self.account(mark, &direct.base, is_write)
         };
+        let logged = [&direct.written, &direct.deleted].into_iter().flatten();
+        let is_long = logged.map(RecordBatch::get_array_memory_size).sum::<usize>() >= LONG_RECORD_BYTES;
         self.log_base(writing, version, time, mark, direct.base, keys, direct.written, direct.deleted).await?;
+        if is_long && let Err(error) = self.roll_if_folded(writing).await {
+            // What was written is there; only opening the table takes longer.
+            tracing::warn!(%error, log = writing.log().name(), "the segment of the log cannot be ended");
+        }
         Ok(Version(version))
     }
 

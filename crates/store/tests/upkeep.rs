@@ -57,6 +57,27 @@ async fn a_byte_is_written_five_times_at_most() {
     assert!((2.0..=5.0).contains(&status.amplification), "{status:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_opens_a_table_reads_no_keys_of_rows_that_were_written_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { bulk_bytes: ByteSize(1), ..StoreOptions::default() };
+    let store = Store::open(directory.path(), options.clone()).await.unwrap();
+    let table = store.create_table("t", TableSpec::new(notes([], "").schema(), ["id"])).await.unwrap();
+    table.upsert(notes(0..200_000, "first")).await.unwrap();
+    let segments = std::fs::read_dir(directory.path().join("t.changes")).unwrap().map(|entry| entry.unwrap().path());
+    let newest = segments.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max().unwrap();
+    let bytes = std::fs::metadata(&newest).unwrap().len();
+    assert!(bytes < 10_000, "{bytes} bytes in {}", newest.display());
+
+    let again = Store::open(directory.path(), options).await.unwrap().table("t").await.unwrap();
+    again.upsert(notes([5, 200_000], "second")).await.unwrap();
+    for table in [table, again] {
+        let snapshot = table.snapshot().await.unwrap();
+        assert_eq!(snapshot.count(None).await.unwrap(), 200_001);
+        assert_eq!(snapshot.count(Some("note = 'second'".into())).await.unwrap(), 2);
+    }
+}
+
 fn notes(ids: impl IntoIterator<Item = i64>, note: &str) -> RecordBatch {
     let ids: Int64Array = ids.into_iter().collect();
     let notes = StringArray::from(vec![note; ids.len()]);
