@@ -28,6 +28,11 @@ impl<V> Cache<V> {
         Self { bytes_max, entries: Mutex::default() }
     }
 
+    /// Whether something that takes `bytes` may be kept.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        bytes <= self.bytes_max
+    }
+
     /// The value called `name` of the base of `snapshot`.
     pub(crate) fn get(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +48,7 @@ impl<V> Cache<V> {
 
     /// Keeps `value`, which takes `bytes`, in the place of one of the same name; not one that takes more than there are.
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
-        if bytes > self.bytes_max {
+        if !self.has_room_for(bytes) {
             return;
         }
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

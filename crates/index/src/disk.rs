@@ -18,18 +18,22 @@ use cenote_store::{Snapshot, lance_error};
 use futures::FutureExt;
 use futures::future::try_join_all;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
+use lance::table::format::IndexMetadata;
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::prefilter::{NoFilter, PreFilter};
 use lance_index::vector::{ApproxMode, PreparedPartitionSearchHandle, Query, VectorIndex};
 use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::cache::Cache;
 use crate::catalog::Built;
+use crate::filtered::Wanted;
 use crate::hits::{DISTANCE, keep_first};
 use crate::indexes::PROCESSORS;
 use crate::live;
 use crate::matches::Rows;
-use crate::scan::{Opened, nearest};
+use crate::resident::blocking;
+use crate::scan::{Opened, Partition, Places, Probed, nearest};
 use crate::spec::Metric;
 
 /// Of n partitions so many are searched, times the square root of n, and at least so many.
@@ -42,6 +46,10 @@ const PARTITIONS_A_THREAD_MIN: usize = 8;
 const PARTITIONS_A_THREAD_MAX: usize = 64;
 /// Where so large a share of a piece's rows may be found, it is walked without a mask.
 const UNMASKED_SHARE: f64 = 0.7;
+/// Where centres take so few bytes a query is compared with them where the caller is.
+const CENTRES_INLINE_BYTES_MAX: usize = 1 << 20;
+/// Where so small a share may be found, and is asked for again, only those rows are compared.
+const PLACED_SHARE: f64 = 0.4;
 /// And so many rows more are looked at in each partition, and one for so many.
 const SPARE_ROWS: usize = 8;
 const SPARE_SHARE: usize = 4;
@@ -61,6 +69,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) probes: Option<usize>,
     /// Candidates kept while walking a graph.
     pub(crate) ef: usize,
+    /// Where rows that satisfy filters are.
+    pub(crate) places: &'a Cache<Places>,
 }
 
 /// A row, and its distance as the index keeps it.
@@ -91,10 +101,15 @@ struct Allowed {
     live: Arc<[RowAddrTreeMap]>,
     piece: usize,
     superseded: Arc<RowAddrTreeMap>,
-    wanted: Option<Arc<RowAddrTreeMap>>,
+    wanted: Option<Arc<Wanted>>,
 }
 
 impl Allowed {
+    /// Of any snapshot of this base.
+    fn satisfies(&self, row: u64) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.base().contains(row)) && self.live[self.piece].contains(row)
+    }
+
     fn contains(&self, row: u64) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row))
             && self.live[self.piece].contains(row)
@@ -107,14 +122,14 @@ impl Allowed {
         let most = self
             .wanted
             .as_ref()
-            .map_or_else(|| live::count(live), |wanted| live::count(&(live.clone() & wanted.as_ref())));
+            .map_or_else(|| live::count(live), |wanted| live::count(&(live.clone() & wanted.base())));
         most.saturating_sub(live::count(&self.superseded))
     }
 
     fn rows(&self) -> RowAddrTreeMap {
         let mut rows = self.live[self.piece].clone() - self.superseded.as_ref();
         if let Some(wanted) = &self.wanted {
-            rows &= wanted.as_ref();
+            rows &= wanted.base();
         }
         rows
     }
@@ -131,12 +146,14 @@ struct Piece {
     allowed: Arc<Allowed>,
     /// What Lance asks before it finds a row.
     filter: Arc<dyn PreFilter>,
+    /// The rows to compare; `None`: all.
+    places: Option<Arc<Places>>,
 }
 
 impl Walk<'_> {
     /// Up to `candidates` of the nearest rows that `built` has, are not superseded and are among `wanted`, each once and the nearest first.
     /// When there are fewer in the nearest partitions, others are searched too.
-    pub(crate) async fn run(&self, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Candidate>> {
+    pub(crate) async fn run(&self, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Candidate>> {
         let live = built.pieces(self.snapshot).await?;
         if let Some(found) = self.walk(built, live, wanted, false).await? {
             return Ok(found);
@@ -149,25 +166,27 @@ impl Walk<'_> {
         &self,
         built: &Built,
         live: &Arc<[RowAddrTreeMap]>,
-        wanted: Option<&Arc<RowAddrTreeMap>>,
+        wanted: Option<&Arc<Wanted>>,
         is_masked: bool,
     ) -> Result<Option<Vec<Candidate>>> {
+        // The fewer rows may be found, the farther away the nearest of them are.
+        let share = wanted.map_or(1.0, |wanted| {
+            let rows: usize = live.iter().map(live::count).sum();
+            (wanted.count() as f64 / rows.max(1) as f64).clamp(f64::MIN_POSITIVE, 1.0)
+        });
         let mut pieces = Vec::with_capacity(live.len());
         for (piece, opened) in built.opened(self.snapshot, self.column).await?.iter().enumerate() {
             let (live, superseded) = (Arc::clone(live), Arc::clone(self.snapshot.superseded()));
             let allowed = Allowed { live, piece, superseded, wanted: wanted.cloned() };
-            pieces.push(self.piece(opened, allowed, is_masked)?);
+            let places = wanted.filter(|_| share <= PLACED_SHARE);
+            let places = places.and_then(|wanted| self.places(opened, &built.segments[piece], wanted));
+            pieces.push(self.piece(opened, allowed, places, is_masked).await?);
         }
         let partitions_max = pieces.iter().map(|piece| piece.partitions.len()).max().unwrap_or(0);
         let mut near = Near::default();
         let mut found: Vec<Candidate> = Vec::new();
         let mut passes_over = false;
         let probes = self.probes.unwrap_or_else(|| PROBES_MIN.max(partitions_max.isqrt() * PROBES_FACTOR));
-        // The fewer rows may be found, the farther away the nearest of them are.
-        let share = wanted.map_or(1.0, |wanted| {
-            let rows: usize = live.iter().map(live::count).sum();
-            (live::count(wanted) as f64 / rows.max(1) as f64).clamp(f64::MIN_POSITIVE, 1.0)
-        });
         let probes = (probes.max(1) as f64 / share).ceil().min(partitions_max as f64) as usize;
         let mut range = 0..probes;
         while !range.is_empty() {
@@ -196,28 +215,23 @@ impl Walk<'_> {
         Ok((is_masked || !passes_over || is_in_reach).then_some(found))
     }
 
-    fn piece(&self, opened: &Arc<Opened>, allowed: Allowed, is_masked: bool) -> Result<Piece> {
-        let index = Arc::clone(&opened.index);
-        let share = match opened.is_scanned() {
-            true => 1.0,
-            false => allowed.count() as f64 / index.num_rows().max(1) as f64,
-        };
-        let (filter, spare): (Arc<dyn PreFilter>, usize) = match share {
-            1.0 if !is_masked => (Arc::new(NoFilter), 0),
-            UNMASKED_SHARE.. if !is_masked => (Arc::new(NoFilter), SPARE_ROWS + self.candidates / SPARE_SHARE),
-            _ => (Arc::new(Rows(Arc::new(RowAddrMask::from_allowed(allowed.rows())))), 0),
-        };
-        let rows = self.candidates + spare;
+    async fn piece(
+        &self,
+        opened: &Arc<Opened>,
+        allowed: Allowed,
+        places: Option<Arc<Places>>,
+        is_masked: bool,
+    ) -> Result<Piece> {
         let query = Query {
             column: self.column.to_owned(),
             key: Arc::clone(&self.key),
-            k: rows,
+            k: self.candidates,
             lower_bound: None,
             upper_bound: None,
-            minimum_nprobes: index.total_partitions(),
+            minimum_nprobes: opened.index.total_partitions(),
             maximum_nprobes: None,
             search_effort: 0.5,
-            ef: Some(self.ef.max(rows)),
+            ef: Some(self.ef),
             refine_factor: None,
             metric_type: Some(self.metric.to_lance()),
             use_index: true,
@@ -225,11 +239,27 @@ impl Walk<'_> {
             dist_q_c: 0.0,
             approx_mode: ApproxMode::Normal,
         };
-        let (partitions, distances) = index.find_partitions(&query).map_err(lance_error)?;
-        let prepared = Arc::clone(&index).prepare_partition_query(&query).map_err(lance_error)?;
-        let (index, query) = prepared.unwrap_or((index, query));
-        let (opened, allowed) = (Arc::clone(opened), Arc::new(allowed));
-        Ok(Piece { opened, index, query, partitions, distances, allowed, filter })
+        let opened = Arc::clone(opened);
+        let is_short = opened.is_scanned()
+            && opened.index.total_partitions() * self.key.get_array_memory_size() <= CENTRES_INLINE_BYTES_MAX;
+        let open = move || Piece::open(opened, query, allowed, places, is_masked);
+        if is_short { open() } else { blocking(open).await }
+    }
+
+    /// Where those of `wanted` are in `opened`, if it is worth remembering that.
+    fn places(&self, opened: &Opened, segment: &IndexMetadata, wanted: &Wanted) -> Option<Arc<Places>> {
+        let satisfying = wanted.repeated().filter(|_| opened.is_scanned())?;
+        let bytes = Places::bytes_max(opened, satisfying.count) + satisfying.text.len();
+        if !self.places.has_room_for(bytes) {
+            return None;
+        }
+        let name = format!("{}\0{}", segment.uuid, satisfying.text);
+        let known = self.places.get(self.snapshot, &name).filter(|known| known.is_of(satisfying));
+        Some(known.unwrap_or_else(|| {
+            let places = Arc::new(Places::new(satisfying, opened));
+            self.places.put(self.snapshot, &name, &places, bytes);
+            places
+        }))
     }
 }
 
@@ -239,6 +269,32 @@ pub(crate) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
 }
 
 impl Piece {
+    /// Compares the query with the centres, and makes it ready for Lance.
+    fn open(
+        opened: Arc<Opened>,
+        mut query: Query,
+        allowed: Allowed,
+        places: Option<Arc<Places>>,
+        is_masked: bool,
+    ) -> Result<Self> {
+        let index = Arc::clone(&opened.index);
+        let share = match opened.is_scanned() {
+            true => 1.0,
+            false => allowed.count() as f64 / index.num_rows().max(1) as f64,
+        };
+        let (filter, spare): (Arc<dyn PreFilter>, usize) = match share {
+            1.0 if !is_masked => (Arc::new(NoFilter), 0),
+            UNMASKED_SHARE.. if !is_masked => (Arc::new(NoFilter), SPARE_ROWS + query.k / SPARE_SHARE),
+            _ => (Arc::new(Rows(Arc::new(RowAddrMask::from_allowed(allowed.rows())))), 0),
+        };
+        query.k += spare;
+        query.ef = query.ef.max(Some(query.k));
+        let (partitions, distances) = index.find_partitions(&query).map_err(lance_error)?;
+        let prepared = Arc::clone(&index).prepare_partition_query(&query).map_err(lance_error)?;
+        let (index, query) = prepared.unwrap_or((index, query));
+        Ok(Self { opened, index, query, partitions, distances, allowed: Arc::new(allowed), filter, places })
+    }
+
     /// The nearest rows of each of these partitions, added to `near`.
     async fn search(&self, range: Range<usize>, mut near: Near) -> Result<Near> {
         let range = range.start.min(self.partitions.len())..range.end.min(self.partitions.len());
@@ -272,10 +328,20 @@ impl Piece {
             Some(kept) => kept,
             None => try_join_all(numbers.iter().map(|number| self.opened.partition(*number))).await?,
         };
-        let loaded: Vec<_> = partitions.into_iter().zip(self.distances.values()[range].to_vec()).collect();
+        let loaded: Vec<(Arc<dyn Partition>, f32)> =
+            partitions.into_iter().zip(self.distances.values()[range].iter().copied()).collect();
         let (key, rows, allowed) = (Arc::clone(&self.query.key), self.query.k, Arc::clone(&self.allowed));
+        let places = self.places.clone();
         let scan = move || {
-            let rows = nearest(&loaded, &key, rows, |row| allowed.contains(row));
+            let probed = numbers.into_iter().zip(loaded).map(|(number, (partition, from_centre))| {
+                let probed = Probed::new(partition, from_centre);
+                match &places {
+                    Some(places) => probed.only(number, places, |row| allowed.satisfies(row)),
+                    None => probed,
+                }
+            });
+            let probed: Vec<Probed> = probed.collect();
+            let rows = nearest(&probed, &key, rows, |row| allowed.contains(row));
             Ok(Near { rows, reach: f32::INFINITY })
         };
         Ok(tokio::task::spawn_blocking(scan))

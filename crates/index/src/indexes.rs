@@ -24,6 +24,7 @@ use crate::live;
 use crate::pieces::{self, piece_rows};
 use crate::resident::{Bounds, Resident, resident_options};
 use crate::resident_file;
+use crate::scan::Places;
 use crate::spec::IndexSpec;
 use crate::unseen::Unseen;
 use crate::watch::silent;
@@ -37,6 +38,8 @@ const CATALOGS_MAX: usize = 16;
 /// Of what searches keep, one in so many bytes is for rows that satisfy filters.
 const FILTERED_SHARE: usize = 6;
 /// How many threads run at once here. Asked for once: it reads files.
+/// And one for where those are in indexes on disk.
+const PLACES_SHARE: usize = 6;
 pub(crate) static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
@@ -88,6 +91,7 @@ struct Shared {
 
 impl fmt::Debug for Indexes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    places: Cache<Places>,
         f.debug_struct("Indexes").field("options", &self.shared.options).finish_non_exhaustive()
     }
 }
@@ -105,12 +109,13 @@ impl Indexes {
         let shared = Shared {
             catalogs: Cache::new(CATALOGS_MAX),
             residents: Mutex::default(),
-            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE),
+            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE - bytes / PLACES_SHARE),
             filtered: Filtered::new(bytes / FILTERED_SHARE),
             options,
         };
         Self { shared: Arc::new(shared) }
     }
+            places: Cache::new(bytes / PLACES_SHARE),
 
     pub(crate) fn unseen(&self) -> &Unseen {
         &self.shared.unseen
@@ -124,6 +129,10 @@ impl Indexes {
         if let Some(known) = self.shared.catalogs.get(snapshot, "") {
             return Ok(known);
         }
+    pub(crate) fn places(&self) -> &Cache<Places> {
+        &self.shared.places
+    }
+
         let catalog = Arc::new(Box::pin(Catalog::read(snapshot)).await?);
         self.shared.catalogs.put(snapshot, "", &catalog, 1);
         Ok(catalog)

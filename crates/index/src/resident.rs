@@ -10,20 +10,20 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
-use cenote_graph::{Filter, Graph, Options, Strategy, Values};
+use cenote_graph::{Filter, Graph, Options, Selection, Strategy, Values};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
 use futures::TryStreamExt;
 use lance::Dataset;
-use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
 
 use crate::cache::Cache;
 use crate::catalog::{Index, Live};
+use crate::filtered::{Satisfying, Wanted};
 use crate::hits::Hit;
 use crate::kind::{IndexKind, VectorOptions};
 use crate::live;
@@ -42,6 +42,8 @@ pub(crate) const EF_FACTOR: usize = 4;
 pub(crate) const EF_MIN: usize = 128;
 /// What lists of rows may take, all bases together.
 const LIVE_BYTES_MAX: usize = 32 << 20;
+/// And where the graph has those that satisfy filters.
+const SELECTED_BYTES_MAX: usize = 16 << 20;
 /// Rows that one batch of a build has: short, so that a build stops soon after its caller did.
 const BATCH_ROWS: usize = 2048;
 
@@ -80,8 +82,16 @@ pub(crate) struct Resident {
     failure: Mutex<Option<String>>,
     unsaved: Mutex<usize>,
     live: Cache<Live>,
+    selected: Cache<Selected>,
     /// The rows of the change store that the graph has, by the hash of their vectors; changed by whoever has the turn.
     changed: Arc<Mutex<ByVector>>,
+}
+
+/// Where the graph has the rows of a base that satisfy a filter.
+#[derive(Debug)]
+struct Selected {
+    of: Weak<Satisfying>,
+    selection: Arc<Selection>,
 }
 
 /// Labels by the hashes of their vectors.
@@ -112,6 +122,7 @@ impl Resident {
             failure: Mutex::default(),
             unsaved: Mutex::default(),
             live: Cache::new(LIVE_BYTES_MAX),
+            selected: Cache::new(SELECTED_BYTES_MAX),
             changed: Arc::default(),
         }
     }
@@ -176,7 +187,7 @@ impl Resident {
         view: &View,
         probe: &Probe,
         (k, ef): (usize, usize),
-        wanted: Option<&RowAddrTreeMap>,
+        wanted: Option<&Wanted>,
     ) -> Result<Option<Vec<Hit>>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let is_as_seen = |state: &&State| {
@@ -193,23 +204,60 @@ impl Resident {
             is_live && wanted.is_none_or(|wanted| wanted.contains(row))
         };
         let rows = live::count(covered) + snapshot.changed_rows();
-        let most = wanted.map_or(rows, |wanted| live::count(wanted).min(rows));
+        let most = wanted.map_or(rows, |wanted| wanted.count().min(rows));
         let selectivity = most as f64 / state.graph.len().max(1) as f64;
         let values = match self.options.metric {
             Metric::Hamming => Values::Bits(&probe.bytes),
             _ => Values::Floats(&probe.floats),
         };
         let test = Filter::Test { matches: &matches, selectivity };
-        let hits = match wanted {
-            // Where each is compared the graph need not test all that it has.
-            Some(wanted) if state.graph.strategy(k, ef, test) == Strategy::Exact => {
-                let rows: Vec<u64> = live::ids(wanted)?.into_iter().filter(|row| matches(*row)).collect();
-                state.graph.search_exact(values, k, Filter::Labels(&rows))?
+        let exact = |rows: Vec<u64>| {
+            let rows: Vec<u64> = rows.into_iter().filter(|row| matches(*row)).collect();
+            state.graph.search_exact(values, k, Filter::Labels(&rows))
+        };
+        let selection = wanted.map(|wanted| self.selection(snapshot, view, state, wanted, (k, ef))).transpose()?;
+        let hits = match (wanted, selection.flatten()) {
+            (Some(wanted), Some(selection)) => {
+                let mut hits = state.graph.search_selection(values, k, &selection, |row| !superseded.contains(row))?;
+                hits.extend(exact(live::ids(wanted.changes())?)?);
+                hits
             }
+            // Where each is compared the graph need not test all that it has.
+            (Some(wanted), None) if state.graph.strategy(k, ef, test) == Strategy::Exact => exact(wanted.ids()?)?,
             _ => state.graph.search(values, k, ef, test)?,
         };
         let hits = hits.into_iter();
         Ok(Some(hits.map(|hit| Hit { row_id: hit.label, distance: Some(hit.distance), score: None }).collect()))
+    }
+
+    /// Where the graph has those of `wanted` that are in the base, superseded ones too, if to compare all of them is quicker than a walk
+    /// and they are asked for again.
+    fn selection(
+        &self,
+        snapshot: &Snapshot,
+        view: &View,
+        state: &State,
+        wanted: &Wanted,
+        (k, ef): (usize, usize),
+    ) -> Result<Option<Arc<Selection>>> {
+        let is_quick = |rows: usize| state.graph.is_quicker_selected(k, ef, rows);
+        let Some(satisfying) = wanted.repeated().filter(|base| is_quick(base.count)) else { return Ok(None) };
+        let bytes = satisfying.count * Selection::LABEL_BYTES + satisfying.text.len();
+        if !self.selected.has_room_for(bytes) {
+            return Ok(None);
+        }
+        let name = format!("{}\0{}", view.epoch, satisfying.text);
+        if let Some(known) =
+            self.selected.get(snapshot, &name).filter(|known| known.of.as_ptr() == Arc::as_ptr(satisfying))
+        {
+            return Ok(Some(Arc::clone(&known.selection)));
+        }
+        let mut rows = live::ids(wanted.base())?;
+        rows.retain(|row| view.live.covered.contains(*row));
+        let selection = Arc::new(state.graph.select(&rows));
+        let selected = Selected { of: Arc::downgrade(satisfying), selection: Arc::clone(&selection) };
+        self.selected.put(snapshot, &name, &Arc::new(selected), bytes);
+        Ok(Some(selection))
     }
 
     /// Brings the graph up to `snapshot`: makes it, reads it from disk, or takes in what is new. Searches go on.

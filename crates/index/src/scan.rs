@@ -1,9 +1,10 @@
 //! Partitions of a vector index on disk whose rows are compared one by one: of whole vectors, or of such with 8 bits a number.
 //!
 //! Whether a row may be found is asked only when it is near enough: a filter that many rows satisfy costs little, and none hides a row.
+//! Of one that few rows satisfy, and that is asked for again, it is remembered where they are, and only they are compared ([`Places`]).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use arrow::array::ArrayRef;
 use cenote_base::{Error, Result};
@@ -19,7 +20,11 @@ use lance_index::vector::sq::ScalarQuantizer;
 use lance_index::vector::storage::{DistCalculator, VectorStore};
 
 use crate::disk::{Candidate, nearer};
+use crate::filtered::Satisfying;
 use crate::hits::{keep_first, kept_max};
+
+/// Rows ahead of the one being compared whose memory is asked for.
+const AHEAD: usize = 4;
 
 /// An index of such partitions.
 trait Scanned: Send + Sync {
@@ -29,8 +34,13 @@ trait Scanned: Send + Sync {
 
 /// Such a partition, in memory.
 pub(crate) trait Partition: fmt::Debug + Send + Sync {
+    fn rows(&self) -> usize;
+
     /// From `query`, which is `from_centre` away from the partition's centre, to each row.
     fn distances(&self, query: ArrayRef, from_centre: f32) -> Vec<f32>;
+
+    /// To rows number `places` alone.
+    fn distances_of(&self, query: ArrayRef, from_centre: f32, places: &[u32]) -> Vec<f32>;
 
     /// The id of row number `at`.
     fn row_id(&self, at: usize) -> u64;
@@ -47,8 +57,24 @@ impl<Q: Quantization + 'static> Scanned for IVFIndex<FlatIndex, Q> {
 }
 
 impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
+    fn rows(&self) -> usize {
+        self.storage.len()
+    }
+
     fn distances(&self, query: ArrayRef, from_centre: f32) -> Vec<f32> {
         self.storage.dist_calculator(query, from_centre).distance_all(0)
+    }
+
+    fn distances_of(&self, query: ArrayRef, from_centre: f32, places: &[u32]) -> Vec<f32> {
+        let calculator = self.storage.dist_calculator(query, from_centre);
+        places.iter().take(AHEAD).for_each(|&place| calculator.prefetch(place));
+        let distance = |(at, &place): (usize, &u32)| {
+            if let Some(&next) = places.get(at + AHEAD) {
+                calculator.prefetch(next);
+            }
+            calculator.distance(place)
+        };
+        places.iter().enumerate().map(distance).collect()
     }
 
     fn row_id(&self, at: usize) -> u64 {
@@ -103,26 +129,84 @@ fn scanned(index: &dyn VectorIndex) -> Option<&dyn Scanned> {
     with::<ScalarQuantizer>(index).or_else(|| with::<FlatQuantizer>(index)).or_else(|| with::<FlatBinQuantizer>(index))
 }
 
-/// The nearest `rows_max` rows of `partitions` that `may_be_found`, in any order. Each partition comes with the distance from `query`
-/// to its centre, the nearest first.
+/// Where in the partitions of an index the rows of a base are that satisfy a filter.
+#[derive(Debug)]
+pub(crate) struct Places {
+    satisfying: Weak<Satisfying>,
+    partitions: Vec<OnceLock<Arc<[u32]>>>,
+}
+
+impl Places {
+    /// Of none yet.
+    pub(crate) fn new(satisfying: &Arc<Satisfying>, opened: &Opened) -> Self {
+        let partitions = opened.partitions.iter().map(|_| OnceLock::new()).collect();
+        Self { satisfying: Arc::downgrade(satisfying), partitions }
+    }
+
+    /// Whether they are of those rows.
+    pub(crate) fn is_of(&self, satisfying: &Arc<Satisfying>) -> bool {
+        std::ptr::eq(self.satisfying.as_ptr(), Arc::as_ptr(satisfying))
+    }
+
+    /// What they take at most, where `rows` satisfy the filter.
+    pub(crate) fn bytes_max(opened: &Opened, rows: usize) -> usize {
+        rows * size_of::<u32>() + opened.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>()
+    }
+
+    /// Those in `partition`, which is number `at`; found when they are asked for first, by which rows are `satisfying` it.
+    fn of(&self, at: usize, partition: &dyn Partition, satisfying: impl Fn(u64) -> bool) -> Option<Arc<[u32]>> {
+        let find =
+            || (0..partition.rows()).filter(|row| satisfying(partition.row_id(*row))).map(|row| row as u32).collect();
+        self.partitions.get(at).map(|places| Arc::clone(places.get_or_init(find)))
+    }
+}
+
+/// A partition that a query is compared with.
+pub(crate) struct Probed {
+    partition: Arc<dyn Partition>,
+    /// From the query to its centre.
+    from_centre: f32,
+    /// The rows to compare; `None`: all.
+    places: Option<Arc<[u32]>>,
+}
+
+impl Probed {
+    pub(crate) fn new(partition: Arc<dyn Partition>, from_centre: f32) -> Self {
+        Self { partition, from_centre, places: None }
+    }
+
+    /// Only those of its rows, of which it is number `at`, that `places` has.
+    pub(crate) fn only(mut self, at: usize, places: &Places, satisfying: impl Fn(u64) -> bool) -> Self {
+        self.places = places.of(at, self.partition.as_ref(), satisfying);
+        self
+    }
+}
+
+/// The nearest `rows_max` rows of `partitions` that `may_be_found`, in any order. The nearest partition comes first.
 pub(crate) fn nearest(
-    partitions: &[(Arc<dyn Partition>, f32)],
+    partitions: &[Probed],
     query: &ArrayRef,
     rows_max: usize,
     may_be_found: impl Fn(u64) -> bool,
 ) -> Vec<Candidate> {
     let mut near = Vec::new();
     let mut farthest = f32::MAX;
-    for (partition, from_centre) in partitions {
-        let distances = partition.distances(Arc::clone(query), *from_centre);
+    for Probed { partition, from_centre, places } in partitions {
+        let places = places.as_deref();
+        let distances = match places {
+            None => partition.distances(Arc::clone(query), *from_centre),
+            Some([]) => continue,
+            Some(places) => partition.distances_of(Arc::clone(query), *from_centre, places),
+        };
+        let row_id = |at: usize| partition.row_id(places.map_or(at, |places| places[at] as usize));
         let (distances, mut next) = (distances.as_slice(), 0);
         // Of all that a search does this is done most often: nothing is called for a row that is too far.
         while next < distances.len() {
             let (at, distance) = (next, distances[next]);
             next += 1;
             // Some distances are no numbers, or without end: those are no hits.
-            if distance <= farthest && distance >= f32::MIN && may_be_found(partition.row_id(at)) {
-                near.push((partition.row_id(at), distance));
+            if distance <= farthest && distance >= f32::MIN && may_be_found(row_id(at)) {
+                near.push((row_id(at), distance));
                 if near.len() >= kept_max(rows_max) {
                     keep_first(&mut near, rows_max, nearer);
                     farthest = near.iter().map(|(_, distance)| *distance).fold(f32::MIN, f32::max);

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, Snapshot, lance_error};
 use futures::TryStreamExt;
-use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
+use lance::dataset::scanner::RowAddrMask;
 use lance::index::DatasetIndexInternalExt;
 use lance::table::format::IndexMetadata;
 use lance_index::metrics::NoOpMetricsCollector;
@@ -18,6 +18,7 @@ use lance_select::RowSetOps;
 use crate::build::text_params;
 use crate::catalog::{Catalog, Index};
 use crate::corpus::{Segment, Statistics};
+use crate::filtered::Wanted;
 use crate::fuzzy::{EXPANSIONS_MAX, Expansion};
 use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
 use crate::indexes::{Indexes, is_of_index};
@@ -151,7 +152,7 @@ struct ColumnSearch<'a> {
     snapshot: &'a Snapshot,
     index: &'a Index,
     /// The rows that satisfy the filter.
-    wanted: Option<&'a RowAddrTreeMap>,
+    wanted: Option<&'a Wanted>,
     k: usize,
     /// How words side by side are joined.
     fit: Fit,
@@ -234,7 +235,7 @@ impl ColumnSearch<'_> {
     fn mask(&self, segment: &Segment) -> RowAddrMask {
         let superseded = self.snapshot.superseded().as_ref();
         match self.wanted {
-            Some(wanted) => RowAddrMask::from_allowed((segment.live.clone() & wanted) - superseded),
+            Some(wanted) => RowAddrMask::from_allowed((segment.live.clone() & wanted.base()) - superseded),
             None if segment.is_whole() => RowAddrMask::from_block(superseded.clone()),
             None => RowAddrMask::from_allowed(segment.live.clone() - superseded),
         }

@@ -14,6 +14,7 @@ use lance_select::RowSetOps;
 use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::disk::Walk;
+use crate::filtered::Wanted;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, PROCESSORS, is_of_index};
 use crate::live;
@@ -122,13 +123,10 @@ impl Indexes {
             return Ok((search.exact().await?, Strategy::Exact));
         }
         let wanted = match &query.filter {
-            Some(filter) => {
-                let satisfying = self.filtered().rows(snapshot, filter).await?;
-                Some(Arc::new(satisfying - snapshot.superseded().as_ref()))
-            }
+            Some(filter) => Some(Arc::new(self.filtered().rows(snapshot, filter).await?)),
             None => None,
         };
-        let matching = wanted.as_ref().map(|wanted| live::count(wanted));
+        let matching = wanted.as_ref().map(|wanted| wanted.count());
         for index in fitting.iter().filter(|index| index.definition.kind.is_resident()) {
             if let Some(hits) = search.by_resident(index, wanted.as_ref()).await? {
                 return Ok((hits, Strategy::Index(index.name.clone(), matching)));
@@ -218,8 +216,8 @@ impl VectorSearch<'_> {
     }
 
     /// By comparing each of `wanted`.
-    async fn matching(&self, wanted: &RowAddrTreeMap) -> Result<Vec<Hit>> {
-        let mut hits = self.compare(live::ids(wanted)?).await?;
+    async fn matching(&self, wanted: &Wanted) -> Result<Vec<Hit>> {
+        let mut hits = self.compare(wanted.ids()?).await?;
         self.finish(&mut hits);
         Ok(hits)
     }
@@ -241,7 +239,7 @@ impl VectorSearch<'_> {
     }
 
     /// By a graph in memory; `None` when there is none for this snapshot.
-    async fn by_resident(&self, index: &Index, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Option<Vec<Hit>>> {
+    async fn by_resident(&self, index: &Index, wanted: Option<&Arc<Wanted>>) -> Result<Option<Vec<Hit>>> {
         let Some(options) = resident_options(&index.definition.kind) else { return Ok(None) };
         let resident = self.indexes.resident(self.snapshot, index, options);
         for _ in 0..WALKS_MAX {
@@ -276,7 +274,7 @@ impl VectorSearch<'_> {
     }
 
     /// By what Lance has built, and by comparing with what that has not seen.
-    async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
+    async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Hit>> {
         let superseded = self.snapshot.superseded().as_ref();
         let live = built.live(self.snapshot).await?;
         let mut hits = self.walk(index, built, wanted).await?;
@@ -284,7 +282,7 @@ impl VectorSearch<'_> {
         if !is_short {
             let mut late = live.late.clone() - superseded;
             if let Some(wanted) = wanted {
-                late &= wanted.as_ref();
+                late &= wanted.base();
             }
             hits.extend(self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await?);
         }
@@ -305,7 +303,7 @@ impl VectorSearch<'_> {
         name: &str,
         late: &RowAddrTreeMap,
         since: u64,
-        wanted: Option<&Arc<RowAddrTreeMap>>,
+        wanted: Option<&Arc<Wanted>>,
     ) -> Result<UnseenRows> {
         let (unseen, column, shape) = (self.indexes.unseen(), &self.query.column, (self.metric, self.width));
         let late = match live::count(late) {
@@ -358,7 +356,7 @@ impl VectorSearch<'_> {
     }
 
     /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and compared.
-    async fn walk(&self, index: &Index, built: &Built, wanted: Option<&Arc<RowAddrTreeMap>>) -> Result<Vec<Hit>> {
+    async fn walk(&self, index: &Index, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Hit>> {
         let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
         // Of a query that Float16 rounds the distances are not those that are told.
         let is_whole = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
@@ -380,6 +378,7 @@ impl VectorSearch<'_> {
             k: self.query.k,
             probes,
             ef: ef.unwrap_or(GRAPH_CANDIDATES_MIN),
+            places: self.indexes.places(),
         };
         let candidates = walk.run(built, wanted).boxed().await?;
         if is_whole {
@@ -403,7 +402,7 @@ struct UnseenRows {
     changed: Option<Arc<Changed<Vectors>>>,
     /// Only those of the changed rows with this id or a later one.
     since: u64,
-    wanted: Option<Arc<RowAddrTreeMap>>,
+    wanted: Option<Arc<Wanted>>,
 }
 
 impl UnseenRows {

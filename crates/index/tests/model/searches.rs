@@ -53,6 +53,8 @@ pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest
 
     let vector = query_vector(random);
     check_vector(snapshot, rows, &indexes, &vector, k, None, second, recall).await;
+    // The same filter each time: where its rows are is remembered from one search to the next.
+    check_vector(snapshot, rows, &indexes, &vector, k, None, Keep::ColorBelow(3), recall).await;
     let metric = [Metric::L2, Metric::Cosine, Metric::Dot][random.below(3) as usize];
     check_vector(snapshot, rows, &indexes, &vector, k, Some(metric), Keep::All, recall).await;
 
