@@ -221,6 +221,9 @@ pub enum IndexCommand {
         /// An option of the kind, such as partitions=64, m=16 or language=German.
         #[arg(long, value_name = "OPTION=VALUE", value_parser = option)]
         with: Vec<(String, String)>,
+        /// Where the centres of partitions of a vector index on disk are learned.
+        #[arg(long, value_enum, default_value = "auto")]
+        device: DeviceArgument,
     },
     /// List a table's indexes.
     List {

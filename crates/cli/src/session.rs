@@ -7,7 +7,7 @@ use cenote_runtime::{ByteSize, Cancel, DeviceChoice, Lake, LakeOptions, Progress
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::arguments::{Arguments, Command, DeviceArgument};
+use crate::arguments::{Arguments, Command, DeviceArgument, IndexCommand};
 use crate::output;
 use crate::progress::progress;
 use crate::sight::{self, Watched};
@@ -29,10 +29,14 @@ pub fn options(arguments: &Arguments) -> LakeOptions {
         _ => ByteSize(0),
     };
     let device = match &arguments.command {
-        Command::Run { device: DeviceArgument::Auto, .. } => DeviceChoice::Auto,
-        Command::Run { device: DeviceArgument::Gpu, .. } => DeviceChoice::Gpu,
-        Command::Run { device: DeviceArgument::Software, .. } => DeviceChoice::Software,
-        _ => DeviceChoice::Cpu,
+        Command::Run { device, .. } | Command::Index(IndexCommand::Create { device, .. }) => *device,
+        _ => DeviceArgument::Cpu,
+    };
+    let device = match device {
+        DeviceArgument::Auto => DeviceChoice::Auto,
+        DeviceArgument::Cpu => DeviceChoice::Cpu,
+        DeviceArgument::Gpu => DeviceChoice::Gpu,
+        DeviceArgument::Software => DeviceChoice::Software,
     };
     LakeOptions {
         memory_max: arguments.memory,

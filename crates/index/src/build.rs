@@ -20,6 +20,7 @@ use lance_index::{IndexParams, IndexType};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::pieces::{begin, piece_rows};
 use crate::spec::{IndexSpec, Metric};
+use crate::train::{Trainer, train};
 use crate::watch::Watch;
 
 /// Up to so many vectors are kept whole: comparing with all of them is quicker than walking a graph, and exact.
@@ -51,13 +52,14 @@ pub(crate) enum Made {
 }
 
 /// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. The first vector index of that name
-/// over more than `piece_rows_max` rows is only begun.
+/// over more than `piece_rows_max` rows is only begun. `trainer` learns the centres of one that is built whole.
 pub(crate) async fn build(
     dataset: &mut Dataset,
     name: &str,
     column: &str,
     kind: &IndexKind,
     piece_rows_max: usize,
+    trainer: Option<&dyn Trainer>,
     progress: &Arc<dyn Progress>,
 ) -> Result<Made> {
     let (index_type, params): (IndexType, Box<dyn IndexParams>) = match kind {
@@ -75,7 +77,11 @@ pub(crate) async fn build(
                 begin(dataset, name, column, &vector_params(options, rows, dimension, true)?).await?;
                 return Ok(Made::Begun);
             }
-            (IndexType::Vector, Box::new(vector_params(options, rows, dimension, false)?))
+            let mut params = vector_params(options, rows, dimension, false)?;
+            if let Some(trainer) = trainer {
+                train(dataset, column, &mut params, trainer).await?;
+            }
+            (IndexType::Vector, Box::new(params))
         }
         IndexKind::FullText(options) => (IndexType::Inverted, Box::new(text_params(options)?)),
         IndexKind::Scalar(structure) => {

@@ -26,6 +26,7 @@ use crate::resident::{Bounds, Resident, resident_options};
 use crate::resident_file;
 use crate::scan::Places;
 use crate::spec::IndexSpec;
+use crate::train::Trainer;
 use crate::unseen::Unseen;
 use crate::watch::silent;
 
@@ -37,9 +38,9 @@ const PIECE_RATIO: usize = 4;
 const CATALOGS_MAX: usize = 16;
 /// Of what searches keep, one in so many bytes is for rows that satisfy filters.
 const FILTERED_SHARE: usize = 6;
-/// How many threads run at once here. Asked for once: it reads files.
 /// And one for where those are in indexes on disk.
 const PLACES_SHARE: usize = 6;
+/// How many threads run at once here. Asked for once: it reads files.
 pub(crate) static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
@@ -57,6 +58,8 @@ pub struct IndexOptions {
     /// The first build of a vector index on disk over more rows goes piece by piece, of so many rows or a quarter of the table. One that
     /// is cut off loses a piece.
     pub piece_rows: usize,
+    /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of Float32.
+    pub trainer: Option<Arc<dyn Trainer>>,
     /// A build of an index in memory is saved so often. One that is cut off loses what came later.
     pub save_every: Duration,
 }
@@ -69,6 +72,7 @@ impl Default for IndexOptions {
             directory: None,
             threads: *PROCESSORS,
             piece_rows: 4_000_000,
+            trainer: None,
             save_every: Duration::from_secs(30),
         }
     }
@@ -87,11 +91,11 @@ struct Shared {
     residents: Mutex<HashMap<(String, String), Arc<Resident>>>,
     unseen: Unseen,
     filtered: Filtered,
+    places: Cache<Places>,
 }
 
 impl fmt::Debug for Indexes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    places: Cache<Places>,
         f.debug_struct("Indexes").field("options", &self.shared.options).finish_non_exhaustive()
     }
 }
@@ -111,11 +115,11 @@ impl Indexes {
             residents: Mutex::default(),
             unseen: Unseen::new(bytes - bytes / FILTERED_SHARE - bytes / PLACES_SHARE),
             filtered: Filtered::new(bytes / FILTERED_SHARE),
+            places: Cache::new(bytes / PLACES_SHARE),
             options,
         };
         Self { shared: Arc::new(shared) }
     }
-            places: Cache::new(bytes / PLACES_SHARE),
 
     pub(crate) fn unseen(&self) -> &Unseen {
         &self.shared.unseen
@@ -125,14 +129,14 @@ impl Indexes {
         &self.shared.filtered
     }
 
-    pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {
-        if let Some(known) = self.shared.catalogs.get(snapshot, "") {
-            return Ok(known);
-        }
     pub(crate) fn places(&self) -> &Cache<Places> {
         &self.shared.places
     }
 
+    pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {
+        if let Some(known) = self.shared.catalogs.get(snapshot, "") {
+            return Ok(known);
+        }
         let catalog = Arc::new(Box::pin(Catalog::read(snapshot)).await?);
         self.shared.catalogs.put(snapshot, "", &catalog, 1);
         Ok(catalog)
@@ -333,8 +337,9 @@ impl Indexes {
         definition: &Definition,
         progress: &Arc<dyn Progress>,
     ) -> Result<Made> {
-        let piece_rows_max = self.shared.options.piece_rows;
-        let made = Box::pin(build(dataset, name, column, &definition.kind, piece_rows_max, progress)).await?;
+        let IndexOptions { piece_rows, trainer, .. } = &self.shared.options;
+        let made = build(dataset, name, column, &definition.kind, *piece_rows, trainer.as_deref(), progress);
+        let made = Box::pin(made).await?;
         let rows = dataset.count_rows(None).await.map_err(lance_error)?;
         let definition = Definition { rows, is_unfinished: made == Made::Begun, ..definition.clone() };
         define(dataset, name, &definition).await?;

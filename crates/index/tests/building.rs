@@ -4,15 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type};
-use cenote_base::{ByteSize, ErrorKind, Progress};
-use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
+use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
+use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Metric, TextQuery, Trainer, VectorQuery};
 use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, lance_error};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::{BuiltinIndexType, InvertedIndexParams, ScalarIndexParams};
@@ -66,7 +68,7 @@ fn ids(found: &RecordBatch) -> BTreeSet<i64> {
     unique
 }
 
-async fn with_words(snapshot: &Snapshot, words: &str) -> cenote_base::Result<BTreeSet<i64>> {
+async fn with_words(snapshot: &Snapshot, words: &str) -> Result<BTreeSet<i64>> {
     let query = TextQuery { columns: Some(vec!["id".to_owned()]), ..TextQuery::new(words, 50_000) };
     INDEXES.text_search(snapshot, &query).await.map(|found| ids(&found))
 }
@@ -395,4 +397,49 @@ async fn indexes_without_definitions_are_listed_searched_kept_current_and_droppe
     let error = with_words(&table.snapshot().await.unwrap(), "common").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().len(), 1);
+}
+
+/// Takes the first points for centres, or fails.
+#[derive(Debug)]
+struct First {
+    centres: AtomicUsize,
+    fails: bool,
+}
+
+impl Trainer for First {
+    fn centres(&self, points: FixedSizeListArray, centres: usize) -> BoxFuture<'_, Result<FixedSizeListArray>> {
+        self.centres.fetch_add(centres, Ordering::Relaxed);
+        let first = match self.fails {
+            true => Err(Error::resource_exhausted("the device is full")),
+            false => Ok(points.slice(0, centres)),
+        };
+        async move { first }.boxed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn centres_that_others_learn_are_those_of_the_partitions() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(directory.path()).await;
+    table.upsert(batch(0..6_000)).await.unwrap();
+    for (kind, metric, fails, learned) in [
+        ("ivf_flat", "l2", false, true),
+        ("ivf_sq", "cosine", false, true),
+        ("ivf_sq", "l2", true, true),
+        // Lance's clusters are of another distance.
+        ("ivf_flat", "dot", false, false),
+    ] {
+        let trainer = Arc::new(First { centres: AtomicUsize::new(0), fails });
+        let indexes =
+            Indexes::new(IndexOptions { trainer: Some(Arc::clone(&trainer) as _), ..IndexOptions::default() });
+        let spec = IndexSpec::new("vector", IndexKind::parse(kind, [("metric", metric), ("partitions", "7")]).unwrap());
+        let built = indexes.create(&table, &spec).await.unwrap();
+        assert_eq!((built.rows_indexed, built.rows_unindexed), (6_000, 0), "{kind} {metric}");
+        assert_eq!(trainer.centres.load(Ordering::Relaxed), if learned { 7 } else { 0 }, "{kind} {metric}");
+        if metric == "l2" {
+            let snapshot = table.snapshot().await.unwrap();
+            assert_eq!(nearest(&snapshot, 3_000, 5).await, (2_998..3_003).collect(), "{kind}");
+        }
+        indexes.remove(&table, &built.name).await.unwrap();
+    }
 }

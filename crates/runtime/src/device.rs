@@ -7,8 +7,10 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use cenote_device::{Device, DeviceInfo, DeviceKind, devices, gpu};
 use cenote_engine::Devices;
-use cenote_operators_image::KERNELS;
+use cenote_operators_image::{DeviceKernel, KERNELS};
 use cenote_scheduler::{Accelerator, Choice, DeviceOptions, KernelSet};
+
+use crate::train;
 
 /// What requests call GPUs.
 const CLASS: &str = "gpu";
@@ -64,7 +66,8 @@ pub(crate) fn device(choice: DeviceChoice) -> Result<Option<(DeviceOptions, Devi
     let memory_bytes = (info.memory_bytes / MEMORY_SHARE).min(MEMORY_MAX);
     let open = move || {
         let device = Device::open(&info, memory_bytes)?;
-        let kernels = KERNELS.into_iter().fold(KernelSet::default(), |kernels, (name, kernel)| {
+        let kernels = KERNELS.into_iter().chain([(train::KERNEL, train::on_device as DeviceKernel)]);
+        let kernels = kernels.fold(KernelSet::default(), |kernels, (name, kernel)| {
             let device = device.clone();
             kernels.with_kernel(name, move |input| kernel(&device, input))
         });

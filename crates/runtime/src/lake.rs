@@ -10,7 +10,7 @@ use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available
 use cenote_engine::{
     ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, StagePlan, error_table_schema,
 };
-use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes};
+use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
 use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};
 use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
@@ -24,6 +24,7 @@ use crate::device::{DeviceChoice, device};
 use crate::ingest::{self, IngestReport};
 use crate::status::{self, LakeStatus};
 use crate::table::Table;
+use crate::train::DeviceTrainer;
 
 const MARKER: &str = "cenote.json";
 const FORMAT: u64 = 1;
@@ -115,23 +116,6 @@ impl Lake {
 
         // Shares of the budget. What they leave is for models, Arrow buffers in flight and the runtime itself.
         let share = |parts: u64| ByteSize(memory_max.0 / parts);
-        let indexes = Indexes::new(IndexOptions {
-            memory_bytes_max: share(4),
-            cache_bytes_max: share(16),
-            directory: Some(models.cache_dir().join("graphs")),
-            ..IndexOptions::default()
-        });
-        let defaults = StoreOptions::default();
-        let store_options = StoreOptions {
-            block_cache_bytes_max: options.cache_max.unwrap_or(defaults.block_cache_bytes_max),
-            index_cache_bytes_max: share(8),
-            metadata_cache_bytes_max: share(16),
-            page_cache_bytes_max: share(16),
-            cache_directory: models.cache_dir().join("tables"),
-            after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
-            ..defaults
-        };
-        let store = Store::open(location.join(TABLES), store_options).await?;
         let defaults = SchedulerOptions::default();
         // A driver takes its time.
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
@@ -146,6 +130,25 @@ impl Lake {
             seed: options.seed,
             ..defaults
         })?;
+        let trainer = devices.as_ref().map(|devices| DeviceTrainer::new(&scheduler, &devices.class));
+        let indexes = Indexes::new(IndexOptions {
+            memory_bytes_max: share(4),
+            cache_bytes_max: share(16),
+            directory: Some(models.cache_dir().join("graphs")),
+            trainer: trainer.transpose()?.map(|trainer| Arc::new(trainer) as Arc<dyn Trainer>),
+            ..IndexOptions::default()
+        });
+        let defaults = StoreOptions::default();
+        let store_options = StoreOptions {
+            block_cache_bytes_max: options.cache_max.unwrap_or(defaults.block_cache_bytes_max),
+            index_cache_bytes_max: share(8),
+            metadata_cache_bytes_max: share(16),
+            page_cache_bytes_max: share(16),
+            cache_directory: models.cache_dir().join("tables"),
+            after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
+            ..defaults
+        };
+        let store = Store::open(location.join(TABLES), store_options).await?;
         let registry = Arc::new(register(&models, options.operators));
         let engine_options = EngineOptions {
             chunk_bytes_max: share(32),

@@ -32,6 +32,7 @@ mod ingest;
 mod lake;
 mod status;
 mod table;
+mod train;
 
 pub use arrow;
 pub use cenote_base::{

@@ -4,9 +4,14 @@
 
 use std::sync::Arc;
 
-use cenote_runtime::arrow::array::{AsArray, record_batch};
-use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Schema};
-use cenote_runtime::{ErrorKind, Lake, LakeOptions, Recipe, RunOptions, Search, Silent, TableSpec};
+use cenote_runtime::arrow::array::{
+    ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, record_batch,
+};
+use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Int64Type, Schema};
+use cenote_runtime::{
+    ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Recipe, RunOptions, Search,
+    Silent, TableSpec,
+};
 
 async fn lake() -> (tempfile::TempDir, Lake) {
     let directory = tempfile::tempdir().unwrap();
@@ -73,4 +78,33 @@ async fn ingest_writes_only_files_whose_bytes_changed() {
     std::fs::write(files.join("b"), "changed").unwrap();
     let report = lake.ingest("files", &paths, &Silent).await.unwrap();
     assert_eq!((report.inserted, report.updated, report.unchanged), (0, 1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_learns_the_centres_of_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    Lake::init(directory.path()).await.unwrap();
+    let options = LakeOptions { device: DeviceChoice::Software, trace_max: ByteSize::mib(1), ..LakeOptions::default() };
+    let lake = Lake::open(directory.path(), options).await.unwrap();
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    let mut random = Random::new(1);
+    let numbers: Vec<f32> = (0..6_000 * 4).map(|_| random.unit() as f32).collect();
+    let vectors = FixedSizeListArray::new(item, 4, Arc::new(Float32Array::from(numbers.clone())), None);
+    let columns: [(&str, ArrayRef, bool); 2] =
+        [("id", Arc::new((0..6_000).collect::<Int64Array>()), false), ("vector", Arc::new(vectors), true)];
+    let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let table = lake.create_table("t", TableSpec::new(rows.schema(), ["id"])).await.unwrap();
+    table.upsert(rows).await.unwrap();
+    let index = table.create_index(IndexSpec::new("vector", IndexKind::vector(Metric::L2))).await.unwrap();
+    assert_eq!((index.structure.as_str(), index.rows_indexed), ("IVF_SQ", 6_000));
+    let mut trace = Vec::new();
+    lake.scheduler().write_trace(&mut trace).unwrap();
+    let trace = String::from_utf8(trace).unwrap();
+    assert!(trace.contains("learn centres") && trace.contains("cenote-gpu-0"), "{trace}");
+
+    for (id, vector) in numbers.chunks(4).enumerate().step_by(500) {
+        let vector = Some(("vector".to_owned(), vector.to_vec()));
+        let found = table.search(&Search { vector, k: 1, ..Search::default() }).await.unwrap();
+        assert_eq!(found["id"].as_primitive::<Int64Type>().value(0), id as i64);
+    }
 }

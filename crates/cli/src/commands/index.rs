@@ -10,7 +10,7 @@ use crate::output;
 
 pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progress>) -> Result<()> {
     match command {
-        IndexCommand::Create { table, column, kind, name, metric, with } => {
+        IndexCommand::Create { table, column, kind, name, metric, with, device: _ } => {
             let metric = metric.iter().map(|metric| ("metric", metric.as_str()));
             let options = with.iter().map(|(name, value)| (name.as_str(), value.as_str()));
             let spec = IndexSpec {
