@@ -316,6 +316,34 @@ async fn recall_is_high(kind: &str, structure: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fewer_rows_satisfy_a_filter_the_more_partitions_are_searched() {
+    let mut random = Random::new(5);
+    let mut model = Model::new();
+    let (_directory, table) = table().await;
+    fill(&table, &mut model, &mut random, 0..6_000).await;
+    let kind = IndexKind::parse("ivf_flat", [("partitions", "1000")]).unwrap();
+    INDEXES.create(&table, &IndexSpec::new("embedding", kind)).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    let (mut right, mut wanted) = (0, 0);
+    for _ in 0..40 {
+        let query = VectorQuery {
+            columns: Some(vec!["id".to_owned()]),
+            filter: Some("color < 20".into()),
+            ..VectorQuery::new("embedding", random_vector(&mut random), 30)
+        };
+        let found = ids(&INDEXES.vector_search(&snapshot, &query).await.unwrap());
+        let fits = model.iter().filter(|(_, row)| row.color < 20);
+        let near = |(id, row): (&i64, &Row)| Some((distance(Metric::L2, row.vector.as_ref()?, &query.vector), *id));
+        let mut near: Vec<(f32, i64)> = fits.filter_map(near).collect();
+        near.sort_by(|a, b| a.0.total_cmp(&b.0));
+        near.truncate(30);
+        wanted += near.len();
+        right += near.iter().filter(|(_, id)| found.contains(id)).count();
+    }
+    assert!(right * 100 >= wanted * 97, "recall {right} of {wanted}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_of_many_rows_gives_any_number_of_rows() {
     for (kind, structure) in MANY_ROWS {
         any_number_is_given(kind, structure).await;
