@@ -9,8 +9,8 @@ use cenote_runtime::arrow::array::{
 };
 use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Int64Type, Schema};
 use cenote_runtime::{
-    ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Recipe, RunOptions, Search,
-    Silent, TableSpec,
+    ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Random, Recipe, RunOptions,
+    Search, Silent, TableSpec,
 };
 
 async fn lake() -> (tempfile::TempDir, Lake) {
