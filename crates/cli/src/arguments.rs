@@ -222,7 +222,7 @@ pub enum IndexCommand {
         #[arg(long, value_name = "OPTION=VALUE", value_parser = option)]
         with: Vec<(String, String)>,
         /// Where the centres of partitions of a vector index on disk are learned.
-        #[arg(long, value_enum, default_value = "auto")]
+        #[arg(long, value_enum, default_value = "cpu")]
         device: DeviceArgument,
     },
     /// List a table's indexes.
