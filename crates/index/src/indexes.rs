@@ -49,7 +49,7 @@ pub(crate) static PROCESSORS: LazyLock<usize> =
 pub struct IndexOptions {
     /// Bytes that indexes in memory take together, at most.
     pub memory_bytes_max: ByteSize,
-    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters.
+    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters and where they are.
     pub cache_bytes_max: ByteSize,
     /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
     pub directory: Option<PathBuf>,

@@ -34,6 +34,7 @@ trait Scanned: Send + Sync {
 
 /// Such a partition, in memory.
 pub(crate) trait Partition: fmt::Debug + Send + Sync {
+    /// How many rows it has.
     fn rows(&self) -> usize;
 
     /// From `query`, which is `from_centre` away from the partition's centre, to each row.

@@ -57,9 +57,11 @@ async fn points(column: &ArrayRef, is_cosine: bool) -> Result<Option<FixedSizeLi
     };
     let lists = lists.clone();
     let points = blocking(move || {
-        let numbers = |list: ArrayRef| list.as_primitive::<Float32Type>().values().to_vec();
+        let square = |list: &ArrayRef| {
+            list.as_primitive::<Float32Type>().values().iter().map(|number| number * number).sum::<f32>()
+        };
         let is_point = |at: usize| {
-            let square: f32 = numbers(lists.value(at)).iter().map(|number| number * number).sum();
+            let square = square(&lists.value(at));
             lists.is_valid(at) && square.is_finite() && (square > 0.0 || !is_cosine)
         };
         let kept = (0..lists.len()).map(|at| Some(is_point(at))).collect();
@@ -70,9 +72,8 @@ async fn points(column: &ArrayRef, is_cosine: bool) -> Result<Option<FixedSizeLi
         }
         let mut unit = Vec::with_capacity(kept.len() * kept.value_length() as usize);
         for list in kept.iter().flatten() {
-            let numbers = numbers(list);
-            let length = numbers.iter().map(|number| number * number).sum::<f32>().sqrt();
-            unit.extend(numbers.iter().map(|number| number / length));
+            let length = square(&list).sqrt();
+            unit.extend(list.as_primitive::<Float32Type>().values().iter().map(|number| number / length));
         }
         let DataType::FixedSizeList(item, width) = kept.data_type() else {
             return Err(Error::internal("vectors are lists of one size"));

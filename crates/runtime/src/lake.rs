@@ -45,7 +45,7 @@ pub struct LakeOptions {
     pub cache_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
-    /// Where operators run that a GPU can do a part of; on [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where
+    /// Where operators run that a GPU can do a part of, and the centres of vector indexes on disk are learned; on [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where
     /// ONNX Runtime can. By default on the CPU, and no GPU is looked for.
     pub device: DeviceChoice,
     /// Units of named resources that operators may ask for.

@@ -47,8 +47,8 @@ def open(
 
     `create` makes it when there is none. `memory` is the budget, such as `"2 GiB"` (default: a quarter of the machine's, at most
     4 GiB); `cpus` are the cores for operators (default: all); `cache` is what may be kept of a remote lake on the local disk, such as
-    `"20 GiB"` (default: 4 GiB; `"0"`: nothing). `device` is where models run, and operators that a GPU can do a part of: `"gpu"`; or
-    `"auto"`, where they end first; or `"software"`, which tries out Mesa's software Vulkan. Operators that were declared with `cenote.operator` before can be
+    `"20 GiB"` (default: 4 GiB; `"0"`: nothing). `device` is where models run, operators that a GPU can do a part of, and
+    where the partitions of vector indexes are learned: `"gpu"`; or `"auto"`, where they end first; or `"software"`, which tries out Mesa's software Vulkan. Operators that were declared with `cenote.operator` before can be
     used in recipes and SQL.
 
     >>> import cenote, tempfile
