@@ -3,9 +3,8 @@
 //! An index counts the rows it was built from. For every row to be scored as if all live ones were indexed at once, those that
 //! are gone are taken out of its counts, and those that it has not seen are added.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
@@ -40,10 +39,23 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
+    /// Of no rows, for so many words.
+    pub(crate) fn none(words: usize) -> Self {
+        Self { rows: 0, words: 0, rows_with: vec![0; words] }
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         self.rows += other.rows;
         self.words += other.words;
         self.rows_with.iter_mut().zip(&other.rows_with).for_each(|(sum, rows)| *sum += rows);
+    }
+
+    /// Takes out `other`, which is of some of these rows.
+    pub(crate) fn remove(&mut self, other: &Self) {
+        self.rows = self.rows.saturating_sub(other.rows);
+        self.words = self.words.saturating_sub(other.words);
+        let both = self.rows_with.iter_mut().zip(&other.rows_with);
+        both.for_each(|(sum, rows)| *sum = sum.saturating_sub(*rows));
     }
 
     /// Weighs `terms`, which these statistics are of.
@@ -75,27 +87,22 @@ pub(crate) struct Segment {
 /// What was counted of a segment's live rows, for the next search: to take out rows that are gone reads their postings.
 #[derive(Debug, Default)]
 struct Counted {
-    /// Without these rows.
-    superseded: Weak<RowAddrTreeMap>,
     rows: usize,
     words: u64,
     rows_with: HashMap<String, usize>,
 }
 
 impl Counted {
-    fn of(&self, terms: &[String], superseded: &Arc<RowAddrTreeMap>) -> Option<Statistics> {
-        let is_current = Weak::as_ptr(&self.superseded) == Arc::as_ptr(superseded);
+    fn of(&self, terms: &[String]) -> Option<Statistics> {
         let rows_with: Option<Vec<usize>> = terms.iter().map(|term| self.rows_with.get(term).copied()).collect();
-        let rows_with = rows_with.filter(|_| is_current)?;
-        Some(Statistics { rows: self.rows, words: self.words, rows_with })
+        Some(Statistics { rows: self.rows, words: self.words, rows_with: rows_with? })
     }
 
-    fn keep(&mut self, terms: &[String], superseded: &Arc<RowAddrTreeMap>, counted: &Statistics) {
-        let is_current = Weak::as_ptr(&self.superseded) == Arc::as_ptr(superseded);
-        if !is_current || self.rows_with.len() + terms.len() > COUNTED_TERMS_MAX {
+    fn keep(&mut self, terms: &[String], counted: &Statistics) {
+        if self.rows_with.len() + terms.len() > COUNTED_TERMS_MAX {
             self.rows_with.clear();
         }
-        (self.superseded, self.rows, self.words) = (Arc::downgrade(superseded), counted.rows, counted.words);
+        (self.rows, self.words) = (counted.rows, counted.words);
         self.rows_with.extend(terms.iter().cloned().zip(counted.rows_with.iter().copied()));
     }
 }
@@ -112,21 +119,27 @@ impl Segment {
         Ok(Self { index, live, rows, gone, counted: Mutex::default() })
     }
 
-    /// Of its live rows that are not `superseded`.
-    pub(crate) async fn statistics(&self, terms: &[String], superseded: &Arc<RowAddrTreeMap>) -> Result<Statistics> {
+    /// Of its live rows.
+    pub(crate) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
         let counted = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = counted().of(terms, superseded) {
+        // Without words there is nothing to know it by.
+        if let Some(known) = counted().of(terms).filter(|_| !terms.is_empty()) {
             return Ok(known);
         }
-        let gone = match superseded.is_empty() {
-            true => Cow::Borrowed(&self.gone),
-            false => Cow::Owned((self.rows.clone() & superseded.as_ref()) | &self.gone),
-        };
-        let stated = self.index.bm25_row_stats_for_terms(terms, Some(&gone), None).await.map_err(lance_error)?;
-        let (words, rows, rows_with) = stated;
-        let statistics = Statistics { rows, words, rows_with };
-        counted().keep(terms, superseded, &statistics);
+        let statistics = self.count(terms, &self.gone).await?;
+        counted().keep(terms, &statistics);
         Ok(statistics)
+    }
+
+    /// Of its live rows that are not `superseded`, by the postings of those.
+    pub(crate) async fn statistics_without(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
+        self.count(terms, &((self.rows.clone() & superseded) | &self.gone)).await
+    }
+
+    async fn count(&self, terms: &[String], gone: &RowAddrTreeMap) -> Result<Statistics> {
+        let counted = self.index.bm25_row_stats_for_terms(terms, Some(gone), None).await;
+        let (words, rows, rows_with) = counted.map_err(lance_error)?;
+        Ok(Statistics { rows, words, rows_with })
     }
 
     /// Its words that `fuzzy` may stand for.

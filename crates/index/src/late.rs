@@ -1,4 +1,4 @@
-//! Texts that no index has seen, read as an index would.
+//! Texts read as an index would: those that no index has seen, and those that are no more.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,11 +18,13 @@ use crate::parse::Fit;
 use crate::plan::{Node, Plan};
 use crate::unseen::Part;
 
-/// Texts that no index has seen, by their words.
+/// Texts of rows, by their words.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Texts {
     /// Row ids, and how many words each row has.
     rows: Vec<(u64, u32)>,
+    /// How many words they have together.
+    words: u64,
     /// For each word, in which rows of `rows` it stands, and where in the text; in order.
     places: HashMap<String, Vec<(u32, u32)>>,
     bytes: usize,
@@ -51,6 +53,7 @@ impl Texts {
             }
             if words > 0 {
                 self.rows.push((*row_id, words));
+                self.words += u64::from(words);
                 self.bytes += size_of::<(u64, u32)>();
             }
         }
@@ -59,6 +62,12 @@ impl Texts {
 
     fn places(&self, word: &str) -> &[(u32, u32)] {
         self.places.get(word).map_or(&[], Vec::as_slice)
+    }
+
+    /// Of all rows, for `terms`.
+    pub(crate) fn statistics(&self, terms: &[String]) -> Statistics {
+        let rows_with = |term: &String| self.places(term).chunk_by(|a, b| a.0 == b.0).count();
+        Statistics { rows: self.rows.len(), words: self.words, rows_with: terms.iter().map(rows_with).collect() }
     }
 }
 
@@ -74,6 +83,7 @@ impl Part for Texts {
     fn append(&mut self, more: &Self) {
         let first = self.rows.len() as u32;
         self.rows.extend_from_slice(&more.rows);
+        self.words += more.words;
         for (word, places) in &more.places {
             let places = places.iter().map(|(row, place)| (first + row, *place));
             match self.places.get_mut(word) {
@@ -114,7 +124,7 @@ pub(crate) struct LateRows {
 
 impl LateRows {
     pub(crate) fn new(plan: Arc<Plan>) -> Self {
-        let statistics = Statistics { rows: 0, words: 0, rows_with: vec![0; plan.terms.len()] };
+        let statistics = Statistics::none(plan.terms.len());
         Self { words: plan.terms.clone(), plan, found: Vec::new(), statistics }
     }
 

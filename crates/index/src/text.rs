@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, Snapshot, lance_error};
 use futures::TryStreamExt;
-use lance::dataset::scanner::RowAddrMask;
+use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance::index::DatasetIndexInternalExt;
 use lance::table::format::IndexMetadata;
 use lance_index::metrics::NoOpMetricsCollector;
@@ -29,7 +29,7 @@ use crate::matches::Matches;
 use crate::parse::{Fit, Written, escape, parse};
 use crate::plan::{Fuzzy, Plan};
 use crate::resident::blocking;
-use crate::unseen::{LATE_ROWS_MAX, TextIndex};
+use crate::unseen::{LATE_ROWS_MAX, Superseded, TextIndex};
 use crate::vector::unreadable;
 
 /// A search for the rows whose text fits a query best.
@@ -180,15 +180,13 @@ impl ColumnSearch<'_> {
         let Some(plan) = Plan::read(query, self.fit, &mut tokenizer)? else { return Ok(Vec::new()) };
         let plan = Arc::new(plan);
         let late = self.read_late(&opened, LateRows::new(Arc::clone(&plan)), tokenizer.as_ref()).await?;
-        let superseded = self.snapshot.superseded();
+        let indexed = self.indexed(&opened, tokenizer.as_ref()).await?;
         let mut statistics = late.statistics();
-        for segment in &opened.segments {
-            statistics.add(&segment.statistics(&plan.terms, superseded).await?);
-        }
+        statistics.add(&indexed.statistics(&plan.terms).await?);
         let exact = statistics.scorer(&plan.terms);
         let mut expansions = Vec::with_capacity(plan.fuzzy.len());
         for fuzzy in &plan.fuzzy {
-            let expansion = self.expand(fuzzy, &plan, &opened, &late).await?;
+            let expansion = self.expand(fuzzy, &plan, &indexed, &late).await?;
             let scorer = statistics.fuzzy_scorer(&expansion);
             expansions.push((expansion, scorer));
         }
@@ -203,10 +201,10 @@ impl ColumnSearch<'_> {
     }
 
     /// What `fuzzy` stands for: the most similar words that live rows have.
-    async fn expand(&self, fuzzy: &Fuzzy, plan: &Plan, opened: &TextIndex, late: &LateRows) -> Result<Expansion> {
+    async fn expand(&self, fuzzy: &Fuzzy, plan: &Plan, indexed: &Indexed<'_>, late: &LateRows) -> Result<Expansion> {
         let late = late.words();
         let mut words: Vec<String> = late.keys().map(|word| (*word).to_owned()).collect();
-        for segment in &opened.segments {
+        for segment in indexed.segments {
             words.extend(segment.similar(fuzzy, plan.token_type.clone()).await?);
         }
         let mut expansion = Expansion::default();
@@ -215,9 +213,7 @@ impl ColumnSearch<'_> {
             let (words, weights): (Vec<String>, Vec<f32>) = ranked.iter().cloned().unzip();
             let rows_with = words.iter().map(|word| late.get(word.as_str()).copied().unwrap_or(0)).collect();
             let mut statistics = Statistics { rows: 0, words: 0, rows_with };
-            for segment in &opened.segments {
-                statistics.add(&segment.statistics(&words, self.snapshot.superseded()).await?);
-            }
+            statistics.add(&indexed.statistics(&words).await?);
             for ((word, weight), rows_with) in words.into_iter().zip(weights).zip(statistics.rows_with) {
                 if rows_with > 0 && expansion.words.len() < EXPANSIONS_MAX {
                     expansion.words.push((word, weight));
@@ -229,6 +225,17 @@ impl ColumnSearch<'_> {
             }
         }
         Ok(expansion)
+    }
+
+    /// What `opened` has of the live rows.
+    async fn indexed<'b>(&'b self, opened: &'b TextIndex, tokenizer: &dyn LanceTokenizer) -> Result<Indexed<'b>> {
+        let (snapshot, index, superseded) = (self.snapshot, self.index, self.snapshot.superseded().as_ref());
+        let mut texts = None;
+        if !superseded.is_empty() && !opened.segments.is_empty() {
+            let (unseen, name, column) = (self.indexes.unseen(), &index.name, &index.column);
+            texts = Some(unseen.superseded_texts(snapshot, name, column, tokenizer, &opened.late).await?);
+        }
+        Ok(Indexed { segments: &opened.segments, superseded, texts })
     }
 
     /// The rows of `segment` that the search may find.
@@ -317,6 +324,33 @@ impl ColumnSearch<'_> {
             texts.parts.iter().for_each(|part| rows.add(part, |row| snapshot.is_changed(row)));
         }
         Ok(rows)
+    }
+}
+
+/// The parts of an index, and the rows in them that later writes supersede.
+struct Indexed<'a> {
+    segments: &'a [Segment],
+    superseded: &'a RowAddrTreeMap,
+    /// The texts of those, if there are any.
+    texts: Option<Arc<Superseded>>,
+}
+
+impl Indexed<'_> {
+    /// Of the live rows.
+    async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
+        let gone = match &self.texts {
+            Some(texts) => texts.statistics(terms),
+            None => Some(Statistics::none(terms.len())),
+        };
+        let mut statistics = Statistics::none(terms.len());
+        for segment in self.segments {
+            statistics.add(&match &gone {
+                Some(_) => segment.statistics(terms).await?,
+                None => segment.statistics_without(terms, self.superseded).await?,
+            });
+        }
+        gone.iter().for_each(|gone| statistics.remove(gone));
+        Ok(statistics)
     }
 }
 

@@ -1,6 +1,7 @@
-//! What the index of a column has not seen, read once for many searches: the late rows of a base, and the change store of a version.
+//! What the index of a column has not seen, read once for many searches: the late rows of a base, the change store of a version, and
+//! what of the base that supersedes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::RecordBatch;
 use cenote_base::Result;
@@ -8,9 +9,10 @@ use cenote_store::{ScanRequest, Snapshot, Version};
 use futures::TryStreamExt;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
+use lance_select::RowSetOps;
 
 use crate::cache::Cache;
-use crate::corpus::Segment;
+use crate::corpus::{Segment, Statistics};
 use crate::late::Texts;
 use crate::live;
 use crate::resident::blocking;
@@ -46,24 +48,41 @@ pub(crate) struct Changed<V> {
     pub(crate) parts: Vec<Arc<V>>,
 }
 
-impl<V: Part> Changed<V> {
-    pub(crate) fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.bytes()).sum()
-    }
+/// The texts of rows of the base that later writes supersede, and that its index has.
+#[derive(Debug)]
+pub(crate) struct Superseded {
+    /// The superseded rows of the base, those too that the index does not have.
+    of: Weak<RowAddrTreeMap>,
+    rows: RowAddrTreeMap,
+    /// As in [`Changed`]; `None` where they take too much memory.
+    parts: Option<Vec<Arc<Texts>>>,
+}
 
-    /// With what was made of later writes too.
-    fn with(&self, to: Version, mut more: V) -> Self {
-        let mut parts = self.parts.clone();
-        while let Some(last) = parts.pop_if(|last| last.rows() < 2 * more.rows()) {
-            let mut merged = Arc::unwrap_or_clone(last);
-            merged.append(&more);
-            more = merged;
-        }
-        if more.rows() > 0 {
-            parts.push(Arc::new(more));
-        }
-        Self { to, parts }
+impl Superseded {
+    /// Of the rows, for `terms`; `None` where their texts take too much memory.
+    pub(crate) fn statistics(&self, terms: &[String]) -> Option<Statistics> {
+        let mut sum = Statistics::none(terms.len());
+        self.parts.as_ref()?.iter().for_each(|part| sum.add(&part.statistics(terms)));
+        Some(sum)
     }
+}
+
+/// `parts`, and `more` of later rows.
+fn with<V: Part>(mut parts: Vec<Arc<V>>, mut more: V) -> Vec<Arc<V>> {
+    while let Some(last) = parts.pop_if(|last| last.rows() < 2 * more.rows()) {
+        let mut merged = Arc::unwrap_or_clone(last);
+        merged.append(&more);
+        more = merged;
+    }
+    if more.rows() > 0 {
+        parts.push(Arc::new(more));
+    }
+    parts
+}
+
+/// What `parts` take together.
+pub(crate) fn bytes<V: Part>(parts: &[Arc<V>]) -> usize {
+    parts.iter().map(|part| part.bytes()).sum()
 }
 
 /// What was read, bounded in bytes.
@@ -72,17 +91,19 @@ pub(crate) struct Unseen {
     changed_vectors: Cache<Changed<Vectors>>,
     late_texts: Cache<Texts>,
     changed_texts: Cache<Changed<Texts>>,
+    superseded_texts: Cache<Superseded>,
     pub(crate) text_indexes: Cache<TextIndex>,
 }
 
 impl Unseen {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let share = bytes_max / 5;
+        let share = bytes_max / 6;
         Self {
             late_vectors: Cache::new(share),
             changed_vectors: Cache::new(share),
             late_texts: Cache::new(share),
             changed_texts: Cache::new(share),
+            superseded_texts: Cache::new(share),
             text_indexes: Cache::new(share),
         }
     }
@@ -136,15 +157,47 @@ impl Unseen {
         if let Some(known) = self.late_texts.get(snapshot, name) {
             return Ok(known);
         }
-        let mut texts = Texts::default();
-        let mut batches = live::read(snapshot.base(), column, late.clone()).await?;
-        while let Some(batch) = batches.try_next().await? {
-            let mut tokenizer = tokenizer.box_clone();
-            texts = blocking(move || texts.read(&batch, tokenizer.as_mut()).map(|()| texts)).await?;
-        }
-        let texts = Arc::new(texts);
+        let texts = Arc::new(read_texts(snapshot, column, tokenizer, late.clone()).await?);
         self.late_texts.put(snapshot, name, &texts, texts.bytes());
         Ok(texts)
+    }
+
+    /// The texts of the superseded rows of the base that index `name` over `column` has, which are all but the `late` ones.
+    pub(crate) async fn superseded_texts(
+        &self,
+        snapshot: &Snapshot,
+        name: &str,
+        column: &str,
+        tokenizer: &dyn LanceTokenizer,
+        late: &RowAddrTreeMap,
+    ) -> Result<Arc<Superseded>> {
+        let of = snapshot.superseded();
+        let mut name = name.to_owned();
+        let mut known = self.superseded_texts.get(snapshot, &name);
+        let is_current = |known: &Arc<Superseded>| Weak::as_ptr(&known.of) == Arc::as_ptr(of);
+        if let Some(known) = known.as_ref().filter(|known| is_current(known)) {
+            return Ok(Arc::clone(known));
+        }
+        let rows = of.as_ref().clone() - late;
+        if known.as_ref().is_some_and(|known| !(known.rows.clone() - &rows).is_empty()) {
+            // What is known of a later version has rows that are live here.
+            name = format!("{name} {}", snapshot.version());
+            known = self.superseded_texts.get(snapshot, &name);
+        }
+        let (new, parts) = match &known {
+            Some(known) => (rows.clone() - &known.rows, known.parts.clone()),
+            None => (rows.clone(), Some(Vec::new())),
+        };
+        let mut parts = parts.filter(|_| live::count(&rows) <= LATE_ROWS_MAX);
+        if let Some(known) = parts.take() {
+            let texts = read_texts(snapshot, column, tokenizer, new).await?;
+            parts = Some(blocking(move || Ok(with(known, texts))).await?);
+        }
+        let parts = parts.filter(|parts| self.superseded_texts.has_room_for(bytes(parts)));
+        let bytes = rows.serialized_size() + parts.as_deref().map_or(0, bytes);
+        let superseded = Arc::new(Superseded { of: Arc::downgrade(of), rows, parts });
+        self.superseded_texts.put(snapshot, &name, &superseded, bytes);
+        Ok(superseded)
     }
 
     /// The texts of `column` in the change store, as index `name` reads them.
@@ -162,6 +215,22 @@ impl Unseen {
         };
         changed(&self.changed_texts, snapshot, name.to_owned(), column, read).await
     }
+}
+
+/// The texts of `column` in `rows` of the base.
+async fn read_texts(
+    snapshot: &Snapshot,
+    column: &str,
+    tokenizer: &dyn LanceTokenizer,
+    rows: RowAddrTreeMap,
+) -> Result<Texts> {
+    let mut texts = Texts::default();
+    let mut batches = live::read(snapshot.base(), column, rows).await?;
+    while let Some(batch) = batches.try_next().await? {
+        let mut tokenizer = tokenizer.box_clone();
+        texts = blocking(move || texts.read(&batch, tokenizer.as_mut()).map(|()| texts)).await?;
+    }
+    Ok(texts)
 }
 
 /// What `read` makes of `column` in the change store: of all rows of this snapshot, and of some that are no more. What `cache` has of
@@ -186,7 +255,8 @@ async fn changed<V: Part>(
     let known = known.unwrap_or_else(|| Arc::new(Changed { to: Version(0), parts: Vec::new() }));
     let request = ScanRequest::default().columns([column]).with_row_id();
     let batches = snapshot.changed_since(known.to, &request).await?;
-    let changed = Arc::new(blocking(move || Ok(known.with(version, read(batches)?))).await?);
-    cache.put(snapshot, &name, &changed, changed.bytes());
+    let make = move || Ok(Changed { to: version, parts: with(known.parts.clone(), read(batches)?) });
+    let changed = Arc::new(blocking(make).await?);
+    cache.put(snapshot, &name, &changed, bytes(&changed.parts));
     Ok(changed)
 }

@@ -20,7 +20,7 @@ use crate::indexes::{Indexes, PROCESSORS, is_of_index};
 use crate::live;
 use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
 use crate::spec::Metric;
-use crate::unseen::{Changed, LATE_ROWS_MAX, Part};
+use crate::unseen::{Changed, LATE_ROWS_MAX, Part, bytes};
 use crate::vectors::{Probe, Vectors, vector_type};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
@@ -408,7 +408,7 @@ struct UnseenRows {
 impl UnseenRows {
     fn bytes(&self) -> usize {
         let late = self.late.as_ref().map_or(0, |late| late.bytes());
-        late + self.changed.as_ref().map_or(0, |changed| changed.bytes())
+        late + self.changed.as_ref().map_or(0, |changed| bytes(&changed.parts))
     }
 
     /// The `k` nearest at least, in any order.
