@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use cenote_base::{Error, Progress, Result};
+use cenote_base::{ByteSize, Error, Progress, Result};
 use cenote_store::{is_blob, lance_error};
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -17,10 +17,11 @@ use lance_index::vector::pq::PQBuildParams;
 use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexParams, IndexType};
 
+use crate::indexes::IndexOptions;
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::pieces::{begin, piece_rows};
 use crate::spec::{IndexSpec, Metric};
-use crate::train::{Trainer, train};
+use crate::train::train;
 use crate::watch::Watch;
 
 /// Up to so many vectors are kept whole: comparing with all of them is quicker than walking a graph, and exact.
@@ -30,8 +31,9 @@ const FLAT_ROWS_PER_PARTITION: usize = 1_000;
 const PARTITIONS_FACTOR: usize = 2;
 const GRAPH_PARTITIONS_SHARE: usize = 8;
 const PARTITIONS_MAX: usize = 4_096;
-/// The centres of partitions are learned from vectors of so many bytes, but from so many for each at least.
-const SAMPLE_BYTES_MAX: usize = 512 << 20;
+/// The centres of partitions are learned from vectors of one in so many of a build's bytes, as learning copies them; and from so many
+/// vectors for each, at least.
+const SAMPLE_SHARE: u64 = 4;
 const SAMPLE_RATE_MIN: usize = 16;
 const DIMENSIONS_MAX: i32 = 4_096;
 /// Product quantisation learns 256 codes for each piece, and needs a row for each.
@@ -51,17 +53,18 @@ pub(crate) enum Made {
     Nothing,
 }
 
-/// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. The first vector index of that name
-/// over more than `piece_rows_max` rows is only begun. `trainer` learns the centres of one that is built whole.
+/// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. The first index of that name
+/// over more rows than a piece has is only begun.
 pub(crate) async fn build(
     dataset: &mut Dataset,
     name: &str,
     column: &str,
     kind: &IndexKind,
-    piece_rows_max: usize,
-    trainer: Option<&dyn Trainer>,
+    bounds: &IndexOptions,
     progress: &Arc<dyn Progress>,
 ) -> Result<Made> {
+    let is_new = dataset.load_indices_by_name(name).await.map_err(lance_error)?.is_empty();
+    let is_begun = |rows: usize| is_new && piece_rows(rows, bounds.piece_rows).is_some();
     let (index_type, params): (IndexType, Box<dyn IndexParams>) = match kind {
         IndexKind::Vector(options) => {
             let rows = vectors(dataset, column).await?;
@@ -72,18 +75,33 @@ pub(crate) async fn build(
                 Some(DataType::FixedSizeList(_, dimension)) => dimension as usize,
                 _ => return Err(Error::internal(format!("column `{column}` holds no vectors"))),
             };
-            let is_new = dataset.load_indices_by_name(name).await.map_err(lance_error)?.is_empty();
-            if is_new && piece_rows(rows, piece_rows_max).is_some() {
-                begin(dataset, name, column, &vector_params(options, rows, dimension, true)?).await?;
+            let params = |in_pieces: bool| vector_params(options, rows, dimension, in_pieces, bounds.build_bytes_max);
+            if is_begun(rows) {
+                begin(dataset, name, column, &params(true)?).await?;
                 return Ok(Made::Begun);
             }
-            let mut params = vector_params(options, rows, dimension, false)?;
-            if let Some(trainer) = trainer {
-                train(dataset, column, &mut params, trainer).await?;
+            let mut params = params(false)?;
+            if let Some(trainer) = &bounds.trainer {
+                train(dataset, column, &mut params, trainer.as_ref()).await?;
             }
             (IndexType::Vector, Box::new(params))
         }
-        IndexKind::FullText(options) => (IndexType::Inverted, Box::new(text_params(options)?)),
+        _ if is_begun(dataset.count_rows(None).await.map_err(lance_error)?) => return Ok(Made::Begun),
+        _ => params(kind, bounds)?,
+    };
+    let columns = [column];
+    let builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(name.to_owned());
+    let created = builder.replace(true).progress(Arc::new(Watch::new(progress, name))).await;
+    created.map(|_| Made::Whole).map_err(lance_error)
+}
+
+/// How Lance builds an index of `kind`, which is not one of vectors.
+pub(crate) fn params(kind: &IndexKind, bounds: &IndexOptions) -> Result<(IndexType, Box<dyn IndexParams>)> {
+    Ok(match kind {
+        IndexKind::FullText(options) => {
+            let params = text_params(options)?.num_workers(bounds.threads);
+            (IndexType::Inverted, Box::new(params.memory_limit_mb((bounds.build_bytes_max.0 >> 20).max(1))))
+        }
         IndexKind::Scalar(structure) => {
             let (index_type, builtin) = match structure {
                 ScalarStructure::BTree => (IndexType::BTree, BuiltinIndexType::BTree),
@@ -95,11 +113,8 @@ pub(crate) async fn build(
             };
             (index_type, Box::new(ScalarIndexParams::for_builtin(builtin)))
         }
-    };
-    let columns = [column];
-    let builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(name.to_owned());
-    let created = builder.replace(true).progress(Arc::new(Watch::new(progress, name))).await;
-    created.map(|_| Made::Whole).map_err(lance_error)
+        IndexKind::Vector(_) => return Err(Error::internal("an index of vectors is built by its number of rows")),
+    })
 }
 
 /// How many rows have a vector in `column`.
@@ -128,7 +143,13 @@ pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> 
 
 /// As it was asked for. Else whole vectors in few partitions for a small column, and quantised ones in many for a large one; or, with
 /// options of a graph, such a graph in each partition. `in_pieces`: as an index remembers it until its pieces are built.
-fn vector_params(options: &VectorOptions, rows: usize, dimension: usize, in_pieces: bool) -> Result<VectorIndexParams> {
+fn vector_params(
+    options: &VectorOptions,
+    rows: usize,
+    dimension: usize,
+    in_pieces: bool,
+    build_bytes_max: ByteSize,
+) -> Result<VectorIndexParams> {
     let metric = options.metric.to_lance();
     let structure = match options.structure {
         VectorStructure::Auto if rows <= FLAT_ROWS_MAX || options.metric == Metric::Hamming => VectorStructure::IvfFlat,
@@ -145,11 +166,12 @@ fn vector_params(options: &VectorOptions, rows: usize, dimension: usize, in_piec
         None if is_graph => (rows.isqrt() / GRAPH_PARTITIONS_SHARE).clamp(1, PARTITIONS_MAX),
         None => (rows.isqrt() * PARTITIONS_FACTOR).min(PARTITIONS_MAX),
     };
+    let sample = (build_bytes_max.0 / SAMPLE_SHARE) as usize / (dimension * size_of::<f32>());
+    let partitions = partitions.min((sample / SAMPLE_RATE_MIN).max(1));
     let mut ivf = match in_pieces {
         true => IvfBuildParams::with_target_partition_size(rows / partitions),
         false => IvfBuildParams::new(partitions),
     };
-    let sample = SAMPLE_BYTES_MAX / (dimension * size_of::<f32>());
     ivf.sample_rate = ivf.sample_rate.min((sample / partitions).max(SAMPLE_RATE_MIN));
     let defaults = HnswBuildParams::default();
     let hnsw = HnswBuildParams {

@@ -62,6 +62,9 @@ pub(crate) struct Definition {
     /// Whether pieces are missing of its build.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_unfinished: bool,
+    /// The fingerprint of the files that its pieces covered when the last one was added, while others are missing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) covered: u64,
 }
 
 impl Definition {
@@ -72,7 +75,7 @@ impl Definition {
 
     pub(crate) fn new(field: i32, kind: IndexKind) -> Self {
         let search = SearchSettings::default();
-        Self { format: FORMAT, field, kind, search, measured: None, rows: 0, is_unfinished: false }
+        Self { format: FORMAT, field, kind, search, measured: None, rows: 0, is_unfinished: false, covered: 0 }
     }
 
     /// The property that keeps it as index `name`.
@@ -105,6 +108,10 @@ impl Definition {
             Error::corrupt(what).with_source(source)
         })
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

@@ -15,11 +15,12 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::DatasetIndexExt;
 use lance_index::optimize::OptimizeOptions;
 
-use crate::build::{Made, build, check_column, vectors};
+use crate::build::{Made, build, check_column, params, vectors};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
 use crate::filtered::Filtered;
+use crate::kind::IndexKind;
 use crate::live;
 use crate::pieces::{self, piece_rows};
 use crate::resident::{Bounds, Resident, resident_options};
@@ -53,9 +54,13 @@ pub struct IndexOptions {
     pub cache_bytes_max: ByteSize,
     /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
     pub directory: Option<PathBuf>,
-    /// Threads that build an index in memory. One on disk is built by Lance's threads, which `LANCE_CPU_THREADS` bounds.
+    /// Bytes that the build of an index on disk takes, about: what the partitions of vectors are learned from, and what is gathered of
+    /// texts before it is written. The rest of a build takes some hundred MiB, however large the table is.
+    pub build_bytes_max: ByteSize,
+    /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by Lance's threads,
+    /// which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
-    /// The first build of a vector index on disk over more rows goes piece by piece, of so many rows or a quarter of the table. One that
+    /// The first build of an index on disk over more rows goes piece by piece, of so many rows or a quarter of the table. One that
     /// is cut off loses a piece.
     pub piece_rows: usize,
     /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of Float32.
@@ -69,6 +74,7 @@ impl Default for IndexOptions {
         Self {
             memory_bytes_max: ByteSize::mib(1024),
             cache_bytes_max: ByteSize::mib(64),
+            build_bytes_max: ByteSize::mib(2048),
             directory: None,
             threads: *PROCESSORS,
             piece_rows: 4_000_000,
@@ -298,7 +304,8 @@ impl Indexes {
             table.maintain(forget).await?;
         }
         if !append.is_empty() {
-            Box::pin(table.maintain(async |dataset| extend(dataset, append).await)).await?;
+            let options = &self.shared.options;
+            Box::pin(table.maintain(async |dataset| extend(dataset, append, options).await)).await?;
         }
         for index in rebuild {
             self.renew(table, index).await?;
@@ -337,11 +344,10 @@ impl Indexes {
         definition: &Definition,
         progress: &Arc<dyn Progress>,
     ) -> Result<Made> {
-        let IndexOptions { piece_rows, trainer, .. } = &self.shared.options;
-        let made = build(dataset, name, column, &definition.kind, *piece_rows, trainer.as_deref(), progress);
+        let made = build(dataset, name, column, &definition.kind, &self.shared.options, progress);
         let made = Box::pin(made).await?;
         let rows = dataset.count_rows(None).await.map_err(lance_error)?;
-        let definition = Definition { rows, is_unfinished: made == Made::Begun, ..definition.clone() };
+        let definition = Definition { rows, is_unfinished: made == Made::Begun, covered: 0, ..definition.clone() };
         define(dataset, name, &definition).await?;
         Ok(made)
     }
@@ -379,8 +385,8 @@ impl Indexes {
                 has_begun = true;
                 progress.begin(&stage, None);
             }
-            let added = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name).await)).await;
-            let rows = added.inspect_err(|_| progress.end(&stage))?;
+            let added = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name, progress).await)).await;
+            let Some(rows) = added.inspect_err(|_| progress.end(&stage))? else { break };
             progress.advance(&stage, rows as u64);
         }
         if has_begun {
@@ -389,16 +395,44 @@ impl Indexes {
         Ok(())
     }
 
-    /// Builds the next piece of index `name`; how many rows it has.
-    async fn add_piece(&self, dataset: &mut Dataset, name: &str) -> Result<usize> {
-        let Some(definition) = Definition::read_one(dataset.config(), name)? else { return Ok(0) };
+    /// Builds the next piece of index `name`; how many rows it has, or `None` where the index or its column is gone.
+    async fn add_piece(
+        &self,
+        dataset: &mut Dataset,
+        name: &str,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Option<usize>> {
+        let Some(mut definition) = Definition::read_one(dataset.config(), name)? else { return Ok(None) };
         let Some(column) = dataset.schema().field_by_id(definition.field).map(|field| field.name.clone()) else {
-            return Ok(0);
+            return Ok(None);
         };
-        let piece_rows = piece_rows(vectors(dataset, &column).await?, self.shared.options.piece_rows);
-        let (rows, is_unfinished) = pieces::add(dataset, name, piece_rows.unwrap_or(usize::MAX)).await?;
-        define(dataset, name, &Definition { is_unfinished, ..definition }).await?;
-        Ok(rows)
+        let options = &self.shared.options;
+        let of_piece = |rows: usize| piece_rows(rows, options.piece_rows).unwrap_or(usize::MAX);
+        let rows = if let IndexKind::Vector(_) = &definition.kind {
+            let piece_rows = of_piece(vectors(dataset, &column).await?);
+            let added = pieces::add_vectors(dataset, name, piece_rows).await?;
+            definition.is_unfinished = added.is_unfinished;
+            added.rows
+        } else {
+            let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
+            // Of a row whose column was patched since a piece had it, Lance would find in that piece what it was, as soon as
+            // another piece covers its file. A search of texts looks in each piece for its own files alone.
+            let is_patched =
+                matches!(definition.kind, IndexKind::Scalar(_)) && pieces::fingerprint(&covered) != definition.covered;
+            let all = dataset.fragment_bitmap().as_ref().clone();
+            let rows = of_piece(pieces::rows_of(dataset, &all));
+            let files = if is_patched { all } else { pieces::first(dataset, &(all - &covered), rows) };
+            if !files.is_empty() {
+                let (index_type, params) = params(&definition.kind, options)?;
+                pieces::build(dataset, name, &column, (index_type, params.as_ref()), &files, progress).await?;
+            }
+            let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
+            definition.is_unfinished = covered != *dataset.fragment_bitmap().as_ref();
+            definition.covered = if definition.is_unfinished { pieces::fingerprint(&covered) } else { 0 };
+            pieces::rows_of(dataset, &files)
+        };
+        define(dataset, name, &definition).await?;
+        Ok(Some(rows))
     }
 
     /// The state of index `index` in memory.
@@ -518,17 +552,28 @@ async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
     dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
 }
 
-/// Adds what is new to each of `indexes`. A vector index gets a piece more, or that takes in the newest pieces; others become one
-/// piece, since where a row was replaced Lance would find its former text and numbers too.
-async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
+/// Adds what is new to each of `indexes`. One of vectors or texts gets a piece more, or one that takes in the newest pieces; others
+/// become one piece, since where a row was patched Lance would find its former number too.
+async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOptions) -> Result<()> {
     let mut whole = Vec::new();
-    for index in indexes {
-        if index.metric().is_none() {
-            whole.push(index.name.clone());
-        } else if vectors(dataset, &index.column).await? > 0 {
-            let pieces = pieces_to_merge(dataset, index).await?;
-            let options = OptimizeOptions::merge(pieces).index_names(vec![index.name.clone()]);
-            dataset.optimize_indices(&options).await.map_err(lance_error)?;
+    for Index { name, column, definition, .. } in indexes {
+        match &definition.kind {
+            IndexKind::Vector(_) if vectors(dataset, column).await? == 0 => {}
+            IndexKind::Vector(_) => {
+                let pieces = pieces_to_merge(dataset, name).await?;
+                let options = OptimizeOptions::merge(pieces).index_names(vec![name.clone()]);
+                dataset.optimize_indices(&options).await.map_err(lance_error)?;
+            }
+            kind @ IndexKind::FullText(_) => {
+                // Texts are read again: Lance's merge would take in all pieces that have lost a row.
+                let merged = pieces_to_merge(dataset, name).await?;
+                let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
+                pieces.truncate(pieces.len() - merged);
+                let files = dataset.fragment_bitmap().as_ref() - &pieces::covered(dataset, &pieces);
+                let (index_type, params) = params(kind, options)?;
+                pieces::build(dataset, name, column, (index_type, params.as_ref()), &files, &silent()).await?;
+            }
+            IndexKind::Scalar(_) => whole.push(name.clone()),
         }
     }
     if whole.is_empty() {
@@ -538,12 +583,12 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>) -> Result<()> {
     dataset.optimize_indices(&options).await.map_err(lance_error)
 }
 
-/// How many of the newest pieces of vector index `index` are merged with what is new: as many as keep each piece [`PIECE_RATIO`]
+/// How many of the newest pieces of index `name` are merged with what is new: as many as keep each piece [`PIECE_RATIO`]
 /// times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al., 1996). A piece is searched and
 /// merged for the files that it covers alone: a row whose column was patched since is in another one.
-async fn pieces_to_merge(dataset: &Dataset, index: &Index) -> Result<usize> {
+async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
     let dataset = Arc::new(dataset.clone());
-    let mut pieces = dataset.load_indices_by_name(&index.name).await.map_err(lance_error)?;
+    let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
     let (_, late) = live::rows(&dataset, &pieces).await?;
     // Lance keeps them in the order in which they were built.
     pieces.reverse();

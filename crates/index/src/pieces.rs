@@ -1,18 +1,24 @@
-//! Vector indexes on disk that are built piece by piece: a build that is cut off goes on after the last piece.
+//! Indexes on disk that are built piece by piece: a build that is cut off goes on after the last piece.
 //!
-//! All pieces share what was learned from a sample of the whole column. Each is committed when it is built, so that searches use
-//! it while the next one is.
+//! A piece is of some files of the table. Each is committed when it is built, so that searches use it while the next one is. Those of
+//! a vector index share what was learned from a sample of the whole column.
 
-use cenote_base::Result;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use cenote_base::{Progress, Result};
 use cenote_store::lance_error;
 use futures::FutureExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance::index::optimize::{commit_optimize_indices, plan_optimize_indices};
 use lance::index::vector::VectorIndexParams;
+use lance::table::format::IndexMetadata;
 use lance_index::optimize::OptimizeOptions;
 use lance_index::{IndexParams, IndexType};
 use roaring::RoaringBitmap;
+
+use crate::watch::Watch;
 
 /// So many pieces at most: a search opens each of them, and upkeep adds its own.
 const PIECES_MAX: usize = 4;
@@ -22,28 +28,99 @@ pub(crate) fn piece_rows(rows: usize, rows_max: usize) -> Option<usize> {
     (rows > rows_max).then(|| rows_max.max(rows.div_ceil(PIECES_MAX)))
 }
 
-/// Makes index `name` of `column` without a piece.
+/// What came of adding a piece.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Added {
+    /// How many rows the piece has.
+    pub(crate) rows: usize,
+    /// Whether there are files that no piece covers.
+    pub(crate) is_unfinished: bool,
+}
+
+/// Makes vector index `name` of `column` without a piece.
 pub(crate) async fn begin(dataset: &mut Dataset, name: &str, column: &str, params: &VectorIndexParams) -> Result<()> {
     let columns = [column];
     let builder = dataset.create_index_builder(&columns, IndexType::Vector, params as &dyn IndexParams);
     builder.name(name.to_owned()).train(false).await.map(drop).map_err(lance_error)
 }
 
-/// Adds a piece to index `name`, of as many whole files as have up to `piece_rows` rows; how many it has, and whether others are left.
-pub(crate) async fn add(dataset: &mut Dataset, name: &str, piece_rows: usize) -> Result<(usize, bool)> {
+/// Adds a piece to vector index `name`, of as many whole files as have up to `piece_rows` rows.
+pub(crate) async fn add_vectors(dataset: &mut Dataset, name: &str, piece_rows: usize) -> Result<Added> {
     let mut options = OptimizeOptions::append().index_names(vec![name.to_owned()]);
     options.max_rows_per_task = Some(piece_rows as u64);
     options.max_rows_per_segment = options.max_rows_per_task;
     let plan = plan_optimize_indices(dataset, &options).boxed().await.map_err(lance_error)?;
-    let (Some(task), Some(merge)) = (plan.tasks.first(), plan.merges.first()) else { return Ok((0, false)) };
-    let files: RoaringBitmap = task.fragments.iter().copied().collect();
-    let files = dataset.fragments().iter().filter(|file| files.contains(file.id as u32));
-    let rows = files.filter_map(|file| file.num_rows()).sum();
+    let (Some(task), Some(merge)) = (plan.tasks.first(), plan.merges.first()) else {
+        return Ok(Added { rows: 0, is_unfinished: false });
+    };
+    let rows = rows_of(dataset, &task.fragments.iter().copied().collect());
     let piece = task.execute(dataset).boxed().await.map_err(lance_error)?;
     let piece: Vec<_> = piece.into_iter().collect();
     let piece = merge.execute(dataset, &piece).boxed().await.map_err(lance_error)?;
     commit_optimize_indices(dataset, piece.into_iter().collect(), &options).boxed().await.map_err(lance_error)?;
-    Ok((rows, plan.tasks.len() > 1))
+    Ok(Added { rows, is_unfinished: plan.tasks.len() > 1 })
+}
+
+/// Builds a piece of index `name` of the rows of `files`, which is not one of vectors. Pieces all of whose files it has go.
+pub(crate) async fn build(
+    dataset: &mut Dataset,
+    name: &str,
+    column: &str,
+    (index_type, params): (IndexType, &dyn IndexParams),
+    files: &RoaringBitmap,
+    progress: &Arc<dyn Progress>,
+) -> Result<()> {
+    let columns = [column];
+    let mut builder = dataset
+        .create_index_builder(&columns, index_type, params)
+        .name(name.to_owned())
+        .replace(true)
+        .fragments(files.iter().collect())
+        .progress(Arc::new(Watch::new(progress, name)));
+    let piece = builder.execute_uncommitted().await.map_err(lance_error)?;
+    dataset.commit_existing_index_segments(name, column, vec![piece]).boxed().await.map_err(lance_error)
+}
+
+/// The files of the table that one of `pieces` covers.
+pub(crate) fn covered(dataset: &Dataset, pieces: &[IndexMetadata]) -> RoaringBitmap {
+    let all = dataset.fragment_bitmap();
+    let mut covered = RoaringBitmap::new();
+    for piece in pieces {
+        match &piece.fragment_bitmap {
+            Some(files) => covered |= files & all.as_ref(),
+            None => return all.as_ref().clone(),
+        }
+    }
+    covered
+}
+
+/// A number for `files`, 0 for none.
+pub(crate) fn fingerprint(files: &RoaringBitmap) -> u64 {
+    if files.is_empty() {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    files.iter().for_each(|file| file.hash(&mut hasher));
+    hasher.finish()
+}
+
+/// The first of `files` that have up to `rows` rows together, one at least.
+pub(crate) fn first(dataset: &Dataset, files: &RoaringBitmap, rows: usize) -> RoaringBitmap {
+    let (mut chosen, mut taken) = (RoaringBitmap::new(), 0);
+    for file in dataset.fragments().iter().filter(|file| files.contains(file.id as u32)) {
+        taken += file.num_rows().unwrap_or(0);
+        if taken > rows && !chosen.is_empty() {
+            break;
+        }
+        chosen.insert(file.id as u32);
+    }
+    chosen
+}
+
+/// How many rows `files` have.
+pub(crate) fn rows_of(dataset: &Dataset, files: &RoaringBitmap) -> usize {
+    let files = dataset.fragments().iter().filter(|file| files.contains(file.id as u32));
+    files.filter_map(|file| file.num_rows()).sum()
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ async fn a_build_that_the_disk_has_no_room_for_leaves_the_old_index_and_the_next
     let table = table(directory.path()).await;
     table.upsert(batch(0..20_000)).await.unwrap();
     INDEXES.create(&table, &text_spec()).await.unwrap();
-    table.upsert(batch([20_000])).await.unwrap();
+    table.upsert(batch(20_000..26_000)).await.unwrap();
     table.fold().await.unwrap();
     drop(table);
     let name = "a_build_that_the_disk_has_no_room_for_leaves_the_old_index_and_the_next_one_works";
@@ -200,7 +200,7 @@ async fn a_build_that_the_disk_has_no_room_for_leaves_the_old_index_and_the_next
     INDEXES.rebuild(&table).await.unwrap();
     let snapshot = table.snapshot().await.unwrap();
     let index = INDEXES.list(&snapshot).await.unwrap().remove(0);
-    assert_eq!((index.rows_indexed, index.rows_unindexed), (20_001, 0));
+    assert_eq!((index.rows_indexed, index.rows_unindexed), (26_000, 0));
     assert_eq!(with_words(&snapshot, "row20000 row7").await.unwrap(), BTreeSet::from([7, 20_000]));
 }
 
@@ -218,7 +218,7 @@ async fn build_without_room(directory: &Path) {
         assert!(format!("{error:#}").contains("File too large"), "{error:#}");
         let snapshot = table.snapshot().await.unwrap();
         assert_eq!(INDEXES.list(&snapshot).await.unwrap(), before, "the old index serves on");
-        // Also the row that it has not seen.
+        // Also a row that it has not seen.
         assert_eq!(with_words(&snapshot, "row20000 row7").await.unwrap(), BTreeSet::from([7, 20_000]));
     }
 }
@@ -292,6 +292,150 @@ async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
         assert!(only_index(&INDEXES, &table).await.segments > 2, "{kind}");
         assert_eq!(INDEXES.create(&table, &spec).await.unwrap().segments, 1, "{kind}");
     }
+}
+
+/// The ids of the rows from `first` to before `last`, as an index of `kind` finds them. Ids have four digits.
+async fn between(snapshot: &Snapshot, kind: &str, first: i64, last: i64) -> BTreeSet<i64> {
+    let words: Vec<String> = (first..last).map(|id| format!("row{id}")).collect();
+    let filter = match kind {
+        "text" => return with_words(snapshot, &words.join(" ")).await.unwrap(),
+        "ngram" => words.iter().map(|word| format!("note LIKE '%{word} %'")).collect::<Vec<_>>().join(" OR "),
+        "bloom_filter" => (first..last).map(|id| format!("id = {id}")).collect::<Vec<_>>().join(" OR "),
+        _ => format!("id >= {first} AND id < {last}"),
+    };
+    ids(&snapshot.collect(&ScanRequest::default().columns(["id"]).filter(filter)).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_over_texts_or_numbers_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
+    for (kind, column, cut_at) in [
+        ("text", "note", 0),
+        ("text", "note", 500),
+        ("btree", "id", 500),
+        ("bitmap", "id", 1_000),
+        ("zonemap", "id", 500),
+        ("bloom_filter", "id", 500),
+        ("ngram", "note", 500),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let table = table(directory.path()).await;
+        for first in (1_000..3_000).step_by(FILE_ROWS as usize) {
+            table.upsert(batch(first..first + FILE_ROWS)).await.unwrap();
+            table.fold().await.unwrap();
+        }
+        let spec = IndexSpec::new(column, IndexKind::parse(kind, []).unwrap());
+        cut_off(&table, &spec, cut_at).await;
+        let cut = only_index(&in_pieces(), &table).await;
+        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= PIECE_ROWS, "{kind}: {cut:?}");
+        // It serves as it is; rows go and come.
+        let snapshot = table.snapshot().await.unwrap();
+        assert_eq!(between(&snapshot, kind, 1_200, 1_800).await, (1_200..1_800).collect(), "{kind}");
+        table.delete_where("id < 1100 or id >= 2990".into()).await.unwrap();
+        table.upsert(batch(2_995..3_010)).await.unwrap();
+
+        let watcher = Watcher::until("", u64::MAX);
+        let done = match cut_at {
+            500 => create(&in_pieces(), &table, &spec, &watcher).await,
+            _ => {
+                let indexes = in_pieces();
+                indexes.optimize(&table).await.unwrap();
+                only_index(&indexes, &table).await
+            }
+        };
+        assert_eq!((done.rows_indexed, done.rows_unindexed), (1_905, 0), "{kind}");
+        assert!(done.segments > 2 && done.segments <= 8, "{kind}: {done:?}");
+        assert_eq!(watcher.done("pieces") > 0, cut_at == 500);
+        assert!(watcher.done("pieces") as usize <= 1_905 - cut.rows_indexed + 100, "{kind}: built again");
+        // Whole, and then with what is new, and then built anew as one.
+        table.upsert(batch(3_010..3_050)).await.unwrap();
+        for round in 0..3 {
+            let snapshot = table.snapshot().await.unwrap();
+            for (first, last) in [(1_000, 1_110), (1_700, 1_710), (2_400, 2_600), (2_980, 3_060)] {
+                let wanted = (first.max(1_100)..last.min(3_050)).filter(|id| !(2_990..2_995).contains(id)).collect();
+                assert_eq!(between(&snapshot, kind, first, last).await, wanted, "{kind}, round {round}");
+            }
+            match round {
+                0 => INDEXES.optimize(&table).await.unwrap(),
+                _ => assert_eq!(INDEXES.create(&table, &spec).await.unwrap().segments, 1, "{kind}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_and_numbers_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found_as_they_are() {
+    for kind in ["text", "btree"] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions { bulk_bytes: ByteSize(1 << 10), ..StoreOptions::default() };
+        let table = table_with(directory.path(), options).await;
+        for first in (0..2_000).step_by(FILE_ROWS as usize) {
+            table.upsert(batch(first..first + FILE_ROWS)).await.unwrap();
+        }
+        let spec = IndexSpec::new("note", IndexKind::parse(kind, []).unwrap());
+        cut_off(&table, &spec, 500).await;
+        // The first file's rows say what those of none do.
+        let moved = batch(0..FILE_ROWS);
+        let notes: StringArray = (0..FILE_ROWS).map(|id| Some(format!("moved{}", id % 7))).collect();
+        let fields = Arc::new(moved.schema().project(&[0, 1]).unwrap());
+        let moved = RecordBatch::try_new(fields, vec![Arc::clone(moved.column(0)), Arc::new(notes)]).unwrap();
+        table.update(moved).await.unwrap();
+        let patched = table.snapshot().await.unwrap();
+        assert_eq!((patched.changed_rows(), patched.base().fragments().len()), (0, 8), "the rows must keep their ids");
+        let done = create(&in_pieces(), &table, &spec, &Watcher::until("", u64::MAX)).await;
+        assert_eq!((done.rows_indexed, done.rows_unindexed), (2_000, 0), "{kind}");
+        let saying = async |snapshot: &Snapshot, word: &str, note: &str| match kind {
+            "text" => with_words(snapshot, word).await.unwrap(),
+            _ => {
+                let request = ScanRequest::default().columns(["id"]).filter(format!("note = '{note}'"));
+                ids(&snapshot.collect(&request).await.unwrap())
+            }
+        };
+        for round in 0..2 {
+            let snapshot = table.snapshot().await.unwrap();
+            let moved = (0..FILE_ROWS).filter(|id| id % 7 == 3).collect();
+            assert_eq!(saying(&snapshot, "moved3", "moved3").await, moved, "{kind}, round {round}");
+            let (word, note) = ("row100", "common row100 seventh2");
+            assert_eq!(saying(&snapshot, word, note).await, BTreeSet::new(), "{kind}, round {round}");
+            let (word, note) = ("row300", "common row300 seventh6");
+            assert_eq!(saying(&snapshot, word, note).await, BTreeSet::from([300]), "{kind}, round {round}");
+            // So many that all pieces become one.
+            table.upsert(batch(3_000..4_900)).await.unwrap();
+            table.delete_where("id >= 3000".into()).await.unwrap();
+            INDEXES.optimize(&table).await.unwrap();
+        }
+    }
+}
+
+/// Each upkeep builds a piece of what is new, or of that and the newest pieces, so that there are few, and most rows stay where they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_of_texts_leaves_large_pieces_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = table(directory.path()).await;
+    table.upsert(batch(0..4_000)).await.unwrap();
+    let built = INDEXES.create(&table, &text_spec()).await.unwrap();
+    let pieces = async || {
+        let base = Arc::clone(table.snapshot().await.unwrap().base());
+        base.load_indices_by_name(&built.name).await.unwrap()
+    };
+    let first = pieces().await.remove(0).uuid;
+    for round in 0..12 {
+        // Some rows are replaced, which takes them out of the first piece.
+        let new = 4_000 + round * 20;
+        table.upsert(batch((new..new + 20).chain(round * 3..round * 3 + 3))).await.unwrap();
+        table.fold().await.unwrap();
+        INDEXES.optimize(&table).await.unwrap();
+        let kept = pieces().await;
+        assert!(kept[0].uuid == first && kept.len() <= 5, "round {round}: {kept:?}");
+        let index = only_index(&INDEXES, &table).await;
+        assert_eq!((index.rows_indexed as i64, index.rows_unindexed), (new + 20, 0));
+        let snapshot = table.snapshot().await.unwrap();
+        assert_eq!(with_words(&snapshot, "common").await.unwrap(), (0..new + 20).collect());
+        assert_eq!(with_words(&snapshot, "row1 row4001").await.unwrap(), BTreeSet::from([1, 4_001]));
+    }
+    // As many again are more than the first piece is worth.
+    table.upsert(batch(5_000..7_000)).await.unwrap();
+    INDEXES.optimize(&table).await.unwrap();
+    assert!(pieces().await.iter().all(|piece| piece.uuid != first));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -134,6 +134,7 @@ impl Lake {
         let indexes = Indexes::new(IndexOptions {
             memory_bytes_max: share(4),
             cache_bytes_max: share(16),
+            build_bytes_max: share(2),
             directory: Some(models.cache_dir().join("graphs")),
             trainer: trainer.transpose()?.map(|trainer| Arc::new(trainer) as Arc<dyn Trainer>),
             ..IndexOptions::default()
