@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use cenote_base::Progress;
 use tokio::sync::Notify;
@@ -13,11 +13,14 @@ pub struct Watcher {
     enough: (&'static str, u64),
     done: Mutex<BTreeMap<String, u64>>,
     reached: Notify,
+    /// Whether the build was cut off: until then it waits where it has come far enough.
+    is_cut: (Mutex<bool>, Condvar),
 }
 
 impl Watcher {
     pub fn until(stage: &'static str, units: u64) -> Arc<Self> {
-        Arc::new(Self { enough: (stage, units), done: Mutex::default(), reached: Notify::new() })
+        let is_cut = (Mutex::new(false), Condvar::new());
+        Arc::new(Self { enough: (stage, units), done: Mutex::default(), reached: Notify::new(), is_cut })
     }
 
     /// Units done of a stage.
@@ -30,6 +33,8 @@ impl Watcher {
         *self.done.lock().unwrap().entry(stage.to_owned()).or_default() += units;
         if stage.ends_with(self.enough.0) && self.done(self.enough.0) >= self.enough.1 {
             self.reached.notify_one();
+            let (is_cut, told) = &self.is_cut;
+            drop(told.wait_while(is_cut.lock().unwrap(), |is_cut| !*is_cut).unwrap());
         }
     }
 
@@ -38,6 +43,8 @@ impl Watcher {
         let build = tokio::spawn(build);
         self.reached.notified().await;
         build.abort();
+        *self.is_cut.0.lock().unwrap() = true;
+        self.is_cut.1.notify_all();
         assert!(build.await.is_err_and(|error| error.is_cancelled()), "it was done before it was cut off");
     }
 }
