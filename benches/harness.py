@@ -61,6 +61,8 @@ class Run:
     report: dict
     wall_s: float
     memory_peak_bytes: int
+    # Of the process and of those that it waited for.
+    processor_s: float
 
 
 @dataclass
@@ -253,7 +255,7 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
             if subprocess.run(command, check=False).returncode != 0:
                 raise BenchError(f"{contestant.name} wrote something else than it should: see the message above")
         # Linux gives ru_maxrss in KiB: the largest that one process of the tree ever was.
-        return Run(report, wall_s, max(usage.ru_maxrss * 1024, sampled))
+        return Run(report, wall_s, max(usage.ru_maxrss * 1024, sampled), usage.ru_utime + usage.ru_stime)
 
 
 class MemorySampler:
@@ -325,13 +327,18 @@ def end_descendants() -> None:
         time.sleep(0.02)
 
 
+def cores() -> int:
+    """How many there are for this process."""
+    return len(os.sched_getaffinity(0))
+
+
 def machine() -> dict[str, object]:
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "kernel": platform.release()}
+    return {"cpu": model, "cores": cores(), "kernel": platform.release()}
 
 
 def figure(value: float) -> str:

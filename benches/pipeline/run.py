@@ -48,6 +48,7 @@ def benchmark() -> None:
     metrics = [
         Metric("throughput", "images/s", "higher", lambda run: run.report["images"] / run.report["seconds"]),
         Metric("peak memory", "MiB", "lower", lambda run: run.memory_peak_bytes / 2**20),
+        Metric("cores busy", "%", "higher", lambda run: 100 * run.processor_s / run.wall_s / harness.cores()),
     ]
     settings = {
         "images": options.count,

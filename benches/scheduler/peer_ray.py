@@ -15,6 +15,7 @@ import pyarrow
 import ray
 
 PUTS = 20
+MIXED = 1000
 
 
 @ray.remote
@@ -40,6 +41,34 @@ def add(number: int, mine: int) -> int:
 @ray.remote
 def add_up(*numbers: int) -> int:
     return sum(numbers)
+
+
+@ray.remote
+def mixed(milliseconds: int, *_inputs: None) -> None:
+    time.sleep(milliseconds / 1e3)
+
+
+def mixed_graph(cores: int) -> float:
+    """The makespan of the graph that `bench_scheduler.rs` makes, over its lower bound."""
+    state = 0
+
+    def below(limit: int) -> int:
+        nonlocal state
+        state = (state * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407) % 2**64
+        return (state >> 33) % limit
+
+    references, ends, work = [], [], 0
+    start_s = time.perf_counter()
+    for number in range(MIXED):
+        milliseconds = 1 + below(10)
+        wide = min(cores, 2) if below(3) == 0 else 1
+        after = [number - 1 - below(min(20, number)) for _ in range(min(2, number))]
+        inputs = [references[other] for other in after]
+        references.append(mixed.options(num_cpus=wide).remote(milliseconds, *inputs))
+        ends.append(milliseconds + max((ends[other] for other in after), default=0))
+        work += milliseconds * wide
+    ray.get(references)
+    return (time.perf_counter() - start_s) * 1e3 / max(max(ends), work / cores)
 
 
 def objects(size: int) -> tuple[float, float]:
@@ -98,6 +127,7 @@ def measure(tasks: int, calls: int, trips: int, fan: int) -> dict[str, object]:
     one = ray.put(1)
     report["fan_sum"] = ray.get(add_up.remote(*[add.remote(one, mine) for mine in range(fan)]))
     report["fan_ms"] = (time.perf_counter() - start_s) * 1e3
+    report["makespan_over_bound"] = mixed_graph(cores)
     return report
 
 

@@ -22,6 +22,7 @@ def metrics() -> list[Metric]:
         Metric("put 100 MB", "µs", "lower", lambda run: run.report["put_100_us"]),
         Metric("get 100 MB", "µs", "lower", lambda run: run.report["get_100_us"]),
         Metric("fan out and in", "ms", "lower", lambda run: run.report["fan_ms"]),
+        Metric("mixed graph over bound", "×", "lower", lambda run: run.report["makespan_over_bound"]),
         Metric("peak memory", "MiB", "lower", lambda run: run.memory_peak_bytes / 2**20),
     ]
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cenote_runtime::models::ModelStatus;
 use cenote_runtime::{Context, Error, Lake, Progress, Result, SchedulerStatus};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -32,7 +33,17 @@ pub struct View {
     /// Memory that the system counts for it; 0 where it does not say.
     pub resident_bytes: u64,
     pub stages: Vec<Stage>,
+    pub models: Vec<Loaded>,
     pub scheduler: SchedulerStatus,
+}
+
+/// A model in memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Loaded {
+    pub name: String,
+    /// What runs it, which may be another than was asked for.
+    pub provider: String,
+    pub sessions: usize,
 }
 
 /// Work in hand that has units.
@@ -87,6 +98,9 @@ fn view(lake: &Lake) -> View {
         elapsed: begun.since.elapsed(),
     };
     let stages = stages.iter().map(stage).collect();
+    let loaded = |model: ModelStatus| {
+        Some(Loaded { provider: model.provider?.to_owned(), name: model.name, sessions: model.sessions })
+    };
     View {
         process: std::process::id(),
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
@@ -94,6 +108,7 @@ fn view(lake: &Lake) -> View {
         elapsed: BEGAN.elapsed(),
         resident_bytes: resident_bytes(),
         stages,
+        models: lake.models().status().into_iter().filter_map(loaded).collect(),
         scheduler: lake.scheduler().status(),
     }
 }

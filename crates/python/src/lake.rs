@@ -188,6 +188,11 @@ impl Lake {
         Ok(definitions.map(|definition| (definition.name.to_owned(), definition.summary.to_owned())).collect())
     }
 
+    fn models(&self) -> PyResult<Vec<(String, String, usize)>> {
+        let models = self.here()?.models().status().into_iter();
+        Ok(models.filter_map(|model| Some((model.name, model.provider?.to_owned(), model.sessions))).collect())
+    }
+
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         // In a child of a fork there is nothing of ours to let go.
         match self.0.get() {

@@ -3,13 +3,16 @@
 //! `bench_scheduler TASKS CALLS TRIPS FAN` prints one JSON line.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use cenote_base::{Error, Resources, Result};
 use cenote_scheduler::{Actor, Context, ObjectRef, Scheduler, SchedulerOptions, Value, WorkOptions};
 
 const PUTS: usize = 20;
+/// Tasks of the mixed graph.
+const MIXED: usize = 1_000;
 
 #[allow(clippy::print_stdout)] // The result line is what the harness reads.
 fn main() -> Result<()> {
@@ -29,10 +32,12 @@ fn main() -> Result<()> {
     let (put_1_us, get_1_us) = runtime.block_on(objects(&scheduler, 1_000_000))?;
     let (put_100_us, get_100_us) = runtime.block_on(objects(&scheduler, 100_000_000))?;
     let (fan_ms, fan_sum) = runtime.block_on(fan_out_and_in(&scheduler, fan))?;
+    let makespan = runtime.block_on(mixed_graph(&scheduler))?;
     let rates = format!(r#""tasks_per_s":{tasks_per_s},"calls_per_s":{calls_per_s},"called":{called}"#);
     let trips = format!(r#""trip_us":{trip_us:?},"async_trip_us":{async_trip_us:?}"#);
     let puts = format!(r#""put_1_us":{put_1_us},"get_1_us":{get_1_us},"put_100_us":{put_100_us}"#);
-    println!(r#"{{{rates},{trips},{puts},"get_100_us":{get_100_us},"fan_ms":{fan_ms},"fan_sum":{fan_sum}}}"#);
+    let graphs = format!(r#""fan_ms":{fan_ms},"fan_sum":{fan_sum},"makespan_over_bound":{makespan}"#);
+    println!(r#"{{{rates},{trips},{puts},"get_100_us":{get_100_us},{graphs}}}"#);
     Ok(())
 }
 
@@ -134,4 +139,36 @@ async fn fan_out_and_in(scheduler: &Scheduler, count: usize) -> Result<(f64, u64
     })?;
     let sum = number(&*scheduler.get(&sum).await?)?;
     Ok((began.elapsed().as_secs_f64() * 1e3, sum))
+}
+
+/// How much longer than it must take takes a graph of tasks that sleep 1 to 10 ms, a third of them on two cores, and each after two of
+/// the twenty before it: no schedule ends before its longest path does, nor before all cores together have done its work.
+async fn mixed_graph(scheduler: &Scheduler) -> Result<f64> {
+    let cores = scheduler.usage().total.cpu;
+    // The same numbers as in `peer_ray.py`: Knuth's MMIX generator.
+    let mut state = 0u64;
+    let mut below = |limit: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    };
+    let (mut objects, mut ends): (Vec<ObjectRef>, Vec<u64>) = (Vec::new(), Vec::new());
+    let mut work = 0.0;
+    let began = Instant::now();
+    for number in 0..MIXED {
+        let milliseconds = 1 + below(10);
+        let wide = if below(3) == 0 { cores.min(2.0) } else { 1.0 };
+        let after: Vec<usize> =
+            (0..2.min(number)).map(|_| number - 1 - below(20.min(number as u64)) as usize).collect();
+        let inputs: Vec<ObjectRef> = after.iter().map(|input| objects[*input].clone()).collect();
+        let options = WorkOptions::new("mixed").resources(Resources::cpu(wide));
+        objects.push(scheduler.submit(&options, &inputs, move |_, _| {
+            thread::sleep(Duration::from_millis(milliseconds));
+            Ok(Value::from(Vec::new()))
+        })?);
+        ends.push(milliseconds + after.iter().map(|input| ends[*input]).max().unwrap_or(0));
+        work += milliseconds as f64 * f64::from(wide);
+    }
+    get_all(scheduler, &objects).await?;
+    let path = ends.iter().max().copied().unwrap_or(0) as f64;
+    Ok(began.elapsed().as_secs_f64() * 1e3 / path.max(work / f64::from(cores)))
 }

@@ -63,6 +63,9 @@ fn process(view: &View) -> String {
     for (class, used, total) in &status.devices {
         line(format_args!("  device  {class}: {} of {} held", ByteSize(*used), ByteSize(*total)));
     }
+    for model in &view.models {
+        line(format_args!("  model   {} by {}, {} sessions", model.name, model.provider, model.sessions));
+    }
     line(format_args!(
         "  tasks   {} done, {} failed, {} tried again, {:.1} a second; {} run, {} wait",
         counters.completed,

@@ -222,6 +222,11 @@ class Lake:
         """What recipes and SQL can name: each operator with one line about it."""
         return dict(self._native_lake().operators())
 
+    def models(self) -> dict[str, dict[str, Any]]:
+        """The models in memory: for each, the `provider` that really runs it, and how many `sessions` are open."""
+        loaded = self._native_lake().models()
+        return {name: {"provider": provider, "sessions": sessions} for name, provider, sessions in loaded}
+
 
 def _reopen(
     location: str, memory: str | None, cpus: float | None, seed: int, cache: str | None, device: Device
