@@ -184,7 +184,7 @@ impl Changes {
         version: u64,
         batch: RecordBatch,
         hashes: Vec<u128>,
-        bases: &HashMap<u128, u64>,
+        bases: &ByHash<u64>,
     ) -> Counts {
         let chunk = self.chunks.len();
         let mut counts = Counts::default();
@@ -209,7 +209,7 @@ impl Changes {
     }
 
     /// Takes in deletions.
-    pub(crate) fn delete(&mut self, version: u64, hashes: &[u128], bases: &HashMap<u128, u64>) -> Counts {
+    pub(crate) fn delete(&mut self, version: u64, hashes: &[u128], bases: &ByHash<u64>) -> Counts {
         let deleted = hashes.iter().filter(|hash| self.supersede(version, **hash, None, bases)).count();
         self.note_write(version, hashes.len() * ENTRY_BYTES);
         Counts { deleted, ..Counts::default() }
@@ -224,7 +224,7 @@ impl Changes {
     }
 
     /// Makes `place` the newest word on a key; whether there was a row.
-    fn supersede(&mut self, version: u64, hash: u128, place: Option<Place>, bases: &HashMap<u128, u64>) -> bool {
+    fn supersede(&mut self, version: u64, hash: u128, place: Option<Place>, bases: &ByHash<u64>) -> bool {
         let known = self.find(hash);
         let base = known.map_or_else(|| bases.get(&hash).copied(), |entry| entry.base);
         let was_there = match known {

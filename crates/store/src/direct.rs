@@ -4,7 +4,7 @@
 //! a base version that nobody was told of; the next one who changes the base takes it over. Where the change store has a
 //! word on a key of the write, it is folded first, so that the newest word on a key is never below an older one.
 
-use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -18,6 +18,7 @@ use lance::Dataset;
 use lance_table::format::Fragment;
 use serde::{Deserialize, Serialize};
 
+use crate::changes::ByHash;
 use crate::commit::Writing;
 use crate::fault::arrow_error;
 use crate::install::{Changing, Direct};
@@ -128,9 +129,12 @@ pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<Wr
 async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
     let keys = concat_batches(state.key.schema(), staged.iter().map(|staged| &staged.keys)).map_err(arrow_error)?;
     let hashes = state.key.hash(&keys, state.hash_key())?;
-    if hashes.iter().collect::<HashSet<_>>().len() < hashes.len() {
+    let rows = hashes.len();
+    let mut seen: ByHash<()> = ByHash::with_capacity_and_hasher(rows, BuildHasherDefault::default());
+    if hashes.iter().any(|hash| seen.insert(*hash, ()).is_some()) {
         return Err(Error::invalid_input("a key was staged twice: stage each key in one place"));
     }
+    drop(seen);
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;
     if state.knows_any(&hashes) {
@@ -140,7 +144,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     if staged.iter().any(|staged| staged.schema != *snapshot.full_schema()) {
         return Err(Error::conflict("the table's schema has changed since the rows were staged: stage them again"));
     }
-    let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
+    let superseded: Vec<u64> = snapshot.locate_hashes(hashes).await?.into_iter().flatten().collect();
     let fragments = staged.into_iter().flat_map(|staged| staged.fragments).collect();
     let old = snapshot.base();
     let new = base::replace(snapshot.reader(), &superseded, fragments, &state.options.faults).await?;
@@ -148,7 +152,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
     let version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
     let updated = superseded.len();
-    Ok(WriteReport { version, inserted: hashes.len() - updated, updated, deleted: 0 })
+    Ok(WriteReport { version, inserted: rows - updated, updated, deleted: 0 })
 }
 
 /// Sets the columns of `batch` (logical, one row a key) where its keys are.

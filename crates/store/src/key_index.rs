@@ -103,6 +103,9 @@ impl KeyIndex {
 
     fn search(&self, hashes: &[u128], read: ReadAt) -> Result<Option<Vec<Option<u64>>>> {
         let mut found = vec![None; hashes.len()];
+        if self.levels.is_empty() {
+            return Ok(Some(found));
+        }
         // In the order of the files, so that neighbours share a read.
         let mut open: Vec<usize> = (0..hashes.len()).collect();
         open.sort_unstable_by_key(|at| hashes[*at]);

@@ -425,7 +425,11 @@ impl Snapshot {
 
     /// The row id of each key that is there, in the order of `keys` (the primary key's columns).
     pub async fn locate(&self, keys: &RecordBatch) -> Result<Vec<Option<u64>>> {
-        let hashes = self.key.hash(&self.key.project(keys)?, self.history.hash_key)?;
+        self.locate_hashes(self.key.hash(&self.key.project(keys)?, self.history.hash_key)?).await
+    }
+
+    /// As [`locate`](Self::locate), by the hashes of the keys.
+    pub(crate) async fn locate_hashes(&self, hashes: Vec<u128>) -> Result<Vec<Option<u64>>> {
         if hashes.len() <= SHORT_ROWS
             && let Some(found) = self.find(&hashes, KeyIndex::get_many_cached)?
         {

@@ -4,7 +4,7 @@
 //! The first two come with a lease each, because other processes write too. What writes is in `commit`, what changes the
 //! base in `install` and `fold`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -17,7 +17,7 @@ use lance::session::Session;
 use parking_lot::Mutex;
 
 use crate::base;
-use crate::changes::{Changes, Counts};
+use crate::changes::{ByHash, Changes, Counts};
 use crate::commit::Queue;
 use crate::fault::lance_error;
 use crate::fence::Fence;
@@ -298,7 +298,7 @@ impl State {
 
     /// The rows of the base with these keys, as far as the change store does not know the keys itself. The only part of a
     /// write that can fail, and so done before it is logged.
-    pub(crate) async fn resolve(self: &Arc<Self>, hashes: &[u128]) -> Result<HashMap<u128, u64>> {
+    pub(crate) async fn resolve(self: &Arc<Self>, hashes: &[u128]) -> Result<ByHash<u64>> {
         let (unknown, keys) = {
             let inner = self.inner.lock();
             (inner.changes.unknown(hashes), inner.keys.clone())
@@ -416,7 +416,7 @@ impl Inner {
         time: Timestamp,
         record: Record,
         hashes: Vec<u128>,
-        bases: &HashMap<u128, u64>,
+        bases: &ByHash<u64>,
     ) -> Counts {
         self.version = version;
         self.time = self.time.max(time);

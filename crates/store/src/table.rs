@@ -3,7 +3,8 @@
 //! Small writes go to the change store. What is large, or would copy media to change a caption, goes straight to the base, as
 //! one commit of its own: see `direct`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasherDefault;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use lance::dataset::NewColumnTransform;
 
 use crate::Version;
 use crate::block_cache::BlockCacheUsage;
+use crate::changes::ByHash;
 use crate::commit::RowWrite;
 use crate::direct::{self, Staged};
 use crate::fault::{arrow_error, lance_error};
@@ -448,7 +450,7 @@ fn unique(state: &State, snapshot: &Snapshot, batches: Vec<RecordBatch>) -> Resu
     let each = batches.iter().map(|batch| state.key.hash(&state.key.project(batch)?, secret));
     let each = each.collect::<Result<Vec<_>>>()?;
     let hashes: Vec<u128> = each.iter().flatten().copied().collect();
-    let mut last: HashMap<u128, usize> = HashMap::with_capacity(hashes.len());
+    let mut last: ByHash<usize> = ByHash::with_capacity_and_hasher(hashes.len(), BuildHasherDefault::default());
     let mut repeated = None;
     for (row, hash) in hashes.iter().enumerate() {
         if let Some(first) = last.insert(*hash, row) {
