@@ -121,8 +121,9 @@ impl Lake {
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
         let found = found.map_err(|source| Error::internal("look for a device").with_source(source))??;
         let (device, devices) = found.unzip();
+        let cpu_cores = options.cpu_cores.unwrap_or(defaults.cpu_cores);
         let scheduler = Scheduler::new(SchedulerOptions {
-            cpu_cores: options.cpu_cores.unwrap_or(defaults.cpu_cores),
+            cpu_cores,
             memory_max,
             named: options.named,
             devices: device.into_iter().collect(),
@@ -135,6 +136,7 @@ impl Lake {
             memory_bytes_max: share(4),
             cache_bytes_max: share(16),
             build_bytes_max: share(2),
+            threads: (cpu_cores.ceil() as usize).max(1),
             directory: Some(models.cache_dir().join("graphs")),
             trainer: trainer.transpose()?.map(|trainer| Arc::new(trainer) as Arc<dyn Trainer>),
             ..IndexOptions::default()
