@@ -167,7 +167,11 @@ fn vector_params(
         None => (rows.isqrt() * PARTITIONS_FACTOR).min(PARTITIONS_MAX),
     };
     let sample = (build_bytes_max.0 / SAMPLE_SHARE) as usize / (dimension * size_of::<f32>());
-    let partitions = partitions.min((sample / SAMPLE_RATE_MIN).max(1));
+    // What was asked for stands, whatever it takes.
+    let partitions = match options.partitions {
+        Some(_) => partitions,
+        None => partitions.min((sample / SAMPLE_RATE_MIN).max(1)),
+    };
     let mut ivf = match in_pieces {
         true => IvfBuildParams::with_target_partition_size(rows / partitions),
         false => IvfBuildParams::new(partitions),
