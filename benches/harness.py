@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import statistics
@@ -61,7 +62,7 @@ class Run:
     report: dict
     wall_s: float
     memory_peak_bytes: int
-    # Of the process and of those that it waited for.
+    # Of all processes of the run.
     processor_s: float
 
 
@@ -218,6 +219,7 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
         tempfile.TemporaryFile() as err,
     ):
         command = [argument.replace("{scratch}", scratch) for argument in contestant.command]
+        used_s = processor_s()
         start = time.perf_counter()
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
         sampler = MemorySampler() if contestant.processes == "many" else None
@@ -233,6 +235,7 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
             timer.cancel()
             sampled = sampler.stop() if sampler else 0
             end_descendants()
+        used_s = processor_s() - used_s
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
@@ -255,7 +258,7 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
             if subprocess.run(command, check=False).returncode != 0:
                 raise BenchError(f"{contestant.name} wrote something else than it should: see the message above")
         # Linux gives ru_maxrss in KiB: the largest that one process of the tree ever was.
-        return Run(report, wall_s, max(usage.ru_maxrss * 1024, sampled), usage.ru_utime + usage.ru_stime)
+        return Run(report, wall_s, max(usage.ru_maxrss * 1024, sampled), used_s)
 
 
 class MemorySampler:
@@ -325,6 +328,12 @@ def end_descendants() -> None:
         except ChildProcessError:
             pass
         time.sleep(0.02)
+
+
+def processor_s() -> float:
+    """Processor time of all descendants that have ended so far, those too that others left running: they are reaped here."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def cores() -> int:
