@@ -1,9 +1,5 @@
 //! The base of every table is a plain Lance dataset: stock `pylance` opens it, and finds what was folded.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::process::Command;
 use std::sync::Arc;
 
@@ -81,7 +77,7 @@ fn expected(rows: &[(std::ops::Range<i64>, &str)]) -> String {
 }
 
 fn read(directory: &std::path::Path) -> String {
-    let python = support::test_environment().join("bin/python");
+    let python = crate::support::test_environment().join("bin/python");
     assert!(python.exists(), "{} is missing: run `scripts/setup tests`", python.display());
     let output = Command::new(python).args(["-c", READ]).arg(directory.join("t.lance")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,8 +1,7 @@
 //! Every kind of index over every sort of column it covers, beside brute force; and columns that are unusual but real.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, ListBuilder, RecordBatch, StringArray,
@@ -11,10 +10,10 @@ use arrow::array::{
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{IndexKind, IndexSpec, Indexes, Metric, SearchSettings, TextQuery, VectorQuery};
+use cenote_index::{IndexKind, IndexSpec, Metric, SearchSettings, TextQuery, VectorQuery};
 use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec};
 
-static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+use crate::INDEXES;
 
 /// Rows with vectors of `item`, of which every hundredth has none, some words, labels, and a number.
 fn batch(ids: std::ops::Range<i64>, vectors: &[Vec<f32>], item: &DataType) -> RecordBatch {

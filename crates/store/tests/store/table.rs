@@ -1,7 +1,5 @@
 //! A table against what its documentation promises.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

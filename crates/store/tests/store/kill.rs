@@ -1,7 +1,5 @@
 //! A process that writes, killed with SIGKILL at random moments, again and again on the same table. `CENOTE_LONG=1` does it a
 //! thousand times; `CENOTE_SEED` replays the moments as far as the machine allows.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -100,7 +98,7 @@ async fn child() {
 /// Lets a child write from `first` on for `life`; the last write it acknowledged.
 fn run_child(directory: &Path, first: u64, life: Duration) -> Option<u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])
         .env(CHILD, format!("{first} {}", directory.display()))
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())

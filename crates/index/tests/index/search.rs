@@ -1,8 +1,7 @@
 //! Search against a plain in-memory model, while rows come, change and go.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arrow::array::{
     AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, LargeBinaryArray, RecordBatch, StringArray,
@@ -14,7 +13,7 @@ use cenote_index::{
 };
 use cenote_store::{Filter, ROW_ID, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field};
 
-static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+use crate::INDEXES;
 
 const DIMENSIONS: usize = 8;
 const WORDS: [&str; 12] = [

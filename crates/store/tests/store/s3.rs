@@ -1,9 +1,5 @@
 //! A store on an S3 server that is really there (moto, on loopback), and the same behind a network that fails.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_base::{ByteSize, Error, ErrorKind, Random};
 use cenote_store::{Faults, ScanRequest, Store, StoreOptions, Table, TableSpec, Version};
 
-use support::s3::{Network, Server};
+use crate::support::s3::{Network, Server};
 
 type Rows = BTreeMap<i64, i64>;
 
@@ -335,7 +331,7 @@ async fn survive(network: Network, seed: u64) {
     assert!(acknowledged > 5, "the network let {acknowledged} of 60 operations through");
     assert!(proxy.faults() > 0, "the network never failed");
     drop((table, whole));
-    let whole = Store::open(server.uri("lake"), crate::options(&server, cache.path())).await.unwrap();
+    let whole = Store::open(server.uri("lake"), self::options(&server, cache.path())).await.unwrap();
     let table = whole.table("t").await.unwrap();
     table.upsert(batch(9_999..10_000, 0)).await.unwrap();
     table.fold().await.unwrap();

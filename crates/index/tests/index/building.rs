@@ -1,11 +1,10 @@
 //! Indexes that are made, fail and go while rows are written and searched.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
@@ -19,11 +18,8 @@ use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::{BuiltinIndexType, InvertedIndexParams, ScalarIndexParams};
 
-mod cutting;
-
-use cutting::Watcher;
-
-static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+use crate::INDEXES;
+use crate::cutting::Watcher;
 
 const DIMENSIONS: i32 = 4;
 
@@ -189,7 +185,7 @@ async fn a_build_that_the_disk_has_no_room_for_leaves_the_old_index_and_the_next
     table.fold().await.unwrap();
     drop(table);
     let name = "a_build_that_the_disk_has_no_room_for_leaves_the_old_index_and_the_next_one_works";
-    let again = format!("trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact {name} --nocapture");
+    let again = format!("trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact building::{name} --nocapture");
     let test = std::env::current_exe().unwrap();
     let ran = Command::new("sh").args(["-c", &again]).arg(test).env(FULL_DISK, directory.path()).output().unwrap();
     assert!(ran.status.success(), "{}\n{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));

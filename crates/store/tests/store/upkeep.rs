@@ -1,7 +1,5 @@
 //! What upkeep costs, and what it leaves: bytes written for each byte that was given, and bytes that nobody can read any more.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

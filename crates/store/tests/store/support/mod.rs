@@ -1,7 +1,5 @@
 //! What several tests share.
 
-#![allow(dead_code)] // Each test uses its part.
-
 pub mod s3;
 
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
 //! Files that a crash, a disk or another version left: read as far as they are right, and named where they are not.
-#![allow(clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

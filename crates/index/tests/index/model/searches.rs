@@ -8,9 +8,9 @@ use cenote_base::{ErrorKind, Random};
 use cenote_index::{DISTANCE, Hit, HybridQuery, IndexInfo, IndexKind, Metric, SCORE, TextQuery, VectorQuery};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot};
 
+use super::plain::{Keep, Row, Rows, content_word, distance, query_vector, word};
+use super::queries::{Query, scores};
 use crate::INDEXES;
-use crate::plain::{Keep, Row, Rows, content_word, distance, query_vector, word};
-use crate::queries::{Query, scores};
 
 /// Of the hits that exact search gives, how many were found.
 #[derive(Debug, Default, Clone, Copy)]

@@ -1,14 +1,13 @@
 //! Every search against a plain map, while rows are written, folded, indexed, compacted, loaded in bulk and their columns
-//! change. A failure names the seed and the step that replay it: `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run -E
-//! 'binary(model)'`; `CENOTE_LONG=1` takes many seeds.
-#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::panic)]
+//! change. A failure names the seed and the step that replay it: `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run
+//! --workspace --test index model::`; `CENOTE_LONG=1` takes many seeds.
 
 mod plain;
 mod queries;
 mod searches;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{
@@ -17,15 +16,13 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{ByteSize, Random};
-use cenote_index::{IndexKind, IndexSpec, Indexes, Metric, TextQuery};
+use cenote_index::{IndexKind, IndexSpec, Metric, TextQuery};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field};
 
-use crate::plain::{DIMENSIONS, Keep, Row, Rows};
-use crate::queries::Query;
-use crate::searches::Recall;
-
-/// What all runs search by.
-pub static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
+use self::plain::{DIMENSIONS, Keep, Row, Rows};
+use self::queries::Query;
+use self::searches::Recall;
+use crate::INDEXES;
 
 /// What one run is about.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,5 @@
 //! Many writers in one process and two stores on one directory, which lock and follow as two processes do.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,4 @@
 //! The index in memory: never wrong while the table changes under it, and not built twice.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,9 +10,7 @@ use cenote_base::{ByteSize, ErrorKind, Progress, Random};
 use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Metric, Strategy, VectorQuery};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec};
 
-mod cutting;
-
-use cutting::Watcher;
+use crate::cutting::Watcher;
 
 const DIMENSIONS: usize = 8;
 

@@ -1,14 +1,15 @@
 //! One test for each fault that users of comparable systems reported: it must not be ours.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use cenote_index::{IndexInfo, IndexKind, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
+use cenote_index::{IndexInfo, IndexKind, IndexSpec, Metric, TextQuery, VectorQuery};
 use cenote_store::{Filter, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec};
+
+use crate::INDEXES;
 
 const DIMENSIONS: i32 = 4;
 
@@ -28,8 +29,6 @@ fn batch(ids: impl IntoIterator<Item = i64>, value: i64) -> RecordBatch {
     ];
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
-
-static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
 async fn table(directory: &tempfile::TempDir) -> Table {
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();

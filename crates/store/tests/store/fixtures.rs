@@ -1,8 +1,6 @@
 //! Files that earlier versions of Cenote wrote must be read by this one, for ever.
 //!
-//! `CENOTE_WRITE_FIXTURE=format-2 cargo test -p cenote-store --test fixtures` writes a new one, when a format changes.
-
-#![allow(clippy::unwrap_used)]
+//! `CENOTE_WRITE_FIXTURE=format-2 cargo nextest run --workspace --test store fixtures::` writes a new one, when a format changes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

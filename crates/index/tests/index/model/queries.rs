@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cenote_base::Random;
 
-use crate::plain::{Rows, content_word, word, words};
+use super::plain::{Rows, content_word, word, words};
 
 /// Nothing but a stem that an English index leaves as it is; some are near to words that rows have.
 const MISSPELT: [&str; 9] = ["cra", "cart", "hos", "serch", "gren", "lihgt", "cafet", "step1", "step12"];

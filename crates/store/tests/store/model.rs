@@ -1,7 +1,5 @@
 //! Random sequences of everything a table can do, against a plain map. A failure names the seed that replays it:
-//! `CENOTE_SEED=7 CENOTE_STEPS=5000 cargo test -p cenote-store --test model`.
-
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+//! `CENOTE_SEED=7 CENOTE_STEPS=5000 cargo nextest run --workspace --test store model::`.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,16 @@
+//! What the store promises, against plain models, other programs, faults and the death of the process. One binary, because
+//! each would be linked with all of Lance.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod concurrency;
+mod damage;
+mod faults;
+mod fixtures;
+#[cfg(target_os = "linux")]
+mod kill;
+mod model;
+mod s3;
+mod stock;
+mod support;
+mod table;
+mod upkeep;
