@@ -40,8 +40,8 @@ def contestants(mode: str, options, structures: tuple[str, ...]) -> tuple[Contes
     ]
     if options.peers_only:
         return None, others
-    binary = harness.build_example("bench_search", options.profile)
-    ours = [Contestant(f"cenote-{kind}", [str(binary), mode, kind, *arguments]) for kind in ("hnsw", "vector")]
+    binary = harness.build_example("bench_lake", options.profile)
+    ours = [Contestant(f"cenote-{kind}", [str(binary), "search", mode, kind, *arguments]) for kind in ("hnsw", "vector")]
     return ours[0], [*ours[1:], *others]
 
 

@@ -67,7 +67,7 @@ def benchmark() -> None:
         binary = harness.build_example("ann", options.profile)
         ours = Contestant("cenote", [str(binary), *arguments])
         rows = (directory / "base.f32").stat().st_size // 4 // DIMENSIONS[options.data]
-        table = [str(harness.build_example("bench_search", options.profile)), "ann"]
+        table = [str(harness.build_example("bench_lake", options.profile)), "search", "ann"]
         shape = [str(rows), "0", arguments[0], files[0], "{scratch}"]
         peers = [Contestant(f"cenote-table-{kind}", [*table, kind, *shape]) for kind in ("hnsw", "vector")] + peers
     metrics = [

@@ -1,4 +1,4 @@
-"""What the peer of `bench-fresh` and `bench-filter` does between its library's calls. Arguments: those of `bench_search` after KIND, and
+"""What the peer of `bench-fresh` and `bench-filter` does between its library's calls. Arguments: those of `bench_lake search` after KIND, and
 the structure of the vector index."""
 
 import json

@@ -37,8 +37,8 @@ def benchmark() -> None:
     ]
     ours = None
     if not options.peers_only:
-        binary = harness.build_example("bench_image", options.profile)
-        command = [str(binary), str(directory), "{scratch}/lake", "resize"]
+        binary = harness.build_example("bench_lake", options.profile)
+        command = [str(binary), "image", str(directory), "{scratch}/lake", "resize"]
         ours = Contestant("cenote", command, expected={"images": options.count})
     metrics = [
         Metric("throughput", "images/s", "higher", lambda run: run.report["images"] / run.report["seconds"]),

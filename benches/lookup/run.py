@@ -89,8 +89,8 @@ def benchmark() -> None:
     ]
     ours = None
     if not options.peers_only:
-        binary = harness.build_example("bench_lookup", options.profile)
-        ours = Contestant("cenote", [str(binary), *arguments], expected=expected)
+        binary = harness.build_example("bench_lake", options.profile)
+        ours = Contestant("cenote", [str(binary), "lookup", *arguments], expected=expected)
     settings = {
         "rows": options.rows,
         "row": "int64 key, 8 float32, int64",

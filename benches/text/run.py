@@ -73,8 +73,8 @@ def benchmark() -> None:
         print(f"left out: {without}", file=sys.stderr, flush=True)
     ours = None
     if not options.peers_only:
-        binary = harness.build_example("bench_text", options.profile)
-        ours = Contestant("cenote", [str(binary), *arguments], expected=expected)
+        binary = harness.build_example("bench_lake", options.profile)
+        ours = Contestant("cenote", [str(binary), "text", *arguments], expected=expected)
     settings = {
         "rows": f"{options.copies} copies of the 34,608 tldr pages, each shorter by a word",
         "queries": f"{options.queries} of 2 to 4 words of an English page, any of them, one at a time",

@@ -42,8 +42,8 @@ def benchmark() -> None:
     ]
     ours = None
     if not options.peers_only:
-        binary = harness.build_example("bench_upsert", options.profile)
-        command = [str(binary), str(options.rows), str(options.calls), "{scratch}/lake"]
+        binary = harness.build_example("bench_lake", options.profile)
+        command = [str(binary), "upsert", str(options.rows), str(options.calls), "{scratch}/lake"]
         expected = {"count": rows_after(options.rows, options.calls, LARGE_CALLS)}
         ours = Contestant("cenote", command, expected=expected)
 

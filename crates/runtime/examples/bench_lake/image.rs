@@ -1,19 +1,22 @@
 //! The measured side of `make bench-image` and `make bench-pipeline`: JPEG files → decode → resize to 224×224 RGB, or a
 //! vector by an ONNX model → a table.
 //!
-//! `bench_image INPUT_DIRECTORY LAKE_DIRECTORY resize|embed` prints one JSON line: `{"images": N, "seconds": S}`.
+//! `bench_lake image INPUT_DIRECTORY LAKE_DIRECTORY resize|embed` prints one JSON line: `{"images": N, "seconds": S}`.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use cenote_runtime::arrow::array::{ArrayRef, LargeBinaryBuilder, RecordBatch, StringArray};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_runtime::operator::{BoundOperator, OperatorSpec, Rows};
-use cenote_runtime::{Error, Lake, LakeOptions, Result, TableSpec, WorkOptions, byte_queue};
+use cenote_runtime::{Error, Lake, Result, TableSpec, WorkOptions, byte_queue};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+
+use crate::new_lake;
 
 /// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
 const TASK_IMAGES: usize = 16;
@@ -22,26 +25,19 @@ const COMMIT_TASKS: usize = 8;
 /// Pixels that wait for a commit.
 const QUEUE_BYTES_MAX: u64 = 6 << 20;
 
-#[tokio::main]
-#[allow(clippy::print_stdout)] // The result line is what the harness reads.
-async fn main() -> Result<()> {
-    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let usage = || Error::invalid_input("usage: bench_image INPUT_DIRECTORY LAKE_DIRECTORY resize|embed");
-    let [Some(input), Some(directory), Some(work)] = std::array::from_fn(|_| arguments.next()) else {
-        return Err(usage());
-    };
-    let spec = match work.to_str() {
-        Some("resize") => OperatorSpec::new("resize_image").with("width", 224).with("height", 224),
-        Some("embed") => OperatorSpec::new("embed_image").with("space", "features"),
+pub async fn measure(arguments: &[String]) -> Result<Value> {
+    let usage = || Error::invalid_input("usage: bench_lake image INPUT_DIRECTORY LAKE_DIRECTORY resize|embed");
+    let [input, directory, work] = arguments else { return Err(usage()) };
+    let spec = match work.as_str() {
+        "resize" => OperatorSpec::new("resize_image").with("width", 224).with("height", 224),
+        "embed" => OperatorSpec::new("embed_image").with("space", "features"),
         _ => return Err(usage()),
     };
-    Lake::init(&directory).await?;
-    let lake = Lake::open(&directory, LakeOptions::default()).await?;
+    let lake = new_lake(Path::new(directory)).await?;
     let operator = Arc::new(lake.registry().bind(&spec)?);
     let start = Instant::now();
-    let images = run(input, lake, operator).await?;
-    println!("{}", serde_json::json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }));
-    Ok(())
+    let images = run(PathBuf::from(input), lake, operator).await?;
+    Ok(json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }))
 }
 
 async fn run(input: PathBuf, lake: Lake, operator: Arc<BoundOperator>) -> Result<usize> {

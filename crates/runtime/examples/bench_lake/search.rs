@@ -1,8 +1,7 @@
 //! The measured side of `make bench-fresh`, `bench-filter` and `bench-runbook`, and one of `bench-ann`: vector searches through a table.
 //!
-//! `bench_search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY` prints one JSON line. BASE_FILE holds vectors of
+//! `bench_lake search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY` prints one JSON line. BASE_FILE holds vectors of
 //! little-endian f32 one after the other; rows beyond its end begin anew, mirrored. KIND is that of an index.
-#![allow(clippy::print_stdout, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,8 +11,10 @@ use std::time::Instant;
 use cenote_device::{Metric, nearest};
 use cenote_runtime::arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
-use cenote_runtime::{Error, IndexKind, IndexSpec, Lake, LakeOptions, Random, Result, Search, Table, TableSpec};
+use cenote_runtime::{Error, IndexKind, IndexSpec, Random, Result, Search, Table, TableSpec};
 use serde_json::{Map, Value, json};
+
+use crate::{new_lake, no_rows};
 
 const K: usize = 10;
 const CALL_ROWS: usize = 100;
@@ -37,11 +38,10 @@ struct Work {
     report: Map<String, Value>,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::invalid_input("usage: bench_search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY");
-    let [mode, kind, rows, queries, width, base_file, directory] = arguments.as_slice() else { return Err(usage()) };
+pub async fn measure(arguments: &[String]) -> Result<Value> {
+    let usage =
+        || Error::invalid_input("usage: bench_lake search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY");
+    let [mode, kind, rows, queries, width, base_file, directory] = arguments else { return Err(usage()) };
     let number = |text: &String| text.parse::<usize>().map_err(|_| usage());
     let (rows, queries, width) = (number(rows)?, number(queries)?, number(width)?);
     let mut base = floats(Path::new(base_file))?;
@@ -49,8 +49,7 @@ async fn main() -> Result<()> {
     base.extend(mirrored);
 
     let directory = Path::new(directory).join("lake");
-    Lake::init(&directory).await?;
-    let lake = Lake::open(&directory, LakeOptions::default()).await?;
+    let lake = new_lake(&directory).await?;
     let schema = batch(&[], &[], width)?.schema();
     let table = lake.create_table("rows", TableSpec::new(schema, ["id"])).await?;
     let (random, report) = (Random::new(1), Map::new());
@@ -63,8 +62,8 @@ async fn main() -> Result<()> {
         "ann" => work.ann(rows, spec, Path::new(base_file)).await?,
         _ => return Err(usage()),
     }
-    println!("{}", Value::Object(work.report));
-    lake.release().await
+    lake.release().await?;
+    Ok(Value::Object(work.report))
 }
 
 fn floats(path: &Path) -> Result<Vec<f32>> {
@@ -83,14 +82,13 @@ fn process_seconds() -> Result<f64> {
 fn batch(ids: &[i64], vectors: &[f32], width: usize) -> Result<RecordBatch> {
     let field = Arc::new(Field::new_list_field(DataType::Float32, true));
     let vectors: ArrayRef = Arc::new(Float32Array::from(vectors.to_vec()));
-    let vectors = FixedSizeListArray::try_new(field, width as i32, vectors, None);
-    let vectors = vectors.map_err(|source| Error::internal("make vectors").with_source(source))?;
+    let vectors = FixedSizeListArray::try_new(field, width as i32, vectors, None).map_err(no_rows)?;
     let columns: [(&str, ArrayRef, bool); 3] = [
         ("id", Arc::new(Int64Array::from(ids.to_vec())), false),
         ("color", Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| id % 1000))), true),
         ("vector", Arc::new(vectors), true),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(|source| Error::internal("make rows").with_source(source))
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(no_rows)
 }
 
 impl Work {

@@ -1,6 +1,6 @@
 //! The measured side of `make bench-lookup`: rows by key, one and 100 at a time, before and after small upserts.
 //!
-//! `bench_lookup ROWS GETS TAKES UPSERTS KEYS_FILE DIRECTORY` prints one JSON line; `benches/lookup/run.py` says what the
+//! `bench_lake lookup ROWS GETS TAKES UPSERTS KEYS_FILE DIRECTORY` prints one JSON line; `benches/lookup/run.py` says what the
 //! file holds.
 
 use std::path::Path;
@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use cenote_runtime::arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Int64Type};
-use cenote_runtime::arrow::error::ArrowError;
-use cenote_runtime::{Error, Lake, LakeOptions, Result, Table, TableSpec};
+use cenote_runtime::{Error, Result, Table, TableSpec};
 use serde_json::{Map, Value, json};
+
+use crate::{new_lake, no_rows};
 
 const NUMBERS: i64 = 8;
 const CALL_ROWS: usize = 100;
@@ -26,12 +27,9 @@ struct Work {
     report: Map<String, Value>,
 }
 
-#[tokio::main]
-#[allow(clippy::print_stdout)] // The result line is what the harness reads.
-async fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::invalid_input("usage: bench_lookup ROWS GETS TAKES UPSERTS KEYS_FILE DIRECTORY");
-    let [counts @ .., keys, directory] = arguments.as_slice() else { return Err(usage()) };
+pub async fn measure(arguments: &[String]) -> Result<Value> {
+    let usage = || Error::invalid_input("usage: bench_lake lookup ROWS GETS TAKES UPSERTS KEYS_FILE DIRECTORY");
+    let [counts @ .., keys, directory] = arguments else { return Err(usage()) };
     let counts: Vec<usize> = counts.iter().map(|count| count.parse().map_err(|_| usage())).collect::<Result<_>>()?;
     let [rows, gets, takes, upserts] = counts[..] else { return Err(usage()) };
     let keys = std::fs::read(keys)?.as_chunks().0.iter().map(|key| i64::from_le_bytes(*key)).collect::<Vec<_>>();
@@ -46,13 +44,11 @@ async fn main() -> Result<()> {
     work.look_up("upserted", gets, takes).await?;
     work.report.insert("found".to_owned(), json!(work.found));
     work.report.insert("payload_sum".to_owned(), json!(work.payload_sum));
-    println!("{}", Value::Object(work.report));
-    Ok(())
+    Ok(Value::Object(work.report))
 }
 
 async fn load(rows: usize, directory: &Path) -> Result<Table> {
-    Lake::init(directory).await?;
-    let lake = Lake::open(directory, LakeOptions::default()).await?;
+    let lake = new_lake(directory).await?;
     let schema = batch(Vec::new(), |id| id)?.schema();
     let table = lake.create_table("rows", TableSpec::new(schema, ["id"])).await?;
     for first in (0..rows).step_by(LOAD_ROWS) {
@@ -68,7 +64,7 @@ impl Work {
             let mut times_ms = Vec::with_capacity(calls);
             for _ in 0..calls {
                 let keys: ArrayRef = Arc::new(self.keys.by_ref().take(size).collect::<Int64Array>());
-                let keys = RecordBatch::try_from_iter([("id", keys)]).map_err(wrong)?;
+                let keys = RecordBatch::try_from_iter([("id", keys)]).map_err(no_rows)?;
                 let start = Instant::now();
                 let found = self.table.snapshot().await?.get(&keys, None).await?;
                 times_ms.push(start.elapsed().as_secs_f64() * 1e3);
@@ -88,16 +84,12 @@ fn batch(ids: Vec<i64>, payload: impl Fn(i64) -> i64) -> Result<RecordBatch> {
     let numbers: Float32Array =
         numbers.map(|number| (((number * 2_654_435_761) & 0xFFFF_FFFF) as f64 / 2f64.powi(32)) as f32).collect();
     let item = Arc::new(Field::new("item", DataType::Float32, true));
-    let lists = FixedSizeListArray::try_new(item, NUMBERS as i32, Arc::new(numbers), None).map_err(wrong)?;
+    let lists = FixedSizeListArray::try_new(item, NUMBERS as i32, Arc::new(numbers), None).map_err(no_rows)?;
     let payloads: Int64Array = ids.iter().map(|id| payload(*id)).collect();
     let columns = [
         ("id", Arc::new(Int64Array::from(ids)) as ArrayRef, false),
         ("numbers", Arc::new(lists), true),
         ("payload", Arc::new(payloads), true),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(wrong)
-}
-
-fn wrong(source: ArrowError) -> Error {
-    Error::internal("build rows").with_source(source)
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(no_rows)
 }

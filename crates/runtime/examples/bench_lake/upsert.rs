@@ -1,16 +1,18 @@
 //! The measured side of `make bench-upsert`: durable upserts of 1, 100 and 10,000 rows of 128 numbers into a table, and lookups of
 //! single keys before and after a fold.
 //!
-//! `bench_upsert ROWS CALLS LAKE_DIRECTORY` loads `ROWS` rows, makes `CALLS` calls of the small sizes, and prints one JSON line.
+//! `bench_lake upsert ROWS CALLS LAKE_DIRECTORY` loads `ROWS` rows, makes `CALLS` calls of the small sizes, and prints one JSON line.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use cenote_runtime::arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
 use cenote_runtime::arrow::datatypes::{DataType, Field};
-use cenote_runtime::{Error, Lake, LakeOptions, Result, Table, TableSpec};
+use cenote_runtime::{Error, Result, Table, TableSpec};
 use serde_json::{Map, Value};
+
+use crate::{new_lake, no_rows};
 
 const DIMENSIONS: i32 = 128;
 /// Calls of 10,000 rows.
@@ -33,21 +35,16 @@ impl Keys {
     }
 }
 
-#[tokio::main]
-#[allow(clippy::print_stdout)] // The result line is what the harness reads.
-async fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::invalid_input("usage: bench_upsert ROWS CALLS LAKE_DIRECTORY");
-    let [rows, calls, directory] = arguments.as_slice() else { return Err(usage()) };
+pub async fn measure(arguments: &[String]) -> Result<Value> {
+    let usage = || Error::invalid_input("usage: bench_lake upsert ROWS CALLS LAKE_DIRECTORY");
+    let [rows, calls, directory] = arguments else { return Err(usage()) };
     let rows: usize = rows.parse().map_err(|_| usage())?;
     let calls: usize = calls.parse().map_err(|_| usage())?;
-    println!("{}", Value::Object(run(rows, calls, &PathBuf::from(directory)).await?));
-    Ok(())
+    Ok(Value::Object(run(rows, calls, Path::new(directory)).await?))
 }
 
-async fn run(rows: usize, calls: usize, directory: &std::path::Path) -> Result<Map<String, Value>> {
-    Lake::init(directory).await?;
-    let lake = Lake::open(directory, LakeOptions::default()).await?;
+async fn run(rows: usize, calls: usize, directory: &Path) -> Result<Map<String, Value>> {
+    let lake = new_lake(directory).await?;
     let first = batch((0..rows as i64).collect())?;
     let table = lake.create_table("vectors", TableSpec::new(first.schema(), ["id"])).await?;
     table.upsert(first).await?;
@@ -82,7 +79,7 @@ async fn lookups(table: &Table, rows: usize) -> Result<f64> {
     let mut times_ms = Vec::with_capacity(LOOKUPS);
     for number in 0..LOOKUPS as i64 {
         let key: ArrayRef = Arc::new(Int64Array::from(vec![number * STRIDE % rows as i64]));
-        let key = RecordBatch::try_from_iter([("id", key)]).map_err(wrong)?;
+        let key = RecordBatch::try_from_iter([("id", key)]).map_err(no_rows)?;
         let start = Instant::now();
         let found = table.get(&key, None).await?;
         times_ms.push(start.elapsed().as_secs_f64() * 1e3);
@@ -98,17 +95,13 @@ fn batch(ids: Vec<i64>) -> Result<RecordBatch> {
         ids.iter().flat_map(|id| (0..i64::from(DIMENSIONS)).map(move |at| ((id * 31 + at * 17) % 1000) as f32));
     let numbers: Float32Array = numbers.collect();
     let item = Arc::new(Field::new("item", DataType::Float32, true));
-    let vectors = FixedSizeListArray::try_new(item, DIMENSIONS, Arc::new(numbers), None).map_err(wrong)?;
+    let vectors = FixedSizeListArray::try_new(item, DIMENSIONS, Arc::new(numbers), None).map_err(no_rows)?;
     let columns = [
         ("id", Arc::new(Int64Array::from(ids.clone())) as ArrayRef, false),
         ("vector", Arc::new(vectors), true),
         ("payload", Arc::new(Int64Array::from(ids)), true),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(wrong)
-}
-
-fn wrong(source: cenote_runtime::arrow::error::ArrowError) -> Error {
-    Error::internal("build rows").with_source(source)
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(no_rows)
 }
 
 fn percentile(times_ms: &[f64], share: f64) -> f64 {

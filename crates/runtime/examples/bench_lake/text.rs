@@ -1,7 +1,6 @@
 //! The measured side of `make bench-text`: full-text searches through a table.
 //!
-//! `bench_text TEXTS QUERIES DIRECTORY` prints one JSON line. TEXTS and QUERIES hold one a line; rows are numbered from 0.
-#![allow(clippy::print_stdout, clippy::indexing_slicing)]
+//! `bench_lake text TEXTS QUERIES DIRECTORY` prints one JSON line. TEXTS and QUERIES hold one a line; rows are numbered from 0.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,8 +9,10 @@ use std::time::Instant;
 
 use cenote_runtime::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use cenote_runtime::arrow::datatypes::Int64Type;
-use cenote_runtime::{Error, IndexKind, IndexSpec, Lake, LakeOptions, Result, Search, Table, TableSpec};
+use cenote_runtime::{Error, IndexKind, IndexSpec, Result, Search, Table, TableSpec};
 use serde_json::{Map, Value, json};
+
+use crate::{new_lake, no_rows};
 
 const K: usize = 10;
 const LOAD_ROWS: usize = 50_000;
@@ -21,17 +22,14 @@ const DELETED: usize = 10;
 /// So many changed rows are looked for by their new texts.
 const LOOKED_UP: usize = 300;
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::invalid_input("usage: bench_text TEXTS QUERIES DIRECTORY");
-    let [texts, queries, directory] = arguments.as_slice() else { return Err(usage()) };
+pub async fn measure(arguments: &[String]) -> Result<Value> {
+    let usage = || Error::invalid_input("usage: bench_lake text TEXTS QUERIES DIRECTORY");
+    let [texts, queries, directory] = arguments else { return Err(usage()) };
     let (texts, queries) = (std::fs::read_to_string(texts)?, std::fs::read_to_string(queries)?);
     let (texts, queries): (Vec<&str>, Vec<&str>) = (texts.lines().collect(), queries.lines().collect());
 
     let directory = Path::new(directory).join("lake");
-    Lake::init(&directory).await?;
-    let lake = Lake::open(&directory, LakeOptions::default()).await?;
+    let lake = new_lake(&directory).await?;
     let table = lake.create_table("pages", TableSpec::new(batch::<&str>(&[], &[])?.schema(), ["id"])).await?;
     let ids: Vec<i64> = (0..texts.len() as i64).collect();
     for (ids, texts) in ids.chunks(LOAD_ROWS).zip(texts.chunks(LOAD_ROWS)) {
@@ -67,8 +65,8 @@ async fn main() -> Result<()> {
     let (changed, gone) = search(&table, &queries, &gone).await?;
     report.insert("changed".to_owned(), changed);
     report.insert("gone".to_owned(), json!(gone));
-    println!("{}", Value::Object(report));
-    lake.release().await
+    lake.release().await?;
+    Ok(Value::Object(report))
 }
 
 fn batch<S: AsRef<str>>(ids: &[i64], texts: &[S]) -> Result<RecordBatch> {
@@ -76,7 +74,7 @@ fn batch<S: AsRef<str>>(ids: &[i64], texts: &[S]) -> Result<RecordBatch> {
         ("id", Arc::new(Int64Array::from(ids.to_vec())), false),
         ("text", Arc::new(StringArray::from_iter_values(texts)), true),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(|source| Error::internal("make rows").with_source(source))
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(no_rows)
 }
 
 fn bytes_under(directory: &Path) -> Result<u64> {
