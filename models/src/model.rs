@@ -8,7 +8,7 @@ use ort::value::{DynValue, Tensor as OrtTensor};
 
 use crate::manifest::Manifest;
 use crate::pool::Pool;
-use crate::runtime::{Provider, Runtime, failed};
+use crate::runtime::{CPU, Provider, Runtime, failed};
 
 /// The elements of a tensor, the last dimension running fastest.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +137,11 @@ impl Model {
     /// What runs the model.
     pub fn provider(&self) -> &'static str {
         self.provider
+    }
+
+    /// Whether a GPU runs the model, which wants many rows at once.
+    pub fn is_on_gpu(&self) -> bool {
+        self.provider != CPU
     }
 
     /// Runs the model on `inputs` and returns the outputs named in `outputs`, in this order. Waits while all sessions are

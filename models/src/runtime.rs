@@ -17,7 +17,7 @@ use crate::package::{Package, PackageRegistry};
 /// The release that is fetched when none is installed.
 const VERSION: &str = "1.31.1";
 
-const CPU: &str = "CPUExecutionProvider";
+pub(crate) const CPU: &str = "CPUExecutionProvider";
 
 /// The library is loaded at most once a process: ONNX Runtime allows one environment.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);

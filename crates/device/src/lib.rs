@@ -1,7 +1,7 @@
 //! GPUs, and kernels that run on them and on the CPU.
 //!
 //! Each kernel is a module with `on_cpu` and `on_device`, which take the same input, give the same output and agree within the
-//! tolerance that the module states:
+//! tolerance that the module states (of [`resize::frames`] the twin is in a library):
 //!
 //! | module | what it computes |
 //! |---|---|

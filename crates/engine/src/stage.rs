@@ -9,6 +9,7 @@ use arrow::compute::{interleave, take};
 use cenote_base::{Error, Resources, Result};
 use cenote_operator::{Kernel, Output, RowError};
 use cenote_scheduler::{Cancel, Held, Placed, Scheduler, WorkOptions};
+use parking_lot::Mutex;
 
 use crate::derive::internal;
 use crate::devices::{DEVICE_SHARE, Devices};
@@ -43,12 +44,8 @@ struct StageStep {
     read: BTreeSet<String>,
 }
 
-/// Rows that wait for a kernel.
-struct Prepared {
-    positions: Vec<u32>,
-    batch: RecordBatch,
-    errors: Vec<RowError>,
-}
+/// What the first half of a step knows of the batch that its kernel takes: at which positions the rows stand, and which have failed.
+type Beside = (Vec<u32>, Vec<RowError>);
 
 /// A chunk on its way through the stages. Cheap to clone: a task that is tried again starts from where it was.
 #[derive(Clone)]
@@ -146,15 +143,24 @@ impl Stage {
             };
             return scheduler.run(&self.options, work).await;
         };
-        let (before, prepared_by) = (taken.clone(), Arc::clone(&steps));
-        let prepared = scheduler.run(&self.options, move |_: &_| before.prepare(&prepared_by[0])).await?;
-        let done = match prepared {
+        let beside = Arc::new(Mutex::new(None));
+        let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&beside));
+        // An object, so that it counts in the memory budget while it waits for the device, and goes to disk where there is no room.
+        let prepared = scheduler.submit(&self.options, &[], move |_, _| {
+            let (batch, beside) = before.prepare(&by[0])?;
+            *kept.lock() = beside;
+            Ok(batch.into())
+        })?;
+        scheduler.wait(&prepared).await?;
+        let beside: Option<Beside> = beside.lock().take();
+        let done = match beside {
             None => None,
-            Some(Prepared { positions, batch, errors }) => {
-                let made = placed.run(batch).await?;
+            Some((positions, errors)) => {
+                let made = placed.run(&prepared, positions.len()).await?;
                 Some((positions, Output::from(made.columns().to_vec()).with_errors(errors)))
             }
         };
+        drop(prepared);
         let finish = move |_: &_| {
             let (mut taken, step) = (taken.clone(), &steps[0]);
             let check = |(positions, output): (Vec<u32>, Output)| {
@@ -197,13 +203,15 @@ impl Taken {
         self.take_in(stage, done)
     }
 
-    /// What the kernel of `stage` takes; `None` when no row is to be processed.
-    fn prepare(&self, stage: &StageStep) -> Result<Option<Prepared>> {
-        let Some((positions, inputs)) = self.inputs(stage)? else { return Ok(None) };
+    /// What the kernel of `stage` takes, with nothing beside it when no row is to be processed.
+    fn prepare(&self, stage: &StageStep) -> Result<(RecordBatch, Option<Beside>)> {
         let kernel = stage.step.operator.kernel();
         let kernel = kernel.ok_or_else(|| Error::internal("a step without a kernel was placed"))?;
+        let Some((positions, inputs)) = self.inputs(stage)? else {
+            return Ok((RecordBatch::new_empty(Arc::clone(&kernel.input)), None));
+        };
         let output = stage.workers.process(&inputs)?;
-        Ok(Some(Prepared { positions, batch: kernel.batch(output.columns)?, errors: output.errors }))
+        Ok((kernel.batch(output.columns)?, Some((positions, output.errors))))
     }
 
     /// The rows that `stage` has to process, and its inputs there; `None` when there are none.

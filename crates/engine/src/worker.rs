@@ -27,10 +27,10 @@ impl Workers {
     pub(crate) fn process(&self, inputs: &[ArrayRef]) -> Result<Output> {
         let inputs = arrive(&self.operator, inputs)?;
         let popped = self.idle.lock().pop();
-        let mut worker = match popped {
-            Some(worker) => worker,
-            None if self.only_prepare => self.operator.preparer()?,
-            None => self.operator.worker()?,
+        let mut worker = match (popped, self.operator.kernel()) {
+            (Some(worker), _) => worker,
+            (None, Some(kernel)) if self.only_prepare => (kernel.preparer)()?,
+            (None, _) => self.operator.worker()?,
         };
         let output = worker.process(&Rows::new(&inputs))?;
         // A worker that failed or panicked is not kept: its state is suspect.

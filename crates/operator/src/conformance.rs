@@ -18,6 +18,7 @@ pub fn check(operator: &BoundOperator, good: &[ArrayRef], bad: &[ArrayRef]) -> R
     let whole = run(operator, good)?;
     ensure(whole.errors.is_empty(), || format!("good rows failed: {:?}", whole.errors))?;
     deterministic(operator, good, &whole)?;
+    in_halves(operator, good, &whole)?;
     batch_independent(operator, good, &whole)?;
     empty(operator, good)?;
     nulls(operator, good)?;
@@ -47,6 +48,13 @@ fn deterministic(operator: &BoundOperator, good: &[ArrayRef], whole: &Output) ->
         ensure(same(whole, &again), || "a second run gave another output".to_owned())?;
     }
     Ok(())
+}
+
+/// Preparing rows for the kernel and running it gives what a worker gives that does all of it.
+fn in_halves(operator: &BoundOperator, good: &[ArrayRef], whole: &Output) -> Result<()> {
+    let Some(kernel) = operator.kernel() else { return Ok(()) };
+    let halves = kernel.worker()?.process(&Rows::new(good))?;
+    ensure(same(whole, &halves), || format!("kernel `{}` gave another output than a worker", kernel.name))
 }
 
 /// A row's output does not depend on the rows beside it.

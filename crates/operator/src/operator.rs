@@ -79,15 +79,26 @@ impl Output {
 pub struct Kernel {
     /// What devices call theirs.
     pub name: &'static str,
-    /// What it takes, as wide in every row: so much waits for a device.
+    /// What it takes.
     pub input: SchemaRef,
+    /// Starts a worker that prepares rows: its columns are what the kernel takes.
+    pub preparer: Arc<Start>,
     /// Does it on the calling thread. A device agrees with it within a tolerance that the operator states.
     pub on_cpu: Arc<OnCpu>,
 }
 
+type Start = dyn Fn() -> Result<Box<dyn Worker>> + Send + Sync;
 type OnCpu = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
 
 impl Kernel {
+    /// A worker that prepares rows and does the rest on the same thread.
+    ///
+    /// # Errors
+    /// As the preparer's start.
+    pub fn worker(&self) -> Result<Box<dyn Worker>> {
+        Ok(Box::new(Whole { kernel: self.clone(), worker: (self.preparer)()? }))
+    }
+
     /// What workers prepared as the kernel takes it.
     ///
     /// # Errors
@@ -110,11 +121,10 @@ pub trait Operator: Send + Sync {
     /// The output columns, named as a recipe may rename them; all nullable.
     fn outputs(&self) -> &[Field];
 
-    /// A worker with state of its own. Called once a thread; models and tables are shared behind it. Where there is a
-    /// [`kernel`](Self::kernel), it only prepares: its columns are what the kernel takes.
+    /// A worker with state of its own, which does all of the work. Called once a thread; models and tables are shared behind it.
     fn worker(&self) -> Result<Box<dyn Worker>>;
 
-    /// What of the work may go to a device. A row-wise operator alone may have one.
+    /// The same work in two halves, the second of which may go to a device. A row-wise operator alone may have one.
     fn kernel(&self) -> Option<&Kernel> {
         None
     }
@@ -209,15 +219,9 @@ impl BoundOperator {
         Fingerprint::of(own.into_iter().chain(upstream.iter().map(String::as_bytes)))
     }
 
-    /// A worker that does all of it, whose outputs are checked against the contract of the operator's shape.
+    /// A worker whose outputs are checked against the contract of the operator's shape.
     pub fn worker(&self) -> Result<Box<dyn Worker>> {
-        let worker = self.operator.worker()?;
-        let inner: Box<dyn Worker> = match self.operator.kernel() {
-            Some(kernel) => Box::new(Whole { kernel: kernel.clone(), worker }),
-            None => worker,
-        };
-        let contract = self.contract();
-        Ok(Box::new(Checked { contract, inner }))
+        Ok(Box::new(Checked { contract: self.contract(), inner: self.operator.worker()? }))
     }
 
     fn contract(&self) -> Contract {
@@ -229,14 +233,9 @@ impl BoundOperator {
         self.contract().check(rows, output)
     }
 
-    /// What of the work may go to a device.
+    /// The second half of the work, where it may go to a device.
     pub fn kernel(&self) -> Option<&Kernel> {
         self.operator.kernel()
-    }
-
-    /// A worker that prepares rows for the [`kernel`](Self::kernel): its columns are what that takes.
-    pub fn preparer(&self) -> Result<Box<dyn Worker>> {
-        self.operator.worker()
     }
 }
 

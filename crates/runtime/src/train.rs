@@ -20,7 +20,10 @@ const IMPROVEMENT_MIN: f64 = 1e-4;
 
 /// Sends samples to the scheduler's device.
 #[derive(Debug)]
-pub(crate) struct DeviceTrainer(Placed);
+pub(crate) struct DeviceTrainer {
+    scheduler: Scheduler,
+    placed: Placed,
+}
 
 impl DeviceTrainer {
     /// On the device of `class`.
@@ -34,7 +37,7 @@ impl DeviceTrainer {
             choice: Choice::Device,
         };
         let clusters = |batch: &RecordBatch| centres(batch, kmeans::on_cpu);
-        Ok(Self(scheduler.placed(options, clusters)?))
+        Ok(Self { scheduler: scheduler.clone(), placed: scheduler.placed(options, clusters)? })
     }
 }
 
@@ -44,8 +47,10 @@ impl Trainer for DeviceTrainer {
             let metadata = [(CENTRES.to_owned(), centres.to_string())].into();
             let field = Field::new("vector", points.data_type().clone(), true);
             let schema = Arc::new(Schema::new_with_metadata(vec![field], metadata));
-            let batch = self.0.run(batch(schema, points)?).await?;
-            Ok(lists(&batch)?.clone())
+            let count = points.len();
+            let points = self.scheduler.put(batch(schema, points)?).await?;
+            let centres = self.placed.run(&points, count).await?;
+            Ok(lists(&centres)?.clone())
         }
         .boxed()
     }

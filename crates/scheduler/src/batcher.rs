@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::actor::Actor;
 use crate::object::{Value, batch_bytes};
-use crate::task::{Context, Environment, Work, again};
+use crate::task::{Context, Environment, Work};
 use crate::timers::Event;
 
 /// Batches that end well before the next may be larger again, after one was too large.
@@ -201,7 +201,7 @@ impl<S: Send + 'static> Inner<S> {
                 }
                 Err(error) => {
                     for call in calls {
-                        let _ = call.sender.send(Err(again(&error)));
+                        let _ = call.sender.send(Err(error.clone()));
                     }
                 }
             }
@@ -262,7 +262,7 @@ impl<S: Send + 'static> Work for Batch<S> {
     fn settle(self: Box<Self>, outcome: Result<()>, _service: Duration) {
         if let Err(error) = outcome {
             for call in self.calls {
-                let _ = call.sender.send(Err(again(&error)));
+                let _ = call.sender.send(Err(error.clone()));
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_base::{Error, ErrorKind, Random, Result};
+use cenote_base::{Error, Random, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -17,13 +17,13 @@ use crate::ledger::{Grant, Ledger};
 use crate::metrics::Counters;
 use crate::object::Value;
 use crate::objects::{Found, Objects, State, Victim};
-use crate::task::{ActorCall, Context, NewTask, Running, Spec, Task, TaskState, Work, again};
+use crate::task::{ActorCall, Context, NewTask, Running, Spec, Task, TaskState, Work};
 use crate::timers::{Event, Timers};
 use crate::trace::{Trace, Try};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-const INPUT_FAILED: &str = "an input failed: ";
+const INPUT_FAILED: &str = "an input failed";
 
 /// What is done once the lock is released, because it runs or drops what others wrote.
 pub(crate) enum Effect {
@@ -110,7 +110,7 @@ impl Core {
             if let Some(output) = new.output {
                 self.objects.fail(output, &error, &mut self.ledger.memory);
             }
-            self.effects.push(Effect::Settle(new.work, Err(again(&error)), Duration::ZERO));
+            self.effects.push(Effect::Settle(new.work, Err(error.clone()), Duration::ZERO));
             return Err(error);
         }
         Ok(self.submit_read(new, now))
@@ -162,7 +162,7 @@ impl Core {
                     object.dependents.push(key);
                     missing += 1;
                 }
-                State::Failed(kind, message) => self.failed.push((key, input_failed(*kind, message))),
+                State::Failed(error) => self.failed.push((key, input_failed(error))),
                 _ => {}
             }
         }
@@ -356,7 +356,7 @@ impl Core {
         if let Some(object) = self.objects.arena.get_mut(key) {
             self.effects.extend(object.waiters.drain(..).map(Effect::Wake));
             for dependent in std::mem::take(&mut object.dependents) {
-                self.failed.push((dependent, input_failed(error.kind(), error.message())));
+                self.failed.push((dependent, input_failed(error)));
             }
         }
         self.objects.fail(key, error, &mut self.ledger.memory);
@@ -364,7 +364,7 @@ impl Core {
 }
 
 /// What becomes of a task when an input cannot be had, however far back the reason lies.
-fn input_failed(kind: ErrorKind, message: &str) -> Error {
-    let reason = message.strip_prefix(INPUT_FAILED).unwrap_or(message);
-    Error::new(kind, format!("{INPUT_FAILED}{reason}"))
+fn input_failed(error: &Error) -> Error {
+    let error = error.clone();
+    if error.message().starts_with(INPUT_FAILED) { error } else { error.context(INPUT_FAILED) }
 }

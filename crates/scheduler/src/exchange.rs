@@ -62,7 +62,7 @@ impl Scheduler {
                         object.waiters.push(sender);
                         Ok(Some(receiver))
                     }
-                    State::Failed(kind, message) => Err(Error::new(*kind, message.clone())),
+                    State::Failed(error) => Err(error.clone()),
                     _ => Ok(None),
                 }
             })?;

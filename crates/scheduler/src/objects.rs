@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cenote_base::{Error, ErrorKind};
+use cenote_base::Error;
 use tokio::sync::oneshot;
 
 use crate::arena::{Arena, Key};
@@ -50,7 +50,7 @@ pub(crate) enum State {
     Restoring,
     /// Nobody refers to it, but something made from it may have to be made again.
     Dropped,
-    Failed(ErrorKind, String),
+    Failed(Error),
 }
 
 /// What [`Objects::pin`] found.
@@ -289,7 +289,7 @@ impl Objects {
         self.garbage.extend(object.file.take().map(Garbage::from));
         object.state = match object.recipe {
             Some(_) => State::Dropped,
-            None => State::Failed(error.kind(), format!("{}, and nothing is known to make it again", error.message())),
+            None => State::Failed(error.clone().context("an object was lost, and nothing is known to make it again")),
         };
     }
 
@@ -309,7 +309,7 @@ impl Objects {
     /// What the object's task made cannot be had.
     pub(crate) fn fail(&mut self, key: Key, error: &Error, memory: &mut Memory) {
         if let Some(object) = self.arena.get_mut(key) {
-            object.state = State::Failed(error.kind(), error.message().to_owned());
+            object.state = State::Failed(error.clone());
             self.drop_if_unused(key, memory);
         }
     }

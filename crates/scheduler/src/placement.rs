@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::object::Value;
 use crate::options::WorkOptions;
+use crate::reference::ObjectRef;
 use crate::scheduler::{Scheduler, Withdraw, deliver};
 use crate::task::{Environment, NewTask, Spec, Work};
 
@@ -147,17 +148,18 @@ impl Scheduler {
 }
 
 impl Placed {
-    /// The output for `rows`.
+    /// The output for `batch`, which is there and has so many `rows`.
     ///
     /// # Errors
-    /// As [`Scheduler::run`]. A failure on one side is not tried on the other.
-    pub async fn run(&self, rows: RecordBatch) -> Result<RecordBatch> {
+    /// As [`Scheduler::run`], and `InvalidInput` for an object that is no batch. A failure on one side is not tried on the other.
+    pub async fn run(&self, batch: &ObjectRef, rows: usize) -> Result<RecordBatch> {
         let kernel = self.inner.scheduler.kernel();
-        let (side, expected_s) = self.inner.choose(rows.num_rows());
+        let inputs = self.inner.scheduler.keys(std::slice::from_ref(batch))?;
+        let (side, expected_s) = self.inner.choose(rows);
         let spec = Arc::clone(&self.inner.sides[side].spec);
         let (sender, receiver) = oneshot::channel();
         let work = Box::new(Batch { inner: Arc::clone(&self.inner), side, expected_s, rows, output: None, sender });
-        let new = NewTask { spec, inputs: Vec::new(), output: None, actor: None, work };
+        let new = NewTask { spec, inputs, output: None, actor: None, work };
         let task = kernel.with(|core| core.submit(new, Instant::now()))?;
         let _guard = Withdraw { kernel, task };
         receiver.await.unwrap_or_else(|_| Err(Error::internal("a batch was lost with its worker")))
@@ -205,16 +207,18 @@ struct Batch {
     inner: Arc<Inner>,
     side: usize,
     expected_s: f64,
-    rows: RecordBatch,
+    rows: usize,
     output: Option<RecordBatch>,
     sender: oneshot::Sender<Result<RecordBatch>>,
 }
 
 impl Work for Batch {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
+        let batch = environment.inputs.first().ok_or_else(|| Error::internal("placed work came without its batch"))?;
+        let batch = batch.batch()?;
         self.output = Some(match (self.side, environment.device.as_deref_mut()) {
-            (0, _) => (self.inner.on_cpu)(&self.rows)?,
-            (_, Some(device)) => device.run(&self.inner.kernel, &self.rows)?,
+            (0, _) => (self.inner.on_cpu)(batch)?,
+            (_, Some(device)) => device.run(&self.inner.kernel, batch)?,
             (_, None) => return Err(Error::internal("work for a device came to another thread")),
         });
         Ok(None)
@@ -226,8 +230,8 @@ impl Work for Batch {
         {
             let measured = &mut inner.measured.lock()[self.side];
             measured.trying = measured.row_s.is_some();
-            if outcome.is_ok() && self.rows.num_rows() > 0 {
-                let row_s = service.as_secs_f64() / self.rows.num_rows() as f64;
+            if outcome.is_ok() && self.rows > 0 {
+                let row_s = service.as_secs_f64() / self.rows as f64;
                 let mean = measured.row_s.filter(|_| !measured.stale);
                 measured.row_s = Some(mean.map_or(row_s, |mean| mean + NEWEST_WEIGHT * (row_s - mean)));
                 measured.stale = false;

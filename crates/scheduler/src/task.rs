@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use tokio::time::Instant;
 
 use crate::accelerator::Accelerator;
@@ -171,9 +171,4 @@ impl Work for Call {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
         (self.0)(&environment.context, environment.inputs).map(Some)
     }
-}
-
-/// The same error once more: sources stay with the first.
-pub(crate) fn again(error: &Error) -> Error {
-    Error::new(error.kind(), error.message())
 }

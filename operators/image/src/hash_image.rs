@@ -32,7 +32,12 @@ pub(crate) fn definition() -> Definition {
     let summary = "Perceptual hash: near pictures differ in few of 64 bits";
     Definition::new("hash_image", 2, summary, |_params| {
         let input = Field::new("luma", DataType::FixedSizeBinary(PICTURE_BYTES as i32), true);
-        let kernel = Kernel { name: KERNEL, input: Arc::new(Schema::new(vec![input])), on_cpu: Arc::new(on_cpu) };
+        let kernel = Kernel {
+            name: KERNEL,
+            input: Arc::new(Schema::new(vec![input])),
+            preparer: Arc::new(|| Ok(Box::<Shrinker>::default())),
+            on_cpu: Arc::new(on_cpu),
+        };
         Ok(Box::new(HashImage { outputs: vec![output()], kernel }))
     })
     .input(Port::new("image", PortType::Bytes))
@@ -72,7 +77,7 @@ impl Operator for HashImage {
     }
 
     fn worker(&self) -> Result<Box<dyn Worker>> {
-        Ok(Box::<Shrinker>::default())
+        self.kernel.worker()
     }
 
     fn kernel(&self) -> Option<&Kernel> {

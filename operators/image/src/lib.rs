@@ -32,7 +32,8 @@ pub use frame::{Framer, Part};
 pub type DeviceKernel = fn(&Device, &RecordBatch) -> Result<RecordBatch>;
 
 /// The kernels that devices have: what [`Kernel::name`](cenote_operator::Kernel) calls them, and how they run there.
-pub const KERNELS: [(&str, DeviceKernel); 1] = [(hash_image::KERNEL, hash_image::on_device)];
+pub const KERNELS: [(&str, DeviceKernel); 2] =
+    [(hash_image::KERNEL, hash_image::on_device), (resize_image::KERNEL, resize_image::on_device)];
 
 /// Adds every image operator to `registry`; those that run a model take it from `models`.
 pub fn register(registry: &mut Registry, models: &Arc<ModelRegistry>) {

@@ -1,12 +1,23 @@
 //! `resize_image`: raw RGB8 pixels of one size, as training and models want them.
+//!
+//! Decoding is for the CPU; resizing is a kernel that devices have too. Theirs rounds once and the CPU's after each direction, so that
+//! they agree within one grey level.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, UInt8Array, cast::AsArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, LargeBinaryArray, LargeBinaryBuilder, RecordBatch, UInt8Array,
+    UInt32Array,
+};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
+use arrow::error::ArrowError;
 use cenote_base::{Error, Result};
-use cenote_operator::{Definition, Output, ParamType, Params, Port, PortType, Rows};
+use cenote_device::Device;
+use cenote_device::resize::frames::{self, Picture};
+use cenote_operator::{Definition, Kernel, Operator, Output, ParamType, Params, Port, PortType, Rows, Worker};
+use image::{ImageBuffer, Rgb, RgbImage};
 
 use crate::decode::{Decoder, Target};
 use crate::rows;
@@ -16,16 +27,24 @@ use crate::scale::{Fit, Scaler};
 const SIDE_MAX: u64 = 8192;
 /// The pixels of one batch may take this much; beyond it the batch fails instead of the process.
 const BATCH_BYTES_MAX: usize = 4 << 30;
+/// A picture that decodes to more times the bytes of its frame is resized before it goes to a device: to move it would take longer.
+const LARGE: usize = 8;
+/// A device is given so many bytes of pictures and frames at once.
+const RUN_BYTES_MAX: usize = 64 << 20;
+
+pub(crate) const KERNEL: &str = "resize_image";
 
 pub(crate) fn definition() -> Definition {
     Definition::new("resize_image", 1, "Upright RGB8 pixels of one size, as width × height × 3 numbers", |params| {
         let frame = Frame::from_params(params)?;
-        let item = Arc::new(Field::new("item", DataType::UInt8, true));
-        let pixels = Field::new("pixels", DataType::FixedSizeList(Arc::clone(&item), frame.bytes() as i32), true);
-        let start = || Ok((Decoder::default(), Scaler::default()));
-        Ok(rows::with_state(vec![pixels], start, move |(decoder, scaler), rows: &Rows<'_>| {
-            frame.resize(decoder, scaler, rows, &item)
-        }))
+        let preparer = move || Ok(Box::new(Preparer { frame, decoder: Decoder::default(), scaler: Scaler::default() }));
+        let kernel = Kernel {
+            name: KERNEL,
+            input: frame.input(),
+            preparer: Arc::new(move || preparer().map(|preparer| preparer as Box<dyn Worker>)),
+            on_cpu: Arc::new(on_cpu),
+        };
+        Ok(Box::new(ResizeImage { frame, outputs: vec![frame.field()], kernel }))
     })
     .input(Port::new("image", PortType::Bytes))
     .param("width", ParamType::Unsigned, 224, "Width in pixels, from 1 to 8192")
@@ -53,52 +72,236 @@ impl Frame {
                 Err(Error::invalid_input(format!("parameter `{name}` must be from 1 to {SIDE_MAX}, found {other}")))
             }
         };
-        let fit = match params.text("fit")? {
-            "cover" => Fit::Cover,
-            "contain" => Fit::Contain,
-            "stretch" => Fit::Stretch,
-            other => {
-                let message = format!("parameter `fit` must be cover, contain or stretch, found `{other}`");
-                return Err(Error::invalid_input(message));
-            }
-        };
+        let fit = Fit::parse(params.text("fit")?)?;
         Ok(Self { width: side("width")?, height: side("height")?, fit })
     }
 
-    fn bytes(&self) -> usize {
+    /// What the kernel takes: decoded pictures with their sizes, and the frame beside them.
+    fn input(self) -> SchemaRef {
+        let fields = vec![
+            Field::new("pixels", DataType::LargeBinary, true),
+            Field::new("width", DataType::UInt32, true),
+            Field::new("height", DataType::UInt32, true),
+        ];
+        let sizes = [("width", self.width.to_string()), ("height", self.height.to_string())];
+        let frame = sizes.into_iter().chain([("fit", self.fit.name().to_owned())]);
+        let metadata: HashMap<_, _> = frame.map(|(name, value)| (name.to_owned(), value)).collect();
+        Arc::new(Schema::new_with_metadata(fields, metadata))
+    }
+
+    /// The frame that stands beside decoded pictures.
+    fn of(input: &RecordBatch) -> Result<Self> {
+        let metadata = input.schema_ref().metadata();
+        let lost = || Error::internal(format!("kernel `{KERNEL}` takes pictures with their frame"));
+        let side = |name| metadata.get(name).and_then(|text| text.parse().ok()).ok_or_else(lost);
+        let fit = Fit::parse(metadata.get("fit").ok_or_else(lost)?)?;
+        Ok(Self { width: side("width")?, height: side("height")?, fit })
+    }
+
+    fn size(self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    fn bytes(self) -> usize {
         self.width as usize * self.height as usize * 3
     }
 
-    /// Decodes and resizes every row straight into the one buffer of the batch.
-    fn resize(&self, decoder: &mut Decoder, scaler: &mut Scaler, rows: &Rows<'_>, item: &Arc<Field>) -> Result<Output> {
-        let total = self.bytes().saturating_mul(rows.len());
-        if total > BATCH_BYTES_MAX {
-            return Err(Error::resource_exhausted(format!(
-                "{} images of {} × {} pixels need {total} bytes in one batch; use batches of at most {} rows",
-                rows.len(),
-                self.width,
-                self.height,
-                BATCH_BYTES_MAX / self.bytes()
-            )));
-        }
-        let mut pixels = vec![0u8; total];
-        let target = match self.fit {
+    /// How much of a picture must be decoded.
+    fn target(self) -> Target {
+        match self.fit {
             Fit::Contain => Target::Within(self.width, self.height),
             Fit::Cover | Fit::Stretch => Target::Cover(self.width, self.height),
-        };
-        let (valid, errors) = rows::for_each(rows.column(0).as_binary::<i64>(), |row, bytes| {
-            let frame = &mut pixels[row * self.bytes()..(row + 1) * self.bytes()];
-            let image = decoder.decode(bytes, target)?;
-            let resized = scaler.fill(&image, frame, (self.width, self.height), self.fit);
-            decoder.recycle(image);
+        }
+    }
+
+    fn field(self) -> Field {
+        let item = Arc::new(Field::new("item", DataType::UInt8, true));
+        Field::new("pixels", DataType::FixedSizeList(item, self.bytes() as i32), true)
+    }
+
+    /// Black frames.
+    fn black(self, rows: usize) -> Result<Vec<u8>> {
+        check_bytes(rows, self.bytes())?;
+        Ok(vec![0; self.bytes() * rows])
+    }
+
+    fn column(self, pixels: Vec<u8>, nulls: Option<NullBuffer>) -> Result<ArrayRef> {
+        let item = Arc::new(Field::new("item", DataType::UInt8, true));
+        let values: ArrayRef = Arc::new(UInt8Array::from(pixels));
+        let list = FixedSizeListArray::try_new(item, self.bytes() as i32, values, nulls).map_err(no_column)?;
+        Ok(Arc::new(list))
+    }
+}
+
+/// A batch of so many `rows` may hold `row_bytes` in each.
+fn check_bytes(rows: usize, row_bytes: usize) -> Result<()> {
+    if rows.saturating_mul(row_bytes) <= BATCH_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::resource_exhausted(format!(
+        "{rows} images of up to {row_bytes} bytes of pixels are more than {BATCH_BYTES_MAX} in one batch; use batches of at most {} rows",
+        BATCH_BYTES_MAX / row_bytes
+    )))
+}
+
+fn no_column(source: ArrowError) -> Error {
+    Error::internal("build the column of pixels").with_source(source)
+}
+
+struct ResizeImage {
+    frame: Frame,
+    outputs: Vec<Field>,
+    kernel: Kernel,
+}
+
+impl Operator for ResizeImage {
+    fn outputs(&self) -> &[Field] {
+        &self.outputs
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker>> {
+        Ok(Box::new(Whole { frame: self.frame, decoder: Decoder::default(), scaler: Scaler::default() }))
+    }
+
+    fn kernel(&self) -> Option<&Kernel> {
+        Some(&self.kernel)
+    }
+}
+
+/// Decodes and resizes every row straight into the one buffer of the batch.
+struct Whole {
+    frame: Frame,
+    decoder: Decoder,
+    scaler: Scaler,
+}
+
+impl Worker for Whole {
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        let (frame, bytes) = (self.frame, self.frame.bytes());
+        let mut pixels = frame.black(rows.len())?;
+        let (valid, errors) = rows::for_each(rows.column(0).as_binary::<i64>(), |row, encoded| {
+            let image = self.decoder.decode(encoded, frame.target())?;
+            let resized = self.scaler.fill(&image, &mut pixels[row * bytes..][..bytes], frame.size(), frame.fit);
+            self.decoder.recycle(image);
             resized
         });
-        let values: ArrayRef = Arc::new(UInt8Array::from(pixels));
-        let valid = NullBuffer::from(valid);
-        let list = FixedSizeListArray::try_new(Arc::clone(item), self.bytes() as i32, values, Some(valid))
-            .map_err(|source| Error::internal("build the column of pixels").with_source(source))?;
-        Ok(Output::from(vec![Arc::new(list) as ArrayRef]).with_errors(errors))
+        Ok(Output::from(vec![frame.column(pixels, Some(valid.into()))?]).with_errors(errors))
     }
+}
+
+/// Decodes rows for the kernel.
+struct Preparer {
+    frame: Frame,
+    decoder: Decoder,
+    scaler: Scaler,
+}
+
+impl Worker for Preparer {
+    fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
+        let frame = self.frame;
+        check_bytes(rows.len(), LARGE * frame.bytes())?;
+        let (pictures, errors) = rows::map(rows, |encoded| {
+            let image = self.decoder.decode(encoded, frame.target())?;
+            if image.as_raw().len() <= LARGE * frame.bytes() {
+                return Ok(image);
+            }
+            let mut small = RgbImage::new(frame.width, frame.height);
+            self.scaler.fill(&image, &mut small, frame.size(), frame.fit)?;
+            self.decoder.recycle(image);
+            Ok(small)
+        });
+        let side = |side: fn(&RgbImage) -> u32| -> ArrayRef {
+            Arc::new(pictures.iter().map(|picture| picture.as_ref().map(side)).collect::<UInt32Array>())
+        };
+        let (widths, heights) = (side(RgbImage::width), side(RgbImage::height));
+        let bytes = pictures.iter().flatten().map(|picture| picture.as_raw().len()).sum();
+        let mut pixels = LargeBinaryBuilder::with_capacity(rows.len(), bytes);
+        for picture in pictures {
+            pixels.append_option(picture.map(RgbImage::into_raw));
+        }
+        Ok(Output::from(vec![Arc::new(pixels.finish()), widths, heights]).with_errors(errors))
+    }
+}
+
+/// Decoded pictures, as the kernel takes them.
+struct Decoded<'a> {
+    frame: Frame,
+    pixels: &'a LargeBinaryArray,
+    widths: &'a UInt32Array,
+    heights: &'a UInt32Array,
+}
+
+impl<'a> Decoded<'a> {
+    fn new(input: &'a RecordBatch) -> Result<Self> {
+        let wrong = || Error::internal(format!("kernel `{KERNEL}` takes pictures"));
+        let [pixels, widths, heights] = input.columns() else { return Err(wrong()) };
+        Ok(Self {
+            frame: Frame::of(input)?,
+            pixels: pixels.as_binary_opt().ok_or_else(wrong)?,
+            widths: widths.as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?,
+            heights: heights.as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?,
+        })
+    }
+
+    /// The rows that have a picture.
+    fn rows(&self) -> impl Iterator<Item = usize> + use<'_> {
+        (0..self.pixels.len()).filter(|row| self.pixels.is_valid(*row))
+    }
+
+    fn picture(&self, row: usize) -> Picture<'a> {
+        let (width, height) = (self.widths.value(row), self.heights.value(row));
+        let (part, place) = self.frame.fit.layout((width, height), self.frame.size());
+        Picture { pixels: self.pixels.value(row), width, height, part, place }
+    }
+
+    /// Resizes the picture of `row` on the calling thread.
+    fn fill(&self, row: usize, frame: &mut [u8], scaler: &mut Scaler) -> Result<()> {
+        let Picture { pixels, width, height, .. } = self.picture(row);
+        let image = ImageBuffer::<Rgb<u8>, &[u8]>::from_raw(width, height, pixels);
+        let image = image.ok_or_else(|| Error::internal("a picture lost some of its pixels"))?;
+        scaler.fill(&image, frame, self.frame.size(), self.frame.fit).map_err(Error::internal)
+    }
+
+    fn output(&self, pixels: Vec<u8>) -> Result<RecordBatch> {
+        let column = self.frame.column(pixels, self.pixels.nulls().cloned())?;
+        RecordBatch::try_new(Arc::new(Schema::new(vec![self.frame.field()])), vec![column]).map_err(no_column)
+    }
+}
+
+fn on_cpu(input: &RecordBatch) -> Result<RecordBatch> {
+    let decoded = Decoded::new(input)?;
+    let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());
+    let mut pixels = decoded.frame.black(input.num_rows())?;
+    decoded.rows().try_for_each(|row| decoded.fill(row, &mut pixels[row * bytes..][..bytes], &mut scaler))?;
+    decoded.output(pixels)
+}
+
+/// The kernel on `device`. A picture that does not fit it alone is resized on the calling thread.
+pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBatch> {
+    let decoded = Decoded::new(input)?;
+    let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());
+    let mut pixels = decoded.frame.black(input.num_rows())?;
+    let run_bytes_max = RUN_BYTES_MAX.min(usize::try_from(device.info().binding_bytes_max).unwrap_or(usize::MAX));
+    let mut rows = decoded.rows().peekable();
+    while let Some(first) = rows.next() {
+        let mut run = vec![first];
+        let needed = |row: usize| decoded.pixels.value(row).len() + bytes;
+        let mut run_bytes = needed(first);
+        if run_bytes > run_bytes_max {
+            decoded.fill(first, &mut pixels[first * bytes..][..bytes], &mut scaler)?;
+            continue;
+        }
+        while let Some(row) = rows.next_if(|row| run_bytes + needed(*row) <= run_bytes_max) {
+            run_bytes += needed(row);
+            run.push(row);
+        }
+        let pictures: Vec<_> = run.iter().map(|row| decoded.picture(*row)).collect();
+        let frames = frames::on_device(device, &pictures, decoded.frame.size())?.wait()?;
+        for (row, frame) in run.into_iter().zip(frames.chunks_exact(bytes)) {
+            pixels[row * bytes..][..bytes].copy_from_slice(frame);
+        }
+    }
+    decoded.output(pixels)
 }
 
 #[cfg(test)]

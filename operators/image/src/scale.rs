@@ -1,8 +1,13 @@
 //! Resampling with SIMD, from one pixel buffer into another.
 
+use std::ops::Deref;
+
+use cenote_base::Error;
+use cenote_device::resize::Crop;
+use cenote_device::resize::frames::Part;
 use fast_image_resize::images::{CroppedImageMut, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{GrayImage, RgbImage};
+use fast_image_resize::{CropBox, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{GrayImage, ImageBuffer, Rgb, RgbImage};
 
 use crate::decode::fit_within;
 
@@ -17,6 +22,47 @@ pub(crate) enum Fit {
     Stretch,
 }
 
+impl Fit {
+    /// # Errors
+    /// `InvalidInput` for a name that no fit has.
+    pub(crate) fn parse(name: &str) -> Result<Self, Error> {
+        match name {
+            "cover" => Ok(Self::Cover),
+            "contain" => Ok(Self::Contain),
+            "stretch" => Ok(Self::Stretch),
+            other => {
+                Err(Error::invalid_input(format!("parameter `fit` must be cover, contain or stretch, found `{other}`")))
+            }
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cover => "cover",
+            Self::Contain => "contain",
+            Self::Stretch => "stretch",
+        }
+    }
+
+    /// The part of a picture of `size` that goes into a frame, and where it goes.
+    pub(crate) fn layout(self, (width, height): (u32, u32), (frame_width, frame_height): (u32, u32)) -> (Part, Crop) {
+        let (part, frame) =
+            (Part::whole(width, height), Crop { left: 0, top: 0, width: frame_width, height: frame_height });
+        match self {
+            Self::Stretch => (part, frame),
+            Self::Cover => {
+                let CropBox { left, top, width, height } =
+                    CropBox::fit_src_into_dst_size(width, height, frame_width, frame_height, None);
+                (Part { left, top, width, height }, frame)
+            }
+            Self::Contain => {
+                let (width, height) = fit_inside(width, height, frame_width, frame_height);
+                (part, Crop { left: (frame_width - width) / 2, top: (frame_height - height) / 2, width, height })
+            }
+        }
+    }
+}
+
 /// A resampler that keeps its buffers between pictures. The filter is a triangle that widens with the reduction, as
 /// Pillow's `BILINEAR` is: no aliasing.
 #[derive(Default)]
@@ -28,26 +74,22 @@ pub(crate) fn options() -> ResizeOptions {
 
 impl Scaler {
     /// Writes `image` into `frame`, which holds `width` × `height` black RGB8 pixels.
-    pub(crate) fn fill(
+    pub(crate) fn fill<P: Deref<Target = [u8]>>(
         &mut self,
-        image: &RgbImage,
+        image: &ImageBuffer<Rgb<u8>, P>,
         frame: &mut [u8],
         (width, height): (u32, u32),
         fit: Fit,
     ) -> Result<(), String> {
         let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(text)?;
         let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(text)?;
-        match fit {
-            Fit::Stretch => self.0.resize(&source, &mut target, &options()).map_err(text),
-            Fit::Cover => self.0.resize(&source, &mut target, &options().fit_into_destination(None)).map_err(text),
-            Fit::Contain => {
-                let (inner_width, inner_height) = fit_inside(image.width(), image.height(), width, height);
-                let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
-                let mut inner =
-                    CroppedImageMut::new(&mut target, left, top, inner_width, inner_height).map_err(text)?;
-                self.0.resize(&source, &mut inner, &options()).map_err(text)
-            }
+        let (part, place) = fit.layout(image.dimensions(), (width, height));
+        let options = options().crop(part.left, part.top, part.width, part.height);
+        if fit == Fit::Contain {
+            let inner = CroppedImageMut::new(&mut target, place.left, place.top, place.width, place.height);
+            return self.0.resize(&source, &mut inner.map_err(text)?, &options).map_err(text);
         }
+        self.0.resize(&source, &mut target, &options).map_err(text)
     }
 
     /// `image` shrunk, in its proportions, so that no side is longer than `side`; one that is small enough comes back.

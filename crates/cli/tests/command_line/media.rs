@@ -103,8 +103,8 @@ fn a_device_gives_what_the_cpu_gives() {
         lake.write(&format!("in/{number:02}.jpg"), jpeg(40 + 7 * number, 60 + 3 * number));
     }
     lake.write("in/broken.jpg", [0]);
-    lake.write("r.yaml", "name: r\nsteps:\n  - { table: photos, operator: hash_image, input: data }\n");
-    let mut hashes = Vec::new();
+    lake.write("r.yaml", "name: r\nsteps:\n  - { table: photos, operator: hash_image, input: data }\n  - { table: photos, operator: resize_image, input: data, params: { width: 31, height: 24, fit: cover } }\n");
+    let (mut hashes, mut pixels) = (Vec::new(), Vec::new());
     for device in ["cpu", "software"] {
         let at = ["--lake", device];
         lake.ok(&[&at[..], &["init"]].concat());
@@ -116,10 +116,15 @@ fn a_device_gives_what_the_cpu_gives() {
         // Whose thread it was.
         let trace = std::fs::read_to_string(lake.0.path().join("trace.json")).unwrap();
         assert_eq!(trace.contains("cenote-gpu-0"), device == "software", "{trace}");
-        let query = "SELECT name, phash FROM photos ORDER BY name";
+        let query = "SELECT name, phash, pixels FROM photos ORDER BY name";
         let rows = lake.ok(&[&at[..], &["sql", query, "--format", "json"]].concat());
         let rows = rows.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        hashes.push(rows.map(|row| row["phash"].as_i64()).collect::<Vec<_>>());
+        let rows: Vec<_> = rows.collect();
+        hashes.push(rows.iter().map(|row| row["phash"].as_i64()).collect::<Vec<_>>());
+        let levels = |row: &serde_json::Value| -> Vec<i64> {
+            row["pixels"].as_array().into_iter().flatten().map(|level| level.as_i64().unwrap()).collect()
+        };
+        pixels.push(rows.iter().map(levels).collect::<Vec<_>>());
         let errors = lake.ok(&[&at[..], &["errors", "photos"]].concat());
         assert!(errors.contains("broken.jpg"), "{errors}");
     }
@@ -128,5 +133,10 @@ fn a_device_gives_what_the_cpu_gives() {
         assert_eq!(cpu.is_some(), device.is_some());
         let differ = (cpu.unwrap_or(0) ^ device.unwrap_or(0)).count_ones();
         assert!(differ <= 2, "{cpu:?} and {device:?}");
+    }
+    assert_eq!(pixels[0].iter().filter(|levels| levels.len() == 31 * 24 * 3).count(), 20);
+    for (cpu, device) in pixels[0].iter().zip(&pixels[1]) {
+        assert_eq!(cpu.len(), device.len());
+        assert!(cpu.iter().zip(device).all(|(cpu, device)| cpu.abs_diff(*device) <= 1));
     }
 }

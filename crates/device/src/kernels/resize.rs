@@ -1,4 +1,5 @@
-//! Pictures as models want them: cropped, resized, normalised and with their channels apart, in one go.
+//! Pictures as models want them: cropped, resized, normalised and with their channels apart, in one go; on a device also as plain
+//! [`frames`].
 //!
 //! The filter is Pillow's `BILINEAR` with its antialiasing: a triangle that is widened by the factor of reduction, so that all
 //! source pixels count. The crop is cut out first, so nothing outside it shows. Other than Pillow, which rounds to whole grey
@@ -15,6 +16,7 @@ use crate::simd::vectorised;
 use crate::work::{Pending, Work};
 
 mod filter;
+pub mod frames;
 
 use filter::Filter;
 
@@ -107,22 +109,58 @@ pub fn on_cpu(pictures: &[Picture<'_>], target: &Target) -> Result<Vec<f32>> {
 ///
 /// # Errors
 /// As [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
-pub fn on_device(device: &Device, pictures: &[Picture<'_>], target: &Target) -> Result<Pending<Vec<f32>>> {
+pub fn on_device<'a>(device: &Device, pictures: &[Picture<'a>], target: &Target) -> Result<Pending<Vec<f32>>> {
     check(pictures, target)?;
     if pictures.is_empty() {
         return Ok(Pending::new(|| Ok(Vec::new())));
     }
     let mut filters = Filters::default();
-    let mut placed = Vec::with_capacity(pictures.len());
-    let mut bytes = 0;
-    for picture in pictures {
+    let place = Crop { left: 0, top: 0, width: target.width, height: target.height };
+    let source = |picture: &Picture<'a>| {
         let (crop, stride) = (picture.crop, 3 * picture.width as usize);
-        let first = bytes + crop.top as usize * stride + 3 * crop.left as usize;
+        let first = crop.top as usize * stride + 3 * crop.left as usize;
         let columns = filters.place(crop.width, target.width);
         let lines = filters.place(crop.height, target.height);
-        placed.push((first, stride, columns, lines));
-        bytes += picture.pixels.len().next_multiple_of(4);
-    }
+        Source { pixels: picture.pixels, first, stride, columns, lines, place }
+    };
+    let sources: Vec<_> = pictures.iter().map(source).collect();
+    let channels: [_; 3] = std::array::from_fn(|channel| target.scale(channel));
+    let params = Params {
+        width: target.width,
+        height: target.height,
+        across: 0,
+        padding: 0,
+        scale: [channels[0].0, channels[1].0, channels[2].0, 0.0],
+        offset: [channels[0].1, channels[1].1, channels[2].1, 0.0],
+    };
+    let groups = [target.width.div_ceil(GROUP_SIDE), target.height.div_ceil(GROUP_SIDE), pictures.len() as u32];
+    let numbers = pictures.len() * target.numbers();
+    run(device, RESIZE, (&sources, &filters), &params, (numbers, groups), bytemuck::pod_collect_to_vec)
+}
+
+/// A picture on its way to a device.
+struct Source<'a> {
+    pixels: &'a [u8],
+    /// The byte at which what is resized begins.
+    first: usize,
+    /// Bytes of a line.
+    stride: usize,
+    /// The places of its filters.
+    columns: usize,
+    lines: usize,
+    /// Where it is in the target.
+    place: Crop,
+}
+
+/// Uploads a batch and runs one of the kernels, whose result are so many words.
+fn run<T>(
+    device: &Device,
+    kernel: Kernel,
+    (sources, filters): (&[Source<'_>], &Filters),
+    params: &Params,
+    (words, groups): (usize, [u32; 3]),
+    decode: impl FnOnce(&[u8]) -> T + Send + 'static,
+) -> Result<Pending<T>> {
     // Of each filter, where its spans and weights begin among those of all.
     let (mut spans, mut weights, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for filter in &filters.made {
@@ -131,31 +169,22 @@ pub fn on_device(device: &Device, pictures: &[Picture<'_>], target: &Target) -> 
         spans.extend(filter.spans.iter().map(|span| [span.first, span.count, span.weights + shift]));
         weights.extend_from_slice(&filter.weights);
     }
-    let placed: Vec<[u32; 4]> = placed
-        .into_iter()
-        .map(|(first, stride, columns, lines)| [first as u32, stride as u32, starts[columns], starts[lines]])
-        .collect();
-
+    let bytes = |source: &Source<'_>| source.pixels.len().next_multiple_of(4);
     let mut work = Work::new(device)?;
-    let pixels = work.buffer::<u8>(bytes)?;
-    let mut place = 0;
-    for picture in pictures {
-        work.write(&pixels, place, picture.pixels)?;
-        place += picture.pixels.len().next_multiple_of(4) as u64;
+    let pixels = work.buffer::<u8>(sources.iter().map(bytes).sum())?;
+    let mut placed = Vec::with_capacity(sources.len());
+    let mut begin = 0;
+    for source in sources {
+        work.write(&pixels, begin as u64, source.pixels)?;
+        let Crop { left, top, width, height } = source.place;
+        let (first, stride) = ((begin + source.first) as u32, source.stride as u32);
+        placed.push([first, stride, starts[source.columns], starts[source.lines], left, top, width, height]);
+        begin += bytes(source);
     }
     let (placed, spans, weights) = (work.upload(&placed)?, work.upload(&spans)?, work.upload(&weights)?);
-    let values = work.buffer::<f32>(pictures.len() * target.numbers())?;
-    let channels: [_; 3] = std::array::from_fn(|channel| target.scale(channel));
-    let params = Params {
-        width: target.width,
-        height: target.height,
-        padding: [0; 2],
-        scale: [channels[0].0, channels[1].0, channels[2].0, 0.0],
-        offset: [channels[0].1, channels[1].1, channels[2].1, 0.0],
-    };
-    let groups = [target.width.div_ceil(GROUP_SIDE), target.height.div_ceil(GROUP_SIDE), pictures.len() as u32];
-    work.dispatch(RESIZE, &[&pixels, &placed, &spans, &weights, &values], &params, groups)?;
-    work.finish(&values, bytemuck::pod_collect_to_vec)
+    let result = work.buffer::<u32>(words)?;
+    work.dispatch(kernel, &[&pixels, &placed, &spans, &weights, &result], params, groups)?;
+    work.finish(&result, decode)
 }
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -163,7 +192,9 @@ pub fn on_device(device: &Device, pictures: &[Picture<'_>], target: &Target) -> 
 struct Params {
     width: u32,
     height: u32,
-    padding: [u32; 2],
+    /// Lanes of a row of work groups, for [`frames`].
+    across: u32,
+    padding: u32,
     scale: [f32; 4],
     offset: [f32; 4],
 }
@@ -199,14 +230,22 @@ fn check(pictures: &[Picture<'_>], target: &Target) -> Result<()> {
 #[derive(Default)]
 struct Filters {
     made: Vec<Filter>,
-    places: HashMap<(u32, u32), usize>,
+    places: HashMap<Shape, usize>,
 }
+
+/// Of a filter: source pixels, the bits of where the part begins that is resized and of its extent, and target pixels.
+type Shape = (u32, [u64; 2], u32);
 
 impl Filters {
     /// The place of the filter from `source` to `target` pixels.
     fn place(&mut self, source: u32, target: u32) -> usize {
-        *self.places.entry((source, target)).or_insert_with(|| {
-            self.made.push(Filter::new(source, target));
+        self.place_part(source, (0.0, f64::from(source)), target)
+    }
+
+    /// The place of the filter from a part of `source` pixels, its begin and extent, to `target` pixels.
+    fn place_part(&mut self, source: u32, (start, extent): (f64, f64), target: u32) -> usize {
+        *self.places.entry((source, [start.to_bits(), extent.to_bits()], target)).or_insert_with(|| {
+            self.made.push(Filter::new(source, (start, extent), target));
             self.made.len() - 1
         })
     }

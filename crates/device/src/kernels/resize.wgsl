@@ -1,20 +1,27 @@
-// One lane makes one pixel of one picture: all source pixels under its filter, then the scale and offset of each channel.
+// Pictures resized: of each pixel of a target all source pixels under its filter are summed.
 
 struct Params {
     width: u32,
     height: u32,
-    padding: vec2<u32>,
+    // Lanes of a row of work groups.
+    across: u32,
+    padding: u32,
     scale: vec4<f32>,
     offset: vec4<f32>,
 }
 
 struct Picture {
-    // The first byte of the crop, and the bytes of a line.
+    // The first byte, and the bytes of a line.
     first: u32,
     stride: u32,
     // Where the spans of its columns and lines begin.
     columns: u32,
     lines: u32,
+    // Where it is in the target; around it is black.
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
 }
 
 // The source pixels of one column or line, from `first` on, and where their weights begin.
@@ -29,8 +36,9 @@ var<immediate> params: Params;
 @group(0) @binding(1) var<storage, read> pictures: array<Picture>;
 @group(0) @binding(2) var<storage, read> spans: array<Span>;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
-// Pictures × 3 channels × lines × columns.
-@group(0) @binding(4) var<storage, read_write> values: array<f32>;
+// Of `resize`: f32, pictures × 3 channels × lines × columns. Of `frame`: bytes, pictures × lines × columns × 3 channels, each picture
+// filled up to three words.
+@group(0) @binding(4) var<storage, read_write> result: array<u32>;
 
 fn rgb(byte: u32) -> vec3<f32> {
     let word = byte / 4u;
@@ -42,27 +50,66 @@ fn rgb(byte: u32) -> vec3<f32> {
     return vec3(f32(bits & 255u), f32((bits >> 8u) & 255u), f32((bits >> 16u) & 255u));
 }
 
+// Of a pixel of the target of picture `number`, in grey levels.
+fn color(number: u32, target_x: u32, target_y: u32) -> vec3<f32> {
+    let picture = pictures[number];
+    // Left of it and above it wraps to a number that is too large.
+    let x = target_x - picture.left;
+    let y = target_y - picture.top;
+    var sum = vec3(0.0);
+    if x >= picture.width || y >= picture.height {
+        return sum;
+    }
+    let column = spans[picture.columns + x];
+    let line = spans[picture.lines + y];
+    for (var down = 0u; down < line.count; down++) {
+        let first = picture.first + (line.first + down) * picture.stride + column.first * 3u;
+        var across = vec3(0.0);
+        for (var right = 0u; right < column.count; right++) {
+            across += weights[column.weights + right] * rgb(first + right * 3u);
+        }
+        sum += weights[line.weights + down] * across;
+    }
+    return sum;
+}
+
+// One lane makes one pixel, with the scale and offset of each channel.
 @compute @workgroup_size(8, 8)
 fn resize(@builtin(global_invocation_id) at: vec3<u32>) {
     if at.x >= params.width || at.y >= params.height {
         return;
     }
-    let picture = pictures[at.z];
-    let column = spans[picture.columns + at.x];
-    let line = spans[picture.lines + at.y];
-    var sum = vec3(0.0);
-    for (var y = 0u; y < line.count; y++) {
-        let first = picture.first + (line.first + y) * picture.stride + column.first * 3u;
-        var across = vec3(0.0);
-        for (var x = 0u; x < column.count; x++) {
-            across += weights[column.weights + x] * rgb(first + x * 3u);
-        }
-        sum += weights[line.weights + y] * across;
-    }
     let pixels = params.width * params.height;
     let place = at.z * 3u * pixels + at.y * params.width + at.x;
-    let value = sum * params.scale.xyz + params.offset.xyz;
-    values[place] = value.x;
-    values[place + pixels] = value.y;
-    values[place + 2u * pixels] = value.z;
+    let value = color(at.z, at.x, at.y) * params.scale.xyz + params.offset.xyz;
+    result[place] = bitcast<u32>(value.x);
+    result[place + pixels] = bitcast<u32>(value.y);
+    result[place + 2u * pixels] = bitcast<u32>(value.z);
+}
+
+// A pixel of the target in whole grey levels, black past its end.
+fn levels(number: u32, pixel: u32) -> vec3<u32> {
+    if pixel >= params.width * params.height {
+        return vec3(0u);
+    }
+    let exact = color(number, pixel % params.width, pixel / params.width);
+    return vec3<u32>(clamp(floor(exact + 0.5), vec3(0.0), vec3(255.0)));
+}
+
+// One lane makes four pixels that follow each other, which are three words.
+@compute @workgroup_size(64)
+fn frame(@builtin(global_invocation_id) at: vec3<u32>) {
+    let fours = (params.width * params.height + 3u) / 4u;
+    let four = at.y * params.across + at.x;
+    if four >= fours {
+        return;
+    }
+    let a = levels(at.z, four * 4u);
+    let b = levels(at.z, four * 4u + 1u);
+    let c = levels(at.z, four * 4u + 2u);
+    let d = levels(at.z, four * 4u + 3u);
+    let place = (at.z * fours + four) * 3u;
+    result[place] = a.x | a.y << 8u | a.z << 16u | b.x << 24u;
+    result[place + 1u] = b.y | b.z << 8u | c.x << 16u | c.y << 24u;
+    result[place + 2u] = c.z | d.x << 8u | d.y << 16u | d.z << 24u;
 }

@@ -13,6 +13,7 @@ use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Choice, Placed, PlacedOptions, SchedulerOptions, WorkOptions};
 
 const CORES: u32 = 4;
+const ROWS: usize = 10;
 
 /// How long a batch takes on each side, and how many came there.
 #[derive(Debug, Default, Clone, Copy)]
@@ -30,7 +31,7 @@ struct Fixture {
 }
 
 fn rows() -> RecordBatch {
-    let column: ArrayRef = Arc::new(Int64Array::from(vec![1; 10]));
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![1; ROWS]));
     RecordBatch::try_from_iter([("number", column)]).unwrap()
 }
 
@@ -72,8 +73,11 @@ impl Fixture {
         loop {
             runs.retain(|run| !run.is_finished());
             while runs.len() < at_once && started < count {
-                let placed = self.placed.clone();
-                runs.push(tokio::spawn(async move { placed.run(rows()).await.unwrap() }));
+                let (placed, scheduler) = (self.placed.clone(), self.threads.scheduler.clone());
+                runs.push(tokio::spawn(async move {
+                    let batch = scheduler.put(rows()).await.unwrap();
+                    placed.run(&batch, ROWS).await.unwrap()
+                }));
                 started += 1;
             }
             settle().await;

@@ -3,6 +3,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use arrow::datatypes::Float32Type;
 use cenote_models::ModelOptions;
 use cenote_operator::{BoundOperator, OperatorSpec, Registry, conformance};
 use image::{ImageFormat, Rgb};
@@ -46,6 +47,39 @@ fn passes_the_conformance_suite_in_both_spaces() {
         let operator = bind(space).unwrap();
         conformance::check(&operator, &[Arc::clone(&good)], &[Arc::clone(&bad)]).unwrap();
         assert!(matches!(operator.outputs()[0].data_type(), DataType::FixedSizeList(_, d) if *d == dimensions));
+    }
+}
+
+#[test]
+fn pictures_at_once_give_what_each_gives_alone() {
+    let files = [
+        Some(encoded(320, 200, ImageFormat::Jpeg)),
+        None,
+        Some(encoded(64, 64, ImageFormat::Png)),
+        Some(b"no picture".to_vec()),
+        Some(encoded(300, 800, ImageFormat::Jpeg)),
+        Some(encoded(90, 60, ImageFormat::Png)),
+    ];
+    let rows: ArrayRef = Arc::new(LargeBinaryArray::from_iter(files));
+    let embed = |at_once: usize| {
+        let (model, resizer) = (MODELS.model(MODEL).unwrap(), Resizer::new());
+        let mut worker = EmbedImageWorker { model, resizer, output: "features", dimensions: 1280, at_once };
+        worker.process(&Rows::new(&[Arc::clone(&rows)])).unwrap()
+    };
+    let alone = embed(1);
+    for at_once in [2, 3, 32] {
+        let output = embed(at_once);
+        assert_eq!(output.errors, alone.errors);
+        assert_eq!(output.columns[0].nulls(), alone.columns[0].nulls());
+        for row in [0, 2, 4, 5] {
+            let vector = |output: &Output| {
+                output.columns[0].as_fixed_size_list().value(row).as_primitive::<Float32Type>().values().to_vec()
+            };
+            let (one, many) = (vector(&alone), vector(&output));
+            let length = dot(&one, &one).sqrt();
+            let off = one.iter().zip(&many).map(|(one, many)| (one - many).abs()).fold(0.0, f32::max);
+            assert!(off <= 1e-4 * length, "row {row}, {at_once} at once: {off} of {length}");
+        }
     }
 }
 

@@ -46,6 +46,35 @@ fn a_picture_fits_in_three_ways() {
 }
 
 #[test]
+fn a_device_agrees_within_a_grey_level() {
+    let info = cenote_device::devices().into_iter().find(|info| info.kind == cenote_device::DeviceKind::Software);
+    let device = Device::open(&info.expect("Mesa's software Vulkan"), 256 << 20).unwrap();
+    let scene = testing::scene(300, 200);
+    let large = testing::encode(testing::scene(900, 700), image::ImageFormat::Png);
+    let files = [testing::jpeg(&scene, 90), testing::encode(scene, image::ImageFormat::Png), vec![1, 2, 3], large];
+    let rows: Vec<Option<&[u8]>> = files.iter().map(|file| Some(file.as_slice())).chain([None]).collect();
+    let rows: ArrayRef = Arc::new(LargeBinaryArray::from(rows));
+    for fit in ["stretch", "cover", "contain"] {
+        for (width, height) in [(224, 224), (61, 97), (1, 3)] {
+            let spec = OperatorSpec::new("resize_image").with("fit", fit).with("width", width).with("height", height);
+            let operator = testing::bind(definition(), &spec);
+            let kernel = operator.kernel().unwrap();
+            let prepared = (kernel.preparer)().unwrap().process(&Rows::new(&[Arc::clone(&rows)])).unwrap();
+            assert_eq!(prepared.errors.iter().map(|error| error.row).collect::<Vec<_>>(), [2]);
+            let input = kernel.batch(prepared.columns).unwrap();
+            let (cpu, gpu) = (on_cpu(&input).unwrap(), on_device(&device, &input).unwrap());
+            assert_eq!((cpu.schema(), cpu.num_rows(), cpu.column(0).null_count()), (gpu.schema(), 5, 2));
+            let [cpu, gpu] = [cpu, gpu].map(|batch| {
+                batch.column(0).as_fixed_size_list().values().as_primitive::<UInt8Type>().values().to_vec()
+            });
+            let off = cpu.iter().zip(&gpu).map(|(cpu, gpu)| cpu.abs_diff(*gpu)).max();
+            assert!(off <= Some(1), "{fit} {width} × {height}: {off:?}");
+            assert!(cpu.iter().any(|level| *level > 0));
+        }
+    }
+}
+
+#[test]
 fn a_jpeg_is_resized_as_its_full_decode_would_be() {
     let scene = testing::scene(640, 480);
     let bytes = testing::jpeg(&scene, 95);

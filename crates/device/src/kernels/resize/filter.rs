@@ -16,14 +16,14 @@ pub(super) struct Span {
 }
 
 impl Filter {
-    /// From `source` to `target` pixels, neither of them 0.
-    pub(super) fn new(source: u32, target: u32) -> Self {
-        let scale = f64::from(source) / f64::from(target);
+    /// From the `extent` pixels that begin at `start`, of the `source` pixels there are, to `target` pixels, none of them 0.
+    pub(super) fn new(source: u32, (start, extent): (f64, f64), target: u32) -> Self {
+        let scale = extent / f64::from(target);
         // Half the width of the triangle: one source pixel, or one target pixel when that is wider.
         let support = scale.max(1.0);
         let mut filter = Self { spans: Vec::with_capacity(target as usize), weights: Vec::new() };
         for place in 0..target {
-            let center = (f64::from(place) + 0.5) * scale;
+            let center = start + (f64::from(place) + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as u32;
             let end = ((center + support + 0.5) as u32).min(source);
             let weight = |pixel| (1.0 - ((f64::from(pixel) + 0.5 - center) / support).abs()).max(0.0);
