@@ -167,7 +167,8 @@ impl Pass<'_> {
                     .get(output.name().as_str())
                     .ok_or_else(|| Error::internal(format!("the pass lost column `{}`", output.name())))?;
                 fields.push(output.clone());
-                columns.push(select(column, rows)?);
+                // Whole chunks are the rule: then nothing is copied.
+                columns.push(if rows.len() == column.len() { Arc::clone(column) } else { select(column, rows)? });
             }
             fields.push(Field::new(&step.fingerprint_column, DataType::Int64, true));
             columns.push(Arc::new(Int64Array::from(vec![step.fingerprint.0; rows.len()])));
@@ -191,7 +192,10 @@ impl Pass<'_> {
         errors.record(&pending.failures, self.engine.options.clock.now()).await?;
         for batches in pending.updates.into_values() {
             let schema = batches[0].schema();
-            let batch = concat_batches(&schema, &batches).map_err(internal("join updates"))?;
+            let batch = match <[_; 1]>::try_from(batches) {
+                Ok([batch]) => batch,
+                Err(batches) => concat_batches(&schema, &batches).map_err(internal("join updates"))?,
+            };
             self.group.table.update(batch).await?;
         }
         errors.resolve(&pending.resolved).await

@@ -16,12 +16,10 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::transaction::{Operation, Transaction};
-use lance::dataset::{
-    CommitBuilder, InsertBuilder, MergeInsertBuilder, MergeInsertWriteMode, WhenMatched, WhenNotMatched, WriteMode,
-    WriteParams,
-};
+use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode, WriteParams};
 use lance::io::ObjectStoreParams;
 use lance::session::Session;
+use lance_core::utils::address::RowAddress;
 use lance_table::format::Fragment;
 
 use crate::Faults;
@@ -32,10 +30,6 @@ use crate::pages::RowReader;
 use crate::snapshot::ROW_ID;
 use crate::state::blocking;
 use crate::store::write_params;
-
-/// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
-/// rewrites its rows whole, and so does one of every column, which leaves nothing in place.
-const PATCH_ROWS_DIVISOR: usize = 16;
 
 /// Opens the dataset at `uri`, at `version` or the newest one, to be changed through `fence`.
 pub(crate) async fn load(
@@ -123,54 +117,34 @@ pub(crate) async fn replace(
         inserted_rows_filter: None,
         updated_fragment_offsets: None,
     };
+    commit(dataset, operation, faults).await
+}
+
+/// Row ids as offsets in fragments.
+async fn by_fragment(reader: &RowReader, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
+    let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for address in addresses(reader, row_ids).await? {
+        fragments.entry(address.fragment_id()).or_default().push(address.row_offset());
+    }
+    Ok(fragments)
+}
+
+/// Where rows are.
+pub(crate) async fn addresses(reader: &RowReader, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
+    let places = reader.places().await?;
+    let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
+    match row_ids.len() - found.len() {
+        0 => Ok(found),
+        missing => Err(Error::corrupt(format!("the base lacks {missing} rows that its key index names"))),
+    }
+}
+
+pub(crate) async fn commit(dataset: &Arc<Dataset>, operation: Operation, faults: &Faults) -> Result<Dataset> {
     faults.check("base.commit")?;
     let transaction = Transaction::new(dataset.version().version, operation, None);
     let committed = CommitBuilder::new(Arc::clone(dataset)).execute(transaction).await.map_err(lance_error)?;
     faults.check("base.committed")?;
     Ok(committed)
-}
-
-/// Row ids as offsets in fragments.
-async fn by_fragment(reader: &RowReader, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
-    let places = reader.places().await?;
-    let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    let mut missing = 0;
-    for row_id in row_ids {
-        match places.get(*row_id) {
-            Some(address) => fragments.entry(address.fragment_id()).or_default().push(address.row_offset()),
-            None => missing += 1,
-        }
-    }
-    match missing {
-        0 => Ok(fragments),
-        _ => Err(Error::corrupt(format!("the base lacks {missing} rows that its key index names"))),
-    }
-}
-
-/// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there.
-pub(crate) async fn patch(
-    reader: &RowReader,
-    key: &PrimaryKey,
-    batch: RecordBatch,
-    row_ids: &[u64],
-    faults: &Faults,
-) -> Result<Dataset> {
-    let dataset = reader.base();
-    let fragments = by_fragment(reader, row_ids).await?;
-    let rows = |id: u32| dataset.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
-    let touched: usize = fragments.keys().map(|id| rows(*id)).sum();
-    let is_part = batch.num_columns() < dataset.schema().fields.len();
-    let mode = match is_part && row_ids.len() * PATCH_ROWS_DIVISOR >= touched {
-        true => MergeInsertWriteMode::RewriteColumns,
-        false => MergeInsertWriteMode::RewriteRows,
-    };
-    let mut merge = MergeInsertBuilder::try_new(Arc::clone(dataset), key.columns()).map_err(lance_error)?;
-    merge.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::DoNothing).use_index(false);
-    let job = merge.write_mode(mode).try_build().map_err(lance_error)?;
-    faults.check("base.commit")?;
-    let (patched, _) = job.execute_batches(vec![batch]).await.map_err(lance_error)?;
-    faults.check("base.committed")?;
-    Ok(Arc::unwrap_or_clone(patched))
 }
 
 /// The keys that `new` has in files that `old` has not, and those that `old` has and `new` has not.

@@ -25,7 +25,7 @@ use crate::install::{Changing, Direct};
 use crate::schema;
 use crate::state::{State, detached};
 use crate::store::schemas;
-use crate::{Version, WriteReport, base};
+use crate::{Version, WriteReport, base, patch};
 
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
 #[derive(Debug, Clone)]
@@ -174,11 +174,14 @@ pub(crate) async fn update(state: &Arc<State>, batch: RecordBatch) -> Result<Wri
         if rows.is_empty() {
             return Ok(report);
         }
-        let batch = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?;
+        let batch = match rows.len() == batch.num_rows() {
+            true => batch,
+            false => take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?,
+        };
         let keys = state.key.project(&batch)?;
         let old = snapshot.base();
         let batch = schema::to_stored_batch(&batch, &schemas(old).1)?;
-        let new = base::patch(snapshot.reader(), &state.key, batch, &row_ids, &state.options.faults).await?;
+        let new = patch::patch(snapshot.reader(), &state.key, batch, &row_ids, &state.options.faults).await?;
         let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
         let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;

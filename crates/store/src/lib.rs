@@ -64,6 +64,7 @@ mod lease;
 mod log;
 mod objects;
 mod pages;
+mod patch;
 mod place;
 mod places;
 mod replay;

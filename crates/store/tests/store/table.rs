@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes as arrow_schema;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
-use cenote_base::ErrorKind;
+use cenote_base::{ErrorKind, Random};
 use cenote_store::{
     DUPLICATES_PROPERTY, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field,
     row_ids_after,
@@ -118,6 +118,71 @@ async fn updates_keep_media_whether_rows_or_columns_are_rewritten() {
         assert_eq!(now.len(), 100);
         assert_eq!(now.values().filter(|row| row.0.as_deref() == Some(note)).count(), touched.len(), "{note}");
         assert!(now.values().all(|row| row.1.as_ref() == Some(&media)), "{note}");
+    }
+}
+
+/// Values of 20 KB, so that a file is read and written in several steps.
+#[tokio::test]
+async fn large_values_are_patched_in_files_with_deleted_and_untouched_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("number", DataType::Int64, false),
+        Field::new("large", DataType::Utf8, true),
+        Field::new("other", DataType::Int64, true),
+    ]));
+    let table = store.create_table("t", TableSpec::new(Arc::clone(&schema), ["id"])).await.unwrap();
+    let large = |id: i64, round: i64| (id % 11 != round).then(|| format!("{id} {round} {}", "x".repeat(20_000)));
+    let batch = |ids: &[i64], round: i64, columns: &[usize]| {
+        let numbers = |of: &dyn Fn(i64) -> i64| -> ArrayRef {
+            Arc::new(arrow::array::Int64Array::from_iter_values(ids.iter().map(|id| of(*id))))
+        };
+        let texts: StringArray = ids.iter().map(|id| large(*id, round)).collect();
+        let all = [numbers(&|id| id), numbers(&|id| id * 10 + round), Arc::new(texts), numbers(&|id| -id)];
+        let schema = Arc::new(schema.project(columns).unwrap());
+        RecordBatch::try_new(schema, columns.iter().map(|column| Arc::clone(&all[*column])).collect()).unwrap()
+    };
+    let mut random = Random::new(5);
+    let mut expected: BTreeMap<i64, i64> = BTreeMap::new();
+    for ids in [0..700, 700..1_500] {
+        let ids: Vec<i64> = ids.collect();
+        expected.extend(ids.iter().map(|id| (*id, 0)));
+        table.upsert(batch(&ids, 0, &[0, 1, 2, 3])).await.unwrap();
+        table.fold().await.unwrap();
+    }
+    let deleted: Vec<i64> = (0..1_500).filter(|id| id % 7 == 0 || (1_300..1_450).contains(id)).collect();
+    expected.retain(|id, _| deleted.binary_search(id).is_err());
+    table.delete(&batch(&deleted, 0, &[0])).await.unwrap();
+    table.fold().await.unwrap();
+    let rows = async |table: &Table| -> BTreeMap<i64, u64> {
+        let request = ScanRequest::default().columns(["id"]).with_row_id();
+        let found = table.snapshot().await.unwrap().collect(&request).await.unwrap();
+        let rows = found[ROW_ID].as_primitive::<UInt64Type>().values();
+        found["id"].as_primitive::<Int64Type>().values().iter().copied().zip(rows.iter().copied()).collect()
+    };
+    let rows_before = rows(&table).await;
+
+    let live: Vec<i64> = expected.keys().copied().collect();
+    // All rows in order, some in any order, all of one file, few of the other.
+    let some: Vec<i64> = (0..500).map(|_| live[random.below(live.len() as u64) as usize]).collect();
+    let some: Vec<i64> = some.into_iter().collect::<BTreeSet<_>>().into_iter().rev().collect();
+    let one: Vec<i64> = live.iter().copied().filter(|id| *id < 700 || *id == 900).collect();
+    for (round, touched) in [(1, &live), (2, &some), (3, &one)] {
+        let report = table.update(batch(touched, round, &[0, 1, 2])).await.unwrap();
+        assert_eq!(report.updated, touched.len());
+        expected.extend(touched.iter().map(|id| (*id, round)));
+        assert_eq!(rows(&table).await, rows_before, "an update moves no row");
+        let found = table.snapshot().await.unwrap().collect(&ScanRequest::default()).await.unwrap();
+        assert_eq!(found.num_rows(), expected.len(), "{round}");
+        let int = |name: &str| found[name].as_primitive::<Int64Type>().values().to_vec();
+        let (ids, numbers, others) = (int("id"), int("number"), int("other"));
+        let texts = found["large"].as_string::<i32>();
+        for row in 0..found.num_rows() {
+            let (id, round) = (ids[row], expected[&ids[row]]);
+            assert_eq!((numbers[row], others[row]), (id * 10 + round, -id));
+            assert_eq!(texts.is_valid(row).then(|| texts.value(row).to_owned()), large(id, round), "{id}");
+        }
     }
 }
 
