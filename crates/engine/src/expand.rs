@@ -162,7 +162,8 @@ impl Pass<'_> {
         };
         let inputs = self.step.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
         let workers = Arc::clone(&self.workers);
-        let output = self.engine.scheduler.run(&self.task, move |_| workers.process(&inputs)).await?;
+        let output =
+            self.engine.scheduler.run(&self.task, move |context| workers.process(&inputs, &context.cancel)).await?;
         let of = output.parents.ok_or_else(|| Error::internal("a one-to-many operator gave no parents"))?;
 
         let mut columns = parents

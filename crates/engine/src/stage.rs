@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use cenote_base::{Error, Resources, Result};
 use cenote_operator::{Kernel, Output, RowError};
-use cenote_scheduler::{Cancel, Held, Placed, Scheduler, WorkOptions};
+use cenote_scheduler::{Cancel, Context, Held, Placed, Scheduler, WorkOptions};
 use parking_lot::Mutex;
 
 use crate::derive::internal;
@@ -136,9 +136,9 @@ impl Stage {
     pub(crate) async fn run(&self, scheduler: &Scheduler, taken: Taken) -> Result<Taken> {
         let steps = Arc::clone(&self.steps);
         let Some(placed) = &self.placed else {
-            let work = move |_: &_| {
+            let work = move |context: &Context| {
                 let mut taken = taken.clone();
-                steps.iter().try_for_each(|step| taken.process(step))?;
+                steps.iter().try_for_each(|step| taken.process(step, &context.cancel))?;
                 Ok(taken)
             };
             return scheduler.run(&self.options, work).await;
@@ -146,8 +146,8 @@ impl Stage {
         let beside = Arc::new(Mutex::new(None));
         let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&beside));
         // An object, so that it counts in the memory budget while it waits for the device, and goes to disk where there is no room.
-        let prepared = scheduler.submit(&self.options, &[], move |_, _| {
-            let (batch, beside) = before.prepare(&by[0])?;
+        let prepared = scheduler.submit(&self.options, &[], move |context, _| {
+            let (batch, beside) = before.prepare(&by[0], &context.cancel)?;
             *kept.lock() = beside;
             Ok(batch.into())
         })?;
@@ -195,22 +195,22 @@ impl Taken {
         self.patterns.len()
     }
 
-    fn process(&mut self, stage: &StageStep) -> Result<()> {
+    fn process(&mut self, stage: &StageStep, cancel: &Cancel) -> Result<()> {
         let done = match self.inputs(stage)? {
-            Some((positions, inputs)) => Some((positions, stage.workers.process(&inputs)?)),
+            Some((positions, inputs)) => Some((positions, stage.workers.process(&inputs, cancel)?)),
             None => None,
         };
         self.take_in(stage, done)
     }
 
     /// What the kernel of `stage` takes, with nothing beside it when no row is to be processed.
-    fn prepare(&self, stage: &StageStep) -> Result<(RecordBatch, Option<Beside>)> {
+    fn prepare(&self, stage: &StageStep, cancel: &Cancel) -> Result<(RecordBatch, Option<Beside>)> {
         let kernel = stage.step.operator.kernel();
         let kernel = kernel.ok_or_else(|| Error::internal("a step without a kernel was placed"))?;
         let Some((positions, inputs)) = self.inputs(stage)? else {
             return Ok((RecordBatch::new_empty(Arc::clone(&kernel.input)), None));
         };
-        let output = stage.workers.process(&inputs)?;
+        let output = stage.workers.process(&inputs, cancel)?;
         Ok((kernel.batch(output.columns)?, Some((positions, output.errors))))
     }
 

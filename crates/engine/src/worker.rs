@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use cenote_base::{Error, Result};
 use cenote_operator::{BoundOperator, Output, Rows, Worker};
+use cenote_scheduler::Cancel;
 use parking_lot::Mutex;
 
 /// How often work is tried again after an error that may pass.
@@ -23,8 +24,9 @@ impl Workers {
         Self { operator: Arc::clone(operator), only_prepare, idle: Mutex::default() }
     }
 
-    /// The operator's output, or what its kernel takes, for `inputs`, one array a port, of any type the port accepts.
-    pub(crate) fn process(&self, inputs: &[ArrayRef]) -> Result<Output> {
+    /// The operator's output, or what its kernel takes, for `inputs`, one array a port, of any type the port accepts, unless it is
+    /// cancelled.
+    pub(crate) fn process(&self, inputs: &[ArrayRef], cancel: &Cancel) -> Result<Output> {
         let inputs = arrive(&self.operator, inputs)?;
         let popped = self.idle.lock().pop();
         let mut worker = match (popped, self.operator.kernel()) {
@@ -32,7 +34,7 @@ impl Workers {
             (None, Some(kernel)) if self.only_prepare => (kernel.preparer)()?,
             (None, _) => self.operator.worker()?,
         };
-        let output = worker.process(&Rows::new(&inputs))?;
+        let output = worker.process(&Rows::new(&inputs).checked_by(&|| cancel.check()))?;
         // A worker that failed or panicked is not kept: its state is suspect.
         self.idle.lock().push(worker);
         Ok(output)

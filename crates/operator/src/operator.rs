@@ -14,13 +14,27 @@ use crate::spec::{Fingerprint, Params};
 /// [`PortType::arrives_as`](crate::PortType::arrives_as) says.
 pub struct Rows<'a> {
     columns: &'a [ArrayRef],
+    check: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
 impl<'a> Rows<'a> {
     /// Rows over `columns`, which have one length.
     pub fn new(columns: &'a [ArrayRef]) -> Self {
         debug_assert!(columns.windows(2).all(|pair| pair[0].len() == pair[1].len()));
-        Self { columns }
+        Self { columns, check: &|| Ok(()) }
+    }
+
+    /// The same rows, the work on which `check` ends with the error that it gives.
+    pub fn checked_by(self, check: &'a (dyn Fn() -> Result<()> + Sync)) -> Self {
+        Self { check, ..self }
+    }
+
+    /// Whether to go on: an operator that takes long for a row asks between rows, or more often, and gives the error back.
+    ///
+    /// # Errors
+    /// `Cancelled` when nobody waits for the output any more.
+    pub fn check(&self) -> Result<()> {
+        (self.check)()
     }
 
     /// The array of port number `port`.

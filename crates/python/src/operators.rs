@@ -13,7 +13,7 @@ use arrow::compute::concat;
 use arrow::datatypes::{Field, Schema};
 use cenote_runtime::operator::{Definition, Operator, Output, Port, PortType, RowError, Rows, Worker};
 use cenote_runtime::scheduler::{BadRow, ChildProcess, ProcessOptions, Sifted, Value, sift};
-use cenote_runtime::{ByteSize, Cancel, Error, ErrorKind, Resources, Result, arrow};
+use cenote_runtime::{ByteSize, Error, ErrorKind, Resources, Result, arrow};
 use futures::executor::block_on;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -177,9 +177,9 @@ impl Worker for PythonWorker {
                 .collect::<Vec<_>>()
                 .into());
         }
-        let cancel = Cancel::default();
+        let check = || rows.check();
         // No row is to blame for a child that does not start.
-        self.child.get_mut().start(&cancel)?;
+        self.child.get_mut().start(&check)?;
         let columns: Vec<ArrayRef> = (0..self.shared.ports).map(|port| Arc::clone(rows.column(port))).collect();
         let fields = columns.iter().map(|column| Field::new("input", column.data_type().clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -188,7 +188,7 @@ impl Worker for PythonWorker {
         // What a child answers is final, be it an error; rows are only tried in parts when a child was lost on them.
         let refused = Mutex::new(None);
         let call = |rows| {
-            let answer = self.child.lock().call(&Value::Batch(rows), &cancel).and_then(|value| value.batch().cloned());
+            let answer = self.child.lock().call(&Value::Batch(rows), &check).and_then(|value| value.batch().cloned());
             ready(answer.map_err(|error| match error.kind() {
                 ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::Corrupt => error,
                 _ => {

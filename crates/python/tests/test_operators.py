@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import signal
+import threading
 import time
 
 import numpy
@@ -190,3 +191,34 @@ def test_a_lake_opens_with_a_device_or_says_which_there_are(tmp_path):
         assert pickle.loads(pickle.dumps(lake)).tables() == []
     with pytest.raises(InvalidInputError, match="none of auto, cpu, gpu, software"):
         cenote.open(tmp_path / "lake", device="tpu")
+
+
+def test_ctrl_c_ends_a_call_that_a_child_is_in(tmp_path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+
+    @cenote.operator(inputs={"text": str}, output=str, name="sleep_long")
+    def sleep_long(texts):
+        (pids / str(os.getpid())).touch()
+        time.sleep(300)
+        return texts
+
+    def interrupt() -> None:
+        while not any(pids.iterdir()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def alive(pid: str) -> bool:
+        try:
+            # A zombie that waits to be reaped does nothing any more.
+            return "State:\tZ" not in open(f"/proc/{pid}/status").read()
+        except FileNotFoundError:
+            return False
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "lake", "sleep_long")
+    until = time.monotonic() + 30
+    while any(alive(path.name) for path in pids.iterdir()):
+        assert time.monotonic() < until, "a child outlives its run"
+        time.sleep(0.01)

@@ -12,7 +12,6 @@ use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
 use crate::actor::{Actor, Replicas};
-use crate::cancel::Cancel;
 use crate::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
 use crate::object::Value;
 use crate::options::WorkOptions;
@@ -78,9 +77,12 @@ struct Running {
     connection: UnixStream,
 }
 
+/// Asked again and again during a call: an error ends it, and the child.
+type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
 /// What ends waiting for a child.
 struct Limits<'a> {
-    cancel: &'a Cancel,
+    check: Check<'a>,
     memory_max: ByteSize,
     time_max: Duration,
     until: Instant,
@@ -116,14 +118,14 @@ impl Processes {
         let mut pause = PAUSE_FIRST;
         for _ in 0..self.retries_max {
             let input = input.clone();
-            match self.actor.call(move |child, context| child.call(&input, &context.cancel)).await {
+            match self.actor.call(move |child, context| child.call(&input, &|| context.cancel.check())).await {
                 Err(error) if error.kind().is_retryable() => tracing::warn!("tries again: {error:#}"),
                 outcome => return outcome,
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.actor.call(move |child, context| child.call(&input, &context.cancel)).await
+        self.actor.call(move |child, context| child.call(&input, &|| context.cancel.check())).await
     }
 
     /// What children make of the rows of `batch`, with up to `bad_max` rows set aside that kill or fail a child by themselves.
@@ -141,28 +143,29 @@ impl ChildProcess {
         Self { name: name.into(), options, running: None }
     }
 
-    /// Starts the child, unless it runs. Blocks the thread.
+    /// Starts the child, unless it runs. Blocks the thread, asking `check` every 10 ms whether to wait on.
     ///
     /// # Errors
-    /// When it cannot be started, and those of [`call`](Self::call) for its first call.
-    pub fn start(&mut self, cancel: &Cancel) -> Result<()> {
+    /// When it cannot be started, those of [`call`](Self::call) for its first call, and that of `check`.
+    pub fn start(&mut self, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
         let alive = |mut running: Running| matches!(running.child.try_wait(), Ok(None)).then_some(running);
         self.running = match self.running.take().and_then(alive) {
             Some(running) => Some(running),
-            None => Some(Running::start(&self.name, &self.options, cancel)?),
+            None => Some(Running::start(&self.name, &self.options, check)?),
         };
         Ok(())
     }
 
-    /// What the child makes of `input`; it is started if it does not run. Blocks the thread.
+    /// What the child makes of `input`; it is started if it does not run. Blocks the thread, asking `check` every 10 ms whether to wait
+    /// on; if not, the child is killed.
     ///
     /// # Errors
-    /// As [`Processes::call`].
-    pub fn call(&mut self, input: &Value, cancel: &Cancel) -> Result<Value> {
+    /// As [`Processes::call`], and that of `check`.
+    pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
         let content = content_of(input)?;
-        self.start(cancel)?;
+        self.start(check)?;
         let running = self.running.take().ok_or_else(|| Error::internal("the child that was started is gone"))?;
-        let limits = Limits::new(cancel, &self.options, self.options.call_max);
+        let limits = Limits::new(check, &self.options, self.options.call_max);
         let (running, outcome) = running.call(&self.name, &content, &limits)?;
         self.running = Some(running);
         outcome
@@ -170,7 +173,7 @@ impl ChildProcess {
 }
 
 impl Running {
-    fn start(name: &str, options: &ProcessOptions, cancel: &Cancel) -> Result<Self> {
+    fn start(name: &str, options: &ProcessOptions, check: Check<'_>) -> Result<Self> {
         let doing = || format!("start a child of `{name}`, {}", options.program.display());
         let (ours, theirs) = UnixStream::pair().context(doing)?;
         let child = Command::new(&options.program)
@@ -181,7 +184,7 @@ impl Running {
             .spawn()
             .context(doing)?;
         let mut running = Self { child, connection: ours };
-        let limits = Limits::new(cancel, options, options.start_max);
+        let limits = Limits::new(check, options, options.start_max);
         let greet = |running: &mut Self| -> Result<()> {
             running.connection.set_read_timeout(Some(LOOK_AFTER))?;
             running.connection.set_write_timeout(Some(LOOK_AFTER))?;
@@ -277,8 +280,8 @@ impl Drop for Running {
 }
 
 impl<'a> Limits<'a> {
-    fn new(cancel: &'a Cancel, options: &ProcessOptions, time_max: Duration) -> Self {
-        Self { cancel, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
+    fn new(check: Check<'a>, options: &ProcessOptions, time_max: Duration) -> Self {
+        Self { check, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
     }
 
     /// Whether to wait on after `error`, which may be no more than the time to look after the child.
@@ -288,7 +291,7 @@ impl<'a> Limits<'a> {
             Io::BrokenPipe | Io::ConnectionReset => return Err(Error::unavailable("it ended")),
             _ => return Err(Error::from(error).context("talk to it")),
         }
-        self.cancel.check()?;
+        (self.check)()?;
         if Instant::now() > self.until {
             return Err(Error::resource_exhausted(format!("it took longer than {:?}", self.time_max)));
         }

@@ -121,7 +121,7 @@ fn every_child_is_called_with_what_comes_first() {
     with_first.first = Some(Value::Batch(batch(&[21])));
     let mut child = ChildProcess::new("double", with_first);
     let mut ask = |input: &[i64]| {
-        let answer = child.call(&Value::Batch(batch(input)), &cancel)?;
+        let answer = child.call(&Value::Batch(batch(input)), &|| cancel.check())?;
         Ok::<_, Error>(numbers(answer.batch().unwrap()))
     };
     for _ in 0..2 {
@@ -131,7 +131,7 @@ fn every_child_is_called_with_what_comes_first() {
     }
     let mut refusing = options();
     refusing.first = Some(Value::Batch(batch(&[REFUSE])));
-    let error = ChildProcess::new("double", refusing).start(&cancel).unwrap_err();
+    let error = ChildProcess::new("double", refusing).start(&|| cancel.check()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.message().contains("child of `double`: this number is refused"), "{error}");
 }

@@ -29,7 +29,7 @@ pub(crate) fn definition() -> Definition {
                 Field::new("camera", DataType::Utf8, true),
             ];
             Ok(row_wise(fields, |rows: &Rows<'_>| {
-                let (about, errors) = rows::map(rows, describe);
+                let (about, errors) = rows::map(rows, describe)?;
                 let each = || about.iter().map(Option::as_ref);
                 let columns: Vec<ArrayRef> = vec![
                     Arc::new(each().map(|about| Some(about?.width)).collect::<Int32Array>()),

@@ -118,6 +118,7 @@ impl Worker for EmbedImageWorker {
         // Of the rows with a picture: those that wait for the model, and what it made.
         let (mut pixels, mut vectors) = (Vec::new(), Vec::new());
         for (row, bytes) in images.iter().enumerate() {
+            rows.check()?;
             let side = SHORT_SIDE as u32;
             let decoded = bytes.map(|bytes| decode_rgb(bytes, Some((side, side))));
             match decoded.map(|decoded| middle(&decoded?, &mut self.resizer)) {

@@ -99,7 +99,7 @@ impl Worker for Shrinker {
             let image = self.decoder.decode(bytes, Target::Cover(2 * SIDE as u32, 2 * SIDE as u32))?;
             let luma = DynamicImage::ImageRgb8(image).into_luma8();
             Ok(self.scaler.luma(&luma, SIDE as u32, SIDE as u32)?.into_raw())
-        });
+        })?;
         let pictures = FixedSizeBinaryArray::try_from_sparse_iter_with_size(pictures.into_iter(), PICTURE_BYTES as i32)
             .map_err(|source| Error::internal("build the column of pictures").with_source(source))?;
         Ok(Output::from(vec![Arc::new(pictures) as ArrayRef]).with_errors(errors))

@@ -179,12 +179,12 @@ impl Worker for Whole {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let (frame, bytes) = (self.frame, self.frame.bytes());
         let mut pixels = frame.black(rows.len())?;
-        let (valid, errors) = rows::for_each(rows.column(0).as_binary::<i64>(), |row, encoded| {
+        let (valid, errors) = rows::for_each(rows, |row, encoded| {
             let image = self.decoder.decode(encoded, frame.target())?;
             let resized = self.scaler.fill(&image, &mut pixels[row * bytes..][..bytes], frame.size(), frame.fit);
             self.decoder.recycle(image);
             resized
-        });
+        })?;
         Ok(Output::from(vec![frame.column(pixels, Some(valid.into()))?]).with_errors(errors))
     }
 }
@@ -209,7 +209,7 @@ impl Worker for Preparer {
             self.scaler.fill(&image, &mut small, frame.size(), frame.fit)?;
             self.decoder.recycle(image);
             Ok(small)
-        });
+        })?;
         let side = |side: fn(&RgbImage) -> u32| -> ArrayRef {
             Arc::new(pictures.iter().map(|picture| picture.as_ref().map(side)).collect::<UInt32Array>())
         };

@@ -7,36 +7,38 @@ use arrow::datatypes::Field;
 use cenote_base::Result;
 use cenote_operator::{Operator, Output, RowError, Rows, Worker};
 
-/// Calls `work` with the number and the bytes of each row that is not null. The answer tells, row by row, whether there
+/// Calls `work` with the number and the bytes of each row whose first port is not null, as long as the rows are wanted. The answer tells, row by row, whether there
 /// is a value, and why there is none where `work` refused.
 pub(crate) fn for_each(
-    images: &LargeBinaryArray,
+    rows: &Rows<'_>,
     mut work: impl FnMut(usize, &[u8]) -> Result<(), String>,
-) -> (Vec<bool>, Vec<RowError>) {
+) -> Result<(Vec<bool>, Vec<RowError>)> {
+    let images: &LargeBinaryArray = rows.column(0).as_binary();
     let mut valid = vec![false; images.len()];
     let mut errors = Vec::new();
     for (row, bytes) in images.iter().enumerate() {
+        rows.check()?;
         match bytes.map(|bytes| work(row, bytes)) {
             Some(Ok(())) => valid[row] = true,
             Some(Err(reason)) => errors.push(RowError { row, reason }),
             None => {}
         }
     }
-    (valid, errors)
+    Ok((valid, errors))
 }
 
 /// What `work` makes of each row of the first port: `None` for null rows and for those it refused.
 pub(crate) fn map<T>(
     rows: &Rows<'_>,
     mut work: impl FnMut(&[u8]) -> Result<T, String>,
-) -> (Vec<Option<T>>, Vec<RowError>) {
+) -> Result<(Vec<Option<T>>, Vec<RowError>)> {
     let mut values: Vec<Option<T>> = Vec::new();
     values.resize_with(rows.len(), || None);
-    let (_, errors) = for_each(rows.column(0).as_binary::<i64>(), |row, bytes| {
+    let (_, errors) = for_each(rows, |row, bytes| {
         values[row] = Some(work(bytes)?);
         Ok(())
-    });
-    (values, errors)
+    })?;
+    Ok((values, errors))
 }
 
 /// An operator whose workers each own a state that `start` makes, and whose work is `process`.

@@ -23,7 +23,7 @@ pub(crate) fn definition() -> Definition {
             let (scores, errors) = rows::map(rows, |bytes| {
                 let image = scaler.within(decoder.decode(bytes, Target::Within(SIDE, SIDE))?, SIDE)?;
                 Ok(laplacian_variance(&DynamicImage::ImageRgb8(image).into_luma8()))
-            });
+            })?;
             Ok(Output::from(vec![Arc::new(Float32Array::from(scores)) as ArrayRef]).with_errors(errors))
         }))
     })

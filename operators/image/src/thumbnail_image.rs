@@ -56,7 +56,7 @@ impl Thumbnailer {
     }
 
     fn process(&mut self, rows: &Rows<'_>, side: u32) -> Result<Output> {
-        let (thumbnails, errors) = rows::map(rows, |bytes| self.thumbnail(bytes, side));
+        let (thumbnails, errors) = rows::map(rows, |bytes| self.thumbnail(bytes, side))?;
         let mut column = LargeBinaryBuilder::new();
         thumbnails.iter().for_each(|jpeg| column.append_option(jpeg.as_deref()));
         Ok(Output::from(vec![Arc::new(column.finish()) as ArrayRef]).with_errors(errors))

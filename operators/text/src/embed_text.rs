@@ -86,6 +86,7 @@ impl Worker for EmbedTextWorker {
         let values = Float32Builder::with_capacity(rows.len() * self.encoder.dimensions());
         let mut vectors = FixedSizeListBuilder::with_capacity(values, self.dimensions, rows.len());
         for text in rows.column(0).as_string::<i32>() {
+            rows.check()?;
             match text {
                 Some(text) => vectors.values().append_slice(&self.encoder.embed(text)?),
                 None => vectors.values().append_nulls(self.encoder.dimensions()),

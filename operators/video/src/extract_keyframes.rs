@@ -25,6 +25,7 @@ pub(crate) fn definition() -> Definition {
             let (mut times, mut frames) = (Int64Builder::new(), LargeBinaryBuilder::new());
             let (mut parents, mut errors) = (UInt32Builder::new(), Vec::new());
             for row in (0..videos.len()).filter(|&row| videos.is_valid(row)) {
+                rows.check()?;
                 match extract(media::row_bytes(videos, row), &wanted) {
                     Ok(keyframes) => {
                         for keyframe in keyframes {
