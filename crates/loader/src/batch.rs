@@ -12,6 +12,7 @@ use cenote_operators_image::Framer;
 use cenote_operators_video::row_bytes;
 use cenote_store::arrow_error;
 
+use crate::memory::{Memory, Spares};
 use crate::order::{Sample, mix};
 use crate::packing::Packing;
 use crate::selection::Selection;
@@ -31,9 +32,9 @@ pub enum OnError {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Numbers {
     /// Bytes.
-    Byte(Vec<u8>),
+    Byte(Memory<u8>),
     /// 32-bit floats.
-    Float(Vec<f32>),
+    Float(Memory<f32>),
 }
 
 /// A column of a batch as one contiguous array.
@@ -103,6 +104,7 @@ pub(crate) struct Maker {
     pub(crate) on_error: OnError,
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
+    pub(crate) spare: Spares,
 }
 
 /// Time that a batch took.
@@ -174,7 +176,7 @@ impl Maker {
             let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
             let column = arrow::compute::cast(column, &DataType::LargeBinary).map_err(arrow_error)?;
             let pictures = column.as_binary::<i64>();
-            let mut tensor = zeros(name, chain, rows.num_rows());
+            let mut tensor = self.tensor(name, chain, rows.num_rows());
             let mut valid = vec![true; rows.num_rows()];
             for (row, sample) in samples.iter().enumerate() {
                 let outcome = match pictures.is_null(row) {
@@ -212,6 +214,18 @@ impl Maker {
             .collect();
         let rows = rows.project(&kept).map_err(arrow_error)?;
         Ok(Batch { epoch: self.epoch, step, rows, tensors, blocks, repeated, errors })
+    }
+
+    /// A tensor for `rows` rows, with any numbers in it.
+    fn tensor(&self, name: &str, chain: &Chain, rows: usize) -> Tensor {
+        let (height, width) = chain.size();
+        let (height, width) = (height as usize, width as usize);
+        let (of_frame, numbers) = match chain.is_float() {
+            true => ([3, height, width], Numbers::Float(self.spare.floats.take(rows * chain.numbers()))),
+            false => ([height, width, 3], Numbers::Byte(self.spare.bytes.take(rows * chain.numbers()))),
+        };
+        let shape = [rows].into_iter().chain(chain.frames()).chain(of_frame).collect();
+        Tensor { name: name.to_owned(), shape, numbers, valid: None }
     }
 
     /// The key of a sample's row, for a person.
@@ -262,17 +276,6 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
             interleave(&sources, places).map_err(arrow_error)
         }
     }
-}
-
-fn zeros(name: &str, chain: &Chain, rows: usize) -> Tensor {
-    let (height, width) = chain.size();
-    let (height, width) = (height as usize, width as usize);
-    let (of_frame, numbers) = match chain.is_float() {
-        true => ([3, height, width], Numbers::Float(vec![0.0; rows * chain.numbers()])),
-        false => ([height, width, 3], Numbers::Byte(vec![0; rows * chain.numbers()])),
-    };
-    let shape = [rows].into_iter().chain(chain.frames()).chain(of_frame).collect();
-    Tensor { name: name.to_owned(), shape, numbers, valid: None }
 }
 
 fn frame(numbers: &mut Numbers, len: usize, row: usize) -> Frame<'_> {

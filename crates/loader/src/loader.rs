@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::batch::{Batch, Maker, OnError, Scratch};
 use crate::buckets::Buckets;
+use crate::memory::Spares;
 use crate::order::{Mixture, Order, Sample, Shuffle};
 use crate::packing::Packing;
 use crate::pipeline::{Next, Pipeline, Plan, Stats};
@@ -92,6 +93,7 @@ pub struct Loader {
     shard: Shard,
     weights: Option<Vec<f64>>,
     handle: Handle,
+    spare: Spares,
     cursor: Mutex<Cursor>,
 }
 
@@ -164,7 +166,8 @@ impl Loader {
             stats: Stats::default(),
         };
         let handle = Handle::current();
-        Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, cursor: Mutex::new(cursor) })
+        let (spare, cursor) = (Spares::default(), Mutex::new(cursor));
+        Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, spare, cursor })
     }
 
     /// Samples an epoch, over all ranks.
@@ -222,6 +225,19 @@ impl Loader {
         }
     }
 
+    fn maker(&self, sources: &Arc<Vec<Selection>>, epoch: u64) -> Maker {
+        Maker {
+            sources: Arc::clone(sources),
+            columns: self.columns.clone(),
+            chains: self.chains.clone(),
+            packings: self.packings.clone(),
+            on_error: self.options.on_error,
+            seed: self.options.shuffle.unwrap_or(0),
+            epoch,
+            spare: self.spare.clone(),
+        }
+    }
+
     fn pipeline(&self) -> Result<Arc<Pipeline>> {
         let mut cursor = self.cursor.lock();
         if let Some(pipeline) = &cursor.pipeline {
@@ -233,15 +249,7 @@ impl Loader {
             cursor.selections = Arc::new(selections);
             cursor.stale = false;
         }
-        let maker = Maker {
-            sources: Arc::clone(&cursor.selections),
-            columns: self.columns.clone(),
-            chains: self.chains.clone(),
-            packings: self.packings.clone(),
-            on_error: self.options.on_error,
-            seed: self.options.shuffle.unwrap_or(0),
-            epoch: cursor.epoch,
-        };
+        let maker = self.maker(&cursor.selections, cursor.epoch);
         let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
         if let Some(buckets) = &self.options.buckets {
             order = order.by_length(buckets, &cursor.selections);
@@ -378,15 +386,7 @@ impl Loader {
             Err(Error::invalid_input(format!("there is no row {wanted}: rows count from 0")))
         };
         let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
-        let maker = Maker {
-            sources: Arc::clone(&sources),
-            columns: self.columns.clone(),
-            chains: self.chains.clone(),
-            packings: self.packings.clone(),
-            on_error: self.options.on_error,
-            seed: self.options.shuffle.unwrap_or(0),
-            epoch,
-        };
+        let maker = self.maker(&sources, epoch);
         let handle = Handle::current();
         // Decoding is work for a thread that may be busy.
         let made =

@@ -8,14 +8,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits, RgbImage};
-use turbojpeg::{Colorspace, DecompressHeader, Decompressor, PixelFormat, ScalingFactor};
+use turbojpeg::{Colorspace, DecompressHeader, Decompressor, PixelFormat, ScalingFactor, Subsamp};
 
 use crate::container;
+use crate::frame::Part;
+use crate::jpeg::{Region, decode_region};
 
 /// Images with more pixels than this are refused before anything is allocated for them.
 const PIXELS_MAX: u64 = 100_000_000;
 /// Decoders of `image` may hold this much; bounds 16-bit images, whose pixels are twice as large.
 const DECODED_BYTES_MAX: u64 = 512 << 20;
+/// Pixels of a part beside those that the filter reaches: on an edge, libjpeg-turbo has no neighbours to smooth colours with.
+const PART_MARGIN: f64 = 3.0;
 /// A progressive JPEG with more scans is refused: each scan is a pass over the whole picture.
 const JPEG_SCANS_MAX: u32 = 500;
 
@@ -29,6 +33,16 @@ pub(crate) enum Target {
     Cover(u32, u32),
     /// At least the size of the picture when fitted, in its proportions, into this width and height.
     Within(u32, u32),
+}
+
+/// Upright RGB8 pixels of a part of a picture.
+pub(crate) struct Decoded {
+    pub(crate) pixels: RgbImage,
+    /// Where they begin in the whole picture at their scale.
+    pub(crate) left: u32,
+    pub(crate) top: u32,
+    /// The size of that.
+    pub(crate) whole: (u32, u32),
 }
 
 /// Upright RGB8 pixels of `bytes`; with `target` (width, height) possibly scaled down to not less than it.
@@ -58,6 +72,69 @@ impl Decoder {
             ImageFormat::Jpeg => self.decode_jpeg(bytes, target),
             format => decode_other(bytes, format),
         }
+    }
+
+    /// As [`decode`](Self::decode), with those pixels at least that count when `part` is resized to `frame`. The part is in upright pixels of the
+    /// picture, of which there are `size`.
+    ///
+    /// # Errors
+    /// A reason for the person who looks at the row.
+    pub(crate) fn decode_part(
+        &mut self,
+        bytes: &[u8],
+        target: Target,
+        (part, size): (Part, (u32, u32)),
+        frame: (u32, u32),
+    ) -> Result<Decoded, String> {
+        if let Some(decoded) = self.decode_jpeg_part(bytes, target, (part, size), frame) {
+            return Ok(decoded);
+        }
+        let pixels = self.decode(bytes, target)?;
+        Ok(Decoded { left: 0, top: 0, whole: pixels.dimensions(), pixels })
+    }
+
+    /// `None` where this is not worth it, or a whole decoding must say what is wrong.
+    fn decode_jpeg_part(
+        &mut self,
+        bytes: &[u8],
+        target: Target,
+        (part, size): (Part, (u32, u32)),
+        frame: (u32, u32),
+    ) -> Option<Decoded> {
+        let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
+        let stands = orientation.is_none_or(|orientation| orientation == Orientation::NoTransforms);
+        if container::format(bytes) != Ok(ImageFormat::Jpeg) || !stands {
+            return None;
+        }
+        let header = new_decompressor().ok()?.read_header(bytes).ok()?;
+        let is_rgb = matches!(header.colorspace, Colorspace::YCbCr | Colorspace::RGB | Colorspace::Gray);
+        // The end is not read: that it is there must be seen otherwise.
+        if !is_rgb || header.is_lossless || header.subsamp == Subsamp::Unknown || !ends_properly(bytes) {
+            return None;
+        }
+        let scale = jpeg_scale(&header, Orientation::NoTransforms, target);
+        let (width, height) = (scale.scale(header.width) as u32, scale.scale(header.height) as u32);
+        let block = scale.scale(header.subsamp.mcu_width()) as u32;
+        let span = |begin: f64, extent: f64, (side, whole): (u32, u32), out: u32, step: u32| {
+            let factor = f64::from(whole) / f64::from(side);
+            let reach = (extent * factor / f64::from(out)).max(1.0) + PART_MARGIN;
+            let first = (begin * factor - reach).max(0.0) as u32 / step * step;
+            let end = (((begin + extent) * factor + reach).ceil() as u32).min(whole);
+            (first, end.saturating_sub(first))
+        };
+        let (left, part_width) = span(part.left, part.width, (size.0, width), frame.0, block);
+        let (top, part_height) = span(part.top, part.height, (size.1, height), frame.1, 1);
+        let region = Region { left, top, width: part_width, height: part_height };
+        if u64::from(part_width) * u64::from(part_height) * 10 > u64::from(width) * u64::from(height) * 9 {
+            return None;
+        }
+        let mut pixels = std::mem::take(&mut self.scratch);
+        if decode_region(bytes, scale, region, JPEG_SCANS_MAX, &mut pixels).is_none() {
+            self.scratch = pixels;
+            return None;
+        }
+        let pixels = RgbImage::from_raw(part_width, part_height, pixels)?;
+        Some(Decoded { pixels, left, top, whole: (width, height) })
     }
 
     /// Takes back pixels that are no longer needed, so that the next image needs no allocation.
@@ -142,7 +219,8 @@ fn new_decompressor() -> Result<Decompressor, String> {
     Ok(jpeg)
 }
 
-/// The smallest scale libjpeg-turbo offers at which the image is still as large as `target` asks.
+/// The smallest scale at which the image is still as large as `target` asks, of those for which libjpeg-turbo has vector instructions:
+/// for the others it has none, and to decode twice the pixels is quicker.
 fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Target) -> ScalingFactor {
     if header.is_lossless {
         return ScalingFactor::ONE;
@@ -156,8 +234,9 @@ fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Targe
         Target::Within(width, height) => fit_within(shown_width, shown_height, width, height),
     };
     let (need_width, need_height) = if turned { (need_height, need_width) } else { (need_width, need_height) };
-    (1..8)
-        .map(|eighths| ScalingFactor::new(eighths, 8))
+    [8, 4, 2]
+        .map(|part| ScalingFactor::new(1, part))
+        .into_iter()
         .find(|scale| {
             scale.scale(header.width) >= need_width as usize && scale.scale(header.height) >= need_height as usize
         })

@@ -32,7 +32,7 @@ const GPU_PICTURES: usize = 32;
 pub(crate) fn definition(models: Arc<ModelRegistry>) -> Definition {
     let summary =
         "Vector of a picture: near the vectors of fitting words (`embed_text`), or of pictures that look alike";
-    Definition::new("embed_image", 1, summary, move |params| EmbedImage::bind(Arc::clone(&models), params))
+    Definition::new("embed_image", 2, summary, move |params| EmbedImage::bind(Arc::clone(&models), params))
         .input(Port::new("image", PortType::Bytes))
         .param(
             "space",

@@ -3,7 +3,7 @@
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{PixelType, Resizer};
 
-use crate::decode::{self, Decoder, Target};
+use crate::decode::{self, Decoded, Decoder, Target};
 use crate::scale;
 
 /// A part of a picture, in its upright pixels; fractions of pixels count.
@@ -17,6 +17,17 @@ pub struct Part {
     pub width: f64,
     /// Its height in pixels.
     pub height: f64,
+}
+
+/// Pixels of a picture, or of a part of it.
+struct Source<'a> {
+    pixels: &'a [u8],
+    size: (u32, u32),
+    /// Where they begin in the picture.
+    left: u32,
+    top: u32,
+    /// The size of that, at the scale of the pixels.
+    whole: (u32, u32),
 }
 
 /// Decodes pictures into frames, keeping its buffers from one to the next.
@@ -52,9 +63,11 @@ impl Framer {
         // So large that the part has at least as many pixels as the frame, if the picture has them.
         let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
         let target = Target::Cover(whole(size.0, width, part.width), whole(size.1, height, part.height));
-        let picture = self.decoder.decode(bytes, target)?;
-        let outcome = self.resample(picture.as_raw(), picture.dimensions(), size, part, frame, (width, height));
-        self.decoder.recycle(picture);
+        let Decoded { pixels, left, top, whole } =
+            self.decoder.decode_part(bytes, target, (part, size), (width, height))?;
+        let source = Source { pixels: pixels.as_raw(), size: pixels.dimensions(), left, top, whole };
+        let outcome = self.resample(&source, size, part, frame, (width, height));
+        self.decoder.recycle(pixels);
         outcome
     }
 
@@ -70,13 +83,13 @@ impl Framer {
         frame: &mut [u8],
         (width, height): (u32, u32),
     ) -> Result<(), String> {
-        self.resample(pixels, size, size, part, frame, (width, height))
+        let source = Source { pixels, size, left: 0, top: 0, whole: size };
+        self.resample(&source, size, part, frame, (width, height))
     }
 
     fn resample(
         &mut self,
-        pixels: &[u8],
-        (source_width, source_height): (u32, u32),
+        source: &Source<'_>,
         size: (u32, u32),
         part: Part,
         frame: &mut [u8],
@@ -84,13 +97,15 @@ impl Framer {
     ) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| format!("cannot be resized: {error}");
         let (across, down) =
-            (f64::from(source_width) / f64::from(size.0), f64::from(source_height) / f64::from(size.1));
-        let source = ImageRef::new(source_width, source_height, pixels, PixelType::U8x3);
+            (f64::from(source.whole.0) / f64::from(size.0), f64::from(source.whole.1) / f64::from(size.1));
+        let (source_width, source_height) = source.size;
+        let (first_column, first_line) = (f64::from(source.left), f64::from(source.top));
+        let source = ImageRef::new(source_width, source_height, source.pixels, PixelType::U8x3);
         let source = source.map_err(|error| text(&error))?;
         let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(|error| text(&error))?;
         // Rounding may put an edge beyond the picture by less than a pixel's millionth.
-        let left = (part.left * across).clamp(0.0, f64::from(source_width) - 1e-3);
-        let top = (part.top * down).clamp(0.0, f64::from(source_height) - 1e-3);
+        let left = (part.left * across - first_column).clamp(0.0, f64::from(source_width) - 1e-3);
+        let top = (part.top * down - first_line).clamp(0.0, f64::from(source_height) - 1e-3);
         let cut_width = (part.width * across).min(f64::from(source_width) - left);
         let cut_height = (part.height * down).min(f64::from(source_height) - top);
         let options = scale::options().crop(left, top, cut_width, cut_height);
@@ -126,6 +141,63 @@ mod tests {
         framer.fill(&bytes, (400, 200), whole, &mut frame, (10, 10)).unwrap();
         assert_eq!(&frame[..3], [250, 0, 0]);
         assert_eq!(&frame[27..30], [0, 0, 250]);
+    }
+
+    /// Parts of pictures of every sort, against the same part of all of their pixels.
+    #[test]
+    fn a_part_of_a_jpeg_is_what_the_whole_picture_has_there() {
+        let scene = testing::scene(637, 421);
+        let mut compressor = turbojpeg::Compressor::new().unwrap();
+        let mut files = Vec::new();
+        for subsamp in [turbojpeg::Subsamp::None, turbojpeg::Subsamp::Sub2x1, turbojpeg::Subsamp::Sub2x2] {
+            for is_progressive in [false, true] {
+                compressor.set_subsamp(subsamp).unwrap();
+                compressor.set_progressive(is_progressive).unwrap();
+                let image = turbojpeg::Image {
+                    pixels: scene.as_raw().as_slice(),
+                    width: 637,
+                    pitch: 637 * 3,
+                    height: 421,
+                    format: turbojpeg::PixelFormat::RGB,
+                };
+                files.push(compressor.compress_to_vec(image).unwrap());
+            }
+        }
+        let mut random = cenote_base::Random::new(7);
+        let mut partly = 0;
+        for _ in 0..300 {
+            let bytes = &files[random.below(files.len() as u64) as usize];
+            let (width, height) = (1.0 + random.unit() * 636.0, 1.0 + random.unit() * 420.0);
+            let (left, top) = (random.unit() * (637.0 - width), random.unit() * (421.0 - height));
+            let part = Part { left, top, width, height };
+            let out = (1 + random.below(200) as u32, 1 + random.below(200) as u32);
+            let mut framer = Framer::default();
+            let mut found = vec![0; out.0 as usize * out.1 as usize * 3];
+            framer.fill(bytes, (637, 421), part, &mut found, out).unwrap();
+
+            let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
+            let target = Target::Cover(whole(637, out.0, width), whole(421, out.1, height));
+            let pixels = Decoder::default().decode(bytes, target).unwrap();
+            let some = Decoder::default().decode_part(bytes, target, (part, (637, 421)), out).unwrap();
+            assert_eq!(some.whole, pixels.dimensions());
+            partly += u32::from(some.pixels.dimensions() != some.whole);
+            let size = pixels.dimensions();
+            let source = Source { pixels: pixels.as_raw(), size, left: 0, top: 0, whole: size };
+            let mut expected = vec![0; found.len()];
+            framer.resample(&source, (637, 421), part, &mut expected, out).unwrap();
+            let off = found.iter().zip(&expected).map(|(found, expected)| found.abs_diff(*expected)).max();
+            assert!(off <= Some(1), "{part:?} to {out:?}: {off:?}");
+        }
+        assert!(partly > 200, "{partly} of 300 were decoded in part");
+    }
+
+    #[test]
+    fn a_cut_jpeg_is_refused_whatever_part_is_asked_for() {
+        let bytes = testing::jpeg(&testing::scene(640, 480), 90);
+        let part = Part { left: 0.0, top: 0.0, width: 100.0, height: 100.0 };
+        let mut frame = vec![0; 10 * 10 * 3];
+        let reason = Framer::default().fill(&bytes[..bytes.len() / 2], (640, 480), part, &mut frame, (10, 10));
+        assert!(reason.unwrap_err().contains("truncated"));
     }
 
     #[test]

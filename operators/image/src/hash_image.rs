@@ -30,7 +30,7 @@ pub(crate) const KERNEL: &str = "phash";
 
 pub(crate) fn definition() -> Definition {
     let summary = "Perceptual hash: near pictures differ in few of 64 bits";
-    Definition::new("hash_image", 2, summary, |_params| {
+    Definition::new("hash_image", 3, summary, |_params| {
         let input = Field::new("luma", DataType::FixedSizeBinary(PICTURE_BYTES as i32), true);
         let kernel = Kernel {
             name: KERNEL,

@@ -17,6 +17,7 @@ mod describe_image;
 mod embed_image;
 mod frame;
 mod hash_image;
+mod jpeg;
 mod resize_image;
 mod rows;
 mod scale;

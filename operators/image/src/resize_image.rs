@@ -35,7 +35,7 @@ const RUN_BYTES_MAX: usize = 64 << 20;
 pub(crate) const KERNEL: &str = "resize_image";
 
 pub(crate) fn definition() -> Definition {
-    Definition::new("resize_image", 1, "Upright RGB8 pixels of one size, as width × height × 3 numbers", |params| {
+    Definition::new("resize_image", 2, "Upright RGB8 pixels of one size, as width × height × 3 numbers", |params| {
         let frame = Frame::from_params(params)?;
         let preparer = move || Ok(Box::new(Preparer { frame, decoder: Decoder::default(), scaler: Scaler::default() }));
         let kernel = Kernel {

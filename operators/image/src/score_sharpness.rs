@@ -16,7 +16,7 @@ const SIDE: u32 = 256;
 
 pub(crate) fn definition() -> Definition {
     let summary = "Variance of the Laplacian of the luma at 256 pixels: below about 100 a photograph looks blurred";
-    Definition::new("score_sharpness", 1, summary, |_params| {
+    Definition::new("score_sharpness", 2, summary, |_params| {
         let field = Field::new("sharpness", DataType::Float32, true);
         let start = || Ok((Decoder::default(), Scaler::default()));
         Ok(rows::with_state(vec![field], start, |(decoder, scaler), rows: &Rows<'_>| {

@@ -13,7 +13,7 @@ use crate::rows;
 use crate::scale::Scaler;
 
 pub(crate) fn definition() -> Definition {
-    Definition::new("thumbnail_image", 1, "A small upright JPEG in the picture's proportions", |params| {
+    Definition::new("thumbnail_image", 2, "A small upright JPEG in the picture's proportions", |params| {
         let (side, quality) = (bounded(params, "size", 4096)?, bounded(params, "quality", 100)?);
         let field = Field::new("thumbnail", DataType::LargeBinary, true);
         Ok(rows::with_state(

@@ -76,9 +76,13 @@ fn a_scaled_jpeg_is_the_smallest_that_is_large_enough_and_looks_the_same() {
     let bytes = jpeg(&scene(640, 480), 92);
     let full = decode_rgb(&bytes, None).unwrap();
     assert_eq!(full.dimensions(), (640, 480));
-    for (target, size) in
-        [((224, 224), (320, 240)), ((160, 120), (160, 120)), ((161, 1), (240, 180)), ((9, 9), (80, 60))]
-    {
+    for (target, size) in [
+        ((224, 224), (320, 240)),
+        ((160, 120), (160, 120)),
+        ((161, 1), (320, 240)),
+        ((321, 1), (640, 480)),
+        ((9, 9), (80, 60)),
+    ] {
         let scaled = decode_rgb(&bytes, Some(target)).unwrap();
         assert_eq!(scaled.dimensions(), size, "{target:?}");
         let reference = image::imageops::thumbnail(&full, size.0, size.1);

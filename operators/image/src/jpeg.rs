@@ -1,0 +1,84 @@
+//! A part of a JPEG, without most of the work for the rest of it, by libjpeg-turbo's C interface: that of `turbojpeg` decodes whole
+//! pictures.
+
+#![expect(
+    unsafe_code,
+    reason = "a C library fills memory that is given to it; each block says why that is large enough"
+)]
+
+use std::ffi::c_int;
+
+use turbojpeg::{ScalingFactor, raw};
+
+/// A part of a scaled picture, in its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// A multiple of the width of a block of the scaled picture.
+    pub(crate) left: u32,
+    pub(crate) top: u32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+}
+
+impl Region {
+    fn bytes(self) -> usize {
+        self.width as usize * self.height as usize * 3
+    }
+}
+
+/// What libjpeg-turbo knows of one picture.
+struct Instance(raw::tjhandle);
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours, and is not used again.
+        unsafe { raw::tj3Destroy(self.0) }
+    }
+}
+
+/// Fills `pixels` with the RGB pixels of `region`, line by line. `None` when libjpeg-turbo has anything to remark: then decoding the whole
+/// picture tells what.
+pub(crate) fn decode_region(
+    jpeg: &[u8],
+    scale: ScalingFactor,
+    region: Region,
+    scans_max: u32,
+    pixels: &mut Vec<u8>,
+) -> Option<()> {
+    let number = |value: u32| c_int::try_from(value).ok();
+    let factor =
+        raw::tjscalingfactor { num: c_int::try_from(scale.num()).ok()?, denom: c_int::try_from(scale.denom()).ok()? };
+    let part = raw::tjregion {
+        x: number(region.left)?,
+        y: number(region.top)?,
+        w: number(region.width)?,
+        h: number(region.height)?,
+    };
+    let pitch = number(region.width.checked_mul(3)?)?;
+    pixels.resize(region.bytes(), 0);
+    // SAFETY: takes a number.
+    let instance = Instance(unsafe { raw::tj3Init(raw::TJINIT_TJINIT_DECOMPRESS as c_int) });
+    if instance.0.is_null() || region.bytes() == 0 {
+        return None;
+    }
+    // SAFETY: the handle is live, and the bytes are there with their length for as long as the call takes.
+    let read = unsafe {
+        raw::tj3Set(instance.0, raw::TJPARAM_TJPARAM_SCANLIMIT as c_int, number(scans_max)?) == 0
+            && raw::tj3DecompressHeader(instance.0, jpeg.as_ptr(), jpeg.len() as _) == 0
+            && raw::tj3SetScalingFactor(instance.0, factor) == 0
+    };
+    // SAFETY: as above. A region that is not inside the picture is refused, and an accepted one of a height has as many lines, of `pitch`
+    // bytes each: what `pixels` was made for.
+    let done = unsafe {
+        read && raw::tj3SetCroppingRegion(instance.0, part) == 0
+            && raw::tj3Decompress8(
+                instance.0,
+                jpeg.as_ptr(),
+                jpeg.len() as _,
+                pixels.as_mut_ptr(),
+                pitch,
+                raw::TJPF_TJPF_RGB as c_int,
+            ) == 0
+    };
+    done.then_some(())
+}
