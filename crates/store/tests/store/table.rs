@@ -151,6 +151,23 @@ async fn large_values_are_patched_in_files_with_deleted_and_untouched_rows() {
         table.upsert(batch(&ids, 0, &[0, 1, 2, 3])).await.unwrap();
         table.fold().await.unwrap();
     }
+    let verify = async |expected: &BTreeMap<i64, i64>| {
+        let found = table.snapshot().await.unwrap().collect(&ScanRequest::default()).await.unwrap();
+        assert_eq!(found.num_rows(), expected.len());
+        let int = |name: &str| found[name].as_primitive::<Int64Type>().values().to_vec();
+        let (ids, numbers, others) = (int("id"), int("number"), int("other"));
+        let texts = found["large"].as_string::<i32>();
+        for row in 0..found.num_rows() {
+            let (id, round) = (ids[row], expected[&ids[row]]);
+            assert_eq!((numbers[row], others[row]), (id * 10 + round, -id));
+            assert_eq!(texts.is_valid(row).then(|| texts.value(row).to_owned()), large(id, round), "{id}");
+        }
+    };
+    // Nothing is deleted yet, and nothing in order.
+    let all: Vec<i64> = (0..1_500).rev().collect();
+    table.update(batch(&all, 4, &[0, 1, 2])).await.unwrap();
+    expected.extend(all.iter().map(|id| (*id, 4)));
+    verify(&expected).await;
     let deleted: Vec<i64> = (0..1_500).filter(|id| id % 7 == 0 || (1_300..1_450).contains(id)).collect();
     expected.retain(|id, _| deleted.binary_search(id).is_err());
     table.delete(&batch(&deleted, 0, &[0])).await.unwrap();
@@ -173,16 +190,7 @@ async fn large_values_are_patched_in_files_with_deleted_and_untouched_rows() {
         assert_eq!(report.updated, touched.len());
         expected.extend(touched.iter().map(|id| (*id, round)));
         assert_eq!(rows(&table).await, rows_before, "an update moves no row");
-        let found = table.snapshot().await.unwrap().collect(&ScanRequest::default()).await.unwrap();
-        assert_eq!(found.num_rows(), expected.len(), "{round}");
-        let int = |name: &str| found[name].as_primitive::<Int64Type>().values().to_vec();
-        let (ids, numbers, others) = (int("id"), int("number"), int("other"));
-        let texts = found["large"].as_string::<i32>();
-        for row in 0..found.num_rows() {
-            let (id, round) = (ids[row], expected[&ids[row]]);
-            assert_eq!((numbers[row], others[row]), (id * 10 + round, -id));
-            assert_eq!(texts.is_valid(row).then(|| texts.value(row).to_owned()), large(id, round), "{id}");
-        }
+        verify(&expected).await;
     }
 }
 
