@@ -1,5 +1,6 @@
 //! Making a batch: rows by id, pictures to tensors.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -137,12 +138,13 @@ impl Maker {
             if mine.is_empty() {
                 continue;
             }
-            let mut unique: Vec<u64> = mine.iter().map(|(_, row_id)| *row_id).collect();
-            unique.sort_unstable();
-            unique.dedup();
+            let (mut unique, mut known) = (Vec::with_capacity(mine.len()), HashMap::new());
             for (at, row_id) in mine {
-                // It is there: `unique` was made of these.
-                places[at] = (parts.len(), unique.binary_search(&row_id).unwrap_or_default());
+                let place = *known.entry(row_id).or_insert_with(|| {
+                    unique.push(row_id);
+                    unique.len() - 1
+                });
+                places[at] = (parts.len(), place);
             }
             parts.push(selection.snapshot.take(&unique, &self.columns).await?);
         }
@@ -263,6 +265,8 @@ impl Maker {
 fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field: &Field) -> Result<ArrayRef> {
     match parts {
         [] => Ok(arrow::array::new_empty_array(field.data_type())),
+        // Each row once, in the order in which it was asked for.
+        [part] if places.iter().enumerate().all(|(at, (_, row))| *row == at) => Ok(Arc::clone(part.column(column))),
         [part] => {
             let rows: UInt32Array = places.iter().map(|(_, row)| Some(*row as u32)).collect();
             take(part.column(column), &rows, None).map_err(arrow_error)

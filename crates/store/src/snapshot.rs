@@ -597,16 +597,16 @@ impl Snapshot {
         let addresses: Vec<u64> = self.reader.find(row_ids).await?.into_iter().map(u64::from).collect();
         let read = self.base.read_blobs(column).map_err(lance_error)?.with_row_addresses(addresses);
         // They come in the order asked for, and are read together where they are near each other.
-        let mut media = read.try_into_stream().boxed().await.map_err(lance_error)?;
-        let mut builder = LargeBinaryBuilder::new();
-        while let Some(media) = media.try_next().await.map_err(lance_error)? {
-            builder.append_option(media.data);
+        let media = read.try_into_stream().boxed().await.map_err(lance_error)?;
+        let media: Vec<_> = media.map_ok(|media| media.data).try_collect().await.map_err(lance_error)?;
+        if media.len() != row_ids.len() {
+            return Err(Error::not_found("a row id names no row of this snapshot"));
         }
-        let media = builder.finish();
-        match media.len() == row_ids.len() {
-            true => Ok(Arc::new(media)),
-            false => Err(Error::not_found("a row id names no row of this snapshot")),
-        }
+        // Made as large as it will be: growing copies all of it again and again.
+        let bytes = media.iter().flatten().map(|media| media.len()).sum();
+        let mut builder = LargeBinaryBuilder::with_capacity(media.len(), bytes);
+        media.into_iter().for_each(|media| builder.append_option(media));
+        Ok(Arc::new(builder.finish()))
     }
 }
 
