@@ -18,7 +18,8 @@ const FOREIGN: [(&str, &[&str]); 8] = [
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    // Where it runs, not where it was compiled: clones share a build directory.
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf()
 }
 
 /// Layer of each crate in the table of ARCHITECTURE.md.
