@@ -107,9 +107,11 @@ impl Decoder {
             return None;
         }
         let header = new_decompressor().ok()?.read_header(bytes).ok()?;
+        check_pixels(header.width as u64, header.height as u64).ok()?;
         let is_rgb = matches!(header.colorspace, Colorspace::YCbCr | Colorspace::RGB | Colorspace::Gray);
-        // The end is not read: that it is there must be seen otherwise.
-        if !is_rgb || header.is_lossless || header.subsamp == Subsamp::Unknown || !ends_properly(bytes) {
+        // What is below the part is not read, so a cut must be seen otherwise; the mark of an end elsewhere may be that of a thumbnail.
+        let is_whole = bytes.ends_with(&[0xff, 0xd9]);
+        if !is_rgb || header.is_lossless || header.subsamp == Subsamp::Unknown || !is_whole {
             return None;
         }
         let scale = jpeg_scale(&header, Orientation::NoTransforms, target);

@@ -102,11 +102,19 @@ struct EmbedImageWorker {
 impl EmbedImageWorker {
     /// Adds the model's answer to the pictures of `pixels`, which it takes out, to `vectors`.
     fn embed(&self, pixels: &mut Vec<f32>, vectors: &mut Vec<f32>) -> Result<()> {
-        let images = Tensor::f32(vec![pixels.len() / PICTURE_NUMBERS, 3, SIDE, SIDE], std::mem::take(pixels))?;
+        let count = pixels.len() / PICTURE_NUMBERS;
+        let images = Tensor::f32(vec![count, 3, SIDE, SIDE], std::mem::take(pixels))?;
         let outputs = self.model.run([("image", images)], &[self.output])?;
         let output = outputs.first();
         let output = output.ok_or_else(|| Error::internal(format!("model `{MODEL}` gave no `{}`", self.output)))?;
-        vectors.extend_from_slice(output.as_f32()?);
+        let made = output.as_f32()?;
+        if made.len() != count * self.dimensions {
+            return Err(Error::internal(format!(
+                "`{}` has shape {:?} for {count} pictures",
+                self.output, output.shape
+            )));
+        }
+        vectors.extend_from_slice(made);
         Ok(())
     }
 }

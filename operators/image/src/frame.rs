@@ -1,23 +1,11 @@
 //! Pictures for models: any part of an encoded picture, at any size, with one decoding and one resampling.
 
+pub use cenote_device::resize::frames::Part;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{PixelType, Resizer};
 
 use crate::decode::{self, Decoded, Decoder, Target};
 use crate::scale;
-
-/// A part of a picture, in its upright pixels; fractions of pixels count.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
-    /// Pixels left of it.
-    pub left: f64,
-    /// Pixels above it.
-    pub top: f64,
-    /// Its width in pixels.
-    pub width: f64,
-    /// Its height in pixels.
-    pub height: f64,
-}
 
 /// Pixels of a picture, or of a part of it.
 struct Source<'a> {
@@ -47,8 +35,9 @@ impl Framer {
     }
 
     /// Writes `part` of the picture into `frame`, RGB of `width` × `height`, row by row. `size` is the picture's own, as
-    /// [`size`](Self::size) gave it. A JPEG is decoded no larger than need be; the filter is a triangle that widens with the
-    /// reduction, as Pillow's `BILINEAR` is.
+    /// [`size`](Self::size) gave it. A JPEG is decoded no larger than need be, and what is broken outside of
+    /// the part need not be noticed, unless the file is cut; the filter is a triangle that widens with the reduction, as Pillow's
+    /// `BILINEAR` is. The part is in upright pixels.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -196,8 +185,13 @@ mod tests {
         let bytes = testing::jpeg(&testing::scene(640, 480), 90);
         let part = Part { left: 0.0, top: 0.0, width: 100.0, height: 100.0 };
         let mut frame = vec![0; 10 * 10 * 3];
-        let reason = Framer::default().fill(&bytes[..bytes.len() / 2], (640, 480), part, &mut frame, (10, 10));
-        assert!(reason.unwrap_err().contains("truncated"));
+        // In the second, a segment for programs holds the mark of an end, as that of a thumbnail does.
+        let marked = [&bytes[..2], &[0xff, 0xe9, 0, 4, 0xff, 0xd9], &bytes[2..]].concat();
+        for bytes in [&bytes, &marked] {
+            Framer::default().fill(bytes, (640, 480), part, &mut frame, (10, 10)).unwrap();
+            let reason = Framer::default().fill(&bytes[..bytes.len() / 2], (640, 480), part, &mut frame, (10, 10));
+            assert!(reason.unwrap_err().contains("truncated"));
+        }
     }
 
     #[test]

@@ -7,10 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, LargeBinaryArray, LargeBinaryBuilder, RecordBatch, UInt8Array,
-    UInt32Array,
+    Array, ArrayRef, AsArray, FixedSizeListArray, LargeBinaryArray, RecordBatch, UInt8Array, UInt32Array,
 };
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use arrow::error::ArrowError;
 use cenote_base::{Error, Result};
@@ -121,8 +120,16 @@ impl Frame {
 
     /// Black frames.
     fn black(self, rows: usize) -> Result<Vec<u8>> {
-        check_bytes(rows, self.bytes())?;
-        Ok(vec![0; self.bytes() * rows])
+        let total = self.bytes().saturating_mul(rows);
+        if total > BATCH_BYTES_MAX {
+            return Err(Error::resource_exhausted(format!(
+                "{rows} images of {} × {} pixels need {total} bytes in one batch; use batches of at most {} rows",
+                self.width,
+                self.height,
+                BATCH_BYTES_MAX / self.bytes()
+            )));
+        }
+        Ok(vec![0; total])
     }
 
     fn column(self, pixels: Vec<u8>, nulls: Option<NullBuffer>) -> Result<ArrayRef> {
@@ -131,17 +138,6 @@ impl Frame {
         let list = FixedSizeListArray::try_new(item, self.bytes() as i32, values, nulls).map_err(no_column)?;
         Ok(Arc::new(list))
     }
-}
-
-/// A batch of so many `rows` may hold `row_bytes` in each.
-fn check_bytes(rows: usize, row_bytes: usize) -> Result<()> {
-    if rows.saturating_mul(row_bytes) <= BATCH_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::resource_exhausted(format!(
-        "{rows} images of up to {row_bytes} bytes of pixels are more than {BATCH_BYTES_MAX} in one batch; use batches of at most {} rows",
-        BATCH_BYTES_MAX / row_bytes
-    )))
 }
 
 fn no_column(source: ArrowError) -> Error {
@@ -199,27 +195,36 @@ struct Preparer {
 impl Worker for Preparer {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let frame = self.frame;
-        check_bytes(rows.len(), LARGE * frame.bytes())?;
-        let (pictures, errors) = rows::map(rows, |encoded| {
-            let image = self.decoder.decode(encoded, frame.target())?;
-            if image.as_raw().len() <= LARGE * frame.bytes() {
-                return Ok(image);
+        let mut pixels: Vec<u8> = Vec::new();
+        let (mut widths, mut heights) = (vec![0; rows.len()], vec![0; rows.len()]);
+        let mut is_full = false;
+        let (valid, errors) = rows::for_each(rows, |row, encoded| {
+            let mut image = self.decoder.decode(encoded, frame.target())?;
+            if image.as_raw().len() > LARGE * frame.bytes() {
+                let mut small = RgbImage::new(frame.width, frame.height);
+                self.scaler.fill(&image, &mut small, frame.size(), frame.fit)?;
+                self.decoder.recycle(std::mem::replace(&mut image, small));
             }
-            let mut small = RgbImage::new(frame.width, frame.height);
-            self.scaler.fill(&image, &mut small, frame.size(), frame.fit)?;
+            is_full |= pixels.len() + image.as_raw().len() > BATCH_BYTES_MAX;
+            if !is_full {
+                pixels.extend_from_slice(image.as_raw());
+                (widths[row], heights[row]) = image.dimensions();
+            }
             self.decoder.recycle(image);
-            Ok(small)
+            Ok(())
         })?;
-        let side = |side: fn(&RgbImage) -> u32| -> ArrayRef {
-            Arc::new(pictures.iter().map(|picture| picture.as_ref().map(side)).collect::<UInt32Array>())
-        };
-        let (widths, heights) = (side(RgbImage::width), side(RgbImage::height));
-        let bytes = pictures.iter().flatten().map(|picture| picture.as_raw().len()).sum();
-        let mut pixels = LargeBinaryBuilder::with_capacity(rows.len(), bytes);
-        for picture in pictures {
-            pixels.append_option(picture.map(RgbImage::into_raw));
+        if is_full {
+            return Err(Error::resource_exhausted(format!(
+                "{} images decode to more than {BATCH_BYTES_MAX} bytes in one batch; use smaller batches",
+                rows.len()
+            )));
         }
-        Ok(Output::from(vec![Arc::new(pixels.finish()), widths, heights]).with_errors(errors))
+        let lengths = widths.iter().zip(&heights).map(|(width, height)| *width as usize * *height as usize * 3);
+        let (offsets, nulls) = (OffsetBuffer::from_lengths(lengths), Some(NullBuffer::from(valid)));
+        let pixels = LargeBinaryArray::try_new(offsets, Buffer::from_vec(pixels), nulls.clone()).map_err(no_column)?;
+        let sides = [widths, heights].map(|sides| Arc::new(UInt32Array::new(sides.into(), nulls.clone())) as ArrayRef);
+        let [widths, heights] = sides;
+        Ok(Output::from(vec![Arc::new(pixels), widths, heights]).with_errors(errors))
     }
 }
 
