@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +23,11 @@ def numbers(lake: cenote.Lake) -> cenote.Table:
     table = lake.create_table("numbers", {"id": int, "word": str, "at": cenote.vector(2)}, primary_key="id")
     table.upsert({"id": range(100), "word": [f"w{id}" for id in range(100)], "at": [[id, -id] for id in range(100)]})
     return table
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Lets SIGINT interrupt the test: a shell that starts it in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -193,6 +193,7 @@ def test_a_lake_opens_with_a_device_or_says_which_there_are(tmp_path):
         cenote.open(tmp_path / "lake", device="tpu")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_call_that_a_child_is_in(tmp_path) -> None:
     pids = tmp_path / "pids"
     pids.mkdir()
