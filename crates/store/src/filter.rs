@@ -69,7 +69,8 @@ impl Filter {
             .map_err(|source| Error::internal(format!("read filter `{self}`")).with_source(source))
     }
 
-    fn expression(&self, schema: &SchemaRef) -> Result<Expr> {
+    /// As DataFusion has it, its columns and types those of `schema`.
+    pub(crate) fn expression(&self, schema: &SchemaRef) -> Result<Expr> {
         match self {
             Self::Sql(text) => Planner::new(Arc::clone(schema)).parse_filter(text),
             Self::Expr(expression) => Ok(expression.as_ref().clone()),

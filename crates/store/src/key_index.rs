@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cenote_base::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::files::read_cached;
+
 const MAGIC: &[u8; 8] = b"CENOTEKI";
 const FORMAT: u32 = 1;
 const ENTRY_BYTES: usize = 24;
@@ -220,21 +222,6 @@ impl Bucket {
 
 /// Fills a buffer from a place in a file; false when that would have to wait, and must not.
 type ReadAt = fn(&File, &mut [u8], u64) -> std::io::Result<bool>;
-
-/// Reads what the operating system has in memory.
-#[cfg(target_os = "linux")]
-fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<bool> {
-    use rustix::io::{ReadWriteFlags, preadv2};
-    // A file system that does not know the flag says so by an error: then whoever waits reads.
-    let wanted = bytes.len();
-    Ok(preadv2(file, &mut [std::io::IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT)
-        .is_ok_and(|read| read == wanted))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn read_cached(_: &File, _: &mut [u8], _: u64) -> std::io::Result<bool> {
-    Ok(false)
-}
 
 impl Level {
     fn open(directory: &Path, name: String) -> Result<Option<Self>> {

@@ -16,7 +16,7 @@ use futures::future::try_join_all;
 use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 use lance::dataset::{ProjectionRequest, TakeBuilder};
-use lance_core::datatypes::Schema;
+use lance_core::datatypes::{Field, Schema};
 use lance_core::utils::address::RowAddress;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -24,11 +24,14 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::OnceCell;
 
 use crate::fault::{arrow_error, lance_error};
+use crate::media::MediaFiles;
 use crate::places::{FragmentPlaces, Places};
 
 /// A page holds the rows of so many bytes of a fragment's files, and so fewer of each column.
 const PAGE_BYTES: u64 = 64 * 1024;
 const PAGE_ROWS_MAX: u64 = 8192;
+/// Descriptors of media are this small, however large the rows of their file are.
+const DESCRIPTOR_BYTES: u64 = 32;
 /// One call reads so many pages at most; rows in others it reads one by one.
 const PAGES_READ_MAX: usize = 4;
 /// So many files are kept open.
@@ -63,6 +66,7 @@ pub(crate) struct RowReader {
     places: OnceCell<Places>,
     /// Opened when they are first read.
     files: Mutex<HashMap<FileKey, Arc<FragmentReader>>>,
+    media_files: Arc<MediaFiles>,
 }
 
 /// A run of rows of a fragment, of which some are asked for.
@@ -99,7 +103,13 @@ impl Pages {
 
 impl RowReader {
     pub(crate) fn new(base: &Arc<Dataset>, pages: &Arc<Pages>) -> Self {
-        Self { base: Arc::clone(base), pages: Arc::clone(pages), places: OnceCell::new(), files: Mutex::default() }
+        Self {
+            base: Arc::clone(base),
+            pages: Arc::clone(pages),
+            places: OnceCell::new(),
+            files: Mutex::default(),
+            media_files: Arc::default(),
+        }
     }
 
     /// The rows with these ids, in their order.
@@ -107,11 +117,15 @@ impl RowReader {
     /// # Errors
     /// `NotFound` when one is not there.
     pub(crate) async fn take(&self, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
-        if row_ids.len() > ROWS_MAX {
-            return self.take_many(self.find(row_ids).await?, columns).await;
+        self.take_at(&self.find(row_ids).await?, columns).await
+    }
+
+    /// The rows at these addresses, in their order; of media their descriptors, and then no other columns.
+    pub(crate) async fn take_at(&self, addresses: &[RowAddress], columns: &Schema) -> Result<RecordBatch> {
+        if addresses.len() > ROWS_MAX {
+            return self.take_many(addresses, columns).await;
         }
-        let addresses = self.find(row_ids).await?;
-        let (runs, places) = self.runs(&addresses).await?;
+        let (runs, places) = self.runs(addresses, columns).await?;
         let mut held: Vec<Option<Vec<ArrayRef>>> = runs.iter().map(|run| self.pages.get(run, columns)).collect();
         let missing = held.iter().enumerate().filter(|(_, page)| page.is_none()).map(|(run, _)| run);
         let missing: Vec<usize> = missing.take(PAGES_READ_MAX).collect();
@@ -120,7 +134,7 @@ impl RowReader {
 
         // Rows of the others, by fragment: where they are there.
         let mut alone: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        let unread = places.iter().zip(&addresses).filter(|((run, _), _)| held[*run].is_none());
+        let unread = places.iter().zip(addresses).filter(|((run, _), _)| held[*run].is_none());
         for (_, address) in unread {
             alone.entry(address.fragment_id()).or_default().push(address.row_offset());
         }
@@ -148,19 +162,49 @@ impl RowReader {
                 (*page, rows.partition_point(|row| *row < address.row_offset()))
             }
         };
-        let places: Vec<(usize, usize)> = places.into_iter().zip(&addresses).map(place).collect();
+        let places: Vec<(usize, usize)> = places.into_iter().zip(addresses).map(place).collect();
         assemble(&pages, &places, columns)
     }
 
+    /// Up to `rows` rows from each of `places` places spread over the base; deleted ones are among them.
+    pub(crate) async fn sample(&self, columns: &Schema, places: u64, rows: usize) -> Result<Vec<RecordBatch>> {
+        let mut fragments = Vec::new();
+        let mut all = 0;
+        for fragment in self.base.fragments().iter() {
+            let rows = fragment.physical_rows.unwrap_or(0) as u64;
+            fragments.push((fragment.id as u32, all..all + rows));
+            all += rows;
+        }
+        let place = |place: u64| {
+            let row = all * (2 * place + 1) / (2 * places);
+            let fragment = fragments.iter().find(|(_, rows)| rows.contains(&row));
+            fragment.map(|(id, rows)| RowAddress::new_from_parts(*id, (row - rows.start) as u32))
+        };
+        let addresses: Vec<RowAddress> = (0..places).filter_map(place).collect();
+        let (runs, places) = self.runs(&addresses, columns).await?;
+        let schema = Arc::new(arrow::datatypes::Schema::from(columns));
+        let page = async |run: &Run| {
+            let page = match self.pages.get(run, columns) {
+                Some(page) => page,
+                None => self.read(run, columns).await?,
+            };
+            RecordBatch::try_new(Arc::clone(&schema), page).map_err(arrow_error)
+        };
+        let pages = try_join_all(runs.iter().map(page)).await?;
+        let cut = |(run, row): (usize, usize)| pages[run].slice(row, rows.min(pages[run].num_rows() - row));
+        Ok(places.into_iter().map(cut).collect())
+    }
+
     /// The runs in which these rows are, and for each row the run and its place there.
-    async fn runs(&self, addresses: &[RowAddress]) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
+    async fn runs(&self, addresses: &[RowAddress], columns: &Schema) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
+        let is_media = columns.fields.iter().all(Field::is_blob);
         let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(addresses.len()));
         let mut known: HashMap<(u32, u32), usize> = HashMap::new();
         let mut fragments: HashMap<u32, (FileFragment, u128, u32)> = HashMap::new();
         for address in addresses {
             let (id, offset) = (address.fragment_id(), address.row_offset());
             if let Entry::Vacant(entry) = fragments.entry(id) {
-                entry.insert(open(&self.base, id).await?);
+                entry.insert(open(&self.base, id, is_media).await?);
             }
             let (fragment, files, page_rows) = &fragments[&id];
             let page = offset / page_rows;
@@ -201,6 +245,10 @@ impl RowReader {
         Ok(batch.columns().to_vec())
     }
 
+    pub(crate) fn media_files(&self) -> &Arc<MediaFiles> {
+        &self.media_files
+    }
+
     pub(crate) fn base(&self) -> &Arc<Dataset> {
         &self.base
     }
@@ -221,10 +269,10 @@ impl RowReader {
     }
 
     /// Rows read by Lance.
-    async fn take_many(&self, addresses: Vec<RowAddress>, columns: &Schema) -> Result<RecordBatch> {
+    async fn take_many(&self, addresses: &[RowAddress], columns: &Schema) -> Result<RecordBatch> {
         let rows = addresses.len();
         let plan = ProjectionRequest::from(columns.clone()).into_projection_plan(Arc::clone(&self.base));
-        let addresses = addresses.into_iter().map(u64::from).collect();
+        let addresses = addresses.iter().copied().map(u64::from).collect();
         let take = TakeBuilder::try_new_from_addresses(
             Arc::clone(&self.base),
             addresses,
@@ -242,8 +290,8 @@ fn fragment(base: &Dataset, id: u32) -> Result<FileFragment> {
     base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("the base names fragment {id} and has none")))
 }
 
-/// A fragment, what stands for its files, and how many rows a page of it has.
-async fn open(base: &Dataset, id: u32) -> Result<(FileFragment, u128, u32)> {
+/// A fragment, what stands for its files, and how many rows a page of it has, which may be one of descriptors of media.
+async fn open(base: &Dataset, id: u32, is_media: bool) -> Result<(FileFragment, u128, u32)> {
     let fragment = fragment(base, id)?;
     let mut hasher = SipHasher13::new();
     let mut bytes = 0;
@@ -253,7 +301,7 @@ async fn open(base: &Dataset, id: u32) -> Result<(FileFragment, u128, u32)> {
     }
     hasher.write_u64(fragment.id() as u64);
     let rows = fragment.physical_rows().await.map_err(lance_error)? as u64;
-    let row_bytes = (bytes / rows.max(1)).max(1);
+    let row_bytes = if is_media { DESCRIPTOR_BYTES } else { (bytes / rows.max(1)).max(1) };
     let page_rows = (PAGE_BYTES / row_bytes).clamp(1, PAGE_ROWS_MAX) as u32;
     Ok((fragment, hasher.finish128().as_u128(), page_rows))
 }

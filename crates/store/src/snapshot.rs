@@ -5,15 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array};
 use arrow::compute::{filter as filter_array, filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use cenote_base::{Error, Result};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
-use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
+use lance::dataset::scanner::{MaterializationStyle, RowAddrMask, RowAddrTreeMap, Scanner};
 use lance_core::datatypes::BlobHandling;
 
 use crate::Version;
@@ -23,12 +21,17 @@ use crate::filter::Filter;
 use crate::history::History;
 use crate::key::PrimaryKey;
 use crate::key_index::KeyIndex;
+use crate::media;
 use crate::pages::RowReader;
 use crate::schema;
+use crate::selectivity;
 use crate::state::{Inner, SHORT_ROWS, blocking};
 
 /// Rows of one batch of the change store.
 const BATCH_ROWS: usize = 8192;
+
+/// Of a base with fewer rows a filter is not tried out first.
+const SAMPLED_ROWS_MIN: usize = 16_384;
 
 /// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot, and in others until it is folded.
 pub const ROW_ID: &str = "_rowid";
@@ -293,6 +296,13 @@ impl Snapshot {
             }
             None => {}
         }
+        if let Some(filter) = &request.filter
+            && self.is_loose(filter, &schema).boxed().await?
+        {
+            let media = schema.fields().iter().filter(|field| schema::is_blob(field)).map(|field| field.name());
+            let style = MaterializationStyle::all_early_except(&media.collect::<Vec<_>>(), self.base.schema());
+            scanner.materialization_style(style.map_err(lance_error)?);
+        }
         if let Some(limit) = limit.filter(|_| !masks_here) {
             scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
         }
@@ -318,6 +328,18 @@ impl Snapshot {
             Some(limit) if masks_here => Ok(changed.chain(first_rows(stream, limit)).boxed()),
             _ => Ok(changed.chain(stream).boxed()),
         }
+    }
+
+    /// Whether so many rows satisfy `filter` that their other columns are best read from one end to the other. Lance takes it that few do,
+    /// and reads wide columns row by row.
+    async fn is_loose(&self, filter: &Filter, wanted: &Schema) -> Result<bool> {
+        let is_narrow = |kind: &DataType| kind.primitive_width().is_some_and(|bytes| bytes <= 8);
+        let is_wide = |field: &Arc<Field>| !schema::is_blob(field) && !is_narrow(field.data_type());
+        if self.base_rows < SAMPLED_ROWS_MIN || !wanted.fields().iter().any(is_wide) {
+            return Ok(false);
+        }
+        // At worst twice what is wanted is read.
+        Ok(selectivity::share(&self.reader, filter).await?.is_some_and(|share| share >= 0.5))
     }
 
     /// The rows asked for that were written since the base was: what [`base_scanner`](Self::base_scanner) does not find.
@@ -564,7 +586,7 @@ impl Snapshot {
             }
         }
         for name in blobs {
-            arrays.insert(name, self.read_base_blobs(name, row_ids).await?);
+            arrays.insert(name, media::read(&self.reader, name, row_ids).await?);
         }
         let columns = schema.fields().iter().map(|field| {
             let column = arrays.remove(field.name().as_str());
@@ -585,28 +607,10 @@ impl Snapshot {
             sizes[*at] = media.map_or(0, |media| if media.is_null(*row) { 0 } else { media.value_length(*row) as u64 });
         }
         if !base.row_ids.is_empty() {
-            let files = self.base.take_blobs(&base.row_ids, column).await.map_err(lance_error)?;
-            for (at, file) in base.at.iter().zip(files) {
-                sizes[*at] = file.map_or(0, |file| file.size());
-            }
+            let of_base = media::sizes(&self.reader, column, &base.row_ids).await?;
+            base.at.iter().zip(of_base).for_each(|(at, size)| sizes[*at] = size);
         }
         Ok(sizes)
-    }
-
-    async fn read_base_blobs(&self, column: &str, row_ids: &[u64]) -> Result<ArrayRef> {
-        let addresses: Vec<u64> = self.reader.find(row_ids).await?.into_iter().map(u64::from).collect();
-        let read = self.base.read_blobs(column).map_err(lance_error)?.with_row_addresses(addresses);
-        // They come in the order asked for, and are read together where they are near each other.
-        let media = read.try_into_stream().boxed().await.map_err(lance_error)?;
-        let media: Vec<_> = media.map_ok(|media| media.data).try_collect().await.map_err(lance_error)?;
-        if media.len() != row_ids.len() {
-            return Err(Error::not_found("a row id names no row of this snapshot"));
-        }
-        // Made as large as it will be: growing copies all of it again and again.
-        let bytes = media.iter().flatten().map(|media| media.len()).sum();
-        let mut builder = LargeBinaryBuilder::with_capacity(media.len(), bytes);
-        media.into_iter().for_each(|media| builder.append_option(media));
-        Ok(Arc::new(builder.finish()))
     }
 }
 

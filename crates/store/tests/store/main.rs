@@ -8,6 +8,7 @@ mod faults;
 mod fixtures;
 #[cfg(target_os = "linux")]
 mod kill;
+mod media;
 mod model;
 mod s3;
 mod stock;
