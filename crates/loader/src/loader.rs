@@ -53,7 +53,7 @@ pub struct LoaderOptions {
     pub on_error: OnError,
     /// Bytes of batches that are ready or being made; one batch may hold more.
     pub prefetch_bytes_max: ByteSize,
-    /// Threads that make batches; 0: as many as there are cores, and twice that where nothing is decoded.
+    /// Threads that make batches; 0: this worker's share of the cores, and twice that where nothing is decoded.
     pub threads: usize,
     /// Whether each epoch reads the newest version, rather than all the one that the first began with.
     pub follow: bool,
@@ -255,7 +255,8 @@ impl Loader {
             order = order.by_length(buckets, &cursor.selections);
         }
         let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        // Workers share them.
+        let cores = || (std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers).max(1);
         let threads = match self.options.threads {
             // Who only reads waits for storage half of the time.
             0 if self.chains.is_empty() => 2 * cores(),
