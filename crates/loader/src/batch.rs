@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{interleave, take};
@@ -108,13 +107,6 @@ pub(crate) struct Maker {
     pub(crate) spare: Spares,
 }
 
-/// Time that a batch took.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Spent {
-    pub(crate) read: Duration,
-    pub(crate) decode: Duration,
-}
-
 /// What one thread keeps between batches.
 #[derive(Default)]
 pub(crate) struct Scratch {
@@ -123,7 +115,7 @@ pub(crate) struct Scratch {
 }
 
 impl Maker {
-    /// The batch of `samples`, of which the last `repeated` fill up.
+    /// The rows of `samples`.
     pub(crate) async fn read(&self, samples: &[Sample]) -> Result<RecordBatch> {
         // A row that is asked for twice is read once.
         let mut parts: Vec<RecordBatch> = Vec::new();
@@ -164,7 +156,7 @@ impl Maker {
     }
 
     /// Turns the media columns of `rows` into tensors, and packs those that are to be packed.
-    pub(crate) fn decode(
+    fn decode(
         &self,
         rows: &RecordBatch,
         samples: &[Sample],
@@ -239,17 +231,16 @@ impl Maker {
         Ok(values.collect::<Result<Vec<_>>>()?.join(", "))
     }
 
-    pub(crate) async fn make(
+    /// The batch of `rows`, which are those of `samples`, the last `repeated` of which fill up.
+    pub(crate) async fn finish(
         &self,
+        rows: &RecordBatch,
         samples: &[Sample],
         step: u64,
         repeated: usize,
         scratch: &mut Scratch,
-    ) -> Result<(Batch, Spent)> {
-        let start = Instant::now();
-        let rows = self.read(samples).await?;
-        let read = start.elapsed();
-        let batch = self.decode(&rows, samples, step, repeated, scratch)?;
+    ) -> Result<Batch> {
+        let batch = self.decode(rows, samples, step, repeated, scratch)?;
         if self.on_error == OnError::Raise
             && let Some((row, reason)) = batch.errors.first()
         {
@@ -258,7 +249,7 @@ impl Maker {
                 "the row with key {key}, {reason}; to train without it, leave it out by a filter or let errors be zeros"
             )));
         }
-        Ok((batch, Spent { read, decode: start.elapsed() - read }))
+        Ok(batch)
     }
 }
 

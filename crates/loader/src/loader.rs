@@ -53,7 +53,7 @@ pub struct LoaderOptions {
     pub on_error: OnError,
     /// Bytes of batches that are ready or being made; one batch may hold more.
     pub prefetch_bytes_max: ByteSize,
-    /// Threads that make batches; 0: this worker's share of the cores, and twice that where nothing is decoded.
+    /// Threads that make batches; 0: this worker's share of the cores. Each reads the next batch while it decodes one.
     pub threads: usize,
     /// Whether each epoch reads the newest version, rather than all the one that the first began with.
     pub follow: bool,
@@ -256,11 +256,9 @@ impl Loader {
         }
         let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
         // Workers share them.
-        let cores = || (std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers).max(1);
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers;
         let threads = match self.options.threads {
-            // Who only reads waits for storage half of the time.
-            0 if self.chains.is_empty() => 2 * cores(),
-            0 => cores(),
+            0 => cores().max(1),
             threads => threads,
         };
         let pipeline = Pipeline::start(plan, threads, self.options.prefetch_bytes_max.0, &self.handle)?;
@@ -393,10 +391,13 @@ impl Loader {
         let maker = self.maker(&sources, epoch);
         let handle = Handle::current();
         // Decoding is work for a thread that may be busy.
-        let made =
-            tokio::task::spawn_blocking(move || handle.block_on(maker.make(&samples, 0, 0, &mut Scratch::default())));
-        let (batch, _) = made.await.map_err(|source| Error::internal("make a batch").with_source(source))??;
-        Ok(batch)
+        let made = tokio::task::spawn_blocking(move || {
+            handle.block_on(async {
+                let rows = maker.read(&samples).await?;
+                maker.finish(&rows, &samples, 0, 0, &mut Scratch::default()).await
+            })
+        });
+        made.await.map_err(|source| Error::internal("make a batch").with_source(source))?
     }
 
     /// Rows of all sources.

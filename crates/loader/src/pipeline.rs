@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-use crate::batch::{Batch, Maker, Scratch, Spent};
-use crate::order::Order;
+use crate::batch::{Batch, Maker, Scratch};
+use crate::order::{Order, Sample};
 use crate::shard::Shard;
 
 /// What batches cost, and what waiting for them cost.
@@ -25,7 +27,7 @@ pub struct Stats {
     pub bytes: u64,
     /// How long the consumer waited: if it is long, the loader starves it.
     pub wait: Duration,
-    /// How long threads read rows, all together.
+    /// How long rows were read, all batches together; others were decoded meanwhile.
     pub read: Duration,
     /// How long threads decoded and transformed, all together.
     pub decode: Duration,
@@ -63,6 +65,12 @@ impl Plan {
     }
 }
 
+/// Time that a batch took.
+struct Spent {
+    read: Duration,
+    decode: Duration,
+}
+
 struct State {
     /// The batch that a thread makes next.
     next: u64,
@@ -85,6 +93,25 @@ struct Shared {
     made: Condvar,
     /// Rung when there is room for another one.
     room: Condvar,
+}
+
+/// A batch whose rows are being read.
+struct Reading {
+    number: u64,
+    step: u64,
+    samples: Arc<[Sample]>,
+    /// How many of the last samples fill up.
+    repeated: usize,
+    rows: AbortOnDrop<Result<(RecordBatch, Duration)>>,
+}
+
+/// A task that is wanted only as long as somebody waits for it.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Threads at work on an epoch. Dropping it stops them after the batch in hand.
@@ -165,20 +192,48 @@ impl Drop for Pipeline {
 }
 
 impl Shared {
-    /// Makes batches until there are no more.
-    fn work(&self, handle: &Handle) {
+    /// Makes batches until there are no more. The rows of the next one are read meanwhile.
+    fn work(self: &Arc<Self>, handle: &Handle) {
         let mut scratch = Scratch::default();
-        while let Some(number) = self.claim() {
+        let mut ahead = None;
+        while let Some(mut reading) = ahead.take().or_else(|| self.begin(true, handle)) {
+            ahead = self.begin(false, handle);
+            let rows = handle.block_on(&mut reading.rows.0);
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                handle.block_on(self.make(number, &mut scratch))
+                let (rows, read) =
+                    rows.map_err(|_| Error::internal("a task of the loader ended while it read rows"))??;
+                let start = Instant::now();
+                let maker = &self.plan.maker;
+                let finished = maker.finish(&rows, &reading.samples, reading.step, reading.repeated, &mut scratch);
+                Ok((handle.block_on(finished)?, Spent { read, decode: start.elapsed() }))
             }));
             let made = made.unwrap_or_else(|_| Err(Error::internal("a loader thread panicked while it made a batch")));
-            self.hand_in(number, made);
+            if !self.hand_in(reading.number, made) {
+                return;
+            }
         }
     }
 
-    /// The number of the next batch to make, once there is room for it.
-    fn claim(&self) -> Option<u64> {
+    /// Begins to read the next batch, if there is one and room for it, which may be waited for.
+    fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<Reading> {
+        let number = self.claim(wait)?;
+        let plan = &self.plan;
+        let step = number * plan.shard.workers + plan.shard.worker;
+        let positions = plan.shard.positions(plan.order.len(), plan.consumed, step);
+        let repeated = positions.repeated.len();
+        let samples: Arc<[Sample]> =
+            positions.fresh.chain(positions.repeated).map(|position| plan.order.at(position)).collect();
+        let (shared, wanted) = (Arc::clone(self), Arc::clone(&samples));
+        let rows = handle.spawn(async move {
+            let start = Instant::now();
+            let rows = shared.plan.maker.read(&wanted).await?;
+            Ok((rows, start.elapsed()))
+        });
+        Some(Reading { number, step, samples, repeated, rows: AbortOnDrop(rows) })
+    }
+
+    /// The number of the next batch to make, once there is room for it, or at once.
+    fn claim(&self, wait: bool) -> Option<u64> {
         let mut state = self.state.lock();
         loop {
             if state.stopped || state.next >= self.batches {
@@ -191,25 +246,19 @@ impl Shared {
                 state.next += 1;
                 return Some(state.next - 1);
             }
+            if !wait {
+                return None;
+            }
             self.room.wait(&mut state);
         }
     }
 
-    async fn make(&self, number: u64, scratch: &mut Scratch) -> Result<(Batch, Spent)> {
-        let plan = &self.plan;
-        let step = number * plan.shard.workers + plan.shard.worker;
-        let positions = plan.shard.positions(plan.order.len(), plan.consumed, step);
-        let repeated = positions.repeated.len();
-        let samples: Vec<_> =
-            positions.fresh.chain(positions.repeated).map(|position| plan.order.at(position)).collect();
-        plan.maker.make(&samples, step, repeated, scratch).await
-    }
-
-    fn hand_in(&self, number: u64, made: Result<(Batch, Spent)>) {
+    /// Whether anybody wants another one.
+    fn hand_in(&self, number: u64, made: Result<(Batch, Spent)>) -> bool {
         let mut state = self.state.lock();
         state.making -= 1;
         if state.stopped {
-            return;
+            return false;
         }
         let batch = made.map(|(batch, spent)| {
             state.stats.read += spent.read;
@@ -221,5 +270,6 @@ impl Shared {
         state.ready.insert(number, batch);
         self.made.notify_all();
         self.room.notify_all();
+        true
     }
 }

@@ -287,8 +287,8 @@ def loader(
     - `follow`: each epoch reads the newest version, rather than the one that the loader was opened at.
     - `on_error`: `raise` names the row whose picture cannot be decoded; `zero` gives zeros, and says so in `batch.errors`.
     - `output`: `tensor` (DLPack and numpy's array interface), `numpy`, `torch` (on `device`), `jax` or `arrow`.
-    - `prefetch`: bytes of batches made ahead by `threads` (default: as many as there are cores, divided among
-      workers, and twice that where nothing is decoded).
+    - `prefetch`: bytes of batches made ahead by `threads` (default: as many as there are cores, divided among workers), each of which
+      has the next batch read while it decodes one.
     """
     given = [source if isinstance(source, Source) else Source(source) for source in sources]
     if shuffle is True:
