@@ -6,6 +6,8 @@ import asyncio
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -281,6 +283,28 @@ def test_what_is_opened_and_forgotten_leaves_nothing_behind(tmp_path, numbers: c
     memory_now, files_now, threads_now = opened(500 if LONG else 40)
     assert memory_now - memory < 16 << 10
     assert files_now <= files + 4 and threads_now <= threads + 4
+
+
+CONSUMER = """
+import sys, time, cenote
+loader = cenote.open(sys.argv[1])["numbers"].loader(batch_size=3, shuffle=True)
+next(iter(loader))
+print("training", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_consumer_leaves_nothing_behind(numbers: cenote.Table) -> None:
+    def files() -> set[Path]:
+        return {path for place in (numbers.lake.location, "/dev/shm") for path in Path(place).rglob("*")}
+
+    before = files()
+    with subprocess.Popen([sys.executable, "-c", CONSUMER, numbers.lake.location], stdout=subprocess.PIPE) as consumer:
+        assert consumer.stdout and consumer.stdout.readline() == b"training\n"
+        consumer.kill()
+    assert files() == before
+    # Nor a lock.
+    assert numbers.upsert({"id": [100]})["inserted"] == 1
 
 
 @pytest.fixture
