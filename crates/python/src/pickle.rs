@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::buffer::{Buffer, MutableBuffer};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
 use cenote_runtime::arrow;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::fault;
@@ -16,20 +18,30 @@ use crate::rows::{Column, Rows};
 use crate::tensor::Tensor;
 
 /// Batches in Arrow's stream format.
-fn written<'py>(py: Python<'py>, schema: &Schema, batches: &[RecordBatch]) -> PyResult<Bound<'py, PyBytes>> {
-    let mut bytes = Vec::new();
+fn written(schema: &Schema, batches: &[RecordBatch]) -> PyResult<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(batches.iter().map(RecordBatch::get_array_memory_size).sum());
     let mut writer = StreamWriter::try_new(&mut bytes, schema).map_err(fault::arrow)?;
     for batch in batches {
         writer.write(batch).map_err(fault::arrow)?;
     }
     writer.finish().map_err(fault::arrow)?;
-    Ok(PyBytes::new(py, &bytes))
+    Ok(bytes)
 }
 
-fn read(bytes: &[u8]) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
-    let reader = StreamReader::try_new(bytes, None).map_err(fault::arrow)?;
-    let schema = reader.schema();
-    Ok((schema, reader.collect::<Result<Vec<_>, _>>().map_err(fault::arrow)?))
+/// What was written; the arrays are in its memory.
+fn read(mut bytes: Buffer) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
+    let (mut decoder, mut batches) = (StreamDecoder::new(), Vec::new());
+    while !bytes.is_empty() {
+        batches.extend(decoder.decode(&mut bytes).map_err(fault::arrow)?);
+    }
+    decoder.finish().map_err(fault::arrow)?;
+    let schema = decoder.schema().ok_or_else(|| fault::invalid("these bytes hold no rows"))?;
+    Ok((schema, batches))
+}
+
+/// Python's bytes, which nobody changes, where they are.
+fn buffer(bytes: PyBackedBytes) -> Buffer {
+    Buffer::from(Bytes::from_owner(bytes))
 }
 
 /// What a pickled thing is made again by, and of what.
@@ -44,13 +56,16 @@ pub(crate) fn reduce_rows<'py>(
     schema: &Schema,
     batches: &[RecordBatch],
 ) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
-    Ok((maker(py, "unpickle_rows")?, (written(py, schema, batches)?,)))
+    Ok((maker(py, "unpickle_rows")?, (PyBytes::new(py, &written(schema, batches)?),)))
 }
 
-pub(crate) fn reduce_column<'py>(py: Python<'py>, column: &Column) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
+/// Its bytes as a tensor: of what is sent to another process, `cenote.torch` shares the memory of tensors.
+pub(crate) fn reduce_column<'py>(py: Python<'py>, column: &Column) -> PyResult<Reduced<'py, (Tensor,)>> {
     let schema = Arc::new(Schema::new(vec![Arc::clone(&column.field)]));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&column.array)]).map_err(fault::arrow)?;
-    Ok((maker(py, "unpickle_column")?, (written(py, &schema, &[batch])?,)))
+    let bytes = written(&schema, &[batch])?;
+    let shape = vec![bytes.len() as i64];
+    Ok((maker(py, "unpickle_column")?, (Tensor::of_bytes(Buffer::from_vec(bytes), shape, "|u1", None)?,)))
 }
 
 /// The numbers of a tensor, its shape and its type, and which rows have a value.
@@ -62,29 +77,27 @@ pub(crate) fn reduce_tensor<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<R
 }
 
 #[pyfunction]
-pub(crate) fn unpickle_rows(bytes: &[u8]) -> PyResult<Rows> {
-    let (schema, batches) = read(bytes)?;
+pub(crate) fn unpickle_rows(bytes: PyBackedBytes) -> PyResult<Rows> {
+    let (schema, batches) = read(buffer(bytes))?;
     Ok(Rows::new(schema, batches))
 }
 
 #[pyfunction]
-pub(crate) fn unpickle_column(bytes: &[u8]) -> PyResult<Column> {
-    let (schema, batches) = read(bytes)?;
+pub(crate) fn unpickle_column(bytes: &Tensor) -> PyResult<Column> {
+    let nothing = || fault::invalid("these bytes hold no column");
+    let (schema, batches) = read(bytes.buffer().ok_or_else(nothing)?)?;
     match (batches.first(), schema.fields().first()) {
         (Some(batch), Some(field)) => Ok(Column { array: Arc::clone(batch.column(0)), field: Arc::clone(field) }),
-        _ => Err(fault::invalid("these bytes hold no column")),
+        _ => Err(nothing()),
     }
 }
 
 #[pyfunction]
 pub(crate) fn unpickle_tensor(
-    bytes: &[u8],
+    bytes: PyBackedBytes,
     shape: Vec<i64>,
     dtype: &str,
     valid: Option<Vec<bool>>,
 ) -> PyResult<Tensor> {
-    // Aligned for every type of number.
-    let mut memory = MutableBuffer::new(bytes.len());
-    memory.extend_from_slice(bytes);
-    Tensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
+    Tensor::of_bytes(buffer(bytes), shape, dtype, valid)
 }

@@ -14,6 +14,7 @@ use crate::fault;
 use crate::interchange::{ArrayCapsules, Schema, export_array, export_schema, export_stream};
 use crate::pickle::{self, Reduced};
 use crate::process::{self, Owned};
+use crate::tensor::Tensor;
 use crate::values;
 
 /// Batches in memory. They can be read as often as one likes.
@@ -159,7 +160,7 @@ impl Column {
         export_array(py, self.array.as_ref(), &self.field)
     }
 
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Tensor,)>> {
         pickle::reduce_column(py, self)
     }
 }

@@ -111,15 +111,17 @@ impl Tensor {
         }
     }
 
-    /// Numbers of another process, in memory that is aligned for them.
+    /// Numbers of another process.
     ///
     /// # Errors
-    /// `InvalidInput` for bytes that are not as many as the shape says.
+    /// `InvalidInput` for bytes that are not as many as the shape says, or not aligned for them.
     pub(crate) fn of_bytes(bytes: Buffer, shape: Vec<i64>, dtype: &str, valid: Option<Vec<bool>>) -> PyResult<Self> {
         let kind = KINDS.iter().find(|kind| kind.name() == dtype);
         let numbers = shape.iter().try_fold(1usize, |all, side| all.checked_mul(usize::try_from(*side).ok()?));
         match (kind, numbers) {
-            (Some(kind), Some(numbers)) if numbers * kind.bytes() == bytes.len() => {
+            (Some(kind), Some(numbers))
+                if numbers * kind.bytes() == bytes.len() && (bytes.as_ptr() as usize).is_multiple_of(kind.bytes()) =>
+            {
                 let data = bytes.as_ptr() as usize;
                 Ok(Self { memory: Arc::new(bytes), data, shape, kind: *kind, valid, read_only: false })
             }
@@ -132,6 +134,11 @@ impl Tensor {
         let numbers = self.shape.iter().product::<i64>() as usize;
         // SAFETY: `data` points to so many numbers of this kind, which stay as long as `memory`, and that is as long as `self`.
         unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
+    }
+
+    /// The memory of one that is [`of_bytes`](Self::of_bytes).
+    pub(crate) fn buffer(&self) -> Option<Buffer> {
+        self.memory.downcast_ref().cloned()
     }
 
     /// `array` as numbers, if it is a column of them, or of vectors of them, without nulls.

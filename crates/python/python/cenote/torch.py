@@ -11,12 +11,33 @@ No workers are needed: the loader has threads. With workers (forked or spawned) 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch.utils.data
 
+from cenote import _native
 from cenote.errors import InvalidInputError
 from cenote.loader import Batch, Loader
+
+
+_SHARED_NUMBERS_MIN = 64 << 10
+"""Fewer cost less to send through the pipe from a worker than to share."""
+
+
+def _reduce_tensor(tensor: _native.Tensor) -> tuple[Any, ...]:
+    shared = torch.from_dlpack(tensor)
+    if shared.numel() < _SHARED_NUMBERS_MIN:
+        return tensor.__reduce__()
+    return _shared_tensor, (shared, tensor.dtype, tensor.valid)
+
+
+def _shared_tensor(shared: torch.Tensor, dtype: str, valid: list[bool] | None) -> _native.Tensor:
+    return _native.unpickle_tensor(shared.numpy().tobytes(), list(shared.shape), dtype, valid)
+
+
+# Columns are sent as tensors of their bytes: media of a batch would be copied time and again on their way through the pipe.
+ForkingPickler.register(_native.Tensor, _reduce_tensor)
 
 
 class IterableDataset(torch.utils.data.IterableDataset[Batch]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 import pyarrow
 import pytest
 import torch
@@ -69,6 +70,20 @@ def test_columns_that_are_no_numbers_come_from_workers_too(tmp_path: Path) -> No
         dataset = cenote.torch.IterableDataset(words.loader(batch_size=4, output="torch"))
         batches = list(DataLoader(dataset, batch_size=None, num_workers=2))
     assert [batch["word"].to_pylist() for batch in batches] == [[f"w{id}" for id in ids] for ids in (range(4), range(4, 8), range(8, 10))]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_large_values_come_whole_from_workers(tmp_path: Path, context: str) -> None:
+    """They are sent as shared memory, and stay when the workers are gone."""
+    with cenote.open(tmp_path / "lake", create=True, memory="512 MiB") as lake:
+        table = lake.create_table("t", {"id": int, "picture": cenote.Image, "at": cenote.vector(30_000)}, primary_key="id")
+        pictures = [None if id == 5 else bytes([id]) * (50_000 * id) for id in range(9)]
+        table.upsert({"id": range(9), "picture": pictures, "at": numpy.arange(9, dtype="float32").repeat(30_000).reshape(9, -1)})
+        dataset = cenote.torch.IterableDataset(table.loader(batch_size=4, output="tensor"))
+        batches = list(DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context))
+    assert [picture for batch in batches for picture in batch["picture"].to_pylist()] == pictures
+    for batch, ids in zip(batches, (range(4), range(4, 8), range(8, 9)), strict=True):
+        assert numpy.array_equal(batch["at"], numpy.array(ids, dtype="float32").repeat(30_000).reshape(-1, 30_000))
 
 
 def test_a_map_style_dataset_takes_a_sampler(numbers: cenote.Table) -> None:
