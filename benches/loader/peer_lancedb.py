@@ -48,17 +48,25 @@ class Loader:
         )
         if self.state is not None:
             self.dataset.load_state_dict(self.state)
-        yield from StreamingDataLoader(
-            self.dataset,
-            batch_size=work.BATCH_ROWS,
-            num_workers=self.workers,
-            collate_fn=work.collate,
-            multiprocessing_context="spawn" if self.workers else None,
+        self.batches = iter(
+            StreamingDataLoader(
+                self.dataset,
+                batch_size=work.BATCH_ROWS,
+                num_workers=self.workers,
+                collate_fn=work.collate,
+                multiprocessing_context="spawn" if self.workers else None,
+            )
         )
+        yield from self.batches
         self.epoch += 1
 
     def state_dict(self):
-        return self.epoch, self.dataset.state_dict()
+        # With workers it has a state only where each has given the same number of samples.
+        while True:
+            try:
+                return self.epoch, self.dataset.state_dict()
+            except RuntimeError:
+                next(self.batches)
 
     def load_state_dict(self, state) -> None:
         self.epoch, self.state = state
