@@ -10,6 +10,7 @@ No workers are needed: the loader has threads. With workers (forked or spawned) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -26,10 +27,9 @@ _SHARED_NUMBERS_MIN = 64 << 10
 
 
 def _reduce_tensor(tensor: _native.Tensor) -> tuple[Any, ...]:
-    shared = torch.from_dlpack(tensor)
-    if shared.numel() < _SHARED_NUMBERS_MIN:
+    if math.prod(tensor.shape) < _SHARED_NUMBERS_MIN:
         return tensor.__reduce__()
-    return _shared_tensor, (shared, tensor.dtype, tensor.valid)
+    return _shared_tensor, (torch.from_dlpack(tensor), tensor.dtype, tensor.valid)
 
 
 def _shared_tensor(shared: torch.Tensor, dtype: str, valid: list[bool] | None) -> _native.Tensor:
