@@ -255,10 +255,9 @@ impl Loader {
             order = order.by_length(buckets, &cursor.selections);
         }
         let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
-        // Workers share them.
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers;
         let threads = match self.options.threads {
-            0 => cores().max(1),
+            // Workers share the cores.
+            0 => (std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers).max(1),
             threads => threads,
         };
         let pipeline = Pipeline::start(plan, threads, self.options.prefetch_bytes_max.0, &self.handle)?;

@@ -200,8 +200,8 @@ impl Shared {
             ahead = self.begin(false, handle);
             let rows = handle.block_on(&mut reading.rows.0);
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let (rows, read) =
-                    rows.map_err(|_| Error::internal("a task of the loader ended while it read rows"))??;
+                let lost = |source| Error::internal("read rows for a batch").with_source(source);
+                let (rows, read) = rows.map_err(lost)??;
                 let start = Instant::now();
                 let maker = &self.plan.maker;
                 let finished = maker.finish(&rows, &reading.samples, reading.step, reading.repeated, &mut scratch);

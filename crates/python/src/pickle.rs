@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::buffer::Buffer;
+use arrow::array::{Array, RecordBatch};
+use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
@@ -19,7 +19,9 @@ use crate::tensor::Tensor;
 
 /// Batches in Arrow's stream format.
 fn written(schema: &Schema, batches: &[RecordBatch]) -> PyResult<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(batches.iter().map(RecordBatch::get_array_memory_size).sum());
+    let columns = batches.iter().flat_map(RecordBatch::columns);
+    let size = columns.map(|column| column.to_data().get_slice_memory_size()).sum::<Result<usize, _>>();
+    let mut bytes = Vec::with_capacity(size.map_err(fault::arrow)?);
     let mut writer = StreamWriter::try_new(&mut bytes, schema).map_err(fault::arrow)?;
     for batch in batches {
         writer.write(batch).map_err(fault::arrow)?;
@@ -37,11 +39,6 @@ fn read(mut bytes: Buffer) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
     decoder.finish().map_err(fault::arrow)?;
     let schema = decoder.schema().ok_or_else(|| fault::invalid("these bytes hold no rows"))?;
     Ok((schema, batches))
-}
-
-/// Python's bytes, which nobody changes, where they are.
-fn buffer(bytes: PyBackedBytes) -> Buffer {
-    Buffer::from(Bytes::from_owner(bytes))
 }
 
 /// What a pickled thing is made again by, and of what.
@@ -78,7 +75,7 @@ pub(crate) fn reduce_tensor<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<R
 
 #[pyfunction]
 pub(crate) fn unpickle_rows(bytes: PyBackedBytes) -> PyResult<Rows> {
-    let (schema, batches) = read(buffer(bytes))?;
+    let (schema, batches) = read(Buffer::from(Bytes::from_owner(bytes)))?;
     Ok(Rows::new(schema, batches))
 }
 
@@ -94,10 +91,13 @@ pub(crate) fn unpickle_column(bytes: &Tensor) -> PyResult<Column> {
 
 #[pyfunction]
 pub(crate) fn unpickle_tensor(
-    bytes: PyBackedBytes,
+    bytes: &[u8],
     shape: Vec<i64>,
     dtype: &str,
     valid: Option<Vec<bool>>,
 ) -> PyResult<Tensor> {
-    Tensor::of_bytes(buffer(bytes), shape, dtype, valid)
+    // Aligned for every type of number, and not Python's own memory: whoever has a tensor may change it.
+    let mut memory = MutableBuffer::new(bytes.len());
+    memory.extend_from_slice(bytes);
+    Tensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
 }

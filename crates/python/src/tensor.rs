@@ -111,17 +111,15 @@ impl Tensor {
         }
     }
 
-    /// Numbers of another process.
+    /// Numbers of another process, in memory that is aligned for them.
     ///
     /// # Errors
-    /// `InvalidInput` for bytes that are not as many as the shape says, or not aligned for them.
+    /// `InvalidInput` for bytes that are not as many as the shape says.
     pub(crate) fn of_bytes(bytes: Buffer, shape: Vec<i64>, dtype: &str, valid: Option<Vec<bool>>) -> PyResult<Self> {
         let kind = KINDS.iter().find(|kind| kind.name() == dtype);
         let numbers = shape.iter().try_fold(1usize, |all, side| all.checked_mul(usize::try_from(*side).ok()?));
         match (kind, numbers) {
-            (Some(kind), Some(numbers))
-                if numbers * kind.bytes() == bytes.len() && (bytes.as_ptr() as usize).is_multiple_of(kind.bytes()) =>
-            {
+            (Some(kind), Some(numbers)) if numbers * kind.bytes() == bytes.len() => {
                 let data = bytes.as_ptr() as usize;
                 Ok(Self { memory: Arc::new(bytes), data, shape, kind: *kind, valid, read_only: false })
             }

@@ -169,6 +169,15 @@ def test_batches_go_to_other_processes(photos: cenote.Table, numbers: cenote.Tab
     assert pickle.loads(pickle.dumps(rows)).to_pylist() == rows.to_pylist()
 
 
+def test_a_tensor_of_another_process_is_its_owners_to_change(lake: cenote.Lake) -> None:
+    table = lake.create_table("bytes", {"id": int, "byte": "uint8"}, primary_key="id")
+    table.upsert({"id": [1], "byte": [7]})
+    numbers = numpy.asarray(pickle.loads(pickle.dumps(next(iter(table.loader(["byte"])))["byte"])))
+    numbers[0] = 9
+    # Python has one object for all bytes of one value.
+    assert bytes([7])[0] == 7
+
+
 def test_a_child_of_a_fork_goes_on_where_its_copy_stands(numbers: cenote.Table) -> None:
     loader = numbers.loader(["id"], batch_size=10, shuffle=cenote.Shuffle(1), output="numpy")
     first = ids([next(iter(loader))])

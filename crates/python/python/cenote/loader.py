@@ -229,7 +229,7 @@ class Loader:
 
     def stats(self) -> dict[str, Any]:
         """What was given and what it cost: `batches`, `rows`, `errors`, `bytes`; `wait_seconds` that the consumer waited, which says
-        whether training starves; `read_seconds` and `decode_seconds` over all threads; `ready_bytes`. Of a remote lake, since it was
+        whether training starves; `read_seconds` and `decode_seconds` over all batches; `ready_bytes`. Of a remote lake, since it was
         opened and by whoever reads it: `cache_hit_bytes` that were read on the local disk, `cache_missed_bytes` from afar."""
         return self._native_loader().stats()
 
