@@ -86,12 +86,18 @@ impl State {
         Ok(writing)
     }
 
-    /// Writes rows or deletions; durable when it returns. Writes that wait together are synced together.
-    pub(crate) async fn write(self: &Arc<Self>, write: RowWrite) -> Result<WriteReport> {
+    /// Waits until the change store has room for another write.
+    pub(crate) async fn make_room(self: &Arc<Self>) -> Result<()> {
         let room = self.options.fold_bytes.0 * BACKPRESSURE;
         while self.inner.lock().changes.bytes() as u64 > room {
             self.fold().await?;
         }
+        Ok(())
+    }
+
+    /// Writes rows or deletions; durable when it returns. Writes that wait together are synced together.
+    pub(crate) async fn write(self: &Arc<Self>, write: RowWrite) -> Result<WriteReport> {
+        self.make_room().await?;
         let (reply, answer) = oneshot::channel();
         let lead = {
             let mut queue = self.queue.lock();

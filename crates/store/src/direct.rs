@@ -179,10 +179,8 @@ pub(crate) async fn update(state: &Arc<State>, batch: RecordBatch) -> Result<Wri
             false => take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?,
         };
         let keys = state.key.project(&batch)?;
-        let old = snapshot.base();
-        let batch = schema::to_stored_batch(&batch, &schemas(old).1)?;
-        let new = patch::patch(snapshot.reader(), &state.key, batch, &row_ids, &state.options.faults).await?;
-        let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
+        let new = patch::patch(&snapshot, &state.key, batch, &row_ids, &state.options.faults).await?;
+        let entries = base::all_keys(&new, Some(snapshot.base()), &state.key, state.hash_key()).await?;
         let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
         report.updated = row_ids.len();

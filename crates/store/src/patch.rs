@@ -1,14 +1,15 @@
-//! Columns of rows that are there get new values, and the rows keep their row ids.
+//! Columns of rows that are there get new values.
 //!
-//! Where many of the rows of a file change, their columns are written anew beside the others, which stay as they are; where few do, the
-//! rows are written whole. Columns are read and written in steps of some megabytes, however large their values are.
+//! Where many of the rows of a file change, their columns are written anew beside the others, which stay as they are, and the rows
+//! keep their row ids. Where few do, the rows are written whole, under new ids: to the change store, or to files of their own when
+//! they are large. Values are read and written in steps of some megabytes, however large they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::interleave;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{interleave, take_record_batch};
 use arrow::datatypes::{Field, UInt64Type};
 use cenote_base::{Error, Result};
 use futures::stream::{Stream, try_unfold};
@@ -17,51 +18,128 @@ use lance::Dataset;
 use lance::dataset::fragment::FileFragment;
 use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::transaction::{Operation, UpdateMode, UpdatedFragmentOffsets};
-use lance::dataset::{MergeInsertBuilder, MergeInsertWriteMode, WhenMatched, WhenNotMatched};
 use lance_core::ROW_ADDR;
 use lance_core::utils::address::RowAddress;
 use lance_table::format::{DataFile, Fragment};
 
-use crate::Faults;
-use crate::base::{addresses, commit};
+use crate::base::{addresses, commit, replace, stage};
 use crate::fault::{arrow_error, lance_error};
 use crate::key::PrimaryKey;
-use crate::pages::RowReader;
+use crate::snapshot::{Snapshot, WRITE_ROWS_MAX};
 use crate::state::blocking;
+use crate::store::schemas;
+use crate::{Faults, schema};
 
-/// An update that touches at least one row in so many of its fragments' rows patches columns in place; a sparser one
+/// An update that touches at least one row in this many of its files' rows patches columns in place; a sparser one
 /// rewrites its rows whole, and so does one of every column, which leaves nothing in place.
 const PATCH_ROWS_DIVISOR: usize = 16;
+/// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows, each a file.
+const PIECE_BYTES: u64 = 64 << 20;
+const PIECE_ROWS_MAX: usize = 65_536;
 /// New and old values are joined in steps of about so many bytes and at most so many rows.
 const STEP_BYTES: usize = 8 << 20;
 const STEP_ROWS_MAX: usize = 16_384;
 /// What a file has for a row that the update does not touch.
 const UNTOUCHED: u32 = u32::MAX;
 
-/// Sets columns of the rows whose keys `batch` (in the stored schema) has; all of them are there, under `row_ids`.
+/// Whether an update by `batch` belongs in the base, because it is large itself, touches many rows of their files, or touches large
+/// rows: what goes to the change store is written whole there, and once more by the fold.
+pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_bytes: u64) -> Result<bool> {
+    if batch.get_array_memory_size() as u64 >= bulk_bytes || batch.num_rows() > WRITE_ROWS_MAX {
+        return Ok(true);
+    }
+    let row_ids: Vec<u64> = snapshot.locate(batch).await?.into_iter().flatten().collect();
+    let has_media = snapshot.full_schema().fields().iter().any(|field| schema::is_blob(field));
+    if has_media && is_dense(snapshot, &row_ids).await? {
+        return Ok(true);
+    }
+    Ok(row_bytes(snapshot, &row_ids).await?.into_iter().sum::<u64>() >= bulk_bytes)
+}
+
+/// Whether these rows are at least one in [`PATCH_ROWS_DIVISOR`] of the rows of their files.
+async fn is_dense(snapshot: &Snapshot, row_ids: &[u64]) -> Result<bool> {
+    let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
+    let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
+    let fragments: BTreeSet<u32> = found.iter().map(|address| address.fragment_id()).collect();
+    let rows = |id: u32| base.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
+    let touched: usize = fragments.into_iter().map(rows).sum();
+    Ok(!found.is_empty() && found.len() * PATCH_ROWS_DIVISOR >= touched)
+}
+
+/// Returns about how many bytes each of these rows has, media included, and reads none of them. A row of the change store counts for its
+/// media alone.
+async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
+    let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
+    let mut average: HashMap<u32, u64> = HashMap::new();
+    let mut of_file = |address: RowAddress| {
+        *average.entry(address.fragment_id()).or_insert_with_key(|id| {
+            let Some(file) = base.get_fragment(*id as usize) else { return 0 };
+            let bytes = file.metadata().files.iter().map(|file| file.file_size_bytes.get().map_or(0, u64::from));
+            bytes.sum::<u64>() / file.metadata().physical_rows.unwrap_or(1).max(1) as u64
+        })
+    };
+    let mut bytes: Vec<u64> = row_ids.iter().map(|row_id| places.get(*row_id).map_or(0, &mut of_file)).collect();
+    for column in snapshot.full_schema().fields().iter().filter(|field| schema::is_blob(field)) {
+        let media = snapshot.blob_sizes(column.name(), row_ids).await?;
+        bytes.iter_mut().zip(media).for_each(|(bytes, media)| *bytes += media);
+    }
+    Ok(bytes)
+}
+
+/// The rows `row_ids`, whole and in the logical schema, with the columns of `given`, which has a row for each, in place of their own.
+pub(crate) async fn whole_rows(snapshot: &Snapshot, given: &RecordBatch, row_ids: &[u64]) -> Result<RecordBatch> {
+    let logical = snapshot.full_schema();
+    let others = logical.fields().iter().map(|field| field.name().clone());
+    let others: Vec<String> = others.filter(|name| given.schema_ref().index_of(name).is_err()).collect();
+    let kept = snapshot.take(row_ids, &others).boxed().await?;
+    let columns = logical.fields().iter().map(|field| {
+        let column = given.column_by_name(field.name()).or_else(|| kept.column_by_name(field.name()));
+        column.cloned().ok_or_else(|| Error::internal(format!("an update lost column `{}`", field.name())))
+    });
+    RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?).map_err(arrow_error)
+}
+
+/// Sets columns of the rows whose keys `batch` (in the logical schema) has; all of them are in the base, under `row_ids`.
 pub(crate) async fn patch(
-    reader: &RowReader,
+    snapshot: &Snapshot,
     key: &PrimaryKey,
     batch: RecordBatch,
     row_ids: &[u64],
     faults: &Faults,
 ) -> Result<Dataset> {
-    let dataset = reader.base();
-    let addresses = addresses(reader, row_ids).await?;
-    let fragments: BTreeSet<u32> = addresses.iter().map(|address| address.fragment_id()).collect();
-    let rows = |id: u32| dataset.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
-    let touched: usize = fragments.into_iter().map(rows).sum();
-    let is_part = batch.num_columns() < dataset.schema().fields.len();
-    if is_part && row_ids.len() * PATCH_ROWS_DIVISOR >= touched {
-        return patch_columns(dataset, key, &batch, &addresses, faults).await;
+    let is_part = batch.num_columns() < snapshot.full_schema().fields().len();
+    if is_part && is_dense(snapshot, row_ids).await? {
+        let batch = schema::to_stored_batch(&batch, &schemas(snapshot.base()).1)?;
+        let addresses = addresses(snapshot.reader(), row_ids).await?;
+        return patch_columns(snapshot.base(), key, &batch, &addresses, faults).await;
     }
-    let mut merge = MergeInsertBuilder::try_new(Arc::clone(dataset), key.columns()).map_err(lance_error)?;
-    merge.when_matched(WhenMatched::UpdateAll).when_not_matched(WhenNotMatched::DoNothing).use_index(false);
-    let job = merge.write_mode(MergeInsertWriteMode::RewriteRows).try_build().map_err(lance_error)?;
-    faults.check("base.commit")?;
-    let (patched, _) = job.execute_batches(vec![batch]).await.map_err(lance_error)?;
-    faults.check("base.committed")?;
-    Ok(Arc::unwrap_or_clone(patched))
+    rewrite_rows(snapshot, &batch, row_ids, faults).await
+}
+
+/// Writes the rows `row_ids` anew, whole, with the columns of `batch` in place of their own.
+async fn rewrite_rows(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64], faults: &Faults) -> Result<Dataset> {
+    let (base, stored) = (snapshot.base(), schemas(snapshot.base()).1);
+    // In the order in which they lie, so that each piece is read from one place.
+    let addresses = addresses(snapshot.reader(), row_ids).await?;
+    let mut order: Vec<u32> = (0..).take(addresses.len()).collect();
+    order.sort_unstable_by_key(|row| u64::from(addresses[*row as usize]));
+    let sorted: Vec<u64> = order.iter().map(|row| row_ids[*row as usize]).collect();
+    let batch = take_record_batch(batch, &UInt32Array::from(order)).map_err(arrow_error)?;
+    let bytes = row_bytes(snapshot, &sorted).await?;
+    let (mut fragments, mut start) = (Vec::new(), 0);
+    while start < sorted.len() {
+        let mut room = PIECE_BYTES;
+        let fitting = bytes[start..].iter().take(PIECE_ROWS_MAX).take_while(|bytes| {
+            let fits = room > 0;
+            room = room.saturating_sub(**bytes);
+            fits
+        });
+        let rows = fitting.count();
+        let whole = whole_rows(snapshot, &batch.slice(start, rows), &sorted[start..start + rows]).await?;
+        fragments.extend(stage(base, vec![schema::to_stored_batch(&whole, &stored)?], faults).await?);
+        start += rows;
+    }
+    replace(snapshot.reader(), row_ids, fragments, faults).await
 }
 
 /// Writes the columns of `batch`, other than the key, anew for the files of the rows at `addresses`. Lance's merge would do it too, and

@@ -1,7 +1,7 @@
 //! Writing a table: each call is one version, whole or not there.
 //!
-//! Small writes go to the change store. What is large, or would copy media to change a caption, goes straight to the base, as
-//! one commit of its own: see `direct`.
+//! Small writes go to the change store. What is large, or changes a caption of many rows with media, goes straight to the base,
+//! as one commit of its own: see `direct`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasherDefault;
@@ -27,6 +27,7 @@ use crate::feed::ChangeFeed;
 use crate::filter::Filter;
 use crate::history::Note;
 use crate::log::Record;
+use crate::patch;
 use crate::schema::{self, Missing};
 use crate::snapshot::{ScanRequest, Snapshot, WRITE_ROWS_MAX};
 use crate::state::{State, detached};
@@ -232,33 +233,22 @@ impl Table {
         let Some(batch) = batches.pop().filter(|batch| batch.num_columns() > state.key.columns().len()) else {
             return Ok(nothing(&snapshot));
         };
-        // A row of the change store is whole: changing a caption there would copy the picture.
-        let has_media = snapshot.full_schema().fields().iter().any(|field| schema::is_blob(field));
-        let is_bulk = batch.get_array_memory_size() as u64 >= state.options.bulk_bytes.0;
-        if has_media || is_bulk || batch.num_rows() > WRITE_ROWS_MAX {
+        if patch::fits_base(&snapshot, &batch, state.options.bulk_bytes.0).boxed().await? {
             return direct::update(&state, batch).boxed().await;
         }
+        state.make_room().boxed().await?;
         let writing = state.writing().boxed().await?;
         let snapshot = state.view()?;
-        let keys = state.key.project(&batch)?;
-        let found = snapshot.locate(&keys).boxed().await?;
+        let found = snapshot.locate(&batch).boxed().await?;
         let rows = (0u32..).zip(&found).filter_map(|(row, id)| Some((row, (*id)?)));
         let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
         if rows.is_empty() {
             return Ok(nothing(&snapshot));
         }
         let given = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?;
-        let logical = snapshot.full_schema();
-        let others = logical.fields().iter().map(|field| field.name().clone());
-        let others: Vec<String> = others.filter(|name| given.schema_ref().index_of(name).is_err()).collect();
-        let kept = snapshot.take(&row_ids, &others).boxed().await?;
-        let columns = logical.fields().iter().map(|field| {
-            let column = given.column_by_name(field.name()).or_else(|| kept.column_by_name(field.name()));
-            column.cloned().ok_or_else(|| Error::internal(format!("an update lost column `{}`", field.name())))
-        });
-        let whole = RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?);
+        let whole = patch::whole_rows(&snapshot, &given, &row_ids).boxed().await?;
         let hashes = state.key.hash(&state.key.project(&given)?, state.hash_key())?;
-        let write = RowWrite { record: Record::Upsert(whole.map_err(arrow_error)?), hashes };
+        let write = RowWrite { record: Record::Upsert(whole), hashes };
         let committing = Arc::clone(&state);
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();

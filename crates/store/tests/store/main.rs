@@ -14,4 +14,5 @@ mod s3;
 mod stock;
 mod support;
 mod table;
+mod updates;
 mod upkeep;
