@@ -78,26 +78,41 @@ impl Beam {
     }
 }
 
-/// One bit a slot, so that the set of a million slots stays in the nearest caches.
+/// One bit a slot, so that the set of a million slots stays in the nearest caches. It knows the words that are not zero, so that to clear
+/// it costs what was visited, however many slots there are.
 #[derive(Default)]
 struct Visited {
     words: Vec<u64>,
+    touched: Vec<u32>,
+    /// Slots from here on came after the walk began.
+    end: u32,
 }
 
 impl Visited {
-    fn clear(&mut self, slots: usize) {
-        self.words.clear();
-        self.words.resize(slots.div_ceil(64), 0);
+    fn clear(&mut self, end: u32) {
+        self.touched.drain(..).for_each(|word| self.words[word as usize] = 0);
+        self.words.resize(self.words.len().max(end.div_ceil(64) as usize), 0);
+        self.end = end;
     }
 
-    /// Whether `slot` is new. Slots beyond the size at the start came later and are left out.
+    /// Whether `slot` is new. Those that came after the walk began are left out.
     #[inline(always)]
     fn insert(&mut self, slot: u32) -> bool {
-        let Some(word) = self.words.get_mut(slot as usize / 64) else { return false };
+        if slot >= self.end {
+            return false;
+        }
+        let word = &mut self.words[slot as usize / 64];
+        if *word == 0 {
+            self.touched.push(slot / 64);
+        }
         let bit = 1 << (slot % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
         fresh
+    }
+
+    fn bytes(&self) -> usize {
+        self.words.capacity() * size_of::<u64>() + self.touched.capacity() * size_of::<u32>()
     }
 }
 
@@ -125,7 +140,7 @@ impl Walk {
     ) -> &[Candidate] {
         let Self { beam, visited, fresh, keys } = self;
         beam.clear(width);
-        visited.clear(used as usize + 1);
+        visited.clear(used + 1);
         fresh.clear();
         fresh.extend(entries.iter().copied().filter(|&slot| visited.insert(slot)));
         loop {
@@ -186,6 +201,32 @@ impl Walks {
 
     /// Bytes of the idle ones.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.lock().iter().map(|walk| walk.visited.words.capacity() * 8 + walk.beam.best.capacity() * 8).sum()
+        self.0.lock().iter().map(|walk| walk.visited.bytes() + walk.beam.best.capacity() * 8).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use cenote_base::Random;
+
+    use super::*;
+
+    #[test]
+    fn a_walk_clears_what_it_visited_and_no_more() {
+        let (mut visited, mut random) = (Visited::default(), Random::new(4));
+        for walk in 0..200 {
+            // The graph grows, and now and then a walk began when it was smaller.
+            let end = 1 + random.below(if walk % 3 == 0 { 100 } else { 1_000_000 }) as u32;
+            visited.clear(end);
+            assert!(visited.words.iter().all(|word| *word == 0), "walk {walk} has seen something before it began");
+            let mut seen = HashSet::new();
+            for _ in 0..random.below(500) {
+                let slot = random.below(2 * u64::from(end)) as u32;
+                assert_eq!(visited.insert(slot), slot < end && seen.insert(slot), "slot {slot} of {end}");
+            }
+            assert!(visited.touched.len() <= seen.len(), "more is cleared than was visited");
+        }
     }
 }
