@@ -21,28 +21,28 @@ use lance::io::ObjectStoreParams;
 use lance::session::Session;
 use lance_core::utils::address::RowAddress;
 use lance_table::format::Fragment;
+use lance_table::io::commit::CommitHandler;
 
 use crate::Faults;
 use crate::fault::{arrow_error, lance_error};
-use crate::fence::Fence;
 use crate::key::PrimaryKey;
 use crate::pages::RowReader;
 use crate::snapshot::ROW_ID;
 use crate::state::blocking;
 use crate::store::write_params;
 
-/// Opens the dataset at `uri`, at `version` or the newest one, to be changed through `fence`.
+/// Opens the dataset at `uri`, at `version` or the newest one, to be changed through `handler`.
 pub(crate) async fn load(
     uri: &str,
     session: &Arc<Session>,
     params: &ObjectStoreParams,
     version: Option<u64>,
-    fence: Option<&Arc<Fence>>,
+    handler: Option<Arc<dyn CommitHandler>>,
 ) -> Result<Dataset> {
     let mut builder = DatasetBuilder::from_uri(uri).with_session(Arc::clone(session));
     builder = builder.with_store_params(params.clone());
-    if let Some(fence) = fence {
-        builder = builder.with_commit_handler(Arc::clone(fence) as _);
+    if let Some(handler) = handler {
+        builder = builder.with_commit_handler(handler);
     }
     if let Some(version) = version {
         builder = builder.with_version(version);
@@ -83,7 +83,9 @@ pub(crate) async fn stage(dataset: &Arc<Dataset>, rows: Vec<RecordBatch>, faults
     faults.check("base.stage")?;
     let params = WriteParams { mode: WriteMode::Append, session: Some(dataset.session()), ..write_params() };
     let insert = InsertBuilder::new(Arc::clone(dataset)).with_params(&params).execute_uncommitted(rows).await;
-    match insert.map_err(lance_error)?.operation {
+    let insert = insert.map_err(lance_error)?;
+    faults.check("base.staged")?;
+    match insert.operation {
         Operation::Append { fragments } => Ok(fragments),
         other => Err(Error::internal(format!("writing rows gave the operation {other}"))),
     }

@@ -4,18 +4,15 @@
 //! version, so that any number of snapshots share the chunks. A layer indexes the newest entry of each key written since
 //! the log segment of the same place began; a fold takes all layers but the last one into the base.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use cenote_base::Result;
 use lance::dataset::scanner::RowAddrTreeMap;
 use parking_lot::RwLock;
 use smallvec::SmallVec;
-
-use crate::key_index::KeyIndex;
 
 const LIVE: u64 = u64::MAX;
 /// What an entry costs beside its row: the key's hash, places and mark.
@@ -267,12 +264,25 @@ impl Changes {
         fold
     }
 
-    /// Forgets the writes up to `version`, which the base has now; what the others supersede is looked up in `keys`, the new
-    /// base's. Snapshots taken before keep what they had. `None` when a layer holds both.
-    pub(crate) fn folded(&self, version: u64, keys: &KeyIndex) -> Result<Option<Self>> {
+    /// Whether the base may have other rows than before of the keys written here, when it holds the writes up to `version` and
+    /// direct writes of the keys `touched`.
+    pub(crate) fn is_cut_by(&self, version: u64, touched: &[u128]) -> bool {
+        let is_folded = |layer: &Layer| layer.first > 0 && layer.first <= version;
+        self.layers.iter().any(is_folded) || touched.iter().any(|hash| self.contains(*hash))
+    }
+
+    /// The keys written after `version`.
+    pub(crate) fn keys_after(&self, version: u64) -> Vec<u128> {
+        let kept = self.layers.iter().filter(|layer| layer.last > version);
+        kept.flat_map(|layer| layer.entries.keys().copied()).collect::<HashSet<_>>().into_iter().collect()
+    }
+
+    /// Forgets the writes up to `version`, which the base has now; the rows that the others supersede there are in `bases`.
+    /// Snapshots taken before keep what they had. `None` when a layer holds both.
+    pub(crate) fn folded(&self, version: u64, bases: &ByHash<u64>) -> Option<Self> {
         let kept = self.layers.iter().filter(|layer| layer.last > version).collect::<Vec<_>>();
         if kept.iter().any(|layer| layer.first <= version) {
-            return Ok(None);
+            return None;
         }
         let mut next = Self { layers: Vec::new(), ..Self::default() };
         let places = kept.iter().flat_map(|layer| layer.entries.values()).filter_map(|entry| entry.place);
@@ -282,11 +292,10 @@ impl Changes {
         next.chunks = Arc::new(used.iter().map(|chunk| Arc::clone(&self.chunks[*chunk])).collect());
         let mut newest: ByHash<Entry> = ByHash::default();
         for layer in kept {
-            let hashes: Vec<u128> = layer.entries.keys().copied().collect();
             let mut entries = ByHash::default();
-            for (hash, base) in hashes.iter().zip(keys.get_many(&hashes)?) {
-                let place = layer.entries[hash].place.map(|(chunk, row)| (moved[&chunk], row));
-                entries.insert(*hash, Entry { place, base });
+            for (hash, entry) in &layer.entries {
+                let place = entry.place.map(|(chunk, row)| (moved[&chunk], row));
+                entries.insert(*hash, Entry { place, base: bases.get(hash).copied() });
             }
             newest.extend(entries.iter().map(|(hash, entry)| (*hash, *entry)));
             next.layers.push(Layer { entries, bytes: layer.bytes, first: layer.first, last: layer.last });
@@ -308,7 +317,7 @@ impl Changes {
         if next.layers.is_empty() {
             next.layers.push(Layer::default());
         }
-        Ok(Some(next))
+        Some(next)
     }
 }
 

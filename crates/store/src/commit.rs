@@ -45,20 +45,44 @@ pub(crate) struct RowWrite {
     pub(crate) hashes: Vec<u128>,
 }
 
-/// The right to write the log.
+/// The right to write the log. What it is made of is given back in this order.
 #[derive(Debug)]
 pub(crate) struct Writing {
-    state: Arc<State>,
+    _said: Said,
     tail: OwnedMutexGuard<Tail>,
+    state: Arc<State>,
     _lease: Lease,
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// Says that memory is as new as the log, as long as this process has the right to write it.
+#[derive(Debug)]
+struct Said(Arc<State>);
+
+impl Said {
+    fn new(state: &Arc<State>) -> Self {
+        state.is_writing.send_replace(true);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        self.0.is_writing.send_replace(false);
+    }
 }
 
 impl State {
     /// Waits for the turn to write the log, with everything that others wrote taken in.
     pub(crate) async fn writing(self: &Arc<Self>) -> Result<Writing> {
-        let mut tail = Arc::clone(&self.log).lock_owned().await;
+        let turn = Arc::clone(&self.write_turn).lock_owned().await;
         let lease = self.place.leases.writer(self.options.writer_wait_max).await?;
+        // Last, so that readers take in what others write while this process waits for them.
+        let mut tail = Arc::clone(&self.log).lock_owned().await;
         if !self.place.leases.is_sole() {
+            if self.place.leases.is_new(&lease) {
+                self.check_presence().await?;
+            }
             if tail.is_stale().await? {
                 self.catch_up(&mut tail).boxed().await?;
                 let torn = tail.log.repair().await?;
@@ -68,7 +92,8 @@ impl State {
             }
             self.place.leases.settle(&lease);
         }
-        let mut writing = Writing { state: Arc::clone(self), tail, _lease: lease };
+        let said = Said::new(self);
+        let mut writing = Writing { _said: said, tail, state: Arc::clone(self), _lease: lease, _turn: turn };
         if writing.tail.log.lacks_beginning() {
             let (version, time) = self.now();
             writing.claim();
@@ -90,7 +115,7 @@ impl State {
     pub(crate) async fn make_room(self: &Arc<Self>) -> Result<()> {
         let room = self.options.fold_bytes.0 * BACKPRESSURE;
         while self.inner.lock().changes.bytes() as u64 > room {
-            self.fold().await?;
+            self.fold().boxed().await?;
         }
         Ok(())
     }

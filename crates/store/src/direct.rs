@@ -7,13 +7,13 @@
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use cenote_base::{Error, Result};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance_table::format::Fragment;
 use serde::{Deserialize, Serialize};
@@ -23,13 +23,17 @@ use crate::commit::Writing;
 use crate::fault::arrow_error;
 use crate::install::{Changing, Direct};
 use crate::schema;
+use crate::staging::Work;
 use crate::state::{State, detached};
 use crate::store::schemas;
+use crate::update::Update;
 use crate::{Version, WriteReport, base, patch};
 
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
 #[derive(Debug, Clone)]
 pub struct Staged {
+    /// What keeps its files from collection; `None`: their age, of less than seven days.
+    claim: Option<String>,
     fragments: Vec<Fragment>,
     keys: RecordBatch,
     /// The logical schema that the rows were written with.
@@ -40,10 +44,14 @@ pub struct Staged {
 #[derive(Debug, Serialize, Deserialize)]
 struct StagedHeader {
     format: u32,
+    #[serde(default)]
+    claim: Option<String>,
     fragments: Vec<Fragment>,
 }
 
 const STAGED_FORMAT: u32 = 1;
+/// Files that a commit looks for at once.
+const CHECKS: usize = 16;
 
 impl Staged {
     /// How many rows.
@@ -53,7 +61,8 @@ impl Staged {
 
     /// Bytes that [`from_bytes`](Self::from_bytes) reads, in any process.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let header = StagedHeader { format: STAGED_FORMAT, fragments: self.fragments.clone() };
+        let header =
+            StagedHeader { format: STAGED_FORMAT, claim: self.claim.clone(), fragments: self.fragments.clone() };
         let header = serde_json::to_vec(&header).map_err(|e| Error::internal("write staged rows").with_source(e))?;
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header);
@@ -88,30 +97,42 @@ impl Staged {
             reader.next().ok_or_else(wrong)?.map_err(arrow_error)
         };
         let (schema, keys) = (batch(part()?)?.schema(), batch(part()?)?);
-        Ok(Self { fragments: header.fragments, keys, schema })
+        Ok(Self { claim: header.claim, fragments: header.fragments, keys, schema })
     }
 }
 
-/// Writes rows, checked and in the logical schema, to files. Nobody waits for it.
+/// Writes rows, checked and in the logical schema, to files, which are claimed until they are committed or too old.
 pub(crate) async fn stage(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
+    let claim = state.place.staging.claim(Work::Rows, dataset.version().version).await?;
+    let staged = write(state, dataset, batches).await?;
+    let files = staged.fragments.iter().flat_map(|fragment| &fragment.files).map(|file| file.path.clone());
+    let claim = claim.keep(files.collect(), state.options.clock.now()).await?;
+    Ok(Staged { claim: Some(claim), ..staged })
+}
+
+async fn write(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
     let (logical, stored) = schemas(dataset);
     let keys = batches.iter().map(|batch| state.key.project(batch)).collect::<Result<Vec<_>>>()?;
     let keys = concat_batches(state.key.schema(), &keys).map_err(arrow_error)?;
     let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
     drop(batches);
     let fragments = base::stage(dataset, rows, &state.options.faults).await?;
-    Ok(Staged { fragments, keys, schema: Arc::new(logical) })
+    Ok(Staged { claim: None, fragments, keys, schema: Arc::new(logical) })
 }
 
-/// Puts rows, one a key, in the logical schema. The files are written before the turn to write is taken.
+/// Puts rows, one a key, in the logical schema. The files are written before any turn is taken.
 pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
-        // Taken first: a collection must not find files that no version names.
-        let changing = state.changing().await?;
         let dataset = Arc::clone(state.snapshot().await?.base());
-        let staged = stage(&state, &dataset, batches).await?;
-        commit_while(&state, &changing, vec![staged]).await
+        let claim = state.place.staging.claim(Work::Rows, dataset.version().version).await?;
+        let staged = write(&state, &dataset, batches).await?;
+        let report = {
+            let changing = state.changing().await?;
+            commit_while(&state, &changing, vec![staged]).await?
+        };
+        claim.end().await;
+        Ok(report)
     })
     .await
 }
@@ -120,10 +141,37 @@ pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Res
 pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
-        let changing = state.changing().await?;
-        commit_while(&state, &changing, staged).await
+        let claims: Vec<String> = staged.iter().filter_map(|staged| staged.claim.clone()).collect();
+        let report = {
+            let changing = state.changing().await?;
+            commit_while(&state, &changing, staged).await?
+        };
+        for claim in claims {
+            state.place.staging.forget(&claim).await;
+        }
+        Ok(report)
     })
     .await
+}
+
+/// # Errors
+/// `Conflict` when a file of staged rows is not there, or not whole.
+async fn check_files(state: &State, staged: &[Staged]) -> Result<()> {
+    let files = staged.iter().flat_map(|staged| &staged.fragments).flat_map(|fragment| &fragment.files);
+    let checks = files.map(|file| async move {
+        let there = state.place.files.size(&format!("data/{}", file.path)).await?;
+        let wanted = file.file_size_bytes.get().map(u64::from);
+        match there {
+            Some(there) if wanted.is_none_or(|wanted| wanted == there) => Ok(()),
+            _ => Err(Error::conflict(format!(
+                "staged rows are not there any more (file {}): they wait seven days for their commit, if who writes them \
+                 is not silent for long; stage them again",
+                file.path
+            ))),
+        }
+    });
+    let checks: Vec<_> = checks.collect();
+    futures::stream::iter(checks).buffer_unordered(CHECKS).try_collect().await
 }
 
 async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
@@ -135,6 +183,8 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
         return Err(Error::invalid_input("a key was staged twice: stage each key in one place"));
     }
     drop(seen);
+    // Nobody collects while the base may be changed here.
+    check_files(state, &staged).await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;
     if state.knows_any(&hashes) {
@@ -155,29 +205,23 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     Ok(WriteReport { version, inserted: rows - updated, updated, deleted: 0 })
 }
 
-/// Sets the columns of `batch` (logical, one row a key) where its keys are.
-pub(crate) async fn update(state: &Arc<State>, batch: RecordBatch) -> Result<WriteReport> {
+/// Sets columns.
+pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
         let changing = state.changing().await?;
         let mut writing = state.writing().await?;
         state.adopt(&mut writing).boxed().await?;
-        let hashes = state.key.hash(&state.key.project(&batch)?, state.hash_key())?;
+        let hashes = state.key.hash(&state.key.project(&update.batch)?, state.hash_key())?;
         if state.knows_any(&hashes) {
             state.fold_all(&changing, &mut writing).boxed().await?;
         }
         let snapshot = state.view()?;
-        let found = snapshot.locate(&state.key.project(&batch)?).await?;
-        let rows = (0u32..).zip(found).filter_map(|(row, id)| Some((row, id?)));
-        let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
+        let (batch, row_ids) = update.at(&snapshot).await?;
         let mut report = WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 };
-        if rows.is_empty() {
+        if row_ids.is_empty() {
             return Ok(report);
         }
-        let batch = match rows.len() == batch.num_rows() {
-            true => batch,
-            false => take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?,
-        };
         let keys = state.key.project(&batch)?;
         let new = patch::patch(&snapshot, &state.key, batch, &row_ids, &state.options.faults).await?;
         let entries = base::all_keys(&new, Some(snapshot.base()), &state.key, state.hash_key()).await?;
@@ -194,25 +238,36 @@ pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u1
     let state = Arc::clone(state);
     detached(async move {
         let changing = state.changing().await?;
-        let mut writing = state.writing().await?;
-        state.adopt(&mut writing).boxed().await?;
-        if state.knows_any(&hashes) {
-            state.fold_all(&changing, &mut writing).boxed().await?;
-        }
-        let snapshot = state.view()?;
-        let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
-        let mut report = WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 };
-        if superseded.is_empty() {
-            return Ok(report);
-        }
-        let new = base::replace(snapshot.reader(), &superseded, Vec::new(), &state.options.faults).await?;
-        let entries = hashes.into_iter().map(|hash| (hash, None)).collect();
-        let direct = Direct { base: new, entries, written: None, deleted: Some(keys), is_write: true };
-        report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
-        report.deleted = superseded.len();
-        Ok(report)
+        let writing = state.writing().await?;
+        delete_while(&state, &changing, writing, keys, hashes).await
     })
     .await
+}
+
+/// As [`delete`], by who has the turns.
+pub(crate) async fn delete_while(
+    state: &Arc<State>,
+    changing: &Changing,
+    mut writing: Writing,
+    keys: RecordBatch,
+    hashes: Vec<u128>,
+) -> Result<WriteReport> {
+    state.adopt(&mut writing).boxed().await?;
+    if state.knows_any(&hashes) {
+        state.fold_all(changing, &mut writing).boxed().await?;
+    }
+    let snapshot = state.view()?;
+    let superseded: Vec<u64> = snapshot.locate(&keys).await?.into_iter().flatten().collect();
+    let mut report = WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 };
+    if superseded.is_empty() {
+        return Ok(report);
+    }
+    let new = base::replace(snapshot.reader(), &superseded, Vec::new(), &state.options.faults).await?;
+    let entries = hashes.into_iter().map(|hash| (hash, None)).collect();
+    let direct = Direct { base: new, entries, written: None, deleted: Some(keys), is_write: true };
+    report.version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
+    report.deleted = superseded.len();
+    Ok(report)
 }
 
 /// Changes the schema or the properties. Everything is folded first: rows in the change store are of the schema that they
@@ -221,9 +276,13 @@ pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Data
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
     state.fold_all(&changing, &mut writing).boxed().await?;
-    let mut dataset = state.view()?.base().as_ref().clone();
+    let before = state.view()?;
+    let mut dataset = before.base().as_ref().clone();
     state.options.faults.check("base.commit")?;
     Box::pin(change(&mut dataset)).await?;
+    if dataset.version().version == before.base().version().version {
+        return Ok(before.version());
+    }
     state.options.faults.check("base.committed")?;
     let direct = Direct { base: dataset, entries: Vec::new(), written: None, deleted: None, is_write: true };
     log_direct(state, changing, writing, direct).await
@@ -235,8 +294,8 @@ async fn log_direct(state: &Arc<State>, changing: Changing, mut writing: Writing
     detached(async move { state.finish_direct(&changing, &mut writing, direct).await }).await
 }
 
-/// Changes the base without changing its rows.
-pub(crate) async fn maintain<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<T>) -> Result<T> {
+/// Changes the base without changing its rows, while nobody else changes it.
+pub(crate) async fn rearrange<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<T>) -> Result<T> {
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;

@@ -18,20 +18,33 @@ use lance_table::io::commit::{
 };
 use object_store::path::Path;
 
+use crate::gate::Gate;
 use crate::place::store_params;
 
 /// A commit handler that lets only the next version pass.
 #[derive(Debug)]
 pub(crate) struct Fence {
     inner: Arc<dyn CommitHandler>,
-    known: AtomicU64,
+    known: Arc<AtomicU64>,
+    /// Takes the right to commit when there is something to commit; without one, the caller has it.
+    gate: Option<Arc<Gate>>,
 }
 
 impl Fence {
     /// The fence of the dataset at `uri`, of which no version is known yet.
     pub(crate) async fn new(uri: &str, object_store: &HashMap<String, String>) -> Result<Self> {
         let params = Some(store_params(object_store));
-        Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: AtomicU64::new(0) })
+        Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: Arc::default(), gate: None })
+    }
+
+    /// Returns this fence with `gate` before it.
+    pub(crate) fn behind(&self, gate: &Arc<Gate>) -> Self {
+        Self { inner: Arc::clone(&self.inner), known: Arc::clone(&self.known), gate: Some(Arc::clone(gate)) }
+    }
+
+    /// Whether `version` is the one that comes next.
+    pub(crate) fn is_next(&self, version: u64) -> bool {
+        version == self.known.load(Ordering::Acquire) + 1
     }
 
     /// Takes note of a version that was committed.
@@ -109,13 +122,20 @@ impl CommitHandler for Fence {
         naming: ManifestNamingScheme,
         transaction: Option<Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
-        let (version, known) = (manifest.version, self.known.load(Ordering::Acquire));
-        if version != known + 1 {
-            let what = format!("somebody else committed version {} of the base; try again", version - 1);
-            return Err(CommitError::OtherError(Error::commit_conflict_source(version, what.into())));
-        }
+        let version = manifest.version;
+        let entered = match &self.gate {
+            Some(gate) => Some(Box::pin(gate.enter(version)).await?),
+            None if self.is_next(version) => None,
+            None => {
+                let what = format!("somebody else committed version {} of the base; try again", version - 1);
+                return Err(CommitError::OtherError(Error::commit_conflict_source(version, what.into())));
+            }
+        };
         let location = self.inner.commit(manifest, indices, base, store, writer, naming, transaction).await?;
         self.learn(version);
+        if let Some(entered) = entered {
+            Box::pin(entered.log(version)).await?;
+        }
         Ok(location)
     }
 

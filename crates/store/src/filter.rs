@@ -1,5 +1,6 @@
 //! Which rows a scan wants.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,6 +68,11 @@ impl Filter {
         varies
             .map(|varies| !varies)
             .map_err(|source| Error::internal(format!("read filter `{self}`")).with_source(source))
+    }
+
+    /// The names of the columns that it compares.
+    pub(crate) fn columns(&self, schema: &SchemaRef) -> Result<HashSet<String>> {
+        Ok(self.expression(schema)?.column_refs().into_iter().map(|column| column.name.clone()).collect())
     }
 
     /// As DataFusion has it, its columns and types those of `schema`.

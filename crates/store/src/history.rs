@@ -1,12 +1,12 @@
 //! What a table's log says of its base: which Lance versions there were, what each holds, and who still needs what.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, Hasher, RandomState};
 
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::sessions::{Identity, new_identity};
 
 /// The format of log segments and their checkpoints. Since 2, versions between tagged ones and the oldest other may be gone.
 const FORMAT: u32 = 2;
@@ -63,15 +63,15 @@ pub(crate) struct History {
     /// The oldest version that was left when the past was last collected, tagged ones apart.
     #[serde(default)]
     oldest: u64,
-    /// What keys are hashed with: random for each table, so that nobody can choose keys that collide.
-    pub(crate) hash_key: (u64, u64),
+    /// What keys are hashed with: random for each table, so that nobody can choose keys that collide. It tells the table from
+    /// others of its name too.
+    pub(crate) hash_key: Identity,
 }
 
 impl History {
     /// The history of a table whose base is `mark` and that nothing is known of before.
     pub(crate) fn new(mark: BaseMark) -> Self {
-        let random = || RandomState::new().build_hasher().finish();
-        Self { marks: vec![mark], hash_key: (random(), random()), ..Self::default() }
+        Self { marks: vec![mark], hash_key: new_identity(), ..Self::default() }
     }
 
     /// The current version of the base.

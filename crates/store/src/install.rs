@@ -10,6 +10,7 @@ use futures::FutureExt;
 use lance::Dataset;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::changes::ByHash;
 use crate::commit::Writing;
 use crate::fault::lance_error;
 use crate::history::BaseMark;
@@ -17,7 +18,7 @@ use crate::key_index::KeyIndex;
 use crate::lease::Lease;
 use crate::log::{Frame, Record};
 use crate::pages::RowReader;
-use crate::state::{Inner, State, blocking, key_index};
+use crate::state::{State, blocking, key_index};
 use crate::{Version, base};
 
 /// A record of so many bytes ends its segment of the log: whoever opens the table need not read it.
@@ -64,7 +65,8 @@ impl State {
         Ok(Changing { _turn: turn, _lease: lease })
     }
 
-    /// Makes `mark` the current base; false when the change store cannot be cut there.
+    /// Makes `mark` the current base, with direct writes of the keys of `touched` in it; false when the change store cannot be
+    /// cut there. For who has the end of the log: nothing is written meanwhile.
     pub(crate) async fn install(
         self: &Arc<Self>,
         version: u64,
@@ -72,20 +74,43 @@ impl State {
         mark: BaseMark,
         base: Dataset,
         keys: KeyIndex,
+        touched: Vec<RecordBatch>,
     ) -> Result<bool> {
         self.fence.learn(mark.base);
         let base_rows = base.count_rows(None).await.map_err(lance_error)?;
         let state = Arc::clone(self);
         blocking(move || {
-            let mut inner = state.inner.lock();
-            let Some(changes) = inner.changes.folded(mark.folded, &keys)? else { return Ok(false) };
-            let mut history = Arc::clone(&inner.history);
-            Arc::make_mut(&mut history).add(mark);
-            let (version, time) = (inner.version.max(version), inner.time.max(time));
-            let since = (!changes.is_empty()).then_some(time);
+            let mut hashes = Vec::new();
+            for keys in &touched {
+                hashes.extend(state.key.hash(keys, state.hash_key())?);
+            }
+            let later = {
+                let inner = state.inner.lock();
+                let is_cut = inner.changes.is_cut_by(mark.folded, &hashes);
+                is_cut.then(|| inner.changes.keys_after(mark.folded))
+            };
+            // Read from the disk while readers go on.
+            let bases: Option<ByHash<u64>> = match later {
+                Some(later) => {
+                    let rows = keys.get_many(&later)?;
+                    Some(later.into_iter().zip(rows).filter_map(|(hash, row)| Some((hash, row?))).collect())
+                }
+                None => None,
+            };
             let base = Arc::new(base);
             let reader = Arc::new(RowReader::new(&base, &state.pages));
-            *inner = Inner { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since };
+            let mut inner = state.inner.lock();
+            if let Some(bases) = bases {
+                let Some(changes) = inner.changes.folded(mark.folded, &bases) else { return Ok(false) };
+                // What is left came while the fold went on.
+                inner.since = (!changes.is_empty()).then_some(time);
+                inner.changes = changes;
+            }
+            Arc::make_mut(&mut inner.history).add(mark);
+            inner.version = inner.version.max(version);
+            inner.time = inner.time.max(time);
+            inner.accepted = 0;
+            (inner.base, inner.base_rows, inner.reader, inner.keys) = (base, base_rows, reader, keys);
             Ok(true)
         })
         .await
@@ -199,9 +224,10 @@ impl State {
         written: Option<RecordBatch>,
         deleted: Option<RecordBatch>,
     ) -> Result<()> {
+        let touched = [&written, &deleted].into_iter().flatten().cloned().collect();
         writing.append(vec![Frame { version, time, record: Record::Base { mark, written, deleted } }], true).await?;
         self.suspect.store(false, Ordering::Release);
-        match self.install(version, time, mark, base, keys).await? {
+        match self.install(version, time, mark, base, keys, touched).await? {
             true => Ok(()),
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
         }

@@ -103,6 +103,22 @@ impl Leases {
         }
     }
 
+    /// Whether a lease that was given and not returned is ours still, whatever time has passed.
+    pub(crate) fn is_certain(&self) -> bool {
+        match self {
+            Self::Files { .. } => true,
+            Self::Objects(lease) => lease.held().is_some(),
+        }
+    }
+
+    /// Whether somebody may have had the right to write between this lease and the one that was last asked about.
+    pub(crate) fn is_new(&self, lease: &Lease) -> bool {
+        match self {
+            Self::Files { .. } => true,
+            Self::Objects(table) => table.asked.swap(lease.number, Ordering::AcqRel) != lease.number,
+        }
+    }
+
     /// Says that everything was taken in that was in the log when `lease` was given.
     pub(crate) fn settle(&self, lease: &Lease) {
         if let Self::Objects(table) = self {
@@ -170,6 +186,8 @@ pub(crate) struct TableLease {
     held: Mutex<Option<Held>>,
     /// The number of the lease under which the log was read to its end.
     settled: AtomicU64,
+    /// See [`Leases::is_new`].
+    asked: AtomicU64,
     /// Who has been lent the lease, and when somebody was last.
     uses: Arc<()>,
     used: Mutex<Instant>,
@@ -204,6 +222,7 @@ impl TableLease {
             patience,
             held: Mutex::default(),
             settled: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             uses: Arc::default(),
             used: Mutex::new(Instant::now()),
             turn: tokio::sync::Mutex::default(),

@@ -10,6 +10,7 @@
 //! | `NAME.lance` | the base: a plain Lance dataset, complete up to the last fold |
 //! | `NAME.changes/*.log` | the write-ahead log, in segments |
 //! | `NAME.changes/keys/` | where in the base each key is |
+//! | `NAME.staged/` | who writes files that no version names yet |
 //! | `NAME.lock`, `NAME.base.lock` | who writes, and who changes the base |
 //!
 //! In an object store `NAME.changes/log/` has an object for each group of writes, and `NAME.changes/lease/` says who writes.
@@ -47,6 +48,7 @@
 mod base;
 mod block_cache;
 mod changes;
+mod collect;
 mod commit;
 mod direct;
 mod fault;
@@ -56,6 +58,7 @@ mod fence;
 mod files;
 mod filter;
 mod fold;
+mod gate;
 mod history;
 mod install;
 mod key;
@@ -69,16 +72,22 @@ mod pages;
 mod patch;
 mod place;
 mod places;
+mod predicate;
+mod presence;
 mod replay;
 mod schema;
 mod selectivity;
+mod sessions;
 mod snapshot;
+mod staging;
 mod state;
 mod store;
 mod table;
+mod update;
 mod upkeep;
 
 pub use block_cache::BlockCacheUsage;
+pub use collect::{Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
 pub use direct::Staged;
 pub use fault::{arrow_error, lance_error};
 pub use faults::Faults;
@@ -90,7 +99,7 @@ pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
 pub use snapshot::{ROW_ID, RecordBatches, ScanRequest, Snapshot, row_ids_after};
 pub use store::{Store, StoreOptions, TableSpec};
 pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, WriteReport};
-pub use upkeep::{AfterFold, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY, UpkeepStatus};
+pub use upkeep::{AfterFold, UpkeepStatus};
 
 /// A position in a table's history: every write makes the next one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -51,8 +51,14 @@ impl Objects {
     }
 
     pub(crate) async fn exists(&self, name: &str) -> Result<bool> {
+        Ok(self.size(name).await?.is_some())
+    }
+
+    /// The bytes that an object has; `None` when there is none.
+    pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>> {
         let head = found(self.store.head(&self.path(name)).await);
-        head.map(|head| head.is_some()).map_err(|error| error.context(format!("look for {}", self.name(name))))
+        head.map(|head| head.map(|head| head.size))
+            .map_err(|error| error.context(format!("look for {}", self.name(name))))
     }
 
     /// Makes an object; false when there is another one of this name.

@@ -7,25 +7,36 @@ use std::sync::Arc;
 use cenote_base::{ByteSize, Context, Error, Result};
 use futures::{StreamExt, TryStreamExt};
 use lance::io::{ObjectStore as LanceStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor};
-use lance::session::Session;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
 
 use crate::block_cache::{BlockCache, Caching};
 use crate::fault::lance_error;
 use crate::key_files::KeyFiles;
 use crate::lease::{Leases, TableLease};
-use crate::log::LogPlace;
+use crate::log::{LogPlace, sync_directory};
 use crate::objects::Objects;
+use crate::presence::Presence;
+use crate::staging::Staging;
 use crate::state::blocking;
 use crate::store::StoreOptions;
 
 const EXTENSION: &str = "lance";
+/// What the directory of a table is called while it is removed ends so.
+const DROPPED: &str = ".dropped";
+/// The folder of a base that holds its versions: without one there is no table.
+const VERSIONS: &str = "_versions";
 /// Tables asked for at once.
 const PARALLEL: usize = 16;
 
 /// Where a store is.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
-    Directory(PathBuf),
+    Directory {
+        path: PathBuf,
+        /// The same files, by the interface of an object store.
+        objects: Objects,
+    },
     Objects {
         objects: Objects,
         uri: String,
@@ -106,14 +117,31 @@ pub(crate) struct TablePlace {
     /// The Lance dataset, and what Lance is told of the store that it is in.
     pub(crate) base: String,
     pub(crate) params: ObjectStoreParams,
+    /// The files of the dataset.
+    pub(crate) files: Objects,
     pub(crate) log: LogPlace,
     pub(crate) keys: KeyFiles,
     pub(crate) leases: Leases,
+    pub(crate) staging: Staging,
+}
+
+impl TablePlace {
+    /// Takes note of the table that is there now, to see later whether it still is.
+    pub(crate) async fn presence(&self) -> Result<Presence> {
+        match &self.log {
+            LogPlace::Directory(log, _) => Presence::of_directories(PathBuf::from(&self.base), log.clone()).await,
+            LogPlace::Objects(_) => Ok(Presence::Objects(self.files.under(VERSIONS))),
+        }
+    }
 }
 
 impl Place {
     /// The store at `location`: a directory, which is made if it does not exist, or a URI.
-    pub(crate) async fn open(location: &Path, session: &Arc<Session>, options: &StoreOptions) -> Result<Self> {
+    pub(crate) async fn open(
+        location: &Path,
+        stores: &Arc<ObjectStoreRegistry>,
+        options: &StoreOptions,
+    ) -> Result<Self> {
         let (directory, bytes_max) = (options.cache_directory.join("blocks"), options.block_cache_bytes_max);
         let blocks = match uri(location) {
             Some(_) if bytes_max > ByteSize(0) => {
@@ -121,10 +149,18 @@ impl Place {
             }
             _ => None,
         };
-        let Some(objects) = objects_at(location, &session.store_registry(), options, blocks.as_ref()).await? else {
+        let Some(objects) = objects_at(location, stores, options, blocks.as_ref()).await? else {
             let failed = || format!("make directory {}", location.display());
             tokio::fs::create_dir_all(location).await.context(failed)?;
-            return tokio::fs::canonicalize(location).await.map(Self::Directory).context(failed);
+            let path = tokio::fs::canonicalize(location).await.context(failed)?;
+            let files = LocalFileSystem::new_with_prefix(&path);
+            let files = files.map_err(|source| Error::internal(failed()).with_source(source))?;
+            let objects = Objects::new(Arc::new(files), ObjectPath::default(), options.faults.clone());
+            if let Err(error) = remove_dropped(&path, None).await {
+                // Space is lost and nothing else: the directory may be read-only.
+                tracing::warn!(%error, "what was dropped cannot be removed");
+            }
+            return Ok(Self::Directory { path, objects });
         };
         let uri = location.to_string_lossy().trim_end_matches('/').to_owned();
         let directory: String = uri.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
@@ -135,25 +171,40 @@ impl Place {
     /// The cache of remote files, if there is one.
     pub(crate) fn blocks(&self) -> Option<&Arc<Caching>> {
         match self {
-            Self::Directory(_) => None,
+            Self::Directory { .. } => None,
             Self::Objects { blocks, .. } => blocks.as_ref(),
         }
     }
 
+    fn objects(&self) -> &Objects {
+        match self {
+            Self::Directory { objects, .. } | Self::Objects { objects, .. } => objects,
+        }
+    }
+
+    /// The files of the base of table `name`.
+    fn files(&self, name: &str) -> Objects {
+        self.objects().under(&format!("{name}.{EXTENSION}"))
+    }
+
     /// Where the parts of table `name` are.
     pub(crate) fn table(&self, name: &str, options: &StoreOptions) -> TablePlace {
+        let files = self.files(name);
+        let staging = Staging::new(self.objects().under(&format!("{name}.staged")), options.lease_patience);
         match self {
-            Self::Directory(directory) => {
-                let log = directory.join(format!("{name}.changes"));
+            Self::Directory { path, .. } => {
+                let log = path.join(format!("{name}.changes"));
                 TablePlace {
                     params: store_params(&options.object_store),
-                    base: directory.join(format!("{name}.{EXTENSION}")).to_string_lossy().into_owned(),
+                    base: path.join(format!("{name}.{EXTENSION}")).to_string_lossy().into_owned(),
+                    files,
                     keys: KeyFiles::new(log.join("keys"), None),
                     log: LogPlace::Directory(log, options.faults.clone()),
                     leases: Leases::Files {
-                        writer: directory.join(format!("{name}.lock")),
-                        base: directory.join(format!("{name}.base.lock")),
+                        writer: path.join(format!("{name}.lock")),
+                        base: path.join(format!("{name}.base.lock")),
                     },
+                    staging,
                 }
             }
             Self::Objects { objects, uri, cache, blocks } => {
@@ -162,90 +213,76 @@ impl Place {
                 TablePlace {
                     params: cached_params(&options.object_store, blocks.as_ref()),
                     base: format!("{uri}/{name}.{EXTENSION}"),
+                    files,
                     log: LogPlace::Objects(changes.under("log")),
                     keys: KeyFiles::new(cache.join(name), Some(changes.under("keys"))),
                     leases: Leases::Objects(Arc::new(lease)),
+                    staging,
                 }
             }
         }
     }
 
-    /// Whether there is a table called `name`.
+    /// Whether there is a table called `name`. A directory without versions is what a drop that was cut short left, or a
+    /// build that did not know of the drop.
     pub(crate) async fn has_table(&self, name: &str) -> Result<bool> {
-        match self {
-            Self::Directory(directory) => {
-                let path = directory.join(format!("{name}.{EXTENSION}"));
-                tokio::fs::try_exists(&path).await.context(|| format!("look for {}", path.display()))
-            }
-            // What a drop removes first.
-            Self::Objects { objects, .. } => {
-                objects.under(&format!("{name}.{EXTENSION}")).under("_versions").any().await
-            }
+        let Self::Directory { path, .. } = self else { return self.files(name).under(VERSIONS).any().await };
+        let path = path.join(format!("{name}.{EXTENSION}")).join(VERSIONS);
+        let failed = || format!("look for {}", path.display());
+        match tokio::fs::read_dir(&path).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            versions => Ok(versions.context(failed)?.next_entry().await.context(failed)?.is_some()),
         }
     }
 
     /// The names of all tables, sorted.
     pub(crate) async fn tables(&self) -> Result<Vec<String>> {
         let named = |name: &str| Some(name.strip_suffix(EXTENSION)?.strip_suffix('.')?.to_owned());
-        let mut names = Vec::new();
-        match self {
-            Self::Directory(directory) => {
-                let failed = || format!("list {}", directory.display());
-                let mut entries = tokio::fs::read_dir(directory).await.context(failed)?;
-                while let Some(entry) = entries.next_entry().await.context(failed)? {
-                    names.extend(named(&entry.file_name().to_string_lossy()));
-                }
-            }
-            Self::Objects { objects, .. } => {
-                let folders = objects.folders().await?;
-                let found: Vec<String> = folders.iter().filter_map(|folder| named(folder)).collect();
-                let place = self.clone();
-                let asked = futures::stream::iter(found).map(move |name| {
-                    let place = place.clone();
-                    async move { Ok::<_, Error>(place.has_table(&name).await?.then_some(name)) }
-                });
-                let found: Vec<Option<String>> = asked.buffer_unordered(PARALLEL).try_collect().await?;
-                names = found.into_iter().flatten().collect();
-            }
-        }
+        let folders = match self {
+            Self::Directory { path, .. } => file_names(path).await?,
+            Self::Objects { objects, .. } => objects.folders().await?,
+        };
+        let found: Vec<String> = folders.iter().filter_map(|folder| named(folder)).collect();
+        let place = self.clone();
+        let asked = futures::stream::iter(found).map(move |name| {
+            let place = place.clone();
+            async move { Ok::<_, Error>(place.has_table(&name).await?.then_some(name)) }
+        });
+        let found: Vec<Option<String>> = asked.buffer_unordered(PARALLEL).try_collect().await?;
+        let mut names: Vec<String> = found.into_iter().flatten().collect();
         names.sort();
         Ok(names)
     }
 
     /// Removes what a drop of table `name` that was cut short left, before it is made anew.
     pub(crate) async fn clear(&self, name: &str, options: &StoreOptions) -> Result<()> {
-        if let Self::Objects { objects, .. } = self {
-            objects.under(&format!("{name}.{EXTENSION}")).delete_all().await?;
+        match self {
+            Self::Directory { path, .. } => {
+                set_aside(path, name).await?;
+                remove_dropped(path, Some(name)).await?;
+            }
+            Self::Objects { .. } => self.files(name).delete_all().await?,
         }
         let place = self.table(name, options);
         place.keys.remove().await?;
-        place.log.remove().await
+        place.log.remove().await?;
+        place.staging.remove().await
     }
 
     /// Removes table `name`. When it is cut short the table is gone or whole.
     pub(crate) async fn drop_table(&self, name: &str, options: &StoreOptions) -> Result<()> {
-        match self {
-            Self::Directory(directory) => {
-                let failed = || format!("drop table `{name}`");
-                let doomed = directory.join(format!("{name}.dropped"));
-                let path = directory.join(format!("{name}.{EXTENSION}"));
-                tokio::fs::rename(path, &doomed).await.context(failed)?;
-                self.clear(name, options).await?;
-                tokio::fs::remove_dir_all(&doomed).await.context(failed)
-            }
-            Self::Objects { objects, .. } => {
-                objects.under(&format!("{name}.{EXTENSION}")).under("_versions").delete_all().await?;
-                self.clear(name, options).await
-            }
+        if let Self::Objects { .. } = self {
+            self.files(name).under(VERSIONS).delete_all().await?;
         }
+        self.clear(name, options).await
     }
 
     /// Bytes of table `name`: base and log, all versions together.
     pub(crate) async fn bytes(&self, name: &str) -> Result<u64> {
         let parts = [format!("{name}.{EXTENSION}"), format!("{name}.changes")];
         match self {
-            Self::Directory(directory) => {
-                let directories = parts.map(|part| directory.join(part));
+            Self::Directory { path, .. } => {
+                let directories = parts.map(|part| path.join(part));
                 blocking(move || directories.iter().map(|path| directory_bytes(path)).sum()).await
             }
             Self::Objects { objects, .. } => {
@@ -254,6 +291,48 @@ impl Place {
             }
         }
     }
+}
+
+/// Takes the base of table `name` in `directory` out of sight, if it is there, under a name that no other drop chooses.
+async fn set_aside(directory: &Path, name: &str) -> Result<()> {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let path = directory.join(format!("{name}.{EXTENSION}"));
+    match tokio::fs::rename(&path, directory.join(format!("{name}.{random:016x}{DROPPED}"))).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        moved => {
+            moved.context(|| format!("drop table `{name}`"))?;
+            let directory = directory.to_path_buf();
+            // What is removed next must not outlast the name on the disk.
+            blocking(move || sync_directory(&directory)).await
+        }
+    }
+}
+
+/// Removes what drops in `directory` set aside: of table `name`, or of all.
+async fn remove_dropped(directory: &Path, name: Option<&str>) -> Result<()> {
+    for file in file_names(directory).await? {
+        let is_of = |name: &str| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        if !file.ends_with(DROPPED) || !name.is_none_or(is_of) {
+            continue;
+        }
+        let path = directory.join(file);
+        match tokio::fs::remove_dir_all(&path).await {
+            // Another process removes it too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.context(|| format!("remove {}", path.display()))?,
+        }
+    }
+    Ok(())
+}
+
+async fn file_names(directory: &Path) -> Result<Vec<String>> {
+    let failed = || format!("list {}", directory.display());
+    let mut entries = tokio::fs::read_dir(directory).await.context(failed)?;
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next_entry().await.context(failed)? {
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
 }
 
 fn directory_bytes(directory: &Path) -> Result<u64> {

@@ -114,10 +114,12 @@ pub struct Snapshot {
     changed_rows: usize,
     logical: SchemaRef,
     visible: SchemaRef,
+    /// Keeps the table open in this process.
+    _use: Arc<()>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(newest: &Inner, key: PrimaryKey) -> Result<Self> {
+    pub(crate) fn new(newest: &Inner, key: PrimaryKey, table_use: Arc<()>) -> Result<Self> {
         let logical = schema::to_logical(&Schema::from(newest.base.schema()));
         let visible = Arc::new(schema::visible(&logical));
         let changes = &newest.changes;
@@ -136,6 +138,7 @@ impl Snapshot {
             changed_rows: changes.live,
             logical: Arc::new(logical),
             visible,
+            _use: table_use,
         })
     }
 
@@ -222,6 +225,16 @@ impl Snapshot {
     /// Whether `row_id` is of a row that was written since the base was, and is in this snapshot.
     pub fn is_changed(&self, row_id: u64) -> bool {
         self.place(row_id).is_some_and(|(chunk, row)| self.chunks[chunk].is_live(row, self.version.0))
+    }
+
+    /// Whether `row_id` is of a row of the change store.
+    pub(crate) fn is_of_changes(row_id: u64) -> bool {
+        row_id & CHANGED != 0
+    }
+
+    /// Whether `row_id`, of a row of this base or its change store, is of one that no later write supersedes.
+    pub(crate) fn is_live(&self, row_id: u64) -> bool {
+        if row_id & CHANGED == 0 { !self.is_superseded(row_id) } else { self.is_changed(row_id) }
     }
 
     /// How many chunks are of writes up to `version`.
@@ -361,15 +374,14 @@ impl Snapshot {
         }
         let (snapshot, request) = (self.clone(), request.clone());
         blocking(move || {
-            let filter = request.filter.as_ref().map(|filter| filter.predicate(&snapshot.logical)).transpose()?;
+            // No more columns than are wanted or compared: others may hold media.
+            let read = snapshot.columns_read(&schema, request.filter.as_ref())?;
+            let filter = request.filter.as_ref().map(|filter| filter.predicate(&read)).transpose()?;
             let places = snapshot.live_places(version);
             let mut limit = request.limit.unwrap_or(usize::MAX);
             let mut batches = Vec::new();
             for places in places.chunks(request.batch_rows.unwrap_or(BATCH_ROWS).max(1)) {
-                let mut rows = match filter {
-                    Some(_) => snapshot.gather(places, &snapshot.logical)?,
-                    None => snapshot.gather(places, &snapshot.without_row_id(&schema)?)?,
-                };
+                let mut rows = snapshot.gather(places, &read)?;
                 let mut row_ids = UInt64Array::from_iter_values(places.iter().map(|place| snapshot.row_id(*place)));
                 if let Some(filter) = &filter {
                     let selected = filter.evaluate(&rows).and_then(|value| value.into_array(rows.num_rows()));
@@ -403,8 +415,11 @@ impl Snapshot {
         .await
     }
 
-    fn without_row_id(&self, schema: &SchemaRef) -> Result<SchemaRef> {
-        let fields = schema.fields().iter().filter(|field| self.logical.index_of(field.name()).is_ok());
+    /// The columns of the table that are wanted in `schema`, or that `filter` compares.
+    fn columns_read(&self, schema: &Schema, filter: Option<&Filter>) -> Result<SchemaRef> {
+        let compared = filter.map(|filter| filter.columns(&self.logical)).transpose()?.unwrap_or_default();
+        let is_read = |name: &String| schema.index_of(name).is_ok() || compared.contains(name);
+        let fields = self.logical.fields().iter().filter(|field| is_read(field.name()));
         Ok(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())))
     }
 

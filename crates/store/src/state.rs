@@ -1,8 +1,8 @@
 //! A table in this process: its base and change store as of the newest version known, and the log behind them.
 //!
-//! Lock order: `base_turn` (who changes the base), then `log` (who writes), then `inner` and `queue` (never across `.await`).
-//! The first two come with a lease each, because other processes write too. What writes is in `commit`, what changes the
-//! base in `install` and `fold`.
+//! Lock order: `base_turn` (who changes the base), then `write_turn` (who writes), then `log`, then `inner` and `queue` (never
+//! across `.await`). The first two come with a lease each, because other processes write too. What writes is in `commit`,
+//! what changes the base in `install` and `fold`.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -13,8 +13,9 @@ use arrow::datatypes::Schema;
 use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::{FutureExt, TryStreamExt};
 use lance::Dataset;
-use lance::session::Session;
+use lance_table::io::commit::CommitHandler;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::base;
 use crate::changes::{ByHash, Changes, Counts};
@@ -28,7 +29,9 @@ use crate::key_index::KeyIndex;
 use crate::log::{Frame, Log, News, Record};
 use crate::pages::{Pages, RowReader};
 use crate::place::TablePlace;
+use crate::presence::Presence;
 use crate::replay::{Replayed, replay, replay_to};
+use crate::sessions::{Identity, Sessions, new_identity};
 use crate::snapshot::Snapshot;
 use crate::store::{StoreOptions, WeakStore};
 use crate::upkeep::Upkeep;
@@ -40,12 +43,19 @@ pub(crate) struct State {
     store: WeakStore,
     pub(crate) place: TablePlace,
     pub(crate) options: StoreOptions,
-    session: Arc<Session>,
+    sessions: Arc<Sessions>,
+    /// Sees whether the table is still there, and whether it was seen to be gone.
+    presence: Presence,
+    is_gone: AtomicBool,
     pub(crate) pages: Arc<Pages>,
     pub(crate) fence: Arc<Fence>,
     pub(crate) key: PrimaryKey,
     pub(crate) inner: Mutex<Inner>,
+    pub(crate) write_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) log: Arc<tokio::sync::Mutex<Tail>>,
+    /// Whether this process has the right to write and has taken in what others wrote before: then nobody else can write, and
+    /// memory holds everything that was acknowledged anywhere.
+    pub(crate) is_writing: watch::Sender<bool>,
     pub(crate) base_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) upkeep: Upkeep,
@@ -53,6 +63,8 @@ pub(crate) struct State {
     pub(crate) suspect: AtomicBool,
     /// The versions of the base that snapshots of this process may hold.
     bases: Mutex<Vec<(u64, Weak<Dataset>)>>,
+    /// Held by snapshots and feeds.
+    uses: Arc<()>,
 }
 
 /// What the newest version is made of.
@@ -118,21 +130,23 @@ impl State {
         name: String,
         store: WeakStore,
         place: TablePlace,
-        session: Arc<Session>,
+        sessions: Arc<Sessions>,
         pages: Arc<Pages>,
         options: StoreOptions,
     ) -> Result<Arc<Self>> {
         if !place.log.exists().await? {
             let lease = place.leases.writer(options.writer_wait_max).await?;
             if !place.log.exists().await? {
-                start_log(&place, &session, &options).await?;
+                start_log(&place, &sessions, &options).await?;
             }
             drop(lease);
             // Who only reads must not keep others from writing.
             place.leases.release().await?;
         }
         let fence = Arc::new(Fence::new(&place.base, &options.object_store).await.map_err(lance_error)?);
-        let (log, replayed, base) = newest(&place, &session, &fence).await?;
+        // Before what is read: a table that takes its place meanwhile is then seen to be another.
+        let presence = place.presence().await?;
+        let (log, replayed, base) = newest(&place, &sessions, &fence).await?;
         let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
         let inner = Inner::new(&place.keys, &pages, &key, base, replayed).await?;
         Ok(Arc::new(Self {
@@ -140,18 +154,52 @@ impl State {
             store,
             place,
             options,
-            session,
+            sessions,
+            presence,
+            is_gone: AtomicBool::new(false),
             pages,
             fence,
             key,
             inner: Mutex::new(inner),
+            write_turn: Arc::default(),
             log: Arc::new(tokio::sync::Mutex::new(Tail { log, ours: false, behind: false })),
+            is_writing: watch::Sender::new(false),
             base_turn: Arc::default(),
             queue: Mutex::default(),
             upkeep: Upkeep::default(),
             suspect: AtomicBool::new(true),
             bases: Mutex::default(),
+            uses: Arc::default(),
         }))
+    }
+
+    /// Whether the table was dropped, as far as can be seen at once.
+    pub(crate) fn is_gone(&self) -> Result<bool> {
+        Ok(self.is_gone.load(Ordering::Acquire) || self.presence.is_gone()?)
+    }
+
+    /// # Errors
+    /// `NotFound` when the table was dropped.
+    pub(crate) async fn check_presence(&self) -> Result<()> {
+        if self.is_gone.load(Ordering::Acquire) || self.presence.ask().await? { Err(self.gone()) } else { Ok(()) }
+    }
+
+    fn gone(&self) -> Error {
+        self.is_gone.store(true, Ordering::Release);
+        Error::not_found(format!(
+            "table `{}` was dropped; if another one was made under its name, try again",
+            self.name
+        ))
+    }
+
+    /// Whether nobody in this process uses the table, `this` being the only hold on its state.
+    pub(crate) fn is_idle(this: &Arc<Self>) -> bool {
+        Arc::strong_count(this) == 1 && Arc::strong_count(&this.uses) == 1
+    }
+
+    /// Says that the table is used, until it is dropped.
+    pub(crate) fn note_user(&self) -> Arc<()> {
+        Arc::clone(&self.uses)
     }
 
     /// A handle of this table, unless the store is gone.
@@ -161,23 +209,39 @@ impl State {
 
     /// Version `base` of the base.
     pub(crate) async fn load_base(&self, base: u64) -> Result<Dataset> {
-        base::load(&self.place.base, &self.session, &self.place.params, Some(base), Some(&self.fence)).await
+        self.load_base_through(base, Arc::clone(&self.fence) as _).await
     }
 
-    /// The newest version: everything this process wrote, and what others had written when it was asked for.
+    /// Version `base` of the base, whose changes `handler` commits.
+    pub(crate) async fn load_base_through(&self, base: u64, handler: Arc<dyn CommitHandler>) -> Result<Dataset> {
+        let session = self.sessions.of(self.hash_key());
+        base::load(&self.place.base, &session, &self.place.params, Some(base), Some(handler)).await
+    }
+
+    /// The newest version: everything that was acknowledged, by any process, before it was asked for.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
-        // When the log is taken, this process is writing: then nobody else is.
-        if !self.place.leases.is_sole()
-            && let Ok(mut tail) = Arc::clone(&self.log).try_lock_owned()
-            && tail.is_stale().await?
-        {
-            self.catch_up(&mut tail).boxed().await?;
+        let mut is_writing = self.is_writing.subscribe();
+        loop {
+            let (is_ours, leases) = (*is_writing.borrow_and_update(), &self.place.leases);
+            if leases.is_sole() || is_ours && leases.is_certain() {
+                return self.view();
+            }
+            let tail = Arc::clone(&self.log).lock_owned();
+            let mut tail = tokio::select! {
+                biased;
+                tail = tail => tail,
+                // A writer of this process has the log, and has read it to its end.
+                _ = is_writing.changed() => continue,
+            };
+            if tail.is_stale().await? {
+                self.catch_up(&mut tail).boxed().await?;
+            }
+            return self.view();
         }
-        self.view()
     }
 
     pub(crate) fn view(&self) -> Result<Snapshot> {
-        let snapshot = Snapshot::new(&self.inner.lock(), self.key.clone())?;
+        let snapshot = Snapshot::new(&self.inner.lock(), self.key.clone(), self.note_user())?;
         self.note_use(&snapshot);
         Ok(snapshot)
     }
@@ -208,7 +272,7 @@ impl State {
         let replayed = replay_to(&self.place.log, version).await?;
         let base = self.load_base(replayed.history.current()?.base).await?;
         let then = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
-        let snapshot = Snapshot::new(&then, self.key.clone())?;
+        let snapshot = Snapshot::new(&then, self.key.clone(), self.note_user())?;
         self.note_use(&snapshot);
         Ok(snapshot)
     }
@@ -271,14 +335,15 @@ impl State {
                 };
                 blocking(apply).await?;
             }
-            Record::Base { mark, .. } => {
+            Record::Base { mark, written, deleted } => {
                 let base = match self.load_base(mark.base).await {
                     // It was replaced and collected since.
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
                     base => base?,
                 };
                 let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
-                return self.install(frame.version, frame.time, mark, base, keys).await;
+                let touched = [written, deleted].into_iter().flatten().collect();
+                return self.install(frame.version, frame.time, mark, base, keys, touched).await;
             }
             Record::Note(note) => Arc::make_mut(&mut self.inner.lock().history).note(&note),
             Record::Sealed(_) => {}
@@ -287,8 +352,15 @@ impl State {
     }
 
     /// Reads the whole state again: the log went on somewhere that does not follow from where this process stood.
+    ///
+    /// # Errors
+    /// `NotFound` when the table was dropped, and perhaps another one made under its name.
     async fn reopen(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
-        let (log, replayed, base) = newest(&self.place, &self.session, &self.fence).await?;
+        self.check_presence().await?;
+        let (log, replayed, base) = newest(&self.place, &self.sessions, &self.fence).await?;
+        if replayed.history.hash_key != self.hash_key() {
+            return Err(self.gone());
+        }
         let inner = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
         *tail = Tail { log, ours: false, behind: false };
         self.suspect.store(true, Ordering::Release);
@@ -311,7 +383,7 @@ impl State {
         Ok(unknown.into_iter().zip(rows).filter_map(|(hash, row)| Some((hash, row?))).collect())
     }
 
-    pub(crate) fn hash_key(&self) -> (u64, u64) {
+    pub(crate) fn hash_key(&self) -> Identity {
         self.inner.lock().history.hash_key
     }
 
@@ -431,12 +503,13 @@ impl Inner {
 }
 
 /// What the log adds up to, and its newest base.
-async fn newest(place: &TablePlace, session: &Arc<Session>, fence: &Arc<Fence>) -> Result<(Log, Replayed, Dataset)> {
+async fn newest(place: &TablePlace, sessions: &Sessions, fence: &Arc<Fence>) -> Result<(Log, Replayed, Dataset)> {
     loop {
         let (mut log, replayed) = replay(&place.log).await?;
         let base = replayed.history.current()?.base;
         fence.learn(base);
-        match base::load(&place.base, session, &place.params, Some(base), Some(fence)).await {
+        let session = sessions.of(replayed.history.hash_key);
+        match base::load(&place.base, &session, &place.params, Some(base), Some(Arc::clone(fence) as _)).await {
             // It was replaced and collected since the log was read.
             Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
             base => return Ok((log, replayed, base?)),
@@ -444,8 +517,9 @@ async fn newest(place: &TablePlace, session: &Arc<Session>, fence: &Arc<Fence>) 
     }
 }
 
-async fn start_log(place: &TablePlace, session: &Arc<Session>, options: &StoreOptions) -> Result<()> {
-    let base = base::load(&place.base, session, &place.params, None, None).await?.version().version;
+async fn start_log(place: &TablePlace, sessions: &Sessions, options: &StoreOptions) -> Result<()> {
+    let session = sessions.of(new_identity());
+    let base = base::load(&place.base, &session, &place.params, None, None).await?.version().version;
     let time = options.clock.now();
     let mark =
         BaseMark { base, since: base, version: base, folded: base, keys: base, time: time.0, ..BaseMark::default() };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use cenote_base::{ByteSize, Clock, Error, Result, SystemClock};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::WriteParams;
-use lance::session::Session;
 use lance_file::version::LanceFileVersion;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -24,6 +24,7 @@ use crate::lease::{Lease, Leases};
 use crate::pages::Pages;
 use crate::place::Place;
 use crate::schema::{self, HIDDEN_PREFIX};
+use crate::sessions::{Sessions, new_identity};
 use crate::state::State;
 use crate::table::Table;
 use crate::upkeep::AfterFold;
@@ -57,6 +58,8 @@ pub struct StoreOptions {
     pub cache_directory: PathBuf,
     /// Bytes of remote files that are kept there; with none, each is read from afar each time.
     pub block_cache_bytes_max: ByteSize,
+    /// Tables kept open that nobody uses, at most: each holds some files open, and in memory what its log says.
+    pub idle_tables_max: usize,
     /// What is done after a fold.
     pub after_fold: Option<Arc<dyn AfterFold>>,
     /// What times the history of tables.
@@ -80,6 +83,7 @@ impl Default for StoreOptions {
             lease_patience: Duration::from_secs(10),
             cache_directory: std::env::temp_dir().join("cenote"),
             block_cache_bytes_max: ByteSize::mib(4096),
+            idle_tables_max: 128,
             after_fold: None,
             clock: Arc::new(SystemClock),
             faults: Faults::default(),
@@ -115,11 +119,21 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     place: Place,
-    session: Arc<Session>,
+    sessions: Arc<Sessions>,
     pages: Arc<Pages>,
     options: StoreOptions,
     /// The tables in use: all handles of a table share one state.
-    states: Mutex<HashMap<String, Arc<OnceCell<Arc<State>>>>>,
+    states: Mutex<HashMap<String, Entry>>,
+    /// Counts uses of tables.
+    uses: AtomicU64,
+}
+
+/// A table in use.
+#[derive(Debug, Default)]
+struct Entry {
+    state: Arc<OnceCell<Arc<State>>>,
+    /// The number of its last use.
+    used: u64,
 }
 
 /// A store that may be gone.
@@ -136,14 +150,10 @@ impl Store {
     /// The store at `location`: a directory, which is made if it does not exist, or a URI such as `s3://bucket/prefix`, for
     /// which credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on).
     pub async fn open(location: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
-        let session = Arc::new(Session::new(
-            options.index_cache_bytes_max.0 as usize,
-            options.metadata_cache_bytes_max.0 as usize,
-            Arc::default(),
-        ));
-        let place = Place::open(location.as_ref(), &session, &options).boxed().await?;
+        let sessions = Arc::new(Sessions::new(&options));
+        let place = Place::open(location.as_ref(), sessions.stores(), &options).boxed().await?;
         let pages = Arc::new(Pages::new(options.page_cache_bytes_max));
-        let shared = Shared { place, session, pages, options, states: Mutex::default() };
+        let shared = Shared { place, sessions, pages, options, states: Mutex::default(), uses: AtomicU64::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -160,7 +170,7 @@ impl Store {
     /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The store can be
     /// used on.
     pub async fn release(&self) -> Result<()> {
-        let cells: Vec<_> = self.shared.states.lock().values().cloned().collect();
+        let cells: Vec<_> = self.shared.states.lock().values().map(|entry| Arc::clone(&entry.state)).collect();
         for state in cells.iter().filter_map(|cell| cell.get()) {
             state.place.leases.release().await?;
         }
@@ -181,7 +191,7 @@ impl Store {
         }
         let key = PrimaryKey::new(&spec.schema, &spec.primary_key)?;
         let stored: SchemaRef = Arc::new(schema::to_stored(&spec.schema, &key));
-        let (leases, _lease) = self.lease(name).await?;
+        let (leases, _held) = self.leases(name).await?;
         if self.shared.place.has_table(name).boxed().await? {
             return Err(Error::already_exists(format!("table `{name}` exists already")));
         }
@@ -189,7 +199,8 @@ impl Store {
         self.shared.states.lock().remove(name);
         let nothing = RecordBatchIterator::new(std::iter::empty::<Result<RecordBatch, _>>(), Arc::clone(&stored));
         let place = self.shared.place.table(name, &self.shared.options);
-        let session = Some(Arc::clone(&self.shared.session));
+        // Its own caches, since the table has no identity before it has a log.
+        let session = Some(self.shared.sessions.of(new_identity()));
         let params = WriteParams { session, store_params: Some(place.params), ..write_params() };
         let uri = place.base;
         let written = Dataset::write(nothing, &uri, Some(params)).boxed().await;
@@ -224,7 +235,7 @@ impl Store {
     /// Removes a table and all its versions. Snapshots of it held anywhere stop working.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
         self.table(name).await?;
-        let (leases, _lease) = self.lease(name).await?;
+        let (leases, _held) = self.leases(name).await?;
         self.shared.states.lock().remove(name);
         self.shared.place.drop_table(name, &self.shared.options).boxed().await?;
         leases.release().await
@@ -235,33 +246,102 @@ impl Store {
         self.shared.place.bytes(name).boxed().await
     }
 
-    async fn lease(&self, name: &str) -> Result<(Leases, Lease)> {
+    /// The right to make or drop table `name`: to write its log and to change its base.
+    async fn leases(&self, name: &str) -> Result<(Leases, [Lease; 2])> {
         // The leases of a table in use are known; a table that is made or dropped has its own.
-        let known = self.shared.states.lock().get(name).and_then(|cell| cell.get().cloned());
+        let known = self.shared.states.lock().get(name).and_then(|entry| entry.state.get().cloned());
         if let Some(state) = known {
             state.place.leases.release().await?;
         }
-        let leases = self.shared.place.table(name, &self.shared.options).leases;
-        let lease = leases.writer(self.shared.options.writer_wait_max).await;
-        Ok((leases, lease.map_err(|error| error.context(format!("table `{name}`")))?))
+        let (leases, wait) =
+            (self.shared.place.table(name, &self.shared.options).leases, self.shared.options.writer_wait_max);
+        let held = async { Ok([leases.base(wait).await?, leases.writer(wait).await?]) };
+        let held = held.await.map_err(|error: Error| error.context(format!("table `{name}`")))?;
+        Ok((leases, held))
     }
 
+    /// The state of table `name` in this process, opened if it is not.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such table.
     pub(crate) async fn state(&self, name: &str) -> Result<Arc<State>> {
-        let cell = {
-            let mut states = self.shared.states.lock();
-            Arc::clone(states.entry(name.to_owned()).or_default())
-        };
-        let open = || async {
-            if !self.shared.place.has_table(name).boxed().await? {
-                return Err(Error::not_found(format!("table `{name}` was dropped")));
+        loop {
+            let (cell, is_new) = {
+                let mut states = self.shared.states.lock();
+                let is_new = !states.contains_key(name);
+                let entry = states.entry(name.to_owned()).or_default();
+                entry.used = self.shared.uses.fetch_add(1, Ordering::Relaxed);
+                (Arc::clone(&entry.state), is_new)
+            };
+            if is_new {
+                self.close_idle().boxed().await;
             }
-            let place = self.shared.place.table(name, &self.shared.options);
-            let store = WeakStore(Arc::downgrade(&self.shared));
-            let (session, pages) = (Arc::clone(&self.shared.session), Arc::clone(&self.shared.pages));
-            State::open(name.to_owned(), store, place, session, pages, self.shared.options.clone()).await
+            let state = cell.get_or_try_init(|| self.open_state(name).boxed()).await;
+            let state = state.map_err(|error| error.context(format!("open table `{name}`")));
+            match state {
+                Ok(state) if !state.is_gone()? => return Ok(Arc::clone(state)),
+                // Another process dropped it, and may have made another one under its name.
+                Ok(_) => self.forget(name, &cell),
+                Err(error) => {
+                    self.forget(name, &cell);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn open_state(&self, name: &str) -> Result<Arc<State>> {
+        if !self.shared.place.has_table(name).boxed().await? {
+            return Err(Error::not_found(format!("table `{name}` was dropped")));
+        }
+        let place = self.shared.place.table(name, &self.shared.options);
+        let store = WeakStore(Arc::downgrade(&self.shared));
+        let (sessions, pages) = (Arc::clone(&self.shared.sessions), Arc::clone(&self.shared.pages));
+        State::open(name.to_owned(), store, place, sessions, pages, self.shared.options.clone()).await
+    }
+
+    /// Opens table `name` anew the next time, unless somebody did already.
+    fn forget(&self, name: &str, cell: &Arc<OnceCell<Arc<State>>>) {
+        let mut states = self.shared.states.lock();
+        if states.get(name).is_some_and(|entry| Arc::ptr_eq(&entry.state, cell)) {
+            states.remove(name);
+        }
+    }
+
+    /// Closes the tables that were not used for the longest time, but for [`StoreOptions::idle_tables_max`].
+    async fn close_idle(&self) {
+        let idle_max = self.shared.options.idle_tables_max;
+        let mut idle: Vec<(u64, String, Arc<OnceCell<Arc<State>>>)> = {
+            let states = self.shared.states.lock();
+            if states.len() <= idle_max {
+                return;
+            }
+            let is_idle = |entry: &Entry| entry.state.get().is_some_and(State::is_idle);
+            let idle = states.iter().filter(|(_, entry)| is_idle(entry));
+            idle.map(|(name, entry)| (entry.used, name.clone(), Arc::clone(&entry.state))).collect()
         };
-        let state = cell.get_or_try_init(|| open().boxed()).await;
-        state.cloned().map_err(|error| error.context(format!("open table `{name}`")))
+        idle.sort_unstable_by_key(|(used, ..)| *used);
+        let excess = idle.len().saturating_sub(idle_max);
+        for (_, name, cell) in idle.into_iter().take(excess) {
+            let Some(state) = cell.get() else { continue };
+            // Nobody in this process would remember to.
+            if state.has_changes()
+                && let Err(error) = state.fold().boxed().await
+            {
+                tracing::warn!(%error, table = name, "the writes of a table that is closed stay in its log");
+            }
+            if let Err(error) = state.place.leases.release().await {
+                tracing::warn!(%error, table = name, "others wait until the lease runs out");
+            }
+            let mut states = self.shared.states.lock();
+            let is_idle = states.get(&name).is_some_and(|entry| {
+                // One in the map and one here.
+                Arc::ptr_eq(&entry.state, &cell) && Arc::strong_count(&cell) == 2 && State::is_idle(state)
+            });
+            if is_idle {
+                states.remove(&name);
+            }
+        }
     }
 }
 

@@ -3,15 +3,15 @@
 //! Small writes go to the change store. What is large, or changes a caption of many rows with media, goes straight to the base,
 //! as one commit of its own: see `direct`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::BuildHasherDefault;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
-use arrow::datatypes::{Field, FieldRef, Schema};
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{Field, Schema};
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 use lance::Dataset;
@@ -20,19 +20,23 @@ use lance::dataset::NewColumnTransform;
 use crate::Version;
 use crate::block_cache::BlockCacheUsage;
 use crate::changes::ByHash;
+use crate::collect::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
 use crate::commit::RowWrite;
 use crate::direct::{self, Staged};
 use crate::fault::{arrow_error, lance_error};
 use crate::feed::ChangeFeed;
 use crate::filter::Filter;
+use crate::gate;
 use crate::history::Note;
 use crate::log::Record;
 use crate::patch;
+use crate::predicate;
 use crate::schema::{self, Missing};
-use crate::snapshot::{ScanRequest, Snapshot, WRITE_ROWS_MAX};
+use crate::snapshot::{Snapshot, WRITE_ROWS_MAX};
 use crate::state::{State, detached};
-use crate::store::Store;
-use crate::upkeep::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY, UpkeepStatus};
+use crate::store::{Store, schemas};
+use crate::update::Update;
+use crate::upkeep::{self, UpkeepStatus};
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`] sets them to null along with the change.
@@ -91,9 +95,24 @@ impl Table {
         self.store.state(&self.name).boxed().await
     }
 
-    /// The newest version: all that was acknowledged by any writer before this call.
+    /// The table's state, and its newest version.
+    async fn current(&self) -> Result<(Arc<State>, Snapshot)> {
+        let state = self.state().await?;
+        match state.snapshot().boxed().await {
+            Ok(snapshot) => Ok((state, snapshot)),
+            // Another table may have been made under the name, which an object store tells only who reads there.
+            Err(_) if state.is_gone()? => {
+                let state = self.state().await?;
+                let snapshot = state.snapshot().boxed().await?;
+                Ok((state, snapshot))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest version: all that was acknowledged, by any writer in any process, before this call.
     pub async fn snapshot(&self) -> Result<Snapshot> {
-        self.state().await?.snapshot().boxed().await
+        Ok(self.current().await?.1)
     }
 
     /// The table as it was at `version`.
@@ -101,7 +120,7 @@ impl Table {
     /// # Errors
     /// `NotFound` when there is no such version, or it was collected.
     pub async fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
-        self.state().await?.snapshot_at(version).boxed().await
+        self.current().await?.0.snapshot_at(version).boxed().await
     }
 
     /// The table as it was when `tag` was set.
@@ -113,7 +132,7 @@ impl Table {
 
     /// All versions that can be read, oldest first, each with its time in microseconds since 1970.
     pub async fn versions(&self) -> Result<Vec<(Version, i64)>> {
-        self.state().await?.versions().await
+        self.current().await?.0.versions().await
     }
 
     /// Names `version`: it is kept until the tag is deleted, and what is between it and the oldest version that is kept anyway
@@ -149,8 +168,7 @@ impl Table {
 
     /// All tags with their versions.
     pub async fn tags(&self) -> Result<BTreeMap<String, Version>> {
-        let state = self.state().await?;
-        state.snapshot().boxed().await?;
+        let (state, _) = self.current().await?;
         Ok(state.history().tags.iter().map(|(name, version)| (name.clone(), Version(*version))).collect())
     }
 
@@ -172,8 +190,7 @@ impl Table {
 
     /// [`upsert`](Self::upsert) of several batches as one version.
     pub async fn upsert_all(&self, batches: Vec<RecordBatch>) -> Result<WriteReport> {
-        let state = self.state().await?;
-        let snapshot = state.snapshot().boxed().await?;
+        let (state, snapshot) = self.current().await?;
         let logical = Arc::clone(snapshot.full_schema());
         let checked = batches.iter().map(|batch| schema::check_batch(batch, &logical, Missing::Null));
         let (batches, hashes) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
@@ -197,8 +214,7 @@ impl Table {
     /// at the same time, without waiting for anybody; [`commit`](Self::commit) makes what they staged one version. What is not
     /// committed within seven days is collected.
     pub async fn stage(&self, batches: Vec<RecordBatch>) -> Result<Staged> {
-        let state = self.state().await?;
-        let snapshot = state.snapshot().boxed().await?;
+        let (state, snapshot) = self.current().await?;
         let checked = batches.iter().map(|batch| schema::check_batch(batch, snapshot.full_schema(), Missing::Null));
         let (batches, _) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
         direct::stage(&state, snapshot.base(), batches).boxed().await
@@ -219,8 +235,25 @@ impl Table {
     /// # Errors
     /// As [`upsert`](Self::upsert); `Unsupported` for media columns, which change by a whole-row upsert.
     pub async fn update(&self, batch: RecordBatch) -> Result<WriteReport> {
-        let state = self.state().await?;
-        let snapshot = state.snapshot().boxed().await?;
+        self.set(batch, None).await
+    }
+
+    /// As [`update`](Self::update), for the rows alone whose `columns` are still as they were in `read`, an earlier snapshot:
+    /// for values that were computed from them. Other rows are passed over; the report counts those that were set.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update); `NotFound` for a column that the table does not have.
+    pub async fn update_unchanged(
+        &self,
+        batch: RecordBatch,
+        read: &Snapshot,
+        columns: &[String],
+    ) -> Result<WriteReport> {
+        self.set(batch, Some((read.clone(), columns.to_vec()))).await
+    }
+
+    async fn set(&self, batch: RecordBatch, read: Option<(Snapshot, Vec<String>)>) -> Result<WriteReport> {
+        let (state, snapshot) = self.current().await?;
         let batch = schema::check_batch(&batch, snapshot.full_schema(), Missing::Absent)?;
         if let Some(field) = batch.schema().fields().iter().find(|field| schema::is_blob(field)) {
             return Err(Error::unsupported(format!(
@@ -228,24 +261,22 @@ impl Table {
                 field.name()
             )));
         }
-        let batch = void_dependents(&snapshot, &batch)?;
         let (mut batches, _) = unique(&state, &snapshot, vec![batch])?;
         let Some(batch) = batches.pop().filter(|batch| batch.num_columns() > state.key.columns().len()) else {
             return Ok(nothing(&snapshot));
         };
-        if patch::fits_base(&snapshot, &batch, state.options.bulk_bytes.0).boxed().await? {
-            return direct::update(&state, batch).boxed().await;
+        let is_direct = patch::fits_base(&snapshot, &batch, state.options.bulk_bytes.0).boxed().await?;
+        let update = Update { batch, read };
+        if is_direct {
+            return direct::update(&state, update).boxed().await;
         }
         state.make_room().boxed().await?;
         let writing = state.writing().boxed().await?;
         let snapshot = state.view()?;
-        let found = snapshot.locate(&batch).boxed().await?;
-        let rows = (0u32..).zip(&found).filter_map(|(row, id)| Some((row, (*id)?)));
-        let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
-        if rows.is_empty() {
+        let (given, row_ids) = update.at(&snapshot).boxed().await?;
+        if row_ids.is_empty() {
             return Ok(nothing(&snapshot));
         }
-        let given = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?;
         let whole = patch::whole_rows(&snapshot, &given, &row_ids).boxed().await?;
         let hashes = state.key.hash(&state.key.project(&given)?, state.hash_key())?;
         let write = RowWrite { record: Record::Upsert(whole), hashes };
@@ -257,11 +288,12 @@ impl Table {
 
     /// Deletes the rows with these keys; a key that is absent is passed over. `keys` holds at least the primary key.
     pub async fn delete(&self, keys: &RecordBatch) -> Result<WriteReport> {
-        let state = self.state().await?;
+        let (state, snapshot) = self.current().await?;
         let keys = state.key.keep_last(&state.key.project(keys)?)?;
         if keys.num_rows() == 0 {
-            return Ok(nothing(&state.snapshot().boxed().await?));
+            return Ok(nothing(&snapshot));
         }
+        drop(snapshot);
         let hashes = state.key.hash(&keys, state.hash_key())?;
         if keys.num_rows() >= state.options.fold_rows {
             return direct::delete(&state, keys, hashes).boxed().await;
@@ -269,11 +301,11 @@ impl Table {
         state.write(RowWrite { record: Record::Delete(keys), hashes }).boxed().await
     }
 
-    /// Deletes the rows that satisfy `filter`.
+    /// Deletes the rows that satisfy `filter`: those, and no others, that do when they are deleted, whatever is written at
+    /// the same time.
     pub async fn delete_where(&self, filter: Filter) -> Result<WriteReport> {
-        let snapshot = self.snapshot().await?;
-        let request = ScanRequest::default().columns(snapshot.primary_key().columns()).filter(filter);
-        self.delete(&snapshot.collect(&request).await?).await
+        let state = self.state().await?;
+        predicate::delete(&state, filter).boxed().await
     }
 
     /// Adds nullable columns, null in every row. A column that is there already with the same type is passed over.
@@ -282,31 +314,20 @@ impl Table {
     /// `InvalidInput` for a column that is not nullable, is a media column, or exists with another type.
     pub async fn add_columns(&self, fields: &[Field]) -> Result<Version> {
         let snapshot = self.snapshot().await?;
-        let logical = snapshot.full_schema();
-        let mut new = Vec::new();
-        for field in fields {
-            match logical.field_with_name(field.name()) {
-                Ok(existing) if existing.data_type() == field.data_type() => {}
-                Ok(existing) => {
-                    return Err(Error::invalid_input(format!(
-                        "column `{}` exists with type {}; drop it before adding it as {}",
-                        field.name(),
-                        existing.data_type(),
-                        field.data_type()
-                    )));
-                }
-                Err(_) if !field.is_nullable() || schema::is_blob(field) => {
-                    let what = format!("column `{}` must be nullable and hold no media to be added", field.name());
-                    return Err(Error::invalid_input(what));
-                }
-                Err(_) => new.push(field.clone()),
-            }
-        }
-        if new.is_empty() {
+        if missing(snapshot.full_schema(), fields)?.is_empty() {
             return Ok(snapshot.version());
         }
-        let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(new)));
-        self.alter(async |dataset| dataset.add_columns(transform, None, None).await.map_err(lance_error)).await
+        drop(snapshot);
+        self.alter(async |dataset| {
+            // Somebody may have added some of them meanwhile.
+            let missing = missing(&schemas(dataset).0, fields)?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(missing)));
+            dataset.add_columns(transform, None, None).await.map_err(lance_error)
+        })
+        .await
     }
 
     /// Drops columns that are not part of the key.
@@ -354,23 +375,27 @@ impl Table {
     /// [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions that have a tag, a consumer or a snapshot in this process
     /// are kept, and what they need. It happens by itself after folds.
     pub async fn collect(&self, keep: Option<Duration>) -> Result<Collected> {
-        let state = self.state().await?;
+        let (state, snapshot) = self.current().await?;
         let keep = match keep {
             Some(keep) => keep,
-            None => upkeep::retention(state.snapshot().boxed().await?.properties())?,
+            None => collect::retention(snapshot.properties())?,
         };
-        upkeep::collect(&state, keep).boxed().await
+        drop(snapshot);
+        collect::collect(&state, keep).boxed().await
     }
 
-    /// Runs `change` on the base, with everything written so far in it, while nobody else changes the base: for index builds
-    /// and other upkeep that leaves the rows as they are. Writers go on meanwhile.
+    /// Runs `change` on the base, with everything written so far in it: for index builds and other upkeep that leaves the
+    /// rows as they are. Writers and folds go on meanwhile; each commit of `change` is carried over to the newest version.
+    ///
+    /// # Errors
+    /// Those of `change`; `Conflict` when the base has moved so that what was built does not fit it.
     pub async fn maintain<T, F>(&self, change: F) -> Result<T>
     where
         F: AsyncFnOnce(&mut Dataset) -> Result<T>,
     {
         let state = self.state().await?;
         state.fold().await?;
-        Box::pin(direct::maintain(&state, change)).await
+        Box::pin(gate::maintain(&state, change)).await
     }
 
     /// What happened to rows after version `from`, in order.
@@ -383,8 +408,7 @@ impl Table {
 
     /// How far each durable consumer of the change feed has come. What they have not read is not collected.
     pub async fn consumers(&self) -> Result<BTreeMap<String, Version>> {
-        let state = self.state().await?;
-        state.snapshot().boxed().await?;
+        let (state, _) = self.current().await?;
         Ok(state.history().consumers.iter().map(|(name, version)| (name.clone(), Version(*version))).collect())
     }
 
@@ -406,10 +430,33 @@ impl Table {
 
     /// How far the base is behind, and what is done about it.
     pub async fn upkeep(&self) -> Result<UpkeepStatus> {
-        let state = self.state().await?;
-        state.snapshot().boxed().await?;
+        let (state, _) = self.current().await?;
         state.upkeep_status()
     }
+}
+
+/// Those of `fields` that a table with the columns `logical` lacks.
+fn missing(logical: &Schema, fields: &[Field]) -> Result<Vec<Field>> {
+    let mut missing = Vec::new();
+    for field in fields {
+        match logical.field_with_name(field.name()) {
+            Ok(existing) if existing.data_type() == field.data_type() => {}
+            Ok(existing) => {
+                return Err(Error::invalid_input(format!(
+                    "column `{}` exists with type {}; drop it before adding it as {}",
+                    field.name(),
+                    existing.data_type(),
+                    field.data_type()
+                )));
+            }
+            Err(_) if !field.is_nullable() || schema::is_blob(field) => {
+                let what = format!("column `{}` must be nullable and hold no media to be added", field.name());
+                return Err(Error::invalid_input(what));
+            }
+            Err(_) => missing.push(field.clone()),
+        }
+    }
+    Ok(missing)
 }
 
 fn check_property(name: &str, value: Option<&str>) -> Result<()> {
@@ -420,7 +467,7 @@ fn check_property(name: &str, value: Option<&str>) -> Result<()> {
     };
     match value {
         Some(value) if [RETENTION_PROPERTY, RETENTION_BYTES_PROPERTY].contains(&name) => {
-            upkeep::parse_limit(name, value).map(drop)
+            collect::parse_limit(name, value).map(drop)
         }
         Some(value) if !allowed.is_empty() && !allowed.contains(&value) => {
             let allowed = allowed.join("` or `");
@@ -465,25 +512,4 @@ fn unique(state: &State, snapshot: &Snapshot, batches: Vec<RecordBatch>) -> Resu
     let batches = kept.collect::<Result<Vec<_>>>()?;
     let hashes = hashes.iter().enumerate().filter(|(row, hash)| last[*hash] == *row).map(|(_, hash)| *hash).collect();
     Ok((batches, hashes))
-}
-
-/// `batch` with a null column for each column that is void when one of the batch's changes.
-fn void_dependents(snapshot: &Snapshot, batch: &RecordBatch) -> Result<RecordBatch> {
-    let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
-    let dependents: BTreeMap<String, Vec<String>> = serde_json::from_str(text).map_err(|source| {
-        Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
-    })?;
-    let schema = batch.schema();
-    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
-    let mut columns = batch.columns().to_vec();
-    let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
-    for name in changed.collect::<BTreeSet<_>>() {
-        // A dependent that was dropped meanwhile has nothing to void.
-        let Ok(field) = snapshot.full_schema().field_with_name(name) else { continue };
-        if schema.index_of(name).is_err() {
-            columns.push(new_null_array(field.data_type(), batch.num_rows()));
-            fields.push(Arc::new(field.clone()));
-        }
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
 }

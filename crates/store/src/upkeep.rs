@@ -3,23 +3,19 @@
 //! Upkeep runs in the background of whatever process writes, one task a table, and never makes a write wait, but for one that
 //! finds the change store four times as full as what starts a fold.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use cenote_base::{Error, Result, Timestamp};
+use cenote_base::{Result, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance::Dataset;
-use lance::dataset::cleanup::CleanupPolicy;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 use parking_lot::Mutex;
 
 use crate::fault::lance_error;
-use crate::history::Note;
-use crate::state::{State, detached};
-use crate::{Table, Version, base, direct};
+use crate::state::State;
+use crate::{Table, collect, direct};
 
 /// A file is full with so many rows.
 const FILE_ROWS: usize = 1 << 20;
@@ -33,30 +29,10 @@ const DELETED_SHARE_UNASKED: f32 = 0.5;
 /// A change store of so many rows is folded when more than half of them are superseded.
 const DUPLICATE_ROWS_MIN: usize = 4096;
 
-/// The property that says for how many seconds the past can be read; by default a day.
-pub const RETENTION_PROPERTY: &str = "cenote.retention_seconds";
-/// The property that says how many bytes of the log are kept at most, whatever its age and whoever reads it; by default any
-/// number. Tags keep what they name all the same.
-pub const RETENTION_BYTES_PROPERTY: &str = "cenote.retention_bytes";
-const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// What is to be done for a table after its writes were folded, by who knows more of it than this crate: its indexes.
 pub trait AfterFold: std::fmt::Debug + Send + Sync {
     /// Called in the background; an error is logged.
     fn after_fold(&self, table: Table) -> BoxFuture<'static, Result<()>>;
-}
-
-/// What a collection removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// Versions of the base.
-    pub bases: u64,
-    /// Segments of the log.
-    pub segments: usize,
-    /// Bytes of the base's files.
-    pub bytes: u64,
-    /// The oldest version that can still be read, tagged ones apart.
-    pub oldest: Version,
 }
 
 /// How far a table's base is behind its writes, and what is done about it.
@@ -108,6 +84,11 @@ impl State {
         }
     }
 
+    /// Whether there are writes that the base does not hold.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.inner.lock().changes.is_empty()
+    }
+
     fn reason_to_fold(&self) -> Option<String> {
         let inner = self.inner.lock();
         let (changes, options) = (&inner.changes, &self.options);
@@ -157,12 +138,14 @@ impl State {
             hook.after_fold(table).await?;
         }
         let base = Arc::clone(&self.inner.lock().base);
-        if let Some(options) = compaction_due(&base) {
+        // What is built from files would not fit those that they are joined to.
+        let is_building = self.place.staging.claims().await?.is_building();
+        if let Some(options) = compaction_due(&base).filter(|_| !is_building) {
             doing("joining files, because there are many small or half-deleted ones".to_owned());
             compact_with(self, options).await?;
         }
         doing("removing what nobody needs any more".to_owned());
-        collect(self, retention(self.view()?.properties())?).boxed().await.map(drop)
+        collect::collect(self, collect::retention(self.view()?.properties())?).boxed().await.map(drop)
     }
 
     /// See [`UpkeepStatus`].
@@ -200,7 +183,7 @@ async fn compact_with(state: &Arc<State>, options: CompactionOptions) -> Result<
         state.options.faults.check("base.commit")?;
         compact_files(dataset, options, None).boxed().await.map(drop).map_err(lance_error)
     };
-    Box::pin(direct::maintain(state, compact)).await
+    Box::pin(direct::rearrange(state, compact)).await
 }
 
 fn compaction(rows: usize, deleted_share: f32) -> CompactionOptions {
@@ -228,75 +211,4 @@ fn compaction_due(base: &Dataset) -> Option<CompactionOptions> {
     });
     let target = if is_many { together.min(FILE_ROWS) } else { 0 };
     (is_many || half_deleted).then(|| compaction(target, DELETED_SHARE_UNASKED))
-}
-
-/// For how long the past of a table with `properties` can be read.
-pub(crate) fn retention(properties: &HashMap<String, String>) -> Result<Duration> {
-    let seconds = properties.get(RETENTION_PROPERTY).map(|text| parse_limit(RETENTION_PROPERTY, text)).transpose()?;
-    Ok(seconds.map_or(RETENTION_DEFAULT, Duration::from_secs))
-}
-
-/// The number that `text` gives for the limit `property`.
-pub(crate) fn parse_limit(property: &str, text: &str) -> Result<u64> {
-    let unit = if property == RETENTION_PROPERTY { "seconds" } else { "bytes" };
-    text.parse()
-        .map_err(|_| Error::invalid_input(format!("property `{property}` is `{text}`: it is a number of {unit}")))
-}
-
-/// Removes what only versions before `keep` ago need.
-pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collected> {
-    let state = Arc::clone(state);
-    detached(async move {
-        let _changing = state.changing().await?;
-        let mut writing = state.writing().await?;
-        state.adopt(&mut writing).boxed().await?;
-        let history = state.history();
-        let cutoff = state.now().1.0.saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
-        let versions = state.versions().await?;
-        let aged =
-            versions.iter().rev().find(|(_, time)| *time <= cutoff).map_or(history.oldest(), |(version, _)| version.0);
-        let followed = history.consumers.values().copied().chain([aged]).min().unwrap_or(aged);
-        let limit = state.inner.lock().base.config().get(RETENTION_BYTES_PROPERTY).cloned();
-        let large = match limit {
-            Some(text) => writing.log().version_before(parse_limit(RETENTION_BYTES_PROPERTY, &text)?).await?,
-            None => 0,
-        };
-        // What was collected before is gone, whatever is wanted now.
-        let wanted = followed.max(large).max(history.oldest());
-        let Some(oldest) = history.at(Version(wanted)) else { return Ok(Collected::default()) };
-        // Another base with the same rows, or with more of the log's, may have been made since: processes that this one does
-        // not know of may read the one before.
-        let lately = history.current_at(cutoff).map_or(0, |mark| mark.base);
-        let tagged = history.tagged_before(oldest.version);
-        let bases: BTreeSet<u64> = tagged.values().map(|mark| mark.base).collect();
-        let base = Arc::clone(state.view()?.base());
-        base::protect(&base, &bases).await?;
-        // Said before it is done: a version that is said to be there must be.
-        writing.note(Note::Collected { base: oldest.base, tagged: bases.clone() }).await?;
-        state.roll_if_folded(&mut writing).await?;
-        let history = state.history();
-        let kept_keys: BTreeSet<u64> = history.marks.iter().map(|mark| mark.keys).collect();
-        let tagged = tagged.iter().map(|(version, mark)| mark.folded + 1..=*version);
-        let needed: Vec<_> = tagged.chain([oldest.folded + 1..=u64::MAX]).collect();
-        let segments = writing.log().collect(&needed).await?;
-        state.place.keys.collect(kept_keys).await?;
-        drop(writing);
-        base::unprotect(&base, &bases).await?;
-        let in_use = state.bases_in_use().into_iter().filter(|base| !bases.contains(base));
-        let policy = CleanupPolicy {
-            before_version: in_use.chain([oldest.base, lately]).min(),
-            // What no version names is what a crash left, or somebody staged lately.
-            delete_unverified: keep.is_zero(),
-            error_if_tagged_old_versions: false,
-            ..CleanupPolicy::default()
-        };
-        let removed = base.cleanup(policy).execute().boxed().await.map_err(lance_error)?;
-        Ok(Collected {
-            bases: removed.old_versions,
-            segments,
-            bytes: removed.bytes_removed,
-            oldest: Version(history.oldest()),
-        })
-    })
-    .await
 }

@@ -198,6 +198,7 @@ fn truncate(file: &File, end: u64, faults: &Faults) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-pub(super) fn sync_directory(directory: &Path) -> Result<()> {
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     File::open(directory).and_then(|file| file.sync_all()).context(|| format!("sync {}", directory.display()))
 }

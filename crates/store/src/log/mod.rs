@@ -23,6 +23,7 @@ use crate::Faults;
 use crate::history::Checkpoint;
 use crate::objects::Objects;
 use crate::state::{blocking, blocking_unless};
+pub(crate) use file::sync_directory;
 pub(crate) use frame::{Frame, Record};
 use frame::{HEADER_BYTES, frame_bytes, whole_body};
 pub(crate) use segment::News;
@@ -98,7 +99,7 @@ impl LogPlace {
         file::Files { directory: part.clone(), faults: faults.clone() }.create(number, bytes).await?;
         tokio::fs::rename(&part, directory).await.context(failed)?;
         let Some(parent) = directory.parent().map(PathBuf::from) else { return Ok(()) };
-        blocking(move || file::sync_directory(&parent)).await
+        blocking(move || sync_directory(&parent)).await
     }
 
     /// Removes the log, or finds that there is none.
@@ -253,11 +254,26 @@ impl Log {
         Ok(oldest - 1)
     }
 
+    /// The segments before the newest one, which can be removed while somebody else writes.
+    pub(crate) fn past(&self) -> Past {
+        Past { segments: Arc::clone(&self.segments), end: self.number }
+    }
+}
+
+/// The ended segments of a log.
+#[derive(Debug)]
+pub(crate) struct Past {
+    segments: Arc<dyn Segments>,
+    /// The number of the first segment that is not one of them.
+    end: u64,
+}
+
+impl Past {
     /// Removes the ended segments that hold no version of `needed`; how many those were.
     pub(crate) async fn collect(&self, needed: &[RangeInclusive<u64>]) -> Result<usize> {
         let numbers = self.segments.list().await?;
         let mut removed = 0;
-        for pair in numbers.windows(2).filter(|pair| pair[1] <= self.number) {
+        for pair in numbers.windows(2).filter(|pair| pair[1] <= self.end) {
             // A segment ends where the next one begins, or earlier.
             let is_needed =
                 |range: &RangeInclusive<u64>| !range.is_empty() && *range.start() < pair[1] && *range.end() >= pair[0];

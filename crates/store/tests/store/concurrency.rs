@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, Field, Int64Type, UInt64Type};
 use cenote_base::{ByteSize, ErrorKind, Random};
-use cenote_store::{ScanRequest, Snapshot, Staged, Store, StoreOptions, Table, TableSpec, Version};
+use cenote_store::{Staged, Store, StoreOptions, Table, Version};
+
+use crate::support::rows::{batch, contents, spec};
 
 const WRITERS: i64 = 16;
 const WRITES: i64 = 40;
@@ -21,24 +23,10 @@ fn options() -> StoreOptions {
     }
 }
 
-fn batch(rows: &[(i64, i64)]) -> RecordBatch {
-    let column = |side: fn(&(i64, i64)) -> i64| Arc::new(rows.iter().map(side).collect::<Int64Array>()) as _;
-    RecordBatch::try_from_iter([("id", column(|row| row.0)), ("value", column(|row| row.1))]).unwrap()
-}
-
 async fn two_tables(directory: &std::path::Path) -> [Table; 2] {
-    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("value", DataType::Int64, true)];
     let store = Store::open(directory, options()).await.unwrap();
-    let table = store.create_table("t", TableSpec::new(Arc::new(Schema::new(fields)), ["id"])).await.unwrap();
+    let table = store.create_table("t", spec()).await.unwrap();
     [table, Store::open(directory, options()).await.unwrap().table("t").await.unwrap()]
-}
-
-async fn contents(snapshot: &Snapshot) -> BTreeMap<i64, i64> {
-    let batch = snapshot.collect(&ScanRequest::default()).await.unwrap();
-    let column = |at: usize| batch.column(at).as_primitive::<Int64Type>().values().iter().copied();
-    let rows: BTreeMap<i64, i64> = column(0).zip(column(1)).collect();
-    assert_eq!(rows.len(), batch.num_rows(), "a key stands twice");
-    rows
 }
 
 /// Transfers between accounts of a writer's own, each in one call: no snapshot sees money made or lost.
@@ -47,7 +35,7 @@ async fn a_snapshot_never_sees_half_a_write() {
     let directory = tempfile::tempdir().unwrap();
     let tables = two_tables(directory.path()).await;
     let accounts: Vec<(i64, i64)> = (0..WRITERS * 4).map(|account| (account, 100)).collect();
-    tables[0].upsert(batch(&accounts)).await.unwrap();
+    tables[0].upsert(batch(accounts)).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for table in tables.clone() {
@@ -79,7 +67,7 @@ async fn a_snapshot_never_sees_half_a_write() {
                 money[from] -= amount;
                 money[to] += amount;
                 let rows = [from, to].map(|account| (writer * 4 + account as i64, money[account]));
-                table.upsert(batch(&rows)).await.unwrap();
+                table.upsert(batch(rows)).await.unwrap();
             }
         }));
     }
@@ -110,7 +98,7 @@ async fn writes_have_one_order_that_everybody_sees() {
                 // Now and then a write that goes straight to the base.
                 let keys = if random.below(20) == 0 { 0..400 } else { random.below(30) as i64..30 };
                 let rows: Vec<(i64, i64)> = keys.map(|key| (key, value)).collect();
-                let version = table.upsert(batch(&rows)).await.unwrap().version;
+                let version = table.upsert(batch(rows)).await.unwrap().version;
                 written.push((version, value));
                 let snapshot = table.snapshot().await.unwrap();
                 assert!(snapshot.version() >= version, "a write is not in the next snapshot");
@@ -157,13 +145,13 @@ async fn rows_staged_in_many_places_are_committed_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let tables = two_tables(directory.path()).await;
     let old: Vec<(i64, i64)> = (0..300).map(|key| (key, -1)).collect();
-    tables[0].upsert(batch(&old)).await.unwrap();
-    tables[0].upsert(batch(&[(5, -2)])).await.unwrap();
+    tables[0].upsert(batch(old)).await.unwrap();
+    tables[0].upsert(batch([(5, -2)])).await.unwrap();
     let stagers = (0..4).map(|part| {
         let table = tables[part as usize % 2].clone();
         tokio::spawn(async move {
             let rows: Vec<(i64, i64)> = (part * 100..part * 100 + 100).map(|key| (key, part)).collect();
-            table.stage(vec![batch(&rows)]).await.unwrap().to_bytes().unwrap()
+            table.stage(vec![batch(rows)]).await.unwrap().to_bytes().unwrap()
         })
     });
     let mut staged = Vec::new();

@@ -21,7 +21,13 @@ enum Mode {
 }
 
 fn options(faults: Faults) -> StoreOptions {
-    StoreOptions { bulk_bytes: ByteSize(4_000), fold_bytes: ByteSize::mib(64), faults, ..StoreOptions::default() }
+    StoreOptions {
+        bulk_bytes: ByteSize(4_000),
+        fold_bytes: ByteSize::mib(64),
+        faults,
+        lease_patience: Duration::from_millis(100),
+        ..StoreOptions::default()
+    }
 }
 
 fn failing(at: usize, mode: Mode) -> (Faults, Arc<AtomicUsize>) {

@@ -7,10 +7,16 @@ mod damage;
 mod faults;
 mod fixtures;
 #[cfg(target_os = "linux")]
+mod freshness;
+mod identity;
+#[cfg(target_os = "linux")]
 mod kill;
+mod long_work;
 mod media;
 mod model;
+mod predicate;
 mod s3;
+mod staging;
 mod stock;
 mod support;
 mod table;

@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeBinaryArray, Recor
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use cenote_base::{ByteSize, ErrorKind, Random};
 use cenote_store::{
-    ChangeFeed, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version, blob_field,
+    ChangeFeed, ROW_ID, ScanRequest, Snapshot, Staged, Store, StoreOptions, Table, TableSpec, Version, blob_field,
 };
 
 const KEYS: u64 = 24;
@@ -42,6 +42,11 @@ struct Check {
     feed: ChangeFeed,
     /// What the feed's changes add up to.
     followed: Rows,
+    /// Rows in files that wait for their commit, and whether there was a column more when they were staged.
+    staged: Vec<(Staged, Rows, bool)>,
+    /// Another table of the store, which is told from this one.
+    beside: Table,
+    beside_rows: Rows,
 }
 
 fn seed() -> u64 {
@@ -92,6 +97,7 @@ impl Check {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path(), is_remote).await;
         let table = store.create_table("t", TableSpec::new(schema(has_media), ["id"])).await.unwrap();
+        let beside = store.create_table("beside", TableSpec::new(schema(has_media), ["id"])).await.unwrap();
         let other = open(directory.path(), is_remote).await;
         let reader = other.table("t").await.unwrap();
         let feed = reader.changes(reader.snapshot().await.unwrap().version()).await.unwrap();
@@ -112,6 +118,9 @@ impl Check {
             tags: BTreeMap::new(),
             oldest: Version(0),
             has_extra: false,
+            staged: Vec::new(),
+            beside,
+            beside_rows: Rows::new(),
         };
         check.remember(check.table.snapshot().await.unwrap().version());
         check
@@ -131,7 +140,7 @@ impl Check {
     }
 
     async fn step(&mut self, step: usize) {
-        match self.random.below(21) {
+        match self.random.below(26) {
             0..=5 => self.upsert(step).await,
             6..=8 => self.update(step).await,
             9..=10 => self.delete().await,
@@ -143,6 +152,11 @@ impl Check {
             17 => self.tag(step).await,
             18 => self.alter().await,
             19 => self.shrink().await,
+            20..=21 => self.stage(step).await,
+            22 => self.commit().await,
+            23 => self.update_unchanged(step).await,
+            24 if self.random.below(3) == 0 => self.make_anew().await,
+            24 => self.write_beside(step).await,
             _ => {
                 self.opened.0.release().await.unwrap();
                 std::mem::swap(&mut self.opened.0, &mut self.opened.1);
@@ -254,6 +268,98 @@ impl Check {
         let report = self.table.delete_where(filter.into()).await.unwrap();
         assert_eq!(report.deleted, before - self.rows.len());
         self.remember(report.version);
+    }
+
+    async fn stage(&mut self, step: usize) {
+        let (ids, writer) = (self.ids(KEYS), self.random.below(2) == 0);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(ids.clone())),
+            Arc::new(StringArray::from(vec!["staged"; ids.len()])),
+            Arc::new(Int64Array::from(vec![step as i64; ids.len()])),
+        ];
+        let batch = RecordBatch::try_new(schema(false), columns).unwrap();
+        let staged = if writer { &self.table } else { &self.reader }.stage(vec![batch]).await.unwrap();
+        // As it comes to another process.
+        let staged = Staged::from_bytes(&staged.to_bytes().unwrap()).unwrap();
+        let rows = ids.into_iter().map(|id| (id, (Some("staged".to_owned()), Some(step as i64), None))).collect();
+        self.staged.push((staged, rows, self.has_extra));
+        if self.staged.len() > 2 {
+            self.commit().await;
+        }
+    }
+
+    async fn commit(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let (staged, rows, had_extra) = self.staged.remove(0);
+        let outcome = self.table.commit(vec![staged]).await;
+        if had_extra != self.has_extra {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Conflict);
+            return;
+        }
+        self.rows.extend(rows);
+        self.remember(outcome.unwrap().version);
+    }
+
+    /// Sets numbers by what an earlier snapshot says of notes.
+    async fn update_unchanged(&mut self, step: usize) {
+        let Some((_, read, then)) = self.held.last().cloned() else { return };
+        let ids = self.ids(8);
+        let fields = vec![Field::new("id", DataType::Utf8, false), Field::new("number", DataType::Int64, true)];
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![step as i64; ids.len()]));
+        let columns = vec![Arc::clone(key_batch(&ids).column(0)), numbers];
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        let report = self.table.update_unchanged(batch, &read, &["note".to_owned()]).await.unwrap();
+        let mut updated = 0;
+        for id in &ids {
+            match (then.get(id), self.rows.get_mut(id)) {
+                (Some(before), Some(row)) if before.0 == row.0 => {
+                    row.1 = Some(step as i64);
+                    updated += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((report.inserted, report.updated), (0, updated));
+        self.remember(report.version);
+    }
+
+    /// Another process drops the table and makes one of its name, or this one does.
+    async fn make_anew(&mut self) {
+        let store = if self.random.below(2) == 0 { &self.opened.0 } else { &self.opened.1 };
+        for store in [&self.opened.0, &self.opened.1] {
+            store.release().await.unwrap();
+        }
+        store.drop_table("t").await.unwrap();
+        store.create_table("t", TableSpec::new(schema(self.has_media), ["id"])).await.unwrap();
+        for (staged, ..) in std::mem::take(&mut self.staged) {
+            assert!(self.table.commit(vec![staged]).await.is_err(), "rows of a table that is gone");
+        }
+        self.rows.clear();
+        self.versions.clear();
+        self.held.clear();
+        self.tags.clear();
+        self.followed.clear();
+        (self.oldest, self.has_extra) = (Version(0), false);
+        let version = self.table.snapshot().await.unwrap().version();
+        self.remember(version);
+        self.feed = self.reader.changes(version).await.unwrap();
+    }
+
+    async fn write_beside(&mut self, step: usize) {
+        let ids = self.ids(KEYS);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(ids.clone())),
+            Arc::new(StringArray::from(vec!["beside"; ids.len()])),
+            Arc::new(Int64Array::from(vec![step as i64; ids.len()])),
+        ];
+        self.beside.upsert(RecordBatch::try_new(schema(false), columns).unwrap()).await.unwrap();
+        self.beside_rows.extend(ids.into_iter().map(|id| (id, (Some("beside".to_owned()), Some(step as i64), None))));
+        if self.random.below(3) == 0 {
+            self.beside.compact(true).await.unwrap();
+        }
+        assert_eq!(contents(&self.beside.snapshot().await.unwrap(), self.has_media).await, self.beside_rows);
     }
 
     async fn reopen(&mut self) {

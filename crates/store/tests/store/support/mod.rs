@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub mod rows;
 pub mod s3;
 
 use std::path::PathBuf;

@@ -1,0 +1,109 @@
+//! Deleting by a condition: exactly the rows that satisfy it when they are deleted.
+//!
+//! Rows are looked for while others write. Once it is this write's turn, those that changed meanwhile are looked at again,
+//! which costs what they are. Where the base was replaced meanwhile, the search begins anew, and in the end it is made while
+//! nobody else writes.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::UInt64Type;
+use cenote_base::{Error, Result};
+use futures::FutureExt;
+
+use crate::commit::{RowWrite, Writing};
+use crate::fault::arrow_error;
+use crate::filter::Filter;
+use crate::install::Changing;
+use crate::log::Record;
+use crate::snapshot::{ROW_ID, ScanRequest, Snapshot};
+use crate::state::{State, detached};
+use crate::{WriteReport, direct};
+
+/// Searches while others write, before one while nobody does.
+const TRIES: usize = 3;
+
+/// Deletes the rows that satisfy `filter`.
+pub(crate) async fn delete(state: &Arc<State>, filter: Filter) -> Result<WriteReport> {
+    for _ in 0..TRIES {
+        let then = state.snapshot().boxed().await?;
+        let found = found(&then, &filter).boxed().await?;
+        let changing = turn(state, found.num_rows()).await?;
+        let writing = state.writing().boxed().await?;
+        if let Some(keys) = still(&then, &state.view()?, found, &filter).boxed().await? {
+            return delete_now(state, changing, writing, keys).await;
+        }
+    }
+    // As many as it may be, or few: whoever has both turns can do either.
+    let changing = turn(state, usize::MAX).await?;
+    let writing = state.writing().boxed().await?;
+    let keys = found(&state.view()?, &filter).boxed().await?;
+    delete_now(state, changing, writing, keys).await
+}
+
+/// Takes the turn to change the base for a deletion of so many rows, and the change store makes room for one of fewer.
+async fn turn(state: &Arc<State>, rows: usize) -> Result<Option<Changing>> {
+    match rows >= state.options.fold_rows {
+        true => state.changing().await.map(Some),
+        false => state.make_room().await.map(|()| None),
+    }
+}
+
+/// The keys and row ids of the rows of `snapshot` that satisfy `filter`.
+async fn found(snapshot: &Snapshot, filter: &Filter) -> Result<RecordBatch> {
+    snapshot.collect(&request(snapshot, filter)).await
+}
+
+fn request(snapshot: &Snapshot, filter: &Filter) -> ScanRequest {
+    ScanRequest::default().columns(snapshot.primary_key().columns()).filter(filter.clone()).with_row_id()
+}
+
+/// What is `found` at `then`, as of `now`; `None` where it would have to be searched for anew.
+async fn still(then: &Snapshot, now: &Snapshot, found: RecordBatch, filter: &Filter) -> Result<Option<RecordBatch>> {
+    if then.version() == now.version() {
+        return Ok(Some(found));
+    }
+    if !Arc::ptr_eq(then.base(), now.base()) {
+        return Ok(None);
+    }
+    let row_ids = found.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+    let row_ids = row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?;
+    let is_there: BooleanArray = row_ids.values().iter().map(|row| Some(now.is_live(*row))).collect();
+    let mut parts = vec![filter_record_batch(&found, &is_there).map_err(arrow_error)?];
+    parts.extend(now.changed_since(then.version(), &request(now, filter)).await?);
+    concat_batches(found.schema_ref(), &parts).map(Some).map_err(arrow_error)
+}
+
+/// Deletes the rows of `keys`.
+async fn delete_now(
+    state: &Arc<State>,
+    changing: Option<Changing>,
+    writing: Writing,
+    keys: RecordBatch,
+) -> Result<WriteReport> {
+    let keys = state.key.project(&keys)?;
+    if keys.num_rows() == 0 {
+        return Ok(WriteReport { version: state.view()?.version(), inserted: 0, updated: 0, deleted: 0 });
+    }
+    let hashes = state.key.hash(&keys, state.hash_key())?;
+    let state = Arc::clone(state);
+    let report = {
+        let state = Arc::clone(&state);
+        detached(async move {
+            match changing {
+                Some(changing) if keys.num_rows() >= state.options.fold_rows => {
+                    direct::delete_while(&state, &changing, writing, keys, hashes).await
+                }
+                _ => {
+                    let reports =
+                        state.commit(writing, vec![RowWrite { record: Record::Delete(keys), hashes }]).await?;
+                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
+                }
+            }
+        })
+    };
+    let report = report.await?;
+    state.keep_up();
+    Ok(report)
+}

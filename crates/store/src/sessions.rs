@@ -1,0 +1,157 @@
+//! Lance's sessions, one a table, over caches that all tables share.
+//!
+//! Lance caches some of what it reads under the address and the version of a dataset. A table that is made under the name of
+//! one that was dropped has the same addresses and counts its versions anew, so the entries of each table are kept under the
+//! table's identity as well.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lance::io::ObjectStoreRegistry;
+use lance::session::{CacheSpec, Session};
+use lance_core::Result;
+use lance_core::cache::{
+    CacheBackend, CacheCodec, CacheEntry, CacheTier, Context, InternalCacheKey, QuickCacheBackend,
+    QuickCacheShardPolicy,
+};
+
+use crate::store::StoreOptions;
+
+/// What tells a table from all others, those of its name too.
+pub(crate) type Identity = (u64, u64);
+
+/// Returns an identity that no table has.
+pub(crate) fn new_identity() -> Identity {
+    let random = || RandomState::new().build_hasher().finish();
+    (random(), random())
+}
+
+/// The caches that all tables of a store share, bounded in bytes together.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    indexes: Arc<dyn CacheBackend>,
+    metadata: Arc<dyn CacheBackend>,
+    stores: Arc<ObjectStoreRegistry>,
+}
+
+impl Sessions {
+    pub(crate) fn new(options: &StoreOptions) -> Self {
+        let indexes = options.index_cache_bytes_max.0 as usize;
+        let metadata = options.metadata_cache_bytes_max.0 as usize;
+        let cache = |bytes, policy| Arc::new(QuickCacheBackend::with_shard_policy(bytes, policy)) as _;
+        Self {
+            // Indexes are few, large entries of unequal size, which need the whole capacity in one shard.
+            indexes: cache(indexes, QuickCacheShardPolicy::Single),
+            metadata: cache(metadata, QuickCacheShardPolicy::Recommended),
+            stores: Arc::default(),
+        }
+    }
+
+    /// Returns a session that sees the entries of table `identity` alone.
+    pub(crate) fn of(&self, identity: Identity) -> Arc<Session> {
+        let mut mask = [0; 16];
+        mask[..8].copy_from_slice(&identity.0.to_le_bytes());
+        mask[8..].copy_from_slice(&identity.1.to_le_bytes());
+        let part =
+            |cache: &Arc<dyn CacheBackend>| CacheSpec::Backend(Arc::new(Part { cache: Arc::clone(cache), mask }));
+        Arc::new(Session::with_cache_backends(part(&self.indexes), part(&self.metadata), Arc::clone(&self.stores)))
+    }
+
+    /// The object stores that sessions have opened.
+    pub(crate) fn stores(&self) -> &Arc<ObjectStoreRegistry> {
+        &self.stores
+    }
+}
+
+/// The entries of one table in a cache: Lance's keys, which are digests, differ from those of other tables by a random mask.
+#[derive(Debug)]
+struct Part {
+    cache: Arc<dyn CacheBackend>,
+    mask: [u8; 16],
+}
+
+impl Part {
+    fn key(&self, key: &InternalCacheKey) -> InternalCacheKey {
+        let mut bytes = *key.as_bytes();
+        bytes.iter_mut().zip(self.mask).for_each(|(byte, mask)| *byte ^= mask);
+        InternalCacheKey::from_bytes(bytes)
+    }
+}
+
+#[async_trait]
+impl CacheBackend for Part {
+    async fn get_resident(&self, key: &InternalCacheKey) -> Option<CacheEntry> {
+        self.cache.get_resident(&self.key(key)).await
+    }
+
+    async fn peek_resident(&self, key: &InternalCacheKey) -> bool {
+        self.cache.peek_resident(&self.key(key)).await
+    }
+
+    async fn peek_tier(&self, key: &InternalCacheKey) -> CacheTier {
+        self.cache.peek_tier(&self.key(key)).await
+    }
+
+    fn plane_admission_gated(&self) -> bool {
+        self.cache.plane_admission_gated()
+    }
+
+    async fn get_without_promotion(&self, key: &InternalCacheKey, codec: Option<CacheCodec>) -> Option<CacheEntry> {
+        self.cache.get_without_promotion(&self.key(key), codec).await
+    }
+
+    async fn get_rows(&self, key: &InternalCacheKey, rows: &[u32], codec: Option<CacheCodec>) -> Option<CacheEntry> {
+        self.cache.get_rows(&self.key(key), rows, codec).await
+    }
+
+    async fn get(&self, key: &InternalCacheKey, codec: Option<CacheCodec>) -> Option<CacheEntry> {
+        self.cache.get(&self.key(key), codec).await
+    }
+
+    async fn insert(&self, key: &InternalCacheKey, entry: CacheEntry, size_bytes: usize, codec: Option<CacheCodec>) {
+        self.cache.insert(&self.key(key), entry, size_bytes, codec).await;
+    }
+
+    async fn get_or_insert<'a>(
+        &self,
+        key: &InternalCacheKey,
+        loader: Pin<Box<dyn Future<Output = Result<(CacheEntry, usize)>> + Send + 'a>>,
+        codec: Option<CacheCodec>,
+    ) -> Result<(CacheEntry, bool)> {
+        self.cache.get_or_insert(&self.key(key), loader, codec).await
+    }
+
+    async fn clear(&self) {
+        self.cache.clear().await;
+    }
+
+    async fn num_entries(&self) -> usize {
+        self.cache.num_entries().await
+    }
+
+    async fn size_bytes(&self) -> usize {
+        self.cache.size_bytes().await
+    }
+
+    fn approx_num_entries(&self) -> usize {
+        self.cache.approx_num_entries()
+    }
+
+    fn approx_size_bytes(&self) -> usize {
+        self.cache.approx_size_bytes()
+    }
+
+    fn capacity_bytes(&self) -> Option<usize> {
+        self.cache.capacity_bytes()
+    }
+
+    fn deep_size_of_entries(
+        &self,
+        context: &mut Context,
+        size_of_entry: &dyn Fn(&CacheEntry, &mut Context) -> Option<usize>,
+    ) -> Option<usize> {
+        self.cache.deep_size_of_entries(context, size_of_entry)
+    }
+}

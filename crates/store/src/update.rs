@@ -1,0 +1,131 @@
+//! Setting columns of rows that are there: of which rows, and what else that voids.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{FieldRef, Schema};
+use cenote_base::{Error, Result};
+use lance::Dataset;
+
+use crate::base;
+use crate::fault::arrow_error;
+use crate::snapshot::Snapshot;
+use crate::table::DEPENDENTS_PROPERTY;
+
+/// Rows compared by value at a time: their columns may hold media.
+const COMPARED_ROWS: usize = 64;
+
+/// New values of columns.
+#[derive(Debug)]
+pub(crate) struct Update {
+    /// The key and the values, checked, one row a key.
+    pub(crate) batch: RecordBatch,
+    /// What the values were computed from: columns of an earlier snapshot. Rows in which these have changed are left alone.
+    pub(crate) read: Option<(Snapshot, Vec<String>)>,
+}
+
+impl Update {
+    /// Returns what is to be set in `now`, with what that voids, and the ids of its rows.
+    pub(crate) async fn at(&self, now: &Snapshot) -> Result<(RecordBatch, Vec<u64>)> {
+        let keys = now.primary_key().project(&self.batch)?;
+        let mut found = now.locate(&keys).await?;
+        if let Some((then, columns)) = &self.read {
+            let unchanged = now.unchanged_since(then, &keys, columns).await?;
+            found.iter_mut().zip(unchanged).filter(|(_, unchanged)| !unchanged).for_each(|(row, _)| *row = None);
+        }
+        let rows = (0u32..).zip(&found).filter_map(|(row, id)| Some((row, (*id)?)));
+        let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
+        let batch = void_dependents(now, &self.batch)?;
+        match rows.len() == batch.num_rows() {
+            true => Ok((batch, row_ids)),
+            false => Ok((take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?, row_ids)),
+        }
+    }
+}
+
+/// `batch` with a null column for each column that is void when one of the batch's changes.
+fn void_dependents(snapshot: &Snapshot, batch: &RecordBatch) -> Result<RecordBatch> {
+    let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
+    let dependents: BTreeMap<String, Vec<String>> = serde_json::from_str(text).map_err(|source| {
+        Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
+    })?;
+    let schema = batch.schema();
+    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
+    let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
+    for name in changed.collect::<BTreeSet<_>>() {
+        // A dependent that was dropped meanwhile has nothing to void.
+        let Ok(field) = snapshot.full_schema().field_with_name(name) else { continue };
+        if schema.index_of(name).is_err() {
+            columns.push(new_null_array(field.data_type(), batch.num_rows()));
+            fields.push(Arc::new(field.clone()));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
+}
+
+impl Snapshot {
+    /// For each of `keys` (the primary key's columns), whether there is a row with it whose `columns` are as they were in
+    /// `then`, an earlier snapshot of the table.
+    ///
+    /// A row that has kept its id and its files is as it was. One that has not, because it was written, or moved by a fold or
+    /// a join of files, is compared by value.
+    pub(crate) async fn unchanged_since(
+        &self,
+        then: &Snapshot,
+        keys: &RecordBatch,
+        columns: &[String],
+    ) -> Result<Vec<bool>> {
+        let (before, now) = (then.locate(keys).await?, self.locate(keys).await?);
+        let mut unchanged = vec![false; keys.num_rows()];
+        // Those whose ids are the same in both bases, and those to be compared: their places in `keys`.
+        let (mut kept, mut compared) = (Vec::new(), Vec::new());
+        let is_one_base = Arc::ptr_eq(then.base(), self.base());
+        for (at, ids) in before.iter().zip(&now).enumerate() {
+            match ids {
+                (Some(before), Some(now)) if before == now && (is_one_base || Self::is_of_changes(*now)) => {
+                    unchanged[at] = true;
+                }
+                (Some(before), Some(now)) if before == now => kept.push((at, *now)),
+                (Some(_), Some(_)) => compared.push(at),
+                _ => {}
+            }
+        }
+        let row_ids: Vec<u64> = kept.iter().map(|(_, row_id)| *row_id).collect();
+        let addresses = base::addresses(self.reader(), &row_ids).await?;
+        let mut known = BTreeMap::new();
+        for ((at, _), address) in kept.into_iter().zip(addresses) {
+            let fragment = u64::from(address.fragment_id());
+            let is_same = *known.entry(fragment).or_insert_with(|| {
+                let files = files(then.base(), fragment, columns);
+                files.is_some() && files == self::files(self.base(), fragment, columns)
+            });
+            match is_same {
+                true => unchanged[at] = true,
+                false => compared.push(at),
+            }
+        }
+        for part in compared.chunks(COMPARED_ROWS) {
+            let of = |ids: &[Option<u64>]| part.iter().filter_map(|at| ids[*at]).collect::<Vec<_>>();
+            let (before, now) = (then.take(&of(&before), columns).await?, self.take(&of(&now), columns).await?);
+            for (row, at) in part.iter().enumerate() {
+                unchanged[*at] = before.slice(row, 1) == now.slice(row, 1);
+            }
+        }
+        Ok(unchanged)
+    }
+}
+
+/// The files of a fragment that hold `columns`; `None` where the base lacks the fragment or a column.
+fn files<'a>(base: &'a Dataset, fragment: u64, columns: &[String]) -> Option<Vec<&'a str>> {
+    let fragment = base.fragments().iter().find(|other| other.id == fragment)?;
+    let mut files = Vec::new();
+    for column in columns {
+        let field = base.schema().field(column)?;
+        let has = |file: &&lance_table::format::DataFile| file.fields.contains(&field.id);
+        files.push(fragment.files.iter().find(has)?.path.as_str());
+    }
+    Some(files)
+}

@@ -1,0 +1,136 @@
+//! Reads are linearizable over processes (Herlihy, Wing, 1990): what any process had acknowledged before a read began is in it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use cenote_base::ByteSize;
+use cenote_store::{Store, StoreOptions, Table};
+
+use crate::support::rows::{batch, contents, spec};
+
+const CHILD: &str = "CENOTE_FRESH_CHILD";
+/// How long both processes write and read.
+const LIFE: Duration = Duration::from_millis(2_500);
+
+/// Small limits: rows are folded, and written directly, all the time.
+fn options() -> StoreOptions {
+    StoreOptions { fold_rows: 200, bulk_bytes: ByteSize(20_000), ..StoreOptions::default() }
+}
+
+/// Writes its number to row 0 again and again, and says each that was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child() {
+    let Ok(directory) = std::env::var(CHILD) else { return };
+    let table = Store::open(directory, options()).await.unwrap().table("t").await.unwrap();
+    for number in 1.. {
+        // Now and then with so many others that they go straight to the base.
+        let others = if number % 40 == 0 { 1_000..3_000 } else { 1_000..1_002 };
+        table.upsert(batch([(0, number)].into_iter().chain(others.map(|id| (id, number))))).await.unwrap();
+        println!("\nacknowledged {number}");
+        std::io::stdout().flush().unwrap();
+    }
+}
+
+fn start_child(directory: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "freshness::child", "--nocapture", "--test-threads=1"]).env(CHILD, directory);
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
+}
+
+/// Row 0, read in one way or another.
+async fn read(table: &Table, way: usize) -> i64 {
+    let snapshot = table.snapshot().await.unwrap();
+    match way % 3 {
+        0 => {
+            let row = snapshot.get(&batch([(0, 0)]), Some(vec!["value".to_owned()])).await.unwrap();
+            row.column(0).as_primitive::<Int64Type>().value(0)
+        }
+        1 => contents(&snapshot).await[&0],
+        _ => {
+            // At most how many it is, by the number of rows that are no larger.
+            let mut number = contents(&snapshot).await[&0];
+            while snapshot.count(Some(format!("id = 0 AND value > {number}").into())).await.unwrap() > 0 {
+                number += 1;
+            }
+            number
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_read_has_what_other_processes_had_acknowledged_when_it_began() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = Store::open(directory.path(), options()).await.unwrap().create_table("t", spec()).await.unwrap();
+    table.upsert(batch([(0, 0)])).await.unwrap();
+    let mut child = start_child(directory.path());
+    let (published, done) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let listener = {
+        let published = Arc::clone(&published);
+        std::thread::spawn(move || {
+            for line in output.lines() {
+                if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
+                    published.store(number.parse().unwrap(), Ordering::SeqCst);
+                }
+            }
+        })
+    };
+    let mut tasks = Vec::new();
+    // One that writes, for which others of its process take nothing for granted.
+    let (writing, writes) = (table.clone(), Arc::clone(&done));
+    tasks.push(tokio::spawn(async move {
+        let mut count = 0;
+        while !writes.load(Ordering::SeqCst) {
+            let report = writing.upsert(batch([(1, count)])).await.unwrap();
+            assert!(writing.snapshot().await.unwrap().version() >= report.version);
+            count += 1;
+        }
+        count as usize
+    }));
+    for way in 0..3 {
+        let (table, published, done) = (table.clone(), Arc::clone(&published), Arc::clone(&done));
+        tasks.push(tokio::spawn(async move {
+            let mut reads = 0;
+            while !done.load(Ordering::SeqCst) {
+                let before = published.load(Ordering::SeqCst);
+                let seen = read(&table, way).await;
+                assert!(seen >= before, "read {way} gave {seen}, and {before} had been acknowledged");
+                reads += 1;
+            }
+            reads
+        }));
+    }
+    // And the feed, which ends where everything acknowledged was given.
+    let (followed, heard, until) = (table.clone(), Arc::clone(&published), Arc::clone(&done));
+    tasks.push(tokio::spawn(async move {
+        let mut feed = followed.changes(followed.snapshot().await.unwrap().version()).await.unwrap();
+        let (mut seen, mut ends) = (0, 0);
+        while !until.load(Ordering::SeqCst) {
+            let before = heard.load(Ordering::SeqCst);
+            while let Some(changes) = feed.next().await.unwrap() {
+                let keys = changes["key"].as_struct().column(0).as_primitive::<Int64Type>();
+                let values = changes["after"].as_struct().column(1).as_primitive::<Int64Type>();
+                let mine = keys.values().iter().zip(values.values()).filter(|(key, _)| **key == 0);
+                seen = mine.map(|(_, value)| *value).chain([seen]).max().unwrap();
+            }
+            assert!(seen >= before, "the feed ends at {seen}, and {before} had been acknowledged");
+            ends += 1;
+        }
+        ends
+    }));
+    tokio::time::sleep(LIFE).await;
+    done.store(true, Ordering::SeqCst);
+    for task in tasks {
+        assert!(task.await.unwrap() > 3, "hardly anything was done");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    listener.join().unwrap();
+    assert!(published.load(Ordering::SeqCst) > 20, "the child hardly wrote");
+}

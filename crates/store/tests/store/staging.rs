@@ -1,0 +1,127 @@
+//! Files that no version names yet are left alone as long as somebody wants them, and no longer.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use cenote_base::{ByteSize, ErrorKind, ManualClock, Timestamp};
+use cenote_store::{Faults, Staged, Store, StoreOptions, Table};
+
+use crate::support::rows::{batch, contents, spec};
+
+const PATIENCE: Duration = Duration::from_millis(300);
+
+fn options() -> StoreOptions {
+    StoreOptions { bulk_bytes: ByteSize(10_000), lease_patience: PATIENCE, ..StoreOptions::default() }
+}
+
+/// Leaves nothing of the past, nor of what nobody wants.
+async fn purge(table: &Table) {
+    table.compact(true).await.unwrap();
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+}
+
+fn data_files(directory: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(directory.join("t.lance/data")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_leaves_what_another_process_has_staged() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = Store::open(directory.path(), options()).await.unwrap().create_table("t", spec()).await.unwrap();
+    let other = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
+    table.upsert(batch((0..1_000).map(|id| (id, 0)))).await.unwrap();
+    let staged = table.stage(vec![batch((500..1_500).map(|id| (id, 1)))]).await.unwrap().to_bytes().unwrap();
+    purge(&other).await;
+    purge(&table).await;
+    other.commit(vec![Staged::from_bytes(&staged).unwrap()]).await.unwrap();
+    let expected = (0..500).map(|id| (id, 0)).chain((500..1_500).map(|id| (id, 1))).collect();
+    assert_eq!(contents(&table.snapshot().await.unwrap()).await, expected);
+    purge(&other).await;
+    assert_eq!(contents(&other.snapshot().await.unwrap()).await, expected);
+    assert_eq!(std::fs::read_dir(directory.path().join("t.staged")).unwrap().count(), 0, "a claim is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_purge_leaves_what_another_process_is_writing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (arrived, arrivals) = mpsc::channel();
+    let (go_on, going_on) = mpsc::channel::<()>();
+    let (going_on, is_armed) = (Mutex::new(going_on), Arc::new(AtomicBool::new(false)));
+    let faults = {
+        let is_armed = Arc::clone(&is_armed);
+        Faults::new(move |operation| {
+            if operation == "base.staged" && is_armed.swap(false, Ordering::SeqCst) {
+                // Its files are there, and no version names them.
+                arrived.send(()).unwrap();
+                going_on.lock().unwrap().recv().unwrap();
+            }
+            Ok(())
+        })
+    };
+    let store = Store::open(directory.path(), StoreOptions { faults, ..options() }).await.unwrap();
+    let table = store.create_table("t", spec()).await.unwrap();
+    let other = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
+    other.upsert(batch((0..1_000).map(|id| (id, 0)))).await.unwrap();
+    is_armed.store(true, Ordering::SeqCst);
+    let writing = tokio::spawn({
+        let table = table.clone();
+        async move { table.upsert(batch((500..2_000).map(|id| (id, 1)))).await }
+    });
+    tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
+    purge(&other).await;
+    // Who writes meanwhile waits for nobody.
+    other.upsert(batch([(0, 5)])).await.unwrap();
+    go_on.send(()).unwrap();
+    writing.await.unwrap().unwrap();
+    let expected =
+        [(0, 5)].into_iter().chain((1..500).map(|id| (id, 0))).chain((500..2_000).map(|id| (id, 1))).collect();
+    for table in [&table, &other] {
+        assert_eq!(contents(&table.snapshot().await.unwrap()).await, expected);
+        table.upsert(batch([(0, 5)])).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_takes_what_the_dead_have_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = Store::open(directory.path(), options()).await.unwrap().create_table("t", spec()).await.unwrap();
+    table.upsert(batch((0..1_000).map(|id| (id, 0)))).await.unwrap();
+    let before = data_files(directory.path());
+    let left = directory.path().join("t.lance/data/0123.lance");
+    std::fs::write(&left, "half a file").unwrap();
+    let claim = r#"{"owner":"process 1","beat":4,"work":"rows","base":1,"staged":null,"files":[]}"#;
+    std::fs::create_dir_all(directory.path().join("t.staged")).unwrap();
+    std::fs::write(directory.path().join("t.staged/dead"), claim).unwrap();
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+    assert!(!left.exists());
+    assert_eq!(data_files(directory.path()), before);
+    assert!(!directory.path().join("t.staged/dead").exists());
+    assert_eq!(contents(&table.snapshot().await.unwrap()).await.len(), 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn staged_rows_that_waited_too_long_are_refused_and_the_table_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000_000)));
+    let options = StoreOptions { clock: Arc::clone(&clock) as _, ..options() };
+    let table = Store::open(directory.path(), options).await.unwrap().create_table("t", spec()).await.unwrap();
+    table.upsert(batch([(1, 1)])).await.unwrap();
+    let staged = table.stage(vec![batch((0..1_000).map(|id| (id, 1)))]).await.unwrap();
+    let day = 24 * 60 * 60 * 1_000_000;
+    clock.advance(6 * day);
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(data_files(directory.path()).len(), 1, "they were to be kept a day longer");
+    clock.advance(2 * day);
+    table.collect(Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(data_files(directory.path()), BTreeSet::new());
+    let refused = table.commit(vec![staged]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    table.upsert(batch([(2, 2)])).await.unwrap();
+    table.fold().await.unwrap();
+    let expected = [(1, 1), (2, 2)].into_iter().collect();
+    assert_eq!(contents(&table.snapshot().await.unwrap()).await, expected);
+}
