@@ -156,8 +156,8 @@ pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<Wr
 
 /// # Errors
 /// `Conflict` when a file of staged rows is not there, or not whole.
-async fn check_files(state: &State, staged: &[Staged]) -> Result<()> {
-    let files = staged.iter().flat_map(|staged| &staged.fragments).flat_map(|fragment| &fragment.files);
+pub(crate) async fn check_files(state: &State, fragments: impl IntoIterator<Item = &Fragment>) -> Result<()> {
+    let files = fragments.into_iter().flat_map(|fragment| &fragment.files);
     let checks = files.map(|file| async move {
         let there = state.place.files.size(&format!("data/{}", file.path)).await?;
         let wanted = file.file_size_bytes.get().map(u64::from);
@@ -184,7 +184,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     }
     drop(seen);
     // Nobody collects while the base may be changed here.
-    check_files(state, &staged).await?;
+    check_files(state, staged.iter().flat_map(|staged| &staged.fragments)).await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;
     if state.knows_any(&hashes) {

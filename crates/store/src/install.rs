@@ -1,6 +1,5 @@
 //! Taking in a new version of the base: who may make one, how it is logged, and how it replaces the one before.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -59,7 +58,7 @@ impl State {
     pub(crate) async fn changing(&self) -> Result<Changing> {
         let turn = Arc::clone(&self.base_turn).lock_owned().await;
         let lease = self.place.leases.base(self.options.writer_wait_max).await?;
-        lease.say(self.upkeep.doing.lock().as_deref().unwrap_or("writing to the base"))?;
+        lease.say(self.upkeep.doing().as_deref().unwrap_or("writing to the base"))?;
         // Until what is done with it is logged.
         self.suspect.store(true, Ordering::Release);
         Ok(Changing { _turn: turn, _lease: lease })
@@ -138,7 +137,7 @@ impl State {
             keys: latest,
             time: time.0,
             made: time.0,
-            ..self.account(mark, &base, true)
+            ..self.account(mark, &base, true).await
         };
         self.log_base(writing, version, time, mark, base, keys, written, deleted).await
     }
@@ -160,7 +159,7 @@ impl State {
             keys: base,
             time: folded.time.0,
             made: time.0,
-            ..self.account(mark, &folded.base, false)
+            ..self.account(mark, &folded.base, false).await
         };
         self.log_base(writing, version, time, mark, folded.base, folded.keys, None, None).await
     }
@@ -192,7 +191,7 @@ impl State {
             keys: if has_entries { base } else { mark.keys },
             time: if is_write { time.0 } else { mark.time },
             made: time.0,
-            ..self.account(mark, &direct.base, is_write)
+            ..self.account(mark, &direct.base, is_write).await
         };
         let logged = [&direct.written, &direct.deleted].into_iter().flatten();
         let is_long = logged.map(RecordBatch::get_array_memory_size).sum::<usize>() >= LONG_RECORD_BYTES;
@@ -205,11 +204,16 @@ impl State {
     }
 
     /// `mark` with the bytes counted that went into `new`, which are new to Cenote when `is_write`, else written again.
-    fn account(&self, mark: BaseMark, new: &Dataset, is_write: bool) -> BaseMark {
-        let inner = self.inner.lock();
-        let files = new_file_bytes(&inner.base, new);
-        let accepted = mark.accepted + inner.accepted + if is_write { files } else { 0 };
-        BaseMark { accepted, stored: mark.stored + inner.accepted + files, ..mark }
+    async fn account(&self, mark: BaseMark, new: &Dataset, is_write: bool) -> BaseMark {
+        let old = Arc::clone(&self.inner.lock().base);
+        let files = self.upkeep.file_bytes.added(&old, new).await.unwrap_or_else(|error| {
+            // A write that is done does not fail for a figure about it.
+            tracing::warn!(%error, table = self.name, "what was written cannot be measured");
+            0
+        });
+        let logged = self.inner.lock().accepted;
+        let accepted = mark.accepted + logged + if is_write { files } else { 0 };
+        BaseMark { accepted, stored: mark.stored + logged + files, ..mark }
     }
 
     #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
@@ -232,15 +236,4 @@ impl State {
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
         }
     }
-}
-
-/// Bytes of the data files that `new` has and `old` has not.
-fn new_file_bytes(old: &Dataset, new: &Dataset) -> u64 {
-    let files = |dataset: &Dataset| {
-        let fragments = dataset.fragments().iter();
-        let files = fragments.flat_map(|fragment| fragment.files.iter());
-        files.map(|file| (file.path.clone(), file.file_size_bytes.get().map_or(0, u64::from))).collect::<Vec<_>>()
-    };
-    let known: HashSet<String> = files(old).into_iter().map(|(path, _)| path).collect();
-    files(new).into_iter().filter(|(path, _)| !known.contains(path)).map(|(_, bytes)| bytes).sum()
 }

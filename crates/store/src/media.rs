@@ -21,6 +21,7 @@ use lance_core::utils::address::RowAddress;
 use lance_core::utils::blob::blob_path;
 use lance_io::local::to_local_path;
 use lance_table::format::DataFile;
+use object_store::path::Path as ObjectPath;
 use parking_lot::Mutex;
 
 use crate::fault::{arrow_error, lance_error};
@@ -136,12 +137,21 @@ async fn local_pieces(reader: &RowReader, column: &str, addresses: &[RowAddress]
     Ok(Some(pieces))
 }
 
+/// The folder beside a data file in which its larger media are.
+pub(crate) fn folder(base: &Dataset, data: &DataFile) -> ObjectPath {
+    base.data_dir().join(stem(data))
+}
+
+fn stem(data: &DataFile) -> &str {
+    data.path.strip_suffix(".lance").unwrap_or(&data.path)
+}
+
 /// The file with the media of a data file: itself, or one beside it.
 fn path(base: &Dataset, data: &DataFile, sidecar: Option<u32>) -> PathBuf {
     let folder = base.data_dir();
     let path = match sidecar {
         None => folder.join(data.path.as_str()),
-        Some(id) => blob_path(&folder, data.path.strip_suffix(".lance").unwrap_or(&data.path), id),
+        Some(id) => blob_path(&folder, stem(data), id),
     };
     PathBuf::from(to_local_path(&path))
 }

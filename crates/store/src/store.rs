@@ -49,6 +49,10 @@ pub struct StoreOptions {
     pub fold_age: Duration,
     /// A write of so many bytes goes straight to the base.
     pub bulk_bytes: ByteSize,
+    /// Small files of a table's base are joined into files of about this many bytes, media included.
+    pub file_bytes: ByteSize,
+    /// Small files of a table's base are joined into files of about this many rows.
+    pub file_rows: usize,
     /// What the object store is told beside what the environment says, by the names of the environment's variables in lower
     /// case, such as `aws_endpoint_url`.
     pub object_store: HashMap<String, String>,
@@ -79,6 +83,8 @@ impl Default for StoreOptions {
             fold_rows: 65_536,
             fold_age: Duration::from_secs(60),
             bulk_bytes: ByteSize::mib(8),
+            file_bytes: ByteSize::mib(1024),
+            file_rows: 1 << 20,
             object_store: HashMap::new(),
             lease_patience: Duration::from_secs(10),
             cache_directory: std::env::temp_dir().join("cenote"),

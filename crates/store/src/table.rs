@@ -22,6 +22,7 @@ use crate::block_cache::BlockCacheUsage;
 use crate::changes::ByHash;
 use crate::collect::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
 use crate::commit::RowWrite;
+use crate::compaction;
 use crate::direct::{self, Staged};
 use crate::fault::{arrow_error, lance_error};
 use crate::feed::ChangeFeed;
@@ -36,7 +37,7 @@ use crate::snapshot::{Snapshot, WRITE_ROWS_MAX};
 use crate::state::{State, detached};
 use crate::store::{Store, schemas};
 use crate::update::Update;
-use crate::upkeep::{self, UpkeepStatus};
+use crate::upkeep::UpkeepStatus;
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`] sets them to null along with the change.
@@ -365,10 +366,13 @@ impl Table {
     }
 
     /// Folds, joins the base's small files, and writes those anew that have lost a tenth of their rows. With `purge` any that
-    /// lost one, so that after [`collect`](Self::collect) nothing is left of deleted rows.
+    /// lost one, so that after [`collect`](Self::collect) nothing is left of deleted rows. Writers and folds go on meanwhile.
+    ///
+    /// # Errors
+    /// `Conflict` when the files were changed again and again while they were joined, or are being built from, for an index.
     pub async fn compact(&self, purge: bool) -> Result<()> {
         let state = self.state().await?;
-        upkeep::compact(&state, purge).boxed().await
+        compaction::compact(&state, purge).boxed().await
     }
 
     /// Removes what only versions older than `keep` need, and files that a crash left; `None`: the table's own retention (see

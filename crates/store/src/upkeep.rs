@@ -1,7 +1,7 @@
-//! Keeping a table in shape while it is written: when to fold, when to join small files, and what of the past to remove.
+//! Keeping a table in shape while it is written: when to fold, and what to do then.
 //!
-//! Upkeep runs in the background of whatever process writes, one task a table, and never makes a write wait, but for one that
-//! finds the change store four times as full as what starts a fold.
+//! Upkeep runs in the background of whatever process writes, and never makes a write wait, but for one that finds the change
+//! store four times as full as what starts a fold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,23 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cenote_base::{Result, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lance::Dataset;
-use lance::dataset::optimize::{CompactionOptions, compact_files};
 use parking_lot::Mutex;
 
-use crate::fault::lance_error;
+use crate::file_bytes::FileBytes;
 use crate::state::State;
-use crate::{Table, collect, direct};
+use crate::{Table, collect, compaction};
 
-/// A file is full with so many rows.
-const FILE_ROWS: usize = 1 << 20;
-/// At most so many bytes of a file are read and written at a time.
-const FILE_BYTES_MAX: usize = 1 << 30;
-/// So many small files are joined into one: a row is written anew once for each time that the table grows by this factor.
-const FILES_JOINED: usize = 32;
-/// A file that has lost so many of its rows is written anew: when somebody asks for it, and when nobody does.
-const DELETED_SHARE: f32 = 0.1;
-const DELETED_SHARE_UNASKED: f32 = 0.5;
 /// A change store of so many rows is folded when more than half of them are superseded.
 const DUPLICATE_ROWS_MIN: usize = 4096;
 
@@ -56,21 +45,45 @@ pub struct UpkeepStatus {
     pub failure: Option<String>,
 }
 
-/// What upkeep in this process does.
+/// What upkeep in this process does. Folds are quick, and writers wait for them; other work is not and they do not.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
-    is_running: AtomicBool,
+    is_folding: AtomicBool,
     is_waiting: AtomicBool,
-    pub(crate) doing: Mutex<Option<String>>,
+    /// The turn to do what takes long, and whether somebody waits for it.
+    tending: tokio::sync::Mutex<()>,
+    is_tending_due: AtomicBool,
+    /// The turn to join files.
+    pub(crate) joining: tokio::sync::Mutex<()>,
+    pub(crate) file_bytes: FileBytes,
+    folding: Mutex<Option<String>>,
+    doing: Mutex<Option<String>>,
     failure: Mutex<Option<String>>,
 }
 
+impl Upkeep {
+    /// Says what is done now that takes long.
+    pub(crate) fn say(&self, what: impl Into<String>) {
+        *self.doing.lock() = Some(what.into());
+    }
+
+    /// Says that it is done.
+    pub(crate) fn done(&self) {
+        *self.doing.lock() = None;
+    }
+
+    /// What is done now; what is quick first.
+    pub(crate) fn doing(&self) -> Option<String> {
+        self.folding.lock().clone().or_else(|| self.doing.lock().clone())
+    }
+}
+
 impl State {
-    /// Starts upkeep in the background when there is a reason and none runs, or has somebody look again later.
+    /// Starts a fold in the background when there is a reason and none runs, or has somebody look again later.
     pub(crate) fn keep_up(self: &Arc<Self>) {
         if let Some(reason) = self.reason_to_fold() {
-            if !self.upkeep.is_running.swap(true, Ordering::AcqRel) {
-                tokio::spawn(Arc::clone(self).run_upkeep(reason).boxed());
+            if !self.upkeep.is_folding.swap(true, Ordering::AcqRel) {
+                tokio::spawn(Arc::clone(self).run_fold(reason).boxed());
             }
         } else if !self.inner.lock().changes.is_empty() && !self.upkeep.is_waiting.swap(true, Ordering::AcqRel) {
             let (state, pause) = (Arc::downgrade(self), self.options.fold_age);
@@ -110,47 +123,68 @@ impl State {
     pub(crate) async fn tend(self: &Arc<Self>) -> Result<Option<String>> {
         self.snapshot().boxed().await?;
         let Some(reason) = self.reason_to_fold() else { return Ok(None) };
-        let outcome = self.work(&reason).boxed().await;
-        *self.upkeep.doing.lock() = None;
-        outcome.map(|()| Some(reason))
+        self.fold_because(&reason).boxed().await?;
+        self.follow_up().boxed().await?;
+        Ok(Some(reason))
     }
 
-    async fn run_upkeep(self: Arc<Self>, reason: String) {
-        let outcome = self.work(&reason).await;
-        *self.upkeep.doing.lock() = None;
-        self.upkeep.is_running.store(false, Ordering::Release);
+    async fn run_fold(self: Arc<Self>, reason: String) {
+        let outcome = self.fold_because(&reason).await;
+        self.upkeep.is_folding.store(false, Ordering::Release);
+        match outcome {
+            // Who waits already will see this fold too.
+            Ok(()) if self.upkeep.is_tending_due.swap(true, Ordering::AcqRel) => {}
+            Ok(()) => drop(tokio::spawn(self.run_follow_up().boxed())),
+            Err(error) => {
+                // Nothing is lost: the next write tries again, and a full change store makes writers wait and see it.
+                tracing::warn!(%error, table = self.name, "a fold failed");
+                *self.upkeep.failure.lock() = Some(error.to_string());
+            }
+        }
+    }
+
+    async fn fold_because(self: &Arc<Self>, reason: &str) -> Result<()> {
+        *self.upkeep.folding.lock() = Some(format!("folding, because {reason}"));
+        let outcome = self.fold().await;
+        *self.upkeep.folding.lock() = None;
+        outcome
+    }
+
+    async fn run_follow_up(self: Arc<Self>) {
+        let outcome = self.follow_up().await;
         if let Err(error) = &outcome {
-            // Nothing is lost: the next write tries again, and a full change store makes writers wait and see it.
+            // The next fold tries again.
             tracing::warn!(%error, table = self.name, "upkeep failed");
         }
         *self.upkeep.failure.lock() = outcome.err().map(|error| error.to_string());
     }
 
-    async fn work(self: &Arc<Self>, reason: &str) -> Result<()> {
-        let doing = |what: String| *self.upkeep.doing.lock() = Some(what);
-        doing(format!("folding, because {reason}"));
-        self.fold().boxed().await?;
+    /// Does what is due after a fold, when nobody else does it.
+    async fn follow_up(self: &Arc<Self>) -> Result<()> {
+        let _turn = self.upkeep.tending.lock().await;
+        self.upkeep.is_tending_due.store(false, Ordering::Release);
+        let outcome = self.work().await;
+        self.upkeep.done();
+        outcome
+    }
+
+    async fn work(self: &Arc<Self>) -> Result<()> {
+        // First, because indexes that hold addresses of rows are late for joined files.
+        compaction::join_due(self).boxed().await?;
         // Who drops the store wants no more of it.
         if let Some(hook) = &self.options.after_fold
             && let Some(table) = self.table()
         {
-            doing("indexing what was folded".to_owned());
+            self.upkeep.say("indexing what was folded");
             hook.after_fold(table).await?;
         }
-        let base = Arc::clone(&self.inner.lock().base);
-        // What is built from files would not fit those that they are joined to.
-        let is_building = self.place.staging.claims().await?.is_building();
-        if let Some(options) = compaction_due(&base).filter(|_| !is_building) {
-            doing("joining files, because there are many small or half-deleted ones".to_owned());
-            compact_with(self, options).await?;
-        }
-        doing("removing what nobody needs any more".to_owned());
+        self.upkeep.say("removing what nobody needs any more");
         collect::collect(self, collect::retention(self.view()?.properties())?).boxed().await.map(drop)
     }
 
     /// See [`UpkeepStatus`].
     pub(crate) fn upkeep_status(&self) -> Result<UpkeepStatus> {
-        let doing = self.upkeep.doing.lock().clone();
+        let doing = self.upkeep.doing();
         // Not while this process changes the base: its own lock would look like another's.
         let doing = match (doing, self.base_turn.try_lock()) {
             (None, Ok(_turn)) => self.place.leases.elsewhere()?,
@@ -170,45 +204,4 @@ impl State {
             failure: self.upkeep.failure.lock().clone(),
         })
     }
-}
-
-/// Joins the base's small files and writes those anew that have lost rows: a tenth of them, or with `purge` any.
-pub(crate) async fn compact(state: &Arc<State>, purge: bool) -> Result<()> {
-    state.fold().await?;
-    compact_with(state, compaction(FILE_ROWS, if purge { 0.0 } else { DELETED_SHARE })).await
-}
-
-async fn compact_with(state: &Arc<State>, options: CompactionOptions) -> Result<()> {
-    let compact = async |dataset: &mut Dataset| {
-        state.options.faults.check("base.commit")?;
-        compact_files(dataset, options, None).boxed().await.map(drop).map_err(lance_error)
-    };
-    Box::pin(direct::rearrange(state, compact)).await
-}
-
-fn compaction(rows: usize, deleted_share: f32) -> CompactionOptions {
-    CompactionOptions {
-        target_rows_per_fragment: rows,
-        max_bytes_per_file: Some(FILE_BYTES_MAX),
-        materialize_deletions: true,
-        materialize_deletions_threshold: deleted_share,
-        num_threads: Some(1),
-        ..CompactionOptions::default()
-    }
-}
-
-/// How to compact `base` when nobody asked for it, if at all. Files that are larger than the small ones together are left
-/// alone: a row is then written anew a bounded number of times, however large the table grows.
-fn compaction_due(base: &Dataset) -> Option<CompactionOptions> {
-    let rows = |fragment: &lance_table::format::Fragment| fragment.physical_rows.unwrap_or(0);
-    let mut sizes: Vec<usize> = base.fragments().iter().map(rows).collect();
-    sizes.sort_unstable();
-    let together: usize = sizes.iter().take(FILES_JOINED).sum();
-    let is_many = sizes.get(FILES_JOINED).is_some_and(|next| *next < FILE_ROWS);
-    let half_deleted = base.fragments().iter().any(|fragment| {
-        let deleted = fragment.deletion_file.as_ref().and_then(|file| file.num_deleted_rows).unwrap_or(0);
-        deleted as f32 > rows(fragment) as f32 * DELETED_SHARE_UNASKED
-    });
-    let target = if is_many { together.min(FILE_ROWS) } else { 0 };
-    (is_many || half_deleted).then(|| compaction(target, DELETED_SHARE_UNASKED))
 }

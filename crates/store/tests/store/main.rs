@@ -9,6 +9,7 @@ mod fixtures;
 #[cfg(target_os = "linux")]
 mod freshness;
 mod identity;
+mod joins;
 #[cfg(target_os = "linux")]
 mod kill;
 mod long_work;

@@ -1,58 +1,88 @@
 //! What upkeep costs, and what it leaves: bytes written for each byte that was given, and bytes that nobody can read any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
 use cenote_base::{ByteSize, ErrorKind, ManualClock, Random, Timestamp};
-use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, TableSpec, Version};
+use cenote_store::{RETENTION_PROPERTY, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version};
 
-const DIMENSIONS: usize = 64;
-const CALL_ROWS: usize = 512;
-/// Enough for small files to be joined twice.
-const FOLDS: usize = 72;
-
-fn rows(ids: Vec<i64>, random: &mut Random) -> RecordBatch {
-    let numbers = (0..ids.len() * DIMENSIONS).map(|_| random.next_u64() as f32).collect::<Float32Array>();
+/// `ids` with vectors of `dimensions` numbers, the first of which is `value`.
+fn vectors(ids: &[i64], value: usize, dimensions: usize, random: &mut Random) -> RecordBatch {
+    let number = |at: usize| if at.is_multiple_of(dimensions) { value as f32 } else { random.next_u64() as f32 };
+    let numbers = (0..ids.len() * dimensions).map(number).collect::<Float32Array>();
     let item = Arc::new(Field::new_list_field(DataType::Float32, true));
-    let vectors = FixedSizeListArray::new(item, DIMENSIONS as i32, Arc::new(numbers), None);
-    let columns = [("id", Arc::new(Int64Array::from(ids)) as ArrayRef), ("vector", Arc::new(vectors))];
+    let vectors = FixedSizeListArray::new(item, dimensions as i32, Arc::new(numbers), None);
+    let columns = [("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef), ("vector", Arc::new(vectors))];
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, name != "id"))).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_byte_is_written_five_times_at_most() {
+/// The first number of each row's vector.
+async fn values(table: &Table, dimensions: usize) -> BTreeMap<i64, usize> {
+    let batch = table.snapshot().await.unwrap().collect(&ScanRequest::default()).await.unwrap();
+    let ids = batch["id"].as_primitive::<Int64Type>().values().iter().copied();
+    let numbers = batch["vector"].as_fixed_size_list().values().as_primitive::<Float32Type>().values();
+    ids.zip(numbers.iter().step_by(dimensions).map(|number| *number as usize)).collect()
+}
+
+/// Writes `folds` times `rows` rows of `dimensions` numbers, of which half replace others, and sees that files become full at
+/// `file_rows` rows or `file_bytes` bytes and the small ones stay few.
+async fn keep_in_shape(dimensions: usize, rows: usize, folds: usize, file_rows: usize, file_bytes: ByteSize) {
     let directory = tempfile::tempdir().unwrap();
-    // Every call fills the change store.
-    let options = StoreOptions { fold_bytes: ByteSize(64 << 10), ..StoreOptions::default() };
+    // Every call is a reason to fold.
+    let options = StoreOptions { fold_rows: 1, file_rows, file_bytes, ..StoreOptions::default() };
     let store = Store::open(directory.path(), options).await.unwrap();
     let mut random = Random::new(1);
-    let schema = rows(Vec::new(), &mut random).schema();
-    let table = store.create_table("t", TableSpec::new(schema, ["id"])).await.unwrap();
-    let mut known = 0;
-    for _ in 0..FOLDS {
-        // Half of the rows are new, and half replace others.
-        let new = known..known + CALL_ROWS as i64 / 2;
-        let mut ids: Vec<i64> = new.clone().collect();
-        while known > 0 && ids.len() < CALL_ROWS {
-            let id = random.below(known as u64) as i64;
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
+    let schema = vectors(&[], 0, dimensions, &mut random).schema();
+    let mut spec = TableSpec::new(schema, ["id"]);
+    // What the past costs is not asked here.
+    spec.properties.insert(RETENTION_PROPERTY.to_owned(), "0".to_owned());
+    let table = store.create_table("t", spec).await.unwrap();
+    let mut expected: BTreeMap<i64, usize> = BTreeMap::new();
+    let (mut files_max, mut full_max) = (0, 0);
+    for fold in 0..folds {
+        let known = expected.len() as i64;
+        let mut ids: BTreeSet<i64> = (known..known + rows as i64 / 2).collect();
+        while known > 0 && ids.len() < rows {
+            ids.insert(random.below(known as u64) as i64);
         }
-        known = new.end;
-        table.upsert(rows(ids, &mut random)).await.unwrap();
-        table.tend().await.unwrap();
+        let ids: Vec<i64> = ids.into_iter().collect();
+        table.upsert(vectors(&ids, fold, dimensions, &mut random)).await.unwrap();
+        expected.extend(ids.iter().map(|id| (*id, fold)));
+        while table.tend().await.unwrap().is_some() {}
+        let snapshot = table.snapshot().await.unwrap();
+        let row_bytes = dimensions * size_of::<f32>();
+        let is_full = |rows: usize| rows >= file_rows || (rows * row_bytes) as u64 >= file_bytes.0 * 2 / 3;
+        let sizes = snapshot.base().fragments().iter().map(|fragment| fragment.physical_rows.unwrap());
+        let full = sizes.clone().filter(|rows| is_full(*rows)).count();
+        files_max = files_max.max(sizes.len() - full);
+        full_max = full_max.max(full);
+        if fold % 64 == 0 {
+            assert_eq!(values(&table, dimensions).await, expected);
+        }
     }
-    table.compact(false).await.unwrap();
-    let status = table.upkeep().await.unwrap();
-    assert_eq!((status.keys, table.snapshot().await.unwrap().count(None).await.unwrap()), (0, known as usize));
-    assert!(status.files < 100, "{} files", status.files);
+    assert_eq!(values(&table, dimensions).await, expected);
+    assert!(full_max > 0, "no file became full");
+    assert!(files_max <= 2 * 32, "{files_max} small files");
     // The log and the base are two.
+    let status = table.upkeep().await.unwrap();
     assert!((2.0..=5.0).contains(&status.amplification), "{status:?}");
+    table.compact(false).await.unwrap();
+    assert_eq!(values(&table, dimensions).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_of_narrow_rows_is_written_five_times_at_most() {
+    // Two levels, and then full.
+    keep_in_shape(64, 40, 200, 1_500, ByteSize::mib(64)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_of_wide_rows_is_written_five_times_at_most() {
+    keep_in_shape(4_096, 4, 150, 1 << 20, ByteSize(1_500_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
