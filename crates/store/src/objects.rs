@@ -61,6 +61,13 @@ impl Objects {
             .map_err(|error| error.context(format!("look for {}", self.name(name))))
     }
 
+    /// What tells an object from others that are made under its name; `None` when there is none.
+    pub(crate) async fn stamp(&self, name: &str) -> Result<Option<String>> {
+        let head = found(self.store.head(&self.path(name)).await);
+        let head = head.map_err(|error| error.context(format!("look for {}", self.name(name))))?;
+        Ok(head.map(|head| head.e_tag.unwrap_or_else(|| format!("{} {}", head.last_modified, head.size))))
+    }
+
     /// Makes an object; false when there is another one of this name.
     ///
     /// After an error the object may be there or come to be there: a request that timed out may still arrive.

@@ -357,6 +357,10 @@ impl State {
     /// `NotFound` when the table was dropped, and perhaps another one made under its name.
     async fn reopen(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
         self.check_presence().await?;
+        if !self.place.log.exists().await? {
+            // A table that was made under its name, and not opened yet, has none.
+            return Err(self.gone());
+        }
         let (log, replayed, base) = newest(&self.place, &self.sessions, &self.fence).await?;
         if replayed.history.hash_key != self.hash_key() {
             return Err(self.gone());

@@ -25,6 +25,8 @@ pub(super) struct Groups {
 #[derive(Debug)]
 struct ObjectSegment {
     objects: Objects,
+    /// The stamp of object 0: that of another table, made under the name of this one, differs.
+    first: Option<String>,
     /// The number of the first object of which not everything was read.
     next: u64,
     /// Objects from there on, the first without what was read of it.
@@ -41,6 +43,7 @@ impl Groups {
     fn segment(&self, number: u64) -> ObjectSegment {
         ObjectSegment {
             objects: self.objects.under(&format!("{number:020}")),
+            first: None,
             next: 0,
             ahead: VecDeque::new(),
             width: 1,
@@ -62,12 +65,14 @@ impl Segments for Groups {
     async fn create(&self, number: u64, bytes: Vec<u8>) -> Result<Box<dyn Segment>> {
         let mut segment = self.segment(number);
         segment.append(bytes, true).await?;
+        segment.first = segment.objects.stamp(&object_name(0)).await?;
         Ok(Box::new(segment))
     }
 
     async fn open(&self, number: u64) -> Result<Option<Box<dyn Segment>>> {
-        let segment = self.segment(number);
-        Ok(segment.objects.exists(&object_name(0)).await?.then(|| Box::new(segment) as _))
+        let mut segment = self.segment(number);
+        segment.first = segment.objects.stamp(&object_name(0)).await?;
+        Ok(segment.first.is_some().then(|| Box::new(segment) as _))
     }
 
     async fn bytes(&self, number: u64) -> Result<u64> {
@@ -107,11 +112,11 @@ impl Segment for ObjectSegment {
             return Ok(News::More);
         }
         let (next, first) = (object_name(self.next), object_name(0));
-        let (more, there) = tokio::try_join!(self.objects.exists(&next), self.objects.exists(&first))?;
-        Ok(match (more, there) {
-            (true, _) => News::More,
-            (false, true) => News::None,
-            (false, false) => News::Gone,
+        let (more, stamp) = tokio::try_join!(self.objects.exists(&next), self.objects.stamp(&first))?;
+        Ok(match more {
+            _ if stamp != self.first => News::Gone,
+            true => News::More,
+            false => News::None,
         })
     }
 
