@@ -74,7 +74,7 @@ impl LogPlace {
     pub(crate) async fn exists(&self) -> Result<bool> {
         match self {
             Self::Directory(directory, _) => Ok(tokio::fs::try_exists(directory).await?),
-            Self::Objects(_) => Ok(!self.segments().list().await?.is_empty()),
+            Self::Objects(objects) => objects.any().await,
         }
     }
 
