@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use cenote_store::Snapshot;
 use lance::Dataset;
 
-/// Values that were made of a base, under a name; those used least recently leave when all together take too many bytes
+/// Values that were made of bases, under names; those used least recently leave when all together take too many bytes
 /// (or are too many, where each is put in as one).
-/// A base is known by its address, which nobody else has as long as the entry is there.
+///
+/// A base is known by its address, which nobody else has as long as the entry is there, and a table by its identity: one that is made
+/// under the name of another finds nothing here, and what belonged to the other goes.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
     bytes_max: usize,
@@ -17,10 +19,25 @@ pub(crate) struct Cache<V> {
 
 #[derive(Debug)]
 struct Entry<V> {
+    /// The identity of the table, and where it is.
+    table: u64,
+    place: String,
     base: Weak<Dataset>,
+    /// Whether it is kept when its base is gone, because the next base can use it.
+    is_lasting: bool,
     name: String,
     bytes: usize,
     value: Arc<V>,
+}
+
+impl<V> Entry<V> {
+    fn is_of(&self, base: &Arc<Dataset>) -> bool {
+        std::ptr::eq(self.base.as_ptr(), Arc::as_ptr(base))
+    }
+
+    fn is_gone(&self) -> bool {
+        self.base.strong_count() == 0
+    }
 }
 
 impl<V> Cache<V> {
@@ -35,29 +52,56 @@ impl<V> Cache<V> {
 
     /// The value called `name` of the base of `snapshot`.
     pub(crate) fn get(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
+        self.find(|entry| entry.is_of(snapshot.base()) && entry.name == name)
+    }
+
+    /// The value called `name` that was made of the base of `snapshot`, or else the one made last of any base of its table.
+    pub(crate) fn last(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
+        let table = snapshot.identity();
+        self.get(snapshot, name).or_else(|| self.find(|entry| entry.table == table && entry.name == name))
+    }
+
+    fn find(&self, is_it: impl Fn(&Entry<V>) -> bool) -> Option<Arc<V>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it =
-            |entry: &Entry<V>| std::ptr::eq(entry.base.as_ptr(), Arc::as_ptr(snapshot.base())) && entry.name == name;
-        entries.retain(|entry| entry.base.strong_count() > 0);
-        let at = entries.iter().rposition(is_it)?;
-        let entry = entries.remove(at)?;
+        entries.retain(|entry| entry.is_lasting || !entry.is_gone());
+        let entry = entries.iter().rposition(is_it).and_then(|at| entries.remove(at))?;
         let value = Arc::clone(&entry.value);
         entries.push_back(entry);
         Some(value)
     }
 
-    /// Keeps `value`, which takes `bytes`, in the place of one of the same name; not one that takes more than there are.
+    /// Keeps `value`, which takes `bytes`, as long as the base of `snapshot` is there, in the place of one of the same name; not one that
+    /// takes more than there are.
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
+        self.add(snapshot, name, value, bytes, false);
+    }
+
+    /// As [`put`](Self::put), and longer, for the table's next base.
+    pub(crate) fn put_lasting(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
+        self.add(snapshot, name, value, bytes, true);
+    }
+
+    fn add(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize, is_lasting: bool) {
         if !self.has_room_for(bytes) {
             return;
         }
+        let (table, base) = (snapshot.identity(), snapshot.base());
+        let place = base.uri();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = Arc::downgrade(snapshot.base());
-        entries
-            .retain(|entry| entry.base.strong_count() > 0 && !(entry.name == name && Weak::ptr_eq(&entry.base, &base)));
-        entries.push_back(Entry { base, name: name.to_owned(), bytes, value: Arc::clone(value) });
+        entries.retain(|entry| {
+            let is_replaced = entry.table == table && entry.name == name && (entry.is_gone() || entry.is_of(base));
+            let is_of_former_table = entry.table != table && entry.place == place;
+            !is_replaced && !is_of_former_table && (entry.is_lasting || !entry.is_gone())
+        });
+        let (place, base, name) = (place.to_owned(), Arc::downgrade(base), name.to_owned());
+        entries.push_back(Entry { table, place, base, is_lasting, name, bytes, value: Arc::clone(value) });
         while entries.iter().map(|entry| entry.bytes).sum::<usize>() > self.bytes_max {
             entries.pop_front();
         }
+    }
+
+    /// Drops what belongs to the table of this identity.
+    pub(crate) fn forget(&self, table: u64) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).retain(|entry| entry.table != table);
     }
 }

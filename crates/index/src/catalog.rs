@@ -11,12 +11,14 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance::table::format::IndexMetadata;
 use lance_index::metrics::NoOpMetricsCollector;
+use roaring::RoaringBitmap;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use crate::blocking::blocking;
 use crate::definition::{Definition, Measured, SearchSettings};
+use crate::fragments::{Fragment, Fragments, rows_of};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
-use crate::live;
 use crate::scan::Opened;
 use crate::spec::Metric;
 
@@ -78,12 +80,26 @@ pub(crate) struct Built {
 }
 
 /// The rows of the base that are not deleted there.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Live {
-    /// In the files that the index covers.
+    /// In the fragments that the index covers.
     pub(crate) covered: RowAddrTreeMap,
     /// In the others.
     pub(crate) late: RowAddrTreeMap,
+    pub(crate) late_fragments: Vec<Fragment>,
+}
+
+impl Live {
+    /// Those of `fragments`, of which an index covers the ones numbered in `covered`.
+    pub(crate) async fn new(fragments: &Arc<Fragments>, covered: RoaringBitmap) -> Result<Self> {
+        let fragments = Arc::clone(fragments);
+        blocking(move || {
+            let late_fragments = fragments.without(&covered);
+            let late = rows_of(&late_fragments);
+            Ok(Self { covered: rows_of(&fragments.of(&covered)), late, late_fragments })
+        })
+        .await
+    }
 }
 
 impl Index {
@@ -93,18 +109,19 @@ impl Index {
 }
 
 impl Built {
-    pub(crate) async fn live(&self, snapshot: &Snapshot) -> Result<&Live> {
-        let read = async || {
-            let (covered, late) = live::rows(snapshot.base(), &self.segments).await?;
-            Ok(Live { covered, late })
-        };
-        self.live.get_or_try_init(read).await
+    /// The live rows of the base, which has `fragments`.
+    pub(crate) async fn live(&self, fragments: &Arc<Fragments>) -> Result<&Live> {
+        self.live.get_or_try_init(async || Live::new(fragments, fragments.covered(&self.segments)).await).await
     }
 
-    /// The live rows in the files that each segment covers.
-    pub(crate) async fn pieces(&self, snapshot: &Snapshot) -> Result<&Arc<[RowAddrTreeMap]>> {
-        let read = async || live::pieces(snapshot.base(), &self.segments).await.map(Arc::from);
-        self.pieces.get_or_try_init(read).await
+    /// The live rows in the fragments that each segment covers.
+    pub(crate) async fn pieces(&self, fragments: &Arc<Fragments>) -> Result<&Arc<[RowAddrTreeMap]>> {
+        let list = async || {
+            let covered = self.segments.iter().map(|segment| fragments.covered(std::slice::from_ref(segment)));
+            let (covered, fragments) = (covered.collect::<Vec<_>>(), Arc::clone(fragments));
+            blocking(move || Ok(covered.iter().map(|covered| rows_of(&fragments.of(covered))).collect())).await
+        };
+        self.pieces.get_or_try_init(list).await
     }
 
     /// The segments of a vector index over `column`.

@@ -21,9 +21,9 @@ use lance_index::scalar::inverted::{DOCS_FILE, InvertedIndex, MemBM25Scorer};
 use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_select::RowSetOps;
 
+use crate::blocking::blocking;
 use crate::fuzzy::Expansion;
 use crate::plan::Fuzzy;
-use crate::resident::blocking;
 
 /// So many rows of an index are read at once.
 const READ_ROWS: usize = 1 << 20;
@@ -78,7 +78,7 @@ pub(crate) struct Segment {
     /// The rows of the base that a search may find in it: in the files that it covers, and not deleted.
     pub(crate) live: RowAddrTreeMap,
     /// The rows that it was built from.
-    rows: RowAddrTreeMap,
+    rows: Arc<RowAddrTreeMap>,
     /// Those of them that are not live.
     gone: RowAddrTreeMap,
     counted: Mutex<Counted>,
@@ -108,15 +108,9 @@ impl Counted {
 }
 
 impl Segment {
-    pub(crate) async fn new(
-        base: &Dataset,
-        metadata: &IndexMetadata,
-        index: Arc<InvertedIndex>,
-        live: RowAddrTreeMap,
-    ) -> Result<Self> {
-        let rows = read_segment_rows(base, metadata).await?;
-        let gone = rows.clone() - &live;
-        Ok(Self { index, live, rows, gone, counted: Mutex::default() })
+    pub(crate) fn new(index: Arc<InvertedIndex>, rows: Arc<RowAddrTreeMap>, live: RowAddrTreeMap) -> Self {
+        let gone = rows.as_ref().clone() - &live;
+        Self { index, live, rows, gone, counted: Mutex::default() }
     }
 
     /// Of its live rows.
@@ -133,7 +127,7 @@ impl Segment {
 
     /// Of its live rows that are not `superseded`, by the postings of those.
     pub(crate) async fn statistics_without(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
-        self.count(terms, &((self.rows.clone() & superseded) | &self.gone)).await
+        self.count(terms, &((superseded.clone() & self.rows.as_ref()) | &self.gone)).await
     }
 
     async fn count(&self, terms: &[String], gone: &RowAddrTreeMap) -> Result<Statistics> {
@@ -157,11 +151,12 @@ impl Segment {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.live.serialized_size() + self.rows.serialized_size() + self.gone.serialized_size()
+        self.live.serialized_size() + self.gone.serialized_size()
     }
 }
 
-async fn read_segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
+/// The rows that a segment of a full-text index was built from.
+pub(crate) async fn read_segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
     let store = LanceIndexStore::from_dataset_for_existing(base, metadata).await.map_err(lance_error)?;
     let mut rows = RowAddrTreeMap::new();
     for file in store.list_files_with_sizes().await.map_err(lance_error)? {

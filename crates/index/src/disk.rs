@@ -25,14 +25,15 @@ use lance_index::vector::{ApproxMode, PreparedPartitionSearchHandle, Query, Vect
 use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::blocking::blocking;
 use crate::cache::Cache;
 use crate::catalog::Built;
 use crate::filtered::Wanted;
+use crate::fragments::{Examined, Fragments};
 use crate::hits::{DISTANCE, keep_first};
 use crate::indexes::PROCESSORS;
 use crate::live;
 use crate::matches::Rows;
-use crate::resident::blocking;
 use crate::scan::{Opened, Partition, Places, Probed, nearest};
 use crate::spec::Metric;
 
@@ -69,8 +70,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) probes: Option<usize>,
     /// Candidates kept while walking a graph.
     pub(crate) ef: usize,
+    pub(crate) fragments: &'a Arc<Fragments>,
     /// Where rows that satisfy filters are.
     pub(crate) places: &'a Cache<Places>,
+    pub(crate) examined: &'a Examined,
 }
 
 /// A row, and its distance as the index keeps it.
@@ -105,11 +108,6 @@ struct Allowed {
 }
 
 impl Allowed {
-    /// Of any snapshot of this base.
-    fn satisfies(&self, row: u64) -> bool {
-        self.wanted.as_ref().is_none_or(|wanted| wanted.base().contains(row)) && self.live[self.piece].contains(row)
-    }
-
     fn contains(&self, row: u64) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row))
             && self.live[self.piece].contains(row)
@@ -154,7 +152,7 @@ impl Walk<'_> {
     /// Up to `candidates` of the nearest rows that `built` has, are not superseded and are among `wanted`, each once and the nearest first.
     /// When there are fewer in the nearest partitions, others are searched too.
     pub(crate) async fn run(&self, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Candidate>> {
-        let live = built.pieces(self.snapshot).await?;
+        let live = built.pieces(self.fragments).await?;
         if let Some(found) = self.walk(built, live, wanted, false).await? {
             return Ok(found);
         }
@@ -179,7 +177,7 @@ impl Walk<'_> {
             let (live, superseded) = (Arc::clone(live), Arc::clone(self.snapshot.superseded()));
             let allowed = Allowed { live, piece, superseded, wanted: wanted.cloned() };
             let places = wanted.filter(|_| share <= PLACED_SHARE);
-            let places = places.and_then(|wanted| self.places(opened, &built.segments[piece], wanted));
+            let places = places.and_then(|wanted| self.places(opened, &built.segments[piece], &allowed, wanted));
             pieces.push(self.piece(opened, allowed, places, is_masked).await?);
         }
         let partitions_max = pieces.iter().map(|piece| piece.partitions.len()).max().unwrap_or(0);
@@ -247,19 +245,30 @@ impl Walk<'_> {
     }
 
     /// Where those of `wanted` are in `opened`, if it is worth remembering that.
-    fn places(&self, opened: &Opened, segment: &IndexMetadata, wanted: &Wanted) -> Option<Arc<Places>> {
+    fn places(
+        &self,
+        opened: &Opened,
+        segment: &IndexMetadata,
+        allowed: &Allowed,
+        wanted: &Wanted,
+    ) -> Option<Arc<Places>> {
         let satisfying = wanted.repeated().filter(|_| opened.is_scanned())?;
-        let bytes = Places::bytes_max(opened, satisfying.count) + satisfying.text.len();
+        let name = format!("{}\0{}", segment.uuid, satisfying.text);
+        let known = self.places.last(self.snapshot, &name);
+        if let Some(known) = known.as_ref().filter(|known| known.are_of(satisfying)) {
+            return Some(Arc::clone(known));
+        }
+        let rows = satisfying.rows.clone() & &allowed.live[allowed.piece];
+        if let Some(known) = known.filter(|known| known.serve(satisfying, &rows)) {
+            return Some(known);
+        }
+        let bytes = Places::bytes_max(opened, &rows) + satisfying.text.len();
         if !self.places.has_room_for(bytes) {
             return None;
         }
-        let name = format!("{}\0{}", segment.uuid, satisfying.text);
-        let known = self.places.get(self.snapshot, &name).filter(|known| known.is_of(satisfying));
-        Some(known.unwrap_or_else(|| {
-            let places = Arc::new(Places::new(satisfying, opened));
-            self.places.put(self.snapshot, &name, &places, bytes);
-            places
-        }))
+        let places = Arc::new(Places::new(satisfying, rows, opened, self.examined.clone()));
+        self.places.put_lasting(self.snapshot, &name, &places, bytes);
+        Some(places)
     }
 }
 
@@ -336,7 +345,7 @@ impl Piece {
             let probed = numbers.into_iter().zip(loaded).map(|(number, (partition, from_centre))| {
                 let probed = Probed::new(partition, from_centre);
                 match &places {
-                    Some(places) => probed.only(number, places, |row| allowed.satisfies(row)),
+                    Some(places) => probed.only(number, places),
                     None => probed,
                 }
             });

@@ -1,4 +1,4 @@
-//! Which rows satisfy a filter: those of a base are found once for many searches.
+//! Which rows satisfy a filter: those of a base are found once for many searches, and those of a fragment once for many bases.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 
 use crate::cache::Cache;
+use crate::fragments::{Examined, Fragments, Parts, scan};
 use crate::live;
 
 /// A filter takes so many bytes for each that it is written with: some are trees.
@@ -15,7 +16,10 @@ const FILTER_BYTES: usize = 16;
 
 /// Filters that were asked for, with the rows of a base that satisfy them.
 #[derive(Debug)]
-pub(crate) struct Filtered(Cache<Satisfying>);
+pub(crate) struct Filtered {
+    kept: Cache<Satisfying>,
+    examined: Examined,
+}
 
 /// The rows of a base that satisfy a filter, superseded ones too.
 #[derive(Debug)]
@@ -23,6 +27,10 @@ pub(crate) struct Satisfying {
     filter: Filter,
     /// How it is written. Two expressions may be written alike.
     pub(crate) text: String,
+    /// What the columns are that it names.
+    schema: u64,
+    /// By fragment; among them are rows that were deleted since they were found.
+    parts: Parts<RowAddrTreeMap>,
     pub(crate) rows: RowAddrTreeMap,
     pub(crate) count: usize,
 }
@@ -38,25 +46,28 @@ pub(crate) struct Wanted {
 }
 
 impl Filtered {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self(Cache::new(bytes_max))
+    pub(crate) fn new(bytes_max: usize, examined: Examined) -> Self {
+        Self { kept: Cache::new(bytes_max), examined }
     }
 
-    /// The rows of `snapshot` that satisfy `filter`.
-    pub(crate) async fn rows(&self, snapshot: &Snapshot, filter: &Filter) -> Result<Wanted> {
+    /// Drops what belongs to the table of this identity.
+    pub(crate) fn forget(&self, table: u64) {
+        self.kept.forget(table);
+    }
+
+    /// The rows of `snapshot` that satisfy `filter`, where its base has `fragments`.
+    pub(crate) async fn rows(&self, snapshot: &Snapshot, fragments: &Fragments, filter: &Filter) -> Result<Wanted> {
         let changes = live::satisfying_changes(snapshot, filter).await?;
         let text = filter.to_string();
-        let known = self.0.get(snapshot, &text).filter(|known| known.filter == *filter);
+        let is_it = |known: &Arc<Satisfying>| known.filter == *filter && known.schema == fragments.schema();
+        let known = self.kept.last(snapshot, &text).filter(is_it);
         let is_known = known.is_some();
         let base = match known {
-            Some(known) => known,
-            None => {
-                let rows = live::satisfying_base(snapshot.base(), filter).await?;
-                let count = live::count(&rows);
-                let base = Arc::new(Satisfying { filter: filter.clone(), text, rows, count });
+            Some(known) if known.parts.are_of(fragments.all()) => known,
+            known => {
+                let base = Arc::new(self.find(snapshot, fragments, filter, text, known.as_deref()).await?);
                 if snapshot.is_steady(filter)? {
-                    let bytes = base.rows.serialized_size() + FILTER_BYTES * base.text.len();
-                    self.0.put(snapshot, &base.text, &base, bytes);
+                    self.kept.put_lasting(snapshot, &base.text, &base, base.bytes());
                 }
                 base
             }
@@ -65,6 +76,46 @@ impl Filtered {
         let gone = live::count(&(superseded.as_ref().clone() & &base.rows));
         let count = base.count - gone + live::count(&changes);
         Ok(Wanted { base, superseded, changes, count, is_known })
+    }
+
+    /// Finds the rows of the fragments that `known` does not have.
+    async fn find(
+        &self,
+        snapshot: &Snapshot,
+        fragments: &Fragments,
+        filter: &Filter,
+        text: String,
+        known: Option<&Satisfying>,
+    ) -> Result<Satisfying> {
+        let (mut parts, missing) = Parts::carried(known.map(|known| &known.parts), fragments.all());
+        let base = snapshot.base();
+        let found = match missing.len() {
+            0 => RowAddrTreeMap::new(),
+            // Scalar indexes help to look through a table, and not through a part of it.
+            all if all == fragments.all().len() => live::satisfying(base.scan(), filter).await?,
+            _ => {
+                let mut scanner = scan(base, &missing);
+                scanner.use_scalar_index(false);
+                live::satisfying(scanner, filter).await?
+            }
+        };
+        for fragment in missing {
+            self.examined.add(live::count(fragment.rows()));
+            let found = fragment.rows().clone() & &found;
+            parts.push(fragment, found);
+        }
+        let live: Vec<RowAddrTreeMap> =
+            parts.iter().map(|part| part.value.as_ref().clone() & part.fragment.rows()).collect();
+        let rows = RowAddrTreeMap::union_all(&live.iter().collect::<Vec<_>>());
+        let count = live::count(&rows);
+        Ok(Satisfying { filter: filter.clone(), text, schema: fragments.schema(), parts, rows, count })
+    }
+}
+
+impl Satisfying {
+    fn bytes(&self) -> usize {
+        let parts: usize = self.parts.iter().map(|part| part.value.serialized_size()).sum();
+        parts + self.rows.serialized_size() + FILTER_BYTES * self.text.len()
     }
 }
 

@@ -9,17 +9,19 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
-use cenote_store::{Snapshot, Table, lance_error};
+use cenote_store::{Filter, Snapshot, Table, lance_error};
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::DatasetIndexExt;
+use lance::table::format::IndexMetadata;
 use lance_index::optimize::OptimizeOptions;
 
 use crate::build::{Made, build, check_column, params, vectors};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
-use crate::filtered::Filtered;
+use crate::filtered::{Filtered, Wanted};
+use crate::fragments::{Examined, Fragments};
 use crate::kind::IndexKind;
 use crate::live;
 use crate::pieces::{self, piece_rows};
@@ -65,7 +67,8 @@ pub struct IndexOptions {
     pub piece_rows: usize,
     /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of Float32.
     pub trainer: Option<Arc<dyn Trainer>>,
-    /// A build of an index in memory is saved so often. One that is cut off loses what came later.
+    /// How often a build of an index in memory is saved, at most: it is when a quarter of its rows are new. One that is cut off loses
+    /// what came later.
     pub save_every: Duration,
 }
 
@@ -93,8 +96,10 @@ pub struct Indexes {
 struct Shared {
     options: IndexOptions,
     catalogs: Cache<Catalog>,
-    /// By the table's address and the index's name.
-    residents: Mutex<HashMap<(String, String), Arc<Resident>>>,
+    fragments: Cache<Fragments>,
+    examined: Examined,
+    /// By the table's identity and the index's name.
+    residents: Mutex<HashMap<(u64, String), Arc<Resident>>>,
     unseen: Unseen,
     filtered: Filtered,
     places: Cache<Places>,
@@ -116,12 +121,15 @@ impl Indexes {
     /// With nothing in memory yet.
     pub fn new(options: IndexOptions) -> Self {
         let bytes = options.cache_bytes_max.0 as usize;
+        let examined = Examined::default();
         let shared = Shared {
             catalogs: Cache::new(CATALOGS_MAX),
+            fragments: Cache::new(CATALOGS_MAX),
             residents: Mutex::default(),
-            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE - bytes / PLACES_SHARE),
-            filtered: Filtered::new(bytes / FILTERED_SHARE),
+            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE - bytes / PLACES_SHARE, examined.clone()),
+            filtered: Filtered::new(bytes / FILTERED_SHARE, examined.clone()),
             places: Cache::new(bytes / PLACES_SHARE),
+            examined,
             options,
         };
         Self { shared: Arc::new(shared) }
@@ -131,12 +139,37 @@ impl Indexes {
         &self.shared.unseen
     }
 
-    pub(crate) fn filtered(&self) -> &Filtered {
-        &self.shared.filtered
+    /// The rows of `snapshot` that satisfy `filter`.
+    pub(crate) async fn wanted(&self, snapshot: &Snapshot, filter: &Filter) -> Result<Wanted> {
+        let fragments = self.fragments(snapshot).await?;
+        self.shared.filtered.rows(snapshot, &fragments, filter).await
     }
 
     pub(crate) fn places(&self) -> &Cache<Places> {
         &self.shared.places
+    }
+
+    pub(crate) fn examined(&self) -> &Examined {
+        &self.shared.examined
+    }
+
+    /// How many rows were looked at so far to make what searches keep: which rows are live, which satisfy filters, what no index has
+    /// seen. It grows with what is written, not with what is there.
+    pub fn rows_examined(&self) -> u64 {
+        self.shared.examined.rows()
+    }
+
+    /// The fragments of the base of `snapshot`, with their live rows.
+    pub(crate) async fn fragments(&self, snapshot: &Snapshot) -> Result<Arc<Fragments>> {
+        let known = &self.shared.fragments;
+        if let Some(known) = known.get(snapshot, "") {
+            return Ok(known);
+        }
+        let former = known.last(snapshot, "");
+        let fragments = Fragments::read(snapshot.base(), former.as_deref(), &self.shared.examined);
+        let fragments = Arc::new(Box::pin(fragments).await?);
+        known.put_lasting(snapshot, "", &fragments, 1);
+        Ok(fragments)
     }
 
     pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {
@@ -241,6 +274,7 @@ impl Indexes {
             return Ok(Vec::new());
         }
         let rows = snapshot.count(None).await?;
+        let fragments = self.fragments(snapshot).await?;
         let superseded = snapshot.superseded().as_ref();
         let mut indexes = Vec::with_capacity(catalog.indexes.len());
         for index in &catalog.indexes {
@@ -251,14 +285,14 @@ impl Indexes {
                 let resident = self.resident(snapshot, index, options);
                 info.memory_bytes = resident.memory_bytes();
                 info.failure = resident.failure();
-                if let Some(view) = resident.view(snapshot).await? {
+                if let Some(view) = resident.view(snapshot, &fragments).await? {
                     let known = snapshot.changed_rows().saturating_sub(snapshot.changed_rows_since(view.changed_to));
                     info.rows_unindexed = late(&view.live.late) - known;
                     let of_base = snapshot.version_of_base(snapshot.base().version().version);
                     info.built_to = of_base.max(view.changed_to);
                 }
             } else if let Some(built) = &index.built {
-                info.rows_unindexed = late(&built.live(snapshot).await?.late);
+                info.rows_unindexed = late(&built.live(&fragments).await?.late);
             }
             info.rows_indexed = rows - info.rows_unindexed;
             indexes.push(info);
@@ -442,14 +476,14 @@ impl Indexes {
         index: &Index,
         options: &crate::kind::VectorOptions,
     ) -> Arc<Resident> {
-        let key = (snapshot.base().uri().to_owned(), index.name.clone());
+        let key = (snapshot.identity(), index.name.clone());
         let field = index.definition.field;
         let mut residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
         let known = residents.get(&key).filter(|known| known.field == field && known.options == *options);
         if let Some(known) = known {
             return Arc::clone(known);
         }
-        let made = Arc::new(Resident::new(field, options.clone()));
+        let made = Arc::new(Resident::new(snapshot.base().uri(), field, options.clone()));
         residents.insert(key, Arc::clone(&made));
         made
     }
@@ -490,8 +524,12 @@ impl Indexes {
     ) -> Result<()> {
         let Some(options) = resident_options(&index.definition.kind) else { return Ok(()) };
         let resident = self.resident(snapshot, index, options);
+        let fragments = self.fragments(snapshot).await?;
         let others: u64 = {
-            let residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
+            let (table, place) = (snapshot.identity(), snapshot.base().uri());
+            let mut residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
+            // A table that was there before under this name needs its graphs no more.
+            residents.retain(|(of, _), known| *of == table || known.place != place);
             let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
             others.map(|other| other.capacity_bytes()).sum()
         };
@@ -501,8 +539,9 @@ impl Indexes {
             threads,
             save_every: self.shared.options.save_every,
             progress: Arc::clone(progress),
+            examined: self.shared.examined.clone(),
         };
-        Box::pin(resident.refresh(snapshot, index, &bounds)).await
+        Box::pin(resident.refresh(snapshot, index, &fragments, &bounds)).await
     }
 
     /// Drops what is kept of `table` outside of it, in memory and on disk: for one that is about to be dropped.
@@ -511,12 +550,18 @@ impl Indexes {
         for index in &self.catalog(&snapshot).await?.indexes {
             self.forget(&snapshot, &index.name);
         }
+        let (table, shared) = (snapshot.identity(), &self.shared);
+        shared.catalogs.forget(table);
+        shared.fragments.forget(table);
+        shared.unseen.forget(table);
+        shared.filtered.forget(table);
+        shared.places.forget(table);
         Ok(())
     }
 
     /// Drops what is in memory and on disk of the resident index called `name`, if it is one.
     fn forget(&self, snapshot: &Snapshot, name: &str) {
-        let key = (snapshot.base().uri().to_owned(), name.to_owned());
+        let key = (snapshot.identity(), name.to_owned());
         self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if let Some(file) = self.file(snapshot, name) {
             resident_file::remove(&file);
@@ -587,15 +632,13 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOpti
 /// times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al., 1996). A piece is searched and
 /// merged for the files that it covers alone: a row whose column was patched since is in another one.
 async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
-    let dataset = Arc::new(dataset.clone());
     let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
-    let (_, late) = live::rows(&dataset, &pieces).await?;
+    let covered = |pieces: &[IndexMetadata]| pieces::covered(dataset, pieces);
+    let mut newer = pieces::rows_of(dataset, &(dataset.fragment_bitmap().as_ref() - &covered(&pieces)));
     // Lance keeps them in the order in which they were built.
     pieces.reverse();
-    let mut newer = live::count(&late);
     for (merged, piece) in pieces.iter().enumerate() {
-        let (rows, _) = live::rows(&dataset, std::slice::from_ref(piece)).await?;
-        let rows = live::count(&rows);
+        let rows = pieces::rows_of(dataset, &covered(std::slice::from_ref(piece)));
         if rows >= newer.saturating_mul(PIECE_RATIO) && pieces.len() - merged < SEGMENTS_MAX {
             return Ok(merged);
         }

@@ -33,6 +33,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod blocking;
 mod build;
 mod cache;
 mod catalog;
@@ -40,6 +41,7 @@ mod corpus;
 mod definition;
 mod disk;
 mod filtered;
+mod fragments;
 mod fusion;
 mod fuzzy;
 mod hits;

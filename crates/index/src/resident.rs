@@ -18,16 +18,19 @@ use cenote_graph::{Filter, Graph, Options, Selection, Strategy, Values};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
 use futures::TryStreamExt;
 use lance::Dataset;
+use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
 
+use crate::blocking::blocking;
 use crate::cache::Cache;
 use crate::catalog::{Index, Live};
 use crate::filtered::{Satisfying, Wanted};
+use crate::fragments::{Examined, Fragments, rows_of};
 use crate::hits::Hit;
 use crate::kind::{IndexKind, VectorOptions};
 use crate::live;
-use crate::resident_file::{Saved, remove, restore, save};
+use crate::resident_file::{Saved, Subject, remove, restore, save};
 use crate::spec::Metric;
 use crate::vectors::{Numbers, Probe, Vectors, vector_type};
 
@@ -35,8 +38,9 @@ use crate::vectors::{Numbers, Probe, Vectors, vector_type};
 const ROOM: u64 = 2;
 /// Deleted vectors are taken out of the graph when there are so many to one that is there.
 const DELETED_SHARE: usize = 8;
-/// The graph is written to disk when so many to one of its rows have changed since.
-const SAVED_SHARE: usize = 16;
+/// The graph is written to disk when one in so many of its rows has changed since: so all that is written while it grows is some times
+/// what it ends as.
+const SAVED_SHARE: usize = 4;
 /// Width of a walk where nothing else is known: so many times k, and at least this.
 pub(crate) const EF_FACTOR: usize = 4;
 pub(crate) const EF_MIN: usize = 128;
@@ -52,18 +56,19 @@ pub(crate) struct Bounds {
     pub(crate) capacity_bytes: u64,
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: usize,
-    /// A build is saved so often.
+    /// A build is saved so often at most.
     pub(crate) save_every: Duration,
     pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) examined: Examined,
 }
 
 /// A graph, and what it is complete for.
 struct State {
     graph: Arc<Graph>,
-    /// The identity of the table.
-    table: u64,
     /// The file that holds the column, by fragment.
     covered: HashMap<u32, String>,
+    /// The rows of the base that it may have, if that is known.
+    held: Option<RowAddrTreeMap>,
     /// Versions of the base before this one had rows that the graph has no more.
     complete_from: u64,
     /// It has the rows of the change store that are live at this version, under their ids there.
@@ -72,8 +77,10 @@ struct State {
     epoch: u64,
 }
 
-/// A vector index in memory.
+/// A vector index in memory, of one table: another one of the same name has another.
 pub(crate) struct Resident {
+    /// Where the table is.
+    pub(crate) place: String,
     pub(crate) field: i32,
     pub(crate) options: VectorOptions,
     state: RwLock<Option<State>>,
@@ -81,15 +88,23 @@ pub(crate) struct Resident {
     turn: tokio::sync::Mutex<()>,
     failure: Mutex<Option<String>>,
     unsaved: Mutex<usize>,
-    live: Cache<Live>,
+    live: Cache<Seen>,
     selected: Cache<Selected>,
     /// The rows of the change store that the graph has, by the hash of their vectors; changed by whoever has the turn.
     changed: Arc<Mutex<ByVector>>,
 }
 
-/// Where the graph has the rows of a base that satisfy a filter.
+/// What the graph has of a base, after so many changes.
+#[derive(Debug)]
+struct Seen {
+    epoch: u64,
+    live: Arc<Live>,
+}
+
+/// Where the graph has the rows of a base that satisfy a filter, after so many changes.
 #[derive(Debug)]
 struct Selected {
+    epoch: u64,
     of: Weak<Satisfying>,
     selection: Arc<Selection>,
 }
@@ -105,16 +120,10 @@ pub(crate) struct View {
     pub(crate) changed_to: Version,
 }
 
-impl View {
-    /// What the graph is complete for has changed so many times.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-}
-
 impl Resident {
-    pub(crate) fn new(field: i32, options: VectorOptions) -> Self {
+    pub(crate) fn new(place: &str, field: i32, options: VectorOptions) -> Self {
         Self {
+            place: place.to_owned(),
             field,
             options,
             state: RwLock::default(),
@@ -154,28 +163,25 @@ impl Resident {
     }
 
     /// Which rows of `snapshot` the graph has; `None` when it is none for that base.
-    pub(crate) async fn view(&self, snapshot: &Snapshot) -> Result<Option<View>> {
+    pub(crate) async fn view(&self, snapshot: &Snapshot, fragments: &Arc<Fragments>) -> Result<Option<View>> {
         let base = snapshot.base();
-        let (epoch, changed_to, fragments) = {
+        let (epoch, changed_to, covered) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let Some(state) = state.as_ref().filter(|state| state.complete_from <= base.version().version) else {
                 return Ok(None);
             };
             // Rows that were no more at the later version may be missing.
             let changed_to = if state.changed_to <= snapshot.version() { state.changed_to } else { Version(0) };
-            if let Some(live) = self.live.get(snapshot, &state.epoch.to_string()) {
-                return Ok(Some(View { epoch: state.epoch, live, changed_to }));
+            if let Some(seen) = self.live.get(snapshot, "").filter(|seen| seen.epoch == state.epoch) {
+                return Ok(Some(View { epoch: state.epoch, live: Arc::clone(&seen.live), changed_to }));
             }
             let files = column_files(base, self.field);
             let fits = |(id, file): &(&u32, &String)| state.covered.get(*id) == Some(*file);
             (state.epoch, changed_to, files.iter().filter(fits).map(|(id, _)| *id).collect::<RoaringBitmap>())
         };
-        let late = base.fragment_bitmap().as_ref() - &fragments;
-        let (covered, late) =
-            futures::future::try_join(live::rows_in(base, fragments), live::rows_in(base, late)).await?;
-        let bytes = covered.serialized_size() + late.serialized_size();
-        let live = Arc::new(Live { covered, late });
-        self.live.put(snapshot, &epoch.to_string(), &live, bytes);
+        let live = Arc::new(Live::new(fragments, covered).await?);
+        let bytes = live.covered.serialized_size() + live.late.serialized_size();
+        self.live.put(snapshot, "", &Arc::new(Seen { epoch, live: Arc::clone(&live) }), bytes);
         Ok(Some(View { epoch, live, changed_to }))
     }
 
@@ -246,17 +252,16 @@ impl Resident {
         if !self.selected.has_room_for(bytes) {
             return Ok(None);
         }
-        let name = format!("{}\0{}", view.epoch, satisfying.text);
-        if let Some(known) =
-            self.selected.get(snapshot, &name).filter(|known| known.of.as_ptr() == Arc::as_ptr(satisfying))
-        {
+        let is_it = |known: &Arc<Selected>| known.epoch == view.epoch && known.of.as_ptr() == Arc::as_ptr(satisfying);
+        if let Some(known) = self.selected.get(snapshot, &satisfying.text).filter(is_it) {
             return Ok(Some(Arc::clone(&known.selection)));
         }
         let mut rows = live::ids(wanted.base())?;
         rows.retain(|row| view.live.covered.contains(*row));
         let selection = Arc::new(state.graph.select(&rows));
-        let selected = Selected { of: Arc::downgrade(satisfying), selection: Arc::clone(&selection) };
-        self.selected.put(snapshot, &name, &Arc::new(selected), bytes);
+        let (epoch, of) = (view.epoch, Arc::downgrade(satisfying));
+        let selected = Selected { epoch, of, selection: Arc::clone(&selection) };
+        self.selected.put(snapshot, &satisfying.text, &Arc::new(selected), bytes);
         Ok(Some(selection))
     }
 
@@ -264,13 +269,19 @@ impl Resident {
     ///
     /// # Errors
     /// `ResourceExhausted`, with the figures, when it does not fit; then there is no graph.
-    pub(crate) async fn refresh(&self, snapshot: &Snapshot, index: &Index, bounds: &Bounds) -> Result<()> {
+    pub(crate) async fn refresh(
+        &self,
+        snapshot: &Snapshot,
+        index: &Index,
+        fragments: &Fragments,
+        bounds: &Bounds,
+    ) -> Result<()> {
         let _turn = self.turn.lock().await;
-        let refreshed = match self.bring_up(snapshot, index, bounds).await {
+        let refreshed = match self.bring_up(snapshot, index, fragments, bounds).await {
             // What was asked for has grown out of its room: once more, with the room that there is.
             Err(error) if error.kind() == ErrorKind::ResourceExhausted && self.memory_bytes().is_some() => {
                 self.clear(bounds);
-                self.bring_up(snapshot, index, bounds).await
+                self.bring_up(snapshot, index, fragments, bounds).await
             }
             refreshed => refreshed,
         };
@@ -289,16 +300,14 @@ impl Resident {
         bounds.file.iter().for_each(|file| remove(file));
     }
 
-    async fn bring_up(&self, snapshot: &Snapshot, index: &Index, bounds: &Bounds) -> Result<()> {
+    async fn bring_up(&self, snapshot: &Snapshot, index: &Index, fragments: &Fragments, bounds: &Bounds) -> Result<()> {
         let base = snapshot.base();
         let (field, version) = (self.field, base.version().version);
         let files = column_files(base, field);
         if self.memory_bytes().is_none()
-            && let Some(saved) = self.restore(bounds).await
-            // Or else it is of a table that was there before under the same name.
-            && saved.table == snapshot.identity()
+            && let Some(saved) = self.restore(snapshot, bounds).await
         {
-            let Saved { graph, covered, complete_from, .. } = saved;
+            let Saved { graph, covered, complete_from } = saved;
             let (stage, rows) = (format!("{}: restore", index.name), graph.len() as u64);
             bounds.progress.begin(&stage, Some(rows));
             bounds.progress.advance(&stage, rows);
@@ -307,7 +316,7 @@ impl Resident {
             for label in graph.labels().into_iter().filter(|label| *label >= changes) {
                 graph.delete(label);
             }
-            self.set(Arc::new(graph), snapshot, covered, complete_from);
+            self.set(Arc::new(graph), covered, None, complete_from);
         }
         let known = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -316,8 +325,7 @@ impl Resident {
                 let is_none = files.is_empty() || state.covered.is_empty();
                 is_none || files.iter().any(|(id, file)| state.covered.get(id) == Some(file))
             };
-            let is_of = |state: &State| state.table == snapshot.identity();
-            match state.as_mut().filter(|state| is_of(state) && (teaches(state) || state.complete_from > version)) {
+            match state.as_mut().filter(|state| teaches(state) || state.complete_from > version) {
                 Some(state) if state.complete_from > version => return Ok(()),
                 Some(state) => {
                     let is_behind = state.covered != files || state.complete_from != version;
@@ -336,13 +344,13 @@ impl Resident {
             Some(known) => known,
             None => {
                 let graph = Arc::new(Graph::new(self.graph_options(snapshot, index, bounds)?)?);
-                self.set(Arc::clone(&graph), snapshot, HashMap::new(), version);
+                self.set(Arc::clone(&graph), HashMap::new(), Some(RowAddrTreeMap::new()), version);
                 (graph, true)
             }
         };
         let mut changes = 0;
         if is_behind {
-            changes = self.take_in(snapshot, index, &graph, &files, bounds).await?;
+            changes = self.take_in(snapshot, index, &graph, fragments, &files, bounds).await?;
         }
         self.take_in_changes(snapshot, index, &graph, bounds.threads).await?;
         if graph.deleted() * DELETED_SHARE > graph.len() {
@@ -367,17 +375,16 @@ impl Resident {
         let saved = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             let Some(State { covered, complete_from, .. }) = state.as_ref() else { return Ok(()) };
-            let (table, covered) = (snapshot.identity(), covered.clone());
-            Saved { graph: Arc::clone(graph), table, covered, complete_from: *complete_from }
+            Saved { graph: Arc::clone(graph), covered: covered.clone(), complete_from: *complete_from }
         };
-        let (field, options) = (self.field, self.options.clone());
-        blocking(move || save(&file, field, &options, &saved)).await
+        let of = self.subject(snapshot);
+        blocking(move || save(&file, of, &saved)).await
     }
 
-    async fn restore(&self, bounds: &Bounds) -> Option<Saved<Graph>> {
+    async fn restore(&self, snapshot: &Snapshot, bounds: &Bounds) -> Option<Saved<Graph>> {
         let (file, capacity) = (bounds.file.clone()?, bounds.capacity_bytes);
-        let (field, options) = (self.field, self.options.clone());
-        match blocking(move || restore(&file, field, &options, capacity)).await {
+        let of = self.subject(snapshot);
+        match blocking(move || restore(&file, &of, capacity)).await {
             Ok(saved) => saved,
             Err(error) => {
                 // It is built anew from the table.
@@ -387,11 +394,14 @@ impl Resident {
         }
     }
 
-    fn set(&self, graph: Arc<Graph>, snapshot: &Snapshot, covered: HashMap<u32, String>, complete_from: u64) {
+    fn subject(&self, snapshot: &Snapshot) -> Subject {
+        Subject { table: snapshot.identity(), field: self.field, options: self.options.clone() }
+    }
+
+    fn set(&self, graph: Arc<Graph>, covered: HashMap<u32, String>, held: Option<RowAddrTreeMap>, complete_from: u64) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let epoch = state.as_ref().map_or(0, |state| state.epoch + 1);
-        let table = snapshot.identity();
-        *state = Some(State { graph, table, covered, complete_from, changed_to: Version(0), epoch });
+        *state = Some(State { graph, covered, held, complete_from, changed_to: Version(0), epoch });
         lock(&self.changed).clear();
     }
 
@@ -423,22 +433,33 @@ impl Resident {
         snapshot: &Snapshot,
         index: &Index,
         graph: &Arc<Graph>,
+        fragments: &Fragments,
         files: &HashMap<u32, String>,
         bounds: &Bounds,
     ) -> Result<usize> {
         let base = snapshot.base();
-        let new: Vec<u32> = {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let (new, held): (Vec<u32>, _) = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let covered = state.as_ref().map(|state| &state.covered);
-            files.keys().filter(|id| covered.is_none_or(|covered| !covered.contains_key(id))).copied().collect()
+            let is_new = |id: &&u32| covered.is_none_or(|covered| !covered.contains_key(id));
+            let new = files.keys().filter(is_new).copied().collect();
+            // Not known again before all is taken in.
+            (new, state.as_mut().and_then(|state| state.held.take()))
         };
-        let all = live::rows_in(base, base.fragment_bitmap().as_ref().clone()).await?;
-        let (walked, metric) = (Arc::clone(graph), self.options.metric);
-        let mut changes = blocking(move || {
-            let changes = row_ids_after(Version(0));
-            let gone = walked.labels().into_iter().filter(|label| *label < changes && !all.contains(*label));
-            let gone: Vec<u64> = gone.collect();
-            Ok(gone.into_iter().filter(|label| walked.delete(*label)).count())
+        let all = rows_of(fragments.all());
+        let (walked, examined, metric) = (Arc::clone(graph), bounds.examined.clone(), self.options.metric);
+        let (mut changes, all) = blocking(move || {
+            let gone = match held {
+                Some(held) => live::ids(&(held - &all))?,
+                None => {
+                    let labels = walked.labels();
+                    examined.add(labels.len());
+                    let changes = row_ids_after(Version(0));
+                    labels.into_iter().filter(|label| *label < changes && !all.contains(*label)).collect()
+                }
+            };
+            examined.add(gone.len());
+            Ok((gone.into_iter().filter(|label| walked.delete(*label)).count(), all))
         })
         .await?;
         if !new.is_empty() {
@@ -452,12 +473,13 @@ impl Resident {
             scanner.with_fragments(fragments).batch_size(BATCH_ROWS);
             scanner.project(&[&index.column]).map_err(lance_error)?.with_row_id();
             let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
-            let mut saved = Instant::now();
+            let (mut saved, mut unsaved) = (Instant::now(), 0);
             while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
                 debug_assert!(batch.column_by_name(ROW_ID).is_some());
                 let (into, changed, of) = (Arc::clone(graph), Arc::clone(&self.changed), snapshot.clone());
                 let (rows, threads) = (batch.num_rows(), bounds.threads);
-                changes += blocking(move || {
+                bounds.examined.add(rows);
+                let taken = blocking(move || {
                     let mut vectors = Vectors::new(metric, width);
                     let without = vectors.read(&batch)?;
                     let emptied = without.into_iter().filter(|row| into.delete(*row)).count();
@@ -472,10 +494,11 @@ impl Resident {
                     Ok(emptied + insert(&into, &vectors, metric, threads, former)?)
                 })
                 .await?;
+                (changes, unsaved) = (changes + taken, unsaved + taken);
                 progress.advance(&stage, rows as u64);
-                if saved.elapsed() >= bounds.save_every {
+                if saved.elapsed() >= bounds.save_every && unsaved * SAVED_SHARE >= graph.len() {
                     self.save(snapshot, graph, bounds).await?;
-                    saved = Instant::now();
+                    (saved, unsaved) = (Instant::now(), 0);
                 }
             }
             progress.end(&stage);
@@ -483,6 +506,7 @@ impl Resident {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = state.as_mut() {
             state.covered.clone_from(files);
+            state.held = Some(all);
             state.epoch += 1;
         }
         Ok(changes)
@@ -604,11 +628,6 @@ fn column_files(base: &Dataset, field: i32) -> HashMap<u32, String> {
         fragment.files.iter().find(holds).map_or_else(String::new, |file| file.path.clone())
     };
     base.fragments().iter().map(|fragment| (fragment.id as u32, file(fragment))).collect()
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|source| Error::internal("index work ended early").with_source(source))?
 }
 
 /// The options of a resident index.

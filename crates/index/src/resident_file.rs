@@ -16,18 +16,23 @@ const FORMAT: u32 = 2;
 /// some rows of other files.
 pub(crate) struct Saved<G> {
     pub(crate) graph: G,
-    /// The identity of the table.
-    pub(crate) table: u64,
     pub(crate) covered: HashMap<u32, String>,
     pub(crate) complete_from: u64,
+}
+
+/// What a graph is of: the identity of a table, a column of it, and how that is indexed.
+#[derive(PartialEq, Serialize, Deserialize)]
+pub(crate) struct Subject {
+    pub(crate) table: u64,
+    pub(crate) field: i32,
+    pub(crate) options: VectorOptions,
 }
 
 #[derive(Serialize, Deserialize)]
 struct List {
     format: u32,
-    table: u64,
-    field: i32,
-    options: VectorOptions,
+    #[serde(flatten)]
+    of: Subject,
     covered: HashMap<u32, String>,
     complete_from: u64,
     /// The file with the graph, beside this one.
@@ -35,7 +40,7 @@ struct List {
 }
 
 /// Writes `saved` so that `file` names it, in the place of what it named.
-pub(crate) fn save(file: &Path, field: i32, options: &VectorOptions, saved: &Saved<Arc<Graph>>) -> Result<()> {
+pub(crate) fn save(file: &Path, of: Subject, saved: &Saved<Arc<Graph>>) -> Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
     let former = read_list(file)?.map(|list| directory.join(list.graph));
@@ -45,9 +50,7 @@ pub(crate) fn save(file: &Path, field: i32, options: &VectorOptions, saved: &Sav
     saved.graph.save(&directory.join(&graph))?;
     let list = List {
         format: FORMAT,
-        table: saved.table,
-        field,
-        options: options.clone(),
+        of,
         covered: saved.covered.clone(),
         complete_from: saved.complete_from,
         graph: graph.clone(),
@@ -64,25 +67,18 @@ pub(crate) fn save(file: &Path, field: i32, options: &VectorOptions, saved: &Sav
     }
 }
 
-/// What `file` names, if it is of this index.
+/// What `file` names, if that is a graph `of` this subject, and not of a table that was there before under the same name.
 ///
 /// # Errors
 /// `Corrupt` when it cannot be read; `ResourceExhausted` when it does not fit.
-pub(crate) fn restore(
-    file: &Path,
-    field: i32,
-    options: &VectorOptions,
-    capacity_bytes: u64,
-) -> Result<Option<Saved<Graph>>> {
-    let Some(list) = read_list(file)?.filter(|list| list.field == field && list.options == *options) else {
-        return Ok(None);
-    };
+pub(crate) fn restore(file: &Path, of: &Subject, capacity_bytes: u64) -> Result<Option<Saved<Graph>>> {
+    let Some(list) = read_list(file)?.filter(|list| list.of == *of) else { return Ok(None) };
     let path = file.with_file_name(&list.graph);
     if !path.exists() {
         return Ok(None);
     }
     let graph = Graph::load(&path, capacity_bytes)?;
-    Ok(Some(Saved { graph, table: list.table, covered: list.covered, complete_from: list.complete_from }))
+    Ok(Some(Saved { graph, covered: list.covered, complete_from: list.complete_from }))
 }
 
 /// Removes what `file` names.

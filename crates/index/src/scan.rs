@@ -11,6 +11,7 @@ use cenote_base::{Error, Result};
 use cenote_store::lance_error;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::vector::ivf::v2::{IVFIndex, PartitionEntry};
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::vector::VectorIndex;
@@ -18,13 +19,18 @@ use lance_index::vector::flat::index::{FlatBinQuantizer, FlatIndex, FlatQuantize
 use lance_index::vector::quantizer::Quantization;
 use lance_index::vector::sq::ScalarQuantizer;
 use lance_index::vector::storage::{DistCalculator, VectorStore};
+use lance_select::RowSetOps;
 
 use crate::disk::{Candidate, nearer};
 use crate::filtered::Satisfying;
+use crate::fragments::Examined;
 use crate::hits::{keep_first, kept_max};
+use crate::live;
 
 /// Rows ahead of the one being compared whose memory is asked for.
 const AHEAD: usize = 4;
+/// Places are looked for anew when more than half of their rows are gone.
+const GONE_FACTOR: usize = 2;
 
 /// An index of such partitions.
 trait Scanned: Send + Sync {
@@ -130,34 +136,51 @@ fn scanned(index: &dyn VectorIndex) -> Option<&dyn Scanned> {
     with::<ScalarQuantizer>(index).or_else(|| with::<FlatQuantizer>(index)).or_else(|| with::<FlatBinQuantizer>(index))
 }
 
-/// Where in the partitions of an index the rows of a base are that satisfy a filter.
+/// Where in the partitions of an index rows are: those that satisfied a filter in a base, and so do in later ones, or are gone.
 #[derive(Debug)]
 pub(crate) struct Places {
-    satisfying: Weak<Satisfying>,
+    rows: RowAddrTreeMap,
+    /// What they were last seen to have all rows of.
+    satisfying: Mutex<Weak<Satisfying>>,
     partitions: Vec<OnceLock<Arc<[u32]>>>,
+    examined: Examined,
 }
 
 impl Places {
-    /// Of none yet.
-    pub(crate) fn new(satisfying: &Arc<Satisfying>, opened: &Opened) -> Self {
+    /// Of `rows`, which are those of `satisfying` that the index has; none is looked for yet.
+    pub(crate) fn new(satisfying: &Arc<Satisfying>, rows: RowAddrTreeMap, opened: &Opened, examined: Examined) -> Self {
         let partitions = opened.partitions.iter().map(|_| OnceLock::new()).collect();
-        Self { satisfying: Arc::downgrade(satisfying), partitions }
+        Self { rows, satisfying: Mutex::new(Arc::downgrade(satisfying)), partitions, examined }
     }
 
-    /// Whether they are of those rows.
-    pub(crate) fn is_of(&self, satisfying: &Arc<Satisfying>) -> bool {
-        std::ptr::eq(self.satisfying.as_ptr(), Arc::as_ptr(satisfying))
+    /// Whether they are known to have all rows of `satisfying`.
+    pub(crate) fn are_of(&self, satisfying: &Arc<Satisfying>) -> bool {
+        let known = self.satisfying.lock().unwrap_or_else(PoisonError::into_inner);
+        std::ptr::eq(known.as_ptr(), Arc::as_ptr(satisfying))
     }
 
-    /// What they take at most, where `rows` satisfy the filter.
-    pub(crate) fn bytes_max(opened: &Opened, rows: usize) -> usize {
-        rows * size_of::<u32>() + opened.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>()
+    /// Whether they have all of `rows`, which are those of `satisfying` that the index has, and few others.
+    pub(crate) fn serve(&self, satisfying: &Arc<Satisfying>, rows: &RowAddrTreeMap) -> bool {
+        let serves = live::count(&self.rows) <= GONE_FACTOR * live::count(rows) && live::are_among(rows, &self.rows);
+        if serves {
+            *self.satisfying.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(satisfying);
+        }
+        serves
     }
 
-    /// Those in `partition`, which is number `at`; found when they are asked for first, by which rows are `satisfying` it.
-    fn of(&self, at: usize, partition: &dyn Partition, satisfying: impl Fn(u64) -> bool) -> Option<Arc<[u32]>> {
-        let find =
-            || (0..partition.rows()).filter(|row| satisfying(partition.row_id(*row))).map(|row| row as u32).collect();
+    /// What those of `rows` take at most.
+    pub(crate) fn bytes_max(opened: &Opened, rows: &RowAddrTreeMap) -> usize {
+        let partitions = opened.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>();
+        live::count(rows) * size_of::<u32>() + rows.serialized_size() + partitions
+    }
+
+    /// Those in `partition`, which is number `at`; found when they are asked for first.
+    fn of(&self, at: usize, partition: &dyn Partition) -> Option<Arc<[u32]>> {
+        let find = || {
+            self.examined.add(partition.rows());
+            let is_one = |row: &usize| self.rows.contains(partition.row_id(*row));
+            (0..partition.rows()).filter(is_one).map(|row| row as u32).collect()
+        };
         self.partitions.get(at).map(|places| Arc::clone(places.get_or_init(find)))
     }
 }
@@ -176,9 +199,9 @@ impl Probed {
         Self { partition, from_centre, places: None }
     }
 
-    /// Only those of its rows, of which it is number `at`, that `places` has.
-    pub(crate) fn only(mut self, at: usize, places: &Places, satisfying: impl Fn(u64) -> bool) -> Self {
-        self.places = places.of(at, self.partition.as_ref(), satisfying);
+    /// Only those rows that `places` has in it, which is partition number `at`.
+    pub(crate) fn only(mut self, at: usize, places: &Places) -> Self {
+        self.places = places.of(at, self.partition.as_ref());
         self
     }
 }

@@ -14,9 +14,11 @@ use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::inverted::InvertedIndex;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_select::RowSetOps;
+use roaring::RoaringBitmap;
 
+use crate::blocking::blocking;
 use crate::build::text_params;
-use crate::catalog::{Catalog, Index};
+use crate::catalog::{Catalog, Index, Live};
 use crate::corpus::{Segment, Statistics};
 use crate::filtered::Wanted;
 use crate::fuzzy::{EXPANSIONS_MAX, Expansion};
@@ -28,7 +30,6 @@ use crate::live;
 use crate::matches::Matches;
 use crate::parse::{Fit, Written, escape, parse};
 use crate::plan::{Fuzzy, Plan};
-use crate::resident::blocking;
 use crate::unseen::{LATE_ROWS_MAX, Superseded, TextIndex};
 use crate::vector::unreadable;
 
@@ -116,7 +117,7 @@ impl Indexes {
         let fit = if query.all_words { Fit::AllWords } else { Fit::AnyWord };
         let written = parse(&query.query, fit)?;
         let wanted = match &query.filter {
-            Some(filter) => Some(self.filtered().rows(snapshot, filter).await?),
+            Some(filter) => Some(self.wanted(snapshot, filter).await?),
             None => None,
         };
         // A row ranks by its best column.
@@ -255,10 +256,12 @@ impl ColumnSearch<'_> {
             return Ok(known);
         }
         let Some(built) = &self.index.built else { return Ok(Arc::new(self.all_late().await?)) };
-        let base = self.snapshot.base();
+        let fragments = self.indexes.fragments(self.snapshot).await?;
+        let live = built.live(&fragments).await?;
+        let pieces = built.pieces(&fragments).await?;
         let mut segments = Vec::with_capacity(built.segments.len());
-        for part in &built.segments {
-            match self.open_segment(part).await {
+        for (part, live) in built.segments.iter().zip(pieces.iter()) {
+            match self.open_segment(part, live).await {
                 Ok(segment) => segments.push(segment),
                 Err(error) if is_of_index(&error) => {
                     unreadable(&self.index.name, &error);
@@ -267,29 +270,36 @@ impl ColumnSearch<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let (_, late) = live::rows(base, &built.segments).await?;
-        let opened = Arc::new(TextIndex { segments, late });
+        let (late, late_fragments) = (live.late.clone(), live.late_fragments.clone());
+        // A segment tells how it reads texts.
+        let reading = built.segments.first().map_or_else(|| self.reading(), |first| first.uuid.to_string());
+        let opened = Arc::new(TextIndex { segments, late, late_fragments, reading });
         let bytes = opened.segments.iter().map(Segment::bytes).sum::<usize>() + opened.late.serialized_size();
         unseen.text_indexes.put(self.snapshot, &self.index.name, &opened, bytes);
         Ok(opened)
     }
 
-    async fn open_segment(&self, part: &IndexMetadata) -> Result<Segment> {
+    async fn open_segment(&self, part: &IndexMetadata, live: &RowAddrTreeMap) -> Result<Segment> {
         let base = self.snapshot.base();
         let opened = base.open_scalar_index(&self.index.column, &part.uuid, &NoOpMetricsCollector).await;
         let opened = opened.map_err(lance_error)?;
         let inverted = opened.as_any().downcast_ref::<InvertedIndex>();
         let inverted =
             inverted.ok_or_else(|| Error::corrupt(format!("index `{}` is no full-text index", self.index.name)))?;
-        let (rows, _) = live::rows(base, std::slice::from_ref(part)).await?;
-        Segment::new(base, part, Arc::new(inverted.clone()), rows).await
+        let rows = self.indexes.unseen().segment_rows(self.snapshot, part).await?;
+        Ok(Segment::new(Arc::new(inverted.clone()), rows, live.clone()))
+    }
+
+    /// Stands for how texts are read where no segment tells it.
+    fn reading(&self) -> String {
+        format!("{:?}", self.index.definition.kind)
     }
 
     /// As if there were no index.
     async fn all_late(&self) -> Result<TextIndex> {
-        let base = self.snapshot.base();
-        let late = live::rows_in(base, base.fragment_bitmap().as_ref().clone()).await?;
-        Ok(TextIndex { segments: Vec::new(), late })
+        let fragments = self.indexes.fragments(self.snapshot).await?;
+        let Live { late, late_fragments, .. } = Live::new(&fragments, RoaringBitmap::new()).await?;
+        Ok(TextIndex { segments: Vec::new(), late, late_fragments, reading: self.reading() })
     }
 
     /// What `opened` has not seen of the base, and the change store.
@@ -301,7 +311,6 @@ impl ColumnSearch<'_> {
     ) -> Result<LateRows> {
         let (snapshot, index) = (self.snapshot, self.index);
         let (unseen, superseded) = (self.indexes.unseen(), snapshot.superseded().as_ref());
-        let is_live = |row: u64| !superseded.contains(row);
         let late = live::count(&opened.late);
         if late > LATE_ROWS_MAX {
             let mut batches = live::read(snapshot.base(), &index.column, opened.late.clone() - superseded).await?;
@@ -314,10 +323,11 @@ impl ColumnSearch<'_> {
                 rows.add(&blocking(read).await?, |_| true);
             }
         } else if late > 0 {
-            // The same rows are late whether the index cannot be read or is not there.
-            let name = format!("{}\0{}", index.name, opened.segments.len());
-            let texts = unseen.late_texts(snapshot, &name, &index.column, tokenizer, &opened.late).await?;
-            rows.add(&texts, is_live);
+            let texts = unseen.late_texts(snapshot, &index.name, &index.column, tokenizer, opened).await?;
+            for part in texts.iter() {
+                let is_live = |row: u64| part.fragment.rows().contains(row) && !superseded.contains(row);
+                rows.add(&part.value, is_live);
+            }
         }
         if snapshot.changed_rows() > 0 {
             let texts = unseen.changed_texts(snapshot, &index.name, &index.column, tokenizer).await?;

@@ -13,7 +13,7 @@ use lance::Dataset;
 use lance::index::vector::{StageParams, VectorIndexParams};
 use lance_linalg::distance::DistanceType;
 
-use crate::resident::blocking;
+use crate::blocking::blocking;
 
 /// Learns the centres of partitions, on a device for example.
 pub trait Trainer: fmt::Debug + Send + Sync {

@@ -5,17 +5,19 @@ use std::sync::{Arc, Weak};
 
 use arrow::array::RecordBatch;
 use cenote_base::Result;
-use cenote_store::{ScanRequest, Snapshot, Version};
+use cenote_store::{RecordBatches, ScanRequest, Snapshot, Version};
 use futures::TryStreamExt;
 use lance::dataset::scanner::RowAddrTreeMap;
+use lance::table::format::IndexMetadata;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_select::RowSetOps;
 
+use crate::blocking::blocking;
 use crate::cache::Cache;
-use crate::corpus::{Segment, Statistics};
+use crate::corpus::{Segment, Statistics, read_segment_rows};
+use crate::fragments::{self, Examined, Fragment, Parts};
 use crate::late::Texts;
 use crate::live;
-use crate::resident::blocking;
 use crate::spec::Metric;
 use crate::vectors::Vectors;
 
@@ -26,8 +28,11 @@ pub(crate) const LATE_ROWS_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct TextIndex {
     pub(crate) segments: Vec<Segment>,
-    /// The rows of the base that none of them has seen.
+    /// The rows of the base that none of them has seen, and the fragments whose all live rows those are.
     pub(crate) late: RowAddrTreeMap,
+    pub(crate) late_fragments: Vec<Fragment>,
+    /// Stands for how it reads texts.
+    pub(crate) reading: String,
 }
 
 /// What is made of rows, and can be made of more of them.
@@ -85,19 +90,26 @@ pub(crate) fn bytes<V: Part>(parts: &[Arc<V>]) -> usize {
     parts.iter().map(|part| part.bytes()).sum()
 }
 
+/// And what those of fragments take.
+pub(crate) fn bytes_of<V: Part>(parts: &Parts<V>) -> usize {
+    parts.iter().map(|part| part.value.bytes()).sum()
+}
+
 /// What was read, bounded in bytes.
 pub(crate) struct Unseen {
-    late_vectors: Cache<Vectors>,
+    late_vectors: Cache<Parts<Vectors>>,
     changed_vectors: Cache<Changed<Vectors>>,
-    late_texts: Cache<Texts>,
+    late_texts: Cache<Parts<Texts>>,
     changed_texts: Cache<Changed<Texts>>,
     superseded_texts: Cache<Superseded>,
     pub(crate) text_indexes: Cache<TextIndex>,
+    segment_rows: Cache<RowAddrTreeMap>,
+    examined: Examined,
 }
 
 impl Unseen {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        let share = bytes_max / 6;
+    pub(crate) fn new(bytes_max: usize, examined: Examined) -> Self {
+        let share = bytes_max / 7;
         Self {
             late_vectors: Cache::new(share),
             changed_vectors: Cache::new(share),
@@ -105,29 +117,49 @@ impl Unseen {
             changed_texts: Cache::new(share),
             superseded_texts: Cache::new(share),
             text_indexes: Cache::new(share),
+            segment_rows: Cache::new(share),
+            examined,
         }
     }
 
-    /// The vectors of `late`, which are rows of the base that `name` stands for; at most [`LATE_ROWS_MAX`].
+    /// Drops what belongs to the table of this identity.
+    pub(crate) fn forget(&self, table: u64) {
+        self.late_vectors.forget(table);
+        self.changed_vectors.forget(table);
+        self.late_texts.forget(table);
+        self.changed_texts.forget(table);
+        self.superseded_texts.forget(table);
+        self.text_indexes.forget(table);
+        self.segment_rows.forget(table);
+    }
+
+    /// The vectors of `column` in the fragments of the base that index `name` has not seen; of at most [`LATE_ROWS_MAX`] rows.
     pub(crate) async fn late_vectors(
         &self,
         snapshot: &Snapshot,
         name: &str,
         column: &str,
         (metric, width): (Metric, usize),
-        late: &RowAddrTreeMap,
-    ) -> Result<Arc<Vectors>> {
-        if let Some(known) = self.late_vectors.get(snapshot, name) {
-            return Ok(known);
+        late: &[Fragment],
+    ) -> Result<Arc<Parts<Vectors>>> {
+        let name = format!("{name} {} {}", field_of(snapshot, column), metric == Metric::Hamming);
+        let known = self.late_vectors.last(snapshot, &name);
+        if let Some(known) = known.as_ref().filter(|known| known.are_of(late)) {
+            return Ok(Arc::clone(known));
         }
-        let mut vectors = Vectors::new(metric, width);
-        let mut batches = live::read(snapshot.base(), column, late.clone()).await?;
-        while let Some(batch) = batches.try_next().await? {
-            vectors = blocking(move || vectors.read(&batch).map(|_| vectors)).await?;
+        let (mut parts, missing) = Parts::carried(known.as_deref(), late);
+        for fragment in missing {
+            let mut vectors = Vectors::new(metric, width);
+            let mut batches = fragments::read(snapshot.base(), column, &fragment).await?;
+            while let Some(batch) = batches.try_next().await? {
+                self.examined.add(batch.num_rows());
+                vectors = blocking(move || vectors.read(&batch).map(|_| vectors)).await?;
+            }
+            parts.push(fragment, vectors);
         }
-        let vectors = Arc::new(vectors);
-        self.late_vectors.put(snapshot, name, &vectors, vectors.bytes());
-        Ok(vectors)
+        let parts = Arc::new(parts);
+        self.late_vectors.put_lasting(snapshot, &name, &parts, bytes_of(&parts));
+        Ok(parts)
     }
 
     /// The vectors of `column` in the change store.
@@ -145,21 +177,47 @@ impl Unseen {
         changed(&self.changed_vectors, snapshot, name, column, read).await
     }
 
-    /// The texts of `late`, which are rows of the base that index `name` over `column` has not seen; at most [`LATE_ROWS_MAX`].
+    /// The texts of `column` in the fragments of the base that `index`, which is called `name`, has not seen; of at most
+    /// [`LATE_ROWS_MAX`] rows.
     pub(crate) async fn late_texts(
         &self,
         snapshot: &Snapshot,
         name: &str,
         column: &str,
         tokenizer: &dyn LanceTokenizer,
-        late: &RowAddrTreeMap,
-    ) -> Result<Arc<Texts>> {
-        if let Some(known) = self.late_texts.get(snapshot, name) {
+        index: &TextIndex,
+    ) -> Result<Arc<Parts<Texts>>> {
+        let late = &index.late_fragments;
+        // The fragments are others where the index cannot be read: then all are late.
+        let name = format!("{name} {} {}", field_of(snapshot, column), index.reading);
+        let known = self.late_texts.last(snapshot, &name);
+        if let Some(known) = known.as_ref().filter(|known| known.are_of(late)) {
+            return Ok(Arc::clone(known));
+        }
+        let (mut parts, missing) = Parts::carried(known.as_deref(), late);
+        for fragment in missing {
+            let batches = fragments::read(snapshot.base(), column, &fragment).await?;
+            parts.push(fragment, self.read_texts(batches, tokenizer).await?);
+        }
+        let parts = Arc::new(parts);
+        self.late_texts.put_lasting(snapshot, &name, &parts, bytes_of(&parts));
+        Ok(parts)
+    }
+
+    /// The rows that `segment` of a full-text index was built from.
+    pub(crate) async fn segment_rows(
+        &self,
+        snapshot: &Snapshot,
+        segment: &IndexMetadata,
+    ) -> Result<Arc<RowAddrTreeMap>> {
+        let name = segment.uuid.to_string();
+        if let Some(known) = self.segment_rows.last(snapshot, &name) {
             return Ok(known);
         }
-        let texts = Arc::new(read_texts(snapshot, column, tokenizer, late.clone()).await?);
-        self.late_texts.put(snapshot, name, &texts, texts.bytes());
-        Ok(texts)
+        let rows = Arc::new(read_segment_rows(snapshot.base(), segment).await?);
+        self.examined.add(live::count(&rows));
+        self.segment_rows.put_lasting(snapshot, &name, &rows, rows.serialized_size());
+        Ok(rows)
     }
 
     /// The texts of the superseded rows of the base that index `name` over `column` has, which are all but the `late` ones.
@@ -190,7 +248,7 @@ impl Unseen {
         };
         let mut parts = parts.filter(|_| live::count(&rows) <= LATE_ROWS_MAX);
         if let Some(known) = parts.take() {
-            let texts = read_texts(snapshot, column, tokenizer, new).await?;
+            let texts = self.read_texts(live::read(snapshot.base(), column, new).await?, tokenizer).await?;
             parts = Some(blocking(move || Ok(with(known, texts))).await?);
         }
         let parts = parts.filter(|parts| self.superseded_texts.has_room_for(bytes(parts)));
@@ -215,22 +273,22 @@ impl Unseen {
         };
         changed(&self.changed_texts, snapshot, name.to_owned(), column, read).await
     }
+
+    /// The texts in the first column of `batches`.
+    async fn read_texts(&self, mut batches: RecordBatches, tokenizer: &dyn LanceTokenizer) -> Result<Texts> {
+        let mut texts = Texts::default();
+        while let Some(batch) = batches.try_next().await? {
+            self.examined.add(batch.num_rows());
+            let mut tokenizer = tokenizer.box_clone();
+            texts = blocking(move || texts.read(&batch, tokenizer.as_mut()).map(|()| texts)).await?;
+        }
+        Ok(texts)
+    }
 }
 
-/// The texts of `column` in `rows` of the base.
-async fn read_texts(
-    snapshot: &Snapshot,
-    column: &str,
-    tokenizer: &dyn LanceTokenizer,
-    rows: RowAddrTreeMap,
-) -> Result<Texts> {
-    let mut texts = Texts::default();
-    let mut batches = live::read(snapshot.base(), column, rows).await?;
-    while let Some(batch) = batches.try_next().await? {
-        let mut tokenizer = tokenizer.box_clone();
-        texts = blocking(move || texts.read(&batch, tokenizer.as_mut()).map(|()| texts)).await?;
-    }
-    Ok(texts)
+/// The number of `column`, which another column that gets its name has not.
+fn field_of(snapshot: &Snapshot, column: &str) -> i32 {
+    snapshot.base().schema().field(column).map_or(-1, |field| field.id)
 }
 
 /// What `read` makes of `column` in the change store: of all rows of this snapshot, and of some that are no more. What `cache` has of

@@ -8,19 +8,20 @@ use arrow::datatypes::DataType;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_error, row_ids_after};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 
+use crate::blocking::blocking;
 use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::disk::Walk;
 use crate::filtered::Wanted;
+use crate::fragments::{Fragment, Fragments, Parts};
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, PROCESSORS, is_of_index};
 use crate::live;
-use crate::resident::{EF_FACTOR, EF_MIN, blocking, resident_options};
+use crate::resident::{EF_FACTOR, EF_MIN, resident_options};
 use crate::spec::Metric;
-use crate::unseen::{Changed, LATE_ROWS_MAX, Part, bytes};
+use crate::unseen::{Changed, LATE_ROWS_MAX, bytes, bytes_of};
 use crate::vectors::{Probe, Vectors, vector_type};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
@@ -123,7 +124,7 @@ impl Indexes {
             return Ok((search.exact().await?, Strategy::Exact));
         }
         let wanted = match &query.filter {
-            Some(filter) => Some(Arc::new(self.filtered().rows(snapshot, filter).await?)),
+            Some(filter) => Some(Arc::new(self.wanted(snapshot, filter).await?)),
             None => None,
         };
         let matching = wanted.as_ref().map(|wanted| wanted.count());
@@ -242,8 +243,9 @@ impl VectorSearch<'_> {
     async fn by_resident(&self, index: &Index, wanted: Option<&Arc<Wanted>>) -> Result<Option<Vec<Hit>>> {
         let Some(options) = resident_options(&index.definition.kind) else { return Ok(None) };
         let resident = self.indexes.resident(self.snapshot, index, options);
+        let fragments = self.indexes.fragments(self.snapshot).await?;
         for _ in 0..WALKS_MAX {
-            let view = resident.view(self.snapshot).await?;
+            let view = resident.view(self.snapshot, &fragments).await?;
             let late = view.as_ref().map_or(usize::MAX, |view| live::count(&view.live.late));
             let known = view.as_ref().map_or(0, |view| live::count(&view.live.covered));
             let changed = view.as_ref().map_or(0, |view| self.snapshot.changed_rows_since(view.changed_to));
@@ -251,9 +253,8 @@ impl VectorSearch<'_> {
                 self.indexes.keep_resident(self.snapshot, index, &resident);
             }
             let Some(view) = view.filter(|_| late <= LATE_ROWS_MAX) else { return Ok(None) };
-            let name = format!("{}\0{}", index.name, view.epoch());
             let since = row_ids_after(view.changed_to);
-            let unseen = self.unseen(&name, &view.live.late, since, wanted).await?;
+            let unseen = self.unseen(index, &view.live.late_fragments, since, wanted).await?;
             let (k, probe) = (self.query.k, Arc::clone(&self.probe));
             let settings = self.settings.unwrap_or(index.definition.search);
             let ef = settings.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
@@ -276,8 +277,9 @@ impl VectorSearch<'_> {
     /// By what Lance has built, and by comparing with what that has not seen.
     async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Hit>> {
         let superseded = self.snapshot.superseded().as_ref();
-        let live = built.live(self.snapshot).await?;
-        let mut hits = self.walk(index, built, wanted).await?;
+        let fragments = self.indexes.fragments(self.snapshot).await?;
+        let live = built.live(&fragments).await?;
+        let mut hits = self.walk(index, built, &fragments, wanted).await?;
         let is_short = live::count(&live.late) <= LATE_ROWS_MAX;
         if !is_short {
             let mut late = live.late.clone() - superseded;
@@ -286,8 +288,8 @@ impl VectorSearch<'_> {
             }
             hits.extend(self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await?);
         }
-        let none = RowAddrTreeMap::new();
-        let unseen = self.unseen(&index.name, if is_short { &live.late } else { &none }, 0, wanted).await?;
+        let late: &[Fragment] = if is_short { &live.late_fragments } else { &[] };
+        let unseen = self.unseen(index, late, 0, wanted).await?;
         hits.extend(match unseen.bytes() <= INLINE_BYTES_MAX {
             true => unseen.nearest(),
             false => blocking(move || Ok(unseen.nearest())).await?,
@@ -296,19 +298,18 @@ impl VectorSearch<'_> {
         Ok(hits)
     }
 
-    /// The rows that are `wanted` of `late`, which are rows of the base that `name` stands for, and of the change store from row id
-    /// `since` on.
+    /// The rows that are `wanted` of `late`, which `index` has not seen, and of the change store from row id `since` on.
     async fn unseen(
         &self,
-        name: &str,
-        late: &RowAddrTreeMap,
+        index: &Index,
+        late: &[Fragment],
         since: u64,
         wanted: Option<&Arc<Wanted>>,
     ) -> Result<UnseenRows> {
         let (unseen, column, shape) = (self.indexes.unseen(), &self.query.column, (self.metric, self.width));
-        let late = match live::count(late) {
+        let late = match late.len() {
             0 => None,
-            _ => Some(unseen.late_vectors(self.snapshot, name, column, shape, late).await?),
+            _ => Some(unseen.late_vectors(self.snapshot, &index.name, column, shape, late).await?),
         };
         let changed = match self.snapshot.changed_rows() {
             0 => None,
@@ -356,7 +357,13 @@ impl VectorSearch<'_> {
     }
 
     /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and compared.
-    async fn walk(&self, index: &Index, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Hit>> {
+    async fn walk(
+        &self,
+        index: &Index,
+        built: &Built,
+        fragments: &Arc<Fragments>,
+        wanted: Option<&Arc<Wanted>>,
+    ) -> Result<Vec<Hit>> {
         let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
         // Of a query that Float16 rounds the distances are not those that are told.
         let is_whole = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
@@ -378,7 +385,9 @@ impl VectorSearch<'_> {
             k: self.query.k,
             probes,
             ef: ef.unwrap_or(GRAPH_CANDIDATES_MIN),
+            fragments,
             places: self.indexes.places(),
+            examined: self.indexes.examined(),
         };
         let candidates = walk.run(built, wanted).boxed().await?;
         if is_whole {
@@ -398,7 +407,7 @@ struct UnseenRows {
     probe: Arc<Probe>,
     metric: Metric,
     k: usize,
-    late: Option<Arc<Vectors>>,
+    late: Option<Arc<Parts<Vectors>>>,
     changed: Option<Arc<Changed<Vectors>>>,
     /// Only those of the changed rows with this id or a later one.
     since: u64,
@@ -407,7 +416,7 @@ struct UnseenRows {
 
 impl UnseenRows {
     fn bytes(&self) -> usize {
-        let late = self.late.as_ref().map_or(0, |late| late.bytes());
+        let late = self.late.as_ref().map_or(0, |late| bytes_of(late));
         late + self.changed.as_ref().map_or(0, |changed| bytes(&changed.parts))
     }
 
@@ -416,9 +425,10 @@ impl UnseenRows {
         let (snapshot, superseded) = (&self.snapshot, self.snapshot.superseded());
         let is_wanted = |row: u64| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row));
         let mut hits = Vec::new();
-        if let Some(late) = &self.late {
-            let is_live = |row: u64| !superseded.contains(row) && is_wanted(row);
-            hits.extend(late.nearest(&self.probe, self.metric, self.k, 0, is_live));
+        for part in self.late.iter().flat_map(|late| late.iter()) {
+            let rows = part.fragment.rows();
+            let is_live = |row: u64| rows.contains(row) && !superseded.contains(row) && is_wanted(row);
+            hits.extend(part.value.nearest(&self.probe, self.metric, self.k, 0, is_live));
         }
         for part in self.changed.iter().flat_map(|changed| &changed.parts) {
             let is_live = |row: u64| snapshot.is_changed(row) && is_wanted(row);

@@ -6,6 +6,8 @@ mod building;
 mod cutting;
 mod kinds;
 mod model;
+mod proportional;
+mod recreated;
 mod regressions;
 mod resident;
 mod search;

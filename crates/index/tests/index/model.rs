@@ -1,5 +1,5 @@
-//! Every search against a plain map, while rows are written, folded, indexed, compacted, loaded in bulk and their columns
-//! change. A failure names the seed and the step that replay it: `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run
+//! Every search against a plain map, while rows are written, folded, indexed, compacted, loaded in bulk, their columns
+//! change, and the table is dropped and made anew. A failure names the seed and the step that replay it: `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run
 //! --workspace --test index model::`; `CENOTE_LONG=1` takes many seeds.
 
 mod plain;
@@ -81,10 +81,20 @@ fn batch(rows: &Rows, columns: &[&str]) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
+async fn create(store: &Store, setting: Setting) -> Table {
+    let columns: &[&str] = match setting.has_media {
+        true => &["id", "color", "note", "embedding", "data"],
+        false => &["id", "color", "note", "embedding"],
+    };
+    let schema = batch(&Rows::new(), columns).schema();
+    store.create_table("t", TableSpec::new(schema, ["id"])).await.unwrap()
+}
+
 struct Check {
     random: Random,
     setting: Setting,
     directory: tempfile::TempDir,
+    store: Store,
     table: Table,
     /// Another process's view of the same files.
     reader: Table,
@@ -100,17 +110,13 @@ impl Check {
     async fn new(seed: u64, setting: Setting) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), options()).await.unwrap();
-        let columns: &[&str] = match setting.has_media {
-            true => &["id", "color", "note", "embedding", "data"],
-            false => &["id", "color", "note", "embedding"],
-        };
-        let schema = batch(&Rows::new(), columns).schema();
-        let table = store.create_table("t", TableSpec::new(schema, ["id"])).await.unwrap();
+        let table = create(&store, setting).await;
         let reader = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
         Self {
             random: Random::new(seed),
             setting,
             directory,
+            store,
             table,
             reader,
             rows: Rows::new(),
@@ -143,7 +149,7 @@ impl Check {
     }
 
     async fn step(&mut self, step: usize) -> &'static str {
-        match self.random.below(46) {
+        match self.random.below(47) {
             0..=9 => {
                 let ids = self.ids(8);
                 self.upsert(ids, step).await
@@ -199,8 +205,8 @@ impl Check {
             38 | 39 => self.alter().await,
             40 => self.other_index("color", IndexKind::scalar()).await,
             41 => {
-                let store = Store::open(self.directory.path(), options()).await.unwrap();
-                self.table = store.table("t").await.unwrap();
+                self.store = Store::open(self.directory.path(), options()).await.unwrap();
+                self.table = self.store.table("t").await.unwrap();
                 "reopen"
             }
             42 => {
@@ -215,6 +221,7 @@ impl Check {
                 "hold"
             }
             44 => self.tag(step).await,
+            45 if self.random.below(2) == 0 => self.make_anew().await,
             _ => self.travel(step).await,
         }
     }
@@ -251,6 +258,20 @@ impl Check {
             }
         }
         "update"
+    }
+
+    /// Another table of the same name, which has nothing of this one.
+    async fn make_anew(&mut self) -> &'static str {
+        self.held.clear();
+        self.store.drop_table("t").await.unwrap();
+        self.table = create(&self.store, self.setting).await;
+        let elsewhere = Store::open(self.directory.path(), options()).await.unwrap();
+        self.reader = elsewhere.table("t").await.unwrap();
+        self.rows.clear();
+        self.versions.clear();
+        self.tags.clear();
+        self.has_title = false;
+        "drop and create"
     }
 
     /// Every row, so that the base holds none that counts; its vectors or its texts become null.

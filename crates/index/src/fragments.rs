@@ -1,0 +1,242 @@
+//! The live rows of a base, by the fragments that they are in.
+//!
+//! An index may hold rows that are not live: those that the base has deleted since, those that a compaction has removed from its files,
+//! and those that are in another fragment now, where they may have other values. So each fragment's rows are known apart.
+//!
+//! The files of a fragment never change. What was made of its rows serves every base that has the fragment, and from one base to the
+//! next only new fragments and new deletions are looked at.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cenote_base::{Error, Result};
+use cenote_store::{RecordBatches, lance_error};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use lance::Dataset;
+use lance::dataset::fragment::FileFragment;
+use lance::dataset::rowids::load_row_id_sequence;
+use lance::dataset::scanner::{RowAddrTreeMap, Scanner};
+use lance::table::format::{DeletionFile, IndexMetadata};
+use lance_select::RowSetOps;
+use roaring::RoaringBitmap;
+
+use crate::blocking::blocking;
+
+/// Fragments that are looked at together.
+const PARALLEL: usize = 16;
+
+/// Counts rows that were looked at to make what searches keep.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Examined(Arc<AtomicU64>);
+
+impl Examined {
+    pub(crate) fn add(&self, rows: usize) {
+        self.0.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A fragment as it is in a base.
+#[derive(Debug, Clone)]
+pub(crate) struct Fragment {
+    id: u32,
+    /// Its number and the names of its files, which no other fragment of any table has.
+    files: Arc<str>,
+    live: Arc<LiveRows>,
+}
+
+/// The rows of a fragment that are not deleted.
+#[derive(Debug)]
+struct LiveRows {
+    deletions: Option<DeletionFile>,
+    /// Where in the fragment deleted rows are.
+    holes: RoaringBitmap,
+    ids: RowAddrTreeMap,
+}
+
+impl Fragment {
+    /// The ids of its rows that are not deleted.
+    pub(crate) fn rows(&self) -> &RowAddrTreeMap {
+        &self.live.ids
+    }
+}
+
+/// The fragments of a base.
+#[derive(Debug)]
+pub(crate) struct Fragments {
+    all: Vec<Fragment>,
+    /// Stands for the columns: their numbers, names and types.
+    schema: u64,
+}
+
+impl Fragments {
+    /// Those of `base`. Of what `known` has, which are fragments of another version of the base, nothing is looked at again.
+    pub(crate) async fn read(base: &Dataset, known: Option<&Self>, examined: &Examined) -> Result<Self> {
+        let known: HashMap<&str, &Fragment> =
+            known.into_iter().flat_map(|known| &known.all).map(|fragment| (&*fragment.files, fragment)).collect();
+        let read = stream::iter(base.get_fragments()).map(|file| {
+            let files = files_of(&file);
+            let former = known.get(&*files).map(|fragment| Arc::clone(&fragment.live));
+            async move {
+                let live = LiveRows::read(base, &file, former, examined).boxed().await?;
+                Ok::<_, Error>(Fragment { id: file.id() as u32, files, live })
+            }
+        });
+        let all = read.buffered(PARALLEL).try_collect().await?;
+        let mut schema = DefaultHasher::new();
+        for field in base.schema().fields_pre_order() {
+            (field.id, &field.name, field.logical_type.to_string()).hash(&mut schema);
+        }
+        Ok(Self { all, schema: schema.finish() })
+    }
+
+    /// A number for the columns of the base: that of another base differs where a name means another column.
+    pub(crate) fn schema(&self) -> u64 {
+        self.schema
+    }
+
+    pub(crate) fn all(&self) -> &[Fragment] {
+        &self.all
+    }
+
+    /// Those numbered in `ids`.
+    pub(crate) fn of(&self, ids: &RoaringBitmap) -> Vec<Fragment> {
+        self.all.iter().filter(|fragment| ids.contains(fragment.id)).cloned().collect()
+    }
+
+    /// The others.
+    pub(crate) fn without(&self, ids: &RoaringBitmap) -> Vec<Fragment> {
+        self.all.iter().filter(|fragment| !ids.contains(fragment.id)).cloned().collect()
+    }
+
+    /// The numbers of those that one of `segments` covers.
+    pub(crate) fn covered(&self, segments: &[IndexMetadata]) -> RoaringBitmap {
+        let is_covered = |fragment: &&Fragment| {
+            let covers = |segment: &IndexMetadata| {
+                segment.fragment_bitmap.as_ref().is_none_or(|covered| covered.contains(fragment.id))
+            };
+            segments.iter().any(covers)
+        };
+        self.all.iter().filter(is_covered).map(|fragment| fragment.id).collect()
+    }
+}
+
+/// The live rows of `fragments` together.
+pub(crate) fn rows_of(fragments: &[Fragment]) -> RowAddrTreeMap {
+    RowAddrTreeMap::union_all(&fragments.iter().map(Fragment::rows).collect::<Vec<_>>())
+}
+
+/// A scan of `fragments` of `base`.
+pub(crate) fn scan(base: &Dataset, fragments: &[Fragment]) -> Scanner {
+    let ids: RoaringBitmap = fragments.iter().map(|fragment| fragment.id).collect();
+    let chosen = base.fragments().iter().filter(|fragment| ids.contains(fragment.id as u32));
+    let mut scanner = base.scan();
+    scanner.with_fragments(chosen.cloned().collect());
+    scanner
+}
+
+/// `column` of the rows of `fragment`, with their row ids.
+pub(crate) async fn read(base: &Dataset, column: &str, fragment: &Fragment) -> Result<RecordBatches> {
+    let mut scanner = scan(base, std::slice::from_ref(fragment));
+    scanner.project(&[column]).map_err(lance_error)?.with_row_id();
+    let batches = scanner.try_into_stream().await.map_err(lance_error)?;
+    Ok(batches.map_err(lance_error).boxed())
+}
+
+fn files_of(file: &FileFragment) -> Arc<str> {
+    let names = file.metadata().files.iter().map(|file| file.path.as_str());
+    std::iter::once(file.id().to_string().as_str()).chain(names).collect::<Vec<_>>().join("\0").into()
+}
+
+impl LiveRows {
+    /// Those of `file`, by those that it had in another version of the base.
+    async fn read(
+        base: &Dataset,
+        file: &FileFragment,
+        former: Option<Arc<Self>>,
+        examined: &Examined,
+    ) -> Result<Arc<Self>> {
+        let deletions = file.metadata().deletion_file.clone();
+        if let Some(former) = former.as_ref().filter(|former| former.deletions == deletions) {
+            return Ok(Arc::clone(former));
+        }
+        let ids = load_row_id_sequence(base, file.metadata()).await.map_err(lance_error)?;
+        let deleted = file.get_deletion_vector().await.map_err(lance_error)?;
+        let examined = examined.clone();
+        blocking(move || {
+            let holes = deleted.as_deref().map_or_else(RoaringBitmap::new, RoaringBitmap::from);
+            let (mut live, new) = match former.filter(|former| former.holes.is_subset(&holes)) {
+                Some(former) => (former.ids.clone(), &holes - &former.holes),
+                None => {
+                    examined.add(ids.len() as usize);
+                    (RowAddrTreeMap::from(ids.as_ref()), holes.clone())
+                }
+            };
+            examined.add(new.len() as usize);
+            for id in ids.select(new.iter().map(|hole| hole as usize)) {
+                live.remove(id);
+            }
+            Ok(Arc::new(Self { deletions, holes, ids: live }))
+        })
+        .await
+    }
+}
+
+/// What was made of the rows of fragments, of each apart.
+#[derive(Debug)]
+pub(crate) struct Parts<V>(Vec<Made<V>>);
+
+/// What was made of the rows of a fragment.
+#[derive(Debug)]
+pub(crate) struct Made<V> {
+    /// As it is in the base at hand.
+    pub(crate) fragment: Fragment,
+    /// The rows that it was made of; some may be deleted since.
+    of: Arc<LiveRows>,
+    pub(crate) value: Arc<V>,
+}
+
+impl<V> Parts<V> {
+    /// What `known` has of `fragments`, and those of which it has nothing.
+    pub(crate) fn carried(known: Option<&Self>, fragments: &[Fragment]) -> (Self, Vec<Fragment>) {
+        let known: HashMap<&str, &Made<V>> =
+            known.into_iter().flat_map(|known| &known.0).map(|part| (&*part.fragment.files, part)).collect();
+        let (mut parts, mut missing) = (Vec::with_capacity(fragments.len()), Vec::new());
+        for fragment in fragments {
+            // An older base may have rows that were deleted before this was made.
+            let serves = |part: &&&Made<V>| part.of.holes.is_subset(&fragment.live.holes);
+            match known.get(&*fragment.files).filter(serves) {
+                Some(part) => parts.push(Made {
+                    fragment: fragment.clone(),
+                    of: Arc::clone(&part.of),
+                    value: Arc::clone(&part.value),
+                }),
+                None => missing.push(fragment.clone()),
+            }
+        }
+        (Self(parts), missing)
+    }
+
+    /// Adds what was made of all live rows of `fragment`.
+    pub(crate) fn push(&mut self, fragment: Fragment, value: V) {
+        self.0.push(Made { of: Arc::clone(&fragment.live), fragment, value: Arc::new(value) });
+    }
+
+    /// Whether these are of `fragments` as they are, and of no others.
+    pub(crate) fn are_of(&self, fragments: &[Fragment]) -> bool {
+        let known: HashMap<&str, &Arc<LiveRows>> =
+            self.0.iter().map(|part| (&*part.fragment.files, &part.fragment.live)).collect();
+        let is_same =
+            |fragment: &Fragment| known.get(&*fragment.files).is_some_and(|live| Arc::ptr_eq(live, &fragment.live));
+        self.0.len() == fragments.len() && fragments.iter().all(is_same)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Made<V>> {
+        self.0.iter()
+    }
+}
