@@ -186,17 +186,19 @@ impl Pass<'_> {
     }
 
     /// Failures first: a crash between the commits leaves a row that is on record and will be processed again, never a null
-    /// without a reason.
+    /// without a reason. A row whose inputs have changed since they were read is left as it is: the next run processes it.
     async fn commit(&self, pending: Pending) -> Result<()> {
         let errors = ErrorTable::new(&self.engine.store, self.group.table.name());
         errors.record(&pending.failures, self.engine.options.clock.now()).await?;
+        let read = &self.work.snapshot;
+        let inputs = self.columns().split_off(read.primary_key().columns().len());
         for batches in pending.updates.into_values() {
             let schema = batches[0].schema();
             let batch = match <[_; 1]>::try_from(batches) {
                 Ok([batch]) => batch,
                 Err(batches) => concat_batches(&schema, &batches).map_err(internal("join updates"))?,
             };
-            self.group.table.update(batch).await?;
+            self.group.table.update_unchanged(batch, read, &inputs).await?;
         }
         errors.resolve(&pending.resolved).await
     }

@@ -238,7 +238,9 @@ impl Pass<'_> {
         columns.push(Arc::new(Int64Array::from(vec![fingerprint; parents.num_rows()])));
         let update =
             RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))?;
-        self.group.table.update(update).await.map(drop)
+        // A parent whose inputs have changed since they were read is processed by the next run.
+        let (read, inputs) = (&self.work.snapshot, &self.step.inputs);
+        self.group.table.update_unchanged(update, read, inputs).await.map(drop)
     }
 
     /// Takes the fingerprints off parents that the step no longer applies to; their children become orphans.

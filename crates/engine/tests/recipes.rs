@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
@@ -17,11 +17,28 @@ use cenote_operator::{
 use cenote_scheduler::{Scheduler, SchedulerOptions};
 use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field};
 
-/// How many rows each operator saw.
+/// How many rows each operator saw, and where the next call of one waits.
 #[derive(Default)]
 struct Calls {
     upper: AtomicUsize,
     split: AtomicUsize,
+    pause: Mutex<Option<Pause>>,
+}
+
+/// Says that a call has its rows, and waits for leave to go on.
+struct Pause {
+    arrived: mpsc::Sender<()>,
+    leave: mpsc::Receiver<()>,
+}
+
+impl Calls {
+    fn wait(&self) {
+        let pause = self.pause.lock().unwrap().take();
+        if let Some(pause) = pause {
+            pause.arrived.send(()).unwrap();
+            pause.leave.recv().unwrap();
+        }
+    }
 }
 
 struct Split(Vec<Field>, Arc<Calls>);
@@ -41,6 +58,7 @@ struct SplitWorker(Arc<Calls>);
 impl Worker for SplitWorker {
     fn process(&mut self, rows: &Rows<'_>) -> cenote_base::Result<Output> {
         self.0.split.fetch_add(rows.len(), Ordering::SeqCst);
+        self.0.wait();
         let (mut words, mut parents) = (Vec::new(), Vec::new());
         for (row, text) in rows.column(0).as_string::<i32>().iter().enumerate() {
             for word in text.unwrap_or_default().split_whitespace() {
@@ -61,6 +79,7 @@ fn registry(calls: &Arc<Calls>, version: u32) -> Registry {
             let (counted, suffix) = (Arc::clone(&counted), params.text("suffix")?.to_owned());
             Ok(row_wise(vec![Field::new("upper", DataType::Utf8, true)], move |rows: &Rows<'_>| {
                 counted.upper.fetch_add(rows.len(), Ordering::SeqCst);
+                counted.wait();
                 let mut errors = Vec::new();
                 let column: StringArray = rows
                     .column(0)
@@ -175,6 +194,38 @@ fn processed(report: &RunReport) -> Vec<usize> {
 
 fn upper() -> Step {
     Step::new("docs", OperatorSpec::new("upper_text"), "text")
+}
+
+/// A value under a current fingerprint is of the input that is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_changes_while_it_is_processed_is_processed_again() {
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    for (step, is_upper) in [(upper(), true), (split, false)] {
+        let fixture = fixture(&[("a", "one x"), ("b", "two x"), ("c", "three x"), ("d", "four x")]).await;
+        let recipe = Recipe::new("r", vec![step]);
+        let ((arrived, arrivals), (go_on, leave)) = (mpsc::channel(), mpsc::channel());
+        *fixture.calls.pause.lock().unwrap() = Some(Pause { arrived, leave });
+        let change = async {
+            tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
+            fixture.table.upsert(batch("text", &[("b", "second"), ("c", "three x")])).await.unwrap();
+            fixture.table.update(batch("note", &[("a", "no input")])).await.unwrap();
+            fixture.table.delete(&batch("text", &[("d", "")])).await.unwrap();
+            // Everything gets a new place.
+            fixture.table.compact(true).await.unwrap();
+            go_on.send(()).unwrap();
+        };
+        let (report, ()) = tokio::join!(fixture.run(&recipe), change);
+        assert_eq!(processed(&report), [4]);
+        assert_eq!(processed(&fixture.run(&recipe).await), [1], "of upper_text: {is_upper}");
+        assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+        let made = match is_upper {
+            true => fixture.column("docs", &["id"], "upper").await.into_values().flatten().collect::<Vec<_>>(),
+            false => fixture.column("words", &["id", "ordinal"], "word").await.into_values().flatten().collect(),
+        };
+        let expected: &[&str] =
+            if is_upper { &["ONE X", "SECOND", "THREE X"] } else { &["one", "x", "second", "three", "x"] };
+        assert_eq!(made, expected);
+    }
 }
 
 #[tokio::test]
