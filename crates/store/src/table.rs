@@ -142,7 +142,7 @@ impl Table {
     /// # Errors
     /// `AlreadyExists` for a tag in use, `NotFound` for a version that is not there.
     pub async fn tag(&self, tag: &str, version: Version) -> Result<()> {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         state.snapshot_at(version).await?;
         let tag = tag.to_owned();
         detached(async move {
@@ -226,7 +226,7 @@ impl Table {
     /// # Errors
     /// `InvalidInput` when a key was staged twice, `Conflict` when the schema has changed since; nothing is written.
     pub async fn commit(&self, staged: Vec<Staged>) -> Result<WriteReport> {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         direct::commit(&state, staged).boxed().await
     }
 
@@ -305,7 +305,7 @@ impl Table {
     /// Deletes the rows that satisfy `filter`: those, and no others, that do when they are deleted, whatever is written at
     /// the same time.
     pub async fn delete_where(&self, filter: Filter) -> Result<WriteReport> {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         predicate::delete(&state, filter).boxed().await
     }
 
@@ -356,13 +356,13 @@ impl Table {
 
     /// Changes what the table is, as a version of its own.
     async fn alter(&self, change: impl AsyncFnOnce(&mut Dataset) -> Result<()>) -> Result<Version> {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         Box::pin(direct::alter(&state, change)).await
     }
 
     /// Moves everything written so far into the base. It happens by itself when there is much.
     pub async fn fold(&self) -> Result<()> {
-        self.state().await?.fold().await
+        self.current().await?.0.fold().await
     }
 
     /// Folds, joins the base's small files, and writes those anew that have lost a tenth of their rows. With `purge` any that
@@ -371,7 +371,7 @@ impl Table {
     /// # Errors
     /// `Conflict` when the files were changed again and again while they were joined, or are being built from, for an index.
     pub async fn compact(&self, purge: bool) -> Result<()> {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         compaction::compact(&state, purge).boxed().await
     }
 
@@ -397,7 +397,7 @@ impl Table {
     where
         F: AsyncFnOnce(&mut Dataset) -> Result<T>,
     {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         state.fold().await?;
         Box::pin(gate::maintain(&state, change)).await
     }
@@ -407,7 +407,7 @@ impl Table {
     /// # Errors
     /// `NotFound` when what was before `from` was collected: see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
     pub async fn changes(&self, from: Version) -> Result<ChangeFeed> {
-        ChangeFeed::open(self.state().await?, from).boxed().await
+        ChangeFeed::open(self.current().await?.0, from).boxed().await
     }
 
     /// How far each durable consumer of the change feed has come. What they have not read is not collected.
@@ -422,14 +422,14 @@ impl Table {
     }
 
     async fn note(&self, note: Note) -> Result<()> {
-        let state = self.state().await?;
+        let (state, _) = self.current().await?;
         detached(async move { state.writing().await?.note(note).await }).await
     }
 
     /// Folds, indexes, compacts and collects now if there is a reason to, and waits for it; the reason. It happens by itself while
     /// a process writes: this is for a process that looks after tables that others write.
     pub async fn tend(&self) -> Result<Option<String>> {
-        self.state().await?.tend().boxed().await
+        self.current().await?.0.tend().boxed().await
     }
 
     /// How far the base is behind, and what is done about it.
