@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
+use arrow::compute::{self, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use cenote_base::{Error, Result};
@@ -12,6 +12,7 @@ use lance::deps::datafusion::common::ScalarValue;
 use lance::deps::datafusion::prelude::{Expr, col, lit};
 use siphasher::sip128::SipHasher13;
 
+use crate::cast;
 use crate::fault::arrow_error;
 use crate::filter::Filter;
 
@@ -93,13 +94,14 @@ impl PrimaryKey {
     /// The key's columns of `batch`, cast to the key's types.
     ///
     /// # Errors
-    /// `InvalidInput` when one is missing, null or not castable.
+    /// `InvalidInput` when one is missing, null or holds a value that the key's type cannot hold as it is: 1.9 does not name
+    /// row 1.
     pub fn project(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.schema.fields().iter().map(|field| {
             let column = batch
                 .column_by_name(field.name())
                 .ok_or_else(|| Error::invalid_input(format!("primary key column `{}` is missing", field.name())))?;
-            let column = cast(column, field.data_type()).map_err(arrow_error)?;
+            let column = cast::exact(column, field)?;
             if column.null_count() > 0 {
                 return Err(Error::invalid_input(format!("primary key column `{}` holds a null", field.name())));
             }
@@ -214,15 +216,15 @@ fn is_key_type(data_type: &DataType) -> bool {
         )
 }
 
-/// Texts as values of `field`; null where a text is no such value. Binary is hexadecimal; a UUID may have hyphens.
+/// Parses texts as values of `field`. Binary is hexadecimal, and null where it is not; a UUID may have hyphens.
 fn parse_texts(texts: StringArray, field: &Field) -> Result<ArrayRef> {
     match field.data_type() {
         DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {
             let bytes: arrow::array::BinaryArray =
                 texts.iter().map(|text| text.and_then(|text| parse_hex(&text.replace('-', "")))).collect();
-            cast(&bytes, field.data_type()).map_err(arrow_error)
+            compute::cast(&bytes, field.data_type()).map_err(arrow_error)
         }
-        data_type => cast(&texts, data_type).map_err(arrow_error),
+        _ => cast::exact(&(Arc::new(texts) as ArrayRef), field),
     }
 }
 

@@ -47,6 +47,7 @@
 
 mod base;
 mod block_cache;
+mod cast;
 mod changes;
 mod collect;
 mod commit;

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use cenote_base::{Error, Result};
 use lance::BlobArrayBuilder;
 
+use crate::cast;
 use crate::fault::{arrow_error, lance_error};
 use crate::key::PrimaryKey;
 
@@ -71,7 +71,7 @@ pub(crate) enum Missing {
     Absent,
 }
 
-/// `batch` in the logical schema's columns, order and types, checked: types cast where that loses nothing.
+/// `batch` in the logical schema's columns, order and types, checked: types are [cast](cast::exact) where that loses nothing.
 pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missing) -> Result<RecordBatch> {
     if let Some(unknown) = batch.schema().fields().iter().find(|field| logical.index_of(field.name()).is_err()) {
         let known = visible(logical).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");
@@ -81,7 +81,7 @@ pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missin
     let mut columns = Vec::with_capacity(logical.fields().len());
     for field in logical.fields() {
         let column = match batch.column_by_name(field.name()) {
-            Some(column) => convert(column, field)?,
+            Some(column) => cast::exact(column, field)?,
             None if missing == Missing::Absent => continue,
             None if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
             None => {
@@ -138,26 +138,6 @@ pub(crate) fn to_stored_batch(batch: &RecordBatch, stored: &Schema) -> Result<Re
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
 }
 
-fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
-    if column.data_type() == field.data_type() {
-        return Ok(Arc::clone(column));
-    }
-    let wrong = || {
-        Error::invalid_input(format!(
-            "column `{}` is {}, found {}",
-            field.name(),
-            field.data_type(),
-            column.data_type()
-        ))
-    };
-    let converted = cast(column, field.data_type()).map_err(|source| wrong().with_source(source))?;
-    // A cast that cannot represent a value gives null: such a batch is refused rather than thinned.
-    if converted.logical_null_count() != column.logical_null_count() {
-        return Err(wrong());
-    }
-    Ok(converted)
-}
-
 fn wrap_blobs(column: &ArrayRef) -> Result<ArrayRef> {
     let bytes = column.as_binary::<i64>();
     let mut builder = BlobArrayBuilder::new(bytes.len());
@@ -185,8 +165,7 @@ pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> 
 /// `batch` in the columns of `schema`: one that it lacks is null, one that `schema` lacks is left out.
 pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-        Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
-        Some(column) => cast(column, field.data_type()).map_err(arrow_error),
+        Some(column) => cast::exact(column, field),
         None => Ok(new_null_array(field.data_type(), batch.num_rows())),
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;

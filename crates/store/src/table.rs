@@ -183,8 +183,9 @@ impl Table {
     /// returns, the rows are durable, and every later snapshot has them.
     ///
     /// # Errors
-    /// `InvalidInput` for an unknown column, a type that does not fit, a null where none may be, a vector with a number that
-    /// is NaN or infinite, or two rows with one key (see [`DUPLICATES_PROPERTY`]); nothing is written.
+    /// `InvalidInput` for an unknown column, a value that its column cannot hold as it is (floats are rounded into narrower
+    /// float types), a null where none may be, a vector with a number that is NaN or infinite, or two rows with one key (see
+    /// [`DUPLICATES_PROPERTY`]); nothing is written.
     pub async fn upsert(&self, batch: RecordBatch) -> Result<WriteReport> {
         self.upsert_all(vec![batch]).await
     }

@@ -294,6 +294,41 @@ async fn bad_batches_are_refused_and_write_nothing() {
     assert_eq!(table.snapshot().await.unwrap().count(None).await.unwrap(), 0);
 }
 
+/// 1.7 is not stored as 1, and the key 1.9 does not name row 1.
+#[tokio::test]
+async fn what_a_column_cannot_hold_is_refused_and_reaches_no_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("size", DataType::Int64, true)];
+    let table = store.create_table("t", TableSpec::new(Arc::new(Schema::new(fields)), ["id"])).await.unwrap();
+    let rows = |ids: Vec<f64>, sizes: Vec<f64>| {
+        let column = |values: Vec<f64>| -> ArrayRef { Arc::new(arrow::array::Float64Array::from(values)) };
+        RecordBatch::try_from_iter([("id", column(ids)), ("size", column(sizes))]).unwrap()
+    };
+    table.upsert(rows(vec![1.0, 2.0], vec![10.0, 20.0])).await.unwrap();
+    let before = table.snapshot().await.unwrap();
+    let refused = |error: cenote_base::Error, column: &str, value: &str, row: usize| {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let expected = format!("column `{column}` is Int64 and cannot hold {value} of row {row} as it is");
+        assert_eq!(error.to_string(), expected);
+    };
+    let size = rows(vec![1.0, 3.0], vec![11.0, 1.7]);
+    refused(table.upsert(size.clone()).await.unwrap_err(), "size", "1.7", 1);
+    refused(table.stage(vec![size.clone()]).await.unwrap_err(), "size", "1.7", 1);
+    refused(table.update(size).await.unwrap_err(), "size", "1.7", 1);
+    let key = rows(vec![2.0, 1.9], vec![11.0, 11.0]);
+    refused(table.upsert(key.clone()).await.unwrap_err(), "id", "1.9", 1);
+    refused(table.update(key.clone()).await.unwrap_err(), "id", "1.9", 1);
+    refused(table.delete(&key).await.unwrap_err(), "id", "1.9", 1);
+    refused(before.get(&key, None).await.unwrap_err(), "id", "1.9", 1);
+    refused(before.locate(&key).await.unwrap_err(), "id", "1.9", 1);
+    let text = before.primary_key().parse(&[vec!["1.9".into()]]).unwrap_err();
+    refused(text, "id", "1.9", 0);
+    assert_eq!(table.snapshot().await.unwrap().version(), before.version());
+    // The same numbers without a fraction are the same keys.
+    assert_eq!(table.delete(&rows(vec![1.0], vec![0.0])).await.unwrap().deleted, 1);
+}
+
 #[tokio::test]
 async fn every_key_type_finds_its_rows() {
     let directory = tempfile::tempdir().unwrap();
