@@ -13,8 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::fault::raise;
+use crate::from_python::from_python;
 use crate::rows::Column;
-use crate::{fault, interchange, values};
+use crate::{fault, interchange};
 
 /// What the function answered for some of the rows: so many, the values of each output, and (row, reason) of those that failed.
 type Piece<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
@@ -85,13 +86,13 @@ impl Ready {
 /// One output's values: an Arrow array of its type, or anything that can be iterated.
 fn array(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     if !values.hasattr("__arrow_c_array__")? {
-        return values::from_python(field, values);
+        return from_python(field, values);
     }
     let array = interchange::array(values)?;
     match array.data_type() {
         found if found == field.data_type() => Ok(array),
         // All rows failed, or none has a value.
-        DataType::Null => values::from_python(field, values),
+        DataType::Null => from_python(field, values),
         found => {
             let (name, declared) = (field.name(), field.data_type());
             Err(fault::invalid(format!("it answered {found} in output `{name}`, which is declared as {declared}")))

@@ -7,6 +7,7 @@
 mod child;
 mod command;
 mod fault;
+mod from_python;
 mod gpu;
 mod interchange;
 mod lake;
@@ -18,6 +19,7 @@ mod rows;
 mod schema;
 mod table;
 mod tensor;
+mod to_python;
 mod values;
 
 use pyo3::prelude::*;

@@ -1,21 +1,24 @@
 //! Rows that Python holds or reads.
 
+use std::collections::VecDeque;
+
 use arrow::array::{Array, RecordBatch, RecordBatchIterator, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use cenote_runtime::{RecordBatches, arrow};
+use cenote_runtime::{Error, RecordBatches, arrow};
 use futures::StreamExt;
-use parking_lot::Mutex;
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use crate::fault;
 use crate::interchange::{ArrayCapsules, Schema, export_array, export_schema, export_stream};
 use crate::pickle::{self, Reduced};
 use crate::process::{self, Owned};
 use crate::tensor::Tensor;
-use crate::values;
+use crate::to_python::to_python;
 
 /// Batches in memory. They can be read as often as one likes.
 #[pyclass(frozen, module = "cenote._native")]
@@ -96,10 +99,12 @@ impl Rows {
     fn to_pylist<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let mut rows = Vec::new();
         for batch in &self.batches {
+            let columns = batch.schema_ref().fields().iter().zip(batch.columns());
+            let columns = columns.map(|(field, column)| to_python(py, field, column)).collect::<PyResult<Vec<_>>>()?;
             for row in 0..batch.num_rows() {
                 let values = PyDict::new(py);
-                for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-                    values.set_item(field.name(), values::to_python(py, column, row)?)?;
+                for (field, column) in batch.schema_ref().fields().iter().zip(&columns) {
+                    values.set_item(field.name(), &column[row])?;
                 }
                 rows.push(values);
             }
@@ -139,15 +144,16 @@ impl Column {
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, row: usize) -> PyResult<Bound<'py, PyAny>> {
-        match row < self.array.len() {
-            true => values::to_python(py, &self.array, row),
-            false => Err(pyo3::exceptions::PyIndexError::new_err(format!("row {row} of {}", self.array.len()))),
+        let wrong = || PyIndexError::new_err(format!("row {row} of {}", self.array.len()));
+        if row >= self.array.len() {
+            return Err(wrong());
         }
+        to_python(py, &self.field, &self.array.slice(row, 1))?.pop().ok_or_else(wrong)
     }
 
     /// The values as Python's.
     fn to_pylist<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        (0..self.array.len()).map(|row| values::to_python(py, &self.array, row)).collect()
+        to_python(py, &self.field, &self.array)
     }
 
     #[pyo3(signature = (requested_schema=None))]
@@ -165,21 +171,89 @@ impl Column {
     }
 }
 
-/// Batches as they come. They can be read once.
+/// Batches as they come. They can be read once, by threads that take turns.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Stream {
     schema: SchemaRef,
-    batches: Owned<Mutex<Option<RecordBatches>>>,
+    reading: Owned<Mutex<Reading>>,
+}
+
+/// How far a stream was read. Whoever stops waiting, as Ctrl-C makes them, leaves it where it is, and loses no batch.
+struct Reading {
+    source: Source,
+    /// Batches that were read and not given yet.
+    held: VecDeque<RecordBatch>,
+    /// Batches that were given one by one.
+    given: u64,
+}
+
+/// Where batches come from.
+enum Source {
+    Open(RecordBatches),
+    /// There are no more.
+    Over,
+    /// What was read is not all: whoever reads on is told again.
+    Failed(Error),
+    /// All batches went elsewhere at once.
+    Gone,
+}
+
+impl Reading {
+    /// Reads another batch, if there is one.
+    async fn read(&mut self) -> cenote_runtime::Result<bool> {
+        match &mut self.source {
+            Source::Open(batches) => match batches.next().await {
+                Some(Ok(batch)) => {
+                    self.held.push_back(batch);
+                    Ok(true)
+                }
+                Some(Err(error)) => {
+                    self.source = Source::Failed(error.clone());
+                    Err(error)
+                }
+                None => {
+                    self.source = Source::Over;
+                    Ok(false)
+                }
+            },
+            Source::Over => Ok(false),
+            Source::Failed(error) => Err(error.clone()),
+            Source::Gone => Err(read_already()),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.source {
+            Source::Gone => true,
+            Source::Over => self.given > 0 && self.held.is_empty(),
+            Source::Open(_) | Source::Failed(_) => false,
+        }
+    }
+
+    /// Refuses to give what is left as if it were all.
+    fn check_whole(&self) -> cenote_runtime::Result<()> {
+        if self.is_over() {
+            return Err(read_already());
+        }
+        match self.given {
+            0 => Ok(()),
+            _ => Err(Error::invalid_input("this result was read in part, batch by batch: ask again to have it whole")),
+        }
+    }
+}
+
+fn read_already() -> Error {
+    Error::invalid_input("this result was read already: ask again, or keep it with `.read()`")
 }
 
 impl Stream {
     pub(crate) fn new(schema: SchemaRef, batches: RecordBatches) -> Self {
-        Self { schema, batches: Owned::new(Mutex::new(Some(batches))) }
+        let reading = Reading { source: Source::Open(batches), held: VecDeque::new(), given: 0 };
+        Self { schema, reading: Owned::new(Mutex::new(reading)) }
     }
 
-    fn take(&self) -> PyResult<RecordBatches> {
-        let taken = self.batches.here("result")?.lock().take();
-        taken.ok_or_else(|| fault::invalid("this result was read already: ask again, or keep it with `.read()`"))
+    fn here(&self) -> PyResult<&Mutex<Reading>> {
+        self.reading.here("result")
     }
 }
 
@@ -202,44 +276,68 @@ impl Stream {
     ) -> PyResult<Bound<'py, PyCapsule>> {
         drop(requested_schema);
         let handle = process::runtime(py).map_err(fault::raise)?.handle().clone();
-        let pull = Pull { schema: SchemaRef::clone(&self.schema), batches: self.take()?, handle };
-        export_stream(py, Box::new(pull))
+        let reading = self.here()?;
+        let reading = process::wait(py, async {
+            let mut reading = reading.lock().await;
+            reading.check_whole()?;
+            let gone = Reading { source: Source::Gone, held: VecDeque::new(), given: 0 };
+            Ok(std::mem::replace(&mut *reading, gone))
+        })?;
+        export_stream(py, Box::new(Pull { schema: SchemaRef::clone(&self.schema), reading, handle }))
     }
 
     /// All rows.
     fn read(&self, py: Python<'_>) -> PyResult<Rows> {
-        let mut stream = self.take()?;
-        let batches = process::wait(py, async move {
-            let mut batches = Vec::new();
-            while let Some(batch) = stream.next().await {
-                batches.push(batch?);
-            }
-            Ok(batches)
+        let reading = self.here()?;
+        let batches = process::wait(py, async {
+            let mut reading = reading.lock().await;
+            reading.check_whole()?;
+            while reading.read().await? {}
+            reading.source = Source::Gone;
+            Ok(std::mem::take(&mut reading.held))
         })?;
-        Ok(Rows::new(SchemaRef::clone(&self.schema), batches))
+        Ok(Rows::new(SchemaRef::clone(&self.schema), batches.into()))
     }
 
-    /// The next batch, or none at the end.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Rows>> {
-        let mut stream = match self.batches.here("result")?.lock().take() {
-            Some(stream) => stream,
-            None => return Ok(None),
-        };
-        let (batch, stream) = process::wait(py, async move {
-            let batch = stream.next().await.transpose()?;
-            Ok((batch, stream))
+    /// Refuses to read batch by batch what has none left.
+    fn check_left(&self, py: Python<'_>) -> PyResult<()> {
+        let reading = self.here()?;
+        process::wait(py, async { if reading.lock().await.is_over() { Err(read_already()) } else { Ok(()) } })
+    }
+
+    /// Waits for the next batch; whether there is one.
+    fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        let reading = self.here()?;
+        process::wait(py, async {
+            let mut reading = reading.lock().await;
+            Ok(!reading.held.is_empty() || reading.read().await?)
+        })
+    }
+
+    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing interrupts.
+    fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let reading = self.here()?;
+        let next = process::wait(py, async {
+            let reading = reading.lock().await;
+            Ok(reading.held.front().map(|batch| (batch.clone(), reading.given)))
         })?;
-        if batch.is_some() {
-            *self.batches.here("result")?.lock() = Some(stream);
-        }
-        Ok(batch.map(Rows::from))
+        let Some((batch, number)) = next else { return Ok(None) };
+        let made = make.call1((Rows::from(batch),))?;
+        py.check_signals()?;
+        let mine = process::wait(py, async {
+            let mut reading = reading.lock().await;
+            let mine = reading.given == number && reading.held.pop_front().is_some();
+            reading.given += u64::from(mine);
+            Ok(mine)
+        })?;
+        Ok(mine.then_some(made))
     }
 }
 
 /// A stream as the C interface pulls it: on the consumer's thread.
 struct Pull {
     schema: SchemaRef,
-    batches: RecordBatches,
+    reading: Reading,
     handle: Handle,
 }
 
@@ -248,13 +346,18 @@ impl Iterator for Pull {
 
     fn next(&mut self) -> Option<Self::Item> {
         // Some consumers hold the interpreter's lock here, which operators in Python would wait for.
-        let (handle, batches) = (&self.handle, &mut self.batches);
-        let mut pull = || handle.block_on(batches.next());
+        let (handle, reading) = (&self.handle, &mut self.reading);
+        let mut pull = || {
+            if reading.held.is_empty() {
+                handle.block_on(reading.read())?;
+            }
+            Ok(reading.held.pop_front())
+        };
         let batch = match Python::try_attach(|py| py.detach(&mut pull)) {
             Some(batch) => batch,
             None => pull(),
-        }?;
-        Some(batch.map_err(|error| ArrowError::ExternalError(Box::new(error))))
+        };
+        batch.map_err(|error: Error| ArrowError::ExternalError(Box::new(error))).transpose()
     }
 }
 

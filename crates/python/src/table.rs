@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema as ArrowSchema};
+use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use cenote_runtime::{
     ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot,
     Table as RuntimeTable, Version, WriteReport, arrow,
 };
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use tokio::sync::Mutex;
 
 use crate::fault::{self, raise};
+use crate::from_python::{self, from_python};
 use crate::interchange::{self, Schema};
 use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
@@ -109,7 +111,7 @@ impl Table {
                 let known = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
                 fault::invalid(format!("the table has no column `{name}`; it has {known}"))
             })?;
-            arrays.push(values::from_python(field, column)?);
+            arrays.push(from_python(field, column)?);
             fields.push(Arc::new(field.clone().with_nullable(true)));
         }
         let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays);
@@ -152,8 +154,10 @@ impl Table {
         report(py, wait(py, self.here()?.update(batch))?)
     }
 
-    fn delete_keys<'py>(&self, py: Python<'py>, keys: Vec<Vec<String>>) -> PyResult<Bound<'py, PyDict>> {
-        report(py, wait(py, self.here()?.delete_keys(&keys))?)
+    fn delete_keys<'py>(&self, py: Python<'py>, keys: Vec<Vec<Bound<'py, PyAny>>>) -> PyResult<Bound<'py, PyDict>> {
+        let table = self.here()?;
+        let keys = key_rows(&wait(py, table.snapshot())?, &keys)?;
+        report(py, wait(py, table.delete(&keys))?)
     }
 
     fn delete_rows<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
@@ -168,17 +172,13 @@ impl Table {
     fn get_keys(
         &self,
         py: Python<'_>,
-        keys: Vec<Vec<String>>,
+        keys: Vec<Vec<Bound<'_, PyAny>>>,
         columns: Option<Vec<String>>,
         version: Option<&str>,
     ) -> PyResult<Rows> {
-        let table = self.here()?;
-        let rows = wait(py, async {
-            let snapshot = snapshot(table, version).await?;
-            let keys = snapshot.primary_key().parse(&keys)?;
-            snapshot.get(&keys, columns).await
-        })?;
-        Ok(rows.into())
+        let snapshot = wait(py, snapshot(self.here()?, version))?;
+        let keys = key_rows(&snapshot, &keys)?;
+        Ok(wait(py, snapshot.get(&keys, columns))?.into())
     }
 
     fn scan(
@@ -324,8 +324,26 @@ impl Table {
             };
             table.changes(start).await
         })?;
-        Ok(Changes { feed: Owned::new(Mutex::new(Some(feed))) })
+        let version = AtomicU64::new(feed.version().0);
+        Ok(Changes { feed: Owned::new(Mutex::new(Feed { feed, held: None, given: 0 })), version })
     }
+}
+
+/// Keys in the types of their columns, from one list of values a key.
+fn key_rows(snapshot: &Snapshot, keys: &[Vec<Bound<'_, PyAny>>]) -> PyResult<RecordBatch> {
+    let schema = snapshot.primary_key().schema();
+    let (width, names) = (schema.fields().len(), snapshot.primary_key().columns().join(", "));
+    for key in keys {
+        if key.len() != width || key.iter().any(|value| value.is_none()) {
+            let found = key.iter().map(|value| Ok(value.repr()?.to_string())).collect::<PyResult<Vec<_>>>()?.join(", ");
+            return Err(fault::invalid(format!("a key has {width} values ({names}), found {found}")));
+        }
+    }
+    let column = |(at, field): (usize, &Arc<Field>)| {
+        from_python::column(field, &keys.iter().map(|key| key[at].clone()).collect::<Vec<_>>())
+    };
+    let columns = schema.fields().iter().enumerate().map(column).collect::<PyResult<Vec<_>>>()?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(fault::arrow)
 }
 
 /// All rows of `data` as one batch, for writes that are small.
@@ -359,32 +377,61 @@ fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> ceno
     }
 }
 
-/// What happened to a table's rows, in order.
+/// What happened to a table's rows, in order, for threads that take turns.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Changes {
-    feed: Owned<Mutex<Option<ChangeFeed>>>,
+    feed: Owned<Mutex<Feed>>,
+    /// The version up to which changes were given.
+    version: AtomicU64,
+}
+
+/// How far a feed was read. Whoever stops waiting, as Ctrl-C makes them, leaves it where it is, and loses no change.
+struct Feed {
+    feed: ChangeFeed,
+    /// The changes that come next, if they were read.
+    held: Option<RecordBatch>,
+    /// How often changes were given.
+    given: u64,
 }
 
 #[pymethods]
 impl Changes {
-    /// The next write's changes, or none when there are no more yet.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Rows>> {
-        let slot = self.feed.here("change feed")?;
-        let mut feed =
-            slot.lock().take().ok_or_else(|| fault::invalid("another thread is reading this change feed"))?;
-        let (batch, feed) = wait(py, async move {
-            let batch = feed.next().await;
-            Ok((batch, feed))
-        })?;
-        *slot.lock() = Some(feed);
-        Ok(batch.map_err(raise)?.map(Rows::from))
+    /// Reads the next changes; whether there are any yet.
+    fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        let feed = self.feed.here("change feed")?;
+        wait(py, async {
+            let mut feed = feed.lock().await;
+            if feed.held.is_none() {
+                feed.held = feed.feed.next().await?;
+            }
+            Ok(feed.held.is_some())
+        })
     }
 
-    /// The version up to which the changes were read.
-    fn version(&self) -> PyResult<u64> {
-        let feed = self.feed.here("change feed")?.lock();
-        feed.as_ref()
-            .map(|feed| feed.version().0)
-            .ok_or_else(|| fault::invalid("another thread is reading this change feed"))
+    /// What `make` makes of the next changes, if they are ready. They count as given when that is made and nothing interrupts.
+    fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let feed = self.feed.here("change feed")?;
+        let next = wait(py, async {
+            let feed = feed.lock().await;
+            Ok(feed.held.clone().map(|changes| (changes, feed.given)))
+        })?;
+        let Some((changes, number)) = next else { return Ok(None) };
+        let made = make.call1((Rows::from(changes),))?;
+        py.check_signals()?;
+        let mine = wait(py, async {
+            let mut feed = feed.lock().await;
+            let mine = feed.given == number && feed.held.take().is_some();
+            if mine {
+                feed.given += 1;
+                self.version.store(feed.feed.version().0, Ordering::Relaxed);
+            }
+            Ok(mine)
+        })?;
+        Ok(mine.then_some(made))
+    }
+
+    /// The version up to which changes were given.
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
     }
 }

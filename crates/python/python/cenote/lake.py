@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from cenote import _native
 from cenote._async import in_thread, pause
 from cenote.errors import AlreadyExistsError, InvalidInputError
-from cenote.rows import Result, Rows
+from cenote.rows import Given, Result, Rows
 from cenote.types import to_schema
 
 if TYPE_CHECKING:
@@ -234,15 +234,8 @@ def _reopen(
     return Lake(location, memory=memory, cpus=cpus, seed=seed, cache=cache, device=device)
 
 
-def _text(value: Any) -> str:
-    """A value of a key as text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def _keys(keys: Iterable[Key]) -> list[list[str]]:
-    return [[_text(part) for part in (key if isinstance(key, tuple) else (key,))] for key in keys]  # pyright: ignore[reportUnknownVariableType]
+def _keys(keys: Iterable[Key]) -> list[list[Any]]:
+    return [list(key) if isinstance(key, tuple) else [key] for key in keys]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def _is_arrow(data: Any) -> bool:
@@ -582,8 +575,9 @@ class Table:
 
 
 class Changes:
-    """An iterator over the changes of a table: each item is one write's rows, with the columns `version`, `time`, `operation`, `key`,
-    `before` and `after`. It ends where there is no more yet; iterating again goes on from there."""
+    """The changes of a table: each item is one write's rows, with the columns `version`, `time`, `operation`, `key`, `before` and
+    `after`. It ends where there is no more yet; iterating again goes on from there, after Ctrl-C or an error too. Threads that share it
+    get each write once."""
 
     def __init__(self, native: _native.Changes) -> None:
         self._native = native
@@ -594,17 +588,28 @@ class Changes:
         return self._native.version()
 
     def __iter__(self) -> Iterator[Rows]:
-        while (rows := self._native.next()) is not None:
-            yield Rows(rows)
+        return Given(self._native, Rows)
 
-    async def follow(self, every: float = 0.2) -> AsyncIterator[Rows]:
-        """The changes as they come, without an end; new ones are looked for `every` so many seconds."""
+    def follow(self, every: float = 0.2) -> AsyncIterator[Rows]:
+        """The changes as they come, without an end; new ones are looked for `every` so many seconds. What a cancelled task did not get
+        comes next."""
+        return _Following(self._native, every)
+
+
+class _Following(AsyncIterator[Rows]):
+    """The changes of a table as they come. Unlike a generator, it is not over when a task was cancelled in it."""
+
+    def __init__(self, native: _native.Changes, every: float) -> None:
+        self._native = native
+        self._every = every
+
+    async def __anext__(self) -> Rows:
         while True:
-            rows = await in_thread(self._native.next)
-            if rows is None:
-                await pause(every)
-            else:
-                yield Rows(rows)
+            if not await in_thread(self._native.ready):
+                await pause(self._every)
+            elif (rows := self._native.give(Rows)) is not None:
+                # Nothing is awaited once they are taken.
+                return rows
 
 
 def _version(version: int | str | None) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cenote import _native
 
@@ -59,7 +59,7 @@ class Rows:
         return iter(self._native.to_pylist())
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        """The rows as Python values, a dict each."""
+        """The rows as Python values, a dict each: the same as those of pyarrow's `to_pylist`."""
         return self._native.to_pylist()
 
     def to_arrow(self) -> Any:
@@ -92,6 +92,24 @@ class Rows:
             lines.append(f"<tr>{cells}</tr>")
         more = "" if len(self) <= _SHOWN else f"<p>{len(self)} rows, of which {_SHOWN} are shown</p>"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+
+
+Made = TypeVar("Made")
+
+
+class Given(Iterator[Made]):
+    """What a native source gives, made into what Python sees. Unlike a generator, it is not over when something was raised in it."""
+
+    def __init__(self, source: _native.Source, make: Callable[[Any], Made]) -> None:
+        self._source = source
+        self._make = make
+
+    def __next__(self) -> Made:
+        while self._source.ready():
+            # Another thread may take what is ready.
+            if (made := self._source.give(self._make)) is not None:
+                return made
+        raise StopIteration
 
 
 _PICTURES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
@@ -164,9 +182,12 @@ class Result(Rows):
         return polars.DataFrame(Rows(self._native))
 
     def batches(self) -> Iterator[Rows]:
-        """The rows, some thousands at a time."""
-        while (batch := self._stream.next()) is not None:
-            yield Rows(batch)
+        """The rows, some thousands at a time. Ctrl-C and errors lose none of them: reading on gives the batch that comes next, or
+        the same error."""
+        if self._read is not None:
+            return iter([Rows(self._read)])
+        self._stream.check_left()
+        return Given(self._stream, Rows)
 
     def __repr__(self) -> str:
         if self._read is not None:
