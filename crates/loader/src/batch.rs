@@ -45,12 +45,12 @@ pub struct Tensor {
     /// Rows first.
     pub shape: Vec<usize>,
     /// All numbers, in row-major order.
-    pub numbers: Numbers,
+    pub numbers: Arc<Numbers>,
     /// Whether each row has a value, where one has none: a null, or a picture that cannot be decoded.
     pub valid: Option<Vec<bool>>,
 }
 
-/// Rows for one step of training.
+/// Rows for one step of training. A clone shares their memory.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// Which epoch it is of.
@@ -83,7 +83,7 @@ impl Batch {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> u64 {
-        let tensor = |tensor: &Tensor| match &tensor.numbers {
+        let tensor = |tensor: &Tensor| match tensor.numbers.as_ref() {
             Numbers::Byte(numbers) => numbers.len(),
             Numbers::Float(numbers) => numbers.len() * 4,
         };
@@ -97,6 +97,8 @@ impl Batch {
 pub(crate) struct Maker {
     pub(crate) sources: Arc<Vec<Selection>>,
     pub(crate) columns: Vec<String>,
+    /// Which of them may hold nulls, in any source: batches have one schema, whatever is in them.
+    pub(crate) nullable: Vec<bool>,
     /// Columns that are transformed.
     pub(crate) chains: Vec<(String, Chain)>,
     /// Columns that are packed.
@@ -149,6 +151,9 @@ impl Maker {
             }
             (None, None) => return Err(Error::internal("a loader without sources")),
         };
+        let fields = schema.fields().iter().zip(&self.nullable);
+        let fields = fields.map(|(field, nullable)| field.as_ref().clone().with_nullable(*nullable));
+        let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()));
         let columns = (0..schema.fields().len()).map(|column| gather(&parts, column, &places, schema.field(column)));
         let options = RecordBatchOptions::new().with_row_count(Some(samples.len()));
         RecordBatch::try_new_with_options(Arc::clone(&schema), columns.collect::<Result<Vec<_>>>()?, &options)
@@ -170,14 +175,16 @@ impl Maker {
             let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
             let column = arrow::compute::cast(column, &DataType::LargeBinary).map_err(arrow_error)?;
             let pictures = column.as_binary::<i64>();
-            let mut tensor = self.tensor(name, chain, rows.num_rows());
+            let (shape, mut numbers) = self.numbers(chain, rows.num_rows());
             let mut valid = vec![true; rows.num_rows()];
             for (row, sample) in samples.iter().enumerate() {
                 let outcome = match pictures.is_null(row) {
                     true => Err("there is none: it is null".to_owned()),
                     false => {
-                        let seed = mix(&[self.seed, self.epoch, sample.source as u64, sample.row, at as u64]);
-                        let frame = frame(&mut tensor.numbers, chain.numbers(), row);
+                        // A row that comes several times an epoch looks different each time.
+                        let (source, column) = (sample.source as u64, at as u64);
+                        let seed = mix(&[self.seed, self.epoch, source, sample.row, sample.pass, column]);
+                        let frame = frame(&mut numbers, chain.numbers(), row);
                         chain.apply(
                             &mut scratch.framer,
                             &row_bytes(pictures, row),
@@ -188,13 +195,13 @@ impl Maker {
                     }
                 };
                 if let Err(reason) = outcome {
-                    clear(&mut tensor.numbers, chain.numbers(), row);
+                    clear(&mut numbers, chain.numbers(), row);
                     valid[row] = false;
                     errors.push((row, format!("column `{name}`: {reason}")));
                 }
             }
-            tensor.valid = valid.contains(&false).then_some(valid);
-            tensors.push(tensor);
+            let valid = valid.contains(&false).then_some(valid);
+            tensors.push(Tensor { name: name.clone(), shape, numbers: Arc::new(numbers), valid });
         }
         let mut blocks = Vec::with_capacity(2 * self.packings.len());
         for (name, packing) in &self.packings {
@@ -210,16 +217,15 @@ impl Maker {
         Ok(Batch { epoch: self.epoch, step, rows, tensors, blocks, repeated, errors })
     }
 
-    /// A tensor for `rows` rows, with any numbers in it.
-    fn tensor(&self, name: &str, chain: &Chain, rows: usize) -> Tensor {
+    /// The shape of a tensor for `rows` rows, and any numbers for it.
+    fn numbers(&self, chain: &Chain, rows: usize) -> (Vec<usize>, Numbers) {
         let (height, width) = chain.size();
         let (height, width) = (height as usize, width as usize);
         let (of_frame, numbers) = match chain.is_float() {
             true => ([3, height, width], Numbers::Float(self.spare.floats.take(rows * chain.numbers()))),
             false => ([height, width, 3], Numbers::Byte(self.spare.bytes.take(rows * chain.numbers()))),
         };
-        let shape = [rows].into_iter().chain(chain.frames()).chain(of_frame).collect();
-        Tensor { name: name.to_owned(), shape, numbers, valid: None }
+        ([rows].into_iter().chain(chain.frames()).chain(of_frame).collect(), numbers)
     }
 
     /// The key of a sample's row, for a person.

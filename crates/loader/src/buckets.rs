@@ -77,7 +77,7 @@ impl ByLength {
 
     fn window(&self, number: u64, rows: u64, sample: impl Fn(u64) -> Sample) -> Vec<u32> {
         let length = |at: &u32| {
-            let Sample { source, row } = sample(u64::from(*at));
+            let Sample { source, row, .. } = sample(u64::from(*at));
             self.lengths[source][row as usize]
         };
         let mut sorted: Vec<u32> = (0..rows as u32).collect();

@@ -52,6 +52,7 @@ mod permutation;
 mod pipeline;
 mod selection;
 mod shard;
+mod sources;
 mod state;
 mod transform;
 
@@ -61,7 +62,7 @@ pub use loader::{Loader, LoaderOptions};
 pub use memory::Memory;
 pub use order::Shuffle;
 pub use permutation::Permutation;
-pub use pipeline::{Next, Stats};
+pub use pipeline::{Next, Offer, Stats};
 pub use selection::Source;
 pub use shard::{Shard, Tail};
 pub use state::{LoaderState, SourceState, merge};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenote_base::{ByteSize, Error, Result};
-use cenote_store::{BlockCacheUsage, is_blob};
+use cenote_store::{BlockCacheUsage, Version};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -13,14 +13,12 @@ use crate::buckets::Buckets;
 use crate::memory::Spares;
 use crate::order::{Mixture, Order, Sample, Shuffle};
 use crate::packing::Packing;
-use crate::pipeline::{Next, Pipeline, Plan, Stats};
+use crate::pipeline::{Next, Offer, Pipeline, Plan, Stats};
 use crate::selection::{Selection, Source};
 use crate::shard::{Shard, Tail};
+use crate::sources::{chains, columns, is_nullable, mixture, packings, read_all, row_bytes, selection_of};
 use crate::state::{FORMAT, LoaderState, SourceState};
 use crate::transform::{Chain, Transform};
-
-/// Rows by which the bytes of a row are guessed.
-const SAMPLE_ROWS: usize = 256;
 
 /// How a loader works.
 #[derive(Debug, Clone)]
@@ -105,8 +103,12 @@ struct Cursor {
     epoch: u64,
     consumed: u64,
     batches: u64,
+    /// Counts epochs that came to their end here, so that who reads one does not run into the next.
+    iteration: u64,
+    /// Whether all batches of the epoch were given; its end was not seen yet.
+    finished: bool,
     /// Whether the sources are to be read anew before the next batch.
-    stale: bool,
+    unread: bool,
     pipeline: Option<Arc<Pipeline>>,
     /// Of pipelines that are gone.
     stats: Stats,
@@ -124,6 +126,14 @@ impl Loader {
     /// # Errors
     /// `InvalidInput` for options that make no sense or sources without rows; `NotFound` for an unknown column or version.
     pub async fn open(sources: Vec<Source>, options: LoaderOptions) -> Result<Self> {
+        Self::open_at(sources, options, None).await
+    }
+
+    /// The same with `versions`, one a source, in the place of the newest ones: what the ranks of a training agreed on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_at(sources: Vec<Source>, options: LoaderOptions, versions: Option<&[Version]>) -> Result<Self> {
         let shard = Shard {
             batch_rows: options.batch_rows as u64,
             rank: options.rank as u64,
@@ -142,7 +152,7 @@ impl Loader {
             return Err(Error::invalid_input("a loader either follows its tables or stays at a version"));
         }
         let weights = (!weights.is_empty()).then_some(weights);
-        let selections = read_all(&sources, options.buckets.as_ref()).await?;
+        let selections = read_all(&sources, versions, options.buckets.as_ref()).await?;
         let mixture = mixture(&selections, weights.as_deref(), options.epoch_rows)?;
         let columns = columns(&selections, options.columns.as_deref())?;
         let (pack, decode): (Vec<_>, Vec<_>) =
@@ -161,7 +171,9 @@ impl Loader {
             epoch: 0,
             consumed: 0,
             batches: 0,
-            stale: false,
+            iteration: 0,
+            finished: false,
+            unread: false,
             pipeline: None,
             stats: Stats::default(),
         };
@@ -188,39 +200,91 @@ impl Loader {
         steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers).saturating_sub(cursor.batches)
     }
 
-    /// The next batch of this epoch, if it is ready within `wait`. After [`Next::End`] the next one is the first of the next epoch.
-    /// Not for the async runtime's threads.
+    /// Begins to read what is left of this epoch, or the next epoch where all batches of this one were given. A loader that follows its
+    /// tables reads the newest version of each when an epoch begins, or the one in `versions`. What is read is asked for by the
+    /// number that this returns.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the loader stays where it is.
+    pub async fn begin(&self, versions: Option<&[Version]>) -> Result<u64> {
+        {
+            let mut cursor = self.cursor.lock();
+            if cursor.finished {
+                cursor.end_epoch(self.options.follow);
+            }
+        }
+        self.follow(versions).await?;
+        Ok(self.cursor.lock().iteration)
+    }
+
+    /// Whether [`begin`](Self::begin) reads the newest versions, because it begins an epoch of a loader that follows its tables.
+    pub fn reads_anew(&self) -> bool {
+        let cursor = self.cursor.lock();
+        cursor.unread || (cursor.finished && self.options.follow)
+    }
+
+    /// Reads the sources anew, if the epoch has not begun.
+    async fn follow(&self, versions: Option<&[Version]>) -> Result<()> {
+        if !self.cursor.lock().unread {
+            return Ok(());
+        }
+        let selections = read_all(&self.sources, versions, self.options.buckets.as_ref()).await?;
+        let mixture = mixture(&selections, self.weights.as_deref(), self.options.epoch_rows)?;
+        columns(&selections, Some(&self.columns))?;
+        let mut cursor = self.cursor.lock();
+        if cursor.unread {
+            (cursor.selections, cursor.mixture, cursor.unread) = (Arc::new(selections), mixture, false);
+        }
+        Ok(())
+    }
+
+    /// The next batch of what was begun under the number `iteration`, if it is ready within `wait`; it counts when it is accepted. After
+    /// its [`Next::End`] that number has no more, whatever other threads begin. Not for the async runtime's threads.
     ///
     /// # Errors
     /// What reading met, and `InvalidInput` for a row that cannot be decoded (see [`OnError`]); the loader stays where it is.
-    pub fn next_within(&self, wait: Duration) -> Result<Next> {
-        let pipeline = self.pipeline()?;
+    pub fn next_within(&self, iteration: u64, wait: Duration) -> Result<Next> {
+        if self.cursor.lock().unread {
+            self.handle.block_on(self.follow(None))?;
+        }
+        let Some(pipeline) = self.pipeline(iteration)? else { return Ok(Next::End) };
         let next = pipeline.next_within(wait);
         let mut cursor = self.cursor.lock();
-        // Another thread may have moved the cursor meanwhile: then this batch is of the past, and counts no more.
-        let current = cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pipeline));
-        match &next {
-            Ok(Next::Batch(_)) if current => cursor.batches += 1,
-            Ok(Next::End) if current => {
-                let next = cursor.epoch + 1;
-                cursor.move_to(next, 0, 0, self.options.follow);
+        // Another thread may have moved the cursor meanwhile: then this is of the past.
+        if cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pipeline)) {
+            match &next {
+                Ok(Next::End) => cursor.end_epoch(self.options.follow),
+                Err(_) => cursor.stop(),
+                _ => {}
             }
-            Err(_) if current => cursor.stop(),
-            _ => {}
         }
         next
     }
 
-    /// The next batch of this epoch; `None` at its end.
+    /// Counts the batch as given, if it is still the next one: whoever gets `false` asks again.
+    pub fn accept(&self, offer: &Offer) -> bool {
+        let mut cursor = self.cursor.lock();
+        let current = cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &offer.pipeline));
+        if !current || !offer.pipeline.take(offer.number) {
+            return false;
+        }
+        cursor.batches += 1;
+        cursor.finished = offer.pipeline.is_over();
+        true
+    }
+
+    /// The next batch of this epoch; `None` at its end, after which the next one is the first of the next epoch. For one thread: others
+    /// may run into that.
     ///
     /// # Errors
     /// As [`next_within`](Self::next_within).
     pub fn next_batch(&self) -> Result<Option<Batch>> {
+        let iteration = self.cursor.lock().iteration;
         loop {
-            match self.next_within(Duration::from_secs(60))? {
-                Next::Batch(batch) => return Ok(Some(*batch)),
+            match self.next_within(iteration, Duration::from_secs(60))? {
+                Next::Batch(offer) if self.accept(&offer) => return Ok(Some(offer.batch)),
                 Next::End => return Ok(None),
-                Next::NotYet => {}
+                Next::Batch(_) | Next::NotYet => {}
             }
         }
     }
@@ -229,6 +293,7 @@ impl Loader {
         Maker {
             sources: Arc::clone(sources),
             columns: self.columns.clone(),
+            nullable: self.columns.iter().map(|name| is_nullable(sources, name)).collect(),
             chains: self.chains.clone(),
             packings: self.packings.clone(),
             on_error: self.options.on_error,
@@ -238,16 +303,14 @@ impl Loader {
         }
     }
 
-    fn pipeline(&self) -> Result<Arc<Pipeline>> {
+    /// What makes the batches of `iteration`; `None` when that is over.
+    fn pipeline(&self, iteration: u64) -> Result<Option<Arc<Pipeline>>> {
         let mut cursor = self.cursor.lock();
-        if let Some(pipeline) = &cursor.pipeline {
-            return Ok(Arc::clone(pipeline));
+        if cursor.iteration != iteration {
+            return Ok(None);
         }
-        if cursor.stale {
-            let selections = self.handle.block_on(read_all(&self.sources, self.options.buckets.as_ref()))?;
-            cursor.mixture = mixture(&selections, self.weights.as_deref(), self.options.epoch_rows)?;
-            cursor.selections = Arc::new(selections);
-            cursor.stale = false;
+        if let Some(pipeline) = &cursor.pipeline {
+            return Ok(Some(Arc::clone(pipeline)));
         }
         let maker = self.maker(&cursor.selections, cursor.epoch);
         let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
@@ -261,14 +324,15 @@ impl Loader {
             threads => threads,
         };
         let pipeline = Pipeline::start(plan, threads, self.options.prefetch_bytes_max.0, &self.handle)?;
-        Ok(Arc::clone(cursor.pipeline.insert(Arc::new(pipeline))))
+        Ok(Some(Arc::clone(cursor.pipeline.insert(Arc::new(pipeline)))))
     }
 
-    /// Goes to the start of `epoch`.
+    /// Goes to the start of `epoch`, which is a new one for a loader that follows its tables, unless it stands there already.
     pub fn set_epoch(&self, epoch: u64) {
         let mut cursor = self.cursor.lock();
-        let stale = self.options.follow && epoch != cursor.epoch;
-        cursor.move_to(epoch, 0, 0, stale);
+        let there = (cursor.epoch, cursor.consumed, cursor.batches) == (epoch, 0, 0);
+        let unread = self.options.follow && (cursor.unread || !there);
+        cursor.move_to(epoch, 0, 0, unread);
     }
 
     /// Which epoch the next batch is of.
@@ -289,6 +353,7 @@ impl Loader {
         LoaderState {
             format: FORMAT,
             epoch: cursor.epoch,
+            unread: cursor.unread,
             consumed: cursor.consumed,
             batches: cursor.batches,
             batch_rows: self.shard.batch_rows,
@@ -303,7 +368,8 @@ impl Loader {
     }
 
     /// Goes to where `state` says: the samples that were not taken there come, each once, whatever this loader's batches, ranks and
-    /// workers are. A source that is not held at a version goes back to that of the state, until the epoch is over.
+    /// workers are. A source that is not held at a version goes back to that of the state; a loader that follows its tables, until the epoch
+    /// is over.
     ///
     /// # Errors
     /// `InvalidInput` for a state of other tables, filters, weights, versions or of another seed, or of one worker of several;
@@ -340,6 +406,10 @@ impl Loader {
                 state.sources.len(),
                 self.sources.len()
             )));
+        }
+        if state.unread && self.options.follow {
+            self.cursor.lock().move_to(state.epoch, 0, 0, true);
+            return Ok(());
         }
         let held = Arc::clone(&self.cursor.lock().selections);
         let mut selections = Vec::new();
@@ -380,7 +450,7 @@ impl Loader {
             let mut row = *wanted;
             for (source, selection) in sources.iter().enumerate() {
                 match row.checked_sub(selection.row_ids.len() as u64) {
-                    None => return Ok(Sample { source, row }),
+                    None => return Ok(Sample { source, row, pass: 0 }),
                     Some(rest) => row = rest,
                 }
             }
@@ -423,10 +493,15 @@ impl Cursor {
         }
     }
 
-    fn move_to(&mut self, epoch: u64, consumed: u64, batches: u64, stale: bool) {
+    fn move_to(&mut self, epoch: u64, consumed: u64, batches: u64, unread: bool) {
         self.stop();
         (self.epoch, self.consumed, self.batches) = (epoch, consumed, batches);
-        self.stale = stale;
+        (self.finished, self.unread) = (false, unread);
+    }
+
+    fn end_epoch(&mut self, unread: bool) {
+        self.iteration += 1;
+        self.move_to(self.epoch + 1, 0, 0, unread);
     }
 }
 
@@ -441,146 +516,4 @@ fn add(a: Stats, b: Stats) -> Stats {
         decode: a.decode + b.decode,
         ready_bytes: b.ready_bytes,
     }
-}
-
-async fn read_all(sources: &[Source], buckets: Option<&Buckets>) -> Result<Vec<Selection>> {
-    let length = buckets.map(|buckets| buckets.column.as_str());
-    let mut selections = Vec::with_capacity(sources.len());
-    for source in sources {
-        let selection = Selection::read(source, length).await;
-        selections.push(selection.map_err(|error| error.context(format!("table `{}`", source.table.name())))?);
-    }
-    Ok(selections)
-}
-
-/// The rows that `then` says, if they are what `source` can be.
-async fn selection_of(
-    source: &Source,
-    then: &SourceState,
-    now: &Selection,
-    buckets: Option<&Buckets>,
-) -> Result<Selection> {
-    let other = |what: &str, then: String, now: String| {
-        Err(Error::invalid_input(format!("the state is of {what} {then}, and this loader is of {now}")))
-    };
-    if then.table != source.table.name() {
-        return other("table", then.table.clone(), source.table.name().to_owned());
-    }
-    if then.filter != source.filter {
-        let name = |filter: &Option<String>| filter.clone().unwrap_or_else(|| "none".to_owned());
-        return other("filter", name(&then.filter), name(&source.filter));
-    }
-    if then.weight != source.weight {
-        return other("weight", format!("{:?}", then.weight), format!("{:?}", source.weight));
-    }
-    let selection = match source.version {
-        _ if now.snapshot.version().0 == then.version => now.clone(),
-        Some(version) => return other("version", then.version.to_string(), version.to_string()),
-        None => {
-            let version = Some(cenote_store::Version(then.version));
-            let length = buckets.map(|buckets| buckets.column.as_str());
-            Selection::read(&Source { version, ..source.clone() }, length).await.map_err(|error| {
-                error.context(format!(
-                    "go back to version {} of table `{}`, which the state is of",
-                    then.version, then.table
-                ))
-            })?
-        }
-    };
-    if selection.row_ids.len() as u64 != then.rows {
-        let (found, wanted) = (selection.row_ids.len().to_string(), then.rows.to_string());
-        return other("a table with so many rows:", wanted, found);
-    }
-    Ok(selection)
-}
-
-fn mixture(selections: &[Selection], weights: Option<&[f64]>, epoch_rows: Option<u64>) -> Result<Mixture> {
-    let rows = selections.iter().map(|selection| selection.row_ids.len() as u64).collect();
-    Mixture::new(rows, weights, epoch_rows)
-}
-
-/// The columns of the batches: they have to be in every source, with one type.
-fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
-    let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
-    let columns: Vec<String> = match wanted {
-        Some(wanted) => wanted.to_vec(),
-        None => first.snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
-    };
-    for column in &columns {
-        let mut types = selections.iter().map(|selection| {
-            let schema = selection.snapshot.full_schema();
-            schema.field_with_name(column).map(|field| field.data_type()).map_err(|_| {
-                let known = selection.snapshot.schema().fields().iter().map(|field| field.name().as_str());
-                Error::not_found(format!(
-                    "no column `{column}`; the table has {}",
-                    known.collect::<Vec<_>>().join(", ")
-                ))
-            })
-        });
-        let first = types.next().transpose()?;
-        for other in types {
-            let other = other?;
-            if Some(other) != first {
-                return Err(Error::invalid_input(format!(
-                    "column `{column}` has different types in the sources: {other} too"
-                )));
-            }
-        }
-    }
-    Ok(columns)
-}
-
-fn chains(
-    selections: &[Selection],
-    columns: &[String],
-    transforms: &[&(String, Vec<Transform>)],
-) -> Result<Vec<(String, Chain)>> {
-    let chain = |(name, steps): &&(String, Vec<Transform>)| {
-        let field =
-            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
-        let is_bytes = field.is_some_and(|field| {
-            use arrow::datatypes::DataType;
-            is_blob(field) || matches!(field.data_type(), DataType::Binary | DataType::LargeBinary)
-        });
-        if !is_bytes || !columns.contains(name) {
-            return Err(Error::invalid_input(format!("column `{name}` holds no pictures that this loader reads")));
-        }
-        Ok((name.clone(), Chain::new(steps.clone())?))
-    };
-    transforms.iter().map(chain).collect()
-}
-
-fn packings(
-    selections: &[Selection],
-    columns: &[String],
-    transforms: &[&(String, Vec<Transform>)],
-) -> Result<Vec<(String, Packing)>> {
-    let packing = |(name, steps): &&(String, Vec<Transform>)| {
-        let field =
-            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
-        let (Some(field), [Transform::Pack { length, pad }], true) = (field, &steps[..], columns.contains(name)) else {
-            return Err(Error::invalid_input(format!("pack: this loader reads no column `{name}`")));
-        };
-        Ok((name.clone(), Packing::new(*length, *pad, field)?))
-    };
-    transforms.iter().map(packing).collect()
-}
-
-/// About how many bytes a row has in `columns`.
-async fn row_bytes(selections: &[Selection], columns: &[String]) -> Result<u64> {
-    let (mut bytes, mut rows) = (0, 0);
-    for selection in selections {
-        let step = selection.row_ids.len().div_ceil(SAMPLE_ROWS).max(1);
-        let row_ids: Vec<u64> = selection.row_ids.iter().copied().step_by(step).collect();
-        let schema = selection.snapshot.full_schema();
-        let is_media = |name: &&String| schema.field_with_name(name).is_ok_and(is_blob);
-        let (media, plain): (Vec<&String>, Vec<&String>) = columns.iter().partition(is_media);
-        let plain: Vec<String> = plain.into_iter().cloned().collect();
-        bytes += selection.snapshot.take(&row_ids, &plain).await?.get_array_memory_size() as u64;
-        for column in media {
-            bytes += selection.snapshot.blob_sizes(column, &row_ids).await?.iter().sum::<u64>();
-        }
-        rows += row_ids.len() as u64;
-    }
-    Ok(bytes / rows.max(1))
 }

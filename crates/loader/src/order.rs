@@ -89,6 +89,8 @@ fn divide(total: u64, weights: &[f64]) -> Vec<u64> {
 pub(crate) struct Sample {
     pub(crate) source: usize,
     pub(crate) row: u64,
+    /// How often all rows of its source came before, where weights have them come again: a row may come several times an epoch.
+    pub(crate) pass: u64,
 }
 
 /// The order of one epoch.
@@ -138,7 +140,7 @@ impl Order {
             }
             if rows == samples {
                 // Every row comes once, and the epoch's order has shuffled already.
-                return Sample { source, row: slot };
+                return Sample { source, row: slot, pass: 0 };
             }
             let place = self.epoch * samples + slot;
             let (pass, row) = (place / rows, place % rows);
@@ -146,10 +148,10 @@ impl Order {
                 Some(shuffle) => Permutation::new(*rows, mix(&[shuffle.seed, u64::MAX - source as u64, pass])).at(row),
                 None => row,
             };
-            return Sample { source, row };
+            return Sample { source, row, pass };
         }
         // Not reached: positions are below the sum of the samples.
-        Sample { source: 0, row: 0 }
+        Sample { source: 0, row: 0, pass: 0 }
     }
 }
 
@@ -214,7 +216,7 @@ mod tests {
                 seen.sort();
                 let all = [(0, rows), (1, 3)]
                     .into_iter()
-                    .flat_map(|(source, n)| (0..n).map(move |row| Sample { source, row }));
+                    .flat_map(|(source, n)| (0..n).map(move |row| Sample { source, row, pass: 0 }));
                 assert_eq!(seen, all.collect::<Vec<_>>(), "{rows} rows, window {window:?}");
             }
         }
@@ -232,14 +234,19 @@ mod tests {
     fn weights_divide_an_epoch_and_passes_go_on_over_epochs() {
         let mixture = Mixture::new(vec![10, 100], Some(&[3.0, 1.0]), Some(40)).unwrap();
         assert_eq!(mixture.samples, [30, 10]);
-        let mut seen: BTreeMap<Sample, usize> = BTreeMap::new();
+        let mut seen: BTreeMap<(usize, u64), Vec<u64>> = BTreeMap::new();
         for epoch in 0..10 {
             let order = Order::new(&mixture, Some(&shuffle(5, None)), epoch);
-            (0..order.len()).for_each(|position| *seen.entry(order.at(position)).or_default() += 1);
+            for Sample { source, row, pass } in (0..order.len()).map(|position| order.at(position)) {
+                seen.entry((source, row)).or_default().push(pass);
+            }
         }
-        // 300 samples of 10 rows, and 100 of 100 rows: whole passes, so each row came equally often.
-        assert!(seen.iter().all(|(sample, times)| *times == if sample.source == 0 { 30 } else { 1 }), "{seen:?}");
+        // 300 samples of 10 rows, and 100 of 100 rows: whole passes, so each row came equally often, once in each.
         assert_eq!(seen.len(), 110);
+        for ((source, row), mut passes) in seen {
+            passes.sort_unstable();
+            assert_eq!(passes, (0..if source == 0 { 30 } else { 1 }).collect::<Vec<_>>(), "row {row}");
+        }
     }
 
     #[test]

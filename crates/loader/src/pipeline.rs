@@ -38,12 +38,22 @@ pub struct Stats {
 /// What asking for a batch may give.
 #[derive(Debug)]
 pub enum Next {
-    /// The next batch.
-    Batch(Box<Batch>),
+    /// The next batch, for whoever accepts it first.
+    Batch(Box<Offer>),
     /// The epoch is over.
     End,
     /// There is none yet.
     NotYet,
+}
+
+/// A batch that does not count as given until it is [accepted](crate::Loader::accept): whoever is interrupted before, or cannot use it,
+/// leaves it to the next one who asks.
+#[derive(Debug)]
+pub struct Offer {
+    /// The batch.
+    pub batch: Batch,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) number: u64,
 }
 
 /// What one epoch is made of.
@@ -148,25 +158,18 @@ impl Pipeline {
         Ok(Self { shared })
     }
 
-    /// The next batch, if it is ready within `wait`.
-    pub(crate) fn next_within(&self, wait: Duration) -> Result<Next> {
+    /// The next batch, if it is ready within `wait`; it stays the next one until it is taken.
+    pub(crate) fn next_within(self: &Arc<Self>, wait: Duration) -> Result<Next> {
         let start = Instant::now();
         let mut state = self.shared.state.lock();
         let outcome = loop {
             if state.given >= self.shared.batches {
                 break Ok(Next::End);
             }
-            let wanted = state.given;
-            if let Some(batch) = state.ready.remove(&wanted) {
-                let batch = batch?;
-                state.given += 1;
-                state.stats.batches += 1;
-                state.stats.rows += batch.len() as u64;
-                state.stats.errors += batch.errors.len() as u64;
-                state.stats.bytes += batch.bytes();
-                state.stats.ready_bytes -= batch.bytes();
-                self.shared.room.notify_all();
-                break Ok(Next::Batch(Box::new(batch)));
+            let number = state.given;
+            if let Some(batch) = state.ready.get(&number) {
+                let batch = batch.clone()?;
+                break Ok(Next::Batch(Box::new(Offer { batch, pipeline: Arc::clone(self), number })));
             }
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() || self.shared.made.wait_for(&mut state, left).timed_out() {
@@ -177,8 +180,36 @@ impl Pipeline {
         outcome
     }
 
+    /// Takes the batch with this number, if it is still the next one.
+    pub(crate) fn take(&self, number: u64) -> bool {
+        let mut state = self.shared.state.lock();
+        if state.given != number {
+            return false;
+        }
+        let Some(Ok(batch)) = state.ready.remove(&number) else { return false };
+        state.given += 1;
+        state.stats.batches += 1;
+        state.stats.rows += batch.len() as u64;
+        state.stats.errors += batch.errors.len() as u64;
+        state.stats.bytes += batch.bytes();
+        state.stats.ready_bytes -= batch.bytes();
+        self.shared.room.notify_all();
+        true
+    }
+
+    /// Whether all batches were taken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared.state.lock().given >= self.shared.batches
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         self.shared.state.lock().stats
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("batches", &self.shared.batches).finish_non_exhaustive()
     }
 }
 

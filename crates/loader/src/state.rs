@@ -32,6 +32,9 @@ pub struct LoaderState {
     pub format: u32,
     /// Which epoch.
     pub epoch: u64,
+    /// Whether the epoch has not begun, so that a loader that follows its tables reads their newest versions in it.
+    #[serde(default)]
+    pub unread: bool,
     /// Samples of the epoch that all ranks had taken when this loader began to count its steps.
     pub consumed: u64,
     /// Batches that this worker gave since.

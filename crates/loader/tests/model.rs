@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use cenote_base::{ByteSize, ErrorKind, Random};
-use cenote_loader::{Buckets, Loader, LoaderOptions, LoaderState, Source, Tail, merge};
+use cenote_loader::{Buckets, Loader, LoaderOptions, LoaderState, Next, Source, Tail, merge};
 use cenote_store::{Store, StoreOptions, Table, TableSpec};
 
 fn schema() -> SchemaRef {
@@ -22,6 +22,10 @@ fn rows(ids: impl IntoIterator<Item = i64>, note: &str) -> RecordBatch {
     let ids: Int64Array = ids.into_iter().map(Some).collect();
     let notes: StringArray = (0..ids.len()).map(|_| Some(note)).collect();
     RecordBatch::try_new(schema(), vec![Arc::new(ids), Arc::new(notes)]).unwrap()
+}
+
+fn rows_of(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
+    rows(ids, "new")
 }
 
 async fn store() -> (tempfile::TempDir, Store) {
@@ -306,6 +310,129 @@ async fn a_loader_stays_at_its_version_or_follows_from_epoch_to_epoch() {
             table.upsert(rows(10..13, "new")).await.unwrap();
         }
         assert_eq!(batches(loader, usize::MAX).await.concat().len(), after);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_epoch_of_a_loader_that_follows_reads_the_newest_version_whoever_sets_it() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..10).await;
+    let loader = open(&table, LoaderOptions { follow: true, batch_rows: 4, ..LoaderOptions::default() }).await;
+    for epoch in 0..4 {
+        // As training does, before each epoch, with and without the end of the one before.
+        loader.set_epoch(epoch);
+        loader.begin(None).await.unwrap();
+        let rows = 10 + epoch as usize;
+        if epoch % 2 == 1 {
+            batches(&loader, 1).await;
+            let state = loader.state();
+            let other = open(&table, LoaderOptions { follow: true, batch_rows: 4, ..LoaderOptions::default() }).await;
+            table.upsert(rows_of(50..60)).await.unwrap();
+            other.restore(&state).await.unwrap();
+            assert_eq!(batches(&other, usize::MAX).await.concat().len(), rows - 4, "it goes on where that one stands");
+            table.delete(&rows_of(50..60)).await.unwrap();
+        } else {
+            assert_eq!(batches(&loader, usize::MAX).await.concat().len(), rows);
+        }
+        table.upsert(rows_of([10 + epoch as i64])).await.unwrap();
+    }
+    // An epoch that has not begun has no version yet, whoever goes on from there.
+    let state = loader.state();
+    loader.set_epoch(9);
+    let state = [state, loader.state()].map(|state| (state.unread, state));
+    assert!(state[1].0 && !state[0].0);
+    let other = open(&table, LoaderOptions { follow: true, ..LoaderOptions::default() }).await;
+    other.restore(&state[1].1).await.unwrap();
+    table.upsert(rows_of([99])).await.unwrap();
+    other.begin(None).await.unwrap();
+    assert_eq!((other.epoch(), other.epoch_rows()), (9, 15));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_that_share_an_epoch_do_not_run_into_the_next() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..50).await;
+    let loader = open(&table, LoaderOptions { batch_rows: 1, ..LoaderOptions::default() }).await;
+    for epoch in 0..3 {
+        let iteration = loader.begin(None).await.unwrap();
+        let reader = |loader: Arc<Loader>| {
+            move || {
+                let mut ids = Vec::new();
+                loop {
+                    match loader.next_within(iteration, Duration::from_secs(60)).unwrap() {
+                        Next::Batch(offer) if loader.accept(&offer) => {
+                            assert_eq!(offer.batch.epoch, epoch);
+                            ids.push(offer.batch.rows.column(0).as_primitive::<Int64Type>().value(0));
+                        }
+                        Next::End => return ids,
+                        Next::Batch(_) | Next::NotYet => {}
+                    }
+                }
+            }
+        };
+        let readers: Vec<_> = (0..4).map(|_| tokio::task::spawn_blocking(reader(Arc::clone(&loader)))).collect();
+        let mut ids = Vec::new();
+        for reader in readers {
+            ids.extend(reader.await.unwrap());
+        }
+        ids.sort_unstable();
+        assert_eq!(ids, (0..50).collect::<Vec<_>>());
+        assert_eq!(loader.epoch(), epoch + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_nobody_accepts_does_not_count_and_comes_again() {
+    let (_directory, store) = store().await;
+    let table = table(&store, "numbers", 0..5).await;
+    let loader = open(&table, LoaderOptions { batch_rows: 2, ..LoaderOptions::default() }).await;
+    let iteration = loader.begin(None).await.unwrap();
+    let before = loader.state();
+    let offers = {
+        let loader = Arc::clone(&loader);
+        let offer = move || match loader.next_within(iteration, Duration::from_secs(60)).unwrap() {
+            Next::Batch(offer) => offer,
+            other => panic!("{other:?}"),
+        };
+        tokio::task::spawn_blocking(move || [offer(), offer()]).await.unwrap()
+    };
+    assert_eq!(offers[0].batch.rows, offers[1].batch.rows);
+    assert_eq!((loader.state(), loader.stats().rows), (before, 0));
+    assert!(loader.accept(&offers[1]));
+    assert!(!loader.accept(&offers[0]), "it was given");
+    assert_eq!((loader.state().batches, loader.stats().rows), (1, 2));
+    // Nor does one of the past.
+    loader.set_epoch(3);
+    assert!(!loader.accept(&offers[0]));
+    assert_eq!(batches(&loader, usize::MAX).await, [vec![0, 1], vec![2, 3], vec![4]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_may_hold_nulls_in_one_source_may_in_every_batch() {
+    let (_directory, store) = store().await;
+    let column = |nullable| Field::new("label", DataType::Int64, nullable);
+    let mut sources = Vec::new();
+    for (name, ids, nullable) in [("strict", 0..8, false), ("loose", 8..16, true)] {
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), column(nullable)]));
+        let table = store.create_table(name, TableSpec::new(schema.clone(), ["id"])).await.unwrap();
+        let labels: Int64Array = ids.clone().map(|id| (!nullable || id % 2 == 0).then_some(id)).collect();
+        let ids: Int64Array = ids.map(Some).collect();
+        table.upsert(RecordBatch::try_new(schema, vec![Arc::new(ids), Arc::new(labels)]).unwrap()).await.unwrap();
+        sources.push(Source::new(table));
+    }
+    for shuffle in [None, Some(1)] {
+        let options = LoaderOptions { batch_rows: 3, shuffle, ..LoaderOptions::default() };
+        let loader = Arc::new(Loader::open(sources.clone(), options).await.unwrap());
+        let read = move || {
+            let mut nulls = 0;
+            while let Some(batch) = loader.next_batch().unwrap() {
+                let schema = batch.rows.schema();
+                assert_eq!(schema.fields().iter().map(|field| field.is_nullable()).collect::<Vec<_>>(), [false, true]);
+                nulls += batch.rows.column(1).null_count();
+            }
+            nulls
+        };
+        assert_eq!(tokio::task::spawn_blocking(read).await.unwrap(), 4);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The training loader.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::Field;
@@ -8,7 +9,7 @@ use cenote_loader::{
     Batch as LoaderBatch, Loader as RustLoader, LoaderOptions, LoaderState, Next, OnError, Source, Tail, Transform,
     merge,
 };
-use cenote_runtime::{ByteSize, Error, arrow};
+use cenote_runtime::{ByteSize, Error, Version, arrow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::Value;
@@ -43,9 +44,14 @@ pub(crate) fn merge_states(states: Vec<String>) -> PyResult<String> {
 
 #[pymethods]
 impl Loader {
-    /// `options` is a JSON object; what it lacks has its default.
+    /// `options` is a JSON object; what it lacks has its default. `versions` stand for the newest ones, one a source.
     #[new]
-    fn new(py: Python<'_>, sources: Vec<SourceArguments<'_>>, options: &str) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        sources: Vec<SourceArguments<'_>>,
+        options: &str,
+        versions: Option<Vec<u64>>,
+    ) -> PyResult<Self> {
         let options = parse_options(&json::<Value>(options, "object of options")?)?;
         let mut opened = Vec::with_capacity(sources.len());
         for (table, version, filter, weight) in &sources {
@@ -56,20 +62,48 @@ impl Loader {
             };
             opened.push(Source { table: table.stored().clone(), version, filter: filter.clone(), weight: *weight });
         }
-        let loader = wait(py, RustLoader::open(opened, options))?;
+        let versions = numbered(versions);
+        let loader = wait(py, RustLoader::open_at(opened, options, versions.as_deref()))?;
         Ok(Self(Owned::new(Arc::new(loader))))
     }
 
-    /// The next batch, or none at the end of the epoch.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+    /// Begins to read what is left of the epoch, or the next one; the number under which batches are asked for. See `versions` of `new`.
+    fn begin(&self, py: Python<'_>, versions: Option<Vec<u64>>) -> PyResult<u64> {
+        let versions = numbered(versions);
+        wait(py, self.here()?.begin(versions.as_deref()))
+    }
+
+    /// Whether `begin` reads the newest versions.
+    #[getter]
+    fn reads_anew(&self) -> PyResult<bool> {
+        Ok(self.here()?.reads_anew())
+    }
+
+    /// Waits for the next batch; whether there is one.
+    fn ready(&self, py: Python<'_>, iteration: u64) -> PyResult<bool> {
         let loader = self.here()?;
         loop {
-            match py.detach(|| loader.next_within(SIGNAL_EVERY)).map_err(raise)? {
-                Next::Batch(batch) => return Batch::new(py, *batch).map(Some),
-                Next::End => return Ok(None),
+            match py.detach(|| loader.next_within(iteration, SIGNAL_EVERY)).map_err(raise)? {
+                Next::Batch(_) => return Ok(true),
+                Next::End => return Ok(false),
                 Next::NotYet => py.check_signals()?,
             }
         }
+    }
+
+    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing interrupts.
+    fn give<'py>(
+        &self,
+        py: Python<'py>,
+        iteration: u64,
+        make: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let loader = self.here()?;
+        let next = py.detach(|| loader.next_within(iteration, Duration::ZERO)).map_err(raise)?;
+        let Next::Batch(offer) = next else { return Ok(None) };
+        let made = make.call1((Batch::new(py, offer.batch.clone())?,))?;
+        py.check_signals()?;
+        Ok(loader.accept(&offer).then_some(made))
     }
 
     fn take(&self, py: Python<'_>, rows: Vec<u64>) -> PyResult<Batch> {
@@ -139,14 +173,20 @@ impl Loader {
     }
 }
 
+fn numbered(versions: Option<Vec<u64>>) -> Option<Vec<Version>> {
+    versions.map(|versions| versions.into_iter().map(Version).collect())
+}
+
 fn parse_options(given: &Value) -> PyResult<LoaderOptions> {
-    let count = |name: &str, default: usize| match &given[name] {
-        Value::Null => Ok(default),
+    let number = |name: &str| match &given[name] {
+        Value::Null => Ok(None),
         value => value
             .as_u64()
-            .and_then(|value| usize::try_from(value).ok())
+            .map(Some)
             .ok_or_else(|| fault::invalid(format!("{name} is a whole number, 0 or more, found {value}"))),
     };
+    let count =
+        |name: &str, default: usize| -> PyResult<usize> { Ok(number(name)?.map_or(default, |number| number as usize)) };
     let size = |name: &str| match &given[name] {
         Value::Null => Ok(None),
         Value::String(text) => text.parse::<ByteSize>().map(Some).map_err(|error| raise(error.context(name))),
@@ -155,7 +195,11 @@ fn parse_options(given: &Value) -> PyResult<LoaderOptions> {
             .map(|bytes| Some(ByteSize(bytes)))
             .ok_or_else(|| fault::invalid(format!("{name} is a size such as 256 MiB, found {value}"))),
     };
-    let text = |name: &str, default: &'static str| given[name].as_str().unwrap_or(default).to_owned();
+    let text = |name: &str, default: &'static str| match &given[name] {
+        Value::Null => Ok(default.to_owned()),
+        Value::String(text) => Ok(text.clone()),
+        value => Err(fault::invalid(format!("{name} is a text such as {default}, found {value}"))),
+    };
     let defaults = LoaderOptions::default();
     let columns = match &given["columns"] {
         Value::Null => None,
@@ -168,7 +212,7 @@ fn parse_options(given: &Value) -> PyResult<LoaderOptions> {
     Ok(LoaderOptions {
         columns,
         batch_rows: count("batch_size", defaults.batch_rows)?,
-        shuffle: given["seed"].as_u64(),
+        shuffle: number("seed")?,
         window: size("window")?,
         buckets: match &given["buckets"] {
             Value::Null => None,
@@ -178,17 +222,21 @@ fn parse_options(given: &Value) -> PyResult<LoaderOptions> {
         world_size: count("world_size", 1)?,
         worker: count("worker", 0)?,
         workers: count("workers", 1)?,
-        tail: text("tail", "short").parse::<Tail>().map_err(raise)?,
+        tail: text("last", "short")?.parse::<Tail>().map_err(raise)?,
         transforms,
-        epoch_rows: given["epoch_rows"].as_u64(),
-        on_error: match text("on_error", "raise").as_str() {
+        epoch_rows: number("epoch_rows")?,
+        on_error: match text("on_error", "raise")?.as_str() {
             "raise" => OnError::Raise,
             "zero" => OnError::Zero,
             other => return Err(fault::invalid(format!("on_error is raise or zero, found {other}"))),
         },
         prefetch_bytes_max: size("prefetch")?.unwrap_or(defaults.prefetch_bytes_max),
         threads: count("threads", 0)?,
-        follow: given["follow"].as_bool().unwrap_or(false),
+        follow: match &given["follow"] {
+            Value::Null => false,
+            Value::Bool(follow) => *follow,
+            value => return Err(fault::invalid(format!("follow is true or false, found {value}"))),
+        },
     })
 }
 
@@ -240,13 +288,13 @@ impl Batch {
         self.tensors.iter().map(|(name, _)| name.clone()).chain(blocks).chain(rest).collect()
     }
 
-    /// A column as a tensor; none when it is not made of numbers alone.
+    /// A column as a tensor, which is told by its type alone; none when that is not made of numbers.
     fn tensor(&self, py: Python<'_>, name: &str) -> PyResult<Option<Py<Tensor>>> {
         if let Some((_, tensor)) = self.tensors.iter().find(|(column, _)| column == name) {
             return Ok(Some(tensor.clone_ref(py)));
         }
         let column = self.column(name)?;
-        Tensor::of_column(&column.array).map(|tensor| Py::new(py, tensor)).transpose()
+        Tensor::of_column(&column.array, column.field.is_nullable()).map(|tensor| Py::new(py, tensor)).transpose()
     }
 
     /// A column that was not transformed, as Arrow.

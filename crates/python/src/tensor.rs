@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_void};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::buffer::Buffer;
+use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::DataType;
 use cenote_loader::Numbers;
 use cenote_runtime::arrow;
@@ -59,6 +59,16 @@ impl Kind {
     fn bytes(&self) -> usize {
         usize::from(self.bits / 8)
     }
+
+    /// What stands where there is no number: NaN, or 0.
+    fn nothing(&self) -> &'static [u8] {
+        match (self.letter, self.bits) {
+            ('f', 16) => &[0x00, 0x7e],
+            ('f', 32) => &[0x00, 0x00, 0xc0, 0x7f],
+            ('f', _) => &[0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xf8, 0x7f],
+            (_, bits) => &[0; 8][..usize::from(bits / 8)],
+        }
+    }
 }
 
 const TYPES: [DataType; 11] = [
@@ -96,7 +106,7 @@ fn kind(data_type: &DataType) -> Option<Kind> {
 
 impl Tensor {
     pub(crate) fn new(tensor: cenote_loader::Tensor) -> Self {
-        let numbers = Arc::new(tensor.numbers);
+        let numbers = tensor.numbers;
         let (data, data_type) = match numbers.as_ref() {
             Numbers::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
             Numbers::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
@@ -139,27 +149,39 @@ impl Tensor {
         self.memory.downcast_ref().cloned()
     }
 
-    /// `array` as numbers, if it is a column of them, or of vectors of them, without nulls.
-    pub(crate) fn of_column(array: &ArrayRef) -> Option<Self> {
-        if array.null_count() > 0 {
-            return None;
-        }
-        let (values, shape) = match array.data_type() {
-            DataType::FixedSizeList(_, width) => {
+    /// Returns `array` as numbers, if it is a column of them, or of vectors of them: by its type alone, whatever is in it. If it is
+    /// `nullable`, `valid` says which rows have a value, all of it; where there is none floats are NaN, and integers 0.
+    pub(crate) fn of_column(array: &ArrayRef, nullable: bool) -> Option<Self> {
+        let (values, shape, nullable) = match array.data_type() {
+            DataType::FixedSizeList(item, width) => {
                 let list = array.as_fixed_size_list();
                 let start = list.value_offset(0) as usize;
                 let values = list.values().slice(start, list.len() * *width as usize);
-                (values, vec![array.len() as i64, i64::from(*width)])
+                (values, vec![array.len() as i64, i64::from(*width)], nullable || item.is_nullable())
             }
-            _ => (Arc::clone(array), vec![array.len() as i64]),
+            _ => (Arc::clone(array), vec![array.len() as i64], nullable),
         };
         let kind = kind(values.data_type())?;
-        if values.null_count() > 0 {
-            return None;
-        }
+        let full = array.null_count() == 0 && values.null_count() == 0;
+        let width = values.len() / array.len().max(1);
+        let is_null = |at: usize| values.is_null(at) || array.is_null(at / width);
+        let valid = |row: usize| full || !(row * width..(row + 1) * width).any(is_null);
+        let valid = nullable.then(|| (0..array.len()).map(valid).collect::<Vec<bool>>());
         let data = values.to_data();
-        let first = data.buffers()[0].as_ptr() as usize + data.offset() * usize::from(kind.bits / 8);
-        Some(Self { memory: Arc::new(values), data: first, shape, kind, valid: None, read_only: true })
+        let first = data.buffers()[0].as_ptr() as usize + data.offset() * kind.bytes();
+        let whole = Self { memory: Arc::new(Arc::clone(&values)), data: first, shape, kind, valid, read_only: true };
+        if full {
+            return Some(whole);
+        }
+        let mut filled = MutableBuffer::new(values.len() * kind.bytes());
+        filled.extend_from_slice(whole.bytes());
+        for (at, number) in filled.chunks_exact_mut(kind.bytes()).enumerate() {
+            if is_null(at) {
+                number.copy_from_slice(kind.nothing());
+            }
+        }
+        let filled = Buffer::from(filled);
+        Some(Self { data: filled.as_ptr() as usize, memory: Arc::new(filled), ..whole })
     }
 }
 
@@ -176,7 +198,7 @@ impl Tensor {
         self.kind.name()
     }
 
-    /// Whether each row has a value, where one has none.
+    /// Whether each row has a value, where one may have none.
     #[getter]
     pub(crate) fn valid(&self) -> Option<Vec<bool>> {
         self.valid.clone()

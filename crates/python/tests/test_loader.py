@@ -6,10 +6,12 @@ import asyncio
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
 
 import numpy
@@ -119,7 +121,8 @@ def test_pictures_become_float_tensors(photos: cenote.Table) -> None:
 def test_a_sample_looks_the_same_whoever_loads_it(photos: cenote.Table) -> None:
     def pictures(**shape):
         seen = {}
-        for batch in photos.loader(shuffle=cenote.Shuffle(3), transform=TRANSFORM, output="numpy", **shape):
+        version = photos.version
+        for batch in photos.loader(shuffle=cenote.Shuffle(3), transform=TRANSFORM, output="numpy", version=version, **shape):
             seen.update({int(id): picture.tobytes() for id, picture in zip(batch["id"], batch["picture"], strict=True)})
         return seen
 
@@ -206,15 +209,255 @@ def test_a_loader_is_pickled_where_it_stands(numbers: cenote.Table) -> None:
     assert ids(pickle.loads(pickle.dumps(loader))) == list(range(30, 100))
 
 
-def test_threads_share_a_loader_and_each_batch_goes_to_one(numbers: cenote.Table) -> None:
+def test_threads_that_share_an_epoch_never_run_into_the_next(numbers: cenote.Table) -> None:
     loader = numbers.loader(["id"], batch_size=1, output="numpy")
-    seen: list[int] = []
-    threads = [threading.Thread(target=lambda: seen.extend(ids(loader._next() for _ in range(25)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(seen) == list(range(100))
+    for epoch in range(3):
+        batches = iter(loader)
+        seen: list[tuple[int, int]] = []
+
+        def read(batches=batches, seen=seen) -> None:
+            seen.extend((batch.epoch, int(batch["id"][0])) for batch in batches)
+            # Whoever asks once more is told so again.
+            assert next(batches, None) is None
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(seen) == [(epoch, id) for id in range(100)]
+
+
+def test_a_cancelled_task_loses_no_batch(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=1, output="numpy")
+
+    async def read() -> list[int]:
+        seen, batches = [], aiter(loader)
+        for turn in range(60):
+            task = asyncio.ensure_future(anext(batches))
+            for _ in range(turn % 3):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                seen += ids([await task])
+            except asyncio.CancelledError:
+                assert loader.state_dict()["batches"] == len(seen)
+        return seen + ids([batch async for batch in batches])
+
+    assert asyncio.run(read()) == list(range(100))
+
+
+def test_a_batch_that_did_not_arrive_does_not_count(numbers: cenote.Table, monkeypatch, ctrl_c) -> None:
+    loader = numbers.loader(["id"], batch_size=30, output="numpy")
+    batches, convert, seen = iter(loader), loader._convert, []
+
+    def fails(native):
+        raise ValueError("the GPU is full")
+
+    def is_interrupted(native):
+        signal.raise_signal(signal.SIGINT)
+        return convert(native)
+
+    for broken, error in ((fails, ValueError), (is_interrupted, KeyboardInterrupt)):
+        monkeypatch.setattr(loader, "_convert", broken)
+        with pytest.raises(error):
+            next(batches)
+        monkeypatch.setattr(loader, "_convert", convert)
+        assert loader.state_dict()["batches"] * 30 == len(seen)
+        seen += ids([next(batches)])
+    assert seen + ids(batches) == list(range(100))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, numpy.uint64(2**64 - 1), numpy.int8(-5), 0])
+def test_every_seed_of_64_bits_is_an_order_of_its_own(numbers: cenote.Table, seed) -> None:
+    order = ids(numbers.loader(["id"], shuffle=cenote.Shuffle(seed), output="numpy"))
+    assert sorted(order) == list(range(100)) != order
+    named = numbers.loader(["id"], shuffle=cenote.Shuffle(int(seed) % 2**64), output="numpy")
+    assert ids(named) == order
+    assert named.state_dict()["shuffle"]["seed"] == int(seed) % 2**64
+    assert ids(numbers.loader(["id"], shuffle=cenote.Shuffle(12345), output="numpy")) != order
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "error"),
+    [(7, TypeError), (0, TypeError), ("yes", TypeError), (cenote.Shuffle(1.5), TypeError), (cenote.Shuffle(True), TypeError)]
+    + [(cenote.Shuffle(2**64), InvalidInputError), (cenote.Shuffle(-(2**63) - 1), InvalidInputError)],
+)
+def test_what_is_no_shuffle_is_refused(numbers: cenote.Table, shuffle, error) -> None:
+    with pytest.raises(error, match="shuffle is|a seed|integer"):
+        numbers.loader(shuffle=shuffle)
+
+
+def in_child(work) -> object:
+    """What `work` answers in a child of a fork."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, repr(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        answer = eval(pipe.read() or b"None")
+    os.waitpid(child, 0)
+    return answer
+
+
+def test_a_loader_reads_the_version_that_it_was_opened_on_in_every_process(numbers: cenote.Table) -> None:
+    numbers.tag("release")
+    loaders = [numbers.loader(["id"], output="numpy", version=version) for version in (None, "tag:release")]
+    numbers.upsert({"id": [100]})
+    numbers.untag("release")
+    numbers.tag("release")
+    for loader in loaders:
+        assert in_child(lambda loader=loader: len(ids(loader))) == 100
+        assert len(ids(pickle.loads(pickle.dumps(loader)))) == 100
+        assert len(ids(loader)) == 100
+    # Where nothing is left that could be read at the newest version, the one that was opened still is.
+    late = numbers.loader(["id"], output="numpy")
+    numbers.delete(where="id >= 0")
+    assert in_child(lambda: len(ids(late))) == 101
+
+
+def test_a_child_goes_on_with_an_iterator_of_its_parent(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], batch_size=30, output="numpy")
+    assert len(ids(loader)) == 100
+    batches = iter(loader)
+    next(batches)
+    assert in_child(lambda: ids(batches)) == list(range(30, 100)) == ids(batches)
+
+
+def test_following_reads_the_newest_version_in_every_epoch(numbers: cenote.Table) -> None:
+    loader = numbers.loader(["id"], follow=True, output="numpy")
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        assert loader.epoch_rows == 100 + epoch
+        assert len(ids(loader)) == 100 + epoch
+        numbers.upsert({"id": [100 + epoch]})
+        # One that is left in its middle is no different.
+        loader.set_epoch(7)
+        next(iter(loader))
+
+
+def test_ranks_agree_on_a_version_or_say_that_they_cannot(numbers: cenote.Table, monkeypatch) -> None:
+    def opened(rank: int, **options) -> cenote.Loader:
+        return numbers.loader(["id"], rank=rank, world_size=2, output="numpy", **options)
+
+    for read in (lambda loader: next(iter(loader)), lambda loader: loader.take([1]), lambda loader: next(iter(loader.shard(0, 2)))):
+        with pytest.raises(InvalidInputError, match="rank 1 of 2 has no way to agree"):
+            read(opened(1))
+    with pytest.raises(InvalidInputError, match="rank 1 of 2"):
+        next(iter(pickle.loads(pickle.dumps(opened(1)))))
+    version = numbers.version
+    first = ids(opened(0, version=version))
+    state = opened(0, version=version).state_dict()
+    numbers.upsert({"id": range(100, 200)})
+    loaded = opened(1)
+    loaded.load_state_dict(state)
+    assert sorted(first + ids(loaded)) == list(range(100))
+    # With torch.distributed it is what rank 0 says.
+    said: list[list[int]] = []
+
+    class Distributed:
+        rank = 0
+
+        def broadcast_object_list(self, objects: list, src: int) -> None:
+            assert src == 0
+            said.append(objects[0]) if self.rank == 0 else objects.__setitem__(0, said[-1])
+
+        def get_rank(self) -> int:
+            return self.rank
+
+        get_world_size = staticmethod(lambda: 2)
+        is_available = is_initialized = staticmethod(lambda: True)
+
+    distributed = Distributed()
+    data = types.SimpleNamespace(get_worker_info=lambda: None)
+    torch = types.SimpleNamespace(distributed=distributed, utils=types.SimpleNamespace(data=data))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    for follow in (False, True):
+        seen: list[int] = []
+        loaders = []
+        for distributed.rank in range(2):
+            loaders.append(numbers.loader(["id"], follow=follow, output="numpy"))
+            seen += ids([next(iter(loaders[-1]))])
+            numbers.upsert({"id": [1000 + len(loaders) + 10 * follow]})
+        for distributed.rank in range(2):
+            seen += ids(loaders[distributed.rank])
+        assert sorted(seen) == list(range(200)) + [1001, 1002] * follow
+        if follow:
+            expected = len(numbers)
+            again = []
+            for distributed.rank in range(2):
+                again += ids(loaders[distributed.rank])
+                numbers.upsert({"id": [2000 + distributed.rank]})
+            assert len(set(again)) == len(again) == expected
+            with pytest.raises(InvalidInputError, match="no way to agree"):
+                monkeypatch.setattr(distributed, "is_initialized", lambda: False)
+                next(iter(loaders[1]))
+
+
+def test_rank_and_world_size_come_from_the_environment(numbers: cenote.Table, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    version = numbers.version
+    assert len(ids(numbers.loader(["id"], version=version, output="numpy"))) == 25
+    assert numbers.loader(["id"], version=version).state_dict()["world_size"] == 4
+    assert len(ids(numbers.loader(["id"], rank=0, world_size=1, output="numpy"))) == 100
+    with pytest.raises(InvalidInputError, match="come together"):
+        numbers.loader(rank=2)
+    monkeypatch.setenv("RANK", "one")
+    with pytest.raises(InvalidInputError, match="RANK and WORLD_SIZE are numbers, found 'one'"):
+        numbers.loader()
+
+
+@pytest.mark.parametrize("output", ["numpy", "tensor"])
+def test_a_column_with_nulls_has_one_type_and_a_mask(lake: cenote.Lake, output) -> None:
+    kinds = {"half": pa.float16(), "single": pa.float32(), "double": pa.float64(), "tiny": pa.uint8(), "whole": pa.int64()}
+    fields = [pa.field(name, kind) for name, kind in kinds.items()]
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), *fields, ("at", pa.list_(pa.float32(), 2)), ("note", pa.string())])
+    table = lake.create_table("t", schema, primary_key="id")
+    rows = [{"id": id, **{name: None if id % 5 == 4 else id for name in kinds}} for id in range(20)]
+    for row in rows:
+        row["at"] = {3: None, 12: [None, 1.0]}.get(row["id"], [row["id"], 0.5])
+    table.upsert(rows)
+    ats = 0
+    for batch in table.loader(batch_size=4, output=output):
+        assert set(batch.valid) == {*kinds, "at"}
+        for name, kind in kinds.items():
+            values, valid = numpy.asarray(batch[name]), numpy.asarray(batch.valid[name])
+            assert values.dtype == kind.to_pandas_dtype() and values.shape == valid.shape == (4,) and valid.dtype == bool
+            assert valid.tolist() == [id % 5 != 4 for id in batch["id"].tolist()] if output == "numpy" else True
+            assert values[valid].tolist() == [id for id in numpy.asarray(batch["id"]).tolist() if id % 5 != 4]
+            nothing = values[~valid]
+            assert numpy.isnan(nothing).all() if values.dtype.kind == "f" else (nothing == 0).all()
+        at, valid = numpy.asarray(batch["at"]), numpy.asarray(batch.valid["at"])
+        assert at.shape == (4, 2) and at.dtype == numpy.float32
+        assert (numpy.isnan(at).any(axis=1) == ~valid).all()
+        ats += int(valid.sum())
+    assert ats == 18
+    kept = next(iter(table.loader(batch_size=20, output="arrow")))
+    assert kept["whole"].to_pylist() == [None if id % 5 == 4 else id for id in range(20)] and not kept.valid
+
+
+def test_a_row_that_comes_again_in_an_epoch_looks_different(photos: cenote.Table, lake: cenote.Lake) -> None:
+    image = pytest.importorskip("PIL.Image")
+    out = io.BytesIO()
+    image.effect_noise((64, 48), 90).convert("RGB").save(out, "PNG")
+    table = lake.create_table("noise", {"id": int, "picture": cenote.Image, "label": "int32"}, primary_key="id")
+    table.upsert([{"id": 99, "picture": out.getvalue(), "label": 0}])
+
+    def epoch(batch_size: int, epoch: int = 0) -> list[bytes]:
+        sources = [cenote.Source(table, weight=3.0), cenote.Source(photos, weight=1.0)]
+        loader = cenote.loader(*sources, batch_size=batch_size, shuffle=cenote.Shuffle(5), transform=TRANSFORM, epoch_rows=16, output="numpy")
+        loader.set_epoch(epoch)
+        return [picture.tobytes() for batch in loader for id, picture in zip(batch["id"], batch["picture"], strict=True) if id == 99]
+
+    first = epoch(16)
+    assert len(first) == 12 == len(set(first))
+    assert epoch(5) == first
+    assert not set(epoch(16, 1)) & set(first)
 
 
 def test_asyncio_and_the_next_epoch(numbers: cenote.Table) -> None:
@@ -368,7 +611,11 @@ def test_what_cannot_be_packed_is_refused(texts: cenote.Table, transform, says: 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"world_size": 0}, "rank is 0 and world_size is 0"),
+        ({"rank": 0, "world_size": 0}, "rank is 0 and world_size is 0"),
+        ({"world_size": 2}, "come together"),
+        ({"epoch_rows": "many"}, "epoch_rows is a whole number"),
+        ({"follow": 1}, "follow is true or false"),
+        ({"last": 5}, "last is a text"),
         ({"rank": 2, "world_size": 2}, "rank is 2 and world_size is 2"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": -1}, "batch_size is a whole number"),

@@ -10,6 +10,7 @@ No workers are needed: the loader has threads. With workers (forked or spawned) 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
@@ -18,6 +19,7 @@ from typing import Any
 import torch.utils.data
 
 from cenote import _native
+from cenote._epochs import Notes, State
 from cenote.errors import InvalidInputError
 from cenote.loader import Batch, Loader
 
@@ -40,13 +42,56 @@ def _shared_tensor(shared: torch.Tensor, dtype: str, valid: list[bool] | None) -
 ForkingPickler.register(_native.Tensor, _reduce_tensor)
 
 
-class IterableDataset(torch.utils.data.IterableDataset[Batch]):
-    """The batches of a loader. Its state is kept by torchdata's `StatefulDataLoader`."""
+class _Epochs:
+    """What both datasets have: a loader, and where each iteration of a `DataLoader` starts."""
 
     def __init__(self, loader: Loader) -> None:
-        super().__init__()
         self.loader = loader
+        self._notes = Notes()
+        self._iterations = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of an epoch: for `num_workers=0`, and for the next iteration of a `DataLoader` with workers."""
+        self.loader.set_epoch(epoch)
+        self._announce()
+
+    def _announce(self) -> None:
+        self._notes.announce(self.loader._moves, self.loader.state_dict())
+
+    def _start(self, mine: Loader, info: Any, resumed: bool = False) -> None:
+        """Goes to the start of this iteration with the loader of this worker; one that was resumed stays where it is."""
+
+        def decide(parent: State, before: State | None) -> State:
+            if not resumed:
+                mine._restore(before or parent)
+                if before:
+                    mine.set_epoch(before["epoch"] + 1)
+                elif parent["unread"]:
+                    mine._begin()
+                else:
+                    # It may stand in the middle of its epoch.
+                    return parent
+            return {**mine.state_dict(), "consumed": 0, "batches": 0, "worker": 0, "workers": 1}
+
+        # Workers that stay have one seed for all iterations, and others begin one.
+        iteration = f"{info.seed - info.id} {self._iterations}"
+        self._iterations += 1
+        state = self._notes.start(iteration, self.loader._moves, json.loads(self.loader._where()), decide)
+        if not resumed:
+            mine._restore(state)
+
+
+class IterableDataset(_Epochs, torch.utils.data.IterableDataset[Batch]):
+    """The batches of a loader. Its state is kept by torchdata's `StatefulDataLoader`.
+
+    Each iteration of a `DataLoader` is the next epoch. With workers that is a whole one, also after one that was left in its middle,
+    because what its workers had made ahead is gone with them; a `StatefulDataLoader` goes on there.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        super().__init__(loader)
         self._mine: Loader | None = None
+        self._resumed = False
 
     def _here(self) -> Loader:
         info = torch.utils.data.get_worker_info()
@@ -57,7 +102,12 @@ class IterableDataset(torch.utils.data.IterableDataset[Batch]):
         return self._mine
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._here())
+        loader = self._here()
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            self._start(loader, info, self._resumed)
+            self._resumed = False
+        return iter(loader)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -69,10 +119,16 @@ class IterableDataset(torch.utils.data.IterableDataset[Batch]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where `state` says."""
         self._here().load_state_dict(state)
+        self._resumed = torch.utils.data.get_worker_info() is not None
+        if not self._resumed:
+            self._announce()
 
 
-class Dataset(torch.utils.data.Dataset[Any]):
+class Dataset(_Epochs, torch.utils.data.Dataset[Any]):
     """The rows of a loader by number, for samplers of one's own. Fetches of a whole batch at once (`__getitems__`) are one read.
+
+    Chance in transforms is that of an epoch: workers that a `DataLoader` makes anew for each iteration count them; without workers, and
+    for those that stay, `set_epoch` says which it is, as it does to samplers.
 
     Raises `InvalidInputError` for a loader that packs sequences: blocks are no rows.
     """
@@ -80,7 +136,7 @@ class Dataset(torch.utils.data.Dataset[Any]):
     def __init__(self, loader: Loader) -> None:
         if loader.packed:
             raise InvalidInputError(f"the loader packs {', '.join(loader.packed)}, and blocks are no rows: iterate over it")
-        self.loader = loader
+        super().__init__(loader)
 
     def __len__(self) -> int:
         return self.loader.rows
@@ -89,5 +145,8 @@ class Dataset(torch.utils.data.Dataset[Any]):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        info = torch.utils.data.get_worker_info()
+        if info is not None and self._iterations == 0:
+            self._start(self.loader, info)
         batch = self.loader.take(rows)
         return [{name: values[at] for name, values in batch.items()} for at in range(batch.rows)]

@@ -1,0 +1,171 @@
+//! What a loader reads of its sources, and checks of its options against them.
+
+use arrow::datatypes::Field;
+use cenote_base::{Error, Result};
+use cenote_store::{Version, is_blob};
+
+use crate::buckets::Buckets;
+use crate::order::Mixture;
+use crate::packing::Packing;
+use crate::selection::{Selection, Source};
+use crate::state::SourceState;
+use crate::transform::{Chain, Transform};
+
+/// Rows by which the bytes of a row are guessed.
+const SAMPLE_ROWS: usize = 256;
+
+/// Whether the column may hold nulls in any source.
+pub(crate) fn is_nullable(sources: &[Selection], column: &str) -> bool {
+    sources.iter().any(|source| source.snapshot.full_schema().field_with_name(column).is_ok_and(Field::is_nullable))
+}
+
+/// The rows of the sources, each at its version, at that of `versions`, or at the newest.
+pub(crate) async fn read_all(
+    sources: &[Source],
+    versions: Option<&[Version]>,
+    buckets: Option<&Buckets>,
+) -> Result<Vec<Selection>> {
+    if versions.is_some_and(|versions| versions.len() != sources.len()) {
+        return Err(Error::invalid_input("a loader has one version for each of its sources"));
+    }
+    let length = buckets.map(|buckets| buckets.column.as_str());
+    let mut selections = Vec::with_capacity(sources.len());
+    for (at, source) in sources.iter().enumerate() {
+        let version = source.version.or_else(|| versions.map(|versions| versions[at]));
+        let selection = Selection::read(&Source { version, ..source.clone() }, length).await;
+        selections.push(selection.map_err(|error| error.context(format!("table `{}`", source.table.name())))?);
+    }
+    Ok(selections)
+}
+
+/// The rows that `then` says, if they are what `source` can be.
+pub(crate) async fn selection_of(
+    source: &Source,
+    then: &SourceState,
+    now: &Selection,
+    buckets: Option<&Buckets>,
+) -> Result<Selection> {
+    let other = |what: &str, then: String, now: String| {
+        Err(Error::invalid_input(format!("the state is of {what} {then}, and this loader is of {now}")))
+    };
+    if then.table != source.table.name() {
+        return other("table", then.table.clone(), source.table.name().to_owned());
+    }
+    if then.filter != source.filter {
+        let name = |filter: &Option<String>| filter.clone().unwrap_or_else(|| "none".to_owned());
+        return other("filter", name(&then.filter), name(&source.filter));
+    }
+    if then.weight != source.weight {
+        return other("weight", format!("{:?}", then.weight), format!("{:?}", source.weight));
+    }
+    let selection = match source.version {
+        _ if now.snapshot.version().0 == then.version => now.clone(),
+        Some(version) => return other("version", then.version.to_string(), version.to_string()),
+        None => {
+            let version = Some(Version(then.version));
+            let length = buckets.map(|buckets| buckets.column.as_str());
+            Selection::read(&Source { version, ..source.clone() }, length).await.map_err(|error| {
+                error.context(format!(
+                    "go back to version {} of table `{}`, which the state is of",
+                    then.version, then.table
+                ))
+            })?
+        }
+    };
+    if selection.row_ids.len() as u64 != then.rows {
+        let (found, wanted) = (selection.row_ids.len().to_string(), then.rows.to_string());
+        return other("a table with so many rows:", wanted, found);
+    }
+    Ok(selection)
+}
+
+pub(crate) fn mixture(selections: &[Selection], weights: Option<&[f64]>, epoch_rows: Option<u64>) -> Result<Mixture> {
+    let rows = selections.iter().map(|selection| selection.row_ids.len() as u64).collect();
+    Mixture::new(rows, weights, epoch_rows)
+}
+
+/// The columns of the batches: they have to be in every source, with one type.
+pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
+    let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
+    let columns: Vec<String> = match wanted {
+        Some(wanted) => wanted.to_vec(),
+        None => first.snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
+    };
+    for column in &columns {
+        let mut types = selections.iter().map(|selection| {
+            let schema = selection.snapshot.full_schema();
+            schema.field_with_name(column).map(|field| field.data_type()).map_err(|_| {
+                let known = selection.snapshot.schema().fields().iter().map(|field| field.name().as_str());
+                Error::not_found(format!(
+                    "no column `{column}`; the table has {}",
+                    known.collect::<Vec<_>>().join(", ")
+                ))
+            })
+        });
+        let first = types.next().transpose()?;
+        for other in types {
+            let other = other?;
+            if Some(other) != first {
+                return Err(Error::invalid_input(format!(
+                    "column `{column}` has different types in the sources: {other} too"
+                )));
+            }
+        }
+    }
+    Ok(columns)
+}
+
+pub(crate) fn chains(
+    selections: &[Selection],
+    columns: &[String],
+    transforms: &[&(String, Vec<Transform>)],
+) -> Result<Vec<(String, Chain)>> {
+    let chain = |(name, steps): &&(String, Vec<Transform>)| {
+        let field =
+            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
+        let is_bytes = field.is_some_and(|field| {
+            use arrow::datatypes::DataType;
+            is_blob(field) || matches!(field.data_type(), DataType::Binary | DataType::LargeBinary)
+        });
+        if !is_bytes || !columns.contains(name) {
+            return Err(Error::invalid_input(format!("column `{name}` holds no pictures that this loader reads")));
+        }
+        Ok((name.clone(), Chain::new(steps.clone())?))
+    };
+    transforms.iter().map(chain).collect()
+}
+
+pub(crate) fn packings(
+    selections: &[Selection],
+    columns: &[String],
+    transforms: &[&(String, Vec<Transform>)],
+) -> Result<Vec<(String, Packing)>> {
+    let packing = |(name, steps): &&(String, Vec<Transform>)| {
+        let field =
+            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
+        let (Some(field), [Transform::Pack { length, pad }], true) = (field, &steps[..], columns.contains(name)) else {
+            return Err(Error::invalid_input(format!("pack: this loader reads no column `{name}`")));
+        };
+        Ok((name.clone(), Packing::new(*length, *pad, field)?))
+    };
+    transforms.iter().map(packing).collect()
+}
+
+/// About how many bytes a row has in `columns`.
+pub(crate) async fn row_bytes(selections: &[Selection], columns: &[String]) -> Result<u64> {
+    let (mut bytes, mut rows) = (0, 0);
+    for selection in selections {
+        let step = selection.row_ids.len().div_ceil(SAMPLE_ROWS).max(1);
+        let row_ids: Vec<u64> = selection.row_ids.iter().copied().step_by(step).collect();
+        let schema = selection.snapshot.full_schema();
+        let is_media = |name: &&String| schema.field_with_name(name).is_ok_and(is_blob);
+        let (media, plain): (Vec<&String>, Vec<&String>) = columns.iter().partition(is_media);
+        let plain: Vec<String> = plain.into_iter().cloned().collect();
+        bytes += selection.snapshot.take(&row_ids, &plain).await?.get_array_memory_size() as u64;
+        for column in media {
+            bytes += selection.snapshot.blob_sizes(column, &row_ids).await?.iter().sum::<u64>();
+        }
+        rows += row_ids.len() as u64;
+    }
+    Ok(bytes / rows.max(1))
+}

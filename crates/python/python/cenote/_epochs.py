@@ -1,0 +1,90 @@
+"""Which epoch each iteration of PyTorch's `DataLoader` is.
+
+Worker processes are made anew for each iteration, as copies of a parent that never learns that one has begun: left to themselves, all
+would be in the parent's epoch for ever. So workers keep notes in a file, under a lock: the first that comes to an iteration decides where
+it starts, and the others start there too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import tempfile
+import uuid
+import weakref
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+State = Mapping[str, Any]
+"""Where a loader stands, as `Loader.state_dict` says it."""
+
+_ITERATIONS_KEPT = 16
+"""The newest, of each parent: others are over."""
+
+
+class Notes:
+    """The notes of a dataset's workers. Copies of it, in other processes too, share them."""
+
+    def __init__(self) -> None:
+        self._path = os.path.join(tempfile.gettempdir(), f"cenote-epochs-{uuid.uuid4().hex}")
+        weakref.finalize(self, _remove, self._path, os.getpid())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copy, (self._path,)
+
+    def announce(self, moves: int, state: State) -> None:
+        """Says in the parent, which has gone elsewhere so many times, that the next iteration starts at `state`."""
+        with self._open() as notes:
+            notes[str(os.getpid())] = {"moves": moves, "state": state, "begun": {}}
+
+    def start(self, iteration: str, moves: int, state: State, decide: Callable[[State, State | None], State]) -> State:
+        """Where `iteration` starts, for a worker whose parent had gone elsewhere so many times when it was made, and stood at `state`.
+
+        The first worker that asks decides it, from where the parent stands and where the iteration before started, if there was one
+        since the parent went there."""
+        parent = multiprocessing.parent_process()
+        with self._open() as notes:
+            mine = notes.setdefault(str(parent.pid if parent else None), {"moves": -1})
+            if moves > mine["moves"]:
+                mine.update(moves=moves, state=state, begun={})
+            begun: dict[str, State] = mine["begun"]
+            if iteration not in begun:
+                before = list(begun.values())[-1] if begun else None
+                begun[iteration] = decide(mine["state"], before)
+                for old in list(begun)[:-_ITERATIONS_KEPT]:
+                    del begun[old]
+            return begun[iteration]
+
+    @contextmanager
+    def _open(self) -> Generator[dict[str, Any], None, None]:
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            text = os.pread(file, os.fstat(file).st_size, 0).decode()
+            notes: dict[str, Any] = _DECODER.raw_decode(text)[0] if text else {}
+            yield notes
+            # One call, which a worker that is killed has made or not; what is left of longer notes stands behind, and is not read.
+            os.pwrite(file, json.dumps(notes).encode(), 0)
+        finally:
+            os.close(file)
+
+
+_DECODER = json.JSONDecoder()
+
+
+def _copy(path: str) -> Notes:
+    notes = Notes.__new__(Notes)
+    notes._path = path  # pyright: ignore[reportPrivateUsage]
+    return notes
+
+
+def _remove(path: str, process: int) -> None:
+    # A child of a fork has a copy of whoever made the file.
+    if process == os.getpid():
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
