@@ -188,7 +188,7 @@ impl Pass<'_> {
     /// Failures first: a crash between the commits leaves a row that is on record and will be processed again, never a null
     /// without a reason. A row whose inputs have changed since they were read is left as it is: the next run processes it.
     async fn commit(&self, pending: Pending) -> Result<()> {
-        let errors = ErrorTable::new(&self.engine.store, self.group.table.name());
+        let errors = ErrorTable::new(&self.engine.store, self.group.table.name(), &self.work.snapshot);
         errors.record(&pending.failures, self.engine.options.clock.now()).await?;
         let read = &self.work.snapshot;
         let inputs = self.columns().split_off(read.primary_key().columns().len());
@@ -232,7 +232,7 @@ impl Pass<'_> {
         let on_record = self.work.recorded.get(label);
         let resolved = row_keys.into_iter().filter(|row_key| on_record.is_some_and(|keys| keys.contains(row_key)));
         let resolved = resolved.map(|row_key| (label.to_owned(), row_key)).collect();
-        ErrorTable::new(&self.engine.store, self.group.table.name()).resolve(&resolved).await?;
+        ErrorTable::new(&self.engine.store, self.group.table.name(), snapshot).resolve(&resolved).await?;
         Ok(rows.len())
     }
 }

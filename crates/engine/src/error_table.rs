@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use cenote_base::{Error, ErrorKind, Result, Timestamp};
-use cenote_store::{ScanRequest, Store, Table, TableSpec};
+use cenote_store::{HIDDEN_PREFIX, ScanRequest, Snapshot, Store, Table, TableSpec};
 
 use crate::keys;
 
@@ -39,24 +39,65 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-/// The failures of one table's rows.
-pub(crate) struct ErrorTable {
+/// The failures of one table's rows, and of no other that had its name.
+pub struct ErrorTable {
     store: Store,
     table_name: String,
+    identity: i64,
 }
 
 impl ErrorTable {
-    pub(crate) fn new(store: &Store, table_name: &str) -> Self {
-        Self { store: store.clone(), table_name: table_name.to_owned() }
+    /// Those of the table called `table_name` in `store`, of which `snapshot` is.
+    pub fn new(store: &Store, table_name: &str, snapshot: &Snapshot) -> Self {
+        let identity = snapshot.identity().cast_signed();
+        Self { store: store.clone(), table_name: table_name.to_owned(), identity }
+    }
+
+    /// `row_key`, `step`, `operator`, `reason` and `time` of each.
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn rows(&self) -> Result<RecordBatch> {
+        let columns = ["row_key", "step", "operator", "reason", "time"];
+        match self.existing().await? {
+            Some(errors) => self.read(&errors, &columns).await,
+            None => RecordBatch::new_empty(error_table_schema())
+                .project(&[1, 2, 3, 4, 5])
+                .map_err(|source| Error::internal("empty error list").with_source(source)),
+        }
+    }
+
+    /// Takes all of them off the record: for a table that was dropped.
+    ///
+    /// # Errors
+    /// What writing met; a table that is made under the name has none of them all the same.
+    pub async fn forget(&self) -> Result<()> {
+        let Some(errors) = self.existing().await? else { return Ok(()) };
+        let own = self.own(&errors.snapshot().await?);
+        errors.delete_where(own.into()).await.map(drop)
+    }
+
+    /// What tells them from those of other tables.
+    fn own(&self, errors: &Snapshot) -> String {
+        let named = format!("table_name = '{}'", self.table_name);
+        match errors.full_schema().field_with_name(&owner_column()) {
+            // Older ones do not say whose they are.
+            Ok(owner) => format!("{named} AND ({0} IS NULL OR {0} = {1})", owner.name(), self.identity),
+            Err(_) => named,
+        }
+    }
+
+    async fn read(&self, errors: &Table, columns: &[&str]) -> Result<RecordBatch> {
+        let snapshot = errors.snapshot().await?;
+        let request = ScanRequest::default().columns(columns.iter().copied()).filter(self.own(&snapshot));
+        snapshot.collect(&request).await
     }
 
     /// The keys on record, by step.
     pub(crate) async fn recorded(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let mut recorded: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let Some(table) = self.existing().await? else { return Ok(recorded) };
-        let own = format!("table_name = '{}'", self.table_name);
-        let request = ScanRequest::default().columns(["step", "row_key"]).filter(own);
-        let rows = table.snapshot().await?.collect(&request).await?;
+        let rows = self.read(&table, &["step", "row_key"]).await?;
         let (steps, row_keys) = (rows.column(0).as_string::<i32>(), rows.column(1).as_string::<i32>());
         for (step, row_key) in steps.iter().flatten().zip(row_keys.iter().flatten()) {
             recorded.entry(step.to_owned()).or_default().insert(row_key.to_owned());
@@ -76,6 +117,8 @@ impl ErrorTable {
                 created => created?,
             },
         };
+        // Passed over where it is there.
+        table.add_columns(&[Field::new(owner_column(), DataType::Int64, true)]).await?;
         let text = |values: Vec<&str>| Arc::new(StringArray::from(values)) as ArrayRef;
         let columns = vec![
             text(vec![&self.table_name; failures.len()]),
@@ -84,8 +127,11 @@ impl ErrorTable {
             text(failures.iter().map(|failure| failure.operator.as_str()).collect()),
             text(failures.iter().map(|failure| failure.reason.as_str()).collect()),
             Arc::new(TimestampMicrosecondArray::from(vec![now.0; failures.len()])),
+            Arc::new(Int64Array::from(vec![self.identity; failures.len()])),
         ];
-        table.upsert(batch(error_table_schema(), columns)?).await?;
+        let mut fields = error_table_schema().fields().to_vec();
+        fields.push(Arc::new(Field::new(owner_column(), DataType::Int64, true)));
+        table.upsert(batch(Arc::new(Schema::new(fields)), columns)?).await?;
         Ok(())
     }
 
@@ -129,6 +175,11 @@ impl ErrorTable {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The column with the identity of the table whose row failed.
+fn owner_column() -> String {
+    format!("{HIDDEN_PREFIX}table")
 }
 
 fn batch(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use cenote_base::{Error, ErrorKind, Result};
 use cenote_scheduler::{WorkOptions, byte_queue};
-use cenote_store::{ScanRequest, Table, TableSpec};
+use cenote_store::{ScanRequest, Store, Table, TableSpec};
 use futures::TryStreamExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -49,7 +49,6 @@ pub(crate) async fn run(
     let mut report = work.report(step);
     let writes = options.dry_run_rows.is_none();
     if writes {
-        pass.ensure_child().await?;
         report.rows_cleared = pass.clear().await?;
     }
     let rows: Vec<u64> = work.stale[0].iter().copied().collect();
@@ -102,6 +101,35 @@ pub(crate) async fn run(
     Ok(report)
 }
 
+/// Makes the child table of `step`, or the output columns that it lacks: its identity, and whether it is new.
+pub(crate) async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child) -> Result<(u64, bool)> {
+    match store.table(&child.table).await {
+        Ok(table) => {
+            let snapshot = table.snapshot().await?;
+            if snapshot.primary_key().columns() != child.key {
+                return Err(Error::invalid_input(format!(
+                    "table `{}` exists with primary key ({}), and the step needs ({}): choose another `into`",
+                    child.table,
+                    snapshot.primary_key().columns().join(", "),
+                    child.key.join(", ")
+                )));
+            }
+            let is_missing = |output: &&Field| snapshot.full_schema().field_with_name(output.name()).is_err();
+            let missing: Vec<Field> = step.outputs.iter().filter(is_missing).cloned().collect();
+            if !missing.is_empty() {
+                table.add_columns(&missing).await?;
+            }
+            Ok((snapshot.identity(), false))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let spec = TableSpec::new(Arc::clone(&child.schema), child.key.clone());
+            let table = store.create_table(&child.table, spec).await?;
+            Ok((table.snapshot().await?.identity(), true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 struct Pass<'a> {
     engine: &'a Engine,
     group: &'a Group,
@@ -115,39 +143,6 @@ struct Pass<'a> {
 impl Pass<'_> {
     async fn child_table(&self) -> Result<Table> {
         self.engine.store.table(&self.child.table).await
-    }
-
-    /// Makes the child table, or the output columns that it lacks.
-    async fn ensure_child(&self) -> Result<()> {
-        match self.child_table().await {
-            Ok(table) => {
-                let snapshot = table.snapshot().await?;
-                if snapshot.primary_key().columns() != self.child.key {
-                    return Err(Error::invalid_input(format!(
-                        "table `{}` exists with primary key ({}), and the step needs ({}): choose another `into`",
-                        self.child.table,
-                        snapshot.primary_key().columns().join(", "),
-                        self.child.key.join(", ")
-                    )));
-                }
-                let missing: Vec<Field> = self
-                    .step
-                    .outputs
-                    .iter()
-                    .filter(|output| snapshot.full_schema().field_with_name(output.name()).is_err())
-                    .cloned()
-                    .collect();
-                if !missing.is_empty() {
-                    table.add_columns(&missing).await?;
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let spec = TableSpec::new(Arc::clone(&self.child.schema), self.child.key.clone());
-                self.engine.store.create_table(&self.child.table, spec).await.map(drop)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     async fn process(&self, chunk: &Chunk) -> Result<Expanded> {
@@ -225,7 +220,7 @@ impl Pass<'_> {
         report.child_rows_removed += table.delete(&dropped).await?.deleted;
         report.child_rows_written += written.num_rows();
         table.upsert(written).await?;
-        let errors = ErrorTable::new(&self.engine.store, self.group.table.name());
+        let errors = ErrorTable::new(&self.engine.store, self.group.table.name(), &self.work.snapshot);
         errors.record(&failures, self.engine.options.clock.now()).await?;
         self.set_fingerprints(parents, Some(self.step.fingerprint.0)).await?;
         errors.resolve(&resolved).await

@@ -60,7 +60,7 @@ mod worker;
 mod yaml;
 
 pub use devices::Devices;
-pub use error_table::{ERROR_TABLE, error_table_schema};
+pub use error_table::{ERROR_TABLE, ErrorTable, error_table_schema};
 pub use plan::ORDINAL;
 pub use recipe::{IndexRequest, Keep, Recipe, Step};
 pub use run::{Engine, EngineOptions, RunOptions, RunReport, StagePlan, StepReport};

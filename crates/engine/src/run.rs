@@ -19,6 +19,11 @@ use crate::recipe::Recipe;
 use crate::stage::{GROUP_STEPS_MAX, fuse, requests};
 use crate::{derive, expand, keys};
 
+/// What the properties begin with that say how columns and child tables were made.
+const DERIVED_PREFIX: &str = "cenote.derived.";
+/// In one of a child table: which table that is.
+const CHILD_IDENTITY: &str = "into_identity";
+
 /// Bounds of an [`Engine`].
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -211,6 +216,7 @@ impl Engine {
             if let Some(rows) = options.dry_run_rows {
                 work.limit(rows);
             }
+            let errors = ErrorTable::new(&self.store, group.table.name(), &work.snapshot);
             let mut reports = match &group.steps[..] {
                 [step] if step.operator.definition.shape == Shape::OneToMany => {
                     vec![expand::run(self, &group, step, work, options).await?]
@@ -218,7 +224,7 @@ impl Engine {
                 _ => derive::run(self, &group, work, options).await?,
             };
             if options.dry_run_rows.is_none() {
-                ErrorTable::new(&self.store, group.table.name()).forget_deleted(&group.table).await?;
+                errors.forget_deleted(&group.table).await?;
             }
             for report in &mut reports {
                 report.seconds = start.elapsed().as_secs_f64();
@@ -228,8 +234,9 @@ impl Engine {
         Ok(RunReport { recipe: recipe.name.clone(), steps })
     }
 
-    /// Adds the columns that the group will fill, and records which fingerprints each column's change voids.
+    /// Makes child tables, adds the columns that the group will fill, and records which fingerprints each column's change voids.
     async fn prepare(&self, group: &Group, planned: &[Arc<PlannedStep>]) -> Result<()> {
+        let children = self.prepare_children(group).await?;
         let snapshot = group.table.snapshot().await?;
         let missing = |name: &str| snapshot.full_schema().field_with_name(name).is_err();
         let mut fields: Vec<Field> = Vec::new();
@@ -264,7 +271,7 @@ impl Engine {
         set(DEPENDENTS_PROPERTY.to_owned(), serde_json::json!(dependents));
         for step in &group.steps {
             let definition = &step.operator.definition;
-            let made = serde_json::json!({
+            let mut made = serde_json::json!({
                 "operator": definition.name,
                 "version": definition.version,
                 "params": step.operator.params,
@@ -274,12 +281,35 @@ impl Engine {
                 "into": step.child.as_ref().map(|child| &child.table),
                 "fingerprint": step.fingerprint.to_string(),
             });
-            set(format!("cenote.derived.{}", step.label()), made);
+            if let Some(child) = children.get(step.label()) {
+                made[CHILD_IDENTITY] = child.to_string().into();
+            }
+            set(format!("{DERIVED_PREFIX}{}", step.label()), made);
         }
         if !properties.is_empty() {
             group.table.set_properties(properties).await?;
         }
         Ok(())
+    }
+
+    /// Makes the child tables of the group: their identities, by the labels of their steps. Where the table that had the children is gone,
+    /// no parent has any.
+    async fn prepare_children(&self, group: &Group) -> Result<BTreeMap<String, u64>> {
+        let mut children = BTreeMap::new();
+        for step in &group.steps {
+            let Some(child) = &step.child else { continue };
+            let (identity, is_new) = expand::ensure_child(&self.store, step, child).await?;
+            children.insert(step.label().to_owned(), identity);
+            let snapshot = group.table.snapshot().await?;
+            let made = snapshot.properties().get(&format!("{DERIVED_PREFIX}{}", step.label()));
+            let made = made.and_then(|made| serde_json::from_str::<serde_json::Value>(made).ok());
+            let former = made.as_ref().and_then(|made| made[CHILD_IDENTITY].as_str());
+            let is_another = former.map_or(is_new, |former| former != identity.to_string());
+            if is_another && snapshot.full_schema().field_with_name(&step.fingerprint_column).is_ok() {
+                group.table.drop_columns(&[&step.fingerprint_column]).await?;
+            }
+        }
+        Ok(children)
     }
 
     /// Which rows each step of the group must process; `None` in a dry run whose inputs are not there yet.
@@ -289,7 +319,7 @@ impl Engine {
         if options.dry_run_rows.is_some() && !group.steps.iter().flat_map(|step| &step.inputs).all(has) {
             return Ok(None);
         }
-        let recorded = ErrorTable::new(&self.store, group.table.name()).recorded().await?;
+        let recorded = ErrorTable::new(&self.store, group.table.name(), &snapshot).recorded().await?;
         let mut work = Work {
             rows_total: snapshot.count(None).await?,
             stale: Vec::new(),

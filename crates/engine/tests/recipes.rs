@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use cenote_base::{ByteSize, ErrorKind};
-use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, Keep, Recipe, RunOptions, RunReport, Step};
+use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, ErrorTable, Keep, Recipe, RunOptions, RunReport, Step};
 use cenote_operator::{
     Definition, Operator, OperatorSpec, Output, ParamType, Port, PortType, Registry, RowError, Rows, Shape, Worker,
     row_wise,
@@ -142,6 +142,11 @@ struct Fixture {
 async fn fixture(rows: &[(&str, &str)]) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let table = docs(&store, rows).await;
+    Fixture { _directory: directory, store, table, calls: Arc::default() }
+}
+
+async fn docs(store: &Store, rows: &[(&str, &str)]) -> Table {
     let schema = Schema::new(vec![
         Field::new("id", DataType::Utf8, false),
         Field::new("text", DataType::Utf8, true),
@@ -150,7 +155,7 @@ async fn fixture(rows: &[(&str, &str)]) -> Fixture {
     ]);
     let table = store.create_table("docs", TableSpec::new(Arc::new(schema), ["id"])).await.unwrap();
     table.upsert(batch("text", rows)).await.unwrap();
-    Fixture { _directory: directory, store, table, calls: Arc::default() }
+    table
 }
 
 fn batch(column: &str, rows: &[(&str, &str)]) -> RecordBatch {
@@ -292,6 +297,56 @@ async fn bad_rows_are_recorded_retried_on_request_and_forgotten_when_mended() {
     fixture.table.delete(&keys).await.unwrap();
     assert_eq!(processed(&fixture.run(&recipe).await), [1]);
     assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn the_bad_rows_of_a_dropped_table_are_not_those_of_the_next_of_its_name() {
+    let mut fixture = fixture(&[("a", "bad"), ("b", "bad"), ("c", "bad")]).await;
+    let recipe = Recipe::new("r", vec![upper()]);
+    let errors = async |fixture: &Fixture| {
+        let snapshot = fixture.table.snapshot().await.unwrap();
+        let errors = ErrorTable::new(&fixture.store, "docs", &snapshot);
+        let rows = errors.rows().await.unwrap();
+        let keys =
+            rows["row_key"].as_string::<i32>().iter().map(|key| key.unwrap().to_owned()).collect::<BTreeSet<_>>();
+        (errors, keys.into_iter().collect::<Vec<_>>().join(" "))
+    };
+    fixture.run(&recipe).await;
+    let (of_dropped, keys) = errors(&fixture).await;
+    assert_eq!(keys, r#"["a"] ["b"] ["c"]"#);
+
+    fixture.store.drop_table("docs").await.unwrap();
+    fixture.table = docs(&fixture.store, &[("a", "fine"), ("b", "bad"), ("d", "fine")]).await;
+    assert_eq!(errors(&fixture).await.1, "", "rows of the dropped table are told as its own");
+    let retry = RunOptions { retry_errors: true, ..RunOptions::default() };
+    assert_eq!(processed(&fixture.engine(1).run(&recipe, &retry).await.unwrap()), [3]);
+    assert_eq!(errors(&fixture).await.1, r#"["b"]"#);
+    of_dropped.forget().await.unwrap();
+    assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await.len(), 1);
+    assert_eq!(errors(&fixture).await.1, r#"["b"]"#);
+}
+
+#[tokio::test]
+async fn a_child_table_that_is_gone_or_another_one_is_filled_again() {
+    let fixture = fixture(&[("a", "x y z"), ("b", "one two")]).await;
+    let step = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    let recipe = Recipe::new("r", vec![step]);
+    assert_eq!(processed(&fixture.run(&recipe).await), [2]);
+    let words = fixture.column("words", &["id", "ordinal"], "word").await;
+    assert_eq!(words.len(), 5);
+    let spec = {
+        let snapshot = fixture.store.table("words").await.unwrap().snapshot().await.unwrap();
+        TableSpec::new(Arc::clone(snapshot.schema()), snapshot.primary_key().columns())
+    };
+    for is_made_anew in [false, true] {
+        fixture.store.drop_table("words").await.unwrap();
+        if is_made_anew {
+            fixture.store.create_table("words", spec.clone()).await.unwrap();
+        }
+        assert_eq!(processed(&fixture.run(&recipe).await), [2], "made anew: {is_made_anew}");
+        assert_eq!(fixture.column("words", &["id", "ordinal"], "word").await, words);
+        assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+    }
 }
 
 #[tokio::test]

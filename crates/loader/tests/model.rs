@@ -526,3 +526,22 @@ async fn states_that_do_not_fit_are_refused_with_the_difference() {
     let empty = Source { filter: Some("id > 1000".to_owned()), ..Source::new(one) };
     says(Loader::open(vec![empty], options).await.unwrap_err(), "no rows to load");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_made_under_the_name_of_a_dropped_one_is_loaded_by_its_own_rows() {
+    const ROWS: i64 = 100_000;
+    let (directory, _) = store().await;
+    let options = StoreOptions { cache_directory: directory.path().join("cache"), ..StoreOptions::default() };
+    let store = Store::open(directory.path().join("tables"), options).await.unwrap();
+    let read = LoaderOptions { batch_rows: ROWS as usize, threads: 1, ..LoaderOptions::default() };
+    for from in [0, 1_000_000] {
+        // Descending, so that the order of keys is not that of rows.
+        let table = table(&store, "t", (from..from + ROWS).rev()).await;
+        // Sorted, and then as it was kept.
+        for _ in 0..2 {
+            let loader = open(&table, read.clone()).await;
+            assert!(batches(&loader, 1).await.concat() == (from..from + ROWS).collect::<Vec<_>>(), "from {from}");
+        }
+        store.drop_table("t").await.unwrap();
+    }
+}

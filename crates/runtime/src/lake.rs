@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available_bytes};
-use cenote_engine::{
-    ERROR_TABLE, Engine, EngineOptions, IndexRequest, Recipe, RunOptions, RunReport, StagePlan, error_table_schema,
-};
+use cenote_engine::{Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan};
 use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
 use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};
 use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
 use cenote_scheduler::{Scheduler, SchedulerOptions};
-use cenote_store::{AfterFold, ScanRequest, Store, StoreOptions, TableSpec, create_file, read_file};
+use cenote_store::{AfterFold, Store, StoreOptions, TableSpec, create_file, read_file};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -221,7 +219,14 @@ impl Lake {
         if let Err(error) = self.shared.indexes.forget_table(&table).await {
             tracing::warn!(%error, table = name, "saved graphs of the table stay in the cache");
         }
-        self.shared.store.drop_table(name).await
+        let errors = table.snapshot().await.map(|snapshot| ErrorTable::new(&self.shared.store, name, &snapshot));
+        self.shared.store.drop_table(name).await?;
+        if let Ok(errors) = errors
+            && let Err(error) = errors.forget().await
+        {
+            tracing::warn!(%error, table = name, "rows of the dropped table stay in the table of errors");
+        }
+        Ok(())
     }
 
     /// Puts files, and the files under directories, into table `table`, one row each (see
@@ -272,18 +277,8 @@ impl Lake {
 
     /// The rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
     pub async fn errors(&self, table: &str) -> Result<RecordBatch> {
-        self.shared.store.table(table).await?;
-        let request = ScanRequest::default()
-            .columns(["row_key", "step", "operator", "reason", "time"])
-            .filter(format!("table_name = '{table}'"));
-        match self.shared.store.table(ERROR_TABLE).await {
-            Ok(errors) => errors.snapshot().await?.collect(&request).await,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let none = RecordBatch::new_empty(error_table_schema());
-                none.project(&[1, 2, 3, 4, 5]).map_err(|source| Error::internal("empty error list").with_source(source))
-            }
-            Err(error) => Err(error),
-        }
+        let snapshot = self.shared.store.table(table).await?.snapshot().await?;
+        ErrorTable::new(&self.shared.store, table, &snapshot).rows().await
     }
 
     /// Does the upkeep that is due on every table, and waits for it; what it did, by table. A process that writes does it by

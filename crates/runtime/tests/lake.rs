@@ -108,3 +108,37 @@ async fn a_device_learns_the_centres_of_an_index() {
         assert_eq!(found["id"].as_primitive::<Int64Type>().value(0), id as i64);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_made_under_the_name_of_a_dropped_one_answers_sql_by_its_own_rows() {
+    let (_directory, lake) = lake().await;
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    for rows in [20_i64, 600, 40] {
+        let numbers = (0..rows).flat_map(|id| [id as f32, 0.0]).collect::<Float32Array>();
+        let vectors = FixedSizeListArray::new(Arc::clone(&item), 2, Arc::new(numbers), None);
+        let ids = Int64Array::from_iter_values(0..rows);
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("id", Arc::new(ids) as ArrayRef, false),
+            ("vector", Arc::new(vectors), true),
+        ]);
+        let batch = batch.unwrap();
+        let table = lake.create_table("t", TableSpec::new(batch.schema(), ["id"])).await.unwrap();
+        table.upsert(batch).await.unwrap();
+        table.create_index(IndexSpec::new("vector", IndexKind::vector(Metric::L2))).await.unwrap();
+        table.create_index(IndexSpec::new("id", IndexKind::scalar())).await.unwrap();
+        let last = rows - 1;
+        for (sql, wanted) in [
+            (format!("SELECT id FROM t ORDER BY l2_distance(vector, [{last}.0, 0.0]) LIMIT 3"), last..last - 3),
+            (format!("SELECT id FROM t WHERE id > {} ORDER BY id DESC", rows - 4), last..last - 3),
+            ("SELECT count(*) AS id FROM t".to_owned(), rows..rows - 1),
+        ] {
+            for _ in 0..2 {
+                let answer = lake.sql(&sql).await.unwrap().collect().await.unwrap();
+                let ids = answer.iter().flat_map(|batch| batch["id"].as_primitive::<Int64Type>().values().to_vec());
+                let wanted: Vec<i64> = (wanted.end + 1..=wanted.start).rev().collect();
+                assert_eq!(ids.collect::<Vec<_>>(), wanted, "{rows} rows: {sql}");
+            }
+        }
+        lake.drop_table("t").await.unwrap();
+    }
+}
