@@ -111,14 +111,7 @@ def measure(tasks: int, calls: int, trips: int, fan: int) -> dict[str, object]:
     report["calls_per_s"] = calls / (time.perf_counter() - start_s)
     report["called"] = called[-1] - 1
 
-    trip_us = []
-    for _ in range(trips):
-        start_s = time.perf_counter()
-        ray.get(counter.count.remote())
-        trip_us.append((time.perf_counter() - start_s) * 1e6)
-    report["trip_us"] = trip_us
-
-    report["async_trip_us"] = asyncio.run(async_trips(counter, trips))
+    report["trip_us"] = asyncio.run(async_trips(counter, trips))
 
     report["put_1_us"], report["get_1_us"] = objects(1_000_000)
     report["put_100_us"], report["get_100_us"] = objects(100_000_000)

@@ -16,7 +16,6 @@ def metrics() -> list[Metric]:
         Metric("empty tasks", "1/s", "higher", lambda run: run.report["tasks_per_s"]),
         Metric("actor calls", "1/s", "higher", lambda run: run.report["calls_per_s"]),
         Metric("round trip p50", "µs", "lower", lambda run: statistics.median(run.report["trip_us"])),
-        Metric("async round trip p50", "µs", "lower", lambda run: statistics.median(run.report["async_trip_us"])),
         Metric("put 1 MB", "µs", "lower", lambda run: run.report["put_1_us"]),
         Metric("get 1 MB", "µs", "lower", lambda run: run.report["get_1_us"]),
         Metric("put 100 MB", "µs", "lower", lambda run: run.report["put_100_us"]),
@@ -62,7 +61,7 @@ def benchmark() -> None:
     settings |= {
         "fan": fan,
         "object": "one record batch of int64; ours stays in the process, Ray's is in shared memory",
-        "round trip": "one call at a time, from a plain thread; async: from an async task",
+        "round trip": "one call at a time, from an async task",
         "profile": options.profile,
     }
     harness.compare("scheduler", ours, [ray], metrics(), settings, options)

@@ -8,14 +8,16 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_arra
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{Error, Result};
+use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::error_table::{ErrorTable, Failure};
+use crate::intake::{Intake, RowBytes};
 use crate::keys;
-use crate::read::{Chunk, read};
+use crate::read::{Chunk, Pieces, read};
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
 use crate::stage::{Pattern, Stage, Taken, select, stages};
-use cenote_scheduler::{Held, byte_queue};
+use cenote_scheduler::{Held, WorkOptions, byte_queue};
 
 /// What became of one chunk.
 #[derive(Default)]
@@ -47,7 +49,7 @@ struct Pass<'a> {
 }
 
 pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &RunOptions) -> Result<Vec<StepReport>> {
-    let stages = stages(group, &work, &engine.scheduler, engine.options.devices.as_ref(), &options.cancel)?;
+    let stages = stages(engine, group, &work, &options.cancel)?;
     let pass = Pass { engine, group, work: &work, stages };
     let mut reports: Vec<StepReport> = group.steps.iter().map(|step| work.report(step)).collect();
     for (number, report) in reports.iter_mut().enumerate() {
@@ -61,19 +63,26 @@ pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &Ru
 
     let stage = format!("{}: {}", group.table.name(), stage_name(group));
     options.progress.begin(&stage, Some(rows.len() as u64));
-    let (sender, mut receiver) = byte_queue(engine.options.queue_bytes_max.0);
-    let reader = read(work.snapshot.clone(), rows, pass.columns(), engine.options.chunk_bytes_max.0, sender);
+    let room = engine.room(&group.steps)?;
+    let rows_held = WorkOptions::new(&stage).cancel(&options.cancel).job(&group.job);
+    let hold = engine.scheduler.hold(&rows_held, room.bytes(), room.worker).await?;
+    let made = RowBytes::of(&group.steps);
+    let (sender, receiver) = byte_queue(room.queue);
+    let pieces =
+        Pieces { row_bytes_max: engine.options.row_bytes_max.0, bytes_max: room.piece, made: Arc::clone(&made) };
+    let reader = read(work.snapshot.clone(), rows, pass.columns(), pieces, sender);
     let process = async {
-        let in_flight_max = engine.scheduler.usage().total.cpu.ceil() as usize + 1;
+        let mut intake = Intake::new(receiver, Arc::clone(&made), room.at_work_max, room.at_work);
         let mut in_flight = FuturesUnordered::new();
         let mut pending = Pending::default();
-        let mut open = true;
-        while open || !in_flight.is_empty() {
+        while intake.goes_on() {
             tokio::select! {
                 biased;
                 () = options.cancel.cancelled() => return Err(Error::cancelled("the run was cancelled")),
-                Some(processed) = in_flight.next(), if !in_flight.is_empty() => {
+                Some((processed, bytes)) = in_flight.next(), if !in_flight.is_empty() => {
+                    intake.done(bytes);
                     let processed: Processed = processed?;
+                    made.note(processed.updates.iter().map(|(_, update)| update), processed.rows as usize);
                     options.progress.advance(&stage, processed.rows);
                     for (report, (count, failures)) in reports.iter_mut().zip(processed.counts.iter().zip(&processed.failures)) {
                         report.rows_processed += count;
@@ -81,15 +90,14 @@ pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &Ru
                     }
                     if options.dry_run_rows.is_none() {
                         pending.add(processed);
-                        if pending.bytes >= engine.options.commit_bytes_max.0 {
+                        if pending.bytes >= room.pending {
                             pass.commit(std::mem::take(&mut pending)).await?;
                         }
                     }
                 }
-                chunk = receiver.recv(), if open && in_flight.len() < in_flight_max => match chunk {
-                    Some(chunk) => in_flight.push(pass.process(chunk)),
-                    None => open = false,
-                },
+                piece = intake.next(), if intake.has_room() => {
+                    in_flight.extend(piece.map(|(piece, bytes)| pass.process(piece).map(move |done| (done, bytes))));
+                }
             }
         }
         pass.commit(pending).await?;
@@ -97,6 +105,7 @@ pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &Ru
     };
     // The reader ends when the receiver is dropped; an error on either side stops both.
     tokio::try_join!(reader, process)?;
+    drop(hold);
     options.progress.end(&stage);
     Ok(reports)
 }

@@ -9,18 +9,20 @@ use arrow::compute::{concat_batches, filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use cenote_base::{Error, ErrorKind, Result};
-use cenote_scheduler::{WorkOptions, byte_queue};
+use cenote_scheduler::{Actor, Held, WorkOptions, byte_queue};
 use cenote_store::{ScanRequest, Store, Table, TableSpec};
 use futures::TryStreamExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::derive::internal;
 use crate::error_table::{ErrorTable, Failure};
+use crate::intake::{Intake, RowBytes};
 use crate::keys;
 use crate::plan::{Child, PlannedStep};
-use crate::read::{Chunk, read};
+use crate::read::{Chunk, Pieces, read};
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
-use crate::worker::{RETRIES_MAX, Workers};
+use crate::stage::WORKER_IDLE;
+use crate::worker::{RETRIES_MAX, StepWorker};
 
 /// What some parents gave.
 struct Expanded {
@@ -44,8 +46,10 @@ pub(crate) async fn run(
         .retries(RETRIES_MAX)
         .cancel(&options.cancel)
         .job(&group.job);
-    let workers = Arc::new(Workers::new(&step.operator, false));
-    let pass = Pass { engine, group, step, child, work: &work, workers, task };
+    let (operator, workers_max) = (Arc::clone(&step.operator), engine.scheduler.usage().total.cpu.ceil() as usize);
+    let workers =
+        engine.scheduler.actor(task, workers_max.max(1), WORKER_IDLE, move || Ok(StepWorker::new(&operator)))?;
+    let pass = Pass { engine, group, step, child, work: &work, workers };
     let mut report = work.report(step);
     let writes = options.dry_run_rows.is_none();
     if writes {
@@ -57,42 +61,53 @@ pub(crate) async fn run(
         options.progress.begin(&stage, Some(rows.len() as u64));
         let mut columns = work.snapshot.primary_key().columns();
         columns.extend(step.inputs.iter().filter(|input| !columns.contains(input)).cloned().collect::<Vec<_>>());
-        let (sender, mut receiver) = byte_queue(engine.options.queue_bytes_max.0);
-        let reader = read(work.snapshot.clone(), rows, columns, engine.options.chunk_bytes_max.0, sender);
+        let room = engine.room(&group.steps)?;
+        let hold = engine
+            .scheduler
+            .hold(&WorkOptions::new(&stage).cancel(&options.cancel).job(&group.job), room.bytes(), room.worker)
+            .await?;
+        let made = RowBytes::of(&group.steps);
+        let (sender, receiver) = byte_queue(room.queue);
+        let row_bytes_max = engine.options.row_bytes_max.0;
+        let pieces = Pieces { row_bytes_max, bytes_max: room.piece, made: Arc::clone(&made) };
+        let reader = read(work.snapshot.clone(), rows, columns, pieces, sender);
         let process = async {
-            let in_flight_max = engine.scheduler.usage().total.cpu.ceil() as usize + 1;
+            let mut intake = Intake::new(receiver, Arc::clone(&made), room.at_work_max, room.at_work);
             let mut in_flight = FuturesUnordered::new();
             let mut pending = Vec::new();
             let mut bytes = 0;
-            let mut open = true;
-            while open || !in_flight.is_empty() {
+            while intake.goes_on() {
                 tokio::select! {
                     biased;
                     () = options.cancel.cancelled() => return Err(Error::cancelled("the run was cancelled")),
-                    Some(expanded) = in_flight.next(), if !in_flight.is_empty() => {
+                    Some((expanded, counted)) = in_flight.next(), if !in_flight.is_empty() => {
+                        intake.done(counted);
                         let expanded: Expanded = expanded?;
+                        made.note([&expanded.children], expanded.parents.num_rows());
                         options.progress.advance(&stage, expanded.parents.num_rows() as u64);
                         report.rows_processed += expanded.parents.num_rows();
                         report.rows_failed += expanded.failures.len();
                         if writes {
                             bytes += expanded.children.get_array_memory_size() as u64;
                             pending.push(expanded);
-                            if bytes >= engine.options.commit_bytes_max.0 {
+                            if bytes >= room.pending {
                                 bytes = 0;
                                 pass.commit(std::mem::take(&mut pending), &mut report).await?;
                             }
                         }
                     }
-                    chunk = receiver.recv(), if open && in_flight.len() < in_flight_max => match chunk {
-                        Some(chunk) => in_flight.push(async { let chunk = chunk; pass.process(&chunk).await }),
-                        None => open = false,
-                    },
+                    piece = intake.next(), if intake.has_room() => {
+                        let pass = &pass;
+                        let process = |(piece, bytes): (Held<Chunk>, u64)| async move { (pass.process(&piece).await, bytes) };
+                        in_flight.extend(piece.map(process));
+                    }
                 }
             }
             pass.commit(pending, &mut report).await?;
             Ok(())
         };
         tokio::try_join!(reader, process)?;
+        drop(hold);
         options.progress.end(&stage);
     }
     if writes {
@@ -136,8 +151,7 @@ struct Pass<'a> {
     step: &'a PlannedStep,
     child: &'a Child,
     work: &'a Work,
-    workers: Arc<Workers>,
-    task: WorkOptions,
+    workers: Actor<StepWorker>,
 }
 
 impl Pass<'_> {
@@ -156,9 +170,7 @@ impl Pass<'_> {
                 .ok_or_else(|| Error::internal(format!("the pass lost column `{name}`")))
         };
         let inputs = self.step.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
-        let workers = Arc::clone(&self.workers);
-        let output =
-            self.engine.scheduler.run(&self.task, move |context| workers.process(&inputs, &context.cancel)).await?;
+        let output = self.workers.call(move |worker, context| worker.process(&inputs, &context.cancel)).await?;
         let of = output.parents.ok_or_else(|| Error::internal("a one-to-many operator gave no parents"))?;
 
         let mut columns = parents

@@ -1,16 +1,38 @@
 //! Reading chosen rows in pieces of bounded size.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
 use cenote_scheduler::Sender;
 use cenote_store::{Snapshot, is_blob};
 
+use crate::intake::RowBytes;
+
 /// Rows of one piece, at most: enough to share the cost of a call, few enough to spread over cores.
 const CHUNK_ROWS_MAX: usize = 64;
-/// Rows of a table without media whose width is still unknown.
+/// Rows of one piece while it is unknown what rows take, or what becomes of them.
 const CHUNK_ROWS_FIRST: usize = 8;
+
+/// How large pieces are.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    /// Bytes of media that a row may hold: what is larger is not read.
+    pub(crate) row_bytes_max: u64,
+    /// Bytes of a piece with more than one row, and of what is made of it.
+    pub(crate) bytes_max: u64,
+    /// What is made of a row.
+    pub(crate) made: Arc<RowBytes>,
+}
+
+impl Pieces {
+    /// Rows of a piece, by what is made of them.
+    fn rows_max(&self) -> usize {
+        let most = if self.made.is_known() { CHUNK_ROWS_MAX } else { CHUNK_ROWS_FIRST };
+        ((self.bytes_max / self.made.expected().max(1)) as usize).clamp(1, most)
+    }
+}
 
 /// Some rows of a table, in the order of their row ids.
 #[derive(Debug)]
@@ -22,14 +44,14 @@ pub(crate) struct Chunk {
     pub(crate) too_large: Vec<(usize, String)>,
 }
 
-/// Sends the rows `row_ids` in pieces that hold at most `bytes_max` bytes of media each.
+/// Sends the rows `row_ids` in pieces.
 ///
 /// Stops without error when the receiver is gone: whoever closed it has the reason.
 pub(crate) async fn read(
     snapshot: Snapshot,
     row_ids: Vec<u64>,
     columns: Vec<String>,
-    bytes_max: u64,
+    bounds: Pieces,
     sender: Sender<Chunk>,
 ) -> Result<()> {
     let schema = snapshot.full_schema();
@@ -37,18 +59,19 @@ pub(crate) async fn read(
     let mut rows_next = CHUNK_ROWS_FIRST;
     let mut at = 0;
     while at < row_ids.len() {
-        let window = &row_ids[at..(at + if media.is_empty() { rows_next } else { CHUNK_ROWS_MAX }).min(row_ids.len())];
+        let window = if media.is_empty() { rows_next.min(bounds.rows_max()) } else { CHUNK_ROWS_MAX };
+        let window = &row_ids[at..(at + window).min(row_ids.len())];
         let mut sizes = vec![0; window.len()];
         for column in &media {
             for (total, size) in sizes.iter_mut().zip(snapshot.blob_sizes(column, window).await?) {
                 *total += size;
             }
         }
-        for range in pack(&sizes, bytes_max) {
+        for range in pack(&sizes, bounds.bytes_max, bounds.rows_max()) {
             let (ids, sizes) = (&window[range.clone()], &sizes[range]);
-            let chunk = read_chunk(&snapshot, ids, sizes, &columns, &media, bytes_max).await?;
+            let chunk = read_chunk(&snapshot, ids, sizes, &columns, &media, bounds.row_bytes_max).await?;
             let bytes = chunk.rows.get_array_memory_size() as u64;
-            rows_next = (bytes_max * ids.len() as u64 / bytes.max(1)).clamp(1, CHUNK_ROWS_MAX as u64) as usize;
+            rows_next = (bounds.bytes_max * ids.len() as u64 / bytes.max(1)).clamp(1, CHUNK_ROWS_MAX as u64) as usize;
             if sender.send(chunk, bytes).await.is_err() {
                 return Ok(());
             }
@@ -64,15 +87,15 @@ async fn read_chunk(
     sizes: &[u64],
     columns: &[String],
     media: &[&String],
-    bytes_max: u64,
+    row_bytes_max: u64,
 ) -> Result<Chunk> {
     let row_ids = ids.to_vec();
     if let ([size], true) = (sizes, ids.len() == 1)
-        && *size > bytes_max
+        && *size > row_bytes_max
     {
         let plain: Vec<String> = columns.iter().filter(|name| !media.contains(name)).cloned().collect();
         let read = snapshot.take(ids, &plain).await?;
-        let reason = format!("its media holds {size} bytes, and a row may hold {bytes_max} in this memory budget");
+        let reason = format!("its media holds {size} bytes, and a row may hold {row_bytes_max} in this memory budget");
         return Ok(Chunk { row_ids, rows: with_null_media(snapshot, &read, columns)?, too_large: vec![(0, reason)] });
     }
     Ok(Chunk { row_ids, rows: snapshot.take(ids, columns).await?, too_large: Vec::new() })
@@ -90,12 +113,12 @@ fn with_null_media(snapshot: &Snapshot, read: &RecordBatch, columns: &[String]) 
     RecordBatch::try_new(schema.into(), arrays).map_err(wrong)
 }
 
-/// Consecutive ranges whose sizes add up to at most `bytes_max`; a larger single row stands alone.
-fn pack(sizes: &[u64], bytes_max: u64) -> Vec<Range<usize>> {
+/// Consecutive ranges of at most `rows_max` rows whose sizes add up to at most `bytes_max`; a larger single row stands alone.
+fn pack(sizes: &[u64], bytes_max: u64, rows_max: usize) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
     for (row, size) in sizes.iter().enumerate() {
-        if row > start && bytes.saturating_add(*size) > bytes_max {
+        if row > start && (bytes.saturating_add(*size) > bytes_max || row - start >= rows_max) {
             ranges.push(start..row);
             (start, bytes) = (row, 0);
         }
@@ -113,8 +136,9 @@ mod tests {
 
     #[test]
     fn packing_keeps_every_row_and_the_bound() {
-        assert!(pack(&[], 10).is_empty());
-        assert_eq!(pack(&[4, 4, 4, 20, 1, 9, 1], 10), [0..2, 2..3, 3..4, 4..6, 6..7]);
-        assert_eq!(pack(&[0, 0, 0, 1], 0), [0..3, 3..4]);
+        assert!(pack(&[], 10, 9).is_empty());
+        assert_eq!(pack(&[4, 4, 4, 20, 1, 9, 1], 10, 9), [0..2, 2..3, 3..4, 4..6, 6..7]);
+        assert_eq!(pack(&[0, 0, 0, 1], 0, 9), [0..3, 3..4]);
+        assert_eq!(pack(&[0; 7], 1, 3), [0..3, 3..6, 6..7]);
     }
 }

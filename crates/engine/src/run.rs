@@ -27,12 +27,10 @@ const CHILD_IDENTITY: &str = "into_identity";
 /// Bounds of an [`Engine`].
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Bytes of one piece of input, and so the largest media one row may hold.
-    pub chunk_bytes_max: ByteSize,
-    /// Bytes of input read and not yet processed.
-    pub queue_bytes_max: ByteSize,
-    /// Bytes of output that are held before they are committed.
-    pub commit_bytes_max: ByteSize,
+    /// Bytes of media that a row may hold.
+    pub row_bytes_max: ByteSize,
+    /// The budget of which the scheduler's memory is a share: an error says how much of it would do.
+    pub budget_bytes: ByteSize,
     /// Dates the error table.
     pub clock: Arc<dyn Clock>,
     /// Devices for the kernels of operators; without any, all runs on the CPU.
@@ -42,9 +40,8 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            chunk_bytes_max: ByteSize::mib(32),
-            queue_bytes_max: ByteSize::mib(64),
-            commit_bytes_max: ByteSize::mib(64),
+            row_bytes_max: ByteSize::mib(32),
+            budget_bytes: ByteSize::mib(1024),
             clock: Arc::new(SystemClock),
             devices: None,
         }
@@ -165,7 +162,13 @@ impl Engine {
     /// # Errors
     /// The first thing that does not fit, with its line in the recipe.
     pub async fn check(&self, recipe: &Recipe) -> Result<()> {
-        plan::plan(recipe, &self.store, &self.registry).await.map(drop)
+        let planned = plan::plan(recipe, &self.store, &self.registry).await?;
+        self.check_room(&planned)
+    }
+
+    /// Refuses what memory has no room for, before anything runs.
+    fn check_room(&self, planned: &[Arc<PlannedStep>]) -> Result<()> {
+        group(planned).into_iter().try_for_each(|range| self.room(&planned[range]).map(drop))
     }
 
     /// What `recipe` would run as one task, in order; runs nothing.
@@ -174,11 +177,10 @@ impl Engine {
     /// As [`check`](Self::check).
     pub async fn stages(&self, recipe: &Recipe) -> Result<Vec<StagePlan>> {
         let planned = plan::plan(recipe, &self.store, &self.registry).await?;
-        let memory_bytes_max = self.scheduler.usage().total.memory_bytes;
         let stages = group(&planned).into_iter().flat_map(|range| {
             let steps = &planned[range];
             let requests = requests(steps, self.options.devices.as_ref());
-            fuse(&requests, memory_bytes_max).into_iter().map(|(range, resources)| StagePlan {
+            fuse(&requests, self.task_bytes_max()).into_iter().map(|(range, resources)| StagePlan {
                 table: steps[0].table.clone(),
                 operators: steps[range].iter().map(|step| step.operator.definition.name).collect(),
                 resources,
@@ -193,9 +195,10 @@ impl Engine {
     /// or fails, what was committed counts, and the next run goes on from there.
     pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
         let planned = plan::plan(recipe, &self.store, &self.registry).await?;
+        self.check_room(&planned)?;
         // Whoever waits for an answer goes first.
         let backfill = JobOptions::new(&recipe.name).priority(Priority::Backfill);
-        let job = self.scheduler.job(backfill)?;
+        let job = self.scheduler.job(backfill);
         let mut steps = Vec::with_capacity(planned.len());
         for range in group(&planned) {
             options.cancel.check()?;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use cenote_base::{Error, Resources, Result};
 use cenote_operator::{Kernel, Output, RowError};
-use cenote_scheduler::{Cancel, Context, Held, Placed, Scheduler, WorkOptions};
+use cenote_scheduler::{Actor, Cancel, Context, Held, Placed, Scheduler, WorkOptions};
 use parking_lot::Mutex;
 
 use crate::derive::internal;
@@ -16,26 +17,34 @@ use crate::devices::{DEVICE_SHARE, Devices};
 use crate::error_table::Failure;
 use crate::plan::PlannedStep;
 use crate::read::Chunk;
-use crate::run::{Group, Work};
-use crate::worker::{RETRIES_MAX, Workers};
+use crate::run::{Engine, Group, Work};
+use crate::worker::{RETRIES_MAX, StepWorker, process};
 
 /// Which steps of a group a row went through: bit `n` for step `n`. A group has at most 64 steps.
 pub(crate) type Pattern = u64;
 
 pub(crate) const GROUP_STEPS_MAX: usize = 64;
+/// How long a worker is kept without a chunk: a pass that goes on has one again sooner.
+pub(crate) const WORKER_IDLE: Duration = Duration::from_secs(60);
 
 /// Steps of a group that run as one task.
 pub(crate) struct Stage {
     steps: Arc<[StageStep]>,
     options: WorkOptions,
-    /// Where the kernel of the one step runs, unless it runs with the step.
-    placed: Option<Placed>,
+    runs: Runs,
+}
+
+/// How a stage is run.
+enum Runs {
+    /// By workers of all its steps, which hold what the steps ask for as long as they are there.
+    Whole(Actor<Vec<StepWorker>>),
+    /// Its one step prepares rows for a kernel, which runs where it ends first.
+    InHalves(Placed),
 }
 
 struct StageStep {
     number: usize,
     step: Arc<PlannedStep>,
-    workers: Workers,
     /// The row ids it must process.
     stale: Arc<BTreeSet<u64>>,
     /// The keys of rows on record as failed.
@@ -66,13 +75,9 @@ pub(crate) struct Taken {
 
 /// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as the memory of all of
 /// them may be had.
-pub(crate) fn stages(
-    group: &Group,
-    work: &Work,
-    scheduler: &Scheduler,
-    devices: Option<&Devices>,
-    cancel: &Cancel,
-) -> Result<Vec<Stage>> {
+pub(crate) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cancel) -> Result<Vec<Stage>> {
+    let (scheduler, devices) = (&engine.scheduler, engine.options.devices.as_ref());
+    let workers_max = (scheduler.usage().total.cpu.ceil() as usize).max(1);
     let stage = |(range, resources): (Range<usize>, Resources)| {
         let name = range.clone().map(|number| group.steps[number].operator.definition.name).collect::<Vec<_>>();
         let first = &group.steps[range.start].operator;
@@ -85,19 +90,23 @@ pub(crate) fn stages(
             let on_cpu = Arc::clone(&kernel.on_cpu);
             scheduler.placed(devices.placed(kernel, options.clone()), move |batch| on_cpu(batch))
         };
-        let placed = kernel.map(place).transpose()?;
+        let operators: Vec<_> = range.clone().map(|number| Arc::clone(&group.steps[number].operator)).collect();
+        let workers = move || Ok(operators.iter().map(StepWorker::new).collect());
+        let runs = match kernel.map(place).transpose()? {
+            Some(placed) => Runs::InHalves(placed),
+            None => Runs::Whole(scheduler.actor(options.clone(), workers_max, WORKER_IDLE, workers)?),
+        };
         let step = |number: usize| StageStep {
             number,
             step: Arc::clone(&group.steps[number]),
-            workers: Workers::new(&group.steps[number].operator, placed.is_some()),
             stale: Arc::clone(&work.stale[number]),
             recorded: work.recorded.get(group.steps[number].label()).cloned().unwrap_or_default(),
             read: group.steps.iter().flat_map(|step| step.inputs.iter().cloned()).collect(),
         };
-        Ok(Stage { steps: range.map(step).collect(), options, placed })
+        Ok(Stage { steps: range.map(step).collect(), options, runs })
     };
     let requests = requests(&group.steps, devices);
-    fuse(&requests, scheduler.usage().total.memory_bytes).into_iter().map(stage).collect()
+    fuse(&requests, engine.task_bytes_max()).into_iter().map(stage).collect()
 }
 
 /// What each of `steps` asks for, the device included that its kernel may run on.
@@ -135,13 +144,18 @@ impl Stage {
     /// `taken` with the stage's steps done.
     pub(crate) async fn run(&self, scheduler: &Scheduler, taken: Taken) -> Result<Taken> {
         let steps = Arc::clone(&self.steps);
-        let Some(placed) = &self.placed else {
-            let work = move |context: &Context| {
-                let mut taken = taken.clone();
-                steps.iter().try_for_each(|step| taken.process(step, &context.cancel))?;
-                Ok(taken)
-            };
-            return scheduler.run(&self.options, work).await;
+        let placed = match &self.runs {
+            Runs::InHalves(placed) => placed,
+            Runs::Whole(workers) => {
+                let work = move |workers: &mut Vec<StepWorker>, context: &Context| {
+                    let mut taken = taken.clone();
+                    for (step, worker) in steps.iter().zip(workers) {
+                        taken.process(step, worker, &context.cancel)?;
+                    }
+                    Ok(taken)
+                };
+                return workers.call(work).await;
+            }
         };
         let beside = Arc::new(Mutex::new(None));
         let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&beside));
@@ -195,9 +209,9 @@ impl Taken {
         self.patterns.len()
     }
 
-    fn process(&mut self, stage: &StageStep, cancel: &Cancel) -> Result<()> {
+    fn process(&mut self, stage: &StageStep, worker: &mut StepWorker, cancel: &Cancel) -> Result<()> {
         let done = match self.inputs(stage)? {
-            Some((positions, inputs)) => Some((positions, stage.workers.process(&inputs, cancel)?)),
+            Some((positions, inputs)) => Some((positions, worker.process(&inputs, cancel)?)),
             None => None,
         };
         self.take_in(stage, done)
@@ -210,7 +224,7 @@ impl Taken {
         let Some((positions, inputs)) = self.inputs(stage)? else {
             return Ok((RecordBatch::new_empty(Arc::clone(&kernel.input)), None));
         };
-        let output = stage.workers.process(&inputs, cancel)?;
+        let output = process((kernel.preparer)()?.as_mut(), &stage.step.operator, &inputs, cancel)?;
         Ok((kernel.batch(output.columns)?, Some((positions, output.errors))))
     }
 

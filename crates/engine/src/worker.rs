@@ -1,4 +1,4 @@
-//! Workers of one operator, made as threads need them and kept for reuse.
+//! The worker of one operator, as a state of an actor keeps it.
 
 use std::sync::Arc;
 
@@ -6,39 +6,40 @@ use arrow::array::ArrayRef;
 use cenote_base::{Error, Result};
 use cenote_operator::{BoundOperator, Output, Rows, Worker};
 use cenote_scheduler::Cancel;
-use parking_lot::Mutex;
 
 /// How often work is tried again after an error that may pass.
 pub(crate) const RETRIES_MAX: u32 = 2;
 
-/// Does an operator's work on threads of the scheduler. There are never more workers than those run at once.
-pub(crate) struct Workers {
+/// Does an operator's work, with a worker that is made when it is first needed.
+pub(crate) struct StepWorker {
     operator: Arc<BoundOperator>,
-    /// Whether they stop before the operator's kernel.
-    only_prepare: bool,
-    idle: Mutex<Vec<Box<dyn Worker>>>,
+    worker: Option<Box<dyn Worker>>,
 }
 
-impl Workers {
-    pub(crate) fn new(operator: &Arc<BoundOperator>, only_prepare: bool) -> Self {
-        Self { operator: Arc::clone(operator), only_prepare, idle: Mutex::default() }
+impl StepWorker {
+    pub(crate) fn new(operator: &Arc<BoundOperator>) -> Self {
+        Self { operator: Arc::clone(operator), worker: None }
     }
 
-    /// The operator's output, or what its kernel takes, for `inputs`, one array a port, of any type the port accepts, unless it is
-    /// cancelled.
-    pub(crate) fn process(&self, inputs: &[ArrayRef], cancel: &Cancel) -> Result<Output> {
-        let inputs = arrive(&self.operator, inputs)?;
-        let popped = self.idle.lock().pop();
-        let mut worker = match (popped, self.operator.kernel()) {
-            (Some(worker), _) => worker,
-            (None, Some(kernel)) if self.only_prepare => (kernel.preparer)()?,
-            (None, _) => self.operator.worker()?,
+    /// Returns the operator's output for `inputs`, one array a port, of any type the port accepts, unless it is cancelled.
+    pub(crate) fn process(&mut self, inputs: &[ArrayRef], cancel: &Cancel) -> Result<Output> {
+        let worker = match &mut self.worker {
+            Some(worker) => worker,
+            None => self.worker.insert(self.operator.worker()?),
         };
-        let output = worker.process(&Rows::new(&inputs).checked_by(&|| cancel.check()))?;
-        // A worker that failed or panicked is not kept: its state is suspect.
-        self.idle.lock().push(worker);
-        Ok(output)
+        process(worker.as_mut(), &self.operator, inputs, cancel)
     }
+}
+
+/// Returns what `worker`, which takes what `operator` takes, makes of `inputs`.
+pub(crate) fn process(
+    worker: &mut dyn Worker,
+    operator: &BoundOperator,
+    inputs: &[ArrayRef],
+    cancel: &Cancel,
+) -> Result<Output> {
+    let inputs = arrive(operator, inputs)?;
+    worker.process(&Rows::new(&inputs).checked_by(&|| cancel.check()))
 }
 
 fn arrive(operator: &BoundOperator, inputs: &[ArrayRef]) -> Result<Vec<ArrayRef>> {

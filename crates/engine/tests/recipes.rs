@@ -421,7 +421,7 @@ async fn media_over_the_budget_is_a_bad_row_and_the_rest_goes_on() {
     let bytes: arrow::array::LargeBinaryArray = media.iter().map(|m| Some(m.as_slice())).collect();
     fixture.table.upsert(RecordBatch::try_new(Arc::new(schema), vec![ids, Arc::new(bytes)]).unwrap()).await.unwrap();
     let scheduler = Scheduler::new(SchedulerOptions::default()).unwrap();
-    let options = EngineOptions { chunk_bytes_max: ByteSize(100_000), ..EngineOptions::default() };
+    let options = EngineOptions { row_bytes_max: ByteSize(100_000), ..EngineOptions::default() };
     let engine = Engine::new(fixture.store.clone(), Arc::new(registry(&fixture.calls, 1)), scheduler, options);
     let recipe = Recipe::new("r", vec![Step::new("docs", OperatorSpec::new("measure_bytes"), "media")]);
     let report = engine.run(&recipe, &RunOptions::default()).await.unwrap();

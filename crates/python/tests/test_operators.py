@@ -21,7 +21,7 @@ def recipe(operator: str, output: str = "made") -> str:
 
 
 def run(path, operator: str, rows: int = 20, output: str = "made"):
-    lake = cenote.open(path, create=True, memory="1 GiB")
+    lake = cenote.open(path, create=True, memory="2 GiB")
     if "numbers" not in lake.tables():
         table = lake.create_table("numbers", {"id": int, "word": str}, primary_key="id")
         table.upsert({"id": range(rows), "word": [f"w{id}" for id in range(rows)]})

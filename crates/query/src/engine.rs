@@ -10,6 +10,7 @@ use arrow::datatypes::SchemaRef;
 use cenote_base::{ByteSize, Error, Result};
 use cenote_index::Indexes;
 use cenote_operator::Registry;
+use cenote_scheduler::{Cancel, Scheduler};
 use cenote_store::{RecordBatches, Store};
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
 use datafusion::execution::FunctionRegistry;
@@ -27,9 +28,10 @@ use tokio::task::AbortHandle;
 use crate::fault::query_error;
 use crate::index_statement::IndexStatement;
 use crate::nearest_rule::NearestRule;
+use crate::operator_function::OperatorFunctions;
 use crate::parameter::{self, Parameter};
 use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
-use crate::{distance, operator_function, statement, table_function};
+use crate::{distance, statement, table_function};
 
 /// Batches that wait for the reader of a result.
 const RESULT_QUEUE_BATCHES: usize = 2;
@@ -60,6 +62,7 @@ pub struct QueryEngine {
     store: Store,
     indexes: Indexes,
     state: SessionState,
+    operators: Arc<OperatorFunctions>,
     threads: Threads,
 }
 
@@ -81,8 +84,15 @@ impl Drop for Threads {
 }
 
 impl QueryEngine {
-    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions.
-    pub fn new(options: QueryOptions, store: Store, indexes: Indexes, registry: Arc<Registry>) -> Result<Self> {
+    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions, whose work
+    /// `scheduler` does.
+    pub fn new(
+        options: QueryOptions,
+        store: Store,
+        indexes: Indexes,
+        registry: Arc<Registry>,
+        scheduler: &Scheduler,
+    ) -> Result<Self> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
@@ -101,7 +111,8 @@ impl QueryEngine {
             .with_default_features()
             .with_optimizer_rule(Arc::new(NearestRule))
             .build();
-        for function in distance::functions().chain(operator_function::functions(&registry)) {
+        let operators = OperatorFunctions::new(&registry, scheduler);
+        for function in distance::functions().chain(operators.of_query(&Cancel::default())) {
             // A built-in function with the same alias would win or lose by the order of a hash table: it goes.
             if let Ok(taken) = state.udf(function.name()) {
                 state.deregister_udf(taken.name()).map_err(query_error)?;
@@ -114,7 +125,7 @@ impl QueryEngine {
             .enable_all()
             .build()
             .map_err(|source| Error::from(source).context("start query threads"))?;
-        Ok(Self { store, indexes, state, threads: Threads(Some(runtime)) })
+        Ok(Self { store, indexes, state, operators: Arc::new(operators), threads: Threads(Some(runtime)) })
     }
 
     /// Answers `text`, one statement that reads, or makes, drops or lists indexes. Every table in it is seen at its newest version, and at the same one
@@ -135,7 +146,11 @@ impl QueryEngine {
     pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
         let (store, indexes) = (self.store.clone(), self.indexes.clone());
-        let (state, text) = (self.state.clone(), text.to_owned());
+        let (mut state, text) = (self.state.clone(), text.to_owned());
+        let cancel = Cancel::default();
+        for function in self.operators.of_query(&cancel) {
+            state.register_udf(Arc::new(function)).map_err(query_error)?;
+        }
         let parameters = parameters.to_vec();
         let (schema_sender, schema) = tokio::sync::oneshot::channel();
         let (batch_sender, batches) = mpsc::channel::<Result<RecordBatch>>(RESULT_QUEUE_BATCHES);
@@ -153,7 +168,7 @@ impl QueryEngine {
                 }
             }
         });
-        let stop = StopOnDrop(task.abort_handle());
+        let stop = StopOnDrop(task.abort_handle(), cancel);
         let schema = schema.await.map_err(|_| Error::internal("the query stopped while it was planned"))??;
         // A task that panics closes the channel early: its reader must not take that for the end.
         let batches = stream::unfold((batches, Some(task), stop), |(mut batches, task, stop)| async move {
@@ -174,11 +189,13 @@ impl QueryEngine {
     }
 }
 
-struct StopOnDrop(AbortHandle);
+/// Stops a query, also where it waits for an operator.
+struct StopOnDrop(AbortHandle, Cancel);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+        self.1.cancel();
     }
 }
 

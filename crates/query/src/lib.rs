@@ -27,6 +27,7 @@
 //! use cenote_index::Indexes;
 //! use cenote_operator::Registry;
 //! use cenote_query::{QueryEngine, QueryOptions};
+//! use cenote_scheduler::{Scheduler, SchedulerOptions};
 //! use cenote_store::{Store, StoreOptions, TableSpec};
 //!
 //! let directory = tempfile::tempdir()?;
@@ -35,7 +36,9 @@
 //! let table = store.create_table("notes", TableSpec::new(Arc::new(schema), ["id"])).await?;
 //! table.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["a red car", "rain"])).unwrap()).await?;
 //!
-//! let engine = QueryEngine::new(QueryOptions::default(), store, Indexes::default(), Arc::new(Registry::default()))?;
+//! let scheduler = Scheduler::new(SchedulerOptions::default())?;
+//! let (options, registry) = (QueryOptions::default(), Arc::new(Registry::default()));
+//! let engine = QueryEngine::new(options, store, Indexes::default(), registry, &scheduler)?;
 //! let answer = engine.sql("SELECT id FROM notes WHERE note LIKE '%car'").await?.collect().await?;
 //! assert_eq!(answer[0].num_rows(), 1);
 //! # Ok(())

@@ -2,63 +2,105 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, StructArray};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use cenote_base::Error;
 use cenote_operator::{BoundOperator, OperatorSpec, PortType, Registry, Rows, Shape, Worker};
+use cenote_scheduler::{Actor, Cancel, Job, JobOptions, Priority, Scheduler, WorkOptions};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
 
 use crate::fault::external;
 
 /// Rows that an operator sees at once: images decoded from them lie in memory together.
 const ROWS_MAX: usize = 64;
+/// After this time a call gives its thread back, and other work has its turn.
+const SLICE: Duration = Duration::from_millis(100);
+/// How long a worker is kept without a call.
+const IDLE: Duration = Duration::from_secs(30);
 
-/// The function of each row-wise operator of `registry`, under the operator's name.
-pub(crate) fn functions(registry: &Arc<Registry>) -> Vec<ScalarUDF> {
-    registry
-        .definitions()
-        .filter(|definition| definition.shape != Shape::OneToMany && !definition.inputs.is_empty())
-        .map(|definition| {
-            ScalarUDF::new_from_impl(OperatorFunction {
-                name: definition.name,
-                ports: definition.inputs.iter().map(|port| port.port_type).collect(),
-                registry: Arc::clone(registry),
-                bound: OnceLock::new(),
-                idle: Mutex::default(),
-                // Equal input gives equal output: a call over literals is computed once, before the query runs.
-                signature: Signature::user_defined(Volatility::Immutable),
-            })
+/// The row-wise operators that queries can call. Their work is done by the scheduler.
+#[derive(Debug)]
+pub(crate) struct OperatorFunctions(Vec<Arc<Shared>>);
+
+impl OperatorFunctions {
+    /// Those of `registry`, each under its own name, which run on `scheduler`.
+    pub(crate) fn new(registry: &Arc<Registry>, scheduler: &Scheduler) -> Self {
+        let job = scheduler.job(JobOptions::new("sql").priority(Priority::Interactive));
+        let functions = registry
+            .definitions()
+            .filter(|definition| definition.shape != Shape::OneToMany && !definition.inputs.is_empty())
+            .map(|definition| {
+                Arc::new(Shared {
+                    name: definition.name,
+                    ports: definition.inputs.iter().map(|port| port.port_type).collect(),
+                    registry: Arc::clone(registry),
+                    scheduler: scheduler.clone(),
+                    job: job.clone(),
+                    bound: OnceLock::new(),
+                    // Equal input gives equal output: a call over literals is computed once, before the query runs.
+                    signature: Signature::user_defined(Volatility::Immutable),
+                })
+            });
+        Self(functions.collect())
+    }
+
+    /// The functions of one query, which `cancel` stops.
+    pub(crate) fn of_query(&self, cancel: &Cancel) -> impl Iterator<Item = ScalarUDF> {
+        self.0.iter().map(|shared| {
+            let (shared, cancel) = (Arc::clone(shared), cancel.clone());
+            ScalarUDF::new_from_impl(OperatorFunction { shared, cancel })
         })
-        .collect()
+    }
 }
 
-/// Bound when first planned; models load when it first runs. A row that the operator cannot process is null.
+/// An operator as one query calls it. A row that it cannot process is null.
 struct OperatorFunction {
+    shared: Arc<Shared>,
+    cancel: Cancel,
+}
+
+/// What queries share of an operator: bound when one is first planned; models load when one first runs.
+struct Shared {
     name: &'static str,
     ports: Vec<PortType>,
     registry: Arc<Registry>,
-    bound: OnceLock<Arc<BoundOperator>>,
-    /// Workers that no thread is using.
-    idle: Mutex<Vec<Box<dyn Worker>>>,
+    scheduler: Scheduler,
+    job: Job,
+    bound: OnceLock<Bound>,
     signature: Signature,
+}
+
+struct Bound {
+    operator: Arc<BoundOperator>,
+    workers: Actor<Box<dyn Worker>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for OperatorFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OperatorFunction").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("OperatorFunction").field("name", &self.shared.name).finish_non_exhaustive()
     }
 }
 
 impl PartialEq for OperatorFunction {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && Arc::ptr_eq(&self.registry, &other.registry)
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 
@@ -66,63 +108,96 @@ impl Eq for OperatorFunction {}
 
 impl Hash for OperatorFunction {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        self.shared.name.hash(state);
+    }
+}
+
+impl Shared {
+    fn bound(&self) -> cenote_base::Result<&Bound> {
+        if let Some(bound) = self.bound.get() {
+            return Ok(bound);
+        }
+        let operator = Arc::new(self.registry.bind(&OperatorSpec::new(self.name))?);
+        let options = WorkOptions::new(self.name).resources(operator.resources()).job(&self.job);
+        let workers_max = self.scheduler.usage().total.cpu.ceil() as usize;
+        let started = Arc::clone(&operator);
+        let workers = self.scheduler.actor(options, workers_max, IDLE, move || started.worker())?;
+        Ok(self.bound.get_or_init(|| Bound { operator, workers }))
     }
 }
 
 impl OperatorFunction {
-    fn bound(&self) -> Result<&Arc<BoundOperator>> {
-        if let Some(bound) = self.bound.get() {
-            return Ok(bound);
-        }
-        let bound = self.registry.bind(&OperatorSpec::new(self.name)).map_err(external)?;
-        Ok(self.bound.get_or_init(|| Arc::new(bound)))
+    fn operator(&self) -> Result<&Arc<BoundOperator>> {
+        self.shared.bound().map(|bound| &bound.operator).map_err(external)
     }
 
     fn output_type(&self) -> Result<DataType> {
-        Ok(match self.bound()?.outputs() {
+        Ok(match self.operator()?.outputs() {
             [single] => single.data_type().clone(),
             several => DataType::Struct(Fields::from(several.to_vec())),
         })
     }
 
+    /// The outputs of `rows` rows, made on the scheduler's threads while this one, which is a query's, waits.
     fn process(&self, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
-        let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut worker = match taken {
-            Some(worker) => worker,
-            None => self.bound()?.worker().map_err(external)?,
-        };
-        let mut pieces: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.bound()?.outputs().len()];
-        let mut start = 0;
-        // An empty input is processed too: it gives empty columns of the right types.
-        while start < rows || start == 0 {
-            let length = ROWS_MAX.min(rows - start);
-            let slices: Vec<ArrayRef> = columns.iter().map(|column| column.slice(start, length)).collect();
-            let output = worker.process(&Rows::new(&slices)).map_err(external)?;
-            pieces.iter_mut().zip(output.columns).for_each(|(pieces, column)| pieces.push(column));
-            start += length.max(1);
-        }
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-        let mut outputs = Vec::with_capacity(pieces.len());
-        for pieces in &pieces {
-            let pieces: Vec<_> = pieces.iter().map(AsRef::as_ref).collect();
+        let operator = self.operator()?;
+        let pieces = block_in_place(|| Handle::current().block_on(self.pieces(columns, rows))).map_err(external)?;
+        let mut outputs = Vec::with_capacity(operator.outputs().len());
+        for number in 0..operator.outputs().len() {
+            let pieces: Vec<_> = pieces.iter().map(|piece| piece[number].as_ref()).collect();
             outputs.push(concat(&pieces)?);
         }
         if outputs.len() == 1 {
             return Ok(outputs.remove(0));
         }
-        let fields = Fields::from(self.bound()?.outputs().to_vec());
+        let fields = Fields::from(operator.outputs().to_vec());
         Ok(Arc::new(StructArray::try_new(fields, outputs, None)?))
     }
+
+    async fn pieces(&self, columns: &[ArrayRef], rows: usize) -> cenote_base::Result<Vec<Vec<ArrayRef>>> {
+        let workers = &self.shared.bound()?.workers;
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        // An empty input is processed too: it gives empty columns of the right types.
+        while start < rows || pieces.is_empty() {
+            let (columns, cancel) = (columns.to_vec(), self.cancel.clone());
+            let call = workers.call(move |worker, _| slice(worker.as_mut(), &columns, start..rows, &cancel));
+            let (made, end) = tokio::select! {
+                made = call => made?,
+                () = self.cancel.cancelled() => return Err(Error::cancelled("the query was cancelled")),
+            };
+            pieces.extend(made);
+            start = end;
+        }
+        Ok(pieces)
+    }
+}
+
+/// What `worker` makes within [`SLICE`] of `rows` of `columns`, piece by piece, and where it ends.
+fn slice(
+    worker: &mut dyn Worker,
+    columns: &[ArrayRef],
+    rows: Range<usize>,
+    cancel: &Cancel,
+) -> cenote_base::Result<(Vec<Vec<ArrayRef>>, usize)> {
+    let (began, check) = (Instant::now(), || cancel.check());
+    let (mut pieces, mut start) = (Vec::new(), rows.start);
+    while pieces.is_empty() || (start < rows.end && began.elapsed() < SLICE) {
+        let length = ROWS_MAX.min(rows.end - start);
+        let inputs: Vec<ArrayRef> = columns.iter().map(|column| column.slice(start, length)).collect();
+        pieces.push(worker.process(&Rows::new(&inputs).checked_by(&check))?.columns);
+        start += length;
+    }
+    Ok((pieces, start))
 }
 
 impl ScalarUDFImpl for OperatorFunction {
     fn name(&self) -> &str {
-        self.name
+        self.shared.name
     }
 
     fn signature(&self) -> &Signature {
-        &self.signature
+        &self.shared.signature
     }
 
     fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
@@ -130,17 +205,18 @@ impl ScalarUDFImpl for OperatorFunction {
     }
 
     fn return_field_from_args(&self, _args: ReturnFieldArgs) -> Result<FieldRef> {
-        Ok(Arc::new(Field::new(self.name, self.output_type()?, true)))
+        Ok(Arc::new(Field::new(self.shared.name, self.output_type()?, true)))
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let wanted = || self.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let wrong = |what: String| Err(external(Error::invalid_input(format!("{}: {what}", self.name))));
-        if arg_types.len() != self.ports.len() {
-            return wrong(format!("it takes {} ({}), found {}", self.ports.len(), wanted(), arg_types.len()));
+        let ports = &self.shared.ports;
+        let wanted = || ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let wrong = |what: String| Err(external(Error::invalid_input(format!("{}: {what}", self.shared.name))));
+        if arg_types.len() != ports.len() {
+            return wrong(format!("it takes {} ({}), found {}", ports.len(), wanted(), arg_types.len()));
         }
         let mut types = Vec::with_capacity(arg_types.len());
-        for (port, given) in self.ports.iter().zip(arg_types) {
+        for (port, given) in ports.iter().zip(arg_types) {
             let plain = match given {
                 DataType::Utf8View => DataType::Utf8,
                 DataType::BinaryView => DataType::LargeBinary,

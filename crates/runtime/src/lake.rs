@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
 
+use crate::budget::Budget;
 use crate::device::{DeviceChoice, device};
 use crate::ingest::{self, IngestReport};
 use crate::status::{self, LakeStatus};
@@ -112,17 +114,17 @@ impl Lake {
         };
         let models = Arc::new(ModelRegistry::new(ModelOptions { provider, ..options.models })?);
 
-        // Shares of the budget. What they leave is for models, Arrow buffers in flight and the runtime itself.
-        let share = |parts: u64| ByteSize(memory_max.0 / parts);
+        let budget = Budget::of(memory_max);
         let defaults = SchedulerOptions::default();
         // A driver takes its time.
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
         let found = found.map_err(|source| Error::internal("look for a device").with_source(source))??;
         let (device, devices) = found.unzip();
         let cpu_cores = options.cpu_cores.unwrap_or(defaults.cpu_cores);
+        let threads = NonZeroUsize::new(cpu_cores.ceil() as usize).unwrap_or(NonZeroUsize::MIN);
         let scheduler = Scheduler::new(SchedulerOptions {
             cpu_cores,
-            memory_max,
+            memory_max: budget.work,
             named: options.named,
             devices: device.into_iter().collect(),
             trace_max: options.trace_max,
@@ -131,10 +133,10 @@ impl Lake {
         })?;
         let trainer = devices.as_ref().map(|devices| DeviceTrainer::new(&scheduler, &devices.class));
         let indexes = Indexes::new(IndexOptions {
-            memory_bytes_max: share(4),
-            cache_bytes_max: share(16),
-            build_bytes_max: share(2),
-            threads: (cpu_cores.ceil() as usize).max(1),
+            memory_bytes_max: budget.graphs,
+            cache_bytes_max: budget.searches,
+            build_bytes_max: budget.builds,
+            threads: threads.get(),
             directory: Some(models.cache_dir().join("graphs")),
             trainer: trainer.transpose()?.map(|trainer| Arc::new(trainer) as Arc<dyn Trainer>),
             ..IndexOptions::default()
@@ -142,9 +144,10 @@ impl Lake {
         let defaults = StoreOptions::default();
         let store_options = StoreOptions {
             block_cache_bytes_max: options.cache_max.unwrap_or(defaults.block_cache_bytes_max),
-            index_cache_bytes_max: share(8),
-            metadata_cache_bytes_max: share(16),
-            page_cache_bytes_max: share(16),
+            index_cache_bytes_max: budget.index_pages,
+            metadata_cache_bytes_max: budget.metadata,
+            page_cache_bytes_max: budget.pages,
+            fold_bytes: budget.fold().min(defaults.fold_bytes),
             cache_directory: models.cache_dir().join("tables"),
             after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
             ..defaults
@@ -152,15 +155,14 @@ impl Lake {
         let store = Store::open(location.join(TABLES), store_options).await?;
         let registry = Arc::new(register(&models, options.operators));
         let engine_options = EngineOptions {
-            chunk_bytes_max: share(32),
-            queue_bytes_max: share(16),
-            commit_bytes_max: share(16),
+            row_bytes_max: budget.row(),
+            budget_bytes: memory_max,
             devices,
             ..EngineOptions::default()
         };
         let engine = Engine::new(store.clone(), Arc::clone(&registry), scheduler.clone(), engine_options);
-        let query_options = QueryOptions { memory_bytes_max: share(4), ..QueryOptions::default() };
-        let query = QueryEngine::new(query_options, store.clone(), indexes.clone(), Arc::clone(&registry))?;
+        let query_options = QueryOptions { memory_bytes_max: budget.queries, threads, ..QueryOptions::default() };
+        let query = QueryEngine::new(query_options, store.clone(), indexes.clone(), Arc::clone(&registry), &scheduler)?;
         let shared = Shared { location, store, indexes, registry, models, scheduler, engine, query, memory_max };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -237,7 +239,7 @@ impl Lake {
     /// `NotFound` for a path that is not there; `InvalidInput` when the table has another form. A file that cannot be read is
     /// reported, not an error.
     pub async fn ingest(&self, table: &str, paths: &[PathBuf], progress: &dyn Progress) -> Result<IngestReport> {
-        let commit_bytes_max = ByteSize(self.shared.memory_max.0 / 16);
+        let commit_bytes_max = Budget::of(self.shared.memory_max).file();
         Box::pin(ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress)).await
     }
 

@@ -22,19 +22,18 @@ fn main() -> Result<()> {
     let [tasks, calls, trips, fan] = counts[..] else { return Err(usage()) };
     let scheduler = Scheduler::new(SchedulerOptions::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let counter = runtime.block_on(scheduler.actor(WorkOptions::new("counter"), || Ok(0u64)))?;
+    let counter = scheduler.actor(WorkOptions::new("counter"), 1, Duration::from_secs(60), || Ok(0u64))?;
 
     let tasks_per_s = runtime.block_on(empty_tasks(&scheduler, tasks))?;
-    let calls_per_s = runtime.block_on(pipelined_calls(&scheduler, &counter, calls))?;
-    let called = counter.call_blocking(|calls, _| Ok(*calls))?;
-    let trip_us = times_us(trips, || counter.call_blocking(count))?;
-    let async_trip_us = runtime.block_on(async_round_trips(&counter, trips))?;
+    let calls_per_s = runtime.block_on(pipelined_calls(&counter, calls))?;
+    let called = runtime.block_on(counter.call(|calls, _| Ok(*calls)))?;
+    let trip_us = runtime.block_on(round_trips(&counter, trips))?;
     let (put_1_us, get_1_us) = runtime.block_on(objects(&scheduler, 1_000_000))?;
     let (put_100_us, get_100_us) = runtime.block_on(objects(&scheduler, 100_000_000))?;
     let (fan_ms, fan_sum) = runtime.block_on(fan_out_and_in(&scheduler, fan))?;
     let makespan = runtime.block_on(mixed_graph(&scheduler))?;
     let rates = format!(r#""tasks_per_s":{tasks_per_s},"calls_per_s":{calls_per_s},"called":{called}"#);
-    let trips = format!(r#""trip_us":{trip_us:?},"async_trip_us":{async_trip_us:?}"#);
+    let trips = format!(r#""trip_us":{trip_us:?}"#);
     let puts = format!(r#""put_1_us":{put_1_us},"get_1_us":{get_1_us},"put_100_us":{put_100_us}"#);
     let graphs = format!(r#""fan_ms":{fan_ms},"fan_sum":{fan_sum},"makespan_over_bound":{makespan}"#);
     println!(r#"{{{rates},{trips},{puts},"get_100_us":{get_100_us},{graphs}}}"#);
@@ -64,12 +63,17 @@ async fn empty_tasks(scheduler: &Scheduler, count: usize) -> Result<f64> {
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
-/// All handed in, then all fetched; the actor counts.
-async fn pipelined_calls(scheduler: &Scheduler, counter: &Actor<u64>, calls: usize) -> Result<f64> {
+/// All handed in, then all awaited; the actor counts.
+async fn pipelined_calls(counter: &Actor<u64>, calls: usize) -> Result<f64> {
     let began = Instant::now();
-    let call = |_| counter.submit(&[], |calls, context, _| count(calls, context).map(|_| Value::from(Vec::new())));
-    let objects: Vec<ObjectRef> = (0..calls).map(call).collect::<Result<_>>()?;
-    get_all(scheduler, &objects).await?;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..calls {
+        let counter = counter.clone();
+        waiting.spawn(async move { counter.call(count).await });
+    }
+    while let Some(called) = waiting.join_next().await {
+        called.map_err(|source| Error::internal("a call was lost").with_source(source))??;
+    }
     Ok(calls as f64 / began.elapsed().as_secs_f64())
 }
 
@@ -77,15 +81,7 @@ fn micros(began: Instant) -> f64 {
     (began.elapsed().as_secs_f64() * 1e8).round() / 100.0
 }
 
-fn times_us(times: usize, call: impl Fn() -> Result<u64>) -> Result<Vec<f64>> {
-    let time = |_| {
-        let began = Instant::now();
-        call().map(|_| micros(began))
-    };
-    (0..times).map(time).collect()
-}
-
-async fn async_round_trips(counter: &Actor<u64>, times: usize) -> Result<Vec<f64>> {
+async fn round_trips(counter: &Actor<u64>, times: usize) -> Result<Vec<f64>> {
     let mut trips_us = Vec::with_capacity(times);
     for _ in 0..times {
         let began = Instant::now();

@@ -15,19 +15,16 @@ use crate::timers::Event;
 
 /// Where the states of an actor are kept, by number.
 pub(crate) trait States: Send + Sync {
-    /// Drops state `number`.
+    /// Drops state `number`, if it is there.
     fn drop_state(&self, number: usize);
 }
 
 /// How an actor is run.
 pub(crate) struct NewActor {
-    pub(crate) place: Place,
     /// What a call that builds a state asks for; all but the CPU is then held as long as the state.
     pub(crate) request: Request,
-    pub(crate) replicas_min: usize,
-    pub(crate) replicas_max: usize,
-    /// In how much time the calls that wait should have had their turn: more states are built until they would.
-    pub(crate) catch_up: Duration,
+    pub(crate) states_max: usize,
+    /// How long a state is kept without a call.
     pub(crate) idle: Duration,
     pub(crate) states: Arc<dyn States>,
 }
@@ -40,13 +37,13 @@ struct Record {
     replicas: Vec<Replica>,
     /// Calls that wait for the resources of a new state, oldest first.
     growing: VecDeque<Key>,
-    service_s: Option<f64>,
     /// Calls that have not ended, in whatever state.
     calls: usize,
     idle_timer: bool,
     has_handle: bool,
 }
 
+/// The place of one state, and what it holds.
 #[derive(Debug, Default)]
 enum Replica {
     #[default]
@@ -55,6 +52,8 @@ enum Replica {
     Growing,
     Busy(Grant),
     Idle(Grant, Instant),
+    /// The state is being dropped; what it holds is given back afterwards.
+    Leaving(Grant),
 }
 
 #[derive(Default)]
@@ -71,22 +70,29 @@ impl Record {
         self.replicas.iter().position(|replica| matches!(replica, Replica::Idle(..)))
     }
 
-    /// States that would serve all calls in time: queue depth times service time.
-    fn wanted(&self) -> usize {
-        let at_work = |replica: &&Replica| matches!(replica, Replica::Busy(_) | Replica::Growing);
-        let depth = self.mailbox.len() + self.replicas.iter().filter(at_work).count();
-        let work_s = depth as f64 * self.service_s.unwrap_or(0.0);
-        let wanted = (work_s / self.actor.catch_up.as_secs_f64()).ceil() as usize;
-        wanted.clamp(self.actor.replicas_min.max(1), self.actor.replicas_max)
+    /// A place for one more state.
+    fn vacancy(&mut self) -> Option<usize> {
+        let absent = self.replicas.iter().position(|replica| matches!(replica, Replica::Absent));
+        absent.or_else(|| {
+            let is_allowed = self.replicas.len() < self.actor.states_max;
+            is_allowed.then(|| {
+                self.replicas.push(Replica::Absent);
+                self.replicas.len() - 1
+            })
+        })
     }
 
-    /// A place for one more state.
-    fn vacancy(&mut self) -> usize {
-        let absent = self.replicas.iter().position(|replica| matches!(replica, Replica::Absent));
-        absent.unwrap_or_else(|| {
-            self.replicas.push(Replica::Absent);
-            self.replicas.len() - 1
-        })
+    /// Gives up state `number`, which runs no call. `actor` is the record's own key.
+    fn give_up(&mut self, actor: Key, number: usize) -> Option<Effect> {
+        let grant = match std::mem::take(&mut self.replicas[number]) {
+            Replica::Busy(grant) | Replica::Idle(grant, _) => grant,
+            other => {
+                self.replicas[number] = other;
+                return None;
+            }
+        };
+        self.replicas[number] = Replica::Leaving(grant);
+        Some(Effect::DropState { actor, states: Arc::clone(&self.actor.states), number })
     }
 }
 
@@ -99,7 +105,6 @@ impl Actors {
             mailbox: VecDeque::new(),
             replicas: Vec::new(),
             growing: VecDeque::new(),
-            service_s: None,
             calls: 0,
             idle_timer: false,
             has_handle: true,
@@ -142,32 +147,23 @@ impl Actors {
         }
     }
 
-    /// A call built its state, which holds `grant` from now on.
+    /// The state that a call was to build holds `grant` from now on.
     pub(crate) fn grown(&mut self, call: ActorCall, grant: Grant) {
         if let (Some(record), Some(number)) = (self.arena.get_mut(call.actor), call.replica) {
             record.replicas[number] = Replica::Busy(grant);
         }
     }
 
-    pub(crate) fn served(&mut self, call: ActorCall, service: Duration) {
-        // The first call on a state builds it too, which says nothing of the calls after it.
-        if let Some(record) = self.arena.get_mut(call.actor).filter(|_| !call.grows) {
-            let service_s = service.as_secs_f64();
-            record.service_s = Some(record.service_s.map_or(service_s, |mean| mean + (service_s - mean) / 8.0));
-        }
-    }
-
-    /// A call is off its replica; what it was to build and did not is gone.
-    fn leave(&mut self, call: ActorCall, now: Instant) -> Option<Effect> {
+    /// A call is off its replica. A state whose call failed is suspect, and is given up.
+    fn leave(&mut self, call: ActorCall, has_failed: bool, now: Instant) -> Option<Effect> {
         let (record, number) = (self.arena.get_mut(call.actor)?, call.replica?);
-        let replica = &mut record.replicas[number];
-        match std::mem::take(replica) {
-            Replica::Busy(grant) => {
-                *replica = Replica::Idle(grant, now);
-                None
-            }
-            _ => Some(drop_state(&record.actor.states, number)),
+        if has_failed {
+            return record.give_up(call.actor, number);
         }
+        if let Replica::Busy(grant) = std::mem::take(&mut record.replicas[number]) {
+            record.replicas[number] = Replica::Idle(grant, now);
+        }
+        None
     }
 
     /// What states hold.
@@ -175,7 +171,7 @@ impl Actors {
     pub(crate) fn grants(&self) -> Vec<Grant> {
         let replicas = self.arena.iter().flat_map(|(_, record)| &record.replicas);
         let held = replicas.filter_map(|replica| match replica {
-            Replica::Busy(grant) | Replica::Idle(grant, _) => Some(grant.clone()),
+            Replica::Busy(grant) | Replica::Idle(grant, _) | Replica::Leaving(grant) => Some(grant.clone()),
             Replica::Growing | Replica::Absent => None,
         });
         held.collect()
@@ -187,39 +183,31 @@ impl Actors {
     }
 }
 
-fn drop_state(states: &Arc<dyn States>, number: usize) -> Effect {
-    let states = Arc::clone(states);
-    Effect::Call(Box::new(move || states.drop_state(number)))
-}
-
 impl Core {
-    /// Takes a call off its replica, which is then free for the next.
-    pub(crate) fn leave_replica(&mut self, key: Key, now: Instant) {
+    /// Takes a call off its replica, which is then free for the next, unless the call ran and failed.
+    pub(crate) fn leave_replica(&mut self, key: Key, has_failed: bool, now: Instant) {
         let Some(call) = self.tasks.get_mut(key).and_then(|task| task.actor.as_mut()) else { return };
         let left = *call;
         (call.replica, call.grows) = (None, false);
-        self.effects.extend(self.actors.leave(left, now));
+        self.effects.extend(self.actors.leave(left, has_failed, now));
         self.promote(left.actor, now);
     }
 
-    /// Hands waiting calls to free states, and has more states built while the calls that wait would take too long.
+    /// Hands waiting calls to free states, and has states built for those that wait still, as many as there may be.
     pub(crate) fn promote(&mut self, actor: Key, now: Instant) {
         while let Some(record) = self.actors.arena.get_mut(actor) {
-            let (key, number, place, grows) = if let Some(number) = record.first_idle() {
+            let (key, number, grows) = if let Some(number) = record.first_idle() {
                 // A call that waits for a new state is older than those in the mailbox, and better off here.
                 let Some(key) = record.growing.pop_front().or_else(|| record.mailbox.pop_front()) else { break };
                 let Replica::Idle(grant, _) = std::mem::take(&mut record.replicas[number]) else { break };
-                let place = grant.device.map_or(record.actor.place, Place::Device);
                 record.replicas[number] = Replica::Busy(grant);
-                (key, number, place, false)
-            } else if !record.mailbox.is_empty() && record.count() < record.wanted() {
+                (key, number, false)
+            } else {
+                let Some(number) = record.vacancy() else { break };
                 let Some(key) = record.mailbox.pop_front() else { break };
-                let number = record.vacancy();
                 record.replicas[number] = Replica::Growing;
                 record.growing.push_back(key);
-                (key, number, record.actor.place, true)
-            } else {
-                break;
+                (key, number, true)
             };
             let Some(task) = self.tasks.get_mut(key) else { continue };
             let Some(call) = &mut task.actor else { continue };
@@ -230,7 +218,7 @@ impl Core {
             (call.replica, call.grows) = (Some(number), grows);
             task.state = TaskState::Ready;
             let request = if grows { &record.actor.request } else { &record.call };
-            self.fair.push(task.spec.job, place, request, key);
+            self.fair.push(task.spec.job, Place::Pool, request, key);
         }
         self.rest_actor(actor, now);
     }
@@ -238,21 +226,13 @@ impl Core {
     /// Gives up states that have been idle for long enough, and all of them when the actor is done.
     pub(crate) fn rest_actor(&mut self, actor: Key, now: Instant) {
         let Some(record) = self.actors.arena.get_mut(actor) else { return };
-        let done = record.calls == 0 && !record.has_handle;
-        let kept = if done { 0 } else { record.actor.replicas_min };
-        let mut count = record.count();
+        let is_done = record.calls == 0 && !record.has_handle;
         let mut next: Option<Instant> = None;
-        for number in (0..record.replicas.len()).rev() {
+        for number in 0..record.replicas.len() {
             let Replica::Idle(_, since) = &record.replicas[number] else { continue };
             let due = since.checked_add(record.actor.idle);
-            if count <= kept {
-                break;
-            } else if done || due.is_some_and(|due| due <= now) {
-                if let Replica::Idle(grant, _) = std::mem::take(&mut record.replicas[number]) {
-                    self.ledger.give(&grant);
-                }
-                self.effects.push(drop_state(&record.actor.states, number));
-                count -= 1;
+            if is_done || due.is_some_and(|due| due <= now) {
+                self.effects.extend(record.give_up(actor, number));
             } else {
                 next = next.into_iter().chain(due).min();
             }
@@ -261,9 +241,48 @@ impl Core {
             record.idle_timer = true;
             self.timers.add(next, Event::Idle(actor));
         }
-        if done {
+        if is_done && record.count() == 0 {
             self.actors.arena.remove(actor);
         }
+    }
+
+    /// A state that was given up has been dropped: what it held is free.
+    pub(crate) fn state_dropped(&mut self, actor: Key, number: usize, now: Instant) {
+        let Some(record) = self.actors.arena.get_mut(actor) else { return };
+        if let Replica::Leaving(grant) = std::mem::take(&mut record.replicas[number]) {
+            self.ledger.give(&grant);
+        }
+        self.promote(actor, now);
+    }
+
+    /// Gives up the state that has been idle for longest among those that hold what waiting work lacks.
+    pub(crate) fn make_room(&mut self) {
+        let mut longest: Option<(Instant, Key, usize)> = None;
+        for (actor, record) in self.actors.arena.iter() {
+            for (number, replica) in record.replicas.iter().enumerate() {
+                let Replica::Idle(grant, since) = replica else { continue };
+                let is_longer = longest.is_none_or(|(other, _, _)| *since < other);
+                if is_longer && self.is_wanted(grant) {
+                    longest = Some((*since, actor, number));
+                }
+            }
+        }
+        if let Some((_, actor, number)) = longest
+            && let Some(record) = self.actors.arena.get_mut(actor)
+        {
+            self.effects.extend(record.give_up(actor, number));
+        }
+    }
+
+    /// Whether the oldest task of some queue lacks what `grant` holds.
+    fn is_wanted(&self, grant: &Grant) -> bool {
+        self.fair.queues().any(|(_, request, _, oldest)| {
+            let inputs = self.tasks.get(oldest).map(|task| task.distinct.iter());
+            let bytes: Option<u64> = inputs.and_then(|mut inputs| {
+                inputs.try_fold(0, |bytes, input| Some(bytes + self.objects.pin_bytes(*input)?))
+            });
+            bytes.is_some_and(|bytes| self.ledger.would_help(&grant.request, request, bytes))
+        })
     }
 
     /// The timer of an actor came.

@@ -35,7 +35,15 @@ impl fmt::Debug for Cancel {
 impl Cancel {
     /// Raises the flag.
     pub fn cancel(&self) {
-        self.flag.cancelled();
+        let told = {
+            let mut told = self.flag.told.lock();
+            self.flag.raised.store(true, Ordering::Release);
+            std::mem::take(&mut *told)
+        };
+        self.flag.notify.notify_waiters();
+        for who in told.iter().filter_map(Weak::upgrade) {
+            who.cancelled();
+        }
     }
 
     /// Whether the flag is raised.
@@ -57,14 +65,6 @@ impl Cancel {
         }
     }
 
-    /// A flag that is raised with this one, and can be raised alone.
-    pub fn child(&self) -> Self {
-        let child = Self::default();
-        let told: Arc<dyn OnCancel> = Arc::clone(&child.flag) as _;
-        self.tell(&told);
-        child
-    }
-
     /// Tells `who` when the flag is raised, at once if it is. Telling the same twice is telling it once.
     pub(crate) fn tell(&self, who: &Arc<dyn OnCancel>) {
         {
@@ -81,19 +81,5 @@ impl Cancel {
             }
         }
         who.cancelled();
-    }
-}
-
-impl OnCancel for Flag {
-    fn cancelled(&self) {
-        let told = {
-            let mut told = self.told.lock();
-            self.raised.store(true, Ordering::Release);
-            std::mem::take(&mut *told)
-        };
-        self.notify.notify_waiters();
-        for who in told.iter().filter_map(Weak::upgrade) {
-            who.cancelled();
-        }
     }
 }

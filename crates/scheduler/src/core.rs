@@ -10,7 +10,7 @@ use cenote_base::{Error, Random, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::actors::Actors;
+use crate::actors::{Actors, States};
 use crate::arena::{Arena, Key};
 use crate::fair::{Fair, Place, Priority};
 use crate::ledger::{Grant, Ledger};
@@ -29,7 +29,12 @@ const INPUT_FAILED: &str = "an input failed";
 pub(crate) enum Effect {
     Wake(oneshot::Sender<()>),
     Settle(Box<dyn Work>, Result<()>, Duration),
-    Call(Box<dyn FnOnce() + Send>),
+    /// Drops a state of an actor, then says so with [`Core::state_dropped`].
+    DropState {
+        actor: Key,
+        states: Arc<dyn States>,
+        number: usize,
+    },
 }
 
 /// A task that is to run now, by whoever asked.
@@ -46,12 +51,22 @@ pub(crate) struct Start {
     pub(crate) victims: Vec<Victim>,
 }
 
+/// What keeps the grant of a task that has run.
+pub(crate) enum Keep {
+    Nothing,
+    /// The state that the call built.
+    State(ActorCall),
+    /// A [`Hold`](crate::Hold).
+    Hold(Key),
+}
+
 pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) fair: Fair,
     pub(crate) objects: Objects,
     pub(crate) tasks: Arena<Task>,
     pub(crate) actors: Actors,
+    pub(crate) holds: Arena<Grant>,
     pub(crate) timers: Timers,
     pub(crate) effects: Vec<Effect>,
     pub(crate) counters: Counters,
@@ -74,13 +89,14 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(ledger: Ledger, trace: Trace, tasks_max: usize, seed: u64, now: Instant) -> Self {
         let mut fair = Fair::new();
-        let job = fair.add_job("default".to_owned(), 1.0, Priority::Normal);
+        let job = fair.add_job("default".to_owned(), Priority::Normal);
         Self {
             ledger,
             fair,
             objects: Objects::default(),
             tasks: Arena::default(),
             actors: Actors::default(),
+            holds: Arena::default(),
             timers: Timers::default(),
             effects: Vec::new(),
             counters: Counters::default(),
@@ -132,17 +148,10 @@ impl Core {
         for input in &task.distinct {
             self.objects.retain(*input);
         }
-        let deadline = task.spec.deadline.map(|limit| now + limit);
         if let Some(call) = task.actor {
             self.actors.joined(call.actor);
         }
         let key = self.tasks.insert(task);
-        if let Some(deadline) = deadline {
-            let timer = self.timers.add(deadline, Event::Deadline(key));
-            if let Some(task) = self.tasks.get_mut(key) {
-                task.deadline = Some(timer);
-            }
-        }
         self.await_inputs(key, now);
         key
     }
@@ -202,7 +211,11 @@ impl Core {
         let (tasks, objects) = (&self.tasks, &self.objects);
         let inputs_bytes =
             |key: Key| -> Option<u64> { tasks.get(key)?.distinct.iter().map(|input| objects.pin_bytes(*input)).sum() };
-        let picked = self.fair.pick(place, &self.ledger, inputs_bytes)?;
+        let picked = self.fair.pick(place, &self.ledger, inputs_bytes);
+        if self.fair.waiting() > 0 {
+            self.make_room();
+        }
+        let picked = picked?;
         let device = if let Place::Device(number) = place { Some(number) } else { None };
         let task = self.tasks.get_mut(picked.task)?;
         let grant = self.ledger.take(self.actors.request(task), device);
@@ -218,7 +231,7 @@ impl Core {
         task.since = now;
         self.counters.started += 1;
         self.moved = now;
-        let context = Context { cancel: task.cancel.clone(), attempt: task.attempt };
+        let context = Context { cancel: task.spec.cancel.clone(), attempt: task.attempt };
         let replica = task.actor.and_then(|call| call.replica).unwrap_or(0);
         let work = task.work.take()?;
         let victims = self.objects.shrink(&mut self.ledger.memory);
@@ -250,14 +263,16 @@ impl Core {
                 ended_well: outcome.is_ok(),
             });
         }
-        let keep_grant = task.actor.is_some_and(|call| call.grows) && outcome.is_ok();
-        self.stop_running(key, service, keep_grant);
+        // What a call built is dropped first where it failed.
+        let keep = match (task.actor, task.spec.hold) {
+            (Some(call), _) if call.grows => Keep::State(call),
+            (_, Some(hold)) if outcome.is_ok() => Keep::Hold(hold),
+            _ => Keep::Nothing,
+        };
+        self.stop_running(key, service, keep);
         let Some(task) = self.tasks.get_mut(key) else { return Vec::new() };
-        if let Some(call) = task.actor {
-            self.actors.served(call, service);
-        }
         match outcome {
-            Err(error) if error.kind().is_retryable() && task.retries_left > 0 && !task.cancel.is_cancelled() => {
+            Err(error) if error.kind().is_retryable() && task.retries_left > 0 && !task.spec.cancel.is_cancelled() => {
                 let backoff = BACKOFF_FIRST.saturating_mul(1 << task.attempt.min(16)).min(BACKOFF_MAX);
                 task.attempt += 1;
                 task.retries_left -= 1;
@@ -265,35 +280,40 @@ impl Core {
                 self.counters.retried += 1;
                 let pause = backoff.mul_f64(0.5 + self.random.unit());
                 self.timers.add(now + pause, Event::Retry(key));
-                self.leave_replica(key, now);
+                self.leave_replica(key, true, now);
             }
-            outcome => self.complete(key, outcome, now),
+            outcome => {
+                self.leave_replica(key, outcome.is_err(), now);
+                self.complete(key, outcome, now);
+            }
         }
         self.end_failed(now);
         self.objects.shrink(&mut self.ledger.memory)
     }
 
-    /// Gives back what a running task holds.
-    pub(crate) fn stop_running(&mut self, key: Key, service: Duration, keep_grant: bool) {
+    /// Gives back what a running task holds, but what is kept.
+    pub(crate) fn stop_running(&mut self, key: Key, service: Duration, keep: Keep) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let TaskState::Running(running) = std::mem::replace(&mut task.state, TaskState::Ready) else { return };
         let share = self.ledger.dominant_share(&running.grant.request);
         self.fair.ran(task.spec.job, running.charged_s, share, service);
-        if let (true, Some(call)) = (keep_grant, task.actor) {
-            let (lifetime, of_call) = running.grant.request.split_for_actor();
-            self.ledger.give(&Grant { request: of_call, device: None });
-            self.actors.grown(call, Grant { request: lifetime, device: running.grant.device });
-        } else {
-            self.ledger.give(&running.grant);
-        }
         for input in &task.distinct {
             self.objects.unpin(*input, &mut self.ledger.memory);
+        }
+        match keep {
+            Keep::Nothing => self.ledger.give(&running.grant),
+            Keep::State(call) => {
+                let (lifetime, of_call) = running.grant.request.split_for_actor();
+                self.ledger.give(&Grant { request: of_call, device: None });
+                self.actors.grown(call, Grant { request: lifetime, device: running.grant.device });
+            }
+            Keep::Hold(hold) => self.keep_in(hold, running.grant),
         }
     }
 
     /// Ends a task that does not run, for good.
     pub(crate) fn complete(&mut self, key: Key, outcome: Result<Option<Value>>, now: Instant) {
-        self.leave_replica(key, now);
+        self.leave_replica(key, false, now);
         let Some(mut task) = self.tasks.remove(key) else { return };
         self.moved = now;
         let counter = match &outcome {
@@ -301,9 +321,6 @@ impl Core {
             Err(_) => &mut self.counters.failed,
         };
         *counter += 1;
-        if let Some(timer) = task.deadline {
-            self.timers.remove(timer);
-        }
         let settled = match (outcome, task.output) {
             (Ok(value), Some(output)) => {
                 let value = value.unwrap_or_else(|| Value::from(Vec::new()));

@@ -1,10 +1,10 @@
-//! Tasks that end before they would by themselves: withdrawn, cancelled, late, or without their inputs.
+//! Tasks that end before they would by themselves: withdrawn, cancelled, or without their inputs.
 
 use cenote_base::Error;
 use tokio::time::Instant;
 
 use crate::arena::Key;
-use crate::core::{Core, Effect};
+use crate::core::Core;
 use crate::task::TaskState;
 use crate::timers::Event;
 
@@ -37,7 +37,7 @@ impl Core {
 
     /// Ends all waiting tasks whose flag is raised.
     pub(crate) fn sweep_cancelled(&mut self, now: Instant) {
-        let cancelled = self.tasks.iter().filter(|(_, task)| task.cancel.is_cancelled());
+        let cancelled = self.tasks.iter().filter(|(_, task)| task.spec.cancel.is_cancelled());
         let cancelled: Vec<Key> = cancelled.map(|(key, _)| key).collect();
         for key in cancelled {
             self.stop(key, Error::cancelled("the work was cancelled while it waited"), now);
@@ -64,23 +64,10 @@ impl Core {
                         self.await_inputs(key, now);
                     }
                 }
-                Event::Deadline(key) => self.pass_deadline(key, now),
                 Event::Idle(actor) => self.wake_actor(actor, now),
-                Event::Call(call) => self.effects.push(Effect::Call(call)),
             }
         }
         self.end_failed(now);
-    }
-
-    fn pass_deadline(&mut self, key: Key, now: Instant) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        task.deadline = None;
-        let limit = task.spec.deadline.unwrap_or_default();
-        let cancel = task.cancel.clone();
-        self.effects.push(Effect::Call(Box::new(move || cancel.cancel())));
-        let waiting_for = self.waits_for(key).unwrap_or_else(|| "a thread".to_owned());
-        let text = format!("the deadline of {limit:?} passed while the work waited for {waiting_for}");
-        self.stop(key, Error::cancelled(text), now);
     }
 
     /// Takes a waiting task out of whatever queue it is in.

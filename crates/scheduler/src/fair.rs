@@ -1,8 +1,7 @@
 //! Whose turn it is: priorities first, then jobs by what they have had, then tasks by age.
 //!
 //! Jobs of one priority share by start-time fair queueing (Goyal, Vin, Cheng, IEEE/ACM ToN 1997): each has a virtual time that
-//! grows by the seconds of its work times the dominant share it held, over its weight, and the job furthest behind is
-//! next. What does not fit at the moment is passed over, but not for ever: after [`PASSED_OVER_MAX`] times, work that would take
+//! grows by the seconds of its work times the dominant share it held, and the job furthest behind is next. What does not fit at the moment is passed over, but not for ever: after [`PASSED_OVER_MAX`] times, work that would take
 //! what it lacks waits behind it.
 
 use std::collections::VecDeque;
@@ -13,8 +12,6 @@ use crate::ledger::{Ledger, Request};
 
 /// How often other work may start in front of a request that does not fit.
 pub(crate) const PASSED_OVER_MAX: u32 = 32;
-/// Queues of one job looked at for one decision, so that a decision's time has a bound.
-const QUEUES_SEEN_MAX: usize = 64;
 /// What a job's work is taken to last before any of it has ended.
 const SERVICE_FIRST: Duration = Duration::from_millis(1);
 
@@ -45,7 +42,6 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) name: String,
-    weight: f64,
     priority: Priority,
     virtual_s: f64,
     service_s: f64,
@@ -88,10 +84,9 @@ impl Fair {
         Self { jobs: Arena::default(), virtual_now_s: [0.0; 3], arrivals: 0, waiting: 0, order: Vec::new() }
     }
 
-    pub(crate) fn add_job(&mut self, name: String, weight: f64, priority: Priority) -> Key {
+    pub(crate) fn add_job(&mut self, name: String, priority: Priority) -> Key {
         self.jobs.insert(Job {
             name,
-            weight,
             priority,
             virtual_s: 0.0,
             service_s: SERVICE_FIRST.as_secs_f64(),
@@ -200,7 +195,7 @@ impl Fair {
         job.running += 1;
         let now = &mut self.virtual_now_s[job.priority as usize];
         *now = now.max(job.virtual_s);
-        let charged_s = ledger.dominant_share(&request) * job.service_s / job.weight;
+        let charged_s = ledger.dominant_share(&request) * job.service_s;
         job.virtual_s += charged_s;
         Some(Picked { task, charged_s })
     }
@@ -210,7 +205,7 @@ impl Fair {
         let Some(job) = self.jobs.get_mut(job) else { return };
         job.running -= 1;
         let service_s = service.as_secs_f64();
-        job.virtual_s += share * service_s / job.weight - charged_s;
+        job.virtual_s += share * service_s - charged_s;
         job.service_s += (service_s - job.service_s) / 8.0;
     }
 
@@ -254,7 +249,7 @@ impl Fair {
 
 /// The queues' numbers, the one with the oldest head first.
 fn by_age(queues: &[Queue]) -> Vec<usize> {
-    let mut numbers: Vec<usize> = (0..queues.len().min(QUEUES_SEEN_MAX)).collect();
+    let mut numbers: Vec<usize> = (0..queues.len()).collect();
     numbers.sort_unstable_by_key(|number| queues[*number].tasks.front().map(|(arrival, _)| *arrival));
     numbers
 }

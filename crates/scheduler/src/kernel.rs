@@ -99,7 +99,10 @@ impl Kernel {
                 // Who waited may have gone; then nobody is to be woken.
                 Effect::Wake(waiter) => drop(waiter.send(())),
                 Effect::Settle(work, outcome, service) => work.settle(outcome, service),
-                Effect::Call(call) => call(),
+                Effect::DropState { actor, states, number } => {
+                    states.drop_state(number);
+                    self.with(|core| core.state_dropped(actor, number, Instant::now()));
+                }
             }
         }
     }
@@ -133,7 +136,7 @@ impl Kernel {
             let finish = |ended: Ended| locked.core.finish(ended.task, ended.work, ended.outcome, Instant::now());
             let finished = ended.take().map(finish);
             let start = locked.core.next(place, thread, Instant::now());
-            if start.is_none() && finished.is_none() {
+            if start.is_none() && finished.is_none() && locked.core.effects.is_empty() {
                 if locked.core.closed {
                     return;
                 }
@@ -141,18 +144,12 @@ impl Kernel {
                 continue;
             }
             // What a task's end brought about concerns others, so the lock is let go in the proper way before waiting.
-            let victims = finished.unwrap_or_default();
-            // A thread about to be idle looks out already while it tells others of its result: what they hand in next finds it.
-            let idle = start.is_none() && victims.is_empty() && place == Place::Pool;
-            let looks_out = idle && !locked.looking_out;
-            locked.looking_out |= looks_out;
             self.release(locked);
-            if let Err(error) = self.write_out(victims) {
+            if let Err(error) = self.write_out(finished.unwrap_or_default()) {
                 tracing::warn!("memory is over its budget by one output: {error:#}");
             }
             ended = start.and_then(|start| self.execute(start, &mut device));
             locked = self.locked.lock();
-            locked.looking_out &= !looks_out;
         }
     }
 
@@ -188,8 +185,17 @@ impl Kernel {
         thread: usize,
         device: &mut Option<Box<dyn Accelerator>>,
     ) -> Option<Option<Ended>> {
-        let start = self.with(|core| core.next(place, thread, Instant::now()))?;
-        Some(self.execute(start, device))
+        loop {
+            let (start, has_made_room) = self.with(|core| {
+                let start = core.next(place, thread, Instant::now());
+                (start, !core.effects.is_empty())
+            });
+            match start {
+                Some(start) => return Some(self.execute(start, device)),
+                None if has_made_room => {}
+                None => return None,
+            }
+        }
     }
 
     /// Ends what [`begin`](Self::begin) started.

@@ -1,5 +1,8 @@
 //! Who holds which resources. Plain arithmetic: who waits, and in which order, is decided elsewhere.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use cenote_base::{DeviceShare, Error, Resources, Result, Share};
 
 /// Amounts of everything that can be held.
@@ -7,6 +10,7 @@ use cenote_base::{DeviceShare, Error, Resources, Result, Share};
 pub(crate) struct Ledger {
     cpu_millis: Account,
     pub(crate) memory: Memory,
+    aside: Aside,
     names: Vec<String>,
     named: Vec<Account>,
     pub(crate) devices: Vec<Device>,
@@ -28,6 +32,37 @@ pub(crate) struct Memory {
     pub(crate) idle: u64,
 }
 
+/// Memory that is held for work which runs elsewhere. Such work waits for tasks, so the largest of those must fit beside all of it.
+#[derive(Debug, Default)]
+struct Aside {
+    held: u64,
+    /// How many of them wait for tasks of so many bytes.
+    beside: BTreeMap<u64, u32>,
+}
+
+impl Aside {
+    /// What must be there for one more, that holds `bytes` and waits for tasks of `beside`.
+    fn needed(&self, bytes: u64, beside: u64) -> u64 {
+        let largest = self.beside.last_key_value().map_or(0, |(bytes, _)| *bytes);
+        self.held + bytes + largest.max(beside)
+    }
+
+    fn take(&mut self, bytes: u64, beside: u64) {
+        self.held += bytes;
+        *self.beside.entry(beside).or_default() += 1;
+    }
+
+    fn give(&mut self, bytes: u64, beside: u64) {
+        self.held -= bytes;
+        if let Entry::Occupied(mut count) = self.beside.entry(beside) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
 /// A device as the ledger sees it.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -41,6 +76,10 @@ pub(crate) struct Device {
 pub(crate) struct Request {
     pub(crate) cpu_millis: u64,
     pub(crate) memory_bytes: u64,
+    /// For memory that is held for work elsewhere: the bytes of the largest task that it waits for.
+    pub(crate) beside_bytes: Option<u64>,
+    /// A call on a state that is there, which never waits behind work for what that state holds.
+    on_state: bool,
     named: Vec<(usize, u64)>,
     pub(crate) device: Option<DeviceRequest>,
 }
@@ -90,7 +129,7 @@ impl Request {
     /// The part that an actor holds while it lives, and the part that it holds during a call.
     pub(crate) fn split_for_actor(&self) -> (Self, Self) {
         let lifetime = Self { cpu_millis: 0, ..self.clone() };
-        (lifetime, Self { cpu_millis: self.cpu_millis, ..Self::default() })
+        (lifetime, Self { cpu_millis: self.cpu_millis, on_state: true, ..Self::default() })
     }
 }
 
@@ -99,6 +138,7 @@ impl Ledger {
         Self {
             cpu_millis: Account { total: millis(total.cpu), used: 0 },
             memory: Memory { total: total.memory_bytes, held: 0, idle: 0 },
+            aside: Aside::default(),
             names: total.named.keys().cloned().collect(),
             named: total.named.values().map(|units| Account { total: u64::from(*units), used: 0 }).collect(),
             devices,
@@ -133,7 +173,14 @@ impl Ledger {
             }
         }
         let device = wanted.device.as_ref().map(|share| self.device_request(share)).transpose()?;
-        Ok(Request { cpu_millis, memory_bytes: wanted.memory_bytes, named, device })
+        Ok(Request {
+            cpu_millis,
+            memory_bytes: wanted.memory_bytes,
+            beside_bytes: None,
+            on_state: false,
+            named,
+            device,
+        })
     }
 
     fn device_request(&self, wanted: &DeviceShare) -> Result<DeviceRequest> {
@@ -167,7 +214,7 @@ impl Ledger {
     /// Whether `request` could be taken now, on `device` if it is for one, beside `inputs_bytes` of objects.
     pub(crate) fn fits(&self, request: &Request, device: Option<usize>, inputs_bytes: u64) -> bool {
         request.cpu_millis <= self.cpu_millis.free()
-            && self.memory.held + request.memory_bytes + inputs_bytes <= self.memory.total
+            && self.has_memory(request, inputs_bytes)
             && request.named.iter().all(|(number, units)| *units <= self.named[*number].free())
             && request.device.as_ref().is_none_or(|wanted| {
                 device.is_some_and(|number| {
@@ -177,10 +224,16 @@ impl Ledger {
             })
     }
 
+    fn has_memory(&self, request: &Request, inputs_bytes: u64) -> bool {
+        let total = self.memory.total;
+        let beside = |beside: u64| self.aside.needed(request.memory_bytes, beside) <= total;
+        self.memory.held + request.memory_bytes + inputs_bytes <= total && request.beside_bytes.is_none_or(beside)
+    }
+
     /// Whether `a` and `b` ask for a common resource that `a` cannot have now.
     pub(crate) fn contend(&self, a: &Request, a_inputs_bytes: u64, b: &Request, b_inputs_bytes: u64) -> bool {
         let memory = a.memory_bytes + a_inputs_bytes;
-        let lacks_memory = memory > 0 && self.memory.held + memory > self.memory.total;
+        let lacks_memory = memory > 0 && !self.has_memory(a, a_inputs_bytes);
         (a.cpu_millis > self.cpu_millis.free() && b.cpu_millis > 0)
             || (lacks_memory && b.memory_bytes + b_inputs_bytes > 0)
             || a.named.iter().any(|(number, units)| {
@@ -189,10 +242,21 @@ impl Ledger {
             || a.device.as_ref().is_some_and(|a| b.device.as_ref().is_some_and(|b| a.class == b.class))
     }
 
+    /// Whether `request`, beside `inputs_bytes` of objects, lacks something now that `held` would give back.
+    pub(crate) fn would_help(&self, held: &Request, request: &Request, inputs_bytes: u64) -> bool {
+        (held.memory_bytes > 0 && !self.has_memory(request, inputs_bytes))
+            || request.named.iter().any(|(number, units)| {
+                *units > self.named[*number].free() && held.named.iter().any(|(other, _)| other == number)
+            })
+    }
+
     /// Takes what [`fits`](Self::fits).
     pub(crate) fn take(&mut self, request: &Request, device: Option<usize>) -> Grant {
         self.cpu_millis.used += request.cpu_millis;
         self.memory.held += request.memory_bytes;
+        if let Some(beside) = request.beside_bytes {
+            self.aside.take(request.memory_bytes, beside);
+        }
         for (number, units) in &request.named {
             self.named[*number].used += units;
         }
@@ -206,6 +270,9 @@ impl Ledger {
     pub(crate) fn give(&mut self, grant: &Grant) {
         self.cpu_millis.used -= grant.request.cpu_millis;
         self.memory.held -= grant.request.memory_bytes;
+        if let Some(beside) = grant.request.beside_bytes {
+            self.aside.give(grant.request.memory_bytes, beside);
+        }
         for (number, units) in &grant.request.named {
             self.named[*number].used -= units;
         }
@@ -244,7 +311,7 @@ impl Ledger {
         }
         let memory = request.memory_bytes + inputs_bytes;
         let free = self.memory.total.saturating_sub(self.memory.held);
-        if memory > free {
+        if !self.has_memory(request, inputs_bytes) {
             lacks.push(format!("{memory} bytes of memory ({free} free)"));
         }
         for (number, units) in &request.named {

@@ -5,11 +5,10 @@
 //! Distributed Framework for Emerging AI Applications", OSDI 2018). Nothing here runs on the async executor's threads.
 //!
 //! - [`Scheduler::submit`] runs a task once its inputs are there; [`Scheduler::run`] is the short form for one result.
-//!   [`Scheduler::stream`] runs an iterator step by step, never far ahead of its reader.
-//! - [`Actor`] calls run on states, as many as the calls need; a [`Batcher`] makes few large calls of many small ones.
-//! - [`Processes`], and a [`ChildProcess`] alone, are for code that may crash, hang or eat memory; [`sift()`] finds the rows it does so on.
+//! - Calls of an [`Actor`] run on states, as many as the calls need, which hold what they hold between the calls too.
+//! - A [`ChildProcess`] is for code that may crash, hang or eat memory; [`sift()`] finds the rows it does so on.
 //! - [`Placed`] work goes to the CPU or to an [`Accelerator`], whichever ends first.
-//! - [`Job`]s share by weight and priority. Memory is one budget: objects that do not fit go to disk and come back, and are made
+//! - [`Job`]s share equally within a priority. Memory is one budget: objects that do not fit go to disk and come back, and are made
 //!   again when they are lost there.
 //! - [`Scheduler::status`] says what waits for what, and a stall is reported in the log by itself.
 //!
@@ -17,6 +16,8 @@
 //!
 //! ```
 //! # async fn example() -> cenote_base::Result<()> {
+//! use std::time::Duration;
+//!
 //! use cenote_scheduler::{Scheduler, SchedulerOptions, Value, WorkOptions};
 //!
 //! let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() })?;
@@ -25,9 +26,9 @@
 //! let loud = scheduler.submit(&WorkOptions::new("shout"), &[hello], shout)?;
 //! assert_eq!(scheduler.get(&loud).await?.bytes()?, b"HELLO");
 //!
-//! let counter = scheduler.actor(WorkOptions::new("counter"), || Ok(0u64)).await?;
-//! counter.call(|count, _context| { *count += 1; Ok(()) }).await?;
-//! assert_eq!(counter.call(|count, _context| Ok(*count)).await?, 1);
+//! let decoder = scheduler.actor(WorkOptions::new("decode"), 2, Duration::from_secs(30), || Ok(Vec::with_capacity(1024)))?;
+//! let decode = |scratch: &mut Vec<u8>, _: &_| { scratch.clear(); Ok(scratch.capacity()) };
+//! assert!(decoder.call(decode).await? >= 1024);
 //! # Ok(())
 //! # }
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
@@ -37,7 +38,6 @@ mod accelerator;
 mod actor;
 mod actors;
 mod arena;
-mod batcher;
 mod cancel;
 mod child;
 mod core;
@@ -45,6 +45,7 @@ mod ending;
 mod exchange;
 mod fair;
 mod frame;
+mod hold;
 mod kernel;
 mod ledger;
 mod lineage;
@@ -62,26 +63,24 @@ mod sift;
 mod simulation;
 mod spill;
 mod status;
-mod stream;
 mod task;
 mod timers;
 mod trace;
 
 pub use accelerator::{Accelerator, DeviceOptions, KernelSet, OpenDevice};
-pub use actor::{Actor, Replicas};
-pub use batcher::{BatchOptions, Batcher};
+pub use actor::Actor;
 pub use cancel::Cancel;
 pub use child::serve_calls;
 pub use fair::Priority;
+pub use hold::Hold;
 pub use metrics::Counters;
 pub use object::Value;
 pub use options::{Job, JobOptions, SchedulerOptions, WorkOptions};
 pub use placement::{Choice, Placed, PlacedOptions};
-pub use process::{ChildProcess, ProcessOptions, Processes};
+pub use process::{ChildProcess, ProcessOptions};
 pub use queue::{Held, Receiver, Sender, byte_queue};
 pub use reference::{ObjectRef, Pinned};
 pub use scheduler::Scheduler;
 pub use sift::{BadRow, Sifted, sift};
 pub use status::{Activity, Status, Usage, Waiting};
-pub use stream::ObjectStream;
 pub use task::Context;

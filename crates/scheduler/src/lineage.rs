@@ -7,7 +7,7 @@ use cenote_base::Error;
 use tokio::time::Instant;
 
 use crate::arena::Key;
-use crate::core::Core;
+use crate::core::{Core, Keep};
 use crate::objects::State;
 use crate::task::{Call, NewTask, Task, TaskState, Work};
 
@@ -31,7 +31,7 @@ impl Core {
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.work = Some(work);
         task.distinct.retain(|input| lost.iter().all(|(gone, _)| gone != input));
-        self.stop_running(key, Duration::ZERO, false);
+        self.stop_running(key, Duration::ZERO, Keep::Nothing);
         for (input, error) in &lost {
             self.objects.lost(*input, error, &mut self.ledger.memory);
         }
@@ -39,7 +39,7 @@ impl Core {
             task.distinct.extend(lost.iter().map(|(gone, _)| *gone));
             task.distinct.sort_unstable();
         }
-        self.leave_replica(key, now);
+        self.leave_replica(key, false, now);
         self.await_inputs(key, now);
         // Others were ready to take the same objects.
         let takes_lost = |task: &Task| lost.iter().any(|(gone, _)| task.distinct.binary_search(gone).is_ok());
@@ -47,7 +47,7 @@ impl Core {
         let others = self.tasks.iter().filter(|(_, task)| queued(task) && takes_lost(task));
         for other in others.map(|(other, _)| other).collect::<Vec<_>>() {
             self.unqueue(other);
-            self.leave_replica(other, now);
+            self.leave_replica(other, false, now);
             self.await_inputs(other, now);
         }
         self.end_failed(now);

@@ -71,8 +71,6 @@ pub struct WorkOptions {
     pub retries_max: u32,
     /// Stops it.
     pub cancel: Cancel,
-    /// How long it may take from when it is handed in.
-    pub deadline: Option<Duration>,
     /// Whose work it is; by default that of a job called `default`.
     pub job: Option<Job>,
 }
@@ -85,7 +83,6 @@ impl WorkOptions {
             resources: Resources::default(),
             retries_max: 0,
             cancel: Cancel::default(),
-            deadline: None,
             job: None,
         }
     }
@@ -108,12 +105,6 @@ impl WorkOptions {
         self
     }
 
-    /// The same, stopped when it takes longer than `deadline`.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-
     /// The same as work of `job`.
     pub fn job(mut self, job: &Job) -> Self {
         self.job = Some(job.clone());
@@ -126,22 +117,14 @@ impl WorkOptions {
 pub struct JobOptions {
     /// Names it in the status.
     pub name: String,
-    /// Its part among jobs of the same priority: twice the weight, twice the part.
-    pub weight: f64,
     /// What goes first.
     pub priority: Priority,
 }
 
 impl JobOptions {
-    /// A job of weight 1 and normal priority.
+    /// A job of normal priority.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), weight: 1.0, priority: Priority::Normal }
-    }
-
-    /// The same with `weight`.
-    pub fn weight(mut self, weight: f64) -> Self {
-        self.weight = weight;
-        self
+        Self { name: name.into(), priority: Priority::Normal }
     }
 
     /// The same with `priority`.

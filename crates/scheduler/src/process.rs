@@ -8,19 +8,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
-use crate::actor::{Actor, Replicas};
 use crate::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
 use crate::object::Value;
-use crate::options::WorkOptions;
-use crate::scheduler::Scheduler;
-use crate::sift::{Sifted, sift};
 
 /// How often a busy child is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
-const PAUSE_FIRST: Duration = Duration::from_millis(20);
 
 /// A program that runs as a child, and its limits. It answers with [`serve_calls`](crate::serve_calls) or speaks the same.
 #[derive(Debug, Clone)]
@@ -56,13 +50,6 @@ impl ProcessOptions {
     }
 }
 
-/// Child processes of one program: started when there are calls, used again, killed at their limits, and started anew.
-#[derive(Debug, Clone)]
-pub struct Processes {
-    actor: Actor<ChildProcess>,
-    retries_max: u32,
-}
-
 /// One child process of a program: started when it is first needed, killed at its limits or when this is dropped, and started anew.
 #[derive(Debug)]
 pub struct ChildProcess {
@@ -88,55 +75,6 @@ struct Limits<'a> {
     until: Instant,
 }
 
-impl Scheduler {
-    /// Up to `processes_max` child processes, each of which holds the resources of `options`, all but the CPU, while it lives,
-    /// and the CPU during a call. Its memory limit is added to what it holds.
-    ///
-    /// # Errors
-    /// As [`replicated_actor`](Self::replicated_actor).
-    pub fn processes(
-        &self,
-        mut options: WorkOptions,
-        process: ProcessOptions,
-        processes_max: usize,
-    ) -> Result<Processes> {
-        options.resources.memory_bytes += process.memory_max.0;
-        let (name, retries_max) = (options.name.clone(), options.retries_max);
-        let build = move || Ok(ChildProcess::new(name.clone(), process.clone()));
-        let actor = self.replicated_actor(options, Replicas::up_to(processes_max), build)?;
-        Ok(Processes { actor, retries_max })
-    }
-}
-
-impl Processes {
-    /// What a child makes of `input`, tried again in another child as `options` allows when a child was lost.
-    ///
-    /// # Errors
-    /// What the child says; `Unavailable` when it was lost during the call; `ResourceExhausted` when it was killed at a limit;
-    /// `Corrupt` when it does not keep to the protocol; `Cancelled`, and then the child is killed.
-    pub async fn call(&self, input: Value) -> Result<Value> {
-        let mut pause = PAUSE_FIRST;
-        for _ in 0..self.retries_max {
-            let input = input.clone();
-            match self.actor.call(move |child, context| child.call(&input, &|| context.cancel.check())).await {
-                Err(error) if error.kind().is_retryable() => tracing::warn!("tries again: {error:#}"),
-                outcome => return outcome,
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        self.actor.call(move |child, context| child.call(&input, &|| context.cancel.check())).await
-    }
-
-    /// What children make of the rows of `batch`, with up to `bad_max` rows set aside that kill or fail a child by themselves.
-    ///
-    /// # Errors
-    /// As [`sift`](crate::sift()).
-    pub async fn sift(&self, batch: &RecordBatch, bad_max: usize) -> Result<Sifted> {
-        sift(batch, bad_max, |rows| async move { self.call(Value::Batch(rows)).await?.batch().cloned() }).await
-    }
-}
-
 impl ChildProcess {
     /// A child of the program that `options` name, not started yet; `name` is whose it is, for errors.
     pub fn new(name: impl Into<String>, options: ProcessOptions) -> Self {
@@ -160,7 +98,8 @@ impl ChildProcess {
     /// on; if not, the child is killed.
     ///
     /// # Errors
-    /// As [`Processes::call`], and that of `check`.
+    /// What the child says; `Unavailable` when it was lost during the call; `ResourceExhausted` when it was killed at a limit; `Corrupt`
+    /// when it does not keep to the protocol; and that of `check`.
     pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
         let content = content_of(input)?;
         self.start(check)?;

@@ -123,19 +123,10 @@ impl Scheduler {
         trace::write(since, &tries, &threads, to)
     }
 
-    /// A job: a stream of work with a fair share of its own, as long as the handle or work of it lives.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a weight that is not above 0.
-    pub fn job(&self, options: JobOptions) -> Result<Job> {
-        if !(options.weight > 0.0 && options.weight.is_finite()) {
-            return Err(Error::invalid_input(format!(
-                "job `{}` has the weight {}; a weight is above 0",
-                options.name, options.weight
-            )));
-        }
-        let key = self.kernel().with(|core| core.fair.add_job(options.name, options.weight, options.priority));
-        Ok(Job { inner: Arc::new(JobHandle { kernel: Arc::clone(self.kernel()), key }) })
+    /// Returns a new job: a stream of work with a fair share of its own, which lives as long as its handle or its work.
+    pub fn job(&self, options: JobOptions) -> Job {
+        let key = self.kernel().with(|core| core.fair.add_job(options.name, options.priority));
+        Job { inner: Arc::new(JobHandle { kernel: Arc::clone(self.kernel()), key }) }
     }
 
     /// Hands in a task, which runs once its `inputs` are there and its resources are free, and returns a reference to what
@@ -185,8 +176,7 @@ impl Scheduler {
         F: FnMut(&Context) -> Result<T> + Send + 'static,
     {
         let spec = Arc::new(self.spec(options)?);
-        let (sender, receiver) = oneshot::channel();
-        let work = Box::new(Typed { work, result: None, sender });
+        let (work, receiver) = typed(work);
         let new = NewTask { spec, inputs: Vec::new(), output: None, actor: None, work };
         let task = self.kernel().with(|core| core.submit(new, Instant::now()))?;
         let _guard = Withdraw { kernel: self.kernel(), task };
@@ -233,7 +223,7 @@ impl Scheduler {
             request,
             retries_max: options.retries_max,
             cancel: options.cancel.clone(),
-            deadline: options.deadline,
+            hold: None,
         })
     }
 
@@ -257,16 +247,29 @@ impl Drop for Withdraw<'_> {
     }
 }
 
+/// `work`, and where its result will come.
+pub(crate) fn typed<T, F>(work: F) -> (Box<dyn Work>, oneshot::Receiver<Result<T>>)
+where
+    T: Send + 'static,
+    F: FnMut(&Context) -> Result<T> + Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    (Box::new(Typed { work: Some(work), result: None, sender }), receiver)
+}
+
 /// Work whose result goes to whoever waits for it.
 struct Typed<T, F> {
-    work: F,
+    work: Option<F>,
     result: Option<T>,
     sender: oneshot::Sender<Result<T>>,
 }
 
 impl<T: Send, F: FnMut(&Context) -> Result<T> + Send> Work for Typed<T, F> {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
-        self.result = Some((self.work)(&environment.context)?);
+        let work = self.work.as_mut().ok_or_else(|| Error::internal("the work was done before"))?;
+        self.result = Some(work(&environment.context)?);
+        // What the work holds goes before what it was granted does.
+        self.work = None;
         Ok(None)
     }
 

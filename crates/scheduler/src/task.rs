@@ -13,12 +13,11 @@ use crate::cancel::Cancel;
 use crate::fair::Place;
 use crate::ledger::{Grant, Request};
 use crate::object::Value;
-use crate::timers::TimerKey;
 
 /// What running work can ask.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Raised when the work should stop, be it cancelled or past its deadline: long loops [check](Cancel::check) it.
+    /// Raised when the work should stop: long loops [check](Cancel::check) it.
     pub cancel: Cancel,
     /// 0 on the first try.
     pub attempt: u32,
@@ -43,7 +42,8 @@ pub(crate) struct Spec {
     pub(crate) request: Request,
     pub(crate) retries_max: u32,
     pub(crate) cancel: Cancel,
-    pub(crate) deadline: Option<Duration>,
+    /// What keeps the task's grant after it has ended well.
+    pub(crate) hold: Option<Key>,
 }
 
 /// What runs on a worker, and what becomes of the result.
@@ -91,9 +91,6 @@ pub(crate) struct Task {
     /// How long the last try took.
     pub(crate) service: Duration,
     pub(crate) since: Instant,
-    /// The spec's flag, or a child of it that a deadline raises too.
-    pub(crate) cancel: Cancel,
-    pub(crate) deadline: Option<TimerKey>,
 }
 
 /// On which of an actor's states a call runs.
@@ -145,7 +142,6 @@ impl Task {
             distinct.sort_unstable();
             distinct.dedup();
         }
-        let cancel = if new.spec.deadline.is_some() { new.spec.cancel.child() } else { new.spec.cancel.clone() };
         Self {
             retries_left: new.spec.retries_max,
             spec: new.spec,
@@ -158,8 +154,6 @@ impl Task {
             attempt: 0,
             service: Duration::ZERO,
             since: now,
-            cancel,
-            deadline: None,
         }
     }
 }

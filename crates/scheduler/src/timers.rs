@@ -8,35 +8,24 @@ use tokio::time::Instant;
 use crate::arena::Key;
 
 /// What happens when its time comes.
+#[derive(Debug)]
 pub(crate) enum Event {
     /// A task's pause between two tries is over.
     Retry(Key),
-    /// A task's time is over.
-    Deadline(Key),
-    /// An actor may have been idle for long enough to give up replicas.
+    /// An actor may have states that were idle for long enough.
     Idle(Key),
-    /// Somebody outside wants to know.
-    Call(Box<dyn FnOnce() + Send>),
 }
-
-/// Names an event that is still to come.
-pub(crate) type TimerKey = (Instant, u64);
 
 #[derive(Default)]
 pub(crate) struct Timers {
-    events: BTreeMap<TimerKey, Event>,
+    events: BTreeMap<(Instant, u64), Event>,
     count: u64,
 }
 
 impl Timers {
-    pub(crate) fn add(&mut self, at: Instant, event: Event) -> TimerKey {
+    pub(crate) fn add(&mut self, at: Instant, event: Event) {
         self.count += 1;
         self.events.insert((at, self.count), event);
-        (at, self.count)
-    }
-
-    pub(crate) fn remove(&mut self, key: TimerKey) {
-        self.events.remove(&key);
     }
 
     /// When the first event comes.

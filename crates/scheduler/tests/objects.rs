@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
-use cenote_base::{ByteSize, Error, ErrorKind, Resources};
+use cenote_base::{ByteSize, ErrorKind};
 use cenote_scheduler::{Scheduler, SchedulerOptions, Value, WorkOptions};
 
 fn scheduler(memory_max: u64, spill: &Path) -> Scheduler {
@@ -204,40 +204,4 @@ async fn a_failure_reaches_all_that_was_to_be_made_of_it() {
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert_eq!(error.message(), "an input failed: `bad` panicked: broken");
     assert_eq!(scheduler.get(&good).await.unwrap().bytes().unwrap(), [1], "others go on");
-}
-
-#[tokio::test]
-async fn a_stream_runs_ahead_of_its_reader_by_so_many_bytes_and_no_more() {
-    let spill = tempfile::tempdir().unwrap();
-    let scheduler = scheduler(1 << 20, spill.path());
-    let made = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&made);
-    let items = (0..50i64).map(move |number| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        Ok(Value::from(numbers(number, 100)))
-    });
-    let mut stream = scheduler.stream(&WorkOptions::new("expand"), ByteSize(4000), items).unwrap();
-    for number in 0..50 {
-        let object = stream.next().await.unwrap().unwrap();
-        assert_eq!(scheduler.get(&object).await.unwrap().batch().unwrap(), &numbers(number, 100));
-        // Five of 800 bytes are 4000; the one that was received and one at work are beside them.
-        assert!(made.load(Ordering::SeqCst) <= number as usize + 7);
-    }
-    assert!(stream.next().await.is_none());
-    let failing = [Ok(Value::from(vec![1])), Err(Error::invalid_input("no more"))].into_iter();
-    let mut stream = scheduler.stream(&WorkOptions::new("fail"), ByteSize(4000), failing).unwrap();
-    assert!(stream.next().await.unwrap().is_ok());
-    assert_eq!(stream.next().await.unwrap().unwrap_err().message(), "no more");
-    assert!(stream.next().await.is_none());
-    // A stream that is dropped does not go on.
-    let before = made.load(Ordering::SeqCst);
-    let counted = Arc::clone(&made);
-    let endless = std::iter::repeat_with(move || {
-        counted.fetch_add(1, Ordering::SeqCst);
-        Ok(Value::from(vec![0; 100]))
-    });
-    drop(scheduler.stream(&WorkOptions::new("endless"), ByteSize(1000), endless).unwrap());
-    scheduler.drain().await;
-    assert!(made.load(Ordering::SeqCst) <= before + 12);
-    assert_eq!(scheduler.usage().used, Resources { memory_bytes: 0, ..Resources::cpu(0.0) });
 }

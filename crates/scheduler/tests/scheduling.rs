@@ -92,13 +92,11 @@ async fn an_actor_runs_calls_in_turn_and_is_rebuilt_after_a_panic() {
     let scheduler = scheduler(2.0);
     let builds = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&builds);
-    let actor = scheduler
-        .actor(WorkOptions::new("counter"), move || {
-            counted.fetch_add(1, Ordering::SeqCst);
-            Ok(0u32)
-        })
-        .await
-        .unwrap();
+    let build = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(0u32)
+    };
+    let actor = scheduler.actor(WorkOptions::new("counter"), 1, Duration::from_secs(3600), build).unwrap();
     let calls = (0..50).map(|_| {
         let actor = actor.clone();
         tokio::spawn(async move {
@@ -201,34 +199,6 @@ async fn a_request_that_must_wait_shows_what_for() {
     scheduler.get(&behind).await.unwrap();
     scheduler.wait(&holder.unwrap()).await.unwrap();
     assert!(scheduler.status().waiting.is_empty());
-}
-
-#[tokio::test]
-async fn a_deadline_ends_work_that_waits_and_work_that_runs() {
-    let scheduler = scheduler(1.0);
-    let deadline = Duration::from_millis(20);
-    let options = WorkOptions::new("loop").deadline(deadline);
-    let running = scheduler.run(&options, |context| -> cenote_base::Result<()> {
-        loop {
-            context.cancel.check()?;
-            std::thread::yield_now();
-        }
-    });
-    assert_eq!(running.await.unwrap_err().kind(), ErrorKind::Cancelled);
-    let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
-    let released = Mutex::new(released);
-    let holder = scheduler
-        .submit(&WorkOptions::new("holder"), &[], move |_, _| {
-            released.lock().recv().unwrap();
-            Ok(Value::from(Vec::new()))
-        })
-        .unwrap();
-    let late = scheduler.run(&WorkOptions::new("late").deadline(deadline), |_| Ok(())).await.unwrap_err();
-    assert_eq!(late.kind(), ErrorKind::Cancelled);
-    assert_eq!(late.message(), "the deadline of 20ms passed while the work waited for 1 CPU (0 free)");
-    release.send(()).unwrap();
-    scheduler.get(&holder).await.unwrap();
-    scheduler.run(&WorkOptions::new("in time").deadline(Duration::from_secs(600)), |_| Ok(())).await.unwrap();
 }
 
 #[tokio::test]
@@ -340,7 +310,7 @@ async fn numbers_and_timeline_say_what_ran() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn nobody_misses_a_word() {
     let scheduler = scheduler(2.0);
-    let actor = scheduler.actor(WorkOptions::new("counter"), || Ok(0)).await.unwrap();
+    let actor = scheduler.actor(WorkOptions::new("counter"), 1, Duration::from_secs(3600), || Ok(0)).unwrap();
     let streams = (0..3).map(|stream| {
         let (scheduler, actor) = (scheduler.clone(), actor.clone());
         tokio::spawn(async move {
@@ -379,4 +349,40 @@ async fn nobody_misses_a_word() {
     for stream in streams.collect::<Vec<_>>() {
         stream.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_is_held_for_work_elsewhere_leaves_room_for_the_tasks_it_waits_for() {
+    let memory_max = ByteSize(1000);
+    let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 2.0, memory_max, ..Default::default() }).unwrap();
+    let pass = WorkOptions::new("pass");
+    let first = scheduler.hold(&pass, 400, 500).await.unwrap();
+    assert_eq!(scheduler.usage().used.memory_bytes, 400);
+    let second = tokio::spawn({
+        let (scheduler, pass) = (scheduler.clone(), pass.clone());
+        async move { scheduler.hold(&pass, 400, 100).await }
+    });
+    while scheduler.status().ready == 0 {
+        tokio::task::yield_now().await;
+    }
+    let task = WorkOptions::new("task").resources(Resources::cpu(1.0).with_memory_bytes(500));
+    scheduler.run(&task, |_| Ok(())).await.unwrap();
+    assert!(!second.is_finished());
+    drop(first);
+    let second = second.await.unwrap().unwrap();
+    assert_eq!(scheduler.usage().used.memory_bytes, 400);
+    // A future that is dropped while it waits holds nothing.
+    let waiting = tokio::spawn({
+        let (scheduler, pass) = (scheduler.clone(), pass.clone());
+        async move { scheduler.hold(&pass, 900, 0).await }
+    });
+    while scheduler.status().ready == 0 {
+        tokio::task::yield_now().await;
+    }
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    drop(second);
+    assert_eq!((scheduler.usage().used.memory_bytes, scheduler.status().live), (0, 0));
+    let error = scheduler.hold(&pass, 600, 500).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
 }

@@ -11,6 +11,7 @@ use cenote_base::{ByteSize, Error, Random};
 use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
 use cenote_operator::{Definition, Port, PortType, Registry, Rows, row_wise};
 use cenote_query::{QueryEngine, QueryOptions};
+use cenote_scheduler::{Scheduler, SchedulerOptions};
 use cenote_store::{Store, StoreOptions, Table, TableSpec, blob_field};
 
 const PHOTOS: i64 = 400;
@@ -111,6 +112,11 @@ fn registry() -> Registry {
     registry
 }
 
+/// One core, so that operators never run beside each other.
+fn scheduler() -> Scheduler {
+    Scheduler::new(SchedulerOptions { cpu_cores: 1.0, ..SchedulerOptions::default() }).unwrap()
+}
+
 impl Lake {
     pub async fn new() -> Self {
         Self::with_memory(ByteSize::mib(64)).await
@@ -168,7 +174,7 @@ impl Lake {
         tags.upsert(RecordBatch::try_new(tags_schema, columns).unwrap()).await.unwrap();
 
         let options = QueryOptions { memory_bytes_max, ..QueryOptions::default() };
-        let engine = QueryEngine::new(options, store.clone(), indexes, Arc::new(registry())).unwrap();
+        let engine = QueryEngine::new(options, store.clone(), indexes, Arc::new(registry()), &scheduler()).unwrap();
         Self { _directory: directory, store, engine }
     }
 

@@ -26,6 +26,7 @@ pub(super) fn audit(core: &Core, in_transit_bytes: u64) {
         assert!(needed || matches!(object.state, State::Pending), "{key:?} is kept for nobody");
     }
     let mut grants = core.actors.grants();
+    grants.extend(core.holds.iter().map(|(_, grant)| grant.clone()));
     let mut running = 0;
     for (_, task) in core.tasks.iter() {
         if let TaskState::Running(run) = &task.state {

@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 use super::audit::audit;
 use super::{Threads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
-use crate::{Cancel, Job, JobOptions, ObjectRef, Priority, Replicas, SchedulerOptions, Value, WorkOptions};
+use crate::{Cancel, Hold, Job, JobOptions, ObjectRef, Priority, SchedulerOptions, Value, WorkOptions};
 
 const BUDGET_BYTES: u64 = 4000;
 const OUTPUT_BYTES_MAX: u64 = 600;
+const CALL_RETRIES: u32 = 2;
 
 /// What a task is meant to do, and what is known of it.
 #[derive(Debug, Clone)]
@@ -105,10 +106,13 @@ struct World {
     threads: Threads,
     random: Random,
     jobs: Vec<Job>,
-    actors: Vec<crate::Actor<u64>>,
+    actors: Vec<crate::Actor<()>>,
     cancel: Cancel,
     plans: Vec<Plan>,
     objects: Vec<Option<ObjectRef>>,
+    /// Calls of actors, beside the graph.
+    calls: Vec<(Plan, JoinHandle<Result<Value>>)>,
+    holds: Vec<JoinHandle<Result<Hold>>>,
     reads: Vec<(usize, JoinHandle<Result<u64>>)>,
     puts: Vec<JoinHandle<Result<ObjectRef>>>,
     seen: Arc<Mutex<Seen>>,
@@ -141,26 +145,14 @@ impl World {
             options = options.cancel(&self.cancel);
             plan.uncertain = true;
         }
-        if self.random.below(10) == 0 {
-            options = options.deadline(Duration::from_millis(self.random.below(200)));
-            plan.uncertain = true;
-        }
         if let Some(job) = self.jobs.get(self.random.below(self.jobs.len() as u64 + 1) as usize) {
             options = options.job(job);
         }
         let seen = Arc::clone(&self.seen);
         let body = plan.clone();
-        let object = if self.random.below(4) == 0 {
-            // Actors have their own options: no retries, no deadline.
-            plan.uncertain = plan.failing_tries > 0;
-            let actor = &self.actors[self.random.below(self.actors.len() as u64) as usize];
-            actor.submit(&inputs, move |_, context, inputs| body.run(number, context.attempt, inputs, &seen))
-        } else {
-            let resources = self.resources();
-            let run =
-                move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &seen);
-            self.threads.scheduler.submit(&options.resources(resources), &inputs, run)
-        };
+        let resources = self.resources();
+        let run = move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &seen);
+        let object = self.threads.scheduler.submit(&options.resources(resources), &inputs, run);
         if object.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {
             plan.uncertain = true;
         }
@@ -168,10 +160,34 @@ impl World {
         self.plans.push(plan);
     }
 
-    /// Reads an object, or lets go of it, or lets its file go bad.
+    fn call(&mut self) {
+        let number = self.calls.len();
+        let plan = Plan { retries: CALL_RETRIES, ..Plan::random(&mut self.random, 0) };
+        let actor = self.actors[self.random.below(self.actors.len() as u64) as usize].clone();
+        let (body, seen) = (plan.clone(), Mutex::default());
+        let call = async move {
+            actor.call(move |(), context: &crate::Context| body.run(number, context.attempt, &[], &seen)).await
+        };
+        self.calls.push((plan, tokio::spawn(call)));
+    }
+
+    /// Holds memory, or lets go of some.
+    fn hold(&mut self) {
+        if self.random.below(2) == 0 || self.holds.is_empty() {
+            let (bytes, beside) = (self.random.below(1500), self.random.below(2500));
+            let scheduler = self.threads.scheduler.clone();
+            let hold = async move { scheduler.hold(&WorkOptions::new("hold"), bytes, beside).await };
+            self.holds.push(tokio::spawn(hold));
+        } else {
+            let number = self.random.below(self.holds.len() as u64) as usize;
+            self.holds.swap_remove(number).abort();
+        }
+    }
+
+    /// Reads an object, or lets go of it, or lets its file go bad, or gives up a call.
     fn disturb(&mut self) {
         let number = self.random.below(self.objects.len().max(1) as u64) as usize;
-        match self.random.below(6) {
+        match self.random.below(7) {
             0 | 1 => {
                 if let Some(Some(object)) = self.objects.get(number).cloned() {
                     let scheduler = self.threads.scheduler.clone();
@@ -185,7 +201,14 @@ impl World {
                 self.puts.push(tokio::spawn(async move { scheduler.put(vec![7; 900]).await }));
             }
             4 if self.random.below(20) == 0 => self.cancel.cancel(),
-            5 if self.loses_files => {
+            5 => {
+                let call = self.random.below(self.calls.len().max(1) as u64) as usize;
+                if let Some((plan, handle)) = self.calls.get_mut(call) {
+                    plan.uncertain = true;
+                    handle.abort();
+                }
+            }
+            6 if self.loses_files => {
                 for directory in std::fs::read_dir(&self.spill).into_iter().flatten() {
                     let files = std::fs::read_dir(directory.unwrap().path()).unwrap();
                     for file in files.filter(|_| self.random.below(2) == 0) {
@@ -205,8 +228,14 @@ impl World {
     async fn run(&mut self, tasks: usize) {
         loop {
             let submitting = self.plans.len() < tasks;
-            match self.random.below(4) {
+            if !submitting {
+                // What is held for ever would keep others waiting for ever.
+                self.holds.drain(..).for_each(|hold| hold.abort());
+            }
+            match self.random.below(6) {
                 0 if submitting => self.submit(),
+                2 if submitting => self.call(),
+                3 if submitting => self.hold(),
                 1 if submitting => self.disturb(),
                 _ => {
                     let lasts = |random: &mut Random| Duration::from_micros(random.below(20_000));
@@ -240,16 +269,16 @@ async fn chaos(seed: u64) {
     };
     let threads = Threads::new(options);
     let scheduler = threads.scheduler.clone();
-    let job = |(name, priority)| scheduler.job(JobOptions::new(name).priority(priority)).unwrap();
+    let job = |(name, priority)| scheduler.job(JobOptions::new(name).priority(priority));
     let jobs = [("backfill", Priority::Backfill), ("a", Priority::Normal), ("b", Priority::Normal)].map(job).into();
     let mut actors = Vec::new();
-    for (name, replicas, resources) in [
-        ("one", Replicas::default(), Resources::cpu(0.5).with_memory_bytes(300)),
-        ("many", Replicas { idle: Duration::from_millis(40), ..Replicas::up_to(3) }, Resources::cpu(1.0)),
-        ("gpu", Replicas::default(), Resources::cpu(0.0).with_device("gpu", Share::MemoryBytes(30))),
+    for (name, states_max, idle_ms, resources) in [
+        ("one", 1, 1000, Resources::cpu(0.5).with_memory_bytes(3000)),
+        ("many", 3, 40, Resources::cpu(1.0).with_memory_bytes(1000)),
+        ("licensed", 2, 10_000, Resources::cpu(0.0).with_named("licence", 1)),
     ] {
-        let options = WorkOptions::new(name).resources(resources);
-        actors.push(scheduler.replicated_actor(options, replicas, || Ok(0u64)).unwrap());
+        let options = WorkOptions::new(name).resources(resources).retries(CALL_RETRIES);
+        actors.push(scheduler.actor(options, states_max, Duration::from_millis(idle_ms), || Ok(())).unwrap());
     }
     let mut world = World {
         threads,
@@ -260,6 +289,8 @@ async fn chaos(seed: u64) {
         cancel: Cancel::default(),
         plans: Vec::new(),
         objects: Vec::new(),
+        calls: Vec::new(),
+        holds: Vec::new(),
         reads: Vec::new(),
         puts: Vec::new(),
         seen: Arc::default(),
@@ -305,13 +336,21 @@ async fn check_results(world: &mut World, scheduler: &crate::Scheduler) {
         assert!(put.is_finished(), "a put waits for ever: {}", scheduler.status());
         drop(put.await.unwrap().unwrap());
     }
+    for (number, (plan, call)) in world.calls.drain(..).enumerate() {
+        assert!(call.is_finished(), "call {number} waits for ever: {}", scheduler.status());
+        match call.await {
+            Ok(Ok(made)) => assert!(plan.works() && number_of(&made) == number as u64 + 1, "call {number}"),
+            Ok(Err(_)) => assert!(!plan.works(), "call {number}"),
+            Err(gone) => assert!(gone.is_cancelled() && plan.uncertain, "call {number}"),
+        }
+    }
     for (number, read) in world.reads.drain(..) {
         assert!(read.is_finished(), "task {number} is waited for for ever: {}", scheduler.status());
         match (read.await.unwrap(), numbers[number]) {
             (Ok(found), (Some(wanted), _)) => assert_eq!(found, wanted, "task {number}"),
             (Ok(_), (None, _)) => panic!("task {number} ended well and should not have"),
             (Err(_), (None, _) | (_, false)) => {}
-            // A put or an actor's object that is lost on disk stays lost, and so does what is made from it.
+            // A put that is lost on disk stays lost, and so does what is made from it.
             (Err(error), _) => {
                 assert!(lossy, "task {number}: {error}");
                 assert!(error.message().contains("nothing is known to make it again"), "task {number}: {error}");
