@@ -3,18 +3,18 @@
 //! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong about
 //! the old one.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::UInt64Type;
 use cenote_base::{Error, Result};
-use futures::stream::BoxStream;
+use futures::future::ready;
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::scanner::DatasetRecordBatchStream;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode, WriteParams};
 use lance::io::ObjectStoreParams;
@@ -24,8 +24,10 @@ use lance_table::format::Fragment;
 use lance_table::io::commit::CommitHandler;
 
 use crate::Faults;
+use crate::concerned::Concerned;
 use crate::fault::{arrow_error, lance_error};
 use crate::key::PrimaryKey;
+use crate::key_index::KeyIndex;
 use crate::pages::RowReader;
 use crate::snapshot::ROW_ID;
 use crate::state::blocking;
@@ -149,50 +151,53 @@ pub(crate) async fn commit(dataset: &Arc<Dataset>, operation: Operation, faults:
     Ok(committed)
 }
 
-/// The keys that `new` has in files that `old` has not, and those that `old` has and `new` has not.
+/// The keys of the rows that `new` may have otherwise than `old`, and those that it lacks, which `keys`, the index of `new`, does
+/// not know. Only files are looked at that have changed.
 pub(crate) async fn difference(
     old: &Dataset,
     new: &Dataset,
     key: &PrimaryKey,
     secret: (u64, u64),
-) -> Result<(Option<RecordBatch>, Option<RecordBatch>)> {
-    let mut written = Vec::new();
-    if let Some(mut rows) = key_rows(new, Some(old), key).await? {
-        while let Some(rows) = rows.try_next().await.map_err(lance_error)? {
-            written.push(key.project(&rows)?);
-        }
-    }
-    let kept: HashSet<u128> = all_keys(new, None, key, secret).await?.into_iter().map(|(hash, _)| hash).collect();
-    let mut deleted = Vec::new();
-    if let Some(mut rows) = key_rows(old, None, key).await? {
-        while let Some(rows) = rows.try_next().await.map_err(lance_error)? {
-            let rows = key.project(&rows)?;
-            let is_gone = key.hash(&rows, secret)?.into_iter().map(|hash| Some(!kept.contains(&hash)));
-            deleted.push(filter_record_batch(&rows, &is_gone.collect()).map_err(arrow_error)?);
-        }
-    }
-    let whole = |batches: &[RecordBatch]| -> Result<Option<RecordBatch>> {
-        let whole = concat_batches(key.schema(), batches).map_err(arrow_error)?;
-        Ok((whole.num_rows() > 0).then_some(whole))
+    keys: &KeyIndex,
+) -> Result<BoxStream<'static, Result<Concerned>>> {
+    let by_id = |dataset: &Dataset| -> HashMap<u64, Fragment> {
+        dataset.fragments().iter().map(|fragment| (fragment.id, fragment.clone())).collect()
     };
-    Ok((whole(&written)?, whole(&deleted)?))
+    let (before, after) = (by_id(old), by_id(new));
+    let paths = |fragment: &Fragment| fragment.files.iter().map(|file| file.path.clone()).collect::<Vec<_>>();
+    // A patch in place puts other files into a fragment.
+    let is_new = |fragment: &Fragment| before.get(&fragment.id).is_none_or(|old| paths(old) != paths(fragment));
+    let has_lost =
+        |fragment: &Fragment| after.get(&fragment.id).is_none_or(|new| new.deletion_file != fragment.deletion_file);
+    let written = new.fragments().iter().filter(|fragment| is_new(fragment)).cloned().collect();
+    let lost = old.fragments().iter().filter(|fragment| has_lost(fragment)).cloned().collect();
+    let (written, lost) = (key_rows(new, written, key).await?, key_rows(old, lost, key).await?);
+    let (of_written, of_lost, keys) = (key.clone(), key.clone(), keys.clone());
+    let written = written.and_then(move |rows| ready(of_written.project(&rows).map(Concerned::written)));
+    let deleted = lost.and_then(move |rows| {
+        let (key, keys) = (of_lost.clone(), keys.clone());
+        blocking(move || {
+            let rows = key.project(&rows)?;
+            let found = keys.get_many(&key.hash(&rows, secret)?)?;
+            let is_gone = found.into_iter().map(|row| Some(row.is_none())).collect();
+            filter_record_batch(&rows, &is_gone).map(Concerned::deleted).map_err(arrow_error)
+        })
+    });
+    Ok(written.chain(deleted).boxed())
 }
 
-/// The key columns and row ids of `dataset`; only in files that `old` has not, when one is given.
+/// The key columns and row ids of `fragments` of `dataset`.
 async fn key_rows(
     dataset: &Dataset,
-    old: Option<&Dataset>,
+    fragments: Vec<Fragment>,
     key: &PrimaryKey,
-) -> Result<Option<DatasetRecordBatchStream>> {
-    let known: HashSet<u64> = old.iter().flat_map(|old| old.fragments().iter()).map(|fragment| fragment.id).collect();
-    let fragments: Vec<Fragment> =
-        dataset.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     if fragments.is_empty() {
-        return Ok(None);
+        return Ok(stream::empty().boxed());
     }
     let mut scanner = dataset.scan();
     scanner.with_fragments(fragments).project(&key.columns()).map_err(lance_error)?.with_row_id();
-    scanner.try_into_stream().await.map(Some).map_err(lance_error)
+    Ok(scanner.try_into_stream().await.map_err(lance_error)?.map_err(lance_error).boxed())
 }
 
 /// The hash of a key and its row id.
@@ -205,9 +210,11 @@ pub(crate) async fn keys(
     key: &PrimaryKey,
     secret: (u64, u64),
 ) -> Result<BoxStream<'static, Result<Vec<KeyEntry>>>> {
-    let Some(stream) = key_rows(dataset, old, key).await? else { return Ok(futures::stream::empty().boxed()) };
+    let known: HashSet<u64> = old.iter().flat_map(|old| old.fragments().iter()).map(|fragment| fragment.id).collect();
+    let fragments = dataset.fragments().iter().filter(|fragment| !known.contains(&fragment.id)).cloned().collect();
+    let rows = key_rows(dataset, fragments, key).await?;
     let key = key.clone();
-    let hashed = stream.map_err(lance_error).and_then(move |rows| {
+    let hashed = rows.and_then(move |rows| {
         let key = key.clone();
         blocking(move || {
             let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());

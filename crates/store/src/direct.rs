@@ -8,7 +8,6 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::changes::ByHash;
 use crate::commit::Writing;
+use crate::concerned::Concerned;
 use crate::fault::arrow_error;
 use crate::install::{Changing, Direct};
 use crate::schema;
@@ -35,7 +35,8 @@ pub struct Staged {
     /// What keeps its files from collection; `None`: their age, of less than seven days.
     claim: Option<String>,
     fragments: Vec<Fragment>,
-    keys: RecordBatch,
+    /// The keys of the rows, in several batches: together they may be larger than Arrow's offsets count.
+    keys: Vec<RecordBatch>,
     /// The logical schema that the rows were written with.
     schema: SchemaRef,
 }
@@ -49,14 +50,15 @@ struct StagedHeader {
     fragments: Vec<Fragment>,
 }
 
-const STAGED_FORMAT: u32 = 1;
+/// Since 2, the keys are several batches.
+const STAGED_FORMAT: u32 = 2;
 /// Files that a commit looks for at once.
 const CHECKS: usize = 16;
 
 impl Staged {
     /// How many rows.
     pub fn rows(&self) -> usize {
-        self.keys.num_rows()
+        self.keys.iter().map(RecordBatch::num_rows).sum()
     }
 
     /// Bytes that [`from_bytes`](Self::from_bytes) reads, in any process.
@@ -66,10 +68,12 @@ impl Staged {
         let header = serde_json::to_vec(&header).map_err(|e| Error::internal("write staged rows").with_source(e))?;
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header);
-        for batch in [&RecordBatch::new_empty(Arc::clone(&self.schema)), &self.keys] {
+        let keys = self.keys.first().map_or_else(|| Arc::clone(&self.schema), RecordBatch::schema);
+        for (schema, batches) in [(&self.schema, [].as_slice()), (&keys, &self.keys)] {
             let mut part = Vec::new();
-            let mut writer = StreamWriter::try_new(&mut part, batch.schema_ref()).map_err(arrow_error)?;
-            writer.write(batch).and_then(|()| writer.finish()).map_err(arrow_error)?;
+            let mut writer = StreamWriter::try_new(&mut part, schema).map_err(arrow_error)?;
+            batches.iter().try_for_each(|batch| writer.write(batch)).map_err(arrow_error)?;
+            writer.finish().map_err(arrow_error)?;
             bytes.extend((part.len() as u64).to_le_bytes());
             bytes.extend(part);
         }
@@ -92,11 +96,9 @@ impl Staged {
         if header.format > STAGED_FORMAT {
             return Err(Error::unsupported("these rows were staged by a newer version of Cenote: commit them with it"));
         }
-        let batch = |bytes: &[u8]| -> Result<RecordBatch> {
-            let mut reader = StreamReader::try_new(bytes, None).map_err(|source| wrong().with_source(source))?;
-            reader.next().ok_or_else(wrong)?.map_err(arrow_error)
-        };
-        let (schema, keys) = (batch(part()?)?.schema(), batch(part()?)?);
+        let reader = |bytes| StreamReader::try_new(bytes, None).map_err(|source| wrong().with_source(source));
+        let (schema, keys) = (reader(part()?)?.schema(), reader(part()?)?);
+        let keys = keys.collect::<std::result::Result<Vec<_>, _>>().map_err(|source| wrong().with_source(source))?;
         Ok(Self { claim: header.claim, fragments: header.fragments, keys, schema })
     }
 }
@@ -113,7 +115,6 @@ pub(crate) async fn stage(state: &State, dataset: &Arc<Dataset>, batches: Vec<Re
 async fn write(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
     let (logical, stored) = schemas(dataset);
     let keys = batches.iter().map(|batch| state.key.project(batch)).collect::<Result<Vec<_>>>()?;
-    let keys = concat_batches(state.key.schema(), &keys).map_err(arrow_error)?;
     let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
     drop(batches);
     let fragments = base::stage(dataset, rows, &state.options.faults).await?;
@@ -175,8 +176,8 @@ pub(crate) async fn check_files(state: &State, fragments: impl IntoIterator<Item
 }
 
 async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
-    let keys = concat_batches(state.key.schema(), staged.iter().map(|staged| &staged.keys)).map_err(arrow_error)?;
-    let hashes = state.key.hash(&keys, state.hash_key())?;
+    let keys: Vec<RecordBatch> = staged.iter().flat_map(|staged| staged.keys.iter().cloned()).collect();
+    let hashes = keys.iter().map(|keys| state.key.hash(keys, state.hash_key())).collect::<Result<Vec<_>>>()?.concat();
     let rows = hashes.len();
     let mut seen: ByHash<()> = ByHash::with_capacity_and_hasher(rows, BuildHasherDefault::default());
     if hashes.iter().any(|hash| seen.insert(*hash, ()).is_some()) {
@@ -199,7 +200,8 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     let old = snapshot.base();
     let new = base::replace(snapshot.reader(), &superseded, fragments, &state.options.faults).await?;
     let entries = base::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
-    let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
+    let concerned = keys.into_iter().map(Concerned::written).collect();
+    let direct = Direct { base: new, entries, concerned, is_write: true };
     let version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
     let updated = superseded.len();
     Ok(WriteReport { version, inserted: rows - updated, updated, deleted: 0 })
@@ -225,7 +227,7 @@ pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteRe
         let keys = state.key.project(&batch)?;
         let new = patch::patch(&snapshot, &state.key, batch, &row_ids, &state.options.faults).await?;
         let entries = base::all_keys(&new, Some(snapshot.base()), &state.key, state.hash_key()).await?;
-        let direct = Direct { base: new, entries, written: Some(keys), deleted: None, is_write: true };
+        let direct = Direct { base: new, entries, concerned: vec![Concerned::written(keys)], is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
         report.updated = row_ids.len();
         Ok(report)
@@ -264,7 +266,7 @@ pub(crate) async fn delete_while(
     }
     let new = base::replace(snapshot.reader(), &superseded, Vec::new(), &state.options.faults).await?;
     let entries = hashes.into_iter().map(|hash| (hash, None)).collect();
-    let direct = Direct { base: new, entries, written: None, deleted: Some(keys), is_write: true };
+    let direct = Direct { base: new, entries, concerned: vec![Concerned::deleted(keys)], is_write: true };
     report.version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
     report.deleted = superseded.len();
     Ok(report)
@@ -284,7 +286,7 @@ pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Data
         return Ok(before.version());
     }
     state.options.faults.check("base.committed")?;
-    let direct = Direct { base: dataset, entries: Vec::new(), written: None, deleted: None, is_write: true };
+    let direct = Direct { base: dataset, entries: Vec::new(), concerned: Vec::new(), is_write: true };
     log_direct(state, changing, writing, direct).await
 }
 
@@ -306,7 +308,7 @@ pub(crate) async fn rearrange<T>(state: &Arc<State>, change: impl AsyncFnOnce(&m
     // Even a change that failed may have committed a part.
     if dataset.version().version != before {
         let writing = state.writing().await?;
-        let direct = Direct { base: dataset, entries: Vec::new(), written: None, deleted: None, is_write: false };
+        let direct = Direct { base: dataset, entries: Vec::new(), concerned: Vec::new(), is_write: false };
         log_direct(state, changing, writing, direct).await?;
     }
     done

@@ -2,6 +2,9 @@
 //!
 //! The log has what rows became; what they were before is read from the table as it was where the feed stands, with the
 //! changes seen since laid over it. So a feed costs nothing until somebody reads it.
+//!
+//! A write is given in batches, whose rows are read one batch at a time. The feed's state changes only where nothing is
+//! waited for, when a write is opened, a batch is given and a write is closed: whoever stops waiting loses nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,26 +15,31 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
-use cenote_base::{Error, ErrorKind, Result};
+use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::FutureExt;
 
 use crate::Version;
+use crate::concerned::{Concerned, KeyParts, row_bytes};
 use crate::fault::arrow_error;
 use crate::log::{Frame, Log, News, Record};
 use crate::schema;
 use crate::snapshot::Snapshot;
-use crate::state::State;
+use crate::state::{State, blocking};
 
-/// So many changes are laid over a snapshot before a newer one is taken.
+/// Changes laid over a snapshot before a newer one is taken: rows, and bytes of them.
 const RECENT_ROWS_MAX: usize = 50_000;
+const RECENT_BYTES_MAX: usize = 64 << 20;
+/// Rows of one batch at most, and about the bytes that are read for them.
+const BATCH_ROWS_MAX: usize = 8192;
+const BATCH_BYTES: usize = 16 << 20;
 
 /// Where a row is: the number of a source, and the row in it.
 type Place = (usize, usize);
 
-/// What became of a row: the hash of its key, and its last values.
-type Recent = (u128, Option<(RecordBatch, usize)>);
+/// A row's last values, with the batch that holds it; `None` when it was deleted.
+type Recent = Option<(RecordBatch, usize)>;
 
-/// A row that changed: what it was, what it is, and which row of the write's keys it is.
+/// A row that changed: what it was, what it is, and which of the keys at hand it has.
 #[derive(Debug, Clone, Copy)]
 struct Changed {
     before: Option<Place>,
@@ -39,7 +47,7 @@ struct Changed {
     key: usize,
 }
 
-/// The changes of a table, in order, from a version on. Each batch is one write:
+/// The changes of a table, in order, from a version on. A batch holds changes of one write:
 ///
 /// | column | type |
 /// |---|---|
@@ -49,17 +57,67 @@ struct Changed {
 /// | `key` | `Struct` of the primary key's columns |
 /// | `before`, `after` | `Struct` of the visible columns without media; null where there was no row, or is none |
 ///
-/// A write that leaves a row as it was is no change.
+/// A write that leaves a row as it was is no change. A large write comes in several batches with one version, each of at most
+/// 8,192 rows and some 16 MiB; [`version`](Self::version) moves to it when the last of them was given. So a reader that
+/// keeps that number after each batch, and opens a feed there when it comes back, misses nothing, and may be given batches
+/// of one write again.
 #[derive(Debug)]
 pub struct ChangeFeed {
     state: Arc<State>,
     log: Option<Log>,
     frames: VecDeque<Frame>,
+    /// The write that is being given.
+    open: Option<Open>,
     /// The table where `recent` begins.
     ground: Snapshot,
-    /// What became of rows since: `None` where they were deleted.
-    recent: HashMap<u128, Option<(RecordBatch, usize)>>,
+    /// What became of rows since, and the bytes of that.
+    recent: HashMap<u128, Recent>,
+    recent_bytes: usize,
     at: Version,
+}
+
+/// A write of which a part was given.
+#[derive(Debug)]
+struct Open {
+    version: Version,
+    time: Timestamp,
+    /// Rows to give, and how many of the first ones were given.
+    sections: VecDeque<Section>,
+    given: usize,
+    /// How many are looked at next.
+    batch_rows: usize,
+    /// Keys that are still in the log.
+    parts: Option<Parts>,
+    /// The table after the write, when that went past the log.
+    then: Option<Snapshot>,
+    /// What became of the rows that were given, when it did not.
+    recent: Vec<(u128, Recent)>,
+    recent_bytes: usize,
+}
+
+/// Keys of a write, and what their rows are now.
+#[derive(Debug, Clone)]
+struct Section {
+    keys: RecordBatch,
+    now: Now,
+}
+
+#[derive(Debug, Clone)]
+enum Now {
+    /// These rows.
+    Rows(RecordBatch),
+    Gone,
+    /// What the base has.
+    InBase,
+}
+
+/// The records that name the keys of a write to the base, as they are read again.
+#[derive(Debug)]
+struct Parts {
+    log: Log,
+    frames: VecDeque<Frame>,
+    wanted: KeyParts,
+    read: u64,
 }
 
 impl ChangeFeed {
@@ -69,161 +127,352 @@ impl ChangeFeed {
     /// `NotFound` when what was before `from` was collected.
     pub(crate) async fn open(state: Arc<State>, from: Version) -> Result<Self> {
         let ground = ground(&state, from).await?;
-        Ok(Self { state, log: None, frames: VecDeque::new(), ground, recent: HashMap::new(), at: from })
+        Ok(Self {
+            state,
+            log: None,
+            frames: VecDeque::new(),
+            open: None,
+            ground,
+            recent: HashMap::new(),
+            recent_bytes: 0,
+            at: from,
+        })
     }
 
-    /// How far the feed was read: what follows is newer.
+    /// How far the feed was read: all changes up to here were given, and what follows is newer.
     pub fn version(&self) -> Version {
         self.at
     }
 
-    /// The next write that changed rows; `None` at the end, where asking again later gives what came meanwhile.
+    /// The next changes; `None` at the end, where asking again later gives what came meanwhile.
+    ///
+    /// Cancel safe: when the future is dropped before it is ready, or fails, the next call gives what it would have given.
     ///
     /// # Errors
     /// `NotFound` when the log was collected faster than the feed was read.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
-            let Some(frame) = self.frame().await? else { return Ok(None) };
+            if self.open.is_none() && !self.begin().await? {
+                return Ok(None);
+            }
+            if let Some(changes) = self.give().await?.filter(|changes| changes.num_rows() > 0) {
+                return Ok(Some(changes));
+            }
+        }
+    }
+
+    /// Opens the next write; false when there is none yet.
+    async fn begin(&mut self) -> Result<bool> {
+        if self.recent.len() > RECENT_ROWS_MAX || self.recent_bytes > RECENT_BYTES_MAX {
+            self.move_ground().await?;
+        }
+        while self.fill().await? {
+            let Some(frame) = self.frames.front() else { break };
             if frame.version <= self.at.0 {
+                self.frames.pop_front();
                 continue;
             }
-            let mut taken = self.take_in(&frame).boxed().await;
-            if taken.is_err() {
-                // What the change is compared with may have been collected, by a process that does not know of this feed.
-                taken = match self.move_ground().await {
-                    Ok(()) => self.take_in(&frame).boxed().await,
-                    Err(error) => Err(error),
-                };
+            let (version, time) = (Version(frame.version), frame.time);
+            let (sections, parts, is_past_log) = match &frame.record {
+                Record::Upsert(rows) => {
+                    (vec![Section { keys: rows.clone(), now: Now::Rows(rows.clone()) }], None, false)
+                }
+                Record::Delete(keys) => (vec![Section { keys: keys.clone(), now: Now::Gone }], None, false),
+                Record::Base { keys, parts, .. } => (sections(keys.clone()), *parts, true),
+                Record::Checkpoint(_) | Record::Note(_) | Record::Sealed(_) | Record::Keys { .. } => {
+                    (Vec::new(), None, false)
+                }
+            };
+            let then = match is_past_log {
+                true => Some(self.after(version).await?),
+                false => None,
+            };
+            let parts = match parts {
+                Some(wanted) => {
+                    let log = Log::open(&self.state.place.log, version.0).await?;
+                    Some(Parts { log, frames: VecDeque::new(), wanted, read: 0 })
+                }
+                None => None,
+            };
+            let row_bytes = match sections.first() {
+                Some(Section { now: Now::Rows(rows), .. }) => row_bytes(rows) / rows.num_rows().max(1),
+                _ => stored_row_bytes(then.as_ref().unwrap_or(&self.ground)),
+            };
+            // Nothing is waited for from here on: what is taken from the log is open.
+            self.frames.pop_front();
+            self.open = Some(Open {
+                version,
+                time,
+                sections: sections.into(),
+                given: 0,
+                batch_rows: batch_rows(row_bytes),
+                parts,
+                then,
+                recent: Vec::new(),
+                recent_bytes: 0,
+            });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The next changes of the open write; `None` when it has no more, and is no longer open.
+    async fn give(&mut self) -> Result<Option<RecordBatch>> {
+        let (at, Some(open)) = (self.at, &mut self.open) else { return Ok(None) };
+        while open.sections.is_empty()
+            && let Some(parts) = &mut open.parts
+        {
+            match parts.next().await? {
+                Some(keys) => open.sections.extend(sections(keys)),
+                None if parts.read == parts.wanted.count => open.parts = None,
+                None => return Err(collected(at)),
             }
-            let version = Version(frame.version);
-            if taken.is_err() {
-                self.frames.push_front(frame);
+        }
+        let Some(section) = open.sections.front() else {
+            self.close();
+            return Ok(None);
+        };
+        let (whole, rows) = (section.keys.num_rows(), open.given..section.keys.num_rows());
+        let section = section.slice(rows.start, rows.len().min(open.batch_rows));
+        let mut changed = self.change(&section).boxed().await;
+        if changed.is_err() {
+            // What the rows are compared with may have been collected, by a process that does not know of this feed.
+            self.move_ground().await?;
+            changed = self.change(&section).boxed().await;
+        }
+        let Changes { batch, recent, bytes } = changed?;
+        // Nothing is waited for from here on: what was looked at is given.
+        if let Some(open) = &mut self.open {
+            open.batch_rows = batch_rows(bytes / section.keys.num_rows().max(1)).min(open.batch_rows * 2);
+            open.given += section.keys.num_rows();
+            if open.then.is_none() {
+                open.recent.extend(recent);
+                open.recent_bytes += bytes;
             }
-            let changes = taken?;
-            self.at = version;
-            if self.recent.len() > RECENT_ROWS_MAX {
-                self.move_ground().await?;
+            if open.given == whole {
+                open.sections.pop_front();
+                open.given = 0;
             }
-            if changes.as_ref().is_some_and(|changes| changes.num_rows() > 0) {
-                return Ok(changes);
+            let is_last = open.parts.as_ref().is_none_or(|parts| parts.read == parts.wanted.count);
+            if is_last && open.sections.is_empty() {
+                self.close();
+            }
+        }
+        Ok(Some(batch))
+    }
+
+    /// All of the open write was given.
+    fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.at = open.version;
+        match open.then {
+            Some(then) => {
+                self.ground = then;
+                self.recent.clear();
+                self.recent_bytes = 0;
+            }
+            None => {
+                self.recent.extend(open.recent);
+                self.recent_bytes += open.recent_bytes;
             }
         }
     }
 
-    async fn frame(&mut self) -> Result<Option<Frame>> {
-        if self.frames.is_empty() {
-            let at = self.at;
-            if let Some(log) = &mut self.log
-                && log.news().await? != News::Gone
-            {
-                self.frames = log.read().await?.into();
-                return Ok(self.frames.pop_front());
-            }
-            check_follows(&self.state, at).await?;
-            let mut log = Log::open(&self.state.place.log, at.0 + 1).await?;
-            let frames = log.read().await?;
-            match frames.first().map(|frame| &frame.record) {
-                Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= at.0 => {}
-                _ => return Err(collected(at)),
-            }
-            self.log = Some(log);
-            self.frames = frames.into();
+    /// Reads on in the log when nothing is left of what was read; false when there is nothing new.
+    async fn fill(&mut self) -> Result<bool> {
+        if !self.frames.is_empty() {
+            return Ok(true);
         }
-        Ok(self.frames.pop_front())
+        if let Some(log) = &mut self.log
+            && log.news().await? != News::Gone
+        {
+            self.frames = log.read().await?.into();
+            return Ok(!self.frames.is_empty());
+        }
+        check_follows(&self.state, self.at).await?;
+        let mut log = Log::open(&self.state.place.log, self.at.0 + 1).await?;
+        let frames = log.read().await?;
+        match frames.first().map(|frame| &frame.record) {
+            Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= self.at.0 => {}
+            _ => return Err(collected(self.at)),
+        }
+        self.log = Some(log);
+        self.frames = frames.into();
+        Ok(true)
     }
 
+    /// Compares with the table as it is where the feed stands, from files that are there.
     async fn move_ground(&mut self) -> Result<()> {
-        self.ground = ground(&self.state, self.at).await?;
+        let ground = ground(&self.state, self.at).await?;
+        let then = match self.open.as_ref().filter(|open| open.then.is_some()).map(|open| open.version) {
+            Some(version) => Some(self.after(version).await?),
+            None => None,
+        };
+        self.ground = ground;
         self.recent.clear();
+        self.recent_bytes = 0;
+        if let Some(open) = &mut self.open {
+            open.then = then;
+        }
         Ok(())
     }
 
-    /// The changes of a write, if it is one. When it fails, the feed is as it was.
-    async fn take_in(&mut self, frame: &Frame) -> Result<Option<RecordBatch>> {
-        match &frame.record {
-            Record::Upsert(batch) => {
-                let rows: Vec<Option<usize>> = (0..batch.num_rows()).map(Some).collect();
-                let (changes, recent) = self.change(frame, batch, batch, &rows).await?;
-                self.recent.extend(recent);
-                Ok(Some(changes))
-            }
-            Record::Delete(keys) => {
-                let (changes, recent) = self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await?;
-                self.recent.extend(recent);
-                Ok(Some(changes))
-            }
-            Record::Base { written, deleted, .. } => {
-                // Written past the log: the rows are in the base.
-                let then = self.state.snapshot_at(Version(frame.version)).boxed().await?;
-                let mut parts = Vec::new();
-                if let Some(keys) = written {
-                    let found = then.locate(keys).await?;
-                    let row_ids: Vec<u64> = found.iter().flatten().copied().collect();
-                    let columns = columns(&then).fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-                    let taken = then.take(&row_ids, &columns).await?;
-                    let mut next = 0..;
-                    let rows: Vec<Option<usize>> = found.iter().map(|row| row.and_then(|_| next.next())).collect();
-                    parts.push(self.change(frame, keys, &taken, &rows).await?.0);
-                }
-                if let Some(keys) = deleted {
-                    parts.push(self.change(frame, keys, keys, &vec![None; keys.num_rows()]).await?.0);
-                }
-                (self.ground, self.at) = (then, Version(frame.version));
-                self.recent.clear();
-                let Some(first) = parts.first() else { return Ok(None) };
-                arrow::compute::concat_batches(first.schema_ref(), &parts).map(Some).map_err(arrow_error)
-            }
-            Record::Checkpoint(_) | Record::Note(_) | Record::Sealed(_) => Ok(None),
+    /// The table at `version`, which follows where the feed stands.
+    async fn after(&self, version: Version) -> Result<Snapshot> {
+        match self.state.snapshot_at(version).boxed().await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(collected(self.at)),
+            then => then,
         }
     }
 
-    /// The changes to the rows of `keys`, and what becomes of them in `recent`: row `n` is now row `rows[n]` of `after`, or gone.
-    async fn change(
-        &self,
-        frame: &Frame,
-        keys: &RecordBatch,
-        after: &RecordBatch,
-        rows: &[Option<usize>],
-    ) -> Result<(RecordBatch, Vec<Recent>)> {
-        let keys = self.state.key.project(keys)?;
+    /// What the open write made of the rows of `section`.
+    async fn change(&self, section: &Section) -> Result<Changes> {
+        let lost = || Error::internal("a change feed lost the write that it gives");
+        let open = self.open.as_ref().ok_or_else(lost)?;
+        let keys = self.state.key.project(&section.keys)?;
         let hashes = self.state.key.hash(&keys, self.state.hash_key())?;
         let columns = columns(&self.ground);
-        let absent: Vec<ArrayRef> = columns.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
-        let absent = RecordBatch::try_new(Arc::clone(&columns), absent).map_err(arrow_error)?;
-        let after = schema::conform(after, &columns)?;
+        let (in_ground, ground) = rows_of(&self.ground, &keys, &columns).await?;
+        let (is_there, after) = match (&section.now, &open.then) {
+            (Now::Rows(rows), _) => (vec![true; keys.num_rows()], rows.clone()),
+            (Now::InBase, Some(then)) => rows_of(then, &keys, &self::columns(then)).await?,
+            _ => (vec![false; keys.num_rows()], RecordBatch::new_empty(Arc::clone(&columns))),
+        };
+        let recent = hashes.iter().map(|hash| self.recent.get(hash).cloned()).collect();
+        let (version, time) = (open.version, open.time);
+        let look = Look { version, time, keys, hashes, columns, recent, in_ground, ground, is_there, after };
+        blocking(move || look.compare()).await
+    }
+}
 
-        // What the rows were: in `recent`, in the ground, or nowhere.
-        let located = self.ground.locate(&keys).await?;
-        let row_ids: Vec<u64> = located.iter().flatten().copied().collect();
-        let names: Vec<String> = columns.fields().iter().map(|field| field.name().clone()).collect();
-        let ground = schema::conform(&self.ground.take(&row_ids, &names).await?, &columns)?;
+impl Section {
+    fn slice(&self, first: usize, rows: usize) -> Self {
+        let now = match &self.now {
+            Now::Rows(batch) => Now::Rows(batch.slice(first, rows)),
+            now => now.clone(),
+        };
+        Self { keys: self.keys.slice(first, rows), now }
+    }
+}
+
+/// The bytes of a row in the base's files, on average.
+fn stored_row_bytes(snapshot: &Snapshot) -> usize {
+    let fragments = snapshot.base().fragments().iter();
+    let (bytes, rows) = fragments.fold((0, 0), |(bytes, rows), fragment| {
+        let files = fragment.files.iter().map(|file| file.file_size_bytes.get().map_or(0, u64::from));
+        (bytes + files.sum::<u64>(), rows + fragment.physical_rows.unwrap_or(0) as u64)
+    });
+    (bytes / rows.max(1)) as usize
+}
+
+/// How many rows of so many bytes are a batch.
+fn batch_rows(row_bytes: usize) -> usize {
+    (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
+}
+
+/// The rows of a write to the base.
+fn sections(keys: Concerned) -> Vec<Section> {
+    let written = keys.written.map(|keys| Section { keys, now: Now::InBase });
+    let deleted = keys.deleted.map(|keys| Section { keys, now: Now::Gone });
+    written.into_iter().chain(deleted).filter(|section| section.keys.num_rows() > 0).collect()
+}
+
+impl Parts {
+    /// The next keys; `None` when all were read, or the rest is gone. Cancel safe.
+    async fn next(&mut self) -> Result<Option<Concerned>> {
+        while self.read < self.wanted.count {
+            let Some(frame) = self.frames.pop_front() else {
+                self.frames = self.log.read().await?.into();
+                if self.frames.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            if let Record::Keys { parts, keys } = frame.record
+                && parts == self.wanted.id
+            {
+                self.read += 1;
+                return Ok(Some(keys));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The rows of `keys` in `snapshot`, those that there are in the order of the keys, and for which keys there is one.
+async fn rows_of(snapshot: &Snapshot, keys: &RecordBatch, columns: &SchemaRef) -> Result<(Vec<bool>, RecordBatch)> {
+    let found = snapshot.locate(keys).await?;
+    let row_ids: Vec<u64> = found.iter().flatten().copied().collect();
+    let names: Vec<String> = columns.fields().iter().map(|field| field.name().clone()).collect();
+    Ok((found.iter().map(Option::is_some).collect(), snapshot.take(&row_ids, &names).await?))
+}
+
+/// Rows before and after a write, to be compared.
+struct Look {
+    version: Version,
+    time: Timestamp,
+    keys: RecordBatch,
+    hashes: Vec<u128>,
+    columns: SchemaRef,
+    /// What the feed knows of each row, if anything.
+    recent: Vec<Option<Recent>>,
+    /// Which rows the ground has, and those.
+    in_ground: Vec<bool>,
+    ground: RecordBatch,
+    /// Which rows there are after the write, and those.
+    is_there: Vec<bool>,
+    after: RecordBatch,
+}
+
+struct Changes {
+    batch: RecordBatch,
+    /// What became of the rows that were looked at, changed or not.
+    recent: Vec<(u128, Recent)>,
+    /// Bytes of what was compared.
+    bytes: usize,
+}
+
+impl Look {
+    fn compare(self) -> Result<Changes> {
+        let columns = &self.columns;
+        let absent: Vec<ArrayRef> = columns.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let absent = RecordBatch::try_new(Arc::clone(columns), absent).map_err(arrow_error)?;
+        let (after, ground) = (schema::conform(&self.after, columns)?, schema::conform(&self.ground, columns)?);
+        let bytes = row_bytes(&after) + row_bytes(&ground);
         let mut sources = vec![absent, after.clone(), ground];
-        let mut in_ground = 0..;
-        let mut places: Vec<Changed> = Vec::with_capacity(hashes.len());
-        for (row, hash) in hashes.iter().enumerate() {
-            let ground = located[row].and_then(|_| in_ground.next()).map(|row| (2, row));
-            let before = match self.recent.get(hash) {
+        let (mut in_ground, mut in_after) = (0.., 0..);
+        let mut places: Vec<Changed> = Vec::with_capacity(self.hashes.len());
+        for (key, recent) in self.recent.iter().enumerate() {
+            let ground = self.in_ground[key].then(|| in_ground.next()).flatten().map(|row| (2, row));
+            let before = match recent {
                 None => ground,
                 Some(None) => None,
                 Some(Some((batch, row))) => {
-                    sources.push(schema::conform(batch, &columns)?);
+                    sources.push(schema::conform(batch, columns)?);
                     Some((sources.len() - 1, *row))
                 }
             };
-            places.push(Changed { before, after: rows[row].map(|row| (1, row)), key: row });
+            let after = self.is_there[key].then(|| in_after.next()).flatten().map(|row| (1, row));
+            places.push(Changed { before, after, key });
         }
         let recent = |(place, hash): (&Changed, &u128)| (*hash, place.after.map(|(_, row)| (after.clone(), row)));
-        let recent = places.iter().zip(&hashes).map(recent).collect();
+        let recent = places.iter().zip(&self.hashes).map(recent).collect();
         places.retain(|place| match (place.before, place.after) {
             (None, None) => false,
             (Some(before), Some(after)) => !same(&sources, before, after),
             _ => true,
         });
-        Ok((assemble(frame, &keys, &sources, &places)?, recent))
+        Ok(Changes { batch: assemble(self.version, self.time, &self.keys, &sources, &places)?, recent, bytes })
     }
 }
 
-fn assemble(frame: &Frame, keys: &RecordBatch, sources: &[RecordBatch], places: &[Changed]) -> Result<RecordBatch> {
+fn assemble(
+    version: Version,
+    time: Timestamp,
+    keys: &RecordBatch,
+    sources: &[RecordBatch],
+    places: &[Changed],
+) -> Result<RecordBatch> {
     let sources: Vec<&RecordBatch> = sources.iter().collect();
     let side = |side: fn(&Changed) -> Option<Place>| -> Result<ArrayRef> {
         let valid: NullBuffer = places.iter().map(|place| side(place).is_some()).collect();
@@ -241,8 +490,8 @@ fn assemble(frame: &Frame, keys: &RecordBatch, sources: &[RecordBatch], places: 
     let key_rows: Vec<Place> = places.iter().map(|place| (0, place.key)).collect();
     let keys = interleave_record_batch(&[keys], &key_rows).map_err(arrow_error)?;
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt64Array::from(vec![frame.version; places.len()])),
-        Arc::new(TimestampMicrosecondArray::from(vec![frame.time.0; places.len()]).with_timezone("UTC")),
+        Arc::new(UInt64Array::from(vec![version.0; places.len()])),
+        Arc::new(TimestampMicrosecondArray::from(vec![time.0; places.len()]).with_timezone("UTC")),
         Arc::new(places.iter().map(operation).collect::<StringArray>()),
         Arc::new(StructArray::from(keys)),
         side(|place| place.before)?,

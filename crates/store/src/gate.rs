@@ -81,7 +81,7 @@ impl Entered {
         let logged = detached(async move {
             state.options.faults.check("base.committed")?;
             let base = state.load_base(version).await?;
-            let direct = Direct { base, entries: Vec::new(), written: None, deleted: None, is_write: false };
+            let direct = Direct { base, entries: Vec::new(), concerned: Vec::new(), is_write: false };
             state.finish_direct(&changing, &mut writing, direct).await
         });
         logged.await.map(drop).map_err(|error| gate.fail(error))

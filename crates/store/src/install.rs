@@ -1,16 +1,18 @@
 //! Taking in a new version of the base: who may make one, how it is logged, and how it replaces the one before.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::RecordBatch;
 use cenote_base::{Error, Result, Timestamp};
-use futures::FutureExt;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::changes::ByHash;
 use crate::commit::Writing;
+use crate::concerned::{Concerned, KeyParts};
 use crate::fault::lance_error;
 use crate::history::BaseMark;
 use crate::key_index::KeyIndex;
@@ -20,8 +22,12 @@ use crate::pages::RowReader;
 use crate::state::{State, blocking, key_index};
 use crate::{Version, base};
 
-/// A record of so many bytes ends its segment of the log: whoever opens the table need not read it.
+/// Keys of so many bytes end their segment of the log: whoever opens the table need not read it.
 const LONG_RECORD_BYTES: usize = 1 << 20;
+
+/// Bytes of keys in one record: as many as a write to the log holds, within these.
+const PART_BYTES_MIN: u64 = 64 << 10;
+const PART_BYTES_MAX: u64 = 64 << 20;
 
 /// The right to change the base.
 #[derive(Debug)]
@@ -45,10 +51,8 @@ pub(crate) struct Direct {
     pub(crate) base: Dataset,
     /// Where keys are that were not there before, and those that are gone.
     pub(crate) entries: Vec<(u128, Option<u64>)>,
-    /// Keys that have new values.
-    pub(crate) written: Option<RecordBatch>,
-    /// Keys that are gone.
-    pub(crate) deleted: Option<RecordBatch>,
+    /// The keys of rows that have new values, and of those that are gone.
+    pub(crate) concerned: Vec<Concerned>,
     /// Whether readers see another table: a new version.
     pub(crate) is_write: bool,
 }
@@ -64,8 +68,8 @@ impl State {
         Ok(Changing { _turn: turn, _lease: lease })
     }
 
-    /// Makes `mark` the current base, with direct writes of the keys of `touched` in it; false when the change store cannot be
-    /// cut there. For who has the end of the log: nothing is written meanwhile.
+    /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the change store
+    /// cannot be cut there. For who has the end of the log: nothing is written meanwhile.
     pub(crate) async fn install(
         self: &Arc<Self>,
         version: u64,
@@ -73,19 +77,19 @@ impl State {
         mark: BaseMark,
         base: Dataset,
         keys: KeyIndex,
-        touched: Vec<RecordBatch>,
+        touched: Option<Concerned>,
     ) -> Result<bool> {
         self.fence.learn(mark.base);
         let base_rows = base.count_rows(None).await.map_err(lance_error)?;
         let state = Arc::clone(self);
         blocking(move || {
             let mut hashes = Vec::new();
-            for keys in &touched {
+            for keys in touched.iter().flat_map(Concerned::batches) {
                 hashes.extend(state.key.hash(keys, state.hash_key())?);
             }
             let later = {
                 let inner = state.inner.lock();
-                let is_cut = inner.changes.is_cut_by(mark.folded, &hashes);
+                let is_cut = touched.is_none() || inner.changes.is_cut_by(mark.folded, &hashes);
                 is_cut.then(|| inner.changes.keys_after(mark.folded))
             };
             // Read from the disk while readers go on.
@@ -128,8 +132,8 @@ impl State {
         }
         tracing::warn!(base = latest, path = self.place.base, "took over a base version that was not logged");
         let base = self.load_base(latest).await?;
-        let (written, deleted) = base::difference(&old, &base, &self.key, secret).boxed().await?;
         let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
+        let concerned = base::difference(&old, &base, &self.key, secret, &keys).boxed().await?;
         let (version, time) = self.next();
         let mark = BaseMark {
             base: latest,
@@ -139,7 +143,7 @@ impl State {
             made: time.0,
             ..self.account(mark, &base, true).await
         };
-        self.log_base(writing, version, time, mark, base, keys, written, deleted).await
+        self.log_base(writing, version, time, mark, base, keys, concerned).await.map(drop)
     }
 
     /// Logs and installs the base that a fold made.
@@ -161,11 +165,11 @@ impl State {
             made: time.0,
             ..self.account(mark, &folded.base, false).await
         };
-        self.log_base(writing, version, time, mark, folded.base, folded.keys, None, None).await
+        let none = stream::empty().boxed();
+        self.log_base(writing, version, time, mark, folded.base, folded.keys, none).await.map(drop)
     }
 
-    /// Logs and installs a base that was written directly: with the keys it `written` and `deleted`, or neither when its rows
-    /// are the same.
+    /// Logs and installs a base that was written directly, with the keys that it concerned: none when its rows are the same.
     pub(crate) async fn finish_direct(
         self: &Arc<Self>,
         _changing: &Changing,
@@ -193,9 +197,9 @@ impl State {
             made: time.0,
             ..self.account(mark, &direct.base, is_write).await
         };
-        let logged = [&direct.written, &direct.deleted].into_iter().flatten();
-        let is_long = logged.map(RecordBatch::get_array_memory_size).sum::<usize>() >= LONG_RECORD_BYTES;
-        self.log_base(writing, version, time, mark, direct.base, keys, direct.written, direct.deleted).await?;
+        let concerned = stream::iter(direct.concerned).map(Ok).boxed();
+        let logged = self.log_base(writing, version, time, mark, direct.base, keys, concerned).await?;
+        let is_long = logged >= LONG_RECORD_BYTES;
         if is_long && let Err(error) = self.roll_if_folded(writing).await {
             // What was written is there; only opening the table takes longer.
             tracing::warn!(%error, log = writing.log().name(), "the segment of the log cannot be ended");
@@ -216,6 +220,7 @@ impl State {
         BaseMark { accepted, stored: mark.stored + logged + files, ..mark }
     }
 
+    /// Returns the bytes of the keys that were logged.
     #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     async fn log_base(
         self: &Arc<Self>,
@@ -225,15 +230,52 @@ impl State {
         mark: BaseMark,
         base: Dataset,
         keys: KeyIndex,
-        written: Option<RecordBatch>,
-        deleted: Option<RecordBatch>,
-    ) -> Result<()> {
-        let touched = [&written, &deleted].into_iter().flatten().cloned().collect();
-        writing.append(vec![Frame { version, time, record: Record::Base { mark, written, deleted } }], true).await?;
+        concerned: BoxStream<'_, Result<Concerned>>,
+    ) -> Result<usize> {
+        let (logged, touched) = self.append_base(writing, version, time, mark, concerned).await?;
         self.suspect.store(false, Ordering::Release);
         match self.install(version, time, mark, base, keys, touched).await? {
-            true => Ok(()),
+            true => Ok(logged),
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
         }
+    }
+
+    /// Logs a new base, `mark`, and before it the keys that it concerns. Returns the bytes of those, and the keys if they are few.
+    async fn append_base(
+        &self,
+        writing: &mut Writing,
+        version: u64,
+        time: Timestamp,
+        mark: BaseMark,
+        mut concerned: BoxStream<'_, Result<Concerned>>,
+    ) -> Result<(usize, Option<Concerned>)> {
+        let part_bytes = self.options.bulk_bytes.0.clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize;
+        let mut parts = KeyParts { id: RandomState::new().build_hasher().finish(), count: 0 };
+        // A part makes no version of the table.
+        let before = self.now().0;
+        let (mut pieces, mut piece_bytes, mut logged) = (Vec::new(), 0, 0);
+        while let Some(keys) = concerned.try_next().await? {
+            let mut added = Vec::new();
+            keys.split(part_bytes, &mut added);
+            for piece in added.into_iter().filter(|piece| !piece.is_empty()) {
+                let bytes = piece.bytes();
+                if piece_bytes > 0 && piece_bytes + bytes > part_bytes {
+                    let keys = Concerned::join(&std::mem::take(&mut pieces))?;
+                    let record = Record::Keys { parts: parts.id, keys };
+                    writing.append(vec![Frame { version: before, time, record }], true).await?;
+                    parts.count += 1;
+                    piece_bytes = 0;
+                }
+                pieces.push(piece);
+                piece_bytes += bytes;
+                logged += bytes;
+            }
+        }
+        let parts = (parts.count > 0).then_some(parts);
+        let keys = Concerned::join(&pieces)?;
+        let touched = parts.is_none().then(|| keys.clone());
+        let record = Record::Base { mark, parts, keys };
+        writing.append(vec![Frame { version, time, record }], true).await?;
+        Ok((logged, touched))
     }
 }

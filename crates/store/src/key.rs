@@ -16,6 +16,8 @@ use crate::cast;
 use crate::fault::arrow_error;
 use crate::filter::Filter;
 
+/// Bytes of one key: what the log could not name must not reach the base.
+const KEY_BYTES_MAX: usize = 1 << 30;
 const KEY_POSITION: &str = "lance-schema:unenforced-primary-key:position";
 
 /// The columns whose values name a row: one or more, never null; integers, strings, binary, dates, timestamps, or
@@ -150,6 +152,9 @@ impl PrimaryKey {
         let fields = self.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(arrow_error)?;
         let rows = converter.convert_columns(keys.columns()).map_err(arrow_error)?;
+        if let Some(row) = rows.iter().position(|row| row.as_ref().len() > KEY_BYTES_MAX) {
+            return Err(Error::invalid_input(format!("the primary key of row {row} is longer than 1 GiB")));
+        }
         let hash =
             |row: arrow::row::Row<'_>| SipHasher13::new_with_keys(secret.0, secret.1).hash(row.as_ref()).as_u128();
         Ok(rows.iter().map(hash).collect())

@@ -52,6 +52,7 @@ mod changes;
 mod collect;
 mod commit;
 mod compaction;
+mod concerned;
 mod direct;
 mod fault;
 mod faults;

@@ -80,7 +80,7 @@ async fn scan(place: &LogPlace, start: u64, end: u64) -> Result<Scan> {
                 Record::Upsert(_) | Record::Delete(_) => replayed.rows.push(frame),
                 Record::Base { mark, .. } => replayed.history.add(*mark),
                 Record::Note(note) => replayed.history.note(note),
-                Record::Sealed(_) => {}
+                Record::Keys { .. } | Record::Sealed(_) => {}
             }
         }
     }

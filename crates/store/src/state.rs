@@ -335,18 +335,18 @@ impl State {
                 };
                 blocking(apply).await?;
             }
-            Record::Base { mark, written, deleted } => {
+            Record::Base { mark, parts, keys: concerned } => {
                 let base = match self.load_base(mark.base).await {
                     // It was replaced and collected since.
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
                     base => base?,
                 };
                 let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
-                let touched = [written, deleted].into_iter().flatten().collect();
+                let touched = parts.is_none().then_some(concerned);
                 return self.install(frame.version, frame.time, mark, base, keys, touched).await;
             }
             Record::Note(note) => Arc::make_mut(&mut self.inner.lock().history).note(&note),
-            Record::Sealed(_) => {}
+            Record::Keys { .. } | Record::Sealed(_) => {}
         }
         Ok(true)
     }

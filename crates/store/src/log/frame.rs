@@ -10,6 +10,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use cenote_base::{Error, Result, Timestamp};
 
+use crate::concerned::{Concerned, KeyParts};
 use crate::fault::arrow_error;
 use crate::history::{BaseMark, Checkpoint, Note};
 use crate::key::PrimaryKey;
@@ -35,13 +36,15 @@ pub(crate) enum Record {
     Upsert(RecordBatch),
     /// Keys whose rows are gone.
     Delete(RecordBatch),
-    /// The base has a new version. For a write that went straight to it: the keys it inserted or replaced, and those it
-    /// deleted.
-    Base { mark: BaseMark, written: Option<RecordBatch>, deleted: Option<RecordBatch> },
+    /// The base has a new version. For a write that went straight to it: the keys that it concerned, together with those in
+    /// `parts` before it.
+    Base { mark: BaseMark, parts: Option<KeyParts>, keys: Concerned },
     /// A tag or a consumer was set or removed.
     Note(Note),
     /// The end of the segment: the next one is named by this version.
     Sealed(u64),
+    /// Keys that a base concerns whose record follows, and has these parts; else nothing.
+    Keys { parts: u64, keys: Concerned },
 }
 
 impl Record {
@@ -57,9 +60,7 @@ impl Record {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upsert(batch) | Self::Delete(batch) => batch.get_array_memory_size(),
-            Self::Base { written, deleted, .. } => {
-                [written, deleted].into_iter().flatten().map(RecordBatch::get_array_memory_size).sum()
-            }
+            Self::Base { keys, .. } | Self::Keys { keys, .. } => keys.bytes(),
             _ => 0,
         }
     }
@@ -78,6 +79,7 @@ impl Frame {
             Record::Base { .. } => 3,
             Record::Note(_) => 4,
             Record::Sealed(_) => 5,
+            Record::Keys { .. } => 6,
         };
         bytes.push(kind);
         bytes.extend(epoch.to_le_bytes());
@@ -86,15 +88,17 @@ impl Frame {
         match &self.record {
             Record::Checkpoint(checkpoint) => bytes.extend(to_json(checkpoint)?),
             Record::Upsert(batch) | Record::Delete(batch) => write_batch(bytes, batch)?,
-            Record::Base { mark, written, deleted } => {
-                for part in [Some(to_json(mark)?), optional_batch(written)?, optional_batch(deleted)?] {
-                    let part = part.unwrap_or_default();
-                    bytes.extend((part.len() as u64).to_le_bytes());
-                    bytes.extend(part);
-                }
+            Record::Base { mark, parts, keys } => {
+                write_part(bytes, Some(to_json(mark)?));
+                write_keys(bytes, keys)?;
+                write_part(bytes, parts.as_ref().map(to_json).transpose()?);
             }
             Record::Note(note) => bytes.extend(to_json(note)?),
             Record::Sealed(next) => bytes.extend(next.to_le_bytes()),
+            Record::Keys { parts, keys } => {
+                bytes.extend(parts.to_le_bytes());
+                write_keys(bytes, keys)?;
+            }
         }
         let frame = &mut bytes[start..];
         let length = u32::try_from(frame.len() - HEADER_BYTES)
@@ -107,7 +111,6 @@ impl Frame {
 
     /// The frame that `body` holds, and its epoch.
     pub(super) fn decode(body: &[u8]) -> Result<(u32, Self)> {
-        let unreadable = || Error::corrupt("the frame's checksum is right and its content is not");
         let mut rest = body;
         let mut take = |count: usize| -> Result<&[u8]> {
             let (head, tail) = rest.split_at_checked(count).ok_or_else(unreadable)?;
@@ -124,16 +127,19 @@ impl Frame {
             1 => Record::Upsert(read_batch(payload)?),
             2 => Record::Delete(read_batch(payload)?),
             3 => {
-                let mut part = || -> Result<&[u8]> {
-                    let length = u64::from_le_bytes(to_array(take(8)?)?);
-                    take(usize::try_from(length).map_err(|_| unreadable())?)
-                };
-                let (mark, written, deleted) = (part()?, part()?, part()?);
-                let batch = |bytes: &[u8]| if bytes.is_empty() { Ok(None) } else { read_batch(bytes).map(Some) };
-                Record::Base { mark: from_json(mark)?, written: batch(written)?, deleted: batch(deleted)? }
+                let mut parts = Parts(payload);
+                let (mark, keys) = (from_json(parts.next()?)?, parts.keys()?);
+                // Before there were parts of keys, a record ended here.
+                let parts = if parts.0.is_empty() { &[] } else { parts.next()? };
+                let parts = if parts.is_empty() { None } else { Some(from_json(parts)?) };
+                Record::Base { mark, parts, keys }
             }
             4 => Record::Note(from_json(payload)?),
             5 => Record::Sealed(u64::from_le_bytes(to_array(payload)?)),
+            6 => {
+                let (parts, keys) = payload.split_first_chunk().ok_or_else(unreadable)?;
+                Record::Keys { parts: u64::from_le_bytes(*parts), keys: Parts(keys).keys()? }
+            }
             other => {
                 let what =
                     format!("a log record of kind {other} is of a newer version of Cenote: open it with that one");
@@ -168,11 +174,44 @@ fn write_batch(bytes: &mut Vec<u8>, batch: &RecordBatch) -> Result<()> {
     writer.write(batch).and_then(|()| writer.finish()).map_err(arrow_error)
 }
 
-fn optional_batch(batch: &Option<RecordBatch>) -> Result<Option<Vec<u8>>> {
-    let Some(batch) = batch else { return Ok(None) };
-    let mut bytes = Vec::new();
-    write_batch(&mut bytes, batch)?;
-    Ok(Some(bytes))
+/// Writes a part of a record and before it its length; one that is not there is empty.
+fn write_part(bytes: &mut Vec<u8>, part: Option<Vec<u8>>) {
+    let part = part.unwrap_or_default();
+    bytes.extend((part.len() as u64).to_le_bytes());
+    bytes.extend(part);
+}
+
+fn write_keys(bytes: &mut Vec<u8>, keys: &Concerned) -> Result<()> {
+    for batch in [&keys.written, &keys.deleted] {
+        let mut part = Vec::new();
+        if let Some(batch) = batch {
+            write_batch(&mut part, batch)?;
+        }
+        write_part(bytes, Some(part));
+    }
+    Ok(())
+}
+
+/// The parts of a record that are not read yet.
+struct Parts<'a>(&'a [u8]);
+
+impl<'a> Parts<'a> {
+    fn next(&mut self) -> Result<&'a [u8]> {
+        let (length, rest) = self.0.split_first_chunk().ok_or_else(unreadable)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| unreadable())?;
+        let (part, rest) = rest.split_at_checked(length).ok_or_else(unreadable)?;
+        self.0 = rest;
+        Ok(part)
+    }
+
+    fn keys(&mut self) -> Result<Concerned> {
+        let batch = |bytes: &[u8]| if bytes.is_empty() { Ok(None) } else { read_batch(bytes).map(Some) };
+        Ok(Concerned { written: batch(self.next()?)?, deleted: batch(self.next()?)? })
+    }
+}
+
+fn unreadable() -> Error {
+    Error::corrupt("the frame's checksum is right and its content is not")
 }
 
 fn read_batch(bytes: &[u8]) -> Result<RecordBatch> {

@@ -5,6 +5,7 @@
 mod concurrency;
 mod damage;
 mod faults;
+mod feed;
 mod fixtures;
 #[cfg(target_os = "linux")]
 mod freshness;
