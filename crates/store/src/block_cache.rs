@@ -31,6 +31,8 @@ use object_store::{
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::objects::PARALLEL;
+
 /// A block of a remote file, but for the last one.
 const BLOCK_BYTES: u64 = 256 << 10;
 const CHECKSUM_BYTES: usize = 4;
@@ -214,27 +216,8 @@ impl Cached {
                 _ => missing.push(number..number + 1),
             }
         }
-        for run in missing {
-            let bounds = run.start * BLOCK_BYTES..run.end * BLOCK_BYTES;
-            let options = GetOptions { range: Some(GetRange::Bounded(bounds)), ..GetOptions::default() };
-            let bytes = self.inner.get_opts(location, options).await?.bytes().await?;
-            self.cache.missed_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            let parts = (run.start..).zip((0..bytes.len()).step_by(BLOCK_BYTES as usize));
-            let parts: Vec<(u64, Bytes)> = parts
-                .map(|(number, at)| (number, bytes.slice(at..bytes.len().min(at + BLOCK_BYTES as usize))))
-                .collect();
-            let (cache, kept) = (Arc::clone(&self.cache), parts.clone());
-            off_executor(move || {
-                for (number, bytes) in kept {
-                    if let Err(error) = cache.keep(Block { file, number }, &bytes) {
-                        tracing::warn!(%error, directory = %cache.directory.display(), "a part of a remote file cannot be kept");
-                        return;
-                    }
-                }
-            })
-            .await?;
-            blocks.extend(parts);
-        }
+        let fetched = stream::iter(missing).map(|run| self.fetch(location, file, run)).buffered(PARALLEL);
+        blocks.extend(fetched.try_collect::<Vec<_>>().await?.into_iter().flatten());
 
         let mut whole = BytesMut::with_capacity((range.end - range.start) as usize);
         for number in numbers {
@@ -244,6 +227,30 @@ impl Cached {
             whole.extend_from_slice(&block[within(range.start)..within(range.end)]);
         }
         Ok(whole.freeze())
+    }
+}
+
+impl Cached {
+    /// Reads a run of blocks from afar, and keeps them.
+    async fn fetch(&self, location: &Path, file: u128, run: Range<u64>) -> object_store::Result<Vec<(u64, Bytes)>> {
+        let bounds = run.start * BLOCK_BYTES..run.end * BLOCK_BYTES;
+        let options = GetOptions { range: Some(GetRange::Bounded(bounds)), ..GetOptions::default() };
+        let bytes = self.inner.get_opts(location, options).await?.bytes().await?;
+        self.cache.missed_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let parts = (run.start..).zip((0..bytes.len()).step_by(BLOCK_BYTES as usize));
+        let parts: Vec<(u64, Bytes)> =
+            parts.map(|(number, at)| (number, bytes.slice(at..bytes.len().min(at + BLOCK_BYTES as usize)))).collect();
+        let (cache, kept) = (Arc::clone(&self.cache), parts.clone());
+        off_executor(move || {
+            for (number, bytes) in kept {
+                if let Err(error) = cache.keep(Block { file, number }, &bytes) {
+                    tracing::warn!(%error, directory = %cache.directory.display(), "a part of a remote file cannot be kept");
+                    return;
+                }
+            }
+        })
+        .await?;
+        Ok(parts)
     }
 }
 
@@ -302,7 +309,7 @@ impl ObjectStore for Cached {
         if !is_constant(location) {
             return self.inner.get_ranges(location, ranges).await;
         }
-        stream::iter(ranges).then(|range| self.read(location, range.clone())).try_collect().await
+        stream::iter(ranges.to_vec()).map(|range| self.read(location, range)).buffered(PARALLEL).try_collect().await
     }
 
     async fn put_opts(
@@ -330,7 +337,13 @@ impl ObjectStore for Cached {
         // What is deleted shall not be left here either.
         let forget = move |location: Path| {
             let (cache, file) = (Arc::clone(&cache), file(&store, &location));
-            async move { off_executor(move || cache.forget(file)).await.map(|()| location) }
+            async move {
+                // Other files have no blocks.
+                if is_constant(&location) {
+                    off_executor(move || cache.forget(file)).await?;
+                }
+                Ok(location)
+            }
         };
         self.inner.delete_stream(locations).and_then(forget).boxed()
     }

@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use cenote_base::{Context, Result};
+use bytes::Bytes;
+use cenote_base::{Context, Error, ErrorKind, Result};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::key_index::{KeyIndex, Manifest, manifest_name};
-use crate::objects::Objects;
+use crate::objects::{Objects, PARALLEL};
 use crate::state::blocking;
 
 /// Entries sorted in memory at a time while an index is made anew.
@@ -36,22 +38,59 @@ impl KeyFiles {
         blocking(move || KeyIndex::empty(&directory)).await
     }
 
-    /// The index of base version `version`; `None` when none was written for it, or a file of it is gone.
+    /// The index of base version `version`; `None` when none was written for it, or a file of it is gone or damaged.
     pub(crate) async fn open(&self, version: u64) -> Result<Option<KeyIndex>> {
-        if let Some(mirror) = &self.mirror {
-            tokio::fs::create_dir_all(&self.directory).await.context(|| format!("make directory {}", self.name()))?;
-            let name = manifest_name(version);
-            let Some(bytes) = mirror.get(&name).await? else { return Ok(None) };
-            for level in Manifest::parse(&bytes, &name)?.levels {
-                let path = self.directory.join(&level);
-                if !tokio::fs::try_exists(&path).await? && !mirror.download(&level, &path).await? {
-                    return Ok(None);
-                }
+        // A second time when another process removed a copy meanwhile, or one was damaged.
+        for _ in 0..2 {
+            if let Some(mirror) = &self.mirror
+                && !self.fetch(mirror, version).await?
+            {
+                return Ok(None);
             }
-            mirror.download(&name, &self.directory.join(&name)).await?;
+            let directory = self.directory.clone();
+            let open = move || match KeyIndex::open(&directory, version) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    KeyIndex::discard_damaged(&directory, version).map(|()| None)
+                }
+                keys => keys,
+            };
+            if let Some(keys) = blocking(open).await? {
+                return Ok(Some(keys));
+            }
         }
-        let directory = self.directory.clone();
-        blocking(move || KeyIndex::open(&directory, version)).await
+        Ok(None)
+    }
+
+    /// Copies what is lacking here of the index of base version `version`; false when it is not whole there either.
+    async fn fetch(&self, mirror: &Objects, version: u64) -> Result<bool> {
+        tokio::fs::create_dir_all(&self.directory).await.context(|| format!("make directory {}", self.name()))?;
+        let name = manifest_name(version);
+        let Some(bytes) = mirror.get(&name).await? else { return Ok(false) };
+        let manifest = match Manifest::parse(&bytes, &name) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(false),
+            manifest => manifest?,
+        };
+        let mut is_new = false;
+        for level in manifest.levels {
+            let path = self.directory.join(&level);
+            if tokio::fs::try_exists(&path).await? {
+                continue;
+            }
+            is_new = true;
+            let directory = self.directory.clone();
+            if !mirror.download(&level, &path).await?
+                || !blocking(move || KeyIndex::is_whole(&directory, &level)).await?
+            {
+                return Ok(false);
+            }
+        }
+        mirror.download(&name, &self.directory.join(&name)).await?;
+        if is_new {
+            // A process that only reads collects nothing, and so learns here what was collected.
+            let (directory, known) = (self.directory.clone(), mirror.list().await?.into_iter().collect());
+            blocking(move || KeyIndex::tidy(&directory, &known)).await?;
+        }
+        Ok(true)
     }
 
     /// Makes `keys` the index of base version `version`.
@@ -72,17 +111,22 @@ impl KeyFiles {
     /// Removes what belongs to no base version in `keep`.
     pub(crate) async fn collect(&self, keep: BTreeSet<u64>) -> Result<()> {
         if let Some(mirror) = &self.mirror {
+            let names: Vec<String> = keep.iter().map(|version| manifest_name(*version)).collect();
+            let read = stream::iter(names).map(|name| {
+                let mirror = mirror.clone();
+                async move { Ok::<_, Error>((mirror.get(&name).await?, name)) }
+            });
+            let manifests: Vec<(Option<Bytes>, String)> = read.buffer_unordered(PARALLEL).try_collect().await?;
             let mut needed = BTreeSet::new();
-            for version in &keep {
-                let name = manifest_name(*version);
-                if let Some(bytes) = mirror.get(&name).await? {
+            for (bytes, name) in manifests {
+                if let Some(bytes) = bytes {
                     needed.extend(Manifest::parse(&bytes, &name)?.levels);
                     needed.insert(name);
                 }
             }
-            for name in mirror.list().await?.iter().filter(|name| !needed.contains(*name)) {
-                mirror.delete(name).await?;
-            }
+            let mut doomed = mirror.list().await?;
+            doomed.retain(|name| !needed.contains(name));
+            mirror.delete_many(doomed).await?;
         }
         let directory = self.directory.clone();
         blocking(move || KeyIndex::collect(&directory, &keep)).await
@@ -95,7 +139,7 @@ impl KeyFiles {
         }
         match tokio::fs::remove_dir_all(&self.directory).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(cenote_base::Error::from(error).context(format!("remove {}", self.name())))
+                Err(Error::from(error).context(format!("remove {}", self.name())))
             }
             _ => Ok(()),
         }

@@ -7,28 +7,38 @@
 //! ```text
 //! level     = entry* directory footer
 //! entry     = hash u128 (big-endian) · row id u64 (little-endian); the largest row id says that the key is gone
-//! directory = number of the first entry of each bucket, and the number of entries: u64*
+//! directory = number of the first entry of each bucket, and the number of entries: u64*; crc32 of each bucket: u32*
 //! footer    = entries u64 · bucket bits u32 · format u32 · crc32 of directory and these three u32 · magic "CENOTEKI"
 //! ```
+//!
+//! A bucket is checked whenever it is read: entries that a disk made up would name one key twice. Format 1 has no checksums
+//! of buckets.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::fs::{DirEntry, File};
+use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use cenote_base::{Context, Error, Result};
+use cenote_base::{Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::read_cached;
 
 const MAGIC: &[u8; 8] = b"CENOTEKI";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const ENTRY_BYTES: usize = 24;
 const FOOTER_BYTES: usize = 28;
 const BUCKET_ENTRIES: u64 = 128;
+/// Buckets read at once where all are.
+const BUCKETS_READ: usize = 64;
+/// The extension of a file that is being written, and how old such a file is that was left behind.
+pub(crate) const PART: &str = "part";
+const ABANDONED_AGE: Duration = Duration::from_secs(3600);
 /// The row id of a key that is gone.
 const GONE: u64 = u64::MAX;
 /// The newest level is merged into the next one when it has at least one in so many of its entries.
@@ -51,6 +61,8 @@ struct Level {
     bucket_bits: u32,
     /// The number of the first entry of each bucket, and the number of entries.
     buckets: Vec<u64>,
+    /// The checksum of each bucket; empty in format 1.
+    checksums: Vec<u32>,
 }
 
 /// The file that says what the index of a base version consists of.
@@ -93,7 +105,7 @@ impl KeyIndex {
 
     /// The row id of each key, in their order; `None` where it is absent.
     pub(crate) fn get_many(&self, hashes: &[u128]) -> Result<Vec<Option<u64>>> {
-        let found = self.search(hashes, |file, bytes, at| file.read_exact_at(bytes, at).map(|()| true))?;
+        let found = self.search(hashes, read_waiting)?;
         found.ok_or_else(|| Error::internal("a read that waits came back with nothing"))
     }
 
@@ -155,6 +167,33 @@ impl KeyIndex {
         Ok(Self { directory: Arc::clone(&self.directory), levels })
     }
 
+    /// Whether file `name` is there and all of it is what was written; a damaged one is removed.
+    pub(crate) fn is_whole(directory: &Path, name: &str) -> Result<bool> {
+        let read = Level::open(directory, name.to_owned()).and_then(|level| match level {
+            Some(level) => Arc::new(level).entries().try_for_each(|entry| entry.map(drop)).map(|()| true),
+            None => Ok(false),
+        });
+        match read {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(%error, "removed a damaged key file");
+                remove(&directory.join(name))?;
+                Ok(false)
+            }
+            read => read,
+        }
+    }
+
+    /// Removes what is damaged of the index of base version `version`.
+    pub(crate) fn discard_damaged(directory: &Path, version: u64) -> Result<()> {
+        match read_manifest(directory, version) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => remove(&directory.join(manifest_name(version))),
+            manifest => {
+                let levels = manifest?.into_iter().flat_map(|manifest| manifest.levels);
+                levels.into_iter().try_for_each(|name| Self::is_whole(directory, &name).map(drop))
+            }
+        }
+    }
+
     /// The names of its files, newest first.
     pub(crate) fn level_names(&self) -> impl Iterator<Item = &str> {
         self.levels.iter().map(|level| level.name.as_str())
@@ -166,7 +205,7 @@ impl KeyIndex {
         let text = serde_json::to_vec(&Manifest { format: FORMAT, levels: names })
             .map_err(|source| Error::internal("write a key index").with_source(source))?;
         let path = self.directory.join(manifest_name(version));
-        let part = self.directory.join(unique_name(version, "part"));
+        let part = self.directory.join(unique_name(version, PART));
         let mut file = File::create_new(&part).context(|| format!("make {}", part.display()))?;
         file.write_all(&text).and_then(|()| file.sync_all()).context(|| format!("write {}", part.display()))?;
         std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))
@@ -188,8 +227,22 @@ impl KeyIndex {
         };
         for entry in entries {
             let entry = entry?;
-            if !needed.contains(entry.file_name().to_string_lossy().as_ref()) {
-                std::fs::remove_file(entry.path()).context(|| format!("remove {}", entry.path().display()))?;
+            let name = entry.file_name();
+            // Another process may be writing a part.
+            let is_part = name.to_string_lossy().ends_with(PART) && !is_abandoned(&entry);
+            if !is_part && !needed.contains(name.to_string_lossy().as_ref()) {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes files that are not in `known` and have not been written lately: copies of what was collected elsewhere.
+    pub(crate) fn tidy(directory: &Path, known: &BTreeSet<String>) -> Result<()> {
+        for entry in std::fs::read_dir(directory).context(|| format!("list {}", directory.display()))? {
+            let entry = entry?;
+            if !known.contains(entry.file_name().to_string_lossy().as_ref()) && is_abandoned(&entry) {
+                remove(&entry.path())?;
             }
         }
         Ok(())
@@ -223,6 +276,10 @@ impl Bucket {
 /// Fills a buffer from a place in a file; false when that would have to wait, and must not.
 type ReadAt = fn(&File, &mut [u8], u64) -> std::io::Result<bool>;
 
+fn read_waiting(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<bool> {
+    file.read_exact_at(bytes, at).map(|()| true)
+}
+
 impl Level {
     fn open(directory: &Path, name: String) -> Result<Option<Self>> {
         let path = directory.join(&name);
@@ -243,7 +300,9 @@ impl Level {
         check_format(number(12), &path)?;
         let entries = u64::from(number(0)) | u64::from(number(4)) << 32;
         let bucket_bits = number(8);
-        let directory_bytes = 1u64.checked_shl(bucket_bits).and_then(|buckets| (buckets + 1).checked_mul(8));
+        let checksum_bytes = if number(12) == 1 { 0 } else { 4 };
+        let buckets = 1u64.checked_shl(bucket_bits).ok_or_else(damaged)?;
+        let directory_bytes = buckets.checked_mul(8 + checksum_bytes).and_then(|bytes| bytes.checked_add(8));
         let start = directory_bytes.and_then(|bytes| at.checked_sub(bytes)).ok_or_else(damaged)?;
         if entries.checked_mul(ENTRY_BYTES as u64) != Some(start) {
             return Err(damaged());
@@ -253,8 +312,10 @@ impl Level {
         if checksum(&bytes, &footer[..16]) != number(16) {
             return Err(damaged());
         }
-        let buckets = bytes.chunks_exact(8).map(read_u64).collect();
-        Ok(Some(Self { name, path, file, entries, bucket_bits, buckets }))
+        let (firsts, checksums) = bytes.split_at(bytes.len() - (buckets * checksum_bytes) as usize);
+        let buckets = firsts.chunks_exact(8).map(read_u64).collect();
+        let checksums = checksums.chunks_exact(4).map(|bytes| read_u64(bytes) as u32).collect();
+        Ok(Some(Self { name, path, file, entries, bucket_bits, buckets, checksums }))
     }
 
     /// Writes sorted entries, some `expected` of them; `None` when there are none.
@@ -270,13 +331,22 @@ impl Level {
         let mut file = BufWriter::new(File::create_new(&path).context(failed)?);
         let bucket_bits = (expected / BUCKET_ENTRIES).max(1).ilog2();
         let mut buckets: Vec<u64> = Vec::with_capacity((1 << bucket_bits) + 1);
+        let mut checksums: Vec<u32> = Vec::with_capacity(1 << bucket_bits);
+        let mut hasher = crc32fast::Hasher::new();
         let mut entries = 0;
         for entry in sorted {
             let (hash, row) = entry?;
             while buckets.len() <= bucket_of(hash, bucket_bits) {
+                if !buckets.is_empty() {
+                    checksums.push(std::mem::take(&mut hasher).finalize());
+                }
                 buckets.push(entries);
             }
-            file.write_all(&hash.to_be_bytes()).and_then(|()| file.write_all(&row.to_le_bytes())).context(failed)?;
+            let mut bytes = [0; ENTRY_BYTES];
+            bytes[..16].copy_from_slice(&hash.to_be_bytes());
+            bytes[16..].copy_from_slice(&row.to_le_bytes());
+            hasher.update(&bytes);
+            file.write_all(&bytes).context(failed)?;
             entries += 1;
         }
         if entries == 0 {
@@ -285,7 +355,10 @@ impl Level {
             return Ok(None);
         }
         buckets.resize((1 << bucket_bits) + 1, entries);
-        let bytes: Vec<u8> = buckets.iter().flat_map(|number| number.to_le_bytes()).collect();
+        checksums.push(hasher.finalize());
+        checksums.resize(1 << bucket_bits, crc32fast::hash(&[]));
+        let firsts = buckets.iter().flat_map(|number| number.to_le_bytes());
+        let bytes: Vec<u8> = firsts.chain(checksums.iter().flat_map(|checksum| checksum.to_le_bytes())).collect();
         let mut footer = Vec::with_capacity(FOOTER_BYTES);
         footer.extend(entries.to_le_bytes());
         footer.extend(bucket_bits.to_le_bytes());
@@ -296,7 +369,7 @@ impl Level {
         let file = file.into_inner().map_err(|error| Error::from(error.into_error()))?;
         file.sync_all().context(failed)?;
         let file = File::open(&path).context(failed)?;
-        Ok(Some(Self { name, path, file, entries, bucket_bits, buckets }))
+        Ok(Some(Self { name, path, file, entries, bucket_bits, buckets, checksums }))
     }
 
     /// Makes `bucket` the one in which `hash` is, if it is anywhere; false when `read` does not wait for it.
@@ -305,49 +378,75 @@ impl Level {
         if bucket.number == Some(number) {
             return Ok(true);
         }
-        let (start, end) = (self.buckets[number], self.buckets[number + 1]);
-        bucket.bytes.resize((end - start) as usize * ENTRY_BYTES, 0);
-        let is_read = read(&self.file, &mut bucket.bytes, start * ENTRY_BYTES as u64);
-        let is_read = is_read.context(|| format!("read {}", self.path.display()))?;
-        bucket.number = is_read.then_some(number);
-        Ok(is_read)
+        bucket.number = None;
+        if !self.read_buckets(number..number + 1, &mut bucket.bytes, read)? {
+            return Ok(false);
+        }
+        bucket.number = Some(number);
+        Ok(true)
+    }
+
+    /// Fills `bytes` with the entries of `buckets`; false when `read` does not wait for them.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are not what was written. The file is then removed, so that whoever opens the index makes it anew.
+    fn read_buckets(&self, buckets: Range<usize>, bytes: &mut Vec<u8>, read: ReadAt) -> Result<bool> {
+        let (start, end) = (self.buckets[buckets.start], self.buckets[buckets.end]);
+        bytes.resize((end - start) as usize * ENTRY_BYTES, 0);
+        let is_read = read(&self.file, bytes, start * ENTRY_BYTES as u64);
+        if !is_read.context(|| format!("read {}", self.path.display()))? {
+            return Ok(false);
+        }
+        let mut rest = bytes.as_slice();
+        for (number, checksum) in buckets.clone().zip(self.checksums.get(buckets).unwrap_or_default()) {
+            let entries = (self.buckets[number + 1] - self.buckets[number]) as usize;
+            let (bucket, after) = rest.split_at(entries * ENTRY_BYTES);
+            rest = after;
+            if crc32fast::hash(bucket) != *checksum {
+                remove(&self.path)?;
+                let what =
+                    format!("{} was damaged, and is made anew when the table is opened again", self.path.display());
+                return Err(Error::corrupt(what));
+            }
+        }
+        Ok(true)
     }
 
     fn entries(self: &Arc<Self>) -> Entries {
-        let reader = LevelReader { level: Arc::clone(self), at: 0 };
-        Entries { file: BufReader::with_capacity(1 << 18, reader), left: self.entries }
-    }
-}
-
-/// A level from its start, through the file that is open: another process may have removed its name.
-struct LevelReader {
-    level: Arc<Level>,
-    at: u64,
-}
-
-impl Read for LevelReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.level.file.read_at(buffer, self.at)?;
-        self.at += count as u64;
-        Ok(count)
+        Entries { level: Arc::clone(self), next: 0, bytes: Vec::new(), at: 0 }
     }
 }
 
 /// The entries of a level, in order.
 struct Entries {
-    file: BufReader<LevelReader>,
-    left: u64,
+    level: Arc<Level>,
+    /// The first bucket that was not read.
+    next: usize,
+    bytes: Vec<u8>,
+    /// How many of `bytes` were given.
+    at: usize,
+}
+
+impl Entries {
+    fn read(&mut self) -> Result<()> {
+        while self.at == self.bytes.len() && self.next < self.level.buckets.len() - 1 {
+            let end = (self.next + BUCKETS_READ).min(self.level.buckets.len() - 1);
+            self.level.read_buckets(self.next..end, &mut self.bytes, read_waiting)?;
+            (self.next, self.at) = (end, 0);
+        }
+        Ok(())
+    }
 }
 
 impl Iterator for Entries {
     type Item = Result<(u128, u64)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let mut entry = [0; ENTRY_BYTES];
-        if let Err(error) = self.file.read_exact(&mut entry) {
-            return Some(Err(Error::from(error).context("read a key index")));
+        if let Err(error) = self.read() {
+            return Some(Err(error));
         }
+        let entry = self.bytes.get(self.at..self.at + ENTRY_BYTES)?;
+        self.at += ENTRY_BYTES;
         let hash = entry[..16].iter().fold(0, |hash, byte| hash << 8 | u128::from(*byte));
         Some(Ok((hash, read_u64(&entry[16..]))))
     }
@@ -417,6 +516,22 @@ fn check_format(format: u32, path: &Path) -> Result<()> {
         return Err(Error::unsupported(what));
     }
     Ok(())
+}
+
+/// Removes a file, or finds that another process did.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::from(error).context(format!("remove {}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether nobody has written a file for so long that nobody will.
+fn is_abandoned(entry: &DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= ABANDONED_AGE))
 }
 
 /// The name of the manifest of base version `version`.

@@ -1,5 +1,6 @@
 //! Objects under one prefix of an object store: made once or replaced whole, and read whole.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -11,11 +12,12 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::Faults;
+use crate::key_index::PART;
 
 /// So much of a file is in memory while it is copied.
 const PART_BYTES: usize = 8 << 20;
-/// Deletions under way at once.
-const PARALLEL: usize = 16;
+/// Requests under way at once.
+pub(crate) const PARALLEL: usize = 16;
 
 /// See the module's description. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -139,13 +141,21 @@ impl Objects {
         removed.map(drop).map_err(|error| error.context(format!("remove {}", self.name(name))))
     }
 
+    /// Removes objects, many with one request where the store can; those that are not there are passed over.
+    pub(crate) async fn delete_many(&self, names: Vec<String>) -> Result<()> {
+        self.delete_paths(names.iter().map(|name| self.path(name)).collect()).await
+    }
+
     /// Removes all objects.
     pub(crate) async fn delete_all(&self) -> Result<()> {
+        self.delete_paths(self.paths().await?).await
+    }
+
+    async fn delete_paths(&self, paths: Vec<Path>) -> Result<()> {
         self.faults.check("object.delete")?;
-        let paths = self.paths().await?;
-        let removals = futures::stream::iter(paths).map(|path| async move { found(self.store.delete(&path).await) });
-        let removed = removals.buffer_unordered(PARALLEL).try_for_each(|_| async { Ok(()) }).await;
-        removed.map_err(|error| error.context(format!("remove {}", self.prefix)))
+        let removals = self.store.delete_stream(futures::stream::iter(paths.into_iter().map(Ok)).boxed());
+        let removed = removals.map(found).try_for_each(|_| async { Ok(()) }).await;
+        removed.map_err(|error| error.context(format!("remove objects of {}", self.prefix)))
     }
 
     /// Copies a file here, in parts.
@@ -176,15 +186,23 @@ impl Objects {
     pub(crate) async fn download(&self, name: &str, file: &FilePath) -> Result<bool> {
         let failed = || format!("copy {} to {}", self.name(name), file.display());
         let Some(object) = found(self.store.get(&self.path(name)).await)? else { return Ok(false) };
-        let part = file.with_extension(format!("{}.part", std::process::id()));
-        let mut target = tokio::fs::File::create(&part).await.context(failed)?;
-        let mut stream = object.into_stream();
-        while let Some(bytes) = stream.try_next().await.map_err(|error| object_error(error).context(failed()))? {
-            target.write_all(&bytes).await.context(failed)?;
+        // A name of its own: others may be copying it too.
+        let part = file.with_extension(format!("{:016x}.{PART}", RandomState::new().hash_one(std::process::id())));
+        let copy = async {
+            let mut target = tokio::fs::File::create_new(&part).await.context(failed)?;
+            let mut stream = object.into_stream();
+            while let Some(bytes) = stream.try_next().await.map_err(|error| object_error(error).context(failed()))? {
+                target.write_all(&bytes).await.context(failed)?;
+            }
+            target.sync_all().await.context(failed)?;
+            tokio::fs::rename(&part, file).await.context(failed)
+        };
+        let copied = copy.await;
+        if copied.is_err() {
+            // It may never have been made.
+            drop(tokio::fs::remove_file(&part).await);
         }
-        target.sync_all().await.context(failed)?;
-        tokio::fs::rename(&part, file).await.context(failed)?;
-        Ok(true)
+        copied.map(|()| true)
     }
 }
 
@@ -207,4 +225,33 @@ fn object_error(source: object_store::Error) -> Error {
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, source.to_string()).with_source(source)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_file_that_several_copy_at_once_is_whole_or_not_there() {
+        const BYTES: usize = 3 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let objects = Objects::new(Arc::new(InMemory::new()), Path::from("lake"), Faults::default());
+        objects.put("keys", vec![7; BYTES].into()).await.unwrap();
+        let file = directory.path().join("keys");
+        let copies = (0..16).map(|_| {
+            let (objects, file) = (objects.clone(), file.clone());
+            tokio::spawn(async move {
+                assert!(objects.download("keys", &file).await.unwrap());
+                assert_eq!(tokio::fs::read(&file).await.unwrap(), vec![7; BYTES]);
+            })
+        });
+        for copy in copies.collect::<Vec<_>>() {
+            copy.await.unwrap();
+        }
+        assert!(!objects.download("other", &file).await.unwrap());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cenote_base::{ErrorKind, Random};
+use cenote_base::Random;
 
 use super::*;
 
@@ -205,12 +205,64 @@ fn a_flipped_bit_of_directory_or_footer_is_noticed() {
 }
 
 #[test]
+fn entries_that_a_disk_made_up_are_no_answer_and_their_file_is_given_up() {
+    for flips in [0, 1] {
+        let directory = tempfile::tempdir().unwrap();
+        let (index, path) = one_level(directory.path(), 1000);
+        let keys: Vec<u128> = index.levels[0].entries().map(|entry| entry.unwrap().0).collect();
+        let mut bytes = std::fs::read(&path).unwrap();
+        match flips {
+            // A block of the disk that was never written.
+            0 => bytes[..4096].fill(0),
+            _ => bytes[500 * ENTRY_BYTES + 20] ^= 1,
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let index = KeyIndex::open(directory.path(), 1).unwrap().unwrap();
+        assert_eq!(index.get_many(&keys).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(!path.exists());
+        assert!(index.get_many_cached(&keys).is_err());
+        assert_eq!(index.advance(2, vec![(1, Some(1)); 1000]).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(KeyIndex::open(directory.path(), 1).unwrap().is_none());
+        std::fs::write(&path, &bytes).unwrap();
+        KeyIndex::discard_damaged(directory.path(), 1).unwrap();
+        assert!(!path.exists());
+        // What is left is right all the same.
+        let last = keys.last().copied().unwrap();
+        assert!(index.get_many(&[last]).unwrap()[0].is_some());
+    }
+}
+
+#[test]
+fn a_level_of_format_1_is_read_and_merged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (index, path) = one_level(directory.path(), 1000);
+    let expected: Vec<(u128, u64)> = index.levels[0].entries().map(Result::unwrap).collect();
+    let bytes = std::fs::read(&path).unwrap();
+    let (body, footer) = bytes.split_at(bytes.len() - FOOTER_BYTES);
+    let buckets = index.levels[0].buckets.len() - 1;
+    let (mut old, mut footer) = (body[..body.len() - 4 * buckets].to_vec(), footer.to_vec());
+    footer[12..16].copy_from_slice(&1u32.to_le_bytes());
+    let crc = checksum(&old[1000 * ENTRY_BYTES..], &footer[..16]);
+    footer[16..20].copy_from_slice(&crc.to_le_bytes());
+    old.extend(footer);
+    std::fs::write(&path, old).unwrap();
+
+    let index = KeyIndex::open(directory.path(), 1).unwrap().unwrap();
+    let (keys, rows): (Vec<u128>, Vec<Option<u64>>) = expected.into_iter().map(|(key, row)| (key, Some(row))).unzip();
+    assert_eq!(index.get_many(&keys).unwrap(), rows);
+    let merged = advance(&index, 2, (0..500).map(|low| (low, Some(low as u64))).collect());
+    assert_eq!(merged.levels.len(), 1);
+    assert_eq!(merged.get_many(&keys).unwrap(), rows);
+    assert!(KeyIndex::is_whole(directory.path(), &merged.levels[0].name).unwrap());
+}
+
+#[test]
 fn a_later_format_is_unsupported_and_a_bad_manifest_is_corrupt() {
     let directory = tempfile::tempdir().unwrap();
     let (index, path) = one_level(directory.path(), 10);
     let manifest = directory.path().join(manifest_name(1));
     let written = std::fs::read(&manifest).unwrap();
-    std::fs::write(&manifest, r#"{"format":2,"levels":[]}"#).unwrap();
+    std::fs::write(&manifest, r#"{"format":3,"levels":[]}"#).unwrap();
     assert_eq!(open_error(directory.path()), ErrorKind::Unsupported);
     for bad in ["", "{", r#"{"format":1}"#] {
         std::fs::write(&manifest, bad).unwrap();
@@ -244,11 +296,17 @@ fn collect_keeps_what_the_kept_versions_name() {
     let fourth = advance(&third, 4, (0..900).map(|low| (low, Some(4))).collect());
     let left_by_a_crash = directory.path().join(unique_name(9, "part"));
     std::fs::write(&left_by_a_crash, "{").unwrap();
+    let long_ago = std::time::SystemTime::now() - ABANDONED_AGE;
+    File::options().write(true).open(&left_by_a_crash).unwrap().set_modified(long_ago).unwrap();
+    let being_written = directory.path().join(unique_name(9, "part"));
+    std::fs::write(&being_written, "{").unwrap();
 
     KeyIndex::collect(directory.path(), &BTreeSet::from([2, 4, 77])).unwrap();
     let named = second.levels.iter().chain(&fourth.levels).map(|level| level.name.clone());
-    let expected: BTreeSet<String> = named.chain(["2.json".to_owned(), "4.json".to_owned()]).collect();
+    let part = being_written.file_name().unwrap().to_str().unwrap().to_owned();
+    let expected: BTreeSet<String> = named.chain(["2.json".to_owned(), "4.json".to_owned(), part]).collect();
     assert_eq!(files(directory.path()), expected);
+    std::fs::remove_file(being_written).unwrap();
     assert!(KeyIndex::open(directory.path(), 1).unwrap().is_none());
     assert!(KeyIndex::open(directory.path(), 3).unwrap().is_none());
     let open = |version| KeyIndex::open(directory.path(), version).unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cenote_base::{Context, Result};
+use cenote_base::{Context, Error, Result};
 
 use super::segment::{News, Segment, Segments};
 use crate::Faults;
@@ -91,10 +91,21 @@ impl Segments for Files {
         Ok(tokio::fs::metadata(&path).await.context(|| format!("look at {}", path.display()))?.len())
     }
 
-    async fn remove(&self, number: u64) -> Result<()> {
+    async fn remove(&self, numbers: &[u64]) -> Result<()> {
         self.faults.check("log.remove")?;
-        let path = self.path(number);
-        tokio::fs::remove_file(&path).await.context(|| format!("remove {}", path.display()))
+        let paths: Vec<PathBuf> = numbers.iter().map(|number| self.path(*number)).collect();
+        blocking(move || {
+            for path in paths {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::from(error).context(format!("remove {}", path.display())));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn sync(&self) -> Result<()> {

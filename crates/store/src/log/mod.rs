@@ -272,20 +272,17 @@ impl Past {
     /// Removes the ended segments that hold no version of `needed`; how many those were.
     pub(crate) async fn collect(&self, needed: &[RangeInclusive<u64>]) -> Result<usize> {
         let numbers = self.segments.list().await?;
-        let mut removed = 0;
-        for pair in numbers.windows(2).filter(|pair| pair[1] <= self.end) {
-            // A segment ends where the next one begins, or earlier.
-            let is_needed =
-                |range: &RangeInclusive<u64>| !range.is_empty() && *range.start() < pair[1] && *range.end() >= pair[0];
-            if !needed.iter().any(is_needed) {
-                self.segments.remove(pair[0]).await?;
-                removed += 1;
-            }
-        }
-        if removed > 0 {
+        let pairs = numbers.windows(2).filter(|pair| pair[1] <= self.end);
+        // A segment ends where the next one begins, or earlier.
+        let is_needed = |pair: &[u64]| {
+            needed.iter().any(|range| !range.is_empty() && *range.start() < pair[1] && *range.end() >= pair[0])
+        };
+        let unneeded: Vec<u64> = pairs.filter(|pair| !is_needed(pair)).map(|pair| pair[0]).collect();
+        if !unneeded.is_empty() {
+            self.segments.remove(&unneeded).await?;
             self.segments.sync().await?;
         }
-        Ok(removed)
+        Ok(unneeded.len())
     }
 }
 

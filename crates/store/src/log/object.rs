@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cenote_base::{Error, Result};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::segment::{News, Segment, Segments};
-use crate::objects::Objects;
+use crate::objects::{Objects, PARALLEL};
 
 /// Objects read ahead at once, at most, and bytes of them.
 const AHEAD_MAX: usize = 32;
@@ -79,13 +79,17 @@ impl Segments for Groups {
         self.segment(number).objects.bytes().await
     }
 
-    async fn remove(&self, number: u64) -> Result<()> {
-        let objects = self.segment(number).objects;
-        // The first one last: it says whether the segment is there.
-        for name in objects.list().await?.iter().rev() {
-            objects.delete(name).await?;
-        }
-        Ok(())
+    async fn remove(&self, numbers: &[u64]) -> Result<()> {
+        let listed = stream::iter(numbers.to_vec()).map(|number| async move {
+            let folder = format!("{number:020}");
+            let names = self.objects.under(&folder).list().await?;
+            Ok::<_, Error>(names.into_iter().map(move |name| format!("{folder}/{name}")))
+        });
+        let listed: Vec<_> = listed.buffered(PARALLEL).try_collect().await?;
+        let (first, rest) = listed.into_iter().flatten().partition(|name| name.ends_with(&object_name(0)));
+        // The first ones last: each says whether its segment is there.
+        self.objects.delete_many(rest).await?;
+        self.objects.delete_many(first).await
     }
 
     async fn sync(&self) -> Result<()> {
@@ -124,7 +128,7 @@ impl Segment for ObjectSegment {
         if self.ahead.is_empty() {
             let numbers = self.next..self.next + self.width as u64;
             let objects = self.objects.clone();
-            let read = futures::stream::iter(numbers).map(|number| {
+            let read = stream::iter(numbers).map(|number| {
                 let objects = objects.clone();
                 async move { objects.get(&object_name(number)).await }
             });

@@ -34,8 +34,8 @@ pub(crate) trait Segments: std::fmt::Debug + Send + Sync {
     /// The size of a segment.
     async fn bytes(&self, number: u64) -> Result<u64>;
 
-    /// Removes a segment that was ended.
-    async fn remove(&self, number: u64) -> Result<()>;
+    /// Removes segments that were ended.
+    async fn remove(&self, numbers: &[u64]) -> Result<()>;
 
     /// Makes what was created and removed durable under its name.
     async fn sync(&self) -> Result<()>;

@@ -115,6 +115,64 @@ async fn a_key_index_that_is_gone_is_made_anew() {
     assert_eq!(values(&table).await.unwrap(), [0, 7, 7, 7, 7]);
 }
 
+/// Entries that are not what was written would make a key that is there look new.
+#[tokio::test]
+async fn a_damaged_key_index_makes_no_key_twice_and_is_made_anew() {
+    const ROWS: i64 = 5_000;
+    // In a directory, and in an object store, whose copy is damaged alone or together with the original.
+    for (is_remote, damaged) in [(false, "store"), (true, "cache"), (true, "")] {
+        let directory = tempfile::tempdir().unwrap();
+        let open = async || {
+            let options = StoreOptions { cache_directory: directory.path().join("cache"), ..StoreOptions::default() };
+            let path = directory.path().join("store");
+            match is_remote {
+                true => Store::open(format!("file-object-store://{}", path.display()), options).await.unwrap(),
+                false => Store::open(path, options).await.unwrap(),
+            }
+        };
+        let store = open().await;
+        let fields = vec![Field::new("id", DataType::Int64, false), Field::new("value", DataType::Int64, true)];
+        let table = store.create_table("t", TableSpec::new(Arc::new(Schema::new(fields)), ["id"])).await.unwrap();
+        table.upsert(batch(0..ROWS, 1)).await.unwrap();
+        table.fold().await.unwrap();
+        store.release().await.unwrap();
+        drop((store, table));
+        let files = key_files(&directory.path().join(damaged));
+        assert!(!files.is_empty());
+        for file in files {
+            let mut bytes = std::fs::read(&file).unwrap();
+            bytes[8_192..12_288].fill(0);
+            std::fs::write(&file, bytes).unwrap();
+        }
+        // Whoever meets the damage first may be told of it; nobody is given what it says.
+        let mut tries = 0;
+        let report = loop {
+            let store = open().await;
+            let outcome = store.table("t").await.unwrap().upsert(batch(0..ROWS, 2)).await;
+            store.release().await.unwrap();
+            match outcome {
+                Ok(report) => break report,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+            }
+            tries += 1;
+            assert!(tries < 3);
+        };
+        assert_eq!((report.inserted, report.updated), (0, ROWS as usize));
+        let table = open().await.table("t").await.unwrap();
+        assert_eq!(values(&table).await.unwrap(), vec![2; ROWS as usize]);
+    }
+}
+
+/// All files of key indexes under `directory`.
+fn key_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| match path.is_dir() {
+        true => key_files(&path),
+        false => vec![path],
+    });
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "keys")).collect()
+}
+
 #[tokio::test]
 async fn a_clock_that_jumps_back_does_not_turn_history_round() {
     let directory = three_writes().await;

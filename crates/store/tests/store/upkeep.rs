@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
 use cenote_base::{ByteSize, ErrorKind, ManualClock, Random, Timestamp};
-use cenote_store::{RETENTION_PROPERTY, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version};
+use cenote_store::{Faults, RETENTION_PROPERTY, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version};
 
 /// `ids` with vectors of `dimensions` numbers, the first of which is `value`.
 fn vectors(ids: &[i64], value: usize, dimensions: usize, random: &mut Random) -> RecordBatch {
@@ -228,4 +229,73 @@ async fn a_reader_elsewhere_keeps_its_snapshot_for_the_time_of_retention() {
     table.collect(None).await.unwrap();
     assert_eq!(before - files(), 3);
     assert_eq!(read(&table.snapshot().await.unwrap()).await.len(), 30);
+}
+
+/// As in an object store, with a copy of the key index on the reader's disk.
+#[tokio::test]
+async fn who_only_reads_keeps_no_key_files_of_the_past() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = async |cache: &str| {
+        let options = StoreOptions { cache_directory: directory.path().join(cache), ..StoreOptions::default() };
+        let place = format!("file-object-store://{}", directory.path().join("store").display());
+        Store::open(place, options).await.unwrap()
+    };
+    let store = open("writer").await;
+    let table = store.create_table("t", TableSpec::new(notes([], "").schema(), ["id"])).await.unwrap();
+    let reader = open("reader").await.table("t").await.unwrap();
+    let names = |place: &Path| -> Vec<std::ffi::OsString> {
+        let mut names: Vec<_> = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let kept = directory.path().join("store/t.changes/keys");
+    let cache = directory.path().join("reader");
+    for round in 0..12 {
+        table.upsert(notes(round * 100..round * 100 + 100, "note")).await.unwrap();
+        table.fold().await.unwrap();
+        table.collect(Some(Duration::ZERO)).await.unwrap();
+        assert_eq!(reader.snapshot().await.unwrap().count(None).await.unwrap(), round as usize * 100 + 100);
+        let found = reader.snapshot().await.unwrap().get(&notes([round * 100], ""), None).await.unwrap();
+        assert_eq!(found.num_rows(), 1);
+        // A copy is spared while another process may still be making it.
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 60 * 60);
+        let tables = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path().join("t"));
+        let copies: Vec<_> = tables.filter(|path| path.is_dir()).collect();
+        assert_eq!(copies.len(), 1);
+        for copy in names(&copies[0]) {
+            let file = std::fs::File::options().write(true).open(copies[0].join(copy)).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        let extra: Vec<_> = names(&copies[0]).into_iter().filter(|name| !names(&kept).contains(name)).collect();
+        assert!(extra.len() <= 4, "copies of what is gone: {extra:?}");
+    }
+}
+
+/// Each request to an object store takes a while, and nobody writes while the log is collected.
+#[tokio::test]
+async fn segments_of_the_log_are_removed_with_few_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    let faults = Faults::new(move |operation| {
+        seen.fetch_add(usize::from(operation == "object.delete"), Ordering::SeqCst);
+        Ok(())
+    });
+    let options = StoreOptions { cache_directory: directory.path().join("cache"), faults, ..StoreOptions::default() };
+    let place = format!("file-object-store://{}", directory.path().join("store").display());
+    let store = Store::open(place, options).await.unwrap();
+    let table = store.create_table("t", TableSpec::new(notes([], "").schema(), ["id"])).await.unwrap();
+    for id in 0..40 {
+        table.upsert(notes([id], "note")).await.unwrap();
+    }
+    table.fold().await.unwrap();
+    let objects = || {
+        let folders = std::fs::read_dir(directory.path().join("store/t.changes/log")).unwrap();
+        folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    assert!(objects() > 40);
+    count.store(0, Ordering::SeqCst);
+    assert!(table.collect(Some(Duration::ZERO)).await.unwrap().segments > 0);
+    assert!(objects() < 5);
+    assert!(count.load(Ordering::SeqCst) <= 5, "{} requests", count.load(Ordering::SeqCst));
 }
