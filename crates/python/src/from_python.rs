@@ -11,6 +11,7 @@ use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, i256};
 use cenote_runtime::arrow;
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyString, PyTuple};
@@ -167,7 +168,13 @@ fn told<'py, T: FromPyObjectOwned<'py>>(
             return Ok(None);
         }
         let arguments = PyTuple::new(py, [item].into_iter().chain(&numbers).collect::<Vec<_>>())?;
-        let told = function.call1(arguments).map_err(|error| wrong(row, Some(error.value(py).to_string())))?;
+        let told = function.call1(arguments).map_err(|error| {
+            // Ctrl-C says nothing about the value.
+            match error.is_instance_of::<PyException>(py) {
+                true => wrong(row, Some(error.value(py).to_string())),
+                false => error,
+            }
+        })?;
         match told.is_none() {
             true => Ok(None),
             false => told.extract::<T>().map(Some).map_err(|_| wrong(row, Some("it is out of range".to_owned()))),

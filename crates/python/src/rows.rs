@@ -317,19 +317,14 @@ impl Stream {
     /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let reading = self.here()?;
-        let next = process::wait(py, async {
-            let reading = reading.lock().await;
-            Ok(reading.held.front().map(|batch| (batch.clone(), reading.given)))
-        })?;
+        // Whoever holds it reads on: nothing is ready.
+        let next = reading.try_lock().ok().and_then(|reading| Some((reading.held.front()?.clone(), reading.given)));
         let Some((batch, number)) = next else { return Ok(None) };
         let made = make.call1((Rows::from(batch),))?;
         py.check_signals()?;
-        let mine = process::wait(py, async {
-            let mut reading = reading.lock().await;
-            let mine = reading.given == number && reading.held.pop_front().is_some();
-            reading.given += u64::from(mine);
-            Ok(mine)
-        })?;
+        let Ok(mut reading) = reading.try_lock() else { return Ok(None) };
+        let mine = reading.given == number && reading.held.pop_front().is_some();
+        reading.given += u64::from(mine);
         Ok(mine.then_some(made))
     }
 }

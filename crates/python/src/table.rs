@@ -411,22 +411,17 @@ impl Changes {
     /// What `make` makes of the next changes, if they are ready. They count as given when that is made and nothing interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let feed = self.feed.here("change feed")?;
-        let next = wait(py, async {
-            let feed = feed.lock().await;
-            Ok(feed.held.clone().map(|changes| (changes, feed.given)))
-        })?;
+        // Whoever holds it reads on: nothing is ready.
+        let next = feed.try_lock().ok().and_then(|feed| Some((feed.held.clone()?, feed.given)));
         let Some((changes, number)) = next else { return Ok(None) };
         let made = make.call1((Rows::from(changes),))?;
         py.check_signals()?;
-        let mine = wait(py, async {
-            let mut feed = feed.lock().await;
-            let mine = feed.given == number && feed.held.take().is_some();
-            if mine {
-                feed.given += 1;
-                self.version.store(feed.feed.version().0, Ordering::Relaxed);
-            }
-            Ok(mine)
-        })?;
+        let Ok(mut feed) = feed.try_lock() else { return Ok(None) };
+        let mine = feed.given == number && feed.held.take().is_some();
+        if mine {
+            feed.given += 1;
+            self.version.store(feed.feed.version().0, Ordering::Relaxed);
+        }
         Ok(mine.then_some(made))
     }
 

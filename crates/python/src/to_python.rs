@@ -8,6 +8,7 @@ use arrow::datatypes::{
 };
 use cenote_runtime::arrow;
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -36,6 +37,10 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
         let integers = cast(&integers.map_err(fault::arrow)?, &DataType::Int64).map_err(fault::arrow)?;
         each(py, integers.as_primitive::<Int64Type>().iter(), |number| {
             make.call1((number,)).map_err(|error| {
+                // Ctrl-C says nothing about the value.
+                if !error.is_instance_of::<PyException>(py) {
+                    return error;
+                }
                 let (name, data_type, reason) = (field.name(), field.data_type(), error.value(py));
                 fault::invalid(format!("column `{name}` is {data_type}, and has {number}: {reason}; read it as Arrow"))
             })

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import threading
@@ -155,3 +156,18 @@ def test_threads_share_a_feed_and_a_result(numbers: cenote.Table) -> None:
     for thread in threads:
         thread.join()
     assert sorted(seen) == sorted([*range(100, 140), *range(140)])
+
+
+def test_ctrl_c_in_the_middle_of_values_is_no_fault_of_theirs(lake: cenote.Lake, monkeypatch) -> None:
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    table = lake.create_table("t", {"id": int, "at": datetime.date}, primary_key="id")
+    monkeypatch.setattr("cenote._values.days", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        table.upsert([{"id": 1, "at": datetime.date(2026, 1, 31)}])
+    monkeypatch.undo()
+    table.upsert([{"id": 1, "at": datetime.date(2026, 1, 31)}])
+    monkeypatch.setattr("cenote._values.from_days", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        table.get(1)
