@@ -27,6 +27,7 @@ use crate::staging::Work;
 use crate::state::{State, detached};
 use crate::store::schemas;
 use crate::update::Update;
+use crate::version_files::sync_staged;
 use crate::{Version, WriteReport, base, patch};
 
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
@@ -59,6 +60,11 @@ impl Staged {
     /// How many rows.
     pub fn rows(&self) -> usize {
         self.keys.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Gets the rows onto the disk: whoever commits them may do so after this machine has lost power.
+    pub(crate) async fn sync(&self, dataset: &Dataset) -> Result<()> {
+        sync_staged(dataset, &self.fragments).await
     }
 
     /// Bytes that [`from_bytes`](Self::from_bytes) reads, in any process.

@@ -3,8 +3,11 @@
 //! Lance puts a commit behind those of others when their rows do not touch. Here they do: two folds of the same writes would
 //! each insert them. A process that lost its lease, or that somebody else's tool overtook, fails instead, and takes in the
 //! version that it did not know.
+//!
+//! A commit also gets the files that its version names onto the disk before the version is there.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,14 +15,17 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use lance::io::ObjectStore;
 use lance_core::{Error, Result};
+use lance_io::local::to_local_path;
 use lance_table::format::{IndexMetadata, Manifest, Transaction};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter, commit_handler_from_url,
 };
+use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
 use object_store::path::Path;
 
 use crate::gate::Gate;
 use crate::place::store_params;
+use crate::version_files::VersionFiles;
 
 /// A commit handler that lets only the next version pass.
 #[derive(Debug)]
@@ -50,6 +56,21 @@ impl Fence {
     /// Takes note of a version that was committed.
     pub(crate) fn learn(&self, version: u64) {
         self.known.fetch_max(version, Ordering::AcqRel);
+    }
+
+    /// Syncs `files`, which version `version` is about to name, but for those that the version before names.
+    async fn sync_files(&self, files: VersionFiles, version: u64, base: &Path, store: &ObjectStore) -> Result<()> {
+        let before = match version - 1 {
+            0 => None,
+            version => {
+                let location = self.inner.resolve_version_location(base, version, &store.inner).await?;
+                let manifest = read_manifest(store, &location.path, location.size).await?;
+                let indices = read_manifest_indexes(store, &location, &manifest).await?;
+                Some(VersionFiles::new(&manifest, &indices))
+            }
+        };
+        let synced = files.sync(PathBuf::from(to_local_path(base)), before).await;
+        synced.map_err(|error| Error::io_source(Box::new(error)))
     }
 }
 
@@ -123,6 +144,13 @@ impl CommitHandler for Fence {
         transaction: Option<Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
         let version = manifest.version;
+        if store.has_direct_local_paths() {
+            let mut files = VersionFiles::new(manifest, indices.as_deref().unwrap_or_default());
+            if transaction.is_none() {
+                files.add_transaction(manifest);
+            }
+            self.sync_files(files, version, base, store).await?;
+        }
         let entered = match &self.gate {
             Some(gate) => Some(Box::pin(gate.enter(version)).await?),
             None if self.is_next(version) => None,

@@ -20,6 +20,7 @@ use crate::lease::Lease;
 use crate::log::{Frame, Record};
 use crate::pages::RowReader;
 use crate::state::{State, blocking, key_index};
+use crate::version_files::sync_adopted;
 use crate::{Version, base};
 
 /// Keys of so many bytes end their segment of the log: whoever opens the table need not read it.
@@ -132,6 +133,7 @@ impl State {
         }
         tracing::warn!(base = latest, path = self.place.base, "took over a base version that was not logged");
         let base = self.load_base(latest).await?;
+        sync_adopted(&old, &base).boxed().await?;
         let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
         let concerned = base::difference(&old, &base, &self.key, secret, &keys).boxed().await?;
         let (version, time) = self.next();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cenote_base::{Context, Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::durable;
 use crate::key_index::{KeyIndex, Manifest, manifest_name};
 use crate::objects::{Objects, PARALLEL};
 use crate::state::blocking;
@@ -137,11 +138,6 @@ impl KeyFiles {
         if let Some(mirror) = &self.mirror {
             mirror.delete_all().await?;
         }
-        match tokio::fs::remove_dir_all(&self.directory).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::from(error).context(format!("remove {}", self.name())))
-            }
-            _ => Ok(()),
-        }
+        durable::remove_directory(self.directory.clone()).await
     }
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use cenote_base::{Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::durable::{make_directory, sync_directory};
 use crate::files::read_cached;
 
 const MAGIC: &[u8; 8] = b"CENOTEKI";
@@ -86,7 +87,7 @@ impl Manifest {
 impl KeyIndex {
     /// An index without entries that lives in `directory`, which is made if it does not exist.
     pub(crate) fn empty(directory: &Path) -> Result<Self> {
-        std::fs::create_dir_all(directory).context(|| format!("make directory {}", directory.display()))?;
+        make_directory(directory)?;
         Ok(Self { directory: directory.into(), levels: Vec::new() })
     }
 
@@ -199,7 +200,7 @@ impl KeyIndex {
         self.levels.iter().map(|level| level.name.as_str())
     }
 
-    /// Makes this the index of base version `version`.
+    /// Makes this the index of base version `version`; on the disk when it returns.
     pub(crate) fn save(&self, version: u64) -> Result<()> {
         let names = self.level_names().map(str::to_owned).collect();
         let text = serde_json::to_vec(&Manifest { format: FORMAT, levels: names })
@@ -208,7 +209,9 @@ impl KeyIndex {
         let part = self.directory.join(unique_name(version, PART));
         let mut file = File::create_new(&part).context(|| format!("make {}", part.display()))?;
         file.write_all(&text).and_then(|()| file.sync_all()).context(|| format!("write {}", part.display()))?;
-        std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))
+        std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))?;
+        // Its own name and those of the levels that it names.
+        sync_directory(&self.directory)
     }
 
     /// Removes what belongs to no base version in `keep`.

@@ -54,6 +54,7 @@ mod commit;
 mod compaction;
 mod concerned;
 mod direct;
+mod durable;
 mod fault;
 mod faults;
 mod feed;
@@ -90,6 +91,7 @@ mod store;
 mod table;
 mod update;
 mod upkeep;
+mod version_files;
 
 pub use block_cache::BlockCacheUsage;
 pub use collect::{Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};

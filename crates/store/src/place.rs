@@ -1,6 +1,8 @@
 //! Where a store is, and where in it the parts of a table are: a local directory, or a prefix of an object store.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +13,11 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 
 use crate::block_cache::{BlockCache, Caching};
+use crate::durable::{make_directory, sync_directory, syncing_store};
 use crate::fault::lance_error;
 use crate::key_files::KeyFiles;
 use crate::lease::{Leases, TableLease};
-use crate::log::{LogPlace, sync_directory};
+use crate::log::LogPlace;
 use crate::objects::Objects;
 use crate::presence::Presence;
 use crate::staging::Staging;
@@ -61,22 +64,33 @@ pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 }
 
 /// Makes file `name` at `location`, which is a directory, made if it does not exist, or a URI. The file is there whole or not
-/// at all; false when there is one.
+/// at all, and on the disk when this returns; false when there is one.
 pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<bool> {
     if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
         return objects.create(name, bytes.into()).await;
     }
-    let path = location.join(name);
-    let failed = || format!("write {}", path.display());
-    tokio::fs::create_dir_all(location).await.context(failed)?;
+    let (directory, path) = (location.to_path_buf(), location.join(name));
     let part = location.join(format!("{name}.{}.new", std::process::id()));
-    tokio::fs::write(&part, bytes).await.context(failed)?;
-    let linked = tokio::fs::hard_link(&part, &path).await;
-    tokio::fs::remove_file(&part).await.context(failed)?;
-    match linked {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        linked => linked.map(|()| true).context(failed),
-    }
+    blocking(move || {
+        let failed = || format!("write {}", path.display());
+        make_directory(&directory)?;
+        let written = File::create(&part).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
+        let linked = written.and_then(|()| std::fs::hard_link(&part, &path));
+        let removed = std::fs::remove_file(&part);
+        match linked {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            linked => {
+                linked.and(removed).context(failed)?;
+                sync_directory(&directory).map(|()| true)
+            }
+        }
+    })
+    .await
+}
+
+/// What Lance is told of a local disk.
+fn local_params(options: &HashMap<String, String>) -> ObjectStoreParams {
+    ObjectStoreParams { object_store_wrapper: Some(syncing_store()), ..store_params(options) }
 }
 
 /// What Lance is told of an object store.
@@ -150,8 +164,9 @@ impl Place {
             _ => None,
         };
         let Some(objects) = objects_at(location, stores, options, blocks.as_ref()).await? else {
-            let failed = || format!("make directory {}", location.display());
-            tokio::fs::create_dir_all(location).await.context(failed)?;
+            let failed = || format!("open directory {}", location.display());
+            let directory = location.to_path_buf();
+            blocking(move || make_directory(&directory)).await?;
             let path = tokio::fs::canonicalize(location).await.context(failed)?;
             let files = LocalFileSystem::new_with_prefix(&path);
             let files = files.map_err(|source| Error::internal(failed()).with_source(source))?;
@@ -195,7 +210,7 @@ impl Place {
             Self::Directory { path, .. } => {
                 let log = path.join(format!("{name}.changes"));
                 TablePlace {
-                    params: store_params(&options.object_store),
+                    params: local_params(&options.object_store),
                     base: path.join(format!("{name}.{EXTENSION}")).to_string_lossy().into_owned(),
                     files,
                     keys: KeyFiles::new(log.join("keys"), None),
@@ -228,11 +243,7 @@ impl Place {
     pub(crate) async fn has_table(&self, name: &str) -> Result<bool> {
         let Self::Directory { path, .. } = self else { return self.files(name).under(VERSIONS).any().await };
         let path = path.join(format!("{name}.{EXTENSION}")).join(VERSIONS);
-        let failed = || format!("look for {}", path.display());
-        match tokio::fs::read_dir(&path).await {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            versions => Ok(versions.context(failed)?.next_entry().await.context(failed)?.is_some()),
-        }
+        blocking(move || has_version(&path)).await
     }
 
     /// The names of all tables, sorted.
@@ -254,7 +265,7 @@ impl Place {
         Ok(names)
     }
 
-    /// Removes what a drop of table `name` that was cut short left, before it is made anew.
+    /// Removes for good what was left of table `name` by a drop or a creation that was cut short, before it is made anew.
     pub(crate) async fn clear(&self, name: &str, options: &StoreOptions) -> Result<()> {
         match self {
             Self::Directory { path, .. } => {
@@ -333,6 +344,22 @@ async fn file_names(directory: &Path) -> Result<Vec<String>> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
+}
+
+/// Whether there is a manifest in the directory `versions`: a creation that was cut short leaves none.
+fn has_version(versions: &Path) -> Result<bool> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    let failed = || format!("look for {}", versions.display());
+    let entries = match std::fs::read_dir(versions) {
+        Err(error) if [NotFound, NotADirectory].contains(&error.kind()) => return Ok(false),
+        entries => entries.context(failed)?,
+    };
+    for entry in entries {
+        if Path::new(&entry.context(failed)?.file_name()).extension().is_some_and(|end| end == "manifest") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn directory_bytes(directory: &Path) -> Result<u64> {

@@ -19,6 +19,7 @@ use tokio::sync::OnceCell;
 use crate::Faults;
 use crate::block_cache::BlockCacheUsage;
 use crate::fault::lance_error;
+use crate::fence::Fence;
 use crate::key::PrimaryKey;
 use crate::lease::{Lease, Leases};
 use crate::pages::Pages;
@@ -197,7 +198,7 @@ impl Store {
         }
         let key = PrimaryKey::new(&spec.schema, &spec.primary_key)?;
         let stored: SchemaRef = Arc::new(schema::to_stored(&spec.schema, &key));
-        let (leases, _held) = self.leases(name).await?;
+        let (leases, held) = self.leases(name).await?;
         if self.shared.place.has_table(name).boxed().await? {
             return Err(Error::already_exists(format!("table `{name}` exists already")));
         }
@@ -205,16 +206,24 @@ impl Store {
         self.shared.states.lock().remove(name);
         let nothing = RecordBatchIterator::new(std::iter::empty::<Result<RecordBatch, _>>(), Arc::clone(&stored));
         let place = self.shared.place.table(name, &self.shared.options);
-        // Its own caches, since the table has no identity before it has a log.
-        let session = Some(self.shared.sessions.of(new_identity()));
-        let params = WriteParams { session, store_params: Some(place.params), ..write_params() };
         let uri = place.base;
+        let fence = Fence::new(&uri, &self.shared.options.object_store).await.map_err(lance_error)?;
+        let params = WriteParams {
+            // Its own caches, since the table has no identity before it has a log.
+            session: Some(self.shared.sessions.of(new_identity())),
+            store_params: Some(place.params),
+            commit_handler: Some(Arc::new(fence)),
+            ..write_params()
+        };
         let written = Dataset::write(nothing, &uri, Some(params)).boxed().await;
         let mut dataset = written.map_err(lance_error)?;
         if !spec.properties.is_empty() {
             dataset.update_config(spec.properties).await.map_err(lance_error)?;
         }
+        drop(held);
         leases.release().await?;
+        // Makes its log and its key index: who only reads later may not be able to.
+        self.state(name).boxed().await?;
         Ok(Table::new(self.clone(), name))
     }
 

@@ -219,7 +219,9 @@ impl Table {
         let (state, snapshot) = self.current().await?;
         let checked = batches.iter().map(|batch| schema::check_batch(batch, snapshot.full_schema(), Missing::Null));
         let (batches, _) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
-        direct::stage(&state, snapshot.base(), batches).boxed().await
+        let staged = direct::stage(&state, snapshot.base(), batches).boxed().await?;
+        staged.sync(snapshot.base()).boxed().await?;
+        Ok(staged)
     }
 
     /// Inserts staged rows, and replaces whole those whose key is there already, all as one version.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use cenote_base::{Context, Error, Result};
 
 use super::segment::{News, Segment, Segments};
 use crate::Faults;
+use crate::durable::sync_directory;
 use crate::state::blocking;
 
 const EXTENSION: &str = "log";
@@ -25,9 +26,13 @@ pub(super) struct Files {
 #[derive(Debug)]
 struct FileSegment {
     path: PathBuf,
+    /// Open to be read, until it is written.
     file: Arc<File>,
+    can_write: bool,
     /// Bytes that were read or written.
     end: u64,
+    /// Bytes that are known to be on the disk.
+    synced: u64,
     faults: Faults,
 }
 
@@ -66,7 +71,7 @@ impl Segments for Files {
         let mut segment = blocking(move || {
             let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
             let file = Arc::new(file.context(|| format!("make log segment {}", path.display()))?);
-            Ok(FileSegment { path, file, end: 0, faults })
+            Ok(FileSegment { path, file, can_write: true, end: 0, synced: 0, faults })
         })
         .await?;
         segment.append(bytes, true).await?;
@@ -77,11 +82,13 @@ impl Segments for Files {
     async fn open(&self, number: u64) -> Result<Option<Box<dyn Segment>>> {
         let (path, faults) = (self.path(number), self.faults.clone());
         blocking(move || {
-            let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            // Who only reads may not be allowed to write.
+            let file = match File::open(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
                 file => Arc::new(file.context(|| format!("open log segment {}", path.display()))?),
             };
-            Ok(Some(Box::new(FileSegment { path, file, end: 0, faults }) as Box<dyn Segment>))
+            let segment = FileSegment { path, file, can_write: false, end: 0, synced: 0, faults };
+            Ok(Some(Box::new(segment) as Box<dyn Segment>))
         })
         .await
     }
@@ -114,14 +121,46 @@ impl Segments for Files {
     }
 }
 
+impl FileSegment {
+    /// The file, open to be written.
+    async fn writable(&mut self) -> Result<Arc<File>> {
+        if !self.can_write {
+            let path = self.path.clone();
+            let opened = move || {
+                let file = OpenOptions::new().read(true).write(true).open(&path);
+                file.context(|| format!("open log segment {} to write it", path.display()))
+            };
+            self.file = Arc::new(blocking(opened).await?);
+            self.can_write = true;
+        }
+        Ok(Arc::clone(&self.file))
+    }
+}
+
 #[async_trait]
 impl Segment for FileSegment {
     fn place(&self, skip: usize) -> String {
         format!("log segment {} at byte {}", self.path.display(), self.end + skip as u64)
     }
 
-    fn is_at_start(&self) -> bool {
-        self.end == 0
+    fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn synced(&self) -> u64 {
+        self.synced
+    }
+
+    fn note_synced(&mut self, bytes: u64) {
+        self.synced = self.synced.max(bytes);
+    }
+
+    async fn sync(&mut self) -> Result<()> {
+        let (file, place, faults) = (Arc::clone(&self.file), self.place(0), self.faults.clone());
+        let sync = move || faults.check("log.sync").and_then(|()| Ok(file.sync_data()?)).context(|| place);
+        blocking(sync).await?;
+        self.synced = self.end;
+        Ok(())
     }
 
     fn can_be_torn(&self) -> bool {
@@ -162,7 +201,7 @@ impl Segment for FileSegment {
     }
 
     async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<()> {
-        let (file, end, place, faults) = (Arc::clone(&self.file), self.end, self.place(0), self.faults.clone());
+        let (file, end, place, faults) = (self.writable().await?, self.end, self.place(0), self.faults.clone());
         let length = bytes.len();
         blocking(move || {
             write(&file, end, &bytes, sync, &faults).context(|| place.clone()).or_else(|error| {
@@ -173,11 +212,14 @@ impl Segment for FileSegment {
         })
         .await?;
         self.end += length as u64;
+        if sync {
+            self.synced = self.end;
+        }
         Ok(())
     }
 
     async fn truncate(&mut self) -> Result<u64> {
-        let (file, end, place, faults) = (Arc::clone(&self.file), self.end, self.place(0), self.faults.clone());
+        let (file, end, place, faults) = (self.writable().await?, self.end, self.place(0), self.faults.clone());
         blocking(move || {
             let torn = file.metadata().context(|| place.clone())?.len().saturating_sub(end);
             if torn > 0 {
@@ -207,9 +249,4 @@ fn truncate(file: &File, end: u64, faults: &Faults) -> Result<()> {
     faults.check("log.truncate")?;
     file.set_len(end)?;
     Ok(file.sync_all()?)
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
-    File::open(directory).and_then(|file| file.sync_all()).context(|| format!("sync {}", directory.display()))
 }

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! frame = magic "CNLG" · length u32 · crc32 u32 · body        (little-endian; length and crc of the body)
-//! body  = kind u8 · epoch u32 · version u64 · time i64 · payload
+//! body  = kind u8 · epoch u32 · version u64 · time i64 · synced u64 · payload
 //! ```
+//!
+//! A body without `synced`, which is of an earlier version of Cenote, has a kind without the bit [`HAS_SYNCED`].
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
@@ -18,6 +20,16 @@ use crate::key::PrimaryKey;
 const MAGIC: [u8; 4] = *b"CNLG";
 pub(super) const HEADER_BYTES: usize = 12;
 const BODY_HEADER_BYTES: usize = 21;
+const HAS_SYNCED: u8 = 0x80;
+
+/// What a frame says of the log that it is in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp {
+    /// How often the writer had changed.
+    pub(super) epoch: u32,
+    /// Bytes of the segment that were on the disk before the frame was written.
+    pub(super) synced: u64,
+}
 
 /// One entry of the log.
 #[derive(Debug, Clone)]
@@ -68,7 +80,7 @@ impl Record {
 
 impl Frame {
     /// Appends the frame to `bytes`.
-    pub(super) fn encode(&self, epoch: u32, bytes: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn encode(&self, stamp: Stamp, bytes: &mut Vec<u8>) -> Result<()> {
         let start = bytes.len();
         bytes.extend(MAGIC);
         bytes.extend([0; 8]);
@@ -81,10 +93,11 @@ impl Frame {
             Record::Sealed(_) => 5,
             Record::Keys { .. } => 6,
         };
-        bytes.push(kind);
-        bytes.extend(epoch.to_le_bytes());
+        bytes.push(kind | HAS_SYNCED);
+        bytes.extend(stamp.epoch.to_le_bytes());
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(self.time.0.to_le_bytes());
+        bytes.extend(stamp.synced.to_le_bytes());
         match &self.record {
             Record::Checkpoint(checkpoint) => bytes.extend(to_json(checkpoint)?),
             Record::Upsert(batch) | Record::Delete(batch) => write_batch(bytes, batch)?,
@@ -109,8 +122,8 @@ impl Frame {
         Ok(())
     }
 
-    /// The frame that `body` holds, and its epoch.
-    pub(super) fn decode(body: &[u8]) -> Result<(u32, Self)> {
+    /// The frame that `body` holds, and what it says of the log.
+    pub(super) fn decode(body: &[u8]) -> Result<(Stamp, Self)> {
         let mut rest = body;
         let mut take = |count: usize| -> Result<&[u8]> {
             let (head, tail) = rest.split_at_checked(count).ok_or_else(unreadable)?;
@@ -121,8 +134,10 @@ impl Frame {
         let epoch = u32::from_le_bytes(to_array(take(4)?)?);
         let version = u64::from_le_bytes(to_array(take(8)?)?);
         let time = Timestamp(i64::from_le_bytes(to_array(take(8)?)?));
-        let payload = &body[BODY_HEADER_BYTES..];
-        let record = match kind {
+        let synced = synced(body);
+        let header = if synced.is_some() { take(8)?.len() + BODY_HEADER_BYTES } else { BODY_HEADER_BYTES };
+        let payload = &body[header..];
+        let record = match kind & !HAS_SYNCED {
             0 => Record::Checkpoint(Checkpoint::parse(payload)?),
             1 => Record::Upsert(read_batch(payload)?),
             2 => Record::Delete(read_batch(payload)?),
@@ -146,7 +161,7 @@ impl Frame {
                 return Err(Error::unsupported(what));
             }
         };
-        Ok((epoch, Self { version, time, record }))
+        Ok((Stamp { epoch, synced: synced.unwrap_or(0) }, Self { version, time, record }))
     }
 }
 
@@ -163,10 +178,18 @@ pub(super) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
     HEADER_BYTES.checked_add(u32::from_le_bytes(header[4..8].try_into().ok()?) as usize)
 }
 
-/// Whether a whole frame is anywhere in `bytes`.
-pub(super) fn has_whole_frame(bytes: &[u8]) -> bool {
-    let mut starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
-    starts.any(|(at, _)| whole_body(&bytes[at..]).is_some())
+/// Whether a whole frame is anywhere in `bytes` that was written when what is at `place` of the segment was on the disk.
+pub(super) fn has_witness(bytes: &[u8], place: u64) -> bool {
+    let starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
+    let mut bodies = starts.filter_map(|(at, _)| whole_body(&bytes[at..]));
+    // Earlier versions of Cenote did not say, and wrote a frame at a time as a rule.
+    bodies.any(|body| synced(body).is_none_or(|synced| synced > place))
+}
+
+/// What the frame in `body` says was on the disk before it, if it says so.
+fn synced(body: &[u8]) -> Option<u64> {
+    let bytes = body.get(BODY_HEADER_BYTES..BODY_HEADER_BYTES + 8)?;
+    (body[0] & HAS_SYNCED != 0).then(|| bytes.try_into().map(u64::from_le_bytes).ok())?
 }
 
 fn write_batch(bytes: &mut Vec<u8>, batch: &RecordBatch) -> Result<()> {

@@ -6,6 +6,10 @@
 //! follow the log as it grows. On a local disk a segment is a file, in an object store an object for each group of writes.
 //!
 //! The epoch in each frame counts changes of writer: a frame of an older epoch behind one of a newer one is no frame.
+//!
+//! When the power fails, a disk may have any part of what was written since the last sync: the end of a group and not its
+//! beginning. So each frame says how much of its segment was on the disk before it was written. A broken frame is damage when
+//! a whole one behind it vouches for it; otherwise nobody was told that it was written, and it ends the log.
 
 mod file;
 mod frame;
@@ -20,12 +24,12 @@ use bytes::Bytes;
 use cenote_base::{Context, Error, ErrorKind, Result, Timestamp};
 
 use crate::Faults;
+use crate::durable::{remove_directory, sync_directory};
 use crate::history::Checkpoint;
 use crate::objects::Objects;
 use crate::state::{blocking, blocking_unless};
-pub(crate) use file::sync_directory;
 pub(crate) use frame::{Frame, Record};
-use frame::{HEADER_BYTES, frame_bytes, whole_body};
+use frame::{HEADER_BYTES, Stamp, frame_bytes, whole_body};
 pub(crate) use segment::News;
 use segment::{Segment, Segments};
 
@@ -56,7 +60,8 @@ pub(crate) struct Log {
 struct Parsed {
     frames: Vec<Frame>,
     bytes: usize,
-    epoch: u32,
+    /// What the newest of them says.
+    stamp: Stamp,
     sealed: Option<u64>,
 }
 
@@ -81,7 +86,7 @@ impl LogPlace {
     /// Starts a log.
     pub(crate) async fn create(&self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
         let number = checkpoint.version + 1;
-        let bytes = encode(vec![checkpoint_frame(checkpoint, time)], 1).await?.1;
+        let bytes = encode(vec![checkpoint_frame(checkpoint, time)], Stamp { epoch: 1, synced: 0 }).await?.1;
         let (directory, faults) = match self {
             Self::Directory(directory, faults) => (directory, faults),
             Self::Objects(_) => {
@@ -106,12 +111,7 @@ impl LogPlace {
     pub(crate) async fn remove(&self) -> Result<()> {
         match self {
             Self::Objects(objects) => objects.delete_all().await,
-            Self::Directory(directory, _) => match tokio::fs::remove_dir_all(directory).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::from(error).context(format!("remove the log in {}", directory.display())))
-                }
-                _ => Ok(()),
-            },
+            Self::Directory(directory, _) => remove_directory(directory.clone()).await,
         }
     }
 }
@@ -157,7 +157,7 @@ impl Log {
     /// The next whole frames, in order; empty at the end. A frame that is not whole yet is left for later.
     ///
     /// # Errors
-    /// `Corrupt` when whole frames follow one that is not, which no interrupted write leaves behind.
+    /// `Corrupt` when a frame that was on the disk is not whole, which no interrupted write leaves behind.
     pub(crate) async fn read(&mut self) -> Result<Vec<Frame>> {
         loop {
             if self.segment.is_none() {
@@ -173,10 +173,10 @@ impl Log {
             if bytes.is_empty() {
                 return Ok(Vec::new());
             }
-            let epoch = self.epoch;
+            let stamp = Stamp { epoch: self.epoch, synced: segment.synced() };
             let parsed = {
                 let bytes = bytes.clone();
-                blocking(move || parse(&bytes, epoch).map_err(|(at, error)| error.context(format!("byte {at}")))).await
+                blocking(move || parse(&bytes, stamp).map_err(|(at, error)| error.context(format!("byte {at}")))).await
             };
             let parsed = parsed.map_err(|error| error.context(segment.place(0)))?;
             if parsed.bytes == 0 {
@@ -184,7 +184,8 @@ impl Log {
                 return Ok(Vec::new());
             }
             segment.advance(parsed.bytes);
-            self.epoch = parsed.epoch;
+            segment.note_synced(parsed.stamp.synced);
+            self.epoch = parsed.stamp.epoch;
             if let Some(next) = parsed.sealed {
                 (self.number, self.segment) = (next, None);
             }
@@ -204,12 +205,13 @@ impl Log {
 
     /// Whether the segment lacks its beginning: [`begin`](Self::begin) has to come before anything else.
     pub(crate) fn lacks_beginning(&self) -> bool {
-        self.segment.as_ref().is_none_or(|segment| segment.is_at_start())
+        self.segment.as_ref().is_none_or(|segment| segment.end() == 0)
     }
 
     /// Begins the segment that the end of the one before names.
     pub(crate) async fn begin(&mut self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
-        let bytes = encode(vec![checkpoint_frame(checkpoint, time)], self.epoch).await?.1;
+        let stamp = Stamp { epoch: self.epoch, synced: 0 };
+        let bytes = encode(vec![checkpoint_frame(checkpoint, time)], stamp).await?.1;
         self.segment = Some(self.segments.create(self.number, bytes).await?);
         Ok(())
     }
@@ -225,7 +227,12 @@ impl Log {
         let Some(segment) = &mut self.segment else {
             return Err(Error::internal("the log is written before its segment is begun"));
         };
-        let (frames, bytes) = encode(frames, self.epoch).await?;
+        if sync && segment.synced() < segment.end() {
+            // What another process wrote, or this one without syncing it: the frames vouch for it.
+            segment.sync().await?;
+        }
+        let stamp = Stamp { epoch: self.epoch, synced: segment.synced() };
+        let (frames, bytes) = encode(frames, stamp).await?;
         segment.append(bytes, sync).await?;
         Ok(frames)
     }
@@ -290,30 +297,31 @@ fn checkpoint_frame(checkpoint: Checkpoint, time: Timestamp) -> Frame {
     Frame { version: checkpoint.version, time, record: Record::Checkpoint(checkpoint) }
 }
 
-async fn encode(frames: Vec<Frame>, epoch: u32) -> Result<(Vec<Frame>, Vec<u8>)> {
+async fn encode(frames: Vec<Frame>, stamp: Stamp) -> Result<(Vec<Frame>, Vec<u8>)> {
     let bytes: usize = frames.iter().map(|frame| frame.record.bytes()).sum();
     blocking_unless(bytes <= SHORT_BYTES, move || {
         let mut bytes = Vec::new();
         for frame in &frames {
-            frame.encode(epoch, &mut bytes)?;
+            frame.encode(stamp, &mut bytes)?;
         }
         Ok((frames, bytes))
     })
     .await
 }
 
-/// The whole frames that `bytes` begin with, up to the end of a segment.
-fn parse(bytes: &Bytes, epoch: u32) -> std::result::Result<Parsed, (usize, Error)> {
-    let mut parsed = Parsed { frames: Vec::new(), bytes: 0, epoch, sealed: None };
+/// The whole frames that `bytes` begin with, up to the end of a segment; `stamp` is what the one before says.
+fn parse(bytes: &Bytes, stamp: Stamp) -> std::result::Result<Parsed, (usize, Error)> {
+    let mut parsed = Parsed { frames: Vec::new(), bytes: 0, stamp, sealed: None };
     while parsed.sealed.is_none()
         && let Some(body) = whole_body(&bytes[parsed.bytes..])
     {
-        let (epoch, frame) = Frame::decode(body).map_err(|error| (parsed.bytes, error))?;
-        if epoch < parsed.epoch {
-            let what = format!("a frame of epoch {epoch} follows one of epoch {}", parsed.epoch);
+        let (stamp, frame) = Frame::decode(body).map_err(|error| (parsed.bytes, error))?;
+        let (epoch, newest) = (stamp.epoch, parsed.stamp.epoch);
+        if epoch < newest {
+            let what = format!("a frame of epoch {epoch} follows one of epoch {newest}");
             return Err((parsed.bytes, Error::corrupt(what)));
         }
-        parsed.epoch = epoch;
+        parsed.stamp = stamp;
         parsed.bytes += HEADER_BYTES + body.len();
         match frame.record {
             Record::Sealed(next) => parsed.sealed = Some(next),
@@ -323,8 +331,8 @@ fn parse(bytes: &Bytes, epoch: u32) -> std::result::Result<Parsed, (usize, Error
     Ok(parsed)
 }
 
-/// `bytes` begin with something that is no whole frame: an interrupted write, unless there are no such here, or whole frames
-/// follow.
+/// `bytes` begin with something that is no whole frame: an interrupted write, unless there are no such here, or a frame that
+/// follows vouches for it.
 fn check_tail(segment: &dyn Segment, bytes: &[u8]) -> Result<()> {
     if bytes.is_empty() {
         return Ok(());
@@ -332,7 +340,7 @@ fn check_tail(segment: &dyn Segment, bytes: &[u8]) -> Result<()> {
     if !segment.can_be_torn() {
         return Err(Error::corrupt("the log is damaged: restore this object").context(segment.place(0)));
     }
-    if frame::has_whole_frame(&bytes[1..]) {
+    if frame::has_witness(&bytes[1..], segment.end()) {
         let what = "the log is damaged in the middle: whole writes follow a broken one; restore the file";
         return Err(Error::corrupt(what).context(segment.place(0)));
     }

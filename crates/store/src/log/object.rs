@@ -103,12 +103,23 @@ impl Segment for ObjectSegment {
         format!("log object {} at byte {skip} of what was not read", self.objects.name(&object_name(self.next)))
     }
 
-    fn is_at_start(&self) -> bool {
-        self.next == 0
-    }
-
     fn can_be_torn(&self) -> bool {
         false
+    }
+
+    /// Objects are whole: a number of them stands for bytes.
+    fn end(&self) -> u64 {
+        self.next
+    }
+
+    fn synced(&self) -> u64 {
+        self.next
+    }
+
+    fn note_synced(&mut self, _bytes: u64) {}
+
+    async fn sync(&mut self) -> Result<()> {
+        Ok(())
     }
 
     async fn news(&self) -> Result<News> {

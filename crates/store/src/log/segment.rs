@@ -47,11 +47,20 @@ pub(crate) trait Segment: std::fmt::Debug + Send + Sync {
     /// The place that was read to, and `skip` bytes, for people.
     fn place(&self, skip: usize) -> String;
 
-    /// Whether nothing was read yet.
-    fn is_at_start(&self) -> bool;
-
     /// Whether a write that was cut short can leave a part of its bytes.
     fn can_be_torn(&self) -> bool;
+
+    /// Bytes of it that were read or written.
+    fn end(&self) -> u64;
+
+    /// Bytes of it that are known to be on the disk.
+    fn synced(&self) -> u64;
+
+    /// Takes note that so many bytes of it are on the disk.
+    fn note_synced(&mut self, bytes: u64);
+
+    /// Gets what was read or written onto the disk.
+    async fn sync(&mut self) -> Result<()>;
 
     async fn news(&self) -> Result<News>;
 

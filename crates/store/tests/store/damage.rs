@@ -1,5 +1,6 @@
 //! Files that a crash, a disk or another version left: read as far as they are right, and named where they are not.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_base::{ErrorKind, ManualClock, Result, Timestamp};
-use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec, Version};
+use cenote_store::{DURABILITY_PROPERTY, ScanRequest, Store, StoreOptions, Table, TableSpec, Version};
 
 fn batch(ids: std::ops::Range<i64>, value: i64) -> RecordBatch {
     let values = Int64Array::from(vec![value; ids.clone().count()]);
@@ -83,6 +84,44 @@ async fn damage_in_the_middle_of_the_log_is_an_error_that_names_the_file() {
     let error = table.upsert(batch(9..10, 9)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged log was changed");
+}
+
+/// Writes that were not synced can come to be on the disk in any order.
+#[tokio::test]
+async fn a_write_that_was_not_synced_ends_the_log_when_it_is_torn_whatever_is_behind_it() {
+    let directory = three_writes().await;
+    let table = open(directory.path()).await.unwrap();
+    let relaxed = BTreeMap::from([(DURABILITY_PROPERTY.to_owned(), Some("relaxed".to_owned()))]);
+    table.set_properties(relaxed).await.unwrap();
+    let path = segment(directory.path());
+    let synced = std::fs::metadata(&path).unwrap().len() as usize;
+    for id in 0..3 {
+        table.upsert(batch(id..id + 1, 10 + id)).await.unwrap();
+    }
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[synced..synced + 100].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let table = open(directory.path()).await.unwrap();
+    assert_eq!(values(&table).await.unwrap(), [0, 1, 2]);
+    table.upsert(batch(3..4, 3)).await.unwrap();
+    assert_eq!(values(&open(directory.path()).await.unwrap()).await.unwrap(), [0, 1, 2, 3]);
+}
+
+/// Each process that writes vouches for what was there before it.
+#[tokio::test]
+async fn damage_is_found_in_what_other_processes_wrote() {
+    let directory = three_writes().await;
+    for id in 3..6 {
+        open(directory.path()).await.unwrap().upsert(batch(id..id + 1, id)).await.unwrap();
+    }
+    let path = segment(directory.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let frames: Vec<usize> = bytes.windows(4).enumerate().filter(|(_, w)| *w == b"CNLG").map(|(at, _)| at).collect();
+    bytes[frames[frames.len() - 2] + 60] ^= 0x40;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = open(directory.path()).await.unwrap().upsert(batch(9..10, 9)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:#}");
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged log was changed");
 }
 

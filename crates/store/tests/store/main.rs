@@ -17,6 +17,8 @@ mod long_work;
 mod media;
 mod model;
 mod predicate;
+#[cfg(target_os = "linux")]
+mod power;
 mod s3;
 mod staging;
 mod stock;
