@@ -1,12 +1,20 @@
 //! What Lance's and Arrow's errors mean for a caller.
 
 use std::error::Error as _;
+use std::io::ErrorKind as Io;
 
 use cenote_base::{Error, ErrorKind};
 
 /// The [`Error`] for one of Lance's. Takes it by value so that it fits `map_err`.
 pub fn lance_error(source: lance::Error) -> Error {
     use lance::Error as Lance;
+    // One of ours, from below Lance, says it better.
+    if let Some(ours) = causes(&source).find_map(|cause| cause.downcast_ref::<Error>()) {
+        return ours.clone();
+    }
+    let io = causes(&source).find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let is_full = io.is_some_and(|io| matches!(io.kind(), Io::StorageFull | Io::QuotaExceeded));
+    let is_closed = io.is_some_and(|io| matches!(io.kind(), Io::ReadOnlyFilesystem | Io::PermissionDenied));
     let kind = match &source {
         Lance::InvalidInput { .. } | Lance::SchemaMismatch { .. } | Lance::Schema { .. } => ErrorKind::InvalidInput,
         Lance::DatasetAlreadyExists { .. } => ErrorKind::AlreadyExists,
@@ -18,7 +26,7 @@ pub fn lance_error(source: lance::Error) -> Error {
             ErrorKind::Conflict
         }
         Lance::Timeout { .. } => ErrorKind::Unavailable,
-        Lance::IO { .. } if is_full_disk(&source) => ErrorKind::ResourceExhausted,
+        Lance::IO { .. } if is_full => ErrorKind::ResourceExhausted,
         Lance::IO { .. } => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     };
@@ -29,10 +37,15 @@ pub fn lance_error(source: lance::Error) -> Error {
         _ => &text,
     };
     let message = match kind {
-        ErrorKind::ResourceExhausted => "the disk is full: make room and try again; what was acknowledged is safe",
-        _ => message,
+        ErrorKind::ResourceExhausted => {
+            "the disk is full: make room and try again; what was acknowledged is safe".to_owned()
+        }
+        _ if is_closed => {
+            format!("a file of the table cannot be opened or made: allow it and try again; {message}")
+        }
+        _ => message.to_owned(),
     };
-    Error::new(kind, message.to_owned()).with_source(source)
+    Error::new(kind, message).with_source(source)
 }
 
 /// The [`Error`] for one of Arrow's.
@@ -48,13 +61,7 @@ pub fn arrow_error(source: arrow::error::ArrowError) -> Error {
     Error::new(kind, source.to_string()).with_source(source)
 }
 
-fn is_full_disk(error: &lance::Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        }
-        source = cause.source();
-    }
-    false
+/// What caused `error`, nearest first.
+fn causes(error: &lance::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source())
 }

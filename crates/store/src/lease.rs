@@ -41,8 +41,9 @@ impl Lease {
     /// Says what is done under it, for who looks from another process.
     pub(crate) fn say(&self, what: &str) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        file.set_len(0)?;
-        Ok(file.write_all_at(format!("process {}: {what}", std::process::id()).as_bytes(), 0)?)
+        let said = format!("process {}: {what}", std::process::id());
+        let written = file.set_len(0).and_then(|()| file.write_all_at(said.as_bytes(), 0));
+        written.context(|| format!("say in a lock file what is done: {what}"))
     }
 }
 
@@ -87,7 +88,8 @@ impl Leases {
     /// What another process does to the base, as far as it says so.
     pub(crate) fn elsewhere(&self) -> Result<Option<String>> {
         match self {
-            Self::Files { base, .. } if try_lock(base)?.is_none() => {
+            // A lock that cannot be had at all, as on a read-only file system, says nothing.
+            Self::Files { base, .. } if matches!(try_lock(base), Ok(None)) => {
                 let said = std::fs::read_to_string(base).context(|| format!("read {}", base.display()))?;
                 Ok(Some(said).filter(|said| !said.is_empty()))
             }

@@ -4,6 +4,8 @@
 
 mod concurrency;
 mod damage;
+#[cfg(target_os = "linux")]
+mod disks;
 mod faults;
 mod feed;
 mod fixtures;
@@ -16,9 +18,9 @@ mod kill;
 mod long_work;
 mod media;
 mod model;
-mod predicate;
 #[cfg(target_os = "linux")]
 mod power;
+mod predicate;
 mod s3;
 mod staging;
 mod stock;
