@@ -345,6 +345,7 @@ impl Loader {
         let cursor = self.cursor.lock();
         let source = |(source, selection): (&Source, &Selection)| SourceState {
             table: source.table.name().to_owned(),
+            identity: Some(selection.snapshot.identity()),
             version: selection.snapshot.version().0,
             filter: source.filter.clone(),
             rows: selection.row_ids.len() as u64,

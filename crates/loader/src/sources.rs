@@ -51,6 +51,10 @@ pub(crate) async fn selection_of(
     if then.table != source.table.name() {
         return other("table", then.table.clone(), source.table.name().to_owned());
     }
+    if then.identity.is_some_and(|identity| identity != now.snapshot.identity()) {
+        let what = format!("the state is of another table `{}`, which was dropped: begin anew", then.table);
+        return Err(Error::invalid_input(what));
+    }
     if then.filter != source.filter {
         let name = |filter: &Option<String>| filter.clone().unwrap_or_else(|| "none".to_owned());
         return other("filter", name(&then.filter), name(&source.filter));

@@ -15,6 +15,9 @@ pub(crate) const FORMAT: u32 = 1;
 pub struct SourceState {
     /// Its table.
     pub table: String,
+    /// Which table of that name: see [`Snapshot::identity`](cenote_store::Snapshot::identity). `None` in states of old.
+    #[serde(default)]
+    pub identity: Option<u64>,
     /// The table's version.
     pub version: u64,
     /// Its filter.

@@ -524,7 +524,12 @@ async fn states_that_do_not_fit_are_refused_with_the_difference() {
     let pinned = Loader::open(vec![Source { version, ..Source::new(one.clone()) }], options.clone()).await.unwrap();
     says(pinned.restore(&state).await.unwrap_err(), "the state is of version");
     let empty = Source { filter: Some("id > 1000".to_owned()), ..Source::new(one) };
-    says(Loader::open(vec![empty], options).await.unwrap_err(), "no rows to load");
+    says(Loader::open(vec![empty], options.clone()).await.unwrap_err(), "no rows to load");
+    // As many rows at the same version, of another table.
+    store.drop_table("one").await.unwrap();
+    let anew = table(&store, "one", 100..120).await;
+    assert_eq!(anew.snapshot().await.unwrap().version().0, state.sources[0].version);
+    says(open(&anew, options).await.restore(&state).await.unwrap_err(), "another table `one`");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,7 @@ use crate::levels::{self, File, Group, Limits};
 use crate::snapshot::Snapshot;
 use crate::staging::Work;
 use crate::state::State;
+use crate::version_files::sync_staged;
 use crate::{base, direct};
 
 /// A file that has lost this share of its rows is written anew when somebody asks for it.
@@ -142,6 +143,8 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
     let faults = &state.options.faults;
     faults.check("join.write")?;
     let joined = rewrite(snapshot.base(), group, limits(state)).boxed().await?;
+    // Here it takes no turn.
+    sync_staged(snapshot.base(), &joined.new_fragments).await?;
     faults.check("join.written")?;
     let commit = async |newest: &mut Dataset| {
         direct::check_files(state, &joined.new_fragments).await?;

@@ -134,6 +134,7 @@ pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Res
         let dataset = Arc::clone(state.snapshot().await?.base());
         let claim = state.place.staging.claim(Work::Rows, dataset.version().version).await?;
         let staged = write(&state, &dataset, batches).await?;
+        staged.sync(&dataset).await?;
         let report = {
             let changing = state.changing().await?;
             commit_while(&state, &changing, vec![staged]).await?
