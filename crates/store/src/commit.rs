@@ -107,6 +107,7 @@ impl State {
             && let Some(_lease) = self.place.leases.try_base().await?
         {
             self.adopt(&mut writing).boxed().await?;
+            self.suspect.store(false, Ordering::Release);
         }
         Ok(writing)
     }

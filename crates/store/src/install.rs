@@ -128,7 +128,6 @@ impl State {
         };
         let latest = old.latest_version_id().await.map_err(lance_error)?;
         if latest <= mark.base {
-            self.suspect.store(false, Ordering::Release);
             return Ok(());
         }
         tracing::warn!(base = latest, path = self.place.base, "took over a base version that was not logged");
