@@ -194,8 +194,9 @@ impl Pass<'_> {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))
     }
 
-    /// Failures first: a crash between the commits leaves a row that is on record and will be processed again, never a null
-    /// without a reason. A row whose inputs have changed since they were read is left as it is: the next run processes it.
+    /// Failures first: a crash between the commits leaves a row that is on record and will be processed again, never a
+    /// null without a reason. A row whose inputs have changed since they were read is left as it is: the next run
+    /// processes it.
     async fn commit(&self, pending: Pending) -> Result<()> {
         let errors = ErrorTable::new(&self.engine.store, self.group.table.name(), &self.work.snapshot);
         errors.record(&pending.failures, self.engine.options.clock.now()).await?;

@@ -202,7 +202,8 @@ impl Pass<'_> {
         Ok(Expanded { parents, children, failures: reasons.iter().map(failure).collect(), resolved })
     }
 
-    /// Children first, then the parents' fingerprints: a crash in between expands those parents again, to the same rows.
+    /// Children first, then the parents' fingerprints: a crash in between expands those parents again, to the same
+    /// rows.
     async fn commit(&self, expanded: Vec<Expanded>, report: &mut StepReport) -> Result<()> {
         if expanded.is_empty() {
             return Ok(());

@@ -56,8 +56,8 @@ fn fixed_bytes(data_type: &DataType) -> u64 {
     }
 }
 
-/// The pieces that a pass takes in, as long as those at work, with what they make, hold no more than agreed. One that is larger goes
-/// alone.
+/// The pieces that a pass takes in, as long as those at work, with what they make, hold no more than agreed. One that
+/// is larger goes alone.
 pub(crate) struct Intake {
     pieces: Receiver<Chunk>,
     row_bytes: Arc<RowBytes>,
@@ -88,8 +88,8 @@ impl Intake {
         }
     }
 
-    /// The next piece to begin, and what it counts until it is [`done`](Self::done). `None` when there is none yet or any more, which
-    /// [`goes_on`](Self::goes_on) tells apart. Cancel safe.
+    /// The next piece to begin, and what it counts until it is [`done`](Self::done). `None` when there is none yet or
+    /// any more, which [`goes_on`](Self::goes_on) tells apart. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<(Held<Chunk>, u64)> {
         if self.waiting.is_none() {
             self.waiting = self.pieces.recv().await;

@@ -113,7 +113,8 @@ fn with_null_media(snapshot: &Snapshot, read: &RecordBatch, columns: &[String]) 
     RecordBatch::try_new(schema.into(), arrays).map_err(wrong)
 }
 
-/// Consecutive ranges of at most `rows_max` rows whose sizes add up to at most `bytes_max`; a larger single row stands alone.
+/// Consecutive ranges of at most `rows_max` rows whose sizes add up to at most `bytes_max`; a larger single row stands
+/// alone.
 fn pack(sizes: &[u64], bytes_max: u64, rows_max: usize) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);

@@ -49,7 +49,8 @@ impl Engine {
     /// The room of a pass of `steps`.
     ///
     /// # Errors
-    /// `ResourceExhausted` when a worker and a row of the pass do not fit the scheduler's memory, with the least budget that would do.
+    /// `ResourceExhausted` when a worker and a row of the pass do not fit the scheduler's memory, with the least budget
+    /// that would do.
     pub(crate) fn room(&self, steps: &[Arc<PlannedStep>]) -> Result<Room> {
         let total = self.scheduler.usage().total;
         let requests = requests(steps, self.options.devices.as_ref());

@@ -191,8 +191,8 @@ impl Engine {
 
     /// Runs `recipe`: checks all of it, then brings every step's outputs up to date.
     ///
-    /// Each commit leaves the tables consistent: a value and its fingerprint are written together. When the run is cancelled
-    /// or fails, what was committed counts, and the next run goes on from there.
+    /// Each commit leaves the tables consistent: a value and its fingerprint are written together. When the run is
+    /// cancelled or fails, what was committed counts, and the next run goes on from there.
     pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
         let planned = plan::plan(recipe, &self.store, &self.registry).await?;
         self.check_room(&planned)?;
@@ -237,7 +237,8 @@ impl Engine {
         Ok(RunReport { recipe: recipe.name.clone(), steps })
     }
 
-    /// Makes child tables, adds the columns that the group will fill, and records which fingerprints each column's change voids.
+    /// Makes child tables, adds the columns that the group will fill, and records which fingerprints each column's
+    /// change voids.
     async fn prepare(&self, group: &Group, planned: &[Arc<PlannedStep>]) -> Result<()> {
         let children = self.prepare_children(group).await?;
         let snapshot = group.table.snapshot().await?;
@@ -295,8 +296,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the child tables of the group: their identities, by the labels of their steps. Where the table that had the children is gone,
-    /// no parent has any.
+    /// Makes the child tables of the group: their identities, by the labels of their steps. Where the table that had
+    /// the children is gone, no parent has any.
     async fn prepare_children(&self, group: &Group) -> Result<BTreeMap<String, u64>> {
         let mut children = BTreeMap::new();
         for step in &group.steps {
@@ -430,7 +431,8 @@ impl Work {
     }
 }
 
-/// Ranges of consecutive steps that share a pass: one table, row-wise, and no predicate over what the pass itself makes.
+/// Ranges of consecutive steps that share a pass: one table, row-wise, and no predicate over what the pass itself
+/// makes.
 fn group(planned: &[Arc<PlannedStep>]) -> Vec<std::ops::Range<usize>> {
     let alone = |step: &Arc<PlannedStep>| step.child.is_some();
     let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
@@ -455,8 +457,8 @@ fn group(planned: &[Arc<PlannedStep>]) -> Vec<std::ops::Range<usize>> {
     ranges
 }
 
-/// Whether `name` stands in the predicate as a word of its own. A word inside a string literal counts too: that only costs a
-/// pass.
+/// Whether `name` stands in the predicate as a word of its own. A word inside a string literal counts too: that only
+/// costs a pass.
 fn mentions(predicate: &str, name: &str) -> bool {
     predicate.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
 }

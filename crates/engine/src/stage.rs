@@ -53,7 +53,8 @@ struct StageStep {
     read: BTreeSet<String>,
 }
 
-/// What the first half of a step knows of the batch that its kernel takes: at which positions the rows stand, and which have failed.
+/// What the first half of a step knows of the batch that its kernel takes: at which positions the rows stand, and which
+/// have failed.
 type Beside = (Vec<u32>, Vec<RowError>);
 
 /// A chunk on its way through the stages. Cheap to clone: a task that is tried again starts from where it was.
@@ -73,8 +74,8 @@ pub(crate) struct Taken {
     pub(crate) resolved: BTreeSet<(String, String)>,
 }
 
-/// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as the memory of all of
-/// them may be had.
+/// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as
+/// the memory of all of them may be had.
 pub(crate) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cancel) -> Result<Vec<Stage>> {
     let (scheduler, devices) = (&engine.scheduler, engine.options.devices.as_ref());
     let workers_max = (scheduler.usage().total.cpu.ceil() as usize).max(1);
@@ -159,7 +160,8 @@ impl Stage {
         };
         let beside = Arc::new(Mutex::new(None));
         let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&beside));
-        // An object, so that it counts in the memory budget while it waits for the device, and goes to disk where there is no room.
+        // An object, so that it counts in the memory budget while it waits for the device, and goes to disk where there
+        // is no room.
         let prepared = scheduler.submit(&self.options, &[], move |context, _| {
             let (batch, beside) = before.prepare(&by[0], &context.cancel)?;
             *kept.lock() = beside;

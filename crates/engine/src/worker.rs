@@ -21,7 +21,8 @@ impl StepWorker {
         Self { operator: Arc::clone(operator), worker: None }
     }
 
-    /// Returns the operator's output for `inputs`, one array a port, of any type the port accepts, unless it is cancelled.
+    /// Returns the operator's output for `inputs`, one array a port, of any type the port accepts, unless it is
+    /// cancelled.
     pub(crate) fn process(&mut self, inputs: &[ArrayRef], cancel: &Cancel) -> Result<Output> {
         let worker = match &mut self.worker {
             Some(worker) => worker,

@@ -78,8 +78,8 @@ impl Beam {
     }
 }
 
-/// One bit a slot, so that the set of a million slots stays in the nearest caches. It knows the words that are not zero, so that to clear
-/// it costs what was visited, however many slots there are.
+/// One bit a slot, so that the set of a million slots stays in the nearest caches. It knows the words that are not
+/// zero, so that to clear it costs what was visited, however many slots there are.
 #[derive(Default)]
 struct Visited {
     words: Vec<u64>,

@@ -9,8 +9,8 @@ use lance::Dataset;
 /// Values that were made of bases, under names; those used least recently leave when all together take too many bytes
 /// (or are too many, where each is put in as one).
 ///
-/// A base is known by its address, which nobody else has as long as the entry is there, and a table by its identity: one that is made
-/// under the name of another finds nothing here, and what belonged to the other goes.
+/// A base is known by its address, which nobody else has as long as the entry is there, and a table by its identity:
+/// one that is made under the name of another finds nothing here, and what belonged to the other goes.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
     bytes_max: usize,
@@ -55,7 +55,8 @@ impl<V> Cache<V> {
         self.find(|entry| entry.is_of(snapshot.base()) && entry.name == name)
     }
 
-    /// The value called `name` that was made of the base of `snapshot`, or else the one made last of any base of its table.
+    /// The value called `name` that was made of the base of `snapshot`, or else the one made last of any base of its
+    /// table.
     pub(crate) fn last(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
         let table = snapshot.identity();
         self.get(snapshot, name).or_else(|| self.find(|entry| entry.table == table && entry.name == name))
@@ -70,8 +71,8 @@ impl<V> Cache<V> {
         Some(value)
     }
 
-    /// Keeps `value`, which takes `bytes`, as long as the base of `snapshot` is there, in the place of one of the same name; not one that
-    /// takes more than there are.
+    /// Keeps `value`, which takes `bytes`, as long as the base of `snapshot` is there, in the place of one of the same
+    /// name; not one that takes more than there are.
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
         self.add(snapshot, name, value, bytes, false);
     }

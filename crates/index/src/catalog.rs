@@ -31,7 +31,8 @@ pub struct IndexInfo {
     pub column: String,
     /// What it is for.
     pub kind: IndexKind,
-    /// How it is built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` as long as there was nothing to build it from.
+    /// How it is built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` as long as there was nothing to build it
+    /// from.
     pub structure: String,
     /// The distance it ranks by; only a vector index has one.
     pub metric: Option<Metric>,
@@ -54,7 +55,8 @@ pub struct IndexInfo {
 }
 
 impl IndexInfo {
-    /// Why it is not current: what kept it out of memory, or for one with late rows `upkeep`, the last failure of the table's upkeep.
+    /// Why it is not current: what kept it out of memory, or for one with late rows `upkeep`, the last failure of the
+    /// table's upkeep.
     pub fn trouble<'a>(&'a self, upkeep: Option<&'a str>) -> Option<&'a str> {
         self.failure.as_deref().or(upkeep.filter(|_| self.rows_unindexed > 0))
     }

@@ -1,7 +1,7 @@
 //! The statistics of a text column's live rows, by which BM25 weighs words.
 //!
-//! An index counts the rows it was built from. For every row to be scored as if all live ones were indexed at once, those that
-//! are gone are taken out of its counts, and those that it has not seen are added.
+//! An index counts the rows it was built from. For every row to be scored as if all live ones were indexed at once,
+//! those that are gone are taken out of its counts, and those that it has not seen are added.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,10 @@
-//! A walk through a vector index that Lance has built, without Lance's query planner: the partitions nearest to the query in each
-//! piece, and in each partition the nearest rows.
+//! A walk through a vector index that Lance has built, without Lance's query planner: the partitions nearest to the
+//! query in each piece, and in each partition the nearest rows.
 //!
-//! Rows of some structures are compared here (`scan.rs`); graphs and codes are searched by Lance. Lance's search under a mask asks it of
-//! every row of a partition before it takes a step. Where most rows may be found it is cheaper to walk without one, to look at some
-//! more, and to pass over those that may not be found; and when these hid a row that is as near as the hits, the walk is begun again
-//! under the mask.
+//! Rows of some structures are compared here (`scan.rs`); graphs and codes are searched by Lance. Lance's search under
+//! a mask asks it of every row of a partition before it takes a step. Where most rows may be found it is cheaper to
+//! walk without one, to look at some more, and to pass over those that may not be found; and when these hid a row that
+//! is as near as the hits, the walk is begun again under the mask.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -66,7 +66,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) candidates: usize,
     /// How many are enough not to look at more partitions.
     pub(crate) k: usize,
-    /// Partitions of each piece to look at before it is asked whether there are enough rows; `None`: by how many there are.
+    /// Partitions of each piece to look at before it is asked whether there are enough rows; `None`: by how many there
+    /// are.
     pub(crate) probes: Option<usize>,
     /// Candidates kept while walking a graph.
     pub(crate) ef: usize,
@@ -149,8 +150,8 @@ struct Piece {
 }
 
 impl Walk<'_> {
-    /// Up to `candidates` of the nearest rows that `built` has, are not superseded and are among `wanted`, each once and the nearest first.
-    /// When there are fewer in the nearest partitions, others are searched too.
+    /// Up to `candidates` of the nearest rows that `built` has, are not superseded and are among `wanted`, each once
+    /// and the nearest first. When there are fewer in the nearest partitions, others are searched too.
     pub(crate) async fn run(&self, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Candidate>> {
         let live = built.pieces(self.fragments).await?;
         if let Some(found) = self.walk(built, live, wanted, false).await? {
@@ -159,7 +160,8 @@ impl Walk<'_> {
         self.walk(built, live, wanted, true).await.map(Option::unwrap_or_default)
     }
 
-    /// The rows; `None` when others that may not be found have hidden some, which a walk under a mask does not let happen.
+    /// The rows; `None` when others that may not be found have hidden some, which a walk under a mask does not let
+    /// happen.
     async fn walk(
         &self,
         built: &Built,

@@ -1,4 +1,5 @@
-//! Which rows satisfy a filter: those of a base are found once for many searches, and those of a fragment once for many bases.
+//! Which rows satisfy a filter: those of a base are found once for many searches, and those of a fragment once for many
+//! bases.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
 //! The live rows of a base, by the fragments that they are in.
 //!
-//! An index may hold rows that are not live: those that the base has deleted since, those that a compaction has removed from its files,
-//! and those that are in another fragment now, where they may have other values. So each fragment's rows are known apart.
+//! An index may hold rows that are not live: those that the base has deleted since, those that a compaction has removed
+//! from its files, and those that are in another fragment now, where they may have other values. So each fragment's
+//! rows are known apart.
 //!
-//! The files of a fragment never change. What was made of its rows serves every base that has the fragment, and from one base to the
-//! next only new fragments and new deletions are looked at.
+//! The files of a fragment never change. What was made of its rows serves every base that has the fragment, and from
+//! one base to the next only new fragments and new deletions are looked at.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -75,7 +76,8 @@ pub(crate) struct Fragments {
 }
 
 impl Fragments {
-    /// Those of `base`. Of what `known` has, which are fragments of another version of the base, nothing is looked at again.
+    /// Those of `base`. Of what `known` has, which are fragments of another version of the base, nothing is looked at
+    /// again.
     pub(crate) async fn read(base: &Dataset, known: Option<&Self>, examined: &Examined) -> Result<Self> {
         let known: HashMap<&str, &Fragment> =
             known.into_iter().flat_map(|known| &known.all).map(|fragment| (&*fragment.files, fragment)).collect();

@@ -52,23 +52,26 @@ pub(crate) static PROCESSORS: LazyLock<usize> =
 pub struct IndexOptions {
     /// Bytes that indexes in memory take together, at most.
     pub memory_bytes_max: ByteSize,
-    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters and where they are.
+    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters and
+    /// where they are.
     pub cache_bytes_max: ByteSize,
     /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
     pub directory: Option<PathBuf>,
-    /// Bytes that the build of an index on disk takes, about: what the partitions of vectors are learned from, and what is gathered of
-    /// texts before it is written. The rest of a build takes some hundred MiB, however large the table is.
+    /// Bytes that the build of an index on disk takes, about: what the partitions of vectors are learned from, and what
+    /// is gathered of texts before it is written. The rest of a build takes some hundred MiB, however large the table
+    /// is.
     pub build_bytes_max: ByteSize,
-    /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by Lance's threads,
-    /// which `LANCE_CPU_THREADS` bounds.
+    /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by
+    /// Lance's threads, which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
-    /// The first build of an index on disk over more rows goes piece by piece, of so many rows or a quarter of the table. One that
-    /// is cut off loses a piece.
+    /// The first build of an index on disk over more rows goes piece by piece, of so many rows or a quarter of the
+    /// table. One that is cut off loses a piece.
     pub piece_rows: usize,
-    /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of Float32.
+    /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of
+    /// Float32.
     pub trainer: Option<Arc<dyn Trainer>>,
-    /// How often a build of an index in memory is saved, at most: it is when a quarter of its rows are new. One that is cut off loses
-    /// what came later.
+    /// How often a build of an index in memory is saved, at most: it is when a quarter of its rows are new. One that is
+    /// cut off loses what came later.
     pub save_every: Duration,
 }
 
@@ -153,8 +156,8 @@ impl Indexes {
         &self.shared.examined
     }
 
-    /// How many rows were looked at so far to make what searches keep: which rows are live, which satisfy filters, what no index has
-    /// seen. It grows with what is written, not with what is there.
+    /// How many rows were looked at so far to make what searches keep: which rows are live, which satisfy filters, what
+    /// no index has seen. It grows with what is written, not with what is there.
     pub fn rows_examined(&self) -> u64 {
         self.shared.examined.rows()
     }
@@ -181,15 +184,16 @@ impl Indexes {
         Ok(catalog)
     }
 
-    /// Makes the index `spec` of `table`, from its newest version; one of the same name is replaced when its column and sort
-    /// are the same. An index of a column that holds nothing yet is made all the same: searches are exact, and upkeep builds it when there is
-    /// something. Writes and searches go on meanwhile; when the build fails, what was there before stays. A first build that was cut
-    /// off goes on where it was, when it is asked for again or at the next upkeep.
+    /// Makes the index `spec` of `table`, from its newest version; one of the same name is replaced when its column and
+    /// sort are the same. An index of a column that holds nothing yet is made all the same: searches are exact, and
+    /// upkeep builds it when there is something. Writes and searches go on meanwhile; when the build fails, what was
+    /// there before stays. A first build that was cut off goes on where it was, when it is asked for again or at the
+    /// next upkeep.
     ///
     /// # Errors
-    /// `NotFound` for an unknown column; `InvalidInput` for a column whose type the index cannot cover, or an option out of
-    /// range; `Unsupported` for a combination that cannot be built; `AlreadyExists` when another index has the name;
-    /// `ResourceExhausted`, with the figures, for one that does not fit into memory.
+    /// `NotFound` for an unknown column; `InvalidInput` for a column whose type the index cannot cover, or an option
+    /// out of range; `Unsupported` for a combination that cannot be built; `AlreadyExists` when another index has the
+    /// name; `ResourceExhausted`, with the figures, for one that does not fit into memory.
     pub async fn create(&self, table: &Table, spec: &IndexSpec) -> Result<IndexInfo> {
         self.create_watched(table, spec, &silent()).await
     }
@@ -306,9 +310,9 @@ impl Indexes {
         Ok(catalog.indexes.iter().map(|index| outline(snapshot, index)).collect())
     }
 
-    /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen more
-    /// rows than it has, lies in too many pieces, or learned from a table much smaller, is built anew. An index that is current is left alone, and so is one whose column
-    /// has nothing to build from.
+    /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen
+    /// more rows than it has, lies in too many pieces, or learned from a table much smaller, is built anew. An index
+    /// that is current is left alone, and so is one whose column has nothing to build from.
     pub async fn optimize(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let catalog = self.catalog(&snapshot).await?;
@@ -354,7 +358,8 @@ impl Indexes {
         Ok(())
     }
 
-    /// Builds every index of `table` anew from its rows, by its own definition: nothing is left in them of rows that are gone.
+    /// Builds every index of `table` anew from its rows, by its own definition: nothing is left in them of rows that
+    /// are gone.
     pub async fn rebuild(&self, table: &Table) -> Result<()> {
         let catalog = self.catalog(&table.snapshot().await?).await?;
         for index in &catalog.indexes {
@@ -449,8 +454,8 @@ impl Indexes {
             added.rows
         } else {
             let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
-            // Of a row whose column was patched since a piece had it, Lance would find in that piece what it was, as soon as
-            // another piece covers its file. A search of texts looks in each piece for its own files alone.
+            // Of a row whose column was patched since a piece had it, Lance would find in that piece what it was, as
+            // soon as another piece covers its file. A search of texts looks in each piece for its own files alone.
             let is_patched =
                 matches!(definition.kind, IndexKind::Scalar(_)) && pieces::fingerprint(&covered) != definition.covered;
             let all = dataset.fragment_bitmap().as_ref().clone();
@@ -597,8 +602,8 @@ async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
     dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
 }
 
-/// Adds what is new to each of `indexes`. One of vectors or texts gets a piece more, or one that takes in the newest pieces; others
-/// become one piece, since where a row was patched Lance would find its former number too.
+/// Adds what is new to each of `indexes`. One of vectors or texts gets a piece more, or one that takes in the newest
+/// pieces; others become one piece, since where a row was patched Lance would find its former number too.
 async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOptions) -> Result<()> {
     let mut whole = Vec::new();
     for Index { name, column, definition, .. } in indexes {
@@ -628,9 +633,10 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOpti
     dataset.optimize_indices(&options).await.map_err(lance_error)
 }
 
-/// How many of the newest pieces of index `name` are merged with what is new: as many as keep each piece [`PIECE_RATIO`]
-/// times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al., 1996). A piece is searched and
-/// merged for the files that it covers alone: a row whose column was patched since is in another one.
+/// How many of the newest pieces of index `name` are merged with what is new: as many as keep each piece
+/// [`PIECE_RATIO`] times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al.,
+/// 1996). A piece is searched and merged for the files that it covers alone: a row whose column was patched since is in
+/// another one.
 async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
     let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
     let covered = |pieces: &[IndexMetadata]| pieces::covered(dataset, pieces);

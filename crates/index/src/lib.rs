@@ -1,8 +1,8 @@
 //! Indexes over a table, and search through them: vectors, full text, and both fused.
 //!
-//! [`Indexes`] makes, lists, tends, drops and searches them; a search reads one [`Snapshot`](cenote_store::Snapshot). An index may be late, never wrong: rows written after it
-//! was built are searched without it and merged in; rows deleted or replaced are never found by their old values. A search
-//! under a filter gives min(k, matching rows).
+//! [`Indexes`] makes, lists, tends, drops and searches them; a search reads one [`Snapshot`](cenote_store::Snapshot).
+//! An index may be late, never wrong: rows written after it was built are searched without it and merged in; rows
+//! deleted or replaced are never found by their old values. A search under a filter gives min(k, matching rows).
 //!
 //! This crate does not know SQL beyond a predicate it hands to the store, nor operators: a query vector comes ready.
 //!

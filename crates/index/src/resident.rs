@@ -1,11 +1,11 @@
 //! One column's vectors as a graph in memory, kept current as the base moves.
 //!
-//! The graph's labels are row ids. It is complete for some files of the base, known by the data file that holds the column, and
-//! from some version of the base on: rows that are deleted later are passed over by whoever asks. It is complete for the change
-//! store up to some write too. What other files hold and later writes is late, and compared one by one, until
-//! [`Resident::refresh`] takes it in. A row that changes gets a new row id or, when a column was patched in place, a new data file;
-//! so the graph is never rebuilt for a change, and never holds a row's former vector unseen. A row that a fold moves into the base
-//! keeps its place in the graph under its new id.
+//! The graph's labels are row ids. It is complete for some files of the base, known by the data file that holds the
+//! column, and from some version of the base on: rows that are deleted later are passed over by whoever asks. It is
+//! complete for the change store up to some write too. What other files hold and later writes is late, and compared one
+//! by one, until [`Resident::refresh`] takes it in. A row that changes gets a new row id or, when a column was patched
+//! in place, a new data file; so the graph is never rebuilt for a change, and never holds a row's former vector unseen.
+//! A row that a fold moves into the base keeps its place in the graph under its new id.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,8 +38,8 @@ use crate::vectors::{Numbers, Probe, Vectors, vector_type};
 const ROOM: u64 = 2;
 /// Deleted vectors are taken out of the graph when there are so many to one that is there.
 const DELETED_SHARE: usize = 8;
-/// The graph is written to disk when one in so many of its rows has changed since: so all that is written while it grows is some times
-/// what it ends as.
+/// The graph is written to disk when one in so many of its rows has changed since: so all that is written while it
+/// grows is some times what it ends as.
 const SAVED_SHARE: usize = 4;
 /// Width of a walk where nothing else is known: so many times k, and at least this.
 pub(crate) const EF_FACTOR: usize = 4;
@@ -185,8 +185,8 @@ impl Resident {
         Ok(Some(View { epoch, live, changed_to }))
     }
 
-    /// The nearest of the rows that `view` of `snapshot` has and that are `wanted`, by a walk of width `ef` at first; `None` when
-    /// the graph has changed since. Blocks.
+    /// The nearest of the rows that `view` of `snapshot` has and that are `wanted`, by a walk of width `ef` at first;
+    /// `None` when the graph has changed since. Blocks.
     pub(crate) fn nearest(
         &self,
         snapshot: &Snapshot,
@@ -236,8 +236,8 @@ impl Resident {
         Ok(Some(hits.map(|hit| Hit { row_id: hit.label, distance: Some(hit.distance), score: None }).collect()))
     }
 
-    /// Where the graph has those of `wanted` that are in the base, superseded ones too, if to compare all of them is quicker than a walk
-    /// and they are asked for again.
+    /// Where the graph has those of `wanted` that are in the base, superseded ones too, if to compare all of them is
+    /// quicker than a walk and they are asked for again.
     fn selection(
         &self,
         snapshot: &Snapshot,
@@ -580,8 +580,8 @@ fn hash(values: Values<'_>) -> u64 {
     hasher.finish()
 }
 
-/// Puts those of `vectors` into `graph` that it does not have as they are; how many that were. `former` may know a label with the
-/// vector that is needed no more. A vector without a direction has no cosine distance, and is left out.
+/// Puts those of `vectors` into `graph` that it does not have as they are; how many that were. `former` may know a
+/// label with the vector that is needed no more. A vector without a direction has no cosine distance, and is left out.
 fn insert(
     graph: &Graph,
     vectors: &Vectors,

@@ -12,8 +12,8 @@ use crate::kind::VectorOptions;
 
 const FORMAT: u32 = 2;
 
-/// A graph, the files of the base that it has all rows of, and the version of the base from which on it has them all. It may have
-/// some rows of other files.
+/// A graph, the files of the base that it has all rows of, and the version of the base from which on it has them all.
+/// It may have some rows of other files.
 pub(crate) struct Saved<G> {
     pub(crate) graph: G,
     pub(crate) covered: HashMap<u32, String>,
@@ -67,7 +67,8 @@ pub(crate) fn save(file: &Path, of: Subject, saved: &Saved<Arc<Graph>>) -> Resul
     }
 }
 
-/// What `file` names, if that is a graph `of` this subject, and not of a table that was there before under the same name.
+/// What `file` names, if that is a graph `of` this subject, and not of a table that was there before under the same
+/// name.
 ///
 /// # Errors
 /// `Corrupt` when it cannot be read; `ResourceExhausted` when it does not fit.

@@ -1,7 +1,9 @@
-//! Partitions of a vector index on disk whose rows are compared one by one: of whole vectors, or of such with 8 bits a number.
+//! Partitions of a vector index on disk whose rows are compared one by one: of whole vectors, or of such with 8 bits a
+//! number.
 //!
-//! Whether a row may be found is asked only when it is near enough: a filter that many rows satisfy costs little, and none hides a row.
-//! Of one that few rows satisfy, and that is asked for again, it is remembered where they are, and only they are compared ([`Places`]).
+//! Whether a row may be found is asked only when it is near enough: a filter that many rows satisfy costs little, and
+//! none hides a row. Of one that few rows satisfy, and that is asked for again, it is remembered where they are, and
+//! only they are compared ([`Places`]).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -94,8 +96,9 @@ impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
 pub(crate) struct Opened {
     pub(crate) index: Arc<dyn VectorIndex>,
     is_scanned: bool,
-    /// Where they are as long as Lance's cache has them: to make the key under which they are there takes longer than to compare the
-    /// rows of a small one. The cache does not see these uses: one that is too small for an index drops what came first.
+    /// Where they are as long as Lance's cache has them: to make the key under which they are there takes longer than
+    /// to compare the rows of a small one. The cache does not see these uses: one that is too small for an index drops
+    /// what came first.
     partitions: Vec<Mutex<Option<Weak<dyn Partition>>>>,
 }
 
@@ -136,7 +139,8 @@ fn scanned(index: &dyn VectorIndex) -> Option<&dyn Scanned> {
     with::<ScalarQuantizer>(index).or_else(|| with::<FlatQuantizer>(index)).or_else(|| with::<FlatBinQuantizer>(index))
 }
 
-/// Where in the partitions of an index rows are: those that satisfied a filter in a base, and so do in later ones, or are gone.
+/// Where in the partitions of an index rows are: those that satisfied a filter in a base, and so do in later ones, or
+/// are gone.
 #[derive(Debug)]
 pub(crate) struct Places {
     rows: RowAddrTreeMap,

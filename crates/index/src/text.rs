@@ -52,10 +52,10 @@ pub struct TextQuery {
     /// | `(red OR blue) AND "fast car"` | what stands in parentheses first |
     /// | `\-red`, `\"`, `\(`, `\~`, `\AND` | no sign, quote, parenthesis, tilde or operator, but the characters |
     ///
-    /// `AND` binds more than `OR`. Words side by side are joined as by `OR`, or as by `AND` when all are needed. `AND`, `OR`
-    /// and `NOT` are written in capitals; `+` and `-` stand at the beginning of what they apply to, and within a word are like any
-    /// other character. The index splits, stems and drops words of a query as it does those of texts. There are no wildcards,
-    /// weights or names of columns.
+    /// `AND` binds more than `OR`. Words side by side are joined as by `OR`, or as by `AND` when all are needed. `AND`,
+    /// `OR` and `NOT` are written in capitals; `+` and `-` stand at the beginning of what they apply to, and within a
+    /// word are like any other character. The index splits, stems and drops words of a query as it does those of texts.
+    /// There are no wildcards, weights or names of columns.
     pub query: String,
     /// Whether a row needs all words that stand side by side.
     pub all_words: bool,
@@ -88,18 +88,19 @@ impl TextQuery {
 impl Indexes {
     /// The rows that fit best: the columns asked for, and [`SCORE`] descending. A query of stop words finds nothing.
     ///
-    /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the filter, and
-    /// wherever they are: a row's score does not change when it is folded or indexed. Robertson, Zaragoza: "The Probabilistic
-    /// Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the parts of the query that it fits; a word that
-    /// stands twice in one list counts once, but in a phrase.
+    /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the
+    /// filter, and wherever they are: a row's score does not change when it is folded or indexed. Robertson, Zaragoza:
+    /// "The Probabilistic Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the parts of the query
+    /// that it fits; a word that stands twice in one list counts once, but in a phrase.
     ///
-    /// A fuzzy word stands for the 50 most similar words that live rows have: those within its edits (letters inserted, deleted
-    /// or replaced, of the words as the index keeps them) that leave a letter in common; the most similar first, then by the
-    /// alphabet. It scores as Lucene's does: the sum over those that the row has, each times 1 - edits / letters of the shorter word,
-    /// and all as if they were as common as the commonest, so that rare misspellings do not rank first.
+    /// A fuzzy word stands for the 50 most similar words that live rows have: those within its edits (letters inserted,
+    /// deleted or replaced, of the words as the index keeps them) that leave a letter in common; the most similar
+    /// first, then by the alphabet. It scores as Lucene's does: the sum over those that the row has, each times 1 -
+    /// edits / letters of the shorter word, and all as if they were as common as the commonest, so that rare
+    /// misspellings do not rank first.
     ///
-    /// Words alone, and a phrase alone, are searched for without reading all rows that have them; of other queries all rows that
-    /// fit are scored.
+    /// Words alone, and a phrase alone, are searched for without reading all rows that have them; of other queries all
+    /// rows that fit are scored.
     ///
     /// # Errors
     /// `NotFound` when there is no full-text index, saying how to make one; `InvalidInput` for a query that is empty or
@@ -160,8 +161,8 @@ struct ColumnSearch<'a> {
 }
 
 impl ColumnSearch<'_> {
-    /// At least the best k rows. All rows are scored by the statistics of all that are live, whatever the filter and wherever
-    /// they are, so that a row keeps its score when it is folded or indexed.
+    /// At least the best k rows. All rows are scored by the statistics of all that are live, whatever the filter and
+    /// wherever they are, so that a row keeps its score when it is folded or indexed.
     async fn run(&self, query: &Written) -> Result<Vec<(u64, f32)>> {
         match self.run_by(self.open().await?, query).await {
             Err(error) if is_of_index(&error) => {

@@ -21,7 +21,8 @@ pub trait Trainer: fmt::Debug + Send + Sync {
     fn centres(&self, points: FixedSizeListArray, centres: usize) -> BoxFuture<'_, Result<FixedSizeListArray>>;
 }
 
-/// Has `trainer` learn the centres that `params` asks Lance to learn, from as many vectors. Where it cannot, Lance does.
+/// Has `trainer` learn the centres that `params` asks Lance to learn, from as many vectors. Where it cannot, Lance
+/// does.
 pub(crate) async fn train(
     dataset: &Dataset,
     column: &str,
@@ -50,7 +51,8 @@ pub(crate) async fn train(
     Ok(())
 }
 
-/// The vectors of `column` with only finite numbers, of unit length if `is_cosine`; `None` for such that are not Float32.
+/// The vectors of `column` with only finite numbers, of unit length if `is_cosine`; `None` for such that are not
+/// Float32.
 async fn points(column: &ArrayRef, is_cosine: bool) -> Result<Option<FixedSizeListArray>> {
     let Some(lists) = column.as_fixed_size_list_opt().filter(|lists| lists.value_type() == DataType::Float32) else {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! What the index of a column has not seen, read once for many searches: the late rows of a base, the change store of a version, and
-//! what of the base that supersedes.
+//! What the index of a column has not seen, read once for many searches: the late rows of a base, the change store of a
+//! version, and what of the base that supersedes.
 
 use std::sync::{Arc, Weak};
 
@@ -45,7 +45,8 @@ pub(crate) trait Part: Clone + Send + Sync + 'static {
     fn append(&mut self, more: &Self);
 }
 
-/// What was made of the change store, oldest rows first: of those that were there at some version, and maybe are no more.
+/// What was made of the change store, oldest rows first: of those that were there at some version, and maybe are no
+/// more.
 #[derive(Debug)]
 pub(crate) struct Changed<V> {
     to: Version,
@@ -133,7 +134,8 @@ impl Unseen {
         self.segment_rows.forget(table);
     }
 
-    /// The vectors of `column` in the fragments of the base that index `name` has not seen; of at most [`LATE_ROWS_MAX`] rows.
+    /// The vectors of `column` in the fragments of the base that index `name` has not seen; of at most
+    /// [`LATE_ROWS_MAX`] rows.
     pub(crate) async fn late_vectors(
         &self,
         snapshot: &Snapshot,
@@ -177,8 +179,8 @@ impl Unseen {
         changed(&self.changed_vectors, snapshot, name, column, read).await
     }
 
-    /// The texts of `column` in the fragments of the base that `index`, which is called `name`, has not seen; of at most
-    /// [`LATE_ROWS_MAX`] rows.
+    /// The texts of `column` in the fragments of the base that `index`, which is called `name`, has not seen; of at
+    /// most [`LATE_ROWS_MAX`] rows.
     pub(crate) async fn late_texts(
         &self,
         snapshot: &Snapshot,
@@ -220,7 +222,8 @@ impl Unseen {
         Ok(rows)
     }
 
-    /// The texts of the superseded rows of the base that index `name` over `column` has, which are all but the `late` ones.
+    /// The texts of the superseded rows of the base that index `name` over `column` has, which are all but the `late`
+    /// ones.
     pub(crate) async fn superseded_texts(
         &self,
         snapshot: &Snapshot,
@@ -291,8 +294,8 @@ fn field_of(snapshot: &Snapshot, column: &str) -> i32 {
     snapshot.base().schema().field(column).map_or(-1, |field| field.id)
 }
 
-/// What `read` makes of `column` in the change store: of all rows of this snapshot, and of some that are no more. What `cache` has of
-/// an earlier version under `name` is not read again.
+/// What `read` makes of `column` in the change store: of all rows of this snapshot, and of some that are no more. What
+/// `cache` has of an earlier version under `name` is not read again.
 async fn changed<V: Part>(
     cache: &Cache<Changed<V>>,
     snapshot: &Snapshot,

@@ -46,8 +46,8 @@ pub struct VectorQuery {
     pub vector: Vec<f32>,
     /// How many rows, at most.
     pub k: usize,
-    /// How distance is measured; `None`: as the column's index does, or [`Metric::L2`] without one ([`Metric::Hamming`] for
-    /// packed bits).
+    /// How distance is measured; `None`: as the column's index does, or [`Metric::L2`] without one ([`Metric::Hamming`]
+    /// for packed bits).
     pub metric: Option<Metric>,
     /// Only rows that satisfy this; applied before the search.
     pub filter: Option<Filter>,
@@ -74,8 +74,8 @@ pub enum Strategy {
 }
 
 impl Strategy {
-    /// How a search will go about it that may use `index`, as far as that is known before the rows are counted that satisfy its
-    /// filter.
+    /// How a search will go about it that may use `index`, as far as that is known before the rows are counted that
+    /// satisfy its filter.
     pub fn outlook(index: Option<&IndexInfo>, has_filter: bool) -> String {
         match index {
             None => Self::Exact.to_string(),
@@ -97,12 +97,12 @@ impl fmt::Display for Strategy {
 }
 
 impl Indexes {
-    /// The nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null, or has no distance
-    /// (a zero vector under cosine), is never among them; otherwise there are min(k, matching rows).
+    /// The nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null, or has no
+    /// distance (a zero vector under cosine), is never among them; otherwise there are min(k, matching rows).
     ///
     /// # Errors
-    /// `NotFound` for an unknown column; `InvalidInput` for a vector that does not fit it, a `k` of 0 or a filter that does
-    /// not parse.
+    /// `NotFound` for an unknown column; `InvalidInput` for a vector that does not fit it, a `k` of 0 or a filter that
+    /// does not parse.
     pub async fn vector_search(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<RecordBatch> {
         let hits = self.vector_hits(snapshot, query).await?;
         materialize(snapshot, &hits, query.columns.as_deref(), &[DISTANCE]).await
@@ -298,7 +298,8 @@ impl VectorSearch<'_> {
         Ok(hits)
     }
 
-    /// The rows that are `wanted` of `late`, which `index` has not seen, and of the change store from row id `since` on.
+    /// The rows that are `wanted` of `late`, which `index` has not seen, and of the change store from row id `since`
+    /// on.
     async fn unseen(
         &self,
         index: &Index,
@@ -356,7 +357,8 @@ impl VectorSearch<'_> {
         hits.truncate(self.query.k);
     }
 
-    /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and compared.
+    /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and
+    /// compared.
     async fn walk(
         &self,
         index: &Index,

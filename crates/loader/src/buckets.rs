@@ -11,11 +11,12 @@ use crate::order::{Sample, mix};
 use crate::permutation::Permutation;
 use crate::selection::Selection;
 
-/// How samples are put together by length. The order stays a function of seed, epoch and lengths: batches, ranks and workers cut it as
-/// they cut any other.
+/// How samples are put together by length. The order stays a function of seed, epoch and lengths: batches, ranks and
+/// workers cut it as they cut any other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buckets {
-    /// What is long: a number is the length itself; of a text, bytes or a list it is that of the value. A null is 0 long.
+    /// What is long: a number is the length itself; of a text, bytes or a list it is that of the value. A null is 0
+    /// long.
     pub column: String,
     /// So many samples that follow each other are sorted by length.
     pub window_rows: u64,

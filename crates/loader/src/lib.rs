@@ -1,9 +1,9 @@
 //! Training batches from tables: an order that is computed, shards for ranks and workers, exact resume, decoding ahead.
 //!
-//! A [`Loader`] reads one version of a table, or of several. The order of an epoch is a function of seed, epoch and the keys of
-//! the rows, and of nothing else: not of how many processes read it, nor of where rows lie. All ranks make the same number of
-//! steps; after a step they have taken a prefix of that order together. So a [`LoaderState`] is a few numbers, and a loader of
-//! another shape goes on from it with exactly the rows that are left.
+//! A [`Loader`] reads one version of a table, or of several. The order of an epoch is a function of seed, epoch and the
+//! keys of the rows, and of nothing else: not of how many processes read it, nor of where rows lie. All ranks make the
+//! same number of steps; after a step they have taken a prefix of that order together. So a [`LoaderState`] is a few
+//! numbers, and a loader of another shape goes on from it with exactly the rows that are left.
 //!
 //! Threads read rows by id, decode and transform pictures, and hold no more than a limit of bytes ahead.
 //!

@@ -37,7 +37,8 @@ pub struct LoaderOptions {
     pub rank: usize,
     /// See `rank`.
     pub world_size: usize,
-    /// This worker among the rank's, and how many those are. Threads need no workers: they are for a host that has them anyway.
+    /// This worker among the rank's, and how many those are. Threads need no workers: they are for a host that has them
+    /// anyway.
     pub worker: usize,
     /// See `worker`.
     pub workers: usize,
@@ -80,8 +81,8 @@ impl Default for LoaderOptions {
     }
 }
 
-/// Gives batches of one epoch after the other. It is a cursor: whoever asks gets what comes next, and an epoch that was left in its
-/// middle goes on there. Safe to share between threads.
+/// Gives batches of one epoch after the other. It is a cursor: whoever asks gets what comes next, and an epoch that was
+/// left in its middle goes on there. Safe to share between threads.
 pub struct Loader {
     sources: Vec<Source>,
     options: LoaderOptions,
@@ -121,10 +122,12 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    /// A loader over `sources`, at the start of epoch 0. Reads their keys. Its threads live on the runtime that this is called on.
+    /// A loader over `sources`, at the start of epoch 0. Reads their keys. Its threads live on the runtime that this is
+    /// called on.
     ///
     /// # Errors
-    /// `InvalidInput` for options that make no sense or sources without rows; `NotFound` for an unknown column or version.
+    /// `InvalidInput` for options that make no sense or sources without rows; `NotFound` for an unknown column or
+    /// version.
     pub async fn open(sources: Vec<Source>, options: LoaderOptions) -> Result<Self> {
         Self::open_at(sources, options, None).await
     }
@@ -200,9 +203,9 @@ impl Loader {
         steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers).saturating_sub(cursor.batches)
     }
 
-    /// Begins to read what is left of this epoch, or the next epoch where all batches of this one were given. A loader that follows its
-    /// tables reads the newest version of each when an epoch begins, or the one in `versions`. What is read is asked for by the
-    /// number that this returns.
+    /// Begins to read what is left of this epoch, or the next epoch where all batches of this one were given. A loader
+    /// that follows its tables reads the newest version of each when an epoch begins, or the one in `versions`. What is
+    /// read is asked for by the number that this returns.
     ///
     /// # Errors
     /// As [`open`](Self::open); the loader stays where it is.
@@ -217,7 +220,8 @@ impl Loader {
         Ok(self.cursor.lock().iteration)
     }
 
-    /// Whether [`begin`](Self::begin) reads the newest versions, because it begins an epoch of a loader that follows its tables.
+    /// Whether [`begin`](Self::begin) reads the newest versions, because it begins an epoch of a loader that follows
+    /// its tables.
     pub fn reads_anew(&self) -> bool {
         let cursor = self.cursor.lock();
         cursor.unread || (cursor.finished && self.options.follow)
@@ -238,11 +242,13 @@ impl Loader {
         Ok(())
     }
 
-    /// The next batch of what was begun under the number `iteration`, if it is ready within `wait`; it counts when it is accepted. After
-    /// its [`Next::End`] that number has no more, whatever other threads begin. Not for the async runtime's threads.
+    /// The next batch of what was begun under the number `iteration`, if it is ready within `wait`; it counts when it
+    /// is accepted. After its [`Next::End`] that number has no more, whatever other threads begin. Not for the async
+    /// runtime's threads.
     ///
     /// # Errors
-    /// What reading met, and `InvalidInput` for a row that cannot be decoded (see [`OnError`]); the loader stays where it is.
+    /// What reading met, and `InvalidInput` for a row that cannot be decoded (see [`OnError`]); the loader stays where
+    /// it is.
     pub fn next_within(&self, iteration: u64, wait: Duration) -> Result<Next> {
         if self.cursor.lock().unread {
             self.handle.block_on(self.follow(None))?;
@@ -273,8 +279,8 @@ impl Loader {
         true
     }
 
-    /// The next batch of this epoch; `None` at its end, after which the next one is the first of the next epoch. For one thread: others
-    /// may run into that.
+    /// The next batch of this epoch; `None` at its end, after which the next one is the first of the next epoch. For
+    /// one thread: others may run into that.
     ///
     /// # Errors
     /// As [`next_within`](Self::next_within).
@@ -327,7 +333,8 @@ impl Loader {
         Ok(Some(Arc::clone(cursor.pipeline.insert(Arc::new(pipeline)))))
     }
 
-    /// Goes to the start of `epoch`, which is a new one for a loader that follows its tables, unless it stands there already.
+    /// Goes to the start of `epoch`, which is a new one for a loader that follows its tables, unless it stands there
+    /// already.
     pub fn set_epoch(&self, epoch: u64) {
         let mut cursor = self.cursor.lock();
         let there = (cursor.epoch, cursor.consumed, cursor.batches) == (epoch, 0, 0);
@@ -368,13 +375,13 @@ impl Loader {
         }
     }
 
-    /// Goes to where `state` says: the samples that were not taken there come, each once, whatever this loader's batches, ranks and
-    /// workers are. A source that is not held at a version goes back to that of the state; a loader that follows its tables, until the epoch
-    /// is over.
+    /// Goes to where `state` says: the samples that were not taken there come, each once, whatever this loader's
+    /// batches, ranks and workers are. A source that is not held at a version goes back to that of the state; a loader
+    /// that follows its tables, until the epoch is over.
     ///
     /// # Errors
-    /// `InvalidInput` for a state of other tables, filters, weights, versions or of another seed, or of one worker of several;
-    /// `NotFound` when its version was collected.
+    /// `InvalidInput` for a state of other tables, filters, weights, versions or of another seed, or of one worker of
+    /// several; `NotFound` when its version was collected.
     pub async fn restore(&self, state: &LoaderState) -> Result<()> {
         if state.format != FORMAT {
             return Err(Error::unsupported(format!(
@@ -437,8 +444,8 @@ impl Loader {
         Ok(())
     }
 
-    /// The rows with these numbers, in the order of keys and of sources, as a batch of their own; chance in transforms is that of
-    /// the epoch at hand. For readers that choose rows themselves.
+    /// The rows with these numbers, in the order of keys and of sources, as a batch of their own; chance in transforms
+    /// is that of the epoch at hand. For readers that choose rows themselves.
     ///
     /// # Errors
     /// `InvalidInput` for a number beyond the rows.
@@ -475,7 +482,8 @@ impl Loader {
         self.cursor.lock().selections.iter().map(|selection| selection.row_ids.len() as u64).sum()
     }
 
-    /// What of the first table's store is kept on the local disk, and how much was read there; `None` for a store that is local.
+    /// What of the first table's store is kept on the local disk, and how much was read there; `None` for a store that
+    /// is local.
     pub fn cache(&self) -> Option<BlockCacheUsage> {
         self.sources.first().and_then(|source| source.table.block_cache())
     }

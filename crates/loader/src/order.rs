@@ -14,8 +14,8 @@ use crate::selection::Selection;
 pub struct Shuffle {
     /// Names the order; another epoch has another one.
     pub seed: u64,
-    /// Rows that are near each other in the order are from a window of so many; `None`: from anywhere. A window reads whole
-    /// runs of neighbouring rows, which storage likes, and mixes less.
+    /// Rows that are near each other in the order are from a window of so many; `None`: from anywhere. A window reads
+    /// whole runs of neighbouring rows, which storage likes, and mixes less.
     pub window_rows: Option<u64>,
 }
 
@@ -34,9 +34,9 @@ pub(crate) struct Mixture {
 }
 
 impl Mixture {
-    /// Sources with so many `rows`. Without weights each row comes once an epoch. With them an epoch has `epoch_rows` samples
-    /// (default: as many as there are rows), divided by weight, and each source goes on where it stood in the epoch
-    /// before: a row comes again when all others of its source came as often.
+    /// Sources with so many `rows`. Without weights each row comes once an epoch. With them an epoch has `epoch_rows`
+    /// samples (default: as many as there are rows), divided by weight, and each source goes on where it stood in the
+    /// epoch before: a row comes again when all others of its source came as often.
     ///
     /// # Errors
     /// `InvalidInput` for weights that are not positive numbers, or a source without rows.
@@ -89,7 +89,8 @@ fn divide(total: u64, weights: &[f64]) -> Vec<u64> {
 pub(crate) struct Sample {
     pub(crate) source: usize,
     pub(crate) row: u64,
-    /// How often all rows of its source came before, where weights have them come again: a row may come several times an epoch.
+    /// How often all rows of its source came before, where weights have them come again: a row may come several times
+    /// an epoch.
     pub(crate) pass: u64,
 }
 
@@ -160,8 +161,8 @@ pub(crate) fn mix(parts: &[u64]) -> u64 {
     parts.iter().fold(0x5851_f42d_4c95_7f2d, |seed, part| Random::new(seed ^ part).next_u64())
 }
 
-/// A permutation that mixes within windows: runs of neighbouring rows are shuffled over the whole, and the rows of so many runs as
-/// make a window among themselves.
+/// A permutation that mixes within windows: runs of neighbouring rows are shuffled over the whole, and the rows of so
+/// many runs as make a window among themselves.
 #[derive(Debug, Clone)]
 struct Windowed {
     len: u64,

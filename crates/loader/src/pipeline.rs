@@ -46,8 +46,8 @@ pub enum Next {
     NotYet,
 }
 
-/// A batch that does not count as given until it is [accepted](crate::Loader::accept): whoever is interrupted before, or cannot use it,
-/// leaves it to the next one who asks.
+/// A batch that does not count as given until it is [accepted](crate::Loader::accept): whoever is interrupted before,
+/// or cannot use it, leaves it to the next one who asks.
 #[derive(Debug)]
 pub struct Offer {
     /// The batch.
@@ -130,7 +130,8 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts `threads` on `plan`. Ready batches and those being made hold about `bytes_max`, and one batch whatever it holds.
+    /// Starts `threads` on `plan`. Ready batches and those being made hold about `bytes_max`, and one batch whatever it
+    /// holds.
     pub(crate) fn start(plan: Plan, threads: usize, bytes_max: u64, handle: &Handle) -> Result<Self> {
         let batches = plan.batches();
         let tensors: usize =

@@ -17,7 +17,8 @@ use crate::from_python::from_python;
 use crate::rows::Column;
 use crate::{fault, interchange};
 
-/// What the function answered for some of the rows: so many, the values of each output, and (row, reason) of those that failed.
+/// What the function answered for some of the rows: so many, the values of each output, and (row, reason) of those that
+/// failed.
 type Piece<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
 
 /// The operator, once the first call has brought it.
@@ -26,8 +27,8 @@ struct Ready {
     call: Py<PyAny>,
 }
 
-/// Serves the parent until it has no more. `set_up` makes (schema of the outputs, what is called with columns) of the bytes that come
-/// first.
+/// Serves the parent until it has no more. `set_up` makes (schema of the outputs, what is called with columns) of the
+/// bytes that come first.
 #[pyfunction]
 pub(crate) fn serve(py: Python<'_>, set_up: Py<PyAny>) -> PyResult<()> {
     let mut ready: Option<Ready> = None;

@@ -1,4 +1,5 @@
-//! Python's values as Arrow's: for keys, and small tables written by hand. What a column cannot hold exactly is refused.
+//! Python's values as Arrow's: for keys, and small tables written by hand. What a column cannot hold exactly is
+//! refused.
 
 use std::sync::Arc;
 

@@ -67,7 +67,8 @@ impl Loader {
         Ok(Self(Owned::new(Arc::new(loader))))
     }
 
-    /// Begins to read what is left of the epoch, or the next one; the number under which batches are asked for. See `versions` of `new`.
+    /// Begins to read what is left of the epoch, or the next one; the number under which batches are asked for. See
+    /// `versions` of `new`.
     fn begin(&self, py: Python<'_>, versions: Option<Vec<u64>>) -> PyResult<u64> {
         let versions = numbered(versions);
         wait(py, self.here()?.begin(versions.as_deref()))
@@ -91,7 +92,8 @@ impl Loader {
         }
     }
 
-    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing interrupts.
+    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing
+    /// interrupts.
     fn give<'py>(
         &self,
         py: Python<'py>,

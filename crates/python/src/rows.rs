@@ -314,7 +314,8 @@ impl Stream {
         })
     }
 
-    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing interrupts.
+    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing
+    /// interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let reading = self.here()?;
         // Whoever holds it reads on: nothing is ready.

@@ -408,7 +408,8 @@ impl Changes {
         })
     }
 
-    /// What `make` makes of the next changes, if they are ready. They count as given when that is made and nothing interrupts.
+    /// What `make` makes of the next changes, if they are ready. They count as given when that is made and nothing
+    /// interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let feed = self.feed.here("change feed")?;
         // Whoever holds it reads on: nothing is ready.

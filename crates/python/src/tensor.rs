@@ -140,7 +140,8 @@ impl Tensor {
     /// All numbers, as they lie in memory.
     pub(crate) fn bytes(&self) -> &[u8] {
         let numbers = self.shape.iter().product::<i64>() as usize;
-        // SAFETY: `data` points to so many numbers of this kind, which stay as long as `memory`, and that is as long as `self`.
+        // SAFETY: `data` points to so many numbers of this kind, which stay as long as `memory`, and that is as long as
+        // `self`.
         unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
     }
 
@@ -149,8 +150,9 @@ impl Tensor {
         self.memory.downcast_ref().cloned()
     }
 
-    /// Returns `array` as numbers, if it is a column of them, or of vectors of them: by its type alone, whatever is in it. If it is
-    /// `nullable`, `valid` says which rows have a value, all of it; where there is none floats are NaN, and integers 0.
+    /// Returns `array` as numbers, if it is a column of them, or of vectors of them: by its type alone, whatever is in
+    /// it. If it is `nullable`, `valid` says which rows have a value, all of it; where there is none floats are NaN,
+    /// and integers 0.
     pub(crate) fn of_column(array: &ArrayRef, nullable: bool) -> Option<Self> {
         let (values, shape, nullable) = match array.data_type() {
             DataType::FixedSizeList(item, width) => {
@@ -260,8 +262,8 @@ impl Tensor {
             deleter: Some(delete),
         });
         let pointer = Box::into_raw(managed);
-        // SAFETY: `pointer` is a DLPack tensor that lives until its deleter is called: by the consumer that renames the capsule,
-        // or else by `release`. A name of static memory outlives the capsule.
+        // SAFETY: `pointer` is a DLPack tensor that lives until its deleter is called: by the consumer that renames the
+        // capsule, or else by `release`. A name of static memory outlives the capsule.
         unsafe {
             let capsule = ffi::PyCapsule_New(pointer.cast(), DLPACK.as_ptr(), Some(release));
             if capsule.is_null() {

@@ -1,4 +1,5 @@
-//! Arrow's values as Python's, as pyarrow's `to_pylist` gives them: for keys, and rows that a person looks at. Batches go by Arrow.
+//! Arrow's values as Python's, as pyarrow's `to_pylist` gives them: for keys, and rows that a person looks at. Batches
+//! go by Arrow.
 
 use arrow::array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray, make_array};
 use arrow::compute::cast;

@@ -84,8 +84,8 @@ impl Drop for Threads {
 }
 
 impl QueryEngine {
-    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions, whose work
-    /// `scheduler` does.
+    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions,
+    /// whose work `scheduler` does.
     pub fn new(
         options: QueryOptions,
         store: Store,
@@ -128,13 +128,13 @@ impl QueryEngine {
         Ok(Self { store, indexes, state, operators: Arc::new(operators), threads: Threads(Some(runtime)) })
     }
 
-    /// Answers `text`, one statement that reads, or makes, drops or lists indexes. Every table in it is seen at its newest version, and at the same one
-    /// wherever it is named. Dropping the result stops the query.
+    /// Answers `text`, one statement that reads, or makes, drops or lists indexes. Every table in it is seen at its
+    /// newest version, and at the same one wherever it is named. Dropping the result stops the query.
     ///
     /// # Errors
-    /// `InvalidInput` for text that does not parse or type-check; `NotFound` for an unknown table, naming those there are;
-    /// `Unsupported` for a statement that changes something, naming what does that instead. Errors met while running come
-    /// from the stream.
+    /// `InvalidInput` for text that does not parse or type-check; `NotFound` for an unknown table, naming those there
+    /// are; `Unsupported` for a statement that changes something, naming what does that instead. Errors met while
+    /// running come from the stream.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
         self.sql_with(text, &[]).await
     }

@@ -1,7 +1,8 @@
-//! SQL over a store's tables, with search in it: DataFusion, a table provider, search plans, and operators as functions.
+//! SQL over a store's tables, with search in it: DataFusion, a table provider, search plans, and operators as
+//! functions.
 //!
-//! [`QueryEngine::sql`] answers one statement. It sees every table at one version, the newest when it was planned. SQL only
-//! reads, but for indexes: tables are made and changed through the API or the command line.
+//! [`QueryEngine::sql`] answers one statement. It sees every table at one version, the newest when it was planned. SQL
+//! only reads, but for indexes: tables are made and changed through the API or the command line.
 //!
 //! | in SQL | is |
 //! |---|---|

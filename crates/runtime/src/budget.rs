@@ -7,8 +7,8 @@ const PARTS: u64 = 64;
 /// A table's writers wait when it holds this many folds' worth of writes.
 const FOLDS_HELD: u64 = 4;
 
-/// What each part of a lake may hold in memory. The shares add up to the budget. The code of the program, and ONNX Runtime with its
-/// weights, come on top of it.
+/// What each part of a lake may hold in memory. The shares add up to the budget. The code of the program, and ONNX
+/// Runtime with its weights, come on top of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
     total: ByteSize,

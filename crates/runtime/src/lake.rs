@@ -45,8 +45,9 @@ pub struct LakeOptions {
     pub cache_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
-    /// Where operators run that a GPU can do a part of, and the centres of vector indexes on disk are learned; on [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where
-    /// ONNX Runtime can. By default on the CPU, and no GPU is looked for.
+    /// Where operators run that a GPU can do a part of, and the centres of vector indexes on disk are learned; on
+    /// [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where ONNX Runtime can. By default on the
+    /// CPU, and no GPU is looked for.
     pub device: DeviceChoice,
     /// Units of named resources that operators may ask for.
     pub named: BTreeMap<String, u32>,
@@ -101,8 +102,8 @@ impl Lake {
     /// Opens the lake at `location`, a directory or a URI.
     ///
     /// # Errors
-    /// `NotFound` when it is no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget that is too
-    /// small; `Unsupported` when a device is asked for that is not there.
+    /// `NotFound` when it is no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget that is
+    /// too small; `Unsupported` when a device is asked for that is not there.
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
@@ -232,12 +233,12 @@ impl Lake {
     }
 
     /// Puts files, and the files under directories, into table `table`, one row each (see
-    /// [`media_schema`](crate::media_schema)); files whose bytes are there already are passed over. Commits as it goes: what
-    /// was committed stays when it is interrupted.
+    /// [`media_schema`](crate::media_schema)); files whose bytes are there already are passed over. Commits as it goes:
+    /// what was committed stays when it is interrupted.
     ///
     /// # Errors
-    /// `NotFound` for a path that is not there; `InvalidInput` when the table has another form. A file that cannot be read is
-    /// reported, not an error.
+    /// `NotFound` for a path that is not there; `InvalidInput` when the table has another form. A file that cannot be
+    /// read is reported, not an error.
     pub async fn ingest(&self, table: &str, paths: &[PathBuf], progress: &dyn Progress) -> Result<IngestReport> {
         let commit_bytes_max = Budget::of(self.shared.memory_max).file();
         Box::pin(ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress)).await
@@ -283,8 +284,8 @@ impl Lake {
         ErrorTable::new(&self.shared.store, table, &snapshot).rows().await
     }
 
-    /// Does the upkeep that is due on every table, and waits for it; what it did, by table. A process that writes does it by
-    /// itself.
+    /// Does the upkeep that is due on every table, and waits for it; what it did, by table. A process that writes does
+    /// it by itself.
     pub async fn tend(&self) -> Result<Vec<(String, String)>> {
         let mut done = Vec::new();
         for name in self.tables().await? {

@@ -1,5 +1,5 @@
-//! The facade: a [`Lake`] wires store, scheduler, operators, models, engine, indexes and queries together. The one crate an
-//! embedder depends on.
+//! The facade: a [`Lake`] wires store, scheduler, operators, models, engine, indexes and queries together. The one
+//! crate an embedder depends on.
 //!
 //! It knows no protocol: the command line, servers and language bindings stand above it.
 //!

@@ -137,8 +137,9 @@ async fn fan_out_and_in(scheduler: &Scheduler, count: usize) -> Result<(f64, u64
     Ok((began.elapsed().as_secs_f64() * 1e3, sum))
 }
 
-/// How much longer than it must take takes a graph of tasks that sleep 1 to 10 ms, a third of them on two cores, and each after two of
-/// the twenty before it: no schedule ends before its longest path does, nor before all cores together have done its work.
+/// How much longer than it must take takes a graph of tasks that sleep 1 to 10 ms, a third of them on two cores, and
+/// each after two of the twenty before it: no schedule ends before its longest path does, nor before all cores together
+/// have done its work.
 #[expect(clippy::disallowed_methods, reason = "a task that takes so long, on a thread of the scheduler's own")]
 async fn mixed_graph(scheduler: &Scheduler) -> Result<f64> {
     let cores = scheduler.usage().total.cpu;

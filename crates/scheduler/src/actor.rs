@@ -18,8 +18,8 @@ use crate::task::{Context, Environment, NewTask, Spec, Work};
 
 type Build<S> = Arc<dyn Fn() -> Result<S> + Send + Sync>;
 
-/// States on which calls run, each state one call at a time, on CPU threads. Clones share it; it goes with the last one and the last
-/// call.
+/// States on which calls run, each state one call at a time, on CPU threads. Clones share it; it goes with the last one
+/// and the last call.
 pub struct Actor<S> {
     inner: Arc<Inner<S>>,
 }
@@ -63,7 +63,8 @@ impl<S: Send> States for Kept<S> {
 }
 
 impl<S: Send> Kept<S> {
-    /// Lends the state of replica `number` to `work`, built if it is not there. If the work panics, the broken state is gone with it.
+    /// Lends the state of replica `number` to `work`, built if it is not there. If the work panics, the broken state is
+    /// gone with it.
     fn lend<T>(&self, number: usize, work: impl FnOnce(&mut S) -> Result<T>) -> Result<T> {
         let kept = self.states.lock().get_mut(number).and_then(Option::take);
         let mut state = kept.map_or_else(|| (self.build)(), Ok)?;
@@ -78,14 +79,16 @@ impl<S: Send> Kept<S> {
 }
 
 impl Scheduler {
-    /// Returns an actor of up to `states_max` states, which `build` makes on the scheduler's threads when calls need them. A call runs on
-    /// any of them, so what a call leaves in a state must not matter to the next.
+    /// Returns an actor of up to `states_max` states, which `build` makes on the scheduler's threads when calls need
+    /// them. A call runs on any of them, so what a call leaves in a state must not matter to the next.
     ///
-    /// A state holds the resources of `options`, all but the CPU, as long as it lives: until it has had no call for the time `idle`, until
-    /// other work lacks what it holds, or until a call on it fails. A call holds the CPU, and is tried again as `options` allow.
+    /// A state holds the resources of `options`, all but the CPU, as long as it lives: until it has had no call for the
+    /// time `idle`, until other work lacks what it holds, or until a call on it fails. A call holds the CPU, and is
+    /// tried again as `options` allow.
     ///
     /// # Errors
-    /// `InvalidInput` for an actor without states, or on a device; `ResourceExhausted` for a request that can never be met.
+    /// `InvalidInput` for an actor without states, or on a device; `ResourceExhausted` for a request that can never be
+    /// met.
     pub fn actor<S, F>(&self, options: WorkOptions, states_max: usize, idle: Duration, build: F) -> Result<Actor<S>>
     where
         S: Send + 'static,
@@ -107,8 +110,8 @@ impl Scheduler {
 }
 
 impl<S: Send + 'static> Actor<S> {
-    /// Waits for a state and a CPU, then runs `work` on the state, and tries again as the actor's options allow. Dropping the future
-    /// before the work started takes it back.
+    /// Waits for a state and a CPU, then runs `work` on the state, and tries again as the actor's options allow.
+    /// Dropping the future before the work started takes it back.
     ///
     /// # Errors
     /// As [`Scheduler::run`], and what building a state fails with.

@@ -1,7 +1,8 @@
 //! All that the scheduler decides, as plain state: no threads, no clock, no files.
 //!
-//! Whoever drives it hands in tasks, asks for the next one to run, says how it went, and says what time it is. Threads do so
-//! in a process, and a seeded driver in the simulation test. What has to happen outside the lock is left in [`Core::effects`].
+//! Whoever drives it hands in tasks, asks for the next one to run, says how it went, and says what time it is. Threads
+//! do so in a process, and a seeded driver in the simulation test. What has to happen outside the lock is left in
+//! [`Core::effects`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -206,7 +207,8 @@ impl Core {
         self.fair.push(spec.job, spec.place, &spec.request, key);
     }
 
-    /// The task to run next on a thread of `place`, which is number `thread`, with its resources taken and its inputs held.
+    /// The task to run next on a thread of `place`, which is number `thread`, with its resources taken and its inputs
+    /// held.
     pub(crate) fn next(&mut self, place: Place, thread: usize, now: Instant) -> Option<Start> {
         let (tasks, objects) = (&self.tasks, &self.objects);
         let inputs_bytes =

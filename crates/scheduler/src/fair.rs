@@ -1,8 +1,9 @@
 //! Whose turn it is: priorities first, then jobs by what they have had, then tasks by age.
 //!
-//! Jobs of one priority share by start-time fair queueing (Goyal, Vin, Cheng, IEEE/ACM ToN 1997): each has a virtual time that
-//! grows by the seconds of its work times the dominant share it held, and the job furthest behind is next. What does not fit at the moment is passed over, but not for ever: after [`PASSED_OVER_MAX`] times, work that would take
-//! what it lacks waits behind it.
+//! Jobs of one priority share by start-time fair queueing (Goyal, Vin, Cheng, IEEE/ACM ToN 1997): each has a virtual
+//! time that grows by the seconds of its work times the dominant share it held, and the job furthest behind is next.
+//! What does not fit at the moment is passed over, but not for ever: after [`PASSED_OVER_MAX`] times, work that would
+//! take what it lacks waits behind it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -137,8 +138,8 @@ impl Fair {
         job.queues.retain(|queue| !queue.tasks.is_empty());
     }
 
-    /// The task that starts next on a thread of `place`. `inputs_bytes` says what a task's inputs add to the memory that is
-    /// held, or `None` if it cannot start because they are being read.
+    /// The task that starts next on a thread of `place`. `inputs_bytes` says what a task's inputs add to the memory
+    /// that is held, or `None` if it cannot start because they are being read.
     pub(crate) fn pick(
         &mut self,
         place: Place,

@@ -21,8 +21,9 @@ pub struct Hold {
 }
 
 impl Scheduler {
-    /// Holds `bytes` of the memory budget for work that runs elsewhere, which `options` name; waits for them as a task would. If that
-    /// work waits for tasks, the largest holds `beside` bytes: what is held in this way leaves room for it, whoever else holds some.
+    /// Holds `bytes` of the memory budget for work that runs elsewhere, which `options` name; waits for them as a task
+    /// would. If that work waits for tasks, the largest holds `beside` bytes: what is held in this way leaves room for
+    /// it, whoever else holds some.
     ///
     /// # Errors
     /// As [`run`](Self::run).

@@ -21,7 +21,8 @@ use crate::placement::Backlog;
 use crate::spill::SpillDirectory;
 use crate::task::{Environment, Work};
 
-/// How long a thread looks out for what it waits for before it sleeps: longer than the operating system takes to wake it.
+/// How long a thread looks out for what it waits for before it sleeps: longer than the operating system takes to wake
+/// it.
 const LOOK_OUT: Duration = Duration::from_micros(50);
 
 pub(crate) struct Kernel {

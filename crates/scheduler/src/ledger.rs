@@ -32,7 +32,8 @@ pub(crate) struct Memory {
     pub(crate) idle: u64,
 }
 
-/// Memory that is held for work which runs elsewhere. Such work waits for tasks, so the largest of those must fit beside all of it.
+/// Memory that is held for work which runs elsewhere. Such work waits for tasks, so the largest of those must fit
+/// beside all of it.
 #[derive(Debug, Default)]
 struct Aside {
     held: u64,

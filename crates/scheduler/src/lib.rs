@@ -1,8 +1,9 @@
 //! Ray's model in one process: tasks, actors and objects on threads, devices and child processes, beside tokio.
 //!
-//! A task is a function, an actor is state that a function runs on, and both say what they hold meanwhile: CPU, memory, a share of a
-//! device, named units. What they take and make are objects, rows or bytes, named by references (Moritz et al., "Ray: A
-//! Distributed Framework for Emerging AI Applications", OSDI 2018). Nothing here runs on the async executor's threads.
+//! A task is a function, an actor is state that a function runs on, and both say what they hold meanwhile: CPU, memory,
+//! a share of a device, named units. What they take and make are objects, rows or bytes, named by references (Moritz et
+//! al., "Ray: A Distributed Framework for Emerging AI Applications", OSDI 2018). Nothing here runs on the async
+//! executor's threads.
 //!
 //! - [`Scheduler::submit`] runs a task once its inputs are there; [`Scheduler::run`] is the short form for one result.
 //! - Calls of an [`Actor`] run on states, as many as the calls need, which hold what they hold between the calls too.

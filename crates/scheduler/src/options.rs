@@ -25,7 +25,8 @@ pub struct SchedulerOptions {
     pub named: BTreeMap<String, u32>,
     /// Devices, each with a thread of its own.
     pub devices: Vec<DeviceOptions>,
-    /// Where objects go that memory has no room for, in a directory of their own. By default the system's for temporary files.
+    /// Where objects go that memory has no room for, in a directory of their own. By default the system's for temporary
+    /// files.
     pub spill_directory: PathBuf,
     /// Bytes of such objects.
     pub spill_max: ByteSize,

@@ -16,7 +16,8 @@ use crate::object::Value;
 /// How often a busy child is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 
-/// A program that runs as a child, and its limits. It answers with [`serve_calls`](crate::serve_calls) or speaks the same.
+/// A program that runs as a child, and its limits. It answers with [`serve_calls`](crate::serve_calls) or speaks the
+/// same.
 #[derive(Debug, Clone)]
 pub struct ProcessOptions {
     /// The program.
@@ -50,7 +51,8 @@ impl ProcessOptions {
     }
 }
 
-/// One child process of a program: started when it is first needed, killed at its limits or when this is dropped, and started anew.
+/// One child process of a program: started when it is first needed, killed at its limits or when this is dropped, and
+/// started anew.
 #[derive(Debug)]
 pub struct ChildProcess {
     name: String,
@@ -94,12 +96,12 @@ impl ChildProcess {
         Ok(())
     }
 
-    /// What the child makes of `input`; it is started if it does not run. Blocks the thread, asking `check` every 10 ms whether to wait
-    /// on; if not, the child is killed.
+    /// What the child makes of `input`; it is started if it does not run. Blocks the thread, asking `check` every 10 ms
+    /// whether to wait on; if not, the child is killed.
     ///
     /// # Errors
-    /// What the child says; `Unavailable` when it was lost during the call; `ResourceExhausted` when it was killed at a limit; `Corrupt`
-    /// when it does not keep to the protocol; and that of `check`.
+    /// What the child says; `Unavailable` when it was lost during the call; `ResourceExhausted` when it was killed at a
+    /// limit; `Corrupt` when it does not keep to the protocol; and that of `check`.
     pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
         let content = content_of(input)?;
         self.start(check)?;

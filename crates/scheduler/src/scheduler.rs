@@ -51,8 +51,8 @@ impl Scheduler {
     /// A scheduler with `options.cpu_cores` threads, rounded up, and one for each device.
     ///
     /// # Errors
-    /// `InvalidInput` for less than a thousandth of a core; `ResourceExhausted` when threads cannot be started; what opening a
-    /// device failed with.
+    /// `InvalidInput` for less than a thousandth of a core; `ResourceExhausted` when threads cannot be started; what
+    /// opening a device failed with.
     pub fn new(options: SchedulerOptions) -> Result<Self> {
         let threads = options.cpu_cores.ceil() as usize;
         let devices = options.devices.clone();
@@ -129,15 +129,15 @@ impl Scheduler {
         Job { inner: Arc::new(JobHandle { kernel: Arc::clone(self.kernel()), key }) }
     }
 
-    /// Hands in a task, which runs once its `inputs` are there and its resources are free, and returns a reference to what
-    /// it will make. The function gets its inputs in the order given. It may be called again: after an error that may pass, and
-    /// when its object was lost and is still wanted; so it must not depend on how often it ran.
+    /// Hands in a task, which runs once its `inputs` are there and its resources are free, and returns a reference to
+    /// what it will make. The function gets its inputs in the order given. It may be called again: after an error that
+    /// may pass, and when its object was lost and is still wanted; so it must not depend on how often it ran.
     ///
     /// If an input fails, so does the task's object, with the input's error.
     ///
     /// # Errors
-    /// `ResourceExhausted` for a request that can never be met, or when too many tasks wait; `InvalidInput` for a request that
-    /// makes no sense; `Cancelled`.
+    /// `ResourceExhausted` for a request that can never be met, or when too many tasks wait; `InvalidInput` for a
+    /// request that makes no sense; `Cancelled`.
     pub fn submit<F>(&self, options: &WorkOptions, inputs: &[ObjectRef], function: F) -> Result<ObjectRef>
     where
         F: Fn(&Context, &[Value]) -> Result<Value> + Send + Sync + 'static,
@@ -168,8 +168,9 @@ impl Scheduler {
     /// Waits for the resources, runs `work` on a CPU thread, and tries again as `options` allows.
     ///
     /// # Errors
-    /// `ResourceExhausted` at once for a request that can never be met; `Cancelled`; `Internal` when the work panics; else
-    /// the work's own error. Dropping the future before the work started takes it back; once started it runs to its end.
+    /// `ResourceExhausted` at once for a request that can never be met; `Cancelled`; `Internal` when the work panics;
+    /// else the work's own error. Dropping the future before the work started takes it back; once started it runs to
+    /// its end.
     pub async fn run<T, F>(&self, options: &WorkOptions, work: F) -> Result<T>
     where
         T: Send + 'static,

@@ -51,8 +51,8 @@ pub(crate) trait Work: Send {
     /// One try, on a worker. What it returns becomes the task's object, if the task makes one.
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>>;
 
-    /// Called once, after the last try or instead of the first, without any lock held. `service` is how long the last try
-    /// took.
+    /// Called once, after the last try or instead of the first, without any lock held. `service` is how long the last
+    /// try took.
     fn settle(self: Box<Self>, _outcome: Result<()>, _service: Duration) {}
 }
 

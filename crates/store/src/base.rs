@@ -1,7 +1,7 @@
 //! The base of a table: commits to its Lance dataset, by position instead of by join.
 //!
-//! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong about
-//! the old one.
+//! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong
+//! about the old one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -151,8 +151,8 @@ pub(crate) async fn commit(dataset: &Arc<Dataset>, operation: Operation, faults:
     Ok(committed)
 }
 
-/// The keys of the rows that `new` may have otherwise than `old`, and those that it lacks, which `keys`, the index of `new`, does
-/// not know. Only files are looked at that have changed.
+/// The keys of the rows that `new` may have otherwise than `old`, and those that it lacks, which `keys`, the index of
+/// `new`, does not know. Only files are looked at that have changed.
 pub(crate) async fn difference(
     old: &Dataset,
     new: &Dataset,

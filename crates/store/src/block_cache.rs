@@ -1,11 +1,11 @@
 //! Blocks of remote files on the local disk.
 //!
-//! What a base has under a name never changes, so a block that was read once is right for ever. Manifests, logs and leases do
-//! change, or are asked for to see whether they are there, and are always read where they are.
+//! What a base has under a name never changes, so a block that was read once is right for ever. Manifests, logs and
+//! leases do change, or are asked for to see whether they are there, and are always read where they are.
 //!
-//! A block is a file of its own, its bytes and their checksum: one that is damaged, or that another process removed, is read
-//! from afar again. Each process bounds the directory by what it sees of it. What a process deletes goes from its own cache too; caches
-//! of other machines keep blocks of it until these are crowded out.
+//! A block is a file of its own, its bytes and their checksum: one that is damaged, or that another process removed, is
+//! read from afar again. Each process bounds the directory by what it sees of it. What a process deletes goes from its
+//! own cache too; caches of other machines keep blocks of it until these are crowded out.
 
 use std::collections::BTreeMap;
 use std::fmt;

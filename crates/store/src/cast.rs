@@ -1,6 +1,7 @@
 //! Casts of what callers give to the types of columns, taken only where they lose nothing.
 //!
-//! A value fits when casting it back gives the same value, inside lists and structs too. Two kinds are judged otherwise:
+//! A value fits when casting it back gives the same value, inside lists and structs too. Two kinds are judged
+//! otherwise:
 //!
 //! - A float is rounded into a narrower float type, since 0.1 is exact in none of them, unless it becomes infinite.
 //! - Text is parsed. It need not be spelled as its value would be (`007`), and must say no more than the type holds: no
@@ -156,7 +157,8 @@ fn convert(array: &ArrayRef, wanted: &DataType) -> std::result::Result<ArrayRef,
     }
 }
 
-/// `converted`, unless it has a null where `array` has a value: what a cast makes of a value that the type cannot represent.
+/// `converted`, unless it has a null where `array` has a value: what a cast makes of a value that the type cannot
+/// represent.
 fn keeping_nulls(array: &ArrayRef, converted: ArrayRef) -> Cast {
     Ok((converted.logical_null_count() == array.logical_null_count()).then_some(converted))
 }

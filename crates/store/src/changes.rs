@@ -1,8 +1,8 @@
 //! The change store in memory: the writes that are not part of the base yet, and which rows of the base they supersede.
 //!
-//! Rows live in chunks, one a write, that are never changed: a row that a later write supersedes is marked with that write's
-//! version, so that any number of snapshots share the chunks. A layer indexes the newest entry of each key written since
-//! the log segment of the same place began; a fold takes all layers but the last one into the base.
+//! Rows live in chunks, one a write, that are never changed: a row that a later write supersedes is marked with that
+//! write's version, so that any number of snapshots share the chunks. A layer indexes the newest entry of each key
+//! written since the log segment of the same place began; a fold takes all layers but the last one into the base.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -237,8 +237,8 @@ impl Changes {
             Arc::make_mut(&mut self.mask).insert(base);
             self.masked += 1;
         }
-        // Also of a key that is nowhere and deleted: the log says so too, and whoever reads it again must not apply it to a
-        // row that came to the base later, behind the log's back.
+        // Also of a key that is nowhere and deleted: the log says so too, and whoever reads it again must not apply it
+        // to a row that came to the base later, behind the log's back.
         if let Some(layer) = self.layers.last_mut() {
             layer.entries.insert(hash, Entry { place, base });
         }
@@ -264,8 +264,8 @@ impl Changes {
         fold
     }
 
-    /// Whether the base may have other rows than before of the keys written here, when it holds the writes up to `version` and
-    /// direct writes of the keys `touched`.
+    /// Whether the base may have other rows than before of the keys written here, when it holds the writes up to
+    /// `version` and direct writes of the keys `touched`.
     pub(crate) fn is_cut_by(&self, version: u64, touched: &[u128]) -> bool {
         let is_folded = |layer: &Layer| layer.first > 0 && layer.first <= version;
         self.layers.iter().any(is_folded) || touched.iter().any(|hash| self.contains(*hash))
@@ -277,8 +277,8 @@ impl Changes {
         kept.flat_map(|layer| layer.entries.keys().copied()).collect::<HashSet<_>>().into_iter().collect()
     }
 
-    /// Forgets the writes up to `version`, which the base has now; the rows that the others supersede there are in `bases`.
-    /// Snapshots taken before keep what they had. `None` when a layer holds both.
+    /// Forgets the writes up to `version`, which the base has now; the rows that the others supersede there are in
+    /// `bases`. Snapshots taken before keep what they had. `None` when a layer holds both.
     pub(crate) fn folded(&self, version: u64, bases: &ByHash<u64>) -> Option<Self> {
         let kept = self.layers.iter().filter(|layer| layer.last > version).collect::<Vec<_>>();
         if kept.iter().any(|layer| layer.first <= version) {

@@ -20,8 +20,8 @@ use crate::{Version, base};
 
 /// The property that says for how many seconds the past can be read; by default a day.
 pub const RETENTION_PROPERTY: &str = "cenote.retention_seconds";
-/// The property that says how many bytes of the log are kept at most, whatever its age and whoever reads it; by default any
-/// number. Tags keep what they name all the same.
+/// The property that says how many bytes of the log are kept at most, whatever its age and whoever reads it; by default
+/// any number. Tags keep what they name all the same.
 pub const RETENTION_BYTES_PROPERTY: &str = "cenote.retention_bytes";
 const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -79,8 +79,8 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         // What was collected before is gone, whatever is wanted now.
         let wanted = followed.max(large).max(history.oldest());
         let Some(oldest) = history.at(Version(wanted)) else { return Ok(Collected::default()) };
-        // Another base with the same rows, or with more of the log's, may have been made since: processes that this one does
-        // not know of may read the one before.
+        // Another base with the same rows, or with more of the log's, may have been made since: processes that this one
+        // does not know of may read the one before.
         let lately = history.current_at(cutoff).map_or(0, |mark| mark.base);
         let tagged = history.tagged_before(oldest.version);
         let bases: BTreeSet<u64> = tagged.values().map(|mark| mark.base).collect();
@@ -154,8 +154,8 @@ async fn sweep(state: &State, base: &Dataset, found: HashSet<String>, claimed: &
     Ok(bytes)
 }
 
-/// What a file of the base is kept or removed with: an index is a folder, and media lie in a folder named after the data file
-/// that they belong to.
+/// What a file of the base is kept or removed with: an index is a folder, and media lie in a folder named after the
+/// data file that they belong to.
 fn unit(file: &str) -> String {
     match file.split('/').collect::<Vec<_>>()[..] {
         [folder @ "data", name, ..] => format!("{folder}/{}", name.strip_suffix(".lance").unwrap_or(name)),

@@ -100,8 +100,8 @@ impl State {
             let checkpoint = Checkpoint::new(version, self.history().as_ref().clone());
             writing.tail.log.begin(checkpoint, time).await?;
         }
-        // Before rows are read in order to write them: what an unlogged version holds is older. Whoever holds the base is
-        // alive and logs what they commit.
+        // Before rows are read in order to write them: what an unlogged version holds is older. Whoever holds the base
+        // is alive and logs what they commit.
         if self.suspect.load(Ordering::Acquire)
             && let Ok(_turn) = Arc::clone(&self.base_turn).try_lock_owned()
             && let Some(_lease) = self.place.leases.try_base().await?

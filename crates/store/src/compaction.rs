@@ -1,9 +1,9 @@
 //! Joining files of a base: their rows are written anew to one file, which takes their place.
 //!
-//! Nobody waits for it. The rows are read from a version of the base that stays as it is, while writers and folds go on; the right
-//! to change the base is taken for the commit alone. Rows that were deleted meanwhile are deleted in the new file too. Where a
-//! file was changed otherwise, or is gone, what was written is given up. Rows keep their row ids, so indexes that hold row ids go
-//! on covering them; one that holds addresses is late for the new file.
+//! Nobody waits for it. The rows are read from a version of the base that stays as it is, while writers and folds go
+//! on; the right to change the base is taken for the commit alone. Rows that were deleted meanwhile are deleted in the
+//! new file too. Where a file was changed otherwise, or is gone, what was written is given up. Rows keep their row ids,
+//! so indexes that hold row ids go on covering them; one that holds addresses is late for the new file.
 //!
 //! Media are copied with their rows.
 
@@ -105,7 +105,8 @@ async fn files(state: &State, base: &Dataset) -> Result<Vec<File>> {
     Ok(base.fragments().iter().zip(sizes).map(file).collect())
 }
 
-/// The indexes whose coverage follows rows to another file, which takes that they cover all of the files that are joined or none.
+/// The indexes whose coverage follows rows to another file, which takes that they cover all of the files that are
+/// joined or none.
 async fn following(base: &Dataset) -> Result<Vec<IndexMetadata>> {
     let indexes = base.load_indices().await.map_err(lance_error)?;
     Ok(indexes.iter().filter(|index| !index.results_are_row_addrs()).cloned().collect())
@@ -115,7 +116,8 @@ fn covers(index: &IndexMetadata, fragment: &Fragment) -> bool {
     index.fragment_bitmap.as_ref().is_some_and(|files| files.contains(fragment.id as u32))
 }
 
-/// Joins what `plan` says; false when files were changed meanwhile, other than by deletions, or something is built from them.
+/// Joins what `plan` says; false when files were changed meanwhile, other than by deletions, or something is built from
+/// them.
 async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) -> Result<bool> {
     let plan = async |snapshot: &Snapshot| Ok::<_, Error>(plan(&files(state, snapshot.base()).await?, limits(state)));
     let snapshot = state.view()?;
@@ -159,7 +161,8 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
     Box::pin(direct::rearrange(state, commit)).await
 }
 
-/// Writes the rows of `group` to files that no version of `base` names yet: one, unless it would be much larger than wanted.
+/// Writes the rows of `group` to files that no version of `base` names yet: one, unless it would be much larger than
+/// wanted.
 async fn rewrite(base: &Dataset, group: &[File], limits: Limits) -> Result<RewriteResult> {
     let (rows, bytes) = (levels::live_rows(group), levels::live_bytes(group));
     let row_bytes = (bytes / rows.max(1) as u64).max(1);
@@ -178,8 +181,8 @@ async fn rewrite(base: &Dataset, group: &[File], limits: Limits) -> Result<Rewri
     task.execute(base).await.map_err(lance_error)
 }
 
-/// `joined`, which was written from `base`, as a change of `newest`; `None` when a file in it was changed otherwise than by deletions,
-/// or is gone.
+/// `joined`, which was written from `base`, as a change of `newest`; `None` when a file in it was changed otherwise
+/// than by deletions, or is gone.
 async fn carried_over(base: &Arc<Dataset>, newest: &Arc<Dataset>, joined: RewriteResult) -> Result<Option<Operation>> {
     let mut old_fragments = Vec::with_capacity(joined.original_fragments.len());
     // Rows that were deleted meanwhile, by their place among those that were joined.

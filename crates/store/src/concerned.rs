@@ -1,7 +1,7 @@
 //! The keys that a new base concerns, on their way to the log.
 //!
-//! They are logged in parts, each a record before that of the base, so that no record and nobody's memory grows with the
-//! write. A part that is not followed by its base, because its writer died, means nothing.
+//! They are logged in parts, each a record before that of the base, so that no record and nobody's memory grows with
+//! the write. A part that is not followed by its base, because its writer died, means nothing.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;

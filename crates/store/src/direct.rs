@@ -1,8 +1,9 @@
 //! Writes that go straight to the base: large loads, columns of tables with media, and changes of the table itself.
 //!
-//! Each is one Lance commit and then one record in the log, which names the keys it concerned. A crash between the two leaves
-//! a base version that nobody was told of; the next one who changes the base takes it over. Where the change store has a
-//! word on a key of the write, it is folded first, so that the newest word on a key is never below an older one.
+//! Each is one Lance commit and then one record in the log, which names the keys it concerned. A crash between the two
+//! leaves a base version that nobody was told of; the next one who changes the base takes it over. Where the change
+//! store has a word on a key of the write, it is folded first, so that the newest word on a key is never below an older
+//! one.
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
@@ -279,8 +280,8 @@ pub(crate) async fn delete_while(
     Ok(report)
 }
 
-/// Changes the schema or the properties. Everything is folded first: rows in the change store are of the schema that they
-/// were written with.
+/// Changes the schema or the properties. Everything is folded first: rows in the change store are of the schema that
+/// they were written with.
 pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<()>) -> Result<Version> {
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;

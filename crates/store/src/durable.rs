@@ -1,12 +1,12 @@
 //! What outlasts a power cut: files and directories that are on the disk before anything names them.
 //!
-//! A name that outlasts what it names is worse than neither: the table that follows it does not open. So a file's content
-//! is synced before its name is there for good, and everything a version of the base or a record of the log names is synced,
-//! with the directories that lead to it, before the version or the record is written.
+//! A name that outlasts what it names is worse than neither: the table that follows it does not open. So a file's
+//! content is synced before its name is there for good, and everything a version of the base or a record of the log
+//! names is synced, with the directories that lead to it, before the version or the record is written.
 //!
-//! Lance syncs nothing by itself. What it finds by listing directories (manifests, tags) it writes through the object store
-//! that [`syncing_store`] gives it. Its other files it writes past that store; [`sync`] is called for those when a version is
-//! about to name them (`version_files.rs`).
+//! Lance syncs nothing by itself. What it finds by listing directories (manifests, tags) it writes through the object
+//! store that [`syncing_store`] gives it. Its other files it writes past that store; [`sync`] is called for those when
+//! a version is about to name them (`version_files.rs`).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -35,7 +35,8 @@ pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).context(|| format!("sync {}", path.display()))
 }
 
-/// Makes the directory at `path` with those that lead to it, so that they outlast a power cut; one that is there is left alone.
+/// Makes the directory at `path` with those that lead to it, so that they outlast a power cut; one that is there is
+/// left alone.
 pub(crate) fn make_directory(path: &Path) -> Result<()> {
     let failed = || format!("make directory {}", path.display());
     if path.is_dir() {

@@ -57,10 +57,10 @@ struct Changed {
 /// | `key` | `Struct` of the primary key's columns |
 /// | `before`, `after` | `Struct` of the visible columns without media; null where there was no row, or is none |
 ///
-/// A write that leaves a row as it was is no change. A large write comes in several batches with one version, each of at most
-/// 8,192 rows and some 16 MiB; [`version`](Self::version) moves to it when the last of them was given. So a reader that
-/// keeps that number after each batch, and opens a feed there when it comes back, misses nothing, and may be given batches
-/// of one write again.
+/// A write that leaves a row as it was is no change. A large write comes in several batches with one version, each of
+/// at most 8,192 rows and some 16 MiB; [`version`](Self::version) moves to it when the last of them was given. So a
+/// reader that keeps that number after each batch, and opens a feed there when it comes back, misses nothing, and may
+/// be given batches of one write again.
 #[derive(Debug)]
 pub struct ChangeFeed {
     state: Arc<State>,
@@ -146,7 +146,8 @@ impl ChangeFeed {
 
     /// The next changes; `None` at the end, where asking again later gives what came meanwhile.
     ///
-    /// Cancel safe: when the future is dropped before it is ready, or fails, the next call gives what it would have given.
+    /// Cancel safe: when the future is dropped before it is ready, or fails, the next call gives what it would have
+    /// given.
     ///
     /// # Errors
     /// `NotFound` when the log was collected faster than the feed was read.

@@ -1,8 +1,8 @@
 //! What keeps two processes from changing one base: a commit must follow the newest version that its process knows.
 //!
-//! Lance puts a commit behind those of others when their rows do not touch. Here they do: two folds of the same writes would
-//! each insert them. A process that lost its lease, or that somebody else's tool overtook, fails instead, and takes in the
-//! version that it did not know.
+//! Lance puts a commit behind those of others when their rows do not touch. Here they do: two folds of the same writes
+//! would each insert them. A process that lost its lease, or that somebody else's tool overtook, fails instead, and
+//! takes in the version that it did not know.
 //!
 //! A commit also gets the files that its version names onto the disk before the version is there.
 

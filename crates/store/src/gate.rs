@@ -1,9 +1,10 @@
-//! Long work on the base, such as an index build, takes the right to change the base for the moment of its commit alone.
+//! Long work on the base, such as an index build, takes the right to change the base for the moment of its commit
+//! alone.
 //!
-//! The work reads a version of the base that stays as it is, while writers, folds and other work go on. When Lance commits
-//! what came of it, the gate takes the turns, and tells Lance to try again if the base has moved: Lance then carries the work
-//! over to the newest version, or fails where that is impossible. What was committed is logged before the turns are given
-//! back.
+//! The work reads a version of the base that stays as it is, while writers, folds and other work go on. When Lance
+//! commits what came of it, the gate takes the turns, and tells Lance to try again if the base has moved: Lance then
+//! carries the work over to the newest version, or fails where that is impossible. What was committed is logged before
+//! the turns are given back.
 
 use std::sync::Arc;
 
@@ -88,7 +89,8 @@ impl Entered {
     }
 }
 
-/// Runs `change`, which leaves the rows as they are, over the newest version of the base. Each of its commits is logged.
+/// Runs `change`, which leaves the rows as they are, over the newest version of the base. Each of its commits is
+/// logged.
 pub(crate) async fn maintain<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<T>) -> Result<T> {
     let known = state.snapshot().boxed().await?.base().version().version;
     let claim = state.place.staging.claim(Work::Build, known).await?;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::sessions::{Identity, new_identity};
 
-/// The format of log segments and their checkpoints. Since 2, versions between tagged ones and the oldest other may be gone.
+/// The format of log segments and their checkpoints. Since 2, versions between tagged ones and the oldest other may be
+/// gone.
 const FORMAT: u32 = 2;
 
 /// One version of the base.
@@ -18,7 +19,8 @@ pub(crate) struct BaseMark {
     pub(crate) base: u64,
     /// The first Lance version with the same rows.
     pub(crate) since: u64,
-    /// The newest write it holds. Those between `folded` and this one that are not in the log as rows went straight to it.
+    /// The newest write it holds. Those between `folded` and this one that are not in the log as rows went straight to
+    /// it.
     pub(crate) version: u64,
     /// Every write up to here is in it.
     pub(crate) folded: u64,
@@ -63,8 +65,8 @@ pub(crate) struct History {
     /// The oldest version that was left when the past was last collected, tagged ones apart.
     #[serde(default)]
     oldest: u64,
-    /// What keys are hashed with: random for each table, so that nobody can choose keys that collide. It tells the table from
-    /// others of its name too.
+    /// What keys are hashed with: random for each table, so that nobody can choose keys that collide. It tells the
+    /// table from others of its name too.
     pub(crate) hash_key: Identity,
 }
 

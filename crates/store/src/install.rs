@@ -69,8 +69,8 @@ impl State {
         Ok(Changing { _turn: turn, _lease: lease })
     }
 
-    /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the change store
-    /// cannot be cut there. For who has the end of the log: nothing is written meanwhile.
+    /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the
+    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile.
     pub(crate) async fn install(
         self: &Arc<Self>,
         version: u64,
@@ -170,7 +170,8 @@ impl State {
         self.log_base(writing, version, time, mark, folded.base, folded.keys, none).await.map(drop)
     }
 
-    /// Logs and installs a base that was written directly, with the keys that it concerned: none when its rows are the same.
+    /// Logs and installs a base that was written directly, with the keys that it concerned: none when its rows are the
+    /// same.
     pub(crate) async fn finish_direct(
         self: &Arc<Self>,
         _changing: &Changing,
@@ -241,7 +242,8 @@ impl State {
         }
     }
 
-    /// Logs a new base, `mark`, and before it the keys that it concerns. Returns the bytes of those, and the keys if they are few.
+    /// Logs a new base, `mark`, and before it the keys that it concerns. Returns the bytes of those, and the keys if
+    /// they are few.
     async fn append_base(
         &self,
         writing: &mut Writing,

@@ -96,8 +96,8 @@ impl PrimaryKey {
     /// The key's columns of `batch`, cast to the key's types.
     ///
     /// # Errors
-    /// `InvalidInput` when one is missing, null or holds a value that the key's type cannot hold as it is: 1.9 does not name
-    /// row 1.
+    /// `InvalidInput` when one is missing, null or holds a value that the key's type cannot hold as it is: 1.9 does not
+    /// name row 1.
     pub fn project(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.schema.fields().iter().map(|field| {
             let column = batch
@@ -146,8 +146,8 @@ impl PrimaryKey {
         Ok(rows.iter().map(|row| row.owned()).collect())
     }
 
-    /// A hash of each row of `keys` (this key's columns): SipHash-1-3 (Aumasson, Bernstein, 2012) of 128 bits under a secret
-    /// key, so that two keys with one hash are not to be met with.
+    /// A hash of each row of `keys` (this key's columns): SipHash-1-3 (Aumasson, Bernstein, 2012) of 128 bits under a
+    /// secret key, so that two keys with one hash are not to be met with.
     pub(crate) fn hash(&self, keys: &RecordBatch, secret: (u64, u64)) -> Result<Vec<u128>> {
         let fields = self.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(arrow_error)?;

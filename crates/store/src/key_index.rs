@@ -1,8 +1,8 @@
 //! Where in the base each key is: hashes of keys to row ids, in files that are never changed.
 //!
-//! A log-structured merge tree (O'Neil, Cheng, Gawlick, O'Neil, 1996) of few levels, newest first. A level is one file of
-//! entries sorted by hash and a directory of buckets by the hash's top bits, which is all that is kept in memory: hashes
-//! are uniform, so a lookup is one small read a level, whatever the table's size.
+//! A log-structured merge tree (O'Neil, Cheng, Gawlick, O'Neil, 1996) of few levels, newest first. A level is one file
+//! of entries sorted by hash and a directory of buckets by the hash's top bits, which is all that is kept in memory:
+//! hashes are uniform, so a lookup is one small read a level, whatever the table's size.
 //!
 //! ```text
 //! level     = entry* directory footer
@@ -11,8 +11,8 @@
 //! footer    = entries u64 · bucket bits u32 · format u32 · crc32 of directory and these three u32 · magic "CENOTEKI"
 //! ```
 //!
-//! A bucket is checked whenever it is read: entries that a disk made up would name one key twice. Format 1 has no checksums
-//! of buckets.
+//! A bucket is checked whenever it is read: entries that a disk made up would name one key twice. Format 1 has no
+//! checksums of buckets.
 
 use std::collections::BTreeSet;
 use std::fs::{DirEntry, File};
@@ -110,8 +110,8 @@ impl KeyIndex {
         found.ok_or_else(|| Error::internal("a read that waits came back with nothing"))
     }
 
-    /// As [`get_many`](Self::get_many), without waiting for the disk: `None` when the operating system does not have all of it
-    /// in memory.
+    /// As [`get_many`](Self::get_many), without waiting for the disk: `None` when the operating system does not have
+    /// all of it in memory.
     pub(crate) fn get_many_cached(&self, hashes: &[u128]) -> Result<Option<Vec<Option<u64>>>> {
         self.search(hashes, read_cached)
     }
@@ -142,7 +142,8 @@ impl KeyIndex {
         Ok(Some(found))
     }
 
-    /// This index with `entries` over it (`None`: the key is gone), each key once, on the way to base version `version`.
+    /// This index with `entries` over it (`None`: the key is gone), each key once, on the way to base version
+    /// `version`.
     pub(crate) fn advance(&self, version: u64, entries: Vec<(u128, Option<u64>)>) -> Result<Self> {
         let mut levels = self.levels.clone();
         if !entries.is_empty() {
@@ -392,7 +393,8 @@ impl Level {
     /// Fills `bytes` with the entries of `buckets`; false when `read` does not wait for them.
     ///
     /// # Errors
-    /// `Corrupt` when they are not what was written. The file is then removed, so that whoever opens the index makes it anew.
+    /// `Corrupt` when they are not what was written. The file is then removed, so that whoever opens the index makes it
+    /// anew.
     fn read_buckets(&self, buckets: Range<usize>, bytes: &mut Vec<u8>, read: ReadAt) -> Result<bool> {
         let (start, end) = (self.buckets[buckets.start], self.buckets[buckets.end]);
         bytes.resize((end - start) as usize * ENTRY_BYTES, 0);

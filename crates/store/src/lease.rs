@@ -1,13 +1,13 @@
 //! One writer a table, in any process.
 //!
-//! On a local disk: advisory locks on two files beside the table, one for who writes the log and one for who changes the
-//! base, released by the operating system when their holder ends, however it ends.
+//! On a local disk: advisory locks on two files beside the table, one for who writes the log and one for who changes
+//! the base, released by the operating system when their holder ends, however it ends.
 //!
-//! In an object store: one lease for both. It is the object with the highest number among a table's leases; making the next
-//! number, which only one can do, is taking over. Its holder beats: it replaces the object now and then, and gives the lease
-//! up when it has not written for a while. Who wants the lease
-//! and sees no beat for a while, by its own clock alone, takes it for abandoned. A holder that was only slow finds out at its
-//! next write to the log or the base, which its successor has fenced.
+//! In an object store: one lease for both. It is the object with the highest number among a table's leases; making the
+//! next number, which only one can do, is taking over. Its holder beats: it replaces the object now and then, and gives
+//! the lease up when it has not written for a while. Who wants the lease and sees no beat for a while, by its own clock
+//! alone, takes it for abandoned. A holder that was only slow finds out at its next write to the log or the base, which
+//! its successor has fenced.
 
 use std::fs::{File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -1,9 +1,10 @@
 //! Which files of a base are joined.
 //!
-//! Files lie in levels by their number of rows: a level's files have 1, 32, 1,024 or 32,768 rows and more. Files of one level are
-//! joined as soon as they are enough for one of the next, so a row is written anew once a level. Rows add up exactly when files are
-//! joined, which bytes do not: a small file is mostly overhead. A file that is large enough, in rows or in bytes, is full and left
-//! alone, so wide rows pass fewer levels. A file that has lost most of its rows counts for what is left of it.
+//! Files lie in levels by their number of rows: a level's files have 1, 32, 1,024 or 32,768 rows and more. Files of one
+//! level are joined as soon as they are enough for one of the next, so a row is written anew once a level. Rows add up
+//! exactly when files are joined, which bytes do not: a small file is mostly overhead. A file that is large enough, in
+//! rows or in bytes, is full and left alone, so wide rows pass fewer levels. A file that has lost most of its rows
+//! counts for what is left of it.
 //!
 //! Only files that the same indexes cover are joined, because an index covers all rows of a file or none.
 
@@ -104,8 +105,8 @@ pub(crate) fn due(files: &[File], limits: Limits) -> Vec<Group> {
     groups
 }
 
-/// What to join of `files` when somebody asks for it: all that are not full, and those that have lost more than `deleted_share` of
-/// their rows.
+/// What to join of `files` when somebody asks for it: all that are not full, and those that have lost more than
+/// `deleted_share` of their rows.
 pub(crate) fn all(files: &[File], limits: Limits, deleted_share: f64) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut gathered: BTreeMap<&[usize], Gathered> = BTreeMap::new();

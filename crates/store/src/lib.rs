@@ -1,9 +1,9 @@
 //! Tables with a primary key: a Lance dataset each, and beside it the writes that are not part of it yet.
 //!
-//! A [`Store`] is a directory of tables, or a prefix of an object store. A [`Table`] takes writes: each call is one atomic version, durable in a write-ahead
-//! log when it returns, and visible to every later [`Snapshot`] in any process. A fold moves what was logged into the Lance
-//! dataset, the base, in the background. A snapshot reads the base, less the rows that later writes supersede, and those
-//! writes: it never changes, however long it is held.
+//! A [`Store`] is a directory of tables, or a prefix of an object store. A [`Table`] takes writes: each call is one
+//! atomic version, durable in a write-ahead log when it returns, and visible to every later [`Snapshot`] in any
+//! process. A fold moves what was logged into the Lance dataset, the base, in the background. A snapshot reads the
+//! base, less the rows that later writes supersede, and those writes: it never changes, however long it is held.
 //!
 //! | file | what |
 //! |---|---|
@@ -13,7 +13,8 @@
 //! | `NAME.staged/` | who writes files that no version names yet |
 //! | `NAME.lock`, `NAME.base.lock` | who writes, and who changes the base |
 //!
-//! In an object store `NAME.changes/log/` has an object for each group of writes, and `NAME.changes/lease/` says who writes.
+//! In an object store `NAME.changes/log/` has an object for each group of writes, and `NAME.changes/lease/` says who
+//! writes.
 //!
 //! This crate does not know operators, SQL text beyond a filter, search or media formats.
 //!

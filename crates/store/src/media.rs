@@ -1,7 +1,8 @@
 //! Media of a base's rows.
 //!
-//! A media column has a descriptor a row, which says in what file the row's bytes are, and where. Descriptors are read through the
-//! cache of pages. Bytes of a local file are read straight into the array in which they are given; all others come through Lance.
+//! A media column has a descriptor a row, which says in what file the row's bytes are, and where. Descriptors are read
+//! through the cache of pages. Bytes of a local file are read straight into the array in which they are given; all
+//! others come through Lance.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -221,7 +222,8 @@ impl Pieces {
             rest = tail;
         }
         parts.sort_unstable_by_key(|(piece, _)| (piece.file, piece.position));
-        // What the system has in memory is copied at once. The disk is told of all the rest before any of it is waited for.
+        // What the system has in memory is copied at once. The disk is told of all the rest before any of it is waited
+        // for.
         parts.retain_mut(|(piece, part)| !read_cached(&files[piece.file].file, part, piece.position).unwrap_or(false));
         parts.iter().for_each(|(piece, _)| announce(&files[piece.file].file, piece.position, piece.bytes));
         for (piece, part) in parts {

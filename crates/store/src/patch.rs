@@ -1,8 +1,9 @@
 //! Columns of rows that are there get new values.
 //!
-//! Where many of the rows of a file change, their columns are written anew beside the others, which stay as they are, and the rows
-//! keep their row ids. Where few do, the rows are written whole, under new ids: to the change store, or to files of their own when
-//! they are large. Values are read and written in steps of some megabytes, however large they are.
+//! Where many of the rows of a file change, their columns are written anew beside the others, which stay as they are,
+//! and the rows keep their row ids. Where few do, the rows are written whole, under new ids: to the change store, or to
+//! files of their own when they are large. Values are read and written in steps of some megabytes, however large they
+//! are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -33,7 +34,8 @@ use crate::{Faults, schema};
 /// An update that touches at least one row in this many of its files' rows patches columns in place; a sparser one
 /// rewrites its rows whole, and so does one of every column, which leaves nothing in place.
 const PATCH_ROWS_DIVISOR: usize = 16;
-/// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows, each a file.
+/// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows,
+/// each a file.
 const PIECE_BYTES: u64 = 64 << 20;
 const PIECE_ROWS_MAX: usize = 65_536;
 /// New and old values are joined in steps of about so many bytes and at most so many rows.
@@ -42,8 +44,8 @@ const STEP_ROWS_MAX: usize = 16_384;
 /// What a file has for a row that the update does not touch.
 const UNTOUCHED: u32 = u32::MAX;
 
-/// Whether an update by `batch` belongs in the base, because it is large itself, touches many rows of their files, or touches large
-/// rows: what goes to the change store is written whole there, and once more by the fold.
+/// Whether an update by `batch` belongs in the base, because it is large itself, touches many rows of their files, or
+/// touches large rows: what goes to the change store is written whole there, and once more by the fold.
 pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_bytes: u64) -> Result<bool> {
     if batch.get_array_memory_size() as u64 >= bulk_bytes || batch.num_rows() > WRITE_ROWS_MAX {
         return Ok(true);
@@ -66,8 +68,8 @@ async fn is_dense(snapshot: &Snapshot, row_ids: &[u64]) -> Result<bool> {
     Ok(!found.is_empty() && found.len() * PATCH_ROWS_DIVISOR >= touched)
 }
 
-/// Returns about how many bytes each of these rows has, media included, and reads none of them. A row of the change store counts for its
-/// media alone.
+/// Returns about how many bytes each of these rows has, media included, and reads none of them. A row of the change
+/// store counts for its media alone.
 async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
     let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
     let mut average: HashMap<u32, u64> = HashMap::new();
@@ -86,7 +88,8 @@ async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
     Ok(bytes)
 }
 
-/// The rows `row_ids`, whole and in the logical schema, with the columns of `given`, which has a row for each, in place of their own.
+/// The rows `row_ids`, whole and in the logical schema, with the columns of `given`, which has a row for each, in place
+/// of their own.
 pub(crate) async fn whole_rows(snapshot: &Snapshot, given: &RecordBatch, row_ids: &[u64]) -> Result<RecordBatch> {
     let logical = snapshot.full_schema();
     let others = logical.fields().iter().map(|field| field.name().clone());
@@ -99,7 +102,8 @@ pub(crate) async fn whole_rows(snapshot: &Snapshot, given: &RecordBatch, row_ids
     RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?).map_err(arrow_error)
 }
 
-/// Sets columns of the rows whose keys `batch` (in the logical schema) has; all of them are in the base, under `row_ids`.
+/// Sets columns of the rows whose keys `batch` (in the logical schema) has; all of them are in the base, under
+/// `row_ids`.
 pub(crate) async fn patch(
     snapshot: &Snapshot,
     key: &PrimaryKey,
@@ -142,8 +146,8 @@ async fn rewrite_rows(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64],
     replace(snapshot.reader(), row_ids, fragments, faults).await
 }
 
-/// Writes the columns of `batch`, other than the key, anew for the files of the rows at `addresses`. Lance's merge would do it too, and
-/// sort all of the batch first, in memory that large values do not fit in.
+/// Writes the columns of `batch`, other than the key, anew for the files of the rows at `addresses`. Lance's merge
+/// would do it too, and sort all of the batch first, in memory that large values do not fit in.
 async fn patch_columns(
     dataset: &Arc<Dataset>,
     key: &PrimaryKey,
@@ -181,7 +185,8 @@ async fn patch_columns(
     commit(dataset, operation, faults).await
 }
 
-/// `file` with `values`, none of them media, at `rows`, each an offset in it and a row of the values; and which fields have changed.
+/// `file` with `values`, none of them media, at `rows`, each an offset in it and a row of the values; and which fields
+/// have changed.
 async fn rewrite(
     dataset: &Arc<Dataset>,
     file: FileFragment,

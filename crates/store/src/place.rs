@@ -63,8 +63,8 @@ pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Makes file `name` at `location`, which is a directory, made if it does not exist, or a URI. The file is there whole or not
-/// at all, and on the disk when this returns; false when there is one.
+/// Makes file `name` at `location`, which is a directory, made if it does not exist, or a URI. The file is there whole
+/// or not at all, and on the disk when this returns; false when there is one.
 pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<bool> {
     if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
         return objects.create(name, bytes.into()).await;
@@ -238,8 +238,8 @@ impl Place {
         }
     }
 
-    /// Whether there is a table called `name`. A directory without versions is what a drop that was cut short left, or a
-    /// build that did not know of the drop.
+    /// Whether there is a table called `name`. A directory without versions is what a drop that was cut short left, or
+    /// a build that did not know of the drop.
     pub(crate) async fn has_table(&self, name: &str) -> Result<bool> {
         let Self::Directory { path, .. } = self else { return self.files(name).under(VERSIONS).any().await };
         let path = path.join(format!("{name}.{EXTENSION}")).join(VERSIONS);
@@ -265,7 +265,8 @@ impl Place {
         Ok(names)
     }
 
-    /// Removes for good what was left of table `name` by a drop or a creation that was cut short, before it is made anew.
+    /// Removes for good what was left of table `name` by a drop or a creation that was cut short, before it is made
+    /// anew.
     pub(crate) async fn clear(&self, name: &str, options: &StoreOptions) -> Result<()> {
         match self {
             Self::Directory { path, .. } => {

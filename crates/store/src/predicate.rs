@@ -1,8 +1,8 @@
 //! Deleting by a condition: exactly the rows that satisfy it when they are deleted.
 //!
-//! Rows are looked for while others write. Once it is this write's turn, those that changed meanwhile are looked at again,
-//! which costs what they are. Where the base was replaced meanwhile, the search begins anew, and in the end it is made while
-//! nobody else writes.
+//! Rows are looked for while others write. Once it is this write's turn, those that changed meanwhile are looked at
+//! again, which costs what they are. Where the base was replaced meanwhile, the search begins anew, and in the end it
+//! is made while nobody else writes.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The schema a caller sees, and the one Lance stores.
 //!
-//! A blob column is `LargeBinary` to callers and a Lance blob (v2) on disk: small values lie in the data file, larger ones
-//! beside it, and a scan that does not name the column never touches its bytes.
+//! A blob column is `LargeBinary` to callers and a Lance blob (v2) on disk: small values lie in the data file, larger
+//! ones beside it, and a scan that does not name the column never touches its bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,7 +71,8 @@ pub(crate) enum Missing {
     Absent,
 }
 
-/// `batch` in the logical schema's columns, order and types, checked: types are [cast](cast::exact) where that loses nothing.
+/// `batch` in the logical schema's columns, order and types, checked: types are [cast](cast::exact) where that loses
+/// nothing.
 pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missing) -> Result<RecordBatch> {
     if let Some(unknown) = batch.schema().fields().iter().find(|field| logical.index_of(field.name()).is_err()) {
         let known = visible(logical).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");

@@ -1,8 +1,8 @@
 //! Lance's sessions, one a table, over caches that all tables share.
 //!
-//! Lance caches some of what it reads under the address and the version of a dataset. A table that is made under the name of
-//! one that was dropped has the same addresses and counts its versions anew, so the entries of each table are kept under the
-//! table's identity as well.
+//! Lance caches some of what it reads under the address and the version of a dataset. A table that is made under the
+//! name of one that was dropped has the same addresses and counts its versions anew, so the entries of each table are
+//! kept under the table's identity as well.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
@@ -65,7 +65,8 @@ impl Sessions {
     }
 }
 
-/// The entries of one table in a cache: Lance's keys, which are digests, differ from those of other tables by a random mask.
+/// The entries of one table in a cache: Lance's keys, which are digests, differ from those of other tables by a random
+/// mask.
 #[derive(Debug)]
 struct Part {
     cache: Arc<dyn CacheBackend>,

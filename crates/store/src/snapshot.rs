@@ -33,7 +33,8 @@ const BATCH_ROWS: usize = 8192;
 /// Of a base with fewer rows a filter is not tried out first.
 const SAMPLED_ROWS_MIN: usize = 16_384;
 
-/// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot, and in others until it is folded.
+/// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot, and in others until it is
+/// folded.
 pub const ROW_ID: &str = "_rowid";
 
 /// A stream of batches of one schema.
@@ -86,8 +87,8 @@ impl ScanRequest {
     }
 }
 
-/// The bit that marks a row id of the change store; the version of the row's write and its place in that follow. So a row has one
-/// id in all snapshots until it is folded, in every process.
+/// The bit that marks a row id of the change store; the version of the row's write and its place in that follow. So a
+/// row has one id in all snapshots until it is folded, in every process.
 const CHANGED: u64 = 1 << 63;
 /// Bits of a row's place in its write.
 const PLACE_BITS: u32 = 24;
@@ -154,8 +155,8 @@ impl Snapshot {
         hasher.finish()
     }
 
-    /// A number for the rows and where they are: snapshots of one table with the same number have the same rows under the same row
-    /// ids, in any process.
+    /// A number for the rows and where they are: snapshots of one table with the same number have the same rows under
+    /// the same row ids, in any process.
     pub fn placement(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.identity(), self.version().0, self.base().version().version).hash(&mut hasher);
@@ -177,7 +178,8 @@ impl Snapshot {
         &self.key
     }
 
-    /// The Lance dataset of the base, in which later writes may have superseded rows: see [`base_scanner`](Self::base_scanner).
+    /// The Lance dataset of the base, in which later writes may have superseded rows: see
+    /// [`base_scanner`](Self::base_scanner).
     pub fn base(&self) -> &Arc<Dataset> {
         &self.base
     }
@@ -197,8 +199,8 @@ impl Snapshot {
         Version(mark.map_or(0, |mark| mark.version))
     }
 
-    /// A Lance scan or search of the base that passes over superseded rows. What it finds is the whole answer together with
-    /// [`changed`](Self::changed).
+    /// A Lance scan or search of the base that passes over superseded rows. What it finds is the whole answer together
+    /// with [`changed`](Self::changed).
     pub fn base_scanner(&self) -> Scanner {
         let mut scanner = self.base.scan();
         if self.masked > 0 {
@@ -289,7 +291,8 @@ impl Snapshot {
         if limit == Some(0) {
             return Ok(changed.boxed());
         }
-        // Lance evaluates a filter under a mask row by row, whatever scalar indexes there are: then superseded rows go here.
+        // Lance evaluates a filter under a mask row by row, whatever scalar indexes there are: then superseded rows go
+        // here.
         let masks_here = request.filter.is_some() && self.masked > 0;
         let mut scanner = if masks_here { self.base.scan() } else { self.base_scanner() };
         let names: Vec<&str> =
@@ -343,8 +346,8 @@ impl Snapshot {
         }
     }
 
-    /// Whether so many rows satisfy `filter` that their other columns are best read from one end to the other. Lance takes it that few do,
-    /// and reads wide columns row by row.
+    /// Whether so many rows satisfy `filter` that their other columns are best read from one end to the other. Lance
+    /// takes it that few do, and reads wide columns row by row.
     async fn is_loose(&self, filter: &Filter, wanted: &Schema) -> Result<bool> {
         let is_narrow = |kind: &DataType| kind.primitive_width().is_some_and(|bytes| bytes <= 8);
         let is_wide = |field: &Arc<Field>| !schema::is_blob(field) && !is_narrow(field.data_type());
@@ -355,7 +358,8 @@ impl Snapshot {
         Ok(selectivity::share(&self.reader, filter).await?.is_some_and(|share| share >= 0.5))
     }
 
-    /// The rows asked for that were written since the base was: what [`base_scanner`](Self::base_scanner) does not find.
+    /// The rows asked for that were written since the base was: what [`base_scanner`](Self::base_scanner) does not
+    /// find.
     ///
     /// # Errors
     /// As [`scan`](Self::scan).
@@ -423,7 +427,8 @@ impl Snapshot {
         Ok(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())))
     }
 
-    /// Whether the same rows of this snapshot satisfy `filter` whenever it is asked: not where it depends on the time, or on chance.
+    /// Whether the same rows of this snapshot satisfy `filter` whenever it is asked: not where it depends on the time,
+    /// or on chance.
     ///
     /// # Errors
     /// `InvalidInput` when it does not parse.

@@ -1,11 +1,12 @@
 //! Claims on files that no version of the base names yet, and on versions that long work reads.
 //!
-//! Whoever writes files without the right to change the base leaves a claim first, and says now and then that it is alive.
-//! Rows that were staged for a later commit leave a claim with the names of their files, for [`KEPT`]. A collection leaves
-//! alone what is claimed. It lists files first and claims then, so that a file it lists has a claim, or belongs to a commit
-//! that came before, or to nobody.
+//! Whoever writes files without the right to change the base leaves a claim first, and says now and then that it is
+//! alive. Rows that were staged for a later commit leave a claim with the names of their files, for [`KEPT`]. A
+//! collection leaves alone what is claimed. It lists files first and claims then, so that a file it lists has a claim,
+//! or belongs to a commit that came before, or to nobody.
 //!
-//! Who asks whether a claim's owner is alive goes by its own clock alone: without a beat for a while, the owner is dead.
+//! Who asks whether a claim's owner is alive goes by its own clock alone: without a beat for a while, the owner is
+//! dead.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -145,8 +146,8 @@ impl Staging {
         self.objects.delete_all().await
     }
 
-    /// Removes the claims of the dead, and those whose rows were not committed in time. Takes a while where an owner is dead,
-    /// and a beat's time where one is alive in another process.
+    /// Removes the claims of the dead, and those whose rows were not committed in time. Takes a while where an owner is
+    /// dead, and a beat's time where one is alive in another process.
     pub(crate) async fn bury(&self, now: Timestamp) -> Result<()> {
         let start = Instant::now();
         let mut silent: BTreeMap<String, Claimed> = BTreeMap::new();

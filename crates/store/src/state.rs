@@ -1,8 +1,8 @@
 //! A table in this process: its base and change store as of the newest version known, and the log behind them.
 //!
-//! Lock order: `base_turn` (who changes the base), then `write_turn` (who writes), then `log`, then `inner` and `queue` (never
-//! across `.await`). The first two come with a lease each, because other processes write too. What writes is in `commit`,
-//! what changes the base in `install` and `fold`.
+//! Lock order: `base_turn` (who changes the base), then `write_turn` (who writes), then `log`, then `inner` and `queue`
+//! (never across `.await`). The first two come with a lease each, because other processes write too. What writes is in
+//! `commit`, what changes the base in `install` and `fold`.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -53,8 +53,8 @@ pub(crate) struct State {
     pub(crate) inner: Mutex<Inner>,
     pub(crate) write_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) log: Arc<tokio::sync::Mutex<Tail>>,
-    /// Whether this process has the right to write and has taken in what others wrote before: then nobody else can write, and
-    /// memory holds everything that was acknowledged anywhere.
+    /// Whether this process has the right to write and has taken in what others wrote before: then nobody else can
+    /// write, and memory holds everything that was acknowledged anywhere.
     pub(crate) is_writing: watch::Sender<bool>,
     pub(crate) base_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) queue: Mutex<Queue>,
@@ -372,8 +372,8 @@ impl State {
         Ok(())
     }
 
-    /// The rows of the base with these keys, as far as the change store does not know the keys itself. The only part of a
-    /// write that can fail, and so done before it is logged.
+    /// The rows of the base with these keys, as far as the change store does not know the keys itself. The only part of
+    /// a write that can fail, and so done before it is logged.
     pub(crate) async fn resolve(self: &Arc<Self>, hashes: &[u128]) -> Result<ByHash<u64>> {
         let (unknown, keys) = {
             let inner = self.inner.lock();

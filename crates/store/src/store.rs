@@ -41,8 +41,8 @@ pub struct StoreOptions {
     pub page_cache_bytes_max: ByteSize,
     /// How long a write waits for a writer in another process.
     pub writer_wait_max: Duration,
-    /// A table's writes are folded into its base when they hold so many bytes, and writers wait when they hold four times
-    /// as many.
+    /// A table's writes are folded into its base when they hold so many bytes, and writers wait when they hold four
+    /// times as many.
     pub fold_bytes: ByteSize,
     /// A table's writes are folded into its base when they concern so many rows.
     pub fold_rows: usize,
@@ -54,8 +54,8 @@ pub struct StoreOptions {
     pub file_bytes: ByteSize,
     /// Small files of a table's base are joined into files of about this many rows.
     pub file_rows: usize,
-    /// What the object store is told beside what the environment says, by the names of the environment's variables in lower
-    /// case, such as `aws_endpoint_url`.
+    /// What the object store is told beside what the environment says, by the names of the environment's variables in
+    /// lower case, such as `aws_endpoint_url`.
     pub object_store: HashMap<String, String>,
     /// In an object store: a writer that gave no sign of life for so long may be taken for dead.
     pub lease_patience: Duration,
@@ -154,8 +154,9 @@ impl WeakStore {
 }
 
 impl Store {
-    /// The store at `location`: a directory, which is made if it does not exist, or a URI such as `s3://bucket/prefix`, for
-    /// which credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on).
+    /// The store at `location`: a directory, which is made if it does not exist, or a URI such as `s3://bucket/prefix`,
+    /// for which credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so
+    /// on).
     pub async fn open(location: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let sessions = Arc::new(Sessions::new(&options));
         let place = Place::open(location.as_ref(), sessions.stores(), &options).boxed().await?;
@@ -174,8 +175,8 @@ impl Store {
         &self.shared.options.cache_directory
     }
 
-    /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The store can be
-    /// used on.
+    /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The
+    /// store can be used on.
     pub async fn release(&self) -> Result<()> {
         let cells: Vec<_> = self.shared.states.lock().values().map(|entry| Arc::clone(&entry.state)).collect();
         for state in cells.iter().filter_map(|cell| cell.get()) {

@@ -1,7 +1,7 @@
 //! Writing a table: each call is one version, whole or not there.
 //!
-//! Small writes go to the change store. What is large, or changes a caption of many rows with media, goes straight to the base,
-//! as one commit of its own: see `direct`.
+//! Small writes go to the change store. What is large, or changes a caption of many rows with media, goes straight to
+//! the base, as one commit of its own: see `direct`.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasherDefault;
@@ -39,17 +39,17 @@ use crate::store::{Store, schemas};
 use crate::update::Update;
 use crate::upkeep::UpkeepStatus;
 
-/// The property that says which columns of a table are void when another one changes: a JSON object from column to list of
-/// columns. [`Table::update`] sets them to null along with the change.
+/// The property that says which columns of a table are void when another one changes: a JSON object from column to list
+/// of columns. [`Table::update`] sets them to null along with the change.
 pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 
-/// The property that says what becomes of a write that holds a key twice: `error` (the default) refuses it, `last` lets the
-/// last row count.
+/// The property that says what becomes of a write that holds a key twice: `error` (the default) refuses it, `last` lets
+/// the last row count.
 pub const DUPLICATES_PROPERTY: &str = "cenote.duplicates";
 
-/// The property that says when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed` when the
-/// operating system has it. Then a crash of the machine may lose the writes of the last seconds, the newest first; a crash of
-/// the process loses nothing.
+/// The property that says when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed` when
+/// the operating system has it. Then a crash of the machine may lose the writes of the last seconds, the newest first;
+/// a crash of the process loses nothing.
 pub const DURABILITY_PROPERTY: &str = "cenote.durability";
 
 /// What a write did.
@@ -136,8 +136,8 @@ impl Table {
         self.current().await?.0.versions().await
     }
 
-    /// Names `version`: it is kept until the tag is deleted, and what is between it and the oldest version that is kept anyway
-    /// is not.
+    /// Names `version`: it is kept until the tag is deleted, and what is between it and the oldest version that is kept
+    /// anyway is not.
     ///
     /// # Errors
     /// `AlreadyExists` for a tag in use, `NotFound` for a version that is not there.
@@ -179,13 +179,13 @@ impl Table {
         Error::not_found(format!("table `{}` has no tag `{tag}`; {known}", self.name))
     }
 
-    /// Inserts rows, and replaces whole those whose key is there already. A column that `batch` lacks becomes null. When it
-    /// returns, the rows are durable, and every later snapshot has them.
+    /// Inserts rows, and replaces whole those whose key is there already. A column that `batch` lacks becomes null.
+    /// When it returns, the rows are durable, and every later snapshot has them.
     ///
     /// # Errors
-    /// `InvalidInput` for an unknown column, a value that its column cannot hold as it is (floats are rounded into narrower
-    /// float types), a null where none may be, a vector with a number that is NaN or infinite, or two rows with one key (see
-    /// [`DUPLICATES_PROPERTY`]); nothing is written.
+    /// `InvalidInput` for an unknown column, a value that its column cannot hold as it is (floats are rounded into
+    /// narrower float types), a null where none may be, a vector with a number that is NaN or infinite, or two rows
+    /// with one key (see [`DUPLICATES_PROPERTY`]); nothing is written.
     pub async fn upsert(&self, batch: RecordBatch) -> Result<WriteReport> {
         self.upsert_all(vec![batch]).await
     }
@@ -212,9 +212,9 @@ impl Table {
         state.write(RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
     }
 
-    /// Writes rows to files that no version names yet, as [`upsert_all`](Self::upsert_all) checks them. Many processes may do so
-    /// at the same time, without waiting for anybody; [`commit`](Self::commit) makes what they staged one version. What is not
-    /// committed within seven days is collected.
+    /// Writes rows to files that no version names yet, as [`upsert_all`](Self::upsert_all) checks them. Many processes
+    /// may do so at the same time, without waiting for anybody; [`commit`](Self::commit) makes what they staged one
+    /// version. What is not committed within seven days is collected.
     pub async fn stage(&self, batches: Vec<RecordBatch>) -> Result<Staged> {
         let (state, snapshot) = self.current().await?;
         let checked = batches.iter().map(|batch| schema::check_batch(batch, snapshot.full_schema(), Missing::Null));
@@ -233,8 +233,8 @@ impl Table {
         direct::commit(&state, staged).boxed().await
     }
 
-    /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over. Columns
-    /// that depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become null.
+    /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over.
+    /// Columns that depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become null.
     ///
     /// # Errors
     /// As [`upsert`](Self::upsert); `Unsupported` for media columns, which change by a whole-row upsert.
@@ -242,8 +242,9 @@ impl Table {
         self.set(batch, None).await
     }
 
-    /// As [`update`](Self::update), for the rows alone whose `columns` are still as they were in `read`, an earlier snapshot:
-    /// for values that were computed from them. Other rows are passed over; the report counts those that were set.
+    /// As [`update`](Self::update), for the rows alone whose `columns` are still as they were in `read`, an earlier
+    /// snapshot: for values that were computed from them. Other rows are passed over; the report counts those that were
+    /// set.
     ///
     /// # Errors
     /// As [`update`](Self::update); `NotFound` for a column that the table does not have.
@@ -305,8 +306,8 @@ impl Table {
         state.write(RowWrite { record: Record::Delete(keys), hashes }).boxed().await
     }
 
-    /// Deletes the rows that satisfy `filter`: those, and no others, that do when they are deleted, whatever is written at
-    /// the same time.
+    /// Deletes the rows that satisfy `filter`: those, and no others, that do when they are deleted, whatever is written
+    /// at the same time.
     pub async fn delete_where(&self, filter: Filter) -> Result<WriteReport> {
         let (state, _) = self.current().await?;
         predicate::delete(&state, filter).boxed().await
@@ -368,19 +369,21 @@ impl Table {
         self.current().await?.0.fold().await
     }
 
-    /// Folds, joins the base's small files, and writes those anew that have lost a tenth of their rows. With `purge` any that
-    /// lost one, so that after [`collect`](Self::collect) nothing is left of deleted rows. Writers and folds go on meanwhile.
+    /// Folds, joins the base's small files, and writes those anew that have lost a tenth of their rows. With `purge`
+    /// any that lost one, so that after [`collect`](Self::collect) nothing is left of deleted rows. Writers and folds
+    /// go on meanwhile.
     ///
     /// # Errors
-    /// `Conflict` when the files were changed again and again while they were joined, or are being built from, for an index.
+    /// `Conflict` when the files were changed again and again while they were joined, or are being built from, for an
+    /// index.
     pub async fn compact(&self, purge: bool) -> Result<()> {
         let (state, _) = self.current().await?;
         compaction::compact(&state, purge).boxed().await
     }
 
-    /// Removes what only versions older than `keep` need, and files that a crash left; `None`: the table's own retention (see
-    /// [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions that have a tag, a consumer or a snapshot in this process
-    /// are kept, and what they need. It happens by itself after folds.
+    /// Removes what only versions older than `keep` need, and files that a crash left; `None`: the table's own
+    /// retention (see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions that have a tag, a consumer or a
+    /// snapshot in this process are kept, and what they need. It happens by itself after folds.
     pub async fn collect(&self, keep: Option<Duration>) -> Result<Collected> {
         let (state, snapshot) = self.current().await?;
         let keep = match keep {
@@ -391,8 +394,9 @@ impl Table {
         collect::collect(&state, keep).boxed().await
     }
 
-    /// Runs `change` on the base, with everything written so far in it: for index builds and other upkeep that leaves the
-    /// rows as they are. Writers and folds go on meanwhile; each commit of `change` is carried over to the newest version.
+    /// Runs `change` on the base, with everything written so far in it: for index builds and other upkeep that leaves
+    /// the rows as they are. Writers and folds go on meanwhile; each commit of `change` is carried over to the newest
+    /// version.
     ///
     /// # Errors
     /// Those of `change`; `Conflict` when the base has moved so that what was built does not fit it.
@@ -429,8 +433,8 @@ impl Table {
         detached(async move { state.writing().await?.note(note).await }).await
     }
 
-    /// Folds, indexes, compacts and collects now if there is a reason to, and waits for it; the reason. It happens by itself while
-    /// a process writes: this is for a process that looks after tables that others write.
+    /// Folds, indexes, compacts and collects now if there is a reason to, and waits for it; the reason. It happens by
+    /// itself while a process writes: this is for a process that looks after tables that others write.
     pub async fn tend(&self) -> Result<Option<String>> {
         self.current().await?.0.tend().boxed().await
     }

@@ -22,7 +22,8 @@ const COMPARED_ROWS: usize = 64;
 pub(crate) struct Update {
     /// The key and the values, checked, one row a key.
     pub(crate) batch: RecordBatch,
-    /// What the values were computed from: columns of an earlier snapshot. Rows in which these have changed are left alone.
+    /// What the values were computed from: columns of an earlier snapshot. Rows in which these have changed are left
+    /// alone.
     pub(crate) read: Option<(Snapshot, Vec<String>)>,
 }
 
@@ -67,11 +68,11 @@ fn void_dependents(snapshot: &Snapshot, batch: &RecordBatch) -> Result<RecordBat
 }
 
 impl Snapshot {
-    /// For each of `keys` (the primary key's columns), whether there is a row with it whose `columns` are as they were in
-    /// `then`, an earlier snapshot of the table.
+    /// For each of `keys` (the primary key's columns), whether there is a row with it whose `columns` are as they were
+    /// in `then`, an earlier snapshot of the table.
     ///
-    /// A row that has kept its id and its files is as it was. One that has not, because it was written, or moved by a fold or
-    /// a join of files, is compared by value.
+    /// A row that has kept its id and its files is as it was. One that has not, because it was written, or moved by a
+    /// fold or a join of files, is compared by value.
     pub(crate) async fn unchanged_since(
         &self,
         then: &Snapshot,

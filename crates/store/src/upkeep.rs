@@ -1,7 +1,7 @@
 //! Keeping a table in shape while it is written: when to fold, and what to do then.
 //!
-//! Upkeep runs in the background of whatever process writes, and never makes a write wait, but for one that finds the change
-//! store four times as full as what starts a fold.
+//! Upkeep runs in the background of whatever process writes, and never makes a write wait, but for one that finds the
+//! change store four times as full as what starts a fold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -68,8 +68,8 @@ impl VersionFiles {
         }
     }
 
-    /// Syncs what is in these and not in `before`, an earlier version of the same dataset, with the directories that lead to it
-    /// from the one that the dataset is in.
+    /// Syncs what is in these and not in `before`, an earlier version of the same dataset, with the directories that
+    /// lead to it from the one that the dataset is in.
     ///
     /// # Errors
     /// `NotFound` when a file is not there.

@@ -1,5 +1,5 @@
-//! What indexes promise, against brute force and plain models, while rows come, change and go. One binary, because each would
-//! be linked with all of Lance.
+//! What indexes promise, against brute force and plain models, while rows come, change and go. One binary, because each
+//! would be linked with all of Lance.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod building;

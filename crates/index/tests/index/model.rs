@@ -1,5 +1,6 @@
 //! Every search against a plain map, while rows are written, folded, indexed, compacted, loaded in bulk, their columns
-//! change, and the table is dropped and made anew. A failure names the seed and the step that replay it: `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run
+//! change, and the table is dropped and made anew. A failure names the seed and the step that replay it: `CENOTE_SEED=7
+//! CENOTE_STEPS=2000 cargo nextest run
 //! --workspace --test index model::`; `CENOTE_LONG=1` takes many seeds.
 
 mod plain;

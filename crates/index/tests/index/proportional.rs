@@ -1,4 +1,5 @@
-//! What searches keep costs what was written since, not what is there. `CENOTE_LONG=1` has a million rows, and tells the times.
+//! What searches keep costs what was written since, not what is there. `CENOTE_LONG=1` has a million rows, and tells
+//! the times.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -88,8 +89,8 @@ async fn what_searches_keep_costs_what_a_fold_changed() {
     for round in 1..6 {
         fold(&table, rows, round).await;
         let after = search(round).await;
-        // Which rows are live, which satisfy the filter, the vectors and the texts of the new ones: some looks at each, and at those of
-        // earlier folds whose files are joined.
+        // Which rows are live, which satisfy the filter, the vectors and the texts of the new ones: some looks at each,
+        // and at those of earlier folds whose files are joined.
         let looked_at = after - before;
         assert!((FOLDED..40 * FOLDED).contains(&looked_at), "round {round}: {looked_at} rows for {FOLDED}");
         before = after;

@@ -13,8 +13,8 @@ use crate::{JobOptions, Priority, SchedulerOptions, Value, WorkOptions};
 
 const LASTS_MAX: Duration = Duration::from_millis(20);
 
-/// Start-time fair queueing on m threads: while two jobs both have work, what they had differs by less than m + 1 of the
-/// longest tasks of each (Goyal et al. 1997, for one server; each thread adds the task it is busy with).
+/// Start-time fair queueing on m threads: while two jobs both have work, what they had differs by less than m + 1 of
+/// the longest tasks of each (Goyal et al. 1997, for one server; each thread adds the task it is busy with).
 #[test]
 fn jobs_share_equally_however_much_they_hand_in() {
     for_seeds(100, 3000, |seed| async move {

@@ -48,8 +48,8 @@ pub(crate) enum Record {
     Upsert(RecordBatch),
     /// Keys whose rows are gone.
     Delete(RecordBatch),
-    /// The base has a new version. For a write that went straight to it: the keys that it concerned, together with those in
-    /// `parts` before it.
+    /// The base has a new version. For a write that went straight to it: the keys that it concerned, together with
+    /// those in `parts` before it.
     Base { mark: BaseMark, parts: Option<KeyParts>, keys: Concerned },
     /// A tag or a consumer was set or removed.
     Note(Note),
@@ -178,7 +178,8 @@ pub(super) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
     HEADER_BYTES.checked_add(u32::from_le_bytes(header[4..8].try_into().ok()?) as usize)
 }
 
-/// Whether a whole frame is anywhere in `bytes` that was written when what is at `place` of the segment was on the disk.
+/// Whether a whole frame is anywhere in `bytes` that was written when what is at `place` of the segment was on the
+/// disk.
 pub(super) fn has_witness(bytes: &[u8], place: u64) -> bool {
     let starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
     let mut bodies = starts.filter_map(|(at, _)| whole_body(&bytes[at..]));

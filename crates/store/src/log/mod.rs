@@ -1,15 +1,17 @@
 //! The write-ahead log of a table: what was acknowledged, in order, before it is part of the base.
 //!
-//! A log is a chain of segments, each named by the first version it may hold. A segment is a sequence of frames. The first
-//! one is a checkpoint of the table's history, so that older segments can go; the last one of a finished segment names the
-//! next, which is then begun: a crash between the two leaves a log whose next writer begins it. Readers in other processes
-//! follow the log as it grows. On a local disk a segment is a file, in an object store an object for each group of writes.
+//! A log is a chain of segments, each named by the first version it may hold. A segment is a sequence of frames. The
+//! first one is a checkpoint of the table's history, so that older segments can go; the last one of a finished segment
+//! names the next, which is then begun: a crash between the two leaves a log whose next writer begins it. Readers in
+//! other processes follow the log as it grows. On a local disk a segment is a file, in an object store an object for
+//! each group of writes.
 //!
 //! The epoch in each frame counts changes of writer: a frame of an older epoch behind one of a newer one is no frame.
 //!
-//! When the power fails, a disk may have any part of what was written since the last sync: the end of a group and not its
-//! beginning. So each frame says how much of its segment was on the disk before it was written. A broken frame is damage when
-//! a whole one behind it vouches for it; otherwise nobody was told that it was written, and it ends the log.
+//! When the power fails, a disk may have any part of what was written since the last sync: the end of a group and not
+//! its beginning. So each frame says how much of its segment was on the disk before it was written. A broken frame is
+//! damage when a whole one behind it vouches for it; otherwise nobody was told that it was written, and it ends the
+//! log.
 
 mod file;
 mod frame;
@@ -117,7 +119,8 @@ impl LogPlace {
 }
 
 impl Log {
-    /// The log from the beginning of the segment that holds `version`, or of the oldest one there is when it begins later.
+    /// The log from the beginning of the segment that holds `version`, or of the oldest one there is when it begins
+    /// later.
     pub(crate) async fn open(place: &LogPlace, version: u64) -> Result<Self> {
         let segments = place.segments();
         let numbers = segments.list().await?;
@@ -221,8 +224,8 @@ impl Log {
         self.epoch += 1;
     }
 
-    /// Adds `frames` as one group, and gives them back: durable when it returns (or with the operating system, unless `sync`).
-    /// When it fails on a local disk, they are not there; in an object store they may come to be there.
+    /// Adds `frames` as one group, and gives them back: durable when it returns (or with the operating system, unless
+    /// `sync`). When it fails on a local disk, they are not there; in an object store they may come to be there.
     pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<Vec<Frame>> {
         let Some(segment) = &mut self.segment else {
             return Err(Error::internal("the log is written before its segment is begun"));
@@ -250,7 +253,8 @@ impl Log {
         self.begin(checkpoint, time).await
     }
 
-    /// The version that the newest segments, so many that they have no more than `bytes_max` bytes together, begin behind.
+    /// The version that the newest segments, so many that they have no more than `bytes_max` bytes together, begin
+    /// behind.
     pub(crate) async fn version_before(&self, bytes_max: u64) -> Result<u64> {
         let mut left = bytes_max;
         let mut oldest = self.number;
@@ -331,8 +335,8 @@ fn parse(bytes: &Bytes, stamp: Stamp) -> std::result::Result<Parsed, (usize, Err
     Ok(parsed)
 }
 
-/// `bytes` begin with something that is no whole frame: an interrupted write, unless there are no such here, or a frame that
-/// follows vouches for it.
+/// `bytes` begin with something that is no whole frame: an interrupted write, unless there are no such here, or a frame
+/// that follows vouches for it.
 fn check_tail(segment: &dyn Segment, bytes: &[u8]) -> Result<()> {
     if bytes.is_empty() {
         return Ok(());

@@ -70,8 +70,8 @@ pub(crate) trait Segment: std::fmt::Debug + Send + Sync {
     /// Moves the place that was read to behind `bytes` of what [`peek`](Self::peek) gave.
     fn advance(&mut self, bytes: usize);
 
-    /// Adds `bytes` behind the place that was read to, which moves behind them: on disk when it returns (or with the operating
-    /// system, unless `sync`).
+    /// Adds `bytes` behind the place that was read to, which moves behind them: on disk when it returns (or with the
+    /// operating system, unless `sync`).
     ///
     /// # Errors
     /// `Conflict` when another writer added something there.

@@ -80,8 +80,8 @@ async fn a_snapshot_never_sees_half_a_write() {
     }
 }
 
-/// Every acknowledged write is in the feed once, at its version; versions order each writer's writes; and each snapshot is
-/// what the feed adds up to at its version (Kingsbury, Alvaro: "Elle", VLDB 2020, with the order given by the feed).
+/// Every acknowledged write is in the feed once, at its version; versions order each writer's writes; and each snapshot
+/// is what the feed adds up to at its version (Kingsbury, Alvaro: "Elle", VLDB 2020, with the order given by the feed).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_have_one_order_that_everybody_sees() {
     let directory = tempfile::tempdir().unwrap();

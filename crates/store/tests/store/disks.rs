@@ -1,5 +1,5 @@
-//! Disks that are full, read-only, or closed in one place: a clear error, nothing acknowledged is lost, and the next write
-//! works once the cause is gone. Where file systems cannot be mounted, the tests say that they are skipped.
+//! Disks that are full, read-only, or closed in one place: a clear error, nothing acknowledged is lost, and the next
+//! write works once the cause is gone. Where file systems cannot be mounted, the tests say that they are skipped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What is left when a storage operation fails, or the process dies at it: for each operation of a workload in turn, until the
-//! workload passes untouched. `CENOTE_LONG=1` takes every operation; otherwise every third.
+//! What is left when a storage operation fails, or the process dies at it: for each operation of a workload in turn,
+//! until the workload passes untouched. `CENOTE_LONG=1` takes every operation; otherwise every third.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

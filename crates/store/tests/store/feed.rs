@@ -1,4 +1,5 @@
-//! What the change feed promises to whoever reads it: each change once, whatever is interrupted, in batches of bounded size.
+//! What the change feed promises to whoever reads it: each change once, whatever is interrupted, in batches of bounded
+//! size.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! Reads are linearizable over processes (Herlihy, Wing, 1990): what any process had acknowledged before a read began is in it.
+//! Reads are linearizable over processes (Herlihy, Wing, 1990): what any process had acknowledged before a read began
+//! is in it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -57,7 +57,8 @@ fn steps(default: usize) -> usize {
     std::env::var("CENOTE_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A store with small limits, so that folds and direct writes happen often: a directory, or the same as an object store.
+/// A store with small limits, so that folds and direct writes happen often: a directory, or the same as an object
+/// store.
 async fn open(directory: &Path, is_remote: bool) -> Store {
     let options = StoreOptions {
         cache_directory: directory.join("cache"),

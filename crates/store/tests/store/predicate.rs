@@ -1,5 +1,5 @@
-//! Writes that depend on what is there: a deletion by a condition takes the rows that satisfy it, and no others, and a value is set
-//! only where what it was computed from is unchanged, whatever is written at the same time.
+//! Writes that depend on what is there: a deletion by a condition takes the rows that satisfy it, and no others, and a
+//! value is set only where what it was computed from is unchanged, whatever is written at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

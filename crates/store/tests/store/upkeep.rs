@@ -1,4 +1,5 @@
-//! What upkeep costs, and what it leaves: bytes written for each byte that was given, and bytes that nobody can read any more.
+//! What upkeep costs, and what it leaves: bytes written for each byte that was given, and bytes that nobody can read
+//! any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,8 +30,8 @@ async fn values(table: &Table, dimensions: usize) -> BTreeMap<i64, usize> {
     ids.zip(numbers.iter().step_by(dimensions).map(|number| *number as usize)).collect()
 }
 
-/// Writes `folds` times `rows` rows of `dimensions` numbers, of which half replace others, and sees that files become full at
-/// `file_rows` rows or `file_bytes` bytes and the small ones stay few.
+/// Writes `folds` times `rows` rows of `dimensions` numbers, of which half replace others, and sees that files become
+/// full at `file_rows` rows or `file_bytes` bytes and the small ones stay few.
 async fn keep_in_shape(dimensions: usize, rows: usize, folds: usize, file_rows: usize, file_bytes: ByteSize) {
     let directory = tempfile::tempdir().unwrap();
     // Every call is a reason to fold.
@@ -138,7 +139,8 @@ async fn a_tag_keeps_its_version_and_nothing_after_it() {
     let rows = |parts: &[(std::ops::Range<i64>, &str)]| -> BTreeMap<i64, String> {
         parts.iter().flat_map(|(ids, note)| ids.clone().map(|id| (id, (*note).to_owned()))).collect()
     };
-    // One tag on a base, one on writes behind it that were folded later; and rows that came and went before, between, after.
+    // One tag on a base, one on writes behind it that were folded later; and rows that came and went before, between,
+    // after.
     table.upsert(notes(20..21, "firstsecret")).await.unwrap();
     table.delete(&notes(20..21, "")).await.unwrap();
     let plain = table.upsert(notes(0..4, "plain")).await.unwrap().version;

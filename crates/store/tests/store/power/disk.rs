@@ -1,8 +1,9 @@
 //! A disk that may lose power: what of a directory is there for certain, and what may be.
 //!
-//! Certain is the content of a file as of the start of its newest finished sync, and the entries of a directory as of that of
-//! the directory. Of everything since, any part may be there, in any order: entries (a rename is there or not, never half),
-//! and sectors, in files of any length between the old and the new one, with zeros where nothing was written.
+//! Certain is the content of a file as of the start of its newest finished sync, and the entries of a directory as of
+//! that of the directory. Of everything since, any part may be there, in any order: entries (a rename is there or not,
+//! never half), and sectors, in files of any length between the old and the new one, with zeros where nothing was
+//! written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -171,8 +172,8 @@ impl Disk {
         }
     }
 
-    /// Writes to `target`, an empty directory, what is there after a power cut: what is certain, and with `chance` some of the
-    /// rest.
+    /// Writes to `target`, an empty directory, what is there after a power cut: what is certain, and with `chance` some
+    /// of the rest.
     pub fn write(&self, target: &Path, chance: &mut Option<Chance>) {
         let mut contents = HashMap::new();
         self.write_node(0, target, chance, &mut contents);

@@ -1,6 +1,7 @@
-//! A machine that loses power: what was acknowledged is there, what was in hand is there as a whole or not at all, and work
-//! goes on. What a process does to its files is recorded, and the disk is looked at as it may be after each acknowledgement and
-//! at random moments between. `CENOTE_LONG=1` looks at many more; `CENOTE_SEED` replays a failure as far as threads allow.
+//! A machine that loses power: what was acknowledged is there, what was in hand is there as a whole or not at all, and
+//! work goes on. What a process does to its files is recorded, and the disk is looked at as it may be after each
+//! acknowledgement and at random moments between. `CENOTE_LONG=1` looks at many more; `CENOTE_SEED` replays a failure
+//! as far as threads allow.
 
 mod disk;
 mod trace;
@@ -210,7 +211,8 @@ async fn perform(store: &Store, name: &str, step: Step) -> Result<()> {
     }
 }
 
-/// What becomes of `before` by `step`: the whole of it last, before that what a part of it that is a write of its own leaves.
+/// What becomes of `before` by `step`: the whole of it last, before that what a part of it that is a write of its own
+/// leaves.
 fn outcomes(before: &Option<Contents>, name: &str, step: Step) -> Possible {
     let mut after = before.clone().unwrap_or_default();
     let put = |rows: &mut Rows, from: i64, to: i64, value: i64| rows.extend((from..to).map(|id| (id, value)));
