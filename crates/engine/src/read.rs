@@ -67,7 +67,8 @@ pub(crate) async fn read(
                 *total += size;
             }
         }
-        for range in pack(&sizes, bounds.bytes_max, bounds.rows_max()) {
+        // Media that is too large to read then stands alone.
+        for range in pack(&sizes, bounds.bytes_max.min(bounds.row_bytes_max), bounds.rows_max()) {
             let (ids, sizes) = (&window[range.clone()], &sizes[range]);
             let chunk = read_chunk(&snapshot, ids, sizes, &columns, &media, bounds.row_bytes_max).await?;
             let bytes = chunk.rows.get_array_memory_size() as u64;

@@ -1,6 +1,5 @@
 //! What Lance's and Arrow's errors mean for a caller.
 
-use std::error::Error as _;
 use std::io::ErrorKind as Io;
 
 use cenote_base::{Error, ErrorKind};
@@ -13,7 +12,7 @@ pub fn lance_error(source: lance::Error) -> Error {
         return ours.clone();
     }
     let io = causes(&source).find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    let is_full = io.is_some_and(|io| matches!(io.kind(), Io::StorageFull | Io::QuotaExceeded));
+    let is_full = is_full_disk(&source);
     let is_closed = io.is_some_and(|io| matches!(io.kind(), Io::ReadOnlyFilesystem | Io::PermissionDenied));
     let kind = match &source {
         Lance::InvalidInput { .. } | Lance::SchemaMismatch { .. } | Lance::Schema { .. } => ErrorKind::InvalidInput,
@@ -48,6 +47,12 @@ pub fn lance_error(source: lance::Error) -> Error {
     Error::new(kind, message).with_source(source)
 }
 
+/// Whether `error` comes from a disk without room.
+pub(crate) fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| matches!(io.kind(), Io::StorageFull | Io::QuotaExceeded))
+}
+
 /// The [`Error`] for one of Arrow's.
 pub fn arrow_error(source: arrow::error::ArrowError) -> Error {
     use arrow::error::ArrowError as Arrow;
@@ -62,6 +67,8 @@ pub fn arrow_error(source: arrow::error::ArrowError) -> Error {
 }
 
 /// What caused `error`, nearest first.
-fn causes(error: &lance::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(error.source(), |cause| (*cause).source())
 }

@@ -12,6 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::Faults;
+use crate::fault::is_full_disk;
 use crate::key_index::PART;
 
 /// So much of a file is in memory while it is copied.
@@ -222,6 +223,7 @@ fn object_error(source: object_store::Error) -> Error {
         Object::Precondition { .. } => ErrorKind::Conflict,
         Object::InvalidPath { .. } | Object::UnknownConfigurationKey { .. } => ErrorKind::InvalidInput,
         Object::NotSupported { .. } | Object::NotImplemented { .. } => ErrorKind::Unsupported,
+        _ if is_full_disk(&source) => ErrorKind::ResourceExhausted,
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, source.to_string()).with_source(source)

@@ -422,6 +422,12 @@ impl Snapshot {
     /// The columns of the table that are wanted in `schema`, or that `filter` compares.
     fn columns_read(&self, schema: &Schema, filter: Option<&Filter>) -> Result<SchemaRef> {
         let compared = filter.map(|filter| filter.columns(&self.logical)).transpose()?.unwrap_or_default();
+        if let Some(filter) = filter
+            && compared.iter().any(|name| self.logical.index_of(name).is_err())
+        {
+            // With all columns that there are, the error can name them.
+            filter.predicate(&self.logical)?;
+        }
         let is_read = |name: &String| schema.index_of(name).is_ok() || compared.contains(name);
         let fields = self.logical.fields().iter().filter(|field| is_read(field.name()));
         Ok(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())))
