@@ -27,7 +27,7 @@ struct Calls {
 
 /// Says that a call has its rows, and waits for leave to go on.
 struct Pause {
-    arrived: mpsc::Sender<()>,
+    arrived: mpsc::SyncSender<()>,
     leave: mpsc::Receiver<()>,
 }
 
@@ -208,7 +208,7 @@ async fn a_row_that_changes_while_it_is_processed_is_processed_again() {
     for (step, is_upper) in [(upper(), true), (split, false)] {
         let fixture = fixture(&[("a", "one x"), ("b", "two x"), ("c", "three x"), ("d", "four x")]).await;
         let recipe = Recipe::new("r", vec![step]);
-        let ((arrived, arrivals), (go_on, leave)) = (mpsc::channel(), mpsc::channel());
+        let ((arrived, arrivals), (go_on, leave)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
         *fixture.calls.pause.lock().unwrap() = Some(Pause { arrived, leave });
         let change = async {
             tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();

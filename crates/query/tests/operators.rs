@@ -111,13 +111,13 @@ async fn an_operator_in_sql_holds_its_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_is_dropped_stops_its_operators() {
-    let (began, mut beginning) = tokio::sync::mpsc::unbounded_channel();
-    let (ended, mut ending) = tokio::sync::mpsc::unbounded_channel();
+    let (began, mut beginning) = tokio::sync::mpsc::channel(64);
+    let (ended, mut ending) = tokio::sync::mpsc::channel(64);
     let fixture = fixture(600, move |rows| -> cenote_base::Result<String> {
-        began.send(()).map_err(|_| Error::internal("nobody listens"))?;
+        began.try_send(()).map_err(|_| Error::internal("nobody listens"))?;
         loop {
             if let Err(error) = rows.check() {
-                let _ = ended.send(error.kind());
+                let _ = ended.try_send(error.kind());
                 return Err(error);
             }
             std::thread::yield_now();

@@ -135,10 +135,13 @@ struct Shared {
     uses: AtomicU64,
 }
 
+/// A state, once it is opened.
+type Cell = Arc<OnceCell<Arc<State>>>;
+
 /// A table in use.
 #[derive(Debug, Default)]
 struct Entry {
-    state: Arc<OnceCell<Arc<State>>>,
+    state: Cell,
     /// The number of its last use.
     used: u64,
 }
@@ -317,7 +320,7 @@ impl Store {
     }
 
     /// Opens table `name` anew the next time, unless somebody did already.
-    fn forget(&self, name: &str, cell: &Arc<OnceCell<Arc<State>>>) {
+    fn forget(&self, name: &str, cell: &Cell) {
         let mut states = self.shared.states.lock();
         if states.get(name).is_some_and(|entry| Arc::ptr_eq(&entry.state, cell)) {
             states.remove(name);
@@ -327,7 +330,7 @@ impl Store {
     /// Closes the tables that were not used for the longest time, but for [`StoreOptions::idle_tables_max`].
     async fn close_idle(&self) {
         let idle_max = self.shared.options.idle_tables_max;
-        let mut idle: Vec<(u64, String, Arc<OnceCell<Arc<State>>>)> = {
+        let mut idle: Vec<(u64, String, Cell)> = {
             let states = self.shared.states.lock();
             if states.len() <= idle_max {
                 return;

@@ -296,8 +296,8 @@ fn collect_keeps_what_the_kept_versions_name() {
     let fourth = advance(&third, 4, (0..900).map(|low| (low, Some(4))).collect());
     let left_by_a_crash = directory.path().join(unique_name(9, "part"));
     std::fs::write(&left_by_a_crash, "{").unwrap();
-    let long_ago = std::time::SystemTime::now() - ABANDONED_AGE;
-    File::options().write(true).open(&left_by_a_crash).unwrap().set_modified(long_ago).unwrap();
+    let left = File::options().write(true).open(&left_by_a_crash).unwrap();
+    left.set_modified(left.metadata().unwrap().modified().unwrap() - ABANDONED_AGE).unwrap();
     let being_written = directory.path().join(unique_name(9, "part"));
     std::fs::write(&being_written, "{").unwrap();
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,12 +87,12 @@ const PART: i64 = 40;
 /// Stops who joins before each commit, until it is let go.
 struct Stop {
     reached: Receiver<()>,
-    go: Sender<()>,
+    go: SyncSender<()>,
 }
 
 impl Stop {
     fn new() -> (Self, Faults) {
-        let ((reach, reached), (go, let_go)) = (channel(), channel());
+        let ((reach, reached), (go, let_go)) = (sync_channel(64), sync_channel(64));
         let let_go = Mutex::new(let_go);
         let faults = Faults::new(move |operation| {
             if operation == "join.written" && reach.send(()).is_ok() {
@@ -255,7 +255,7 @@ async fn rows_are_a_map_however_writes_and_joins_meet() {
     let faults = Faults::new(move |operation| {
         if operation == "join.written" {
             count.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         Ok(())
     });

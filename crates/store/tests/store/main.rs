@@ -1,6 +1,6 @@
 //! What the store promises, against plain models, other programs, faults and the death of the process. One binary,
 //! because each would be linked with all of Lance.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod concurrency;
 mod damage;

@@ -48,8 +48,8 @@ async fn a_purge_leaves_what_another_process_has_staged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_purge_leaves_what_another_process_is_writing() {
     let directory = tempfile::tempdir().unwrap();
-    let (arrived, arrivals) = mpsc::channel();
-    let (go_on, going_on) = mpsc::channel::<()>();
+    let (arrived, arrivals) = mpsc::sync_channel(1);
+    let (go_on, going_on) = mpsc::sync_channel::<()>(1);
     let (going_on, is_armed) = (Mutex::new(going_on), Arc::new(AtomicBool::new(false)));
     let faults = {
         let is_armed = Arc::clone(&is_armed);
