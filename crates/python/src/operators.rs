@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 use crate::fault::{self, raise};
 use crate::{gpu, interchange};
 
-/// Rows of one batch that may each cost a child process. With more the operator is to blame, not the rows.
+/// Rows that may each cost a worker a child process, with none between that does not. With more the operator is to blame.
 const LOST_ROWS_MAX: usize = 16;
 
 /// What every child may take to start: the interpreter and its imports are not the function's doing.
@@ -151,7 +151,7 @@ impl Operator for PythonOperator {
         let device = lease.as_ref().map_or("", |lease| &lease.device);
         options.environment.push((gpu::VARIABLE.into(), device.into()));
         let child = ChildProcess::new(&shared.name, options);
-        Ok(Box::new(PythonWorker { shared: Arc::clone(shared), child: Mutex::new(child), _lease: lease }))
+        Ok(Box::new(PythonWorker { shared: Arc::clone(shared), child: Mutex::new(child), lost: 0, _lease: lease }))
     }
 
     fn resources(&self) -> Resources {
@@ -163,6 +163,8 @@ impl Operator for PythonOperator {
 struct PythonWorker {
     shared: Arc<Shared>,
     child: Mutex<ChildProcess>,
+    /// Rows that were lost since one was not.
+    lost: usize,
     _lease: Option<gpu::Lease>,
 }
 
@@ -205,6 +207,13 @@ impl Worker for PythonWorker {
         let sifted = sifted.map_err(|error| {
             Error::internal(format!("operator `{}`: {}", self.shared.name, error.message())).with_source(error)
         })?;
+        self.lost = if sifted.outputs.is_empty() { self.lost + sifted.bad.len() } else { 0 };
+        if self.lost > LOST_ROWS_MAX
+            && let Some(BadRow { error, .. }) = sifted.bad.last()
+        {
+            let what = format!("after {LOST_ROWS_MAX} bad rows, which is the limit: {error}");
+            return Err(Error::internal(format!("operator `{}`: {what}", self.shared.name)));
+        }
         join(&self.shared.fields, sifted)
     }
 }

@@ -115,7 +115,7 @@ def test_an_operator_that_ends_the_process_on_every_row_stops_the_run(tmp_path) 
         os._exit(3)
 
     with pytest.raises(cenote.Error, match="after 16 bad rows.*exit status: 3"):
-        run(tmp_path, "end_always", rows=40)
+        run(tmp_path, "end_always", rows=400)
 
 
 def test_an_operator_that_cannot_be_made_stops_the_run_with_its_traceback(tmp_path) -> None:
