@@ -35,14 +35,15 @@ pub(crate) async fn delete(state: &Arc<State>, filter: Filter) -> Result<WriteRe
             return delete_now(state, changing, writing, keys).await;
         }
     }
-    // As many as it may be, or few: whoever has both turns can do either.
+    // With both turns, either kind of deletion can be made, whatever number of rows there are.
     let changing = turn(state, usize::MAX).await?;
     let writing = state.writing().boxed().await?;
     let keys = found(&state.view()?, &filter).boxed().await?;
     delete_now(state, changing, writing, keys).await
 }
 
-/// Takes the turn to change the base for a deletion of so many rows, and the change store makes room for one of fewer.
+/// Takes the turn to change the base where `rows` are many; otherwise waits until the change store has room for their
+/// deletion.
 async fn turn(state: &Arc<State>, rows: usize) -> Result<Option<Changing>> {
     match rows >= state.options.fold_rows {
         true => state.changing().await.map(Some),

@@ -96,6 +96,8 @@ pub(crate) struct Claim {
     name: String,
     claimed: Claimed,
     beating: AbortHandle,
+    /// Whether the claim is over; held while the claim is written, so that no beat lands behind what ends it.
+    is_over: Arc<tokio::sync::Mutex<bool>>,
 }
 
 impl Staging {
@@ -111,15 +113,21 @@ impl Staging {
         let owner = format!("process {}", std::process::id());
         let claimed = Claimed { owner, beat: 0, work, base, staged: None, files: Vec::new() };
         self.ours.lock().insert(name.clone());
-        let beating = tokio::spawn(self.clone().beat(name.clone(), claimed.clone())).abort_handle();
-        let claim = Claim { staging: self.clone(), name, claimed, beating };
+        let is_over: Arc<tokio::sync::Mutex<bool>> = Arc::default();
+        let beat = self.clone().beat(name.clone(), claimed.clone(), Arc::clone(&is_over));
+        let beating = tokio::spawn(beat).abort_handle();
+        let claim = Claim { staging: self.clone(), name, claimed, beating, is_over };
         self.write(&claim.name, &claim.claimed).await?;
         Ok(claim)
     }
 
-    async fn beat(self, name: String, mut claimed: Claimed) {
+    async fn beat(self, name: String, mut claimed: Claimed, is_over: Arc<tokio::sync::Mutex<bool>>) {
         loop {
             tokio::time::sleep(self.patience / BEATS).await;
+            let is_over = is_over.lock().await;
+            if *is_over {
+                return;
+            }
             claimed.beat += 1;
             if let Err(error) = self.write(&name, &claimed).await {
                 // The next one may arrive; when none does in time, the commit finds its files gone and says so.
@@ -202,13 +210,13 @@ impl Staging {
 impl Claim {
     /// Ends the claim: its files have a version that names them, or are nobody's.
     pub(crate) async fn end(self) {
-        self.beating.abort();
+        *self.is_over.lock().await = true;
         self.staging.forget(&self.name).await;
     }
 
     /// Keeps the claim for `files`, which wait for a commit; what it is called then.
     pub(crate) async fn keep(mut self, files: Vec<String>, now: Timestamp) -> Result<String> {
-        self.beating.abort();
+        *self.is_over.lock().await = true;
         self.claimed = Claimed { staged: Some(now.0), files, ..self.claimed.clone() };
         self.staging.write(&self.name, &self.claimed).await?;
         Ok(self.name.clone())
@@ -219,7 +227,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.beating.abort();
         self.staging.ours.lock().remove(&self.name);
-        if self.claimed.staged.is_some() {
+        if self.is_over.try_lock().is_ok_and(|is_over| *is_over) {
             return;
         }
         // Where there is nothing to run it on any more, the claim falls silent.
