@@ -58,7 +58,7 @@ impl Engine {
         let worker = largest.unwrap_or(0);
         let row = COPIES * RowBytes::of(steps).least();
         let bytes = (total.memory_bytes / PASS_SHARE).min(total.memory_bytes.saturating_sub(worker));
-        // The pass has at least what a row takes, and never nothing.
+        // The pass holds at least one row, and 1 MiB.
         let least = row.max(1 << 20);
         if bytes < least {
             let names: Vec<_> = steps.iter().map(|step| step.operator.definition.name).collect();

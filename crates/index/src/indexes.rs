@@ -64,8 +64,8 @@ pub struct IndexOptions {
     /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by
     /// Lance's threads, which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
-    /// The first build of an index on disk over more rows goes piece by piece, of so many rows or a quarter of the
-    /// table. One that is cut off loses a piece.
+    /// Rows of one piece of a first build on disk: `piece_rows` or a quarter of the table, whichever is more. Smaller
+    /// tables are built whole. A build that is cut off loses its last piece.
     pub piece_rows: usize,
     /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of
     /// Float32.

@@ -38,8 +38,8 @@ use crate::vectors::{Numbers, Probe, Vectors, vector_type};
 const ROOM: u64 = 2;
 /// Deleted vectors are taken out of the graph when there are so many to one that is there.
 const DELETED_SHARE: usize = 8;
-/// The graph is written to disk when one in so many of its rows has changed since: so all that is written while it
-/// grows is some times what it ends as.
+/// The graph is written to disk when `1 / SAVED_SHARE` of its rows have changed since the last time, which bounds what
+/// is written while it grows to a few times its final size.
 const SAVED_SHARE: usize = 4;
 /// Width of a walk where nothing else is known: so many times k, and at least this.
 pub(crate) const EF_FACTOR: usize = 4;
@@ -56,7 +56,7 @@ pub(crate) struct Bounds {
     pub(crate) capacity_bytes: u64,
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: usize,
-    /// A build is saved so often at most.
+    /// The least time between two saves of a build.
     pub(crate) save_every: Duration,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) examined: Examined,
@@ -94,14 +94,14 @@ pub(crate) struct Resident {
     changed: Arc<Mutex<ByVector>>,
 }
 
-/// What the graph has of a base, after so many changes.
+/// The rows of a base that the graph held at `epoch`.
 #[derive(Debug)]
 struct Seen {
     epoch: u64,
     live: Arc<Live>,
 }
 
-/// Where the graph has the rows of a base that satisfy a filter, after so many changes.
+/// The places in the graph, at some epoch, of the rows of a base that satisfy a filter.
 #[derive(Debug)]
 struct Selected {
     epoch: u64,

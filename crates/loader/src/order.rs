@@ -14,8 +14,8 @@ use crate::selection::Selection;
 pub struct Shuffle {
     /// Names the order; another epoch has another one.
     pub seed: u64,
-    /// Rows that are near each other in the order are from a window of so many; `None`: from anywhere. A window reads
-    /// whole runs of neighbouring rows, which storage likes, and mixes less.
+    /// Rows of a window within which neighbours in the order lie; `None`: anywhere. A window reads whole runs of
+    /// neighbouring rows, which storage likes, and mixes less.
     pub window_rows: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Mixture {
 }
 
 impl Mixture {
-    /// Sources with so many `rows`. Without weights each row comes once an epoch. With them an epoch has `epoch_rows`
+    /// Mixes sources of `rows` rows each. Without weights each row comes once an epoch. With them an epoch has `epoch_rows`
     /// samples (default: as many as there are rows), divided by weight, and each source goes on where it stood in the
     /// epoch before: a row comes again when all others of its source came as often.
     ///

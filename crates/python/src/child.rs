@@ -17,8 +17,8 @@ use crate::from_python::from_python;
 use crate::rows::Column;
 use crate::{fault, interchange};
 
-/// What the function answered for some of the rows: so many, the values of each output, and (row, reason) of those that
-/// failed.
+/// The function's answer for a run of rows: the number of rows, the values of each output, and (row, reason) of each
+/// row that failed.
 type Piece<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
 
 /// The operator, once the first call has brought it.

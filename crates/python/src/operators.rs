@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 use crate::fault::{self, raise};
 use crate::{gpu, interchange};
 
-/// Rows that may each cost a worker a child process, with none between that does not. With more the operator is to blame.
+/// Rows in a row that may each cost a worker a child process. With more, the operator is to blame.
 const LOST_ROWS_MAX: usize = 16;
 
 /// What every child may take to start: the interpreter and its imports are not the function's doing.

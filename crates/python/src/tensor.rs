@@ -140,8 +140,7 @@ impl Tensor {
     /// All numbers, as they lie in memory.
     pub(crate) fn bytes(&self) -> &[u8] {
         let numbers = self.shape.iter().product::<i64>() as usize;
-        // SAFETY: `data` points to so many numbers of this kind, which stay as long as `memory`, and that is as long as
-        // `self`.
+        // SAFETY: `data` points to `numbers` numbers of this kind. `memory` keeps them, and lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
     }
 

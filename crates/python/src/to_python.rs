@@ -155,7 +155,7 @@ fn each<'py, T>(
     values.map(|value| value.map_or_else(|| Ok(py.None().into_bound(py)), &make)).collect()
 }
 
-/// Returns what `make` makes of each row of `array` that is no null.
+/// Converts each row of `array` that is not null with `make`.
 fn whole<'py>(py: Python<'py>, array: &dyn Array, make: impl Fn(usize) -> PyResult<Bound<'py, PyAny>>) -> Values<'py> {
     each(py, (0..array.len()).map(|row| array.is_valid(row).then_some(row)), make)
 }

@@ -335,7 +335,7 @@ def test_following_reads_the_newest_version_in_every_epoch(numbers: cenote.Table
         assert loader.epoch_rows == 100 + epoch
         assert len(ids(loader)) == 100 + epoch
         numbers.upsert({"id": [100 + epoch]})
-        # One that is left in its middle is no different.
+        # Leaving an epoch in its middle makes no difference.
         loader.set_epoch(7)
         next(iter(loader))
 
