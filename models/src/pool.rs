@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use cenote_base::Result;
-use parking_lot::{Condvar, Mutex};
+use cenote_base::sync::{Condvar, Mutex};
 
 type Make<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
 
@@ -48,7 +48,7 @@ impl<T> Pool<T> {
                 });
                 return Ok(Taken { pool: self, item: Some(made?) });
             }
-            self.returned.wait(&mut state);
+            state = self.returned.wait(state);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cenote_base::Result;
-use parking_lot::Mutex;
+use cenote_base::sync::Mutex;
 
 use crate::locate::Files;
 use crate::manifest::Manifest;

@@ -4,12 +4,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use parking_lot::Mutex;
 
 use crate::command;
 use crate::package::{Package, PackageRegistry};

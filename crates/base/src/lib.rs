@@ -1,4 +1,4 @@
-//! What every Cenote crate shares: the error, the clock, seeded randomness and byte limits.
+//! What every Cenote crate shares: the error, the clock, seeded randomness, locks and byte limits.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!
@@ -20,6 +20,7 @@ mod limits;
 mod progress;
 mod random;
 mod resources;
+pub mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Context, Error, ErrorKind, Result};

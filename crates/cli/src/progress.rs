@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use cenote_base::sync::Mutex;
 
 use cenote_runtime::{Progress, Silent};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -31,12 +33,6 @@ struct Bars {
     bars: Mutex<HashMap<String, ProgressBar>>,
 }
 
-impl Bars {
-    fn bars(&self) -> MutexGuard<'_, HashMap<String, ProgressBar>> {
-        self.bars.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Progress for Bars {
     fn begin(&self, stage: &str, total: Option<u64>) {
         let bar = self.area.add(ProgressBar::new(total.unwrap_or(0)));
@@ -45,17 +41,17 @@ impl Progress for Bars {
             bar.set_style(style);
         }
         bar.set_message(output::shorten(stage, MESSAGE_CHARS_MAX));
-        self.bars().insert(stage.to_owned(), bar);
+        self.bars.lock().insert(stage.to_owned(), bar);
     }
 
     fn advance(&self, stage: &str, units: u64) {
-        if let Some(bar) = self.bars().get(stage) {
+        if let Some(bar) = self.bars.lock().get(stage) {
             bar.inc(units);
         }
     }
 
     fn end(&self, stage: &str) {
-        if let Some(bar) = self.bars().remove(stage) {
+        if let Some(bar) = self.bars.lock().remove(stage) {
             bar.finish();
         }
     }
@@ -73,20 +69,14 @@ struct Stage {
     shown: Instant,
 }
 
-impl Lines {
-    fn stages(&self) -> MutexGuard<'_, HashMap<String, Stage>> {
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Progress for Lines {
     fn begin(&self, stage: &str, total: Option<u64>) {
         let now = Instant::now();
-        self.stages().insert(stage.to_owned(), Stage { total, done: 0, begun: now, shown: now });
+        self.stages.lock().insert(stage.to_owned(), Stage { total, done: 0, begun: now, shown: now });
     }
 
     fn advance(&self, stage: &str, units: u64) {
-        if let Some(at) = self.stages().get_mut(stage) {
+        if let Some(at) = self.stages.lock().get_mut(stage) {
             at.done += units;
             if at.shown.elapsed() >= LINE_INTERVAL {
                 at.shown = Instant::now();
@@ -97,7 +87,7 @@ impl Progress for Lines {
     }
 
     fn end(&self, stage: &str) {
-        if let Some(at) = self.stages().remove(stage).filter(|at| at.begun.elapsed() >= self.brief) {
+        if let Some(at) = self.stages.lock().remove(stage).filter(|at| at.begun.elapsed() >= self.brief) {
             output::note(&format!("{stage}: {} in {:.1} s", at.done, at.begun.elapsed().as_secs_f64()));
         }
     }

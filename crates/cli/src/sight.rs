@@ -5,8 +5,10 @@ use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
+
+use cenote_base::sync::Mutex;
 
 use cenote_runtime::models::ModelStatus;
 use cenote_runtime::{Context, Error, Lake, Progress, Result, SchedulerStatus};
@@ -72,25 +74,25 @@ pub struct Watched(pub Arc<dyn Progress>);
 impl Progress for Watched {
     fn begin(&self, stage: &str, total: Option<u64>) {
         let begun = Begun { done: 0, total, since: Instant::now() };
-        STAGES.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.to_owned(), begun);
+        STAGES.lock().insert(stage.to_owned(), begun);
         self.0.begin(stage, total);
     }
 
     fn advance(&self, stage: &str, units: u64) {
-        if let Some(begun) = STAGES.lock().unwrap_or_else(PoisonError::into_inner).get_mut(stage) {
+        if let Some(begun) = STAGES.lock().get_mut(stage) {
             begun.done += units;
         }
         self.0.advance(stage, units);
     }
 
     fn end(&self, stage: &str) {
-        STAGES.lock().unwrap_or_else(PoisonError::into_inner).remove(stage);
+        STAGES.lock().remove(stage);
         self.0.end(stage);
     }
 }
 
 fn view(lake: &Lake) -> View {
-    let stages = STAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    let stages = STAGES.lock();
     let stage = |(name, begun): (&String, &Begun)| Stage {
         name: name.clone(),
         done: begun.done,

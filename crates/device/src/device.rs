@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
-use parking_lot::Mutex;
 
 use crate::discover::{self, DeviceInfo};
 use crate::pool::Pool;

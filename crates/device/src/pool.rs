@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
-use parking_lot::Mutex;
 
 /// Sizes step by this much at least.
 const STEP_BYTES_MIN: u64 = 256;

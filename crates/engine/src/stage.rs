@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Resources, Result};
 use cenote_operator::{Kernel, Output, RowError};
 use cenote_scheduler::{Actor, Cancel, Context, Held, Placed, Scheduler, WorkOptions};
-use parking_lot::Mutex;
 
 use crate::derive::internal;
 use crate::devices::{DEVICE_SHARE, Devices};

@@ -1,6 +1,6 @@
 //! The walk through one layer: the best nodes seen so far, and which were seen.
 
-use parking_lot::Mutex;
+use cenote_base::sync::Mutex;
 
 use crate::links::Links;
 use crate::vectors::{Probe, Vectors};

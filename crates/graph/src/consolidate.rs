@@ -1,6 +1,6 @@
 //! Deleted vectors leave the graph.
 
-use parking_lot::Mutex;
+use cenote_base::sync::Mutex;
 
 use crate::Graph;
 use crate::insert::in_parallel;

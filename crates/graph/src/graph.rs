@@ -2,8 +2,8 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
-use parking_lot::{Mutex, RwLock};
 
 use crate::beam::Walks;
 use crate::links::Links;

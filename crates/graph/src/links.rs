@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use cenote_base::sync::{Mutex, MutexGuard};
 use cenote_base::{Error, Random, Result};
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::Options;
 use crate::rows::Rows;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
-use parking_lot::{Mutex, RwLock};
 
 use crate::rows::Rows;
 

@@ -1,7 +1,9 @@
 //! What searches keep of a snapshot for the next search.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use cenote_base::sync::Mutex;
 
 use cenote_store::Snapshot;
 use lance::Dataset;
@@ -63,7 +65,7 @@ impl<V> Cache<V> {
     }
 
     fn find(&self, is_it: impl Fn(&Entry<V>) -> bool) -> Option<Arc<V>> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         entries.retain(|entry| entry.is_lasting || !entry.is_gone());
         let entry = entries.iter().rposition(is_it).and_then(|at| entries.remove(at))?;
         let value = Arc::clone(&entry.value);
@@ -88,7 +90,7 @@ impl<V> Cache<V> {
         }
         let (table, base) = (snapshot.identity(), snapshot.base());
         let place = base.uri();
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         entries.retain(|entry| {
             let is_replaced = entry.table == table && entry.name == name && (entry.is_gone() || entry.is_of(base));
             let is_of_former_table = entry.table != table && entry.place == place;
@@ -103,6 +105,6 @@ impl<V> Cache<V> {
 
     /// Drops what belongs to the table of this identity.
     pub(crate) fn forget(&self, table: u64) {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).retain(|entry| entry.table != table);
+        self.entries.lock().retain(|entry| entry.table != table);
     }
 }

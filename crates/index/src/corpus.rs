@@ -4,10 +4,11 @@
 //! those that are gone are taken out of its counts, and those that it has not seen are added.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use cenote_store::{ROW_ID, lance_error};
 use lance::Dataset;
@@ -115,7 +116,7 @@ impl Segment {
 
     /// Of its live rows.
     pub(crate) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
-        let counted = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = || self.counted.lock();
         // Without words there is nothing to know it by.
         if let Some(known) = counted().of(terms).filter(|_| !terms.is_empty()) {
             return Ok(known);

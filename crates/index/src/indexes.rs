@@ -5,9 +5,10 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_store::{Filter, Snapshot, Table, lance_error};
 use lance::Dataset;
@@ -483,7 +484,7 @@ impl Indexes {
     ) -> Arc<Resident> {
         let key = (snapshot.identity(), index.name.clone());
         let field = index.definition.field;
-        let mut residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut residents = self.shared.residents.lock();
         let known = residents.get(&key).filter(|known| known.field == field && known.options == *options);
         if let Some(known) = known {
             return Arc::clone(known);
@@ -532,7 +533,7 @@ impl Indexes {
         let fragments = self.fragments(snapshot).await?;
         let others: u64 = {
             let (table, place) = (snapshot.identity(), snapshot.base().uri());
-            let mut residents = self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut residents = self.shared.residents.lock();
             // A table that was there before under this name needs its graphs no more.
             residents.retain(|(of, _), known| *of == table || known.place != place);
             let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
@@ -567,7 +568,7 @@ impl Indexes {
     /// Drops what is in memory and on disk of the resident index called `name`, if it is one.
     fn forget(&self, snapshot: &Snapshot, name: &str) {
         let key = (snapshot.identity(), name.to_owned());
-        self.shared.residents.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.shared.residents.lock().remove(&key);
         if let Some(file) = self.file(snapshot, name) {
             resident_file::remove(&file);
         }

@@ -10,9 +10,10 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_graph::{Filter, Graph, Options, Selection, Strategy, Values};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
@@ -138,23 +139,23 @@ impl Resident {
 
     /// Bytes that the graph was given; 0 when there is none.
     pub(crate) fn capacity_bytes(&self) -> u64 {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         state.as_ref().map_or(0, |state| state.graph.options().capacity_bytes)
     }
 
     /// Bytes that the graph takes, if there is one.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         state.as_ref().map(|state| state.graph.memory_bytes())
     }
 
     /// Why there is no graph.
     pub(crate) fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure.lock().clone()
     }
 
     pub(crate) fn fail(&self, error: Option<&Error>) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = error.map(ToString::to_string);
+        *self.failure.lock() = error.map(ToString::to_string);
     }
 
     /// Whether somebody changes the graph just now.
@@ -166,7 +167,7 @@ impl Resident {
     pub(crate) async fn view(&self, snapshot: &Snapshot, fragments: &Arc<Fragments>) -> Result<Option<View>> {
         let base = snapshot.base();
         let (epoch, changed_to, covered) = {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.state.read();
             let Some(state) = state.as_ref().filter(|state| state.complete_from <= base.version().version) else {
                 return Ok(None);
             };
@@ -195,7 +196,7 @@ impl Resident {
         (k, ef): (usize, usize),
         wanted: Option<&Wanted>,
     ) -> Result<Option<Vec<Hit>>> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         let is_as_seen = |state: &&State| {
             state.epoch == view.epoch && (view.changed_to == state.changed_to || view.changed_to.0 == 0)
         };
@@ -295,8 +296,8 @@ impl Resident {
     }
 
     fn clear(&self, bounds: &Bounds) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = None;
-        lock(&self.changed).clear();
+        *self.state.write() = None;
+        self.changed.lock().clear();
         bounds.file.iter().for_each(|file| remove(file));
     }
 
@@ -319,7 +320,7 @@ impl Resident {
             self.set(Arc::new(graph), covered, None, complete_from);
         }
         let known = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.write();
             // A graph of files that are all gone teaches nothing.
             let teaches = |state: &State| {
                 let is_none = files.is_empty() || state.covered.is_empty();
@@ -358,13 +359,13 @@ impl Resident {
             blocking(move || Ok(graph.consolidate(threads))).await?;
         }
         let unsaved = {
-            let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut unsaved = self.unsaved.lock();
             *unsaved += changes;
             *unsaved
         };
         if unsaved * SAVED_SHARE >= graph.len().max(1) {
             self.save(snapshot, &graph, bounds).await?;
-            *self.unsaved.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+            *self.unsaved.lock() = 0;
         }
         Ok(())
     }
@@ -373,7 +374,7 @@ impl Resident {
     async fn save(&self, snapshot: &Snapshot, graph: &Arc<Graph>, bounds: &Bounds) -> Result<()> {
         let Some(file) = bounds.file.clone() else { return Ok(()) };
         let saved = {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.state.read();
             let Some(State { covered, complete_from, .. }) = state.as_ref() else { return Ok(()) };
             Saved { graph: Arc::clone(graph), covered: covered.clone(), complete_from: *complete_from }
         };
@@ -399,10 +400,10 @@ impl Resident {
     }
 
     fn set(&self, graph: Arc<Graph>, covered: HashMap<u32, String>, held: Option<RowAddrTreeMap>, complete_from: u64) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         let epoch = state.as_ref().map_or(0, |state| state.epoch + 1);
         *state = Some(State { graph, covered, held, complete_from, changed_to: Version(0), epoch });
-        lock(&self.changed).clear();
+        self.changed.lock().clear();
     }
 
     fn graph_options(&self, snapshot: &Snapshot, index: &Index, bounds: &Bounds) -> Result<Options> {
@@ -439,7 +440,7 @@ impl Resident {
     ) -> Result<usize> {
         let base = snapshot.base();
         let (new, held): (Vec<u32>, _) = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.write();
             let covered = state.as_ref().map(|state| &state.covered);
             let is_new = |id: &&u32| covered.is_none_or(|covered| !covered.contains_key(id));
             let new = files.keys().filter(is_new).copied().collect();
@@ -485,7 +486,7 @@ impl Resident {
                     let emptied = without.into_iter().filter(|row| into.delete(*row)).count();
                     // A row that was in the change store, and is in the base now.
                     let former = |values: Values<'_>| {
-                        let mut changed = lock(&changed);
+                        let mut changed = changed.lock();
                         let labels = changed.get_mut(&hash(values))?;
                         let is_it = |label: &u64| !of.is_changed(*label) && into.holds(*label, values);
                         let at = labels.iter().position(is_it)?;
@@ -503,7 +504,7 @@ impl Resident {
             }
             progress.end(&stage);
         }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         if let Some(state) = state.as_mut() {
             state.covered.clone_from(files);
             state.held = Some(all);
@@ -521,7 +522,7 @@ impl Resident {
         threads: usize,
     ) -> Result<()> {
         let from = {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.state.read();
             state.as_ref().map_or(Version(0), |state| state.changed_to)
         };
         if snapshot.version() <= from {
@@ -536,7 +537,7 @@ impl Resident {
                 let mut vectors = Vectors::new(metric, width);
                 vectors.read(&batch)?;
                 insert(&graph, &vectors, metric, threads, |_| None)?;
-                let mut changed = lock(&changed);
+                let mut changed = changed.lock();
                 for (row, row_id) in vectors.row_ids.iter().enumerate() {
                     changed.entry(hash(vectors.values(row))).or_default().push(*row_id);
                 }
@@ -545,7 +546,7 @@ impl Resident {
             .await?;
         }
         {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.write();
             if let Some(state) = state.as_mut() {
                 state.changed_to = snapshot.version();
             }
@@ -553,7 +554,7 @@ impl Resident {
         // No search relies on the others any more.
         let (graph, changed, snapshot) = (Arc::clone(graph), Arc::clone(&self.changed), snapshot.clone());
         blocking(move || {
-            lock(&changed).retain(|_, labels| {
+            changed.lock().retain(|_, labels| {
                 let (kept, gone): (Vec<u64>, Vec<u64>) = labels.iter().partition(|label| snapshot.is_changed(**label));
                 for label in gone {
                     graph.delete(label);
@@ -565,10 +566,6 @@ impl Resident {
         })
         .await
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hash(values: Values<'_>) -> u64 {

@@ -6,9 +6,10 @@
 //! only they are compared ([`Places`]).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arrow::array::ArrayRef;
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use cenote_store::lance_error;
 use futures::FutureExt;
@@ -122,13 +123,13 @@ impl Opened {
             return Ok(partition);
         }
         let partition = scanned(self.index.as_ref()).ok_or_else(missing)?.load(at).await?;
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&partition));
+        *place.lock() = Some(Arc::downgrade(&partition));
         Ok(partition)
     }
 
     /// It, if Lance's cache has it.
     pub(crate) fn kept(&self, at: usize) -> Option<Arc<dyn Partition>> {
-        self.partitions.get(at)?.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
+        self.partitions.get(at)?.lock().as_ref()?.upgrade()
     }
 }
 
@@ -159,7 +160,7 @@ impl Places {
 
     /// Whether they are known to have all rows of `satisfying`.
     pub(crate) fn are_of(&self, satisfying: &Arc<Satisfying>) -> bool {
-        let known = self.satisfying.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.satisfying.lock();
         std::ptr::eq(known.as_ptr(), Arc::as_ptr(satisfying))
     }
 
@@ -167,7 +168,7 @@ impl Places {
     pub(crate) fn serve(&self, satisfying: &Arc<Satisfying>, rows: &RowAddrTreeMap) -> bool {
         let serves = live::count(&self.rows) <= GONE_FACTOR * live::count(rows) && live::are_among(rows, &self.rows);
         if serves {
-            *self.satisfying.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(satisfying);
+            *self.satisfying.lock() = Arc::downgrade(satisfying);
         }
         serves
     }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use cenote_base::sync::Mutex;
 use cenote_base::{Progress, Silent};
 use lance_index::progress::IndexBuildProgress;
 
@@ -31,7 +32,7 @@ impl Watch {
 
     /// How many units there are more than were told before.
     fn more(&self, stage: &str, done: u64) -> u64 {
-        let mut told = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.done.lock();
         let told = told.entry(stage.to_owned()).or_default();
         let more = done.saturating_sub(*told);
         *told += more;
@@ -48,7 +49,7 @@ impl fmt::Debug for Watch {
 #[async_trait]
 impl IndexBuildProgress for Watch {
     async fn stage_start(&self, stage: &str, total: Option<u64>, _unit: &str) -> lance::Result<()> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.to_owned(), 0);
+        self.done.lock().insert(stage.to_owned(), 0);
         self.progress.begin(&self.name(stage), total);
         Ok(())
     }
@@ -59,7 +60,7 @@ impl IndexBuildProgress for Watch {
     }
 
     async fn stage_complete(&self, stage: &str) -> lance::Result<()> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).remove(stage);
+        self.done.lock().remove(stage);
         self.progress.end(&self.name(stage));
         Ok(())
     }
@@ -67,7 +68,7 @@ impl IndexBuildProgress for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let going_on = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let going_on = std::mem::take(&mut *self.done.lock());
         going_on.keys().for_each(|stage| self.progress.end(&self.name(stage)));
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::order::{Sample, mix};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, Result};
 use cenote_store::{BlockCacheUsage, Version};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::batch::{Batch, Maker, OnError, Scratch};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use cenote_base::sync::Mutex;
 
 /// So many tensors' memory is kept: while one is trained on, the next are made.
 const KEPT_MAX: usize = 4;

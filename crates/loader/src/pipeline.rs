@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use cenote_base::sync::{Condvar, Mutex};
 use cenote_base::{Error, Result};
-use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -173,9 +173,10 @@ impl Pipeline {
                 break Ok(Next::Batch(Box::new(Offer { batch, pipeline: Arc::clone(self), number })));
             }
             let left = wait.saturating_sub(start.elapsed());
-            if left.is_zero() || self.shared.made.wait_for(&mut state, left).timed_out() {
+            if left.is_zero() {
                 break Ok(Next::NotYet);
             }
+            (state, _) = self.shared.made.wait_timeout(state, left);
         };
         state.stats.wait += start.elapsed();
         outcome
@@ -281,7 +282,7 @@ impl Shared {
             if !wait {
                 return None;
             }
-            self.room.wait(&mut state);
+            state = self.room.wait(state);
         }
     }
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{Field, Schema};
+use cenote_base::sync::Mutex;
 use cenote_runtime::operator::{Definition, Operator, Output, Port, PortType, RowError, Rows, Worker};
 use cenote_runtime::scheduler::{BadRow, ChildProcess, ProcessOptions, Sifted, Value, sift};
 use cenote_runtime::{ByteSize, Error, ErrorKind, Resources, Result, arrow};
 use futures::executor::block_on;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use crate::fault::{self, raise};

@@ -9,8 +9,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cenote_base::sync::Mutex;
 use cenote_runtime::{Error, Result};
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;
 

@@ -328,6 +328,17 @@ def test_a_child_goes_on_with_an_iterator_of_its_parent(numbers: cenote.Table) -
     assert in_child(lambda: ids(batches)) == list(range(30, 100)) == ids(batches)
 
 
+def test_children_start_threads_while_those_of_their_parent_wait(numbers: cenote.Table) -> None:
+    def read(threads: int) -> list[list[int]]:
+        return [ids(numbers.loader(["id"], batch_size=10, threads=threads, output="numpy")) for _ in range(8)]
+
+    # Each is as far ahead as it may be, and its threads wait.
+    waiting = [iter(numbers.loader(["id"], batch_size=1, output="numpy", prefetch="1 KiB")) for _ in range(8)]
+    assert [next(batches)["id"].tolist() for batches in waiting] == [[0]] * 8
+    for threads in (4, 8, 16, 32, 64):
+        assert in_child(lambda threads=threads: read(threads)) == [list(range(100))] * 8
+
+
 def test_following_reads_the_newest_version_in_every_epoch(numbers: cenote.Table) -> None:
     loader = numbers.loader(["id"], follow=True, output="numpy")
     for epoch in range(3):

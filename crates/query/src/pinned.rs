@@ -1,9 +1,10 @@
 //! The tables of a store as one query sees them: each at the version it had when it was first asked for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use cenote_index::{IndexInfo, Indexes};
 use cenote_store::{Snapshot, Store};
@@ -59,13 +60,13 @@ impl Pinned {
         let table =
             Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, search: self.indexes.clone() });
         // Whoever pinned it meanwhile was first: a query sees one version of a table.
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.tables.lock();
         Ok(Arc::clone(tables.entry(name.to_owned()).or_insert(table)))
     }
 
     /// The table `name`, if it is pinned.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<PinnedTable>> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.tables.lock().get(name).cloned()
     }
 
     pub(crate) fn unknown(&self, name: &str) -> Error {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Whoever is told at once that a flag was raised.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cenote_base::sync::{Condvar, Mutex, MutexGuard};
 use cenote_base::{Error, Result};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::accelerator::Accelerator;
@@ -157,7 +157,7 @@ impl Kernel {
     fn wait_for_work<'a>(&'a self, mut locked: MutexGuard<'a, Locked>, place: Place) -> MutexGuard<'a, Locked> {
         if let Place::Device(number) = place {
             locked.devices_asleep[number] = true;
-            self.devices[number].wait(&mut locked);
+            locked = self.devices[number].wait(locked);
             locked.devices_asleep[number] = false;
             return locked;
         }
@@ -173,7 +173,7 @@ impl Kernel {
             }
         }
         locked.asleep += 1;
-        self.pool.wait(&mut locked);
+        locked = self.pool.wait(locked);
         locked.asleep -= 1;
         locked
     }
@@ -294,7 +294,7 @@ impl Kernel {
             let until = locked.core.timers.next().unwrap_or(now + self.stall_after).min(now + self.stall_after);
             if until > Instant::now() && !locked.core.closed {
                 locked.timer_until = Some(until);
-                self.timer.wait_until(&mut locked, until.into_std());
+                (locked, _) = self.timer.wait_timeout(locked, until.saturating_duration_since(Instant::now()));
                 locked.timer_until = None;
             }
         }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Resources, Share};
 use cenote_scheduler::{DeviceOptions, KernelSet, Scheduler, SchedulerOptions, WorkOptions};
-use parking_lot::Mutex;
 
 fn scheduler() -> Scheduler {
     Scheduler::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() }).unwrap()

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Resources};
 use cenote_scheduler::{Cancel, Scheduler, SchedulerOptions, Value, WorkOptions, byte_queue};
-use parking_lot::Mutex;
 
 fn scheduler(cores: f32) -> Scheduler {
     let named = BTreeMap::from([("licence".to_owned(), 1)]);

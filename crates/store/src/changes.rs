@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
+use cenote_base::sync::RwLock;
 use lance::dataset::scanner::RowAddrTreeMap;
-use parking_lot::RwLock;
 use smallvec::SmallVec;
 
 const LIVE: u64 = u64::MAX;

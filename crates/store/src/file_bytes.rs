@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use cenote_base::Result;
+use cenote_base::sync::Mutex;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance_table::format::{DataFile, Fragment};
-use parking_lot::Mutex;
 
 use crate::fault::lance_error;
 use crate::media;

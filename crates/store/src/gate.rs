@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 use lance::Dataset;
 use lance_table::io::commit::CommitError;
-use parking_lot::Mutex;
 
 use crate::commit::Writing;
 use crate::install::{Changing, Direct};

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, LargeBinaryBuilder, PrimitiveArray, StructArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, UInt8Type, UInt32Type, UInt64Type};
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use futures::{FutureExt, TryStreamExt};
 use lance::Dataset;
@@ -23,7 +24,6 @@ use lance_core::utils::blob::blob_path;
 use lance_io::local::to_local_path;
 use lance_table::format::DataFile;
 use object_store::path::Path as ObjectPath;
-use parking_lot::Mutex;
 
 use crate::fault::{arrow_error, lance_error};
 use crate::files::{announce, read_cached};

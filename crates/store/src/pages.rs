@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave;
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, Result};
 use futures::future::try_join_all;
 use lance::Dataset;
@@ -19,7 +20,6 @@ use lance::dataset::{ProjectionRequest, TakeBuilder};
 use lance_core::datatypes::{Field, Schema};
 use lance_core::utils::address::RowAddress;
 use moka::sync::Cache;
-use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::OnceCell;
 

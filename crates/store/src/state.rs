@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow::datatypes::Schema;
+use cenote_base::sync::Mutex;
 use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::{FutureExt, TryStreamExt};
 use lance::Dataset;
 use lance_table::io::commit::CommitHandler;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::base;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{Schema, SchemaRef};
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Clock, Error, Result, SystemClock};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance_file::version::LanceFileVersion;
-use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::Faults;

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Result, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 
 use crate::file_bytes::FileBytes;
 use crate::state::State;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Random, Resources, Result, Share};
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::audit::audit;

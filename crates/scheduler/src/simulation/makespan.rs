@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cenote_base::sync::Mutex;
 use cenote_base::{Random, Resources, Share};
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Threads, for_seeds};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use cenote_base::sync::Mutex;
 use cenote_base::{Random, Share};
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Threads, for_seeds, settle};
