@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::DataType;
 use cenote_scheduler::{Held, Receiver};
+use cenote_store::fixed_bytes;
 
 use crate::plan::PlannedStep;
 use crate::read::Chunk;
@@ -43,16 +43,6 @@ impl RowBytes {
     /// What a row takes whatever it is made from.
     pub(crate) fn least(&self) -> u64 {
         self.fixed
-    }
-}
-
-/// Bytes of one value of a type whose values are of one size, else 0.
-fn fixed_bytes(data_type: &DataType) -> u64 {
-    match data_type {
-        DataType::FixedSizeList(item, length) => fixed_bytes(item.data_type()) * u64::try_from(*length).unwrap_or(0),
-        DataType::FixedSizeBinary(length) => u64::try_from(*length).unwrap_or(0),
-        DataType::Boolean => 1,
-        other => other.primitive_width().unwrap_or(0) as u64,
     }
 }
 

@@ -22,9 +22,11 @@ use lance_table::format::{Fragment, IndexMetadata};
 
 use crate::fault::lance_error;
 use crate::levels::{self, File, Group, Limits};
+use crate::schema::row_bytes_min;
 use crate::snapshot::Snapshot;
 use crate::staging::Work;
 use crate::state::State;
+use crate::store::schemas;
 use crate::version_files::sync_staged;
 use crate::{base, direct};
 
@@ -165,7 +167,7 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
 /// wanted.
 async fn rewrite(base: &Dataset, group: &[File], limits: Limits) -> Result<RewriteResult> {
     let (rows, bytes) = (levels::live_rows(group), levels::live_bytes(group));
-    let row_bytes = (bytes / rows.max(1) as u64).max(1);
+    let row_bytes = (bytes / rows.max(1) as u64).max(row_bytes_min(&schemas(base).1)).max(1);
     let files = (rows / limits.rows.max(1)).max((bytes / limits.bytes.max(1)) as usize).max(1);
     let options = CompactionOptions {
         target_rows_per_fragment: (rows / files).max(1),

@@ -22,7 +22,7 @@ use crate::Version;
 use crate::concerned::{Concerned, KeyParts, row_bytes};
 use crate::fault::arrow_error;
 use crate::log::{Frame, Log, News, Record};
-use crate::schema;
+use crate::schema::{self, row_bytes_min};
 use crate::snapshot::Snapshot;
 use crate::state::{State, blocking};
 
@@ -356,14 +356,14 @@ impl Section {
     }
 }
 
-/// The bytes of a row in the base's files, on average.
+/// The bytes of a row of the base in memory, on average.
 fn stored_row_bytes(snapshot: &Snapshot) -> usize {
     let fragments = snapshot.base().fragments().iter();
     let (bytes, rows) = fragments.fold((0, 0), |(bytes, rows), fragment| {
         let files = fragment.files.iter().map(|file| file.file_size_bytes.get().map_or(0, u64::from));
         (bytes + files.sum::<u64>(), rows + fragment.physical_rows.unwrap_or(0) as u64)
     });
-    (bytes / rows.max(1)) as usize
+    (bytes / rows.max(1)).max(row_bytes_min(snapshot.full_schema())) as usize
 }
 
 /// How many rows of so many bytes are a batch.

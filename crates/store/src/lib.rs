@@ -103,7 +103,7 @@ pub use feed::ChangeFeed;
 pub use filter::Filter;
 pub use key::PrimaryKey;
 pub use place::{create_file, read_file};
-pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, is_blob};
+pub use schema::{BLOB_TYPE_KEY, HIDDEN_PREFIX, blob_field, fixed_bytes, is_blob};
 pub use snapshot::{ROW_ID, RecordBatches, ScanRequest, Snapshot, row_ids_after};
 pub use store::{Store, StoreOptions, TableSpec};
 pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, WriteReport};

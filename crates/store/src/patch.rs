@@ -1,9 +1,9 @@
 //! Columns of rows that are there get new values.
 //!
-//! Where many of the rows of a file change, their columns are written anew beside the others, which stay as they are,
-//! and the rows keep their row ids. Where few do, the rows are written whole, under new ids: to the change store, or to
-//! files of their own when they are large. Values are read and written in steps of some megabytes, however large they
-//! are.
+//! Where that writes less, the columns of the rows' files are written anew beside the others, which stay as they are,
+//! and the rows keep their row ids. Elsewhere, as where few rows of a file change, the rows are written whole, under new
+//! ids: to the change store, or to files of their own when they are large. Values are read and written in steps of some
+//! megabytes, however large they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -31,9 +31,12 @@ use crate::state::blocking;
 use crate::store::schemas;
 use crate::{Faults, schema};
 
-/// An update that touches at least one row in this many of its files' rows patches columns in place; a sparser one
-/// rewrites its rows whole, and so does one of every column, which leaves nothing in place.
+/// An update that touches fewer than one row in this many of its files' rows rewrites its rows whole, and so does one of
+/// every column, which leaves nothing in place.
 const PATCH_ROWS_DIVISOR: usize = 16;
+/// Columns are patched in place when that writes at most this many times the bytes of the rows written whole, which
+/// costs more later: they get new ids, for indexes to follow, and leave gaps, for files to be joined over.
+const PATCH_BYTES_FACTOR: u64 = 2;
 /// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows,
 /// each a file.
 const PIECE_BYTES: u64 = 64 << 20;
@@ -52,20 +55,29 @@ pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_byt
     }
     let row_ids: Vec<u64> = snapshot.locate(batch).await?.into_iter().flatten().collect();
     let has_media = snapshot.full_schema().fields().iter().any(|field| schema::is_blob(field));
-    if has_media && is_dense(snapshot, &row_ids).await? {
+    if has_media && patches_in_place(snapshot, batch, &row_ids).await? {
         return Ok(true);
     }
     Ok(row_bytes(snapshot, &row_ids).await?.into_iter().sum::<u64>() >= bulk_bytes)
 }
 
-/// Whether these rows are at least one in [`PATCH_ROWS_DIVISOR`] of the rows of their files.
-async fn is_dense(snapshot: &Snapshot, row_ids: &[u64]) -> Result<bool> {
+/// Whether the columns of `batch`, new values of the rows `row_ids`, are to be written anew for all rows of their files.
+async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64]) -> Result<bool> {
     let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
     let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
     let fragments: BTreeSet<u32> = found.iter().map(|address| address.fragment_id()).collect();
     let rows = |id: u32| base.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
     let touched: usize = fragments.into_iter().map(rows).sum();
-    Ok(!found.is_empty() && found.len() * PATCH_ROWS_DIVISOR >= touched)
+    if found.is_empty() || found.len() * PATCH_ROWS_DIVISOR < touched {
+        return Ok(false);
+    }
+    let value_bytes = (batch.get_array_memory_size() / batch.num_rows().max(1)) as u64;
+    let in_place = touched as u64 * value_bytes;
+    if in_place <= PATCH_BYTES_FACTOR * found.len() as u64 * value_bytes {
+        return Ok(true);
+    }
+    let kept: u64 = row_bytes(snapshot, row_ids).await?.into_iter().sum();
+    Ok(in_place <= PATCH_BYTES_FACTOR * (kept + found.len() as u64 * value_bytes))
 }
 
 /// Returns about how many bytes each of these rows has, media included, and reads none of them. A row of the change
@@ -112,7 +124,7 @@ pub(crate) async fn patch(
     faults: &Faults,
 ) -> Result<Dataset> {
     let is_part = batch.num_columns() < snapshot.full_schema().fields().len();
-    if is_part && is_dense(snapshot, row_ids).await? {
+    if is_part && patches_in_place(snapshot, &batch, row_ids).await? {
         let batch = schema::to_stored_batch(&batch, &schemas(snapshot.base()).1)?;
         let addresses = addresses(snapshot.reader(), row_ids).await?;
         return patch_columns(snapshot.base(), key, &batch, &addresses, faults).await;

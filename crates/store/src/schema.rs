@@ -35,6 +35,22 @@ pub fn is_blob(field: &Field) -> bool {
         || field.metadata().get(EXTENSION_NAME_KEY).is_some_and(|name| name == LANCE_BLOB)
 }
 
+/// Bytes of one value of `data_type` in memory, null or not, where all its values are of one size; else 0.
+pub fn fixed_bytes(data_type: &DataType) -> u64 {
+    match data_type {
+        DataType::FixedSizeList(item, length) => fixed_bytes(item.data_type()) * u64::try_from(*length).unwrap_or(0),
+        DataType::FixedSizeBinary(length) => u64::try_from(*length).unwrap_or(0),
+        DataType::Struct(fields) => fields.iter().map(|field| fixed_bytes(field.data_type())).sum(),
+        DataType::Boolean => 1,
+        other => other.primitive_width().unwrap_or(0) as u64,
+    }
+}
+
+/// Bytes that a row of `schema` takes in memory at least: nulls take few on disk.
+pub(crate) fn row_bytes_min(schema: &Schema) -> u64 {
+    schema.fields().iter().map(|field| fixed_bytes(field.data_type())).sum()
+}
+
 /// The stored form of a caller's schema.
 pub(crate) fn to_stored(schema: &Schema, key: &PrimaryKey) -> Schema {
     let fields = schema

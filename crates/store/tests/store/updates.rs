@@ -116,6 +116,37 @@ async fn a_sparse_update_of_large_rows_goes_to_a_file_of_its_own() {
     assert_eq!(found["note"].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), vec!["sparse"; updated]);
 }
 
+/// Bytes of all files under `directory`.
+fn bytes_under(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
+    let bytes = entries.map(|entry| match entry.metadata().unwrap() {
+        metadata if metadata.is_dir() => bytes_under(&entry.path()),
+        metadata => metadata.len(),
+    });
+    bytes.sum()
+}
+
+/// As a run does that fills a column, some rows at a time.
+#[tokio::test]
+async fn wide_values_are_not_written_again_with_each_part_of_a_file() {
+    const PARTS: i64 = 16;
+    const VALUE_BYTES: usize = 5_000;
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { bulk_bytes: ByteSize(100_000), ..StoreOptions::default() };
+    let (table, mut expected) = filled(directory.path(), options).await;
+    let before = bytes_under(directory.path());
+    for part in 0..PARTS {
+        let ids = part * ROWS / PARTS..(part + 1) * ROWS / PARTS;
+        let note = format!("{part:0VALUE_BYTES$}");
+        let report = table.update(notes(ids.clone(), &note)).await.unwrap();
+        assert_eq!(report.updated, ids.clone().count());
+        ids.for_each(|id| expected.get_mut(&id).unwrap().0.clone_from(&note));
+    }
+    let written = bytes_under(directory.path()) - before;
+    assert!(written < 2 * ROWS as u64 * VALUE_BYTES as u64, "{written} bytes");
+    assert!(read(&table.snapshot().await.unwrap()).await == expected);
+}
+
 #[tokio::test]
 async fn an_update_waits_for_room_in_the_change_store() {
     let directory = tempfile::tempdir().unwrap();
