@@ -11,7 +11,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use crate::WriteReport;
 use crate::history::{Checkpoint, Note};
 use crate::lease::Lease;
-use crate::log::{Frame, Log, Record};
+use crate::log::{Frame, Log, Record, Unseen};
 use crate::state::{SHORT_ROWS, State, Tail, blocking_unless};
 use crate::table::DURABILITY_PROPERTY;
 
@@ -190,7 +190,7 @@ impl State {
             frames.push(Frame { version, time, record: write.record });
             version += 1;
         }
-        let frames = writing.append(frames, sync).await?;
+        let (frames, unseen) = writing.append(frames, sync).await?;
         let state = Arc::clone(self);
         blocking_unless(rows <= SHORT_ROWS, move || {
             let mut inner = state.inner.lock();
@@ -199,6 +199,8 @@ impl State {
                 counts.report(frame.version)
             });
             let reports = applied.collect();
+            // In one moment for readers here and elsewhere.
+            drop(unseen);
             drop(inner);
             // Kept until memory says what the log says.
             drop(writing);
@@ -209,7 +211,7 @@ impl State {
 }
 
 impl Writing {
-    pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<Vec<Frame>> {
+    pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<(Vec<Frame>, Unseen)> {
         self.claim();
         let appended = self.tail.log.append(frames, sync).await;
         self.judge(appended)
@@ -218,8 +220,10 @@ impl Writing {
     /// Logs what is kept or not.
     pub(crate) async fn note(&mut self, note: Note) -> Result<()> {
         let (version, time) = self.state.now();
-        self.append(vec![Frame { version, time, record: Record::Note(note.clone()) }], true).await?;
-        Arc::make_mut(&mut self.state.inner.lock().history).note(&note);
+        let (_, unseen) = self.append(vec![Frame { version, time, record: Record::Note(note.clone()) }], true).await?;
+        let mut inner = self.state.inner.lock();
+        Arc::make_mut(&mut inner.history).note(&note);
+        drop(unseen);
         Ok(())
     }
 

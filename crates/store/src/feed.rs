@@ -107,8 +107,8 @@ enum Now {
     /// These rows.
     Rows(RecordBatch),
     Gone,
-    /// What the base has.
-    InBase,
+    /// What the table has after the write.
+    After,
 }
 
 /// The records that name the keys of a write to the base, as they are read again.
@@ -336,7 +336,7 @@ impl ChangeFeed {
         let (in_ground, ground) = rows_of(&self.ground, &keys, &columns).await?;
         let (is_there, after) = match (&section.now, &open.then) {
             (Now::Rows(rows), _) => (vec![true; keys.num_rows()], rows.clone()),
-            (Now::InBase, Some(then)) => rows_of(then, &keys, &self::columns(then)).await?,
+            (Now::After, Some(then)) => rows_of(then, &keys, &self::columns(then)).await?,
             _ => (vec![false; keys.num_rows()], RecordBatch::new_empty(Arc::clone(&columns))),
         };
         let recent = hashes.iter().map(|hash| self.recent.get(hash).cloned()).collect();
@@ -371,11 +371,11 @@ fn batch_rows(row_bytes: usize) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
 }
 
-/// The rows of a write to the base.
+/// The rows that a write to the base concerned.
 fn sections(keys: Concerned) -> Vec<Section> {
-    let written = keys.written.map(|keys| Section { keys, now: Now::InBase });
-    let deleted = keys.deleted.map(|keys| Section { keys, now: Now::Gone });
-    written.into_iter().chain(deleted).filter(|section| section.keys.num_rows() > 0).collect()
+    // A key that the base lacks may have been written again, above it.
+    let sections = keys.written.into_iter().chain(keys.deleted).map(|keys| Section { keys, now: Now::After });
+    sections.filter(|section| section.keys.num_rows() > 0).collect()
 }
 
 impl Parts {

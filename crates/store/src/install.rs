@@ -17,7 +17,7 @@ use crate::fault::lance_error;
 use crate::history::BaseMark;
 use crate::key_index::KeyIndex;
 use crate::lease::Lease;
-use crate::log::{Frame, Record};
+use crate::log::{Frame, Record, Unseen};
 use crate::pages::RowReader;
 use crate::state::{State, blocking, key_index};
 use crate::version_files::sync_adopted;
@@ -70,7 +70,9 @@ impl State {
     }
 
     /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the
-    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile.
+    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile. What it wrote there
+    /// is `unseen` until then.
+    #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     pub(crate) async fn install(
         self: &Arc<Self>,
         version: u64,
@@ -79,6 +81,7 @@ impl State {
         base: Dataset,
         keys: KeyIndex,
         touched: Option<Concerned>,
+        unseen: Unseen,
     ) -> Result<bool> {
         self.fence.learn(mark.base);
         let base_rows = base.count_rows(None).await.map_err(lance_error)?;
@@ -115,6 +118,8 @@ impl State {
             inner.time = inner.time.max(time);
             inner.accepted = 0;
             (inner.base, inner.base_rows, inner.reader, inner.keys) = (base, base_rows, reader, keys);
+            // In one moment for readers here and elsewhere.
+            drop(unseen);
             Ok(true)
         })
         .await
@@ -234,16 +239,16 @@ impl State {
         keys: KeyIndex,
         concerned: BoxStream<'_, Result<Concerned>>,
     ) -> Result<usize> {
-        let (logged, touched) = self.append_base(writing, version, time, mark, concerned).await?;
+        let (logged, touched, unseen) = self.append_base(writing, version, time, mark, concerned).await?;
         self.suspect.store(false, Ordering::Release);
-        match self.install(version, time, mark, base, keys, touched).await? {
+        match self.install(version, time, mark, base, keys, touched, unseen).await? {
             true => Ok(logged),
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
         }
     }
 
-    /// Logs a new base, `mark`, and before it the keys that it concerns. Returns the bytes of those, and the keys if
-    /// they are few.
+    /// Logs a new base, `mark`, unseen, and before it the keys that it concerns. Returns the bytes of those, and the keys
+    /// if they are few.
     async fn append_base(
         &self,
         writing: &mut Writing,
@@ -251,7 +256,7 @@ impl State {
         time: Timestamp,
         mark: BaseMark,
         mut concerned: BoxStream<'_, Result<Concerned>>,
-    ) -> Result<(usize, Option<Concerned>)> {
+    ) -> Result<(usize, Option<Concerned>, Unseen)> {
         let part_bytes = self.options.bulk_bytes.0.clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize;
         let mut parts = KeyParts { id: RandomState::new().build_hasher().finish(), count: 0 };
         // A part makes no version of the table.
@@ -278,7 +283,7 @@ impl State {
         let keys = Concerned::join(&pieces)?;
         let touched = parts.is_none().then(|| keys.clone());
         let record = Record::Base { mark, parts, keys };
-        writing.append(vec![Frame { version, time, record }], true).await?;
-        Ok((logged, touched))
+        let (_, unseen) = writing.append(vec![Frame { version, time, record }], true).await?;
+        Ok((logged, touched, unseen))
     }
 }

@@ -26,7 +26,7 @@ use crate::history::{BaseMark, Checkpoint, History};
 use crate::key::PrimaryKey;
 use crate::key_files::{BATCH_ENTRIES, KeyFiles};
 use crate::key_index::KeyIndex;
-use crate::log::{Frame, Log, News, Record};
+use crate::log::{Frame, Log, News, Record, Unseen};
 use crate::pages::{Pages, RowReader};
 use crate::place::TablePlace;
 use crate::presence::Presence;
@@ -343,7 +343,8 @@ impl State {
                 };
                 let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
                 let touched = parts.is_none().then_some(concerned);
-                return self.install(frame.version, frame.time, mark, base, keys, touched).await;
+                let unseen = Unseen::default();
+                return self.install(frame.version, frame.time, mark, base, keys, touched, unseen).await;
             }
             Record::Note(note) => Arc::make_mut(&mut self.inner.lock().history).note(&note),
             Record::Keys { .. } | Record::Sealed(_) => {}

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use cenote_base::{Context, Error, Result};
 
 use super::segment::{News, Segment, Segments};
+use super::unseen::{Unseen, seen_to};
 use crate::Faults;
 use crate::durable::sync_directory;
 use crate::state::blocking;
@@ -171,8 +172,9 @@ impl Segment for FileSegment {
         // A moment's work: a system call that touches no disk.
         let metadata = self.file.metadata().context(|| self.place(0))?;
         Ok(match () {
-            () if metadata.nlink() == 0 => News::Gone,
-            () if metadata.len() > self.end => News::More,
+            // Removed, or cut off before the place that was read to.
+            () if metadata.nlink() == 0 || metadata.len() < self.end => News::Gone,
+            () if seen_to(&self.file, self.end, metadata.len()).context(|| self.place(0))? > self.end => News::More,
             () => News::None,
         })
     }
@@ -180,7 +182,8 @@ impl Segment for FileSegment {
     async fn peek(&mut self, wanted: usize) -> Result<Bytes> {
         let (file, end, place) = (Arc::clone(&self.file), self.end, self.place(0));
         blocking(move || {
-            let left = file.metadata().context(|| place.clone())?.len().saturating_sub(end);
+            let seen = |length| seen_to(&file, end, length).context(|| place.clone());
+            let left = seen(file.metadata().context(|| place.clone())?.len())?.saturating_sub(end);
             let mut bytes = vec![0; wanted.min(usize::try_from(left).unwrap_or(usize::MAX))];
             // The file may shrink meanwhile, when another process cuts off a torn end.
             let mut filled = 0;
@@ -190,7 +193,8 @@ impl Segment for FileSegment {
                     count => filled += count,
                 }
             }
-            bytes.truncate(filled);
+            // Another group may have come in the place of one that was refused.
+            bytes.truncate((seen(end + filled as u64)? - end) as usize);
             Ok(bytes.into())
         })
         .await
@@ -200,22 +204,24 @@ impl Segment for FileSegment {
         self.end += bytes as u64;
     }
 
-    async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<()> {
+    async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<Unseen> {
         let (file, end, place, faults) = (self.writable().await?, self.end, self.place(0), self.faults.clone());
         let length = bytes.len();
-        blocking(move || {
+        let unseen = blocking(move || {
+            let unseen = Unseen::behind(Arc::clone(&file), end).context(|| place.clone())?;
             write(&file, end, &bytes, sync, &faults).context(|| place.clone()).or_else(|error| {
                 // After a failed sync nobody knows what the disk holds: it must not come back as if acknowledged.
                 truncate(&file, end, &faults).context(|| place)?;
                 Err(error)
-            })
+            })?;
+            Ok(unseen)
         })
         .await?;
         self.end += length as u64;
         if sync {
             self.synced = self.end;
         }
-        Ok(())
+        Ok(unseen)
     }
 
     async fn truncate(&mut self) -> Result<u64> {

@@ -17,6 +17,7 @@ mod file;
 mod frame;
 mod object;
 mod segment;
+mod unseen;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub(crate) use frame::{Frame, Record};
 use frame::{HEADER_BYTES, Stamp, frame_bytes, whole_body};
 pub(crate) use segment::News;
 use segment::{Segment, Segments};
+pub(crate) use unseen::Unseen;
 
 /// So much of a segment is read at once; a single larger frame is read whole.
 const READ_BYTES: usize = 8 << 20;
@@ -225,8 +227,8 @@ impl Log {
     }
 
     /// Adds `frames` as one group, and gives them back: durable when it returns (or with the operating system, unless
-    /// `sync`). When it fails on a local disk, they are not there; in an object store they may come to be there.
-    pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<Vec<Frame>> {
+    /// `sync`), and unseen. When it fails on a local disk, they are not there; in an object store they may come to be there.
+    pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<(Vec<Frame>, Unseen)> {
         let Some(segment) = &mut self.segment else {
             return Err(Error::internal("the log is written before its segment is begun"));
         };
@@ -236,8 +238,8 @@ impl Log {
         }
         let stamp = Stamp { epoch: self.epoch, synced: segment.synced() };
         let (frames, bytes) = encode(frames, stamp).await?;
-        segment.append(bytes, sync).await?;
-        Ok(frames)
+        let unseen = segment.append(bytes, sync).await?;
+        Ok((frames, unseen))
     }
 
     /// Ends the segment after `checkpoint`'s version and begins the next.

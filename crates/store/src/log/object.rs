@@ -11,6 +11,7 @@ use cenote_base::{Error, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::segment::{News, Segment, Segments};
+use super::unseen::Unseen;
 use crate::objects::{Objects, PARALLEL};
 
 /// Objects read ahead at once, at most, and bytes of them.
@@ -166,12 +167,12 @@ impl Segment for ObjectSegment {
         }
     }
 
-    async fn append(&mut self, bytes: Vec<u8>, _sync: bool) -> Result<()> {
+    async fn append(&mut self, bytes: Vec<u8>, _sync: bool) -> Result<Unseen> {
         if !self.objects.create(&object_name(self.next), bytes.into()).await? {
             return Err(Error::conflict("another process has taken over writing to this table; try again"));
         }
         self.next += 1;
-        Ok(())
+        Ok(Unseen::default())
     }
 
     async fn truncate(&mut self) -> Result<u64> {

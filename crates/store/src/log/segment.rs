@@ -4,6 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cenote_base::Result;
 
+use super::unseen::Unseen;
+
 /// What there is behind the place that was read to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
@@ -71,11 +73,11 @@ pub(crate) trait Segment: std::fmt::Debug + Send + Sync {
     fn advance(&mut self, bytes: usize);
 
     /// Adds `bytes` behind the place that was read to, which moves behind them: on disk when it returns (or with the
-    /// operating system, unless `sync`).
+    /// operating system, unless `sync`), and unseen.
     ///
     /// # Errors
     /// `Conflict` when another writer added something there.
-    async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<()>;
+    async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<Unseen>;
 
     /// Cuts off everything behind the place that was read to; how many bytes that were.
     async fn truncate(&mut self) -> Result<u64>;

@@ -217,6 +217,43 @@ async fn a_patch_in_place_that_was_not_logged_reaches_the_feed() {
     assert_eq!(rest(&mut table.changes(start).await.unwrap()).await, expected);
 }
 
+/// The fold was committed to the base, and its process died before the log said so; meanwhile a key was written again
+/// whose deletion was folded.
+#[tokio::test]
+async fn a_fold_that_was_not_logged_deletes_nothing_in_the_feed() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = new_table(directory.path()).await;
+    table.upsert(batch(0..10, 1)).await.unwrap();
+    table.fold().await.unwrap();
+    let start = table.delete(&batch(1..3, 0)).await.unwrap().version;
+    drop(table);
+    let (sealed, is_sealed) = std::sync::mpsc::sync_channel(1);
+    let (go, may_go) = std::sync::mpsc::sync_channel::<()>(1);
+    let may_go = std::sync::Mutex::new(may_go);
+    let faults = Faults::new(move |operation| match operation {
+        "base.commit" => {
+            sealed.send(()).unwrap();
+            may_go.lock().unwrap().recv().unwrap();
+            Ok(())
+        }
+        "base.committed" => Err(Error::unavailable("the process died")),
+        _ => Ok(()),
+    });
+    let folding = open(directory.path(), faults).await;
+    let fold = tokio::spawn(async move { folding.fold().await });
+    tokio::task::spawn_blocking(move || is_sealed.recv().unwrap()).await.unwrap();
+    let table = open(directory.path(), Faults::default()).await;
+    let again = table.upsert(batch(1..2, 2)).await.unwrap().version;
+    go.send(()).unwrap();
+    fold.await.unwrap().unwrap_err();
+    drop(table);
+    let table = open(directory.path(), Faults::default()).await;
+    let last = table.upsert(batch(5..6, 3)).await.unwrap().version;
+    let expected = [(again, "insert", 1, None, Some(2)), (last, "update", 5, Some(1), Some(3))];
+    let expected = expected.map(|(version, what, id, before, after)| (version.0, what.to_owned(), id, before, after));
+    assert_eq!(rest(&mut table.changes(start).await.unwrap()).await, expected);
+}
+
 /// A large write that is cut off at each of its writes to the log, or after them, is in the feed once or not at all.
 #[tokio::test]
 async fn keys_without_their_base_mean_nothing() {

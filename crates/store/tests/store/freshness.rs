@@ -1,6 +1,7 @@
 //! Reads are linearizable over processes (Herlihy, Wing, 1990): what any process had acknowledged before a read began
 //! is in it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use cenote_base::ByteSize;
-use cenote_store::{Store, StoreOptions, Table};
+use cenote_base::{ByteSize, Error};
+use cenote_store::{Faults, Store, StoreOptions, Table};
 
 use crate::support::rows::{batch, contents, spec};
 
@@ -62,6 +63,72 @@ async fn read(table: &Table, way: usize) -> i64 {
             number
         }
     }
+}
+
+/// What others do while a group of the log is on its way to the disk, or is refused by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_sees_a_write_before_it_is_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let (reached, has_reached) = std::sync::mpsc::sync_channel(1);
+    let (go, may_go) = std::sync::mpsc::sync_channel::<bool>(1);
+    let (is_held, may_go) = (Arc::new(AtomicBool::new(false)), std::sync::Mutex::new(may_go));
+    let held = Arc::clone(&is_held);
+    let faults = Faults::new(move |operation| {
+        if operation == "log.sync" && held.load(Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            if !may_go.lock().unwrap().recv().unwrap() {
+                return Err(Error::unavailable("the disk is full"));
+            }
+        }
+        Ok(())
+    });
+    let store = Store::open(directory.path(), StoreOptions { faults, ..StoreOptions::default() }).await.unwrap();
+    let writer = store.create_table("t", spec()).await.unwrap();
+    writer.upsert(batch([(0, 0)])).await.unwrap();
+    let reader = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
+    let mut expected = BTreeMap::from([(0, 0)]);
+    for (number, is_kept) in [(1, true), (2, false), (3, true), (4, false)] {
+        is_held.store(true, Ordering::SeqCst);
+        let (table, rows) = (writer.clone(), batch([(0, number), (number, number)]));
+        let write = tokio::spawn(async move { table.upsert(rows).await });
+        tokio::task::block_in_place(|| has_reached.recv().unwrap());
+        assert_eq!(contents(&reader.snapshot().await.unwrap()).await, expected, "before write {number} is done");
+        let other = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
+        assert_eq!(contents(&other.snapshot().await.unwrap()).await, expected, "opened before write {number} is done");
+        is_held.store(false, Ordering::SeqCst);
+        go.send(is_kept).unwrap();
+        assert_eq!(write.await.unwrap().is_ok(), is_kept);
+        if is_kept {
+            expected.extend([(0, number), (number, number)]);
+        }
+        assert_eq!(contents(&reader.snapshot().await.unwrap()).await, expected, "after write {number}");
+        writer.upsert(batch([(100 + number, 0)])).await.unwrap();
+        expected.insert(100 + number, 0);
+        assert_eq!(contents(&reader.snapshot().await.unwrap()).await, expected, "after another than {number}");
+    }
+}
+
+/// Whoever was told of a write by another process finds it in the writer's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_writer_sees_a_write_no_later_than_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = Store::open(directory.path(), options()).await.unwrap().create_table("t", spec()).await.unwrap();
+    writer.upsert(batch([(0, 0)])).await.unwrap();
+    let reader = Store::open(directory.path(), options()).await.unwrap().table("t").await.unwrap();
+    let table = writer.clone();
+    let writes = tokio::spawn(async move {
+        for number in 1..300 {
+            // Now and then with so many others that they go straight to the base.
+            let others = if number % 40 == 0 { 1_000..3_000 } else { 1_000..1_002 };
+            table.upsert(batch([(0, number)].into_iter().chain(others.map(|id| (id, number))))).await.unwrap();
+        }
+    });
+    while !writes.is_finished() {
+        let seen = read(&reader, 0).await;
+        let own = read(&writer, 0).await;
+        assert!(own >= seen, "another store read {seen}, and the writer's then {own}");
+    }
+    writes.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,0 +1,84 @@
+//! What a writer adds to a file of the log stays out of others' sight until its own readers see it.
+//!
+//! The bytes of a group are in the file before they are on the disk, and before the memory of its writer has them. Whoever
+//! read them then would see a write that may be refused yet, and would see it earlier than the process that writes it. So
+//! the writer locks the file from its end on (an *open file description lock*, fcntl(2)), and others read up to the lock.
+//! The lock goes with its writer: of a process that dies, everybody sees the same whole frames. Systems other than Linux
+//! have no such locks, and show a group while it is written.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use cenote_base::Result;
+
+/// A group that was added to the log: nobody else sees it before this is dropped, which its writer does in the moment in
+/// which its own readers are shown it. Nothing where groups appear at once and whole.
+#[derive(Debug, Default)]
+pub(crate) struct Unseen {
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is nothing to unlock"))]
+    file: Option<Arc<File>>,
+}
+
+#[cfg(target_os = "linux")]
+mod locks {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc::{F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock};
+
+    use super::*;
+
+    /// A lock of `kind` on the bytes from `start` on: `length` of them, or with 0 all.
+    fn lock(kind: c_int, start: u64, length: u64) -> flock {
+        flock {
+            l_type: kind as _,
+            l_whence: SEEK_SET as _,
+            // No file is larger than an `i64` says.
+            l_start: start as _,
+            l_len: length as _,
+            l_pid: 0,
+        }
+    }
+
+    impl Unseen {
+        /// Keeps what `file`, open to be written, gets from `end` on from others.
+        pub(in crate::log) fn behind(file: Arc<File>, end: u64) -> Result<Self> {
+            fcntl(&file, FcntlArg::F_OFD_SETLK(&lock(F_WRLCK, end, 0))).map_err(std::io::Error::from)?;
+            Ok(Self { file: Some(file) })
+        }
+    }
+
+    impl Drop for Unseen {
+        fn drop(&mut self) {
+            let Some(file) = self.file.take() else { return };
+            if let Err(error) = fcntl(&file, FcntlArg::F_OFD_SETLK(&lock(F_UNLCK, 0, 0))) {
+                tracing::error!(%error, "other processes cannot see what was written until this table is closed");
+            }
+        }
+    }
+
+    /// How far others than its writer may read in `file`, of `length` bytes, from `end` on.
+    pub(in crate::log) fn seen_to(file: &File, end: u64, length: u64) -> Result<u64> {
+        if length <= end {
+            return Ok(length);
+        }
+        let mut first = lock(F_RDLCK, end, length - end);
+        fcntl(file, FcntlArg::F_OFD_GETLK(&mut first)).map_err(std::io::Error::from)?;
+        Ok(if c_int::from(first.l_type) == F_UNLCK { length } else { (first.l_start as u64).max(end) })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod locks {
+    use super::*;
+
+    impl Unseen {
+        pub(in crate::log) fn behind(file: Arc<File>, _end: u64) -> Result<Self> {
+            Ok(Self { file: Some(file) })
+        }
+    }
+
+    pub(in crate::log) fn seen_to(_file: &File, _end: u64, length: u64) -> Result<u64> {
+        Ok(length)
+    }
+}
+
+pub(super) use locks::seen_to;
