@@ -21,8 +21,9 @@ pub(crate) struct Unseen {
 
 #[cfg(target_os = "linux")]
 mod locks {
-    use nix::fcntl::{FcntlArg, fcntl};
-    use nix::libc::{F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock};
+    use std::os::fd::AsRawFd;
+
+    use libc::{F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock};
 
     use super::*;
 
@@ -38,10 +39,19 @@ mod locks {
         }
     }
 
+    #[expect(unsafe_code, reason = "the standard library locks whole files only")]
+    fn fcntl(file: &File, command: c_int, lock: &mut flock) -> std::io::Result<()> {
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and both commands take a `flock`.
+        match unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
     impl Unseen {
         /// Keeps what `file`, open to be written, gets from `end` on from others.
         pub(in crate::log) fn behind(file: Arc<File>, end: u64) -> Result<Self> {
-            fcntl(&file, FcntlArg::F_OFD_SETLK(&lock(F_WRLCK, end, 0))).map_err(std::io::Error::from)?;
+            fcntl(&file, F_OFD_SETLK, &mut lock(F_WRLCK, end, 0))?;
             Ok(Self { file: Some(file) })
         }
     }
@@ -49,7 +59,7 @@ mod locks {
     impl Drop for Unseen {
         fn drop(&mut self) {
             let Some(file) = self.file.take() else { return };
-            if let Err(error) = fcntl(&file, FcntlArg::F_OFD_SETLK(&lock(F_UNLCK, 0, 0))) {
+            if let Err(error) = fcntl(&file, F_OFD_SETLK, &mut lock(F_UNLCK, 0, 0)) {
                 tracing::error!(%error, "other processes cannot see what was written until this table is closed");
             }
         }
@@ -61,7 +71,7 @@ mod locks {
             return Ok(length);
         }
         let mut first = lock(F_RDLCK, end, length - end);
-        fcntl(file, FcntlArg::F_OFD_GETLK(&mut first)).map_err(std::io::Error::from)?;
+        fcntl(file, F_OFD_GETLK, &mut first)?;
         Ok(if c_int::from(first.l_type) == F_UNLCK { length } else { (first.l_start as u64).max(end) })
     }
 }
