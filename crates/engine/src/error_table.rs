@@ -118,7 +118,7 @@ impl ErrorTable {
             },
         };
         // Passed over where it is there.
-        table.add_columns(&[Field::new(owner_column(), DataType::Int64, true)]).await?;
+        table.add_own_columns(&[Field::new(owner_column(), DataType::Int64, true)]).await?;
         let text = |values: Vec<&str>| Arc::new(StringArray::from(values)) as ArrayRef;
         let columns = vec![
             text(vec![&self.table_name; failures.len()]),

@@ -252,7 +252,7 @@ impl Engine {
         }
         fields.retain(|field| missing(field.name()));
         if !fields.is_empty() {
-            group.table.add_columns(&fields).await?;
+            group.table.add_own_columns(&fields).await?;
         }
 
         let mut properties = BTreeMap::new();

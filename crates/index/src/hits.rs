@@ -1,6 +1,7 @@
 //! Search results: row ids with their rank values, and the rows behind them.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch, RecordBatchOptions, UInt64Array};
@@ -27,7 +28,7 @@ pub struct Hit {
 }
 
 /// The rows of `hits`, in their order: `columns` (all visible ones for `None`; [`ROW_ID`], [`DISTANCE`] and [`SCORE`] may
-/// be among them), then those of `ranks` that are not named already.
+/// be among them; one that is named twice is there once), then those of `ranks` that are not named already.
 ///
 /// # Errors
 /// `NotFound` for an unknown column.
@@ -41,6 +42,8 @@ pub async fn materialize(
         Some(columns) => columns.to_vec(),
         None => snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
     };
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     for rank in ranks {
         if !names.iter().any(|name| name == rank) {
             names.push((*rank).to_owned());

@@ -1,5 +1,7 @@
 //! What a loader reads of its sources, and checks of its options against them.
 
+use std::collections::HashSet;
+
 use arrow::datatypes::Field;
 use cenote_base::{Error, Result};
 use cenote_store::{Version, is_blob};
@@ -91,8 +93,10 @@ pub(crate) fn mixture(selections: &[Selection], weights: Option<&[f64]>, epoch_r
 /// The columns of the batches: they have to be in every source, with one type.
 pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
     let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
+    let mut seen = HashSet::new();
     let columns: Vec<String> = match wanted {
-        Some(wanted) => wanted.to_vec(),
+        // One that is named twice is there once, as in every other read.
+        Some(wanted) => wanted.iter().filter(|column| seen.insert(*column)).cloned().collect(),
         None => first.snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
     };
     for column in &columns {

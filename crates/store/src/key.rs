@@ -13,6 +13,7 @@ use lance::deps::datafusion::prelude::{Expr, col, lit};
 use siphasher::sip128::SipHasher13;
 
 use crate::cast;
+use crate::column;
 use crate::fault::arrow_error;
 use crate::filter::Filter;
 
@@ -31,10 +32,13 @@ impl PrimaryKey {
     /// The key over `columns` of `schema`.
     ///
     /// # Errors
-    /// `InvalidInput` when there is no column, one is unknown, nullable, or of a type that cannot be a key.
+    /// `InvalidInput` when there is no column, one is given twice, unknown, nullable, or of a type that cannot be a key.
     pub fn new(schema: &Schema, columns: &[String]) -> Result<Self> {
         if columns.is_empty() {
             return Err(Error::invalid_input("a table needs a primary key: name one column or more"));
+        }
+        if let Some(column) = column::repeated(columns) {
+            return Err(Error::invalid_input(format!("the primary key has column `{column}` twice: name it once")));
         }
         let fields = columns.iter().map(|name| {
             let (_, field) = schema
@@ -96,13 +100,19 @@ impl PrimaryKey {
     /// The key's columns of `batch`, cast to the key's types.
     ///
     /// # Errors
-    /// `InvalidInput` when one is missing, null or holds a value that the key's type cannot hold as it is: 1.9 does not
-    /// name row 1.
+    /// `InvalidInput` when one is missing, given twice, null or holds a value that the key's type cannot hold as it is:
+    /// 1.9 does not name row 1.
     pub fn project(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.schema.fields().iter().map(|field| {
-            let column = batch
-                .column_by_name(field.name())
+            let fields = batch.schema_ref().fields();
+            let mut given = fields.iter().zip(batch.columns()).filter(|(given, _)| given.name() == field.name());
+            let (_, column) = given
+                .next()
                 .ok_or_else(|| Error::invalid_input(format!("primary key column `{}` is missing", field.name())))?;
+            if given.next().is_some() {
+                let what = format!("primary key column `{}` is given twice: give each column once", field.name());
+                return Err(Error::invalid_input(what));
+            }
             let column = cast::exact(column, field)?;
             if column.null_count() > 0 {
                 return Err(Error::invalid_input(format!("primary key column `{}` holds a null", field.name())));

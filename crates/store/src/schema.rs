@@ -3,22 +3,21 @@
 //! A blob column is `LargeBinary` to callers and a Lance blob (v2) on disk: small values lie in the data file, larger
 //! ones beside it, and a scan that does not name the column never touches its bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Float64Type, Schema, SchemaRef};
 use cenote_base::{Error, Result};
 use lance::BlobArrayBuilder;
 
 use crate::cast;
+use crate::column::{self, HIDDEN_PREFIX};
 use crate::fault::{arrow_error, lance_error};
 use crate::key::PrimaryKey;
 
 /// Field metadata that marks a media column; its value is `blob`.
 pub const BLOB_TYPE_KEY: &str = "cenote:type";
-/// Columns whose names start so are Cenote's own: stored, but not part of [`Table::schema`](crate::Table::schema).
-pub const HIDDEN_PREFIX: &str = "_cenote_";
 
 const EXTENSION_NAME_KEY: &str = "ARROW:extension:name";
 const LANCE_BLOB: &str = "lance.blob.v2";
@@ -94,6 +93,9 @@ pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missin
         let known = visible(logical).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");
         return Err(Error::invalid_input(format!("the table has no column `{}`; it has {known}", unknown.name())));
     }
+    if let Some(column) = column::repeated(batch.schema_ref().fields().iter().map(|field| field.name())) {
+        return Err(Error::invalid_input(format!("column `{column}` is given twice: give each column once")));
+    }
     let mut fields = Vec::with_capacity(logical.fields().len());
     let mut columns = Vec::with_capacity(logical.fields().len());
     for field in logical.fields() {
@@ -119,28 +121,47 @@ pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missin
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
 }
 
-/// No distance to a vector with a number that is none would mean anything.
+/// Refuses vectors with a number that is missing, NaN or infinite: no distance to them would mean anything.
 fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
+    use DataType::{Float16, Float32, Float64, Int8, UInt8};
     let Some(list) = column.as_fixed_size_list_opt() else { return Ok(()) };
-    let Some(values) = list.values().as_primitive_opt::<Float32Type>() else { return Ok(()) };
-    let width = list.value_length() as usize;
-    let wrong = |row: &usize| {
-        let numbers = values.slice(row * width, width);
-        list.is_valid(*row) && numbers.values().iter().any(|number| !number.is_finite())
-    };
-    // Almost always all are numbers, and a sum over everything says so at once.
-    if values.values().iter().map(|number| number * 0.0).sum::<f32>() == 0.0 {
+    let numbers = list.values();
+    if !matches!(numbers.data_type(), Float16 | Float32 | Float64 | Int8 | UInt8) {
         return Ok(());
     }
+    // Almost always all are there and finite; beneath a vector that is null may be anything.
+    if is_finite(numbers) {
+        return Ok(());
+    }
+    let width = list.value_length() as usize;
+    let wrong = |row: &usize| list.is_valid(*row) && !is_finite(&numbers.slice(row * width, width));
     let rows: Vec<String> = (0..list.len()).filter(wrong).take(10).map(|row| row.to_string()).collect();
     if rows.is_empty() {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
-        "column `{}` holds vectors with numbers that are NaN or infinite, in rows {}: mend or leave out those rows",
+        "column `{}` holds vectors with numbers that are NaN, infinite or null, in rows {}: mend or leave out those rows",
         field.name(),
         rows.join(", ")
     )))
+}
+
+/// Whether each of `numbers` is there, and neither NaN nor infinite.
+fn is_finite(numbers: &ArrayRef) -> bool {
+    // Without an early end, so that many are compared at once.
+    let is_finite = match numbers.data_type() {
+        DataType::Float16 => {
+            numbers.as_primitive::<Float16Type>().values().iter().fold(true, |all, n| all & n.is_finite())
+        }
+        DataType::Float32 => {
+            numbers.as_primitive::<Float32Type>().values().iter().fold(true, |all, n| all & n.is_finite())
+        }
+        DataType::Float64 => {
+            numbers.as_primitive::<Float64Type>().values().iter().fold(true, |all, n| all & n.is_finite())
+        }
+        _ => true,
+    };
+    is_finite && numbers.null_count() == 0
 }
 
 /// A checked `batch` in the stored form: blobs wrapped.
@@ -168,7 +189,7 @@ fn wrap_blobs(column: &ArrayRef) -> Result<ArrayRef> {
     builder.finish().map_err(lance_error)
 }
 
-/// The projection of `schema` to `columns`, in their order.
+/// The projection of `schema` to `columns`, in their order; one that is named twice is there once, where it was first.
 pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> {
     let fields = columns.iter().map(|name| {
         schema.fields().find(name).map(|(_, field)| Arc::clone(field)).ok_or_else(|| {
@@ -176,7 +197,10 @@ pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> 
             Error::not_found(format!("no column `{name}`; the table has {known}"))
         })
     });
-    Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?)))
+    let mut fields = fields.collect::<Result<Vec<_>>>()?;
+    let mut seen = HashSet::new();
+    fields.retain(|field| seen.insert(field.name().clone()));
+    Ok(Arc::new(Schema::new(fields)))
 }
 
 /// `batch` in the columns of `schema`: one that it lacks is null, one that `schema` lacks is left out.

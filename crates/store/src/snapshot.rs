@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array};
 use arrow::compute::{filter as filter_array, filter_record_batch, interleave_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt64Type};
 use cenote_base::{Error, Result};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
@@ -43,7 +43,7 @@ pub type RecordBatches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>
 /// What to read. The default is every visible column of every row.
 #[derive(Debug, Clone, Default)]
 pub struct ScanRequest {
-    /// Columns in the order wanted; `None`: all visible ones.
+    /// Columns in the order wanted, each once even if it is named twice; `None`: all visible ones.
     pub columns: Option<Vec<String>>,
     /// Rows wanted; `None`: all.
     pub filter: Option<Filter>,
@@ -556,7 +556,8 @@ impl Snapshot {
         self.take(&row_ids, &columns).await
     }
 
-    /// The rows with these row ids, in the order of `row_ids`; media columns as bytes.
+    /// The rows with these row ids, in the order of `row_ids`; media columns as bytes; `columns` as in
+    /// [`ScanRequest::columns`].
     ///
     /// # Errors
     /// `NotFound` for an unknown column, or when a row id names no row of this snapshot.
@@ -571,7 +572,7 @@ impl Snapshot {
         if base.row_ids.is_empty() {
             return Ok(from_changes);
         }
-        let from_base = self.take_base(&base.row_ids, columns, &schema).boxed().await?;
+        let from_base = self.take_base(&base.row_ids, &schema).boxed().await?;
         if changed.places.is_empty() {
             return Ok(from_base);
         }
@@ -598,9 +599,10 @@ impl Snapshot {
         Ok((changed, base))
     }
 
-    async fn take_base(&self, row_ids: &[u64], columns: &[String], schema: &SchemaRef) -> Result<RecordBatch> {
-        let (blobs, plain): (Vec<&String>, Vec<&String>) =
-            columns.iter().partition(|name| schema.field_with_name(name).is_ok_and(schema::is_blob));
+    async fn take_base(&self, row_ids: &[u64], schema: &SchemaRef) -> Result<RecordBatch> {
+        let (blobs, plain): (Vec<&FieldRef>, Vec<&FieldRef>) =
+            schema.fields().iter().partition(|field| schema::is_blob(field));
+        let [blobs, plain] = [blobs, plain].map(|fields| fields.iter().map(|f| f.name()).collect::<Vec<_>>());
         let mut arrays: HashMap<&str, ArrayRef> = HashMap::new();
         if !plain.is_empty() {
             let projection = self.base.schema().project(&plain).map_err(lance_error)?;

@@ -18,16 +18,17 @@ use tokio::sync::OnceCell;
 
 use crate::Faults;
 use crate::block_cache::BlockCacheUsage;
+use crate::column::{self, Owner};
 use crate::fault::lance_error;
 use crate::fence::Fence;
 use crate::key::PrimaryKey;
 use crate::lease::{Lease, Leases};
 use crate::pages::Pages;
 use crate::place::Place;
-use crate::schema::{self, HIDDEN_PREFIX};
+use crate::schema;
 use crate::sessions::{Sessions, new_identity};
 use crate::state::State;
-use crate::table::Table;
+use crate::table::{Table, check_property};
 use crate::upkeep::AfterFold;
 
 /// Limits of a [`Store`].
@@ -191,15 +192,14 @@ impl Store {
     /// Makes a table.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad name, schema or key; `AlreadyExists`.
+    /// `InvalidInput` for a bad name, schema, key or property; `AlreadyExists`.
     pub async fn create_table(&self, name: &str, spec: TableSpec) -> Result<Table> {
         check_name(name)?;
-        if let Some(field) = spec.schema.fields().iter().find(|field| field.name().starts_with(HIDDEN_PREFIX)) {
-            return Err(Error::invalid_input(format!(
-                "column `{}`: names in {HIDDEN_PREFIX} are reserved",
-                field.name()
-            )));
+        spec.schema.fields().iter().try_for_each(|field| column::check(field, Owner::Caller))?;
+        if let Some(column) = column::repeated(spec.schema.fields().iter().map(|field| field.name())) {
+            return Err(Error::invalid_input(format!("column `{column}` is given twice: name each column once")));
         }
+        spec.properties.iter().try_for_each(|(name, value)| check_property(name, Some(value)))?;
         let key = PrimaryKey::new(&spec.schema, &spec.primary_key)?;
         let stored: SchemaRef = Arc::new(schema::to_stored(&spec.schema, &key));
         let (leases, held) = self.leases(name).await?;

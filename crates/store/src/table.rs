@@ -21,6 +21,7 @@ use crate::Version;
 use crate::block_cache::BlockCacheUsage;
 use crate::changes::ByHash;
 use crate::collect::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
+use crate::column::{self, Owner};
 use crate::commit::RowWrite;
 use crate::compaction;
 use crate::direct::{self, Staged};
@@ -36,7 +37,7 @@ use crate::schema::{self, Missing};
 use crate::snapshot::{Snapshot, WRITE_ROWS_MAX};
 use crate::state::{State, detached};
 use crate::store::{Store, schemas};
-use crate::update::Update;
+use crate::update::{Update, parse_dependents};
 use crate::upkeep::UpkeepStatus;
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list
@@ -184,8 +185,8 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidInput` for an unknown column, a value that its column cannot hold as it is (floats are rounded into
-    /// narrower float types), a null where none may be, a vector with a number that is NaN or infinite, or two rows
-    /// with one key (see [`DUPLICATES_PROPERTY`]); nothing is written.
+    /// narrower float types), a null where none may be, a column given twice, a vector with a number that is NaN,
+    /// infinite or null, or two rows with one key (see [`DUPLICATES_PROPERTY`]); nothing is written.
     pub async fn upsert(&self, batch: RecordBatch) -> Result<WriteReport> {
         self.upsert_all(vec![batch]).await
     }
@@ -316,16 +317,27 @@ impl Table {
     /// Adds nullable columns, null in every row. A column that is there already with the same type is passed over.
     ///
     /// # Errors
-    /// `InvalidInput` for a column that is not nullable, is a media column, or exists with another type.
+    /// `InvalidInput` for a column that is not nullable, is a media column, exists with another type, or has a name or
+    /// type that no column can have.
     pub async fn add_columns(&self, fields: &[Field]) -> Result<Version> {
+        self.add(fields, Owner::Caller).await
+    }
+
+    /// As [`add_columns`](Self::add_columns), for what is made by Cenote itself: names may be in
+    /// [`HIDDEN_PREFIX`](crate::HIDDEN_PREFIX).
+    pub async fn add_own_columns(&self, fields: &[Field]) -> Result<Version> {
+        self.add(fields, Owner::Cenote).await
+    }
+
+    async fn add(&self, fields: &[Field], owner: Owner) -> Result<Version> {
         let snapshot = self.snapshot().await?;
-        if missing(snapshot.full_schema(), fields)?.is_empty() {
+        if missing(snapshot.full_schema(), fields, owner)?.is_empty() {
             return Ok(snapshot.version());
         }
         drop(snapshot);
         self.alter(async |dataset| {
             // Somebody may have added some of them meanwhile.
-            let missing = missing(&schemas(dataset).0, fields)?;
+            let missing = missing(&schemas(dataset).0, fields, owner)?;
             if missing.is_empty() {
                 return Ok(());
             }
@@ -335,9 +347,12 @@ impl Table {
         .await
     }
 
-    /// Drops columns that are not part of the key.
+    /// Drops columns that are not part of the key. Without any it makes no version.
     pub async fn drop_columns(&self, columns: &[&str]) -> Result<Version> {
         let snapshot = self.snapshot().await?;
+        if columns.is_empty() {
+            return Ok(snapshot.version());
+        }
         for column in columns {
             if snapshot.primary_key().schema().index_of(column).is_ok() {
                 return Err(Error::invalid_input(format!("column `{column}` is part of the primary key")));
@@ -447,7 +462,10 @@ impl Table {
 }
 
 /// Those of `fields` that a table with the columns `logical` lacks.
-fn missing(logical: &Schema, fields: &[Field]) -> Result<Vec<Field>> {
+fn missing(logical: &Schema, fields: &[Field], owner: Owner) -> Result<Vec<Field>> {
+    if let Some(column) = column::repeated(fields.iter().map(|field| field.name())) {
+        return Err(Error::invalid_input(format!("column `{column}` is given twice: name each column once")));
+    }
     let mut missing = Vec::new();
     for field in fields {
         match logical.field_with_name(field.name()) {
@@ -464,13 +482,17 @@ fn missing(logical: &Schema, fields: &[Field]) -> Result<Vec<Field>> {
                 let what = format!("column `{}` must be nullable and hold no media to be added", field.name());
                 return Err(Error::invalid_input(what));
             }
-            Err(_) => missing.push(field.clone()),
+            Err(_) => {
+                column::check(field, owner)?;
+                missing.push(field.clone());
+            }
         }
     }
     Ok(missing)
 }
 
-fn check_property(name: &str, value: Option<&str>) -> Result<()> {
+/// Refuses a value that one of Cenote's own properties cannot have.
+pub(crate) fn check_property(name: &str, value: Option<&str>) -> Result<()> {
     let allowed: &[&str] = match name {
         DUPLICATES_PROPERTY => &["error", "last"],
         DURABILITY_PROPERTY => &["synced", "relaxed"],
@@ -480,6 +502,13 @@ fn check_property(name: &str, value: Option<&str>) -> Result<()> {
         Some(value) if [RETENTION_PROPERTY, RETENTION_BYTES_PROPERTY].contains(&name) => {
             collect::parse_limit(name, value).map(drop)
         }
+        Some(value) if name == DEPENDENTS_PROPERTY => parse_dependents(value).map(drop).map_err(|source| {
+            Error::invalid_input(format!(
+                "property `{name}` is a JSON object from column to list of columns, such as {{\"caption\": \
+                 [\"embedding\"]}}, found `{value}`"
+            ))
+            .with_source(source)
+        }),
         Some(value) if !allowed.is_empty() && !allowed.contains(&value) => {
             let allowed = allowed.join("` or `");
             Err(Error::invalid_input(format!("property `{name}` is `{allowed}`, found `{value}`")))

@@ -46,10 +46,15 @@ impl Update {
     }
 }
 
+/// The value of [`DEPENDENTS_PROPERTY`]: which columns are void when one changes.
+pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, Vec<String>>> {
+    serde_json::from_str(text)
+}
+
 /// `batch` with a null column for each column that is void when one of the batch's changes.
 fn void_dependents(snapshot: &Snapshot, batch: &RecordBatch) -> Result<RecordBatch> {
     let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
-    let dependents: BTreeMap<String, Vec<String>> = serde_json::from_str(text).map_err(|source| {
+    let dependents = parse_dependents(text).map_err(|source| {
         Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
     })?;
     let schema = batch.schema();

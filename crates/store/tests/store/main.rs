@@ -2,6 +2,7 @@
 //! because each would be linked with all of Lance.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod columns;
 mod concurrency;
 mod damage;
 #[cfg(target_os = "linux")]
