@@ -7,15 +7,16 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchReader, StructArray, make_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchReader, StructArray};
 use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
-use arrow::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
+use arrow::ffi_stream::FFI_ArrowArrayStream;
 use cenote_runtime::arrow;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
 use crate::fault;
+use crate::import::{self, StreamReader};
 
 const SCHEMA: &CStr = c"arrow_schema";
 const ARRAY: &CStr = c"arrow_array";
@@ -38,11 +39,11 @@ pub(crate) fn reader(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
     if data.hasattr("__arrow_c_stream__")? {
         let capsule = data.call_method0("__arrow_c_stream__")?;
         let stream = take(&capsule, STREAM, FFI_ArrowArrayStream::empty())?;
-        return Ok(Box::new(ArrowArrayStreamReader::try_new(stream).map_err(fault::arrow)?));
+        return Ok(Box::new(StreamReader::new(stream).map_err(fault::arrow)?));
     }
     if data.hasattr("__arrow_c_array__")? {
         let array = array(data)?;
-        let rows = array.as_any().downcast_ref::<StructArray>();
+        let rows: Option<&StructArray> = array.as_struct_opt();
         let rows =
             rows.ok_or_else(|| fault::invalid(format!("rows are a struct array, found {}", array.data_type())))?;
         let batch = RecordBatch::from(rows);
@@ -62,9 +63,8 @@ pub(crate) fn array(data: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     let schema = take(&schema, SCHEMA, FFI_ArrowSchema::empty())?;
     let array = take(&array, ARRAY, FFI_ArrowArray::empty())?;
     // SAFETY: both were taken over from capsules of their names, and the interface says that they fit each other.
-    let mut data = unsafe { from_ffi(array, &schema) }.map_err(fault::arrow)?;
-    data.align_buffers();
-    Ok(make_array(data))
+    let data = unsafe { from_ffi(array, &schema) }.map_err(fault::arrow)?;
+    import::array(data).map_err(fault::arrow)
 }
 
 /// The schema of something with `__arrow_c_schema__`.

@@ -10,6 +10,7 @@ mod command;
 mod fault;
 mod from_python;
 mod gpu;
+mod import;
 mod interchange;
 mod lake;
 mod loader;
