@@ -12,6 +12,9 @@ use crate::interchange::{self, Schema};
 /// Columns from (name, type) pairs. A type is a name such as `string` or `vector:512`, or has `__arrow_c_schema__`.
 #[pyfunction]
 pub(crate) fn schema(columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Schema> {
+    if let Some((name, _)) = columns.iter().find(|(name, _)| name.contains('\0')) {
+        return Err(invalid(format!("column `{}`: a name has no zero byte", name.escape_debug())));
+    }
     let field = |(name, kind): &(String, Bound<'_, PyAny>)| match kind.extract::<String>() {
         Ok(kind) => parse(name, &kind),
         Err(_) => {

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
 use cenote_runtime::{
     ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot,
-    Table as RuntimeTable, Version, WriteReport, arrow,
+    Table as RuntimeTable, Version, WriteReport, arrow, vector_dimensions,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -100,9 +100,13 @@ impl Table {
         wait(py, async { snapshot(table, version).await?.count(filter.map(Filter::from)).await })
     }
 
-    /// Rows in the table's types from columns of Python's values; a column of a name that the table lacks is refused.
+    /// Rows in the table's types from columns of Python's values: none without columns. A column of a name that the table
+    /// lacks is refused.
     fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Rows> {
         let snapshot = wait(py, self.here()?.snapshot())?;
+        if columns.is_empty() {
+            return Ok(Rows::new(Arc::clone(snapshot.primary_key().schema()), Vec::new()));
+        }
         let schema = snapshot.schema();
         let mut fields = Vec::new();
         let mut arrays = Vec::new();
@@ -354,24 +358,31 @@ fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     arrow::compute::concat_batches(&schema, &batches).map_err(fault::arrow)
 }
 
+/// The column that is searched, and how many numbers its vectors have: `wanted`, or the only one of floats of 32 bits, or
+/// the only one.
 fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> cenote_runtime::Result<(String, usize)> {
-    let vectors = snapshot.schema().fields().iter().filter_map(|field| match field.data_type() {
-        DataType::FixedSizeList(item, width) if item.data_type() == &DataType::Float32 => {
-            Some((field.name().clone(), *width as usize))
-        }
-        _ => None,
+    let vectors = snapshot.schema().fields().iter().filter_map(|field| {
+        let dimensions = vector_dimensions(snapshot, field.name()).ok()?;
+        let is_float32 =
+            matches!(field.data_type(), DataType::FixedSizeList(item, _) if item.data_type() == &DataType::Float32);
+        Some((field.name().clone(), dimensions, is_float32))
     });
-    let vectors: Vec<(String, usize)> = vectors.collect();
-    let names = vectors.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    match (wanted, vectors.as_slice()) {
-        (Some(wanted), _) => vectors.iter().find(|(name, _)| name == wanted).cloned().ok_or_else(|| {
-            Error::not_found(format!("table `{table}` has no vector column `{wanted}`; it has {names}"))
-        }),
-        (None, [only]) => Ok(only.clone()),
-        (None, []) => Err(Error::not_found(format!(
+    let vectors: Vec<(String, usize, bool)> = vectors.collect();
+    let names = vectors.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(wanted) = wanted {
+        let found = vectors.into_iter().find(|(name, ..)| name == wanted);
+        let has = if names.is_empty() { "none".to_owned() } else { names };
+        return found
+            .map(|(name, dimensions, _)| (name, dimensions))
+            .ok_or_else(|| Error::not_found(format!("table `{table}` has no vector column `{wanted}`; it has {has}")));
+    }
+    let (usual, others): (Vec<_>, Vec<_>) = vectors.iter().partition(|(.., is_float32)| *is_float32);
+    match if usual.is_empty() { others } else { usual }.as_slice() {
+        [(name, dimensions, _)] => Ok((name.clone(), *dimensions)),
+        [] => Err(Error::not_found(format!(
             "table `{table}` has neither a full-text index nor a vector column: index a text column, or derive embeddings"
         ))),
-        (None, _) => Err(Error::invalid_input(format!(
+        _ => Err(Error::invalid_input(format!(
             "table `{table}` has several vector columns; choose one with `column`: {names}"
         ))),
     }

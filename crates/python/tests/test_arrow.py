@@ -120,6 +120,82 @@ def test_what_is_no_row_is_refused_with_what_is_wrong(numbers: cenote.Table, dat
     assert len(numbers) == 100
 
 
+NESTED = pa.struct([("a", pa.struct([("b", pa.list_(pa.int8())), ("c", pa.string())]))])
+NESTED_VALUES = [{"a": {"b": [1], "c": "x"}}, {"a": None}, {"a": {"b": None, "c": None}}, None] * 4
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 9])
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (NESTED, NESTED_VALUES),
+        (pa.list_(NESTED), [[value, None] for value in NESTED_VALUES]),
+        (pa.struct([("v", pa.list_(pa.list_(pa.int8(), 2), 2))]), [{"v": [[k, 1], None]} for k in range(15)] + [None]),
+        (pa.struct([("v", pa.struct([("b", pa.bool_())]))]), [{"v": {"b": k % 3 == 0}} for k in range(16)]),
+    ],
+    ids=["struct", "list", "fixed", "bits"],
+)
+def test_slices_of_nested_structs_come_in_as_what_they_show(lake: cenote.Lake, kind: pa.DataType, values: list, start: int) -> None:
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("v", kind)])
+    rows = pa.table({"id": range(16), "v": pa.array(values, kind)}, schema=schema).slice(start, 6)
+    for name, given in [("stream", rows), ("array", rows.combine_chunks().to_batches()[0])]:
+        table = lake.create_table(name, schema, primary_key="id")
+        assert table.upsert(given)["inserted"] == 6
+        assert table.update(given.slice(1))["updated"] == 5
+        assert sorted(table.read().to_pylist(), key=lambda row: row["id"]) == rows.to_pylist()
+        assert table.delete(given.slice(2))["deleted"] == 4
+
+
+def test_a_struct_within_a_fixed_size_list_is_read_when_sliced(lake: cenote.Lake) -> None:
+    table = lake.create_table("t", {"id": int, "v": pa.list_(pa.struct([("x", pa.int32())]))}, primary_key="id")
+    values = [[{"x": k}, {"x": -k}] for k in range(6)]
+    given = pa.array(values, pa.list_(pa.struct([("x", pa.int32())]), 2))
+    table.upsert(pa.table({"id": range(6), "v": given}).slice(2, 3))
+    assert sorted(row["v"][0]["x"] for row in table.read()) == [2, 3, 4]
+
+
+def test_no_rows_are_written_as_none(numbers: cenote.Table) -> None:
+    version = numbers.version
+    for nothing in ([], {}, {"id": []}, pa.table({"id": pa.array([], pa.int64())})):
+        assert numbers.upsert(nothing) == {"version": version, "inserted": 0, "updated": 0, "deleted": 0}
+        assert numbers.update(nothing)["updated"] == 0
+    for rows in ([{}], [{"id": 1}, {}]):
+        with pytest.raises(InvalidInputError, match=f"row {len(rows) - 1} is an empty dict"):
+            numbers.upsert(rows)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, 2**70, "1"])
+def test_a_count_is_a_whole_number(numbers: cenote.Table, count) -> None:
+    with pytest.raises(InvalidInputError, match="`k` is a whole number from 0 on"):
+        numbers.search(vector=[1, 1], k=count)
+    for name in ("limit", "batch_rows"):
+        with pytest.raises(InvalidInputError, match=f"`{name}` is a whole number from 0 on"):
+            numbers.read(**{name: count})
+    assert len(numbers.search(vector=[1, 1], k=numpy.int64(3))) == len(numbers.read(limit=numpy.int8(3))) == 3
+
+
+def test_a_column_that_is_asked_for_twice_is_there_once(numbers: cenote.Table) -> None:
+    twice = ["word", "id", "word"]
+    for fold in (False, True):
+        if fold:
+            numbers.fold()
+        assert numbers.read(twice).columns == ["word", "id"]
+        assert numbers.get_many([1, 2], columns=twice).columns == ["word", "id"]
+        assert numbers.search(vector=[1, 1], k=2, columns=[*twice, "_distance", "_distance"]).columns == ["word", "id", "_distance"]
+        assert list(next(iter(numbers.loader(["id", "id"], output="numpy")))) == ["id"]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.int8(), pa.uint8()])
+def test_vectors_of_every_searchable_type_are_searched(lake: cenote.Lake, kind: pa.DataType) -> None:
+    table = lake.create_table("t", {"id": int, "v": pa.list_(kind, 2), "other": pa.list_(pa.int32(), 2)}, primary_key="id")
+    vectors = pa.array([[k, 0] for k in range(4)], pa.list_(pa.float32(), 2))
+    table.upsert(pa.table({"id": range(4), "v": vectors}))
+    assert [row["id"] for row in table.search(vector=[3, 0], k=1)] == [3]
+    assert [row["id"] for row in table.search(vector=[3, 0], column="v", k=1)] == [3]
+    with pytest.raises(NotFoundError, match="no vector column `other`; it has v"):
+        table.search(vector=[3, 0], column="other")
+
+
 def test_queries_take_parameters_of_every_kind(lake: cenote.Lake, numbers: cenote.Table) -> None:
     from datetime import datetime
 

@@ -42,7 +42,7 @@ pub use cenote_base::{
 pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport};
 pub use cenote_index::{
     IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, TunePoint, Tuning,
-    VectorOptions, VectorStructure,
+    VectorOptions, VectorStructure, vector_dimensions,
 };
 pub use cenote_models as models;
 pub use cenote_operator as operator;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -347,6 +349,8 @@ class Table:
             for at, row in enumerate(rows):
                 if not isinstance(row, Mapping):
                     raise InvalidInputError(f"rows are dicts, and row {at} is a {type(row).__name__}")
+                if not row:
+                    raise InvalidInputError(f"row {at} is an empty dict: a row has the columns of the key at least")
                 names.update(dict.fromkeys(row))  # pyright: ignore[reportUnknownArgumentType]
             return self._native_table().build([(name, [row.get(name) for row in rows]) for name in names])
         return data
@@ -407,6 +411,7 @@ class Table:
     ) -> Result:
         """Rows as they come, in no promised order. Media is read only when its column is named, or no columns are."""
         wanted = None if columns is None else list(columns)
+        limit, batch_rows = _count("limit", limit), _count("batch_rows", batch_rows)
         return Result(self._native_table().scan(wanted, where, limit, _version(version), batch_rows))
 
     def read(self, columns: Sequence[str] | None = None, where: str | None = None, **options: Any) -> Rows:
@@ -491,7 +496,10 @@ class Table:
             with io.open(image, "rb") as file:
                 image = file.read()
         wanted = None if columns is None else list(columns)
-        return Rows(self._native_table().search(text, image, vector, column, where, k, wanted))
+        best = _count("k", k)
+        if best is None:
+            raise InvalidInputError("`k` is how many rows are wanted, found None")
+        return Rows(self._native_table().search(text, image, vector, column, where, best, wanted))
 
     async def search_async(self, *arguments: Any, **options: Any) -> Rows:
         """`search` for asyncio."""
@@ -610,6 +618,17 @@ class _Following(AsyncIterator[Rows]):
             elif (rows := self._native.give(Rows)) is not None:
                 # Nothing is awaited once they are taken.
                 return rows
+
+
+def _count(name: str, value: int | None) -> int | None:
+    """`value`, if it is a number of rows or `None`."""
+    try:
+        count = None if value is None else operator.index(value)
+    except TypeError:
+        count = -1
+    if count is not None and not 0 <= count <= sys.maxsize:
+        raise InvalidInputError(f"`{name}` is a whole number from 0 on, found {value!r}")
+    return count
 
 
 def _version(version: int | str | None) -> str | None:
