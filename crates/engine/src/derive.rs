@@ -12,12 +12,15 @@ use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::error_table::{ErrorTable, Failure};
+use crate::in_turn::in_turn;
 use crate::intake::{Intake, RowBytes};
 use crate::keys;
+use crate::plan::PlannedStep;
 use crate::read::{Chunk, Pieces, read};
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
 use crate::stage::{Pattern, Stage, Taken, select, stages};
 use cenote_scheduler::{Held, WorkOptions, byte_queue};
+use cenote_store::{PrimaryKey, Snapshot, Table};
 
 /// What became of one chunk.
 #[derive(Default)]
@@ -27,8 +30,6 @@ struct Processed {
     /// For each step: how many rows it processed, and those that failed.
     counts: Vec<usize>,
     failures: Vec<Vec<Failure>>,
-    /// (step label, key) of rows that succeeded and were on record as failed.
-    resolved: BTreeSet<(String, String)>,
     rows: u64,
 }
 
@@ -37,7 +38,6 @@ struct Processed {
 struct Pending {
     updates: BTreeMap<Pattern, Vec<RecordBatch>>,
     failures: Vec<Failure>,
-    resolved: BTreeSet<(String, String)>,
     bytes: u64,
 }
 
@@ -121,7 +121,6 @@ impl Pending {
             self.updates.entry(pattern).or_default().push(batch);
         }
         self.failures.extend(processed.failures.into_iter().flatten());
-        self.resolved.extend(processed.resolved);
     }
 }
 
@@ -154,7 +153,7 @@ impl Pass<'_> {
             let rows: UInt32Array = rows.filter(|row| taken.patterns[*row as usize] == pattern).collect();
             processed.updates.push((pattern, self.update(pattern, &keys, &taken.made, &rows)?));
         }
-        (processed.counts, processed.failures, processed.resolved) = (taken.counts, taken.failures, taken.resolved);
+        (processed.counts, processed.failures) = (taken.counts, taken.failures);
         Ok(processed)
     }
 
@@ -197,20 +196,39 @@ impl Pass<'_> {
     /// Failures first: a crash between the commits leaves a row that is on record and will be processed again, never a
     /// null without a reason. A row whose inputs have changed since they were read is left as it is: the next run
     /// processes it.
-    async fn commit(&self, pending: Pending) -> Result<()> {
-        let errors = ErrorTable::new(&self.engine.store, self.group.table.name(), &self.work.snapshot);
-        errors.record(&pending.failures, self.engine.options.clock.now()).await?;
-        let read = &self.work.snapshot;
-        let inputs = self.columns().split_off(read.primary_key().columns().len());
-        for batches in pending.updates.into_values() {
-            let schema = batches[0].schema();
-            let batch = match <[_; 1]>::try_from(batches) {
-                Ok([batch]) => batch,
-                Err(batches) => concat_batches(&schema, &batches).map_err(internal("join updates"))?,
-            };
-            self.group.table.update_unchanged(batch, read, &inputs).await?;
+    ///
+    /// A value is right whoever else commits, because it is set on that condition. The record of failures is another
+    /// table, so runs over this one commit one at a time, in its turn. What became of a row whose inputs have changed
+    /// before the turn is not put on record, nor taken off: another run may have processed it since, and its word
+    /// stands. A row whose inputs change during the turn has no fingerprint any more, and whoever processes it commits
+    /// after this, with a look at what is on record then.
+    async fn commit(&self, mut pending: Pending) -> Result<()> {
+        if pending.updates.is_empty() {
+            return Ok(());
         }
-        errors.resolve(&pending.resolved).await
+        let read = self.work.snapshot.clone();
+        let inputs = self.columns().split_off(read.primary_key().columns().len());
+        let (table, steps, now) = (self.group.table.clone(), self.group.steps.clone(), self.engine.options.clock.now());
+        let errors = ErrorTable::new(&self.engine.store, table.name(), &read);
+        let commit = async move {
+            let mut resolved = succeeded(&steps, read.primary_key(), &pending, &errors.recorded().await?)?;
+            let failed = pending.failures.iter().map(|failure| &failure.row_key);
+            let judged: BTreeSet<String> = failed.chain(resolved.iter().map(|(_, row_key)| row_key)).cloned().collect();
+            let changed = changed(&table, &read, judged, &inputs).await?;
+            pending.failures.retain(|failure| !changed.contains(&failure.row_key));
+            resolved.retain(|(_, row_key)| !changed.contains(row_key));
+            errors.record(&pending.failures, now).await?;
+            for batches in pending.updates.into_values() {
+                let schema = batches[0].schema();
+                let batch = match <[_; 1]>::try_from(batches) {
+                    Ok([batch]) => batch,
+                    Err(batches) => concat_batches(&schema, &batches).map_err(internal("join updates"))?,
+                };
+                table.update_unchanged(batch, &read, &inputs).await?;
+            }
+            errors.resolve(&resolved).await
+        };
+        in_turn(&self.group.table, |_| commit).await
     }
 
     /// Removes the values of rows that step `number` no longer applies to.
@@ -237,14 +255,58 @@ impl Pass<'_> {
         }
         let cleared = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("clear values"))?;
         let row_keys = keys::render(&snapshot.primary_key().project(&cleared)?)?;
-        self.group.table.update(cleared).await?;
-        let label = step.label();
-        let on_record = self.work.recorded.get(label);
-        let resolved = row_keys.into_iter().filter(|row_key| on_record.is_some_and(|keys| keys.contains(row_key)));
-        let resolved = resolved.map(|row_key| (label.to_owned(), row_key)).collect();
-        ErrorTable::new(&self.engine.store, self.group.table.name(), snapshot).resolve(&resolved).await?;
+        let (table, label) = (self.group.table.clone(), step.label().to_owned());
+        let errors = ErrorTable::new(&self.engine.store, table.name(), snapshot);
+        let clear = async move {
+            table.update(cleared).await?;
+            let on_record = errors.recorded().await?.remove(&label).unwrap_or_default();
+            let resolved = row_keys.into_iter().filter(|row_key| on_record.contains(row_key));
+            errors.resolve(&resolved.map(|row_key| (label.clone(), row_key)).collect()).await
+        };
+        in_turn(&self.group.table, |_| clear).await?;
         Ok(rows.len())
     }
+}
+
+/// (step label, key) of rows that are `recorded` as failed, and succeeded.
+fn succeeded(
+    steps: &[Arc<PlannedStep>],
+    key: &PrimaryKey,
+    pending: &Pending,
+    recorded: &BTreeMap<String, BTreeSet<String>>,
+) -> Result<BTreeSet<(String, String)>> {
+    let mut succeeded = BTreeSet::new();
+    for (number, step) in steps.iter().enumerate() {
+        let Some(recorded) = recorded.get(step.label()) else { continue };
+        let processed = pending.updates.iter().filter(|(pattern, _)| *pattern & (1 << number) != 0);
+        for batch in processed.flat_map(|(_, batches)| batches) {
+            let row_keys = keys::render(&key.project(batch)?)?.into_iter();
+            let on_record = row_keys.filter(|row_key| recorded.contains(row_key));
+            succeeded.extend(on_record.map(|row_key| (step.label().to_owned(), row_key)));
+        }
+    }
+    if !succeeded.is_empty() {
+        let failed = pending.failures.iter().map(|failure| (&failure.step, &failure.row_key));
+        let failed: BTreeSet<(&String, &String)> = failed.collect();
+        succeeded.retain(|(step, row_key)| !failed.contains(&(step, row_key)));
+    }
+    Ok(succeeded)
+}
+
+/// Of these keys, those whose rows in `table` no longer have the `columns` that they had in `read`.
+async fn changed(
+    table: &Table,
+    read: &Snapshot,
+    row_keys: BTreeSet<String>,
+    columns: &[String],
+) -> Result<BTreeSet<String>> {
+    if row_keys.is_empty() {
+        return Ok(row_keys);
+    }
+    let texts: Vec<String> = row_keys.into_iter().collect();
+    let keys = keys::parse(read.primary_key(), &texts)?;
+    let unchanged = table.snapshot().await?.unchanged_since(read, &keys, columns).await?;
+    Ok(texts.into_iter().zip(unchanged).filter(|(_, unchanged)| !unchanged).map(|(text, _)| text).collect())
 }
 
 pub(crate) fn internal(doing: &'static str) -> impl Fn(arrow::error::ArrowError) -> Error {

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use cenote_store::{HIDDEN_PREFIX, ScanRequest, Snapshot, Store, Table, TableSpec};
 
+use crate::in_turn::in_turn;
 use crate::keys;
 
 /// The name of the error table.
@@ -39,7 +40,8 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-/// The failures of one table's rows, and of no other that had its name.
+/// The failures of one table's rows, and of no other that had its name. Cheap to clone.
+#[derive(Clone)]
 pub struct ErrorTable {
     store: Store,
     table_name: String,
@@ -151,8 +153,17 @@ impl ErrorTable {
         Ok(())
     }
 
-    /// Takes rows that are no longer in `table` off the record.
+    /// Takes rows that are no longer in `table` off the record, in the table's turn: else a row might come back, fail
+    /// in another run, and lose what that put on record.
     pub(crate) async fn forget_deleted(&self, table: &Table) -> Result<()> {
+        if self.recorded().await?.is_empty() {
+            return Ok(());
+        }
+        let (own, rows) = (self.clone(), table.clone());
+        in_turn(table, |_| async move { own.forget_absent(&rows).await }).await
+    }
+
+    async fn forget_absent(&self, table: &Table) -> Result<()> {
         let recorded = self.recorded().await?;
         let texts: Vec<String> = recorded.values().flatten().collect::<BTreeSet<_>>().into_iter().cloned().collect();
         if texts.is_empty() {

@@ -1,21 +1,20 @@
 //! A pass that fills a child table: each parent row gives its children, and a parent that is processed again keeps the
 //! children that did not change.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::Field;
 use cenote_base::{Error, ErrorKind, Result};
 use cenote_scheduler::{Actor, Held, WorkOptions, byte_queue};
-use cenote_store::{ScanRequest, Store, Table, TableSpec};
-use futures::TryStreamExt;
+use cenote_store::{Store, TableSpec};
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use crate::children::Children;
 use crate::derive::internal;
-use crate::error_table::{ErrorTable, Failure};
+use crate::error_table::Failure;
 use crate::intake::{Intake, RowBytes};
 use crate::keys;
 use crate::plan::{Child, PlannedStep};
@@ -30,13 +29,12 @@ struct Expanded {
     parents: RecordBatch,
     children: RecordBatch,
     failures: Vec<Failure>,
-    resolved: BTreeSet<(String, String)>,
 }
 
 pub(crate) async fn run(
     engine: &Engine,
     group: &Group,
-    step: &PlannedStep,
+    step: &Arc<PlannedStep>,
     work: Work,
     options: &RunOptions,
 ) -> Result<StepReport> {
@@ -49,11 +47,12 @@ pub(crate) async fn run(
     let (operator, workers_max) = (Arc::clone(&step.operator), engine.scheduler.usage().total.cpu.ceil() as usize);
     let workers =
         engine.scheduler.actor(task, workers_max.max(1), WORKER_IDLE, move || Ok(StepWorker::new(&operator)))?;
-    let pass = Pass { engine, group, step, child, work: &work, workers };
+    let children = Children::new(engine, &group.table, step, child, &work.snapshot);
+    let pass = Pass { step, child, work: &work, workers, children };
     let mut report = work.report(step);
     let writes = options.dry_run_rows.is_none();
     if writes {
-        report.rows_cleared = pass.clear().await?;
+        report.rows_cleared = pass.children.clear(work.cleared[0].iter().copied().collect()).await?;
     }
     let rows: Vec<u64> = work.stale[0].iter().copied().collect();
     let stage = format!("{}: {}", step.table, step.operator.definition.name);
@@ -111,7 +110,7 @@ pub(crate) async fn run(
         options.progress.end(&stage);
     }
     if writes {
-        report.child_rows_removed += pass.remove_orphans().await?;
+        report.child_rows_removed += pass.children.remove_orphans().await?;
     }
     Ok(report)
 }
@@ -138,7 +137,13 @@ pub(crate) async fn ensure_child(store: &Store, step: &PlannedStep, child: &Chil
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let spec = TableSpec::new(Arc::clone(&child.schema), child.key.clone());
-            let table = store.create_table(&child.table, spec).await?;
+            let table = match store.create_table(&child.table, spec).await {
+                // Another run has made it meanwhile.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    return Box::pin(ensure_child(store, step, child)).await;
+                }
+                table => table?,
+            };
             Ok((table.snapshot().await?.identity(), true))
         }
         Err(error) => Err(error),
@@ -146,19 +151,14 @@ pub(crate) async fn ensure_child(store: &Store, step: &PlannedStep, child: &Chil
 }
 
 struct Pass<'a> {
-    engine: &'a Engine,
-    group: &'a Group,
     step: &'a PlannedStep,
     child: &'a Child,
     work: &'a Work,
     workers: Actor<StepWorker>,
+    children: Children,
 }
 
 impl Pass<'_> {
-    async fn child_table(&self) -> Result<Table> {
-        self.engine.store.table(&self.child.table).await
-    }
-
     async fn process(&self, chunk: &Chunk) -> Result<Expanded> {
         let parents = self.work.snapshot.primary_key().project(&chunk.rows)?;
         let row_keys = keys::render(&parents)?;
@@ -187,23 +187,15 @@ impl Pass<'_> {
         let reasons: HashMap<usize, String> =
             output.errors.into_iter().map(|error| (error.row, error.reason)).chain(oversized).collect();
         let label = self.step.label();
-        let on_record = self.work.recorded.get(label);
         let failure = |(row, reason): (&usize, &String)| Failure {
             row_key: row_keys[*row].clone(),
             step: label.to_owned(),
             operator: self.step.operator.definition.name.to_owned(),
             reason: reason.clone(),
         };
-        let succeeded = row_keys.iter().enumerate().filter(|(row, _)| !reasons.contains_key(row));
-        let resolved = succeeded
-            .filter(|(_, row_key)| on_record.is_some_and(|keys| keys.contains(*row_key)))
-            .map(|(_, row_key)| (label.to_owned(), row_key.clone()))
-            .collect();
-        Ok(Expanded { parents, children, failures: reasons.iter().map(failure).collect(), resolved })
+        Ok(Expanded { parents, children, failures: reasons.iter().map(failure).collect() })
     }
 
-    /// Children first, then the parents' fingerprints: a crash in between expands those parents again, to the same
-    /// rows.
     async fn commit(&self, expanded: Vec<Expanded>, report: &mut StepReport) -> Result<()> {
         if expanded.is_empty() {
             return Ok(());
@@ -212,81 +204,11 @@ impl Pass<'_> {
         let parents = concat_batches(&parents[0].schema(), parents).map_err(internal("join parents"))?;
         let children: Vec<&RecordBatch> = expanded.iter().map(|part| &part.children).collect();
         let children = concat_batches(&self.child.schema, children).map_err(internal("join child rows"))?;
-        let failures: Vec<Failure> = expanded.iter().flat_map(|part| part.failures.iter().cloned()).collect();
-        let resolved = expanded.iter().flat_map(|part| part.resolved.iter().cloned()).collect();
-
-        let table = self.child_table().await?;
-        let snapshot = table.snapshot().await?;
-        let columns: Vec<String> = self.child.schema.fields().iter().map(|field| field.name().clone()).collect();
-        let of_parents = self.work.snapshot.primary_key().filter(&parents)?;
-        let existing = snapshot.collect(&ScanRequest::default().columns(columns).filter(of_parents)).await?;
-        let key = snapshot.primary_key();
-
-        let unchanged: HashSet<OwnedRow> = encode(&existing)?.into_iter().collect();
-        let changed: BooleanArray = encode(&children)?.iter().map(|row| Some(!unchanged.contains(row))).collect();
-        let written = filter_record_batch(&children, &changed).map_err(internal("select changed child rows"))?;
-        let wanted: HashSet<OwnedRow> = key.encode(&key.project(&children)?)?.into_iter().collect();
-        let existing_keys = key.project(&existing)?;
-        let dropped: BooleanArray = key.encode(&existing_keys)?.iter().map(|row| Some(!wanted.contains(row))).collect();
-        let dropped = filter_record_batch(&existing_keys, &dropped).map_err(internal("select dropped child rows"))?;
-
-        report.child_rows_removed += table.delete(&dropped).await?.deleted;
-        report.child_rows_written += written.num_rows();
-        table.upsert(written).await?;
-        let errors = ErrorTable::new(&self.engine.store, self.group.table.name(), &self.work.snapshot);
-        errors.record(&failures, self.engine.options.clock.now()).await?;
-        self.set_fingerprints(parents, Some(self.step.fingerprint.0)).await?;
-        errors.resolve(&resolved).await
-    }
-
-    async fn set_fingerprints(&self, parents: RecordBatch, fingerprint: Option<i64>) -> Result<()> {
-        let mut fields: Vec<Field> = parents.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        fields.push(Field::new(&self.step.fingerprint_column, DataType::Int64, true));
-        let mut columns = parents.columns().to_vec();
-        columns.push(Arc::new(Int64Array::from(vec![fingerprint; parents.num_rows()])));
-        let update =
-            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))?;
-        // A parent whose inputs have changed since they were read is processed by the next run.
-        let (read, inputs) = (&self.work.snapshot, &self.step.inputs);
-        self.group.table.update_unchanged(update, read, inputs).await.map(drop)
-    }
-
-    /// Takes the fingerprints off parents that the step no longer applies to; their children become orphans.
-    async fn clear(&self) -> Result<usize> {
-        let rows: Vec<u64> = self.work.cleared[0].iter().copied().collect();
-        if !rows.is_empty() {
-            let key = self.work.snapshot.primary_key();
-            let parents = self.work.snapshot.take(&rows, &key.columns()).await?;
-            self.set_fingerprints(key.project(&parents)?, None).await?;
-        }
-        Ok(rows.len())
-    }
-
-    /// Deletes the children of parents that are gone or no longer have any.
-    async fn remove_orphans(&self) -> Result<usize> {
-        let parents = self.group.table.snapshot().await?;
-        let key = parents.primary_key();
-        let has_children = format!("`{}` IS NOT NULL", self.step.fingerprint_column);
-        let request = ScanRequest::default().columns(key.columns()).filter(has_children);
-        let mut alive: HashSet<OwnedRow> = HashSet::new();
-        let mut stream = parents.scan(&request).await?;
-        while let Some(batch) = stream.try_next().await? {
-            alive.extend(key.encode(&key.project(&batch)?)?);
-        }
-        let table = self.child_table().await?;
-        let children = table.snapshot().await?;
-        let mut orphans: Vec<RecordBatch> = Vec::new();
-        let mut stream = children.scan(&ScanRequest::default().columns(self.child.key.clone())).await?;
-        while let Some(batch) = stream.try_next().await? {
-            let orphaned = key.encode(&key.project(&batch)?)?;
-            let orphaned: BooleanArray = orphaned.iter().map(|row| Some(!alive.contains(row))).collect();
-            if orphaned.true_count() > 0 {
-                orphans.push(filter_record_batch(&batch, &orphaned).map_err(internal("select orphans"))?);
-            }
-        }
-        let Some(first) = orphans.first() else { return Ok(0) };
-        let orphans = concat_batches(&first.schema(), &orphans).map_err(internal("join orphans"))?;
-        Ok(table.delete(&orphans).await?.deleted)
+        let failures = expanded.into_iter().flat_map(|part| part.failures).collect();
+        let (written, removed) = self.children.commit(parents, children, failures).await?;
+        report.child_rows_written += written;
+        report.child_rows_removed += removed;
+        Ok(())
     }
 }
 
@@ -300,12 +222,4 @@ fn ordinals(parents: &UInt32Array) -> Int32Array {
         next
     };
     parents.values().iter().map(number).collect()
-}
-
-/// Each row as bytes that are equal for equal rows.
-fn encode(batch: &RecordBatch) -> Result<Vec<OwnedRow>> {
-    let fields = batch.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-    let converter = RowConverter::new(fields).map_err(internal("compare rows"))?;
-    let rows = converter.convert_columns(batch.columns()).map_err(internal("compare rows"))?;
-    Ok(rows.iter().map(|row| row.owned()).collect())
 }

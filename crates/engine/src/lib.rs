@@ -46,10 +46,12 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod children;
 mod derive;
 mod devices;
 mod error_table;
 mod expand;
+mod in_turn;
 mod intake;
 mod keys;
 mod plan;

@@ -32,6 +32,7 @@ pub(crate) struct PlannedStep {
 }
 
 /// The table a one-to-many step fills.
+#[derive(Clone)]
 pub(crate) struct Child {
     pub(crate) table: String,
     /// Parent key, ordinal, outputs.

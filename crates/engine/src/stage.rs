@@ -47,8 +47,6 @@ struct StageStep {
     step: Arc<PlannedStep>,
     /// The row ids it must process.
     stale: Arc<BTreeSet<u64>>,
-    /// The keys of rows on record as failed.
-    recorded: BTreeSet<String>,
     /// Which of its outputs some step of the group reads.
     read: BTreeSet<String>,
 }
@@ -70,8 +68,6 @@ pub(crate) struct Taken {
     /// For each step so far: how many rows it processed, and those that failed.
     pub(crate) counts: Vec<usize>,
     pub(crate) failures: Vec<Vec<Failure>>,
-    /// (step label, key) of rows that succeeded and were on record as failed.
-    pub(crate) resolved: BTreeSet<(String, String)>,
 }
 
 /// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as
@@ -101,7 +97,6 @@ pub(crate) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cance
             number,
             step: Arc::clone(&group.steps[number]),
             stale: Arc::clone(&work.stale[number]),
-            recorded: work.recorded.get(group.steps[number].label()).cloned().unwrap_or_default(),
             read: group.steps.iter().flat_map(|step| step.inputs.iter().cloned()).collect(),
         };
         Ok(Stage { steps: range.map(step).collect(), options, runs })
@@ -203,7 +198,6 @@ impl Taken {
             patterns,
             counts: Vec::new(),
             failures: Vec::new(),
-            resolved: BTreeSet::new(),
         }
     }
 
@@ -272,19 +266,12 @@ impl Taken {
             reasons.extend(positions.iter().filter_map(too_large));
             for row in positions.iter().map(|row| *row as usize) {
                 self.patterns[row] |= 1 << stage.number;
-                let row_key = &self.row_keys[row];
-                match reasons.remove(&row) {
-                    Some(reason) => failures.push(Failure {
-                        row_key: row_key.clone(),
-                        step: stage.step.label().to_owned(),
-                        operator: stage.step.operator.definition.name.to_owned(),
-                        reason,
-                    }),
-                    None if stage.recorded.contains(row_key) => {
-                        self.resolved.insert((stage.step.label().to_owned(), row_key.clone()));
-                    }
-                    None => {}
-                }
+                failures.extend(reasons.remove(&row).map(|reason| Failure {
+                    row_key: self.row_keys[row].clone(),
+                    step: stage.step.label().to_owned(),
+                    operator: stage.step.operator.definition.name.to_owned(),
+                    reason,
+                }));
             }
         }
         self.counts.push(processed);

@@ -133,7 +133,7 @@ fn registry(calls: &Arc<Calls>, version: u32) -> Registry {
 }
 
 struct Fixture {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: Store,
     table: Table,
     calls: Arc<Calls>,
@@ -143,7 +143,7 @@ async fn fixture(rows: &[(&str, &str)]) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
     let table = docs(&store, rows).await;
-    Fixture { _directory: directory, store, table, calls: Arc::default() }
+    Fixture { directory, store, table, calls: Arc::default() }
 }
 
 async fn docs(store: &Store, rows: &[(&str, &str)]) -> Table {
@@ -167,9 +167,13 @@ fn batch(column: &str, rows: &[(&str, &str)]) -> RecordBatch {
 
 impl Fixture {
     fn engine(&self, version: u32) -> Engine {
+        self.engine_over(self.store.clone(), version)
+    }
+
+    fn engine_over(&self, store: Store, version: u32) -> Engine {
         let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() }).unwrap();
         let registry = Arc::new(registry(&self.calls, version));
-        Engine::new(self.store.clone(), registry, scheduler, EngineOptions::default())
+        Engine::new(store, registry, scheduler, EngineOptions::default())
     }
 
     async fn run(&self, recipe: &Recipe) -> RunReport {
@@ -231,6 +235,74 @@ async fn a_row_that_changes_while_it_is_processed_is_processed_again() {
             if is_upper { &["ONE X", "SECOND", "THREE X"] } else { &["one", "x", "second", "three", "x"] };
         assert_eq!(made, expected);
     }
+}
+
+/// Two runs of one recipe over two stores of one directory, as two processes have them. The first has read rows that
+/// change, and goes on when the second has done all there is to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_run_leaves_alone_what_a_later_one_made_of_newer_rows() {
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    for (step, is_upper) in [(upper(), true), (split, false)] {
+        let fixture = fixture(&[("a", "one x"), ("b", "bad"), ("c", "three x"), ("d", "bad")]).await;
+        let recipe = Recipe::new("r", vec![step]);
+        let ((arrived, arrivals), (go_on, leave)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+        *fixture.calls.pause.lock().unwrap() = Some(Pause { arrived, leave });
+        let later = async {
+            tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
+            fixture.table.update(batch("text", &[("b", "fine at last"), ("c", "bad")])).await.unwrap();
+            fixture.table.upsert(batch("text", &[("e", "new x")])).await.unwrap();
+            fixture.table.delete(&batch("text", &[("d", "")])).await.unwrap();
+            let store = Store::open(fixture.directory.path(), StoreOptions::default()).await.unwrap();
+            let report = fixture.engine_over(store, 1).run(&recipe, &RunOptions::default()).await.unwrap();
+            go_on.send(()).unwrap();
+            report
+        };
+        let (slow, later) = tokio::join!(fixture.run(&recipe), later);
+        assert_eq!((processed(&slow), processed(&later)), (vec![4], vec![4]));
+        let again = fixture.run(&recipe).await;
+        assert_eq!((processed(&again), again.steps[0].child_rows_removed), (vec![0], 0));
+        let made = match is_upper {
+            true => fixture.column("docs", &["id"], "upper").await.into_values().flatten().collect::<Vec<_>>(),
+            false => fixture.column("words", &["id", "ordinal"], "word").await.into_values().flatten().collect(),
+        };
+        let expected: &[&str] = match is_upper {
+            true => &["ONE X", "FINE AT LAST", "NEW X"],
+            false => &["one", "x", "fine", "at", "last", "bad", "new", "x"],
+        };
+        assert_eq!(made, expected, "upper_text: {is_upper}");
+        if is_upper {
+            let failed = fixture.column(ERROR_TABLE, &["row_key"], "reason").await.into_keys().collect::<Vec<_>>();
+            assert_eq!(failed, [r#"["c"]"#]);
+        }
+    }
+}
+
+/// As above, where the later run finds the children that a row has to have, and writes none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_run_leaves_alone_what_a_later_one_found_to_be_right() {
+    let fixture = fixture(&[("a", "one x"), ("b", "two x")]).await;
+    let recipe = Recipe::new("r", vec![Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words")]);
+    assert_eq!(processed(&fixture.run(&recipe).await), [2]);
+    fixture.table.update(batch("text", &[("a", "first y"), ("b", "second y")])).await.unwrap();
+    let ((arrived, arrivals), (go_on, leave)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+    *fixture.calls.pause.lock().unwrap() = Some(Pause { arrived, leave });
+    let later = async {
+        tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
+        // One row comes back to what it was, one goes on.
+        fixture.table.update(batch("text", &[("a", "one x"), ("b", "third")])).await.unwrap();
+        let store = Store::open(fixture.directory.path(), StoreOptions::default()).await.unwrap();
+        let report = fixture.engine_over(store, 1).run(&recipe, &RunOptions::default()).await.unwrap();
+        go_on.send(()).unwrap();
+        report
+    };
+    let (slow, later) = tokio::join!(fixture.run(&recipe), later);
+    // The first row has the children that it had; the other one loses a word and gets another.
+    assert_eq!((later.steps[0].child_rows_written, later.steps[0].child_rows_removed), (1, 1));
+    assert_eq!((slow.steps[0].child_rows_written, slow.steps[0].child_rows_removed), (0, 0));
+    assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+    let words: Vec<String> =
+        fixture.column("words", &["id", "ordinal"], "word").await.into_values().flatten().collect();
+    assert_eq!(words, ["one", "x", "third"]);
 }
 
 #[tokio::test]

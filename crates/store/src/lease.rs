@@ -121,6 +121,14 @@ impl Leases {
         }
     }
 
+    /// Whether nobody has taken over since `lease` was given, whatever time has passed.
+    pub(crate) async fn is_newest(&self, lease: &Lease) -> Result<bool> {
+        match self {
+            Self::Files { .. } => Ok(true),
+            Self::Objects(table) => Ok(TableLease::latest(&table.objects.list().await?) == Some(lease.number)),
+        }
+    }
+
     /// Says that everything was taken in that was in the log when `lease` was given.
     pub(crate) fn settle(&self, lease: &Lease) {
         if let Self::Objects(table) = self {
@@ -250,6 +258,11 @@ impl TableLease {
         Arc::strong_count(&self.uses) == 1 && self.used.lock().elapsed() > self.patience
     }
 
+    /// The highest of the numbers that are the names of leases.
+    fn latest(names: &[String]) -> Option<u64> {
+        names.iter().filter_map(|name| name.parse().ok()).max()
+    }
+
     async fn hold(self: &Arc<Self>, wait_max: Duration) -> Result<Lease> {
         if let Some(number) = self.held() {
             return Ok(self.lend(number));
@@ -268,7 +281,7 @@ impl TableLease {
         let mut seen: Option<(u64, Option<Bytes>, Instant)> = None;
         loop {
             let numbers = self.objects.list().await?;
-            let latest = numbers.iter().filter_map(|name| name.parse::<u64>().ok()).max();
+            let latest = Self::latest(&numbers);
             let claim = match latest {
                 Some(number) => self.objects.get(&number.to_string()).await?,
                 None => None,
@@ -290,7 +303,7 @@ impl TableLease {
                     for name in numbers {
                         self.objects.delete(&name).await?;
                     }
-                    self.keep_beating();
+                    self.keep_beating(number + 1);
                     return Ok(number + 1);
                 }
                 continue;
@@ -302,15 +315,15 @@ impl TableLease {
         }
     }
 
-    /// Beats in the background until the lease is released or lost, or nobody uses it any more.
-    fn keep_beating(self: &Arc<Self>) {
+    /// Beats in the background until lease `number` is released or lost, or nobody uses it any more.
+    fn keep_beating(self: &Arc<Self>, number: u64) {
         let lease = Arc::downgrade(self);
         let pause = self.patience / 6;
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(pause).await;
                 let Some(lease) = lease.upgrade() else { return };
-                match lease.beat().await {
+                match lease.beat(number).await {
                     Ok(true) => {}
                     Ok(false) => return,
                     // The next one may arrive; when none does in time, the lease is taken anew before the next write.
@@ -320,10 +333,10 @@ impl TableLease {
         });
     }
 
-    /// Replaces the lease object; false when the lease is not ours.
-    async fn beat(&self) -> Result<bool> {
+    /// Replaces the object of lease `number`; false when we do not have it.
+    async fn beat(&self, number: u64) -> Result<bool> {
         let _turn = self.turn.lock().await;
-        let Some(held) = *self.held.lock() else { return Ok(false) };
+        let Some(held) = self.held.lock().filter(|held| held.number == number) else { return Ok(false) };
         if held.since.elapsed() >= self.patience / 2 {
             // Somebody may have it by now.
             *self.held.lock() = None;

@@ -12,9 +12,10 @@
 //! | `NAME.changes/keys/` | where in the base each key is |
 //! | `NAME.staged/` | who writes files that no version names yet |
 //! | `NAME.lock`, `NAME.base.lock` | who writes, and who changes the base |
+//! | `NAME.turn.lock` | whose [`Turn`] it is |
 //!
 //! In an object store `NAME.changes/log/` has an object for each group of writes, and `NAME.changes/lease/` says who
-//! writes.
+//! writes, `NAME.changes/turn/` whose turn it is.
 //!
 //! This crate does not know operators, SQL text beyond a filter, search or media formats.
 //!
@@ -91,6 +92,7 @@ mod staging;
 mod state;
 mod store;
 mod table;
+mod turn;
 mod update;
 mod upkeep;
 mod version_files;
@@ -109,6 +111,7 @@ pub use schema::{BLOB_TYPE_KEY, blob_field, fixed_bytes, is_blob};
 pub use snapshot::{ROW_ID, RecordBatches, ScanRequest, Snapshot, row_ids_after};
 pub use store::{Store, StoreOptions, TableSpec};
 pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, WriteReport};
+pub use turn::Turn;
 pub use upkeep::{AfterFold, UpkeepStatus};
 
 /// A position in a table's history: every write makes the next one.

@@ -23,6 +23,7 @@ use crate::presence::Presence;
 use crate::staging::Staging;
 use crate::state::blocking;
 use crate::store::StoreOptions;
+use crate::turn::Turns;
 
 const EXTENSION: &str = "lance";
 /// What the directory of a table is called while it is removed ends so.
@@ -136,6 +137,7 @@ pub(crate) struct TablePlace {
     pub(crate) log: LogPlace,
     pub(crate) keys: KeyFiles,
     pub(crate) leases: Leases,
+    pub(crate) turns: Turns,
     pub(crate) staging: Staging,
 }
 
@@ -219,6 +221,7 @@ impl Place {
                         writer: path.join(format!("{name}.lock")),
                         base: path.join(format!("{name}.base.lock")),
                     },
+                    turns: Turns::of_file(path.join(format!("{name}.turn.lock"))),
                     staging,
                 }
             }
@@ -232,6 +235,7 @@ impl Place {
                     log: LogPlace::Objects(changes.under("log")),
                     keys: KeyFiles::new(cache.join(name), Some(changes.under("keys"))),
                     leases: Leases::Objects(Arc::new(lease)),
+                    turns: Turns::of_objects(TableLease::new(changes.under("turn"), options.lease_patience)),
                     staging,
                 }
             }

@@ -37,6 +37,7 @@ use crate::schema::{self, Missing};
 use crate::snapshot::{Snapshot, WRITE_ROWS_MAX};
 use crate::state::{State, detached};
 use crate::store::{Store, schemas};
+use crate::turn::Turn;
 use crate::update::{Update, parse_dependents};
 use crate::upkeep::UpkeepStatus;
 
@@ -290,6 +291,18 @@ impl Table {
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();
         reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
+    }
+
+    /// Waits for the turn on this table, which one has at a time, in any process: for work of several reads and writes
+    /// that others of its kind must not come between. Writes need no turn and wait for none.
+    ///
+    /// # Errors
+    /// `Conflict` when another process has had it for longer than [`StoreOptions::writer_wait_max`].
+    ///
+    /// [`StoreOptions::writer_wait_max`]: crate::StoreOptions::writer_wait_max
+    pub async fn turn(&self) -> Result<Turn> {
+        let state = self.state().await?;
+        state.place.turns.take(state.options.writer_wait_max).boxed().await
     }
 
     /// Deletes the rows with these keys; a key that is absent is passed over. `keys` holds at least the primary key.

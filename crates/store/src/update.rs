@@ -78,12 +78,10 @@ impl Snapshot {
     ///
     /// A row that has kept its id and its files is as it was. One that has not, because it was written, or moved by a
     /// fold or a join of files, is compared by value.
-    pub(crate) async fn unchanged_since(
-        &self,
-        then: &Snapshot,
-        keys: &RecordBatch,
-        columns: &[String],
-    ) -> Result<Vec<bool>> {
+    ///
+    /// # Errors
+    /// `NotFound` for a column that the table does not have.
+    pub async fn unchanged_since(&self, then: &Snapshot, keys: &RecordBatch, columns: &[String]) -> Result<Vec<bool>> {
         let (before, now) = (then.locate(keys).await?, self.locate(keys).await?);
         let mut unchanged = vec![false; keys.num_rows()];
         // Those whose ids are the same in both bases, and those to be compared: their places in `keys`.

@@ -1,0 +1,241 @@
+//! The children of one step's parents, as runs commit them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch, is_not_null};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use cenote_base::{Error, Result};
+use cenote_store::{PrimaryKey, ScanRequest, Snapshot, Table, Turn};
+use futures::TryStreamExt;
+
+use crate::derive::internal;
+use crate::error_table::{ErrorTable, Failure};
+use crate::in_turn::in_turn;
+use crate::keys;
+use crate::plan::{Child, PlannedStep};
+use crate::run::Engine;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Children {
+    engine: Engine,
+    /// The parents, and what the run has read of them.
+    table: Table,
+    read: Snapshot,
+    step: Arc<PlannedStep>,
+    child: Child,
+}
+
+impl Children {
+    pub(crate) fn new(engine: &Engine, table: &Table, step: &Arc<PlannedStep>, child: &Child, read: &Snapshot) -> Self {
+        Self {
+            engine: engine.clone(),
+            table: table.clone(),
+            read: read.clone(),
+            step: Arc::clone(step),
+            child: child.clone(),
+        }
+    }
+
+    /// Writes children, then their parents' fingerprints, for the parents whose inputs are still as they were read;
+    /// how many children were written, and how many removed.
+    ///
+    /// At any time, what a parent with a fingerprint has are the children that its inputs give under that fingerprint,
+    /// whatever runs commit and whatever parents change meanwhile:
+    ///
+    /// - Runs over one parent table commit one at a time, in its turn, and nothing but a commit sets a fingerprint or
+    ///   writes children.
+    /// - A parent that changed before the turn's look at it is left alone: where another run has committed its newer
+    ///   children, they stay.
+    /// - A parent with a fingerprint loses it before its children are touched, so a crash in between leaves it to the
+    ///   next run.
+    /// - A parent that changes after the look has no fingerprint any more, because the change takes it off in the same
+    ///   write, and gets none here. Its newer inputs can be committed only after this turn, by a run that compares with
+    ///   the children written here.
+    ///
+    /// In an object store a turn can be taken from a process that stands still for long, which notices after it has
+    /// written, and takes the fingerprints off again.
+    pub(crate) async fn commit(
+        &self,
+        parents: RecordBatch,
+        children: RecordBatch,
+        failures: Vec<Failure>,
+    ) -> Result<(usize, usize)> {
+        let own = self.clone();
+        in_turn(&self.table, |turn| async move { own.commit_in(&turn, parents, children, failures).await }).await
+    }
+
+    async fn commit_in(
+        &self,
+        turn: &Turn,
+        parents: RecordBatch,
+        children: RecordBatch,
+        mut failures: Vec<Failure>,
+    ) -> Result<(usize, usize)> {
+        let (read, inputs) = (&self.read, &self.step.inputs);
+        let parent_key = read.primary_key();
+        let now = self.table.snapshot().await?;
+        let unchanged = BooleanArray::from(now.unchanged_since(read, &parents, inputs).await?);
+        let parents = filter_record_batch(&parents, &unchanged).map_err(internal("select parents"))?;
+        if parents.num_rows() == 0 {
+            return Ok((0, 0));
+        }
+        let kept: HashSet<OwnedRow> = parent_key.encode(&parents)?.into_iter().collect();
+        let is_kept = parent_key.encode(&parent_key.project(&children)?)?;
+        let is_kept: BooleanArray = is_kept.iter().map(|parent| Some(kept.contains(parent))).collect();
+        let children = filter_record_batch(&children, &is_kept).map_err(internal("select child rows"))?;
+
+        let row_keys: BTreeSet<String> = keys::render(&parents)?.into_iter().collect();
+        failures.retain(|failure| row_keys.contains(&failure.row_key));
+        let errors = ErrorTable::new(&self.engine.store, self.table.name(), read);
+        let label = self.step.label();
+        let mut resolved = errors.recorded().await?.remove(label).unwrap_or_default();
+        let failed: BTreeSet<&String> = failures.iter().map(|failure| &failure.row_key).collect();
+        resolved.retain(|row_key| row_keys.contains(row_key) && !failed.contains(row_key));
+
+        let fingerprint = &self.step.fingerprint_column;
+        let columns = parent_key.columns().into_iter().chain([fingerprint.clone()]).collect();
+        let current = now.get(&parents, Some(columns)).await?;
+        let has_one = current.column_by_name(fingerprint).ok_or_else(|| Error::internal("no fingerprint was read"))?;
+        let has_one = is_not_null(has_one).map_err(internal("look for fingerprints"))?;
+        if has_one.true_count() > 0 {
+            let current = parent_key.project(&current)?;
+            self.void(filter_record_batch(&current, &has_one).map_err(internal("select parents"))?).await?;
+        }
+
+        let done = self.replace(&parents, &children).await;
+        self.check(turn, &parents).await?;
+        let done = done?;
+        errors.record(&failures, self.engine.options.clock.now()).await?;
+        let current = self.fingerprints(parents, Some(self.step.fingerprint.0))?;
+        self.table.update_unchanged(current, read, inputs).await?;
+        errors.resolve(&resolved.into_iter().map(|row_key| (label.to_owned(), row_key)).collect()).await?;
+        Ok(done)
+    }
+
+    /// Makes `children` those that `parents` have; how many were written, and how many removed.
+    async fn replace(&self, parents: &RecordBatch, children: &RecordBatch) -> Result<(usize, usize)> {
+        let table = self.engine.store.table(&self.child.table).await?;
+        let snapshot = table.snapshot().await?;
+        let columns: Vec<String> = self.child.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let of_parents = self.read.primary_key().filter(parents)?;
+        let existing = snapshot.collect(&ScanRequest::default().columns(columns).filter(of_parents)).await?;
+        let key = snapshot.primary_key();
+
+        let unchanged: HashSet<OwnedRow> = encode(&existing)?.into_iter().collect();
+        let changed: BooleanArray = encode(children)?.iter().map(|row| Some(!unchanged.contains(row))).collect();
+        let changed = filter_record_batch(children, &changed).map_err(internal("select changed child rows"))?;
+        let wanted: HashSet<OwnedRow> = key.encode(&key.project(children)?)?.into_iter().collect();
+        let existing_keys = key.project(&existing)?;
+        let dropped: BooleanArray = key.encode(&existing_keys)?.iter().map(|row| Some(!wanted.contains(row))).collect();
+        let dropped = filter_record_batch(&existing_keys, &dropped).map_err(internal("select dropped child rows"))?;
+
+        let removed = table.delete(&dropped).await?.deleted;
+        let written = changed.num_rows();
+        table.upsert(changed).await?;
+        Ok((written, removed))
+    }
+
+    /// Looks, after a change of the children of `parents`, whether it was still this run's turn. If not, the parents
+    /// are left to the next run.
+    ///
+    /// # Errors
+    /// `Conflict` when it was not.
+    async fn check(&self, turn: &Turn, parents: &RecordBatch) -> Result<()> {
+        if matches!(turn.is_ours().await, Ok(true)) {
+            return Ok(());
+        }
+        self.void(parents.clone()).await?;
+        Err(Error::conflict(format!(
+            "this process stood still while it wrote to table `{}`, and may have lost its turn to another run: run the \
+             recipe again",
+            self.child.table
+        )))
+    }
+
+    /// Takes the fingerprints off `parents`, whatever they are.
+    async fn void(&self, parents: RecordBatch) -> Result<()> {
+        self.table.update(self.fingerprints(parents, None)?).await.map(drop)
+    }
+
+    /// An update of `parents` that sets their fingerprints.
+    fn fingerprints(&self, parents: RecordBatch, fingerprint: Option<i64>) -> Result<RecordBatch> {
+        let mut fields: Vec<Field> = parents.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields.push(Field::new(&self.step.fingerprint_column, DataType::Int64, true));
+        let mut columns = parents.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from(vec![fingerprint; parents.num_rows()])));
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))
+    }
+
+    /// Takes the fingerprints off the parents in `rows` of what was read, to which the step no longer applies; their
+    /// children become orphans. A parent to which it applies again meanwhile is expanded again by the next run.
+    pub(crate) async fn clear(&self, rows: Vec<u64>) -> Result<usize> {
+        if !rows.is_empty() {
+            let key = self.read.primary_key();
+            let parents = key.project(&self.read.take(&rows, &key.columns()).await?)?;
+            let own = self.clone();
+            in_turn(&self.table, |_| async move { own.void(parents).await }).await?;
+        }
+        Ok(rows.len())
+    }
+
+    /// Deletes the children of parents that are gone or no longer have any. When there are some, they are looked for
+    /// again in the turn, in which no other run gives a parent its children.
+    pub(crate) async fn remove_orphans(&self) -> Result<usize> {
+        if self.orphans().await?.is_none() {
+            return Ok(0);
+        }
+        let own = self.clone();
+        let remove = |turn: Arc<Turn>| async move {
+            let Some(orphans) = own.orphans().await? else { return Ok(0) };
+            let removed = own.engine.store.table(&own.child.table).await?.delete(&orphans).await;
+            own.check(&turn, &distinct(own.read.primary_key(), &orphans)?).await?;
+            Ok(removed?.deleted)
+        };
+        in_turn(&self.table, remove).await
+    }
+
+    /// The keys of children whose parents are gone or have no fingerprint.
+    async fn orphans(&self) -> Result<Option<RecordBatch>> {
+        let parents = self.table.snapshot().await?;
+        let key = parents.primary_key();
+        let has_children = format!("`{}` IS NOT NULL", self.step.fingerprint_column);
+        let request = ScanRequest::default().columns(key.columns()).filter(has_children);
+        let mut alive: HashSet<OwnedRow> = HashSet::new();
+        let mut stream = parents.scan(&request).await?;
+        while let Some(batch) = stream.try_next().await? {
+            alive.extend(key.encode(&key.project(&batch)?)?);
+        }
+        let children = self.engine.store.table(&self.child.table).await?.snapshot().await?;
+        let mut orphans: Vec<RecordBatch> = Vec::new();
+        let mut stream = children.scan(&ScanRequest::default().columns(self.child.key.clone())).await?;
+        while let Some(batch) = stream.try_next().await? {
+            let orphaned = key.encode(&key.project(&batch)?)?;
+            let orphaned: BooleanArray = orphaned.iter().map(|row| Some(!alive.contains(row))).collect();
+            if orphaned.true_count() > 0 {
+                orphans.push(filter_record_batch(&batch, &orphaned).map_err(internal("select orphans"))?);
+            }
+        }
+        let Some(first) = orphans.first() else { return Ok(None) };
+        concat_batches(&first.schema(), &orphans).map(Some).map_err(internal("join orphans"))
+    }
+}
+
+/// The keys that rows of `batch` have, each once.
+fn distinct(key: &PrimaryKey, batch: &RecordBatch) -> Result<RecordBatch> {
+    let keys = key.project(batch)?;
+    let mut seen = HashSet::new();
+    let is_first: BooleanArray = key.encode(&keys)?.into_iter().map(|key| Some(seen.insert(key))).collect();
+    filter_record_batch(&keys, &is_first).map_err(internal("select parents"))
+}
+
+/// Each row as bytes that are equal for equal rows.
+fn encode(batch: &RecordBatch) -> Result<Vec<OwnedRow>> {
+    let fields = batch.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    let converter = RowConverter::new(fields).map_err(internal("compare rows"))?;
+    let rows = converter.convert_columns(batch.columns()).map_err(internal("compare rows"))?;
+    Ok(rows.iter().map(|row| row.owned()).collect())
+}
