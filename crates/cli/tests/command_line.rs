@@ -6,6 +6,8 @@
 mod changes;
 #[path = "command_line/media.rs"]
 mod media;
+#[path = "command_line/memory.rs"]
+mod memory;
 #[path = "command_line/sight.rs"]
 mod sight;
 #[path = "command_line/snapshots.rs"]

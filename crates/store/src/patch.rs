@@ -66,13 +66,14 @@ async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u
     let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
     let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
     let fragments: BTreeSet<u32> = found.iter().map(|address| address.fragment_id()).collect();
-    let rows = |id: u32| base.get_fragment(id as usize).and_then(|file| file.metadata().num_rows()).unwrap_or(0);
-    let touched: usize = fragments.into_iter().map(rows).sum();
-    if found.is_empty() || found.len() * PATCH_ROWS_DIVISOR < touched {
+    // Deleted rows are written too.
+    let rows = |id: u32| base.get_fragment(id as usize).and_then(|file| file.metadata().physical_rows).unwrap_or(0);
+    let written: usize = fragments.into_iter().map(rows).sum();
+    if found.is_empty() || found.len() * PATCH_ROWS_DIVISOR < written {
         return Ok(false);
     }
     let value_bytes = (batch.get_array_memory_size() / batch.num_rows().max(1)) as u64;
-    let in_place = touched as u64 * value_bytes;
+    let in_place = written as u64 * value_bytes;
     if in_place <= PATCH_BYTES_FACTOR * found.len() as u64 * value_bytes {
         return Ok(true);
     }
@@ -224,7 +225,7 @@ async fn rewrite(
             Some(scanner.try_into_stream().await.map_err(lance_error)?)
         }
     };
-    let joined = Joined { values: Arc::clone(values), row_at: row_at.into(), next: 0, step_rows, old };
+    let joined = Joined { values: Arc::clone(values), row_at: row_at.into(), next: 0, step_rows, old, read: None };
     let schema = dataset.schema().project(&names).map_err(lance_error)?;
     let written = file.write_columns(joined.batches(), &schema).await.map_err(lance_error)?;
     Ok(with_file(file.metadata().clone(), written.1))
@@ -253,6 +254,8 @@ struct Joined {
     step_rows: usize,
     /// The old values that are needed, with their addresses, in order.
     old: Option<DatasetRecordBatchStream>,
+    /// What was read of them and not yet joined.
+    read: Option<RecordBatch>,
 }
 
 impl Joined {
@@ -264,21 +267,30 @@ impl Joined {
     }
 
     async fn step(&mut self) -> Result<Option<RecordBatch>> {
-        let old = match &mut self.old {
-            Some(old) => old.try_next().await.map_err(lance_error)?,
-            None => None,
-        };
-        let end = match &old {
-            Some(old) => addresses_of(old)?.last().map_or(self.next, |last| row_offset(*last) + 1),
-            // Rows that are new, and deleted ones behind the last that is old.
-            None => (self.next + self.step_rows).min(self.row_at.len()),
-        };
-        if old.is_none() {
-            self.old = None;
-            if self.next == end {
-                return Ok(None);
+        if let (None, Some(old)) = (&self.read, &mut self.old) {
+            self.read = old.try_next().await.map_err(lance_error)?;
+            if self.read.is_none() {
+                self.old = None;
             }
         }
+        let limit = (self.next + self.step_rows).min(self.row_at.len());
+        let (old, end) = match self.read.take() {
+            Some(read) => {
+                let addresses = addresses_of(&read)?;
+                let rows = addresses.partition_point(|address| row_offset(*address) < limit);
+                if rows < addresses.len() {
+                    // Many deleted rows lie before the rest.
+                    self.read = Some(read.slice(rows, addresses.len() - rows));
+                    (Some(read.slice(0, rows)), limit)
+                } else {
+                    let end = addresses.last().map_or(self.next, |last| row_offset(*last) + 1);
+                    (Some(read), end)
+                }
+            }
+            // Rows that are new, and deleted ones behind the last that is old.
+            None if self.next == limit => return Ok(None),
+            None => (None, limit),
+        };
         let (values, row_at, rows) = (Arc::clone(&self.values), Arc::clone(&self.row_at), self.next..end);
         self.next = end;
         blocking(move || join(&values, old.as_ref(), &row_at, rows)).await.map(Some)

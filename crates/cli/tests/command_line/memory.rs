@@ -1,0 +1,46 @@
+//! What a run holds in memory, as the system counts it.
+#![cfg(target_os = "linux")]
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::{Lake, jpeg};
+
+/// The code of the program, its threads, and what the allocator has not given back yet.
+const BESIDE_BUDGET: u64 = 256 << 20;
+
+/// Bytes that `child` held at most, seen every few milliseconds until it ends.
+fn peak(child: &mut Child) -> u64 {
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        peak = kib.map_or(peak, |kib| kib << 10);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    peak
+}
+
+#[test]
+fn a_run_keeps_to_its_budget_whatever_it_makes() {
+    const PICTURES: u32 = 300;
+    const SIDE: u32 = 768;
+    let lake = Lake::new();
+    for number in 0..PICTURES {
+        lake.write(&format!("pictures/{number}.jpg"), jpeg(600 + number, 800));
+    }
+    lake.ok(&["ingest", "pictures", "pictures"]);
+    let step =
+        format!("operator: resize_image, input: data, output: frame, params: {{ width: {SIDE}, height: {SIDE} }}");
+    lake.write("recipe.yaml", format!("name: frames\nsteps:\n  - {{ table: pictures, {step} }}\n"));
+    let mut command = lake.command(&["--memory", "256MiB", "run", "recipe.yaml"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let peak = peak(&mut child);
+    assert!(child.wait().unwrap().success());
+    let made = lake.json("SELECT count(frame) AS frames FROM pictures");
+    assert_eq!(made[0]["frames"], PICTURES);
+    // All frames together are twice as much.
+    assert!(peak <= (256 << 20) + BESIDE_BUDGET, "{} MiB", peak >> 20);
+}
