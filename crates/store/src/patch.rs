@@ -36,7 +36,7 @@ use crate::{Faults, schema};
 const PATCH_ROWS_DIVISOR: usize = 16;
 /// Columns are patched in place when that writes at most this many times the bytes of the rows written whole, which
 /// costs more later: they get new ids, for indexes to follow, and leave gaps, for files to be joined over.
-const PATCH_BYTES_FACTOR: u64 = 2;
+const PATCH_BYTES_FACTOR: u64 = 4;
 /// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows,
 /// each a file.
 const PIECE_BYTES: u64 = 64 << 20;
