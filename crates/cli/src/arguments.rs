@@ -147,7 +147,7 @@ pub enum Command {
     Compact {
         /// The table; by default all.
         table: Option<String>,
-        /// Leave nothing of deleted and replaced rows, nor of the past, but what tags and consumers hold.
+        /// Leave nothing of deleted and replaced rows, nor of the past, but what tags, consumers and readers hold.
         #[arg(long)]
         purge: bool,
         /// Look after the lake until Ctrl-C: every so many seconds, do the upkeep that is due. Who writes does so too.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use cenote_base::{Error, Progress, Result};
+use cenote_base::{Error, ErrorKind, Progress, Result};
 use cenote_index::{HybridQuery, IndexInfo, IndexSpec, Indexes, Metric, TextQuery, Tuning, VectorQuery};
 use cenote_store::{ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Version, WriteReport};
 
@@ -73,17 +73,34 @@ impl Table {
 
     /// The rows with these keys; `columns` of `None` means all.
     pub async fn get(&self, keys: &RecordBatch, columns: Option<Vec<String>>) -> Result<RecordBatch> {
-        self.snapshot().await?.get(keys, columns).await
+        let snapshot = self.snapshot().await?;
+        match snapshot.get(keys, columns.clone()).await {
+            Err(error) => self.instead_of(&snapshot, error).await?.get(keys, columns).await,
+            rows => rows,
+        }
+    }
+
+    /// The newest version, to read again what failed with `error` at the version `read`: in an object store, another
+    /// process may have removed a file of that one meanwhile.
+    ///
+    /// # Errors
+    /// `error`, when it has another reason.
+    async fn instead_of(&self, read: &Snapshot, error: Error) -> Result<Snapshot> {
+        if error.kind() != ErrorKind::NotFound {
+            return Err(error);
+        }
+        let newest = self.snapshot().await?;
+        if newest.placement() == read.placement() { Err(error) } else { Ok(newest) }
     }
 
     /// The rows with keys given as text, one text a key column.
     pub async fn get_keys(&self, keys: &[Vec<String>], columns: Option<Vec<String>>) -> Result<RecordBatch> {
-        let snapshot = self.snapshot().await?;
-        let keys = snapshot.primary_key().parse(keys)?;
-        snapshot.get(&keys, columns).await
+        let keys = self.snapshot().await?.primary_key().parse(keys)?;
+        self.get(&keys, columns).await
     }
 
-    /// Streams rows of the newest version.
+    /// Streams rows of the newest version. On a local disk its files are kept until the stream ends or is dropped; in an object
+    /// store, a purge by another process ends the stream with `NotFound`, and the scan has to be begun again.
     pub async fn scan(&self, request: &ScanRequest) -> Result<RecordBatches> {
         self.snapshot().await?.scan(request).await
     }
@@ -95,6 +112,13 @@ impl Table {
     /// without a full-text index.
     pub async fn search(&self, search: &Search) -> Result<RecordBatch> {
         let snapshot = self.snapshot().await?;
+        match self.search_at(&snapshot, search).await {
+            Err(error) => self.search_at(&self.instead_of(&snapshot, error).await?, search).await,
+            found => found,
+        }
+    }
+
+    async fn search_at(&self, snapshot: &Snapshot, search: &Search) -> Result<RecordBatch> {
         let filter = search.filter.clone().map(Filter::from);
         let vector = search.vector.as_ref().map(|(column, vector)| VectorQuery {
             filter: filter.clone(),
@@ -107,11 +131,11 @@ impl Table {
             if column.is_empty() { query } else { TextQuery { column: Some(column.clone()), ..query } }
         });
         match (vector, text) {
-            (Some(vector), None) => Box::pin(self.indexes.vector_search(&snapshot, &vector)).await,
-            (None, Some(text)) => Box::pin(self.indexes.text_search(&snapshot, &text)).await,
+            (Some(vector), None) => Box::pin(self.indexes.vector_search(snapshot, &vector)).await,
+            (None, Some(text)) => Box::pin(self.indexes.text_search(snapshot, &text)).await,
             (Some(vector), Some(text)) => {
                 let query = HybridQuery { vector, text, k: search.k };
-                Box::pin(self.indexes.hybrid_search(&snapshot, &query)).await
+                Box::pin(self.indexes.hybrid_search(snapshot, &query)).await
             }
             (None, None) => Err(Error::invalid_input("a search needs a vector, a text, or both")),
         }
@@ -151,7 +175,8 @@ impl Table {
 
     /// Folds what was written into the base, joins small files, brings the indexes up to date, and removes the past that the
     /// table's retention does not cover. With `purge`, nothing is left of deleted and replaced rows and of the past, but what
-    /// tags, consumers and readers hold.
+    /// tags, consumers and readers hold: on a local disk, readers in any process; in an object store, those in this process.
+    /// [`Collected::held`] says whether there were any; once they are done, another purge removes what they held.
     pub async fn compact(&self, purge: bool) -> Result<Collected> {
         self.stored.compact(purge).await?;
         if purge {

@@ -15,7 +15,7 @@ use object_store::path::Path;
 use crate::fault::lance_error;
 use crate::history::Note;
 use crate::objects::Objects;
-use crate::state::{State, detached};
+use crate::state::{State, blocking, detached};
 use crate::{Version, base};
 
 /// The property that says for how many seconds the past can be read; by default a day.
@@ -37,6 +37,9 @@ pub struct Collected {
     pub segments: usize,
     /// Bytes of the base's files.
     pub bytes: u64,
+    /// Versions of the base that were to be removed and are left, with all later ones, because somebody reads them. They
+    /// go when somebody collects again and nobody reads them any more.
+    pub held: usize,
     /// The oldest version that can still be read, tagged ones apart.
     pub oldest: Version,
 }
@@ -98,9 +101,13 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         let segments = past.collect(&needed).await?;
         state.place.keys.collect(kept_keys).await?;
         base::unprotect(&base, &bases).await?;
-        let in_use = state.bases_in_use().into_iter().filter(|base| !bases.contains(base));
+        let end = claims.oldest_base().into_iter().chain([oldest.base, lately]).fold(u64::MAX, u64::min);
+        // After it was logged what goes: see `readers`.
+        let readers = Arc::clone(&state.readers);
+        let mut held = blocking(move || readers.versions_before(end)).await?;
+        held.retain(|base| !bases.contains(base));
         let policy = CleanupPolicy {
-            before_version: in_use.chain(claims.oldest_base()).chain([oldest.base, lately]).min(),
+            before_version: Some(held.first().copied().unwrap_or(end)),
             error_if_tagged_old_versions: false,
             ..CleanupPolicy::default()
         };
@@ -111,6 +118,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
             bases: removed.old_versions,
             segments,
             bytes: removed.bytes_removed + swept,
+            held: held.len(),
             oldest: Version(history.oldest()),
         })
     })

@@ -122,7 +122,7 @@ fn covers(index: &IndexMetadata, fragment: &Fragment) -> bool {
 /// them.
 async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) -> Result<bool> {
     let plan = async |snapshot: &Snapshot| Ok::<_, Error>(plan(&files(state, snapshot.base()).await?, limits(state)));
-    let snapshot = state.view()?;
+    let snapshot = state.snapshot().boxed().await?;
     if plan(&snapshot).await?.is_empty() {
         return Ok(true);
     }

@@ -83,6 +83,7 @@ mod place;
 mod places;
 mod predicate;
 mod presence;
+mod readers;
 mod replay;
 mod schema;
 mod selectivity;

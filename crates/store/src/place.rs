@@ -20,6 +20,7 @@ use crate::lease::{Leases, TableLease};
 use crate::log::LogPlace;
 use crate::objects::Objects;
 use crate::presence::Presence;
+use crate::readers::Readers;
 use crate::staging::Staging;
 use crate::state::blocking;
 use crate::store::StoreOptions;
@@ -148,6 +149,12 @@ impl TablePlace {
             LogPlace::Directory(log, _) => Presence::of_directories(PathBuf::from(&self.base), log.clone()).await,
             LogPlace::Objects(_) => Ok(Presence::Objects(self.files.under(VERSIONS))),
         }
+    }
+
+    /// Who reads the base; nobody yet.
+    pub(crate) fn readers(&self) -> Readers {
+        let is_local = matches!(self.log, LogPlace::Directory(..));
+        Readers::new(is_local.then(|| PathBuf::from(&self.base).join(VERSIONS)))
     }
 }
 

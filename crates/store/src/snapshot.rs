@@ -23,6 +23,7 @@ use crate::key::PrimaryKey;
 use crate::key_index::KeyIndex;
 use crate::media;
 use crate::pages::RowReader;
+use crate::readers::Reading;
 use crate::schema;
 use crate::selectivity;
 use crate::state::{Inner, SHORT_ROWS, blocking};
@@ -115,12 +116,15 @@ pub struct Snapshot {
     changed_rows: usize,
     logical: SchemaRef,
     visible: SchemaRef,
+    /// Keeps the files of the base.
+    reading: Arc<Reading>,
     /// Keeps the table open in this process.
     _use: Arc<()>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(newest: &Inner, key: PrimaryKey, table_use: Arc<()>) -> Result<Self> {
+    /// The newest version that `newest` knows, whose base `reading` keeps.
+    pub(crate) fn new(newest: &Inner, key: PrimaryKey, table_use: Arc<()>, reading: Reading) -> Result<Self> {
         let logical = schema::to_logical(&Schema::from(newest.base.schema()));
         let visible = Arc::new(schema::visible(&logical));
         let changes = &newest.changes;
@@ -139,6 +143,7 @@ impl Snapshot {
             changed_rows: changes.live,
             logical: Arc::new(logical),
             visible,
+            reading: Arc::new(reading),
             _use: table_use,
         })
     }
@@ -340,6 +345,7 @@ impl Snapshot {
             };
             futures::future::ready(live.and_then(|batch| reshape(&batch, &schema)))
         });
+        let stream = keeping(Arc::clone(&self.reading), stream.boxed());
         match limit {
             Some(limit) if masks_here => Ok(changed.chain(first_rows(stream, limit)).boxed()),
             _ => Ok(changed.chain(stream).boxed()),
@@ -657,6 +663,18 @@ struct BaseRows {
 /// Row ids of writes after `version` begin here, if their rows are not folded.
 pub fn row_ids_after(version: Version) -> u64 {
     CHANGED | (version.0 + 1) << PLACE_BITS
+}
+
+/// `batches`, which are read from the base that `reading` keeps, up to the first error. The base is kept until the last
+/// batch was read: whoever holds the stream on keeps nothing.
+fn keeping(reading: Arc<Reading>, batches: RecordBatches) -> RecordBatches {
+    let next = |open: Option<(RecordBatches, Arc<Reading>)>| async move {
+        let (mut batches, reading) = open?;
+        let batch = batches.next().await?;
+        let open = batch.is_ok().then_some((batches, reading));
+        Some((batch, open))
+    };
+    stream::unfold(Some((batches, reading)), next).fuse().boxed()
 }
 
 /// The first `rows` rows of `batches`.

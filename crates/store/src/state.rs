@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 use arrow::datatypes::Schema;
 use cenote_base::sync::Mutex;
@@ -30,6 +30,7 @@ use crate::log::{Frame, Log, News, Record, Unseen};
 use crate::pages::{Pages, RowReader};
 use crate::place::TablePlace;
 use crate::presence::Presence;
+use crate::readers::{Readers, Reading};
 use crate::replay::{Replayed, replay, replay_to};
 use crate::sessions::{Identity, Sessions, new_identity};
 use crate::snapshot::Snapshot;
@@ -61,8 +62,8 @@ pub(crate) struct State {
     pub(crate) upkeep: Upkeep,
     /// Whether the base may have a version that was not logged, because who committed it died or failed.
     pub(crate) suspect: AtomicBool,
-    /// The versions of the base that snapshots of this process may hold.
-    bases: Mutex<Vec<(u64, Weak<Dataset>)>>,
+    /// Who reads which version of the base.
+    pub(crate) readers: Arc<Readers>,
     /// Held by snapshots and feeds.
     uses: Arc<()>,
 }
@@ -146,9 +147,16 @@ impl State {
         let fence = Arc::new(Fence::new(&place.base, &options.object_store).await.map_err(lance_error)?);
         // Before what is read: a table that takes its place meanwhile is then seen to be another.
         let presence = place.presence().await?;
-        let (log, replayed, base) = newest(&place, &sessions, &fence).await?;
-        let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
-        let inner = Inner::new(&place.keys, &pages, &key, base, replayed).await?;
+        let readers = Arc::new(place.readers());
+        let (log, key, inner) = loop {
+            let (mut log, replayed, base) = newest(&place, &sessions, &fence).await?;
+            let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
+            match Inner::new(&place.keys, &pages, &key, Arc::new(base), replayed).await {
+                // It was replaced and collected since the log was read.
+                Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
+                inner => break (log, key, inner?),
+            }
+        };
         Ok(Arc::new(Self {
             name,
             store,
@@ -168,7 +176,7 @@ impl State {
             queue: Mutex::default(),
             upkeep: Upkeep::default(),
             suspect: AtomicBool::new(true),
-            bases: Mutex::default(),
+            readers,
             uses: Arc::default(),
         }))
     }
@@ -223,8 +231,16 @@ impl State {
         let mut is_writing = self.is_writing.subscribe();
         loop {
             let (is_ours, leases) = (*is_writing.borrow_and_update(), &self.place.leases);
-            if leases.is_sole() || is_ours && leases.is_certain() {
+            if leases.is_sole() {
                 return self.view();
+            }
+            if is_ours && leases.is_certain() {
+                let snapshot = self.view()?;
+                // Else another process may have removed its base before it was locked.
+                if is_writing.has_changed().is_ok_and(|has_changed| !has_changed) {
+                    return Ok(snapshot);
+                }
+                continue;
             }
             let tail = Arc::clone(&self.log).lock_owned();
             let mut tail = tokio::select! {
@@ -233,33 +249,40 @@ impl State {
                 // A writer of this process has the log, and has read it to its end.
                 _ = is_writing.changed() => continue,
             };
-            if tail.is_stale().await? {
-                self.catch_up(&mut tail).boxed().await?;
+            loop {
+                // Before the log is read: see `readers`.
+                let reading = self.read_current();
+                if tail.is_stale().await? {
+                    self.catch_up(&mut tail).boxed().await?;
+                }
+                if let Some(snapshot) = self.view_of(reading)? {
+                    return Ok(snapshot);
+                }
             }
-            return self.view();
         }
     }
 
+    /// The newest version known in memory. Its files are there for sure when nobody else can write, or change the base,
+    /// until it returns.
     pub(crate) fn view(&self) -> Result<Snapshot> {
-        let snapshot = Snapshot::new(&self.inner.lock(), self.key.clone(), self.note_user())?;
-        self.note_use(&snapshot);
-        Ok(snapshot)
-    }
-
-    fn note_use(&self, snapshot: &Snapshot) {
-        let version = snapshot.base().version().version;
-        let mut bases = self.bases.lock();
-        let is_noted =
-            bases.iter().any(|(noted, base)| *noted == version && base.ptr_eq(&Arc::downgrade(snapshot.base())));
-        if !is_noted {
-            bases.retain(|(_, base)| base.strong_count() > 0);
-            bases.push((version, Arc::downgrade(snapshot.base())));
+        loop {
+            if let Some(snapshot) = self.view_of(self.read_current())? {
+                return Ok(snapshot);
+            }
         }
     }
 
-    /// The versions of the base that snapshots of this process read.
-    pub(crate) fn bases_in_use(&self) -> Vec<u64> {
-        self.bases.lock().iter().filter(|(_, base)| base.strong_count() > 0).map(|(version, _)| *version).collect()
+    /// Keeps the files of the newest base known in memory.
+    fn read_current(&self) -> Reading {
+        let base = Arc::clone(&self.inner.lock().base);
+        self.readers.read(&base)
+    }
+
+    /// The newest version known in memory, unless it has another base than the one that is kept.
+    fn view_of(&self, reading: Reading) -> Result<Option<Snapshot>> {
+        let inner = self.inner.lock();
+        let is_current = Arc::ptr_eq(&inner.base, reading.base());
+        is_current.then(|| Snapshot::new(&inner, self.key.clone(), self.note_user(), reading)).transpose()
     }
 
     /// The table as it was at `version`.
@@ -268,13 +291,32 @@ impl State {
         if version == newest.version() {
             return Ok(newest);
         }
-        self.check_version(version)?;
+        drop(newest);
+        loop {
+            self.check_version(version)?;
+            let read_from = |history: &History| history.at(version).map(|mark| mark.base);
+            let before = read_from(&self.history());
+            let then = self.replayed_to(version).boxed().await;
+            // Its base may have been collected before it was kept, which the log says by now: see `readers`.
+            self.snapshot().await?;
+            let now = read_from(&self.history());
+            match then {
+                Ok(then) if self.check_version(version).is_ok() && Some(then.base().version().version) == now => {
+                    return Ok(then);
+                }
+                Err(error) if self.check_version(version).is_ok() && before == now => return Err(error),
+                _ => {}
+            }
+        }
+    }
+
+    /// The table as it was at `version`, if the base that it is read from is not collected meanwhile.
+    async fn replayed_to(&self, version: Version) -> Result<Snapshot> {
         let replayed = replay_to(&self.place.log, version).await?;
-        let base = self.load_base(replayed.history.current()?.base).await?;
+        let base = Arc::new(self.load_base(replayed.history.current()?.base).await?);
+        let reading = self.readers.read(&base);
         let then = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
-        let snapshot = Snapshot::new(&then, self.key.clone(), self.note_user())?;
-        self.note_use(&snapshot);
-        Ok(snapshot)
+        Snapshot::new(&then, self.key.clone(), self.note_user(), reading)
     }
 
     /// # Errors
@@ -341,10 +383,16 @@ impl State {
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
                     base => base?,
                 };
-                let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
-                let touched = parts.is_none().then_some(concerned);
-                let unseen = Unseen::default();
-                return self.install(frame.version, frame.time, mark, base, keys, touched, unseen).await;
+                let installed = async {
+                    let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
+                    let touched = parts.is_none().then_some(concerned);
+                    let unseen = Unseen::default();
+                    self.install(frame.version, frame.time, mark, base, keys, touched, unseen).await
+                };
+                return match installed.boxed().await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                    installed => installed,
+                };
             }
             Record::Note(note) => Arc::make_mut(&mut self.inner.lock().history).note(&note),
             Record::Keys { .. } | Record::Sealed(_) => {}
@@ -362,11 +410,17 @@ impl State {
             // A table that was made under its name, and not opened yet, has none.
             return Err(self.gone());
         }
-        let (log, replayed, base) = newest(&self.place, &self.sessions, &self.fence).await?;
-        if replayed.history.hash_key != self.hash_key() {
-            return Err(self.gone());
-        }
-        let inner = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
+        let (log, inner) = loop {
+            let (mut log, replayed, base) = newest(&self.place, &self.sessions, &self.fence).await?;
+            if replayed.history.hash_key != self.hash_key() {
+                return Err(self.gone());
+            }
+            match Inner::new(&self.place.keys, &self.pages, &self.key, Arc::new(base), replayed).await {
+                // As when the table is opened.
+                Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
+                inner => break (log, inner?),
+            }
+        };
         *tail = Tail { log, ours: false, behind: false };
         self.suspect.store(true, Ordering::Release);
         *self.inner.lock() = inner;
@@ -461,7 +515,7 @@ impl Inner {
         files: &KeyFiles,
         pages: &Arc<Pages>,
         key: &PrimaryKey,
-        base: Dataset,
+        base: Arc<Dataset>,
         replayed: Replayed,
     ) -> Result<Self> {
         let Replayed { version, time, history, rows } = replayed;
@@ -469,7 +523,7 @@ impl Inner {
         let keys = key_index(files, key, history.hash_key, &base, history.current()?.keys).await?;
         let key = key.clone();
         let history = Arc::new(history);
-        let (base, changes) = (Arc::new(base), Changes::default());
+        let changes = Changes::default();
         let reader = Arc::new(RowReader::new(&base, pages));
         let mut inner =
             Self { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since: None };

@@ -411,7 +411,9 @@ impl Table {
 
     /// Removes what only versions older than `keep` need, and files that a crash left; `None`: the table's own
     /// retention (see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions that have a tag, a consumer or a
-    /// snapshot in this process are kept, and what they need. It happens by itself after folds.
+    /// reader are kept, and what they need. A reader is a snapshot, or a scan that was begun on one and has not ended:
+    /// on a local disk in any process, in an object store in this one. There, a reader in another process fails with
+    /// `NotFound`. It happens by itself after folds.
     pub async fn collect(&self, keep: Option<Duration>) -> Result<Collected> {
         let (state, snapshot) = self.current().await?;
         let keep = match keep {

@@ -16,8 +16,13 @@ pub async fn run(lake: &Lake, table: Option<&str>, purge: bool, every: Option<u6
     };
     for name in names {
         let removed = lake.table(&name).await?.compact(purge).await?;
+        let held = match removed.held {
+            0 => String::new(),
+            1 => "; an old version is left that somebody reads".to_owned(),
+            held => format!("; {held} old versions are left that somebody reads"),
+        };
         output::note(&format!(
-            "compacted {name}: removed {} old versions and {} of files; versions from {} on can be read",
+            "compacted {name}: removed {} old versions and {} of files; versions from {} on can be read{held}",
             removed.bases,
             ByteSize(removed.bytes),
             removed.oldest

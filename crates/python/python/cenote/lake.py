@@ -574,7 +574,8 @@ class Table:
         return self._native_table().set_properties(dict(properties))
 
     def compact(self, *, purge: bool = False) -> None:
-        """Moves recent writes into the Lance base, joins small files, and removes the past beyond retention; with `purge`, all of it."""
+        """Moves recent writes into the Lance base, joins small files, and removes the past beyond retention; with `purge`, all of it that
+        nobody reads."""
         self._native_table().compact(purge)
 
     def fold(self) -> None:

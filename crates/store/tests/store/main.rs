@@ -22,6 +22,7 @@ mod model;
 #[cfg(target_os = "linux")]
 mod power;
 mod predicate;
+mod readers;
 mod s3;
 mod staging;
 mod stock;
