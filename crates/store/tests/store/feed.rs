@@ -219,7 +219,7 @@ async fn a_patch_in_place_that_was_not_logged_reaches_the_feed() {
 
 /// The fold was committed to the base, and its process died before the log said so; meanwhile a key was written again
 /// whose deletion was folded.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_fold_that_was_not_logged_deletes_nothing_in_the_feed() {
     let directory = tempfile::tempdir().unwrap();
     let table = new_table(directory.path()).await;
