@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cenote_base::Result;
 use cenote_base::sync::Mutex;
+use cenote_base::{ByteSize, Context, Result};
 
 use crate::locate::Files;
 use crate::manifest::Manifest;
@@ -14,6 +14,10 @@ use crate::runtime::{Provider, Runtime, Search};
 use crate::text::TextEncoder;
 use crate::tokenizer::Tokenizer;
 use crate::{cache, embedded};
+
+/// A session holds about this many times the bytes of its model's file: its weights, as they are and as its kernels want
+/// them, and what lies between its layers.
+const SESSION_FILES: u64 = 4;
 
 /// The settings of a [`ModelRegistry`].
 #[derive(Debug, Clone)]
@@ -28,6 +32,8 @@ pub struct ModelOptions {
     pub threads_per_session: usize,
     /// Sessions of one model that may be open at a time; each holds the model's weights. `None`: as many as CPU cores.
     pub sessions_max: Option<usize>,
+    /// Bytes that the sessions of one model may hold together; one may be open whatever it holds. `None`: any number.
+    pub sessions_bytes_max: Option<ByteSize>,
     /// What runs them.
     pub provider: Provider,
     /// Whether packages may be fetched from registries; when off, only what is installed or cached is used.
@@ -43,6 +49,7 @@ impl Default for ModelOptions {
             onnxruntime: None,
             threads_per_session: 1,
             sessions_max: None,
+            sessions_bytes_max: None,
             provider: Provider::default(),
             fetch: true,
         }
@@ -82,6 +89,7 @@ pub struct ModelRegistry {
     threads: usize,
     provider: Provider,
     sessions_max: usize,
+    sessions_bytes_max: Option<ByteSize>,
     models: Mutex<HashMap<String, Slot<Model>>>,
     tokenizers: Mutex<HashMap<(String, usize), Slot<Tokenizer>>>,
 }
@@ -110,6 +118,7 @@ impl ModelRegistry {
             threads: options.threads_per_session.max(1),
             provider: options.provider,
             sessions_max: options.sessions_max.unwrap_or_else(cores).max(1),
+            sessions_bytes_max: options.sessions_bytes_max,
             models: Mutex::default(),
             tokenizers: Mutex::default(),
         })
@@ -171,9 +180,17 @@ impl ModelRegistry {
             let runtime = Runtime::load(&self.search)?;
             let hash = self.model_hash(name)?;
             let how = (self.threads, self.provider);
-            Model::load(manifest.clone(), hash, &path, runtime, how, self.sessions_max)
+            Model::load(manifest.clone(), hash, &path, runtime, how, self.sessions_of(&path)?)
                 .map_err(|error| error.context(format!("load model `{name}`")))
         })
+    }
+
+    /// How many sessions of the model at `path` may be open.
+    fn sessions_of(&self, path: &Path) -> Result<usize> {
+        let Some(bytes_max) = self.sessions_bytes_max else { return Ok(self.sessions_max) };
+        let bytes = std::fs::metadata(path).context(|| format!("look at model {}", path.display()))?.len();
+        let fitting = usize::try_from(bytes_max.0 / (SESSION_FILES * bytes).max(1)).unwrap_or(usize::MAX);
+        Ok(self.sessions_max.min(fitting).max(1))
     }
 
     /// The tokenizer of the model `name` (its file `tokenizer`), cutting texts after `tokens_max` tokens; read once.

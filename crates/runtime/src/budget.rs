@@ -60,6 +60,11 @@ impl Budget {
         ByteSize(self.total.0 / 32)
     }
 
+    /// The sessions of one model. They come on top of the budget, so a small one has few of them.
+    pub(crate) fn sessions(&self) -> ByteSize {
+        ByteSize(self.total.0 / 4)
+    }
+
     /// The files of one commit of an ingest, which is a part of `work`, and so the largest file.
     pub(crate) fn file(&self) -> ByteSize {
         ByteSize(self.total.0 / 16)

@@ -113,9 +113,9 @@ impl Lake {
             (Provider::Cpu, DeviceChoice::Auto | DeviceChoice::Gpu) => Provider::Auto,
             (asked, _) => asked,
         };
-        let models = Arc::new(ModelRegistry::new(ModelOptions { provider, ..options.models })?);
-
         let budget = Budget::of(memory_max);
+        let sessions_bytes_max = options.models.sessions_bytes_max.or(Some(budget.sessions()));
+        let models = Arc::new(ModelRegistry::new(ModelOptions { provider, sessions_bytes_max, ..options.models })?);
         let defaults = SchedulerOptions::default();
         // A driver takes its time.
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
