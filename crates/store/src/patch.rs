@@ -37,6 +37,8 @@ const PATCH_ROWS_DIVISOR: usize = 16;
 /// Columns are patched in place when that writes at most this many times the bytes of the rows written whole, which
 /// costs more later: they get new ids, for indexes to follow, and leave gaps, for files to be joined over.
 const PATCH_BYTES_FACTOR: u64 = 4;
+/// A patch in place that writes no more than this is done whatever the rows would take.
+const PATCH_BYTES_FREE: u64 = 4 << 20;
 /// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows,
 /// each a file.
 const PIECE_BYTES: u64 = 64 << 20;
@@ -74,7 +76,7 @@ async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u
     }
     let value_bytes = (batch.get_array_memory_size() / batch.num_rows().max(1)) as u64;
     let in_place = written as u64 * value_bytes;
-    if in_place <= PATCH_BYTES_FACTOR * found.len() as u64 * value_bytes {
+    if in_place <= PATCH_BYTES_FREE {
         return Ok(true);
     }
     let kept: u64 = row_bytes(snapshot, row_ids).await?.into_iter().sum();
