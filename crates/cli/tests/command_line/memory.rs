@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::{Lake, jpeg};
 
-/// The code of the program, its threads, and what the allocator has not given back yet.
-const BESIDE_BUDGET: u64 = 256 << 20;
+/// The code of the program, its threads, and what the allocator has not given back yet. Unoptimised code alone takes
+/// 170 MiB.
+const BESIDE_BUDGET: u64 = if cfg!(debug_assertions) { 336 << 20 } else { 256 << 20 };
 
 /// Bytes that `child` held at most, seen every few milliseconds until it ends.
 fn peak(child: &mut Child) -> u64 {
@@ -41,6 +42,6 @@ fn a_run_keeps_to_its_budget_whatever_it_makes() {
     assert!(child.wait().unwrap().success());
     let made = lake.json("SELECT count(frame) AS frames FROM pictures");
     assert_eq!(made[0]["frames"], PICTURES);
-    // All frames together are twice as much.
+    // All frames together are 506 MiB, and were held several times.
     assert!(peak <= (256 << 20) + BESIDE_BUDGET, "{} MiB", peak >> 20);
 }
