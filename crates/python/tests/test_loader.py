@@ -427,15 +427,17 @@ def test_rank_and_world_size_come_from_the_environment(numbers: cenote.Table, mo
 def test_a_column_with_nulls_has_one_type_and_a_mask(lake: cenote.Lake, output) -> None:
     kinds = {"half": pa.float16(), "single": pa.float32(), "double": pa.float64(), "tiny": pa.uint8(), "whole": pa.int64()}
     fields = [pa.field(name, kind) for name, kind in kinds.items()]
-    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), *fields, ("at", pa.list_(pa.float32(), 2)), ("note", pa.string())])
+    lists = [("at", pa.list_(pa.float32(), 2)), ("pair", pa.list_(pa.int32(), 2))]
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), *fields, *lists, ("note", pa.string())])
     table = lake.create_table("t", schema, primary_key="id")
     rows = [{"id": id, **{name: None if id % 5 == 4 else id for name in kinds}} for id in range(20)]
     for row in rows:
-        row["at"] = {3: None, 12: [None, 1.0]}.get(row["id"], [row["id"], 0.5])
+        row["at"] = None if row["id"] in (3, 12) else [row["id"], 0.5]
+        row["pair"] = {5: None, 7: [None, 1]}.get(row["id"], [row["id"], 1])
     table.upsert(rows)
-    ats = 0
+    ats = pairs = 0
     for batch in table.loader(batch_size=4, output=output):
-        assert set(batch.valid) == {*kinds, "at"}
+        assert set(batch.valid) == {*kinds, "at", "pair"}
         for name, kind in kinds.items():
             values, valid = numpy.asarray(batch[name]), numpy.asarray(batch.valid[name])
             assert values.dtype == kind.to_pandas_dtype() and values.shape == valid.shape == (4,) and valid.dtype == bool
@@ -447,7 +449,9 @@ def test_a_column_with_nulls_has_one_type_and_a_mask(lake: cenote.Lake, output) 
         assert at.shape == (4, 2) and at.dtype == numpy.float32
         assert (numpy.isnan(at).any(axis=1) == ~valid).all()
         ats += int(valid.sum())
-    assert ats == 18
+        pairs += int(numpy.asarray(batch.valid["pair"]).sum())
+    # A list with a number missing counts as missing.
+    assert (ats, pairs) == (18, 18)
     kept = next(iter(table.loader(batch_size=20, output="arrow")))
     assert kept["whole"].to_pylist() == [None if id % 5 == 4 else id for id in range(20)] and not kept.valid
 
