@@ -15,8 +15,8 @@ use crate::text::TextEncoder;
 use crate::tokenizer::Tokenizer;
 use crate::{cache, embedded};
 
-/// A session holds about this many times the bytes of its model's file: its weights, as they are and as its kernels want
-/// them, and what lies between its layers.
+/// A session holds about this many times the bytes of its model's file: its weights, as they are and as its kernels
+/// want them, and what lies between its layers.
 const SESSION_FILES: u64 = 4;
 
 /// The settings of a [`ModelRegistry`].

@@ -1,9 +1,10 @@
 //! Locks for a process that forks, as PyTorch's data loaders do.
 //!
-//! A child of a fork has one thread; the others are gone, and so are their stacks. Locks that keep waiting threads in a table of the
-//! process (`parking_lot`) leave entries there that point into those stacks: the child crashes when it next starts a thread. The locks of
-//! the standard library wait in the kernel and leave nothing. These are the same locks without poisoning: a panic while a lock is held
-//! ends the task that panicked, and what it guarded is used by the others as it was left.
+//! A child of a fork has one thread; the others are gone, and so are their stacks. Locks that keep waiting threads in a
+//! table of the process (`parking_lot`) leave entries there that point into those stacks: the child crashes when it
+//! next starts a thread. The locks of the standard library wait in the kernel and leave nothing. These are the same
+//! locks without poisoning: a panic while a lock is held ends the task that panicked, and what it guarded is used by
+//! the others as it was left.
 
 use std::sync::{self, PoisonError, TryLockError};
 use std::time::Duration;

@@ -155,8 +155,8 @@ impl Stage {
         };
         let beside = Arc::new(Mutex::new(None));
         let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&beside));
-        // An object, so that it counts in the memory budget while it waits for the device, and goes to disk where there
-        // is no room.
+        // Submitted as an object: it counts in the memory budget while it waits for the device, and is spilled to disk
+        // when memory is full.
         let prepared = scheduler.submit(&self.options, &[], move |context, _| {
             let (batch, beside) = before.prepare(&by[0], &context.cancel)?;
             *kept.lock() = beside;

@@ -34,9 +34,9 @@ pub(crate) struct Mixture {
 }
 
 impl Mixture {
-    /// Mixes sources of `rows` rows each. Without weights each row comes once an epoch. With them an epoch has `epoch_rows`
-    /// samples (default: as many as there are rows), divided by weight, and each source goes on where it stood in the
-    /// epoch before: a row comes again when all others of its source came as often.
+    /// Mixes sources of `rows` rows each. Without weights each row comes once an epoch. With them an epoch has
+    /// `epoch_rows` samples (default: as many as there are rows), divided by weight, and each source goes on where it
+    /// stood in the epoch before: a row comes again when all others of its source came as often.
     ///
     /// # Errors
     /// `InvalidInput` for weights that are not positive numbers, or a source without rows.

@@ -1,7 +1,7 @@
 //! What came over Arrow's C interface, as arrays.
 //!
-//! Arrow's own conversion panics for a struct within a struct, or within a fixed-size list, that was sliced: it applies the
-//! slice twice. Here slices are applied to what such arrays are made of first, so that it has none to apply.
+//! Arrow's own conversion panics for a struct within a struct, or within a fixed-size list, that was sliced: it applies
+//! the slice twice. Here slices are applied to what such arrays are made of first, so that it has none to apply.
 
 #![expect(unsafe_code, reason = "the C interface hands over pointers; each block says why it may be followed")]
 
@@ -46,8 +46,8 @@ fn settle(data: ArrayData) -> Result<ArrayData> {
     let children = data.child_data().iter().map(child).collect::<Result<Vec<_>>>()?;
     let offset = if values_per_row.is_some() { 0 } else { offset };
     let builder = data.into_builder().offset(offset).child_data(children);
-    // SAFETY: the same values in the same order. Structs and fixed-size lists have no buffers that an offset would apply
-    // to, and their nulls are kept as those of the rows from the first on.
+    // SAFETY: the same values in the same order. Structs and fixed-size lists have no buffers that an offset would
+    // apply to, and their nulls are kept as those of the rows from the first on.
     Ok(unsafe { builder.build_unchecked() })
 }
 

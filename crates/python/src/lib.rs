@@ -2,8 +2,8 @@
 //!
 //! It is thin. Everything that a Python user meets has its face, its types and its documentation in `python/cenote`;
 //! what is here turns Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and lets go
-//! of the interpreter's lock around all work. It knows the facade, the loader and the command line, and of what is below
-//! them only the locks.
+//! of the interpreter's lock around all work. It knows the facade, the loader and the command line, and of what is
+//! below them only the locks.
 
 mod child;
 mod command;

@@ -100,8 +100,8 @@ impl Table {
         wait(py, async { snapshot(table, version).await?.count(filter.map(Filter::from)).await })
     }
 
-    /// Rows in the table's types from columns of Python's values: none without columns. A column of a name that the table
-    /// lacks is refused.
+    /// Rows in the table's types from columns of Python's values: none without columns. A column of a name that the
+    /// table lacks is refused.
     fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Rows> {
         let snapshot = wait(py, self.here()?.snapshot())?;
         if columns.is_empty() {
@@ -358,8 +358,8 @@ fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     arrow::compute::concat_batches(&schema, &batches).map_err(fault::arrow)
 }
 
-/// The column that is searched, and how many numbers its vectors have: `wanted`, or the only one of floats of 32 bits, or
-/// the only one.
+/// The column that is searched, and how many numbers its vectors have: `wanted`, or the only one of floats of 32 bits,
+/// or the only one.
 fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> cenote_runtime::Result<(String, usize)> {
     let vectors = snapshot.schema().fields().iter().filter_map(|field| {
         let dimensions = vector_dimensions(snapshot, field.name()).ok()?;

@@ -102,8 +102,8 @@ impl Lake {
     /// Opens the lake at `location`, a directory or a URI.
     ///
     /// # Errors
-    /// `NotFound` when `location` holds no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget that is
-    /// too small; `Unsupported` when a device is asked for that is not there.
+    /// `NotFound` when `location` holds no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget
+    /// that is too small; `Unsupported` when a device is asked for that is not there.
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;

@@ -99,8 +99,8 @@ impl Table {
         self.get(&keys, columns).await
     }
 
-    /// Streams rows of the newest version. On a local disk its files are kept until the stream ends or is dropped; in an object
-    /// store, a purge by another process ends the stream with `NotFound`, and the scan has to be begun again.
+    /// Streams rows of the newest version. On a local disk its files are kept until the stream ends or is dropped; in
+    /// an object store, a purge by another process ends the stream with `NotFound`, and the scan has to be begun again.
     pub async fn scan(&self, request: &ScanRequest) -> Result<RecordBatches> {
         self.snapshot().await?.scan(request).await
     }
@@ -173,10 +173,11 @@ impl Table {
         self.stored.changes(from).await
     }
 
-    /// Folds what was written into the base, joins small files, brings the indexes up to date, and removes the past that the
-    /// table's retention does not cover. With `purge`, nothing is left of deleted and replaced rows and of the past, but what
-    /// tags, consumers and readers hold: on a local disk, readers in any process; in an object store, those in this process.
-    /// [`Collected::held`] says whether there were any; once they are done, another purge removes what they held.
+    /// Folds what was written into the base, joins small files, brings the indexes up to date, and removes the past
+    /// that the table's retention does not cover. With `purge`, nothing is left of deleted and replaced rows and of the
+    /// past, but what tags, consumers and readers hold: on a local disk, readers in any process; in an object store,
+    /// those in this process. [`Collected::held`] says whether there were any; once they are done, another purge
+    /// removes what they held.
     pub async fn compact(&self, purge: bool) -> Result<Collected> {
         self.stored.compact(purge).await?;
         if purge {

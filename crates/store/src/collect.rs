@@ -37,8 +37,8 @@ pub struct Collected {
     pub segments: usize,
     /// Bytes of the base's files.
     pub bytes: u64,
-    /// Versions of the base that were to be removed and are left, with all later ones, because somebody reads them. They
-    /// go when somebody collects again and nobody reads them any more.
+    /// Versions of the base that were to be removed and are left, with all later ones, because somebody reads them.
+    /// They go when somebody collects again and nobody reads them any more.
     pub held: usize,
     /// The oldest version that can still be read, tagged ones apart.
     pub oldest: Version,

@@ -9,7 +9,8 @@ use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, Result};
 use lance_core::is_system_column;
 
-/// Columns whose names start so are Cenote's own: stored, but not part of [`Snapshot::schema`](crate::Snapshot::schema).
+/// Columns whose names start so are Cenote's own: stored, but not part of
+/// [`Snapshot::schema`](crate::Snapshot::schema).
 pub const HIDDEN_PREFIX: &str = "_cenote_";
 
 /// Whose columns are checked: only Cenote's own may have names in [`HIDDEN_PREFIX`].

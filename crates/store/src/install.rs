@@ -70,8 +70,8 @@ impl State {
     }
 
     /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the
-    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile. What it wrote there
-    /// is `unseen` until then.
+    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile. What it wrote
+    /// there is `unseen` until then.
     #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     pub(crate) async fn install(
         self: &Arc<Self>,
@@ -247,8 +247,8 @@ impl State {
         }
     }
 
-    /// Logs a new base, `mark`, unseen, and before it the keys that it concerns. Returns the bytes of those, and the keys
-    /// if they are few.
+    /// Logs a new base, `mark`, unseen, and before it the keys that it concerns. Returns the bytes of those, and the
+    /// keys if they are few.
     async fn append_base(
         &self,
         writing: &mut Writing,

@@ -32,7 +32,8 @@ impl PrimaryKey {
     /// The key over `columns` of `schema`.
     ///
     /// # Errors
-    /// `InvalidInput` when there is no column, one is given twice, unknown, nullable, or of a type that cannot be a key.
+    /// `InvalidInput` when no column is given, or one is repeated, unknown, nullable, or of a type that cannot be a
+    /// key.
     pub fn new(schema: &Schema, columns: &[String]) -> Result<Self> {
         if columns.is_empty() {
             return Err(Error::invalid_input("a table needs a primary key: name one column or more"));

@@ -1,9 +1,9 @@
 //! Columns of rows that are there get new values.
 //!
 //! Where that writes less, the columns of the rows' files are written anew beside the others, which stay as they are,
-//! and the rows keep their row ids. Elsewhere, as where few rows of a file change, the rows are written whole, under new
-//! ids: to the change store, or to files of their own when they are large. Values are read and written in steps of some
-//! megabytes, however large they are.
+//! and the rows keep their row ids. Elsewhere, as where few rows of a file change, the rows are written whole, under
+//! new ids: to the change store, or to files of their own when they are large. Values are read and written in steps of
+//! some megabytes, however large they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -31,8 +31,8 @@ use crate::state::blocking;
 use crate::store::schemas;
 use crate::{Faults, schema};
 
-/// An update that touches fewer than one row in this many of its files' rows rewrites its rows whole, and so does one of
-/// every column, which leaves nothing in place.
+/// An update that touches fewer than one row in this many of its files' rows rewrites its rows whole, and so does one
+/// of every column, which leaves nothing in place.
 const PATCH_ROWS_DIVISOR: usize = 16;
 /// Columns are patched in place when that writes at most this many times the bytes of the rows written whole, which
 /// costs more later: they get new ids, for indexes to follow, and leave gaps, for files to be joined over.
@@ -63,7 +63,8 @@ pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_byt
     Ok(row_bytes(snapshot, &row_ids).await?.into_iter().sum::<u64>() >= bulk_bytes)
 }
 
-/// Whether the columns of `batch`, new values of the rows `row_ids`, are to be written anew for all rows of their files.
+/// Whether the columns of `batch`, new values of the rows `row_ids`, are to be written anew for all rows of their
+/// files.
 async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64]) -> Result<bool> {
     let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
     let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();

@@ -352,8 +352,8 @@ impl Snapshot {
         }
     }
 
-    /// Whether so many rows satisfy `filter` that their other columns are best read from one end to the other. Lance
-    /// takes it that few do, and reads wide columns row by row.
+    /// Whether `filter` keeps enough rows that scanning their other columns beats reading them row by row, which Lance
+    /// does with wide columns because it expects filters to keep few rows.
     async fn is_loose(&self, filter: &Filter, wanted: &Schema) -> Result<bool> {
         let is_narrow = |kind: &DataType| kind.primitive_width().is_some_and(|bytes| bytes <= 8);
         let is_wide = |field: &Arc<Field>| !schema::is_blob(field) && !is_narrow(field.data_type());

@@ -42,8 +42,7 @@ pub struct StoreOptions {
     pub page_cache_bytes_max: ByteSize,
     /// How long a write waits for a writer in another process.
     pub writer_wait_max: Duration,
-    /// A table's writes are folded into its base when they hold so many bytes, and writers wait when they hold four
-    /// times as many.
+    /// Bytes of unfolded writes at which a table is folded; writers wait at four times as many.
     pub fold_bytes: ByteSize,
     /// A table's writes are folded into its base when they concern so many rows.
     pub fold_rows: usize,

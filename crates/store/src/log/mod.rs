@@ -227,7 +227,8 @@ impl Log {
     }
 
     /// Adds `frames` as one group, and gives them back: durable when it returns (or with the operating system, unless
-    /// `sync`), and unseen. When it fails on a local disk, they are not there; in an object store they may come to be there.
+    /// `sync`), and unseen. When it fails on a local disk, they are not there; in an object store they may come to be
+    /// there.
     pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<(Vec<Frame>, Unseen)> {
         let Some(segment) = &mut self.segment else {
             return Err(Error::internal("the log is written before its segment is begun"));
@@ -255,8 +256,8 @@ impl Log {
         self.begin(checkpoint, time).await
     }
 
-    /// The version that the newest segments, so many that they have no more than `bytes_max` bytes together, begin
-    /// behind.
+    /// Returns the version that precedes the longest run of newest segments that hold at most `bytes_max` bytes
+    /// together.
     pub(crate) async fn version_before(&self, bytes_max: u64) -> Result<u64> {
         let mut left = bytes_max;
         let mut oldest = self.number;

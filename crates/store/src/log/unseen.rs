@@ -1,18 +1,18 @@
 //! What a writer adds to a file of the log stays out of others' sight until its own readers see it.
 //!
-//! The bytes of a group are in the file before they are on the disk, and before the memory of its writer has them. Whoever
-//! read them then would see a write that may be refused yet, and would see it earlier than the process that writes it. So
-//! the writer locks the file from its end on (an *open file description lock*, fcntl(2)), and others read up to the lock.
-//! The lock goes with its writer: of a process that dies, everybody sees the same whole frames. Systems other than Linux
-//! have no such locks, and show a group while it is written.
+//! The bytes of a group are in the file before they are on the disk, and before the memory of its writer has them.
+//! Whoever read them then would see a write that may be refused yet, and would see it earlier than the process that
+//! writes it. So the writer locks the file from its end on (an *open file description lock*, fcntl(2)), and others read
+//! up to the lock. The lock goes with its writer: of a process that dies, everybody sees the same whole frames. Systems
+//! other than Linux have no such locks, and show a group while it is written.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use cenote_base::Result;
 
-/// A group that was added to the log: nobody else sees it before this is dropped, which its writer does in the moment in
-/// which its own readers are shown it. Nothing where groups appear at once and whole.
+/// A group that was added to the log: nobody else sees it before this is dropped, which its writer does in the moment
+/// in which its own readers are shown it. Nothing where groups appear at once and whole.
 #[derive(Debug, Default)]
 pub(crate) struct Unseen {
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is nothing to unlock"))]

@@ -31,7 +31,7 @@ async fn child() {
     let Ok(directory) = std::env::var(CHILD) else { return };
     let table = Store::open(directory, options()).await.unwrap().table("t").await.unwrap();
     for number in 1.. {
-        // Now and then with so many others that they go straight to the base.
+        // Every fortieth write is large enough to go straight to the base.
         let others = if number % 40 == 0 { 1_000..3_000 } else { 1_000..1_002 };
         table.upsert(batch([(0, number)].into_iter().chain(others.map(|id| (id, number))))).await.unwrap();
         println!("\nacknowledged {number}");
@@ -118,7 +118,7 @@ async fn the_writer_sees_a_write_no_later_than_others() {
     let table = writer.clone();
     let writes = tokio::spawn(async move {
         for number in 1..300 {
-            // Now and then with so many others that they go straight to the base.
+            // Every fortieth write is large enough to go straight to the base.
             let others = if number % 40 == 0 { 1_000..3_000 } else { 1_000..1_002 };
             table.upsert(batch([(0, number)].into_iter().chain(others.map(|id| (id, number))))).await.unwrap();
         }
