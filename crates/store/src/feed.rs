@@ -57,8 +57,8 @@ struct Changed {
 /// | `key` | `Struct` of the primary key's columns |
 /// | `before`, `after` | `Struct` of the visible columns without media; null where there was no row, or is none |
 ///
-/// A write that leaves a row unchanged is not reported. A large write comes in several batches with one version, each of
-/// at most 8,192 rows and some 16 MiB; [`version`](Self::version) moves to it when the last of them was given. So a
+/// A write that leaves a row unchanged is not reported. A large write comes in several batches with one version, each
+/// of at most 8,192 rows and some 16 MiB; [`version`](Self::version) moves to it when the last of them was given. So a
 /// reader that keeps that number after each batch, and opens a feed there when it comes back, misses nothing, and may
 /// be given batches of one write again.
 #[derive(Debug)]
