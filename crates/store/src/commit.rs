@@ -83,8 +83,7 @@ impl State {
             if self.place.leases.is_new(&lease) {
                 self.check_presence().await?;
             }
-            if tail.is_stale().await? {
-                self.catch_up(&mut tail).boxed().await?;
+            if self.catch_up(&mut tail).boxed().await? {
                 let torn = tail.log.repair().await?;
                 if torn > 0 {
                     tracing::warn!(bytes = torn, log = tail.log.name(), "cut off a write that was never acknowledged");

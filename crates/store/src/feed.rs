@@ -284,22 +284,30 @@ impl ChangeFeed {
         if !self.frames.is_empty() {
             return Ok(true);
         }
-        if let Some(log) = &mut self.log
-            && log.news().await? != News::Gone
-        {
-            self.frames = log.read().await?.into();
-            return Ok(!self.frames.is_empty());
+        if let Some(log) = &mut self.log {
+            let frames = match log.news().await? {
+                News::None => return Ok(false),
+                News::More => log.read().await?,
+                News::Gone => None,
+            };
+            if let Some(frames) = frames {
+                self.frames = frames.into();
+                return Ok(!self.frames.is_empty());
+            }
         }
-        check_follows(&self.state, self.at).await?;
-        let mut log = Log::open(&self.state.place.log, self.at.0 + 1).await?;
-        let frames = log.read().await?;
-        match frames.first().map(|frame| &frame.record) {
-            Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= self.at.0 => {}
-            _ => return Err(collected(self.at)),
+        loop {
+            check_follows(&self.state, self.at).await?;
+            let mut log = Log::open(&self.state.place.log, self.at.0 + 1).await?;
+            // It may have been collected since it was opened.
+            let Some(frames) = log.read().await? else { continue };
+            match frames.first().map(|frame| &frame.record) {
+                Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= self.at.0 => {}
+                _ => return Err(collected(self.at)),
+            }
+            self.log = Some(log);
+            self.frames = frames.into();
+            return Ok(true);
         }
-        self.log = Some(log);
-        self.frames = frames.into();
-        Ok(true)
     }
 
     /// Compares with the table as it is where the feed stands, from files that are there.
@@ -383,7 +391,7 @@ impl Parts {
     async fn next(&mut self) -> Result<Option<Concerned>> {
         while self.read < self.wanted.count {
             let Some(frame) = self.frames.pop_front() else {
-                self.frames = self.log.read().await?.into();
+                self.frames = self.log.read().await?.unwrap_or_default().into();
                 if self.frames.is_empty() {
                     break;
                 }

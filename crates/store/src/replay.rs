@@ -4,7 +4,7 @@ use cenote_base::{Error, Result, Timestamp};
 
 use crate::Version;
 use crate::history::History;
-use crate::log::{Frame, Log, LogPlace, Record};
+use crate::log::{COLLECTED_TRIES, Frame, Log, LogPlace, Record};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -58,14 +58,26 @@ pub(crate) async fn replay_to(place: &LogPlace, version: Version) -> Result<Repl
 }
 
 async fn scan(place: &LogPlace, start: u64, end: u64) -> Result<Scan> {
+    for _ in 0..COLLECTED_TRIES {
+        if let Some(scan) = try_scan(place, start, end).await? {
+            return Ok(scan);
+        }
+    }
+    Err(Log::open(place, start).await?.gap())
+}
+
+/// `None` when segments that it needs were collected meanwhile.
+async fn try_scan(place: &LogPlace, start: u64, end: u64) -> Result<Option<Scan>> {
     let mut log = Log::open(place, start).await?;
     let mut replayed = Replayed { version: 0, time: Timestamp(0), history: History::default(), rows: Vec::new() };
     let mut from = None;
     'log: loop {
-        let frames = log.read().await?;
-        if frames.is_empty() {
-            break;
-        }
+        let frames = match log.read().await? {
+            Some(frames) if !frames.is_empty() => frames,
+            // What follows a version with a tag may be gone.
+            None if replayed.version < end => return Ok(None),
+            _ => break,
+        };
         for frame in frames {
             if frame.version > end {
                 break 'log;
@@ -85,5 +97,5 @@ async fn scan(place: &LogPlace, start: u64, end: u64) -> Result<Scan> {
         }
     }
     let missing = || Error::corrupt(format!("the log in {} does not begin with a checkpoint", log.name()));
-    Ok(Scan { from: from.ok_or_else(missing)?, log, replayed })
+    Ok(Some(Scan { from: from.ok_or_else(missing)?, log, replayed }))
 }

@@ -26,7 +26,7 @@ use crate::history::{BaseMark, Checkpoint, History};
 use crate::key::PrimaryKey;
 use crate::key_files::{BATCH_ENTRIES, KeyFiles};
 use crate::key_index::KeyIndex;
-use crate::log::{Frame, Log, News, Record, Unseen};
+use crate::log::{COLLECTED_TRIES, Frame, Log, News, Record, Unseen};
 use crate::pages::{Pages, RowReader};
 use crate::place::TablePlace;
 use crate::presence::Presence;
@@ -93,13 +93,6 @@ pub(crate) struct Tail {
     pub(crate) ours: bool,
     /// Whether frames were read and not taken in, because that failed or its caller gave up.
     behind: bool,
-}
-
-impl Tail {
-    /// Whether there is something to catch up with.
-    pub(crate) async fn is_stale(&mut self) -> Result<bool> {
-        Ok(self.behind || self.log.news().await? != News::None)
-    }
 }
 
 /// Runs blocking work of this crate off the executor.
@@ -252,9 +245,7 @@ impl State {
             loop {
                 // Before the log is read: see `readers`.
                 let reading = self.read_current();
-                if tail.is_stale().await? {
-                    self.catch_up(&mut tail).boxed().await?;
-                }
+                self.catch_up(&mut tail).boxed().await?;
                 if let Some(snapshot) = self.view_of(reading)? {
                     return Ok(snapshot);
                 }
@@ -339,27 +330,41 @@ impl State {
         Arc::clone(&self.inner.lock().history)
     }
 
-    /// Takes in what other processes wrote.
-    pub(crate) async fn catch_up(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
+    /// Takes in what other processes wrote; whether something is left behind it that is no whole write.
+    pub(crate) async fn catch_up(self: &Arc<Self>, tail: &mut Tail) -> Result<bool> {
         loop {
-            if tail.behind || tail.log.news().await? == News::Gone {
-                return self.reopen(tail).await;
-            }
-            tail.behind = true;
-            let frames = tail.log.read().await?;
-            if frames.is_empty() {
-                tail.behind = false;
-                return Ok(());
-            }
-            tail.ours = false;
-            self.suspect.store(true, Ordering::Release);
-            for frame in frames {
-                if !self.take_in(frame).await? {
-                    return self.reopen(tail).await;
+            let news = if tail.behind { News::Gone } else { tail.log.news().await? };
+            let is_taken_in = match news {
+                News::None => return Ok(false),
+                News::Gone => false,
+                News::More => {
+                    tail.behind = true;
+                    let frames = tail.log.read().await?;
+                    if frames.as_ref().is_some_and(Vec::is_empty) {
+                        tail.behind = false;
+                        return Ok(true);
+                    }
+                    self.take_in_all(tail, frames).await?
                 }
+            };
+            if !is_taken_in {
+                self.reopen(tail).await?;
             }
-            tail.behind = false;
         }
+    }
+
+    /// Applies frames that were read from `tail`; false when the state must be built anew.
+    async fn take_in_all(self: &Arc<Self>, tail: &mut Tail, frames: Option<Vec<Frame>>) -> Result<bool> {
+        let Some(frames) = frames else { return Ok(false) };
+        tail.ours = false;
+        self.suspect.store(true, Ordering::Release);
+        for frame in frames {
+            if !self.take_in(frame).await? {
+                return Ok(false);
+            }
+        }
+        tail.behind = false;
+        Ok(true)
     }
 
     /// Applies a frame of another process; false when the state must be built anew.
@@ -460,41 +465,50 @@ impl State {
 
     /// Every version that can be read, with its time.
     pub(crate) async fn versions(self: &Arc<Self>) -> Result<Vec<(Version, i64)>> {
-        self.snapshot().await?;
-        let history = self.history();
-        let Some(oldest) = history.at(Version(history.oldest())) else { return Ok(Vec::new()) };
-        let mut versions = BTreeMap::new();
-        for (version, mark) in history.tagged_before(oldest.version) {
-            self.add_versions(mark, version..=version, &mut versions).await?;
+        for _ in 0..COLLECTED_TRIES {
+            self.snapshot().await?;
+            let history = self.history();
+            let Some(oldest) = history.at(Version(history.oldest())) else { return Ok(Vec::new()) };
+            let tagged = history.tagged_before(oldest.version).into_iter();
+            let ranges = tagged.map(|(version, mark)| (mark, version..=version));
+            let mut versions = BTreeMap::new();
+            let mut is_whole = true;
+            for (mark, wanted) in ranges.chain([(oldest, oldest.version..=u64::MAX)]) {
+                is_whole &= self.add_versions(mark, wanted, &mut versions).await?;
+            }
+            if is_whole {
+                return Ok(versions.into_iter().collect());
+            }
         }
-        self.add_versions(oldest, oldest.version..=u64::MAX, &mut versions).await?;
-        Ok(versions.into_iter().collect())
+        Err(self.log.lock().await.log.gap())
     }
 
-    /// Adds those `wanted` of the versions that can be read from the base `mark` and what the log says behind it.
+    /// Adds those `wanted` of the versions that can be read from the base `mark` and what the log says behind it; false
+    /// when some were collected meanwhile.
     async fn add_versions(
         &self,
         mark: BaseMark,
         wanted: RangeInclusive<u64>,
         versions: &mut BTreeMap<Version, i64>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if wanted.contains(&mark.version) {
             versions.insert(Version(mark.version), mark.time);
         }
         if *wanted.end() <= mark.version {
-            return Ok(());
+            return Ok(true);
         }
         let mut log = Log::open(&self.place.log, mark.version + 1).await?;
-        loop {
-            let frames = log.read().await?;
+        while let Some(frames) = log.read().await? {
             for frame in frames.iter().filter(|frame| frame.version > mark.version && wanted.contains(&frame.version)) {
                 // Records that change no row repeat a version: its time is that of the write.
                 versions.entry(Version(frame.version)).or_insert(frame.time.0);
             }
-            if frames.last().is_none_or(|frame| frame.version > *wanted.end()) {
-                return Ok(());
+            // What follows a version with a tag may be gone.
+            if frames.last().is_none_or(|frame| frame.version >= *wanted.end()) {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Whether the change store has a word on any of these keys.

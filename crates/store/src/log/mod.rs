@@ -42,6 +42,9 @@ const READ_BYTES: usize = 8 << 20;
 /// A group of so many bytes is encoded where the caller is: waking a thread costs as much.
 const SHORT_BYTES: usize = 128 << 10;
 
+/// How often the log is read again from the start when segments were collected that were to be read.
+pub(crate) const COLLECTED_TRIES: usize = 8;
+
 /// Where the log of a table is.
 #[derive(Debug, Clone)]
 pub(crate) enum LogPlace {
@@ -125,20 +128,32 @@ impl Log {
     /// later.
     pub(crate) async fn open(place: &LogPlace, version: u64) -> Result<Self> {
         let segments = place.segments();
-        let numbers = segments.list().await?;
-        let mut at = numbers.partition_point(|number| *number <= version).max(1);
-        // The beginning of the newest segment may have been cut short: the end of the one before leads to it.
-        while at > 0 && at <= numbers.len() {
-            let number = numbers[at - 1];
-            if let Some(mut segment) = segments.open(number).await? {
-                let wanted = frame_bytes(&segment.peek(HEADER_BYTES).await?).unwrap_or(HEADER_BYTES);
-                if at == 1 || whole_body(&segment.peek(wanted).await?).is_some() {
-                    return Ok(Self { segments, number, segment: Some(segment), epoch: 0 });
+        let mut numbers = segments.list().await?;
+        loop {
+            let mut at = numbers.partition_point(|number| *number <= version).max(1);
+            // The beginning of the newest segment may have been cut short: the end of the one before leads to it.
+            while at > 0 && at <= numbers.len() {
+                let number = numbers[at - 1];
+                if let Some(mut segment) = segments.open(number).await? {
+                    let wanted = frame_bytes(&segment.peek(HEADER_BYTES).await?).unwrap_or(HEADER_BYTES);
+                    if at == 1 || whole_body(&segment.peek(wanted).await?).is_some() {
+                        return Ok(Self { segments, number, segment: Some(segment), epoch: 0 });
+                    }
                 }
+                at -= 1;
             }
-            at -= 1;
+            let now = segments.list().await?;
+            if now == numbers {
+                return Err(Error::corrupt(format!("the log in {} has no segment", segments.name())));
+            }
+            // They were collected after they were listed.
+            numbers = now;
         }
-        Err(Error::corrupt(format!("the log in {} has no segment", segments.name())))
+    }
+
+    /// What is wrong when segments are missing each time that the log is read.
+    pub(crate) fn gap(&self) -> Error {
+        Error::corrupt(format!("the log in {} lacks a segment between others; restore it", self.segments.name()))
     }
 
     /// Where the log is, for people.
@@ -159,11 +174,20 @@ impl Log {
         Ok(if later { News::Gone } else { News::None })
     }
 
-    /// The next whole frames, in order; empty at the end. A frame that is not whole yet is left for later.
+    /// The next whole frames, in order: empty at the end, `None` when what follows was collected. A frame that is not
+    /// whole yet is left for later.
     ///
     /// # Errors
     /// `Corrupt` when a frame that was on the disk is not whole, which no interrupted write leaves behind.
-    pub(crate) async fn read(&mut self) -> Result<Vec<Frame>> {
+    pub(crate) async fn read(&mut self) -> Result<Option<Vec<Frame>>> {
+        let frames = self.read_segments().await?;
+        // The end of what is there is not the end of the log when segments are missing behind it.
+        let is_sound = !frames.is_empty() || self.news().await? != News::Gone;
+        Ok(is_sound.then_some(frames))
+    }
+
+    /// The next whole frames of the segments that are there one behind the other.
+    async fn read_segments(&mut self) -> Result<Vec<Frame>> {
         loop {
             if self.segment.is_none() {
                 self.segment = self.segments.open(self.number).await?;

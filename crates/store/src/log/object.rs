@@ -60,7 +60,14 @@ impl Segments for Groups {
 
     async fn list(&self) -> Result<Vec<u64>> {
         let folders = self.objects.folders().await?;
-        Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
+        // Where folders are real, as on a disk and in some stores, they outlive what was in them: those of segments that
+        // were collected, and of a table that had this one's name.
+        let numbers: Vec<u64> = folders.iter().filter_map(|name| name.parse().ok()).collect();
+        let checked = stream::iter(numbers).map(|number| async move {
+            let is_there = self.segment(number).objects.exists(&object_name(0)).await?;
+            Ok::<_, Error>(is_there.then_some(number))
+        });
+        checked.buffered(PARALLEL).try_filter_map(|number| async move { Ok(number) }).try_collect().await
     }
 
     async fn create(&self, number: u64, bytes: Vec<u8>) -> Result<Box<dyn Segment>> {

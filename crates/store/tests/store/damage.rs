@@ -45,11 +45,15 @@ async fn three_writes() -> tempfile::TempDir {
     directory
 }
 
-/// The newest segment of the log.
-fn segment(directory: &Path) -> PathBuf {
+/// The segments of the log.
+fn segments(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory.join("t.changes")).unwrap();
-    let logs = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
-    logs.max().unwrap()
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect()
+}
+
+/// The newest of them.
+fn segment(directory: &Path) -> PathBuf {
+    segments(directory).into_iter().max().unwrap()
 }
 
 #[tokio::test]
@@ -109,6 +113,22 @@ async fn a_write_that_was_not_synced_ends_the_log_when_it_is_torn_whatever_is_be
 }
 
 /// Each process that writes vouches for what was there before it.
+#[tokio::test]
+async fn a_segment_of_the_log_that_somebody_removed_is_missed() {
+    let directory = three_writes().await;
+    let table = open(directory.path()).await.unwrap();
+    for id in 3..6 {
+        table.fold().await.unwrap();
+        table.upsert(batch(id..id + 1, id)).await.unwrap();
+    }
+    let mut segments = segments(directory.path());
+    segments.sort_unstable();
+    std::fs::remove_file(&segments[1]).unwrap();
+    let error = open(directory.path()).await.unwrap().versions().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("lacks a segment between others"), "{error}");
+}
+
 #[tokio::test]
 async fn damage_is_found_in_what_other_processes_wrote() {
     let directory = three_writes().await;

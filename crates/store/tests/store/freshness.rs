@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use cenote_base::{ByteSize, Error};
+use cenote_base::{ByteSize, Error, ErrorKind};
 use cenote_store::{Faults, Store, StoreOptions, Table};
 
 use crate::support::rows::{batch, contents, spec};
@@ -201,4 +201,67 @@ async fn a_read_has_what_other_processes_had_acknowledged_when_it_began() {
     child.wait().unwrap();
     listener.join().unwrap();
     assert!(published.load(Ordering::SeqCst) > 20, "the child hardly wrote");
+}
+
+/// A tag keeps the segment of the log in which a process stands, and the one behind it is collected: what the process
+/// reads to there is not the end of the log. At the true end it would have begun another log, and lost what it wrote.
+#[tokio::test]
+async fn a_place_in_the_log_behind_which_segments_are_missing_is_not_its_end() {
+    for scheme in ["", "file-object-store://"] {
+        let directory = tempfile::tempdir().unwrap();
+        let open = async || {
+            let options = StoreOptions { cache_directory: directory.path().join("cache"), ..StoreOptions::default() };
+            let place = format!("{scheme}{}", directory.path().join("store").display());
+            Store::open(place, options).await.unwrap()
+        };
+        let store = open().await;
+        let writer = store.create_table("t", spec()).await.unwrap();
+        let tagged = writer.upsert(batch([(0, 0)])).await.unwrap().version;
+        let followed = writer.upsert(batch([(0, 1)])).await.unwrap().version;
+        writer.tag("kept", tagged).await.unwrap();
+        let other = open().await;
+        let reader = other.table("t").await.unwrap();
+        let mut feed = reader.changes(tagged).await.unwrap();
+        assert!(feed.next().await.unwrap().is_some());
+        assert!(feed.next().await.unwrap().is_none());
+        assert_eq!(feed.version(), followed);
+        for number in 2..5 {
+            writer.fold().await.unwrap();
+            writer.upsert(batch([(0, number)])).await.unwrap();
+        }
+        writer.fold().await.unwrap();
+        writer.collect(Some(Duration::ZERO)).await.unwrap();
+        let versions = writer.versions().await.unwrap();
+        assert_eq!(feed.next().await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(contents(&reader.snapshot().await.unwrap()).await, BTreeMap::from([(0, 4)]));
+        assert_eq!(reader.versions().await.unwrap(), versions);
+        assert_eq!(contents(&reader.snapshot_of("kept").await.unwrap()).await, BTreeMap::from([(0, 0)]));
+        store.release().await.unwrap();
+        reader.upsert(batch([(1, 5)])).await.unwrap();
+        assert_eq!(contents(&writer.snapshot().await.unwrap()).await, BTreeMap::from([(0, 4), (1, 5)]));
+    }
+}
+
+/// As [`above`](a_place_in_the_log_behind_which_segments_are_missing_is_not_its_end), when the process writes at once.
+#[tokio::test]
+async fn a_process_that_stood_behind_a_collection_writes_at_the_true_end_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = async || Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let writer = open().await.create_table("t", spec()).await.unwrap();
+    let tagged = writer.upsert(batch([(0, 0)])).await.unwrap().version;
+    writer.upsert(batch([(0, 1)])).await.unwrap();
+    writer.tag("kept", tagged).await.unwrap();
+    let other = open().await.table("t").await.unwrap();
+    assert_eq!(contents(&other.snapshot().await.unwrap()).await, BTreeMap::from([(0, 1)]));
+    for number in 2..4 {
+        writer.fold().await.unwrap();
+        writer.upsert(batch([(0, number)])).await.unwrap();
+    }
+    writer.fold().await.unwrap();
+    writer.collect(Some(Duration::ZERO)).await.unwrap();
+    other.upsert(batch([(1, 4)])).await.unwrap();
+    let expected = BTreeMap::from([(0, 3), (1, 4)]);
+    for table in [&writer, &other, &open().await.table("t").await.unwrap()] {
+        assert_eq!(contents(&table.snapshot().await.unwrap()).await, expected);
+    }
 }

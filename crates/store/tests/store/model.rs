@@ -519,7 +519,7 @@ fn summary(media: &[u8]) -> (usize, u8) {
 async fn run(has_media: bool, is_remote: bool) {
     let seed = seed();
     let mut check = Check::new(seed, has_media, is_remote).await;
-    for step in 1..=steps(if is_remote { 80 } else { 250 }) {
+    for step in 1..=steps(if is_remote { 200 } else { 250 }) {
         eprintln!("CENOTE_SEED={seed} step {step}");
         check.step(step).await;
     }
