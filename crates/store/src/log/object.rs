@@ -186,3 +186,29 @@ impl Segment for ObjectSegment {
         Ok(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use object_store::local::LocalFileSystem;
+    use object_store::path::Path;
+
+    use super::*;
+    use crate::Faults;
+
+    /// On a disk, as in stores with real folders, the folder of a segment that was removed is left.
+    #[tokio::test]
+    async fn an_empty_folder_is_no_segment() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalFileSystem::new_with_prefix(directory.path()).unwrap();
+        let groups = Groups { objects: Objects::new(Arc::new(store), Path::from("log"), Faults::default()) };
+        for number in [1, 5, 9] {
+            groups.create(number, vec![1]).await.unwrap();
+        }
+        groups.remove(&[1, 5]).await.unwrap();
+        assert_eq!(std::fs::read_dir(directory.path().join("log")).unwrap().count(), 3);
+        assert_eq!(groups.list().await.unwrap(), [9]);
+    }
+}
