@@ -50,8 +50,8 @@ pub use cenote_query::{Parameter, QueryResult};
 pub use cenote_scheduler as scheduler;
 pub use cenote_scheduler::{Cancel, Scheduler, Status as SchedulerStatus, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
-    ChangeFeed, Collected, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot, TableSpec, UpkeepStatus,
-    Version, WriteReport, blob_field, is_blob,
+    ChangeFeed, Collected, DURABILITY_PROPERTY, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot,
+    TableSpec, UpkeepStatus, Version, WriteReport, blob_field, is_blob,
 };
 pub use device::DeviceChoice;
 pub use ingest::{IngestReport, media_schema};

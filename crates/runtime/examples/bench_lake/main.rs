@@ -1,7 +1,8 @@
 //! The measured side of the benchmarks that work on a lake, in one binary because each would be linked with all of Lance:
-//! `bench_lake image|lookup|search|text|upsert ARGUMENTS…` prints one JSON line.
+//! `bench_lake beside|image|lookup|search|text|upsert ARGUMENTS…` prints one JSON line.
 #![allow(clippy::print_stdout, clippy::indexing_slicing)]
 
+mod beside;
 mod image;
 mod lookup;
 mod search;
@@ -16,9 +17,10 @@ use cenote_runtime::{Error, Lake, LakeOptions, Result};
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::invalid_input("usage: bench_lake image|lookup|search|text|upsert ARGUMENTS…");
+    let usage = || Error::invalid_input("usage: bench_lake beside|image|lookup|search|text|upsert ARGUMENTS…");
     let (benchmark, arguments) = arguments.split_first().ok_or_else(usage)?;
     let report = match benchmark.as_str() {
+        "beside" => beside::measure(arguments).await?,
         "image" => image::measure(arguments).await?,
         "lookup" => lookup::measure(arguments).await?,
         "search" => search::measure(arguments).await?,

@@ -22,13 +22,13 @@ const LOOKUPS: usize = 2_000;
 const STRIDE: i64 = 7_919;
 
 /// Call after call, keys of which about half are there, the same ones in every contestant.
-struct Keys {
-    next: i64,
-    range: i64,
+pub struct Keys {
+    pub next: i64,
+    pub range: i64,
 }
 
 impl Keys {
-    fn take(&mut self, count: usize) -> Vec<i64> {
+    pub fn take(&mut self, count: usize) -> Vec<i64> {
         let start = self.next;
         self.next += count as i64;
         (start..self.next).map(|number| number * STRIDE % self.range).collect()
@@ -90,7 +90,7 @@ async fn lookups(table: &Table, rows: usize) -> Result<f64> {
     Ok(percentile(&times_ms, 0.5))
 }
 
-fn batch(ids: Vec<i64>) -> Result<RecordBatch> {
+pub fn batch(ids: Vec<i64>) -> Result<RecordBatch> {
     let numbers =
         ids.iter().flat_map(|id| (0..i64::from(DIMENSIONS)).map(move |at| ((id * 31 + at * 17) % 1000) as f32));
     let numbers: Float32Array = numbers.collect();
@@ -104,7 +104,7 @@ fn batch(ids: Vec<i64>) -> Result<RecordBatch> {
     RecordBatch::try_from_iter_with_nullable(columns).map_err(no_rows)
 }
 
-fn percentile(times_ms: &[f64], share: f64) -> f64 {
+pub fn percentile(times_ms: &[f64], share: f64) -> f64 {
     let mut sorted = times_ms.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[((sorted.len() - 1) as f64 * share).round() as usize]
