@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, Int64Array, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch, is_not_null};
+use arrow::compute::kernels::cmp::neq;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use cenote_base::{Error, Result};
-use cenote_store::{PrimaryKey, ScanRequest, Snapshot, Table, Turn};
+use cenote_store::{PrimaryKey, ScanRequest, Snapshot, Table, Turn, VOID};
 use futures::TryStreamExt;
 
 use crate::derive::internal;
@@ -100,7 +101,7 @@ impl Children {
         let columns = parent_key.columns().into_iter().chain([fingerprint.clone()]).collect();
         let current = now.get(&parents, Some(columns)).await?;
         let has_one = current.column_by_name(fingerprint).ok_or_else(|| Error::internal("no fingerprint was read"))?;
-        let has_one = is_not_null(has_one).map_err(internal("look for fingerprints"))?;
+        let has_one = neq(has_one, &Int64Array::new_scalar(VOID)).map_err(internal("look for fingerprints"))?;
         if has_one.true_count() > 0 {
             let current = parent_key.project(&current)?;
             self.void(filter_record_batch(&current, &has_one).map_err(internal("select parents"))?).await?;
@@ -202,7 +203,7 @@ impl Children {
     async fn orphans(&self) -> Result<Option<RecordBatch>> {
         let parents = self.table.snapshot().await?;
         let key = parents.primary_key();
-        let has_children = format!("`{}` IS NOT NULL", self.step.fingerprint_column);
+        let has_children = format!("`{}` <> {VOID}", self.step.fingerprint_column);
         let request = ScanRequest::default().columns(key.columns()).filter(has_children);
         let mut alive: HashSet<OwnedRow> = HashSet::new();
         let mut stream = parents.scan(&request).await?;

@@ -168,8 +168,7 @@ impl Pass<'_> {
         let keys = take_record_batch(keys, rows).map_err(internal("take keys"))?;
         let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         let mut columns = keys.columns().to_vec();
-        let mut void = BTreeSet::new();
-        for (number, step) in self.group.steps.iter().enumerate().filter(|(number, _)| pattern & (1 << number) != 0) {
+        for (_, step) in self.group.steps.iter().enumerate().filter(|(number, _)| pattern & (1 << number) != 0) {
             for output in &step.outputs {
                 let column = made
                     .get(output.name().as_str())
@@ -180,15 +179,6 @@ impl Pass<'_> {
             }
             fields.push(Field::new(&step.fingerprint_column, DataType::Int64, true));
             columns.push(Arc::new(Int64Array::from(vec![step.fingerprint.0; rows.len()])));
-            void.extend(self.group.downstream[number].iter());
-        }
-        let stored = self.work.snapshot.full_schema();
-        for name in void {
-            // A later step of this pass writes its own; one that never ran has nothing to void.
-            if !fields.iter().any(|field| field.name() == name) && stored.field_with_name(name).is_ok() {
-                fields.push(Field::new(name, DataType::Int64, true));
-                columns.push(new_null_array(&DataType::Int64, rows.len()));
-            }
         }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))
     }
@@ -246,12 +236,6 @@ impl Pass<'_> {
         for field in step.outputs.iter().cloned().chain([own]) {
             columns.push(new_null_array(field.data_type(), rows.len()));
             fields.push(field);
-        }
-        for name in &self.group.downstream[number] {
-            if snapshot.full_schema().field_with_name(name).is_ok() {
-                columns.push(new_null_array(&DataType::Int64, rows.len()));
-                fields.push(Field::new(name, DataType::Int64, true));
-            }
         }
         let cleared = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("clear values"))?;
         let row_keys = keys::render(&snapshot.primary_key().project(&cleared)?)?;

@@ -47,6 +47,7 @@
 //! ```
 
 mod children;
+mod dependents;
 mod derive;
 mod devices;
 mod error_table;

@@ -9,9 +9,10 @@ use arrow::datatypes::{DataType, Field};
 use cenote_base::{ByteSize, Clock, Error, Progress, Resources, Result, Silent, SystemClock};
 use cenote_operator::{Registry, Shape};
 use cenote_scheduler::{Cancel, Job, JobOptions, Priority, Scheduler};
-use cenote_store::{DEPENDENTS_PROPERTY, Filter, ROW_ID, ScanRequest, Snapshot, Store, Table};
+use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Store, Table};
 use futures::TryStreamExt;
 
+use crate::dependents;
 use crate::devices::Devices;
 use crate::error_table::ErrorTable;
 use crate::plan::{self, PlannedStep};
@@ -136,8 +137,6 @@ pub(crate) struct Group {
     /// Whose work its tasks are.
     pub(crate) job: Job,
     pub(crate) steps: Vec<Arc<PlannedStep>>,
-    /// For each step, the fingerprint columns of later steps of this table that are void when it runs.
-    pub(crate) downstream: Vec<Vec<String>>,
 }
 
 /// The rows a group works on.
@@ -205,13 +204,12 @@ impl Engine {
             let start = Instant::now();
             let numbers: Vec<usize> = range.collect();
             let members: Vec<Arc<PlannedStep>> = numbers.iter().map(|number| Arc::clone(&planned[*number])).collect();
-            let downstream = numbers.iter().map(|number| downstream(&planned, *number)).collect();
             let table = match self.store.table(&members[0].table).await {
                 // A dry run makes no child tables, so steps over them have nothing to read.
                 Err(_) if options.dry_run_rows.is_some() => continue,
                 table => table?,
             };
-            let group = Group { table, job: job.clone(), steps: members, downstream };
+            let group = Group { table, job: job.clone(), steps: members };
             if options.dry_run_rows.is_none() {
                 self.prepare(&group, &planned).await?;
             }
@@ -255,24 +253,14 @@ impl Engine {
             group.table.add_own_columns(&fields).await?;
         }
 
+        dependents::register(&group.table, planned).await?;
         let mut properties = BTreeMap::new();
-        let mut dependents: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (number, step) in planned.iter().enumerate().filter(|(_, step)| step.table == group.table.name()) {
-            for column in &step.inputs {
-                let own = dependents.entry(column).or_default();
-                own.insert(&step.fingerprint_column);
-                for later in transitive(planned, number) {
-                    own.insert(&planned[later].fingerprint_column);
-                }
-            }
-        }
         let mut set = |name: String, value: serde_json::Value| {
             let value = value.to_string();
             if snapshot.properties().get(&name) != Some(&value) {
                 properties.insert(name, Some(value));
             }
         };
-        set(DEPENDENTS_PROPERTY.to_owned(), serde_json::json!(dependents));
         for step in &group.steps {
             let definition = &step.operator.definition;
             let mut made = serde_json::json!({
@@ -461,20 +449,4 @@ fn group(planned: &[Arc<PlannedStep>]) -> Vec<std::ops::Range<usize>> {
 /// costs a pass.
 fn mentions(predicate: &str, name: &str) -> bool {
     predicate.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
-}
-
-/// The steps of the same table that read, directly or through others, what step `number` makes.
-fn transitive(planned: &[Arc<PlannedStep>], number: usize) -> BTreeSet<usize> {
-    let mut reached = BTreeSet::from([number]);
-    for (later, step) in planned.iter().enumerate().skip(number + 1) {
-        if step.table == planned[number].table && step.reads_from.iter().any(|from| reached.contains(from)) {
-            reached.insert(later);
-        }
-    }
-    reached.remove(&number);
-    reached
-}
-
-fn downstream(planned: &[Arc<PlannedStep>], number: usize) -> Vec<String> {
-    transitive(planned, number).into_iter().map(|later| planned[later].fingerprint_column.clone()).collect()
 }

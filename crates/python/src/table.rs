@@ -415,6 +415,10 @@ impl Changes {
             if feed.held.is_none() {
                 feed.held = feed.feed.next().await?;
             }
+            if feed.held.is_none() {
+                // Writes that changed no row are behind it too.
+                self.version.store(feed.feed.version().0, Ordering::Relaxed);
+            }
             Ok(feed.held.is_some())
         })
     }

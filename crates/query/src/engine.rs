@@ -31,7 +31,7 @@ use crate::nearest_rule::NearestRule;
 use crate::operator_function::OperatorFunctions;
 use crate::parameter::{self, Parameter};
 use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
-use crate::{distance, statement, table_function};
+use crate::{distance, scan, statement, table_function};
 
 /// Batches that wait for the reader of a result.
 const RESULT_QUEUE_BATCHES: usize = 2;
@@ -232,6 +232,10 @@ async fn plan(
     let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     reads.verify_plan(&logical).map_err(|_| Error::unsupported("SQL only reads; changes go through the API"))?;
     let physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
+    // Several kinds of plans put batches together, by rows alone.
+    let batch_rows = scan::batch_rows(&physical, state.config().batch_size()).await?;
+    let config = state.config().clone().with_batch_size(batch_rows);
+    let state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
     execute_stream(physical, state.task_ctx()).map_err(query_error)
 }
 

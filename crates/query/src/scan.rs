@@ -1,13 +1,11 @@
 //! Reading a table from one end to the other.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{SchemaRef, UInt64Type};
+use arrow::datatypes::SchemaRef;
 use cenote_base::Error;
-use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, is_blob};
+use cenote_store::{Filter, ScanRequest};
 use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
 use datafusion::error::{DataFusionError, Result};
@@ -22,11 +20,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::fault::external;
 use crate::pinned::PinnedTable;
-
-/// Batches with media hold at most so many bytes of it, or one row.
-const MEDIA_BATCH_BYTES_MAX: u64 = 16 << 20;
-/// Row ids looked at together when media are read.
-const MEDIA_ROWS_MAX: usize = 1024;
 
 /// Streams columns of a table at one version. Media are read only when a column of them is named, and then only for rows
 /// that pass the filter.
@@ -58,6 +51,18 @@ impl ScanPlan {
         let properties = properties_of(schema);
         Ok(Self { table, columns, filter, limit, batch_rows, properties, metrics: ExecutionPlanMetricsSet::new() })
     }
+}
+
+/// How many rows make a batch in all of `plan`: `rows_max`, or fewer where a scan in it gives wide rows.
+pub(crate) async fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> cenote_base::Result<usize> {
+    let (mut rows, mut plans) = (rows_max, vec![plan]);
+    while let Some(plan) = plans.pop() {
+        if let Some(scan) = plan.downcast_ref::<ScanPlan>() {
+            rows = rows.min(scan.table.snapshot.batch_rows(&scan.schema()).await?);
+        }
+        plans.extend(plan.children());
+    }
+    Ok(rows)
 }
 
 /// One partition, of known end, in no order.
@@ -114,15 +119,8 @@ impl ExecutionPlan for ScanPlan {
         request.filter = self.filter.clone().map(Filter::from);
         request.limit = self.limit;
         let snapshot = self.table.snapshot.clone();
-        let has_media = schema.fields().iter().any(|field| is_blob(field));
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let batches = stream::once(async move {
-            match has_media {
-                true => scan_media(snapshot, request).await,
-                false => snapshot.scan(&request).await,
-            }
-        })
-        .try_flatten();
+        let batches = stream::once(async move { snapshot.scan(&request).await }).try_flatten();
         let batches = batches.map(move |batch| {
             let batch = batch.map_err(external)?;
             metrics.record_output(batch.num_rows());
@@ -145,70 +143,7 @@ impl ExecutionPlan for ScanPlan {
     }
 }
 
-/// Finds the rows first, then reads them in pieces of bounded size.
-async fn scan_media(snapshot: Snapshot, request: ScanRequest) -> cenote_base::Result<RecordBatches> {
-    let columns = request.columns.clone().unwrap_or_default();
-    let ids = ScanRequest { columns: Some(Vec::new()), batch_rows: Some(MEDIA_ROWS_MAX), ..request }.with_row_id();
-    let found = snapshot.scan(&ids).await?;
-    let pieces = found.and_then({
-        let (snapshot, columns) = (snapshot.clone(), columns.clone());
-        move |batch| {
-            let (snapshot, columns) = (snapshot.clone(), columns.clone());
-            async move { pieces(&snapshot, &columns, &batch).await }
-        }
-    });
-    let pieces = pieces.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok))).try_flatten();
-    let batches = pieces.and_then(move |row_ids: Vec<u64>| {
-        let (snapshot, columns) = (snapshot.clone(), columns.clone());
-        async move { snapshot.take(&row_ids, &columns).await }
-    });
-    Ok(batches.boxed())
-}
-
-/// The row ids of `batch`, cut so that the media of a piece fit its limit.
-async fn pieces(snapshot: &Snapshot, columns: &[String], batch: &RecordBatch) -> cenote_base::Result<Vec<Vec<u64>>> {
-    let ids = batch.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let ids = ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?.values();
-    let mut sizes = vec![0u64; ids.len()];
-    for column in columns {
-        if snapshot.schema().field_with_name(column).is_ok_and(is_blob) {
-            for (sum, size) in sizes.iter_mut().zip(snapshot.blob_sizes(column, ids).await?) {
-                *sum += size;
-            }
-        }
-    }
-    Ok(cut(&sizes).into_iter().map(|range| ids[range].to_vec()).collect())
-}
-
-fn cut(sizes: &[u64]) -> Vec<Range<usize>> {
-    let mut ranges = Vec::new();
-    let (mut start, mut bytes) = (0, 0u64);
-    for (row, size) in sizes.iter().enumerate() {
-        if row > start && bytes + size > MEDIA_BATCH_BYTES_MAX {
-            ranges.push(start..row);
-            (start, bytes) = (row, 0);
-        }
-        bytes += size;
-    }
-    if start < sizes.len() {
-        ranges.push(start..sizes.len());
-    }
-    ranges
-}
-
 /// Our error inside DataFusion's result.
 pub(crate) fn internal(what: &str) -> DataFusionError {
     external(Error::internal(what))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn media_are_cut_into_bounded_pieces() {
-        let mib = 1 << 20;
-        assert!(cut(&[]).is_empty());
-        assert_eq!(cut(&[0, 0, 10 * mib, 6 * mib, mib, 40 * mib, 1]), [0..4, 4..5, 5..6, 6..7]);
-    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
-    StructArray,
+    StructArray, make_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::kernels::cmp::not_distinct;
@@ -73,7 +73,7 @@ fn shown(column: &ArrayRef, row: usize) -> String {
 }
 
 fn values(array: &ArrayRef, wanted: &DataType) -> Cast {
-    use DataType::{Dictionary, FixedSizeList, LargeList, List, Null, RunEndEncoded, Struct};
+    use DataType::{Dictionary, FixedSizeList, LargeList, List, Map, Null, RunEndEncoded, Struct};
     match (array.data_type(), wanted) {
         (given, wanted) if given == wanted => Ok(Some(Arc::clone(array))),
         (Null, _) => cast(array, wanted).map(Some),
@@ -103,6 +103,10 @@ fn values(array: &ArrayRef, wanted: &DataType) -> Cast {
             }
             let array = StructArray::try_new(fields.clone(), columns, given.nulls().cloned())?;
             Ok(Some(Arc::new(array)))
+        }
+        (Map(entries, true), Map(..)) => {
+            let unordered = array.to_data().into_builder().data_type(Map(Arc::clone(entries), false)).build()?;
+            values(&make_array(unordered), wanted)
         }
         _ => leaves(array, wanted),
     }

@@ -4,14 +4,18 @@
 //! such a column already still opens.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use cenote_base::{Error, Result};
 use lance_core::is_system_column;
 
 /// Columns whose names start so are Cenote's own: stored, but not part of
 /// [`Snapshot::schema`](crate::Snapshot::schema).
 pub const HIDDEN_PREFIX: &str = "_cenote_";
+
+/// Columns that searches add to those of the table.
+const SEARCH_COLUMNS: [&str; 2] = ["_distance", "_score"];
 
 /// Whose columns are checked: only Cenote's own may have names in [`HIDDEN_PREFIX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,37 @@ pub(crate) fn check(field: &Field, owner: Owner) -> Result<()> {
     check_type(field.data_type()).map_err(|error| error.context(format!("column `{}`", field.name())))
 }
 
+/// `schema` with the types that its columns are stored with.
+///
+/// Keys of dictionaries have 32 bits or more: the values of many writes come together in one. Entries of maps have no
+/// order.
+pub(crate) fn stored(schema: &Schema) -> Schema {
+    Schema::new_with_metadata(stored_fields(schema.fields()), schema.metadata().clone())
+}
+
+fn stored_fields(fields: &Fields) -> Fields {
+    fields.iter().map(stored_field).collect()
+}
+
+fn stored_field(field: &FieldRef) -> FieldRef {
+    Arc::new(field.as_ref().clone().with_data_type(stored_type(field.data_type())))
+}
+
+fn stored_type(data_type: &DataType) -> DataType {
+    use DataType::{Dictionary, FixedSizeList, Int8, Int16, Int32, LargeList, List, Map, Struct, UInt8, UInt16};
+    match data_type {
+        Dictionary(keys, values) if matches!(**keys, Int8 | Int16 | UInt8 | UInt16) => {
+            Dictionary(Box::new(Int32), values.clone())
+        }
+        Struct(fields) => Struct(stored_fields(fields)),
+        List(item) => List(stored_field(item)),
+        LargeList(item) => LargeList(stored_field(item)),
+        FixedSizeList(item, length) => FixedSizeList(stored_field(item), *length),
+        Map(entries, _) => Map(stored_field(entries), false),
+        other => other.clone(),
+    }
+}
+
 /// The first of `names` that is there twice.
 pub(crate) fn repeated<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
     let mut seen = HashSet::new();
@@ -42,6 +77,8 @@ fn check_name(name: &str, owner: Owner) -> Result<()> {
         return Err(Error::invalid_input(format!("column `{name}`: names in {HIDDEN_PREFIX} are reserved")));
     } else if is_system_column(name) {
         "Lance has a column of that name in every table: choose another"
+    } else if SEARCH_COLUMNS.contains(&name) {
+        "the results of searches have a column of that name: choose another"
     } else if name == "*" {
         "that means all columns: choose another name"
     } else if name.contains(['`', '.', '\0']) {
@@ -52,12 +89,15 @@ fn check_name(name: &str, owner: Owner) -> Result<()> {
     Err(Error::invalid_input(format!("column `{}`: {wrong}", name.escape_debug())))
 }
 
-/// Checks `data_type` and all types within it. The names of fields within structs are free.
+/// Checks `data_type` and all types within it. Fields within structs have any names, each its own.
 fn check_type(data_type: &DataType) -> Result<()> {
     match data_type {
         DataType::Struct(fields) => {
             if fields.is_empty() {
                 return Err(Error::invalid_input("a struct has one field or more, found one without fields"));
+            }
+            if fields.iter().any(|field| field.name().is_empty()) {
+                return Err(Error::invalid_input("each field of a struct needs a name"));
             }
             if let Some(name) = repeated(fields.iter().map(|field| field.name())) {
                 return Err(Error::invalid_input(format!("field `{name}` is twice in one struct: name each once")));

@@ -72,6 +72,7 @@ mod install;
 mod key;
 mod key_files;
 mod key_index;
+mod late;
 mod lease;
 mod levels;
 mod log;
@@ -111,7 +112,7 @@ pub use place::{create_file, read_file};
 pub use schema::{BLOB_TYPE_KEY, blob_field, fixed_bytes, is_blob};
 pub use snapshot::{ROW_ID, RecordBatches, ScanRequest, Snapshot, row_ids_after};
 pub use store::{Store, StoreOptions, TableSpec};
-pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, WriteReport};
+pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, VOID, WriteReport};
 pub use turn::Turn;
 pub use upkeep::{AfterFold, UpkeepStatus};
 

@@ -12,7 +12,6 @@ use cenote_base::{Error, Result};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::{MaterializationStyle, RowAddrMask, RowAddrTreeMap, Scanner};
-use lance_core::datatypes::BlobHandling;
 
 use crate::Version;
 use crate::changes::{Chunk, Rows};
@@ -29,7 +28,13 @@ use crate::selectivity;
 use crate::state::{Inner, SHORT_ROWS, blocking};
 
 /// Rows of one batch of the change store.
-const BATCH_ROWS: usize = 8192;
+pub(crate) const BATCH_ROWS: usize = 8192;
+/// Bytes of a batch of a scan, about, whatever the width of its rows.
+pub(crate) const BATCH_BYTES: u64 = 4 << 20;
+/// Bytes that a scan reads ahead of what was taken from it.
+const READ_AHEAD_BYTES: u64 = 64 << 20;
+/// Of rows with so many bytes a filter's are found first: Lance reads as many together as it compares.
+const WIDE_ROW_BYTES: u64 = 8 << 10;
 
 /// Of a base with fewer rows a filter is not tried out first.
 const SAMPLED_ROWS_MIN: usize = 16_384;
@@ -52,7 +57,7 @@ pub struct ScanRequest {
     pub limit: Option<usize>,
     /// Whether to append the column [`ROW_ID`].
     pub with_row_id: bool,
-    /// At most so many rows a batch.
+    /// At most so many rows a batch: fewer where they would be more than some 4 MiB.
     pub batch_rows: Option<usize>,
 }
 
@@ -289,6 +294,15 @@ impl Snapshot {
     /// after its first error.
     pub async fn scan(&self, request: &ScanRequest) -> Result<RecordBatches> {
         let schema = self.scan_schema(request)?;
+        let is_loose = match &request.filter {
+            Some(filter) => self.is_loose(filter, &schema).boxed().await?,
+            None => true,
+        };
+        let has_media = schema.fields().iter().any(|field| schema::is_blob(field));
+        let row_bytes = self.plain_row_bytes(&schema);
+        if has_media || (!is_loose && row_bytes >= WIDE_ROW_BYTES) {
+            return self.scan_late(request, schema).await;
+        }
         let changed = self.changed(request).boxed().await?;
         let changed_rows: usize = changed.iter().map(RecordBatch::num_rows).sum();
         let changed = stream::iter(changed.into_iter().map(Ok));
@@ -307,7 +321,6 @@ impl Snapshot {
         } else {
             scanner.project(&names).map_err(lance_error)?;
         }
-        scanner.blob_handling(BlobHandling::AllBinary);
         match &request.filter {
             Some(Filter::Sql(text)) => {
                 scanner.filter(text).map_err(lance_error).map_err(|e| e.context(format!("filter `{text}`")))?;
@@ -317,22 +330,20 @@ impl Snapshot {
             }
             None => {}
         }
-        if let Some(filter) = &request.filter
-            && self.is_loose(filter, &schema).boxed().await?
-        {
-            let media = schema.fields().iter().filter(|field| schema::is_blob(field)).map(|field| field.name());
-            let style = MaterializationStyle::all_early_except(&media.collect::<Vec<_>>(), self.base.schema());
-            scanner.materialization_style(style.map_err(lance_error)?);
-        }
         if let Some(limit) = limit.filter(|_| !masks_here) {
             scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
         }
         if request.with_row_id || masks_here {
             scanner.with_row_id();
         }
-        if let Some(rows) = request.batch_rows {
-            scanner.batch_size(rows).strict_batch_size(true);
+        let mut batch_rows = request.batch_rows.unwrap_or(BATCH_ROWS);
+        if request.filter.is_some() && is_loose {
+            scanner.materialization_style(MaterializationStyle::AllEarly);
+            // Lance puts what a filter keeps together again, by rows.
+            batch_rows = batch_rows.min((BATCH_BYTES / row_bytes.max(1)).max(1) as usize);
         }
+        scanner.batch_size(batch_rows);
+        scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(READ_AHEAD_BYTES);
         let stream = scanner.try_into_stream().boxed().await.map_err(|source| match &request.filter {
             Some(filter) => lance_error(source).context(format!("filter `{filter}`")),
             None => lance_error(source),

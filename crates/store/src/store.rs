@@ -199,8 +199,9 @@ impl Store {
             return Err(Error::invalid_input(format!("column `{column}` is given twice: name each column once")));
         }
         spec.properties.iter().try_for_each(|(name, value)| check_property(name, Some(value)))?;
-        let key = PrimaryKey::new(&spec.schema, &spec.primary_key)?;
-        let stored: SchemaRef = Arc::new(schema::to_stored(&spec.schema, &key));
+        let columns = column::stored(&spec.schema);
+        let key = PrimaryKey::new(&columns, &spec.primary_key)?;
+        let stored: SchemaRef = Arc::new(schema::to_stored(&columns, &key));
         let (leases, held) = self.leases(name).await?;
         if self.shared.place.has_table(name).boxed().await? {
             return Err(Error::already_exists(format!("table `{name}` exists already")));

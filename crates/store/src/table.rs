@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, FieldRef, Fields, Schema};
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 use lance::Dataset;
@@ -42,8 +42,12 @@ use crate::update::{Update, parse_dependents};
 use crate::upkeep::UpkeepStatus;
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list
-/// of columns. [`Table::update`] sets them to null along with the change.
+/// of columns. [`Table::update`] sets them to null along with the change; a 64-bit integer that
+/// was not null becomes [`VOID`].
 pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
+
+/// What an integer that was set and is void is, which tells it from one that was never set.
+pub const VOID: i64 = 0;
 
 /// The property that says what becomes of a write that holds a key twice: `error` (the default) refuses it, `last` lets
 /// the last row count.
@@ -236,7 +240,7 @@ impl Table {
     }
 
     /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over.
-    /// Columns that depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become null.
+    /// Columns that depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become void.
     ///
     /// # Errors
     /// As [`upsert`](Self::upsert); `Unsupported` for media columns, which change by a whole-row upsert.
@@ -343,6 +347,8 @@ impl Table {
     }
 
     async fn add(&self, fields: &[Field], owner: Owner) -> Result<Version> {
+        let fields = column::stored(&Schema::new(fields.to_vec()));
+        let fields = fields.fields();
         let snapshot = self.snapshot().await?;
         if missing(snapshot.full_schema(), fields, owner)?.is_empty() {
             return Ok(snapshot.version());
@@ -477,7 +483,7 @@ impl Table {
 }
 
 /// Those of `fields` that a table with the columns `logical` lacks.
-fn missing(logical: &Schema, fields: &[Field], owner: Owner) -> Result<Vec<Field>> {
+fn missing(logical: &Schema, fields: &Fields, owner: Owner) -> Result<Vec<FieldRef>> {
     if let Some(column) = column::repeated(fields.iter().map(|field| field.name())) {
         return Err(Error::invalid_input(format!("column `{column}` is given twice: name each column once")));
     }

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{AsArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{FieldRef, Schema};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, Schema};
 use cenote_base::{Error, Result};
 use lance::Dataset;
 
 use crate::base;
 use crate::fault::arrow_error;
 use crate::snapshot::Snapshot;
-use crate::table::DEPENDENTS_PROPERTY;
+use crate::table::{DEPENDENTS_PROPERTY, VOID};
 
 /// Rows compared by value at a time: their columns may hold media.
 const COMPARED_ROWS: usize = 64;
@@ -38,11 +38,11 @@ impl Update {
         }
         let rows = (0u32..).zip(&found).filter_map(|(row, id)| Some((row, (*id)?)));
         let (rows, row_ids): (Vec<u32>, Vec<u64>) = rows.unzip();
-        let batch = void_dependents(now, &self.batch)?;
-        match rows.len() == batch.num_rows() {
-            true => Ok((batch, row_ids)),
-            false => Ok((take_record_batch(&batch, &UInt32Array::from(rows)).map_err(arrow_error)?, row_ids)),
-        }
+        let batch = match rows.len() == self.batch.num_rows() {
+            true => self.batch.clone(),
+            false => take_record_batch(&self.batch, &UInt32Array::from(rows)).map_err(arrow_error)?,
+        };
+        Ok((void_dependents(now, batch, &row_ids).await?, row_ids))
     }
 }
 
@@ -51,23 +51,33 @@ pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String
     serde_json::from_str(text)
 }
 
-/// `batch` with a null column for each column that is void when one of the batch's changes.
-fn void_dependents(snapshot: &Snapshot, batch: &RecordBatch) -> Result<RecordBatch> {
-    let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch.clone()) };
+/// `batch`, which sets the rows `row_ids`, with a column of void values for each that is void when one of the batch's
+/// changes.
+async fn void_dependents(snapshot: &Snapshot, batch: RecordBatch, row_ids: &[u64]) -> Result<RecordBatch> {
+    let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch) };
     let dependents = parse_dependents(text).map_err(|source| {
         Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
     })?;
     let schema = batch.schema();
+    let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
+    // A dependent that was dropped meanwhile has nothing to void.
+    let is_stored = |name: &&String| snapshot.full_schema().index_of(name).is_ok() && schema.index_of(name).is_err();
+    let void: BTreeSet<&String> = changed.filter(is_stored).collect();
+    if void.is_empty() || row_ids.is_empty() {
+        return Ok(batch);
+    }
     let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
     let mut columns = batch.columns().to_vec();
-    let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
-    for name in changed.collect::<BTreeSet<_>>() {
-        // A dependent that was dropped meanwhile has nothing to void.
-        let Ok(field) = snapshot.full_schema().field_with_name(name) else { continue };
-        if schema.index_of(name).is_err() {
-            columns.push(new_null_array(field.data_type(), batch.num_rows()));
-            fields.push(Arc::new(field.clone()));
-        }
+    for name in void {
+        let field = snapshot.full_schema().field_with_name(name).map_err(arrow_error)?;
+        columns.push(match field.data_type() {
+            DataType::Int64 => {
+                let former = snapshot.take(row_ids, std::slice::from_ref(name)).await?;
+                Arc::new(former.column(0).as_primitive::<Int64Type>().unary::<_, Int64Type>(|_| VOID))
+            }
+            other => new_null_array(other, row_ids.len()),
+        });
+        fields.push(Arc::new(field.clone()));
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
 }

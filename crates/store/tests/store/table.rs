@@ -11,6 +11,7 @@ use cenote_store::{
     DUPLICATES_PROPERTY, ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field,
     row_ids_after,
 };
+use futures::TryStreamExt;
 
 fn schema() -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -434,4 +435,63 @@ async fn concurrent_writers_keep_keys_unique_and_lose_nothing() {
     let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
     let now = contents(&store.table("media").await.unwrap().snapshot().await.unwrap()).await;
     assert_eq!(now.len(), 4 * 5 + 1);
+}
+
+/// Whatever a scan is asked for, it gives wide rows some megabytes at a time, and the same ones.
+#[tokio::test]
+async fn batches_of_wide_rows_are_bounded_in_bytes() {
+    const ROWS: usize = 600;
+    const BYTES: usize = 64 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let item = Arc::new(Field::new("item", DataType::UInt8, true));
+    let fields = vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("text", DataType::LargeBinary, true),
+        Field::new("pixels", DataType::FixedSizeList(item, BYTES as i32), true),
+        blob_field("data"),
+    ];
+    let schema = Arc::new(Schema::new(fields));
+    let table = store.create_table("wide", TableSpec::new(Arc::clone(&schema), ["id"])).await.unwrap();
+    let mut random = Random::new(7);
+    let batch = |ids: std::ops::Range<usize>, random: &mut Random| {
+        let bytes: Vec<Vec<u8>> =
+            ids.clone().map(|_| (0..BYTES / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect()).collect();
+        let values: ArrayRef = Arc::new(arrow::array::UInt8Array::from_iter_values(bytes.iter().flatten().copied()));
+        let list = arrow::array::FixedSizeListArray::try_new(
+            Arc::new(Field::new("item", DataType::UInt8, true)),
+            BYTES as i32,
+            values,
+            None,
+        );
+        let binary: ArrayRef = Arc::new(LargeBinaryArray::from_iter_values(&bytes));
+        let ids: ArrayRef = Arc::new(arrow::array::Int64Array::from_iter_values(ids.map(|id| id as i64)));
+        RecordBatch::try_new(Arc::clone(&schema), vec![ids, binary.clone(), Arc::new(list.unwrap()), binary]).unwrap()
+    };
+    for start in (0..ROWS).step_by(100) {
+        table.upsert(batch(start..start + 100, &mut random)).await.unwrap();
+    }
+    table.fold().await.unwrap();
+    table.upsert(batch(ROWS..ROWS + 20, &mut random)).await.unwrap();
+    let snapshot = table.snapshot().await.unwrap();
+    for column in ["text", "pixels", "data"] {
+        for filter in [None, Some("id >= 0"), Some("id % 5 = 0")] {
+            let mut request = ScanRequest::default().columns(["id", column]).with_row_id();
+            request.filter = filter.map(Into::into);
+            let mut scan = snapshot.scan(&request).await.unwrap();
+            let mut ids = BTreeSet::new();
+            while let Some(batch) = scan.try_next().await.unwrap() {
+                let payload = batch.num_rows() * BYTES;
+                assert!(payload <= 10 << 20, "a batch of {column} by {filter:?} has {payload} bytes");
+                let numbers = batch["id"].as_primitive::<Int64Type>().values();
+                let row_ids = batch[ROW_ID].as_primitive::<UInt64Type>().values();
+                let again = snapshot.take(row_ids, &["id".into(), column.into()]).await.unwrap();
+                assert_eq!(&again["id"], &batch["id"]);
+                assert_eq!(&again[column], &batch[column]);
+                ids.extend(numbers.iter().copied());
+            }
+            let kept = |id: &i64| filter != Some("id % 5 = 0") || id % 5 == 0;
+            assert_eq!(ids, (0..ROWS as i64 + 20).filter(kept).collect());
+        }
+    }
 }
