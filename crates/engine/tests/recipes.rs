@@ -349,6 +349,66 @@ async fn chained_steps_follow_their_inputs() {
     assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("DUE!?"));
 }
 
+/// Each run registers its own steps, and leaves those of other recipes, and of steps that it has no more, as they are.
+#[tokio::test]
+async fn recipes_over_one_table_follow_what_others_and_users_change() {
+    let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
+    let noted = Step::new("docs", OperatorSpec::new("upper_text"), "note").output("noted");
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    let second = Step::new("docs", OperatorSpec::new("upper_text").with("suffix", "?"), "upper").output("twice");
+    let first = Recipe::new("first", vec![upper(), split]);
+    let others = [Recipe::new("notes", vec![noted]), Recipe::new("chained", vec![second])];
+    for recipe in [&first].into_iter().chain(&others).chain([&first]) {
+        fixture.run(recipe).await;
+    }
+    fixture.table.update(batch("text", &[("b", "due x")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&first).await), [1, 1]);
+    assert_eq!(processed(&fixture.run(&others[1]).await), [1]);
+    assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("DUE X?"));
+    assert_eq!(fixture.column("words", &["id", "ordinal"], "word").await.len(), 3);
+
+    // A step is left out, and comes back.
+    let shorter = Recipe::new("first", vec![first.steps[1].clone()]);
+    fixture.run(&shorter).await;
+    fixture.table.update(batch("text", &[("a", "uno")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&first).await), [1, 1]);
+    assert_eq!(fixture.column("docs", &["id"], "upper").await["a"].as_deref(), Some("UNO"));
+    fixture.table.update(batch("note", &[("a", "n")])).await.unwrap();
+    assert_eq!(processed(&fixture.run(&others[0]).await), [1]);
+    assert_eq!(fixture.column("docs", &["id"], "noted").await["a"].as_deref(), Some("N"));
+}
+
+#[tokio::test]
+async fn a_row_that_changes_and_leaves_the_condition_at_once_keeps_nothing() {
+    let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
+    fixture.table.update(batch("note", &[("a", "in"), ("b", "in")])).await.unwrap();
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    let second = Step::new("docs", OperatorSpec::new("upper_text"), "upper").output("twice");
+    let steps = [upper(), second, split].map(|step| step.filter("note = 'in'"));
+    let recipe = Recipe::new("r", steps.to_vec());
+    assert_eq!(processed(&fixture.run(&recipe).await), [2, 2, 2]);
+    let key = fixture.table.snapshot().await.unwrap().primary_key().parse(&[vec!["a".into()]]).unwrap();
+    let text = StringArray::from(vec!["eins"]);
+    let both = [
+        ("id", Arc::clone(key.column(0))),
+        ("text", Arc::new(text) as ArrayRef),
+        ("note", Arc::new(StringArray::from(vec!["out"])) as _),
+    ];
+    fixture.table.update(RecordBatch::try_from_iter(both).unwrap()).await.unwrap();
+    let report = fixture.run(&recipe).await;
+    assert_eq!(processed(&report), [0, 0, 0]);
+    assert_eq!(report.steps[0].rows_cleared, 1);
+    for column in ["upper", "twice"] {
+        let values = fixture.column("docs", &["id"], column).await;
+        assert_eq!(values, [("a".to_owned(), None), ("b".to_owned(), Some("TWO".to_owned()))].into(), "{column}");
+    }
+    assert_eq!(fixture.column("words", &["id", "ordinal"], "word").await.into_keys().collect::<Vec<_>>(), ["b/0"]);
+    let before = fixture.table.snapshot().await.unwrap().version();
+    let report = fixture.run(&recipe).await;
+    assert!(report.steps.iter().all(|step| step.rows_cleared == 0));
+    assert_eq!(fixture.table.snapshot().await.unwrap().version(), before);
+}
+
 #[tokio::test]
 async fn bad_rows_are_recorded_retried_on_request_and_forgotten_when_mended() {
     let fixture = fixture(&[("a", "bad"), ("b", "fine"), ("c", "bad")]).await;
