@@ -1,4 +1,4 @@
-"""`make bench-beside`: durable upserts of 100 rows beside a build, a collection and a join, against those of the table at rest."""
+"""`make bench-beside`: durable upserts beside a build, a collection and a join, and updates of rows with media."""
 
 import sys
 from pathlib import Path
@@ -31,6 +31,8 @@ def benchmark() -> None:
             reported(f"{name}, longest", "ms", f"{key}_max_ms"),
             reported(f"{name}, in all", "s", f"{key}_s"),
         ]
+    for key, name in {"update_1": "update of 1 row with media", "update_100": "update of 100"}.items():
+        metrics += [reported(f"{name}, p50", "ms", f"{key}_p50_ms"), reported(f"{name}, p99", "ms", f"{key}_p99_ms")]
     settings = {"rows": options.rows, "row": "int64 key, 128 float32, int64", "versions": options.versions, "profile": options.profile}
     harness.compare("beside", Contestant("cenote", command), [], metrics, settings, options)
 

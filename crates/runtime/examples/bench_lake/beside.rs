@@ -1,26 +1,32 @@
 //! The measured side of `make bench-beside`: durable upserts of 100 rows of 128 numbers while the table's files are joined, its past is
-//! collected and an index of it is built, against those of the table at rest.
+//! collected and an index of it is built, against those of the table at rest; and updates of a column of as many rows that have media.
 //!
 //! `bench_lake beside ROWS VERSIONS LAKE_DIRECTORY` loads `ROWS` rows in eight parts, makes `VERSIONS` versions of one row for the
 //! collection, and prints one JSON line.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cenote_runtime::arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch};
+use cenote_runtime::arrow::datatypes::{DataType, Field, Schema};
 use cenote_runtime::{
-    DURABILITY_PROPERTY, Error, IndexKind, IndexSpec, Result, Table, TableSpec, VectorOptions, VectorStructure,
+    DURABILITY_PROPERTY, Error, IndexKind, IndexSpec, Lake, Result, Table, TableSpec, VectorOptions, VectorStructure,
+    blob_field,
 };
 use serde_json::{Map, Value};
 
-use crate::new_lake;
 use crate::upsert::{Keys, batch, percentile};
+use crate::{new_lake, no_rows};
 
 const CALL_ROWS: usize = 100;
 /// Upserts at rest, each some time after the one before, as they are beside work.
 const CALLS: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(10);
 const PARTS: i64 = 8;
+const MEDIA_BYTES: usize = 256;
+const UPDATES: usize = 200;
 
 pub async fn measure(arguments: &[String]) -> Result<Value> {
     let usage = || Error::invalid_input("usage: bench_lake beside ROWS VERSIONS LAKE_DIRECTORY");
@@ -48,7 +54,37 @@ pub async fn measure(arguments: &[String]) -> Result<Value> {
     let options = VectorOptions { structure: VectorStructure::IvfHnswSq, ..VectorOptions::default() };
     let spec = IndexSpec::new("vector", IndexKind::Vector(options));
     bench.beside("build", async move { table.create_index(spec).await.map(drop) }).await?;
+    update_beside_media(rows, &lake, &mut bench.report).await?;
     Ok(Value::Object(bench.report))
+}
+
+/// Sets a number of one row, and of 100, among `rows` that have media too.
+async fn update_beside_media(rows: i64, lake: &Lake, report: &mut Map<String, Value>) -> Result<()> {
+    let fields = [Field::new("id", DataType::Int64, false), Field::new("payload", DataType::Int64, true)];
+    let schema = Arc::new(Schema::new(fields.into_iter().chain([blob_field("media")]).collect::<Vec<_>>()));
+    let table = lake.create_table("media", TableSpec::new(Arc::clone(&schema), ["id"])).await?;
+    for part in 0..PARTS {
+        let ids = || rows * part / PARTS..rows * (part + 1) / PARTS;
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(ids()));
+        let media = LargeBinaryArray::from_iter_values(ids().map(|id| [id as u8; MEDIA_BYTES]));
+        let columns = vec![Arc::clone(&numbers), numbers, Arc::new(media)];
+        table.upsert(RecordBatch::try_new(Arc::clone(&schema), columns).map_err(no_rows)?).await?;
+    }
+    let mut keys = Keys { next: 0, range: rows };
+    for (name, size) in [("update_1", 1), ("update_100", 100)] {
+        let mut times_ms = Vec::with_capacity(UPDATES);
+        for call in 0..UPDATES as i64 {
+            let values: ArrayRef = Arc::new(Int64Array::from(vec![-call; size]));
+            let batch = [("id", Arc::new(Int64Array::from(keys.take(size))) as ArrayRef), ("payload", values)];
+            let batch = RecordBatch::try_from_iter(batch).map_err(no_rows)?;
+            let start = Instant::now();
+            table.update(batch).await?;
+            times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        report.insert(format!("{name}_p50_ms"), percentile(&times_ms, 0.5).into());
+        report.insert(format!("{name}_p99_ms"), percentile(&times_ms, 0.99).into());
+    }
+    Ok(())
 }
 
 struct Bench {
