@@ -48,13 +48,24 @@ struct Pass<'a> {
     stages: Vec<Stage>,
 }
 
-pub(crate) async fn run(engine: &Engine, group: &Group, work: Work, options: &RunOptions) -> Result<Vec<StepReport>> {
-    let stages = stages(engine, group, &work, &options.cancel)?;
-    let pass = Pass { engine, group, work: &work, stages };
+pub(crate) async fn run(
+    engine: &Engine,
+    group: &Group,
+    mut work: Work,
+    options: &RunOptions,
+) -> Result<Vec<StepReport>> {
     let mut reports: Vec<StepReport> = group.steps.iter().map(|step| work.report(step)).collect();
     for (number, report) in reports.iter_mut().enumerate() {
-        report.rows_cleared = pass.clear(number).await?;
+        report.rows_cleared = clear(engine, group, &work, number).await?;
     }
+    if reports.iter().any(|report| report.rows_cleared > 0)
+        && let Some(now) = engine.stale(group, options).await?
+    {
+        // What was made of what is cleared is stale, and rows are compared with what they are now.
+        work = now;
+    }
+    let stages = stages(engine, group, &work, &options.cancel)?;
+    let pass = Pass { engine, group, work: &work, stages };
     let rows: Vec<u64> =
         work.stale.iter().flat_map(|stale| stale.iter()).copied().collect::<BTreeSet<_>>().into_iter().collect();
     if rows.is_empty() {
@@ -220,36 +231,36 @@ impl Pass<'_> {
         };
         in_turn(&self.group.table, |_| commit).await
     }
+}
 
-    /// Removes the values of rows that step `number` no longer applies to.
-    async fn clear(&self, number: usize) -> Result<usize> {
-        let rows: Vec<u64> = self.work.cleared[number].iter().copied().collect();
-        if rows.is_empty() {
-            return Ok(0);
-        }
-        let step = &self.group.steps[number];
-        let snapshot = &self.work.snapshot;
-        let keys = snapshot.take(&rows, &snapshot.primary_key().columns()).await?;
-        let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        let mut columns = keys.columns().to_vec();
-        let own = Field::new(&step.fingerprint_column, DataType::Int64, true);
-        for field in step.outputs.iter().cloned().chain([own]) {
-            columns.push(new_null_array(field.data_type(), rows.len()));
-            fields.push(field);
-        }
-        let cleared = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("clear values"))?;
-        let row_keys = keys::render(&snapshot.primary_key().project(&cleared)?)?;
-        let (table, label) = (self.group.table.clone(), step.label().to_owned());
-        let errors = ErrorTable::new(&self.engine.store, table.name(), snapshot);
-        let clear = async move {
-            table.update(cleared).await?;
-            let on_record = errors.recorded().await?.remove(&label).unwrap_or_default();
-            let resolved = row_keys.into_iter().filter(|row_key| on_record.contains(row_key));
-            errors.resolve(&resolved.map(|row_key| (label.clone(), row_key)).collect()).await
-        };
-        in_turn(&self.group.table, |_| clear).await?;
-        Ok(rows.len())
+/// Removes the values of rows that step `number` no longer applies to.
+async fn clear(engine: &Engine, group: &Group, work: &Work, number: usize) -> Result<usize> {
+    let rows: Vec<u64> = work.cleared[number].iter().copied().collect();
+    if rows.is_empty() {
+        return Ok(0);
     }
+    let step = &group.steps[number];
+    let snapshot = &work.snapshot;
+    let keys = snapshot.take(&rows, &snapshot.primary_key().columns()).await?;
+    let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    let mut columns = keys.columns().to_vec();
+    let own = Field::new(&step.fingerprint_column, DataType::Int64, true);
+    for field in step.outputs.iter().cloned().chain([own]) {
+        columns.push(new_null_array(field.data_type(), rows.len()));
+        fields.push(field);
+    }
+    let cleared = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("clear values"))?;
+    let row_keys = keys::render(&snapshot.primary_key().project(&cleared)?)?;
+    let (table, label) = (group.table.clone(), step.label().to_owned());
+    let errors = ErrorTable::new(&engine.store, table.name(), snapshot);
+    let clear = async move {
+        table.update(cleared).await?;
+        let on_record = errors.recorded().await?.remove(&label).unwrap_or_default();
+        let resolved = row_keys.into_iter().filter(|row_key| on_record.contains(row_key));
+        errors.resolve(&resolved.map(|row_key| (label.clone(), row_key)).collect()).await
+    };
+    in_turn(&group.table, |_| clear).await?;
+    Ok(rows.len())
 }
 
 /// (step label, key) of rows that are `recorded` as failed, and succeeded.

@@ -239,6 +239,7 @@ impl Engine {
     /// change voids.
     async fn prepare(&self, group: &Group, planned: &[Arc<PlannedStep>]) -> Result<()> {
         let children = self.prepare_children(group).await?;
+        self.void_changed(group).await?;
         let snapshot = group.table.snapshot().await?;
         let missing = |name: &str| snapshot.full_schema().field_with_name(name).is_err();
         let mut fields: Vec<Field> = Vec::new();
@@ -293,8 +294,7 @@ impl Engine {
             let (identity, is_new) = expand::ensure_child(&self.store, step, child).await?;
             children.insert(step.label().to_owned(), identity);
             let snapshot = group.table.snapshot().await?;
-            let made = snapshot.properties().get(&format!("{DERIVED_PREFIX}{}", step.label()));
-            let made = made.and_then(|made| serde_json::from_str::<serde_json::Value>(made).ok());
+            let made = made_before(&snapshot, step);
             let former = made.as_ref().and_then(|made| made[CHILD_IDENTITY].as_str());
             let is_another = former.map_or(is_new, |former| former != identity.to_string());
             if is_another && snapshot.full_schema().field_with_name(&step.fingerprint_column).is_ok() {
@@ -304,8 +304,23 @@ impl Engine {
         Ok(children)
     }
 
+    /// Takes the fingerprints off steps that read other columns than before, or whose outputs somebody dropped.
+    async fn void_changed(&self, group: &Group) -> Result<()> {
+        let snapshot = group.table.snapshot().await?;
+        let has = |name: &str| snapshot.full_schema().field_with_name(name).is_ok();
+        for step in group.steps.iter().filter(|step| has(&step.fingerprint_column)) {
+            let before = made_before(&snapshot, step);
+            let reads_others = before.is_some_and(|made| made["inputs"] != serde_json::json!(step.inputs));
+            let lacks_outputs = step.child.is_none() && !step.outputs.iter().all(|output| has(output.name()));
+            if reads_others || lacks_outputs {
+                group.table.drop_columns(&[&step.fingerprint_column]).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Which rows each step of the group must process; `None` in a dry run whose inputs are not there yet.
-    async fn stale(&self, group: &Group, options: &RunOptions) -> Result<Option<Work>> {
+    pub(crate) async fn stale(&self, group: &Group, options: &RunOptions) -> Result<Option<Work>> {
         let snapshot = group.table.snapshot().await?;
         let has = |name: &String| snapshot.full_schema().field_with_name(name).is_ok();
         if options.dry_run_rows.is_some() && !group.steps.iter().flat_map(|step| &step.inputs).all(has) {
@@ -349,6 +364,12 @@ impl Engine {
         work.follow_inputs(group).await?;
         Ok(Some(work))
     }
+}
+
+/// What the table says of the step that made the outputs of `step` before.
+fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Option<serde_json::Value> {
+    let made = snapshot.properties().get(&format!("{DERIVED_PREFIX}{}", step.label()))?;
+    serde_json::from_str(made).ok()
 }
 
 impl Work {

@@ -410,6 +410,47 @@ async fn a_row_that_changes_and_leaves_the_condition_at_once_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn a_step_that_reads_another_column_or_lost_an_output_runs_anew() {
+    let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
+    fixture.table.update(batch("note", &[("a", "n"), ("b", "m")])).await.unwrap();
+    let step = |input: &str| Step::new("docs", OperatorSpec::new("upper_text"), input).output("made");
+    let last = Step::new("docs", OperatorSpec::new("upper_text").with("suffix", "?"), "made").output("twice");
+    let recipe = |input: &str| Recipe::new("r", vec![step(input), last.clone()]);
+    assert_eq!(processed(&fixture.run(&recipe("text")).await), [2, 2]);
+    assert_eq!(processed(&fixture.run(&recipe("note")).await), [2, 2]);
+    assert_eq!(fixture.column("docs", &["id"], "twice").await["a"].as_deref(), Some("N?"));
+    assert_eq!(processed(&fixture.run(&recipe("note")).await), [0, 0]);
+    fixture.table.drop_columns(&["made"]).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe("note")).await), [2, 2]);
+    assert_eq!(fixture.column("docs", &["id"], "made").await["b"].as_deref(), Some("M"));
+    fixture.table.drop_columns(&["twice"]).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe("note")).await), [0, 2]);
+    assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("M?"));
+}
+
+/// In the run that finds it: what is made of a value follows when the value goes, and so do other steps of that pass.
+#[tokio::test]
+async fn what_was_made_of_a_value_that_is_cleared_is_made_anew_at_once() {
+    let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
+    fixture.table.update(batch("note", &[("a", "in"), ("b", "in")])).await.unwrap();
+    let second = Step::new("docs", OperatorSpec::new("upper_text").with("suffix", "?"), "upper").output("twice");
+    let noted = Step::new("docs", OperatorSpec::new("upper_text"), "note").output("noted");
+    let recipe = Recipe::new("r", vec![upper().filter("text <> 'gone'"), second, noted]);
+    assert_eq!(processed(&fixture.run(&recipe).await), [2, 2, 2]);
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+    let [text, note] = ["gone", "out"].map(|value| Arc::new(StringArray::from(vec![value])) as ArrayRef);
+    let both = RecordBatch::try_from_iter([("id", ids), ("text", text), ("note", note)]).unwrap();
+    fixture.table.update(both).await.unwrap();
+    let report = fixture.run(&recipe).await;
+    assert_eq!((processed(&report), report.steps[0].rows_cleared), (vec![0, 1, 1], 1));
+    for (column, value) in [("upper", None), ("twice", None), ("noted", Some("OUT"))] {
+        assert_eq!(fixture.column("docs", &["id"], column).await["a"].as_deref(), value, "{column}");
+    }
+    let again = fixture.run(&recipe).await;
+    assert_eq!((processed(&again), again.steps[0].rows_cleared), (vec![0, 0, 0], 0));
+}
+
+#[tokio::test]
 async fn bad_rows_are_recorded_retried_on_request_and_forgotten_when_mended() {
     let fixture = fixture(&[("a", "bad"), ("b", "fine"), ("c", "bad")]).await;
     let recipe = Recipe::new("r", vec![upper()]);

@@ -224,18 +224,22 @@ async fn plan(
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog(Arc::clone(&pinned))));
     let mut functions: HashMap<_, _> = state.table_functions().clone();
     functions.extend(table_function::functions(&pinned));
-    let state = SessionStateBuilder::new_from_existing(state)
+    let mut state = SessionStateBuilder::new_from_existing(state)
         .with_catalog_list(Arc::new(catalogs))
         .with_table_functions(functions)
         .build();
     let logical = state.statement_to_plan(statement).await.map_err(query_error)?;
     let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     reads.verify_plan(&logical).map_err(|_| Error::unsupported("SQL only reads; changes go through the API"))?;
-    let physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
-    // Several kinds of plans put batches together, by rows alone.
-    let batch_rows = scan::batch_rows(&physical, state.config().batch_size()).await?;
-    let config = state.config().clone().with_batch_size(batch_rows);
-    let state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
+    let mut physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
+    let rows_max = state.config().batch_size();
+    let batch_rows = scan::batch_rows(&physical, rows_max).await?;
+    if batch_rows < rows_max {
+        // Many plans put batches together, by rows alone; filters by as many as there were to be when they were planned.
+        let config = state.config().clone().with_batch_size(batch_rows);
+        state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
+        physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
+    }
     execute_stream(physical, state.task_ctx()).map_err(query_error)
 }
 

@@ -53,16 +53,18 @@ impl ScanPlan {
     }
 }
 
-/// How many rows make a batch in all of `plan`: `rows_max`, or fewer where a scan in it gives wide rows.
+/// How many rows make a batch in all of `plan`: `rows_max`, or fewer where its one scan gives wide rows. A plan that
+/// puts several tables together has as many narrow rows to go through as wide ones.
 pub(crate) async fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> cenote_base::Result<usize> {
-    let (mut rows, mut plans) = (rows_max, vec![plan]);
+    let (mut scans, mut plans) = (Vec::new(), vec![plan]);
     while let Some(plan) = plans.pop() {
-        if let Some(scan) = plan.downcast_ref::<ScanPlan>() {
-            rows = rows.min(scan.table.snapshot.batch_rows(&scan.schema()).await?);
-        }
+        scans.extend(plan.downcast_ref::<ScanPlan>());
         plans.extend(plan.children());
     }
-    Ok(rows)
+    match scans[..] {
+        [scan] => Ok(rows_max.min(scan.table.snapshot.batch_rows(&scan.schema()).await?)),
+        _ => Ok(rows_max),
+    }
 }
 
 /// One partition, of known end, in no order.

@@ -106,6 +106,9 @@ fn check_type(data_type: &DataType) -> Result<()> {
         }
         DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => check_type(item.data_type()),
         DataType::FixedSizeList(item, _) => check_fixed(data_type, item.data_type()),
+        DataType::Dictionary(_, values) if **values == DataType::Boolean => {
+            Err(Error::invalid_input("a dictionary of booleans cannot be written: make it a column of booleans"))
+        }
         _ => Ok(()),
     }
 }

@@ -55,7 +55,7 @@ impl Snapshot {
     /// The row ids of `batch`, cut so that the columns of `wanted` fit a batch.
     async fn pieces(&self, batch: &RecordBatch, wanted: &Schema) -> Result<Vec<Vec<u64>>> {
         let ids = row_ids(batch)?;
-        let mut sizes = vec![self.plain_row_bytes(wanted); ids.len()];
+        let mut sizes = vec![self.plain_row_bytes(wanted).all(); ids.len()];
         for field in wanted.fields().iter().filter(|field| is_blob(field)) {
             let media = self.blob_sizes(field.name(), ids).await?;
             sizes.iter_mut().zip(media).for_each(|(sum, size)| *sum += size);
@@ -76,7 +76,7 @@ impl Snapshot {
 
     /// How many rows of the columns of `schema` make a batch, by what rows hold on average: of media the first ones.
     pub async fn batch_rows(&self, schema: &Schema) -> Result<usize> {
-        let mut row_bytes = self.plain_row_bytes(schema);
+        let mut row_bytes = self.plain_row_bytes(schema).all();
         let media: Vec<&str> =
             schema.fields().iter().filter(|field| is_blob(field)).map(|field| field.name().as_str()).collect();
         if !media.is_empty() {
@@ -91,9 +91,8 @@ impl Snapshot {
         Ok((BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS as u64) as usize)
     }
 
-    /// Bytes of a row's columns of `schema`, media apart: of those that vary as many as the files that have them hold
-    /// for a row on average.
-    pub(crate) fn plain_row_bytes(&self, schema: &Schema) -> u64 {
+    /// Bytes of a row's columns of `schema`, media apart.
+    pub(crate) fn plain_row_bytes(&self, schema: &Schema) -> RowBytes {
         let varies = |data_type: &DataType| fixed_bytes(data_type) == 0;
         let varying = schema.fields().iter().filter(|field| !is_blob(field) && varies(field.data_type()));
         let varying: Vec<i32> =
@@ -104,7 +103,22 @@ impl Snapshot {
             bytes += files.map(|file| file.file_size_bytes.get().map_or(0, u64::from)).sum::<u64>();
             rows += fragment.physical_rows.unwrap_or(0) as u64;
         }
-        row_bytes_min(schema) + bytes / rows.max(1)
+        RowBytes { fixed: row_bytes_min(schema), varying: bytes / rows.max(1) }
+    }
+}
+
+/// What a row takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowBytes {
+    /// In memory, of the columns whose values are all of one size.
+    pub(crate) fixed: u64,
+    /// On the disk, on average, in the files that have any of the others.
+    pub(crate) varying: u64,
+}
+
+impl RowBytes {
+    pub(crate) fn all(self) -> u64 {
+        self.fixed + self.varying
     }
 }
 

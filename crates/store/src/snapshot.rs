@@ -33,8 +33,9 @@ pub(crate) const BATCH_ROWS: usize = 8192;
 pub(crate) const BATCH_BYTES: u64 = 4 << 20;
 /// Bytes that a scan reads ahead of what was taken from it.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
-/// Of rows with so many bytes a filter's are found first: Lance reads as many together as it compares.
-const WIDE_ROW_BYTES: u64 = 8 << 10;
+/// Rows of so many bytes are found first: Lance reads as many together as a filter compares, and whole pages of values
+/// whose sizes vary.
+const WIDE_ROW_BYTES: u64 = 32 << 10;
 
 /// Of a base with fewer rows a filter is not tried out first.
 const SAMPLED_ROWS_MIN: usize = 16_384;
@@ -300,7 +301,8 @@ impl Snapshot {
         };
         let has_media = schema.fields().iter().any(|field| schema::is_blob(field));
         let row_bytes = self.plain_row_bytes(&schema);
-        if has_media || (!is_loose && row_bytes >= WIDE_ROW_BYTES) {
+        let is_wide = row_bytes.varying >= WIDE_ROW_BYTES || (!is_loose && row_bytes.all() >= WIDE_ROW_BYTES);
+        if has_media || is_wide {
             return self.scan_late(request, schema).await;
         }
         let changed = self.changed(request).boxed().await?;
@@ -340,7 +342,7 @@ impl Snapshot {
         if request.filter.is_some() && is_loose {
             scanner.materialization_style(MaterializationStyle::AllEarly);
             // Lance puts what a filter keeps together again, by rows.
-            batch_rows = batch_rows.min((BATCH_BYTES / row_bytes.max(1)).max(1) as usize);
+            batch_rows = batch_rows.min((BATCH_BYTES / row_bytes.all().max(1)).max(1) as usize);
         }
         scanner.batch_size(batch_rows);
         scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(READ_AHEAD_BYTES);
@@ -356,6 +358,9 @@ impl Snapshot {
             };
             futures::future::ready(live.and_then(|batch| reshape(&batch, &schema)))
         });
+        // Lance puts rows of several files together, beyond the size of a batch.
+        let most = request.batch_rows.unwrap_or(usize::MAX).max(1);
+        let stream = stream.map_ok(move |batch| stream::iter(parts(&batch, most).into_iter().map(Ok))).try_flatten();
         let stream = keeping(Arc::clone(&self.reading), stream.boxed());
         match limit {
             Some(limit) if masks_here => Ok(changed.chain(first_rows(stream, limit)).boxed()),
@@ -716,4 +721,10 @@ fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
+}
+
+/// `batch` in parts of at most `rows` rows.
+fn parts(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
+    let starts = (0..batch.num_rows()).step_by(rows);
+    starts.map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
 }

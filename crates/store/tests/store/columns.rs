@@ -307,6 +307,9 @@ async fn dictionaries_with_short_keys_and_sorted_maps_hold_what_all_writes_bring
     assert_eq!(schema.field_with_name("kind").unwrap().data_type(), &long);
     assert_eq!(schema.field_with_name("in_list").unwrap().data_type(), &DataType::List(item(long)));
     table.add_columns(&[Field::new("in_list", DataType::List(item(short.clone())), true)]).await.unwrap();
+    let truths = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Boolean));
+    let truths = Field::new("truths", truths, true);
+    refused(table.add_columns(&[truths]).await, "a dictionary of booleans cannot be written");
     let kinds = |start: i64| {
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values((start..start + 100).map(|id| format!("k{id}"))));
         cast(&texts, &short).unwrap()

@@ -478,6 +478,10 @@ async fn batches_of_wide_rows_are_bounded_in_bytes() {
         for filter in [None, Some("id >= 0"), Some("id % 5 = 0")] {
             let mut request = ScanRequest::default().columns(["id", column]).with_row_id();
             request.filter = filter.map(Into::into);
+            let mut few = snapshot.scan(&request.clone().batch_rows(3)).await.unwrap();
+            while let Some(batch) = few.try_next().await.unwrap() {
+                assert!(batch.num_rows() <= 3, "{} rows of {column} by {filter:?}", batch.num_rows());
+            }
             let mut scan = snapshot.scan(&request).await.unwrap();
             let mut ids = BTreeSet::new();
             while let Some(batch) = scan.try_next().await.unwrap() {
