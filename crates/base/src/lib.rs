@@ -1,4 +1,4 @@
-//! What every Cenote crate shares: the error, the clock, seeded randomness, locks and byte limits.
+//! What every Cenote crate shares: the error, the clock, seeded randomness, locks, byte limits and pieces within them.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!
@@ -17,6 +17,7 @@
 mod clock;
 mod error;
 mod limits;
+mod pack;
 mod progress;
 mod random;
 mod resources;
@@ -25,6 +26,7 @@ pub mod sync;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use limits::{ByteSize, memory_available_bytes};
+pub use pack::pack;
 pub use progress::{Progress, Silent};
 pub use random::Random;
 pub use resources::{DeviceShare, Resources, Share};

@@ -1,17 +1,14 @@
 //! Which fingerprints are void when a column changes: a property of the table, in which every recipe that runs over it
 //! has its part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use cenote_store::{DEPENDENTS_PROPERTY, Snapshot, Table};
 
 use crate::in_turn::in_turn;
 use crate::plan::PlannedStep;
-
-/// Fingerprint columns by the columns that they depend on.
-type Dependents = BTreeMap<String, BTreeSet<String>>;
 
 /// Registers the steps of `planned` that are over `table`, in place of what they had registered before.
 pub(crate) async fn register(table: &Table, planned: &[Arc<PlannedStep>]) -> Result<()> {
@@ -32,14 +29,8 @@ pub(crate) async fn register(table: &Table, planned: &[Arc<PlannedStep>]) -> Res
 
 /// The property with these steps in it, unless it says the same already.
 fn changed(snapshot: &Snapshot, table: &str, planned: &[Arc<PlannedStep>]) -> Result<Option<String>> {
-    let text = snapshot.properties().get(DEPENDENTS_PROPERTY);
-    let mut dependents: Dependents = match text {
-        Some(text) => serde_json::from_str(text).map_err(|source| {
-            Error::corrupt(format!("property {DEPENDENTS_PROPERTY} of table `{table}` is unreadable"))
-                .with_source(source)
-        })?,
-        None => Dependents::new(),
-    };
+    let before = snapshot.dependents()?;
+    let mut dependents = before.clone();
     let steps = || planned.iter().enumerate().filter(|(_, step)| step.table == table);
     let own: BTreeSet<&String> = steps().map(|(_, step)| &step.fingerprint_column).collect();
     for fingerprints in dependents.values_mut() {
@@ -53,8 +44,7 @@ fn changed(snapshot: &Snapshot, table: &str, planned: &[Arc<PlannedStep>]) -> Re
         }
     }
     dependents.retain(|_, fingerprints| !fingerprints.is_empty());
-    let value = serde_json::json!(dependents).to_string();
-    Ok(Some(value).filter(|value| text != Some(value)))
+    Ok((dependents != before).then(|| serde_json::json!(dependents).to_string()))
 }
 
 /// The steps of the same table that read, directly or through others, what step `number` makes.

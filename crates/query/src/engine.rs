@@ -235,7 +235,7 @@ async fn plan(
     let rows_max = state.config().batch_size();
     let batch_rows = scan::batch_rows(&physical, rows_max).await?;
     if batch_rows < rows_max {
-        // Many plans put batches together, by rows alone; filters by as many as there were to be when they were planned.
+        // Many plans join batches up to a number of rows, which a filter takes over when it is planned.
         let config = state.config().clone().with_batch_size(batch_rows);
         state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
         physical = state.create_physical_plan(&logical).await.map_err(query_error)?;

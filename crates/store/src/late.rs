@@ -1,11 +1,10 @@
 //! Scans of wide rows: which rows there are is found first, and then they are read, some megabytes at a time.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Schema, SchemaRef, UInt64Type};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, pack};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
@@ -38,10 +37,11 @@ impl Snapshot {
             ..request.clone()
         };
         let found = self.scan(&ids).await?;
+        let plain_bytes = self.plain_row_bytes(&schema).all();
         let (snapshot, wanted) = (self.clone(), Arc::clone(&schema));
         let pieces = found.and_then(move |batch| {
             let (snapshot, wanted) = (snapshot.clone(), Arc::clone(&wanted));
-            async move { snapshot.pieces(&batch, &wanted).await }
+            async move { snapshot.pieces(&batch, &wanted, plain_bytes).await }
         });
         let pieces = pieces.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok))).try_flatten();
         let snapshot = self.clone();
@@ -52,15 +52,16 @@ impl Snapshot {
         Ok(batches.try_buffered(AHEAD).boxed())
     }
 
-    /// The row ids of `batch`, cut so that the columns of `wanted` fit a batch.
-    async fn pieces(&self, batch: &RecordBatch, wanted: &Schema) -> Result<Vec<Vec<u64>>> {
+    /// The row ids of `batch`, cut so that the columns of `wanted` fit a batch, of which those that hold no media take
+    /// `plain_bytes` a row.
+    async fn pieces(&self, batch: &RecordBatch, wanted: &Schema, plain_bytes: u64) -> Result<Vec<Vec<u64>>> {
         let ids = row_ids(batch)?;
-        let mut sizes = vec![self.plain_row_bytes(wanted).all(); ids.len()];
+        let mut sizes = vec![plain_bytes; ids.len()];
         for field in wanted.fields().iter().filter(|field| is_blob(field)) {
             let media = self.blob_sizes(field.name(), ids).await?;
             sizes.iter_mut().zip(media).for_each(|(sum, size)| *sum += size);
         }
-        Ok(cut(&sizes).into_iter().map(|range| ids[range].to_vec()).collect())
+        Ok(pack(&sizes, BATCH_BYTES, IDS_MAX).into_iter().map(|range| ids[range].to_vec()).collect())
     }
 
     async fn read_piece(&self, row_ids: &[u64], schema: &SchemaRef) -> Result<RecordBatch> {
@@ -125,32 +126,4 @@ impl RowBytes {
 fn row_ids(batch: &RecordBatch) -> Result<&[u64]> {
     let ids = batch.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
     Ok(ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?.values())
-}
-
-fn cut(sizes: &[u64]) -> Vec<Range<usize>> {
-    let mut ranges = Vec::new();
-    let (mut start, mut bytes) = (0, 0u64);
-    for (row, size) in sizes.iter().enumerate() {
-        if row > start && bytes + size > BATCH_BYTES {
-            ranges.push(start..row);
-            (start, bytes) = (row, 0);
-        }
-        bytes += size;
-    }
-    if start < sizes.len() {
-        ranges.push(start..sizes.len());
-    }
-    ranges
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_cut_into_bounded_pieces() {
-        let mib = 1 << 20;
-        assert!(cut(&[]).is_empty());
-        assert_eq!(cut(&[0, 0, 3 * mib, mib, mib, 40 * mib, 1]), [0..4, 4..5, 5..6, 6..7]);
-    }
 }

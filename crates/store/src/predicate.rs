@@ -108,3 +108,46 @@ async fn delete_now(
     state.keep_up();
     Ok(report)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use super::*;
+    use crate::{Store, StoreOptions, TableSpec};
+
+    fn rows(rows: &[(i64, i64)]) -> RecordBatch {
+        let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        let (ids, values) = rows.iter().copied().unzip();
+        RecordBatch::try_from_iter([("id", column(ids)), ("value", column(values))]).unwrap()
+    }
+
+    /// Written between the search and the turn: a row that matches no longer, one that does by now, and one that is
+    /// gone.
+    #[tokio::test]
+    async fn what_was_found_is_looked_at_again_where_it_was_written_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+        let fields = ["id", "value"].map(|name| Field::new(name, DataType::Int64, name == "value"));
+        let spec = TableSpec::new(Arc::new(Schema::new(fields.to_vec())), ["id"]);
+        let table = store.create_table("t", spec).await.unwrap();
+        let filter = Filter::from("value = 1");
+        for is_folded in [true, false] {
+            table.upsert(rows(&[(1, 1), (2, 1), (3, 0), (4, 1)])).await.unwrap();
+            if is_folded {
+                table.fold().await.unwrap();
+            }
+            let then = table.snapshot().await.unwrap();
+            let found = found(&then, &filter).await.unwrap();
+            table.upsert(rows(&[(1, 0), (3, 1)])).await.unwrap();
+            table.delete(&rows(&[(4, 0)])).await.unwrap();
+            let now = table.snapshot().await.unwrap();
+            let keys = still(&then, &now, found, &filter).await.unwrap().unwrap();
+            let mut ids = keys["id"].as_primitive::<Int64Type>().values().to_vec();
+            ids.sort_unstable();
+            assert_eq!(ids, [2, 3], "folded: {is_folded}");
+        }
+    }
+}

@@ -29,12 +29,12 @@ use crate::state::{Inner, SHORT_ROWS, blocking};
 
 /// Rows of one batch of the change store.
 pub(crate) const BATCH_ROWS: usize = 8192;
-/// Bytes of a batch of a scan, about, whatever the width of its rows.
+/// Target size of a scan's batches, in bytes.
 pub(crate) const BATCH_BYTES: u64 = 4 << 20;
-/// Bytes that a scan reads ahead of what was taken from it.
+/// Read-ahead of a scan, in bytes.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
-/// Rows of so many bytes are found first: Lance reads as many together as a filter compares, and whole pages of values
-/// whose sizes vary.
+/// Bytes of a row above which a scan first finds the rows and then reads them. Lance would read all that a filter
+/// compares at once, and whole pages of values whose sizes vary.
 const WIDE_ROW_BYTES: u64 = 32 << 10;
 
 /// Of a base with fewer rows a filter is not tried out first.
@@ -58,7 +58,7 @@ pub struct ScanRequest {
     pub limit: Option<usize>,
     /// Whether to append the column [`ROW_ID`].
     pub with_row_id: bool,
-    /// At most so many rows a batch: fewer where they would be more than some 4 MiB.
+    /// Rows of a batch, at most. A batch of wide rows has fewer: it holds about 4 MiB.
     pub batch_rows: Option<usize>,
 }
 

@@ -42,8 +42,8 @@ use crate::update::{Update, parse_dependents};
 use crate::upkeep::UpkeepStatus;
 
 /// The property that says which columns of a table are void when another one changes: a JSON object from column to list
-/// of columns. [`Table::update`] sets them to null along with the change; a 64-bit integer that
-/// was not null becomes [`VOID`].
+/// of columns. [`Table::update`] sets them to null along with the change; a 64-bit integer that was not null
+/// becomes [`VOID`].
 pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 
 /// What an integer that was set and is void is, which tells it from one that was never set.

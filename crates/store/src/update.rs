@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, Schema};
 use cenote_base::{Error, Result};
@@ -11,6 +11,7 @@ use lance::Dataset;
 
 use crate::base;
 use crate::fault::arrow_error;
+use crate::schema;
 use crate::snapshot::Snapshot;
 use crate::table::{DEPENDENTS_PROPERTY, VOID};
 
@@ -47,42 +48,47 @@ impl Update {
 }
 
 /// The value of [`DEPENDENTS_PROPERTY`]: which columns are void when one changes.
-pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, Vec<String>>> {
+pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, BTreeSet<String>>> {
     serde_json::from_str(text)
 }
 
 /// `batch`, which sets the rows `row_ids`, with a column of void values for each that is void when one of the batch's
 /// changes.
 async fn void_dependents(snapshot: &Snapshot, batch: RecordBatch, row_ids: &[u64]) -> Result<RecordBatch> {
-    let Some(text) = snapshot.properties().get(DEPENDENTS_PROPERTY) else { return Ok(batch) };
-    let dependents = parse_dependents(text).map_err(|source| {
-        Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
-    })?;
+    let dependents = snapshot.dependents()?;
     let schema = batch.schema();
     let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
     // A dependent that was dropped meanwhile has nothing to void.
     let is_stored = |name: &&String| snapshot.full_schema().index_of(name).is_ok() && schema.index_of(name).is_err();
-    let void: BTreeSet<&String> = changed.filter(is_stored).collect();
+    let void: BTreeSet<String> = changed.filter(is_stored).cloned().collect();
     if void.is_empty() || row_ids.is_empty() {
         return Ok(batch);
     }
-    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
-    let mut columns = batch.columns().to_vec();
-    for name in void {
-        let field = snapshot.full_schema().field_with_name(name).map_err(arrow_error)?;
-        columns.push(match field.data_type() {
-            DataType::Int64 => {
-                let former = snapshot.take(row_ids, std::slice::from_ref(name)).await?;
-                Arc::new(former.column(0).as_primitive::<Int64Type>().unary::<_, Int64Type>(|_| VOID))
-            }
-            other => new_null_array(other, row_ids.len()),
-        });
-        fields.push(Arc::new(field.clone()));
-    }
+    let wanted = schema::project(snapshot.full_schema(), &Vec::from_iter(void))?;
+    let is_number = |field: &&FieldRef| field.data_type() == &DataType::Int64;
+    let numbers: Vec<String> = wanted.fields().iter().filter(is_number).map(|field| field.name().clone()).collect();
+    let former = snapshot.take(row_ids, &numbers).await?;
+    let columns = wanted.fields().iter().map(|field| match former.column_by_name(field.name()) {
+        Some(former) => Arc::new(former.as_primitive::<Int64Type>().unary::<_, Int64Type>(|_| VOID)) as ArrayRef,
+        None => new_null_array(field.data_type(), row_ids.len()),
+    });
+    let columns = batch.columns().iter().cloned().chain(columns).collect();
+    let fields: Vec<FieldRef> = schema.fields().iter().chain(wanted.fields()).cloned().collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
 }
 
 impl Snapshot {
+    /// What [`DEPENDENTS_PROPERTY`] says: for each column, those that are void when it changes.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be read.
+    pub fn dependents(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
+        let Some(text) = self.properties().get(DEPENDENTS_PROPERTY) else { return Ok(BTreeMap::new()) };
+        parse_dependents(text).map_err(|source| {
+            Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
+        })
+    }
+
     /// For each of `keys` (the primary key's columns), whether there is a row with it whose `columns` are as they were
     /// in `then`, an earlier snapshot of the table.
     ///

@@ -472,7 +472,7 @@ async fn rows_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found
 }
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../store/tests/fixtures")
+    PathBuf::from("../store/tests/fixtures")
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -1,8 +1,9 @@
-//! The measured side of `make bench-beside`: durable upserts of 100 rows of 128 numbers while the table's files are joined, its past is
-//! collected and an index of it is built, against those of the table at rest; and updates of a column of as many rows that have media.
+//! The measured side of `make bench-beside`: durable upserts of 100 rows of 128 numbers, at rest and beside long work
+//! on the same table (a join of its files, a collection of its past, an index build); and updates of a column of as
+//! many rows that have media.
 //!
-//! `bench_lake beside ROWS VERSIONS LAKE_DIRECTORY` loads `ROWS` rows in eight parts, makes `VERSIONS` versions of one row for the
-//! collection, and prints one JSON line.
+//! `bench_lake beside ROWS VERSIONS LAKE_DIRECTORY` loads `ROWS` rows in eight parts, makes `VERSIONS` versions of one
+//! row for the collection, and prints one JSON line.
 
 use std::collections::BTreeMap;
 use std::path::Path;

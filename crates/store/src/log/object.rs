@@ -60,8 +60,8 @@ impl Segments for Groups {
 
     async fn list(&self) -> Result<Vec<u64>> {
         let folders = self.objects.folders().await?;
-        // Where folders are real, as on a disk and in some stores, they outlive what was in them: those of segments that
-        // were collected, and of a table that had this one's name.
+        // On a disk, as in some stores, folders are real and outlive what was in them: collected segments, and those of
+        // a table that had this one's name.
         let numbers: Vec<u64> = folders.iter().filter_map(|name| name.parse().ok()).collect();
         let checked = stream::iter(numbers).map(|number| async move {
             let is_there = self.segment(number).objects.exists(&object_name(0)).await?;

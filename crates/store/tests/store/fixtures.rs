@@ -17,7 +17,7 @@ type Rows = BTreeMap<String, i64>;
 const WRITES: [(&[&str], i64); 4] = [(&["a", "b", "c"], 1), (&["b", "d"], 2), (&["e"], 3), (&["a", "e"], 4)];
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    PathBuf::from("tests/fixtures")
 }
 
 fn options() -> StoreOptions {
