@@ -233,7 +233,7 @@ async fn plan(
     reads.verify_plan(&logical).map_err(|_| Error::unsupported("SQL only reads; changes go through the API"))?;
     let mut physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
     let rows_max = state.config().batch_size();
-    let batch_rows = scan::batch_rows(&physical, rows_max).await?;
+    let batch_rows = scan::batch_rows(&physical, rows_max);
     if batch_rows < rows_max {
         // Many plans join batches up to a number of rows, which a filter takes over when it is planned.
         let config = state.config().clone().with_batch_size(batch_rows);

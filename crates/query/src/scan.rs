@@ -21,6 +21,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::fault::external;
 use crate::pinned::PinnedTable;
 
+/// Rows of a batch of a plan that joins tables, at least.
+const JOINED_ROWS_MIN: usize = 64;
+/// Bytes of a table that may be in memory as a whole.
+const SMALL_TABLE_BYTES: u64 = 64 << 20;
+
 /// Streams columns of a table at one version. Media are read only when a column of them is named, and then only for rows
 /// that pass the filter.
 #[derive(Debug)]
@@ -30,12 +35,14 @@ pub(crate) struct ScanPlan {
     filter: Option<Expr>,
     limit: Option<usize>,
     batch_rows: usize,
+    /// Bytes of a row in memory, about.
+    row_bytes: u64,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl ScanPlan {
-    pub(crate) fn try_new(
+    pub(crate) async fn try_new(
         table: Arc<PinnedTable>,
         projection: Option<&Vec<usize>>,
         filter: Option<Expr>,
@@ -48,23 +55,26 @@ impl ScanPlan {
             None => Arc::clone(visible),
         };
         let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let properties = properties_of(schema);
-        Ok(Self { table, columns, filter, limit, batch_rows, properties, metrics: ExecutionPlanMetricsSet::new() })
+        let row_bytes = table.snapshot.row_bytes(&schema).await.map_err(external)?;
+        let (properties, metrics) = (properties_of(schema), ExecutionPlanMetricsSet::new());
+        Ok(Self { table, columns, filter, limit, batch_rows, row_bytes, properties, metrics })
     }
 }
 
-/// How many rows make a batch in all of `plan`: `rows_max`, or fewer where its one scan gives wide rows. A plan that
-/// puts several tables together has as many narrow rows to go through as wide ones.
-pub(crate) async fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> cenote_base::Result<usize> {
+/// Rows of a batch in all of `plan`: `rows_max`, or fewer where a scan gives wide rows. A plan that joins tables has at
+/// least [`JOINED_ROWS_MIN`], for its narrow rows, and does not care for tables that are small.
+pub(crate) fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> usize {
     let (mut scans, mut plans) = (Vec::new(), vec![plan]);
     while let Some(plan) = plans.pop() {
         scans.extend(plan.downcast_ref::<ScanPlan>());
         plans.extend(plan.children());
     }
-    match scans[..] {
-        [scan] => Ok(rows_max.min(scan.table.snapshot.batch_rows(&scan.schema()).await?)),
-        _ => Ok(rows_max),
-    }
+    let is_join = scans.len() > 1;
+    let is_small = |scan: &&&ScanPlan| scan.row_bytes * scan.table.rows as u64 <= SMALL_TABLE_BYTES;
+    let counted = scans.iter().filter(|scan| !is_join || !is_small(scan));
+    let widest = counted.map(|scan| scan.row_bytes).max().unwrap_or(0);
+    let least = if is_join { JOINED_ROWS_MIN } else { 1 };
+    cenote_store::batch_rows(widest).max(least).min(rows_max)
 }
 
 /// One partition, of known end, in no order.
@@ -141,7 +151,9 @@ impl ExecutionPlan for ScanPlan {
             (None, Some(limit)) => Precision::Exact(self.table.rows.min(limit)),
             (Some(_), limit) => Precision::Inexact(self.table.rows.min(limit.unwrap_or(usize::MAX))),
         };
-        Ok(Arc::new(Statistics { num_rows: rows, ..Statistics::new_unknown(&self.schema()) }))
+        // The smaller side of a join is held in memory: by bytes, not by rows.
+        let total_byte_size = rows.map(|rows| rows.saturating_mul(self.row_bytes as usize)).to_inexact();
+        Ok(Arc::new(Statistics { num_rows: rows, total_byte_size, ..Statistics::new_unknown(&self.schema()) }))
     }
 }
 

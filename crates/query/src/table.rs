@@ -47,13 +47,8 @@ impl TableProvider for StoredTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let batch_rows = state.config().batch_size();
-        Ok(Arc::new(ScanPlan::try_new(
-            Arc::clone(&self.table),
-            projection,
-            pushdown::to_filter(filters),
-            limit,
-            batch_rows,
-        )?))
+        let filter = pushdown::to_filter(filters);
+        Ok(Arc::new(ScanPlan::try_new(Arc::clone(&self.table), projection, filter, limit, batch_rows).await?))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

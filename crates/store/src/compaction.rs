@@ -22,12 +22,10 @@ use lance_table::format::{Fragment, IndexMetadata};
 
 use crate::fault::lance_error;
 use crate::levels::{self, File, Group, Limits};
-use crate::schema::row_bytes_min;
 use crate::snapshot::Snapshot;
 use crate::staging::Work;
 use crate::state::State;
-use crate::store::schemas;
-use crate::version_files::sync_staged;
+use crate::version_files::{sync_staged, syncing};
 use crate::{base, direct};
 
 /// A file that has lost this share of its rows is written anew when somebody asks for it.
@@ -146,7 +144,7 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
     }
     let faults = &state.options.faults;
     faults.check("join.write")?;
-    let joined = rewrite(snapshot.base(), group, limits(state)).boxed().await?;
+    let joined = syncing(snapshot.base(), rewrite(snapshot, group, limits(state))).boxed().await?;
     // Here it takes no turn.
     sync_staged(snapshot.base(), &joined.new_fragments).await?;
     faults.check("join.written")?;
@@ -163,11 +161,13 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
     Box::pin(direct::rearrange(state, commit)).await
 }
 
-/// Writes the rows of `group` to files that no version of `base` names yet: one, unless it would be much larger than
+/// Writes the rows of `group` to files that no version of the base names yet: one, unless it would be much larger than
 /// wanted.
-async fn rewrite(base: &Dataset, group: &[File], limits: Limits) -> Result<RewriteResult> {
+async fn rewrite(snapshot: &Snapshot, group: &[File], limits: Limits) -> Result<RewriteResult> {
+    let base = snapshot.base();
     let (rows, bytes) = (levels::live_rows(group), levels::live_bytes(group));
-    let row_bytes = (bytes / rows.max(1) as u64).max(row_bytes_min(&schemas(base).1)).max(1);
+    let in_memory = snapshot.plain_row_bytes(snapshot.full_schema()).await?.all();
+    let row_bytes = (bytes / rows.max(1) as u64).max(in_memory).max(1);
     let files = (rows / limits.rows.max(1)).max((bytes / limits.bytes.max(1)) as usize).max(1);
     let options = CompactionOptions {
         target_rows_per_fragment: (rows / files).max(1),

@@ -28,7 +28,7 @@ use crate::staging::Work;
 use crate::state::{State, detached};
 use crate::store::schemas;
 use crate::update::Update;
-use crate::version_files::sync_staged;
+use crate::version_files::{sync_staged, syncing};
 use crate::{Version, WriteReport, base, patch};
 
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
@@ -124,7 +124,7 @@ async fn write(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>)
     let keys = batches.iter().map(|batch| state.key.project(batch)).collect::<Result<Vec<_>>>()?;
     let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
     drop(batches);
-    let fragments = base::stage(dataset, rows, &state.options.faults).await?;
+    let fragments = syncing(dataset, base::stage(dataset, rows, &state.options.faults)).await?;
     Ok(Staged { claim: None, fragments, keys, schema: Arc::new(logical) })
 }
 

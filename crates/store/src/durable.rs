@@ -8,10 +8,13 @@
 //! store that [`syncing_store`] gives it. Its other files it writes past that store; [`sync`] is called for those when
 //! a version is about to name them (`version_files.rs`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use cenote_base::{Context, Error, Result};
 use futures::{StreamExt, TryStreamExt};
@@ -24,6 +27,11 @@ use crate::state::blocking;
 
 /// Files or directories synced at once: a disk makes one barrier of several requests.
 const PARALLEL: usize = 8;
+
+/// Bytes by which a file has grown when it is synced while it is written.
+const SYNC_BYTES: u64 = 4 << 20;
+/// Time between two looks at what is written.
+const SYNC_PERIOD: Duration = Duration::from_millis(10);
 
 /// Syncs the content of the file at `path`.
 fn sync_file(path: &Path) -> Result<()> {
@@ -46,7 +54,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
     make_directory(parent)?;
     match std::fs::create_dir(path) {
         // Somebody else made it meanwhile.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made.context(failed)?,
     }
     sync_directory(parent)
@@ -59,6 +67,76 @@ pub(crate) async fn sync(files: Vec<PathBuf>, directories: BTreeSet<PathBuf>) ->
     files.buffer_unordered(PARALLEL).try_collect::<()>().await?;
     let directories = futures::stream::iter(directories).map(|path| sync(path, sync_directory));
     directories.buffer_unordered(PARALLEL).try_collect().await
+}
+
+/// Runs `work`, which writes new files to `directory`, and syncs them as they grow.
+///
+/// One sync at the end would hold up those of everybody else for as long: a disk has one queue.
+///
+/// # Errors
+/// That of `work`, or of a sync: the system tells of a failed write once.
+pub(crate) async fn syncing<T>(directory: PathBuf, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let growing = blocking(move || Growing::new(directory)).await?;
+    let sync_on = async {
+        let mut growing = growing;
+        loop {
+            let start = Instant::now();
+            growing = match blocking(move || growing.sync()).await {
+                Ok(growing) => growing,
+                Err(error) => return error,
+            };
+            // Looking takes a while where there are many files.
+            tokio::time::sleep(SYNC_PERIOD.max(9 * start.elapsed())).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        error = sync_on => Err(error),
+    }
+}
+
+/// The files of a directory that were not there at first.
+struct Growing {
+    directory: PathBuf,
+    old: HashSet<OsString>,
+    /// Bytes that were synced of each.
+    synced: HashMap<OsString, u64>,
+}
+
+impl Growing {
+    fn new(directory: PathBuf) -> Result<Self> {
+        let mut growing = Self { directory, old: HashSet::new(), synced: HashMap::new() };
+        growing.old = growing.names()?.into_iter().collect();
+        Ok(growing)
+    }
+
+    fn names(&self) -> Result<Vec<OsString>> {
+        let list =
+            || std::fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>();
+        list().context(|| format!("list {}", self.directory.display()))
+    }
+
+    /// Syncs the files that have grown enough.
+    fn sync(mut self) -> Result<Self> {
+        for name in self.names()? {
+            if self.old.contains(&name) {
+                continue;
+            }
+            let path = self.directory.join(&name);
+            // One that was renamed or removed meanwhile has another name, or nobody who needs it.
+            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let synced = self.synced.entry(name).or_default();
+            if !metadata.is_file() || metadata.len() < *synced + SYNC_BYTES {
+                continue;
+            }
+            match sync_file(&path) {
+                Err(_) if !path.exists() => {}
+                done => done?,
+            }
+            *synced = metadata.len();
+        }
+        Ok(self)
+    }
 }
 
 /// Makes Lance's store of a local disk one that syncs what is put, copied and renamed: content first, then the name.
@@ -84,7 +162,7 @@ impl WrappingObjectStore for Syncing {
 /// Removes the directory at `path` for good, or finds that there is none.
 pub(crate) async fn remove_directory(path: PathBuf) -> Result<()> {
     blocking(move || match std::fs::remove_dir_all(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::from(error).context(format!("remove {}", path.display()))),
         Ok(()) => path.parent().map_or(Ok(()), sync_directory),
     })

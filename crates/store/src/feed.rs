@@ -22,7 +22,7 @@ use crate::Version;
 use crate::concerned::{Concerned, KeyParts, row_bytes};
 use crate::fault::arrow_error;
 use crate::log::{Frame, Log, News, Record};
-use crate::schema::{self, row_bytes_min};
+use crate::schema;
 use crate::snapshot::Snapshot;
 use crate::state::{State, blocking};
 
@@ -197,7 +197,10 @@ impl ChangeFeed {
             };
             let row_bytes = match sections.first() {
                 Some(Section { now: Now::Rows(rows), .. }) => row_bytes(rows) / rows.num_rows().max(1),
-                _ => stored_row_bytes(then.as_ref().unwrap_or(&self.ground)),
+                _ => {
+                    let stored = then.as_ref().unwrap_or(&self.ground);
+                    stored.row_bytes(stored.full_schema()).boxed().await? as usize
+                }
             };
             // Nothing is waited for from here on: what is taken from the log is open.
             self.frames.pop_front();
@@ -362,16 +365,6 @@ impl Section {
         };
         Self { keys: self.keys.slice(first, rows), now }
     }
-}
-
-/// The bytes of a row of the base in memory, on average.
-fn stored_row_bytes(snapshot: &Snapshot) -> usize {
-    let fragments = snapshot.base().fragments().iter();
-    let (bytes, rows) = fragments.fold((0, 0), |(bytes, rows), fragment| {
-        let files = fragment.files.iter().map(|file| file.file_size_bytes.get().map_or(0, u64::from));
-        (bytes + files.sum::<u64>(), rows + fragment.physical_rows.unwrap_or(0) as u64)
-    });
-    (bytes / rows.max(1)).max(row_bytes_min(snapshot.full_schema())) as usize
 }
 
 /// How many rows of so many bytes are a batch.

@@ -48,6 +48,7 @@
 //! ```
 
 mod base;
+mod batches;
 mod block_cache;
 mod cast;
 mod changes;
@@ -98,6 +99,7 @@ mod turn;
 mod update;
 mod upkeep;
 mod version_files;
+mod widths;
 
 pub use block_cache::BlockCacheUsage;
 pub use collect::{Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
@@ -115,6 +117,7 @@ pub use store::{Store, StoreOptions, TableSpec};
 pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, VOID, WriteReport};
 pub use turn::Turn;
 pub use upkeep::{AfterFold, UpkeepStatus};
+pub use widths::batch_rows;
 
 /// A position in a table's history: every write makes the next one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

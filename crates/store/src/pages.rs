@@ -26,14 +26,22 @@ use tokio::sync::OnceCell;
 use crate::fault::{arrow_error, lance_error};
 use crate::media::MediaFiles;
 use crate::places::{FragmentPlaces, Places};
+use crate::schema::fixed_bytes;
+use crate::widths::value_bytes;
 
 /// A page holds the rows of so many bytes of a fragment's files, and so fewer of each column.
 const PAGE_BYTES: u64 = 64 * 1024;
 const PAGE_ROWS_MAX: u64 = 8192;
+/// Target size of a decoded page, at most, in bytes: what is compressed well may be much larger than its file.
+const DECODED_BYTES_MAX: u64 = 1 << 20;
+/// Rows of a fragment that are measured.
+const MEASURED_ROWS: u32 = 4;
 /// Descriptors of media are this small, however large the rows of their file are.
 const DESCRIPTOR_BYTES: u64 = 32;
 /// One call reads so many pages at most; rows in others it reads one by one.
 const PAGES_READ_MAX: usize = 4;
+/// Fragments whose rows' widths are remembered.
+const MEASURES_MAX: u64 = 10_000;
 /// So many files are kept open.
 const FILES_MAX: usize = 256;
 /// A call for more rows reads them without pages.
@@ -43,6 +51,8 @@ const ROWS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Pages {
     cache: Cache<PageKey, ArrayRef>,
+    /// Bytes of a row in memory, by the files of its fragment and the columns.
+    row_bytes: Cache<(u128, Vec<i32>), u64>,
     pub(crate) places: Cache<u128, Arc<FragmentPlaces>>,
 }
 
@@ -52,6 +62,7 @@ struct PageKey {
     files: u128,
     field: i32,
     page: u32,
+    page_rows: u32,
 }
 
 /// A fragment, and the fields that are read of it.
@@ -86,6 +97,7 @@ impl Pages {
         let places_max = bytes_max.0 / 4;
         Self {
             cache: Cache::builder().max_capacity(bytes_max.0 - places_max).weigher(bytes).build(),
+            row_bytes: Cache::new(MEASURES_MAX),
             places: Cache::builder().max_capacity(places_max).weigher(of_places).build(),
         }
     }
@@ -200,23 +212,69 @@ impl RowReader {
         let is_media = columns.fields.iter().all(Field::is_blob);
         let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(addresses.len()));
         let mut known: HashMap<(u32, u32), usize> = HashMap::new();
+        let varies = !is_media && columns.fields.iter().any(|field| fixed_bytes(&field.data_type()) == 0);
         let mut fragments: HashMap<u32, (FileFragment, u128, u32)> = HashMap::new();
         for address in addresses {
             let (id, offset) = (address.fragment_id(), address.row_offset());
             if let Entry::Vacant(entry) = fragments.entry(id) {
-                entry.insert(open(&self.base, id, is_media).await?);
+                let (fragment, files, mut page_rows) = open(&self.base, id, is_media).await?;
+                if varies && page_rows > 1 {
+                    let row_bytes = self.row_bytes(&fragment, files, columns).await?;
+                    page_rows = page_rows.min((DECODED_BYTES_MAX / row_bytes.max(1)).max(1) as u32);
+                }
+                entry.insert((fragment, files, page_rows));
             }
             let (fragment, files, page_rows) = &fragments[&id];
             let page = offset / page_rows;
             let run = *known.entry((id, page)).or_insert_with(|| {
                 let first = page * page_rows;
                 let rows = first..first.saturating_add(*page_rows);
-                runs.push(Run { fragment: fragment.clone(), rows, key: PageKey { files: *files, field: 0, page } });
+                runs.push(Run {
+                    fragment: fragment.clone(),
+                    rows,
+                    key: PageKey { files: *files, field: 0, page, page_rows: *page_rows },
+                });
                 runs.len() - 1
             });
             places.push((run, (offset % page_rows) as usize));
         }
         Ok((runs, places))
+    }
+
+    /// Estimates the bytes of a row's `columns` in memory from a few rows of at most `fragments` fragments.
+    pub(crate) async fn sampled_row_bytes(&self, columns: &Schema, fragments: usize) -> Result<u64> {
+        let all = self.base.fragments();
+        let (mut bytes, mut rows) = (0, 0);
+        for fragment in all.iter().step_by(all.len().div_ceil(fragments).max(1)) {
+            let count = fragment.physical_rows.unwrap_or(0) as u64;
+            let (fragment, files, _) = open(&self.base, fragment.id as u32, false).await?;
+            bytes += count * self.row_bytes(&fragment, files, columns).await?;
+            rows += count;
+        }
+        Ok(bytes / rows.max(1))
+    }
+
+    /// Estimates the bytes of a row's `columns` in memory from a few rows of `fragment`, whose files are `files`.
+    async fn row_bytes(&self, fragment: &FileFragment, files: u128, columns: &Schema) -> Result<u64> {
+        let key = (files, columns.fields.iter().map(|field| field.id).collect::<Vec<_>>());
+        if let Some(known) = self.pages.row_bytes.get(&key) {
+            return Ok(known);
+        }
+        let rows = fragment.physical_rows().await.map_err(lance_error)? as u32;
+        let measured = rows.min(MEASURED_ROWS);
+        let places: Vec<u32> = (0..measured)
+            .map(|at| (u64::from(rows) * u64::from(2 * at + 1) / u64::from(2 * measured)) as u32)
+            .collect();
+        let row_bytes = match places.is_empty() {
+            true => 0,
+            false => {
+                let file = self.file(fragment.id() as u32, columns).await?;
+                let batch = Box::pin(file.take_as_batch(&places, None)).await.map_err(lance_error)?;
+                value_bytes(&batch) / u64::from(measured)
+            }
+        };
+        self.pages.row_bytes.insert(key, row_bytes);
+        Ok(row_bytes)
     }
 
     /// A fragment, opened to read `columns` of any of its rows.

@@ -14,6 +14,7 @@ use lance::Dataset;
 use lance::dataset::scanner::{MaterializationStyle, RowAddrMask, RowAddrTreeMap, Scanner};
 
 use crate::Version;
+use crate::batches::{compact, first_rows, keeping, parts, reshape};
 use crate::changes::{Chunk, Rows};
 use crate::fault::{arrow_error, lance_error};
 use crate::filter::Filter;
@@ -26,6 +27,7 @@ use crate::readers::Reading;
 use crate::schema;
 use crate::selectivity;
 use crate::state::{Inner, SHORT_ROWS, blocking};
+use crate::widths::batch_rows;
 
 /// Rows of one batch of the change store.
 pub(crate) const BATCH_ROWS: usize = 8192;
@@ -33,9 +35,12 @@ pub(crate) const BATCH_ROWS: usize = 8192;
 pub(crate) const BATCH_BYTES: u64 = 4 << 20;
 /// Read-ahead of a scan, in bytes.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
-/// Bytes of a row above which a scan first finds the rows and then reads them. Lance would read all that a filter
-/// compares at once, and whole pages of values whose sizes vary.
+/// Bytes of a row's values of varying sizes from which on a scan first finds the rows and then reads them: Lance would
+/// read whole pages of them.
 const WIDE_ROW_BYTES: u64 = 32 << 10;
+/// Bytes of a row from which on a scan whose filter keeps few rows does so: Lance would read as many rows at once as it
+/// compares.
+const WIDE_CHOSEN_ROW_BYTES: u64 = 4 << 10;
 
 /// Of a base with fewer rows a filter is not tried out first.
 const SAMPLED_ROWS_MIN: usize = 16_384;
@@ -300,8 +305,11 @@ impl Snapshot {
             None => true,
         };
         let has_media = schema.fields().iter().any(|field| schema::is_blob(field));
-        let row_bytes = self.plain_row_bytes(&schema);
-        let is_wide = row_bytes.varying >= WIDE_ROW_BYTES || (!is_loose && row_bytes.all() >= WIDE_ROW_BYTES);
+        let row_bytes = self.plain_row_bytes(&schema).boxed().await?;
+        let is_wide = match is_loose {
+            true => row_bytes.varying >= WIDE_ROW_BYTES,
+            false => row_bytes.all() >= WIDE_CHOSEN_ROW_BYTES,
+        };
         if has_media || is_wide {
             return self.scan_late(request, schema).await;
         }
@@ -338,13 +346,18 @@ impl Snapshot {
         if request.with_row_id || masks_here {
             scanner.with_row_id();
         }
-        let mut batch_rows = request.batch_rows.unwrap_or(BATCH_ROWS);
+        // Lance learns how wide rows are from the first batches, which it reads whatever they take. Under a filter that
+        // keeps few rows, it reads other columns only for those.
+        let first = match &request.filter {
+            Some(filter) if is_loose => self.columns_read(&schema, Some(filter))?,
+            Some(filter) => self.columns_read(&Schema::empty(), Some(filter))?,
+            None => Arc::clone(&schema),
+        };
+        let first_bytes = self.plain_row_bytes(&first).boxed().await?.all();
         if request.filter.is_some() && is_loose {
             scanner.materialization_style(MaterializationStyle::AllEarly);
-            // Lance puts what a filter keeps together again, by rows.
-            batch_rows = batch_rows.min((BATCH_BYTES / row_bytes.all().max(1)).max(1) as usize);
         }
-        scanner.batch_size(batch_rows);
+        scanner.batch_size(request.batch_rows.unwrap_or(BATCH_ROWS).min(batch_rows(first_bytes)));
         scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(READ_AHEAD_BYTES);
         let stream = scanner.try_into_stream().boxed().await.map_err(|source| match &request.filter {
             Some(filter) => lance_error(source).context(format!("filter `{filter}`")),
@@ -360,7 +373,8 @@ impl Snapshot {
         });
         // Lance puts rows of several files together, beyond the size of a batch.
         let most = request.batch_rows.unwrap_or(usize::MAX).max(1);
-        let stream = stream.map_ok(move |batch| stream::iter(parts(&batch, most).into_iter().map(Ok))).try_flatten();
+        let stream =
+            stream.map_ok(move |batch| stream::iter(parts(&batch, most).into_iter().map(compact))).try_flatten();
         let stream = keeping(Arc::clone(&self.reading), stream.boxed());
         match limit {
             Some(limit) if masks_here => Ok(changed.chain(first_rows(stream, limit)).boxed()),
@@ -679,52 +693,4 @@ struct BaseRows {
 /// Row ids of writes after `version` begin here, if their rows are not folded.
 pub fn row_ids_after(version: Version) -> u64 {
     CHANGED | (version.0 + 1) << PLACE_BITS
-}
-
-/// `batches`, which are read from the base that `reading` keeps, up to the first error. The base is kept until the last
-/// batch was read: whoever holds the stream on keeps nothing.
-fn keeping(reading: Arc<Reading>, batches: RecordBatches) -> RecordBatches {
-    let next = |open: Option<(RecordBatches, Arc<Reading>)>| async move {
-        let (mut batches, reading) = open?;
-        let batch = batches.next().await?;
-        let open = batch.is_ok().then_some((batches, reading));
-        Some((batch, open))
-    };
-    stream::unfold(Some((batches, reading)), next).fuse().boxed()
-}
-
-/// The first `rows` rows of `batches`.
-fn first_rows(
-    batches: impl Stream<Item = Result<RecordBatch>>,
-    rows: usize,
-) -> impl Stream<Item = Result<RecordBatch>> {
-    let cut = |left: &mut usize, batch: Result<RecordBatch>| {
-        let batch = batch.map(|batch| batch.slice(0, batch.num_rows().min(*left)));
-        let is_over = *left == 0;
-        *left -= batch.as_ref().map_or(0, RecordBatch::num_rows);
-        futures::future::ready((!is_over).then_some(batch))
-    };
-    batches.scan(rows, cut)
-}
-
-/// `batch` in the columns, order and types of `schema`.
-fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = schema.fields().iter().map(|field| {
-        let column = batch
-            .column_by_name(field.name())
-            .ok_or_else(|| Error::internal(format!("scan lost column `{}`", field.name())))?;
-        if column.data_type() == field.data_type() {
-            return Ok(Arc::clone(column));
-        }
-        arrow::compute::cast(column, field.data_type()).map_err(arrow_error)
-    });
-    let columns = columns.collect::<Result<Vec<_>>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
-}
-
-/// `batch` in parts of at most `rows` rows.
-fn parts(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
-    let starts = (0..batch.num_rows()).step_by(rows);
-    starts.map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
 }

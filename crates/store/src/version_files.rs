@@ -145,3 +145,15 @@ pub(crate) async fn sync_staged(dataset: &Dataset, fragments: &[Fragment]) -> Re
     let path = PathBuf::from(to_local_path(&dataset.branch_location().path));
     VersionFiles::of_fragments(fragments).sync(path, Some(VersionFiles::of(dataset).await?)).await
 }
+
+/// Runs `work`, which writes new files of `dataset`, and syncs them as they grow. See [`durable::syncing`].
+///
+/// # Errors
+/// That of `work`, or of a sync.
+pub(crate) async fn syncing<T>(dataset: &Dataset, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let store = dataset.object_store(None).await.map_err(lance_error)?;
+    if !store.has_direct_local_paths() {
+        return work.await;
+    }
+    durable::syncing(PathBuf::from(to_local_path(&dataset.branch_location().path)).join(DATA), work).await
+}

@@ -127,8 +127,7 @@ pub(crate) fn slices(rows: &[Vec<u8>]) -> Vec<&[u8]> {
 
 /// The files of the folder of decoder test images, by name; none, which is said, where they are not at hand.
 pub(crate) fn format_assets() -> Vec<(String, Vec<u8>)> {
-    let root = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
+    let root = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let Ok(folder) = std::fs::read_dir(root.join("image-formats")) else {
         eprintln!("skipped: image-formats is not there; set CENOTE_ASSETS to the folder of assets");
         return Vec::new();

@@ -28,8 +28,7 @@ pub(crate) fn run(spec: &OperatorSpec, rows: &[&[u8]]) -> Output {
 
 /// A video of the shared assets, or `None`, which is said, where they are not at hand.
 pub(crate) fn asset(name: &str) -> Option<Vec<u8>> {
-    let root = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
+    let root = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let bytes = std::fs::read(root.join("video").join(name)).ok();
     if bytes.is_none() {
         eprintln!("skipped: video/{name} is not there; set CENOTE_ASSETS to the folder of assets");

@@ -103,8 +103,7 @@ fn the_middle_square_keeps_the_middle() {
 /// Golden outputs were made with the reference weights at 16 bits, and their text space has a ridge head beside ConSE.
 #[test]
 fn reference_outputs_are_near() {
-    let assets = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
+    let assets = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let directory = assets.join("image-text-lite0");
     let Ok(text) = std::fs::read_to_string(directory.join("golden/golden.json")) else {
         println!("skipped: no golden outputs in {} (CENOTE_ASSETS names another directory)", directory.display());
@@ -137,8 +136,7 @@ fn reference_outputs_are_near() {
 
 #[test]
 fn captions_find_their_pictures() {
-    let assets = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
+    let assets = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let directory = assets.join("image-text-lite0/golden");
     let Ok(reader) = std::fs::read_dir(&directory) else {
         println!("skipped: no pictures in {} (CENOTE_ASSETS names another directory)", directory.display());
