@@ -37,7 +37,7 @@ pub(crate) const BATCH_BYTES: u64 = 4 << 20;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 /// Bytes of a row's values of varying sizes from which on a scan first finds the rows and then reads them: Lance would
 /// read whole pages of them.
-const WIDE_ROW_BYTES: u64 = 32 << 10;
+const WIDE_ROW_BYTES: u64 = 8 << 10;
 /// Bytes of a row from which on a scan whose filter keeps few rows does so: Lance would read as many rows at once as it
 /// compares.
 const WIDE_CHOSEN_ROW_BYTES: u64 = 4 << 10;
@@ -346,8 +346,8 @@ impl Snapshot {
         if request.with_row_id || masks_here {
             scanner.with_row_id();
         }
-        // Lance learns how wide rows are from the first batches, which it reads whatever they take. Under a filter that
-        // keeps few rows, it reads other columns only for those.
+        // By rows, not by Lance's own bound of bytes: that one counts the whole page for each batch that is a part of it,
+        // and ends at batches of one row. Under a filter that keeps few rows, other columns are read only for those.
         let first = match &request.filter {
             Some(filter) if is_loose => self.columns_read(&schema, Some(filter))?,
             Some(filter) => self.columns_read(&Schema::empty(), Some(filter))?,
@@ -358,7 +358,7 @@ impl Snapshot {
             scanner.materialization_style(MaterializationStyle::AllEarly);
         }
         scanner.batch_size(request.batch_rows.unwrap_or(BATCH_ROWS).min(batch_rows(first_bytes)));
-        scanner.batch_size_bytes(BATCH_BYTES).io_buffer_size(READ_AHEAD_BYTES);
+        scanner.io_buffer_size(READ_AHEAD_BYTES);
         let stream = scanner.try_into_stream().boxed().await.map_err(|source| match &request.filter {
             Some(filter) => lance_error(source).context(format!("filter `{filter}`")),
             None => lance_error(source),

@@ -66,9 +66,15 @@ impl Snapshot {
         let fields: HashSet<i32> = columns.fields.iter().map(|field| field.id).collect();
         let (mut on_disk, mut rows) = (0, 0);
         for fragment in self.base().fragments().iter() {
+            let count = fragment.physical_rows.unwrap_or(0) as u64;
             let files = fragment.files.iter().filter(|file| file.fields.iter().any(|field| fields.contains(field)));
-            on_disk += files.map(|file| file.file_size_bytes.get().map_or(0, u64::from)).sum::<u64>();
-            rows += fragment.physical_rows.unwrap_or(0) as u64;
+            for file in files {
+                let others = file.fields.iter().filter_map(|field| self.base().schema().field_by_id(*field));
+                let fixed: u64 = others.map(|field| fixed_bytes(&field.data_type())).sum();
+                let bytes = file.file_size_bytes.get().map_or(0, u64::from);
+                on_disk += bytes.saturating_sub(count * fixed);
+            }
+            rows += count;
         }
         // A few rows may be all that is wide: then the files tell.
         let varying = self.reader().sampled_row_bytes(&columns, FILES).await?.max(on_disk / rows.max(1));
