@@ -1,8 +1,8 @@
 """Trains a small image classifier on photographs of clothes in a lake, on the CPU, and prints its accuracy.
 
-    python examples/clothing/train.py ../shared/assets/clothing-cc0 --epochs 20
+    python examples/clothing/train.py FOLDER --epochs 20
 
-The folder has `train/CLASS/*.jpg` and `validation/CLASS/*.jpg`. The lake keeps the photographs between runs, and a run
+FOLDER has `train/CLASS/*.jpg` and `validation/CLASS/*.jpg`. The lake keeps the photographs between runs, and a run
 that was stopped resumes after the last epoch that it finished.
 """
 
