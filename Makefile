@@ -1,9 +1,9 @@
-# The commands of this repository. Build output goes to one directory outside the clone, which every clone shares.
+# The commands of this repository. Build output goes to one directory outside the clone, which all clones share.
 
 CENOTE_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cenote
 export CENOTE_CACHE
 export CARGO_TARGET_DIR ?= $(CENOTE_CACHE)/target
-# `dev` for everything; `make bench-image PROFILE=release` measures what is distributed, after a much longer build.
+# Everything uses `dev`. `make bench-image PROFILE=release` measures what is distributed, after a much longer build.
 export PROFILE ?= dev
 
 .DEFAULT_GOAL := help
@@ -15,33 +15,33 @@ help:            ## Show this list
 setup:           ## Install the system packages and tools that are missing
 	@scripts/setup
 
-# The examples come along because they switch on the same features of the dependencies as the tests do; without them the
-# tests would compile part of the dependencies a second time.
+# The examples enable the same features of the dependencies as the tests do. Without them the tests would compile part of
+# the dependencies a second time.
 build: setup     ## Build the binary and the examples
 	cargo build --locked --workspace --bins --examples
 
 demo: build      ## Run the main job on real photographs, documents and a video, and show the answers
 	"$(CARGO_TARGET_DIR)/debug/cenote" demo
 
-test:            ## Check format and lints, run every test and the tour of README.md
+test:            ## Check format, line widths and lints, run every test and the tour of README.md
 	@scripts/setup tests
 	@scripts/test
 
-test-python:     ## The Python package alone: documentation, types, tests
+test-python:     ## Test the Python package alone: documentation, types, tests
 	@scripts/setup tests
 	@scripts/test-python
 
-test-python-full: ## And its tests in real PyTorch, in an environment of its own (5 GB the first time)
+test-python-full: ## Test it with real PyTorch too, in an environment of its own (5 GB the first time)
 	@scripts/setup tests
 	@scripts/test-python full
 
-bench-%: setup   ## Compare with the peers: benches/NAME/run.py $(ARGS), results in bench-results/NAME.json
+bench-%: setup   ## Compare with peers: benches/NAME/run.py $(ARGS), results in bench-results/NAME.json
 	@test -f benches/$*/run.py || { echo "no benchmark is called $*; there are:" benches/*/ >&2; exit 2; }
 	@python3 benches/$*/run.py $(ARGS)
 
 fmt:             ## Format the Rust code
 	cargo fmt --all
 
-clean:           ## Remove the build output and the results of benchmarks, but not what was downloaded
+clean:           ## Remove the build output and benchmark results, but not downloads
 	cargo clean
 	rm -rf bench-results

@@ -1,4 +1,4 @@
-"""Runs our program and its peers side by side and writes what came out. See README.md in this folder.
+"""Runs Cenote and its peers side by side and writes the results. See README.md in this folder.
 
 Needs nothing but the standard library. A benchmark is a `run.py` that describes its contestants and metrics and calls
 `compare`.
@@ -26,7 +26,7 @@ from typing import Callable
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benches" / "peers.txt"
 TORCH_PEERS = ROOT / "crates" / "python" / "tests" / "full" / "requirements.txt"
-# Fewer runs than this show that a benchmark works; they are no result.
+# Fewer runs than this show that a benchmark works, but do not make a result.
 RUNS_MIN = 5
 SAMPLE_INTERVAL_S = 0.25
 RUN_LIMIT_S = 900
@@ -34,7 +34,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class BenchError(Exception):
-    """Something the person who runs the benchmark has to know; printed without a traceback."""
+    """An error that is reported to whoever runs the benchmark, without a traceback."""
 
 
 @dataclass
@@ -46,11 +46,11 @@ class Contestant:
 
     name: str
     command: list[str]
-    # Run once after the first, unmeasured run, in whose scratch directory it looks at what that wrote.
+    # Runs once after the first, unmeasured run, and checks what that run wrote to its scratch directory.
     check: list[str] = field(default_factory=list)
     # Fields of the JSON object that must have these values in every run.
     expected: dict[str, object] = field(default_factory=dict)
-    # A peer that works in several processes: its memory is summed over them by sampling.
+    # `many` for a program of several processes: its memory is summed over them by sampling.
     processes: str = "one"
     settings: dict[str, object] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class Run:
     report: dict
     wall_s: float
     memory_peak_bytes: int
-    # Of all processes of the run.
+    # Over all processes of the run.
     processor_s: float
 
 
@@ -77,33 +77,33 @@ class Metric:
 
 
 def cache_directory() -> Path:
-    """`$CENOTE_CACHE`, else `$XDG_CACHE_HOME/cenote`, else `~/.cache/cenote`: the same choice that Cenote makes."""
+    """Returns `$CENOTE_CACHE`, else `$XDG_CACHE_HOME/cenote`, else `~/.cache/cenote`, as Cenote chooses it."""
     if chosen := os.environ.get("CENOTE_CACHE"):
         return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cenote"
 
 
 def assets_directory() -> Path:
-    """`$CENOTE_ASSETS`, else `shared/assets` beside the clone. It need not exist."""
+    """Returns `$CENOTE_ASSETS`, else `shared/assets` beside the clone. It need not exist."""
     return Path(os.environ.get("CENOTE_ASSETS") or ROOT.parent / "shared" / "assets")
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has; a benchmark adds its own to the parser."""
+    """Returns a parser of the options that every benchmark has; a benchmark adds its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--runs", type=int, default=RUNS_MIN, help="runs of each contestant (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="NAME,NAME", help="only these peers")
-    parser.add_argument("--peers-only", action="store_true", help="try the peers without our side; writes no results")
+    parser.add_argument("--peers-only", action="store_true", help="run the peers without Cenote; writes no results")
     parser.add_argument(
         "--profile",
         default=os.environ.get("PROFILE") or "dev",
-        help="Cargo profile of our side (default: $PROFILE, else dev)",
+        help="Cargo profile of Cenote (default: $PROFILE, else dev)",
     )
     return parser
 
 
 def peers_python() -> Path:
-    """The interpreter of the virtual environment that holds the peers, made or renewed if `peers.txt` asks for it."""
+    """Returns the Python of the peers' virtual environment, which is created or renewed when `peers.txt` changed."""
     venv = cache_directory() / "bench-venv"
     python = venv / "bin" / "python"
     stamp = venv / "peers.sha256"
@@ -121,14 +121,14 @@ def peers_python() -> Path:
 
 
 def torch_python() -> Path:
-    """The interpreter of the virtual environment with PyTorch and the loaders for it, which the tests share."""
+    """Returns the Python of the virtual environment with PyTorch and its loaders, which the tests share."""
     if subprocess.run([ROOT / "scripts" / "setup", "torch"], check=False).returncode != 0:
         raise BenchError("cannot install PyTorch: see the message above")
     return cache_directory() / "torch-venv" / "bin" / "python"
 
 
 def peer_version(package: str, peers: Path = PEERS) -> str:
-    """The version of `package` that `peers` pins."""
+    """Returns the version of `package` that `peers` pins."""
     for line in peers.read_text().splitlines():
         name, _, version = line.partition("==")
         if name.partition("[")[0] == package:
@@ -137,7 +137,7 @@ def peer_version(package: str, peers: Path = PEERS) -> str:
 
 
 def target_directory() -> Path:
-    """Where Cargo builds: the same choice that the Makefile makes."""
+    """Returns Cargo's target directory, as the Makefile chooses it."""
     return Path(os.environ.get("CARGO_TARGET_DIR") or cache_directory() / "target")
 
 
@@ -152,7 +152,7 @@ def build_package(profile: str) -> Path:
 def build_example(name: str, profile: str) -> Path:
     """Builds the examples of the workspace and returns the binary of the one called `name`."""
     target = target_directory()
-    # The whole workspace, because building one package alone would build its dependencies anew with other features.
+    # The whole workspace, because building one package alone would rebuild its dependencies with other features.
     command = ["cargo", "build", "--locked", "--workspace", "--bins", "--examples", "--profile", profile]
     if subprocess.run(command, cwd=ROOT, env=os.environ | {"CARGO_TARGET_DIR": str(target)}, check=False).returncode:
         raise BenchError("the build failed: see the messages above")
@@ -163,7 +163,7 @@ def build_example(name: str, profile: str) -> Path:
 
 
 def warm_page_cache(directory: Path) -> None:
-    """Reads every file once, so that no contestant pays for the disk in another's stead."""
+    """Reads every file once, so that no contestant pays for the disk on behalf of the others."""
     for path in sorted(directory.rglob("*")):
         if path.is_file():
             path.read_bytes()
@@ -177,7 +177,7 @@ def compare(
     settings: dict[str, object],
     options: argparse.Namespace,
 ) -> None:
-    """Runs everybody `options.runs` times in turns, prints the table and writes `bench-results/NAME.json`."""
+    """Runs every contestant `options.runs` times in turns, prints a table and writes `bench-results/NAME.json`."""
     if options.only:
         chosen = options.only.split(",")
         if unknown := set(chosen) - {peer.name for peer in peers}:
@@ -190,7 +190,7 @@ def compare(
         run_once(contestant, check=True)
     runs: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
     for turn in range(options.runs):
-        # Each turn begins with another contestant, so that none always follows the same neighbour.
+        # Each turn begins with another contestant, so that none always follows the same one.
         first = turn % len(contestants)
         for contestant in contestants[first:] + contestants[:first]:
             run = run_once(contestant)
@@ -200,7 +200,7 @@ def compare(
     settings = settings | machine() | {"runs": options.runs}
     print_table(contestants, metrics, runs)
     if ours is None or options.runs < RUNS_MIN:
-        print(f"\nA trial: results are written only with our side and at least {RUNS_MIN} runs.")
+        print(f"\nA trial: results are written only with Cenote and at least {RUNS_MIN} runs.")
         return
     results = [result(metric, ours, peer, runs, settings) for metric in metrics for peer in peers]
     path = ROOT / "bench-results" / f"{name}.json"
@@ -210,7 +210,7 @@ def compare(
 
 
 def run_once(contestant: Contestant, check: bool = False) -> Run:
-    """One run in a fresh process. Nothing of it is left when this returns, neither files nor processes."""
+    """Runs `contestant` once in a fresh process, and leaves neither files nor processes behind."""
     parent = cache_directory() / "bench-scratch"
     parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -241,7 +241,7 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
         err.seek(0)
         lines = out.read().decode(errors="replace").strip().splitlines()
         if child.returncode == 0 and not lines:
-            raise BenchError(f"{contestant.name} ended well but printed no result")
+            raise BenchError(f"{contestant.name} succeeded but printed no result")
         if child.returncode != 0:
             tail = "\n".join(err.read().decode(errors="replace").strip().splitlines()[-20:])
             within = f" (limit {RUN_LIMIT_S} s)" if wall_s >= RUN_LIMIT_S else ""
@@ -256,13 +256,13 @@ def run_once(contestant: Contestant, check: bool = False) -> Run:
         if check and contestant.check:
             command = [argument.replace("{scratch}", scratch) for argument in contestant.check]
             if subprocess.run(command, check=False).returncode != 0:
-                raise BenchError(f"{contestant.name} wrote something else than it should: see the message above")
-        # Linux gives ru_maxrss in KiB: the largest that one process of the tree ever was.
+                raise BenchError(f"{contestant.name} wrote a wrong result: see the message above")
+        # Linux gives ru_maxrss in KiB: the peak of the largest single process of the tree.
         return Run(report, wall_s, max(usage.ru_maxrss * 1024, sampled), used_s)
 
 
 class MemorySampler:
-    """The largest sum of PSS over all our descendants. PSS counts a page shared by n processes as 1/n in each."""
+    """The peak sum of PSS over all descendants. PSS counts a page shared by n processes as 1/n in each."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -286,12 +286,12 @@ def proportional_bytes(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        pass  # It ended between the listing and now.
+        pass  # The process ended since it was listed.
     return 0
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of descendants whose own parent ends, so that daemons stay countable."""
+    """Makes this process the parent of descendants whose own parent ends, so that daemons are still counted."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -300,7 +300,7 @@ def descendants() -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                # The name in parentheses may hold anything; the fields after the last one are state and parent.
+                # The name in parentheses may hold anything; state and parent follow the last parenthesis.
                 fields = Path(f"/proc/{entry}/stat").read_text(errors="replace").rpartition(")")[2].split()
             except OSError:
                 continue
@@ -314,7 +314,7 @@ def descendants() -> list[int]:
 
 
 def end_descendants() -> None:
-    """Ends what a contestant left running and reaps it, so that it burdens neither the next run nor its memory."""
+    """Ends and reaps what a contestant left running, so that it burdens neither the next run nor its memory figure."""
     deadline = time.monotonic() + 10
     while (left := descendants()) and time.monotonic() < deadline:
         for pid in left:
@@ -331,13 +331,13 @@ def end_descendants() -> None:
 
 
 def processor_s() -> float:
-    """Processor time of all descendants that have ended so far, those too that others left running: they are reaped here."""
+    """Returns the processor time of all descendants that have ended and been reaped, orphans included."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def cores() -> int:
-    """How many there are for this process."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -351,7 +351,7 @@ def machine() -> dict[str, object]:
 
 
 def figure(value: float) -> str:
-    """`value` for people: small ones keep three digits."""
+    """Formats `value` for people; small values keep three digits."""
     return f"{value:,.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
 
 
@@ -360,7 +360,7 @@ def figures(metric: Metric, runs: list[Run]) -> list[float]:
 
 
 def ratio(better: str, ours: float, theirs: float) -> float:
-    """Above 1 when ours is ahead, whichever way is better."""
+    """Returns a ratio above 1 when Cenote is ahead, whichever direction is better."""
     above, below = (ours, theirs) if better == "higher" else (theirs, ours)
     return above / below if below else float("inf")
 
@@ -387,7 +387,7 @@ def result(
 
 
 def print_table(contestants: list[Contestant], metrics: list[Metric], runs: dict[str, list[Run]]) -> None:
-    """Medians, a row a contestant; in brackets by how much the first one, ours, is ahead."""
+    """Prints the medians, one row per contestant, with the factor by which the first contestant is ahead."""
     header = ["", *(f"{metric.name} ({metric.unit})" for metric in metrics)]
     rows = []
     for contestant in contestants:
@@ -409,7 +409,7 @@ def print_table(contestants: list[Contestant], metrics: list[Metric], runs: dict
 
 
 def main(benchmark: Callable[[], None]) -> None:
-    """Runs a benchmark and turns its errors into one message and exit code 1."""
+    """Runs a benchmark, and turns its errors into one message and exit code 1."""
     try:
         benchmark()
     except BenchError as error:

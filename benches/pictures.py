@@ -1,4 +1,4 @@
-"""Pictures that several benchmarks read: JPEGs of 640×480, made once and kept in the cache."""
+"""The pictures that several benchmarks read: JPEGs of 640×480, made once and kept in the cache."""
 
 import os
 import subprocess
@@ -9,13 +9,13 @@ import harness
 from harness import BenchError
 
 MAKE = Path(__file__).resolve().parent / "image" / "make_images.py"
-# Names the cached pictures; counts up when make_images.py makes other ones.
+# Part of the cache key; increase it when make_images.py makes different pictures.
 IMAGES_VERSION = 1
 SIZE_BYTES = 50_000
 
 
 def images(python: Path, count: int, size_bytes: int = SIZE_BYTES) -> tuple[Path, str]:
-    """The folder of pictures of about `size_bytes`, made if it is not in the cache, and what they are made from."""
+    """Returns the folder of pictures of about `size_bytes`, made if it is not cached, and their source."""
     photographs = harness.assets_directory() / "coco-cc" / "images"
     source = "photographs" if photographs.is_dir() else "noise"
     if source == "noise":

@@ -1,8 +1,8 @@
 """Writes `base.f32`, `queries.f32` and `truth.u32` for a benchmark. Arguments: `DATA DIRECTORY`.
 
-`clustered`: 200,000 × 128 around 1,000 centres, centre and deviation both standard normal, and 1,000 queries of the same
-kind. `glove`: the 400,000 × 50 word vectors of GloVe 6B, of unit length, every 400th a query and not in the base. The truth
-is the numbers of the 10 nearest by L2, which for unit vectors are the nearest by angle.
+`clustered`: 200,000 × 128 around 1,000 centres, centre and deviation both standard normal, and 1,000 queries of the
+same kind. `glove`: the 400,000 × 50 word vectors of GloVe 6B, normalised, with every 400th a query and not in the base.
+The truth holds the numbers of the 10 nearest by L2, which for unit vectors are also the nearest by angle.
 """
 
 import sys

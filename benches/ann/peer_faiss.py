@@ -18,5 +18,5 @@ def search(ef):
     return index.search(work.QUERIES, work.NEAREST)[1]
 
 
-# Vectors, links of the base layer and labels; faiss does not say what it uses.
+# Vectors, links of the base layer and labels, because faiss does not report its memory.
 work.run(build, search, lambda: work.BASE.nbytes + len(work.BASE) * (2 * work.LINKS * 4 + 8))

@@ -1,4 +1,7 @@
-"""Lance on disk. Arguments: those of `work.py`, an empty directory, and the structure. Timed by the clock: it has threads."""
+"""Lance on disk, timed by the clock because it has threads.
+
+Arguments: those of `work.py`, an empty directory, and the structure.
+"""
 
 import json
 import sys
@@ -10,7 +13,7 @@ import numpy
 import pyarrow
 import work
 
-# Partitions searched, and how many times the nearest are ranked again.
+# Partitions searched, and the refine factor.
 WIDTHS = {
     "IVF_HNSW_SQ": ((2, 2), (4, 2), (4, 5), (8, 5), (16, 5), (32, 10), (64, 20)),
     "IVF_SQ": ((4, 2), (8, 2), (16, 2), (32, 2), (64, 2), (128, 2), (256, 5), (512, 5)),

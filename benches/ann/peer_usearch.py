@@ -1,4 +1,4 @@
-"""usearch. Arguments: those of `work.py`, then the type in which it keeps numbers, such as `f32` or `i8`."""
+"""usearch. Arguments: those of `work.py`, then the type of its stored numbers, such as `f32` or `i8`."""
 
 import sys
 

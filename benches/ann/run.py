@@ -1,5 +1,7 @@
-"""`make bench-ann`: nearest vectors in memory and on disk, here and in hnswlib, usearch, faiss and Lance: build, speed at equal
-recall, memory."""
+"""`make bench-ann`: nearest vectors in memory and on disk, in Cenote, hnswlib, usearch, faiss and Lance.
+
+It measures the build, speed at equal recall, and memory.
+"""
 
 import subprocess
 import sys
@@ -26,7 +28,7 @@ def make_vectors(python: Path, data: str) -> Path:
 
 
 def speed_at(recall: float, run: Run) -> float:
-    """Queries a second at exactly this recall, on the line between the two measured points around it."""
+    """Returns queries per second at exactly this recall, interpolated between the two nearest measured points."""
     points = sorted(run.report["points"], key=lambda point: point["ef"])
     below = None
     for point in points:
@@ -85,8 +87,8 @@ def benchmark() -> None:
         "graph": "16 links (32 in the base layer), width 150 while building",
         "nearest": 10,
         "build_threads": options.threads,
-        "search": "one thread, by its processor time; the fastest of five passes over 1,000 queries; tables and lance by the "
-        "clock, one query after the other, and with the ids read",
+        "search": "one thread, by its processor time; the fastest of five passes over 1,000 queries; tables and lance "
+        "by the clock, one query after the other, and with the ids read",
         "profile": options.profile,
     }
     name = "ann" if options.data == "clustered" else f"ann-{options.data}"

@@ -1,7 +1,7 @@
-"""What every peer of `make bench-ann` does: build, then search on one thread with ever wider walks, print one JSON object.
+"""The work of every peer of `make bench-ann`: build, search on one thread with ever wider walks, print a JSON object.
 
-Arguments: `DIMENSION METRIC BASE QUERIES TRUTH THREADS`. Searches are timed by the processor time of the process, in which
-nothing else runs then.
+Arguments: `DIMENSION METRIC BASE QUERIES TRUTH THREADS`. Searches are timed by the processor time of the process, which
+does nothing else meanwhile.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy
 NEAREST = 10
 WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 PASSES = 5
-# Wider walks than those that find so much are not tried.
+# The recall after which no wider walk is tried.
 ENOUGH = 0.999
 DIMENSION, THREADS = int(sys.argv[1]), int(sys.argv[6])
 # The graph that every library builds.
@@ -25,7 +25,7 @@ TRUTH = numpy.fromfile(sys.argv[5], "<u4").reshape(-1, NEAREST)
 
 
 def run(build: Callable[[], None], search: Callable[[int], numpy.ndarray], memory_bytes: Callable[[], int]) -> None:
-    """`search(ef)` gives the labels of the nearest of every query."""
+    """Measures and prints one JSON object. `search(ef)` returns the labels nearest to every query."""
     start_s, start_cpu_s = time.perf_counter(), time.process_time()
     build()
     build_s, build_cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s

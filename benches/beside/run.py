@@ -33,7 +33,12 @@ def benchmark() -> None:
         ]
     for key, name in {"update_1": "update of 1 row with media", "update_100": "update of 100"}.items():
         metrics += [reported(f"{name}, p50", "ms", f"{key}_p50_ms"), reported(f"{name}, p99", "ms", f"{key}_p99_ms")]
-    settings = {"rows": options.rows, "row": "int64 key, 128 float32, int64", "versions": options.versions, "profile": options.profile}
+    settings = {
+        "rows": options.rows,
+        "row": "int64 key, 128 float32, int64",
+        "versions": options.versions,
+        "profile": options.profile,
+    }
     harness.compare("beside", Contestant("cenote", command), [], metrics, settings, options)
 
 

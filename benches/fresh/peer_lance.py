@@ -19,7 +19,7 @@ def upsert(rows) -> None:
 
 
 def both(name: str) -> None:
-    """As it is, and once more."""
+    """Searches at once, and once more."""
     work.search(name, ask)
     work.search(f"later {name}", ask)
 

@@ -1,4 +1,4 @@
-"""`make bench-fresh`: nearest vectors while rows change: speed and recall before and after small upserts and a change of 3%."""
+"""`make bench-fresh`: speed and recall of vector searches before and after small upserts and a change of 3%."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import vectors
 from harness import Metric
 
 CHANGED = ("upserted", "folded", "changed", "tended")
-# Searches as soon as something is done, and once more: indexes take in changes meanwhile.
+# Searches follow each change at once, and then once more, because indexes catch up meanwhile.
 PASSES = ("before", *(name for changed in CHANGED for name in (changed, f"later {changed}")))
 
 

@@ -1,5 +1,7 @@
-"""What the peer of `bench-fresh` and `bench-filter` does between its library's calls. Arguments: those of `bench_lake search` after KIND, and
-the structure of the vector index."""
+"""The work of the peer of `bench-fresh` and `bench-filter` apart from its library's calls.
+
+Arguments: those of `bench_lake search` after KIND, and the structure of the vector index.
+"""
 
 import json
 import sys
@@ -13,7 +15,8 @@ DIRECTORY = f"{sys.argv[5]}/table"
 BASE = numpy.fromfile(sys.argv[4], "<f4").reshape(-1, DIMENSIONS)
 NEAREST = 10
 STRUCTURE = sys.argv[6]
-# A graph in each of few partitions, of which 20 are searched; or many, and of those as many as Cenote searches without a filter.
+# Either few partitions with a graph in each, of which 20 are searched, or many partitions, of which the number is
+# searched that Cenote searches without a filter.
 PARTITIONS = max(1, int(ROWS**0.5) // 8) if "HNSW" in STRUCTURE else 2 * int(ROWS**0.5)
 PROBES = 20 if "HNSW" in STRUCTURE else 3 * int(PARTITIONS**0.5)
 chance = numpy.random.default_rng(1)
@@ -28,14 +31,14 @@ def batch(ids: numpy.ndarray, vectors: numpy.ndarray) -> pyarrow.Table:
 
 
 def change(count: int) -> pyarrow.Table:
-    """Rows that are there, with new vectors."""
+    """Returns some existing rows with new vectors."""
     chosen = numpy.unique(chance.integers(0, ROWS, count))
     current[chosen] = BASE[chance.integers(0, len(BASE), len(chosen))][:, ::-1]
     return batch(chosen, current[chosen])
 
 
 def search(name: str, ask, below: int | None = None) -> None:
-    """`ask(vector, filter)` gives the ids of the nearest."""
+    """Measures searches by `ask(vector, filter)`, which returns the ids of the nearest rows."""
     times, queries, answers = [], [], []
     for _ in range(QUERIES):
         query = current[chance.integers(0, ROWS)] + chance.uniform(-0.01, 0.01, DIMENSIONS).astype("f4")
@@ -46,7 +49,7 @@ def search(name: str, ask, below: int | None = None) -> None:
     fits = ids if below is None else ids[ids % 1000 < below]
     rows = current[fits]
     count = min(NEAREST, len(fits))
-    # Near by a product of matrices, which rounds; the nearest of those, one by one.
+    # A product of matrices, which rounds, finds candidates; the nearest of those are compared one by one.
     rough = (rows**2).sum(axis=1) - 2 * numpy.array(queries) @ rows.T
     near = numpy.argpartition(rough, min(5 * NEAREST, len(fits) - 1), axis=1)[:, : 5 * NEAREST]
     found, short = 0, 0

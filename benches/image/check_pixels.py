@@ -1,7 +1,7 @@
-"""Checks a peer's file: `check_pixels.py INPUT FILE`. Every picture is there once, and some are compared with Pillow's.
+"""Checks a peer's file: `check_pixels.py INPUT FILE`. Each picture must be there once; some are compared with Pillow's.
 
-Filters differ between libraries, so a picture passes when it is off by little on average; a wrong channel order, size
-or row is off by far more.
+Filters differ between libraries, so a picture passes when its average difference is small; a wrong channel order, size
+or row makes a far larger one.
 """
 
 import sys
@@ -13,7 +13,7 @@ import output
 import peer_pil
 
 ROWS_COMPARED = 8
-# Brightness levels of 255. Pillow and the `image` crate differ by about 2 on photographs.
+# Levels of brightness, of 255. Pillow and the `image` crate differ by about 2 on photographs.
 DIFFERENCE_MAX = 8
 
 

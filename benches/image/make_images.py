@@ -1,8 +1,8 @@
 """Makes the pictures of the image benchmark: `make_images.py DIRECTORY COUNT BYTES [PHOTOGRAPHS]`.
 
-JPEGs of 640×480 and about so many bytes. With a folder of photographs they are crops and mirror images of those, otherwise noise
-with the spectrum of a photograph. Picture i depends only on i and on the photographs, so the same call makes the same
-files. Runs in the virtual environment of the peers, for Pillow and NumPy.
+They are JPEGs of 640×480 and about BYTES bytes: crops and mirror images of PHOTOGRAPHS, or else noise with the spectrum
+of a photograph. Picture i depends only on i and on the photographs, so the same call makes the same files. Runs in the
+virtual environment of the peers, for Pillow and NumPy.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy
 from PIL import Image, ImageOps
 
 WIDTH, HEIGHT = 640, 480
-# A crop keeps at least this part of what fits, so that pictures differ and still look like photographs.
+# A crop keeps at least this share of the largest crop, so that pictures differ and still look like photographs.
 CROP_MIN = 0.6
 
 
@@ -31,7 +31,7 @@ def from_photograph(path: Path, random_state: random.Random) -> Image.Image:
 
 
 def from_noise(seed: int) -> Image.Image:
-    """Noise whose amplitude falls with frequency, as in photographs; the colours follow the brightness."""
+    """Returns noise whose amplitude falls with frequency, as in photographs; the colours follow the brightness."""
     state = numpy.random.default_rng(seed)
     frequency = numpy.hypot(numpy.fft.fftfreq(HEIGHT)[:, None], numpy.fft.rfftfreq(WIDTH)[None, :])
     frequency[0, 0] = 1
@@ -47,7 +47,7 @@ def from_noise(seed: int) -> Image.Image:
 
 
 def encode(picture: Image.Image, wanted: int) -> bytes:
-    """The JPEG whose size is nearest to `wanted` bytes, by bisection over the quality."""
+    """Returns the JPEG whose size is nearest to `wanted` bytes, by bisection over the quality."""
     low, high, best = 30, 97, b""
     while low <= high:
         quality = (low + high) // 2

@@ -1,4 +1,4 @@
-"""What the peers write: an uncompressed Arrow IPC file of `path` and `pixels`, the way that costs them least."""
+"""Writes what the peers write: an uncompressed Arrow IPC file of `path` and `pixels`, which costs them least."""
 
 import json
 import time
@@ -18,7 +18,7 @@ def inputs(directory: str) -> list[str]:
 
 
 def batch(paths: list[str], pixels) -> pyarrow.RecordBatch:
-    """A batch around a contiguous NumPy array of one row a picture, without a copy."""
+    """Returns a batch around a contiguous NumPy array with one row per picture, without a copy."""
     values = pyarrow.Array.from_buffers(pyarrow.uint8(), pixels.size, [None, pyarrow.py_buffer(pixels)])
     return pyarrow.record_batch(
         [pyarrow.array(paths, pyarrow.string()), pyarrow.FixedSizeListArray.from_arrays(values, PIXELS_BYTES)], SCHEMA
@@ -26,7 +26,7 @@ def batch(paths: list[str], pixels) -> pyarrow.RecordBatch:
 
 
 def write(batches, path: str, start_s: float) -> None:
-    """Writes the batches and prints how many pictures that were and the seconds since `start_s`."""
+    """Writes the batches, and prints the number of pictures and the seconds since `start_s`."""
     images = 0
     with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_file(file, SCHEMA) as writer:
         for one in batches:

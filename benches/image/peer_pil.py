@@ -1,4 +1,4 @@
-"""Pillow, one thread: `peer_pil.py INPUT OUTPUT [draft]`. With `draft` libjpeg decodes at reduced scale where it can."""
+"""Pillow on one thread: `peer_pil.py INPUT OUTPUT [draft]`. With `draft`, libjpeg decodes at reduced scale."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""`make bench-image`: JPEGs of 640×480 → decode → resize to 224×224 RGB → written, here and elsewhere."""
+"""`make bench-image`: JPEGs of 640×480 → decode → resize to 224×224 RGB → written, in Cenote and its peers."""
 
 import sys
 from pathlib import Path

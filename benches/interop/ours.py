@@ -1,4 +1,4 @@
-"""Cenote. Arguments: `work.py`. Shows by the addresses of buffers that a hand-over copies nothing."""
+"""Cenote. Arguments: `work.py`. Compares addresses of buffers to show that a hand-over copies nothing."""
 
 import cenote
 import pandas
@@ -6,7 +6,7 @@ import polars
 import pyarrow
 import work
 
-# One batch, so that nobody has chunks to join.
+# Few enough for one batch, so that nobody has to join chunks.
 COPIED_ROWS = 1000
 
 
@@ -21,12 +21,12 @@ def to_polars(directory: str):
 
 
 def address(array: pyarrow.Array) -> int:
-    """Where the values of an array are, its offset taken into account."""
+    """Returns the address of the values of an array, its offset included."""
     return array.buffers()[1].address + array.offset * array.type.bit_width // 8
 
 
 def copied(directory: str) -> dict[str, int]:
-    """How many of the columns of numbers lie elsewhere after a hand-over."""
+    """Counts the columns of numbers that have moved after a hand-over."""
     rows = cenote.open(directory)["numbers"].read(["id", "value"], limit=COPIED_ROWS)
     ours = {name: address(pyarrow.array(rows[name])) for name in rows.columns}
     table = pyarrow.table(rows)

@@ -1,4 +1,4 @@
-"""`make bench-interop`: the answer of a SQL query of 10,000,000 rows handed to Polars, and whose memory it is."""
+"""`make bench-interop`: the time to hand 10,000,000 rows from SQL to Polars, and whether they are copied."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from harness import BenchError, Contestant, Metric
 
 
 def made(python: list[str], script: str, rows: int) -> Path:
-    """The table as `script` keeps it, made if that is not in the cache."""
+    """Returns the directory of the table in the format of `script`, made if it is not cached."""
     data = harness.cache_directory() / "bench-interop" / str(rows) / script
     if not data.is_dir():
         part = data.with_name(f"{script}.part{os.getpid()}")

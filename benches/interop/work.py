@@ -1,4 +1,4 @@
-"""What both contestants of `make bench-interop` do: answer a SQL query and hand the answer to Polars.
+"""The work of both contestants of `make bench-interop`: answer a SQL query and hand the answer to Polars.
 
 Arguments: `make ROWS DIRECTORY` writes the table, `read ROWS DIRECTORY` measures and prints one JSON line.
 """
@@ -35,7 +35,11 @@ def run(
     to_polars: Callable[[str], Callable[[], polars.DataFrame]],
     copied: Callable[[str], dict[str, Any]],
 ) -> None:
-    """`make` writes rows, `to_polars` opens them and gives what answers the query, `copied` says what else the contestant shows."""
+    """Makes the table or measures the query, as the arguments say.
+
+    `make` writes rows, `to_polars` opens them and returns a function that answers the query, and `copied` returns
+    further entries of the report.
+    """
     rows, directory = int(sys.argv[2]), sys.argv[3]
     if sys.argv[1] == "make":
         return make(pyarrow.RecordBatchReader.from_batches(SCHEMA, chunks(rows)), directory)
@@ -45,7 +49,8 @@ def run(
         start_s = time.perf_counter()
         frame = answer()
         times_s.append(time.perf_counter() - start_s)
-        report = {"rows": len(frame), "id_sum": int(frame["id"].sum()), "word_bytes": int(frame["word"].str.len_bytes().sum())}
+        word_bytes = int(frame["word"].str.len_bytes().sum())
+        report = {"rows": len(frame), "id_sum": int(frame["id"].sum()), "word_bytes": word_bytes}
         del frame
     report |= {"first_s": times_s[0], "again_s": min(times_s[1:]), **copied(directory)}
     print(json.dumps(report), flush=True)

@@ -1,4 +1,4 @@
-"""The disk itself: the same bytes in one file, read from its beginning to its end. Arguments: `work.py`."""
+"""The disk itself: the same bytes in one file, read from end to end. Arguments: `work.py`."""
 
 import os
 
@@ -15,7 +15,7 @@ def make(pictures, data: str) -> None:
 
 
 class Loader:
-    """Pieces of the file, the first with all labels."""
+    """Pieces of the file; the first one has all labels."""
 
     def __init__(self, data: str, workers: int, mode: str) -> None:
         self.path = f"{data}/pictures"

@@ -25,7 +25,7 @@ def make(pictures, data: str) -> None:
 
 
 class Loader:
-    """Without workers the loader itself, with workers those of PyTorch's `DataLoader` around it."""
+    """Returns the loader itself without workers, and else PyTorch's `DataLoader` around it."""
 
     def __init__(self, data: str, workers: int, mode: str) -> None:
         transform = [

@@ -1,4 +1,7 @@
-"""torchvision's ImageFolder, one file a picture, in torchdata's loader, which keeps its place. Arguments: `work.py`."""
+"""torchvision's ImageFolder, a file per picture, in torchdata's loader, which keeps its position.
+
+Arguments: `work.py`.
+"""
 
 from pathlib import Path
 
@@ -20,7 +23,7 @@ def read(path: str) -> bytes:
 
 
 def load(data: str, workers: int, mode: str):
-    # ImageFolder is a DatasetFolder that reads by Pillow; libjpeg-turbo into tensors is quicker.
+    # ImageFolder is a DatasetFolder that reads with Pillow; libjpeg-turbo into tensors is faster.
     dataset = DatasetFolder(data, loader=read, extensions=(".jpg",), transform=work.decoder(mode))
     return StatefulDataLoader(
         dataset,

@@ -33,7 +33,7 @@ def load(data: str, workers: int, mode: str):
         batch_size=work.BATCH_ROWS,
         shuffle=True,
         num_workers=workers,
-        # Lance's threads do not outlive a fork.
+        # Lance's threads do not survive a fork.
         multiprocessing_context="spawn" if workers else None,
         collate_fn=Collate(mode),
         generator=torch.Generator().manual_seed(work.SEED),
@@ -41,7 +41,7 @@ def load(data: str, workers: int, mode: str):
 
 
 class Collate:
-    """Rows as a batch, decoded; made anew where it is spawned."""
+    """Decodes rows into a batch; recreated in spawned processes."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode

@@ -1,4 +1,4 @@
-"""LanceDB's StreamingDataset, its transform in its own threads. Arguments: `work.py`."""
+"""LanceDB's StreamingDataset, with the transform in its own threads. Arguments: `work.py`."""
 
 import lancedb
 import pyarrow
@@ -13,7 +13,7 @@ def make(pictures, data: str) -> None:
 
 
 class Transform:
-    """Decodes a batch; made anew where it is spawned."""
+    """Decodes a batch; recreated in spawned processes."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
@@ -29,7 +29,7 @@ class Transform:
 
 
 class Loader:
-    """A dataset for each epoch, as one that was read to its end stays there."""
+    """One dataset per epoch, because one that was read to its end stays there."""
 
     def __init__(self, data: str, workers: int, mode: str) -> None:
         self.table = lancedb.connect(data).open_table("pictures")
@@ -61,7 +61,7 @@ class Loader:
         self.epoch += 1
 
     def state_dict(self):
-        # With workers it has a state only where each has given the same number of samples.
+        # With workers it has a state only after each has given the same number of samples.
         while True:
             try:
                 return self.epoch, self.dataset.state_dict()

@@ -12,7 +12,7 @@ def make(pictures, data: str) -> None:
 
 
 class Dataset(streaming.StreamingDataset):
-    """Decodes as it reads."""
+    """A dataset that decodes as it reads."""
 
     def __init__(self, data: str, mode: str) -> None:
         super().__init__(local=data, shuffle=True, shuffle_seed=work.SEED, batch_size=work.BATCH_ROWS)
@@ -24,7 +24,7 @@ class Dataset(streaming.StreamingDataset):
 
 
 def load(data: str, workers: int, mode: str):
-    # What an earlier loader of this process shares must be gone.
+    # Shared memory of an earlier loader of this process must be gone.
     streaming.base.util.clean_stale_shared_memory()
     return streaming.StreamingDataLoader(
         Dataset(data, mode), batch_size=work.BATCH_ROWS, num_workers=workers, collate_fn=work.collate

@@ -1,4 +1,7 @@
-"""WebDataset: tar files in turn, a shuffle buffer of 1,000, in torchdata's loader, which skips to its place. Arguments: `work.py`."""
+"""WebDataset: tar files in turn, a shuffle buffer of 1,000, in torchdata's loader, which skips to its position.
+
+Arguments: `work.py`.
+"""
 
 import glob
 

@@ -1,4 +1,4 @@
-"""`make bench-loader`: batches of pictures for training, decoded and as they are, here and elsewhere."""
+"""`make bench-loader`: batches of pictures for training, decoded and as they are, in Cenote and its peers."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from harness import BenchError, Contestant, Metric
 from pictures import images
 
 PICTURE_BYTES = 100_000
-# As work.py has them.
+# As in work.py, which needs PyTorch to be imported.
 CLASSES, BATCH_ROWS, SIDE = 100, 64, 224
 PEERS = {
     "imagefolder": "torchvision",
@@ -26,7 +26,7 @@ PEERS = {
 
 
 def made(python: list[str], script: str, pictures: Path) -> Path:
-    """The pictures as `script` keeps them, made if that is not in the cache."""
+    """Returns the directory of the pictures in the format of `script`, made if it is not cached."""
     data = harness.cache_directory() / "bench-loader" / pictures.name / script
     if not data.is_dir():
         print(f"making {data}", file=sys.stderr, flush=True)
@@ -57,7 +57,8 @@ def benchmark() -> None:
     parser = harness.arguments("Load pictures for training: Cenote and six other loaders side by side.")
     parser.add_argument("--count", type=int, default=20_000, help="pictures (default: %(default)s)")
     parser.add_argument("--workers", default="0,2", help="worker processes of PyTorch (default: %(default)s)")
-    parser.add_argument("--modes", default="decode,raw", help="to tensors, or the bytes of the files (default: %(default)s)")
+    modes = "to tensors, or the bytes of the files (default: %(default)s)"
+    parser.add_argument("--modes", default="decode,raw", help=modes)
     options = parser.parse_args()
     pictures, source = images(harness.peers_python(), options.count, PICTURE_BYTES)
     python = [str(harness.torch_python())]
@@ -90,14 +91,15 @@ def benchmark() -> None:
             if mode == "raw" and "disk" in chosen:
                 peers.append(contestant("disk", "disk", "one file from end to end", {}))
             ours = None if options.peers_only else contestant("cenote", "ours", "", whole)
+            crops = f"float32 3x{SIDE}x{SIDE} by random crops"
             settings = {
                 "pictures": options.count,
                 "source": source,
                 "input": f"JPEG 640x480, about {PICTURE_BYTES // 1000} KB, with a label",
-                "output": f"batches of {BATCH_ROWS}: float32 3x{SIDE}x{SIDE} by random crops" if mode == "decode" else "the bytes",
+                "output": f"batches of {BATCH_ROWS}: {crops}" if mode == "decode" else "the bytes",
                 "workers": int(workers),
                 "profile": options.profile,
-                "cold": "files taken out of the page cache; opening the loader counts",
+                "cold": "files evicted from the page cache; opening the loader counts",
             }
             harness.compare(f"loader-{mode}-{workers}", ours, peers, metrics(mode), settings, options)
 

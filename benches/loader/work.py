@@ -1,7 +1,7 @@
-"""What every contestant of `make bench-loader` does: an epoch cold, one warm, half of one and on from there. Prints one JSON line.
+"""The work of every contestant of `make bench-loader`: a cold epoch, a warm one, half of one and a resume from there.
 
-Arguments: `make PICTURES DATA` writes the pictures as the contestant keeps them; `read DATA WORKERS MODE` measures. MODE is `decode`, to
-batches of float tensors, or `raw`, to the bytes of the files.
+Arguments: `make PICTURES DATA` writes the pictures in the contestant's format; `read DATA WORKERS MODE` measures and
+prints one JSON line. MODE is `decode`, for batches of float tensors, or `raw`, for the bytes of the files.
 """
 
 import json
@@ -33,13 +33,13 @@ class Loader(Protocol):
 
 
 def pictures(directory: str) -> Iterator[tuple[int, int, bytes]]:
-    """(number, label, JPEG) of each picture."""
+    """Yields number, label and JPEG of each picture."""
     for number, path in enumerate(sorted(Path(directory).glob("*.jpg"))):
         yield number, number % CLASSES, path.read_bytes()
 
 
 def decoder(mode: str) -> Callable[[bytes], Any]:
-    """What a peer does with one file's bytes: libjpeg-turbo and torchvision's transforms, or nothing."""
+    """Returns a peer's function of one file's bytes: libjpeg-turbo and torchvision's transforms, or the identity."""
     if mode == "raw":
         return lambda data: data
     finish = v2.Compose([
@@ -55,13 +55,13 @@ def decoder(mode: str) -> Callable[[bytes], Any]:
 
 
 def collate(samples: list[tuple[Any, int]]) -> tuple[Any, Any]:
-    """Samples as a batch: one tensor, or a list of bytes."""
+    """Makes samples a batch: one tensor, or a list of bytes."""
     made, labels = zip(*samples, strict=True)
     return (torch.stack(made) if isinstance(made[0], torch.Tensor) else list(made)), torch.tensor(labels)
 
 
 def evict(data: str) -> None:
-    """Takes the files out of the page cache."""
+    """Evicts the files from the page cache."""
     for path in Path(data).rglob("*"):
         if path.is_file():
             file = os.open(path, os.O_RDONLY)
@@ -70,7 +70,7 @@ def evict(data: str) -> None:
 
 
 def bytes_of(batch: Any) -> int:
-    """Bytes of a batch of files, as a list or as Arrow; of a tensor those of its numbers."""
+    """Returns the bytes of a batch of files, a list or an Arrow array, or of a tensor's numbers."""
     if isinstance(batch, list):
         return sum(map(len, batch))
     if isinstance(batch, torch.Tensor):
@@ -79,7 +79,7 @@ def bytes_of(batch: Any) -> int:
 
 
 def run(make: Callable[[Iterable[tuple[int, int, bytes]], str], None], load: Callable[[str, int, str], Loader]) -> None:
-    """`make` writes pictures into a directory, and `load` makes a loader of (data, workers, mode)."""
+    """Makes the data or measures. `make` writes pictures into a directory; `load` takes (data, workers, mode)."""
     if sys.argv[1] == "make":
         return make(pictures(sys.argv[2]), sys.argv[3])
     data, workers, mode = sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -111,5 +111,5 @@ def run(make: Callable[[Iterable[tuple[int, int, bytes]], str], None], load: Cal
     next(iter(loader))
     report["resume_s"] = time.perf_counter() - start_s
     print(json.dumps(report), flush=True)
-    # Some peers' threads and workers do not end by themselves.
+    # The threads and workers of some peers do not end by themselves.
     os._exit(0)

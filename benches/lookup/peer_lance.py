@@ -27,7 +27,7 @@ def get(key: int) -> pyarrow.Table:
 
 
 def take(keys: list[int]) -> pyarrow.Table:
-    """By offset while that is the key: it saves the search. Once rows were replaced, a take by offset lasts seconds."""
+    """Takes by offset while offsets are keys, which saves the search. After upserts, that would take seconds."""
     if not upserted:
         return table.take(keys)
     return table.scanner(filter=f"id IN ({', '.join(map(str, keys))})").to_table()

@@ -1,4 +1,4 @@
-"""`make bench-lookup`: rows by key, one and 100 at a time, before and after small upserts, here and elsewhere."""
+"""`make bench-lookup`: rows by key, one and 100 at a time, before and after small upserts, in Cenote and its peers."""
 
 import array
 import random
@@ -18,8 +18,8 @@ CALL_ROWS = 100
 def make_keys(file: Path, rows: int, gets: int, takes: int, upserts: int) -> dict[str, object]:
     """Writes the keys of every call, in order, as int64, and returns what a contestant must find with them.
 
-    Gets and takes of 100, then upserts of 100, of which the first half are there, then gets and takes again. Rows are
-    loaded with their id as payload; an upsert sets it to minus the number of the call.
+    The calls are gets and takes of 100, then upserts of 100, half of them existing rows, then gets and takes again.
+    Rows are loaded with their id as payload; an upsert sets it to minus the number of the call.
     """
     chance = random.Random(0)
     keys = array.array("q")

@@ -1,6 +1,6 @@
-"""What every peer of `make bench-lookup` does: load, look up, upsert a little, look up again, print the times.
+"""The work of every peer of `make bench-lookup`: load, look up, upsert a little, look up again, print the times.
 
-Arguments: `ROWS GETS TAKES UPSERTS KEYS DIRECTORY`. `run.py` says what stands in the file KEYS.
+Arguments: `ROWS GETS TAKES UPSERTS KEYS DIRECTORY`. `run.py` documents the file KEYS.
 """
 
 import json
@@ -36,7 +36,7 @@ def run(
     get: Callable[[int], pyarrow.Table | list[tuple]],
     take: Callable[[list[int]], pyarrow.Table | list[tuple]],
 ) -> None:
-    """Prints one JSON line. `get` gives the row with a key, `take` 100 rows, as Arrow or as a list."""
+    """Measures and prints one JSON line. `get` returns the row with a key, `take` 100 rows, as Arrow or as a list."""
     rows, gets, takes, upserts = (int(argument) for argument in sys.argv[1:5])
     keys = iter(numpy.fromfile(sys.argv[5], numpy.int64).tolist())
     load(loaded(rows))

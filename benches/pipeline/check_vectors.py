@@ -1,4 +1,7 @@
-"""Checks a peer's file: `check_vectors.py INPUT FILE MODEL`. Every picture is there once, and some vectors are computed again."""
+"""Checks a peer's file: `check_vectors.py INPUT FILE MODEL`.
+
+Every picture must be there once; some vectors are computed again.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Daft, its native runner, the model in a class with an instance a core: `peer_daft.py INPUT OUTPUT MODEL`."""
+"""Daft, its native runner, the model in a class with an instance per core: `peer_daft.py INPUT OUTPUT MODEL`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Ray Data, the model in an actor a core: `peer_ray.py INPUT OUTPUT MODEL`. The clock starts when Ray is up."""
+"""Ray Data, the model in an actor per core: `peer_ray.py INPUT OUTPUT MODEL`. The clock starts when Ray is up."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-# Workers import the modules beside this file too.
+# Workers also import the modules beside this file.
 HERE = os.path.dirname(os.path.abspath(__file__))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -36,7 +36,7 @@ def batches(paths: list[str], cores: int, model: str):
 
 
 if __name__ == "__main__":
-    # The sockets below this directory may have names of 107 bytes at most, so it is not the harness's own.
+    # Paths of sockets have 107 bytes at most, so this directory is not the harness's own.
     with tempfile.TemporaryDirectory(prefix="ray-") as directory:
         cores = len(os.sched_getaffinity(0))
         ray.init(num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR, _temp_dir=directory)

@@ -1,4 +1,4 @@
-"""`make bench-pipeline`: JPEGs → decode → resize → a vector by an ONNX model → written, here and elsewhere."""
+"""`make bench-pipeline`: JPEGs → decode → resize → a vector by an ONNX model → written, in Cenote and its peers."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ MODEL = "efficientnet_lite0"
 
 
 def model() -> Path:
-    """The ONNX file that our side runs, which has to be there: the first run of our side makes it."""
+    """Returns the ONNX file that Cenote runs, which its first run has made."""
     found = sorted((harness.cache_directory() / "models").glob(f"{MODEL}-*/model.onnx"))
     if not found:
         raise BenchError(f"the model {MODEL} is not in the cache: run `make demo` once, which makes it")

@@ -1,4 +1,4 @@
-"""What the peers do with a picture, by Pillow and ONNX Runtime, and the file that they write."""
+"""The work of the peers on a picture, by Pillow and ONNX Runtime, and the file that they write."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def inputs(directory: str) -> list[str]:
 
 
 def prepare(image: Image.Image) -> numpy.ndarray:
-    """The middle square as the model takes it, 3×224×224."""
+    """Returns the middle square as the model takes it, 3×224×224."""
     side = min(image.size) * SIDE / SHORT_SIDE
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -31,7 +31,7 @@ def prepare(image: Image.Image) -> numpy.ndarray:
 
 
 class Embedder:
-    """The model with one thread, so that as many as there are cores do not fight for them."""
+    """The model in one thread, so that one model per core does not oversubscribe the cores."""
 
     def __init__(self, model: str) -> None:
         options = onnxruntime.SessionOptions()
@@ -40,11 +40,14 @@ class Embedder:
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def embed(self, paths: list[str]) -> numpy.ndarray:
-        """The vectors of these files. One picture a call: larger batches are no faster on one core, and ours does so too."""
+        """Returns the vectors of these files.
+
+        It runs one picture per call, as Cenote does; larger batches are not faster on one core.
+        """
         vectors = numpy.empty((len(paths), FEATURES), numpy.float32)
         for row, path in enumerate(paths):
             with Image.open(path) as image:
-                # As our side does, the decoder may work at a reduced scale.
+                # The decoder may work at a reduced scale, as Cenote's does.
                 image.draft("RGB", (SHORT_SIDE, SHORT_SIDE))
                 (vectors[row],) = self.session.run(["features"], {"image": prepare(image)[None]})[0]
         return vectors
@@ -57,7 +60,7 @@ def batch(paths: list[str], vectors: numpy.ndarray) -> pyarrow.RecordBatch:
 
 
 def write(batches, path: str, start_s: float) -> None:
-    """Writes the batches and prints how many pictures that were and the seconds since `start_s`."""
+    """Writes the batches, and prints the number of pictures and the seconds since `start_s`."""
     images = 0
     with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_file(file, SCHEMA) as writer:
         for one in batches:

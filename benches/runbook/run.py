@@ -1,4 +1,4 @@
-"""`make bench-runbook`: insert, delete, replace and search in turns; any hit of a deleted or former row fails the run."""
+"""`make bench-runbook`: insert, delete, replace and search in turns; a hit of a deleted or old row fails the run."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,8 @@ from harness import Metric
 
 
 def benchmark() -> None:
-    options = vectors.parser("Stream rows in and out of a table and search it: Cenote's kinds of index.", 100_000).parse_args()
+    parser = vectors.parser("Stream rows in and out of a table and search it: Cenote's kinds of index.", 100_000)
+    options = parser.parse_args()
     ours, peers = vectors.contestants("runbook", options, ())
     metrics = [
         Metric("mean recall", "", "higher", lambda run: run.report["mean"]),

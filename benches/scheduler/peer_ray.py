@@ -1,4 +1,4 @@
-"""Ray on one machine, a worker a core: `peer_ray.py TASKS CALLS TRIPS FAN`. Every clock starts when Ray and its workers are up."""
+"""Ray on one machine, a worker per core: `peer_ray.py TASKS CALLS TRIPS FAN`. Clocks start when the workers are up."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def mixed(milliseconds: int, *_inputs: None) -> None:
 
 
 def mixed_graph(cores: int) -> float:
-    """The makespan of the graph that `bench_scheduler.rs` makes, over its lower bound."""
+    """Returns the makespan of the graph that `bench_scheduler.rs` makes, over its lower bound."""
     state = 0
 
     def below(limit: int) -> int:
@@ -72,7 +72,7 @@ def mixed_graph(cores: int) -> float:
 
 
 def objects(size: int) -> tuple[float, float]:
-    """Means of putting and of getting, in µs."""
+    """Returns the mean times of a put and of a get, in µs."""
     batch = pyarrow.record_batch({"number": numpy.arange(size // 8)})
     put_s = get_s = 0.0
     for _ in range(PUTS):
@@ -125,7 +125,7 @@ def measure(tasks: int, calls: int, trips: int, fan: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    # The sockets below this directory may have names of 107 bytes at most, so it is not the harness's own.
+    # Paths of sockets have 107 bytes at most, so this directory is not the harness's own.
     with tempfile.TemporaryDirectory(prefix="ray-") as directory:
         ray.init(
             num_cpus=len(os.sched_getaffinity(0)),

@@ -1,4 +1,4 @@
-"""`make bench-scheduler`: what a task, an actor call and an object cost, here and in Ray."""
+"""`make bench-scheduler`: the cost of a task, an actor call and an object, in Cenote and Ray."""
 
 import statistics
 import sys
@@ -27,7 +27,7 @@ def metrics() -> list[Metric]:
 
 
 def benchmark() -> None:
-    parser = harness.arguments("What a task, a call and an object cost: Cenote and Ray side by side.")
+    parser = harness.arguments("Measure the cost of a task, a call and an object: Cenote and Ray side by side.")
     parser.add_argument("--fan", type=int, default=10_000, help="tasks fanned out and in (default: %(default)s)")
     options = parser.parse_args()
     fan = options.fan
@@ -38,13 +38,13 @@ def benchmark() -> None:
         return Contestant(
             name=name,
             command=[*program, *map(str, counts.values()), str(fan)],
-            # Every call came once, and the numbers from 1 to the fan add up.
+            # Every call must arrive once, and the numbers from 1 to the fan must add up.
             expected={"called": calls, "fan_sum": fan * (fan + 1) // 2},
             settings={f"{name}_{what}": count for what, count in counts.items()} | settings,
             processes="many" if name == "ray" else "one",
         )
 
-    # Ray does fewer, because it would take minutes; the figures are rates.
+    # Ray does fewer, because as many would take minutes; the figures are rates.
     ray = contestant(
         "ray",
         [str(python), str(HERE / "peer_ray.py")],

@@ -1,4 +1,7 @@
-"""Writes the texts and queries of `bench-text`, one a line. Arguments: PAGES (`pages.jsonl.gz`), COPIES, QUERIES, DIRECTORY."""
+"""Writes the texts and queries of `bench-text`, one per line.
+
+Arguments: PAGES (`pages.jsonl.gz`), COPIES, QUERIES, DIRECTORY.
+"""
 
 import gzip
 import json
@@ -8,7 +11,7 @@ import sys
 from pathlib import Path
 
 PAGES, COPIES, QUERIES, DIRECTORY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-# What English indexes drop, of the words that pages have: a query asks for none of them.
+# The stop words that pages have: English indexes drop them, so no query asks for one.
 STOP_WORDS = set("and are but for into not such that the their then there these they this was will with".split())
 
 with gzip.open(PAGES, "rt") as lines:
@@ -18,7 +21,7 @@ DIRECTORY.mkdir(parents=True, exist_ok=True)
 with (DIRECTORY / "texts").open("w") as file:
     for copy in range(COPIES):
         for text in texts:
-            # Each copy is shorter by a word, so that few rows fit equally well.
+            # Each copy is a word shorter, so that few rows score the same.
             words = text.split()
             file.write(" ".join(words[: max(1, len(words) - copy)]) + "\n")
 chance = random.Random(0)

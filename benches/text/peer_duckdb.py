@@ -1,4 +1,4 @@
-"""DuckDB's extension fts, with English stems. Its index follows no change: it is made anew. Arguments: `work.py`."""
+"""DuckDB's extension fts, with English stems. Its index is rebuilt after changes. Arguments: `work.py`."""
 
 import duckdb
 import pyarrow
@@ -14,7 +14,8 @@ rows_bytes = work.bytes_under(work.DIRECTORY)
 
 
 def build() -> None:
-    database.execute("PRAGMA create_fts_index('pages', 'id', 'text', stemmer='english', stopwords='english', overwrite=1)")
+    english = "stemmer='english', stopwords='english'"
+    database.execute(f"PRAGMA create_fts_index('pages', 'id', 'text', {english}, overwrite=1)")
     database.execute("CHECKPOINT")
 
 

@@ -1,4 +1,4 @@
-"""LanceDB's full-text index, with English stems, stop words dropped. Arguments: `work.py`."""
+"""LanceDB's full-text index, with English stems, without stop words. Arguments: `work.py`."""
 
 import lancedb
 import pyarrow
@@ -25,7 +25,8 @@ def change() -> None:
 
 
 def ask(text: str) -> list[int]:
-    return table.search(text, query_type="fts").limit(work.NEAREST).select(["id", "_score"]).to_arrow()["id"].to_pylist()
+    best = table.search(text, query_type="fts").limit(work.NEAREST).select(["id", "_score"])
+    return best.to_arrow()["id"].to_pylist()
 
 
 indexes = work.DIRECTORY / "pages.lance" / "_indices"

@@ -1,4 +1,4 @@
-"""Tantivy's Python package, with English stems. What is written is found after a commit and a reload. Arguments: `work.py`."""
+"""Tantivy's Python package, with English stems. Writes are found after a commit and a reload. Arguments: `work.py`."""
 
 import tantivy
 import work

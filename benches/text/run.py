@@ -1,4 +1,4 @@
-"""`make bench-text`: the ten best of ten copies of the tldr pages by BM25, before and after a change of 1%, here and elsewhere."""
+"""`make bench-text`: the ten best of ten copies of the tldr pages by BM25, before and after a change of 1%."""
 
 import statistics
 import subprocess
@@ -27,7 +27,7 @@ def prepare(python: Path, copies: int, queries: int) -> Path:
 
 
 def has_duckdb_fts(python: Path) -> bool:
-    """DuckDB brings its extension fts from a server of its own, or has it from an earlier time."""
+    """Returns whether DuckDB has its extension fts, from its own server or from an earlier run."""
     load = "import duckdb; duckdb.connect().execute('INSTALL fts; LOAD fts')"
     return subprocess.run([python, "-c", load], check=False, capture_output=True).returncode == 0
 
@@ -36,7 +36,8 @@ def metrics() -> list[Metric]:
     chosen = []
     for name, when in (("before", ""), ("changed", " after a change")):
         times = lambda run, name=name: run.report[name]["times_ms"]
-        chosen.append(Metric(f"speed{when}", "queries/s", "higher", lambda run, times=times: 1e3 / statistics.mean(times(run))))
+        speed = lambda run, times=times: 1e3 / statistics.mean(times(run))
+        chosen.append(Metric(f"speed{when}", "queries/s", "higher", speed))
         for percent in (50, 99):
             read = lambda run, times=times, percent=percent: statistics.quantiles(times(run), n=100)[percent - 1]
             chosen.append(Metric(f"p{percent}{when}", "ms", "lower", read))
@@ -52,7 +53,7 @@ def metrics() -> list[Metric]:
 def benchmark() -> None:
     parser = harness.arguments("Search texts: Cenote, LanceDB, Tantivy and DuckDB side by side.")
     parser.add_argument("--copies", type=int, default=10, help="copies of 34,608 pages (default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=1000, help="searches a pass (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=1000, help="searches per pass (default: %(default)s)")
     options = parser.parse_args()
     python = harness.peers_python()
     directory = prepare(python, options.copies, options.queries)

@@ -1,4 +1,4 @@
-"""What the peers of `bench-text` do between their libraries' calls. Arguments: TEXTS, QUERIES, DIRECTORY."""
+"""The work of the peers of `bench-text` apart from their libraries' calls. Arguments: TEXTS, QUERIES, DIRECTORY."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def bytes_under(directory: Path) -> int:
 
 
 def search(name: str, ask) -> None:
-    """`ask(query)` gives the ids of the best rows."""
+    """Measures and prints one JSON line. `ask(query)` returns the ids of the best rows."""
     times_ms, hits = [], []
     for query in QUERIES:
         start = time.perf_counter()

@@ -1,4 +1,7 @@
-"""Lance itself, by merge_insert on a table with a BTree on the key: `peer_lance.py ROWS CALLS LARGE_CALLS DIRECTORY`."""
+"""Lance itself, by merge_insert on a table with a BTree on the key.
+
+Arguments: `ROWS CALLS LARGE_CALLS DIRECTORY`.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`make bench-upsert`: durable upserts of 1, 100 and 10,000 rows into a table of vectors, and lookups by key, here and elsewhere."""
+"""`make bench-upsert`: durable upserts of 1, 100 and 10,000 rows into a table of vectors, and lookups by key."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ LARGE_CALLS = 60
 
 
 def rows_after(rows: int, calls: int, large_calls: int) -> int:
-    """How many rows there are when every call was made: what a plain set says."""
+    """Returns the number of rows after every call, counted by a plain set."""
     written = calls + 100 * calls + 10_000 * large_calls
     return len(set(range(rows)).union(number * 7919 % (2 * rows) for number in range(written)))
 
@@ -22,7 +22,8 @@ def benchmark() -> None:
     parser = harness.arguments("Upsert small batches: Cenote, Lance, LanceDB and DuckDB side by side.")
     parser.add_argument("--rows", type=int, default=200_000, help="rows loaded first (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=1000, help="calls of 1 and of 100 rows (default: %(default)s)")
-    parser.add_argument("--peer-calls", type=int, default=60, help="the same for Lance and LanceDB (default: %(default)s)")
+    peer_calls = "the same for Lance and LanceDB (default: %(default)s)"
+    parser.add_argument("--peer-calls", type=int, default=60, help=peer_calls)
     options = parser.parse_args()
     python = harness.peers_python()
 

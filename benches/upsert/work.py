@@ -1,4 +1,4 @@
-"""What every peer of `make bench-upsert` does: load, upsert by calls of three sizes, look keys up, print the times."""
+"""The work of every peer of `make bench-upsert`: load, upsert in calls of three sizes, look keys up, print times."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def run(
     lookup: Callable[[int], int],
     count: Callable[[], int],
 ) -> None:
-    """Prints one JSON line. `lookup` gives how many rows a key has, 0 or 1."""
+    """Measures and prints one JSON line. `lookup` returns the number of rows with a key, 0 or 1."""
     rows, small_calls, large_calls = (int(argument) for argument in sys.argv[1:4])
     load(batch(numpy.arange(rows, dtype=numpy.int64)))
     report: dict[str, float] = {}

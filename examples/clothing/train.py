@@ -1,9 +1,9 @@
-"""Trains a small image classifier on photographs of clothes in a lake, on the CPU, and prints how often it is right.
+"""Trains a small image classifier on photographs of clothes in a lake, on the CPU, and prints its accuracy.
 
-    python examples/clothing/train.py ../shared/assets/clothing-cc0 --epochs 20
+    python examples/clothing/train.py FOLDER --epochs 20
 
-The folder has `train/CLASS/*.jpg` and `validation/CLASS/*.jpg`. The lake keeps them from one run to the next; a run that was stopped
-goes on with the sample at which it was stopped.
+FOLDER has `train/CLASS/*.jpg` and `validation/CLASS/*.jpg`. The lake keeps the photographs between runs, and a run
+that was stopped resumes after the last epoch that it finished.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHAPES = [cenote.op.random_resized_crop(SIDE, scale=(0.5, 1.0)), cenote.op.rando
 
 
 def ingest(lake: cenote.Lake, folder: Path) -> cenote.Table:
-    """The photographs as a table: path, which part they belong to, class, and the picture. What is there already stays."""
+    """Returns the table of photographs, which it fills on the first call: path, part, class and picture of each."""
     if "clothes" in lake.tables():
         return lake.table("clothes")
     schema = {"path": str, "part": str, "name": str, "label": int, "picture": cenote.Image}
@@ -51,7 +51,7 @@ def ingest(lake: cenote.Lake, folder: Path) -> cenote.Table:
 
 
 def network(classes: int) -> nn.Module:
-    """Four convolutions, each followed by a halving of the picture."""
+    """Returns four convolutions, each followed by pooling that halves the picture's sides."""
     layers: list[nn.Module] = []
     for inputs, outputs in [(3, 32), (32, 64), (64, 128), (128, 128)]:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
@@ -107,14 +107,14 @@ def main() -> None:
                 loss.backward()
                 optimizer.step()
                 lost += float(loss.detach()) * batch.rows
-            torch.save(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loader": train.state_dict()}, checkpoint
-            )
-            seconds = time.monotonic() - start
-            print(f"epoch {epoch}: loss {lost / train.epoch_rows:.3f}, {train.epoch_rows / seconds:.0f} photographs/s", flush=True)
+            states = {"model": model, "optimizer": optimizer, "loader": train}
+            torch.save({name: part.state_dict() for name, part in states.items()}, checkpoint)
+            loss_mean, rate = lost / train.epoch_rows, train.epoch_rows / (time.monotonic() - start)
+            print(f"epoch {epoch}: loss {loss_mean:.3f}, {rate:.0f} photographs/s", flush=True)
 
         stats = train.stats()
-        print(f"training waited {stats['wait_seconds']:.1f} s for photographs; threads decoded for {stats['decode_seconds']:.1f} s")
+        waited, decoded = stats["wait_seconds"], stats["decode_seconds"]
+        print(f"training waited {waited:.1f} s for photographs; threads decoded for {decoded:.1f} s")
         print(f"accuracy {accuracy(model, check):.3f} on {check.epoch_rows} photographs that it never saw")
 
 

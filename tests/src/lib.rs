@@ -1,1 +1,1 @@
-//! Whole-system tests; see `tests/`.
+//! An empty library: the whole-system tests are in `tests/`.

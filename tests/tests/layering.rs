@@ -1,11 +1,11 @@
-//! The house rules of ARCHITECTURE.md, read from the manifests.
+//! The layering rules of ARCHITECTURE.md, checked against the manifests.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Foreign crates that stay in some of ours.
+/// Foreign crates, each with the crates that may depend on it.
 const FOREIGN: [(&str, &[&str]); 8] = [
     ("lance", &["crates/store", "crates/index"]),
     ("datafusion", &["crates/query"]),
@@ -18,11 +18,11 @@ const FOREIGN: [(&str, &[&str]); 8] = [
 ];
 
 fn root() -> PathBuf {
-    // Where it runs, not where it was compiled: clones share a build directory.
+    // Read at run time, not at compile time, because clones share a build directory.
     Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf()
 }
 
-/// Layer of each crate in the table of ARCHITECTURE.md.
+/// Returns the layer of each crate in the table of ARCHITECTURE.md.
 fn documented() -> BTreeMap<String, u32> {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     page.lines()
@@ -34,7 +34,7 @@ fn documented() -> BTreeMap<String, u32> {
         .collect()
 }
 
-/// Directory → (package name, names of its dependencies).
+/// Returns the package name and the names of the dependencies of each crate, by directory.
 fn members() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut members = BTreeMap::new();
     for pattern in ["crates", "operators", "."] {

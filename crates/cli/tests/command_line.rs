@@ -86,11 +86,15 @@ fn jpeg(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn the_tour_of_the_readme_works() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_tour_of_the_readme_and_the_docs_works() {
+    // The tours of the pages in docs continue in the README's lake.
+    let mut pages: Vec<_> = std::fs::read_dir(root().join("docs")).unwrap().map(|page| page.unwrap().path()).collect();
+    pages.sort();
+    pages.insert(0, root().join("README.md"));
+    let text: String = pages.iter().map(|page| std::fs::read_to_string(page).unwrap()).collect();
     let blocks: Vec<&str> =
-        readme.split("<!-- tour -->\n```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert!(blocks.len() >= 5, "the tour has {} blocks", blocks.len());
+        text.split("<!-- tour -->\n```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 7, "the tour has {} blocks", blocks.len());
     let directory = tempfile::tempdir().unwrap();
     let binaries = Path::new(BINARY).parent().unwrap();
     let path = std::env::join_paths(
