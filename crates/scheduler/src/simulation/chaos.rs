@@ -8,9 +8,9 @@ use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Random, Resources, Result, Share};
 use tokio::task::JoinHandle;
 
-use super::audit::audit;
 use super::{Threads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
+use crate::core::audit::audit;
 use crate::{Cancel, Hold, Job, JobOptions, ObjectRef, Priority, SchedulerOptions, Value, WorkOptions};
 
 const BUDGET_BYTES: u64 = 4000;

@@ -8,7 +8,7 @@ use cenote_base::{ByteSize, Random, Resources};
 use tokio::time::Instant;
 
 use super::{Threads, for_seeds};
-use crate::fair::PASSED_OVER_MAX;
+use crate::state::fair::PASSED_OVER_MAX;
 use crate::{JobOptions, Priority, SchedulerOptions, Value, WorkOptions};
 
 const LASTS_MAX: Duration = Duration::from_millis(20);

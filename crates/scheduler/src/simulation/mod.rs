@@ -2,7 +2,6 @@
 //!
 //! `CENOTE_SEED=n` replays one seed; `CENOTE_LONG=1` runs thousands.
 
-mod audit;
 mod chaos;
 mod fairness;
 mod makespan;
@@ -14,8 +13,8 @@ use std::time::Duration;
 use cenote_base::Random;
 use tokio::time::Instant;
 
-use crate::fair::Place;
 use crate::kernel::Ended;
+use crate::state::fair::Place;
 use crate::{Accelerator, Scheduler, SchedulerOptions};
 
 /// Runs `test` for every seed, each on a paused clock of its own.

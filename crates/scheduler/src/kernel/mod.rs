@@ -11,15 +11,15 @@ use cenote_base::{Error, Result};
 use tokio::time::Instant;
 
 use crate::accelerator::Accelerator;
-use crate::arena::Key;
 use crate::cancel::OnCancel;
 use crate::core::{Core, Effect, Start};
-use crate::fair::Place;
-use crate::object::Value;
-use crate::objects::{Found, Victim};
-use crate::placement::Backlog;
-use crate::spill::SpillDirectory;
-use crate::task::{Environment, Work};
+use crate::front::placement::Backlog;
+use crate::objects::spill::SpillDirectory;
+use crate::objects::value::Value;
+use crate::state::arena::Key;
+use crate::state::fair::Place;
+use crate::state::object_table::{Found, Victim};
+use crate::state::task::{Environment, Work};
 
 /// How long a thread looks out for what it waits for before it sleeps: longer than the operating system takes to wake
 /// it.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
-use crate::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
-use crate::object::Value;
+use crate::children::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
+use crate::objects::value::Value;
 
 /// How often a busy child is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(10);

@@ -10,19 +10,19 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::accelerator::DeviceOptions;
-use crate::arena::Key;
 use crate::cancel::OnCancel;
 use crate::core::Core;
-use crate::fair::Place;
+use crate::core::status::{Status, Usage};
+use crate::front::options::{Job, JobHandle, JobOptions, SchedulerOptions, WorkOptions};
+use crate::front::reference::ObjectRef;
 use crate::kernel::Kernel;
-use crate::ledger::{Device, Ledger};
-use crate::object::Value;
-use crate::options::{Job, JobHandle, JobOptions, SchedulerOptions, WorkOptions};
-use crate::reference::ObjectRef;
-use crate::spill::SpillDirectory;
-use crate::status::{Status, Usage};
-use crate::task::{Call, Context, Environment, Function, NewTask, Recipe, Spec, Work};
-use crate::trace::{self, Trace};
+use crate::objects::spill::SpillDirectory;
+use crate::objects::value::Value;
+use crate::state::arena::Key;
+use crate::state::fair::Place;
+use crate::state::ledger::{Device, Ledger};
+use crate::state::task::{Call, Context, Environment, Function, NewTask, Recipe, Spec, Work};
+use crate::state::trace::{self, Trace};
 
 /// Hands out resources, runs work on threads of its own and keeps objects. Clones share them. When the last clone is
 /// dropped, work that has not started is cancelled, and running work goes on to its end.

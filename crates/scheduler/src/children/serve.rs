@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 
 use cenote_base::{Context as _, Result};
 
-use crate::frame::{FrameKind, GREETING, content_of, failure_content, outcome, read_frame, write_frame};
-use crate::object::Value;
+use crate::children::frame::{FrameKind, GREETING, content_of, failure_content, outcome, read_frame, write_frame};
+use crate::objects::value::Value;
 
 /// Answers calls until the parent has no more: the whole of a child's `main`. Standard input is the connection; standard output and
 /// standard error are the parent's standard error, so the program may print what it likes.

@@ -4,6 +4,13 @@
 //! do so in a process, and a seeded driver in the simulation test. What has to happen outside the lock is left in
 //! [`Core::effects`].
 
+pub(crate) mod actors;
+#[cfg(test)]
+pub(crate) mod audit;
+mod ending;
+mod lineage;
+pub(crate) mod status;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +18,16 @@ use cenote_base::{Error, Random, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::actors::{Actors, States};
-use crate::arena::{Arena, Key};
-use crate::fair::{Fair, Place, Priority};
-use crate::ledger::{Grant, Ledger};
-use crate::metrics::Counters;
-use crate::object::Value;
-use crate::objects::{Found, Objects, State, Victim};
-use crate::task::{ActorCall, Context, NewTask, Running, Spec, Task, TaskState, Work};
-use crate::timers::{Event, Timers};
-use crate::trace::{Trace, Try};
+use crate::core::actors::{Actors, States};
+use crate::objects::value::Value;
+use crate::state::arena::{Arena, Key};
+use crate::state::counters::Counters;
+use crate::state::fair::{Fair, Place, Priority};
+use crate::state::ledger::{Grant, Ledger};
+use crate::state::object_table::{Found, Objects, State, Victim};
+use crate::state::task::{ActorCall, Context, NewTask, Running, Spec, Task, TaskState, Work};
+use crate::state::timers::{Event, Timers};
+use crate::state::trace::{Trace, Try};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use cenote_base::Error;
 use tokio::time::Instant;
 
-use crate::arena::Key;
 use crate::core::{Core, Keep};
-use crate::objects::State;
-use crate::task::{Call, NewTask, Task, TaskState, Work};
+use crate::state::arena::Key;
+use crate::state::object_table::State;
+use crate::state::task::{Call, NewTask, Task, TaskState, Work};
 
 impl Core {
     /// Runs the recipe of an object that was lost or dropped once more.

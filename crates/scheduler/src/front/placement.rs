@@ -11,11 +11,11 @@ use cenote_base::{Error, Resources, Result, Share};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::object::Value;
-use crate::options::WorkOptions;
-use crate::reference::ObjectRef;
-use crate::scheduler::{Scheduler, Withdraw, deliver};
-use crate::task::{Environment, NewTask, Spec, Work};
+use crate::front::options::WorkOptions;
+use crate::front::reference::ObjectRef;
+use crate::front::scheduler::{Scheduler, Withdraw, deliver};
+use crate::objects::value::Value;
+use crate::state::task::{Environment, NewTask, Spec, Work};
 
 /// A measurement's part in the mean.
 const NEWEST_WEIGHT: f64 = 0.25;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-use crate::arena::Key;
+use crate::state::arena::Key;
 
 /// What happens when its time comes.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cenote_base::{ByteSize, Result};
 use tokio::time::Instant;
 
-use crate::task::Spec;
+use crate::state::task::Spec;
 
 /// The newest tries, in bounded memory.
 #[derive(Debug)]

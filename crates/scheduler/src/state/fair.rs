@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::arena::{Arena, Key};
-use crate::ledger::{Ledger, Request};
+use crate::state::arena::{Arena, Key};
+use crate::state::ledger::{Ledger, Request};
 
 /// How often other work may start in front of a request that does not fit.
 pub(crate) const PASSED_OVER_MAX: u32 = 32;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use cenote_base::Error;
 use tokio::sync::oneshot;
 
-use crate::arena::{Arena, Key};
-use crate::ledger::Memory;
-use crate::object::Value;
-use crate::spill::SpillFile;
-use crate::task::Recipe;
+use crate::objects::spill::SpillFile;
+use crate::objects::value::Value;
+use crate::state::arena::{Arena, Key};
+use crate::state::ledger::Memory;
+use crate::state::task::Recipe;
 
 /// Generations of objects that can be made again one from the other. Past it an object is as if it had been `put`, so that
 /// a loop that feeds its result to itself does not remember all its rounds.

@@ -7,10 +7,10 @@ use cenote_base::{ByteSize, Resources};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::arena::Key;
 use crate::core::Core;
-use crate::metrics::Counters;
-use crate::task::{Task, TaskState};
+use crate::state::arena::Key;
+use crate::state::counters::Counters;
+use crate::state::task::{Task, TaskState};
 
 /// Tasks named in a [`Status`] at most, of each kind; the rest are counted.
 const NAMED_MAX: usize = 32;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use cenote_base::{ByteSize, Resources, memory_available_bytes};
 
 use crate::accelerator::DeviceOptions;
-use crate::arena::Key;
 use crate::cancel::Cancel;
-use crate::fair::Priority;
 use crate::kernel::Kernel;
+use crate::state::arena::Key;
+use crate::state::fair::Priority;
 
 /// What a [`Scheduler`](crate::Scheduler) may hand out.
 #[derive(Debug, Clone)]

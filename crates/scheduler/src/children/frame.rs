@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 
 use cenote_base::{Error, ErrorKind, Result};
 
-use crate::object::Value;
-use crate::spill::{decode, encode};
+use crate::objects::spill::{decode, encode};
+use crate::objects::value::Value;
 
 /// What a child says first, so that another program is noticed at once. The last byte is the version of the protocol.
 pub(crate) const GREETING: &[u8] = b"cenote child\x01";

@@ -4,9 +4,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::arena::Key;
 use crate::kernel::Kernel;
-use crate::object::Value;
+use crate::objects::value::Value;
+use crate::state::arena::Key;
 
 /// A reference to an object that is there or will be. Clones share it; when the last is dropped and no task needs the
 /// object, its memory or file is given back.

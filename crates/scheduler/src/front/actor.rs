@@ -9,12 +9,12 @@ use cenote_base::{Error, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::actors::{NewActor, States};
-use crate::arena::Key;
-use crate::object::Value;
-use crate::options::WorkOptions;
-use crate::scheduler::{Scheduler, Withdraw, deliver};
-use crate::task::{Context, Environment, NewTask, Spec, Work};
+use crate::core::actors::{NewActor, States};
+use crate::front::options::WorkOptions;
+use crate::front::scheduler::{Scheduler, Withdraw, deliver};
+use crate::objects::value::Value;
+use crate::state::arena::Key;
+use crate::state::task::{Context, Environment, NewTask, Spec, Work};
 
 type Build<S> = Arc<dyn Fn() -> Result<S> + Send + Sync>;
 

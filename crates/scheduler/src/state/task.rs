@@ -8,11 +8,11 @@ use cenote_base::Result;
 use tokio::time::Instant;
 
 use crate::accelerator::Accelerator;
-use crate::arena::Key;
 use crate::cancel::Cancel;
-use crate::fair::Place;
-use crate::ledger::{Grant, Request};
-use crate::object::Value;
+use crate::objects::value::Value;
+use crate::state::arena::Key;
+use crate::state::fair::Place;
+use crate::state::ledger::{Grant, Request};
 
 /// What running work can ask.
 #[derive(Debug, Clone)]

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::arena::{Arena, Key};
 use crate::core::{Core, Effect};
-use crate::fair::Place;
-use crate::ledger::{Grant, Request};
-use crate::task::{ActorCall, Task, TaskState};
-use crate::timers::Event;
+use crate::state::arena::{Arena, Key};
+use crate::state::fair::Place;
+use crate::state::ledger::{Grant, Request};
+use crate::state::task::{ActorCall, Task, TaskState};
+use crate::state::timers::Event;
 
 /// Where the states of an actor are kept, by number.
 pub(crate) trait States: Send + Sync {

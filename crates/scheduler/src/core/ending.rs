@@ -3,10 +3,10 @@
 use cenote_base::Error;
 use tokio::time::Instant;
 
-use crate::arena::Key;
 use crate::core::Core;
-use crate::task::TaskState;
-use crate::timers::Event;
+use crate::state::arena::Key;
+use crate::state::task::TaskState;
+use crate::state::timers::Event;
 
 impl Core {
     /// Ends tasks that failed without running, and those that wait for them.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use cenote_base::{Error, Resources, Result};
 use tokio::time::Instant;
 
-use crate::arena::Key;
 use crate::core::Core;
+use crate::front::options::WorkOptions;
+use crate::front::scheduler::{Scheduler, Withdraw, typed};
 use crate::kernel::Kernel;
-use crate::ledger::Grant;
-use crate::options::WorkOptions;
-use crate::scheduler::{Scheduler, Withdraw, typed};
-use crate::task::NewTask;
+use crate::state::arena::Key;
+use crate::state::ledger::Grant;
+use crate::state::task::NewTask;
 
 /// A part of the memory budget, until it is dropped.
 pub struct Hold {

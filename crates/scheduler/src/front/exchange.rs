@@ -7,14 +7,14 @@ use cenote_base::{Error, Resources, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::arena::Key;
+use crate::front::options::WorkOptions;
+use crate::front::reference::{ObjectRef, Pinned};
+use crate::front::scheduler::{Scheduler, Withdraw, deliver};
 use crate::kernel::Kernel;
-use crate::object::Value;
-use crate::objects::{Found, State};
-use crate::options::WorkOptions;
-use crate::reference::{ObjectRef, Pinned};
-use crate::scheduler::{Scheduler, Withdraw, deliver};
-use crate::task::{Environment, NewTask, Spec, Work};
+use crate::objects::value::Value;
+use crate::state::arena::Key;
+use crate::state::object_table::{Found, State};
+use crate::state::task::{Environment, NewTask, Spec, Work};
 
 impl Scheduler {
     /// Keeps `value` as an object. Waits while memory has no room for it and cannot make any.

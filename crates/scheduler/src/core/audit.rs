@@ -1,13 +1,13 @@
 //! What must hold after every event: the books agree with what is there, and nothing is given out twice.
 
 use crate::core::Core;
-use crate::objects::State;
-use crate::task::TaskState;
+use crate::state::object_table::State;
+use crate::state::task::TaskState;
 
 /// Panics unless the core's sums agree with its parts, and no resource is given out beyond its total.
 ///
 /// `in_transit_bytes` is how much may be in memory beyond the budget: one output for each thread.
-pub(super) fn audit(core: &Core, in_transit_bytes: u64) {
+pub(crate) fn audit(core: &Core, in_transit_bytes: u64) {
     let memory = &core.ledger.memory;
     let (mut pinned, mut idle, mut present) = (0, 0, 0);
     for (key, object) in core.objects.arena.iter() {

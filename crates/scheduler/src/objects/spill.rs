@@ -15,7 +15,7 @@ use arrow::ipc::writer::StreamWriter;
 use cenote_base::{ByteSize, Context, Error, Result};
 use crc32fast::Hasher;
 
-use crate::object::Value;
+use crate::objects::value::Value;
 
 /// The column that plain bytes travel in.
 const BYTES_COLUMN: &str = "_cenote_bytes";
