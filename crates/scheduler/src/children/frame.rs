@@ -1,32 +1,34 @@
-//! What parent and child process say to each other: frames of a kind, a length and that many bytes.
+//! The protocol between parent and child process: frames of a kind, a length and the content.
 
 use std::io::{Read, Write};
 
 use cenote_base::{Error, ErrorKind, Result};
 
-use crate::objects::spill::{decode, encode};
+use crate::objects::ipc::{decode, encode};
 use crate::objects::value::Value;
 
-/// What a child says first, so that another program is noticed at once. The last byte is the version of the protocol.
+/// The content of a child's first frame, which tells it from a program that does not speak the protocol. The last byte
+/// is the version of the protocol.
 pub(crate) const GREETING: &[u8] = b"cenote child\x01";
 
-/// A frame's header: its kind, and its length as a little-endian u64.
+/// Bytes of a frame's header: one for the kind, then the length as a little-endian u64.
 pub(crate) const HEADER_BYTES: usize = 9;
 
+/// The kind of a frame. Its number is the first byte of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameKind {
     /// Child to parent, once.
     Greeting = 1,
-    /// Parent to child: an object to work on.
+    /// Parent to child: the input of a call.
     Call = 2,
-    /// Child to parent: the object it made.
+    /// Child to parent: the output of the call.
     Answer = 3,
-    /// Child to parent: a byte for the kind of error, then its text.
+    /// Child to parent: the error of the call, one byte for its kind and then its text.
     Failure = 4,
 }
 
-/// Kinds of error that a child may give, by number.
-const KINDS: [ErrorKind; 10] = [
+/// The kinds of error by their number in a failure frame.
+const ERROR_KINDS: [ErrorKind; 10] = [
     ErrorKind::NotFound,
     ErrorKind::AlreadyExists,
     ErrorKind::InvalidInput,
@@ -39,17 +41,23 @@ const KINDS: [ErrorKind; 10] = [
     ErrorKind::Internal,
 ];
 
+/// Returns the header of a frame with `length` bytes of content.
+pub(crate) fn frame_header(kind: FrameKind, length: usize) -> [u8; HEADER_BYTES] {
+    let mut header = [kind as u8; HEADER_BYTES];
+    header[1..].copy_from_slice(&(length as u64).to_le_bytes());
+    header
+}
+
 pub(crate) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) -> std::io::Result<()> {
-    to.write_all(&[kind as u8])?;
-    to.write_all(&(content.len() as u64).to_le_bytes())?;
+    to.write_all(&frame_header(kind, content.len()))?;
     to.write_all(content)?;
     to.flush()
 }
 
-/// The kind and length that a header gives.
+/// Parses a header into the kind and the length of the frame.
 ///
 /// # Errors
-/// `Corrupt` when it is no header, or the frame would be longer than `bytes_max`.
+/// `Corrupt` when the kind is unknown, or the frame would be longer than `bytes_max`.
 pub(crate) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Result<(FrameKind, u64)> {
     let [kind, length @ ..] = *header;
     let length = u64::from_le_bytes(length);
@@ -66,30 +74,31 @@ pub(crate) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Resul
     Ok((kind, length))
 }
 
-/// An object as a frame's content.
-pub(crate) fn content_of(value: &Value) -> Result<Vec<u8>> {
+/// Encodes an object as the content of a frame.
+pub(crate) fn object_content(value: &Value) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     encode(value, &mut content)?;
     Ok(content)
 }
 
+/// Encodes an error as the content of a failure frame.
 pub(crate) fn failure_content(error: &Error) -> Vec<u8> {
-    let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(KINDS.len() - 1);
+    let kind = ERROR_KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(ERROR_KINDS.len() - 1);
     let mut content = vec![kind as u8];
     content.extend_from_slice(format!("{error:#}").as_bytes());
     content
 }
 
-/// What a child's last frame says.
-pub(crate) fn outcome(kind: FrameKind, content: &[u8]) -> Result<Result<Value>> {
+/// Decodes the answer to a call. The outer error is a breach of the protocol, the inner one is the child's.
+pub(crate) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Value>> {
     match (kind, content) {
         (FrameKind::Answer, mut content) => decode(&mut content).map(Ok),
         (FrameKind::Failure, [kind, text @ ..]) => {
-            let kind = KINDS.get(usize::from(*kind)).copied();
+            let kind = ERROR_KINDS.get(usize::from(*kind)).copied();
             let kind = kind.ok_or_else(|| Error::corrupt("an error of a kind that does not exist"))?;
             Ok(Err(Error::new(kind, String::from_utf8_lossy(text))))
         }
-        _ => Err(Error::corrupt(format!("{kind:?} is no answer"))),
+        (kind, _) => Err(Error::corrupt(format!("a frame of kind {} is not an answer", kind as u8))),
     }
 }
 

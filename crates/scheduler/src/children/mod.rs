@@ -1,6 +1,7 @@
-//! Child processes, for code that may crash, hang or use too much memory, and the search for the rows that make it do so.
+//! Child processes, for code that may crash, hang or use too much memory, and the search for the rows that make it
+//! fail.
 //!
-//! This part does not know the scheduler: callers block one of its threads, or any other.
+//! This part does not know the scheduler. Calls block the thread that makes them.
 
 mod frame;
 pub(crate) mod process;

@@ -1,4 +1,4 @@
-//! Work in child processes, for code that may crash, hang or eat memory.
+//! The parent's side: a child process that is started, called and killed at its limits.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind as Io, Read, Write};
@@ -10,34 +10,34 @@ use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
-use crate::children::frame::{FrameKind, GREETING, HEADER_BYTES, content_of, outcome, parse_header, write_frame};
+use super::frame::{FrameKind, GREETING, HEADER_BYTES, frame_header, object_content, parse_answer, parse_header};
 use crate::objects::value::Value;
 
-/// How often a busy child is looked after.
-const LOOK_AFTER: Duration = Duration::from_millis(10);
+/// Interval at which the limits of a busy child are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A program that runs as a child, and its limits. It answers with [`serve_calls`](crate::serve_calls) or speaks the
-/// same.
+/// A program that runs as a child, and the limits of the child. The program answers with
+/// [`serve_calls`](crate::serve_calls), or speaks the same protocol.
 #[derive(Debug, Clone)]
 pub struct ProcessOptions {
     /// The program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The program's arguments.
     pub arguments: Vec<OsString>,
-    /// Variables added to its environment.
+    /// Variables that are added to the child's environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// Resident memory that it may have. It is looked at every 10 ms, so a child may have more for as long.
+    /// Resident memory of the child. It is checked every 10 ms, so a child may exceed it for that long.
     pub memory_max: ByteSize,
-    /// How long one call may take.
+    /// Time limit of one call.
     pub call_max: Duration,
-    /// How long it may take to start, the first call included.
+    /// Time limit of the start, including the call with `first`.
     pub start_max: Duration,
-    /// What every child is called with first, to set itself up; its answer is dropped.
+    /// The input of a first call that sets every child up. The answer is dropped.
     pub first: Option<Value>,
 }
 
 impl ProcessOptions {
-    /// `program` without arguments, with 512 MiB, a minute for a call and 30 s to start.
+    /// Returns the settings for `program` without arguments, with 512 MiB, one minute for a call and 30 s to start.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
@@ -51,25 +51,25 @@ impl ProcessOptions {
     }
 }
 
-/// One child process of a program: started when it is first needed, killed at its limits or when this is dropped, and
-/// started anew.
+/// A child process of a program. It is started when it is first needed, killed when it reaches a limit or when this is
+/// dropped, and started anew by the next call.
 #[derive(Debug)]
 pub struct ChildProcess {
     name: String,
     options: ProcessOptions,
-    running: Option<Running>,
+    running: Option<RunningChild>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningChild {
     child: Child,
     connection: UnixStream,
 }
 
-/// Asked again and again during a call: an error ends it, and the child.
+/// A function that is called every [`CHECK_INTERVAL`] while a child is busy. An error ends the call, and the child.
 type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
-/// What ends waiting for a child.
+/// The limits of one wait for a child.
 struct Limits<'a> {
     check: Check<'a>,
     memory_max: ByteSize,
@@ -78,42 +78,54 @@ struct Limits<'a> {
 }
 
 impl ChildProcess {
-    /// A child of the program that `options` name, not started yet; `name` is whose it is, for errors.
+    /// Returns a child of the program in `options` that is not started yet. `name` names the child in errors.
     pub fn new(name: impl Into<String>, options: ProcessOptions) -> Self {
         Self { name: name.into(), options, running: None }
     }
 
-    /// Starts the child, unless it runs. Blocks the thread, asking `check` every 10 ms whether to wait on.
+    /// Starts the child, unless it runs. Blocks the thread and calls `check` every 10 ms; if `check` fails, the child
+    /// is killed.
     ///
     /// # Errors
-    /// When it cannot be started, those of [`call`](Self::call) for its first call, and that of `check`.
+    /// The error of starting the program; those of [`call`](Self::call) for the first call; the error of `check`.
     pub fn start(&mut self, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        let alive = |mut running: Running| matches!(running.child.try_wait(), Ok(None)).then_some(running);
-        self.running = match self.running.take().and_then(alive) {
-            Some(running) => Some(running),
-            None => Some(Running::start(&self.name, &self.options, check)?),
-        };
+        self.running = Some(self.take_running(check)?);
         Ok(())
     }
 
-    /// What the child makes of `input`; it is started if it does not run. Blocks the thread, asking `check` every 10 ms
-    /// whether to wait on; if not, the child is killed.
+    /// Calls the child with `input` and returns its answer; starts the child first if it does not run. Blocks the
+    /// thread and calls `check` every 10 ms; if `check` fails, the child is killed.
     ///
     /// # Errors
-    /// What the child says; `Unavailable` when it was lost during the call; `ResourceExhausted` when it was killed at a
-    /// limit; `Corrupt` when it does not keep to the protocol; and that of `check`.
+    /// The error that the child answers with; `Unavailable` when the child was lost during the call;
+    /// `ResourceExhausted` when it was killed at a limit; `Corrupt` when it breaks the protocol; the error of `check`.
     pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
-        let content = content_of(input)?;
-        self.start(check)?;
-        let running = self.running.take().ok_or_else(|| Error::internal("the child that was started is gone"))?;
+        let content = object_content(input)?;
+        let running = self.take_running(check)?;
         let limits = Limits::new(check, &self.options, self.options.call_max);
-        let (running, outcome) = running.call(&self.name, &content, &limits)?;
-        self.running = Some(running);
-        outcome
+        let Answered { child, answer } = running.call(&self.name, &content, &limits)?;
+        self.running = Some(child);
+        answer
+    }
+
+    /// Takes the child out if it is alive, else starts one.
+    fn take_running(&mut self, check: Check<'_>) -> Result<RunningChild> {
+        if let Some(mut running) = self.running.take()
+            && matches!(running.child.try_wait(), Ok(None))
+        {
+            return Ok(running);
+        }
+        RunningChild::start(&self.name, &self.options, check)
     }
 }
 
-impl Running {
+/// A child that has answered a call, and its answer.
+struct Answered {
+    child: RunningChild,
+    answer: Result<Value>,
+}
+
+impl RunningChild {
     fn start(name: &str, options: &ProcessOptions, check: Check<'_>) -> Result<Self> {
         let doing = || format!("start a child of `{name}`, {}", options.program.display());
         let (ours, theirs) = UnixStream::pair().context(doing)?;
@@ -127,36 +139,40 @@ impl Running {
         let mut running = Self { child, connection: ours };
         let limits = Limits::new(check, options, options.start_max);
         let greet = |running: &mut Self| -> Result<()> {
-            running.connection.set_read_timeout(Some(LOOK_AFTER))?;
-            running.connection.set_write_timeout(Some(LOOK_AFTER))?;
+            running.connection.set_read_timeout(Some(CHECK_INTERVAL))?;
+            running.connection.set_write_timeout(Some(CHECK_INTERVAL))?;
             match running.receive(&limits)? {
                 (FrameKind::Greeting, content) if content == GREETING => Ok(()),
-                (kind, _) => Err(Error::corrupt(format!("its first word was {kind:?} and should be its greeting"))),
+                _ => Err(Error::corrupt("its first frame is not the greeting of this protocol")),
             }
         };
         if let Err(error) = greet(&mut running) {
             return Err(running.blame(error, name));
         }
         let Some(first) = &options.first else { return Ok(running) };
-        let (running, outcome) = running.call(name, &content_of(first)?, &limits)?;
-        outcome.map(|_| running)
+        let Answered { child, answer } = running.call(name, &object_content(first)?, &limits)?;
+        answer.map(|_| child)
     }
 
-    /// One call. The outer error is the child's end, the inner one its answer.
-    fn call(mut self, name: &str, content: &[u8], limits: &Limits<'_>) -> Result<(Self, Result<Value>)> {
+    /// Makes one call.
+    ///
+    /// # Errors
+    /// The error that the child was killed for.
+    fn call(mut self, name: &str, content: &[u8], limits: &Limits<'_>) -> Result<Answered> {
         match self.exchange(content, limits) {
-            Ok(outcome) => Ok((self, outcome.map_err(|error| error.context(format!("child of `{name}`"))))),
-            // Dropping it kills it: nobody knows what it would say next.
+            Ok(answer) => {
+                let answer = answer.map_err(|error| error.context(format!("child of `{name}`")));
+                Ok(Answered { child: self, answer })
+            }
+            // What a child says after a failed exchange belongs to no call, so the child is killed.
             Err(error) => Err(self.blame(error, name)),
         }
     }
 
-    /// Sends and receives. The outer error is the child's end, the inner one its answer.
+    /// Sends a call and receives the answer. The outer error is the end of the child, the inner one its answer.
     fn exchange(&mut self, content: &[u8], limits: &Limits<'_>) -> Result<Result<Value>> {
-        let (pid, mut sent) = (self.child.id(), Vec::with_capacity(HEADER_BYTES));
-        write_frame(&mut sent, FrameKind::Call, &[])?;
-        sent[1..].copy_from_slice(&(content.len() as u64).to_le_bytes());
-        for part in [&sent, content] {
+        let pid = self.child.id();
+        for part in [&frame_header(FrameKind::Call, content.len()), content] {
             let mut left = part;
             while !left.is_empty() {
                 match self.connection.write(left) {
@@ -166,19 +182,19 @@ impl Running {
             }
         }
         let (kind, content) = self.receive(limits)?;
-        outcome(kind, &content)
+        parse_answer(kind, &content)
     }
 
     fn receive(&mut self, limits: &Limits<'_>) -> Result<(FrameKind, Vec<u8>)> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, limits)?;
         let (kind, length) = parse_header(&header, limits.memory_max.0)?;
-        // Grown as it arrives, so that a false length costs nothing.
+        // The buffer grows as the content arrives, so that a wrong length costs nothing.
         let mut content = Vec::new();
         while (content.len() as u64) < length {
-            let (have, piece) = (content.len(), (length - content.len() as u64).min(1 << 20) as usize);
-            content.resize(have + piece, 0);
-            self.fill(&mut content[have..], limits)?;
+            let (received, next) = (content.len(), (length - content.len() as u64).min(1 << 20) as usize);
+            content.resize(received + next, 0);
+            self.fill(&mut content[received..], limits)?;
         }
         Ok((kind, content))
     }
@@ -194,11 +210,11 @@ impl Running {
         Ok(())
     }
 
-    /// Kills the child and says how it ended.
+    /// Kills the child, and adds to `error` how the child ended.
     fn blame(mut self, error: Error, name: &str) -> Error {
-        // A child that breaks off by itself is about to end: its own status says more than ours would.
+        // A child that closes the connection is about to end, and its exit status says more than a kill would.
         let by_itself = error.kind() == cenote_base::ErrorKind::Unavailable;
-        let until = Instant::now() + LOOK_AFTER * 10;
+        let until = Instant::now() + CHECK_INTERVAL * 10;
         let mut ended = self.child.try_wait();
         while by_itself && matches!(ended, Ok(None)) && Instant::now() < until {
             std::thread::yield_now();
@@ -212,9 +228,9 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningChild {
     fn drop(&mut self) {
-        // It may have ended already; either way it is reaped here.
+        // The child may have ended already. Either way it is reaped here.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -225,12 +241,15 @@ impl<'a> Limits<'a> {
         Self { check, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
     }
 
-    /// Whether to wait on after `error`, which may be no more than the time to look after the child.
+    /// Checks the limits after a read or write that failed with `error`, which may just be its timeout.
+    ///
+    /// # Errors
+    /// The reason to stop waiting.
     fn go_on_after(&self, error: io::Error, pid: u32) -> Result<()> {
         match error.kind() {
             Io::WouldBlock | Io::TimedOut | Io::Interrupted => {}
             Io::BrokenPipe | Io::ConnectionReset => return Err(Error::unavailable("it ended")),
-            _ => return Err(Error::from(error).context("talk to it")),
+            _ => return Err(Error::from(error).context("talk to the child")),
         }
         (self.check)()?;
         if Instant::now() > self.until {
@@ -246,7 +265,7 @@ impl<'a> Limits<'a> {
     }
 }
 
-/// Resident memory of a process, `None` when it is gone.
+/// Returns the resident memory of a process; `None` when the process is gone.
 fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,42 +1,31 @@
-//! What must hold after every event: the books agree with what is there, and nothing is given out twice.
+//! Checks of what must hold after every event: the books agree with the parts, and nothing is granted twice.
 
-use crate::core::Core;
-use crate::state::object_table::State;
-use crate::state::task::TaskState;
+use super::Core;
+use super::task::TaskState;
 
-/// Panics unless the core's sums agree with its parts, and no resource is given out beyond its total.
-///
-/// `in_transit_bytes` is how much may be in memory beyond the budget: one output for each thread.
-pub(crate) fn audit(core: &Core, in_transit_bytes: u64) {
-    let memory = &core.ledger.memory;
-    let (mut pinned, mut idle, mut present) = (0, 0, 0);
-    for (key, object) in core.objects.arena.iter() {
-        match &object.state {
-            State::InMemory(value) => {
-                assert_eq!(value.size_bytes(), object.bytes);
-                present += object.bytes;
-                idle += if object.pins == 0 { object.bytes } else { 0 };
+impl Core {
+    /// Panics unless the core's sums agree with its parts, and no resource is granted beyond its total.
+    /// `in_transit_bytes` may be in memory beyond the budget: one output for each thread.
+    pub(crate) fn audit(&self, in_transit_bytes: u64) {
+        let pinned_bytes = self.objects.audit(self.ledger.memory(), in_transit_bytes);
+        let mut grants = self.actors.grants();
+        grants.extend(self.holds.iter().map(|(_, grant)| grant.clone()));
+        let mut running = 0;
+        for (_, task) in self.tasks.iter() {
+            if let TaskState::Running(task) = &task.state {
+                grants.push(task.grant.clone());
+                running += 1;
             }
-            State::Spilling(_) => present += object.bytes,
-            State::Restoring => assert!(object.pins > 0, "{key:?} is restored for nobody"),
-            _ => assert_eq!(object.pins, 0, "{key:?} is pinned and not there"),
         }
-        pinned += if object.pins > 0 { object.bytes } else { 0 };
-        let needed = object.users > 0 || object.pins > 0 || object.has_descendants();
-        assert!(needed || matches!(object.state, State::Pending), "{key:?} is kept for nobody");
+        self.ledger.audit(&grants, pinned_bytes);
+        self.fair.audit(running);
     }
-    let mut grants = core.actors.grants();
-    grants.extend(core.holds.iter().map(|(_, grant)| grant.clone()));
-    let mut running = 0;
-    for (_, task) in core.tasks.iter() {
-        if let TaskState::Running(run) = &task.state {
-            grants.push(run.grant.clone());
-            running += 1;
-        }
+
+    /// Panics unless all objects are forgotten, all states dropped and all memory is free.
+    pub(crate) fn assert_empty(&self) {
+        assert!(self.objects.is_empty(), "objects are left");
+        let memory = self.ledger.memory();
+        assert_eq!((memory.held(), memory.idle()), (0, 0));
+        assert!(self.actors.grants().is_empty(), "states of actors are left");
     }
-    core.ledger.audit(&grants, pinned);
-    assert_eq!(memory.idle, idle, "idle bytes");
-    assert!(memory.held + memory.idle <= memory.total, "{memory:?} is over budget");
-    assert!(present <= memory.total + in_transit_bytes, "{present} bytes are there, of {}", memory.total);
-    core.fair.audit(running);
 }

@@ -1,50 +1,54 @@
 //! Objects that are made again: those that were lost, and those that were dropped and are needed to make others again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use cenote_base::Error;
 use tokio::time::Instant;
 
-use crate::core::{Core, Keep};
+use super::Core;
+use super::running::GrantKeeper;
+use super::task::{Task, TaskState};
 use crate::state::arena::Key;
-use crate::state::object_table::State;
-use crate::state::task::{Call, NewTask, Task, TaskState, Work};
+use crate::state::task::TaskBody;
+
+/// An input that could not be read back from disk.
+pub(crate) struct LostInput {
+    pub(crate) object: Key,
+    pub(crate) error: Error,
+}
 
 impl Core {
-    /// Runs the recipe of an object that was lost or dropped once more.
-    pub(crate) fn make_again(&mut self, key: Key, now: Instant) {
-        let Some(object) = self.objects.arena.get_mut(key) else { return };
-        let Some(recipe) = object.recipe.clone() else {
+    /// Submits the recipe of an object that was lost or dropped once more.
+    pub(super) fn make_again(&mut self, key: Key, now: Instant) {
+        let Some(recipe) = self.objects.make_again(key) else {
             let error = Error::not_found("the object was dropped, and nothing is known to make it again");
-            return self.objects.fail(key, &error, &mut self.ledger.memory);
+            return self.objects.fail(key, error.into(), self.ledger.memory_mut());
         };
-        object.state = State::Pending;
         self.counters.made_again += 1;
-        let work = Box::new(Call(Arc::clone(&recipe.function)));
-        let (spec, inputs) = (Arc::clone(&recipe.spec), recipe.inputs.clone());
-        self.admit(NewTask { spec, inputs, output: Some(key), actor: None, work }, now);
+        self.admit(recipe.task(key), now);
     }
 
-    /// A task that was started could not: its inputs are gone. They are made again, and the task waits for them.
-    pub(crate) fn restart(&mut self, key: Key, work: Box<dyn Work>, lost: Vec<(Key, Error)>, now: Instant) {
+    /// Takes back a task that was started and whose inputs turned out to be lost. They are made again, and the task
+    /// waits for them.
+    pub(crate) fn restart(&mut self, key: Key, body: Box<dyn TaskBody>, lost: Vec<LostInput>, now: Instant) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        task.work = Some(work);
-        task.distinct.retain(|input| lost.iter().all(|(gone, _)| gone != input));
-        self.stop_running(key, Duration::ZERO, Keep::Nothing);
-        for (input, error) in &lost {
-            self.objects.lost(*input, error, &mut self.ledger.memory);
+        task.body = Some(body);
+        // The lost inputs are unpinned by `lost` below, the others by `stop_running`.
+        task.distinct_inputs.retain(|input| lost.iter().all(|lost| lost.object != *input));
+        self.stop_running(key, Duration::ZERO, GrantKeeper::Nobody);
+        for LostInput { object, error } in &lost {
+            self.objects.lost(*object, error, self.ledger.memory_mut());
         }
         if let Some(task) = self.tasks.get_mut(key) {
-            task.distinct.extend(lost.iter().map(|(gone, _)| *gone));
-            task.distinct.sort_unstable();
+            task.distinct_inputs.extend(lost.iter().map(|lost| lost.object));
+            task.distinct_inputs.sort_unstable();
         }
         self.leave_replica(key, false, now);
         self.await_inputs(key, now);
-        // Others were ready to take the same objects.
-        let takes_lost = |task: &Task| lost.iter().any(|(gone, _)| task.distinct.binary_search(gone).is_ok());
-        let queued = |task: &Task| matches!(task.state, TaskState::Ready | TaskState::Mailbox);
-        let others = self.tasks.iter().filter(|(_, task)| queued(task) && takes_lost(task));
+        // Other tasks may have been ready to use the same objects.
+        let uses_lost = |task: &Task| lost.iter().any(|lost| task.distinct_inputs.binary_search(&lost.object).is_ok());
+        let is_queued = |task: &Task| matches!(task.state, TaskState::Ready | TaskState::Mailbox);
+        let others = self.tasks.iter().filter(|(_, task)| is_queued(task) && uses_lost(task));
         for other in others.map(|(other, _)| other).collect::<Vec<_>>() {
             self.unqueue(other);
             self.leave_replica(other, false, now);

@@ -1,4 +1,4 @@
-//! What runs, what waits, and for what.
+//! Reports: what runs, what waits and for what, and a watchdog for stalls.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,69 +7,71 @@ use cenote_base::{ByteSize, Resources};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::core::Core;
+use super::Core;
+use super::task::{Task, TaskState};
 use crate::state::arena::Key;
 use crate::state::counters::Counters;
-use crate::state::task::{Task, TaskState};
+use crate::state::fair::QueueHead;
+use crate::state::ledger::Demand;
 
-/// Tasks named in a [`Status`] at most, of each kind; the rest are counted.
+/// Most running tasks, and most waiting ones, that a [`Status`] names.
 const NAMED_MAX: usize = 32;
 
-/// A moment's view of what is held.
+/// A snapshot of the resources.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// What there is.
+    /// The resources that the scheduler hands out.
     pub total: Resources,
-    /// What is held.
+    /// The resources that are held.
     pub used: Resources,
 }
 
-/// A moment's view of a [`Scheduler`](crate::Scheduler). Its text is for people.
+/// A snapshot of a [`Scheduler`](crate::Scheduler). `Display` writes a report for people.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
-    /// What there is and what is held.
+    /// The resources, and how much of them is held.
     pub usage: Usage,
-    /// Bytes of objects in memory that can make room.
+    /// Bytes of objects in memory that can be evicted.
     pub idle_bytes: u64,
     /// Bytes of objects on disk.
     pub spilled_bytes: u64,
-    /// Class, bytes shared out and bytes in all of each device.
+    /// The class, the bytes granted and the total bytes of each device.
     pub devices: Vec<(String, u64, u64)>,
-    /// States of actors.
+    /// The number of states of all actors.
     pub replicas: usize,
-    /// Tasks on workers; at most 32.
+    /// Tasks that run; at most 32 are named.
     pub running: Vec<Activity>,
-    /// The oldest task of each queue, and others that wait; at most 32.
+    /// Tasks that wait, those of one queue under the name of the oldest; at most 32 are named.
     pub waiting: Vec<Waiting>,
-    /// Tasks that wait for resources or a thread.
+    /// The number of tasks that wait for resources or a thread.
     pub ready: usize,
-    /// Tasks that have not ended.
+    /// The number of tasks that have not ended.
     pub live: usize,
-    /// Sums since the start.
+    /// Totals since the scheduler was made.
     pub counters: Counters,
 }
 
 /// A task that runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Activity {
-    /// What it calls itself.
+    /// The name of the work.
     pub name: String,
-    /// Since it was started.
+    /// The time since the try began.
     pub elapsed: Duration,
 }
 
-/// Tasks that wait for the same.
+/// Tasks that wait for the same thing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Waiting {
-    /// What the oldest calls itself.
+    /// The name of the oldest task.
     pub name: String,
-    /// Whose work it is.
+    /// The name of the job.
     pub job: String,
-    /// How many there are.
+    /// The number of tasks.
     pub count: usize,
-    /// Since the oldest waits.
+    /// How long the oldest task has waited.
     pub elapsed: Duration,
-    /// What it waits for.
+    /// What the oldest task waits for.
     pub reason: String,
 }
 
@@ -79,16 +81,17 @@ impl Core {
     }
 
     pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> Status {
-        let devices = self.ledger.devices.iter();
-        let running = self.tasks.iter().filter(|(_, task)| matches!(task.state, TaskState::Running(_)));
+        let devices = self.ledger.devices().iter();
+        let devices = devices.map(|device| (device.class().to_owned(), device.used_bytes(), device.memory_bytes()));
+        let running = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_running());
         let activity = |task: &Task| Activity { name: task.spec.name.clone(), elapsed: now - task.since };
         Status {
             usage: self.usage(),
-            idle_bytes: self.ledger.memory.idle,
+            idle_bytes: self.ledger.memory().idle(),
             spilled_bytes,
-            devices: devices.map(|device| (device.class.clone(), device.used_bytes, device.memory_bytes)).collect(),
-            replicas: self.actors.replicas(),
-            running: running.take(NAMED_MAX).map(|(_, task)| activity(task)).collect(),
+            devices: devices.collect(),
+            replicas: self.actors.state_count(),
+            running: running.take(NAMED_MAX).map(activity).collect(),
             waiting: self.waiting(now),
             ready: self.fair.waiting(),
             live: self.tasks.len(),
@@ -97,44 +100,42 @@ impl Core {
     }
 
     fn waiting(&self, now: Instant) -> Vec<Waiting> {
-        let queues = self.fair.queues().map(|(_, _, count, oldest)| (oldest, count));
-        let elsewhere = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| matches!(task.state, TaskState::Inputs(_) | TaskState::Mailbox | TaskState::Backoff));
-        let tasks = queues.chain(elsewhere.map(|(key, _)| (key, 1))).take(NAMED_MAX);
-        let waiting = tasks.filter_map(|(key, count)| {
+        let in_queues = self.fair.heads().map(|QueueHead { oldest, tasks, .. }| (oldest, tasks));
+        let is_elsewhere =
+            |task: &Task| matches!(task.state, TaskState::Inputs(_) | TaskState::Mailbox | TaskState::Backoff);
+        let elsewhere = self.tasks.iter().filter(|(_, task)| is_elsewhere(task)).map(|(key, _)| (key, 1));
+        let waiting = in_queues.chain(elsewhere).take(NAMED_MAX).filter_map(|(key, count)| {
             let task = self.tasks.get(key)?;
-            let job = self.fair.jobs.get(task.spec.job).map_or_else(String::new, |job| job.name.clone());
-            let reason = self.waits_for(key).unwrap_or_else(|| "a thread".to_owned());
-            Some(Waiting { name: task.spec.name.clone(), job, count, elapsed: now - task.since, reason })
+            Some(Waiting {
+                name: task.spec.name.clone(),
+                job: self.fair.job_name(task.spec.job).to_owned(),
+                count,
+                elapsed: now - task.since,
+                reason: self.waits_for(key).unwrap_or_else(|| "a thread".to_owned()),
+            })
         });
         waiting.collect()
     }
 
-    /// What a task that does not run waits for, for people.
-    pub(crate) fn waits_for(&self, key: Key) -> Option<String> {
+    /// Describes what a task that does not run waits for; `None` if only for a thread.
+    fn waits_for(&self, key: Key) -> Option<String> {
         let task = self.tasks.get(key)?;
         match &task.state {
             TaskState::Running(_) => None,
             TaskState::Inputs(missing) => Some(format!("{missing} inputs that are still to be made")),
             TaskState::Mailbox => Some("its turn on the actor".to_owned()),
             TaskState::Backoff => Some(format!("try {} after a pause", task.attempt + 1)),
-            TaskState::Ready => {
-                let bytes: Option<u64> = task.distinct.iter().map(|input| self.objects.pin_bytes(*input)).sum();
-                match bytes {
-                    None => Some("an input that is being read back from disk".to_owned()),
-                    Some(bytes) => self.ledger.lacks(self.actors.request(task), bytes),
-                }
-            }
+            TaskState::Ready => match self.objects.pin_bytes(&task.distinct_inputs) {
+                None => Some("an input that is being read back from disk".to_owned()),
+                Some(inputs_bytes) => self.ledger.lacks(Demand { request: task.request(&self.actors), inputs_bytes }),
+            },
         }
     }
 
-    /// A report, when tasks wait and nothing has begun or ended for `limit`.
+    /// Returns a report when tasks wait and nothing has begun or ended for `limit`.
     pub(crate) fn stall(&self, now: Instant, limit: Duration) -> Option<String> {
-        let still = now - self.moved;
-        let waits = |task: &Task| !matches!(task.state, TaskState::Running(_));
-        if still < limit || !self.tasks.iter().any(|(_, task)| waits(task)) {
+        let still = now - self.last_progress;
+        if still < limit || self.tasks.iter().all(|(_, task)| task.is_running()) {
             return None;
         }
         let status = self.status(0, now);
@@ -143,7 +144,7 @@ impl Core {
 }
 
 impl Status {
-    /// The numbers as Prometheus' text format, version 0.0.4.
+    /// Writes the numbers in the Prometheus text format, version 0.0.4.
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
         let mut write = |name: &str, kind: &str, help: &str, samples: &[(String, f64)]| {
@@ -155,10 +156,10 @@ impl Status {
         let one = |value: f64| vec![(String::new(), value)];
         let counters = &self.counters;
         for (name, help, value) in [
-            ("tasks_submitted_total", "Tasks and calls taken in", counters.submitted),
+            ("tasks_submitted_total", "Tasks and calls accepted", counters.submitted),
             ("tasks_completed_total", "Tasks and calls that ended well", counters.completed),
             ("tasks_failed_total", "Tasks and calls that ended with an error", counters.failed),
-            ("tries_total", "Tries begun", counters.started),
+            ("tries_total", "Tries that began", counters.started),
             ("retries_total", "Tries after the first", counters.retried),
             ("objects_made_again_total", "Lost objects made again", counters.made_again),
             ("objects_spilled_total", "Objects written to disk", counters.spilled),
@@ -167,23 +168,23 @@ impl Status {
             write(name, "counter", help, &one(value as f64));
         }
         for (name, help, value) in [
-            ("waited_seconds_total", "Time tasks were ready and not begun", counters.waited),
-            ("service_seconds_total", "Time on workers", counters.service),
+            ("waited_seconds_total", "Time between being ready and being started", counters.waited),
+            ("service_seconds_total", "Run time", counters.service),
         ] {
             write(name, "counter", help, &one(value.as_secs_f64()));
         }
         for (name, help, value) in [
-            ("tasks_ready", "Tasks that wait for resources", self.ready as f64),
+            ("tasks_ready", "Tasks that wait for resources or a thread", self.ready as f64),
             ("tasks_live", "Tasks that have not ended", self.live as f64),
             ("actor_states", "States of actors", self.replicas as f64),
-            ("memory_idle_bytes", "Objects in memory that can make room", self.idle_bytes as f64),
+            ("memory_idle_bytes", "Objects in memory that can be evicted", self.idle_bytes as f64),
             ("spilled_bytes", "Objects on disk", self.spilled_bytes as f64),
         ] {
             write(name, "gauge", help, &one(value));
         }
         for (name, help, resources) in [
-            ("resource_total", "What there is to hand out", &self.usage.total),
-            ("resource_used", "What is held", &self.usage.used),
+            ("resource_total", "Resources that the scheduler hands out", &self.usage.total),
+            ("resource_used", "Resources that are held", &self.usage.used),
         ] {
             let mut samples = vec![
                 (label("resource", "cpu"), f64::from(resources.cpu)),

@@ -1,42 +1,38 @@
-//! How a scheduler, a job and a piece of work are set up.
+//! The settings of a scheduler and of a piece of work.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cenote_base::{ByteSize, Resources, memory_available_bytes};
 
+use super::job::Job;
 use crate::accelerator::DeviceOptions;
 use crate::cancel::Cancel;
-use crate::kernel::Kernel;
-use crate::state::arena::Key;
-use crate::state::fair::Priority;
 
-/// What a [`Scheduler`](crate::Scheduler) may hand out.
+/// The resources and limits of a [`Scheduler`](crate::Scheduler).
 #[derive(Debug, Clone)]
 pub struct SchedulerOptions {
-    /// CPU cores, at least one thread each.
+    /// CPU cores; at least one thread is started for each.
     pub cpu_cores: f32,
-    /// Bytes of memory over all work and objects. By default half of what the container or the machine has.
+    /// Bytes of memory for all work and objects. By default half of what the container or the machine has.
     pub memory_max: ByteSize,
     /// Units of named resources.
     pub named: BTreeMap<String, u32>,
     /// Devices, each with a thread of its own.
     pub devices: Vec<DeviceOptions>,
-    /// Where objects go that memory has no room for, in a directory of their own. By default the system's for temporary
-    /// files.
+    /// Parent of the directory that objects are evicted to. By default the system's directory for temporary files.
     pub spill_directory: PathBuf,
-    /// Bytes of such objects.
+    /// Bytes of objects on disk.
     pub spill_max: ByteSize,
     /// Tasks that may wait at once; more are refused.
     pub tasks_max: usize,
-    /// After how long without any movement waiting work is reported in the log.
+    /// A stall is logged when tasks wait and nothing has begun or ended for this time.
     pub stall_after: Duration,
-    /// Memory for the newest tries, which [`write_trace`](crate::Scheduler::write_trace) writes; none by default.
+    /// Bytes of memory for the newest tries, which [`write_trace`](crate::Scheduler::write_trace) writes. None by
+    /// default.
     pub trace_max: ByteSize,
-    /// Seeds the jitter of retries.
+    /// The seed of the jitter of retries.
     pub seed: u64,
 }
 
@@ -61,23 +57,24 @@ impl Default for SchedulerOptions {
     }
 }
 
-/// How a piece of work is run.
+/// The settings of a piece of work.
 #[derive(Debug, Clone)]
 pub struct WorkOptions {
-    /// Names the work in errors.
+    /// The name of the work in errors and in the status.
     pub name: String,
-    /// What it holds: a task while it runs; an actor all but CPU while a state of it lives, and CPU while a call runs.
+    /// The resources that the work holds. A task holds them while it runs. A state of an actor holds all but the CPU
+    /// for as long as it lives, and a call holds the CPU while it runs.
     pub resources: Resources,
-    /// How often it is tried again after an error that [may pass](cenote_base::ErrorKind::is_retryable).
+    /// Retries after an error that [may pass](cenote_base::ErrorKind::is_retryable).
     pub retries_max: u32,
-    /// Stops it.
+    /// The flag that cancels the work.
     pub cancel: Cancel,
-    /// Whose work it is; by default that of a job called `default`.
+    /// The job that the work belongs to; by default one called `default`.
     pub job: Option<Job>,
 }
 
 impl WorkOptions {
-    /// Work on one core, without retries.
+    /// Returns the settings of work on one core, without retries.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -88,77 +85,27 @@ impl WorkOptions {
         }
     }
 
-    /// The same with `resources`.
+    /// Sets the resources.
     pub fn resources(mut self, resources: Resources) -> Self {
         self.resources = resources;
         self
     }
 
-    /// The same with at most `retries` retries.
+    /// Sets the number of retries.
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries_max = retries;
         self
     }
 
-    /// The same, stopped by `cancel`.
+    /// Sets the flag that cancels the work.
     pub fn cancel(mut self, cancel: &Cancel) -> Self {
         self.cancel = cancel.clone();
         self
     }
 
-    /// The same as work of `job`.
+    /// Sets the job.
     pub fn job(mut self, job: &Job) -> Self {
         self.job = Some(job.clone());
         self
-    }
-}
-
-/// How a job shares with others.
-#[derive(Debug, Clone)]
-pub struct JobOptions {
-    /// Names it in the status.
-    pub name: String,
-    /// What goes first.
-    pub priority: Priority,
-}
-
-impl JobOptions {
-    /// A job of normal priority.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), priority: Priority::Normal }
-    }
-
-    /// The same with `priority`.
-    pub fn priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
-        self
-    }
-}
-
-/// Work that shares what there is with other jobs, however much each of them hands in. Clones are the same job.
-#[derive(Clone)]
-pub struct Job {
-    pub(crate) inner: Arc<JobHandle>,
-}
-
-pub(crate) struct JobHandle {
-    pub(crate) kernel: Arc<Kernel>,
-    pub(crate) key: Key,
-}
-
-impl fmt::Debug for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Job").field(&self.inner.key).finish()
-    }
-}
-
-impl Drop for JobHandle {
-    fn drop(&mut self) {
-        self.kernel.with(|core| {
-            if let Some(job) = core.fair.jobs.get_mut(self.key) {
-                job.has_handle = false;
-            }
-            core.fair.forget_if_done(self.key);
-        });
     }
 }

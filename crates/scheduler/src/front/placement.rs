@@ -1,6 +1,5 @@
-//! Work that can be done on the CPU and on a device goes where it ends first.
+//! Work that can run on the CPU and on a device, and goes where it is expected to end first.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +8,28 @@ use arrow::array::RecordBatch;
 use cenote_base::sync::Mutex;
 use cenote_base::{Error, Resources, Result, Share};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use crate::front::options::WorkOptions;
-use crate::front::reference::ObjectRef;
-use crate::front::scheduler::{Scheduler, Withdraw, deliver};
+use super::options::WorkOptions;
+use super::reference::ObjectRef;
+use super::reply;
+use super::scheduler::Scheduler;
 use crate::objects::value::Value;
-use crate::state::task::{Environment, NewTask, Spec, Work};
+use crate::state::task::{Environment, NewTask, TaskBody, TaskSpec};
 
-/// A measurement's part in the mean.
+/// Weight of the newest measurement in the moving average.
 const NEWEST_WEIGHT: f64 = 0.25;
-/// After so many batches elsewhere a side is tried again, because what was measured there is old.
-const TRIED_AGAIN_AFTER: u32 = 50;
+/// Batches on the other side after which a side's measurement is stale, and the side is tried again.
+const STALE_AFTER: u32 = 50;
 
-/// Where work may go.
+/// Index of the CPU in an array of both sides.
+const CPU: usize = 0;
+/// Index of the device in an array of both sides.
+const DEVICE: usize = 1;
+
+/// The sides that placed work may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// Where it ends first.
+    /// The side where it is expected to end first.
     #[default]
     Auto,
     /// The CPU, whatever was measured.
@@ -34,209 +38,207 @@ pub enum Choice {
     Device,
 }
 
-/// Work with an implementation on the CPU and one on a device.
+/// The settings of work that has an implementation on the CPU and one on a device.
 #[derive(Debug, Clone)]
 pub struct PlacedOptions {
-    /// Its name, job, retries, and resources on the CPU.
+    /// The name, the job, the retries, and the resources on the CPU.
     pub work: WorkOptions,
-    /// The class of device that has the kernel.
+    /// The class of devices that have the kernel.
     pub class: String,
-    /// What it holds of a device.
+    /// The share of a device that the work holds.
     pub share: Share,
-    /// The device's kernel.
+    /// The name of the device's kernel.
     pub kernel: String,
-    /// Where it may go.
+    /// The sides that the work may use.
     pub choice: Choice,
 }
 
-type OnCpu = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
+type CpuFunction = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
 
-/// Work that is placed batch by batch, by measured seconds a row and by what waits on each side. On a device the
-/// measurement includes the way there and back. Clones share it.
+/// Work that is placed batch by batch, by the measured seconds per row and the backlog of each side. The measurement of
+/// a device includes the transfer there and back.
+///
+/// Clones share the measurements.
 #[derive(Clone)]
 pub struct Placed {
-    inner: Arc<Inner>,
+    work: Arc<PlacedWork>,
 }
 
-struct Inner {
+struct PlacedWork {
     scheduler: Scheduler,
     name: String,
     choice: Choice,
     kernel: String,
-    on_cpu: Arc<OnCpu>,
-    /// CPU, then device.
+    on_cpu: Box<CpuFunction>,
     sides: [Side; 2],
     measured: Mutex<[Measured; 2]>,
 }
 
 struct Side {
-    spec: Arc<Spec>,
-    /// What its queue is called: all work of a device class queues together.
+    spec: Arc<TaskSpec>,
+    /// The queue of its backlog. All work for one device class shares a queue.
     queue: String,
-    /// Batches that it works on at once.
+    /// Batches that the side runs at once.
     width: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Measured {
+    /// The moving average of seconds per row.
     row_s: Option<f64>,
-    /// A first batch is on its way.
-    trying: bool,
-    /// What was measured is old: the next measurement replaces it.
-    stale: bool,
-    /// Batches that went elsewhere since it was measured.
+    /// Whether the first batch has been submitted.
+    is_tried: bool,
+    /// Whether the measurement is stale: the next one replaces it.
+    is_stale: bool,
+    /// Batches that went to the other side since the newest one came here.
     passed_by: u32,
 }
 
-/// Seconds of placed work that have not ended, by queue.
-#[derive(Debug, Default)]
-pub(crate) struct Backlog(Mutex<HashMap<String, f64>>);
-
-impl Backlog {
-    fn seconds(&self, queue: &str) -> f64 {
-        self.0.lock().get(queue).copied().unwrap_or(0.0)
-    }
-
-    fn add(&self, queue: &str, seconds: f64) {
-        *self.0.lock().entry(queue.to_owned()).or_default() += seconds;
-    }
+/// The side that a batch goes to.
+struct Placement {
+    side: usize,
+    /// The expected run time of the batch, which is part of the side's backlog until the batch has ended.
+    expected_s: f64,
 }
 
 impl fmt::Debug for Placed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Placed").field("name", &self.inner.name).finish_non_exhaustive()
+        f.debug_struct("Placed").field("name", &self.work.name).finish_non_exhaustive()
     }
 }
 
 impl Scheduler {
-    /// Work that runs `on_cpu` or the kernel of a device, whichever ends first.
+    /// Returns work that runs `on_cpu` or the kernel of a device, whichever is expected to end first.
     ///
     /// # Errors
-    /// As [`run`](Self::run); where no device of the class is, only for [`Choice::Device`].
+    /// See [`run`](Self::run). Without a device of the class the work runs on the CPU; this is an error for
+    /// [`Choice::Device`] only.
     pub fn placed<F>(&self, options: PlacedOptions, on_cpu: F) -> Result<Placed>
     where
         F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
     {
-        let cpu = self.spec(&options.work)?;
+        let cpu = Arc::new(self.task_spec(&options.work)?);
         let on_device = Resources::cpu(0.0).with_device(options.class.as_str(), options.share);
-        let (choice, device) = match self.spec(&options.work.clone().resources(on_device)) {
-            Ok(device) => (options.choice, Some(device)),
+        let (choice, device) = match self.task_spec(&options.work.clone().resources(on_device)) {
+            Ok(device) => (options.choice, Arc::new(device)),
             Err(error) if options.choice == Choice::Device => return Err(error),
-            Err(_) => (Choice::Cpu, None),
+            Err(_) => (Choice::Cpu, Arc::clone(&cpu)),
         };
         let cores = self.usage().total.cpu;
         let cpu_width = (cores / options.work.resources.cpu.max(1e-3)).clamp(1.0, cores.ceil());
-        let devices = self
-            .kernel()
-            .with(|core| core.ledger.devices.iter().filter(|device| device.class == options.class).count());
-        let cpu = Arc::new(cpu);
-        let device = device.map_or_else(|| Arc::clone(&cpu), Arc::new);
-        let inner = Inner {
+        let classes = self.kernel().look(|core| core.device_classes());
+        let devices = classes.iter().filter(|class| **class == options.class).count();
+        let work = PlacedWork {
             scheduler: self.clone(),
             name: options.work.name,
             choice,
             kernel: options.kernel,
-            on_cpu: Arc::new(on_cpu),
+            on_cpu: Box::new(on_cpu),
             sides: [
                 Side { spec: cpu, queue: "cpu".to_owned(), width: f64::from(cpu_width) },
                 Side { spec: device, queue: options.class, width: devices.max(1) as f64 },
             ],
             measured: Mutex::default(),
         };
-        Ok(Placed { inner: Arc::new(inner) })
+        Ok(Placed { work: Arc::new(work) })
     }
 }
 
 impl Placed {
-    /// The output for `batch`, which is there and has so many `rows`.
+    /// Runs the work on `batch`, an object of `rows` rows, and returns the output.
     ///
     /// # Errors
-    /// As [`Scheduler::run`], and `InvalidInput` for an object that is no batch. A failure on one side is not tried on the other.
+    /// See [`Scheduler::run`]; `InvalidInput` for an object that is not a batch. A failure on one side is not retried
+    /// on the other.
     pub async fn run(&self, batch: &ObjectRef, rows: usize) -> Result<RecordBatch> {
-        let kernel = self.inner.scheduler.kernel();
-        let inputs = self.inner.scheduler.keys(std::slice::from_ref(batch))?;
-        let (side, expected_s) = self.inner.choose(rows);
-        let spec = Arc::clone(&self.inner.sides[side].spec);
-        let (sender, receiver) = oneshot::channel();
-        let work = Box::new(Batch { inner: Arc::clone(&self.inner), side, expected_s, rows, output: None, sender });
-        let new = NewTask { spec, inputs, output: None, actor: None, work };
-        let task = kernel.with(|core| core.submit(new, Instant::now()))?;
-        let _guard = Withdraw { kernel, task };
-        receiver.await.unwrap_or_else(|_| Err(Error::internal("a batch was lost with its worker")))
+        let scheduler = &self.work.scheduler;
+        let inputs = scheduler.object_keys(std::slice::from_ref(batch))?;
+        let placement = self.work.place(rows);
+        let spec = Arc::clone(&self.work.sides[placement.side].spec);
+        let (sender, result) = oneshot::channel();
+        let body = Box::new(BatchBody { work: Arc::clone(&self.work), placement, rows, output: None, sender });
+        let new = NewTask { inputs, ..NewTask::new(spec, body) };
+        reply::submit_and_wait(scheduler.kernel(), new, result).await
     }
 
-    /// Seconds a row on the CPU and on the device, as measured so far.
+    /// Returns the seconds per row on the CPU and on the device, as far as they have been measured.
     pub fn row_seconds(&self) -> [Option<f64>; 2] {
-        self.inner.measured.lock().map(|measured| measured.row_s)
+        self.work.measured.lock().map(|measured| measured.row_s)
     }
 }
 
-impl Inner {
-    /// The side to go to, and the seconds of work that it is thereby given.
-    fn choose(&self, rows: usize) -> (usize, f64) {
+impl PlacedWork {
+    /// Chooses the side for a batch and adds the batch to the side's backlog.
+    fn place(&self, rows: usize) -> Placement {
+        let backlog = self.scheduler.kernel().backlog();
         let mut measured = self.measured.lock();
-        let untried = (0..2).find(|side| measured[*side].row_s.is_none() && !measured[*side].trying);
         let work_s = |side: usize| measured[side].row_s.map(|row_s| row_s * rows as f64);
         let ends_s = |side: usize| {
-            let queue = &self.sides[side];
-            work_s(side).map_or(f64::INFINITY, |work_s| {
-                self.scheduler.kernel().backlog.seconds(&queue.queue) / queue.width + work_s
-            })
+            let Side { queue, width, .. } = &self.sides[side];
+            work_s(side).map_or(f64::INFINITY, |work_s| backlog.seconds(queue) / width + work_s)
         };
+        let untried = [CPU, DEVICE].into_iter().find(|side| {
+            let measured = &measured[*side];
+            measured.row_s.is_none() && !measured.is_tried
+        });
         let side = match (self.choice, untried) {
-            (Choice::Cpu, _) => 0,
-            (Choice::Device, _) => 1,
+            (Choice::Cpu, _) => CPU,
+            (Choice::Device, _) => DEVICE,
             (Choice::Auto, Some(side)) => side,
             (Choice::Auto, None) => {
-                let first = usize::from(ends_s(1) < ends_s(0));
-                let is_old = measured[1 - first].passed_by >= TRIED_AGAIN_AFTER;
-                if is_old { 1 - first } else { first }
+                let first = if ends_s(DEVICE) < ends_s(CPU) { DEVICE } else { CPU };
+                let is_other_stale = measured[1 - first].passed_by >= STALE_AFTER;
+                if is_other_stale { 1 - first } else { first }
             }
         };
         let expected_s = work_s(side).unwrap_or(0.0);
-        measured[side].trying = true;
-        measured[side].stale |= measured[side].passed_by >= TRIED_AGAIN_AFTER;
+        measured[side].is_tried = true;
+        measured[side].is_stale |= measured[side].passed_by >= STALE_AFTER;
         measured[side].passed_by = 0;
         measured[1 - side].passed_by += 1;
-        self.scheduler.kernel().backlog.add(&self.sides[side].queue, expected_s);
-        (side, expected_s)
+        // Still under the lock, so that the next batch sees this one in the backlog.
+        backlog.add(&self.sides[side].queue, expected_s);
+        Placement { side, expected_s }
+    }
+
+    /// Removes a batch that has ended from the backlog of its side. `row_s` is its run time per row, if it ended well.
+    fn ended(&self, placement: &Placement, row_s: Option<f64>) {
+        self.scheduler.kernel().backlog().add(&self.sides[placement.side].queue, -placement.expected_s);
+        let measured = &mut self.measured.lock()[placement.side];
+        // A first batch that failed measured nothing: the side is tried again.
+        measured.is_tried = measured.row_s.is_some();
+        if let Some(row_s) = row_s {
+            let mean = measured.row_s.filter(|_| !measured.is_stale);
+            measured.row_s = Some(mean.map_or(row_s, |mean| mean + NEWEST_WEIGHT * (row_s - mean)));
+            measured.is_stale = false;
+        }
     }
 }
 
-struct Batch {
-    inner: Arc<Inner>,
-    side: usize,
-    expected_s: f64,
+/// The body of a task that runs placed work on one batch.
+struct BatchBody {
+    work: Arc<PlacedWork>,
+    placement: Placement,
     rows: usize,
     output: Option<RecordBatch>,
     sender: oneshot::Sender<Result<RecordBatch>>,
 }
 
-impl Work for Batch {
+impl TaskBody for BatchBody {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
         let batch = environment.inputs.first().ok_or_else(|| Error::internal("placed work came without its batch"))?;
         let batch = batch.batch()?;
-        self.output = Some(match (self.side, environment.device.as_deref_mut()) {
-            (0, _) => (self.inner.on_cpu)(batch)?,
-            (_, Some(device)) => device.run(&self.inner.kernel, batch)?,
+        self.output = Some(match (self.placement.side, environment.device.as_deref_mut()) {
+            (CPU, _) => (self.work.on_cpu)(batch)?,
+            (_, Some(device)) => device.run(&self.work.kernel, batch)?,
             (_, None) => return Err(Error::internal("work for a device came to another thread")),
         });
         Ok(None)
     }
 
     fn settle(self: Box<Self>, outcome: Result<()>, service: Duration) {
-        let inner = &self.inner;
-        inner.scheduler.kernel().backlog.add(&inner.sides[self.side].queue, -self.expected_s);
-        {
-            let measured = &mut inner.measured.lock()[self.side];
-            measured.trying = measured.row_s.is_some();
-            if outcome.is_ok() && self.rows > 0 {
-                let row_s = service.as_secs_f64() / self.rows as f64;
-                let mean = measured.row_s.filter(|_| !measured.stale);
-                measured.row_s = Some(mean.map_or(row_s, |mean| mean + NEWEST_WEIGHT * (row_s - mean)));
-                measured.stale = false;
-            }
-        }
-        deliver(self.sender, outcome, self.output);
+        let row_s = (outcome.is_ok() && self.rows > 0).then(|| service.as_secs_f64() / self.rows as f64);
+        self.work.ended(&self.placement, row_s);
+        reply::deliver(self.sender, outcome, self.output);
     }
 }

@@ -8,43 +8,49 @@ use crate::kernel::Kernel;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 
-/// A reference to an object that is there or will be. Clones share it; when the last is dropped and no task needs the
-/// object, its memory or file is given back.
+/// A reference to an object that has been or will be made. Clones share it. When the last clone is dropped and no task
+/// needs the object, its memory or file is freed.
 #[derive(Clone)]
 pub struct ObjectRef {
-    pub(crate) inner: Arc<Reference>,
+    usage: Arc<ObjectUsage>,
 }
 
-pub(crate) struct Reference {
-    pub(crate) kernel: Arc<Kernel>,
-    pub(crate) key: Key,
+struct ObjectUsage {
+    kernel: Arc<Kernel>,
+    key: Key,
 }
 
 impl ObjectRef {
-    /// Takes over the use that the core counted when it made the object.
-    pub(crate) fn new(kernel: &Arc<Kernel>, key: Key) -> Self {
-        Self { inner: Arc::new(Reference { kernel: Arc::clone(kernel), key }) }
+    /// Takes over the user that the core counted when it created the object.
+    pub(super) fn new(kernel: &Arc<Kernel>, key: Key) -> Self {
+        Self { usage: Arc::new(ObjectUsage { kernel: Arc::clone(kernel), key }) }
     }
 
-    pub(crate) fn key(&self) -> Key {
-        self.inner.key
+    pub(super) fn key(&self) -> Key {
+        self.usage.key
+    }
+
+    /// Returns the key of the object, or `None` if it belongs to another kernel.
+    pub(super) fn key_in(&self, kernel: &Arc<Kernel>) -> Option<Key> {
+        Arc::ptr_eq(&self.usage.kernel, kernel).then_some(self.usage.key)
     }
 }
 
-impl Drop for Reference {
+impl Drop for ObjectUsage {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.objects.release(self.key, &mut core.ledger.memory));
+        self.kernel.with(|core| core.release_object(self.key));
     }
 }
 
 impl fmt::Debug for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ObjectRef").field(&self.inner.key).finish()
+        f.debug_tuple("ObjectRef").field(&self.usage.key).finish()
     }
 }
 
-/// An object in somebody's hands: it stays in memory and counts as held until dropped. A clone of the value itself, which
-/// is free, does not count, so keep it no longer than this.
+/// A pin on an object: the object stays in memory, and counts as held, until the pin is dropped.
+///
+/// A clone of the value is cheap and does not count against the budget, so it should not outlive the pin.
 pub struct Pinned {
     value: Value,
     kernel: Arc<Kernel>,
@@ -52,8 +58,8 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Takes over one pin.
-    pub(crate) fn new(kernel: &Arc<Kernel>, key: Key, value: Value) -> Self {
+    /// Takes over one pin of the core's.
+    pub(super) fn new(kernel: &Arc<Kernel>, key: Key, value: Value) -> Self {
         Self { value, kernel: Arc::clone(kernel), key }
     }
 }
@@ -68,7 +74,7 @@ impl Deref for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.objects.unpin(self.key, &mut core.ledger.memory));
+        self.kernel.with(|core| core.unpin(self.key));
     }
 }
 

@@ -1,37 +1,38 @@
-//! The front: tasks and objects.
+//! The scheduler that callers hold: tasks, reports and shutdown.
 
 use std::fmt;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use cenote_base::{Context as _, Error, Resources, Result};
-use tokio::sync::oneshot;
+use cenote_base::{Error, Resources, Result};
 use tokio::time::Instant;
 
+use super::job::{Job, JobOptions};
+use super::options::{SchedulerOptions, WorkOptions};
+use super::reference::ObjectRef;
+use super::reply;
 use crate::accelerator::DeviceOptions;
 use crate::cancel::OnCancel;
 use crate::core::Core;
 use crate::core::status::{Status, Usage};
-use crate::front::options::{Job, JobHandle, JobOptions, SchedulerOptions, WorkOptions};
-use crate::front::reference::ObjectRef;
 use crate::kernel::Kernel;
+use crate::kernel::threads::thread_names;
 use crate::objects::spill::SpillDirectory;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
-use crate::state::fair::Place;
-use crate::state::ledger::{Device, Ledger};
-use crate::state::task::{Call, Context, Environment, Function, NewTask, Recipe, Spec, Work};
-use crate::state::trace::{self, Trace};
+use crate::state::ledger::{DeviceAccount, Ledger};
+use crate::state::task::{Context, NewTask, Recipe, TaskSpec};
+use crate::state::trace::Trace;
 
-/// Hands out resources, runs work on threads of its own and keeps objects. Clones share them. When the last clone is
-/// dropped, work that has not started is cancelled, and running work goes on to its end.
+/// A scheduler: it hands out resources, runs work on threads of its own, and keeps objects. Clones are the same
+/// scheduler.
+///
+/// When the last clone is dropped, waiting work is cancelled, and running work goes on to its end.
 #[derive(Clone)]
 pub struct Scheduler {
-    shared: Arc<Shared>,
+    handle: Arc<SchedulerHandle>,
 }
 
-struct Shared {
+struct SchedulerHandle {
     kernel: Arc<Kernel>,
 }
 
@@ -41,36 +42,27 @@ impl fmt::Debug for Scheduler {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SchedulerHandle {
     fn drop(&mut self) {
         self.kernel.with(|core| core.close(Instant::now()));
     }
 }
 
 impl Scheduler {
-    /// A scheduler with `options.cpu_cores` threads, rounded up, and one for each device.
+    /// Starts a scheduler with a thread for each of `options.cpu_cores`, rounded up, and one for each device.
     ///
     /// # Errors
-    /// `InvalidInput` for less than a thousandth of a core; `ResourceExhausted` when threads cannot be started; what
-    /// opening a device failed with.
+    /// `InvalidInput` when `cpu_cores` is below 0.001 or above 4096; `ResourceExhausted` when a thread cannot be
+    /// started; the error that opening a device failed with.
     pub fn new(options: SchedulerOptions) -> Result<Self> {
-        let threads = options.cpu_cores.ceil() as usize;
+        let cpu_threads = options.cpu_cores.ceil() as usize;
         let devices = options.devices.clone();
         let scheduler = Self::without_threads(options)?;
-        let kernel = &scheduler.shared.kernel;
-        for number in 0..threads {
-            let kernel = Arc::clone(kernel);
-            spawn(cpu_thread(number), move || kernel.work(Place::Pool, number, None))?;
-        }
-        for (number, device) in devices.into_iter().enumerate() {
-            open_device(kernel, number, threads + number, device)?;
-        }
-        let kernel = Arc::clone(kernel);
-        spawn("cenote-timer".to_owned(), move || kernel.keep_time())?;
+        scheduler.kernel().start_threads(cpu_threads, devices)?;
         Ok(scheduler)
     }
 
-    /// A scheduler that runs nothing by itself, for whoever drives the kernel.
+    /// Returns a scheduler that runs nothing by itself, for a caller who drives the kernel.
     pub(crate) fn without_threads(options: SchedulerOptions) -> Result<Self> {
         if !(0.001..=4096.0).contains(&options.cpu_cores) {
             return Err(Error::invalid_input(format!(
@@ -85,53 +77,49 @@ impl Scheduler {
             device: None,
         };
         let devices = options.devices.into_iter();
-        let device = |device: DeviceOptions| Device::new(device.class, device.memory_bytes);
-        let ledger = Ledger::new(&total, devices.map(device).collect());
+        let account = |device: DeviceOptions| DeviceAccount::new(device.class, device.memory_bytes);
+        let ledger = Ledger::new(&total, devices.map(account).collect());
         let now = Instant::now();
         let core = Core::new(ledger, Trace::new(options.trace_max, now), options.tasks_max, options.seed, now);
         let spill = SpillDirectory::new(&options.spill_directory, options.spill_max);
         let kernel = Arc::new(Kernel::new(core, spill, options.stall_after));
-        Ok(Self { shared: Arc::new(Shared { kernel }) })
+        Ok(Self { handle: Arc::new(SchedulerHandle { kernel }) })
     }
 
     pub(crate) fn kernel(&self) -> &Arc<Kernel> {
-        &self.shared.kernel
+        &self.handle.kernel
     }
 
-    /// What there is and what is held.
+    /// Returns the resources, and how much of them is held.
     pub fn usage(&self) -> Usage {
         self.kernel().look(Core::usage)
     }
 
-    /// What runs, what waits, and for what.
+    /// Returns what runs, what waits, and for what.
     pub fn status(&self) -> Status {
-        let spilled = self.kernel().spilled_bytes();
-        self.kernel().look(|core| core.status(spilled, Instant::now()))
+        let spilled_bytes = self.kernel().spilled_bytes();
+        self.kernel().look(|core| core.status(spilled_bytes, Instant::now()))
     }
 
     /// Writes the newest tries as a timeline in Chrome's Trace Event Format, as many as `trace_max` has room for.
     ///
     /// # Errors
-    /// What writing fails with.
+    /// The error that writing fails with.
     pub fn write_trace(&self, to: &mut dyn std::io::Write) -> Result<()> {
-        let (cores, devices, (since, tries)) = self.kernel().look(|core| {
-            let classes = core.ledger.devices.iter().map(|device| device.class.clone());
-            (core.ledger.total().cpu.ceil() as usize, classes.collect::<Vec<_>>(), core.trace.snapshot())
-        });
-        let devices = devices.iter().enumerate().map(|(number, class)| device_thread(class, number));
-        let threads: Vec<String> = (0..cores).map(cpu_thread).chain(devices).collect();
-        trace::write(since, &tries, &threads, to)
+        let (usage, classes, trace) = self.kernel().look(|core| (core.usage(), core.device_classes(), core.trace()));
+        trace.write(&thread_names(usage.total.cpu.ceil() as usize, &classes), to)
     }
 
-    /// Returns a new job: a stream of work with a fair share of its own, which lives as long as its handle or its work.
+    /// Adds a job: a stream of work with a fair share of its own, which lives as long as its handle or its work.
     pub fn job(&self, options: JobOptions) -> Job {
-        let key = self.kernel().with(|core| core.fair.add_job(options.name, options.priority));
-        Job { inner: Arc::new(JobHandle { kernel: Arc::clone(self.kernel()), key }) }
+        Job::new(self.kernel(), options)
     }
 
-    /// Hands in a task, which runs once its `inputs` are there and its resources are free, and returns a reference to
-    /// what it will make. The function gets its inputs in the order given. It may be called again: after an error that
-    /// may pass, and when its object was lost and is still wanted; so it must not depend on how often it ran.
+    /// Submits a task and returns a reference to the object that it will make. The task runs once its `inputs` are
+    /// there and its resources are free; `function` gets the inputs in the order given.
+    ///
+    /// The function is called again after an error that may pass, and when its object was lost and is still wanted. Its
+    /// result must not depend on the number of calls.
     ///
     /// If an input fails, so does the task's object, with the input's error.
     ///
@@ -142,85 +130,49 @@ impl Scheduler {
     where
         F: Fn(&Context, &[Value]) -> Result<Value> + Send + Sync + 'static,
     {
-        self.submit_function(options, inputs, Arc::new(function))
+        let spec = Arc::new(self.task_spec(options)?);
+        let recipe = Recipe { spec, inputs: self.object_keys(inputs)?, function: Arc::new(function) };
+        let object = self.kernel().with(|core| core.submit_recipe(recipe, Instant::now()))?;
+        Ok(ObjectRef::new(self.kernel(), object))
     }
 
-    pub(crate) fn submit_function(
-        &self,
-        options: &WorkOptions,
-        inputs: &[ObjectRef],
-        function: Arc<Function>,
-    ) -> Result<ObjectRef> {
-        let spec = Arc::new(self.spec(options)?);
-        let inputs = self.keys(inputs)?;
-        let recipe = Recipe { spec: Arc::clone(&spec), inputs: inputs.clone(), function: Arc::clone(&function) };
-        let recipe = Arc::new(recipe);
-        let submitted = self.kernel().with(|core| {
-            let output = core.objects.create(Some(recipe));
-            let work = Box::new(Call(function));
-            let new = NewTask { spec, inputs, output: Some(output), actor: None, work };
-            (output, core.submit(new, Instant::now()))
-        });
-        let object = ObjectRef::new(self.kernel(), submitted.0);
-        submitted.1.map(|_| object)
-    }
-
-    /// Waits for the resources, runs `work` on a CPU thread, and tries again as `options` allows.
+    /// Waits for the resources, runs `work` on a CPU thread, and tries again as `options` allow.
+    ///
+    /// Dropping the future withdraws work that has not started; work that has started runs to its end.
     ///
     /// # Errors
     /// `ResourceExhausted` at once for a request that can never be met; `Cancelled`; `Internal` when the work panics;
-    /// else the work's own error. Dropping the future before the work started takes it back; once started it runs to
-    /// its end.
-    pub async fn run<T, F>(&self, options: &WorkOptions, work: F) -> Result<T>
+    /// else the work's own error.
+    pub async fn run<T, F>(&self, options: &WorkOptions, mut work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Context) -> Result<T> + Send + 'static,
     {
-        let spec = Arc::new(self.spec(options)?);
-        let (work, receiver) = typed(work);
-        let new = NewTask { spec, inputs: Vec::new(), output: None, actor: None, work };
-        let task = self.kernel().with(|core| core.submit(new, Instant::now()))?;
-        let _guard = Withdraw { kernel: self.kernel(), task };
-        receiver.await.unwrap_or_else(|_| Err(Error::internal("a task was lost with its worker")))
+        let spec = Arc::new(self.task_spec(options)?);
+        let (body, result) = reply::replying(move |environment| work(&environment.context));
+        reply::submit_and_wait(self.kernel(), NewTask::new(spec, body), result).await
     }
 
-    /// Takes no more work, and waits until all that was handed in has ended.
+    /// Refuses new work, and waits until all work that was submitted has ended.
     pub async fn drain(&self) {
-        let waiter = self.kernel().with(|core| {
-            core.draining = true;
-            if core.tasks.len() == 0 {
-                return None;
-            }
-            let (sender, receiver) = oneshot::channel();
-            core.drained.push(sender);
-            Some(receiver)
-        });
-        if let Some(waiter) = waiter {
-            // The sender goes only with the last task.
-            let _ = waiter.await;
+        if let Some(last_task_ended) = self.kernel().with(Core::drain) {
+            // The sender is dropped only after the last task has ended.
+            let _ = last_task_ended.await;
         }
     }
 
-    /// `options` in the core's terms.
-    pub(crate) fn spec(&self, options: &WorkOptions) -> Result<Spec> {
-        let told: Arc<dyn OnCancel> = Arc::clone(self.kernel()) as _;
-        options.cancel.tell(&told);
-        let (request, job) = self.kernel().look(|core| (core.ledger.request(&options.resources), core.job));
+    /// Converts `options` to the core's terms, and has their cancellation flag reach the waiting tasks.
+    pub(super) fn task_spec(&self, options: &WorkOptions) -> Result<TaskSpec> {
+        let listener: Arc<dyn OnCancel> = Arc::clone(self.kernel()) as _;
+        options.cancel.tell(&listener);
+        let (request, default_job) = self.kernel().look(|core| (core.request(&options.resources), core.default_job()));
         let request = request?;
-        let job = match &options.job {
-            Some(job) if !Arc::ptr_eq(&job.inner.kernel, self.kernel()) => {
-                return Err(Error::invalid_input(format!(
-                    "the job of `{}` belongs to another scheduler",
-                    options.name
-                )));
-            }
-            Some(job) => job.inner.key,
-            None => job,
-        };
-        Ok(Spec {
+        let job = options.job.as_ref().map_or(Some(default_job), |job| job.key_in(self.kernel())).ok_or_else(|| {
+            Error::invalid_input(format!("the job of `{}` belongs to another scheduler", options.name))
+        })?;
+        Ok(TaskSpec {
             name: options.name.clone(),
             job,
-            place: if request.device.is_some() { Place::DeviceOfClass } else { Place::Pool },
             request,
             retries_max: options.retries_max,
             cancel: options.cancel.clone(),
@@ -228,90 +180,8 @@ impl Scheduler {
         })
     }
 
-    pub(crate) fn keys(&self, objects: &[ObjectRef]) -> Result<Vec<Key>> {
-        if objects.iter().any(|object| !Arc::ptr_eq(&object.inner.kernel, self.kernel())) {
-            return Err(Error::invalid_input("an input belongs to another scheduler"));
-        }
-        Ok(objects.iter().map(ObjectRef::key).collect())
+    pub(super) fn object_keys(&self, objects: &[ObjectRef]) -> Result<Vec<Key>> {
+        let foreign = || Error::invalid_input("an input belongs to another scheduler");
+        objects.iter().map(|object| object.key_in(self.kernel()).ok_or_else(foreign)).collect()
     }
-}
-
-/// Takes a task back when nobody waits for it any more.
-pub(crate) struct Withdraw<'a> {
-    pub(crate) kernel: &'a Arc<Kernel>,
-    pub(crate) task: Key,
-}
-
-impl Drop for Withdraw<'_> {
-    fn drop(&mut self) {
-        self.kernel.with(|core| core.withdraw(self.task, Instant::now()));
-    }
-}
-
-/// `work`, and where its result will come.
-pub(crate) fn typed<T, F>(work: F) -> (Box<dyn Work>, oneshot::Receiver<Result<T>>)
-where
-    T: Send + 'static,
-    F: FnMut(&Context) -> Result<T> + Send + 'static,
-{
-    let (sender, receiver) = oneshot::channel();
-    (Box::new(Typed { work: Some(work), result: None, sender }), receiver)
-}
-
-/// Work whose result goes to whoever waits for it.
-struct Typed<T, F> {
-    work: Option<F>,
-    result: Option<T>,
-    sender: oneshot::Sender<Result<T>>,
-}
-
-impl<T: Send, F: FnMut(&Context) -> Result<T> + Send> Work for Typed<T, F> {
-    fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
-        let work = self.work.as_mut().ok_or_else(|| Error::internal("the work was done before"))?;
-        self.result = Some(work(&environment.context)?);
-        // What the work holds goes before what it was granted does.
-        self.work = None;
-        Ok(None)
-    }
-
-    fn settle(self: Box<Self>, outcome: Result<()>, _service: Duration) {
-        deliver(self.sender, outcome, self.result);
-    }
-}
-
-/// Sends what came of some work. Nobody waits when the caller was dropped: the result is not wanted then.
-pub(crate) fn deliver<T>(sender: oneshot::Sender<Result<T>>, outcome: Result<()>, result: Option<T>) {
-    let lost = || Error::internal("a task ended well without a result");
-    let _ = sender.send(outcome.and_then(|()| result.ok_or_else(lost)));
-}
-
-fn cpu_thread(number: usize) -> String {
-    format!("cenote-cpu-{number}")
-}
-
-fn device_thread(class: &str, number: usize) -> String {
-    format!("cenote-{class}-{number}")
-}
-
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
-    let doing = format!("start thread {name}");
-    thread::Builder::new().name(name).spawn(work).map(drop).context(|| doing)
-}
-
-/// Opens a device on a thread of its own, which then works for it.
-fn open_device(kernel: &Arc<Kernel>, number: usize, thread: usize, device: DeviceOptions) -> Result<()> {
-    let kernel = Arc::clone(kernel);
-    let (opened, outcome) = std::sync::mpsc::sync_channel(1);
-    let name = device_thread(&device.class, number);
-    let class = device.class.clone();
-    spawn(name, move || match (device.open)() {
-        Ok(accelerator) => {
-            // The scheduler waits for this word.
-            let _ = opened.send(Ok(()));
-            kernel.work(Place::Device(number), thread, Some(accelerator));
-        }
-        Err(error) => drop(opened.send(Err(error))),
-    })?;
-    let lost = |_| Err(Error::internal("its thread ended"));
-    outcome.recv().unwrap_or_else(lost).context(|| format!("open device {number}, a `{class}`"))
 }

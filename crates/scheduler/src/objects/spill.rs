@@ -1,4 +1,4 @@
-//! Objects on disk, as Arrow IPC streams.
+//! Objects on disk, one file each.
 
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
@@ -6,30 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{AsArray, LargeBinaryArray, RecordBatch};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
 use cenote_base::{ByteSize, Context, Error, Result};
 use crc32fast::Hasher;
 
+use crate::objects::ipc::{decode, encode};
 use crate::objects::value::Value;
 
-/// The column that plain bytes travel in.
-const BYTES_COLUMN: &str = "_cenote_bytes";
-
-/// A directory of this process's own, made with the first file and removed with the last owner.
+/// A directory for spilled objects that this process alone uses: created with the first file, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct SpillDirectory {
     path: PathBuf,
     bytes_max: u64,
-    used: AtomicU64,
-    written: AtomicU64,
+    used_bytes: AtomicU64,
+    files_written: AtomicU64,
 }
 
-/// One object on disk; the file goes with it.
+/// An object on disk. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct SpillFile {
     directory: Arc<SpillDirectory>,
@@ -42,26 +34,31 @@ impl SpillDirectory {
     pub(crate) fn new(parent: &Path, bytes_max: ByteSize) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("cenote-spill-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Self { path: parent.join(name), bytes_max: bytes_max.0, used: AtomicU64::new(0), written: AtomicU64::new(0) }
+        Self {
+            path: parent.join(name),
+            bytes_max: bytes_max.0,
+            used_bytes: AtomicU64::new(0),
+            files_written: AtomicU64::new(0),
+        }
     }
 
-    /// Bytes on disk now.
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+    /// Returns the bytes of the files in the directory.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
     }
 
     /// Writes `value` to a new file.
     ///
     /// # Errors
-    /// `ResourceExhausted` when the disk or the directory's bound is full; nothing is left of the file then.
+    /// `ResourceExhausted` when the disk is full or the directory has reached its limit. The partial file is removed.
     pub(crate) fn write(self: &Arc<Self>, value: &Value) -> Result<SpillFile> {
-        let path = self.path.join(format!("{}.arrow", self.written.fetch_add(1, Ordering::Relaxed)));
+        let path = self.path.join(format!("{}.arrow", self.files_written.fetch_add(1, Ordering::Relaxed)));
         let doing = || format!("spill {} bytes to {}", value.size_bytes(), path.display());
         let write = || -> Result<SpillFile> {
             fs::create_dir_all(&self.path)?;
             let file = fs::File::create(&path)?;
             let mut spilled = SpillFile { directory: Arc::clone(self), path: path.clone(), bytes: 0, checksum: 0 };
-            let mut to = Counted { to: BufWriter::new(file), file: &mut spilled, hasher: Hasher::new() };
+            let mut to = SpillWriter { to: BufWriter::new(file), file: &mut spilled, hasher: Hasher::new() };
             encode(value, &mut to)?;
             to.flush()?;
             spilled.checksum = to.hasher.finalize();
@@ -71,18 +68,18 @@ impl SpillDirectory {
     }
 }
 
-/// Counts and sums up what passes to a spill file.
-struct Counted<'a> {
+/// A writer that charges the bytes of a spill file to its directory and computes the file's checksum.
+struct SpillWriter<'a> {
     to: BufWriter<fs::File>,
     file: &'a mut SpillFile,
     hasher: Hasher,
 }
 
-impl Write for Counted<'_> {
+impl Write for SpillWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let directory = &self.file.directory;
         let (more, bytes_max) = (bytes.len() as u64, directory.bytes_max);
-        let used = directory.used.fetch_add(more, Ordering::Relaxed);
+        let used = directory.used_bytes.fetch_add(more, Ordering::Relaxed);
         self.file.bytes += more;
         if used + more > bytes_max {
             let full = format!("{used} of {bytes_max} bytes of the spill directory are used");
@@ -100,25 +97,25 @@ impl Write for Counted<'_> {
 
 impl Drop for SpillDirectory {
     fn drop(&mut self) {
-        // It may never have been made, and what stays behind harms nobody.
+        // The directory may never have been created; a leftover directory is harmless.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
 impl SpillFile {
-    /// The object.
+    /// Reads the object.
     ///
     /// # Errors
-    /// `NotFound` or `Corrupt` when the file is not what was written.
+    /// `NotFound` when the file is gone; `Corrupt` when its bytes differ from what was written.
     pub(crate) fn read(&self) -> Result<Value> {
         let read = || -> Result<Value> {
             let mut file = fs::File::open(&self.path)?;
             let mut hasher = Hasher::new();
-            let mut piece = vec![0; 64 << 10];
+            let mut buffer = vec![0; 64 << 10];
             loop {
-                match file.read(&mut piece)? {
+                match file.read(&mut buffer)? {
                     0 => break,
-                    bytes => hasher.update(&piece[..bytes]),
+                    bytes => hasher.update(&buffer[..bytes]),
                 }
             }
             if hasher.finalize() != self.checksum {
@@ -133,53 +130,16 @@ impl SpillFile {
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
-        self.directory.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        // A file that cannot be removed goes with the directory.
+        self.directory.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        // A file that cannot be removed now is removed with the directory.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Writes `value` as an Arrow IPC stream.
-pub(crate) fn encode(value: &Value, to: &mut dyn Write) -> Result<()> {
-    let batch = match value {
-        Value::Batch(batch) => batch.clone(),
-        Value::Bytes(bytes) => {
-            let column = LargeBinaryArray::new(OffsetBuffer::from_lengths([bytes.len()]), bytes.clone(), None);
-            let schema = Schema::new(vec![Field::new(BYTES_COLUMN, DataType::LargeBinary, false)]);
-            RecordBatch::try_new(Arc::new(schema), vec![Arc::new(column)]).map_err(unencoded)?
-        }
-    };
-    let mut writer = StreamWriter::try_new(to, batch.schema_ref()).map_err(unencoded)?;
-    writer.write(&batch).and_then(|()| writer.finish()).map_err(unencoded)
-}
-
-fn unencoded(source: ArrowError) -> Error {
-    match source {
-        ArrowError::IoError(_, source) => Error::from(source),
-        source => Error::unsupported("the object cannot be written as Arrow IPC").with_source(source),
-    }
-}
-
-/// Reads the object that [`encode`] wrote.
-pub(crate) fn decode(from: &mut dyn Read) -> Result<Value> {
-    let corrupt = |source| Error::corrupt("the bytes are no Arrow IPC stream").with_source(source);
-    let mut batches = StreamReader::try_new(from, None).map_err(corrupt)?;
-    let Some(batch) = batches.next().transpose().map_err(corrupt)? else {
-        return Err(Error::corrupt("the Arrow IPC stream holds no batch"));
-    };
-    if batch.num_columns() == 1 && batch.schema_ref().field(0).name() == BYTES_COLUMN && batch.num_rows() == 1 {
-        let column = batch.column(0).as_binary_opt::<i64>();
-        let column = column.ok_or_else(|| Error::corrupt("the column of plain bytes is of another type"))?;
-        let (start, end) = (column.value_offsets()[0] as usize, column.value_offsets()[1] as usize);
-        return Ok(Value::Bytes(column.values().slice_with_length(start, end - start)));
-    }
-    Ok(Value::Batch(batch))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{Array, StringArray};
+    use arrow::array::{Array, RecordBatch, StringArray};
     use cenote_base::ErrorKind;
 
     use super::*;
@@ -195,10 +155,10 @@ mod tests {
         let directory = Arc::new(SpillDirectory::new(parent.path(), ByteSize::mib(1)));
         for value in [rows(), Value::from(vec![1, 2, 3]), Value::from(Vec::new())] {
             let file = directory.write(&value).unwrap();
-            assert!(directory.used() > 0);
+            assert!(directory.used_bytes() > 0);
             assert_eq!(file.read().unwrap(), value);
         }
-        assert_eq!(directory.used(), 0);
+        assert_eq!(directory.used_bytes(), 0);
         drop(directory);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
@@ -226,6 +186,6 @@ mod tests {
         let error = directory.write(&rows()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         assert!(error.message().contains("of 10 bytes of the spill directory are used"), "{error}");
-        assert_eq!(directory.used(), 0);
+        assert_eq!(directory.used_bytes(), 0);
     }
 }

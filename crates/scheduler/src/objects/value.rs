@@ -1,10 +1,10 @@
-//! What tasks take and make.
+//! The values that tasks take and make.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::buffer::Buffer;
 use cenote_base::{Error, Result};
 
-/// An immutable object: rows or plain bytes. A clone shares them.
+/// An immutable object: rows or plain bytes. Clones share the memory.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Rows.
@@ -14,7 +14,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Bytes of data. Parts of one buffer in several objects count in each object by what it shows of them.
+    /// Returns the bytes of data. An object that is a slice of a shared buffer counts the slice alone.
     pub fn size_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -22,7 +22,7 @@ impl Value {
         }
     }
 
-    /// The rows.
+    /// Returns the rows.
     ///
     /// # Errors
     /// `InvalidInput` when the object is plain bytes.
@@ -35,7 +35,7 @@ impl Value {
         }
     }
 
-    /// The plain bytes.
+    /// Returns the plain bytes.
     ///
     /// # Errors
     /// `InvalidInput` when the object holds rows.
@@ -51,11 +51,11 @@ impl Value {
     }
 }
 
-/// Bytes of the rows that `batch` shows.
-pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
+/// Returns the bytes of the rows in `batch`.
+fn batch_bytes(batch: &RecordBatch) -> u64 {
     let column = |column: &std::sync::Arc<dyn Array>| match column.to_data().get_slice_memory_size() {
         Ok(bytes) => bytes,
-        // Types whose slices Arrow cannot measure count with all that they hold.
+        // Arrow cannot measure slices of some types: they count their whole buffers.
         Err(_) => column.get_array_memory_size(),
     };
     batch.columns().iter().map(column).sum::<usize>() as u64

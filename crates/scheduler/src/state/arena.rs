@@ -1,64 +1,68 @@
-//! Values under keys that are never mistaken for those of values that came before.
+//! A vector whose keys are never mistaken for those of removed values.
 
-/// Where a value stands in an [`Arena`]. A key of a value that was removed finds nothing.
+/// The key of a value in an [`Arena`]. The key of a removed value finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
     index: u32,
     generation: u32,
 }
 
-/// A vector whose places are used again, each under a new generation.
+/// A vector that reuses the slots of removed values, each time under a new generation.
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
-    places: Vec<(u32, Option<T>)>,
+    slots: Vec<Slot<T>>,
     free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    value: Option<T>,
 }
 
 impl<T> Default for Arena<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new() }
     }
 }
 
 impl<T> Arena<T> {
     pub(crate) fn insert(&mut self, value: T) -> Key {
         if let Some(index) = self.free.pop() {
-            let (generation, place) = &mut self.places[index as usize];
-            *place = Some(value);
-            return Key { index, generation: *generation };
+            let slot = &mut self.slots[index as usize];
+            slot.value = Some(value);
+            return Key { index, generation: slot.generation };
         }
-        self.places.push((0, Some(value)));
-        Key { index: (self.places.len() - 1) as u32, generation: 0 }
+        self.slots.push(Slot { generation: 0, value: Some(value) });
+        Key { index: (self.slots.len() - 1) as u32, generation: 0 }
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        let (generation, place) = self.places.get(key.index as usize)?;
-        if *generation == key.generation { place.as_ref() } else { None }
+        let slot = self.slots.get(key.index as usize)?;
+        if slot.generation == key.generation { slot.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let (generation, place) = self.places.get_mut(key.index as usize)?;
-        if *generation == key.generation { place.as_mut() } else { None }
+        let slot = self.slots.get_mut(key.index as usize)?;
+        if slot.generation == key.generation { slot.value.as_mut() } else { None }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let (generation, place) = self.places.get_mut(key.index as usize)?;
-        if *generation != key.generation {
-            return None;
-        }
-        let value = place.take()?;
-        *generation = generation.wrapping_add(1);
+        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)?;
+        let value = slot.value.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
         Some(value)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.places.iter().enumerate().filter_map(|(index, (generation, place))| {
-            place.as_ref().map(|value| (Key { index: index as u32, generation: *generation }, value))
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let key = Key { index: index as u32, generation: slot.generation };
+            slot.value.as_ref().map(|value| (key, value))
         })
     }
 }

@@ -1,13 +1,13 @@
-//! What happened so far, as numbers.
+//! Totals since the scheduler was made.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Sums since the scheduler was made.
+/// Totals since the scheduler was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Tasks and actor calls that were taken in.
+    /// Tasks and actor calls that were accepted.
     pub submitted: u64,
     /// Tries that began.
     pub started: u64,
@@ -25,6 +25,6 @@ pub struct Counters {
     pub restored: u64,
     /// Time between being ready and being started, over all tries.
     pub waited: Duration,
-    /// Time on workers, over all tries.
+    /// Run time, over all tries.
     pub service: Duration,
 }

@@ -1,11 +1,15 @@
-//! The parts of the core's state. Each keeps its own invariants, and none of them decides what happens next.
+//! The parts of the core's state. Each one keeps its own invariants.
 //!
-//! A part knows the parts below it and neither the core, nor threads, clocks or files.
+//! A part may know the parts below it. It does not know the core, threads, clocks or files, and does not decide what
+//! happens next.
 
+pub(crate) mod actor_table;
 pub(crate) mod arena;
 pub(crate) mod counters;
+pub(crate) mod failure;
 pub(crate) mod fair;
 pub(crate) mod ledger;
+pub(crate) mod memory;
 pub(crate) mod object_table;
 pub(crate) mod task;
 pub(crate) mod timers;

@@ -1,126 +1,89 @@
-//! A piece of work and what it needs.
+//! Tasks as they are handed in: what they need, what runs, and what an object is made by.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cenote_base::Result;
-use tokio::time::Instant;
 
 use crate::accelerator::Accelerator;
 use crate::cancel::Cancel;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
-use crate::state::fair::Place;
-use crate::state::ledger::{Grant, Request};
+use crate::state::ledger::Request;
 
-/// What running work can ask.
+/// The part of its surroundings that running work can ask about.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Raised when the work should stop: long loops [check](Cancel::check) it.
+    /// Raised when the work should stop. Long loops [check](Cancel::check) it.
     pub cancel: Cancel,
-    /// 0 on the first try.
+    /// The number of the try: 0 on the first.
     pub attempt: u32,
 }
 
-/// What makes an object: it can be called again if the object is lost.
-pub(crate) type Function = dyn Fn(&Context, &[Value]) -> Result<Value> + Send + Sync;
-
-/// How to make an object again.
-pub(crate) struct Recipe {
-    pub(crate) spec: Arc<Spec>,
-    pub(crate) inputs: Vec<Key>,
-    pub(crate) function: Arc<Function>,
-}
-
-/// What is the same for every try of a task.
+/// The settings of a task that are the same for every try.
 #[derive(Debug)]
-pub(crate) struct Spec {
+pub(crate) struct TaskSpec {
     pub(crate) name: String,
     pub(crate) job: Key,
-    pub(crate) place: Place,
     pub(crate) request: Request,
     pub(crate) retries_max: u32,
     pub(crate) cancel: Cancel,
-    /// What keeps the task's grant after it has ended well.
+    /// The hold that keeps the task's grant after the task has ended well.
     pub(crate) hold: Option<Key>,
 }
 
-/// What runs on a worker, and what becomes of the result.
-pub(crate) trait Work: Send {
-    /// One try, on a worker. What it returns becomes the task's object, if the task makes one.
+/// The code of a task, and the delivery of its result.
+pub(crate) trait TaskBody: Send {
+    /// Runs one try, on a worker thread. The value returned becomes the task's object, if the task has one.
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>>;
 
-    /// Called once, after the last try or instead of the first, without any lock held. `service` is how long the last
-    /// try took.
+    /// Delivers the outcome. Called once, after the last try or instead of the first, without any lock held. `service`
+    /// is the run time of the last try.
     fn settle(self: Box<Self>, _outcome: Result<()>, _service: Duration) {}
 }
 
-/// What a worker lends to the work that it runs.
+/// The things that a worker thread lends to a task's body.
 pub(crate) struct Environment<'a> {
     pub(crate) context: Context,
     pub(crate) inputs: &'a [Value],
     pub(crate) device: Option<&'a mut (dyn Accelerator + 'static)>,
-    /// The actor's state to use, by number.
+    /// The number of the actor's state to use.
     pub(crate) replica: usize,
 }
 
 /// A task as it is handed in.
 pub(crate) struct NewTask {
-    pub(crate) spec: Arc<Spec>,
+    pub(crate) spec: Arc<TaskSpec>,
     pub(crate) inputs: Vec<Key>,
     pub(crate) output: Option<Key>,
     pub(crate) actor: Option<Key>,
-    pub(crate) work: Box<dyn Work>,
+    pub(crate) body: Box<dyn TaskBody>,
 }
 
-/// A task that has not ended.
-pub(crate) struct Task {
-    pub(crate) spec: Arc<Spec>,
-    /// In the order of the function's arguments.
+impl NewTask {
+    /// Returns a task without inputs, whose body delivers its result itself.
+    pub(crate) fn new(spec: Arc<TaskSpec>, body: Box<dyn TaskBody>) -> Self {
+        Self { spec, inputs: Vec::new(), output: None, actor: None, body }
+    }
+}
+
+/// A function that makes an object. It is called again if the object is lost.
+pub(crate) type ObjectFunction = dyn Fn(&Context, &[Value]) -> Result<Value> + Send + Sync;
+
+/// Everything that is needed to make an object, also once more.
+pub(crate) struct Recipe {
+    pub(crate) spec: Arc<TaskSpec>,
     pub(crate) inputs: Vec<Key>,
-    /// Sorted, each once.
-    pub(crate) distinct: Vec<Key>,
-    pub(crate) output: Option<Key>,
-    pub(crate) actor: Option<ActorCall>,
-    /// `None` while it runs.
-    pub(crate) work: Option<Box<dyn Work>>,
-    pub(crate) state: TaskState,
-    pub(crate) attempt: u32,
-    pub(crate) retries_left: u32,
-    /// How long the last try took.
-    pub(crate) service: Duration,
-    pub(crate) since: Instant,
+    pub(crate) function: Arc<ObjectFunction>,
 }
 
-/// On which of an actor's states a call runs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ActorCall {
-    pub(crate) actor: Key,
-    /// `None` in the mailbox.
-    pub(crate) replica: Option<usize>,
-    /// Whether the call builds the replica, and so asks for what that holds.
-    pub(crate) grows: bool,
-}
-
-#[derive(Debug)]
-pub(crate) enum TaskState {
-    /// So many inputs are still to be made.
-    Inputs(usize),
-    /// Behind other calls of its actor.
-    Mailbox,
-    /// For resources and a thread.
-    Ready,
-    Running(Running),
-    /// For the pause before the next try.
-    Backoff,
-}
-
-#[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) grant: Grant,
-    pub(crate) charged_s: f64,
-    pub(crate) thread: usize,
+impl Recipe {
+    /// Returns the task that makes the object `output`.
+    pub(crate) fn task(&self, output: Key) -> NewTask {
+        let body = Box::new(FunctionBody(Arc::clone(&self.function)));
+        NewTask { inputs: self.inputs.clone(), output: Some(output), ..NewTask::new(Arc::clone(&self.spec), body) }
+    }
 }
 
 impl fmt::Debug for Recipe {
@@ -129,40 +92,21 @@ impl fmt::Debug for Recipe {
     }
 }
 
-impl fmt::Debug for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").field("name", &self.spec.name).field("state", &self.state).finish_non_exhaustive()
-    }
-}
+/// The body of a task that makes an object.
+struct FunctionBody(Arc<ObjectFunction>);
 
-impl Task {
-    pub(crate) fn new(new: NewTask, now: Instant) -> Self {
-        let mut distinct = new.inputs.clone();
-        if distinct.len() > 1 {
-            distinct.sort_unstable();
-            distinct.dedup();
-        }
-        Self {
-            retries_left: new.spec.retries_max,
-            spec: new.spec,
-            inputs: new.inputs,
-            distinct,
-            output: new.output,
-            actor: new.actor.map(|actor| ActorCall { actor, replica: None, grows: false }),
-            work: Some(new.work),
-            state: TaskState::Inputs(0),
-            attempt: 0,
-            service: Duration::ZERO,
-            since: now,
-        }
-    }
-}
-
-/// The work of a task that makes an object.
-pub(crate) struct Call(pub(crate) Arc<Function>);
-
-impl Work for Call {
+impl TaskBody for FunctionBody {
     fn run(&mut self, environment: &mut Environment<'_>) -> Result<Option<Value>> {
         (self.0)(&environment.context, environment.inputs).map(Some)
     }
+}
+
+/// The assignment of a call to one of its actor's states.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ActorCall {
+    pub(crate) actor: Key,
+    /// The number of the state; `None` while the call is in the mailbox.
+    pub(crate) replica: Option<usize>,
+    /// Whether the call builds the state, and so asks for the resources that the state holds.
+    pub(crate) builds: bool,
 }

@@ -1,4 +1,4 @@
-//! What is to happen later, in order of time.
+//! Events at a later time, in the order of time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,34 +7,35 @@ use tokio::time::Instant;
 
 use crate::state::arena::Key;
 
-/// What happens when its time comes.
+/// An event that a timer brings.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A task's pause between two tries is over.
+    /// The pause of a task between two tries is over.
     Retry(Key),
-    /// An actor may have states that were idle for long enough.
+    /// An actor may have states that have been idle for long enough.
     Idle(Key),
 }
 
+/// The timers that have not fired. Timers of the same time fire in the order in which they were added.
 #[derive(Default)]
 pub(crate) struct Timers {
     events: BTreeMap<(Instant, u64), Event>,
-    count: u64,
+    added: u64,
 }
 
 impl Timers {
     pub(crate) fn add(&mut self, at: Instant, event: Event) {
-        self.count += 1;
-        self.events.insert((at, self.count), event);
+        self.added += 1;
+        self.events.insert((at, self.added), event);
     }
 
-    /// When the first event comes.
+    /// Returns the time of the first event.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.events.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// The next event whose time has come.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<Event> {
+    /// Removes and returns the first event whose time has come.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Event> {
         let first = self.events.first_entry()?;
         if first.key().0 > now { None } else { Some(first.remove()) }
     }
