@@ -1,4 +1,4 @@
-//! Queues bounded in bytes.
+//! Queues that are bounded in bytes.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// A queue that holds at most `bytes_max` bytes, counted from `send` until the received item is dropped. An item larger
-/// than that passes alone.
-#[allow(clippy::disallowed_methods)] // The permits bound the channel.
+/// Returns both halves of a queue that holds at most `bytes_max` bytes. An item counts from `send` until the received
+/// item is dropped. A larger item passes when the queue is empty.
+#[allow(clippy::disallowed_methods)] // The semaphore bounds the channel.
 pub fn byte_queue<T>(bytes_max: u64) -> (Sender<T>, Receiver<T>) {
     let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
-    // An item that was sent holds at least one permit.
+    // Every item in the channel holds at least one permit.
     let (sender, receiver) = mpsc::unbounded_channel();
     (
         Sender { items: sender, budget: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max },
@@ -34,10 +34,10 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Waits for room, then queues `item`, which counts as `bytes`.
+    /// Waits for room, then queues `item`, which counts as `bytes` bytes.
     ///
     /// # Errors
-    /// `Cancelled` when the receiver is gone.
+    /// `Cancelled` when the receiver was dropped.
     pub async fn send(&self, item: T, bytes: u64) -> Result<()> {
         let amount = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.bytes_max);
         let gone = || Error::cancelled("the receiver of the queue is gone");
@@ -56,13 +56,13 @@ pub struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The next item, or `None` when every sender is gone. Cancel safe.
+    /// Waits for the next item; `None` when every sender was dropped. This method is cancel safe.
     pub async fn recv(&mut self) -> Option<Held<T>> {
         self.items.recv().await
     }
 }
 
-/// An item that counts against its queue's bound until dropped.
+/// A received item, which counts against the queue's limit until it is dropped.
 #[derive(Debug)]
 pub struct Held<T> {
     item: T,
@@ -70,7 +70,7 @@ pub struct Held<T> {
 }
 
 impl<T> Held<T> {
-    /// The item, which no longer counts.
+    /// Unwraps the item, which no longer counts.
     pub fn into_inner(self) -> T {
         self.item
     }

@@ -1,33 +1,33 @@
-//! Finding the rows that break a batch.
+//! The search for the rows that make a batch fail.
 
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use cenote_base::{Error, ErrorKind, Result};
 
-/// What came of a batch, all rows accounted for.
+/// The outcome of a batch, in which every row is accounted for.
 #[derive(Debug)]
 pub struct Sifted {
-    /// Outputs, each with the rows it was made from, in order.
+    /// The outputs, each with the rows it was made from, in order.
     pub outputs: Vec<(Range<usize>, RecordBatch)>,
-    /// The rows that fail by themselves, in order.
+    /// The rows that fail even alone, in order.
     pub bad: Vec<BadRow>,
 }
 
 /// A row that fails even alone.
 #[derive(Debug)]
 pub struct BadRow {
-    /// Its place in the batch.
+    /// The number of the row in the batch.
     pub row: usize,
-    /// What it fails with.
+    /// The error that the row fails with.
     pub error: Error,
 }
 
-/// Runs `work` on `batch`, and where that fails on halves, down to the rows that fail alone, which are set aside. One bad row
-/// among n costs some 2 log₂ n more runs.
+/// Runs `work` on `batch`. Where it fails, it runs again on both halves, down to the rows that fail alone, which are
+/// set aside. One bad row among n costs about 2 · log₂ n more runs.
 ///
 /// # Errors
-/// `Cancelled`, which says nothing about rows; the error itself when more than `bad_max` rows fail.
+/// `Cancelled`, because it says nothing about rows; the error of the first row beyond `bad_max` that fails alone.
 pub async fn sift<F, Fut>(batch: &RecordBatch, bad_max: usize, work: F) -> Result<Sifted>
 where
     F: Fn(RecordBatch) -> Fut,
@@ -35,6 +35,7 @@ where
 {
     let mut sifted = Sifted { outputs: Vec::new(), bad: Vec::new() };
     let all = 0..batch.num_rows();
+    // A stack, with the first rows on top.
     let mut left = vec![all];
     while let Some(rows) = left.pop() {
         match work(batch.slice(rows.start, rows.len())).await {
