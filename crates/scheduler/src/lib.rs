@@ -67,4 +67,4 @@ pub use front::scheduler::Scheduler;
 pub use objects::value::Value;
 pub use state::counters::Counters;
 pub use state::fair::Priority;
-pub use state::task::Context;
+pub use state::task_spec::Context;

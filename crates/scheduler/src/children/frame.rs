@@ -9,14 +9,14 @@ use crate::objects::value::Value;
 
 /// The content of a child's first frame, which tells it from a program that does not speak the protocol. The last byte
 /// is the version of the protocol.
-pub(crate) const GREETING: &[u8] = b"cenote child\x01";
+pub(super) const GREETING: &[u8] = b"cenote child\x01";
 
 /// Bytes of a frame's header: one for the kind, then the length as a little-endian u64.
-pub(crate) const HEADER_BYTES: usize = 9;
+pub(super) const HEADER_BYTES: usize = 9;
 
 /// The kind of a frame. Its number is the first byte of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FrameKind {
+pub(super) enum FrameKind {
     /// Child to parent, once.
     Greeting = 1,
     /// Parent to child: the input of a call.
@@ -42,13 +42,13 @@ const ERROR_KINDS: [ErrorKind; 10] = [
 ];
 
 /// Returns the header of a frame with `length` bytes of content.
-pub(crate) fn frame_header(kind: FrameKind, length: usize) -> [u8; HEADER_BYTES] {
+pub(super) fn frame_header(kind: FrameKind, length: usize) -> [u8; HEADER_BYTES] {
     let mut header = [kind as u8; HEADER_BYTES];
     header[1..].copy_from_slice(&(length as u64).to_le_bytes());
     header
 }
 
-pub(crate) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) -> std::io::Result<()> {
     to.write_all(&frame_header(kind, content.len()))?;
     to.write_all(content)?;
     to.flush()
@@ -58,7 +58,7 @@ pub(crate) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) 
 ///
 /// # Errors
 /// `Corrupt` when the kind is unknown, or the frame would be longer than `bytes_max`.
-pub(crate) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Result<(FrameKind, u64)> {
+pub(super) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Result<(FrameKind, u64)> {
     let [kind, length @ ..] = *header;
     let length = u64::from_le_bytes(length);
     let kind = match kind {
@@ -75,14 +75,14 @@ pub(crate) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Resul
 }
 
 /// Encodes an object as the content of a frame.
-pub(crate) fn object_content(value: &Value) -> Result<Vec<u8>> {
+pub(super) fn object_content(value: &Value) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     encode(value, &mut content)?;
     Ok(content)
 }
 
 /// Encodes an error as the content of a failure frame.
-pub(crate) fn failure_content(error: &Error) -> Vec<u8> {
+pub(super) fn failure_content(error: &Error) -> Vec<u8> {
     let kind = ERROR_KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(ERROR_KINDS.len() - 1);
     let mut content = vec![kind as u8];
     content.extend_from_slice(format!("{error:#}").as_bytes());
@@ -90,7 +90,7 @@ pub(crate) fn failure_content(error: &Error) -> Vec<u8> {
 }
 
 /// Decodes the answer to a call. The outer error is a breach of the protocol, the inner one is the child's.
-pub(crate) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Value>> {
+pub(super) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Value>> {
     match (kind, content) {
         (FrameKind::Answer, mut content) => decode(&mut content).map(Ok),
         (FrameKind::Failure, [kind, text @ ..]) => {
@@ -103,7 +103,7 @@ pub(crate) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Val
 }
 
 /// Reads a frame, or `None` at the end of the stream.
-pub(crate) fn read_frame(from: &mut impl Read) -> Result<Option<(FrameKind, Vec<u8>)>> {
+pub(super) fn read_frame(from: &mut impl Read) -> Result<Option<(FrameKind, Vec<u8>)>> {
     let mut header = [0; HEADER_BYTES];
     match from.read_exact(&mut header) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),

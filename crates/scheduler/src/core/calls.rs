@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::effect::Effect;
 use super::task::TaskState;
-use crate::state::actor_table::{Assignment, IdleState, NewActor, Rest};
+use crate::state::actor_table::{Assignment, IdleState, NewActor, Retirement};
 use crate::state::arena::Key;
 use crate::state::ledger::{Demand, Grant};
 use crate::state::timers::Event;
@@ -18,7 +18,7 @@ impl Core {
     /// Forgets an actor whose handle was dropped, once its last call has ended and its states are dropped.
     pub(crate) fn close_actor(&mut self, actor: Key, now: Instant) {
         self.actors.close(actor);
-        self.rest_actor(actor, now);
+        self.retire_idle_states(actor, now);
     }
 
     /// Takes a call off its replica, which is then free for the next call, unless the call ran and failed.
@@ -26,8 +26,8 @@ impl Core {
         let Some(call) = self.tasks.get_mut(key).and_then(|task| task.call.as_mut()) else { return };
         let left = *call;
         (call.replica, call.builds) = (None, false);
-        let given_up = self.actors.leave(left, has_failed, now);
-        self.effects.extend(given_up.map(Effect::DropState));
+        let retired = self.actors.leave(left, has_failed, now);
+        self.effects.extend(retired.map(Effect::DropState));
         self.assign_calls(left.actor, now);
     }
 
@@ -44,19 +44,19 @@ impl Core {
             task.state = TaskState::Ready;
             self.fair.push(task.spec.job, task.request(&self.actors), key);
         }
-        self.rest_actor(actor, now);
+        self.retire_idle_states(actor, now);
     }
 
-    /// Gives up states that have been idle for long enough, and all of them when the actor is done.
-    pub(super) fn rest_actor(&mut self, actor: Key, now: Instant) {
-        let Rest { given_up, timer } = self.actors.rest(actor, now);
-        self.effects.extend(given_up.into_iter().map(Effect::DropState));
+    /// Retires the states that have been idle for long enough, or all of them when the actor is done.
+    pub(super) fn retire_idle_states(&mut self, actor: Key, now: Instant) {
+        let Retirement { states, timer } = self.actors.retire_idle(actor, now);
+        self.effects.extend(states.into_iter().map(Effect::DropState));
         if let Some(at) = timer {
             self.timers.add(at, Event::Idle(actor));
         }
     }
 
-    /// Gives back what a state held that was given up and has been dropped.
+    /// Gives back the grant of a retired state that has been dropped.
     pub(crate) fn state_dropped(&mut self, actor: Key, replica: usize, now: Instant) {
         if let Some(grant) = self.actors.state_dropped(actor, replica) {
             self.ledger.give(grant);
@@ -64,7 +64,7 @@ impl Core {
         self.assign_calls(actor, now);
     }
 
-    /// Gives up the state that has been idle for longest among those that hold something that waiting work lacks.
+    /// Retires the longest idle state among those that hold something that waiting work lacks.
     pub(super) fn make_room(&mut self) {
         let mut longest: Option<IdleState<'_>> = None;
         for state in self.actors.idle_states() {
@@ -73,7 +73,7 @@ impl Core {
             }
         }
         if let Some(IdleState { actor, replica, .. }) = longest {
-            self.effects.extend(self.actors.give_up(actor, replica).map(Effect::DropState));
+            self.effects.extend(self.actors.retire(actor, replica).map(Effect::DropState));
         }
     }
 

@@ -81,7 +81,7 @@ impl Core {
                 }
                 Event::Idle(actor) => {
                     self.actors.timer_fired(actor);
-                    self.rest_actor(actor, now);
+                    self.retire_idle_states(actor, now);
                 }
             }
         }
@@ -130,7 +130,7 @@ impl Core {
         }
         if let Some(call) = task.call {
             self.actors.call_ended(call.actor);
-            self.rest_actor(call.actor, now);
+            self.retire_idle_states(call.actor, now);
         }
         if self.tasks.len() == 0 {
             self.effects.extend(self.drain_waiters.drain(..).map(Effect::Wake));

@@ -9,7 +9,7 @@ use super::Core;
 use super::running::GrantKeeper;
 use super::task::{Task, TaskState};
 use crate::state::arena::Key;
-use crate::state::task::TaskBody;
+use crate::state::task_spec::TaskBody;
 
 /// An input that could not be read back from disk.
 pub(crate) struct LostInput {

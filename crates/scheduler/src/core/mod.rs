@@ -4,7 +4,7 @@
 //! Threads do so in a process, and a seeded driver in the simulation. Everything that has to happen without the lock,
 //! because it runs or drops code of the caller's, is left as an [`Effect`].
 //!
-//! The core knows neither threads nor clocks nor files, and not the types that callers hold.
+//! The core does no I/O, reads no clock and starts no thread, and it does not know the types that callers hold.
 
 #[cfg(test)]
 mod audit;
@@ -13,9 +13,9 @@ pub(crate) mod effect;
 mod ending;
 mod holds;
 pub(crate) mod lineage;
-mod objects;
 pub(crate) mod running;
 pub(crate) mod status;
+mod storage;
 mod submission;
 mod task;
 

@@ -11,12 +11,13 @@ use super::task::{RunningTask, TaskState};
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::object_table::{PinnedContent, Victim};
-use crate::state::task::{ActorCall, Context, TaskBody, TaskSpec};
+use crate::state::task_spec::{ActorCall, Context, TaskBody, TaskSpec};
 use crate::state::timers::Event;
 use crate::state::trace::Try;
 
-/// Pause before the second try, if not for the jitter: `FIRST_BACKOFF · 2^(tries - 1)`, at most `BACKOFF_MAX`.
+/// The pause after a failed try: `FIRST_BACKOFF · 2^attempt`, at most [`BACKOFF_MAX`], times a jitter from 0.5 to 1.5.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+/// The longest pause before the jitter.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// A thread that asks for work.

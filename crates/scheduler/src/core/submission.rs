@@ -11,7 +11,7 @@ use super::task::{Task, TaskState};
 use super::{Core, FailedTask};
 use crate::state::arena::Key;
 use crate::state::object_table::Availability;
-use crate::state::task::{NewTask, Recipe};
+use crate::state::task_spec::{NewTask, Recipe};
 
 impl Core {
     /// Accepts a task.

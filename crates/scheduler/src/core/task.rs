@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::state::actor_table::ActorTable;
 use crate::state::arena::Key;
 use crate::state::ledger::{Grant, Request};
-use crate::state::task::{ActorCall, NewTask, TaskBody, TaskSpec};
+use crate::state::task_spec::{ActorCall, NewTask, TaskBody, TaskSpec};
 
 /// A task that has not ended.
 pub(super) struct Task {

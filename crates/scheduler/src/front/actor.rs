@@ -13,7 +13,7 @@ use super::reply;
 use super::scheduler::Scheduler;
 use crate::state::actor_table::{ActorStates, NewActor};
 use crate::state::arena::Key;
-use crate::state::task::{Context, NewTask, TaskSpec};
+use crate::state::task_spec::{Context, NewTask, TaskSpec};
 
 type BuildState<S> = Box<dyn Fn() -> Result<S> + Send + Sync>;
 

@@ -10,7 +10,7 @@ use super::reference::{ObjectRef, Pinned};
 use super::reply;
 use super::scheduler::Scheduler;
 use crate::objects::value::Value;
-use crate::state::task::{NewTask, TaskSpec};
+use crate::state::task_spec::{NewTask, TaskSpec};
 
 impl Scheduler {
     /// Keeps `value` as an object. Waits while memory has no room for it and nothing can be evicted.

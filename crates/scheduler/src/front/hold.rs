@@ -10,7 +10,7 @@ use super::reply;
 use super::scheduler::Scheduler;
 use crate::kernel::Kernel;
 use crate::state::arena::Key;
-use crate::state::task::NewTask;
+use crate::state::task_spec::NewTask;
 
 /// A part of the memory budget, held until it is dropped.
 pub struct Hold {

@@ -14,7 +14,7 @@ use super::reference::ObjectRef;
 use super::reply;
 use super::scheduler::Scheduler;
 use crate::objects::value::Value;
-use crate::state::task::{Environment, NewTask, TaskBody, TaskSpec};
+use crate::state::task_spec::{Environment, NewTask, TaskBody, TaskSpec};
 
 /// Weight of the newest measurement in the moving average.
 const NEWEST_WEIGHT: f64 = 0.25;
@@ -86,8 +86,8 @@ struct Side {
 struct Measured {
     /// The moving average of seconds per row.
     row_s: Option<f64>,
-    /// Whether the first batch has been submitted.
-    is_tried: bool,
+    /// Whether a first batch has been placed here and has not ended.
+    is_trying: bool,
     /// Whether the measurement is stale: the next one replaces it.
     is_stale: bool,
     /// Batches that went to the other side since the newest one came here.
@@ -179,7 +179,7 @@ impl PlacedWork {
         };
         let untried = [CPU, DEVICE].into_iter().find(|side| {
             let measured = &measured[*side];
-            measured.row_s.is_none() && !measured.is_tried
+            measured.row_s.is_none() && !measured.is_trying
         });
         let side = match (self.choice, untried) {
             (Choice::Cpu, _) => CPU,
@@ -192,7 +192,7 @@ impl PlacedWork {
             }
         };
         let expected_s = work_s(side).unwrap_or(0.0);
-        measured[side].is_tried = true;
+        measured[side].is_trying = true;
         measured[side].is_stale |= measured[side].passed_by >= STALE_AFTER;
         measured[side].passed_by = 0;
         measured[1 - side].passed_by += 1;
@@ -205,8 +205,8 @@ impl PlacedWork {
     fn ended(&self, placement: &Placement, row_s: Option<f64>) {
         self.scheduler.kernel().backlog().add(&self.sides[placement.side].queue, -placement.expected_s);
         let measured = &mut self.measured.lock()[placement.side];
-        // A first batch that failed measured nothing: the side is tried again.
-        measured.is_tried = measured.row_s.is_some();
+        // If it was a first batch and failed, the next batch tries the side again.
+        measured.is_trying = false;
         if let Some(row_s) = row_s {
             let mean = measured.row_s.filter(|_| !measured.is_stale);
             measured.row_s = Some(mean.map_or(row_s, |mean| mean + NEWEST_WEIGHT * (row_s - mean)));

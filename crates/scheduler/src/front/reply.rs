@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::kernel::Kernel;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
-use crate::state::task::{Environment, NewTask, TaskBody};
+use crate::state::task_spec::{Environment, NewTask, TaskBody};
 
 /// Returns a task body that runs `work`, and the receiver of its result.
 pub(super) fn replying<T, F>(work: F) -> (Box<dyn TaskBody>, oneshot::Receiver<Result<T>>)

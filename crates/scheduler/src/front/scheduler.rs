@@ -20,7 +20,7 @@ use crate::objects::spill::SpillDirectory;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::ledger::{DeviceAccount, Ledger};
-use crate::state::task::{Context, NewTask, Recipe, TaskSpec};
+use crate::state::task_spec::{Context, NewTask, Recipe, TaskSpec};
 use crate::state::trace::Trace;
 
 /// A scheduler: it hands out resources, runs work on threads of its own, and keeps objects. Clones are the same

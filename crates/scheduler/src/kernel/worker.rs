@@ -17,7 +17,7 @@ use crate::core::running::{PinnedInput, StartedTask, Worker};
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::object_table::{PinnedContent, Victim};
-use crate::state::task::{Environment, TaskBody};
+use crate::state::task_spec::{Environment, TaskBody};
 
 /// How long a thread spins for work before it sleeps: longer than the operating system takes to wake it.
 const SPIN: Duration = Duration::from_micros(50);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::state::arena::{Arena, Key};
 use crate::state::ledger::{Grant, Request};
-use crate::state::task::ActorCall;
+use crate::state::task_spec::ActorCall;
 
 /// The states of an actor, by the number of their replica.
 pub(crate) trait ActorStates: Send + Sync {
@@ -32,10 +32,10 @@ pub(crate) struct NewActor {
 /// All actors that have a handle, a call or a state.
 #[derive(Default)]
 pub(crate) struct ActorTable {
-    actors: Arena<Actor>,
+    actors: Arena<ActorRecord>,
 }
 
-struct Actor {
+struct ActorRecord {
     settings: NewActor,
     /// The request of a call on an existing state.
     call_request: Request,
@@ -62,7 +62,7 @@ enum Replica {
         since: Instant,
     },
     /// The state is being dropped. The grant is given back afterwards.
-    Leaving(Grant),
+    Retired(Grant),
 }
 
 /// A call that was assigned to a replica.
@@ -73,18 +73,18 @@ pub(crate) struct Assignment {
     pub(crate) builds: bool,
 }
 
-/// A state that was given up, to be dropped without the lock. [`ActorTable::state_dropped`] is called afterwards.
-pub(crate) struct GivenUp {
+/// A state that is not used any more. It is dropped without the lock, then [`ActorTable::state_dropped`] is called.
+pub(crate) struct RetiredState {
     pub(crate) actor: Key,
     pub(crate) replica: usize,
     pub(crate) states: Arc<dyn ActorStates>,
 }
 
-/// The results of looking after the idle states of an actor.
+/// The idle states of an actor that were retired.
 #[derive(Default)]
-pub(crate) struct Rest {
-    pub(crate) given_up: Vec<GivenUp>,
-    /// A new timer for the state that has to be given up next.
+pub(crate) struct Retirement {
+    pub(crate) states: Vec<RetiredState>,
+    /// The time of a new timer for the next state to retire, if there has to be one.
     pub(crate) timer: Option<Instant>,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct IdleState<'a> {
     pub(crate) since: Instant,
 }
 
-impl Actor {
+impl ActorRecord {
     fn state_count(&self) -> usize {
         self.replicas.iter().filter(|replica| !matches!(replica, Replica::Absent)).count()
     }
@@ -122,12 +122,12 @@ impl Actor {
         })
     }
 
-    /// Gives up the state of replica `number`, which runs no call. `key` is the actor's own key.
-    fn give_up(&mut self, key: Key, number: usize) -> Option<GivenUp> {
+    /// Retires the state of replica `number`, which runs no call. `key` is the actor's own key.
+    fn retire(&mut self, key: Key, number: usize) -> Option<RetiredState> {
         match std::mem::take(&mut self.replicas[number]) {
             Replica::Busy(grant) | Replica::Idle { grant, .. } => {
-                self.replicas[number] = Replica::Leaving(grant);
-                Some(GivenUp { actor: key, replica: number, states: Arc::clone(&self.settings.states) })
+                self.replicas[number] = Replica::Retired(grant);
+                Some(RetiredState { actor: key, replica: number, states: Arc::clone(&self.settings.states) })
             }
             other => {
                 self.replicas[number] = other;
@@ -139,7 +139,7 @@ impl Actor {
 
 impl ActorTable {
     pub(crate) fn add(&mut self, settings: NewActor) -> Key {
-        self.actors.insert(Actor {
+        self.actors.insert(ActorRecord {
             call_request: settings.request.for_call(),
             settings,
             mailbox: VecDeque::new(),
@@ -221,12 +221,12 @@ impl ActorTable {
         }
     }
 
-    /// Takes a call off its replica, whose state is idle from now on. The state of a failed call is suspect: it is
-    /// given up.
-    pub(crate) fn leave(&mut self, call: ActorCall, has_failed: bool, now: Instant) -> Option<GivenUp> {
+    /// Takes a call off its replica, whose state is idle from now on. The state of a failed call is suspect, so it is
+    /// retired.
+    pub(crate) fn leave(&mut self, call: ActorCall, has_failed: bool, now: Instant) -> Option<RetiredState> {
         let (actor, number) = (self.actors.get_mut(call.actor)?, call.replica?);
         if has_failed {
-            return actor.give_up(call.actor, number);
+            return actor.retire(call.actor, number);
         }
         if let Replica::Busy(grant) = std::mem::take(&mut actor.replicas[number]) {
             actor.replicas[number] = Replica::Idle { grant, since: now };
@@ -234,37 +234,37 @@ impl ActorTable {
         None
     }
 
-    /// Gives up states that have been idle for long enough; all of them, and the actor, when it has neither handle nor
-    /// calls.
-    pub(crate) fn rest(&mut self, key: Key, now: Instant) -> Rest {
-        let mut rest = Rest::default();
-        let Some(actor) = self.actors.get_mut(key) else { return rest };
+    /// Retires the states that have been idle for long enough. An actor without handle and calls retires all of them,
+    /// and is forgotten once they are dropped.
+    pub(crate) fn retire_idle(&mut self, key: Key, now: Instant) -> Retirement {
+        let mut retirement = Retirement::default();
+        let Some(actor) = self.actors.get_mut(key) else { return retirement };
         let is_done = actor.calls == 0 && !actor.has_handle;
         let mut next: Option<Instant> = None;
         for number in 0..actor.replicas.len() {
             let Replica::Idle { since, .. } = &actor.replicas[number] else { continue };
             let due = since.checked_add(actor.settings.idle);
             if is_done || due.is_some_and(|due| due <= now) {
-                rest.given_up.extend(actor.give_up(key, number));
+                retirement.states.extend(actor.retire(key, number));
             } else {
                 next = next.into_iter().chain(due).min();
             }
         }
         if next.is_some() && !actor.has_idle_timer {
             actor.has_idle_timer = true;
-            rest.timer = next;
+            retirement.timer = next;
         }
         if is_done && actor.state_count() == 0 {
             self.actors.remove(key);
         }
-        rest
+        retirement
     }
 
-    /// Returns the grant of a state that was given up and has been dropped.
+    /// Returns the grant of a retired state that has been dropped.
     pub(crate) fn state_dropped(&mut self, actor: Key, replica: usize) -> Option<Grant> {
         let replica = self.actors.get_mut(actor)?.replicas.get_mut(replica)?;
         match std::mem::take(replica) {
-            Replica::Leaving(grant) => Some(grant),
+            Replica::Retired(grant) => Some(grant),
             _ => None,
         }
     }
@@ -278,9 +278,9 @@ impl ActorTable {
         })
     }
 
-    /// Gives up the state of a replica that runs no call.
-    pub(crate) fn give_up(&mut self, actor: Key, replica: usize) -> Option<GivenUp> {
-        self.actors.get_mut(actor)?.give_up(actor, replica)
+    /// Retires the state of a replica that runs no call.
+    pub(crate) fn retire(&mut self, actor: Key, replica: usize) -> Option<RetiredState> {
+        self.actors.get_mut(actor)?.retire(actor, replica)
     }
 
     /// Marks that the idle timer of an actor has fired.
@@ -307,7 +307,7 @@ impl ActorTable {
     pub(crate) fn grants(&self) -> Vec<Grant> {
         let replicas = self.actors.iter().flat_map(|(_, actor)| &actor.replicas);
         let grants = replicas.filter_map(|replica| match replica {
-            Replica::Busy(grant) | Replica::Idle { grant, .. } | Replica::Leaving(grant) => Some(grant.clone()),
+            Replica::Busy(grant) | Replica::Idle { grant, .. } | Replica::Retired(grant) => Some(grant.clone()),
             Replica::Building | Replica::Absent => None,
         });
         grants.collect()

@@ -19,7 +19,7 @@ impl Failure {
         Self { error, is_inherited: true }
     }
 
-    pub(crate) fn error(&self) -> &Error {
+    pub(super) fn error(&self) -> &Error {
         &self.error
     }
 
@@ -31,5 +31,17 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, is_inherited: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inherited_failure_says_so_once_whatever_its_text() {
+        let own = Failure::from(Error::internal("an input failed to parse"));
+        let inherited = own.inherit().inherit();
+        assert_eq!(inherited.error().message(), "an input failed: an input failed to parse");
     }
 }

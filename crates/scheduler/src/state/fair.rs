@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::state::arena::{Arena, Key};
 use crate::state::ledger::{Demand, Ledger, Request};
 
-/// Tasks that may start ahead of a request that does not fit and that they contend with.
+/// Contending tasks that may start ahead of a request that does not fit.
 pub(crate) const PASSED_OVER_MAX: u32 = 32;
 /// The expected run time of a job's tasks before any of them has ended.
 const FIRST_SERVICE: Duration = Duration::from_millis(1);

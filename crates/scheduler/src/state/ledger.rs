@@ -39,8 +39,8 @@ pub(crate) struct DeviceAccount {
     used_bytes: u64,
 }
 
-/// Memory that is held for work outside the scheduler. That work waits for tasks, so the largest of those tasks must
-/// fit beside everything that is set aside.
+/// Memory that [`Hold`](crate::Hold)s keep for work outside the scheduler. That work waits for tasks, so the largest of
+/// those tasks must fit beside everything that is set aside.
 #[derive(Debug, Default)]
 struct SetAside {
     held_bytes: u64,
@@ -172,7 +172,7 @@ impl Request {
         self.memory_bytes
     }
 
-    pub(crate) fn is_for_device(&self) -> bool {
+    pub(super) fn is_for_device(&self) -> bool {
         self.device.is_some()
     }
 
@@ -183,7 +183,7 @@ impl Request {
     }
 
     /// Returns the part of an actor's request that a call on an existing state asks for: the CPU.
-    pub(crate) fn for_call(&self) -> Self {
+    pub(super) fn for_call(&self) -> Self {
         Self { cpu_millis: self.cpu_millis, on_state: true, ..Self::default() }
     }
 }
@@ -284,7 +284,7 @@ impl Ledger {
     }
 
     /// Returns whether `demand` can be met now; one for a device, on the device with number `device`.
-    pub(crate) fn fits(&self, demand: Demand<'_>, device: Option<usize>) -> bool {
+    pub(super) fn fits(&self, demand: Demand<'_>, device: Option<usize>) -> bool {
         let request = demand.request;
         request.cpu_millis <= self.cpu_millis.free()
             && self.has_memory(demand)
@@ -306,7 +306,7 @@ impl Ledger {
     }
 
     /// Returns whether `ahead` and `behind` ask for a common resource that `ahead` cannot have now.
-    pub(crate) fn contend(&self, ahead: Demand<'_>, behind: Demand<'_>) -> bool {
+    pub(super) fn contend(&self, ahead: Demand<'_>, behind: Demand<'_>) -> bool {
         let lacks_memory = ahead.request.memory_bytes + ahead.inputs_bytes > 0 && !self.has_memory(ahead);
         let (inputs_bytes, ahead, behind) = (behind.inputs_bytes, ahead.request, behind.request);
         (ahead.cpu_millis > self.cpu_millis.free() && behind.cpu_millis > 0)

@@ -12,7 +12,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(total: u64) -> Self {
+    pub(super) fn new(total: u64) -> Self {
         Self { total, held: 0, idle: 0 }
     }
 
@@ -29,12 +29,12 @@ impl Memory {
     }
 
     /// Returns the bytes that are not held.
-    pub(crate) fn free(&self) -> u64 {
+    pub(super) fn free(&self) -> u64 {
         self.total.saturating_sub(self.held)
     }
 
     /// Returns whether `bytes` can be held, if idle objects are evicted for them.
-    pub(crate) fn can_hold(&self, bytes: u64) -> bool {
+    pub(super) fn can_hold(&self, bytes: u64) -> bool {
         self.held + bytes <= self.total
     }
 
@@ -43,19 +43,19 @@ impl Memory {
         self.held + self.idle + bytes <= self.total
     }
 
-    pub(crate) fn hold(&mut self, bytes: u64) {
+    pub(super) fn hold(&mut self, bytes: u64) {
         self.held += bytes;
     }
 
-    pub(crate) fn release(&mut self, bytes: u64) {
+    pub(super) fn release(&mut self, bytes: u64) {
         self.held -= bytes;
     }
 
-    pub(crate) fn add_idle(&mut self, bytes: u64) {
+    pub(super) fn add_idle(&mut self, bytes: u64) {
         self.idle += bytes;
     }
 
-    pub(crate) fn remove_idle(&mut self, bytes: u64) {
+    pub(super) fn remove_idle(&mut self, bytes: u64) {
         self.idle -= bytes;
     }
 }

@@ -15,7 +15,7 @@ use crate::objects::value::Value;
 use crate::state::arena::{Arena, Key};
 use crate::state::failure::Failure;
 use crate::state::memory::Memory;
-use crate::state::task::Recipe;
+use crate::state::task_spec::Recipe;
 
 /// The longest chain of objects that can be made again one from the other. An object beyond it is kept as if it had
 /// been `put`, so that a loop that feeds its result back to itself does not remember all its rounds.

@@ -12,7 +12,7 @@ use crate::state::arena::Key;
 pub(crate) enum Event {
     /// The pause of a task between two tries is over.
     Retry(Key),
-    /// An actor may have states that have been idle for long enough.
+    /// An actor may have states that have been idle for long enough to retire.
     Idle(Key),
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cenote_base::{ByteSize, Result};
 use tokio::time::Instant;
 
-use crate::state::task::TaskSpec;
+use crate::state::task_spec::TaskSpec;
 
 /// The newest tries, in bounded memory.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::objects::spill::SpillFile;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::object_table::PinnedContent;
-use crate::state::task::{Environment, NewTask, TaskBody, TaskSpec};
+use crate::state::task_spec::{Environment, NewTask, TaskBody, TaskSpec};
 
 impl Core {
     /// Keeps `value` as a new object: at once if memory has room for it, else by a task of `spec`, because a worker may
