@@ -1,6 +1,6 @@
 //! Devices, each of which is driven by a thread of its own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -47,7 +47,7 @@ type KernelFunction = Box<dyn FnMut(&RecordBatch) -> Result<RecordBatch>>;
 /// examples.
 #[derive(Default)]
 pub struct KernelSet {
-    kernels: HashMap<String, KernelFunction>,
+    kernels: BTreeMap<String, KernelFunction>,
 }
 
 impl KernelSet {
@@ -72,10 +72,10 @@ impl Accelerator for KernelSet {
     fn run(&mut self, kernel: &str, input: &RecordBatch) -> Result<RecordBatch> {
         match self.kernels.get_mut(kernel) {
             Some(run) => run(input),
-            None => Err(Error::not_found(format!(
-                "the device has no kernel `{kernel}`; it has {:?}",
-                self.kernels.keys().collect::<Vec<_>>()
-            ))),
+            None => {
+                let known = self.kernels.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                Err(Error::not_found(format!("the device has no kernel `{kernel}`; its kernels are: {known}")))
+            }
         }
     }
 }

@@ -151,10 +151,8 @@ impl Core {
     /// Unpins the inputs of a running task and hands its grant to `keeper`.
     pub(super) fn stop_running(&mut self, key: Key, service: Duration, keeper: GrantKeeper) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let RunningTask { grant, charged_s, .. } = match std::mem::replace(&mut task.state, TaskState::Ready) {
-            TaskState::Running(running) => running,
-            _ => return,
-        };
+        let running = std::mem::replace(&mut task.state, TaskState::Ready);
+        let TaskState::Running(RunningTask { grant, charged_s, .. }) = running else { return };
         let share = self.ledger.dominant_share(grant.request());
         self.fair.ran(task.spec.job, charged_s, share, service);
         for input in &task.distinct_inputs {

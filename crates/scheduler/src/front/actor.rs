@@ -58,9 +58,8 @@ impl<S> Drop for ActorHandle<S> {
 
 impl<S: Send> ActorStates for StateSlots<S> {
     fn drop_state(&self, number: usize) {
-        // Dropping the state runs the caller's code, so the lock is released first.
-        let state = self.take(number);
-        drop(state);
+        // Dropping the state runs the caller's code, without the lock.
+        drop(self.take(number));
     }
 }
 

@@ -35,7 +35,8 @@ impl Scheduler {
     pub async fn wait(&self, object: &ObjectRef) -> Result<()> {
         // An object that was made may have to be made again meanwhile, so every wake-up leads to another look.
         while let Some(wake_up) = self.kernel().with(|core| core.listen(object.key()))? {
-            drop(wake_up.await);
+            // A dropped sender says no more than a sent message.
+            let _ = wake_up.await;
         }
         Ok(())
     }
