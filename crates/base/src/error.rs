@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Arc<dyn StdError + Send + Sync + 'static>;
 
-/// What the caller should do about an [`Error`].
+/// The class of an [`Error`], by what the caller should do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -19,24 +19,24 @@ pub enum ErrorKind {
     AlreadyExists,
     /// The request itself is wrong: fix the input; retrying it unchanged fails again.
     InvalidInput,
-    /// Somebody else changed the same thing: read the newest version and try again.
+    /// A concurrent change got there first: read the newest version and try again.
     Conflict,
-    /// Stored bytes are not what was written: restore them; retrying does not help.
+    /// Stored bytes differ from what was written: restore them; retrying does not help.
     Corrupt,
-    /// A limit in bytes, rows, files or time was met: raise the limit or ask for less.
+    /// A limit in bytes, rows, files or time was reached: raise the limit or ask for less.
     ResourceExhausted,
     /// Something outside the process did not answer: wait and retry.
     Unavailable,
-    /// The caller, a deadline or a signal stopped the work: nothing to mend.
+    /// The caller, a deadline or a signal stopped the work: there is nothing to fix.
     Cancelled,
-    /// The combination is valid but not offered: use what the message names.
+    /// The combination is valid but not supported: use the alternative that the message names.
     Unsupported,
     /// A bug in Cenote: report it with the message.
     Internal,
 }
 
 impl ErrorKind {
-    /// Whether doing the same again, later, may succeed.
+    /// Returns whether the same operation may succeed when it is retried later.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Conflict | Self::Unavailable)
     }
@@ -63,10 +63,11 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// An error for the person who meets it: its kind says what to do, its message names the thing, what was wrong with it
-/// and what would be right.
+/// An error written for the person who reads it: the kind says what to do, and the message names the thing, what was
+/// wrong with it and what would be right.
 ///
-/// `Display` prints the message alone; `{:#}` adds the chain of sources. A clone is for another who waited for the same.
+/// `Display` prints the message alone; `{:#}` adds the chain of sources. Errors are `Clone` because several callers may
+/// wait for the same result.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -79,7 +80,7 @@ struct Inner {
 
 macro_rules! constructors {
     ($($name:ident => $kind:ident),* $(,)?) => {$(
-        #[doc = concat!("An error of kind [`ErrorKind::", stringify!($kind), "`].")]
+        #[doc = concat!("Returns an error of kind [`ErrorKind::", stringify!($kind), "`].")]
         pub fn $name(message: impl Into<String>) -> Self {
             Self::new(ErrorKind::$kind, message)
         }
@@ -87,7 +88,7 @@ macro_rules! constructors {
 }
 
 impl Error {
-    /// An error of `kind` without a source.
+    /// Returns an error of `kind` without a source.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), source: None }))
     }
@@ -105,23 +106,23 @@ impl Error {
         internal => Internal,
     }
 
-    /// The same error with the error that caused it.
+    /// Attaches the error that caused this one.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(Arc::from(source.into()));
         self
     }
 
-    /// What the caller should do.
+    /// Returns the kind, which says what the caller should do.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What happened, without the sources.
+    /// Returns the message without the sources.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The same kind under a message that says what was being done: `doing: message`.
+    /// Prefixes the message with what was being done: `doing: message`. The kind stays the same.
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.0.message = format!("{doing}: {}", self.0.message);
         self
@@ -168,9 +169,9 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// Says what was being done when an error passes by.
+/// An extension of `Result` that adds to an error what was being done.
 pub trait Context<T> {
-    /// Prefixes the message: `doing: message`. Evaluated only on error.
+    /// Prefixes the message: `doing: message`. `doing` is evaluated only on error.
     fn context<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T>;
 }
 

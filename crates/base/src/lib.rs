@@ -1,4 +1,5 @@
-//! What every Cenote crate shares: the error, the clock, seeded randomness, locks, byte limits and pieces within them.
+//! The types that every Cenote crate shares: the error, the clock, seeded randomness, locks, resource requests, byte
+//! sizes, and packing of rows into bounded pieces.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!

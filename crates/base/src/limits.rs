@@ -1,11 +1,11 @@
-//! Byte sizes as people write them, and how much memory this process may use.
+//! Byte sizes as people write them, and the amount of memory that this process may use.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A number of bytes, written `512 MiB`, `1GiB`, `64 KB` or `1048576`.
 ///
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
-    /// `count` mebibytes.
+    /// Returns `count` mebibytes.
     pub const fn mib(count: u64) -> Self {
         Self(count << 20)
     }
@@ -53,11 +53,12 @@ impl FromStr for ByteSize {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::invalid_input(format!("`{text}` is no byte size: write it like 512 MiB, 1 GiB or 4096"));
+        let wrong =
+            || Error::invalid_input(format!("`{text}` is not a byte size: write it like 512 MiB, 1 GiB or 4096"));
         let trimmed = text.trim();
         let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(split);
-        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let number: f64 = number.parse().map_err(|source| wrong().with_source(source))?;
         let scale: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
             "kb" => 1_000,
@@ -87,8 +88,8 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// The bytes of memory this process may use, from the texts of the container's limit (cgroup v2 `memory.max`, if any)
-/// and of `/proc/meminfo`; `None` when neither says.
+/// Returns the bytes of memory that this process may use: the smaller of the container's limit and the machine's
+/// memory, from the texts of cgroup v2's `memory.max` and of `/proc/meminfo`. `None` when neither names a number.
 pub fn memory_available_bytes(cgroup_max: Option<&str>, meminfo: Option<&str>) -> Option<u64> {
     let cgroup = cgroup_max.and_then(|text| text.trim().parse::<u64>().ok());
     let total = meminfo.and_then(|text| {

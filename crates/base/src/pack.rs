@@ -1,9 +1,9 @@
-//! Cutting rows into pieces of bounded size.
+//! Packing of rows into pieces of bounded size.
 
 use std::ops::Range;
 
-/// Consecutive ranges of at most `rows_max` rows whose sizes add up to at most `bytes_max`; a larger single row stands
-/// alone.
+/// Cuts rows of `sizes` bytes into consecutive ranges of at most `rows_max` rows and `bytes_max` bytes each. A row that
+/// is larger than `bytes_max` gets a range of its own.
 pub fn pack(sizes: &[u64], bytes_max: u64, rows_max: usize) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);

@@ -1,16 +1,17 @@
-//! How long work tells how far it is.
+//! Progress reports of long operations.
 
-/// Hears of the stages of long work. Called from any thread, often: implementations are quick and do not block.
+/// A listener for the stages of a long operation. Methods are called often and from any thread, so implementations must
+/// be quick and must not block.
 pub trait Progress: Send + Sync {
-    /// Stage `stage` begins; `total` is how many units it has, when known.
+    /// Reports that `stage` begins; `total` is its number of units, when known.
     fn begin(&self, stage: &str, total: Option<u64>);
-    /// `units` more of `stage` are done.
+    /// Reports that `units` more of `stage` are done.
     fn advance(&self, stage: &str, units: u64);
-    /// Stage `stage` is over.
+    /// Reports that `stage` is over.
     fn end(&self, stage: &str);
 }
 
-/// Tells nobody.
+/// A listener that ignores every report.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

@@ -1,4 +1,4 @@
-//! Seeded randomness: a failure's seed replays it.
+//! Seeded randomness: the seed of a failed run replays it.
 
 /// A small, fast generator whose whole state is its seed: SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom
 /// Number Generators", OOPSLA 2014). For sampling, jitter and tests; never for secrets.
@@ -6,12 +6,12 @@
 pub struct Random(u64);
 
 impl Random {
-    /// The generator that `seed` names.
+    /// Returns a generator that starts at `seed`.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 uniform bits.
+    /// Returns the next 64 uniform bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -20,13 +20,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A uniform number in `0..bound`; 0 when `bound` is 0.
+    /// Returns a uniform number in `0..bound`, or 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        // Widening multiplication: the bias is below 2^-32 for every bound used here.
+        // Widening multiplication instead of rejection: the bias is at most bound / 2^64.
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// A uniform number in `[0, 1)`.
+    /// Returns a uniform number in `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }

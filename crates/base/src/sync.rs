@@ -1,10 +1,10 @@
 //! Locks for a process that forks, as PyTorch's data loaders do.
 //!
-//! A child of a fork has one thread; the others are gone, and so are their stacks. Locks that keep waiting threads in a
-//! table of the process (`parking_lot`) leave entries there that point into those stacks: the child crashes when it
-//! next starts a thread. The locks of the standard library wait in the kernel and leave nothing. These are the same
-//! locks without poisoning: a panic while a lock is held ends the task that panicked, and what it guarded is used by
-//! the others as it was left.
+//! The child of a fork has one thread; the other threads are gone, and so are their stacks. Locks that keep waiting
+//! threads in a table of the process (`parking_lot`) leave entries in it that point into those stacks, and the child
+//! crashes when it next starts a thread. The standard library's locks wait in the kernel and leave nothing behind.
+//! These are the same locks without poisoning: a panic while a lock is held ends the task that panicked, and other
+//! tasks use the guarded value as it was left.
 
 use std::sync::{self, PoisonError, TryLockError};
 use std::time::Duration;
@@ -22,24 +22,24 @@ pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 pub struct Mutex<T: ?Sized>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// An unlocked mutex around `value`.
+    /// Returns an unlocked mutex around `value`.
     pub const fn new(value: T) -> Self {
         Self(sync::Mutex::new(value))
     }
 
-    /// The value, which nobody else can hold any more.
+    /// Unwraps the value.
     pub fn into_inner(self) -> T {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T: ?Sized> Mutex<T> {
-    /// Waits until nobody holds the lock, and takes it.
+    /// Takes the lock, and waits while it is held.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock if it is not held.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(guard),
@@ -48,7 +48,7 @@ impl<T: ?Sized> Mutex<T> {
         }
     }
 
-    /// The value, without locking: the borrow is exclusive.
+    /// Returns the value without locking: the borrow is exclusive.
     pub fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,45 +59,45 @@ impl<T: ?Sized> Mutex<T> {
 pub struct RwLock<T: ?Sized>(sync::RwLock<T>);
 
 impl<T> RwLock<T> {
-    /// An unlocked lock around `value`.
+    /// Returns an unlocked lock around `value`.
     pub const fn new(value: T) -> Self {
         Self(sync::RwLock::new(value))
     }
 }
 
 impl<T: ?Sized> RwLock<T> {
-    /// Waits until nobody writes, and takes the lock for reading.
+    /// Takes the lock for reading, and waits while a writer holds it.
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody reads or writes, and takes the lock for writing.
+    /// Takes the lock for writing, and waits while it is held.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The value, without locking: the borrow is exclusive.
+    /// Returns the value without locking: the borrow is exclusive.
     pub fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A condition that threads wait for. They may wake without cause, and look again.
+/// A condition variable. Wake-ups may be spurious: callers check their condition again.
 #[derive(Debug, Default)]
 pub struct Condvar(sync::Condvar);
 
 impl Condvar {
-    /// A condition that nobody waits for.
+    /// Returns a condition variable without waiting threads.
     pub const fn new() -> Self {
         Self(sync::Condvar::new())
     }
 
-    /// Lets the lock go, waits to be notified, and takes the lock again.
+    /// Releases the lock, waits for a notification, and takes the lock again.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same for at most `timeout`; `true` where that is over.
+    /// Waits like [`wait`](Self::wait), for at most `timeout`; the boolean says whether the wait timed out.
     pub fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> (MutexGuard<'a, T>, bool) {
         let (guard, waited) = self.0.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner);
         (guard, waited.timed_out())

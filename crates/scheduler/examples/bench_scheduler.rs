@@ -1,4 +1,4 @@
-//! The measured side of `make bench-scheduler`: what a task, a call and an object cost.
+//! The measured program of `make bench-scheduler`: the cost of a task, a call and an object.
 //!
 //! `bench_scheduler TASKS CALLS TRIPS FAN` prints one JSON line.
 
@@ -10,15 +10,16 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use cenote_base::{Error, Resources, Result};
 use cenote_scheduler::{Actor, Context, ObjectRef, Scheduler, SchedulerOptions, Value, WorkOptions};
 
+/// Objects that are put and got for each size.
 const PUTS: usize = 20;
 /// Tasks of the mixed graph.
 const MIXED: usize = 1_000;
 
-#[allow(clippy::print_stdout)] // The result line is what the harness reads.
+#[allow(clippy::print_stdout)] // The harness reads the line.
 fn main() -> Result<()> {
     let usage = || Error::invalid_input("usage: bench_scheduler TASKS CALLS TRIPS FAN");
-    let arguments = std::env::args().skip(1);
-    let counts: Vec<usize> = arguments.map(|count| count.parse()).collect::<Result<_, _>>().map_err(|_| usage())?;
+    let arguments = std::env::args().skip(1).map(|count| count.parse());
+    let counts: Vec<usize> = arguments.collect::<Result<_, _>>().map_err(|source| usage().with_source(source))?;
     let [tasks, calls, trips, fan] = counts[..] else { return Err(usage()) };
     let scheduler = Scheduler::new(SchedulerOptions::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -28,15 +29,15 @@ fn main() -> Result<()> {
     let calls_per_s = runtime.block_on(pipelined_calls(&counter, calls))?;
     let called = runtime.block_on(counter.call(|calls, _| Ok(*calls)))?;
     let trip_us = runtime.block_on(round_trips(&counter, trips))?;
-    let (put_1_us, get_1_us) = runtime.block_on(objects(&scheduler, 1_000_000))?;
-    let (put_100_us, get_100_us) = runtime.block_on(objects(&scheduler, 100_000_000))?;
-    let (fan_ms, fan_sum) = runtime.block_on(fan_out_and_in(&scheduler, fan))?;
+    let small = runtime.block_on(objects(&scheduler, 1_000_000))?;
+    let large = runtime.block_on(objects(&scheduler, 100_000_000))?;
+    let Fan { fan_ms, fan_sum } = runtime.block_on(fan_out_and_in(&scheduler, fan))?;
     let makespan = runtime.block_on(mixed_graph(&scheduler))?;
     let rates = format!(r#""tasks_per_s":{tasks_per_s},"calls_per_s":{calls_per_s},"called":{called}"#);
     let trips = format!(r#""trip_us":{trip_us:?}"#);
-    let puts = format!(r#""put_1_us":{put_1_us},"get_1_us":{get_1_us},"put_100_us":{put_100_us}"#);
+    let puts = format!(r#""put_1_us":{},"get_1_us":{},"put_100_us":{}"#, small.put_us, small.get_us, large.put_us);
     let graphs = format!(r#""fan_ms":{fan_ms},"fan_sum":{fan_sum},"makespan_over_bound":{makespan}"#);
-    println!(r#"{{{rates},{trips},{puts},"get_100_us":{get_100_us},{graphs}}}"#);
+    println!(r#"{{{rates},{trips},{puts},"get_100_us":{},{graphs}}}"#, large.get_us);
     Ok(())
 }
 
@@ -52,7 +53,7 @@ async fn get_all(scheduler: &Scheduler, objects: &[ObjectRef]) -> Result<()> {
     Ok(())
 }
 
-/// All handed in, then all fetched.
+/// Submits `count` empty tasks, then gets all their objects. Returns tasks per second.
 async fn empty_tasks(scheduler: &Scheduler, count: usize) -> Result<f64> {
     let options = WorkOptions::new("empty");
     let began = Instant::now();
@@ -63,7 +64,7 @@ async fn empty_tasks(scheduler: &Scheduler, count: usize) -> Result<f64> {
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
-/// All handed in, then all awaited; the actor counts.
+/// Makes `calls` calls, then awaits them all; the actor counts. Returns calls per second.
 async fn pipelined_calls(counter: &Actor<u64>, calls: usize) -> Result<f64> {
     let began = Instant::now();
     let mut waiting = tokio::task::JoinSet::new();
@@ -81,6 +82,7 @@ fn micros(began: Instant) -> f64 {
     (began.elapsed().as_secs_f64() * 1e8).round() / 100.0
 }
 
+/// Makes calls one after the other. Returns the time of each in µs.
 async fn round_trips(counter: &Actor<u64>, times: usize) -> Result<Vec<f64>> {
     let mut trips_us = Vec::with_capacity(times);
     for _ in 0..times {
@@ -91,8 +93,14 @@ async fn round_trips(counter: &Actor<u64>, times: usize) -> Result<Vec<f64>> {
     Ok(trips_us)
 }
 
-/// Means of putting and of getting, in µs. What comes back is what was put, in the same memory.
-async fn objects(scheduler: &Scheduler, bytes: usize) -> Result<(f64, f64)> {
+/// The mean times of putting and of getting an object, in µs.
+struct ObjectTimes {
+    put_us: f64,
+    get_us: f64,
+}
+
+/// Puts and gets objects of `bytes` bytes, and checks that they come back in the same memory.
+async fn objects(scheduler: &Scheduler, bytes: usize) -> Result<ObjectTimes> {
     let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..bytes as i64 / 8));
     let memory = column.to_data().buffers()[0].as_ptr();
     let arrow = |source| Error::internal("make a batch").with_source(source);
@@ -109,11 +117,17 @@ async fn objects(scheduler: &Scheduler, bytes: usize) -> Result<(f64, f64)> {
             return Err(Error::internal("the object was copied"));
         }
     }
-    Ok((put_s * 1e6 / PUTS as f64, get_s * 1e6 / PUTS as f64))
+    Ok(ObjectTimes { put_us: put_s * 1e6 / PUTS as f64, get_us: get_s * 1e6 / PUTS as f64 })
 }
 
-/// One number to `count` tasks, which each add theirs, and all of those into one sum.
-async fn fan_out_and_in(scheduler: &Scheduler, count: usize) -> Result<(f64, u64)> {
+/// The time and the result of a graph that fans out and in.
+struct Fan {
+    fan_ms: f64,
+    fan_sum: u64,
+}
+
+/// Hands one number to `count` tasks, each of which adds its own number, and sums up their results in one task.
+async fn fan_out_and_in(scheduler: &Scheduler, count: usize) -> Result<Fan> {
     let number = |value: &Value| -> Result<u64> {
         let bytes = value.bytes()?.first_chunk().ok_or_else(|| Error::internal("a number is too short"))?;
         Ok(u64::from_le_bytes(*bytes))
@@ -133,17 +147,17 @@ async fn fan_out_and_in(scheduler: &Scheduler, count: usize) -> Result<(f64, u64
         let sum: u64 = inputs.iter().map(number).sum::<Result<u64>>()?;
         Ok(Value::from(sum.to_le_bytes().to_vec()))
     })?;
-    let sum = number(&*scheduler.get(&sum).await?)?;
-    Ok((began.elapsed().as_secs_f64() * 1e3, sum))
+    let fan_sum = number(&*scheduler.get(&sum).await?)?;
+    Ok(Fan { fan_ms: began.elapsed().as_secs_f64() * 1e3, fan_sum })
 }
 
-/// How much longer than it must take takes a graph of tasks that sleep 1 to 10 ms, a third of them on two cores, and
-/// each after two of the twenty before it: no schedule ends before its longest path does, nor before all cores together
-/// have done its work.
-#[expect(clippy::disallowed_methods, reason = "a task that takes so long, on a thread of the scheduler's own")]
+/// Runs a graph of tasks that sleep 1 to 10 ms, a third of them on two cores, and each after two of the twenty before
+/// it. Returns its run time over a lower bound: no schedule ends before the longest path does, nor before all cores
+/// together have done the work.
+#[expect(clippy::disallowed_methods, reason = "the task sleeps on a thread of the scheduler's own")]
 async fn mixed_graph(scheduler: &Scheduler) -> Result<f64> {
     let cores = scheduler.usage().total.cpu;
-    // The same numbers as in `peer_ray.py`: Knuth's MMIX generator.
+    // Knuth's MMIX generator, which draws the same numbers as `peer_ray.py`.
     let mut state = 0u64;
     let mut below = |limit: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,6 +1,6 @@
-//! Devices with a thread of their own.
+//! Devices, each of which is driven by a thread of its own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -8,49 +8,50 @@ use cenote_base::{Error, Result};
 
 /// A device that runs kernels on batches: a GPU, an FPGA, or software that stands for one.
 ///
-/// It is opened, used and dropped on one thread, so it may keep contexts, streams and buffers that know their thread.
+/// It is opened, used and dropped on one thread, so it may keep contexts, streams and buffers that are tied to a
+/// thread.
 pub trait Accelerator {
     /// Runs the kernel called `kernel` on the rows of `input` and waits for its output.
     ///
     /// # Errors
-    /// `NotFound` for a kernel it has not; `ResourceExhausted` when its memory does not suffice for so many rows.
+    /// `NotFound` for an unknown kernel; `ResourceExhausted` when the rows do not fit into the device's memory.
     fn run(&mut self, kernel: &str, input: &RecordBatch) -> Result<RecordBatch>;
 }
 
-/// What opens a device on its thread.
+/// A function that opens a device on the device's thread.
 pub type OpenDevice = Arc<dyn Fn() -> Result<Box<dyn Accelerator>> + Send + Sync>;
 
-/// A device to schedule for.
+/// The settings of a device.
 #[derive(Clone)]
 pub struct DeviceOptions {
-    /// What requests call it, such as `gpu`.
+    /// The class that requests name, such as `gpu`.
     pub class: String,
-    /// What there is to share out.
+    /// Bytes of memory, which requests share.
     pub memory_bytes: u64,
-    /// Opens it; called once, on its thread, before [`Scheduler::new`](crate::Scheduler::new) returns.
+    /// Opens the device; called once, on the device's thread, before [`Scheduler::new`](crate::Scheduler::new) returns.
     pub open: OpenDevice,
 }
 
 impl std::fmt::Debug for DeviceOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let fields = (&self.class, self.memory_bytes);
         f.debug_struct("DeviceOptions")
-            .field("class", fields.0)
-            .field("memory_bytes", &fields.1)
+            .field("class", &self.class)
+            .field("memory_bytes", &self.memory_bytes)
             .finish_non_exhaustive()
     }
 }
 
-type Kernel = Box<dyn FnMut(&RecordBatch) -> Result<RecordBatch>>;
+type KernelFunction = Box<dyn FnMut(&RecordBatch) -> Result<RecordBatch>>;
 
-/// A device made of functions: each drives the device that it stands for, or, in tests and examples, computes by itself.
+/// A device whose kernels are functions. They drive a real device, or compute the result themselves in tests and
+/// examples.
 #[derive(Default)]
 pub struct KernelSet {
-    kernels: HashMap<String, Kernel>,
+    kernels: BTreeMap<String, KernelFunction>,
 }
 
 impl KernelSet {
-    /// The same device with one more kernel.
+    /// Adds a kernel.
     pub fn with_kernel(
         mut self,
         name: impl Into<String>,
@@ -71,10 +72,10 @@ impl Accelerator for KernelSet {
     fn run(&mut self, kernel: &str, input: &RecordBatch) -> Result<RecordBatch> {
         match self.kernels.get_mut(kernel) {
             Some(run) => run(input),
-            None => Err(Error::not_found(format!(
-                "the device has no kernel `{kernel}`; it has {:?}",
-                self.kernels.keys().collect::<Vec<_>>()
-            ))),
+            None => {
+                let known = self.kernels.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                Err(Error::not_found(format!("the device has no kernel `{kernel}`; its kernels are: {known}")))
+            }
         }
     }
 }

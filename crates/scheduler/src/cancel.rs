@@ -1,4 +1,4 @@
-//! Cancellation that reaches waiting and running work alike.
+//! Cancellation flags for waiting and running work.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use tokio::sync::Notify;
 
-/// Whoever is told at once that a flag was raised.
+/// A listener that is told as soon as a flag is raised.
 pub(crate) trait OnCancel: Send + Sync {
     fn cancelled(&self);
 }
@@ -23,7 +23,7 @@ pub struct Cancel {
 struct Flag {
     raised: AtomicBool,
     notify: Notify,
-    told: Mutex<Vec<Weak<dyn OnCancel>>>,
+    listeners: Mutex<Vec<Weak<dyn OnCancel>>>,
 }
 
 impl fmt::Debug for Cancel {
@@ -35,28 +35,31 @@ impl fmt::Debug for Cancel {
 impl Cancel {
     /// Raises the flag.
     pub fn cancel(&self) {
-        let told = {
-            let mut told = self.flag.told.lock();
+        let listeners = {
+            let mut listeners = self.flag.listeners.lock();
             self.flag.raised.store(true, Ordering::Release);
-            std::mem::take(&mut *told)
+            std::mem::take(&mut *listeners)
         };
         self.flag.notify.notify_waiters();
-        for who in told.iter().filter_map(Weak::upgrade) {
-            who.cancelled();
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.cancelled();
         }
     }
 
-    /// Whether the flag is raised.
+    /// Returns whether the flag is raised.
     pub fn is_cancelled(&self) -> bool {
         self.flag.raised.load(Ordering::Acquire)
     }
 
-    /// `Cancelled` once the flag is raised: for long loops of running work.
+    /// Fails once the flag is raised: for long loops of running work.
+    ///
+    /// # Errors
+    /// `Cancelled` once the flag is raised.
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::cancelled("the work was cancelled")) } else { Ok(()) }
     }
 
-    /// Waits until the flag is raised. Cancel safe.
+    /// Waits until the flag is raised. This method is cancel safe.
     pub async fn cancelled(&self) {
         let mut notified = std::pin::pin!(self.flag.notify.notified());
         notified.as_mut().enable();
@@ -65,21 +68,23 @@ impl Cancel {
         }
     }
 
-    /// Tells `who` when the flag is raised, at once if it is. Telling the same twice is telling it once.
-    pub(crate) fn tell(&self, who: &Arc<dyn OnCancel>) {
+    /// Tells `listener` when the flag is raised, at once if it is raised already. A listener that is added twice is
+    /// told once.
+    pub(crate) fn tell(&self, listener: &Arc<dyn OnCancel>) {
         {
-            let mut told = self.flag.told.lock();
+            let mut listeners = self.flag.listeners.lock();
             if !self.is_cancelled() {
-                let known = |weak: &Weak<dyn OnCancel>| std::ptr::addr_eq(weak.as_ptr(), Arc::as_ptr(who));
-                if !told.iter().any(known) {
-                    if told.len() == told.capacity() {
-                        told.retain(|weak| weak.strong_count() > 0);
+                let is_known = |known: &Weak<dyn OnCancel>| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(listener));
+                if !listeners.iter().any(is_known) {
+                    // Dropped listeners are removed before the vector grows.
+                    if listeners.len() == listeners.capacity() {
+                        listeners.retain(|known| known.strong_count() > 0);
                     }
-                    told.push(Arc::downgrade(who));
+                    listeners.push(Arc::downgrade(listener));
                 }
                 return;
             }
         }
-        who.cancelled();
+        listener.cancelled();
     }
 }

@@ -1,17 +1,19 @@
-//! Ray's model in one process: tasks, actors and objects on threads, devices and child processes, beside tokio.
+//! A single-process scheduler in the style of Ray: tasks, actors and objects on threads, devices and child processes,
+//! beside tokio.
 //!
-//! A task is a function, an actor is state that a function runs on, and both say what they hold meanwhile: CPU, memory,
-//! a share of a device, named units. What they take and make are objects, rows or bytes, named by references (Moritz et
-//! al., "Ray: A Distributed Framework for Emerging AI Applications", OSDI 2018). Nothing here runs on the async
-//! executor's threads.
+//! A task is a function, and an actor is state that functions run on. Both declare the resources that they hold: CPU,
+//! memory, a share of a device, named units. Their inputs and outputs are objects, rows or bytes, which references name
+//! (Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", OSDI 2018). Nothing here runs on the
+//! threads of the async executor.
 //!
 //! - [`Scheduler::submit`] runs a task once its inputs are there; [`Scheduler::run`] is the short form for one result.
-//! - Calls of an [`Actor`] run on states, as many as the calls need, which hold what they hold between the calls too.
-//! - A [`ChildProcess`] is for code that may crash, hang or eat memory; [`sift()`] finds the rows it does so on.
-//! - [`Placed`] work goes to the CPU or to an [`Accelerator`], whichever ends first.
-//! - [`Job`]s share equally within a priority. Memory is one budget: objects that do not fit go to disk and come back, and are made
-//!   again when they are lost there.
-//! - [`Scheduler::status`] says what waits for what, and a stall is reported in the log by itself.
+//! - Calls of an [`Actor`] run on states that are built when calls need them, and that hold resources between calls.
+//! - A [`ChildProcess`] runs code that may crash, hang or use too much memory; [`sift()`] finds the rows that make it
+//!   fail.
+//! - [`Placed`] work goes to the CPU or to an [`Accelerator`], whichever is expected to end first.
+//! - [`Job`]s share equally within a priority. Memory is one budget: objects that do not fit are evicted to disk, and
+//!   are made again if they are lost there.
+//! - [`Scheduler::status`] reports what waits for what, and a stall is logged.
 //!
 //! This crate knows nothing of tables, operators or media, and nothing of other machines.
 //!
@@ -27,7 +29,8 @@
 //! let loud = scheduler.submit(&WorkOptions::new("shout"), &[hello], shout)?;
 //! assert_eq!(scheduler.get(&loud).await?.bytes()?, b"HELLO");
 //!
-//! let decoder = scheduler.actor(WorkOptions::new("decode"), 2, Duration::from_secs(30), || Ok(Vec::with_capacity(1024)))?;
+//! let build = || Ok(Vec::with_capacity(1024));
+//! let decoder = scheduler.actor(WorkOptions::new("decode"), 2, Duration::from_secs(30), build)?;
 //! let decode = |scratch: &mut Vec<u8>, _: &_| { scratch.clear(); Ok(scratch.capacity()) };
 //! assert!(decoder.call(decode).await? >= 1024);
 //! # Ok(())
@@ -36,52 +39,32 @@
 //! ```
 
 mod accelerator;
-mod actor;
-mod actors;
-mod arena;
+mod byte_queue;
 mod cancel;
-mod child;
+mod children;
 mod core;
-mod ending;
-mod exchange;
-mod fair;
-mod frame;
-mod hold;
+mod front;
 mod kernel;
-mod ledger;
-mod lineage;
-mod metrics;
-mod object;
 mod objects;
-mod options;
-mod placement;
-mod process;
-mod queue;
-mod reference;
-mod scheduler;
-mod sift;
 #[cfg(test)]
 mod simulation;
-mod spill;
-mod status;
-mod task;
-mod timers;
-mod trace;
+mod state;
 
+pub use crate::core::status::{Activity, Status, Usage, Waiting};
 pub use accelerator::{Accelerator, DeviceOptions, KernelSet, OpenDevice};
-pub use actor::Actor;
+pub use byte_queue::{Held, Receiver, Sender, byte_queue};
 pub use cancel::Cancel;
-pub use child::serve_calls;
-pub use fair::Priority;
-pub use hold::Hold;
-pub use metrics::Counters;
-pub use object::Value;
-pub use options::{Job, JobOptions, SchedulerOptions, WorkOptions};
-pub use placement::{Choice, Placed, PlacedOptions};
-pub use process::{ChildProcess, ProcessOptions};
-pub use queue::{Held, Receiver, Sender, byte_queue};
-pub use reference::{ObjectRef, Pinned};
-pub use scheduler::Scheduler;
-pub use sift::{BadRow, Sifted, sift};
-pub use status::{Activity, Status, Usage, Waiting};
-pub use task::Context;
+pub use children::process::{ChildProcess, ProcessOptions};
+pub use children::serve::serve_calls;
+pub use children::sift::{BadRow, Sifted, sift};
+pub use front::actor::Actor;
+pub use front::hold::Hold;
+pub use front::job::{Job, JobOptions};
+pub use front::options::{SchedulerOptions, WorkOptions};
+pub use front::placement::{Choice, Placed, PlacedOptions};
+pub use front::reference::{ObjectRef, Pinned};
+pub use front::scheduler::Scheduler;
+pub use objects::value::Value;
+pub use state::counters::Counters;
+pub use state::fair::Priority;
+pub use state::task_spec::Context;

@@ -1,4 +1,4 @@
-//! Actors with many states, what they hold and when, and devices.
+//! Actors with several states, what the states hold and when, and devices.
 
 #![allow(clippy::unwrap_used)]
 
@@ -86,7 +86,7 @@ async fn states_come_with_the_calls_up_to_the_limit_and_go_with_them() {
     }
 }
 
-/// Notes what the scheduler has granted when it is dropped.
+/// A value that records, when it is dropped, the memory that the scheduler has granted.
 struct Heavy(Scheduler, Arc<Mutex<Vec<u64>>>);
 
 impl Drop for Heavy {
@@ -136,7 +136,7 @@ async fn an_idle_state_makes_room_for_other_work() {
         actors[number % 2].call(|(), _| Ok(())).await.unwrap();
         assert!(scheduler.usage().used.memory_bytes <= 1000);
     }
-    // Work that fits beside it leaves it alone.
+    // Work that fits beside the idle state leaves it alone.
     scheduler
         .run(&WorkOptions::new("small").resources(Resources::cpu(1.0).with_memory_bytes(500)), |_| Ok(()))
         .await
@@ -144,7 +144,7 @@ async fn an_idle_state_makes_room_for_other_work() {
     assert_eq!(scheduler.status().replicas, 1);
 }
 
-/// Blocks its thread when it is dropped, until the word comes.
+/// A value that blocks its thread when it is dropped, until a message arrives.
 struct Slow(std::sync::mpsc::Receiver<()>);
 
 impl Drop for Slow {
@@ -158,7 +158,7 @@ async fn work_begins_while_an_idle_thread_still_drops_what_it_had() {
     let scheduler = scheduler();
     for _ in 0..10 {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        // What waits is dropped when its task fails.
+        // The task fails, so its function, which holds this, is dropped.
         let slow = Mutex::new(Slow(receiver));
         let failed: Result<(), Error> = scheduler
             .run(&WorkOptions::new("first"), move |_| {

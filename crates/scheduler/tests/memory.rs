@@ -1,7 +1,7 @@
-//! A job over ten times the budget, whose peak the kernel measures, in a process of its own.
+//! A job over ten times the memory budget, in a process of its own, whose peak the kernel measures.
 //!
-//! The C library's allocator keeps freed blocks up to a threshold that rises to 32 MiB by itself, and then holds several times
-//! what is used. A process that promises a peak fixes the threshold, as this one does.
+//! The C library's allocator keeps freed blocks up to a threshold that it raises to 32 MiB by itself, and then holds
+//! several times what is used. A process that promises a peak fixes the threshold, as this one does.
 
 #![allow(clippy::unwrap_used)]
 
@@ -44,7 +44,7 @@ fn ten_times_the_budget_stays_within_the_budget() {
 }
 
 #[tokio::test]
-#[ignore = "run by the other test, which sets the allocator up"]
+#[ignore = "the other test runs it, with the allocator set up"]
 async fn the_job() {
     let spill = tempfile::tempdir().unwrap();
     let options = SchedulerOptions {
@@ -55,7 +55,7 @@ async fn the_job() {
     };
     let scheduler = Scheduler::new(options).unwrap();
     let before = status_bytes("VmRSS:");
-    // All are made and kept, then all are read and made into others, then summed up.
+    // All batches are made and kept, then all are read and doubled, then summed up.
     let make = WorkOptions::new("make").resources(Resources::cpu(1.0).with_memory_bytes(BATCH));
     let made: Vec<_> =
         (0..BATCHES).map(|number| scheduler.submit(&make, &[], move |_, _| Ok(batch(number))).unwrap()).collect();
@@ -74,7 +74,7 @@ async fn the_job() {
     let status = scheduler.status();
     assert!(status.spilled_bytes > 18 * BUDGET, "{status}");
     let peak = status_bytes("VmHWM:") - before;
-    // One batch on its way to disk for each thread, and what code, threads and allocator take.
+    // Beyond the budget: one batch on its way to disk for each thread, and the overhead of code, threads and allocator.
     let bound = BUDGET + 2 * BATCH + (12 << 20);
     assert!(peak <= bound, "the peak was {} over the start, the bound is {}", ByteSize(peak), ByteSize(bound));
 }

@@ -1,4 +1,4 @@
-//! Objects in memory, on disk and lost; streams of them.
+//! Objects in memory, on disk and lost.
 
 #![allow(clippy::unwrap_used)]
 
@@ -69,7 +69,7 @@ async fn what_memory_has_no_room_for_goes_to_disk_and_comes_back() {
         assert!(status.idle_bytes + status.usage.used.memory_bytes <= 40_000, "{status}");
     }
     assert!(scheduler.status().spilled_bytes >= 15 * 8000);
-    // What was made can be had to the end.
+    // Objects that have been made remain readable after a drain.
     scheduler.drain().await;
     for (number, object) in objects.iter().enumerate() {
         assert_eq!(scheduler.get(object).await.unwrap().batch().unwrap(), &numbers(number as i64, 1000));
@@ -100,7 +100,7 @@ async fn what_is_held_is_not_spilled_and_a_put_waits_for_room() {
     assert!(!waiting.is_finished());
     held.pop();
     waiting.await.unwrap().unwrap();
-    assert_eq!(scheduler.status().counters.spilled, 0, "the object that was let go was dropped, not written");
+    assert_eq!(scheduler.status().counters.spilled, 0, "the released object was dropped, not written");
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn an_object_larger_than_the_budget_is_refused_with_the_numbers() {
     let error = scheduler.put(numbers(0, 1000)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert_eq!(error.message(), "8000 bytes of memory were asked for; the budget is 4000");
-    // An output is there already when it is found to be too large: it goes to disk, and says so when somebody wants it.
+    // An output has already been made when it turns out to be too large: it is evicted, and getting it fails.
     let made = scheduler.submit(&WorkOptions::new("large"), &[], |_, _| Ok(numbers(0, 1000).into())).unwrap();
     scheduler.wait(&made).await.unwrap();
     let error = scheduler.get(&made).await.unwrap_err();
@@ -159,7 +159,7 @@ async fn a_lost_object_is_made_again_from_what_it_was_made_of() {
     let first = scheduler.submit(&WorkOptions::new("first"), &[], counted(1)).unwrap();
     let second = scheduler.submit(&WorkOptions::new("second"), std::slice::from_ref(&first), counted(2)).unwrap();
     scheduler.wait(&second).await.unwrap();
-    // The first is dropped altogether; the second goes to disk, and is lost there.
+    // The first object is dropped; the second is evicted to disk, and is lost there.
     drop(first);
     let fill = [scheduler.put(numbers(0, 1000)).await.unwrap(), scheduler.put(numbers(0, 1000)).await.unwrap()];
     let lose_all = || {
@@ -173,7 +173,7 @@ async fn a_lost_object_is_made_again_from_what_it_was_made_of() {
     assert_eq!(runs.load(Ordering::SeqCst), 2);
     assert_eq!(scheduler.get(&second).await.unwrap().batch().unwrap(), &numbers(1002, 1000));
     assert_eq!((runs.load(Ordering::SeqCst), scheduler.status().counters.made_again), (4, 2));
-    // What was put cannot be made again, and says so.
+    // An object that was put cannot be made again, and says so.
     let last = scheduler.put(numbers(9, 1000)).await.unwrap();
     lose_all();
     let mut lost = 0;
@@ -194,7 +194,7 @@ async fn a_failure_reaches_all_that_was_to_be_made_of_it() {
     let scheduler = scheduler(1 << 20, spill.path());
     let bad = scheduler.submit(&WorkOptions::new("bad"), &[], |_, _| panic!("broken")).unwrap();
     let good = scheduler.put(vec![1]).await.unwrap();
-    // Thousands of generations: the failure must not run through the stack.
+    // Thousands of generations: the failure must not recurse.
     let mut last = bad;
     for _ in 0..5000 {
         let options = WorkOptions::new("next");

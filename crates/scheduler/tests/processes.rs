@@ -1,4 +1,4 @@
-//! Child processes that are killed, hang, eat memory and talk nonsense. The child is this test program itself.
+//! Child processes that are killed, hang, use too much memory and break the protocol. The child is this test program.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,18 +15,18 @@ use cenote_scheduler::{Cancel, ChildProcess, ProcessOptions, Value, serve_calls,
 
 const CHILD: &str = "CENOTE_TEST_CHILD";
 
-/// Numbers that do something to the child; all others are doubled.
+/// Numbers that make the child misbehave. All other numbers are doubled.
 const EXIT: i64 = -1;
 const HANG: i64 = -2;
 const EAT: i64 = -3;
 const GARBAGE: i64 = -4;
 const REFUSE: i64 = -5;
 const LONG_FRAME: i64 = -6;
-/// Makes how many calls there were before.
+/// The child answers with the number of calls before this one.
 const COUNT: i64 = -7;
 
 #[test]
-#[ignore = "the child's main, run by the other tests"]
+#[ignore = "the main function of the child, which the other tests run"]
 fn child() {
     if std::env::var(CHILD).as_deref() != Ok("1") {
         return;
@@ -100,7 +100,7 @@ fn a_child_is_started_once_and_used_again() {
     let error = call(&mut child, &[REFUSE]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.message().contains("child of `double`: this number is refused"), "{error}");
-    assert_eq!(call(&mut child, &[0]).unwrap(), first, "a refusal is an answer, and no reason to die");
+    assert_eq!(call(&mut child, &[0]).unwrap(), first, "a refusal is an answer, and does not end the child");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_killed_child_is_replaced_by_the_next_call() {
         let pid = call(&mut child, &[0]).unwrap()[0];
         let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
         assert!(killed.success());
-        // The call may find the child dead before it is sent, or lose it on the way.
+        // The child may be gone before the call is sent, or be lost during the call.
         assert!(call(&mut child, &[21]).is_ok_and(|made| made == [42]) || call(&mut child, &[21]).unwrap() == [42]);
         assert_ne!(call(&mut child, &[0]).unwrap()[0], pid);
     }
@@ -190,7 +190,7 @@ fn cancellation_kills_a_child_at_work() {
     let mut child = ChildProcess::new("double", options());
     let pid = call(&mut child, &[0]).unwrap()[0];
     let asked = std::sync::atomic::AtomicBool::new(false);
-    // The second time that the check is asked, the child is at work.
+    // When the check is called for the second time, the child is at work.
     let check = || {
         if asked.swap(true, std::sync::atomic::Ordering::SeqCst) {
             cancel.cancel();
@@ -203,7 +203,7 @@ fn cancellation_kills_a_child_at_work() {
 }
 
 #[test]
-fn a_program_that_is_no_child_is_noticed_at_the_start() {
+fn a_program_that_is_not_a_child_is_noticed_at_the_start() {
     for (program, arguments, kind) in [
         ("/bin/true", vec![], ErrorKind::Unavailable),
         ("/nonexistent", vec![], ErrorKind::NotFound),

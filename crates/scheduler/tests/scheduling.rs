@@ -13,7 +13,7 @@ use cenote_scheduler::{Cancel, Scheduler, SchedulerOptions, Value, WorkOptions, 
 
 fn scheduler(cores: f32) -> Scheduler {
     let named = BTreeMap::from([("licence".to_owned(), 1)]);
-    // The watchdog wakes up now and then, and must not be what keeps things going.
+    // The watchdog must not hide a lost wake-up: it comes too late here.
     let stall_after = Duration::from_secs(3600);
     Scheduler::new(SchedulerOptions {
         cpu_cores: cores,
@@ -155,23 +155,23 @@ async fn a_queue_holds_its_bytes_until_items_are_dropped() {
     let (sender, mut receiver) = byte_queue::<u64>(100);
     sender.send(1, 60).await.unwrap();
     let mut blocked = Box::pin(sender.send(2, 60));
-    assert!(futures_pending(&mut blocked).await);
+    assert!(is_pending(&mut blocked).await);
     let first = receiver.recv().await.unwrap();
-    assert!(futures_pending(&mut blocked).await, "received is not dropped");
+    assert!(is_pending(&mut blocked).await, "the received item is not dropped");
     drop(first);
     blocked.await.unwrap();
     assert_eq!(*receiver.recv().await.unwrap(), 2);
-    // Larger than the whole queue: passes alone.
+    // An item larger than the whole queue passes alone.
     sender.send(3, 1_000_000).await.unwrap();
     assert_eq!(*receiver.recv().await.unwrap(), 3);
     let mut stuck = Box::pin(sender.send(4, 100));
-    assert!(!futures_pending(&mut stuck).await);
+    assert!(!is_pending(&mut stuck).await);
     drop(receiver);
     assert_eq!(sender.send(5, 1).await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
-/// Whether `future` is still waiting after one poll.
-async fn futures_pending<F: Future + Unpin>(future: &mut F) -> bool {
+/// Returns whether `future` is pending after one poll.
+async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending())).await
 }
 
@@ -306,9 +306,9 @@ async fn numbers_and_timeline_say_what_ran() {
     assert!(times.is_sorted());
 }
 
-/// Tasks, calls, timers and reads from several threads at once. Whoever misses a word here waits for ever.
+/// Runs tasks, calls, timers and reads from several threads at once. A lost wake-up would hang the test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn nobody_misses_a_word() {
+async fn no_wake_up_is_lost() {
     let scheduler = scheduler(2.0);
     let actor = scheduler.actor(WorkOptions::new("counter"), 1, Duration::from_secs(3600), || Ok(0)).unwrap();
     let streams = (0..3).map(|stream| {
@@ -371,7 +371,7 @@ async fn what_is_held_for_work_elsewhere_leaves_room_for_the_tasks_it_waits_for(
     drop(first);
     let second = second.await.unwrap().unwrap();
     assert_eq!(scheduler.usage().used.memory_bytes, 400);
-    // A future that is dropped while it waits holds nothing.
+    // A future that is dropped while it waits leaves nothing held.
     let waiting = tokio::spawn({
         let (scheduler, pass) = (scheduler.clone(), pass.clone());
         async move { scheduler.hold(&pass, 900, 0).await }

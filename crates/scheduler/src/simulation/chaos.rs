@@ -8,35 +8,31 @@ use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Random, Resources, Result, Share};
 use tokio::task::JoinHandle;
 
-use super::audit::audit;
 use super::{Threads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Cancel, Hold, Job, JobOptions, ObjectRef, Priority, SchedulerOptions, Value, WorkOptions};
 
 const BUDGET_BYTES: u64 = 4000;
 const OUTPUT_BYTES_MAX: u64 = 600;
+const PUT_BYTES: usize = 900;
 const CALL_RETRIES: u32 = 2;
 
-/// What a task is meant to do, and what is known of it.
+/// The planned behaviour of a task or call.
 #[derive(Debug, Clone)]
 struct Plan {
     inputs: Vec<usize>,
     output_bytes: usize,
-    /// So many tries fail with an error that may pass.
+    /// First tries that fail with an error that may pass.
     failing_tries: u32,
     retries: u32,
     fails: bool,
     panics: bool,
-    /// It may be stopped by the test, so its end is not known.
+    /// Whether the test may have stopped it, so that its outcome is not known.
     uncertain: bool,
 }
 
-/// What the bodies saw.
-#[derive(Default)]
-struct Seen {
-    /// Tries of each task that returned an object.
-    made: BTreeMap<usize, u32>,
-}
+/// The number of tries of each task that returned an object.
+type MadeCounts = Mutex<BTreeMap<usize, u32>>;
 
 impl Plan {
     fn random(random: &mut Random, before: usize) -> Self {
@@ -61,7 +57,7 @@ impl Plan {
         !self.fails && !self.panics && self.failing_tries <= self.retries
     }
 
-    fn run(&self, number: usize, attempt: u32, inputs: &[Value], seen: &Mutex<Seen>) -> Result<Value> {
+    fn run(&self, number: usize, attempt: u32, inputs: &[Value], made: &MadeCounts) -> Result<Value> {
         assert_eq!(inputs.len(), self.inputs.len());
         if attempt < self.failing_tries {
             return Err(Error::unavailable("not yet"));
@@ -76,7 +72,7 @@ impl Plan {
         for input in inputs {
             sum = sum.wrapping_mul(31).wrapping_add(number_of(input));
         }
-        *seen.lock().made.entry(number).or_default() += 1;
+        *made.lock().entry(number).or_default() += 1;
         let mut bytes = sum.to_le_bytes().to_vec();
         bytes.resize(self.output_bytes, 0);
         Ok(Value::from(bytes))
@@ -87,22 +83,30 @@ fn number_of(value: &Value) -> u64 {
     u64::from_le_bytes(*value.bytes().unwrap().first_chunk().unwrap())
 }
 
-/// What each task should have made, by a plain loop: the number, `None` for a failure; and whether that is certain.
-fn expected(plans: &[Plan]) -> Vec<(Option<u64>, bool)> {
-    let mut numbers: Vec<(Option<u64>, bool)> = Vec::new();
+/// The object that a task should have made.
+struct Expected {
+    /// The number in the object; `None` for a failure.
+    number: Option<u64>,
+    is_certain: bool,
+}
+
+/// Computes by a plain loop what each task should have made.
+fn expected(plans: &[Plan]) -> Vec<Expected> {
+    let mut all: Vec<Expected> = Vec::new();
     for (number, plan) in plans.iter().enumerate() {
-        let certain = !plan.uncertain && plan.inputs.iter().all(|input| numbers[*input].1);
-        let inputs: Option<Vec<u64>> = plan.inputs.iter().map(|input| numbers[*input].0).collect();
+        let is_certain = !plan.uncertain && plan.inputs.iter().all(|input| all[*input].is_certain);
+        let inputs: Option<Vec<u64>> = plan.inputs.iter().map(|input| all[*input].number).collect();
         let made = inputs.filter(|_| plan.works());
         let fold = |inputs: Vec<u64>| {
             inputs.iter().fold(number as u64 + 1, |sum, input| sum.wrapping_mul(31).wrapping_add(*input))
         };
-        numbers.push((made.map(fold), certain));
+        all.push(Expected { number: made.map(fold), is_certain });
     }
-    numbers
+    all
 }
 
-struct World {
+/// A simulated scheduler, and everything that the test has asked of it.
+struct ChaosRun {
     threads: Threads,
     random: Random,
     jobs: Vec<Job>,
@@ -110,17 +114,17 @@ struct World {
     cancel: Cancel,
     plans: Vec<Plan>,
     objects: Vec<Option<ObjectRef>>,
-    /// Calls of actors, beside the graph.
+    /// Calls of actors, which are not part of the graph.
     calls: Vec<(Plan, JoinHandle<Result<Value>>)>,
     holds: Vec<JoinHandle<Result<Hold>>>,
     reads: Vec<(usize, JoinHandle<Result<u64>>)>,
     puts: Vec<JoinHandle<Result<ObjectRef>>>,
-    seen: Arc<Mutex<Seen>>,
+    made: Arc<MadeCounts>,
     loses_files: bool,
     spill: std::path::PathBuf,
 }
 
-impl World {
+impl ChaosRun {
     fn resources(&mut self) -> Resources {
         let cpu = [0.0, 0.25, 0.5, 1.0][self.random.below(4) as usize];
         let mut resources = Resources::cpu(cpu).with_memory_bytes(self.random.below(3) * 500);
@@ -137,7 +141,7 @@ impl World {
     fn submit(&mut self) {
         let number = self.plans.len();
         let mut plan = Plan::random(&mut self.random, number);
-        // What the test let go of cannot be an input any more.
+        // An object that the test has dropped cannot be an input any more.
         plan.inputs.retain(|input| self.objects[*input].is_some());
         let inputs: Vec<ObjectRef> = plan.inputs.iter().filter_map(|input| self.objects[*input].clone()).collect();
         let mut options = WorkOptions::new(format!("task {number}")).retries(plan.retries);
@@ -148,10 +152,10 @@ impl World {
         if let Some(job) = self.jobs.get(self.random.below(self.jobs.len() as u64 + 1) as usize) {
             options = options.job(job);
         }
-        let seen = Arc::clone(&self.seen);
+        let made = Arc::clone(&self.made);
         let body = plan.clone();
         let resources = self.resources();
-        let run = move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &seen);
+        let run = move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &made);
         let object = self.threads.scheduler.submit(&options.resources(resources), &inputs, run);
         if object.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {
             plan.uncertain = true;
@@ -164,14 +168,14 @@ impl World {
         let number = self.calls.len();
         let plan = Plan { retries: CALL_RETRIES, ..Plan::random(&mut self.random, 0) };
         let actor = self.actors[self.random.below(self.actors.len() as u64) as usize].clone();
-        let (body, seen) = (plan.clone(), Mutex::default());
+        let (body, made) = (plan.clone(), MadeCounts::default());
         let call = async move {
-            actor.call(move |(), context: &crate::Context| body.run(number, context.attempt, &[], &seen)).await
+            actor.call(move |(), context: &crate::Context| body.run(number, context.attempt, &[], &made)).await
         };
         self.calls.push((plan, tokio::spawn(call)));
     }
 
-    /// Holds memory, or lets go of some.
+    /// Holds memory, or releases a hold.
     fn hold(&mut self) {
         if self.random.below(2) == 0 || self.holds.is_empty() {
             let (bytes, beside) = (self.random.below(1500), self.random.below(2500));
@@ -184,7 +188,7 @@ impl World {
         }
     }
 
-    /// Reads an object, or lets go of it, or lets its file go bad, or gives up a call.
+    /// Reads an object, drops one, puts one, cancels work, drops a call, or corrupts files.
     fn disturb(&mut self) {
         let number = self.random.below(self.objects.len().max(1) as u64) as usize;
         match self.random.below(7) {
@@ -198,7 +202,7 @@ impl World {
             2 => drop(self.objects.get_mut(number).and_then(Option::take)),
             3 => {
                 let scheduler = self.threads.scheduler.clone();
-                self.puts.push(tokio::spawn(async move { scheduler.put(vec![7; 900]).await }));
+                self.puts.push(tokio::spawn(async move { scheduler.put(vec![7; PUT_BYTES]).await }));
             }
             4 if self.random.below(20) == 0 => self.cancel.cancel(),
             5 => {
@@ -221,15 +225,15 @@ impl World {
     }
 
     fn audit(&self) {
-        let in_transit = self.threads.places.len() as u64 * OUTPUT_BYTES_MAX.max(900);
-        self.threads.scheduler.kernel().with(|core| audit(core, in_transit));
+        let in_transit_bytes = self.threads.count() as u64 * OUTPUT_BYTES_MAX.max(PUT_BYTES as u64);
+        self.threads.scheduler.kernel().look(|core| core.audit(in_transit_bytes));
     }
 
     async fn run(&mut self, tasks: usize) {
         loop {
             let submitting = self.plans.len() < tasks;
             if !submitting {
-                // What is held for ever would keep others waiting for ever.
+                // A hold that is never released could block other work for ever.
                 self.holds.drain(..).for_each(|hold| hold.abort());
             }
             match self.random.below(6) {
@@ -280,7 +284,7 @@ async fn chaos(seed: u64) {
         let options = WorkOptions::new(name).resources(resources).retries(CALL_RETRIES);
         actors.push(scheduler.actor(options, states_max, Duration::from_millis(idle_ms), || Ok(())).unwrap());
     }
-    let mut world = World {
+    let mut run = ChaosRun {
         threads,
         loses_files: random.below(2) == 0,
         random,
@@ -293,50 +297,46 @@ async fn chaos(seed: u64) {
         holds: Vec::new(),
         reads: Vec::new(),
         puts: Vec::new(),
-        seen: Arc::default(),
+        made: Arc::default(),
         spill: spill.path().to_owned(),
     };
-    world.run(60).await;
+    run.run(60).await;
     let status = scheduler.status();
     assert_eq!((status.live, status.running.len()), (0, 0), "tasks are left though nothing moves: {status}");
-    check_results(&mut world, &scheduler).await;
-    drop(world.objects);
-    drop(world.actors);
+    check_results(&mut run, &scheduler).await;
+    drop(run.objects);
+    drop(run.actors);
     settle().await;
     let kernel = Arc::clone(scheduler.kernel());
-    kernel.with(|core| {
-        assert_eq!(core.objects.arena.len(), 0, "objects are left");
-        assert_eq!((core.ledger.memory.held, core.ledger.memory.idle), (0, 0));
-        assert!(core.actors.grants().is_empty());
-    });
+    kernel.look(|core| core.assert_empty());
     assert_eq!(kernel.spilled_bytes(), 0);
 }
 
-async fn check_results(world: &mut World, scheduler: &crate::Scheduler) {
-    let numbers = expected(&world.plans);
-    let lossy = world.loses_files;
-    for (number, object) in world.objects.iter().enumerate() {
+async fn check_results(run: &mut ChaosRun, scheduler: &crate::Scheduler) {
+    let expected = expected(&run.plans);
+    let lossy = run.loses_files;
+    for (number, object) in run.objects.iter().enumerate() {
         if let Some(object) = object {
             let scheduler = scheduler.clone();
             let object = object.clone();
             let read = async move { Ok(number_of(&*scheduler.get(&object).await?)) };
-            world.reads.push((number, tokio::spawn(read)));
+            run.reads.push((number, tokio::spawn(read)));
         }
     }
     settle().await;
     loop {
-        let began = world.threads.begin(&mut world.random, |_| Duration::ZERO).await;
+        let began = run.threads.begin(&mut run.random, |_| Duration::ZERO).await;
         settle().await;
-        if !began && !world.threads.advance().await {
+        if !began && !run.threads.advance().await {
             break;
         }
         settle().await;
     }
-    for put in world.puts.drain(..) {
+    for put in run.puts.drain(..) {
         assert!(put.is_finished(), "a put waits for ever: {}", scheduler.status());
         drop(put.await.unwrap().unwrap());
     }
-    for (number, (plan, call)) in world.calls.drain(..).enumerate() {
+    for (number, (plan, call)) in run.calls.drain(..).enumerate() {
         assert!(call.is_finished(), "call {number} waits for ever: {}", scheduler.status());
         match call.await {
             Ok(Ok(made)) => assert!(plan.works() && number_of(&made) == number as u64 + 1, "call {number}"),
@@ -344,20 +344,20 @@ async fn check_results(world: &mut World, scheduler: &crate::Scheduler) {
             Err(gone) => assert!(gone.is_cancelled() && plan.uncertain, "call {number}"),
         }
     }
-    for (number, read) in world.reads.drain(..) {
+    for (number, read) in run.reads.drain(..) {
         assert!(read.is_finished(), "task {number} is waited for for ever: {}", scheduler.status());
-        match (read.await.unwrap(), numbers[number]) {
-            (Ok(found), (Some(wanted), _)) => assert_eq!(found, wanted, "task {number}"),
-            (Ok(_), (None, _)) => panic!("task {number} ended well and should not have"),
-            (Err(_), (None, _) | (_, false)) => {}
-            // A put that is lost on disk stays lost, and so does what is made from it.
+        match (read.await.unwrap(), &expected[number]) {
+            (Ok(found), Expected { number: Some(wanted), .. }) => assert_eq!(found, *wanted, "task {number}"),
+            (Ok(_), Expected { number: None, .. }) => panic!("task {number} ended well and should not have"),
+            (Err(_), Expected { number: None, .. } | Expected { is_certain: false, .. }) => {}
+            // An object without a recipe stays lost, and so does everything made from it.
             (Err(error), _) => {
                 assert!(lossy, "task {number}: {error}");
                 assert!(error.message().contains("nothing is known to make it again"), "task {number}: {error}");
             }
         }
     }
-    for (number, made) in &world.seen.lock().made {
+    for (number, made) in &*run.made.lock() {
         assert!(*made == 1 || lossy, "task {number} was made {made} times");
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets how much, and who waits how long.
+//! How much each job gets, and how long work waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use cenote_base::{ByteSize, Random, Resources};
 use tokio::time::Instant;
 
 use super::{Threads, for_seeds};
-use crate::fair::PASSED_OVER_MAX;
+use crate::state::fair::PASSED_OVER_MAX;
 use crate::{JobOptions, Priority, SchedulerOptions, Value, WorkOptions};
 
 const LASTS_MAX: Duration = Duration::from_millis(20);
 
-/// Start-time fair queueing on m threads: while two jobs both have work, what they had differs by less than m + 1 of
-/// the longest tasks of each (Goyal et al. 1997, for one server; each thread adds the task it is busy with).
+/// Checks the bound of start-time fair queueing on m threads: while two jobs both have work, what they got differs by
+/// less than m + 1 of the longest tasks of each (Goyal et al. 1997, for one server; each thread adds the task it runs).
 #[test]
 fn jobs_share_equally_however_much_they_hand_in() {
     for_seeds(100, 3000, |seed| async move {
@@ -35,7 +35,7 @@ fn jobs_share_equally_however_much_they_hand_in() {
                 objects.push(threads.scheduler.submit(&WorkOptions::new("task").job(&job), &[], work).unwrap());
             }
         }
-        // Every task takes the same, so counts are service.
+        // Every task takes the same time, so counts are service.
         while had.lock().iter().all(|count| *count < 200) {
             if !threads.begin(&mut random, |_| LASTS_MAX).await {
                 assert!(threads.advance().await);
@@ -73,7 +73,7 @@ fn work_that_is_waited_for_goes_before_a_backfill() {
     });
 }
 
-/// A request for the whole machine among many small ones that keep coming.
+/// Submits a request for the whole machine among small ones that keep coming.
 #[test]
 fn a_large_request_is_passed_over_a_bounded_number_of_times() {
     for_seeds(50, 500, |seed| async move {
@@ -103,13 +103,13 @@ fn a_large_request_is_passed_over_a_bounded_number_of_times() {
             } else {
                 assert!(threads.advance().await);
             }
-            // Four small ones were older.
+            // Four of the small ones were older.
             assert!(passed <= PASSED_OVER_MAX + 5, "{passed} went before");
         }
     });
 }
 
-/// Many kinds of work that do not fit, each a queue of its own, stand before one that does.
+/// Submits many kinds of work that do not fit, each with a queue of its own, before work that does.
 #[test]
 fn work_that_fits_is_found_behind_any_amount_that_does_not() {
     for_seeds(1, 1, |seed| async move {

@@ -1,4 +1,4 @@
-//! How long graphs take, against bounds that no schedule beats and none that is greedy misses.
+//! The run time of graphs, against a bound that no schedule beats and one that every greedy schedule keeps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::{ObjectRef, SchedulerOptions, Value, WorkOptions};
 const CORES: u64 = 4;
 const TASKS: usize = 200;
 
-/// Random graphs of CPU and device tasks, as one meets them: wide, with some long chains. Their makespan is never above the
-/// bound of list scheduling (Graham 1966, for two kinds of machine: all work of each kind over its machines, and the longest
-/// chain), and on average within 10 % of the larger of those three, below which no schedule is.
+/// Runs random graphs of CPU and device tasks, wide ones with some long chains. Their makespan never exceeds the bound
+/// of list scheduling (Graham 1966, for two kinds of machine): all work of each kind over its machines, plus the
+/// longest chain. On average it is within 10 % of the largest of those three, below which no schedule can be.
 #[test]
 fn graphs_take_hardly_longer_than_they_must() {
     let ratios: Mutex<Vec<f64>> = Mutex::default();

@@ -1,8 +1,7 @@
-//! The scheduler without its threads: a paused clock, and one seed that decides who does what next.
+//! The scheduler without its threads: a paused clock, and a seed that decides what happens next.
 //!
 //! `CENOTE_SEED=n` replays one seed; `CENOTE_LONG=1` runs thousands.
 
-mod audit;
 mod chaos;
 mod fairness;
 mod makespan;
@@ -14,9 +13,11 @@ use std::time::Duration;
 use cenote_base::Random;
 use tokio::time::Instant;
 
-use crate::fair::Place;
-use crate::kernel::Ended;
-use crate::{Accelerator, Scheduler, SchedulerOptions};
+use crate::accelerator::Accelerator;
+use crate::core::running::Worker;
+use crate::front::options::SchedulerOptions;
+use crate::front::scheduler::Scheduler;
+use crate::kernel::worker::{Begun, EndedTry};
 
 /// Runs `test` for every seed, each on a paused clock of its own.
 fn for_seeds<F: Future<Output = ()>>(normally: u64, in_long_runs: u64, test: impl Fn(u64) -> F) {
@@ -27,76 +28,91 @@ fn for_seeds<F: Future<Output = ()>>(normally: u64, in_long_runs: u64, test: imp
         None => 0..normally,
     };
     for seed in seeds {
-        let guard = Replay(seed);
+        let hint = ReplayHint(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap_or_else(|error| panic!("{error}")).block_on(test(seed));
-        std::mem::forget(guard);
+        std::mem::forget(hint);
     }
 }
 
-/// Says how to replay a seed that failed.
-struct Replay(u64);
+/// Prints how to replay a seed when a test panics.
+struct ReplayHint(u64);
 
-impl Drop for Replay {
+impl Drop for ReplayHint {
     fn drop(&mut self) {
         eprintln!("replay with CENOTE_SEED={}", self.0);
     }
 }
 
-/// A try on a simulated thread, until it is over.
+/// A try on a simulated thread. It has run already, and ends at a later time.
 struct InFlight {
     until: Instant,
-    ended: Ended,
+    ended: EndedTry,
 }
 
-/// Threads that take as long as they are told.
+struct SimulatedThread {
+    worker: Worker,
+    device: Option<Box<dyn Accelerator>>,
+    in_flight: Option<InFlight>,
+}
+
+/// Simulated threads, whose tries take as long as they are told.
 struct Threads {
     scheduler: Scheduler,
-    places: Vec<Place>,
-    devices: Vec<Option<Box<dyn Accelerator>>>,
-    in_flight: Vec<Option<InFlight>>,
+    threads: Vec<SimulatedThread>,
 }
 
 impl Threads {
     fn new(options: SchedulerOptions) -> Self {
-        let mut places = vec![Place::Pool; options.cpu_cores.ceil() as usize];
-        let mut devices: Vec<_> = places.iter().map(|_| None).collect();
-        places.extend((0..options.devices.len()).map(Place::Device));
-        devices.extend(options.devices.iter().map(|device| (device.open)().ok()));
+        let cpu_threads = (0..options.cpu_cores.ceil() as usize).map(|_| (None, None));
+        let devices = options.devices.iter().enumerate();
+        let devices = devices.map(|(number, device)| (Some(number), (device.open)().ok()));
+        let thread = |(thread, (device_number, device))| SimulatedThread {
+            worker: Worker { thread, device: device_number },
+            device,
+            in_flight: None,
+        };
+        let threads = cpu_threads.chain(devices).enumerate().map(thread).collect();
         let scheduler = Scheduler::without_threads(options).unwrap_or_else(|error| panic!("{error}"));
-        Self { scheduler, in_flight: places.iter().map(|_| None).collect(), devices, places }
+        Self { scheduler, threads }
     }
 
-    /// Has an idle thread, chosen by chance, start the next task, which then takes what `lasts` says. False when none can.
+    fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Has an idle thread, chosen at random, start the next task, which then takes as long as `lasts` returns. Returns
+    /// whether a task was started.
     async fn begin(&mut self, random: &mut Random, mut lasts: impl FnMut(&mut Random) -> Duration) -> bool {
-        let mut idle: Vec<usize> = (0..self.places.len()).filter(|number| self.in_flight[*number].is_none()).collect();
+        let is_idle = |number: &usize| self.threads[*number].in_flight.is_none();
+        let mut idle: Vec<usize> = (0..self.threads.len()).filter(is_idle).collect();
         while !idle.is_empty() {
             let number = idle.swap_remove(random.below(idle.len() as u64) as usize);
-            if let Some(began) = self.begin_on(number) {
-                self.in_flight[number] = began.map(|ended| InFlight { until: Instant::now() + lasts(random), ended });
-                return true;
+            let thread = &mut self.threads[number];
+            match self.scheduler.kernel().begin(thread.worker, &mut thread.device) {
+                Begun::Ran(ended) => {
+                    thread.in_flight = Some(InFlight { until: Instant::now() + lasts(random), ended });
+                    return true;
+                }
+                Begun::Restarted => return true,
+                Begun::NoTask => {}
             }
         }
         false
     }
 
-    fn begin_on(&mut self, number: usize) -> Option<Option<Ended>> {
-        let (kernel, place) = (self.scheduler.kernel(), self.places[number]);
-        kernel.begin(place, number, &mut self.devices[number])
-    }
-
-    /// Moves the clock to the next moment when something ends or is due. False when nothing ever will.
+    /// Moves the clock to the next time at which a try ends or a timer is due. Returns whether there is one.
     async fn advance(&mut self) -> bool {
-        let ends = self.in_flight.iter().flatten().map(|flight| flight.until);
-        let timer = self.scheduler.kernel().with(|core| core.timers.next());
+        let ends = self.threads.iter().filter_map(|thread| thread.in_flight.as_ref()).map(|flight| flight.until);
+        let timer = self.scheduler.kernel().look(|core| core.next_timer());
         let Some(next) = ends.chain(timer).min() else { return false };
         // The clock moves in steps of a millisecond.
         let wait = next.saturating_duration_since(Instant::now());
         tokio::time::advance(wait).await;
         let now = Instant::now();
         self.scheduler.kernel().with(|core| core.advance(now));
-        for flight in &mut self.in_flight {
-            if let Some(flight) = flight.take_if(|flight| flight.until <= now) {
+        for thread in &mut self.threads {
+            if let Some(flight) = thread.in_flight.take_if(|flight| flight.until <= now) {
                 self.scheduler.kernel().end(flight.ended);
             }
         }
@@ -104,7 +120,7 @@ impl Threads {
     }
 }
 
-/// Lets everything that waits on the simulated scheduler look.
+/// Lets everything that waits for the simulated scheduler run.
 async fn settle() {
     for _ in 0..8 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Work goes where it ends first, also after that has changed.
+//! Placed work goes where it ends first, also after that has changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::{Choice, Placed, PlacedOptions, SchedulerOptions, WorkOptions};
 const CORES: u32 = 4;
 const ROWS: usize = 10;
 
-/// How long a batch takes on each side, and how many came there.
+/// The run time of a batch on each side, and the number of batches that came there.
 #[derive(Debug, Default, Clone, Copy)]
-struct World {
+struct Sides {
     takes: [Duration; 2],
     came: [u32; 2],
     last: usize,
@@ -25,7 +25,7 @@ struct World {
 
 struct Fixture {
     threads: Threads,
-    world: Arc<Mutex<World>>,
+    sides: Arc<Mutex<Sides>>,
     placed: Placed,
     random: Random,
 }
@@ -38,13 +38,13 @@ fn rows() -> RecordBatch {
 impl Fixture {
     fn new(seed: u64, choice: Choice, takes_ms: [u64; 2]) -> Self {
         let takes = takes_ms.map(Duration::from_millis);
-        let world = Arc::new(Mutex::new(World { takes, ..World::default() }));
+        let sides = Arc::new(Mutex::new(Sides { takes, ..Sides::default() }));
         let come = |side: usize| {
-            let world = Arc::clone(&world);
+            let sides = Arc::clone(&sides);
             move |rows: &RecordBatch| {
-                let mut world = world.lock();
-                world.came[side] += 1;
-                world.last = side;
+                let mut sides = sides.lock();
+                sides.came[side] += 1;
+                sides.last = side;
                 Ok(rows.clone())
             }
         };
@@ -62,12 +62,12 @@ impl Fixture {
             choice,
         };
         let placed = threads.scheduler.placed(options, come(0)).unwrap();
-        Self { threads, world, placed, random: Random::new(seed) }
+        Self { threads, sides, placed, random: Random::new(seed) }
     }
 
-    /// Runs `count` batches, `at_once` of them at any time, and returns how many came to each side, and how long it took.
+    /// Runs `count` batches, `at_once` of them at any time. Returns how many came to each side, and the time it took.
     async fn run(&mut self, count: usize, at_once: usize) -> ([u32; 2], Duration) {
-        let (before, began) = (self.world.lock().came, Instant::now());
+        let (before, began) = (self.sides.lock().came, Instant::now());
         let mut runs: Vec<tokio::task::JoinHandle<_>> = Vec::new();
         let mut started = 0;
         loop {
@@ -81,17 +81,17 @@ impl Fixture {
                 started += 1;
             }
             settle().await;
-            let world = Arc::clone(&self.world);
+            let sides = Arc::clone(&self.sides);
             let lasts = move |_: &mut Random| {
-                let world = world.lock();
-                world.takes[world.last]
+                let sides = sides.lock();
+                sides.takes[sides.last]
             };
             let moved = self.threads.begin(&mut self.random, lasts).await || self.threads.advance().await;
             if !moved && started == count {
                 break;
             }
         }
-        let after = self.world.lock().came;
+        let after = self.sides.lock().came;
         ([after[0] - before[0], after[1] - before[1]], began.elapsed())
     }
 }
@@ -102,8 +102,8 @@ fn one_batch_at_a_time_goes_to_the_faster_side_and_follows_when_that_changes() {
         let mut fixture = Fixture::new(seed, Choice::Auto, [40, 10]);
         let (came, _) = fixture.run(200, 1).await;
         assert!(came[0] <= 6 && came[0] >= 3, "{came:?}: one to measure, and one in fifty to look again");
-        fixture.world.lock().takes = [5, 10].map(Duration::from_millis);
-        // It is noticed when the CPU is tried again.
+        fixture.sides.lock().takes = [5, 10].map(Duration::from_millis);
+        // The change is noticed when the CPU is tried again.
         fixture.run(51, 1).await;
         let (came, _) = fixture.run(200, 1).await;
         assert!(came[1] <= 6, "{came:?}");

@@ -1,4 +1,4 @@
-//! What the watchdog says.
+//! The report of the watchdog.
 
 use std::time::Duration;
 

@@ -1,0 +1,273 @@
+//! The parent's side: a child process that is started, called and killed at its limits.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind as Io, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use cenote_base::{ByteSize, Context as _, Error, Result};
+
+use super::frame::{FrameKind, GREETING, HEADER_BYTES, frame_header, object_content, parse_answer, parse_header};
+use crate::objects::value::Value;
+
+/// Interval at which the limits of a busy child are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A program that runs as a child, and the limits of the child. The program answers with
+/// [`serve_calls`](crate::serve_calls), or speaks the same protocol.
+#[derive(Debug, Clone)]
+pub struct ProcessOptions {
+    /// The program.
+    pub program: PathBuf,
+    /// The program's arguments.
+    pub arguments: Vec<OsString>,
+    /// Variables that are added to the child's environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Resident memory of the child. It is checked every 10 ms, so a child may exceed it for that long.
+    pub memory_max: ByteSize,
+    /// Time limit of one call.
+    pub call_max: Duration,
+    /// Time limit of the start, including the call with `first`.
+    pub start_max: Duration,
+    /// The input of a first call that sets every child up. The answer is dropped.
+    pub first: Option<Value>,
+}
+
+impl ProcessOptions {
+    /// Returns the settings for `program` without arguments, with 512 MiB, one minute for a call and 30 s to start.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            memory_max: ByteSize::mib(512),
+            call_max: Duration::from_secs(60),
+            start_max: Duration::from_secs(30),
+            first: None,
+        }
+    }
+}
+
+/// A child process of a program. It is started when it is first needed, killed when it reaches a limit or when this is
+/// dropped, and started anew by the next call.
+#[derive(Debug)]
+pub struct ChildProcess {
+    name: String,
+    options: ProcessOptions,
+    running: Option<RunningChild>,
+}
+
+#[derive(Debug)]
+struct RunningChild {
+    child: Child,
+    connection: UnixStream,
+}
+
+/// A function that is called every [`CHECK_INTERVAL`] while a child is busy. An error ends the call, and the child.
+type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
+/// The limits of one wait for a child.
+struct Limits<'a> {
+    check: Check<'a>,
+    memory_max: ByteSize,
+    time_max: Duration,
+    until: Instant,
+}
+
+impl ChildProcess {
+    /// Returns a child of the program in `options` that is not started yet. `name` names the child in errors.
+    pub fn new(name: impl Into<String>, options: ProcessOptions) -> Self {
+        Self { name: name.into(), options, running: None }
+    }
+
+    /// Starts the child, unless it runs. Blocks the thread and calls `check` every 10 ms; if `check` fails, the child
+    /// is killed.
+    ///
+    /// # Errors
+    /// The error of starting the program; those of [`call`](Self::call) for the first call; the error of `check`.
+    pub fn start(&mut self, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        self.running = Some(self.take_running(check)?);
+        Ok(())
+    }
+
+    /// Calls the child with `input` and returns its answer; starts the child first if it does not run. Blocks the
+    /// thread and calls `check` every 10 ms; if `check` fails, the child is killed.
+    ///
+    /// # Errors
+    /// The error that the child answers with; `Unavailable` when the child was lost during the call;
+    /// `ResourceExhausted` when it was killed at a limit; `Corrupt` when it breaks the protocol; the error of `check`.
+    pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
+        let content = object_content(input)?;
+        let running = self.take_running(check)?;
+        let limits = Limits::new(check, &self.options, self.options.call_max);
+        let Answered { child, answer } = running.call(&self.name, &content, &limits)?;
+        self.running = Some(child);
+        answer
+    }
+
+    /// Takes the child out if it is alive, else starts one.
+    fn take_running(&mut self, check: Check<'_>) -> Result<RunningChild> {
+        if let Some(mut running) = self.running.take()
+            && matches!(running.child.try_wait(), Ok(None))
+        {
+            return Ok(running);
+        }
+        RunningChild::start(&self.name, &self.options, check)
+    }
+}
+
+/// A child that has answered a call, and its answer.
+struct Answered {
+    child: RunningChild,
+    answer: Result<Value>,
+}
+
+impl RunningChild {
+    fn start(name: &str, options: &ProcessOptions, check: Check<'_>) -> Result<Self> {
+        let doing = || format!("start a child of `{name}`, {}", options.program.display());
+        let (ours, theirs) = UnixStream::pair().context(doing)?;
+        let child = Command::new(&options.program)
+            .args(&options.arguments)
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::from(io::stderr()))
+            .spawn()
+            .context(doing)?;
+        let mut running = Self { child, connection: ours };
+        let limits = Limits::new(check, options, options.start_max);
+        let greet = |running: &mut Self| -> Result<()> {
+            running.connection.set_read_timeout(Some(CHECK_INTERVAL))?;
+            running.connection.set_write_timeout(Some(CHECK_INTERVAL))?;
+            match running.receive(&limits)? {
+                (FrameKind::Greeting, content) if content == GREETING => Ok(()),
+                _ => Err(Error::corrupt("its first frame is not the greeting of this protocol")),
+            }
+        };
+        if let Err(error) = greet(&mut running) {
+            return Err(running.blame(error, name));
+        }
+        let Some(first) = &options.first else { return Ok(running) };
+        let Answered { child, answer } = running.call(name, &object_content(first)?, &limits)?;
+        answer.map(|_| child)
+    }
+
+    /// Makes one call.
+    ///
+    /// # Errors
+    /// The error that the child was killed for.
+    fn call(mut self, name: &str, content: &[u8], limits: &Limits<'_>) -> Result<Answered> {
+        match self.exchange(content, limits) {
+            Ok(answer) => {
+                let answer = answer.map_err(|error| error.context(format!("child of `{name}`")));
+                Ok(Answered { child: self, answer })
+            }
+            // What a child says after a failed exchange belongs to no call, so the child is killed.
+            Err(error) => Err(self.blame(error, name)),
+        }
+    }
+
+    /// Sends a call and receives the answer. The outer error is the end of the child, the inner one its answer.
+    fn exchange(&mut self, content: &[u8], limits: &Limits<'_>) -> Result<Result<Value>> {
+        let pid = self.child.id();
+        for part in [&frame_header(FrameKind::Call, content.len()), content] {
+            let mut left = part;
+            while !left.is_empty() {
+                match self.connection.write(left) {
+                    Ok(written) => left = &left[written..],
+                    Err(error) => limits.go_on_after(error, pid)?,
+                }
+            }
+        }
+        let (kind, content) = self.receive(limits)?;
+        parse_answer(kind, &content)
+    }
+
+    fn receive(&mut self, limits: &Limits<'_>) -> Result<(FrameKind, Vec<u8>)> {
+        let mut header = [0; HEADER_BYTES];
+        self.fill(&mut header, limits)?;
+        let (kind, length) = parse_header(&header, limits.memory_max.0)?;
+        // The buffer grows as the content arrives, so that a wrong length costs nothing.
+        let mut content = Vec::new();
+        while (content.len() as u64) < length {
+            let (received, next) = (content.len(), (length - content.len() as u64).min(1 << 20) as usize);
+            content.resize(received + next, 0);
+            self.fill(&mut content[received..], limits)?;
+        }
+        Ok((kind, content))
+    }
+
+    fn fill(&mut self, mut to: &mut [u8], limits: &Limits<'_>) -> Result<()> {
+        while !to.is_empty() {
+            match self.connection.read(to) {
+                Ok(0) => return Err(Error::unavailable("it ended")),
+                Ok(count) => to = &mut to[count..],
+                Err(error) => limits.go_on_after(error, self.child.id())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the child, and adds to `error` how the child ended.
+    fn blame(mut self, error: Error, name: &str) -> Error {
+        // A child that closes the connection is about to end, and its exit status says more than a kill would.
+        let by_itself = error.kind() == cenote_base::ErrorKind::Unavailable;
+        let until = Instant::now() + CHECK_INTERVAL * 10;
+        let mut ended = self.child.try_wait();
+        while by_itself && matches!(ended, Ok(None)) && Instant::now() < until {
+            std::thread::yield_now();
+            ended = self.child.try_wait();
+        }
+        let how = |status: ExitStatus| format!("child of `{name}` was lost ({status})");
+        match ended {
+            Ok(Some(status)) if by_itself => error.context(how(status)),
+            _ => error.context(format!("child of `{name}` was killed")),
+        }
+    }
+}
+
+impl Drop for RunningChild {
+    fn drop(&mut self) {
+        // The child may have ended already. Either way it is reaped here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl<'a> Limits<'a> {
+    fn new(check: Check<'a>, options: &ProcessOptions, time_max: Duration) -> Self {
+        Self { check, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
+    }
+
+    /// Checks the limits after a read or write that failed with `error`, which may just be its timeout.
+    ///
+    /// # Errors
+    /// The reason to stop waiting.
+    fn go_on_after(&self, error: io::Error, pid: u32) -> Result<()> {
+        match error.kind() {
+            Io::WouldBlock | Io::TimedOut | Io::Interrupted => {}
+            Io::BrokenPipe | Io::ConnectionReset => return Err(Error::unavailable("it ended")),
+            _ => return Err(Error::from(error).context("talk to the child")),
+        }
+        (self.check)()?;
+        if Instant::now() > self.until {
+            return Err(Error::resource_exhausted(format!("it took longer than {:?}", self.time_max)));
+        }
+        match resident_bytes(pid) {
+            Some(bytes) if bytes > self.memory_max.0 => {
+                let text = format!("it had {} of memory, more than {}", ByteSize(bytes), self.memory_max);
+                Err(Error::resource_exhausted(text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the resident memory of a process; `None` when the process is gone.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}

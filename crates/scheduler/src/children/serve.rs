@@ -1,0 +1,33 @@
+//! The child's side: a program that answers calls of a parent process.
+
+use std::io::{self, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use cenote_base::{Context as _, Result};
+
+use super::frame::{FrameKind, GREETING, failure_content, object_content, parse_answer, read_frame, write_frame};
+use crate::objects::value::Value;
+
+/// Answers calls until the parent closes the connection: the whole `main` of a child. Standard input is the connection.
+/// Standard output and standard error are the parent's standard error, so the program may print freely.
+///
+/// # Errors
+/// When standard input is not a connection to a parent, or the connection breaks.
+pub fn serve_calls(mut work: impl FnMut(&Value) -> Result<Value>) -> Result<()> {
+    let connection = io::stdin().as_fd().try_clone_to_owned().context(|| "take standard input")?;
+    let mut to = UnixStream::from(connection);
+    let mut from = BufReader::new(to.try_clone()?);
+    write_frame(&mut to, FrameKind::Greeting, GREETING).context(|| "greet the parent")?;
+    while let Some((kind, content)) = read_frame(&mut from)? {
+        // A call has the content of an answer, sent the other way.
+        let kind = if kind == FrameKind::Call { FrameKind::Answer } else { kind };
+        let input = parse_answer(kind, &content)?;
+        let output = input.and_then(|value| work(&value)).and_then(|value| object_content(&value));
+        match output {
+            Ok(content) => write_frame(&mut to, FrameKind::Answer, &content)?,
+            Err(error) => write_frame(&mut to, FrameKind::Failure, &failure_content(&error))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The work that placed batches have left, by the queue they wait in.
+
+use std::collections::HashMap;
+
+use cenote_base::sync::Mutex;
+
+/// The expected seconds of placed work that has not ended, by queue: a device class, or the CPU.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog(Mutex<HashMap<String, f64>>);
+
+impl Backlog {
+    pub(crate) fn seconds(&self, queue: &str) -> f64 {
+        self.0.lock().get(queue).copied().unwrap_or(0.0)
+    }
+
+    pub(crate) fn add(&self, queue: &str, seconds: f64) {
+        *self.0.lock().entry(queue.to_owned()).or_default() += seconds;
+    }
+}

@@ -1,0 +1,93 @@
+//! A timeline of tries, for `chrome://tracing` and Perfetto.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenote_base::{ByteSize, Result};
+use tokio::time::Instant;
+
+use crate::state::task_spec::TaskSpec;
+
+/// The newest tries, in bounded memory.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    since: Instant,
+    tries_max: usize,
+    tries: VecDeque<Try>,
+}
+
+/// One try of a task.
+#[derive(Debug, Clone)]
+pub(crate) struct Try {
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) thread: usize,
+    pub(crate) began: Instant,
+    pub(crate) service: Duration,
+    pub(crate) attempt: u32,
+    pub(crate) ended_well: bool,
+}
+
+/// A copy of the trace, to be written without a lock.
+pub(crate) struct TraceSnapshot {
+    since: Instant,
+    tries: Vec<Try>,
+}
+
+impl Trace {
+    /// Returns a trace of as many tries as `bytes_max` has room for.
+    pub(crate) fn new(bytes_max: ByteSize, now: Instant) -> Self {
+        Self { since: now, tries_max: bytes_max.0 as usize / size_of::<Try>(), tries: VecDeque::new() }
+    }
+
+    pub(crate) fn add(&mut self, newest: impl FnOnce() -> Try) {
+        if self.tries_max > 0 {
+            if self.tries.len() == self.tries_max {
+                self.tries.pop_front();
+            }
+            self.tries.push_back(newest());
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> TraceSnapshot {
+        TraceSnapshot { since: self.since, tries: self.tries.iter().cloned().collect() }
+    }
+}
+
+impl TraceSnapshot {
+    /// Writes the tries as a JSON array in the Trace Event Format (Google, 2016): one complete event for each try, with
+    /// times in microseconds. `threads` are the names of the threads, by number.
+    pub(crate) fn write(&self, threads: &[String], to: &mut dyn Write) -> Result<()> {
+        writeln!(to, "[")?;
+        for (number, name) in threads.iter().enumerate() {
+            let name = quoted(name);
+            writeln!(to, r#"{{"ph":"M","pid":1,"tid":{number},"name":"thread_name","args":{{"name":{name}}}}},"#)?;
+        }
+        for (number, Try { spec, thread, began, service, attempt, ended_well }) in self.tries.iter().enumerate() {
+            let comma = if number + 1 == self.tries.len() { "" } else { "," };
+            let (name, start, micros) = (quoted(&spec.name), (*began - self.since).as_micros(), service.as_micros());
+            let arguments = format!(r#"{{"attempt":{attempt},"ended_well":{ended_well}}}"#);
+            let times = format!(r#""ts":{start},"dur":{micros}"#);
+            writeln!(to, r#"{{"ph":"X","pid":1,"tid":{thread},{times},"name":{name},"args":{arguments}}}{comma}"#)?;
+        }
+        writeln!(to, "]")?;
+        Ok(())
+    }
+}
+
+/// Returns `text` as a JSON string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            // Writing to a string cannot fail.
+            control if control < ' ' => drop(write!(quoted, "\\u{:04x}", control as u32)),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
