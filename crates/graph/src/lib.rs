@@ -18,25 +18,18 @@
 //! # Ok::<(), cenote_base::Error>(())
 //! ```
 
-mod beam;
-mod consolidate;
 mod graph;
-mod insert;
-mod kernels;
 mod links;
 mod neighbours;
 mod options;
-mod quantizer;
-mod rows;
-mod search;
-mod selection;
 mod slots;
-mod snapshot;
+mod stable_rows;
 mod values;
 mod vectors;
+mod walk;
 
 pub use graph::Graph;
+pub use graph::search::{Filter, Hit, Strategy};
+pub use graph::selection::Selection;
 pub use options::{Metric, Options, Traversal};
-pub use search::{Filter, Hit, Strategy};
-pub use selection::Selection;
 pub use values::Values;

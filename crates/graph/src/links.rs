@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use cenote_base::sync::{Mutex, MutexGuard};
 use cenote_base::{Error, Random, Result};
 
-use crate::Options;
-use crate::rows::Rows;
+use crate::options::Options;
+use crate::stable_rows::StableRows;
 
 /// Locks shared by all nodes. No thread holds two.
 const LOCKS: usize = 1024;
@@ -18,14 +18,14 @@ const LEVEL_MAX: u8 = 15;
 pub(crate) struct Links {
     m: usize,
     seed: u64,
-    base: Rows<AtomicU32>,
+    base: StableRows<AtomicU32>,
     /// Lists of upper layers, row after row for the layers of a node. Row 0 is nobody's.
-    upper: Rows<AtomicU32>,
+    upper: StableRows<AtomicU32>,
     upper_rows: u32,
     upper_used: AtomicU32,
     /// The row of layer 1 of each node, and how many layers above the base it is in. They stay with the slot.
-    upper_at: Rows<AtomicU32>,
-    levels: Rows<AtomicU8>,
+    upper_at: StableRows<AtomicU32>,
+    levels: StableRows<AtomicU8>,
     locks: Vec<Mutex<()>>,
     /// Level and slot of the node where a walk begins; 0 if there is none.
     entry: AtomicU64,
@@ -34,7 +34,7 @@ pub(crate) struct Links {
 
 /// Where a walk begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct EntryPoint {
     pub(crate) slot: u32,
     pub(crate) level: u8,
 }
@@ -56,12 +56,12 @@ impl Links {
         Ok(Self {
             m: options.m,
             seed: options.seed,
-            base: Rows::new(slots, 2 * options.m)?,
-            upper: Rows::new(upper_rows, options.m)?,
+            base: StableRows::new(slots, 2 * options.m)?,
+            upper: StableRows::new(upper_rows, options.m)?,
             upper_rows: upper_rows as u32,
             upper_used: AtomicU32::new(1),
-            upper_at: Rows::new(slots, 1)?,
-            levels: Rows::new(slots, 1)?,
+            upper_at: StableRows::new(slots, 1)?,
+            levels: StableRows::new(slots, 1)?,
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             entry: AtomicU64::new(0),
             entry_lock: Mutex::new(()),
@@ -131,12 +131,12 @@ impl Links {
         }
     }
 
-    pub(crate) fn entry(&self) -> Option<Entry> {
+    pub(crate) fn entry(&self) -> Option<EntryPoint> {
         let packed = self.entry.load(Ordering::Acquire);
-        (packed != 0).then_some(Entry { slot: packed as u32, level: (packed >> 32) as u8 })
+        (packed != 0).then_some(EntryPoint { slot: packed as u32, level: (packed >> 32) as u8 })
     }
 
-    pub(crate) fn set_entry(&self, entry: Option<Entry>) {
+    pub(crate) fn set_entry(&self, entry: Option<EntryPoint>) {
         let packed = entry.map_or(0, |entry| u64::from(entry.level) << 32 | u64::from(entry.slot));
         self.entry.store(packed, Ordering::Release);
     }
@@ -162,7 +162,7 @@ impl Links {
     }
 
     /// Sets level and row of layer 1 of each slot from 1 on, as a snapshot has them.
-    pub(crate) fn restore(&self, places: &[(u8, u32)], upper_used: u32, entry: Option<Entry>) -> Result<()> {
+    pub(crate) fn restore(&self, places: &[(u8, u32)], upper_used: u32, entry: Option<EntryPoint>) -> Result<()> {
         if upper_used > self.upper_rows {
             return Err(Error::resource_exhausted(format!(
                 "{upper_used} lists of upper layers do not fit, there is room for {}",

@@ -1,19 +1,19 @@
 //! Which of the nodes near a node become its neighbours, and how links come about.
 
-use crate::beam::Candidate;
 use crate::links::Links;
 use crate::vectors::{Probe, Vectors};
+use crate::walk::Candidate;
 
-/// Reused memory of [`Chooser::choose`].
+/// Reused memory of [`NeighbourChooser::choose`].
 #[derive(Default)]
-pub(crate) struct Chooser {
+pub(crate) struct NeighbourChooser {
     remaining: Vec<Candidate>,
     passed_over: Vec<Candidate>,
     slots: Vec<u32>,
     keys: Vec<u32>,
 }
 
-impl Chooser {
+impl NeighbourChooser {
     /// At most `most` of `candidates`, which are in order of distance to one node.
     ///
     /// A candidate is passed over when one already chosen is nearer to it than the node is, because a walk gets to it over

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
 
-use crate::rows::Rows;
+use crate::stable_rows::StableRows;
 
 /// What a slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
+pub(crate) enum SlotState {
     /// Holds nothing.
     Free = 0,
     /// A label's vector.
@@ -25,7 +25,7 @@ pub(crate) enum State {
     Pending = 4,
 }
 
-impl State {
+impl SlotState {
     #[inline(always)]
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
@@ -64,8 +64,8 @@ pub(crate) struct Slots {
     /// Slots there can be; slot 0 is nobody.
     most: u32,
     capacity_bytes: u64,
-    labels: Rows<AtomicU64>,
-    states: Rows<AtomicU8>,
+    labels: StableRows<AtomicU64>,
+    states: StableRows<AtomicU8>,
     /// The last slot ever used.
     used: AtomicU32,
     /// Slots that were used and are free again.
@@ -82,8 +82,8 @@ impl Slots {
         Ok(Self {
             most,
             capacity_bytes,
-            labels: Rows::new(most as usize + 1, 1)?,
-            states: Rows::new(most as usize + 1, 1)?,
+            labels: StableRows::new(most as usize + 1, 1)?,
+            states: StableRows::new(most as usize + 1, 1)?,
             used: AtomicU32::new(0),
             free: Mutex::default(),
             by_label: RwLock::default(),
@@ -115,16 +115,16 @@ impl Slots {
     }
 
     #[inline]
-    pub(crate) fn state(&self, slot: u32) -> State {
+    pub(crate) fn state(&self, slot: u32) -> SlotState {
         // Only bytes of states are ever stored.
-        State::from_byte(self.states.row(slot)[0].load(Ordering::Acquire)).unwrap_or(State::Free)
+        SlotState::from_byte(self.states.row(slot)[0].load(Ordering::Acquire)).unwrap_or(SlotState::Free)
     }
 
     pub(crate) fn is_live(&self, slot: u32) -> bool {
-        self.state(slot) == State::Live
+        self.state(slot) == SlotState::Live
     }
 
-    pub(crate) fn set_state(&self, slot: u32, state: State) {
+    pub(crate) fn set_state(&self, slot: u32, state: SlotState) {
         self.states.row(slot)[0].store(state as u8, Ordering::Release);
     }
 
@@ -144,7 +144,7 @@ impl Slots {
         }
         for (&slot, &label) in slots.iter().zip(labels) {
             self.labels.row(slot)[0].store(label, Ordering::Release);
-            self.set_state(slot, State::Pending);
+            self.set_state(slot, SlotState::Pending);
         }
         self.used.fetch_max(slots.iter().copied().max().unwrap_or(0), Ordering::AcqRel);
         Ok(slots)
@@ -156,7 +156,7 @@ impl Slots {
         if let Some(old) = by_label.insert(self.label(slot), slot) {
             self.retire(old);
         }
-        self.set_state(slot, State::Live);
+        self.set_state(slot, SlotState::Live);
     }
 
     /// Whether `label` was there.
@@ -185,13 +185,13 @@ impl Slots {
     fn retire(&self, slot: u32) {
         // Counted first: whoever sees none counted may take it that no slot is deleted or leaving.
         self.deleted.fetch_add(1, Ordering::Relaxed);
-        self.set_state(slot, State::Deleted);
+        self.set_state(slot, SlotState::Deleted);
     }
 
     /// Slots to which no link leads any more may be taken again.
     pub(crate) fn release(&self, slots: &[u32]) {
         let mut again = self.free.lock();
-        slots.iter().for_each(|&slot| self.set_state(slot, State::Free));
+        slots.iter().for_each(|&slot| self.set_state(slot, SlotState::Free));
         again.extend_from_slice(slots);
         self.deleted.fetch_sub(slots.len() as u32, Ordering::Relaxed);
     }
@@ -204,21 +204,21 @@ impl Slots {
         let (mut by_label, mut free) = (self.by_label.write(), self.free.lock());
         for (slot, &(label, state)) in (1..).zip(stored) {
             let state =
-                State::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
+                SlotState::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
             self.labels.row(slot)[0].store(label, Ordering::Release);
             self.set_state(slot, state);
             match state {
-                State::Free => free.push(slot),
-                State::Live => {
+                SlotState::Free => free.push(slot),
+                SlotState::Live => {
                     if by_label.insert(label, slot).is_some() {
                         return Err(Error::corrupt(format!("label {label} is there twice")));
                     }
                 }
                 // A snapshot is taken while none is pending or leaving.
-                State::Pending | State::Leaving => {
+                SlotState::Pending | SlotState::Leaving => {
                     return Err(Error::corrupt(format!("slot {slot} is in the middle of a change")));
                 }
-                State::Deleted => {
+                SlotState::Deleted => {
                     self.deleted.fetch_add(1, Ordering::Relaxed);
                 }
             }

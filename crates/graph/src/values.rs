@@ -2,7 +2,7 @@
 
 use cenote_base::{Error, Result};
 
-use crate::{Metric, Options};
+use crate::options::{Metric, Options};
 
 /// One vector, or several of the same dimension one after the other.
 #[derive(Debug, Clone, Copy, PartialEq)]

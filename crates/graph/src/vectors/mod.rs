@@ -1,14 +1,18 @@
 //! The vectors of all slots: as given, and in the short form that the walk compares.
 #![expect(unsafe_code, reason = "a slot's vector is written while other slots are read")]
 
+mod kernels;
+pub(crate) mod quantizer;
+
 use std::sync::OnceLock;
 
 use cenote_base::Result;
 
-use crate::kernels::{Kernels, distance_of};
-use crate::quantizer::Quantizer;
-use crate::rows::Rows;
-use crate::{Metric, Options, Traversal, Values};
+use crate::options::{Metric, Options, Traversal};
+use crate::stable_rows::StableRows;
+use crate::values::Values;
+use kernels::{Kernels, distance_of};
+use quantizer::Quantizer;
 
 /// A row of floats is a multiple of this, so that the kernels have no tail.
 const FLOATS_PAD: usize = 16;
@@ -22,9 +26,9 @@ pub(crate) struct Vectors {
     kernels: Kernels,
     quantizer: Quantizer,
     /// As given, of unit length for cosine; empty rows for hamming.
-    floats: Rows<f32>,
+    floats: StableRows<f32>,
     /// Codes, or packed bits for hamming; empty rows when the walk compares floats.
-    codes: Rows<u8>,
+    codes: StableRows<u8>,
 }
 
 /// A vector to compare with, in the form that a kernel takes.
@@ -60,8 +64,8 @@ impl Vectors {
             dimension: options.dimension,
             kernels: *KERNELS.get_or_init(Kernels::detect),
             quantizer: Quantizer { mean: vec![0.0; options.dimension], step: 1.0 },
-            floats: Rows::new(slots, floats)?,
-            codes: Rows::new(slots, codes)?,
+            floats: StableRows::new(slots, floats)?,
+            codes: StableRows::new(slots, codes)?,
         })
     }
 

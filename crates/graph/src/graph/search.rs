@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use cenote_base::{Context, Result};
 
-use crate::beam::Walk;
+use super::Graph;
+use crate::values::Values;
 use crate::vectors::{Probe, Vectors};
-use crate::{Graph, Values};
+use crate::walk::Walk;
 
 /// A label that a search found, and how far its vector is, in the metric's own unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,13 +57,13 @@ const WIDEN: usize = 4;
 pub(crate) const BLOCK: usize = 256;
 
 /// A [`Filter`] made ready: labels as a set.
-enum Test<'a> {
+enum LabelTest<'a> {
     Everything,
     OneOf(HashSet<u64>),
     Passes(&'a dyn Fn(u64) -> bool),
 }
 
-impl Test<'_> {
+impl LabelTest<'_> {
     fn passes(&self, label: u64) -> bool {
         match self {
             Self::Everything => true,
@@ -120,11 +121,11 @@ impl Graph {
             return Ok(Vec::new());
         }
         let test = match filter {
-            Filter::All => Test::Everything,
-            Filter::Test { matches, .. } => Test::Passes(matches),
+            Filter::All => LabelTest::Everything,
+            Filter::Test { matches, .. } => LabelTest::Passes(matches),
             // An exact search looks the labels up one by one instead.
-            Filter::Labels(labels) if strategy != Strategy::Exact => Test::OneOf(labels.iter().copied().collect()),
-            Filter::Labels(_) => Test::Everything,
+            Filter::Labels(labels) if strategy != Strategy::Exact => LabelTest::OneOf(labels.iter().copied().collect()),
+            Filter::Labels(_) => LabelTest::Everything,
         };
         let vectors = self.vectors.read();
         let exact = vectors.exact(query);
@@ -137,7 +138,7 @@ impl Graph {
         Ok(self.scan(&vectors, &exact, k, filter))
     }
 
-    /// Walks, ever wider, until `k` were found or a scan is cheaper.
+    /// WalkPool, ever wider, until `k` were found or a scan is cheaper.
     fn walk_until(
         &self,
         vectors: &Vectors,
@@ -145,7 +146,7 @@ impl Graph {
         exact: &Probe,
         k: usize,
         mut width: usize,
-        test: &Test<'_>,
+        test: &LabelTest<'_>,
     ) -> Vec<Hit> {
         let short = vectors.short(exact);
         let probe = short.as_ref().unwrap_or(exact);

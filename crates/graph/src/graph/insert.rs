@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cenote_base::{Context, Error, Result};
 
-use crate::beam::{Candidate, Walk};
-use crate::links::Entry;
-use crate::neighbours::Chooser;
-use crate::slots::State;
+use super::Graph;
+use crate::links::EntryPoint;
+use crate::neighbours::NeighbourChooser;
+use crate::slots::SlotState;
+use crate::values::Values;
 use crate::vectors::Vectors;
-use crate::{Graph, Values};
+use crate::walk::{Candidate, Walk};
 
 /// Vectors that the scale of codes is learnt from at most.
 const TRAINING_MAX: usize = 1 << 16;
@@ -86,7 +87,7 @@ impl Graph {
     pub(crate) fn sample(&self) -> Vec<u32> {
         let used = self.slots.used();
         let step = (used as usize).div_ceil(TRAINING_MAX).max(1);
-        let lasting = |slot: &u32| matches!(self.slots.state(*slot), State::Live | State::Pending);
+        let lasting = |slot: &u32| matches!(self.slots.state(*slot), SlotState::Live | SlotState::Pending);
         (1..=used).step_by(step).filter(lasting).collect()
     }
 
@@ -100,7 +101,7 @@ impl Graph {
     }
 
     /// Links `slot` with its neighbours in all its layers.
-    pub(crate) fn link(&self, vectors: &Vectors, walk: &mut Walk, chooser: &mut Chooser, slot: u32) {
+    pub(crate) fn link(&self, vectors: &Vectors, walk: &mut Walk, chooser: &mut NeighbourChooser, slot: u32) {
         let level = self.links.level(slot);
         let mut entry_lock = None;
         let mut entry = self.links.entry();
@@ -143,7 +144,7 @@ impl Graph {
             }
         }
         if entry.is_none_or(|entry| entry.level < level) {
-            self.links.set_entry(Some(Entry { slot, level }));
+            self.links.set_entry(Some(EntryPoint { slot, level }));
         }
         drop(entry_lock);
     }
@@ -153,18 +154,18 @@ impl Graph {
         if self.slots.deleted() == 0 {
             return;
         }
-        candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Leaving);
-        if candidates.iter().any(|candidate| self.slots.state(candidate.slot()) != State::Deleted) {
-            candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Deleted);
+        candidates.retain(|candidate| self.slots.state(candidate.slot()) != SlotState::Leaving);
+        if candidates.iter().any(|candidate| self.slots.state(candidate.slot()) != SlotState::Deleted) {
+            candidates.retain(|candidate| self.slots.state(candidate.slot()) != SlotState::Deleted);
         }
     }
 }
 
 /// Does `work` for each of `0..count` on `threads` threads, of which the calling one is one.
-pub(crate) fn in_parallel(count: usize, threads: usize, work: impl Fn(&mut Chooser, usize) + Sync) {
+pub(crate) fn in_parallel(count: usize, threads: usize, work: impl Fn(&mut NeighbourChooser, usize) + Sync) {
     let next = AtomicUsize::new(0);
     let run = || {
-        let mut chooser = Chooser::default();
+        let mut chooser = NeighbourChooser::default();
         loop {
             match next.fetch_add(1, Ordering::Relaxed) {
                 at if at < count => work(&mut chooser, at),

@@ -1,15 +1,22 @@
 //! The graph: its parts, and how they are locked.
 
+mod consolidate;
+mod insert;
+pub(crate) mod search;
+pub(crate) mod selection;
+mod snapshot;
+
 use std::sync::atomic::AtomicUsize;
 
 use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
 
-use crate::beam::Walks;
 use crate::links::Links;
+use crate::options::Options;
 use crate::slots::Slots;
+use crate::values::Values;
 use crate::vectors::{Probe, Vectors};
-use crate::{Options, Values};
+use crate::walk::WalkPool;
 
 /// Vectors with labels, linked to their neighbours: see the crate's documentation.
 ///
@@ -26,7 +33,7 @@ pub struct Graph {
     pub(crate) vectors: RwLock<Vectors>,
     pub(crate) slots: Slots,
     pub(crate) links: Links,
-    pub(crate) walks: Walks,
+    pub(crate) walks: WalkPool,
     /// Slots in use when the scale of codes was learnt last.
     pub(crate) trained: AtomicUsize,
     /// Numbers out of the range of codes that came since.
@@ -53,7 +60,7 @@ impl Graph {
             vectors: RwLock::new(Vectors::new(&options, rows)?),
             slots: Slots::new(most, options.capacity_bytes)?,
             links: Links::new(&options, rows)?,
-            walks: Walks::default(),
+            walks: WalkPool::default(),
             trained: AtomicUsize::new(0),
             clamped: AtomicUsize::new(0),
             options,

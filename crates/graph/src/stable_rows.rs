@@ -31,7 +31,7 @@ unsafe impl Plain for AtomicU64 {}
 ///
 /// The address space of all rows is taken at once and the operating system gives memory to those that are touched, so
 /// unused rows cost nothing and growing moves nothing.
-pub(crate) struct Rows<T> {
+pub(crate) struct StableRows<T> {
     start: NonNull<T>,
     block: NonNull<u8>,
     layout: Layout,
@@ -41,11 +41,11 @@ pub(crate) struct Rows<T> {
 }
 
 // SAFETY: it owns its memory; `row` only shares it and `row_mut` leaves exclusion to its caller.
-unsafe impl<T: Send> Send for Rows<T> {}
+unsafe impl<T: Send> Send for StableRows<T> {}
 // SAFETY: as above.
-unsafe impl<T: Sync> Sync for Rows<T> {}
+unsafe impl<T: Sync> Sync for StableRows<T> {}
 
-impl<T: Plain> Rows<T> {
+impl<T: Plain> StableRows<T> {
     pub(crate) fn new(rows: usize, stride: usize) -> Result<Self> {
         let bytes = rows.saturating_mul(stride).saturating_mul(size_of::<T>()).saturating_add(LINE_BYTES);
         let refused = || Error::resource_exhausted(format!("cannot reserve {} of memory", ByteSize(bytes as u64)));
@@ -100,7 +100,7 @@ impl<T: Plain> Rows<T> {
     }
 }
 
-impl<T> Drop for Rows<T> {
+impl<T> Drop for StableRows<T> {
     fn drop(&mut self) {
         // SAFETY: the block came from this layout; `Plain` types have no destructor.
         unsafe { dealloc(self.block.as_ptr(), self.layout) }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn rows_are_zero_aligned_and_apart() {
-        let rows = Rows::<u8>::new(5, 64).unwrap();
+        let rows = StableRows::<u8>::new(5, 64).unwrap();
         // SAFETY: nobody else has these rows.
         unsafe { rows.row_mut(3) }.fill(7);
         assert_eq!(rows.row(2), [0; 64]);
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn what_no_machine_has_is_refused() {
         assert_eq!(
-            Rows::<f32>::new(usize::MAX / 8, 64).err().unwrap().kind(),
+            StableRows::<f32>::new(usize::MAX / 8, 64).err().unwrap().kind(),
             cenote_base::ErrorKind::ResourceExhausted
         );
     }

@@ -2,9 +2,10 @@
 
 use cenote_base::{Context, Result};
 
-use crate::search::{BLOCK, rerank};
+use super::Graph;
+use super::search::{BLOCK, Hit, rerank};
+use crate::values::Values;
 use crate::vectors::{Probe, Vectors};
-use crate::{Graph, Hit, Values};
 
 /// To compare one of many vectors whose places are known takes this part of what a step of a walk does, which must find the next.
 const COMPARE_COST: f64 = 0.25;

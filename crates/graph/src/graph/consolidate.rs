@@ -2,11 +2,11 @@
 
 use cenote_base::sync::Mutex;
 
-use crate::Graph;
-use crate::insert::in_parallel;
-use crate::links::Entry;
-use crate::neighbours::Chooser;
-use crate::slots::State;
+use super::Graph;
+use super::insert::in_parallel;
+use crate::links::EntryPoint;
+use crate::neighbours::NeighbourChooser;
+use crate::slots::SlotState;
 use crate::vectors::Vectors;
 
 impl Graph {
@@ -29,7 +29,7 @@ impl Graph {
         in_parallel(used as usize, threads, |chooser, at| {
             let slot = at as u32 + 1;
             let vectors = self.vectors.read();
-            if self.slots.state(slot) != State::Leaving && self.bridge(&vectors, chooser, slot) {
+            if self.slots.state(slot) != SlotState::Leaving && self.bridge(&vectors, chooser, slot) {
                 relink.lock().push(slot);
             }
         });
@@ -51,20 +51,20 @@ impl Graph {
     fn mark_leaving(&self) -> Vec<u32> {
         let _still = self.vectors.write();
         let used = self.slots.used();
-        let leaving: Vec<u32> = (1..=used).filter(|&slot| self.slots.state(slot) == State::Deleted).collect();
-        leaving.iter().for_each(|&slot| self.slots.set_state(slot, State::Leaving));
-        if self.links.entry().is_some_and(|entry| self.slots.state(entry.slot) == State::Leaving) {
+        let leaving: Vec<u32> = (1..=used).filter(|&slot| self.slots.state(slot) == SlotState::Deleted).collect();
+        leaving.iter().for_each(|&slot| self.slots.set_state(slot, SlotState::Leaving));
+        if self.links.entry().is_some_and(|entry| self.slots.state(entry.slot) == SlotState::Leaving) {
             let staying = (1..=used).filter(|&slot| self.slots.is_live(slot));
             let entry =
-                staying.map(|slot| Entry { slot, level: self.links.level(slot) }).max_by_key(|entry| entry.level);
+                staying.map(|slot| EntryPoint { slot, level: self.links.level(slot) }).max_by_key(|entry| entry.level);
             self.links.set_entry(entry);
         }
         leaving
     }
 
     /// Replaces links of `slot` to leaving nodes by links to what those link to. Whether it lost most in the base.
-    fn bridge(&self, vectors: &Vectors, chooser: &mut Chooser, slot: u32) -> bool {
-        let leaves = |slot: u32| self.slots.state(slot) == State::Leaving;
+    fn bridge(&self, vectors: &Vectors, chooser: &mut NeighbourChooser, slot: u32) -> bool {
+        let leaves = |slot: u32| self.slots.state(slot) == SlotState::Leaving;
         let mut lost_most = false;
         for layer in 0..=self.links.level(slot) {
             let _lock = self.links.lock(slot);
@@ -101,7 +101,7 @@ mod tests {
     use cenote_base::Random;
 
     use super::*;
-    use crate::{Metric, Options};
+    use crate::options::{Metric, Options};
 
     #[test]
     fn no_link_leads_to_or_from_a_free_slot() {
@@ -136,7 +136,7 @@ mod tests {
     /// Counts the links, while none changes.
     fn check(graph: &Graph) -> usize {
         let _still = graph.vectors.write();
-        let free = |slot: u32| graph.slots.state(slot) == State::Free;
+        let free = |slot: u32| graph.slots.state(slot) == SlotState::Free;
         let mut links = 0;
         for slot in 1..=graph.slots.used() {
             for layer in 0..=graph.links.level(slot) {

@@ -10,9 +10,11 @@ use std::sync::atomic::Ordering;
 
 use cenote_base::{Context, Error, Result};
 
-use crate::links::Entry;
-use crate::quantizer::Quantizer;
-use crate::{Graph, Metric, Options, Traversal, Values};
+use super::Graph;
+use crate::links::EntryPoint;
+use crate::options::{Metric, Options, Traversal};
+use crate::values::Values;
+use crate::vectors::quantizer::Quantizer;
 
 const MAGIC: [u8; 8] = *b"CENOTEGR";
 const VERSION: u32 = 1;
@@ -46,16 +48,17 @@ impl Graph {
     /// version; `ResourceExhausted` when it does not fit.
     pub fn load(path: &Path, capacity_bytes: u64) -> Result<Self> {
         let file = File::open(path).context(|| format!("open the graph {}", path.display()))?;
-        let mut reader = Reader { from: BufReader::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
+        let mut reader =
+            SnapshotReader { from: BufReader::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
         Self::read_from(&mut reader, capacity_bytes).context(|| format!("load the graph {}", path.display()))
     }
 
     fn write_to(&self, path: &Path) -> Result<()> {
         let file = File::create(path)?;
-        let mut to = Writer { to: BufWriter::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
+        let mut to = SnapshotWriter { to: BufWriter::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
         let vectors = self.vectors.read();
         let used = self.slots.used();
-        let entry = self.links.entry().unwrap_or(Entry { slot: 0, level: 0 });
+        let entry = self.links.entry().unwrap_or(EntryPoint { slot: 0, level: 0 });
         let Options { dimension, metric, traversal, m, ef_construction, seed, .. } = self.options;
         to.bytes(&MAGIC)?;
         to.numbers(&[VERSION, metric as u32, traversal as u32, dimension as u32, m as u32, ef_construction as u32])?;
@@ -92,7 +95,7 @@ impl Graph {
         Ok(to.to.get_ref().sync_all()?)
     }
 
-    fn read_from(from: &mut Reader, capacity_bytes: u64) -> Result<Self> {
+    fn read_from(from: &mut SnapshotReader, capacity_bytes: u64) -> Result<Self> {
         let mut magic = [0; 8];
         from.bytes(&mut magic, "header")?;
         if magic != MAGIC {
@@ -130,7 +133,11 @@ impl Graph {
         }
         from.verify("labels")?;
         graph.slots.restore(&slots)?;
-        graph.links.restore(&places, upper_used, (entry != 0).then_some(Entry { slot: entry, level: level as u8 }))?;
+        graph.links.restore(
+            &places,
+            upper_used,
+            (entry != 0).then_some(EntryPoint { slot: entry, level: level as u8 }),
+        )?;
         for list in graph.links.rows(used) {
             for (place, link) in list.iter().zip(from.numbers(list.len(), "links")?) {
                 place.store(link, Ordering::Release);
@@ -161,12 +168,12 @@ impl Graph {
     }
 }
 
-struct Writer {
+struct SnapshotWriter {
     to: BufWriter<File>,
     crc: crc32fast::Hasher,
 }
 
-impl Writer {
+impl SnapshotWriter {
     fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.crc.update(bytes);
         Ok(self.to.write_all(bytes)?)
@@ -184,12 +191,12 @@ impl Writer {
     }
 }
 
-struct Reader {
+struct SnapshotReader {
     from: BufReader<File>,
     crc: crc32fast::Hasher,
 }
 
-impl Reader {
+impl SnapshotReader {
     fn fill(&mut self, bytes: &mut [u8], part: &str) -> Result<()> {
         self.from.read_exact(bytes).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::corrupt(format!("the file ends in its {part}")),

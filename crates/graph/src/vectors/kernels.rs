@@ -4,12 +4,12 @@
 //! unsigned number that orders as the distance does, so that one kind of beam serves all metrics.
 #![expect(unsafe_code, reason = "a function compiled for optional instructions is called after asking the processor")]
 
-use crate::rows::Rows;
+use crate::stable_rows::StableRows;
 
 /// Rows ahead of the one being computed whose memory is asked for. Measured: 4 to 16 do not differ.
 const AHEAD: usize = 8;
 
-type Kernel<Q, R> = unsafe fn(&[Q], &Rows<R>, &[u32], &mut [u32]);
+type Kernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
 
 /// The kernels of one instruction set. Queries and rows have the same padded length, with zeros at the end.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ macro_rules! method {
     ($name:ident, $query:ty, $row:ty, $doc:literal) => {
         #[doc = $doc]
         #[inline]
-        pub(crate) fn $name(&self, query: &[$query], rows: &Rows<$row>, slots: &[u32], keys: &mut [u32]) {
+        pub(crate) fn $name(&self, query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
             // SAFETY: `detect` chose only kernels whose instructions this processor has.
             unsafe { (self.$name)(query, rows, slots, keys) }
         }
@@ -126,7 +126,7 @@ fn hamming_bits(query: &[u8], row: &[u8]) -> u32 {
 macro_rules! kernel {
     ($name:ident, $query:ty, $row:ty, $one:expr, $($features:literal)?) => {
         $(#[target_feature(enable = $features)])?
-        fn $name(query: &[$query], rows: &Rows<$row>, slots: &[u32], keys: &mut [u32]) {
+        fn $name(query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
             for &slot in slots.iter().take(AHEAD) {
                 rows.prefetch(slot);
             }
@@ -143,7 +143,7 @@ macro_rules! kernel {
 macro_rules! tier {
     ($tier:ident, $fused:literal $(, $features:literal)?) => {
         mod $tier {
-            use super::*;
+            use crate::vectors::kernels::*;
             kernel!(l2_codes, i16, u8, l2_code, $($features)?);
             kernel!(dot_codes, i16, u8, dot_code, $($features)?);
             kernel!(l2_floats, f32, f32, l2_float::<$fused>, $($features)?);
@@ -180,7 +180,8 @@ mod tests {
     fn every_tier_agrees_with_the_definition() {
         let mut random = Random::new(1);
         for width in [64usize, 128, 4096] {
-            let (codes, floats) = (Rows::<u8>::new(40, width).unwrap(), Rows::<f32>::new(40, width).unwrap());
+            let (codes, floats) =
+                (StableRows::<u8>::new(40, width).unwrap(), StableRows::<f32>::new(40, width).unwrap());
             for slot in 0..40 {
                 // SAFETY: nobody else has these rows.
                 unsafe { codes.row_mut(slot) }.fill_with(|| random.next_u64() as u8);

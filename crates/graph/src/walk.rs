@@ -181,11 +181,11 @@ impl Walk {
     }
 }
 
-/// Walks that are not in use, for whoever comes next.
+/// WalkPool that are not in use, for whoever comes next.
 #[derive(Default)]
-pub(crate) struct Walks(Mutex<Vec<Walk>>);
+pub(crate) struct WalkPool(Mutex<Vec<Walk>>);
 
-impl Walks {
+impl WalkPool {
     /// Kept at most; more searches at once make their own.
     const IDLE_MAX: usize = 64;
 
