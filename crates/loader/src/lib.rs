@@ -42,28 +42,21 @@
 //! ```
 
 mod batch;
-mod buckets;
-mod key_orders;
 mod loader;
-mod memory;
 mod order;
-mod packing;
-mod permutation;
 mod pipeline;
-mod selection;
 mod shard;
 mod sources;
 mod state;
-mod transform;
 
+pub use batch::memory::Memory;
+pub use batch::transform::Transform;
 pub use batch::{Batch, Numbers, OnError, Tensor};
-pub use buckets::Buckets;
 pub use loader::{Loader, LoaderOptions};
-pub use memory::Memory;
 pub use order::Shuffle;
-pub use permutation::Permutation;
+pub use order::buckets::Buckets;
+pub use order::permutation::Permutation;
 pub use pipeline::{Next, Offer, Stats};
-pub use selection::Source;
 pub use shard::{Shard, Tail};
+pub use sources::selection::Source;
 pub use state::{LoaderState, SourceState, merge};
-pub use transform::Transform;

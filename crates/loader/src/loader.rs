@@ -8,17 +8,21 @@ use cenote_base::{ByteSize, Error, Result};
 use cenote_store::{BlockCacheUsage, Version};
 use tokio::runtime::Handle;
 
-use crate::batch::{Batch, Maker, OnError, Scratch};
-use crate::buckets::Buckets;
-use crate::memory::Spares;
-use crate::order::{Mixture, Order, Sample, Shuffle};
-use crate::packing::Packing;
+use crate::batch::columns::{chains, columns, is_nullable, packings};
+use crate::batch::maker::{Maker, Scratch};
+use crate::batch::memory::Spares;
+use crate::batch::packing::Packing;
+use crate::batch::transform::{Chain, Transform};
+use crate::batch::{Batch, OnError};
+use crate::order::buckets::Buckets;
+use crate::order::mixture::Mixture;
+use crate::order::sample::Sample;
+use crate::order::{Order, Shuffle};
 use crate::pipeline::{Next, Offer, Pipeline, Plan, Stats};
-use crate::selection::{Selection, Source};
 use crate::shard::{Shard, Tail};
-use crate::sources::{chains, columns, is_nullable, mixture, packings, read_all, row_bytes, selection_of};
+use crate::sources::selection::{Selection, Source};
+use crate::sources::{mixture, read_all, row_bytes, selection_of};
 use crate::state::{FORMAT, LoaderState, SourceState};
-use crate::transform::{Chain, Transform};
 
 /// How a loader works.
 #[derive(Debug, Clone)]
@@ -321,7 +325,8 @@ impl Loader {
         let maker = self.maker(&cursor.selections, cursor.epoch);
         let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
         if let Some(buckets) = &self.options.buckets {
-            order = order.by_length(buckets, &cursor.selections);
+            let lengths = cursor.selections.iter().map(|selection| Arc::clone(&selection.lengths)).collect();
+            order = order.by_length(buckets, lengths);
         }
         let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
         let threads = match self.options.threads {

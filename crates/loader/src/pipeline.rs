@@ -10,8 +10,10 @@ use cenote_base::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::batch::{Batch, Maker, Scratch};
-use crate::order::{Order, Sample};
+use crate::batch::Batch;
+use crate::batch::maker::{Maker, Scratch};
+use crate::order::Order;
+use crate::order::sample::Sample;
 use crate::shard::Shard;
 
 /// What batches cost, and what waiting for them cost.

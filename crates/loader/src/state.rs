@@ -3,8 +3,8 @@
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::buckets::Buckets;
 use crate::order::Shuffle;
+use crate::order::buckets::Buckets;
 use crate::shard::Shard;
 
 /// The form of a state; counted up when it changes.

@@ -13,7 +13,7 @@ use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Table, Version, arrow_error, is_blob};
 use futures::TryStreamExt;
 
-use crate::key_orders::{KeyOrder, ROWS_MIN};
+use super::key_orders::{KeyOrder, ROWS_MIN};
 
 /// What a source of samples is asked to be.
 #[derive(Debug, Clone)]

@@ -7,9 +7,8 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::order::{Sample, mix};
-use crate::permutation::Permutation;
-use crate::selection::Selection;
+use super::permutation::Permutation;
+use super::sample::{Sample, mix};
 
 /// How samples are put together by length. The order stays a function of seed, epoch and lengths: batches, ranks and
 /// workers cut it as they cut any other.
@@ -43,7 +42,7 @@ const WINDOWS_KEPT: usize = 4;
 
 /// An order by length over another order.
 #[derive(Debug)]
-pub(crate) struct ByLength {
+pub(super) struct ByLength {
     buckets: Buckets,
     /// Of each source's rows.
     lengths: Vec<Arc<Vec<u32>>>,
@@ -54,13 +53,12 @@ pub(crate) struct ByLength {
 }
 
 impl ByLength {
-    pub(crate) fn new(buckets: &Buckets, selections: &[Selection], seed: Option<u64>) -> Self {
-        let lengths = selections.iter().map(|selection| Arc::clone(&selection.lengths)).collect();
-        Self { buckets: buckets.clone(), lengths, seed, windows: Mutex::default() }
+    pub(super) fn new(buckets: Buckets, lengths: Vec<Arc<Vec<u32>>>, seed: Option<u64>) -> Self {
+        Self { buckets, lengths, seed, windows: Mutex::default() }
     }
 
     /// Where `other`, an order of `len` samples, has what this one has at `position`.
-    pub(crate) fn place(&self, position: u64, len: u64, other: impl Fn(u64) -> Sample) -> u64 {
+    pub(super) fn place(&self, position: u64, len: u64, other: impl Fn(u64) -> Sample) -> u64 {
         let number = position / self.buckets.window_rows;
         let start = number * self.buckets.window_rows;
         let known =

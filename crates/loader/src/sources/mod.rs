@@ -1,25 +1,18 @@
 //! What a loader reads of its sources, and checks of its options against them.
 
-use std::collections::HashSet;
+pub(crate) mod key_orders;
+pub(crate) mod selection;
 
-use arrow::datatypes::Field;
 use cenote_base::{Error, Result};
 use cenote_store::{Version, is_blob};
+use selection::{Selection, Source};
 
-use crate::buckets::Buckets;
-use crate::order::Mixture;
-use crate::packing::Packing;
-use crate::selection::{Selection, Source};
+use crate::order::buckets::Buckets;
+use crate::order::mixture::Mixture;
 use crate::state::SourceState;
-use crate::transform::{Chain, Transform};
 
 /// Rows by which the bytes of a row are guessed.
 const SAMPLE_ROWS: usize = 256;
-
-/// Whether the column may hold nulls in any source.
-pub(crate) fn is_nullable(sources: &[Selection], column: &str) -> bool {
-    sources.iter().any(|source| source.snapshot.full_schema().field_with_name(column).is_ok_and(Field::is_nullable))
-}
 
 /// The rows of the sources, each at its version, at that of `versions`, or at the newest.
 pub(crate) async fn read_all(
@@ -88,75 +81,6 @@ pub(crate) async fn selection_of(
 pub(crate) fn mixture(selections: &[Selection], weights: Option<&[f64]>, epoch_rows: Option<u64>) -> Result<Mixture> {
     let rows = selections.iter().map(|selection| selection.row_ids.len() as u64).collect();
     Mixture::new(rows, weights, epoch_rows)
-}
-
-/// The columns of the batches: they have to be in every source, with one type.
-pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
-    let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
-    let mut seen = HashSet::new();
-    let columns: Vec<String> = match wanted {
-        // One that is named twice is there once, as in every other read.
-        Some(wanted) => wanted.iter().filter(|column| seen.insert(*column)).cloned().collect(),
-        None => first.snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
-    };
-    for column in &columns {
-        let mut types = selections.iter().map(|selection| {
-            let schema = selection.snapshot.full_schema();
-            schema.field_with_name(column).map(|field| field.data_type()).map_err(|_| {
-                let known = selection.snapshot.schema().fields().iter().map(|field| field.name().as_str());
-                Error::not_found(format!(
-                    "no column `{column}`; the table has {}",
-                    known.collect::<Vec<_>>().join(", ")
-                ))
-            })
-        });
-        let first = types.next().transpose()?;
-        for other in types {
-            let other = other?;
-            if Some(other) != first {
-                return Err(Error::invalid_input(format!(
-                    "column `{column}` has different types in the sources: {other} too"
-                )));
-            }
-        }
-    }
-    Ok(columns)
-}
-
-pub(crate) fn chains(
-    selections: &[Selection],
-    columns: &[String],
-    transforms: &[&(String, Vec<Transform>)],
-) -> Result<Vec<(String, Chain)>> {
-    let chain = |(name, steps): &&(String, Vec<Transform>)| {
-        let field =
-            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
-        let is_bytes = field.is_some_and(|field| {
-            use arrow::datatypes::DataType;
-            is_blob(field) || matches!(field.data_type(), DataType::Binary | DataType::LargeBinary)
-        });
-        if !is_bytes || !columns.contains(name) {
-            return Err(Error::invalid_input(format!("column `{name}` holds no pictures that this loader reads")));
-        }
-        Ok((name.clone(), Chain::new(steps.clone())?))
-    };
-    transforms.iter().map(chain).collect()
-}
-
-pub(crate) fn packings(
-    selections: &[Selection],
-    columns: &[String],
-    transforms: &[&(String, Vec<Transform>)],
-) -> Result<Vec<(String, Packing)>> {
-    let packing = |(name, steps): &&(String, Vec<Transform>)| {
-        let field =
-            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
-        let (Some(field), [Transform::Pack { length, pad }], true) = (field, &steps[..], columns.contains(name)) else {
-            return Err(Error::invalid_input(format!("pack: this loader reads no column `{name}`")));
-        };
-        Ok((name.clone(), Packing::new(*length, *pad, field)?))
-    };
-    transforms.iter().map(packing).collect()
 }
 
 /// About how many bytes a row has in `columns`.

@@ -1,0 +1,84 @@
+//! The columns of the batches, and what is done to them, checked against the sources.
+
+use std::collections::HashSet;
+
+use arrow::datatypes::{DataType, Field};
+use cenote_base::{Error, Result};
+use cenote_store::is_blob;
+
+use super::packing::Packing;
+use super::transform::{Chain, Transform};
+use crate::sources::selection::Selection;
+
+/// Whether the column may hold nulls in any source.
+pub(crate) fn is_nullable(sources: &[Selection], column: &str) -> bool {
+    sources.iter().any(|source| source.snapshot.full_schema().field_with_name(column).is_ok_and(Field::is_nullable))
+}
+
+/// The columns of the batches: they have to be in every source, with one type.
+pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
+    let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
+    let mut seen = HashSet::new();
+    let columns: Vec<String> = match wanted {
+        // One that is named twice is there once, as in every other read.
+        Some(wanted) => wanted.iter().filter(|column| seen.insert(*column)).cloned().collect(),
+        None => first.snapshot.schema().fields().iter().map(|field| field.name().clone()).collect(),
+    };
+    for column in &columns {
+        let mut types = selections.iter().map(|selection| {
+            let schema = selection.snapshot.full_schema();
+            schema.field_with_name(column).map(|field| field.data_type()).map_err(|_| {
+                let known = selection.snapshot.schema().fields().iter().map(|field| field.name().as_str());
+                Error::not_found(format!(
+                    "no column `{column}`; the table has {}",
+                    known.collect::<Vec<_>>().join(", ")
+                ))
+            })
+        });
+        let first = types.next().transpose()?;
+        for other in types {
+            let other = other?;
+            if Some(other) != first {
+                return Err(Error::invalid_input(format!(
+                    "column `{column}` has different types in the sources: {other} too"
+                )));
+            }
+        }
+    }
+    Ok(columns)
+}
+
+pub(crate) fn chains(
+    selections: &[Selection],
+    columns: &[String],
+    transforms: &[&(String, Vec<Transform>)],
+) -> Result<Vec<(String, Chain)>> {
+    let chain = |(name, steps): &&(String, Vec<Transform>)| {
+        let field =
+            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
+        let is_bytes = field.is_some_and(|field| {
+            is_blob(field) || matches!(field.data_type(), DataType::Binary | DataType::LargeBinary)
+        });
+        if !is_bytes || !columns.contains(name) {
+            return Err(Error::invalid_input(format!("column `{name}` holds no pictures that this loader reads")));
+        }
+        Ok((name.clone(), Chain::new(steps.clone())?))
+    };
+    transforms.iter().map(chain).collect()
+}
+
+pub(crate) fn packings(
+    selections: &[Selection],
+    columns: &[String],
+    transforms: &[&(String, Vec<Transform>)],
+) -> Result<Vec<(String, Packing)>> {
+    let packing = |(name, steps): &&(String, Vec<Transform>)| {
+        let field =
+            selections.first().and_then(|selection| selection.snapshot.full_schema().field_with_name(name).ok());
+        let (Some(field), [Transform::Pack { length, pad }], true) = (field, &steps[..], columns.contains(name)) else {
+            return Err(Error::invalid_input(format!("pack: this loader reads no column `{name}`")));
+        };
+        Ok((name.clone(), Packing::new(*length, *pad, field)?))
+    };
+    transforms.iter().map(packing).collect()
+}
