@@ -1,4 +1,4 @@
-//! Deleted vectors leave the graph.
+//! The removal of deleted vectors.
 
 use cenote_base::sync::Mutex;
 
@@ -10,14 +10,15 @@ use crate::slots::SlotState;
 use crate::vectors::Vectors;
 
 impl Graph {
-    /// Takes what was deleted before the call out of the graph, on `threads` threads, so that its room is free again and
-    /// walks no longer pass through it. Returns how many vectors that were.
+    /// Removes the vectors that were deleted before the call, on `threads` threads, so that their memory is free again
+    /// and walks no longer pass through them. Returns the number of removed vectors.
     ///
-    /// Searches, inserts and deletes go on meanwhile. A node that linked to deleted ones gets links to what those linked to
-    /// (Singh et al., "FreshDiskANN" (2021), algorithm 4). One that loses most is linked anew, because nobody may be left that links to it. If the vectors
-    /// have come to differ much in range from those that the scale of codes was learnt from, it is learnt anew.
+    /// Searches, inserts and deletes run meanwhile. A node that linked to deleted nodes gets links to the neighbours of
+    /// those (Singh et al., "FreshDiskANN" (2021), algorithm 4). A node that loses most of its links is linked again,
+    /// because no other node may link to it any more. The scale of codes is learnt again when the range of the vectors
+    /// differs much from that of the vectors from which it was learnt.
     pub fn consolidate(&self, threads: usize) -> usize {
-        let _alone = self.upkeep.lock();
+        let _upkeep = self.upkeep.lock();
         let _writing = self.writers.read();
         self.train_when_drifted();
         let leaving = self.mark_leaving();
@@ -38,8 +39,8 @@ impl Graph {
             let vectors = self.vectors.read();
             self.walks.with(|walk| self.link(&vectors, walk, chooser, relink[at]));
         });
-        // No link leads to them now, and no walk that still knows of one goes on while this is held.
-        let _still = self.vectors.write();
+        // No link leads to the leaving slots now, and no walk that still knows of one runs while this is held.
+        let _no_walks = self.vectors.write();
         for &slot in &leaving {
             (0..=self.links.level(slot)).for_each(|layer| self.links.set(slot, layer, &[]));
         }
@@ -47,9 +48,10 @@ impl Graph {
         leaving.len()
     }
 
-    /// The deleted slots, to none of which a link is made from now on and at none of which a walk begins.
+    /// Marks the deleted slots as leaving and returns them. From now on no link to them is made, and no walk begins at
+    /// one.
     fn mark_leaving(&self) -> Vec<u32> {
-        let _still = self.vectors.write();
+        let _no_walks = self.vectors.write();
         let used = self.slots.used();
         let leaving: Vec<u32> = (1..=used).filter(|&slot| self.slots.state(slot) == SlotState::Deleted).collect();
         leaving.iter().for_each(|&slot| self.slots.set_state(slot, SlotState::Leaving));
@@ -62,7 +64,8 @@ impl Graph {
         leaving
     }
 
-    /// Replaces links of `slot` to leaving nodes by links to what those link to. Whether it lost most in the base.
+    /// Replaces the links of `slot` to leaving nodes with links to the neighbours of those. Returns whether it lost
+    /// most of its links in the base.
     fn bridge(&self, vectors: &Vectors, chooser: &mut NeighbourChooser, slot: u32) -> bool {
         let leaves = |slot: u32| self.slots.state(slot) == SlotState::Leaving;
         let mut lost_most = false;
@@ -79,12 +82,13 @@ impl Graph {
             near.sort_unstable();
             near.dedup();
             let candidates = chooser.order(vectors, &vectors.probe(slot), &near);
-            let list = chooser.choose(vectors, &candidates, self.links.most(layer));
+            let list = chooser.choose(vectors, &candidates, self.links.links_max(layer));
             self.links.set(slot, layer, &list);
         }
         lost_most
     }
 
+    /// Learns the scale of codes if the range of the vectors has drifted.
     fn train_when_drifted(&self) {
         let vectors = self.vectors.read();
         let drifted = vectors.has_drifted(&self.sample());
@@ -133,9 +137,9 @@ mod tests {
         assert!(graph.links.entry().is_some_and(|entry| graph.slots.is_live(entry.slot)));
     }
 
-    /// Counts the links, while none changes.
+    /// Checks all links, none of which changes meanwhile, and returns their number.
     fn check(graph: &Graph) -> usize {
-        let _still = graph.vectors.write();
+        let _no_walks = graph.vectors.write();
         let free = |slot: u32| graph.slots.state(slot) == SlotState::Free;
         let mut links = 0;
         for slot in 1..=graph.slots.used() {
