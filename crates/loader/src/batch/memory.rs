@@ -1,5 +1,5 @@
-//! Memory of tensors that are dropped, for those that come next: to give it back to the system and get it anew costs a tenth of the time that
-//! a picture takes.
+//! Pools of tensor memory. Returning the memory of a dropped tensor to the system and allocating it again would cost a
+//! tenth of the time that a picture takes.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -7,46 +7,46 @@ use std::sync::{Arc, Weak};
 
 use cenote_base::sync::Mutex;
 
-/// So many tensors' memory is kept: while one is trained on, the next are made.
+/// Tensors whose memory a pool keeps: while one is trained on, the next are made.
 const KEPT_MAX: usize = 4;
 
-/// Numbers whose memory goes back to the loader that made them, if that is still there.
+/// Numbers whose memory returns to the pool of the loader that made them, if that is still open.
 pub struct Memory<T> {
     values: Vec<T>,
-    home: Weak<Spare<T>>,
+    pool: Weak<MemoryPool<T>>,
 }
 
-/// Memory of a loader's former tensors.
+/// The pools of a loader.
 #[derive(Clone, Default)]
-pub(crate) struct Spares {
-    pub(crate) bytes: Arc<Spare<u8>>,
-    pub(crate) floats: Arc<Spare<f32>>,
+pub(crate) struct MemoryPools {
+    pub(crate) bytes: Arc<MemoryPool<u8>>,
+    pub(crate) floats: Arc<MemoryPool<f32>>,
 }
 
-/// Memory that nobody uses.
-pub(crate) struct Spare<T>(Mutex<Vec<Vec<T>>>);
+/// The memory of dropped tensors.
+pub(crate) struct MemoryPool<T>(Mutex<Vec<Vec<T>>>);
 
-impl<T> Default for Spare<T> {
+impl<T> Default for MemoryPool<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T: Clone + Default> Spare<T> {
-    /// `len` numbers, any at all.
+impl<T: Clone + Default> MemoryPool<T> {
+    /// Returns `len` arbitrary numbers.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Memory<T> {
         let mut spare = self.0.lock();
         let kept = spare.iter().position(|values| values.len() == len).map(|at| spare.swap_remove(at));
         drop(spare);
-        Memory { values: kept.unwrap_or_else(|| vec![T::default(); len]), home: Arc::downgrade(self) }
+        Memory { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
     }
 }
 
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
-        let Some(home) = self.home.upgrade() else { return };
-        // Whoever drops it need not wait for that: a forked process, whose parent held the lock, would for ever.
-        if let Some(mut spare) = home.0.try_lock() {
+        let Some(pool) = self.pool.upgrade() else { return };
+        // A drop must not wait for the lock: in a forked process whose parent held it, it would wait forever.
+        if let Some(mut spare) = pool.0.try_lock() {
             let oldest = (spare.len() == KEPT_MAX).then(|| spare.remove(0));
             spare.push(std::mem::take(&mut self.values));
             drop(spare);
@@ -71,7 +71,7 @@ impl<T> DerefMut for Memory<T> {
 
 impl<T: Clone> Clone for Memory<T> {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), home: Weak::new() }
+        Self { values: self.values.clone(), pool: Weak::new() }
     }
 }
 
@@ -92,22 +92,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_comes_back_to_its_loader_alone_and_not_without_end() {
-        let spare: Arc<Spare<u8>> = Arc::default();
-        let mut first = spare.take(3);
+    fn memory_returns_to_its_own_pool_up_to_a_limit() {
+        let pool: Arc<MemoryPool<u8>> = Arc::default();
+        let mut first = pool.take(3);
         assert_eq!(*first, [0, 0, 0]);
         first[1] = 7;
         let copy = first.clone();
         drop(first);
         drop(copy);
-        assert_eq!(spare.0.lock().len(), 1, "a copy is nobody's");
-        assert_eq!(*spare.take(2), [0, 0], "of another length");
-        assert_eq!(*spare.take(3), [0, 7, 0], "any numbers");
-        let many: Vec<_> = (0..10).map(|len| spare.take(len + 10)).collect();
+        assert_eq!(pool.0.lock().len(), 1, "a copy belongs to no pool");
+        assert_eq!(*pool.take(2), [0, 0], "of another length");
+        assert_eq!(*pool.take(3), [0, 7, 0], "any numbers");
+        let many: Vec<_> = (0..10).map(|len| pool.take(len + 10)).collect();
         drop(many);
-        assert_eq!(spare.0.lock().len(), KEPT_MAX);
-        let last = spare.take(1);
-        drop(spare);
+        assert_eq!(pool.0.lock().len(), KEPT_MAX);
+        let last = pool.take(1);
+        drop(pool);
         drop(last);
     }
 }

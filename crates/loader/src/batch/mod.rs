@@ -1,4 +1,6 @@
-//! Batches: rows of Arrow columns, tensors of transformed columns, blocks of packed ones.
+//! Batches: rows as Arrow columns, tensors of transformed columns, blocks of packed columns, and how they are made.
+//!
+//! This part is given samples. It knows nothing of their order, of ranks or of epochs beyond a number.
 
 pub(crate) mod columns;
 pub(crate) mod maker;
@@ -11,17 +13,17 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use memory::Memory;
 
-/// What becomes of a batch in which a picture cannot be decoded.
+/// The treatment of rows whose media cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnError {
-    /// The loader fails, naming the row.
+    /// The batch fails with an error that names the row.
     #[default]
     Raise,
-    /// The row's tensor is zero, and [`Tensor::valid`] says so.
+    /// The row's tensor is zero and marked in [`Tensor::valid`].
     Zero,
 }
 
-/// Numbers of one column of a batch, row after row.
+/// The numbers of one column of a batch, row after row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Numbers {
     /// Bytes.
@@ -33,48 +35,48 @@ pub enum Numbers {
 /// A column of a batch as one contiguous array.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
-    /// The column.
+    /// The name of the column.
     pub name: String,
-    /// Rows first.
+    /// The dimensions, rows first.
     pub shape: Vec<usize>,
     /// All numbers, in row-major order.
     pub numbers: Arc<Numbers>,
-    /// Whether each row has a value, where one has none: a null, or a picture that cannot be decoded.
+    /// Whether each row has a value: a null has none, nor do media that cannot be decoded. `None` if all rows have one.
     pub valid: Option<Vec<bool>>,
 }
 
-/// Rows for one step of training. A clone shares their memory.
+/// The rows of one step of training. A clone shares their memory.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Which epoch it is of.
+    /// The epoch.
     pub epoch: u64,
-    /// Which step of this rank in the epoch, counted from where the loader began.
+    /// The step of this rank in the epoch, counted from where the loader began.
     pub step: u64,
-    /// The columns that are not transformed, as Arrow.
+    /// The columns that are neither transformed nor packed, as Arrow.
     pub rows: RecordBatch,
-    /// The columns that are.
+    /// The transformed columns.
     pub tensors: Vec<Tensor>,
-    /// The columns that are packed, each with one that says of which row each number is: blocks, not rows. See
+    /// The packed columns, each followed by the column of its row numbers: blocks, not rows. See
     /// [`Transform::Pack`](crate::Transform::Pack).
     pub blocks: Vec<(String, ArrayRef)>,
-    /// How many of the last rows are repeats that fill the batch up.
+    /// The number of rows at the end that repeat earlier rows to fill the batch.
     pub repeated: usize,
-    /// Rows that could not be decoded, with reasons.
+    /// Rows that could not be decoded, with the reasons.
     pub errors: Vec<(usize, String)>,
 }
 
 impl Batch {
-    /// How many rows it has.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.rows.num_rows()
     }
 
-    /// Whether it has none.
+    /// Returns whether the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that it holds.
+    /// Returns the bytes of all columns.
     pub fn bytes(&self) -> u64 {
         let tensor = |tensor: &Tensor| match tensor.numbers.as_ref() {
             Numbers::Byte(numbers) => numbers.len(),

@@ -1,4 +1,4 @@
-//! Samples of about one length next to each other, so that batches need little padding.
+//! The grouping of samples by length, so that batches need little padding.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,20 +10,23 @@ use serde::{Deserialize, Serialize};
 use super::permutation::Permutation;
 use super::sample::{Sample, mix};
 
-/// How samples are put together by length. The order stays a function of seed, epoch and lengths: batches, ranks and
-/// workers cut it as they cut any other.
+/// The grouping of samples by length. The order is still a function of seed, epoch and lengths: batches, ranks and
+/// workers cut it as they cut any other order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buckets {
-    /// What is long: a number is the length itself; of a text, bytes or a list it is that of the value. A null is 0
-    /// long.
+    /// The column of lengths: a number is the length itself; a text, bytes or a list counts by its own length. A null
+    /// has length 0.
     pub column: String,
-    /// So many samples that follow each other are sorted by length.
+    /// Consecutive samples that are sorted by length together.
     pub window_rows: u64,
-    /// And cut into runs of so many, which come in any order: the samples of one step, or several, are best.
+    /// Samples in a run: the runs of a window are shuffled. Best is the number of samples in one step, or a multiple of
+    /// it.
     pub run_rows: u64,
 }
 
 impl Buckets {
+    /// Checks the sizes.
+    ///
     /// # Errors
     /// `InvalidInput` for a run without rows, or one that is longer than the window.
     pub(crate) fn check(&self) -> Result<()> {
@@ -37,19 +40,27 @@ impl Buckets {
     }
 }
 
-/// Windows whose order is kept: threads make batches of few at a time.
+/// Windows whose order is cached. Threads make batches of only a few windows at a time.
 const WINDOWS_KEPT: usize = 4;
+
+/// The order of one window.
+#[derive(Debug)]
+struct SortedWindow {
+    number: u64,
+    /// For each place in the window, the place of the same sample in the other order.
+    places: Arc<Vec<u32>>,
+}
 
 /// An order by length over another order.
 #[derive(Debug)]
 pub(super) struct ByLength {
     buckets: Buckets,
-    /// Of each source's rows.
+    /// The lengths of the rows of each source.
     lengths: Vec<Arc<Vec<u32>>>,
-    /// Of the order of runs; `None`: shorter ones come first.
+    /// The seed of the order of runs; `None` if shorter runs come first.
     seed: Option<u64>,
-    /// The newest windows: where in the window the other order has what this one has there.
-    windows: Mutex<VecDeque<(u64, Arc<Vec<u32>>)>>,
+    /// The windows sorted last, newest first.
+    windows: Mutex<VecDeque<SortedWindow>>,
 }
 
 impl ByLength {
@@ -57,24 +68,24 @@ impl ByLength {
         Self { buckets, lengths, seed, windows: Mutex::default() }
     }
 
-    /// Where `other`, an order of `len` samples, has what this one has at `position`.
+    /// Returns the position in `other`, an order of `len` samples, of the sample that is at `position` in this one.
     pub(super) fn place(&self, position: u64, len: u64, other: impl Fn(u64) -> Sample) -> u64 {
         let number = position / self.buckets.window_rows;
         let start = number * self.buckets.window_rows;
-        let known =
-            self.windows.lock().iter().find(|(known, _)| *known == number).map(|(_, window)| Arc::clone(window));
-        let window = known.unwrap_or_else(|| {
-            let window =
-                Arc::new(self.window(number, self.buckets.window_rows.min(len - start), |at| other(start + at)));
+        let cached = self.windows.lock().iter().find(|window| window.number == number).map(|it| Arc::clone(&it.places));
+        let places = cached.unwrap_or_else(|| {
+            let rows = self.buckets.window_rows.min(len - start);
+            let places = Arc::new(self.sort(number, rows, |at| other(start + at)));
             let mut windows = self.windows.lock();
             windows.truncate(WINDOWS_KEPT - 1);
-            windows.push_front((number, Arc::clone(&window)));
-            window
+            windows.push_front(SortedWindow { number, places: Arc::clone(&places) });
+            places
         });
-        start + u64::from(window[(position - start) as usize])
+        start + u64::from(places[(position - start) as usize])
     }
 
-    fn window(&self, number: u64, rows: u64, sample: impl Fn(u64) -> Sample) -> Vec<u32> {
+    /// Sorts window `number`, which has `rows` samples.
+    fn sort(&self, number: u64, rows: u64, sample: impl Fn(u64) -> Sample) -> Vec<u32> {
         let length = |at: &u32| {
             let Sample { source, row, .. } = sample(u64::from(*at));
             self.lengths[source][row as usize]
@@ -84,7 +95,7 @@ impl ByLength {
         let run = self.buckets.run_rows;
         let Some(seed) = self.seed else { return sorted };
         let runs = Permutation::new(rows / run, mix(&[seed, 3, number]));
-        // What makes no whole run stays at the end.
+        // The rest that is shorter than a run stays at the end.
         let at = |at: u64| if at < rows / run * run { runs.at(at / run) * run + at % run } else { at };
         (0..rows).map(|place| sorted[at(place) as usize]).collect()
     }

@@ -1,20 +1,20 @@
-//! How the samples of an epoch are divided among the sources.
+//! The division of an epoch's samples among the sources.
 
 use cenote_base::{Error, Result};
 
-/// How many samples each source gives an epoch, and so which.
+/// The number of samples that each source gives in an epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Mixture {
-    /// Rows that each source has.
+    /// Rows of each source.
     rows: Vec<u64>,
-    /// Samples that each source gives an epoch.
+    /// Samples of each source in an epoch.
     samples: Vec<u64>,
 }
 
 impl Mixture {
-    /// Mixes sources of `rows` rows each. Without weights each row comes once an epoch. With them an epoch has
-    /// `epoch_rows` samples (default: as many as there are rows), divided by weight, and each source goes on where it
-    /// stood in the epoch before: a row comes again when all others of its source came as often.
+    /// Mixes sources of `rows` rows each. Without weights each row comes once in an epoch. With weights an epoch has
+    /// `epoch_rows` samples (default: the number of all rows), divided by weight, and each source continues where it
+    /// was at the end of the previous epoch: a row comes again once all other rows of its source came as often.
     ///
     /// # Errors
     /// `InvalidInput` for weights that are not positive numbers, or a source without rows.
@@ -43,18 +43,18 @@ impl Mixture {
         Ok(Self { rows, samples })
     }
 
-    /// Rows and samples an epoch of each source.
+    /// Returns the rows and the samples in an epoch of each source.
     pub(super) fn sources(&self) -> impl Iterator<Item = (u64, u64)> {
         self.rows.iter().copied().zip(self.samples.iter().copied())
     }
 
-    /// Samples an epoch.
+    /// Returns the samples in an epoch.
     pub(crate) fn epoch_rows(&self) -> u64 {
         self.samples.iter().sum()
     }
 }
 
-/// `total` in whole parts as near to `weights` as can be: the largest remainders are rounded up.
+/// Divides `total` into whole parts as close to `weights` as possible: the largest remainders are rounded up.
 fn divide(total: u64, weights: &[f64]) -> Vec<u64> {
     let sum: f64 = weights.iter().sum();
     let exact: Vec<f64> = weights.iter().map(|weight| total as f64 * weight / sum).collect();

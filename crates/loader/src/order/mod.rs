@@ -1,4 +1,7 @@
-//! In which order the rows of an epoch come: a function of seed, epoch and numbers of rows, of which nothing is stored.
+//! The order of the samples of an epoch: a function of the seed, the epoch and the numbers of rows, computed rather
+//! than stored.
+//!
+//! This part knows sources only by the number and the lengths of their rows, and nothing of ranks or batches.
 
 pub(crate) mod buckets;
 pub(crate) mod mixture;
@@ -15,13 +18,13 @@ use sample::{Sample, mix};
 use serde::{Deserialize, Serialize};
 use windows::Windowed;
 
-/// How rows are shuffled.
+/// The shuffle of an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shuffle {
-    /// Names the order; another epoch has another one.
+    /// The seed of the order; each epoch has another order.
     pub seed: u64,
-    /// Rows of a window within which neighbours in the order lie; `None`: anywhere. A window reads whole runs of
-    /// neighbouring rows, which storage likes, and mixes less.
+    /// Rows in a window, within which the order mixes; `None` for all rows. A window reads whole runs of neighbouring
+    /// rows, which storage likes, but mixes less.
     pub window_rows: Option<u64>,
 }
 
@@ -29,7 +32,7 @@ pub struct Shuffle {
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     mixture: Mixture,
-    /// Which sample, in the order of sources, is at each position; `None`: in that order.
+    /// The permutation of samples, counted source by source; `None` if they are not shuffled.
     interleave: Option<Windowed>,
     shuffle: Option<Shuffle>,
     epoch: u64,
@@ -43,19 +46,19 @@ impl Order {
         Self { mixture: mixture.clone(), interleave, shuffle: shuffle.cloned(), epoch, by_length: None }
     }
 
-    /// The same with samples of about one length next to each other.
+    /// Groups samples of similar length. `lengths` has those of the rows of each source.
     pub(crate) fn by_length(mut self, buckets: &Buckets, lengths: Vec<Arc<Vec<u32>>>) -> Self {
         let seed = self.shuffle.as_ref().map(|shuffle| mix(&[shuffle.seed, self.epoch]));
         self.by_length = Some(Arc::new(ByLength::new(buckets.clone(), lengths, seed)));
         self
     }
 
-    /// Positions in the epoch.
+    /// Returns the number of positions in the epoch.
     pub(crate) fn len(&self) -> u64 {
         self.mixture.epoch_rows()
     }
 
-    /// The row at `position`, which is below [`len`](Self::len).
+    /// Returns the sample at `position`, which is below [`len`](Self::len).
     pub(crate) fn at(&self, position: u64) -> Sample {
         match &self.by_length {
             Some(by_length) => self.shuffled(by_length.place(position, self.len(), |place| self.shuffled(place))),
@@ -63,6 +66,7 @@ impl Order {
         }
     }
 
+    /// Returns the sample at `position` before grouping by length.
     fn shuffled(&self, position: u64) -> Sample {
         let mut slot = self.interleave.as_ref().map_or(position, |interleave| interleave.at(position));
         for (source, (rows, samples)) in self.mixture.sources().enumerate() {
@@ -71,7 +75,7 @@ impl Order {
                 continue;
             }
             if rows == samples {
-                // Every row comes once, and the epoch's order has shuffled already.
+                // Every row comes once, and is shuffled by the order of the epoch already.
                 return Sample { source, row: slot, pass: 0 };
             }
             let place = self.epoch * samples + slot;
@@ -82,7 +86,7 @@ impl Order {
             };
             return Sample { source, row, pass };
         }
-        // Not reached: positions are below the sum of the samples.
+        // Unreachable: positions are below the sum of the samples.
         Sample { source: 0, row: 0, pass: 0 }
     }
 }
@@ -115,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_holds_few_runs() {
+    fn a_window_holds_a_bounded_number_of_runs() {
         let mixture = Mixture::new(vec![100_000], None, None).unwrap();
         let order = Order::new(&mixture, Some(&shuffle(1, Some(6400))), 0);
         let runs: std::collections::BTreeSet<u64> = (0..6400).map(|position| order.at(position).row / 100).collect();
@@ -133,7 +137,7 @@ mod tests {
                 seen.entry((source, row)).or_default().push(pass);
             }
         }
-        // 300 samples of 10 rows, and 100 of 100 rows: whole passes, so each row came equally often, once in each.
+        // 300 samples of 10 rows and 100 samples of 100 rows are whole passes, in each of which a row comes once.
         assert_eq!(seen.len(), 110);
         for ((source, row), mut passes) in seen {
             passes.sort_unstable();

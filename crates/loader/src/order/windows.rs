@@ -3,13 +3,13 @@
 use super::permutation::Permutation;
 use super::sample::mix;
 
-/// Neighbouring rows that stay in one window.
+/// Neighbouring rows that stay in one window, at most.
 const RUN_ROWS_MAX: u64 = 1024;
-/// A window mixes at least so many runs, where it is large enough.
-const RUNS_A_WINDOW: u64 = 64;
+/// Runs that a window mixes, at least, if it is large enough.
+const RUNS_PER_WINDOW: u64 = 64;
 
-/// A permutation that mixes within windows: runs of neighbouring rows are shuffled over the whole, and the rows of so
-/// many runs as make a window among themselves.
+/// A permutation that mixes within windows: runs of neighbouring rows are shuffled over the whole, then the rows of
+/// each window of consecutive runs among themselves.
 #[derive(Debug, Clone)]
 pub(super) struct Windowed {
     len: u64,
@@ -20,15 +20,17 @@ pub(super) struct Windowed {
 }
 
 impl Windowed {
+    /// Permutes `len` rows in windows of `window_rows`; `None` for a single window.
     pub(super) fn new(len: u64, window_rows: Option<u64>, seed: u64) -> Self {
         let window = window_rows.unwrap_or(len).clamp(1, len.max(1));
         if window == len {
             return Self { len, run: 1, window: len, runs: Permutation::new(0, 0), seed };
         }
-        let run = (window / RUNS_A_WINDOW).clamp(1, RUN_ROWS_MAX);
+        let run = (window / RUNS_PER_WINDOW).clamp(1, RUN_ROWS_MAX);
         Self { len, run, window: window / run * run, runs: Permutation::new(len / run, mix(&[seed, 1])), seed }
     }
 
+    /// Returns the row at `position`.
     pub(super) fn at(&self, position: u64) -> u64 {
         let number = position / self.window;
         let start = number * self.window;
@@ -36,7 +38,7 @@ impl Windowed {
         let place = start + Permutation::new(rows, mix(&[self.seed, 2, number])).at(position - start);
         let whole = self.len / self.run * self.run;
         if self.window == self.len || place >= whole {
-            // One window holds all, or this is the rest that makes no whole run.
+            // A single window holds all rows, or this is the rest that is shorter than a run.
             return place;
         }
         self.runs.at(place / self.run) * self.run + place % self.run
