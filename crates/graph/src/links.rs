@@ -80,7 +80,7 @@ impl Links {
 
     /// Returns the list of `slot` in `layer`.
     #[inline(always)]
-    pub(crate) fn list(&self, slot: u32, layer: u8) -> &[AtomicU32] {
+    fn list(&self, slot: u32, layer: u8) -> &[AtomicU32] {
         if layer == 0 {
             return self.base.row(slot);
         }

@@ -15,7 +15,6 @@ use crate::batch::memory::MemoryPools;
 use crate::batch::packing::Packing;
 use crate::batch::transform::{Transform, TransformChain};
 use crate::options::LoaderOptions;
-use crate::order::buckets::Buckets;
 use crate::order::mixture::Mixture;
 use crate::order::sample::Sample;
 use crate::order::{Order, Shuffle};
@@ -85,7 +84,9 @@ impl Loader {
     pub async fn open_at(sources: Vec<Source>, options: LoaderOptions, versions: Option<&[Version]>) -> Result<Self> {
         let shard = options.shard();
         shard.check()?;
-        options.buckets.as_ref().map_or(Ok(()), Buckets::check)?;
+        if let Some(buckets) = &options.buckets {
+            buckets.check()?;
+        }
         let weights: Vec<f64> = sources.iter().filter_map(|source| source.weight).collect();
         if !weights.is_empty() && weights.len() != sources.len() {
             return Err(Error::invalid_input("either all sources of a mixture have a weight, or none"));
@@ -320,38 +321,7 @@ impl Loader {
     /// `InvalidInput` for a state of other tables, filters, weights, versions or another seed, or of one worker among
     /// several; `NotFound` if its version was collected; `Unsupported` for another format.
     pub async fn restore(&self, state: &LoaderState) -> Result<()> {
-        if state.format != FORMAT {
-            return Err(Error::unsupported(format!(
-                "the state has format {}, and this Cenote reads {FORMAT}",
-                state.format
-            )));
-        }
-        let (then, now) = (state.shuffle.as_ref().map(|shuffle| shuffle.seed), self.options.shuffle);
-        if then != now {
-            let name = |seed: Option<u64>| seed.map_or("no shuffle".to_owned(), |seed| format!("seed {seed}"));
-            return Err(Error::invalid_input(format!(
-                "the state is of an order with {}, and this loader has {}",
-                name(then),
-                name(now)
-            )));
-        }
-        if state.buckets != self.options.buckets {
-            let name = |buckets: &Option<Buckets>| match buckets {
-                Some(Buckets { column, window_rows, run_rows }) => {
-                    format!("buckets by `{column}` in windows of {window_rows} and runs of {run_rows}")
-                }
-                None => "no buckets".to_owned(),
-            };
-            let (then, now) = (name(&state.buckets), name(&self.options.buckets));
-            return Err(Error::invalid_input(format!("the state is of an order with {then}, and this loader has {now}")));
-        }
-        if state.sources.len() != self.sources.len() {
-            return Err(Error::invalid_input(format!(
-                "the state is of {} sources, and this loader has {}",
-                state.sources.len(),
-                self.sources.len()
-            )));
-        }
+        state.check(self.options.shuffle, self.options.buckets.as_ref(), self.sources.len())?;
         if state.unread && self.options.follow {
             self.cursor.lock().move_to(state.epoch, 0, 0, true);
             return Ok(());
@@ -399,7 +369,8 @@ impl Loader {
                     Some(rest) => row = rest,
                 }
             }
-            Err(Error::invalid_input(format!("there is no row {wanted}: rows count from 0")))
+            let rows: u64 = sources.iter().map(Selection::rows).sum();
+            Err(Error::invalid_input(format!("there is no row {wanted}: the {rows} rows are numbered from 0")))
         };
         let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
         let maker = self.maker(&sources, epoch);
@@ -427,7 +398,7 @@ impl Loader {
     /// Returns the costs of all batches given so far.
     pub fn stats(&self) -> Stats {
         let cursor = self.cursor.lock();
-        cursor.pipeline.as_ref().map_or(cursor.stats, |pipeline| add(cursor.stats, pipeline.stats()))
+        cursor.pipeline.as_ref().map_or(cursor.stats, |pipeline| cursor.stats.plus(pipeline.stats()))
     }
 }
 
@@ -435,7 +406,7 @@ impl Cursor {
     /// Stops the pipeline and keeps its statistics.
     fn stop(&mut self) {
         if let Some(pipeline) = self.pipeline.take() {
-            self.stats = Stats { ready_bytes: 0, ..add(self.stats, pipeline.stats()) };
+            self.stats = Stats { ready_bytes: 0, ..self.stats.plus(pipeline.stats()) };
         }
     }
 
@@ -450,19 +421,5 @@ impl Cursor {
     fn end_epoch(&mut self, unread: bool) {
         self.iteration += 1;
         self.move_to(self.epoch + 1, 0, 0, unread);
-    }
-}
-
-/// Adds statistics of a former pipeline to those of a later one.
-fn add(a: Stats, b: Stats) -> Stats {
-    Stats {
-        batches: a.batches + b.batches,
-        rows: a.rows + b.rows,
-        errors: a.errors + b.errors,
-        bytes: a.bytes + b.bytes,
-        wait: a.wait + b.wait,
-        read: a.read + b.read,
-        decode: a.decode + b.decode,
-        ready_bytes: b.ready_bytes,
     }
 }

@@ -37,6 +37,22 @@ pub struct Stats {
     pub ready_bytes: u64,
 }
 
+impl Stats {
+    /// Adds the costs of a later pipeline, whose ready batches replace those of this one.
+    pub(crate) fn plus(self, later: Self) -> Self {
+        Self {
+            batches: self.batches + later.batches,
+            rows: self.rows + later.rows,
+            errors: self.errors + later.errors,
+            bytes: self.bytes + later.bytes,
+            wait: self.wait + later.wait,
+            read: self.read + later.read,
+            decode: self.decode + later.decode,
+            ready_bytes: later.ready_bytes,
+        }
+    }
+}
+
 /// The answer to a request for the next batch.
 #[derive(Debug)]
 pub enum Next {

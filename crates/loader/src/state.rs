@@ -63,6 +63,43 @@ pub struct LoaderState {
 }
 
 impl LoaderState {
+    /// Checks that the state is of the order of a loader with this seed, these buckets and this number of sources.
+    ///
+    /// # Errors
+    /// `Unsupported` for another format; `InvalidInput` for another seed, other buckets or another number of sources.
+    pub(crate) fn check(&self, seed: Option<u64>, buckets: Option<&Buckets>, sources: usize) -> Result<()> {
+        if self.format != FORMAT {
+            return Err(Error::unsupported(format!(
+                "the state has format {}, and this Cenote reads {FORMAT}",
+                self.format
+            )));
+        }
+        let other_order = |then: String, now: String| {
+            Err(Error::invalid_input(format!("the state is of an order with {then}, and this loader has {now}")))
+        };
+        let own_seed = self.shuffle.as_ref().map(|shuffle| shuffle.seed);
+        if own_seed != seed {
+            let name = |seed: Option<u64>| seed.map_or("no shuffle".to_owned(), |seed| format!("seed {seed}"));
+            return other_order(name(own_seed), name(seed));
+        }
+        if self.buckets.as_ref() != buckets {
+            let name = |buckets: Option<&Buckets>| match buckets {
+                Some(Buckets { column, window_rows, run_rows }) => {
+                    format!("buckets by `{column}` in windows of {window_rows} and runs of {run_rows}")
+                }
+                None => "no buckets".to_owned(),
+            };
+            return other_order(name(self.buckets.as_ref()), name(buckets));
+        }
+        if self.sources.len() != sources {
+            return Err(Error::invalid_input(format!(
+                "the state is of {} sources, and this loader has {sources}",
+                self.sources.len()
+            )));
+        }
+        Ok(())
+    }
+
     /// Returns the samples of the epoch that all ranks have taken, if all are at this position.
     ///
     /// # Errors
@@ -108,7 +145,7 @@ pub fn merge(states: &[LoaderState]) -> Result<LoaderState> {
     let expected = |worker: u64| batches / first.workers + u64::from(worker < batches % first.workers);
     if let Some(odd) = by_worker.iter().find(|state| state.batches != expected(state.worker)) {
         return Err(Error::invalid_input(format!(
-            "worker {} gave {} batches where the others say {}: these states are not of one moment",
+            "worker {} gave {} batches, and the others imply {}: these states are not of one moment",
             odd.worker,
             odd.batches,
             expected(odd.worker)

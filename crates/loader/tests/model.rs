@@ -249,7 +249,8 @@ async fn samples_of_similar_length_come_together() {
     let error = loader.restore(&open(&table, options.clone()).await.state()).await.unwrap_err();
     assert_eq!(
         error.message(),
-        "the state is of an order with no buckets, and this loader has buckets by `note` in windows of 250 and runs of 10"
+        "the state is of an order with no buckets, and this loader has buckets by `note` in windows of 250 and runs of \
+         10"
     );
     let refused = async |buckets: Buckets| {
         let options = LoaderOptions { buckets: Some(buckets), ..options.clone() };

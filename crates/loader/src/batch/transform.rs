@@ -152,7 +152,7 @@ impl TransformChain {
                 }
                 Some(Clip { frames: ClipFrames { count: *count, gap_ms: *gap_ms }, random: *random })
             }
-            _ => return wrong("the first one is decode_image or decode_video"),
+            _ => return wrong("the first step is decode_image or decode_video"),
         };
         let mut size = None;
         let mut normalization = None;
@@ -161,7 +161,9 @@ impl TransformChain {
                 return wrong("normalize is the last one");
             }
             match *step {
-                Transform::DecodeImage | Transform::DecodeVideo { .. } => return wrong("what decodes comes once"),
+                Transform::DecodeImage | Transform::DecodeVideo { .. } => {
+                    return wrong("decode_image and decode_video only come first");
+                }
                 Transform::Pack { .. } => return wrong("pack is the only one of its column"),
                 Transform::Resize { height, width: None } => {
                     check_side(height, height)?;

@@ -27,7 +27,7 @@ impl Mixture {
         }
         let samples = match (weights, epoch_rows) {
             (None, None) => rows.clone(),
-            (None, Some(_)) => return Err(Error::invalid_input("the length of an epoch is set with weights only")),
+            (None, Some(_)) => return Err(Error::invalid_input("epoch_rows is only for sources with weights")),
             (Some(weights), epoch_rows) => {
                 if weights.iter().any(|weight| !weight.is_finite() || *weight <= 0.0) {
                     return Err(Error::invalid_input("weights are positive numbers"));
