@@ -17,7 +17,7 @@ pub(crate) enum SlotState {
     Free = 0,
     /// Holds the vector of a label.
     Live = 1,
-    /// Held the vector of a label; walks still pass through it.
+    /// Holds a deleted vector; walks still pass through it.
     Deleted = 2,
     /// Deleted, and links to it are being removed.
     Leaving = 3,
@@ -160,7 +160,7 @@ impl Slots {
         Ok(slots)
     }
 
-    /// Makes the linked `slot` the one of its label, and deletes the one that was before in the same moment.
+    /// Publishes the linked `slot` under its label, and deletes the slot that the label had in the same moment.
     pub(crate) fn publish(&self, slot: u32) {
         let mut by_label = self.by_label.write();
         if let Some(old) = by_label.insert(self.label(slot), slot) {

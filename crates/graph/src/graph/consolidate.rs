@@ -15,8 +15,8 @@ impl Graph {
     ///
     /// Searches, inserts and deletes run meanwhile. A node that linked to deleted nodes gets links to the neighbours of
     /// those (Singh et al., "FreshDiskANN" (2021), algorithm 4). A node that loses most of its links is linked again,
-    /// because no other node may link to it any more. The scale of codes is learnt again when the range of the vectors
-    /// differs much from that of the vectors from which it was learnt.
+    /// because possibly no other node links to it any more. The scale of codes is learnt again when the range of the
+    /// vectors differs much from that of the vectors from which it was learnt.
     pub fn consolidate(&self, threads: usize) -> usize {
         let _upkeep = self.upkeep.lock();
         let _writing = self.writers.read();

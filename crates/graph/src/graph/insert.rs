@@ -1,4 +1,4 @@
-//! New vectors: written, then linked, then made findable.
+//! Inserts: vectors are written, then linked, then published to searches.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

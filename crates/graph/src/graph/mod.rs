@@ -1,4 +1,4 @@
-//! The graph: its parts, their locks, and in a file each what is done to it.
+//! The graph: its parts and their locks; each kind of operation has a file of its own.
 //!
 //! It knows nothing of where labels and vectors come from.
 

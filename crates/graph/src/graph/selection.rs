@@ -47,8 +47,8 @@ impl Graph {
         Selection { slots, labels }
     }
 
-    /// Returns whether comparing `labels` selected labels takes less time than a [`search`](Self::search) whose filter
-    /// only they pass.
+    /// Returns whether comparing this number of selected labels takes less time than a [`search`](Self::search) whose
+    /// filter only they pass.
     pub fn is_quicker_selected(&self, k: usize, ef: usize, labels: usize) -> bool {
         let share = (labels as f64 / self.len().max(1) as f64).min(1.0);
         let walked = ef.max(k).max(1) as f64 / share.max(1e-9) * self.options.m as f64;

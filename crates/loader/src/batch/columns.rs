@@ -38,12 +38,12 @@ pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Re
                 ))
             })
         });
-        let first = types.next().transpose()?;
+        let Some(first) = types.next().transpose()? else { continue };
         for other in types {
             let other = other?;
-            if Some(other) != first {
+            if other != first {
                 return Err(Error::invalid_input(format!(
-                    "column `{column}` has different types in the sources: {other} too"
+                    "column `{column}` is {first} in one source and {other} in another"
                 )));
             }
         }

@@ -210,7 +210,7 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
     }
 }
 
-/// Returns the numbers of one row, of which each has `len`.
+/// Returns the numbers of `row` in a tensor with `len` numbers a row.
 fn slice(numbers: &mut Numbers, len: usize, row: usize) -> TensorSlice<'_> {
     match numbers {
         Numbers::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),
@@ -218,7 +218,7 @@ fn slice(numbers: &mut Numbers, len: usize, row: usize) -> TensorSlice<'_> {
     }
 }
 
-/// Sets the numbers of one row to zero.
+/// Sets the numbers of `row` to zero.
 fn clear(numbers: &mut Numbers, len: usize, row: usize) {
     match numbers {
         Numbers::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),

@@ -3,9 +3,9 @@
 use super::permutation::Permutation;
 use super::sample::mix;
 
-/// Neighbouring rows that stay in one window, at most.
+/// Longest run of neighbouring rows that stays in one window, in rows.
 const RUN_ROWS_MAX: u64 = 1024;
-/// Runs that a window mixes, at least, if it is large enough.
+/// Runs in a window, at least, if the window is large enough.
 const RUNS_PER_WINDOW: u64 = 64;
 
 /// A permutation that mixes within windows: runs of neighbouring rows are shuffled over the whole, then the rows of
