@@ -1,8 +1,9 @@
-//! `make bench-ann`, our side: builds a graph, searches it on one thread with ever wider walks, prints one JSON object.
+//! This crate's part of `make bench-ann`: builds a graph, searches it on one thread with ever wider walks and prints
+//! one JSON object.
 //!
-//! Arguments: `DIMENSION METRIC BASE QUERIES TRUTH THREADS [OPTION=NUMBER ...]`. BASE and QUERIES are vectors of little-endian f32 one
-//! after the other, TRUTH is the numbers of the 10 nearest in BASE of each query as little-endian u32. Options are `m`,
-//! `ef_construction` and `float32`.
+//! Arguments: `DIMENSION METRIC BASE QUERIES TRUTH THREADS [OPTION=NUMBER ...]`. BASE and QUERIES hold consecutive
+//! vectors of little-endian f32; TRUTH holds, for each query, the numbers of the 10 nearest vectors of BASE as
+//! little-endian u32. Options are `m`, `ef_construction` and `float32`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
@@ -15,17 +16,18 @@ const K: usize = 10;
 const WIDTHS: [usize; 14] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024];
 const PASSES: usize = 5;
 
+/// Reads a file of 4-byte numbers.
 fn words<T>(path: &str, from: impl Fn([u8; 4]) -> T) -> Vec<T> {
     fs::read(path).unwrap().as_chunks::<4>().0.iter().map(|bytes| from(*bytes)).collect()
 }
 
-/// Seconds that this thread was on a processor, which other programs on the machine disturb less than the clock.
+/// Returns the seconds that this thread was on a processor, which other programs disturb less than the wall clock.
 fn thread_seconds() -> f64 {
     let spent = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     spent.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
-/// Seconds of all threads of this process, those that ended included.
+/// Returns the processor seconds of all threads of this process, including those that ended.
 fn process_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let ticks: Vec<f64> = stat

@@ -1,11 +1,13 @@
-//! Nearest vectors in memory: a proximity graph that is searched while it changes.
+//! Nearest-neighbour search in memory: a proximity graph that stays searchable while it changes.
 //!
-//! A [`Graph`] holds vectors under `u64` labels and finds the labels whose vectors are nearest to a query: a Hierarchical
-//! Navigable Small World graph (Malkov and Yashunin 2016) with flat lists of links. A walk compares vectors rounded to
-//! 8 bits; the best are then compared as given, so distances are exact. Vectors are inserted, replaced and deleted while
-//! others search. Memory has a limit, and [`Graph::save`] writes a snapshot that [`Graph::load`] reads without building.
+//! A [`Graph`] maps `u64` labels to vectors and finds the labels whose vectors are nearest to a query. It is a
+//! Hierarchical Navigable Small World graph (Malkov and Yashunin 2016) with flat lists of links. A walk compares
+//! vectors rounded to 8 bits; the best candidates are then compared as given, so distances are exact. Searches run
+//! concurrently with inserts, replacements and deletes. Memory is limited, and [`Graph::save`] writes a snapshot that
+//! [`Graph::load`] reads without building the graph again.
 //!
-//! Not useful for data that exceeds memory. This crate knows nothing of tables, nulls, transactions or files but its snapshot.
+//! Not useful for data that exceeds memory. This crate knows nothing of tables, nulls or transactions, nor of files
+//! other than its snapshot.
 //!
 //! ```
 //! use cenote_graph::{Filter, Graph, Metric, Options};
@@ -18,25 +20,18 @@
 //! # Ok::<(), cenote_base::Error>(())
 //! ```
 
-mod beam;
-mod consolidate;
 mod graph;
-mod insert;
-mod kernels;
 mod links;
 mod neighbours;
 mod options;
-mod quantizer;
-mod rows;
-mod search;
-mod selection;
 mod slots;
-mod snapshot;
+mod stable_rows;
 mod values;
 mod vectors;
+mod walk;
 
 pub use graph::Graph;
+pub use graph::search::{Filter, Hit, Strategy};
+pub use graph::selection::Selection;
 pub use options::{Metric, Options, Traversal};
-pub use search::{Filter, Hit, Strategy};
-pub use selection::Selection;
 pub use values::Values;

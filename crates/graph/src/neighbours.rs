@@ -1,30 +1,30 @@
-//! Which of the nodes near a node become its neighbours, and how links come about.
+//! The choice of neighbours among the nodes near a node, and the links to them.
 
-use crate::beam::Candidate;
-use crate::links::Links;
 use crate::vectors::{Probe, Vectors};
+use crate::walk::{Candidate, GraphView};
 
-/// Reused memory of [`Chooser::choose`].
+/// Chooses neighbours. Its memory is reused from node to node.
 #[derive(Default)]
-pub(crate) struct Chooser {
+pub(crate) struct NeighbourChooser {
     remaining: Vec<Candidate>,
     passed_over: Vec<Candidate>,
     slots: Vec<u32>,
     keys: Vec<u32>,
 }
 
-impl Chooser {
-    /// At most `most` of `candidates`, which are in order of distance to one node.
+impl NeighbourChooser {
+    /// Chooses at most `links_max` of `candidates`, which are in order of distance to one node.
     ///
-    /// A candidate is passed over when one already chosen is nearer to it than the node is, because a walk gets to it over
-    /// that one; places left over are filled with the nearest of those passed over (Malkov and Yashunin 2016, algorithm 4).
-    pub(crate) fn choose(&mut self, vectors: &Vectors, candidates: &[Candidate], most: usize) -> Vec<u32> {
-        let mut chosen = Vec::with_capacity(most);
+    /// A candidate is passed over when one already chosen is nearer to it than the node is, because a walk reaches it
+    /// through that one; places left over are filled with the nearest of those passed over (Malkov and Yashunin 2016,
+    /// algorithm 4).
+    pub(crate) fn choose(&mut self, vectors: &Vectors, candidates: &[Candidate], links_max: usize) -> Vec<u32> {
+        let mut chosen = Vec::with_capacity(links_max);
         self.remaining.clear();
         self.remaining.extend_from_slice(candidates);
         self.passed_over.clear();
         while let Some(&nearest) = self.remaining.first()
-            && chosen.len() < most
+            && chosen.len() < links_max
         {
             chosen.push(nearest.slot());
             self.slots.clear();
@@ -34,7 +34,7 @@ impl Chooser {
             for at in 1..self.remaining.len() {
                 let candidate = self.remaining[at];
                 let (to_chosen, to_node) = (self.keys[at - 1], candidate.key());
-                // Of several as near as the nearest, equal vectors as a rule, one is enough.
+                // One of several that are as near as the nearest is enough: they are equal vectors as a rule.
                 if to_chosen < to_node || to_chosen == to_node && to_node == candidates[0].key() {
                     self.passed_over.push(candidate);
                 } else {
@@ -44,7 +44,7 @@ impl Chooser {
             }
             self.remaining.truncate(kept);
         }
-        let places = most - chosen.len();
+        let places = links_max - chosen.len();
         if places > 0 {
             self.passed_over.sort_unstable();
             chosen.extend(self.passed_over.iter().take(places).map(|candidate| candidate.slot()));
@@ -52,23 +52,24 @@ impl Chooser {
         chosen
     }
 
-    /// Adds a link from `from` to `to`, for which another one may have to go. The caller must not hold a node's lock.
-    pub(crate) fn add(&mut self, (vectors, links): (&Vectors, &Links), from: u32, to: u32, layer: u8) {
+    /// Adds a link from `from` to `to`, which may replace another one. The caller must not hold a node's lock.
+    pub(crate) fn add(&mut self, graph: GraphView<'_>, from: u32, to: u32, layer: u8) {
+        let GraphView { vectors, links } = graph;
         let _lock = links.lock(from);
         let mut list: Vec<u32> = links.of(from, layer).collect();
         if list.contains(&to) {
             return;
         }
         list.push(to);
-        let most = links.most(layer);
-        if list.len() > most {
+        let links_max = links.links_max(layer);
+        if list.len() > links_max {
             let candidates = self.order(vectors, &vectors.probe(from), &list);
-            list = self.choose(vectors, &candidates, most);
+            list = self.choose(vectors, &candidates, links_max);
         }
         links.set(from, layer, &list);
     }
 
-    /// `slots` in order of distance to `probe`.
+    /// Returns `slots` in order of distance to `probe`.
     pub(crate) fn order(&mut self, vectors: &Vectors, probe: &Probe, slots: &[u32]) -> Vec<Candidate> {
         vectors.keys(probe, slots, &mut self.keys);
         let mut candidates: Vec<Candidate> =

@@ -1,14 +1,14 @@
-//! What a graph is asked to be: plain data.
+//! The options of a graph: plain data.
 
 use std::fmt;
 use std::str::FromStr;
 
 use cenote_base::{ByteSize, Error, Result};
 
-/// Largest dimension: the largest for which a sum of squared code differences fits 32 bits.
+/// Largest dimension for which a sum of squared code differences fits 32 bits.
 pub(crate) const DIMENSION_MAX: usize = 32_768;
 
-/// How far two vectors are from each other. Smaller is nearer in all of them.
+/// A distance between two vectors. Smaller is nearer, whatever the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Metric {
     /// Euclidean distance: the root of the sum of squared differences.
@@ -41,42 +41,44 @@ impl FromStr for Metric {
             "cosine" => Ok(Self::Cosine),
             "dot" => Ok(Self::Dot),
             "hamming" => Ok(Self::Hamming),
-            _ => Err(Error::invalid_input(format!("`{text}` is no metric: use l2, cosine, dot or hamming"))),
+            _ => Err(Error::invalid_input(format!("`{text}` is not a metric: use l2, cosine, dot or hamming"))),
         }
     }
 }
 
-/// What the walk through the graph compares. Distances of hits are computed from the vectors as given in either case.
+/// The form of the vectors that a walk compares. Distances of hits are always computed from the vectors as given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Traversal {
-    /// Vectors rounded to 8 bits a number, on one scale for all. Not useful where near neighbours differ by less than some
-    /// hundredth of the range of all values: tight clusters far apart, or vectors of very different lengths.
+    /// Vectors rounded to 8 bits a number, all on one scale. Not useful where near neighbours differ by less than about
+    /// a hundredth of the range of all values: tight clusters far apart, or vectors of very different lengths.
     Int8,
-    /// The vectors as given. Slower, and four times the memory traffic.
+    /// The vectors as given. Slower, with four times the memory traffic.
     Float32,
 }
 
-/// What a graph is asked to be.
+/// The options of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Numbers a vector has, from 1 to 32,768; bits of it for [`Metric::Hamming`], a multiple of 8.
+    /// Numbers in a vector, from 1 to 32,768; for [`Metric::Hamming`] bits, a multiple of 8.
     pub dimension: usize,
-    /// How distance is measured.
+    /// The distance.
     pub metric: Metric,
-    /// What the walk compares; of no effect for [`Metric::Hamming`].
+    /// The form of the vectors that walks compare; [`Metric::Hamming`] ignores it.
     pub traversal: Traversal,
-    /// Links of a node in the upper layers, from 4 to 128; twice as many in the base layer. More is better and larger.
+    /// Links of a node in the upper layers, from 4 to 128; twice as many in the base layer. More links raise recall and
+    /// memory.
     pub m: usize,
-    /// Width of the search that finds the neighbours of a new vector, at least `m`. More is better and slower to build.
+    /// Width of the walk that finds the neighbours of a new vector, from `m` to 4096. Wider raises recall and build
+    /// time.
     pub ef_construction: usize,
-    /// Decides which nodes are in upper layers.
+    /// Seed of the draw that places nodes in upper layers.
     pub seed: u64,
-    /// Most bytes the graph may take.
+    /// Limit on the memory of the graph, in bytes.
     pub capacity_bytes: u64,
 }
 
 impl Options {
-    /// `m` 16, `ef_construction` 150, 8-bit traversal, and 1 GiB.
+    /// Returns options with `m` 16, `ef_construction` 150, 8-bit traversal and 1 GiB of memory.
     pub fn new(dimension: usize, metric: Metric) -> Self {
         Self {
             dimension,
@@ -89,6 +91,7 @@ impl Options {
         }
     }
 
+    /// Checks that every option is in its range.
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::invalid_input(what));
         if self.dimension == 0 || self.dimension > DIMENSION_MAX {

@@ -1,4 +1,4 @@
-//! Which slot holds which label, and what has become of it.
+//! The slots of a graph: the label and the state of each.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,25 +7,25 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
 
-use crate::rows::Rows;
+use crate::stable_rows::StableRows;
 
-/// What a slot is.
+/// The state of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
-    /// Holds nothing.
+pub(crate) enum SlotState {
+    /// Empty.
     Free = 0,
-    /// A label's vector.
+    /// Holds the vector of a label.
     Live = 1,
-    /// Was a label's vector; walks still pass through it.
+    /// Holds a deleted vector; walks still pass through it.
     Deleted = 2,
-    /// As deleted, and links to it are being taken out.
+    /// Deleted, and links to it are being removed.
     Leaving = 3,
-    /// Taken for a vector that is not linked yet.
+    /// Reserved for a vector that is not linked yet.
     Pending = 4,
 }
 
-impl State {
+impl SlotState {
     #[inline(always)]
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
@@ -39,7 +39,7 @@ impl State {
     }
 }
 
-/// Labels are row numbers: one multiplication mixes them well enough.
+/// A hasher for labels. They are row numbers, so one multiplication mixes them well enough.
 #[derive(Default)]
 pub(crate) struct LabelHasher(u64);
 
@@ -58,32 +58,40 @@ impl Hasher for LabelHasher {
     }
 }
 
+/// The label and the state of a slot, as a snapshot has them.
+pub(crate) struct StoredSlot {
+    pub(crate) label: u64,
+    pub(crate) state: u8,
+}
+
+/// Slots by label.
 pub(crate) type ByLabel = HashMap<u64, u32, BuildHasherDefault<LabelHasher>>;
 
+/// The label and the state of each slot. Slots count from 1; 0 stands for no slot.
 pub(crate) struct Slots {
-    /// Slots there can be; slot 0 is nobody.
-    most: u32,
+    slots_max: u32,
     capacity_bytes: u64,
-    labels: Rows<AtomicU64>,
-    states: Rows<AtomicU8>,
-    /// The last slot ever used.
+    labels: StableRows<AtomicU64>,
+    states: StableRows<AtomicU8>,
+    /// The last slot used so far.
     used: AtomicU32,
-    /// Slots that were used and are free again.
+    /// Slots that are free again.
     free: Mutex<Vec<u32>>,
     by_label: RwLock<ByLabel>,
     deleted: AtomicU32,
 }
 
 impl Slots {
-    /// Bytes a slot takes here: label, state, a place in the free list, and the map, of which there are two while it grows.
+    /// Bytes of a slot: its label and state, an entry of the free list, and the map, which is there twice while it
+    /// grows.
     pub(crate) const SLOT_BYTES: usize = 8 + 1 + 4 + 3 * 17 * 8 / 7;
 
-    pub(crate) fn new(most: u32, capacity_bytes: u64) -> Result<Self> {
+    pub(crate) fn new(slots_max: u32, capacity_bytes: u64) -> Result<Self> {
         Ok(Self {
-            most,
+            slots_max,
             capacity_bytes,
-            labels: Rows::new(most as usize + 1, 1)?,
-            states: Rows::new(most as usize + 1, 1)?,
+            labels: StableRows::new(slots_max as usize + 1, 1)?,
+            states: StableRows::new(slots_max as usize + 1, 1)?,
             used: AtomicU32::new(0),
             free: Mutex::default(),
             by_label: RwLock::default(),
@@ -91,16 +99,17 @@ impl Slots {
         })
     }
 
-    /// The last slot ever used; slots count from 1.
+    /// Returns the last slot used so far, 0 if there is none.
     pub(crate) fn used(&self) -> u32 {
         self.used.load(Ordering::Acquire)
     }
 
+    /// Returns the number of labels.
     pub(crate) fn live(&self) -> usize {
         self.by_label.read().len()
     }
 
-    /// Slots whose label was deleted and that are not free yet.
+    /// Returns the number of slots whose label was deleted and that are not free yet.
     pub(crate) fn deleted(&self) -> u32 {
         self.deleted.load(Ordering::Relaxed)
     }
@@ -115,51 +124,52 @@ impl Slots {
     }
 
     #[inline]
-    pub(crate) fn state(&self, slot: u32) -> State {
+    pub(crate) fn state(&self, slot: u32) -> SlotState {
         // Only bytes of states are ever stored.
-        State::from_byte(self.states.row(slot)[0].load(Ordering::Acquire)).unwrap_or(State::Free)
+        SlotState::from_byte(self.states.row(slot)[0].load(Ordering::Acquire)).unwrap_or(SlotState::Free)
     }
 
     pub(crate) fn is_live(&self, slot: u32) -> bool {
-        self.state(slot) == State::Live
+        self.state(slot) == SlotState::Live
     }
 
-    pub(crate) fn set_state(&self, slot: u32, state: State) {
+    pub(crate) fn set_state(&self, slot: u32, state: SlotState) {
         self.states.row(slot)[0].store(state as u8, Ordering::Release);
     }
 
-    /// Takes a free slot for each label; `admit` is told of those that are used for the first time. All or none.
+    /// Reserves a slot for each label, or fails without reserving any. Calls `admit` for slots that are used for the
+    /// first time.
     pub(crate) fn reserve(&self, labels: &[u64], admit: impl Fn(u32)) -> Result<Vec<u32>> {
-        let mut again = self.free.lock();
+        let mut free = self.free.lock();
         let used = self.used();
-        let free = again.len() + (self.most - used) as usize;
-        if labels.len() > free {
-            return Err(self.full(self.most as usize - free, labels.len()));
+        let available = free.len() + (self.slots_max - used) as usize;
+        if labels.len() > available {
+            return Err(self.full(self.slots_max as usize - available, labels.len()));
         }
-        let kept = again.len() - labels.len().min(again.len());
-        let mut slots = again.split_off(kept);
+        let kept = free.len() - labels.len().min(free.len());
+        let mut slots = free.split_off(kept);
         for slot in used + 1..=used + (labels.len() - slots.len()) as u32 {
             admit(slot);
             slots.push(slot);
         }
         for (&slot, &label) in slots.iter().zip(labels) {
             self.labels.row(slot)[0].store(label, Ordering::Release);
-            self.set_state(slot, State::Pending);
+            self.set_state(slot, SlotState::Pending);
         }
         self.used.fetch_max(slots.iter().copied().max().unwrap_or(0), Ordering::AcqRel);
         Ok(slots)
     }
 
-    /// The linked `slot` now holds its label; what held it before is deleted in the same moment.
+    /// Publishes the linked `slot` under its label, and deletes the slot that the label had in the same moment.
     pub(crate) fn publish(&self, slot: u32) {
         let mut by_label = self.by_label.write();
         if let Some(old) = by_label.insert(self.label(slot), slot) {
             self.retire(old);
         }
-        self.set_state(slot, State::Live);
+        self.set_state(slot, SlotState::Live);
     }
 
-    /// Whether `label` was there.
+    /// Deletes `label`, and returns whether it was there.
     pub(crate) fn delete(&self, label: u64) -> bool {
         let mut by_label = self.by_label.write();
         let slot = by_label.remove(&label);
@@ -167,58 +177,58 @@ impl Slots {
         slot.is_some()
     }
 
-    /// Gives the vector of each first label to the second, which nothing has; how many first labels were there.
+    /// Moves the vector of each first label to the second, and returns the number of first labels that were there.
     pub(crate) fn relabel(&self, labels: &[(u64, u64)]) -> usize {
         let mut by_label = self.by_label.write();
-        let mut given = 0;
+        let mut moved = 0;
         for (from, to) in labels {
             let Some(slot) = by_label.remove(from) else { continue };
             if let Some(old) = by_label.insert(*to, slot) {
                 self.retire(old);
             }
             self.labels.row(slot)[0].store(*to, Ordering::Release);
-            given += 1;
+            moved += 1;
         }
-        given
+        moved
     }
 
     fn retire(&self, slot: u32) {
-        // Counted first: whoever sees none counted may take it that no slot is deleted or leaving.
+        // Counted first: a reader that sees a count of 0 may conclude that no slot is deleted or leaving.
         self.deleted.fetch_add(1, Ordering::Relaxed);
-        self.set_state(slot, State::Deleted);
+        self.set_state(slot, SlotState::Deleted);
     }
 
-    /// Slots to which no link leads any more may be taken again.
+    /// Frees `slots`, to which no link leads.
     pub(crate) fn release(&self, slots: &[u32]) {
-        let mut again = self.free.lock();
-        slots.iter().for_each(|&slot| self.set_state(slot, State::Free));
-        again.extend_from_slice(slots);
+        let mut free = self.free.lock();
+        slots.iter().for_each(|&slot| self.set_state(slot, SlotState::Free));
+        free.extend_from_slice(slots);
         self.deleted.fetch_sub(slots.len() as u32, Ordering::Relaxed);
     }
 
-    /// Sets label and state of each slot from 1 on, as a snapshot has them.
-    pub(crate) fn restore(&self, stored: &[(u64, u8)]) -> Result<()> {
-        if stored.len() > self.most as usize {
+    /// Sets the label and state of each slot from 1 on, as a snapshot has them.
+    pub(crate) fn restore(&self, stored: &[StoredSlot]) -> Result<()> {
+        if stored.len() > self.slots_max as usize {
             return Err(self.full(0, stored.len()));
         }
         let (mut by_label, mut free) = (self.by_label.write(), self.free.lock());
-        for (slot, &(label, state)) in (1..).zip(stored) {
+        for (slot, &StoredSlot { label, state }) in (1..).zip(stored) {
             let state =
-                State::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
+                SlotState::from_byte(state).ok_or_else(|| Error::corrupt(format!("slot {slot} has state {state}")))?;
             self.labels.row(slot)[0].store(label, Ordering::Release);
             self.set_state(slot, state);
             match state {
-                State::Free => free.push(slot),
-                State::Live => {
+                SlotState::Free => free.push(slot),
+                SlotState::Live => {
                     if by_label.insert(label, slot).is_some() {
-                        return Err(Error::corrupt(format!("label {label} is there twice")));
+                        return Err(Error::corrupt(format!("label {label} is in two slots")));
                     }
                 }
-                // A snapshot is taken while none is pending or leaving.
-                State::Pending | State::Leaving => {
+                // A snapshot is taken while no slot is pending or leaving.
+                SlotState::Pending | SlotState::Leaving => {
                     return Err(Error::corrupt(format!("slot {slot} is in the middle of a change")));
                 }
-                State::Deleted => {
+                SlotState::Deleted => {
                     self.deleted.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -229,17 +239,17 @@ impl Slots {
 
     fn full(&self, taken: usize, more: usize) -> Error {
         Error::resource_exhausted(format!(
-            "a graph of {} holds {} vectors: {taken} are in use, {} of them deleted and not consolidated, so {more} more do \
-             not fit",
+            "a graph of {} holds {} vectors: {taken} are in use, {} of them deleted and not consolidated, so {more} \
+             more do not fit",
             ByteSize(self.capacity_bytes),
-            self.most,
+            self.slots_max,
             self.deleted()
         ))
     }
 
-    /// Bytes of the map and the free list.
+    /// Returns the bytes of the map and the free list.
     pub(crate) fn map_bytes(&self) -> usize {
-        let (map, again) = (self.by_label.read().capacity(), self.free.lock().capacity());
-        map * 8 / 7 * 17 + again * size_of::<u32>()
+        let (map, free) = (self.by_label.read().capacity(), self.free.lock().capacity());
+        map * 8 / 7 * 17 + free * size_of::<u32>()
     }
 }

@@ -2,9 +2,9 @@
 
 use cenote_base::{Error, Result};
 
-use crate::{Metric, Options};
+use crate::options::{Metric, Options};
 
-/// One vector, or several of the same dimension one after the other.
+/// One vector, or several of one dimension stored consecutively.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Values<'a> {
     /// Numbers, for every metric but hamming.
@@ -38,12 +38,12 @@ impl<'a> From<&'a Vec<u8>> for Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Elements that one vector has: bytes for packed bits.
+    /// Returns the number of elements of one vector: bytes for packed bits.
     pub(crate) fn width(options: &Options) -> usize {
         if options.metric == Metric::Hamming { options.dimension / 8 } else { options.dimension }
     }
 
-    /// Checks that these are `count` vectors of finite numbers, as `options` has them.
+    /// Checks that these are `count` vectors of finite numbers with the dimension and the form that `options` asks for.
     pub(crate) fn check(self, options: &Options, count: usize) -> Result<()> {
         let width = Self::width(options);
         let (length, unit) = match (self, options.metric == Metric::Hamming) {
@@ -67,7 +67,7 @@ impl<'a> Values<'a> {
         Ok(())
     }
 
-    /// Vector `index` of several that are each `width` long.
+    /// Returns vector `index` of several, each `width` elements long.
     pub(crate) fn vector(self, index: usize, width: usize) -> Self {
         match self {
             Self::Floats(values) => Self::Floats(&values[index * width..][..width]),

@@ -1,4 +1,4 @@
-//! Searches while others insert, replace, delete and consolidate.
+//! Searches concurrent with inserts, replacements, deletes and consolidation.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ fn no_search_beside_writers_sees_what_never_was() {
     let mut random = Random::new(1);
     let rows = clustered(&mut random, 4000, DIMENSION);
     let graph = Graph::new(Options::new(DIMENSION, Metric::L2)).unwrap();
-    // Labels 0 to 999 are always there, and always with one of two vectors; the rest come and go.
+    // Labels 0 to 999 are always there, each with one of two vectors; the others come and go.
     let steady = |label: u64, turn: u64| &rows[(label + 1000 * (turn % 2)) as usize];
     graph.insert_batch(&(0..1000).collect::<Vec<u64>>(), &rows[..1000].concat(), 2).unwrap();
     let gone = AtomicU64::new(2000);

@@ -59,7 +59,7 @@ fn options_out_of_range_are_refused() {
 }
 
 #[test]
-fn capacity_is_kept_and_deleted_room_used_again() {
+fn capacity_is_kept_and_memory_of_deleted_vectors_is_reused() {
     let mut options = Options::new(32, Metric::L2);
     options.capacity_bytes = 200_000;
     let graph = Graph::new(options).unwrap();
@@ -70,7 +70,7 @@ fn capacity_is_kept_and_deleted_room_used_again() {
     let error = graph.insert(fitting, &rows[0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert!(error.message().contains("195.3 KiB") && error.message().contains(&fitting.to_string()), "{error}");
-    // Not even a part of a batch goes in.
+    // No part of a batch that does not fit is inserted.
     (0..10).for_each(|label| assert!(graph.delete(label)));
     assert_eq!(graph.consolidate(1), 10);
     assert!(graph.insert_batch(&(2000..2011).collect::<Vec<u64>>(), &rows[..11].concat(), 1).is_err());

@@ -17,7 +17,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// From a few values only, so that many are equal and many distances tie.
+/// Draws a vector of few values, so that many vectors are equal and many distances tie.
 fn vector(random: &mut Random, dimension: usize) -> Vec<f32> {
     (0..dimension).map(|_| random.below(3) as f32 - 1.0).collect()
 }
@@ -114,7 +114,7 @@ fn run(seed: u64, steps: u64) {
     }
 }
 
-/// Labels that were selected some steps ago are found by the vectors that they have now.
+/// Checks that labels selected some steps ago are found by the vectors that they have now.
 fn check_selection(
     graph: &Graph,
     model: &BTreeMap<u64, Vec<f32>>,
@@ -140,7 +140,7 @@ fn check_selection(
         assert!(wanted.contains(&hit.label), "{at}: {hit:?}");
         let truth = distance(graph.options().metric, &model[&hit.label], query);
         assert!((f64::from(hit.distance) - truth).abs() < 1e-3, "{at}: {hit:?} {truth}");
-        // So few are all compared as given.
+        // All candidates are compared as given when there are at most this many.
         assert!(wanted.len() > 4 * k + 16 || hit == exact, "{at}: {hits:?} {exact:?}");
     }
     if query[0] > 0.0 {

@@ -1,4 +1,4 @@
-//! How much of what is nearest a search finds, against brute force.
+//! The recall of searches against brute force.
 
 #![allow(clippy::unwrap_used)]
 
@@ -126,7 +126,8 @@ fn most_of_the_graph_may_be_deleted() {
 
 #[test]
 fn survivors_of_clusters_are_linked_with_each_other() {
-    // Of some clusters, then of all, one of 30 stays: everything that it linked to, and that those linked to, is deleted.
+    // One of 30 vectors stays, first in some clusters, then in all: everything that it linked to, and that those linked
+    // to, is deleted.
     let mut random = Random::new(8);
     let centres = uniform(&mut random, 1000, 6);
     let rows: Vec<Vec<f32>> = (0..30_000)
@@ -164,7 +165,7 @@ fn a_filtered_search_is_never_short() {
         let matches = |label: u64| label.is_multiple_of(part);
         let labels: Vec<u64> = (0..8000).filter(|&label| matches(label)).collect();
         let selection = graph.select(&labels);
-        // What the caller believes may be far off.
+        // The estimate of the caller may be far off.
         for selectivity in [1.0 / part as f64, 1.0, 0.0, f64::NAN] {
             let mut right = 0.0;
             for query in queries {
@@ -190,7 +191,7 @@ fn a_filtered_search_is_never_short() {
 
 #[test]
 fn vectors_of_another_range_than_the_first_are_found() {
-    // The scale of codes is learnt from the first vectors; later ones are a thousand times as long.
+    // The scale of codes is learnt from the first vectors; the later ones are a thousand times as long.
     let mut random = Random::new(7);
     let small = uniform(&mut random, 2000, 16);
     let large: Vec<Vec<f32>> = uniform(&mut random, 3000, 16)

@@ -1,4 +1,4 @@
-//! Snapshots: what is read is what was written, or an error that says so.
+//! Snapshots: a load returns what was saved, or an error.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ use data::clustered;
 
 const CAPACITY_BYTES: u64 = 1 << 22;
 
-/// A graph that has seen everything: upper layers, deleted and free slots, replaced labels.
+/// Builds a graph with upper layers, deleted and free slots, and replaced labels.
 fn worn(metric: Metric, traversal: Traversal) -> Graph {
     let mut options = Options::new(24, metric);
     (options.traversal, options.m, options.seed, options.capacity_bytes) = (traversal, 4, 1 << 40, CAPACITY_BYTES);
@@ -105,7 +105,7 @@ fn a_save_that_fails_leaves_the_old_file() {
     let path = directory.path().join("graph");
     worn(Metric::L2, Traversal::Int8).save(&path).unwrap();
     let whole = std::fs::read(&path).unwrap();
-    // Where the new file would be written stands a directory.
+    // A directory is in the place of the new file.
     std::fs::create_dir(directory.path().join("graph.writing")).unwrap();
     worn(Metric::Dot, Traversal::Int8).save(&path).unwrap_err();
     assert_eq!(std::fs::read(&path).unwrap(), whole);

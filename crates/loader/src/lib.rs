@@ -1,13 +1,13 @@
-//! Training batches from tables: an order that is computed, shards for ranks and workers, exact resume, decoding ahead.
+//! Training batches from tables: a computed order, shards for ranks and workers, exact resume, decoding ahead.
 //!
-//! A [`Loader`] reads one version of a table, or of several. The order of an epoch is a function of seed, epoch and the
-//! keys of the rows, and of nothing else: not of how many processes read it, nor of where rows lie. All ranks make the
-//! same number of steps; after a step they have taken a prefix of that order together. So a [`LoaderState`] is a few
-//! numbers, and a loader of another shape goes on from it with exactly the rows that are left.
+//! A [`Loader`] reads one version of a table or of several. The order of an epoch depends only on the seed, the epoch
+//! and the keys of the rows, not on the number of processes or the placement of rows. All ranks make the same number of
+//! steps; after each step they have taken a prefix of the order together. A [`LoaderState`] is therefore a few numbers,
+//! and a loader of another shape resumes from it with exactly the rows that are left.
 //!
-//! Threads read rows by id, decode and transform pictures, and hold no more than a limit of bytes ahead.
+//! Threads read rows by id, decode and transform media, and hold at most a limit of bytes ahead.
 //!
-//! This crate knows nothing of Python or of what trains on the batches, nor of recipes and SQL beyond a filter.
+//! This crate knows nothing of Python or of what trains on the batches, nor of recipes, nor of SQL beyond a filter.
 //!
 //! ```
 //! # async fn example() -> cenote_base::Result<()> {
@@ -27,10 +27,11 @@
 //! let options = LoaderOptions { batch_rows: 4, shuffle: Some(7), ..LoaderOptions::default() };
 //! let open = || Loader::open(vec![Source::new(table.clone())], options.clone());
 //! let loader = Arc::new(open().await?);
-//! let first = tokio::task::spawn_blocking({ let loader = loader.clone(); move || loader.next_batch() }).await.unwrap()?;
+//! let reader = loader.clone();
+//! let first = tokio::task::spawn_blocking(move || reader.next_batch()).await.unwrap()?;
 //! assert_eq!(first.unwrap().len(), 4);
 //!
-//! // Another loader, perhaps of another shape, goes on where this one stands.
+//! // Another loader, perhaps of another shape, resumes at the position of this one.
 //! let other = LoaderOptions { batch_rows: 6, ..options };
 //! let other = Loader::open(vec![Source::new(table)], other).await?;
 //! other.restore(&loader.state()).await?;
@@ -42,28 +43,23 @@
 //! ```
 
 mod batch;
-mod buckets;
-mod key_orders;
 mod loader;
-mod memory;
+mod options;
 mod order;
-mod packing;
-mod permutation;
 mod pipeline;
-mod selection;
 mod shard;
 mod sources;
 mod state;
-mod transform;
 
+pub use batch::memory::Memory;
+pub use batch::transform::Transform;
 pub use batch::{Batch, Numbers, OnError, Tensor};
-pub use buckets::Buckets;
-pub use loader::{Loader, LoaderOptions};
-pub use memory::Memory;
+pub use loader::Loader;
+pub use options::LoaderOptions;
 pub use order::Shuffle;
-pub use permutation::Permutation;
+pub use order::buckets::Buckets;
+pub use order::permutation::Permutation;
 pub use pipeline::{Next, Offer, Stats};
-pub use selection::Source;
 pub use shard::{Shard, Tail};
+pub use sources::selection::Source;
 pub use state::{LoaderState, SourceState, merge};
-pub use transform::Transform;

@@ -1,117 +1,62 @@
-//! The loader: a cursor over epochs of samples.
+//! The loader: a cursor over the batches of epochs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cenote_base::sync::Mutex;
-use cenote_base::{ByteSize, Error, Result};
+use cenote_base::{Error, Result};
 use cenote_store::{BlockCacheUsage, Version};
 use tokio::runtime::Handle;
 
-use crate::batch::{Batch, Maker, OnError, Scratch};
-use crate::buckets::Buckets;
-use crate::memory::Spares;
-use crate::order::{Mixture, Order, Sample, Shuffle};
-use crate::packing::Packing;
-use crate::pipeline::{Next, Offer, Pipeline, Plan, Stats};
-use crate::selection::{Selection, Source};
-use crate::shard::{Shard, Tail};
-use crate::sources::{chains, columns, is_nullable, mixture, packings, read_all, row_bytes, selection_of};
+use crate::batch::Batch;
+use crate::batch::columns::{chains, columns, is_nullable, packings};
+use crate::batch::maker::{BatchMaker, DecodeScratch};
+use crate::batch::memory::MemoryPools;
+use crate::batch::packing::Packing;
+use crate::batch::transform::{Transform, TransformChain};
+use crate::options::LoaderOptions;
+use crate::order::mixture::Mixture;
+use crate::order::sample::Sample;
+use crate::order::{Order, Shuffle};
+use crate::pipeline::{EpochPlan, Next, Offer, Pipeline, Stats};
+use crate::shard::Shard;
+use crate::sources::selection::{Selection, Source};
+use crate::sources::{mixture, read_all, row_bytes, selection_of};
 use crate::state::{FORMAT, LoaderState, SourceState};
-use crate::transform::{Chain, Transform};
 
-/// How a loader works.
-#[derive(Debug, Clone)]
-pub struct LoaderOptions {
-    /// Columns of the batches, in order; `None`: all visible ones.
-    pub columns: Option<Vec<String>>,
-    /// Rows a batch.
-    pub batch_rows: usize,
-    /// Seed of the order, and of chance in transforms. `None`: rows come in the order of their keys.
-    pub shuffle: Option<u64>,
-    /// Bytes of rows within which the order mixes; `None`: all. See [`Shuffle::window_rows`].
-    pub window: Option<ByteSize>,
-    /// Puts samples of about one length next to each other.
-    pub buckets: Option<Buckets>,
-    /// This process among those that train together, and how many those are.
-    pub rank: usize,
-    /// See `rank`.
-    pub world_size: usize,
-    /// This worker among the rank's, and how many those are. Threads need no workers: they are for a host that has them
-    /// anyway.
-    pub worker: usize,
-    /// See `worker`.
-    pub workers: usize,
-    /// The end of an epoch.
-    pub tail: Tail,
-    /// What is done to media columns.
-    pub transforms: Vec<(String, Vec<Transform>)>,
-    /// Samples an epoch, when sources have weights; `None`: as many as there are rows.
-    pub epoch_rows: Option<u64>,
-    /// What becomes of a row that cannot be decoded.
-    pub on_error: OnError,
-    /// Bytes of batches that are ready or being made; one batch may hold more.
-    pub prefetch_bytes_max: ByteSize,
-    /// Threads that make batches; 0: this worker's share of the cores. Each reads the next batch while it decodes one.
-    pub threads: usize,
-    /// Whether each epoch reads the newest version, rather than all the one that the first began with.
-    pub follow: bool,
-}
-
-impl Default for LoaderOptions {
-    fn default() -> Self {
-        Self {
-            columns: None,
-            batch_rows: 64,
-            shuffle: None,
-            window: None,
-            buckets: None,
-            rank: 0,
-            world_size: 1,
-            worker: 0,
-            workers: 1,
-            tail: Tail::default(),
-            transforms: Vec::new(),
-            epoch_rows: None,
-            on_error: OnError::default(),
-            prefetch_bytes_max: ByteSize::mib(256),
-            threads: 0,
-            follow: false,
-        }
-    }
-}
-
-/// Gives batches of one epoch after the other. It is a cursor: whoever asks gets what comes next, and an epoch that was
-/// left in its middle goes on there. Safe to share between threads.
+/// Gives the batches of one epoch after the other. A loader is a cursor: every caller gets the next batch, and an epoch
+/// that was left in its middle continues there. It can be shared between threads.
 pub struct Loader {
     sources: Vec<Source>,
     options: LoaderOptions,
     columns: Vec<String>,
-    chains: Vec<(String, Chain)>,
+    chains: Vec<(String, TransformChain)>,
     packings: Vec<(String, Packing)>,
     shard: Shard,
     weights: Option<Vec<f64>>,
     handle: Handle,
-    spare: Spares,
+    pools: MemoryPools,
     cursor: Mutex<Cursor>,
 }
 
-/// Where the loader stands.
+/// The position of the loader.
 struct Cursor {
     selections: Arc<Vec<Selection>>,
     mixture: Mixture,
     shuffle: Option<Shuffle>,
     epoch: u64,
+    /// Samples of the epoch that all ranks had taken when the loader began to count its batches.
     consumed: u64,
+    /// Batches given since.
     batches: u64,
-    /// Counts epochs that came to their end here, so that who reads one does not run into the next.
+    /// The number of epochs that ended here: a reader of one epoch does not run into the next.
     iteration: u64,
-    /// Whether all batches of the epoch were given; its end was not seen yet.
+    /// Whether all batches of the epoch were given, although no caller has seen its end yet.
     finished: bool,
-    /// Whether the sources are to be read anew before the next batch.
+    /// Whether the sources must be read again before the next batch.
     unread: bool,
     pipeline: Option<Arc<Pipeline>>,
-    /// Of pipelines that are gone.
+    /// The statistics of former pipelines.
     stats: Stats,
 }
 
@@ -122,31 +67,26 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    /// A loader over `sources`, at the start of epoch 0. Reads their keys. Its threads live on the runtime that this is
-    /// called on.
+    /// Opens a loader over `sources` at the start of epoch 0, and reads their keys. Its tasks run on the current
+    /// runtime.
     ///
     /// # Errors
-    /// `InvalidInput` for options that make no sense or sources without rows; `NotFound` for an unknown column or
-    /// version.
+    /// `InvalidInput` for options out of range or sources without rows; `NotFound` for an unknown column or version.
     pub async fn open(sources: Vec<Source>, options: LoaderOptions) -> Result<Self> {
         Self::open_at(sources, options, None).await
     }
 
-    /// The same with `versions`, one a source, in the place of the newest ones: what the ranks of a training agreed on.
+    /// Opens a loader as [`open`](Self::open) does, but with `versions`, one for each source, in place of the newest
+    /// ones: the versions on which the ranks of a training agreed.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn open_at(sources: Vec<Source>, options: LoaderOptions, versions: Option<&[Version]>) -> Result<Self> {
-        let shard = Shard {
-            batch_rows: options.batch_rows as u64,
-            rank: options.rank as u64,
-            world_size: options.world_size as u64,
-            worker: options.worker as u64,
-            workers: options.workers as u64,
-            tail: options.tail,
-        };
+        let shard = options.shard();
         shard.check()?;
-        options.buckets.as_ref().map_or(Ok(()), Buckets::check)?;
+        if let Some(buckets) = &options.buckets {
+            buckets.check()?;
+        }
         let weights: Vec<f64> = sources.iter().filter_map(|source| source.weight).collect();
         if !weights.is_empty() && weights.len() != sources.len() {
             return Err(Error::invalid_input("either all sources of a mixture have a weight, or none"));
@@ -181,34 +121,32 @@ impl Loader {
             stats: Stats::default(),
         };
         let handle = Handle::current();
-        let (spare, cursor) = (Spares::default(), Mutex::new(cursor));
-        Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, spare, cursor })
+        let (pools, cursor) = (MemoryPools::default(), Mutex::new(cursor));
+        Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, pools, cursor })
     }
 
-    /// Samples an epoch, over all ranks.
+    /// Returns the samples in an epoch, over all ranks.
     pub fn epoch_rows(&self) -> u64 {
         self.cursor.lock().mixture.epoch_rows()
     }
 
-    /// Batches that this worker gives in a whole epoch.
+    /// Returns the batches that this worker gives in a whole epoch.
     pub fn epoch_batches(&self) -> u64 {
-        let steps = self.shard.steps(self.epoch_rows(), 0);
-        steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers)
+        self.shard.batches(self.epoch_rows(), 0)
     }
 
-    /// Batches that are left of this epoch.
+    /// Returns the batches left in this epoch.
     pub fn batches_left(&self) -> u64 {
         let cursor = self.cursor.lock();
-        let steps = self.shard.steps(cursor.mixture.epoch_rows(), cursor.consumed);
-        steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers).saturating_sub(cursor.batches)
+        self.shard.batches(cursor.mixture.epoch_rows(), cursor.consumed).saturating_sub(cursor.batches)
     }
 
-    /// Begins to read what is left of this epoch, or the next epoch where all batches of this one were given. A loader
-    /// that follows its tables reads the newest version of each when an epoch begins, or the one in `versions`. What is
-    /// read is asked for by the number that this returns.
+    /// Begins the rest of this epoch, or the next epoch if all batches of this one were given. At the start of an
+    /// epoch, a loader that follows its tables reads the newest version of each, or the one in `versions`. Returns the
+    /// number under which [`next_within`](Self::next_within) gives the batches.
     ///
     /// # Errors
-    /// As [`open`](Self::open); the loader stays where it is.
+    /// As [`open`](Self::open); the position is unchanged.
     pub async fn begin(&self, versions: Option<&[Version]>) -> Result<u64> {
         {
             let mut cursor = self.cursor.lock();
@@ -220,14 +158,14 @@ impl Loader {
         Ok(self.cursor.lock().iteration)
     }
 
-    /// Whether [`begin`](Self::begin) reads the newest versions, because it begins an epoch of a loader that follows
-    /// its tables.
+    /// Returns whether [`begin`](Self::begin) will read the newest versions, because it begins an epoch of a loader
+    /// that follows its tables.
     pub fn reads_anew(&self) -> bool {
         let cursor = self.cursor.lock();
         cursor.unread || (cursor.finished && self.options.follow)
     }
 
-    /// Reads the sources anew, if the epoch has not begun.
+    /// Reads the sources again if the epoch has not begun.
     async fn follow(&self, versions: Option<&[Version]>) -> Result<()> {
         if !self.cursor.lock().unread {
             return Ok(());
@@ -242,13 +180,13 @@ impl Loader {
         Ok(())
     }
 
-    /// The next batch of what was begun under the number `iteration`, if it is ready within `wait`; it counts when it
-    /// is accepted. After its [`Next::End`] that number has no more, whatever other threads begin. Not for the async
-    /// runtime's threads.
+    /// Returns the next batch of `iteration`, a number that [`begin`](Self::begin) returned, if it is ready within
+    /// `wait`. The batch counts as given when it is accepted. After [`Next::End`] the iteration gives no more batches,
+    /// whatever other threads begin. Must not be called on the threads of the async runtime.
     ///
     /// # Errors
-    /// What reading met, and `InvalidInput` for a row that cannot be decoded (see [`OnError`]); the loader stays where
-    /// it is.
+    /// Those of reading, and `InvalidInput` for a row that cannot be decoded (see [`OnError`](crate::OnError)); the
+    /// position is unchanged.
     pub fn next_within(&self, iteration: u64, wait: Duration) -> Result<Next> {
         if self.cursor.lock().unread {
             self.handle.block_on(self.follow(None))?;
@@ -256,7 +194,7 @@ impl Loader {
         let Some(pipeline) = self.pipeline(iteration)? else { return Ok(Next::End) };
         let next = pipeline.next_within(wait);
         let mut cursor = self.cursor.lock();
-        // Another thread may have moved the cursor meanwhile: then this is of the past.
+        // If another thread has moved the cursor meanwhile, the result does not concern the current position.
         if cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pipeline)) {
             match &next {
                 Ok(Next::End) => cursor.end_epoch(self.options.follow),
@@ -267,7 +205,7 @@ impl Loader {
         next
     }
 
-    /// Counts the batch as given, if it is still the next one: whoever gets `false` asks again.
+    /// Counts the batch as given if it is still the next one. A caller that gets `false` asks again.
     pub fn accept(&self, offer: &Offer) -> bool {
         let mut cursor = self.cursor.lock();
         let current = cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &offer.pipeline));
@@ -279,8 +217,8 @@ impl Loader {
         true
     }
 
-    /// The next batch of this epoch; `None` at its end, after which the next one is the first of the next epoch. For
-    /// one thread: others may run into that.
+    /// Returns the next batch of this epoch; `None` at its end, after which the next call begins the next epoch. Only
+    /// for a single thread: several could run into the next epoch.
     ///
     /// # Errors
     /// As [`next_within`](Self::next_within).
@@ -295,8 +233,8 @@ impl Loader {
         }
     }
 
-    fn maker(&self, sources: &Arc<Vec<Selection>>, epoch: u64) -> Maker {
-        Maker {
+    fn maker(&self, sources: &Arc<Vec<Selection>>, epoch: u64) -> BatchMaker {
+        BatchMaker {
             sources: Arc::clone(sources),
             columns: self.columns.clone(),
             nullable: self.columns.iter().map(|name| is_nullable(sources, name)).collect(),
@@ -305,11 +243,11 @@ impl Loader {
             on_error: self.options.on_error,
             seed: self.options.shuffle.unwrap_or(0),
             epoch,
-            spare: self.spare.clone(),
+            pools: self.pools.clone(),
         }
     }
 
-    /// What makes the batches of `iteration`; `None` when that is over.
+    /// Returns the pipeline of `iteration`; `None` if that is over.
     fn pipeline(&self, iteration: u64) -> Result<Option<Arc<Pipeline>>> {
         let mut cursor = self.cursor.lock();
         if cursor.iteration != iteration {
@@ -321,9 +259,10 @@ impl Loader {
         let maker = self.maker(&cursor.selections, cursor.epoch);
         let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
         if let Some(buckets) = &self.options.buckets {
-            order = order.by_length(buckets, &cursor.selections);
+            let lengths = cursor.selections.iter().map(|selection| Arc::clone(selection.lengths())).collect();
+            order = order.by_length(buckets, lengths);
         }
-        let plan = Plan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
+        let plan = EpochPlan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
         let threads = match self.options.threads {
             // Workers share the cores.
             0 => (std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers).max(1),
@@ -333,8 +272,7 @@ impl Loader {
         Ok(Some(Arc::clone(cursor.pipeline.insert(Arc::new(pipeline)))))
     }
 
-    /// Goes to the start of `epoch`, which is a new one for a loader that follows its tables, unless it stands there
-    /// already.
+    /// Goes to the start of `epoch`. A loader that follows its tables will read them again, unless it is there already.
     pub fn set_epoch(&self, epoch: u64) {
         let mut cursor = self.cursor.lock();
         let there = (cursor.epoch, cursor.consumed, cursor.batches) == (epoch, 0, 0);
@@ -342,20 +280,20 @@ impl Loader {
         cursor.move_to(epoch, 0, 0, unread);
     }
 
-    /// Which epoch the next batch is of.
+    /// Returns the epoch of the next batch.
     pub fn epoch(&self) -> u64 {
         self.cursor.lock().epoch
     }
 
-    /// Where the loader stands. Batches that are ready and were not asked for do not count.
+    /// Returns the position of the loader. Batches that are ready but were not given do not count.
     pub fn state(&self) -> LoaderState {
         let cursor = self.cursor.lock();
         let source = |(source, selection): (&Source, &Selection)| SourceState {
             table: source.table.name().to_owned(),
-            identity: Some(selection.snapshot.identity()),
-            version: selection.snapshot.version().0,
+            identity: Some(selection.snapshot().identity()),
+            version: selection.snapshot().version().0,
             filter: source.filter.clone(),
-            rows: selection.row_ids.len() as u64,
+            rows: selection.rows(),
             weight: source.weight,
         };
         LoaderState {
@@ -375,46 +313,15 @@ impl Loader {
         }
     }
 
-    /// Goes to where `state` says: the samples that were not taken there come, each once, whatever this loader's
-    /// batches, ranks and workers are. A source that is not held at a version goes back to that of the state; a loader
-    /// that follows its tables, until the epoch is over.
+    /// Goes to the position in `state`: every sample that was not taken there comes once, whatever the batches, ranks
+    /// and workers of this loader are. A source without a given version goes back to the version in the state; in a
+    /// loader that follows its tables, until the epoch is over.
     ///
     /// # Errors
-    /// `InvalidInput` for a state of other tables, filters, weights, versions or of another seed, or of one worker of
-    /// several; `NotFound` when its version was collected.
+    /// `InvalidInput` for a state of other tables, filters, weights, versions or another seed, or of one worker among
+    /// several; `NotFound` if its version was collected; `Unsupported` for another format.
     pub async fn restore(&self, state: &LoaderState) -> Result<()> {
-        if state.format != FORMAT {
-            return Err(Error::unsupported(format!(
-                "the state has format {}, and this Cenote reads {FORMAT}",
-                state.format
-            )));
-        }
-        let seeds = (state.shuffle.as_ref().map(|shuffle| shuffle.seed), self.options.shuffle);
-        if seeds.0 != seeds.1 {
-            let name = |seed: Option<u64>| seed.map_or("no shuffle".to_owned(), |seed| format!("seed {seed}"));
-            return Err(Error::invalid_input(format!(
-                "the state is of an order with {}, and this loader has {}",
-                name(seeds.0),
-                name(seeds.1)
-            )));
-        }
-        if state.buckets != self.options.buckets {
-            let name = |buckets: &Option<Buckets>| match buckets {
-                Some(Buckets { column, window_rows, run_rows }) => {
-                    format!("by the lengths of `{column}` in windows of {window_rows} and runs of {run_rows}")
-                }
-                None => "by no lengths".to_owned(),
-            };
-            let (then, now) = (name(&state.buckets), name(&self.options.buckets));
-            return Err(Error::invalid_input(format!("the state is of an order {then}, and this loader's is {now}")));
-        }
-        if state.sources.len() != self.sources.len() {
-            return Err(Error::invalid_input(format!(
-                "the state is of {} sources, and this loader has {}",
-                state.sources.len(),
-                self.sources.len()
-            )));
-        }
+        state.check(self.options.shuffle, self.options.buckets.as_ref(), self.sources.len())?;
         if state.unread && self.options.follow {
             self.cursor.lock().move_to(state.epoch, 0, 0, true);
             return Ok(());
@@ -444,8 +351,8 @@ impl Loader {
         Ok(())
     }
 
-    /// The rows with these numbers, in the order of keys and of sources, as a batch of their own; chance in transforms
-    /// is that of the epoch at hand. For readers that choose rows themselves.
+    /// Returns the rows with these numbers, counted in the order of sources and keys, as a batch of their own; chance
+    /// in transforms is that of the current epoch. For callers that choose rows themselves.
     ///
     /// # Errors
     /// `InvalidInput` for a number beyond the rows.
@@ -457,72 +364,62 @@ impl Loader {
         let sample = |wanted: &u64| {
             let mut row = *wanted;
             for (source, selection) in sources.iter().enumerate() {
-                match row.checked_sub(selection.row_ids.len() as u64) {
+                match row.checked_sub(selection.rows()) {
                     None => return Ok(Sample { source, row, pass: 0 }),
                     Some(rest) => row = rest,
                 }
             }
-            Err(Error::invalid_input(format!("there is no row {wanted}: rows count from 0")))
+            let rows: u64 = sources.iter().map(Selection::rows).sum();
+            Err(Error::invalid_input(format!("there is no row {wanted}: the {rows} rows are numbered from 0")))
         };
         let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
         let maker = self.maker(&sources, epoch);
         let handle = Handle::current();
-        // Decoding is work for a thread that may be busy.
+        // Decoding would block the threads of the runtime.
         let made = tokio::task::spawn_blocking(move || {
             handle.block_on(async {
                 let rows = maker.read(&samples).await?;
-                maker.finish(&rows, &samples, 0, 0, &mut Scratch::default()).await
+                maker.finish(&rows, &samples, 0, 0, &mut DecodeScratch::default()).await
             })
         });
         made.await.map_err(|source| Error::internal("make a batch").with_source(source))?
     }
 
-    /// Rows of all sources.
+    /// Returns the rows of all sources.
     pub fn rows(&self) -> u64 {
-        self.cursor.lock().selections.iter().map(|selection| selection.row_ids.len() as u64).sum()
+        self.cursor.lock().selections.iter().map(Selection::rows).sum()
     }
 
-    /// What of the first table's store is kept on the local disk, and how much was read there; `None` for a store that
-    /// is local.
+    /// Returns the usage of the local block cache of the first table's store; `None` if the store is local.
     pub fn cache(&self) -> Option<BlockCacheUsage> {
         self.sources.first().and_then(|source| source.table.block_cache())
     }
 
-    /// What was given so far, and what it cost.
+    /// Returns the costs of all batches given so far.
     pub fn stats(&self) -> Stats {
         let cursor = self.cursor.lock();
-        cursor.pipeline.as_ref().map_or(cursor.stats, |pipeline| add(cursor.stats, pipeline.stats()))
+        cursor.pipeline.as_ref().map_or(cursor.stats, |pipeline| cursor.stats.plus(pipeline.stats()))
     }
 }
 
 impl Cursor {
+    /// Stops the pipeline and keeps its statistics.
     fn stop(&mut self) {
         if let Some(pipeline) = self.pipeline.take() {
-            self.stats = Stats { ready_bytes: 0, ..add(self.stats, pipeline.stats()) };
+            self.stats = Stats { ready_bytes: 0, ..self.stats.plus(pipeline.stats()) };
         }
     }
 
+    /// Moves to a position; `unread` says whether the sources must be read again there.
     fn move_to(&mut self, epoch: u64, consumed: u64, batches: u64, unread: bool) {
         self.stop();
         (self.epoch, self.consumed, self.batches) = (epoch, consumed, batches);
         (self.finished, self.unread) = (false, unread);
     }
 
+    /// Moves to the start of the next epoch.
     fn end_epoch(&mut self, unread: bool) {
         self.iteration += 1;
         self.move_to(self.epoch + 1, 0, 0, unread);
-    }
-}
-
-fn add(a: Stats, b: Stats) -> Stats {
-    Stats {
-        batches: a.batches + b.batches,
-        rows: a.rows + b.rows,
-        errors: a.errors + b.errors,
-        bytes: a.bytes + b.bytes,
-        wait: a.wait + b.wait,
-        read: a.read + b.read,
-        decode: a.decode + b.decode,
-        ready_bytes: b.ready_bytes,
     }
 }

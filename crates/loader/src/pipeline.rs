@@ -1,4 +1,4 @@
-//! Batches made ahead by threads, given out in order, bounded in bytes.
+//! The pipeline of an epoch: threads make batches ahead, up to a limit of bytes, and they are given in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use cenote_base::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::batch::{Batch, Maker, Scratch};
-use crate::order::{Order, Sample};
+use crate::batch::Batch;
+use crate::batch::maker::{BatchMaker, DecodeScratch};
+use crate::order::Order;
+use crate::order::sample::Sample;
 use crate::shard::Shard;
 
-/// What batches cost, and what waiting for them cost.
+/// The costs of the batches given so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stats {
     /// Batches given.
@@ -25,29 +27,45 @@ pub struct Stats {
     pub errors: u64,
     /// Bytes of the batches given.
     pub bytes: u64,
-    /// How long the consumer waited: if it is long, the loader starves it.
+    /// Time that the consumer waited. If it is long, the loader starves training.
     pub wait: Duration,
-    /// How long rows were read, all batches together; others were decoded meanwhile.
+    /// Time spent reading rows, over all batches. Other batches were decoded meanwhile.
     pub read: Duration,
-    /// How long threads decoded and transformed, all together.
+    /// Time spent decoding and transforming, over all threads.
     pub decode: Duration,
-    /// Bytes of batches that are ready now.
+    /// Bytes of the batches that are ready now.
     pub ready_bytes: u64,
 }
 
-/// What asking for a batch may give.
+impl Stats {
+    /// Adds the costs of a later pipeline, whose ready batches replace those of this one.
+    pub(crate) fn plus(self, later: Self) -> Self {
+        Self {
+            batches: self.batches + later.batches,
+            rows: self.rows + later.rows,
+            errors: self.errors + later.errors,
+            bytes: self.bytes + later.bytes,
+            wait: self.wait + later.wait,
+            read: self.read + later.read,
+            decode: self.decode + later.decode,
+            ready_bytes: later.ready_bytes,
+        }
+    }
+}
+
+/// The answer to a request for the next batch.
 #[derive(Debug)]
 pub enum Next {
-    /// The next batch, for whoever accepts it first.
+    /// The next batch, for the first caller that accepts it.
     Batch(Box<Offer>),
     /// The epoch is over.
     End,
-    /// There is none yet.
+    /// No batch is ready yet.
     NotYet,
 }
 
-/// A batch that does not count as given until it is [accepted](crate::Loader::accept): whoever is interrupted before,
-/// or cannot use it, leaves it to the next one who asks.
+/// A batch that does not count as given until it is [accepted](crate::Loader::accept). A caller that is interrupted
+/// before, or cannot use the batch, leaves it to the next caller.
 #[derive(Debug)]
 pub struct Offer {
     /// The batch.
@@ -56,66 +74,69 @@ pub struct Offer {
     pub(crate) number: u64,
 }
 
-/// What one epoch is made of.
-pub(crate) struct Plan {
-    pub(crate) maker: Maker,
+/// The parts of an epoch: what makes its batches, in which order, and which of them.
+pub(crate) struct EpochPlan {
+    pub(crate) maker: BatchMaker,
     pub(crate) order: Order,
     pub(crate) shard: Shard,
-    /// Positions that were taken before this plan begins.
+    /// Positions that were taken before this plan.
     pub(crate) consumed: u64,
-    /// Batches of this worker that are given already.
+    /// Batches of this plan that this worker has given already.
     pub(crate) given: u64,
 }
 
-impl Plan {
-    /// Batches that this worker gives, those given already too.
-    pub(crate) fn batches(&self) -> u64 {
-        let steps = self.shard.steps(self.order.len(), self.consumed);
-        steps.saturating_sub(self.shard.worker).div_ceil(self.shard.workers)
+impl EpochPlan {
+    /// Returns the batches that this worker gives, including those given already.
+    fn batches(&self) -> u64 {
+        self.shard.batches(self.order.len(), self.consumed)
     }
 }
 
-/// Time that a batch took.
-struct Spent {
+/// The time that a batch took.
+struct BatchTimes {
     read: Duration,
     decode: Duration,
 }
 
-struct State {
-    /// The batch that a thread makes next.
+/// The progress of an epoch.
+struct PipelineState {
+    /// The number of the batch that a thread makes next.
     next: u64,
-    /// The batch that the consumer gets next.
+    /// The number of the batch that the consumer gets next.
     given: u64,
+    /// Batches that are made and not given, by number.
     ready: BTreeMap<u64, Result<Batch>>,
+    /// Batches that are being made.
     making: u64,
-    /// Bytes of the largest batch so far: what one that is being made is taken to need.
+    /// Bytes of the largest batch so far: the estimate for each batch that is being made.
     largest: u64,
     stopped: bool,
     stats: Stats,
 }
 
-struct Shared {
-    plan: Plan,
+/// The part of a pipeline that its threads share.
+struct PipelineShared {
+    plan: EpochPlan,
     batches: u64,
     bytes_max: u64,
-    state: Mutex<State>,
-    /// Rung when a batch is ready.
+    state: Mutex<PipelineState>,
+    /// Notified when a batch is ready.
     made: Condvar,
-    /// Rung when there is room for another one.
+    /// Notified when there is room for another batch.
     room: Condvar,
 }
 
 /// A batch whose rows are being read.
-struct Reading {
+struct PendingBatch {
     number: u64,
     step: u64,
     samples: Arc<[Sample]>,
-    /// How many of the last samples fill up.
+    /// The number of samples at the end that fill the batch.
     repeated: usize,
     rows: AbortOnDrop<Result<(RecordBatch, Duration)>>,
 }
 
-/// A task that is wanted only as long as somebody waits for it.
+/// A task that is aborted when nobody waits for it any more.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
@@ -124,31 +145,30 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// Threads at work on an epoch. Dropping it stops them after the batch in hand.
+/// The threads that make the batches of an epoch. Dropping it stops each after its current batch.
 pub(crate) struct Pipeline {
-    shared: Arc<Shared>,
+    shared: Arc<PipelineShared>,
 }
 
 impl Pipeline {
-    /// Starts `threads` on `plan`. Ready batches and those being made hold about `bytes_max`, and one batch whatever it
-    /// holds.
-    pub(crate) fn start(plan: Plan, threads: usize, bytes_max: u64, handle: &Handle) -> Result<Self> {
+    /// Starts `threads` threads on `plan`. Batches that are ready or being made take about `bytes_max`, but one batch
+    /// is made whatever its size.
+    pub(crate) fn start(plan: EpochPlan, threads: usize, bytes_max: u64, handle: &Handle) -> Result<Self> {
         let batches = plan.batches();
-        let tensors: usize =
-            plan.maker.chains.iter().map(|(_, chain)| chain.numbers() * if chain.is_float() { 4 } else { 1 }).sum();
         let given = plan.given;
-        let state = State {
+        let state = PipelineState {
             next: given,
             given,
             ready: BTreeMap::new(),
             making: 0,
-            largest: tensors as u64 * plan.shard.batch_rows,
+            largest: plan.maker.tensor_bytes() * plan.shard.batch_rows,
             stopped: false,
             stats: Stats::default(),
         };
         let state = Mutex::new(state);
-        let shared = Arc::new(Shared { plan, batches, bytes_max, state, made: Condvar::new(), room: Condvar::new() });
-        // A thread that has nothing to do is not started.
+        let shared =
+            Arc::new(PipelineShared { plan, batches, bytes_max, state, made: Condvar::new(), room: Condvar::new() });
+        // No more threads than batches are started.
         for number in 0..threads.min(usize::try_from(batches - given.min(batches)).unwrap_or(threads)) {
             let (shared, handle) = (Arc::clone(&shared), handle.clone());
             std::thread::Builder::new()
@@ -159,7 +179,7 @@ impl Pipeline {
         Ok(Self { shared })
     }
 
-    /// The next batch, if it is ready within `wait`; it stays the next one until it is taken.
+    /// Returns the next batch if it is ready within `wait`; it stays the next one until it is taken.
     pub(crate) fn next_within(self: &Arc<Self>, wait: Duration) -> Result<Next> {
         let start = Instant::now();
         let mut state = self.shared.state.lock();
@@ -182,7 +202,7 @@ impl Pipeline {
         outcome
     }
 
-    /// Takes the batch with this number, if it is still the next one.
+    /// Takes batch `number` if it is still the next one, and returns whether it was.
     pub(crate) fn take(&self, number: u64) -> bool {
         let mut state = self.shared.state.lock();
         if state.given != number {
@@ -199,7 +219,7 @@ impl Pipeline {
         true
     }
 
-    /// Whether all batches were taken.
+    /// Returns whether all batches were taken.
     pub(crate) fn is_over(&self) -> bool {
         self.shared.state.lock().given >= self.shared.batches
     }
@@ -224,21 +244,21 @@ impl Drop for Pipeline {
     }
 }
 
-impl Shared {
-    /// Makes batches until there are no more. The rows of the next one are read meanwhile.
+impl PipelineShared {
+    /// Makes batches until the end of the epoch. The rows of the next batch are read meanwhile.
     fn work(self: &Arc<Self>, handle: &Handle) {
-        let mut scratch = Scratch::default();
+        let mut scratch = DecodeScratch::default();
         let mut ahead = None;
         while let Some(mut reading) = ahead.take().or_else(|| self.begin(true, handle)) {
             ahead = self.begin(false, handle);
             let rows = handle.block_on(&mut reading.rows.0);
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let lost = |source| Error::internal("read rows for a batch").with_source(source);
-                let (rows, read) = rows.map_err(lost)??;
+                let failed = |source| Error::internal("read rows for a batch").with_source(source);
+                let (rows, read) = rows.map_err(failed)??;
                 let start = Instant::now();
                 let maker = &self.plan.maker;
                 let finished = maker.finish(&rows, &reading.samples, reading.step, reading.repeated, &mut scratch);
-                Ok((handle.block_on(finished)?, Spent { read, decode: start.elapsed() }))
+                Ok((handle.block_on(finished)?, BatchTimes { read, decode: start.elapsed() }))
             }));
             let made = made.unwrap_or_else(|_| Err(Error::internal("a loader thread panicked while it made a batch")));
             if !self.hand_in(reading.number, made) {
@@ -247,8 +267,9 @@ impl Shared {
         }
     }
 
-    /// Begins to read the next batch, if there is one and room for it, which may be waited for.
-    fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<Reading> {
+    /// Begins to read the next batch; `None` at the end of the epoch, or if it does not fit yet and `wait` is
+    /// false.
+    fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<PendingBatch> {
         let number = self.claim(wait)?;
         let plan = &self.plan;
         let step = number * plan.shard.workers + plan.shard.worker;
@@ -262,10 +283,11 @@ impl Shared {
             let rows = shared.plan.maker.read(&wanted).await?;
             Ok((rows, start.elapsed()))
         });
-        Some(Reading { number, step, samples, repeated, rows: AbortOnDrop(rows) })
+        Some(PendingBatch { number, step, samples, repeated, rows: AbortOnDrop(rows) })
     }
 
-    /// The number of the next batch to make, once there is room for it, or at once.
+    /// Returns the number of the next batch to make once there is room for it; without `wait`, `None` if there is none
+    /// yet.
     fn claim(&self, wait: bool) -> Option<u64> {
         let mut state = self.state.lock();
         loop {
@@ -273,7 +295,7 @@ impl Shared {
                 return None;
             }
             let held = state.stats.ready_bytes + (state.making + 1) * state.largest;
-            // Whoever waits gets the batch that it waits for, whatever it holds.
+            // The batch that the consumer waits for is made whatever its size.
             if held <= self.bytes_max || state.next == state.given {
                 state.making += 1;
                 state.next += 1;
@@ -286,8 +308,8 @@ impl Shared {
         }
     }
 
-    /// Whether anybody wants another one.
-    fn hand_in(&self, number: u64, made: Result<(Batch, Spent)>) -> bool {
+    /// Adds the batch with this number to the ready ones. Returns whether more batches are wanted.
+    fn hand_in(&self, number: u64, made: Result<(Batch, BatchTimes)>) -> bool {
         let mut state = self.state.lock();
         state.making -= 1;
         if state.stopped {

@@ -1,22 +1,20 @@
-//! Who takes which positions of an epoch: ranks and workers, in steps that all ranks make together.
+//! The division of an epoch's positions among ranks and workers, in steps that all ranks make together.
 
 use std::ops::Range;
 use std::str::FromStr;
 
 use cenote_base::{Error, Result};
-use serde::{Deserialize, Serialize};
 
-/// What becomes of the last step of an epoch, when fewer rows are left than all ranks' batches hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The treatment of the last step of an epoch, when fewer rows are left than the batches of all ranks hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tail {
-    /// They are dealt out evenly: every row comes once. Batches of that step are smaller, and of ranks beyond the rows that are
-    /// left, empty.
+    /// The rows are dealt out evenly: every row comes once. The batches of that step are smaller, or empty where fewer
+    /// rows than ranks are left.
     #[default]
     Short,
-    /// They are left out: every batch is full.
+    /// The rows are left out: every batch is full.
     Drop,
-    /// Rows from the start of the epoch's order fill up: every batch is full, and says how many of its rows are repeats.
+    /// Rows from the start of the epoch's order fill the batches: every batch is full, and counts its repeated rows.
     Pad,
 }
 
@@ -28,7 +26,7 @@ impl FromStr for Tail {
             "short" => Ok(Self::Short),
             "drop" => Ok(Self::Drop),
             "pad" => Ok(Self::Pad),
-            _ => Err(Error::invalid_input(format!("`{text}` is no way to end an epoch: use short, drop or pad"))),
+            _ => Err(Error::invalid_input(format!("`{text}` is not a way to end an epoch: use short, drop or pad"))),
         }
     }
 }
@@ -36,32 +34,34 @@ impl FromStr for Tail {
 /// One reader among others: a worker of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
-    /// Rows a batch.
+    /// Rows in a batch.
     pub batch_rows: u64,
-    /// This process among those that train together.
+    /// The number of this process among those that train together.
     pub rank: u64,
-    /// How many those are.
+    /// The number of processes that train together.
     pub world_size: u64,
-    /// This worker among the rank's, which take its batches in turn.
+    /// The number of this worker among those of the rank, which take its batches in turn.
     pub worker: u64,
-    /// How many those are.
+    /// The number of workers of the rank.
     pub workers: u64,
-    /// The end of an epoch.
+    /// The treatment of the last step.
     pub tail: Tail,
 }
 
 /// The positions of one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Positions {
-    /// Positions in the epoch's order that come for the first time.
+    /// Positions of the epoch's order that come for the first time.
     pub(crate) fresh: Range<u64>,
-    /// And those that fill up, which came before.
+    /// Positions that came before and fill the batch.
     pub(crate) repeated: Vec<u64>,
 }
 
 impl Shard {
+    /// Checks the numbers.
+    ///
     /// # Errors
-    /// `InvalidInput` for a batch without rows, and for a rank or worker beyond how many there are.
+    /// `InvalidInput` for a batch without rows, and for a rank or worker that is not below their number.
     pub(crate) fn check(&self) -> Result<()> {
         if self.batch_rows == 0 {
             return Err(Error::invalid_input("a batch has one row or more: batch_size is 0"));
@@ -77,13 +77,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Rows that all ranks take together in one step.
-    pub(crate) fn stride(&self) -> u64 {
+    /// Returns the rows that all ranks take together in one step.
+    fn stride(&self) -> u64 {
         self.batch_rows * self.world_size
     }
 
-    /// Steps that each rank makes for the positions from `consumed` on in an epoch of `rows`.
-    pub(crate) fn steps(&self, rows: u64, consumed: u64) -> u64 {
+    /// Returns the steps that each rank makes for the positions from `consumed` on in an epoch of `rows`.
+    fn steps(&self, rows: u64, consumed: u64) -> u64 {
         let left = rows.saturating_sub(consumed);
         match self.tail {
             Tail::Drop => left / self.stride(),
@@ -91,7 +91,12 @@ impl Shard {
         }
     }
 
-    /// What this rank takes in `step` of those from `consumed` on in an epoch of `rows`.
+    /// Returns the batches that this worker gives for the positions from `consumed` on in an epoch of `rows`.
+    pub(crate) fn batches(&self, rows: u64, consumed: u64) -> u64 {
+        self.steps(rows, consumed).saturating_sub(self.worker).div_ceil(self.workers)
+    }
+
+    /// Returns the positions that this rank takes in `step` of those from `consumed` on in an epoch of `rows`.
     pub(crate) fn positions(&self, rows: u64, consumed: u64, step: u64) -> Positions {
         let start = consumed + step * self.stride();
         let left = rows.saturating_sub(start);
@@ -118,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// All ranks' positions, step by step.
+    /// Returns the positions of all ranks, step by step.
     fn all(rows: u64, consumed: u64, batch_rows: u64, world_size: u64, tail: Tail) -> Vec<Vec<Positions>> {
         let shard = |rank| Shard { batch_rows, rank, world_size, worker: 0, workers: 1, tail };
         let steps = shard(0).steps(rows, consumed);

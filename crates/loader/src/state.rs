@@ -1,68 +1,106 @@
-//! Where a loader stands: enough for another one, of another shape, to go on exactly there.
+//! The position of a loader, from which a loader of another shape can resume exactly.
 
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::buckets::Buckets;
 use crate::order::Shuffle;
+use crate::order::buckets::Buckets;
 use crate::shard::Shard;
 
-/// The form of a state; counted up when it changes.
+/// The version of the format of a state, incremented when it changes.
 pub(crate) const FORMAT: u32 = 1;
 
-/// What a source of samples was.
+/// A source of samples, as a state records it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceState {
-    /// Its table.
+    /// The name of its table.
     pub table: String,
-    /// Which table of that name: see [`Snapshot::identity`](cenote_store::Snapshot::identity). `None` in states of old.
+    /// The table among those of that name: see [`Snapshot::identity`](cenote_store::Snapshot::identity). `None` in old
+    /// states.
     #[serde(default)]
     pub identity: Option<u64>,
-    /// The table's version.
+    /// The version of the table.
     pub version: u64,
-    /// Its filter.
+    /// The filter.
     pub filter: Option<String>,
-    /// Rows that the filter left.
+    /// Rows that satisfy the filter.
     pub rows: u64,
-    /// Its weight in the mixture.
+    /// The weight in the mixture.
     pub weight: Option<f64>,
 }
 
-/// Where a loader stands. Plain data; JSON keeps it.
+/// The position of a loader, as plain data that serialises to JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoaderState {
-    /// The form of this state.
+    /// The version of the format.
     pub format: u32,
-    /// Which epoch.
+    /// The epoch.
     pub epoch: u64,
-    /// Whether the epoch has not begun, so that a loader that follows its tables reads their newest versions in it.
+    /// Whether the epoch has not begun, so that a loader that follows its tables will read their newest versions.
     #[serde(default)]
     pub unread: bool,
-    /// Samples of the epoch that all ranks had taken when this loader began to count its steps.
+    /// Samples of the epoch that all ranks had taken when this loader began to count its batches.
     pub consumed: u64,
-    /// Batches that this worker gave since.
+    /// Batches that this worker has given since.
     pub batches: u64,
-    /// The shape it gave them in: rows a batch, ranks, workers of the rank, and which worker.
+    /// Rows in a batch.
     pub batch_rows: u64,
-    /// See `batch_rows`.
+    /// The number of ranks.
     pub world_size: u64,
-    /// See `batch_rows`.
+    /// The number of workers of the rank.
     pub workers: u64,
-    /// See `batch_rows`.
+    /// The number of this worker.
     pub worker: u64,
-    /// The order.
+    /// The shuffle of the order.
     pub shuffle: Option<Shuffle>,
-    /// What of it is by length.
+    /// The grouping by length.
     #[serde(default)]
     pub buckets: Option<Buckets>,
-    /// Samples of an epoch, where weights divide it.
+    /// Samples in an epoch.
     pub epoch_rows: u64,
-    /// What the samples are of.
+    /// The sources of the samples.
     pub sources: Vec<SourceState>,
 }
 
 impl LoaderState {
-    /// Samples of the epoch that all ranks have taken, when all stand where this one does.
+    /// Checks that the state is of the order of a loader with this seed, these buckets and this number of sources.
+    ///
+    /// # Errors
+    /// `Unsupported` for another format; `InvalidInput` for another seed, other buckets or another number of sources.
+    pub(crate) fn check(&self, seed: Option<u64>, buckets: Option<&Buckets>, sources: usize) -> Result<()> {
+        if self.format != FORMAT {
+            return Err(Error::unsupported(format!(
+                "the state has format {}, and this Cenote reads {FORMAT}",
+                self.format
+            )));
+        }
+        let other_order = |then: String, now: String| {
+            Err(Error::invalid_input(format!("the state is of an order with {then}, and this loader has {now}")))
+        };
+        let own_seed = self.shuffle.as_ref().map(|shuffle| shuffle.seed);
+        if own_seed != seed {
+            let name = |seed: Option<u64>| seed.map_or("no shuffle".to_owned(), |seed| format!("seed {seed}"));
+            return other_order(name(own_seed), name(seed));
+        }
+        if self.buckets.as_ref() != buckets {
+            let name = |buckets: Option<&Buckets>| match buckets {
+                Some(Buckets { column, window_rows, run_rows }) => {
+                    format!("buckets by `{column}` in windows of {window_rows} and runs of {run_rows}")
+                }
+                None => "no buckets".to_owned(),
+            };
+            return other_order(name(self.buckets.as_ref()), name(buckets));
+        }
+        if self.sources.len() != sources {
+            return Err(Error::invalid_input(format!(
+                "the state is of {} sources, and this loader has {sources}",
+                self.sources.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Returns the samples of the epoch that all ranks have taken, if all are at this position.
     ///
     /// # Errors
     /// `InvalidInput` for the state of one worker among several: see [`merge`].
@@ -76,17 +114,17 @@ impl LoaderState {
         Ok((self.consumed + self.batches * self.batch_rows * self.world_size).min(self.epoch_rows))
     }
 
-    /// Whether a loader of `shard` can go on from the middle of this worker's own count.
+    /// Returns whether a loader of `shard` has the same shape, so that it can continue the count of this worker.
     pub(crate) fn fits(&self, shard: &Shard) -> bool {
-        let own = (self.batch_rows, self.world_size, self.workers, self.worker);
-        own == (shard.batch_rows, shard.world_size, shard.workers, shard.worker)
+        let shape = (self.batch_rows, self.world_size, self.workers, self.worker);
+        shape == (shard.batch_rows, shard.world_size, shard.workers, shard.worker)
     }
 }
 
-/// The state of a rank from the states of all its workers.
+/// Merges the states of all workers of a rank into the state of the rank.
 ///
 /// # Errors
-/// `InvalidInput` when they are not those of all workers of one rank in one epoch.
+/// `InvalidInput` if they are not the states of all workers of one rank at one moment.
 pub fn merge(states: &[LoaderState]) -> Result<LoaderState> {
     let Some(first) = states.first() else { return Err(Error::invalid_input("there are no states to merge")) };
     let mut workers: Vec<u64> = states.iter().map(|state| state.worker).collect();
@@ -99,14 +137,15 @@ pub fn merge(states: &[LoaderState]) -> Result<LoaderState> {
             first.workers
         )));
     }
-    // Workers give the rank's batches in turn, so none is more than one ahead of another, the first ones first.
+    // Workers give the batches of the rank in turn, so each is at most one ahead of another, in the order of their
+    // numbers.
     let mut by_worker: Vec<&LoaderState> = states.iter().collect();
     by_worker.sort_by_key(|state| state.worker);
     let batches: u64 = states.iter().map(|state| state.batches).sum();
     let expected = |worker: u64| batches / first.workers + u64::from(worker < batches % first.workers);
     if let Some(odd) = by_worker.iter().find(|state| state.batches != expected(state.worker)) {
         return Err(Error::invalid_input(format!(
-            "worker {} gave {} batches where the others say {}: these states are not of one moment",
+            "worker {} gave {} batches, and the others imply {}: these states are not of one moment",
             odd.worker,
             odd.batches,
             expected(odd.worker)

@@ -1,4 +1,4 @@
-//! The loader against a plain model: whatever the shapes and stops, an epoch has each selected row once, in one order.
+//! The loader against a plain model: an epoch has each selected row once, in one order, whatever the shapes and stops.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -40,7 +40,7 @@ async fn table(store: &Store, name: &str, ids: impl IntoIterator<Item = i64>) ->
     table
 }
 
-/// Up to `max` batches of what is left of the epoch, each the ids in it.
+/// Returns the ids of up to `max` batches of the rest of the epoch.
 async fn batches(loader: &Arc<Loader>, max: usize) -> Vec<Vec<i64>> {
     let loader = Arc::clone(loader);
     let read = move || {
@@ -58,7 +58,7 @@ async fn open(table: &Table, options: LoaderOptions) -> Arc<Loader> {
     Arc::new(Loader::open(vec![Source::new(table.clone())], options).await.unwrap())
 }
 
-/// A shape: rows a batch, ranks, workers a rank.
+/// A shape: rows in a batch, ranks, and workers of a rank.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     batch: usize,
@@ -72,7 +72,7 @@ impl Shape {
         Self { batch: upto(9), world: upto(4), workers: upto(3) }
     }
 
-    /// One loader for each rank and worker, from `state` on.
+    /// Opens one loader for each rank and worker, at `state`.
     async fn open(self, table: &Table, order: &LoaderOptions, state: Option<&LoaderState>) -> Vec<Vec<Arc<Loader>>> {
         let mut ranks = Vec::new();
         for rank in 0..self.world {
@@ -100,7 +100,8 @@ impl Shape {
     }
 }
 
-/// Lets every rank take `steps` steps, its workers in turn; what all took, step by step, and the state of one rank.
+/// Makes every rank take `steps` steps, its workers in turn. Returns what all took, step by step, and the state of one
+/// rank.
 async fn run(ranks: &[Vec<Arc<Loader>>], steps: usize) -> (Vec<i64>, LoaderState) {
     let mut taken = Vec::new();
     for step in 0..steps {
@@ -135,19 +136,19 @@ async fn whatever_the_shapes_and_stops_each_row_comes_once_in_one_order() {
         let expected = batches(&alone, usize::MAX).await.concat();
         assert_eq!(expected.iter().collect::<BTreeSet<_>>().len(), count as usize, "CENOTE_SEED={seed}");
 
-        // Several lives, each of another shape, while the table goes on changing under them.
+        // Several lives, each of another shape, while the table changes meanwhile.
         let (mut taken, mut state) = (Vec::new(), None);
         for life in 0.. {
             let shape = Shape::random(&mut random);
             let ranks = match state.as_ref() {
                 Some(state) => shape.open(&table, &order, Some(state)).await,
-                // The first of them is opened before anything changes.
+                // The first loader is opened before anything changes.
                 None => shape.open(&table, &order, None).await,
             };
             let left = steps_left(&ranks);
             let steps = if life > 4 { left } else { random.below(left as u64 + 1) as usize };
             let (ids, then) = run(&ranks, steps).await;
-            // Within a step the ranks' batches are runs of the order, so together they are the order itself.
+            // The batches of the ranks in a step are consecutive runs of the order, so together they are the order.
             taken.extend(ids);
             state = Some(then);
             assert_eq!(taken, expected[..taken.len()], "CENOTE_SEED={seed}, life {life}, {shape:?}");
@@ -193,14 +194,14 @@ async fn the_order_of_a_large_table_is_kept_and_never_another_one() {
     assert!(in_order(None).await == (0..ROWS).collect::<Vec<_>>());
     assert!(first.iter().all(|file| file.metadata().unwrap().modified().unwrap() > long_ago), "it was not read");
     assert_eq!(kept(), first);
-    // A damaged one is made anew.
+    // A damaged order is sorted again.
     for file in &first {
         let mut bytes = std::fs::read(file).unwrap();
         bytes[4_000] ^= 1;
         std::fs::write(file, bytes).unwrap();
     }
     assert!(in_order(None).await == (0..ROWS).collect::<Vec<_>>());
-    // Others are kept apart: of a filter, of a change, of where rows lie; few rows are not kept at all.
+    // A filter, a change and another placement have orders of their own. The order of few rows is not kept.
     assert!(in_order(Some("id >= 10")).await == (10..ROWS).collect::<Vec<_>>());
     assert!(in_order(Some("id < 10")).await == (0..10).collect::<Vec<_>>());
     assert_eq!(kept().len(), 2);
@@ -215,7 +216,7 @@ async fn the_order_of_a_large_table_is_kept_and_never_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn samples_of_about_one_length_come_together() {
+async fn samples_of_similar_length_come_together() {
     let (_directory, store) = store().await;
     let table = store.create_table("texts", TableSpec::new(schema(), ["id"])).await.unwrap();
     let mut random = Random::new(3);
@@ -225,7 +226,7 @@ async fn samples_of_about_one_length_come_together() {
     }
     let buckets = Buckets { column: "note".to_owned(), window_rows: 250, run_rows: 10 };
     let options = LoaderOptions { batch_rows: 10, shuffle: Some(7), ..LoaderOptions::default() };
-    // How much of its batches would be padding.
+    // The padding that batches would need.
     let padding = |batches: &[Vec<i64>]| -> usize {
         let padding = |batch: &Vec<i64>| {
             let lengths: Vec<usize> = batch.iter().map(|id| lengths[*id as usize]).collect();
@@ -241,14 +242,15 @@ async fn samples_of_about_one_length_come_together() {
         assert!(padding(epoch) * 10 < padding(&plain), "{} of {}", padding(epoch), padding(&plain));
     }
     assert_ne!(first, second);
-    // The runs are shuffled too: a batch of long rows may be followed by one of short ones.
+    // The runs are shuffled too: a batch of long rows may precede one of short rows.
     let longest = |batch: &Vec<i64>| batch.iter().map(|id| lengths[*id as usize]).max().unwrap();
     assert!(!first[..25].iter().map(longest).is_sorted());
 
     let error = loader.restore(&open(&table, options.clone()).await.state()).await.unwrap_err();
     assert_eq!(
         error.message(),
-        "the state is of an order by no lengths, and this loader's is by the lengths of `note` in windows of 250 and runs of 10"
+        "the state is of an order with no buckets, and this loader has buckets by `note` in windows of 250 and runs of \
+         10"
     );
     let refused = async |buckets: Buckets| {
         let options = LoaderOptions { buckets: Some(buckets), ..options.clone() };
@@ -276,7 +278,7 @@ async fn the_order_depends_on_seed_and_epoch_and_not_on_where_rows_lie() {
         }
     };
     let before = order(7, 0).await;
-    // The rows move from memory into files, in another order, and then between files.
+    // The rows move from memory to files in another order, and then between files.
     table.fold().await.unwrap();
     assert_eq!(order(7, 0).await, before);
     table.upsert(rows((0..300).rev(), "again")).await.unwrap();
@@ -319,7 +321,7 @@ async fn a_new_epoch_of_a_loader_that_follows_reads_the_newest_version_whoever_s
     let table = table(&store, "numbers", 0..10).await;
     let loader = open(&table, LoaderOptions { follow: true, batch_rows: 4, ..LoaderOptions::default() }).await;
     for epoch in 0..4 {
-        // As training does, before each epoch, with and without the end of the one before.
+        // Training does this before each epoch, whether or not it has seen the end of the previous one.
         loader.set_epoch(epoch);
         loader.begin(None).await.unwrap();
         let rows = 10 + epoch as usize;
@@ -329,14 +331,14 @@ async fn a_new_epoch_of_a_loader_that_follows_reads_the_newest_version_whoever_s
             let other = open(&table, LoaderOptions { follow: true, batch_rows: 4, ..LoaderOptions::default() }).await;
             table.upsert(rows_of(50..60)).await.unwrap();
             other.restore(&state).await.unwrap();
-            assert_eq!(batches(&other, usize::MAX).await.concat().len(), rows - 4, "it goes on where that one stands");
+            assert_eq!(batches(&other, usize::MAX).await.concat().len(), rows - 4, "it resumes at that position");
             table.delete(&rows_of(50..60)).await.unwrap();
         } else {
             assert_eq!(batches(&loader, usize::MAX).await.concat().len(), rows);
         }
         table.upsert(rows_of([10 + epoch as i64])).await.unwrap();
     }
-    // An epoch that has not begun has no version yet, whoever goes on from there.
+    // An epoch that has not begun has no version yet, for whichever loader resumes it.
     let state = loader.state();
     loader.set_epoch(9);
     let state = [state, loader.state()].map(|state| (state.unread, state));
@@ -399,9 +401,9 @@ async fn a_batch_that_nobody_accepts_does_not_count_and_comes_again() {
     assert_eq!(offers[0].batch.rows, offers[1].batch.rows);
     assert_eq!((loader.state(), loader.stats().rows), (before, 0));
     assert!(loader.accept(&offers[1]));
-    assert!(!loader.accept(&offers[0]), "it was given");
+    assert!(!loader.accept(&offers[0]), "it was given already");
     assert_eq!((loader.state().batches, loader.stats().rows), (1, 2));
-    // Nor does one of the past.
+    // Nor does an offer of a former position count.
     loader.set_epoch(3);
     assert!(!loader.accept(&offers[0]));
     assert_eq!(batches(&loader, usize::MAX).await, [vec![0, 1], vec![2, 3], vec![4]]);
@@ -491,7 +493,7 @@ async fn tails_drop_or_pad_as_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn little_memory_slows_the_loader_and_stops_it_not() {
+async fn little_memory_slows_the_loader_but_does_not_stop_it() {
     let (_directory, store) = store().await;
     let table = table(&store, "numbers", 0..500).await;
     let options =
@@ -525,7 +527,7 @@ async fn states_that_do_not_fit_are_refused_with_the_difference() {
     says(pinned.restore(&state).await.unwrap_err(), "the state is of version");
     let empty = Source { filter: Some("id > 1000".to_owned()), ..Source::new(one) };
     says(Loader::open(vec![empty], options.clone()).await.unwrap_err(), "no rows to load");
-    // As many rows at the same version, of another table.
+    // Another table has as many rows at the same version.
     store.drop_table("one").await.unwrap();
     let anew = table(&store, "one", 100..120).await;
     assert_eq!(anew.snapshot().await.unwrap().version().0, state.sources[0].version);
@@ -540,9 +542,9 @@ async fn a_table_made_under_the_name_of_a_dropped_one_is_loaded_by_its_own_rows(
     let store = Store::open(directory.path().join("tables"), options).await.unwrap();
     let read = LoaderOptions { batch_rows: ROWS as usize, threads: 1, ..LoaderOptions::default() };
     for from in [0, 1_000_000] {
-        // Descending, so that the order of keys is not that of rows.
+        // Keys descend, so that their order is not that of rows.
         let table = table(&store, "t", (from..from + ROWS).rev()).await;
-        // Sorted, and then as it was kept.
+        // The first order is sorted, the second is the kept one.
         for _ in 0..2 {
             let loader = open(&table, read.clone()).await;
             assert!(batches(&loader, 1).await.concat() == (from..from + ROWS).collect::<Vec<_>>(), "from {from}");

@@ -18,25 +18,26 @@ from cenote.lake import Table
 from cenote.op import Transform
 
 Output = Literal["tensor", "numpy", "torch", "jax", "arrow"]
-"""What the columns of a batch are."""
+"""The type of a batch's columns."""
 
 
 class Shuffle(NamedTuple):
-    """How rows are shuffled: `seed` names the order, and `window` is how many bytes of rows are mixed at a time, such as `"1 GiB"`
-    (default: all). A window reads neighbouring rows, which storage likes, and mixes less.
+    """How rows are shuffled: `seed` names the order; `window` is the number of bytes of rows that are mixed at a time,
+    such as `"1 GiB"` (default: all). A window reads neighbouring rows, which storage likes, but mixes less.
 
-    A seed has 64 bits: from 0 to 2**64 - 1, or a negative one down to -2**63, which means itself plus 2**64."""
+    A seed has 64 bits: 0 to 2**64 - 1, or a negative number down to -2**63, which stands for itself plus 2**64."""
 
     seed: int = 0
     window: str | int | None = None
 
 
 class Buckets(NamedTuple):
-    """Samples of about one length next to each other, so that batches need little padding.
+    """Groups samples of similar length, so that batches need little padding.
 
-    `column` tells lengths: numbers are lengths themselves; of texts, bytes and lists it is that of the value. `window` samples that follow
-    each other are sorted by length and cut into runs of `run`, which come in any order; as many as a step of all ranks has, or several
-    times that, is best. The order does not depend on batches and ranks, so that a loader of another shape can go on with it."""
+    `column` gives the lengths: a number is the length itself; a text, bytes or a list counts by its own length. Every
+    `window` consecutive samples are sorted by length and cut into runs of `run`, and the runs are shuffled. The best
+    `run` is the number of samples that all ranks take in one step, or a multiple of it. The order does not depend on
+    batches and ranks, so a loader of another shape can resume it."""
 
     column: str
     window: int = 8192
@@ -44,7 +45,7 @@ class Buckets(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A table's part in a mixture: rows that satisfy `where`, at `version`, with a share of the samples by `weight`."""
+    """A table in a mixture: its rows that satisfy `where`, at `version`; `weight` is its share of the samples."""
 
     table: Table
     where: str | None = None
@@ -52,31 +53,54 @@ class Source(NamedTuple):
     weight: float | None = None
 
 
-class Batch(dict[str, Any]):
-    """Rows for one step: column → values, as the loader's `output` says. Columns of texts and other values that are no numbers are
-    Arrow arrays, with `__arrow_c_array__` and `to_pylist()`.
+class _Options(NamedTuple):
+    """The options of a loader, as `_native.Loader` reads and checks them. `None` stands for the default."""
 
-    What a column is depends on its type alone. Where a row has no number there is NaN, or 0 in a column of integers: see `valid`."""
+    columns: Sequence[str] | None
+    batch_size: int
+    seed: int | None
+    window: str | int | None
+    buckets: Buckets | None
+    rank: int
+    world_size: int
+    last: str
+    transforms: Sequence[tuple[str, Sequence[Transform]]]
+    follow: bool
+    epoch_rows: int | None
+    on_error: str
+    prefetch: str | int
+    threads: int
+    worker: int = 0
+    workers: int = 1
+
+
+class Batch(dict[str, Any]):
+    """The rows of one step, as a mapping from column to values of the loader's `output` type. Texts and other values
+    that are not numbers are Arrow arrays, with `__arrow_c_array__` and `to_pylist()`.
+
+    The type of a column's values depends only on the type of the column. A row without a number has NaN there, or 0 in
+    a column of integers: see `valid`."""
 
     epoch: int = 0
     step: int = 0
     rows: int = 0
     valid: Mapping[str, Any] = {}
-    """Whether each row has a value, for every column of numbers, or vectors of them, that may hold nulls: as bools in what the
-    loader's `output` says (in `tensor`: a list). Arrow arrays have their own nulls."""
+    """Whether each row has a value, for every nullable column of numbers or vectors of numbers: bools in the loader's
+    `output` type (for `tensor`: a list). Arrow arrays have their own nulls."""
     repeated: int = 0
-    """How many of the last rows are repeats that fill the batch up."""
+    """The number of rows at the end that repeat earlier rows to fill the batch."""
     errors: Sequence[tuple[int, str]] = ()
-    """Rows whose media could not be decoded, and why; their tensors are zero."""
+    """The rows whose media could not be decoded, with the reasons; their tensors are zero."""
 
 
 class Loader:
-    """Batches of one epoch after the other: `for batch in loader` gives what is left of the epoch, and the next `for` the next one.
+    """Gives the batches of one epoch after the other: `for batch in loader` gives the rest of the current epoch, and
+    the next `for` the next epoch.
 
-    It is a cursor. Whoever stops in the middle goes on there with the next `for`, and `state_dict` says where that is; a loader with
-    other batches, ranks and workers goes on from it with exactly the rows that are left. Of a state after the last batch of an epoch
-    that is none, so the first `for` is empty. What Ctrl-C, an error or a cancelled task kept from arriving does not count, and comes
-    again.
+    A loader is a cursor. A `for` that stops in the middle of an epoch is continued by the next one, and `state_dict`
+    returns the position; a loader with other batches, ranks and workers resumes from it with exactly the rows that are
+    left. A state taken after the last batch of an epoch has no rows left, so the first `for` after it is empty. A batch
+    that was not delivered because of Ctrl-C, an error or a cancelled task does not count, and comes again.
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -89,15 +113,15 @@ class Loader:
     >>> sorted([*first, *(id for batch in other for id in batch["id"])]) == list(range(10))
     True
 
-    Rows are read and decoded by threads, ahead of whoever trains, up to `prefetch` bytes. Threads that share an epoch share an iterator:
-    `batches = iter(loader)` gives each batch to one of them, and ends for all. In a child of a `fork`, and when it is pickled, a loader
-    opens itself again where it stood, at the versions that it read.
+    Threads read and decode rows ahead of the training loop, up to `prefetch` bytes. Threads that share an epoch share
+    an iterator: `batches = iter(loader)` gives each batch to one of them, and ends for all. In a child of a `fork`, and
+    when it is unpickled, a loader opens itself again at the same position and the same versions.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        options: Mapping[str, Any],
+        options: _Options,
         *,
         output: Output = "tensor",
         device: str | None = None,
@@ -111,43 +135,52 @@ class Loader:
         if not sources:
             raise InvalidInputError("a loader has one source or more")
         self._sources = list(sources)
-        self._options = dict(options)
+        self._options = options
         self._output: Output = output
         self._device = device
         self._state = state
-        self._agreed = agreed or self._options["world_size"] == 1 or all(source.version is not None for source in sources)
-        self._maker = os.getpid()
-        self._process = -1
+        self._agreed = agreed or options.world_size == 1 or all(source.version is not None for source in sources)
+        self._created_in = os.getpid()
+        self._opened_in = -1
         self._moves = 0
         versions = None if self._agreed or state is not None else self._agree()
         self._native_loader(versions)
-        # What a tag named when the loader was opened, it reads in other processes too.
+        # A tag may move: other processes read the version that it named when the loader was opened.
         self._sources = [
             source if source.version is None else source._replace(version=read["version"])
             for source, read in zip(self._sources, self.state_dict()["sources"])
         ]
-        _open.add(self)
+        _open_loaders.add(self)
 
     def _native_loader(self, versions: Sequence[int] | None = None) -> _native.Loader:
-        if self._process != os.getpid():
+        """Returns the native loader of this process, and opens it first where this process has none yet."""
+        if self._opened_in != os.getpid():
             sources = [
-                (source.table._native_table(), _version(source.version), source.where, source.weight)  # pyright: ignore[reportPrivateUsage]
+                (
+                    source.table._native_table(),  # pyright: ignore[reportPrivateUsage]
+                    _version(source.version),
+                    source.where,
+                    source.weight,
+                )
                 for source in self._sources
             ]
             if self._state is not None:
                 versions = _versions(json.loads(self._state))
-            inner = _native.Loader(sources, json.dumps(self._options), versions)
+            inner = _native.Loader(sources, self._options, versions)
             if self._state is not None:
                 inner.restore(self._state)
             self._inner = inner
-            self._process = os.getpid()
+            self._opened_in = os.getpid()
         return self._inner
 
     def _agree(self) -> Sequence[int] | None:
-        """The versions that are newest for rank 0, for all ranks; `None` where there is no way to tell them."""
+        """Returns the versions that are newest for rank 0, the same on all ranks; `None` where ranks cannot exchange
+        them."""
         distributed = _distributed()
-        mine = (self._options["rank"], self._options["world_size"])
-        if distributed is None or self._maker != os.getpid() or (distributed.get_rank(), distributed.get_world_size()) != mine:
+        if distributed is None or self._created_in != os.getpid():
+            return None
+        options = self._options
+        if (distributed.get_rank(), distributed.get_world_size()) != (options.rank, options.world_size):
             return None
         versions = [[source.table.version for source in self._sources]]
         distributed.broadcast_object_list(versions, src=0)
@@ -155,9 +188,10 @@ class Loader:
         return versions[0]
 
     def _begin(self) -> int:
-        """What the batches that are left of this epoch, or of the next one, are asked for by."""
+        """Begins the rest of this epoch, or the next epoch, and returns the number under which its batches are asked
+        for."""
         loader, versions = self._native_loader(), None
-        if loader.reads_anew and self._options["world_size"] > 1:
+        if loader.reads_anew and self._options.world_size > 1:
             self._agreed = False
             versions = self._agree()
         self._check_agreed()
@@ -165,20 +199,21 @@ class Loader:
 
     def _check_agreed(self) -> None:
         if not self._agreed:
-            rank, world_size = self._options["rank"], self._options["world_size"]
+            rank, world_size = self._options.rank, self._options.world_size
             raise InvalidInputError(
-                f"rank {rank} of {world_size} has no way to agree with the others on what to read, and each would read what is newest when "
-                'it looks: give `version` (a number, or "tag:NAME"), load a state, or set up torch.distributed before the loader is opened'
+                f"rank {rank} of {world_size} has no way to agree with the others on what to read, and each would read "
+                'what is newest when it looks: give `version` (a number, or "tag:NAME"), load a state, or set up '
+                "torch.distributed before the loader is opened"
             )
 
     def _remember(self) -> None:
-        """Keeps where the loader stands on this side, before a fork: the child goes on from there."""
-        if self._process == os.getpid():
+        """Saves the position before a fork, so that the child resumes there."""
+        if self._opened_in == os.getpid():
             self._state = self._inner.state()
 
     def _where(self) -> str:
-        """Where the loader stands; in a child of a fork without opening it."""
-        if self._process != os.getpid() and self._state is not None:
+        """Returns the position as JSON; in a child of a fork without opening the loader."""
+        if self._opened_in != os.getpid() and self._state is not None:
             return self._state
         return self._native_loader().state()
 
@@ -187,9 +222,17 @@ class Loader:
         return _rebuild, (self._sources, self._options, self._output, self._device, state, self._agreed, self._moves)
 
     def shard(self, worker: int, workers: int) -> Loader:
-        """The same loader for one of several workers of this rank, which take its batches in turn; it starts where this one stands."""
-        options = {**self._options, "worker": worker, "workers": workers}
-        return Loader(self._sources, options, output=self._output, device=self._device, state=self._where(), agreed=self._agreed)
+        """Returns this loader for one of several workers of this rank, which take its batches in turn, at the same
+        position."""
+        options = self._options._replace(worker=worker, workers=workers)
+        return Loader(
+            self._sources,
+            options,
+            output=self._output,
+            device=self._device,
+            state=self._where(),
+            agreed=self._agreed,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         batches = _Batches(self)
@@ -239,36 +282,37 @@ class Loader:
         return tensor
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Returns the number of batches of a whole epoch."""
         return self._native_loader().epoch_batches
 
     @property
     def batches_left(self) -> int:
-        """Batches that are left of this epoch."""
+        """The number of batches left in this epoch."""
         return self._native_loader().batches_left
 
     @property
     def epoch(self) -> int:
-        """Which epoch the next batch is of, from 0."""
+        """The epoch of the next batch, counted from 0."""
         return self._native_loader().epoch
 
     @property
     def epoch_rows(self) -> int:
-        """Samples of an epoch, over all ranks."""
+        """The number of samples of an epoch, over all ranks."""
         return self._native_loader().epoch_rows
 
     @property
     def rows(self) -> int:
-        """Rows that can be had by number: see `take`."""
+        """The number of rows that `take` can read by number."""
         return self._native_loader().rows
 
     @property
     def packed(self) -> list[str]:
-        """The columns that are packed, and so have blocks in place of rows."""
-        return [column for column, steps in self._options["transforms"] if any(step["name"] == "pack" for step in steps)]
+        """The packed columns, which have blocks in place of rows."""
+        return [column for column, steps in self._options.transforms if any(step.name == "pack" for step in steps)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of an epoch. A loader that follows its tables reads their newest versions, unless it stands there already."""
+        """Goes to the start of an epoch. A loader that follows its tables reads their newest versions, unless it is
+        already there."""
         loader = self._native_loader()
         loader.set_epoch(epoch)
         self._moves += 1
@@ -276,20 +320,22 @@ class Loader:
             self._begin()
 
     def take(self, rows: Sequence[int]) -> Batch:
-        """The rows with these numbers, in the order of keys, as a batch: for samplers that choose rows themselves."""
+        """Returns the rows with these numbers, counted in the order of keys, as a batch: for samplers that choose rows
+        themselves."""
         self._check_agreed()
         return self._convert(self._native_loader().take(list(rows)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, as plain data that JSON and `torch.save` keep. Batches made ahead and not given do not count."""
+        """Returns the position as plain data, which JSON and `torch.save` can store. Batches that were made ahead but
+        not given do not count."""
         return json.loads(self._where())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where `state` says. A table that the loader was opened on at its newest version goes back to the version of the state;
-        with `follow`, until the epoch is over. Raises `InvalidInputError` for a state of other tables, filters, versions or another
-        seed."""
+        """Goes to the position in `state`. A table without a given version goes back to the version in the state; with
+        `follow`, until the epoch is over. Raises `InvalidInputError` for a state of other tables, filters, versions or
+        another seed."""
         self._restore(state)
-        # All ranks load one state, or those of one moment.
+        # All ranks load one state, or states of one moment.
         self._agreed = True
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -297,9 +343,10 @@ class Loader:
         self._moves += 1
 
     def stats(self) -> dict[str, Any]:
-        """What was given and what it cost: `batches`, `rows`, `errors`, `bytes`; `wait_seconds` that the consumer waited, which says
-        whether training starves; `read_seconds` and `decode_seconds` over all batches; `ready_bytes`. Of a remote lake, since it was
-        opened and by whoever reads it: `cache_hit_bytes` that were read on the local disk, `cache_missed_bytes` from afar."""
+        """Returns what was given and what it cost: `batches`, `rows`, `errors`, `bytes`; `wait_seconds`, the time that
+        the consumer waited, which shows whether training starves; `read_seconds` and `decode_seconds` over all batches;
+        `ready_bytes`. For a remote lake, `cache_hit_bytes` were read from the local disk and `cache_missed_bytes` from
+        the remote store, by all its readers since it was opened."""
         return self._native_loader().stats()
 
     def __repr__(self) -> str:
@@ -308,16 +355,16 @@ class Loader:
 
 
 class _Batches(Iterator[Batch], AsyncIterator[Batch]):
-    """What is left of one epoch, for threads or tasks that share it. Unlike a generator, it is not over when something was raised in it,
-    and it does not run into the next epoch when it is over."""
+    """The rest of one epoch, for threads or tasks that share it. Unlike a generator, it survives an exception raised in
+    it, and at its end it does not run into the next epoch."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._begun = (-1, -1)
-        """The process that began it, and the number that it has there."""
+        """The process that began the epoch, and the epoch's number there."""
 
     def begin(self) -> tuple[_native.Loader, int]:
-        """The native loader, and what it is asked by."""
+        """Returns the native loader and the number under which it gives the batches."""
         if self._begun[0] != os.getpid():
             self._begun = (os.getpid(), self._loader._begin())  # pyright: ignore[reportPrivateUsage]
         return self._loader._native_loader(), self._begun[1]  # pyright: ignore[reportPrivateUsage]
@@ -333,7 +380,7 @@ class _Batches(Iterator[Batch], AsyncIterator[Batch]):
 
     def __next__(self) -> Batch:
         while self._ready():
-            # Another thread may take what is ready.
+            # Another thread may take the batch first.
             if (batch := self._give()) is not None:
                 return batch
         raise StopIteration
@@ -346,11 +393,11 @@ class _Batches(Iterator[Batch], AsyncIterator[Batch]):
         raise StopAsyncIteration
 
 
-_open: weakref.WeakSet[Loader] = weakref.WeakSet()
+_open_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
 
 
 def _remember_all() -> None:
-    for loader in list(_open):
+    for loader in list(_open_loaders):
         loader._remember()  # pyright: ignore[reportPrivateUsage]
 
 
@@ -359,7 +406,7 @@ os.register_at_fork(before=_remember_all)
 
 def _rebuild(
     sources: Sequence[Source],
-    options: Mapping[str, Any],
+    options: _Options,
     output: Output,
     device: str | None,
     state: str,
@@ -372,12 +419,13 @@ def _rebuild(
 
 
 def _versions(state: Mapping[str, Any]) -> list[int] | None:
-    """The versions that a state is of; `None` for an epoch that has not begun, and reads the newest."""
+    """Returns the versions in a state; `None` for an epoch that has not begun, which reads the newest."""
     return None if state.get("unread") else [source["version"] for source in state["sources"]]
 
 
 def _distributed() -> Any:
-    """`torch.distributed`, where it is set up; `None` otherwise, and in workers of a `DataLoader`, which have a copy that is of no use."""
+    """Returns `torch.distributed` where it is set up, else `None`; also `None` in workers of a `DataLoader`, whose copy
+    cannot communicate."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return None
@@ -385,7 +433,8 @@ def _distributed() -> Any:
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """This process among those that train together: as given, or as `torch.distributed` or the environment say."""
+    """Returns the rank of this process and the number of ranks: as given, or from `torch.distributed`, or from the
+    environment."""
     if rank is not None and world_size is not None:
         return rank, world_size
     if (rank is None) != (world_size is None):
@@ -398,7 +447,9 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     try:
         return int(given[0]), int(given[1])
     except ValueError:
-        raise InvalidInputError(f"RANK and WORLD_SIZE are numbers, found {given[0]!r} and {given[1]!r} in the environment") from None
+        raise InvalidInputError(
+            f"RANK and WORLD_SIZE are numbers, found {given[0]!r} and {given[1]!r} in the environment"
+        ) from None
 
 
 def _shuffle(shuffle: Any) -> Shuffle | None:
@@ -444,48 +495,49 @@ def loader(
     prefetch: str | int = "256 MiB",
     threads: int = 0,
 ) -> Loader:
-    """A loader over one table or a mixture of several.
+    """Opens a loader over one table or a mixture of several.
 
-    - `columns`: what batches have (default: all). `transform` is applied to the only media column among them, or by column, as in
-      `{"tokens": [cenote.op.pack(2048)]}`.
-    - `shuffle`: without one, rows come in the order of their keys.
-    - `buckets`: puts rows of about one length next to each other; the name of a column is `Buckets` of it.
-    - `rank`, `world_size`: this process among those that train together (default: what `torch.distributed` says where it is set up, or
-      else the environment's `RANK` and `WORLD_SIZE`, or else one alone). All read one version: the one that each source gives or a
-      state says, or the one that is newest for rank 0 where `torch.distributed` can tell; without any of these the first batch is
-      refused. All make the same number of steps. `last` says what becomes of
-      the rows of the last one, when they fill no batch on every rank: `short` deals them out evenly, so every row comes once and
-      batches may be smaller, or empty where rows are fewer than ranks; `drop` leaves them out; `pad` repeats rows from the start of
-      the epoch and says so in `batch.repeated`.
-    - Sources with weights share `epoch_rows` samples an epoch (default: as many as all rows); each goes on with its own rows from epoch
-      to epoch, and begins again when all came.
-    - `follow`: each epoch reads the newest version, rather than the one that the loader was opened at.
-    - `on_error`: `raise` names the row whose picture cannot be decoded; `zero` gives zeros, and says so in `batch.errors`.
+    - `columns`: the columns of the batches (default: all). `transform` applies to the only media column among them, or
+      by column, as in `{"tokens": [cenote.op.pack(2048)]}`.
+    - `shuffle`: without it, rows come in the order of their keys.
+    - `buckets`: groups rows of similar length; the name of a column stands for `Buckets` of that column.
+    - `rank`, `world_size`: the number of this process among those that train together, and how many there are (default:
+      from `torch.distributed` where it is set up, else the environment's `RANK` and `WORLD_SIZE`, else a single
+      process). All ranks read one version: the one given by each source or by a state, or the newest one for rank 0
+      where `torch.distributed` can share it; otherwise the first batch is refused. All ranks make the same number of
+      steps.
+    - `last`: the treatment of the last step's rows when they do not fill a batch on every rank. `short` deals them out
+      evenly, so every row comes once and batches may be smaller, or empty where there are fewer rows than ranks; `drop`
+      leaves them out; `pad` repeats rows from the start of the epoch and counts them in `batch.repeated`.
+    - `epoch_rows`: the number of samples that sources with weights share in an epoch (default: the number of all rows).
+      Each source continues with its own rows from epoch to epoch, and starts over once all have come.
+    - `follow`: whether each epoch reads the newest version, rather than the one that the loader was opened at.
+    - `on_error`: `raise` names the row whose picture cannot be decoded; `zero` gives zeros, and lists the row in
+      `batch.errors`.
     - `output`: `tensor` (DLPack and numpy's array interface), `numpy`, `torch` (on `device`), `jax` or `arrow`.
-    - `prefetch`: bytes of batches made ahead by `threads` (default: as many as there are cores, divided among workers), each of which
-      has the next batch read while it decodes one.
+    - `prefetch`: bytes of batches made ahead.
+    - `threads`: threads that make batches (default: the cores, divided among the workers of the rank). Each reads the
+      next batch while it decodes one.
     """
     given = [source if isinstance(source, Source) else Source(source) for source in sources]
     rank, world_size = _ranks(rank, world_size)
-    options: dict[str, Any] = {
-        "columns": None if columns is None else list(columns),
-        "batch_size": batch_size,
-        "rank": rank,
-        "world_size": world_size,
-        "last": last,
-        "transforms": _transforms(given, columns, transform),
-        "follow": follow,
-        "epoch_rows": epoch_rows,
-        "on_error": on_error,
-        "prefetch": prefetch,
-        "threads": threads,
-    }
-    if isinstance(buckets, str):
-        buckets = Buckets(buckets)
-    if buckets is not None:
-        options["buckets"] = {"column": buckets.column, "window_rows": buckets.window, "run_rows": buckets.run}
-    if order := _shuffle(shuffle):
-        options["seed"], options["window"] = order.seed, order.window
+    order = _shuffle(shuffle)
+    options = _Options(
+        columns=None if columns is None else list(columns),
+        batch_size=batch_size,
+        seed=None if order is None else order.seed,
+        window=None if order is None else order.window,
+        buckets=Buckets(buckets) if isinstance(buckets, str) else buckets,
+        rank=rank,
+        world_size=world_size,
+        last=last,
+        transforms=_transforms(given, columns, transform),
+        follow=follow,
+        epoch_rows=epoch_rows,
+        on_error=on_error,
+        prefetch=prefetch,
+        threads=threads,
+    )
     return Loader(given, options, output=output, device=device)
 
 
@@ -493,19 +545,21 @@ def _transforms(
     sources: Sequence[Source],
     columns: Sequence[str] | None,
     transform: Sequence[Transform] | Mapping[str, Sequence[Transform]],
-) -> list[tuple[str, list[dict[str, Any]]]]:
+) -> list[tuple[str, list[Transform]]]:
+    """Returns the steps by column."""
     if not transform:
         return []
     if isinstance(transform, Mapping):
-        return [(column, [step.to_dict() for step in steps]) for column, steps in transform.items()]
+        return [(column, list(steps)) for column, steps in transform.items()]
     media = [name for name, kind, _, is_media in sources[0].table.schema.fields() if is_media or "Binary" in kind]
     media = [name for name in media if columns is None or name in columns]
     if len(media) != 1:
         found = ", ".join(media) or "none"
         raise InvalidInputError(f"transforms are for one media column, found {found}: name it, as {{column: [...]}}")
-    return [(media[0], [step.to_dict() for step in transform])]
+    return [(media[0], list(transform))]
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The state of a rank from those of all its workers at one moment, from which a loader of any shape can go on."""
+    """Returns the state of a rank from the states of all its workers at one moment; a loader of any shape can resume
+    from it."""
     return json.loads(_native.merge_states([json.dumps(dict(state)) for state in states]))

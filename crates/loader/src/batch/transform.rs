@@ -1,110 +1,123 @@
-//! From encoded pictures and videos to tensors: transforms, of which only the geometry is computed until all are known.
+//! Transforms from encoded pictures and videos to tensors.
 //!
-//! Every crop, resize and flip says which part of the picture is looked at, and at what size. What they come to is one part of the
-//! source, cut out and resampled once. Chance comes from the loader's seed, the epoch and the row, so a sample looks the same whoever
-//! loads it.
+//! Crops, resizes and flips only change the part of the picture that is seen and its size; their combination is one
+//! part of the source, which is cut out and resampled once. Chance comes from the loader's seed, the epoch and the row,
+//! so a sample looks the same whichever process loads it.
 
 use arrow::buffer::Buffer;
 use cenote_base::{Error, Random, Result};
 use cenote_operators_image::{Framer, Part};
 use cenote_operators_video::{ClipFrames, read_clip};
-use serde::{Deserialize, Serialize};
 
-/// A step from an encoded picture or video to a tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
+/// A step from the value of a column to a tensor or to blocks.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Transform {
-    /// Reads the picture, upright, as RGB. Always the first.
+    /// Decodes a picture, upright, as RGB. Always the first step.
     DecodeImage,
-    /// Reads frames of a video, upright, as RGB; those of a clip are cut, resized and mirrored alike. Always the first. Tensors have one
-    /// dimension more, behind the rows: frames.
+    /// Decodes frames of a video, upright, as RGB; all frames of a clip are cut, resized and mirrored alike. Always the
+    /// first step. Tensors have a dimension of frames after the rows.
     DecodeVideo {
-        /// How many.
+        /// Frames in a clip.
         frames: usize,
-        /// Milliseconds from one to the next; `None`: they are spread over the whole video.
+        /// Milliseconds from frame to frame; `None` spreads the frames over the whole video.
         every_ms: Option<u64>,
-        /// Whether a clip begins anywhere in the video, rather than is its middle.
+        /// Whether a clip begins anywhere in the video, rather than being its middle.
         random: bool,
     },
-    /// Stretches to `height` × `width`; without `width`, shrinks or enlarges so that the shorter side is `height`.
+    /// Stretches to `height` × `width`; without `width`, scales so that the shorter side is `height`.
     Resize {
-        /// Pixels.
+        /// Height, in pixels.
         height: u32,
-        /// Pixels.
+        /// Width, in pixels.
         width: Option<u32>,
     },
-    /// Cuts the middle out.
+    /// Cuts out the middle.
     CenterCrop {
-        /// Pixels.
+        /// Height, in pixels.
         height: u32,
-        /// Pixels.
+        /// Width, in pixels.
         width: u32,
     },
-    /// Cuts out a part of random area and proportions, and scales it to size: the augmentation that ImageNet is trained with
-    /// (Szegedy et al.: "Going Deeper with Convolutions", CVPR 2015).
+    /// Cuts out a part of random area and proportions and scales it to size: the usual augmentation for ImageNet
+    /// (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015).
     RandomResizedCrop {
-        /// Pixels.
+        /// Height, in pixels.
         height: u32,
-        /// Pixels.
+        /// Width, in pixels.
         width: u32,
-        /// The part's share of the area, from and to.
+        /// Smallest and largest share of the area.
         scale: (f64, f64),
-        /// The part's width by its height, from and to.
+        /// Smallest and largest ratio of width to height.
         ratio: (f64, f64),
     },
-    /// Mirrors left and right.
+    /// Mirrors left and right at random.
     RandomHorizontalFlip {
-        /// How likely, from 0 to 1.
+        /// Probability, from 0 to 1.
         probability: f64,
     },
-    /// Gives numbers from 0 to 1, less `mean` and divided by `std` for each colour, as `float32` of 3 × height × width. Without it a
-    /// tensor is `uint8` of height × width × 3. Always the last.
+    /// Scales numbers to 0 to 1, subtracts `mean` and divides by `std` for each colour: a `float32` tensor of 3 ×
+    /// height × width. Without this step a tensor is `uint8` of height × width × 3. Always the last step.
     Normalize {
-        /// For red, green and blue.
+        /// Means of red, green and blue.
         mean: [f32; 3],
-        /// For red, green and blue.
+        /// Standard deviations of red, green and blue.
         std: [f32; 3],
     },
-    /// Puts the sequences of a batch, lists of whole numbers, one after the other into blocks of `length`; the only one of its column.
-    /// Which row each number is of stands in a second column, called after the first with `_row` at its end: -1 for `pad`, which fills the
-    /// last block up.
+    /// Packs the sequences of a batch, lists of whole numbers, into blocks of `length`. Always the only step of its
+    /// column. A second column, whose name is that of the first with `_row` at its end, has the row of each number: -1
+    /// for `pad`, which fills the last block.
     Pack {
-        /// Numbers.
+        /// Numbers in a block.
         length: i32,
-        /// The number that fills up.
+        /// The number that pads.
         pad: i64,
     },
 }
 
-/// Tries of a random part before the largest possible one is taken, as is customary.
+/// Attempts to draw a random part before the largest possible one is taken, as is customary.
 const CROP_TRIES: usize = 10;
-/// Larger frames are refused.
+/// Longest side of a picture or frame, in pixels.
 const SIDE_MAX: u32 = 16_384;
-/// Longer clips are refused.
+/// Longest clip, in frames.
 const FRAMES_MAX: usize = 1024;
 
-/// Transforms that were checked: what they make has one size.
+/// Checked transforms, whose tensors all have one size.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Chain {
+pub(crate) struct TransformChain {
     steps: Vec<Transform>,
-    /// Of videos: which frames, and whether a clip begins anywhere.
-    clip: Option<(ClipFrames, bool)>,
+    /// The clip of a video; `None` for pictures.
+    clip: Option<Clip>,
     height: u32,
     width: u32,
-    normalize: Option<([f32; 3], [f32; 3])>,
+    normalization: Option<Normalization>,
 }
 
-/// A part of the source, and the size at which it is seen.
+/// The frames of a video that make a clip.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Clip {
+    frames: ClipFrames,
+    /// Whether it begins anywhere in the video.
+    random: bool,
+}
+
+/// The mean and the standard deviation of each colour.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Normalization {
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// A part of the source picture, and the size at which it is seen.
 #[derive(Debug, Clone, Copy)]
-struct View {
+struct PictureView {
     part: Part,
     width: f64,
     height: f64,
     mirrored: bool,
 }
 
-impl View {
-    /// The part from (`left`, `top`) on of what is seen, `width` × `height` of what is seen.
+impl PictureView {
+    /// Cuts `width` × `height` out of this view, from (`left`, `top`) on.
     fn cut(self, left: f64, top: f64, width: f64, height: f64) -> Self {
         let (across, down) = (self.part.width / self.width, self.part.height / self.height);
         let left = if self.mirrored { self.width - left - width } else { left };
@@ -117,14 +130,17 @@ impl View {
         Self { part, width, height, ..self }
     }
 
+    /// Scales this view to `width` × `height`.
     fn sized(self, width: f64, height: f64) -> Self {
         Self { width, height, ..self }
     }
 }
 
-impl Chain {
+impl TransformChain {
+    /// Checks `steps`.
+    ///
     /// # Errors
-    /// `InvalidInput` for an order or numbers that make no sense, or pictures that would come out at different sizes.
+    /// `InvalidInput` for steps in the wrong order, numbers out of range, or tensors that would have different sizes.
     pub(crate) fn new(steps: Vec<Transform>) -> Result<Self> {
         let wrong = |what: &str| Err(Error::invalid_input(format!("transforms: {what}")));
         let clip = match steps.first() {
@@ -134,18 +150,20 @@ impl Chain {
                     let what = format!("decode_video: a clip has 1 to {FRAMES_MAX} frames, found {count}");
                     return wrong(&what);
                 }
-                Some((ClipFrames { count: *count, gap_ms: *gap_ms }, *random))
+                Some(Clip { frames: ClipFrames { count: *count, gap_ms: *gap_ms }, random: *random })
             }
-            _ => return wrong("the first one is decode_image or decode_video"),
+            _ => return wrong("the first step is decode_image or decode_video"),
         };
         let mut size = None;
-        let mut normalize = None;
+        let mut normalization = None;
         for step in &steps[1..] {
-            if normalize.is_some() {
+            if normalization.is_some() {
                 return wrong("normalize is the last one");
             }
             match *step {
-                Transform::DecodeImage | Transform::DecodeVideo { .. } => return wrong("what decodes comes once"),
+                Transform::DecodeImage | Transform::DecodeVideo { .. } => {
+                    return wrong("decode_image and decode_video only come first");
+                }
                 Transform::Pack { .. } => return wrong("pack is the only one of its column"),
                 Transform::Resize { height, width: None } => {
                     check_side(height, height)?;
@@ -169,7 +187,7 @@ impl Chain {
                     if std.contains(&0.0) || mean.iter().chain(&std).any(|number| !number.is_finite()) {
                         return wrong("normalize: numbers are finite, and std is not 0");
                     }
-                    normalize = Some((mean, std));
+                    normalization = Some(Normalization { mean, std });
                 }
             }
         }
@@ -178,41 +196,43 @@ impl Chain {
                 "pictures would have different sizes: add random_resized_crop, center_crop or resize(height, width)",
             );
         };
-        Ok(Self { steps, clip, height, width, normalize })
+        Ok(Self { steps, clip, height, width, normalization })
     }
 
-    /// Frames of a video; `None` for pictures.
-    pub(crate) fn frames(&self) -> Option<usize> {
-        self.clip.map(|(frames, _)| frames.count)
+    /// Returns the frames of a clip; `None` for pictures.
+    fn frames(&self) -> Option<usize> {
+        self.clip.map(|clip| clip.frames.count)
     }
 
-    /// Height, width.
-    pub(crate) fn size(&self) -> (u32, u32) {
-        (self.height, self.width)
+    /// Returns the dimensions of the tensor of one row.
+    pub(crate) fn shape(&self) -> impl Iterator<Item = usize> {
+        let (height, width) = (self.height as usize, self.width as usize);
+        self.frames().into_iter().chain(if self.is_float() { [3, height, width] } else { [height, width, 3] })
     }
 
-    /// Whether tensors are `float32` of 3 × height × width, rather than `uint8` of height × width × 3.
+    /// Returns whether tensors are `float32` of 3 × height × width, rather than `uint8` of height × width × 3.
     pub(crate) fn is_float(&self) -> bool {
-        self.normalize.is_some()
+        self.normalization.is_some()
     }
 
-    /// Numbers of one tensor.
+    /// Returns the count of numbers in the tensor of one row.
     pub(crate) fn numbers(&self) -> usize {
         self.frames().unwrap_or(1) * self.frame_numbers()
     }
 
-    /// Numbers of one picture or frame.
+    /// Returns the count of numbers in one picture or frame.
     fn frame_numbers(&self) -> usize {
         self.height as usize * self.width as usize * 3
     }
 
-    /// Which part of a picture of `size` (width, height) is seen, and whether mirrored.
-    fn view(&self, size: (u32, u32), random: &mut Random) -> View {
+    /// Draws the part of a picture of `size` (width, height) that is seen, and whether it is mirrored.
+    fn view(&self, size: (u32, u32), random: &mut Random) -> PictureView {
         let (width, height) = (f64::from(size.0), f64::from(size.1));
-        let mut view = View { part: Part { left: 0.0, top: 0.0, width, height }, width, height, mirrored: false };
+        let mut view =
+            PictureView { part: Part { left: 0.0, top: 0.0, width, height }, width, height, mirrored: false };
         for step in &self.steps {
             view = match *step {
-                // They look at the whole picture; a chain has no pack.
+                // These see the whole picture; a chain never has a pack.
                 Transform::DecodeImage
                 | Transform::DecodeVideo { .. }
                 | Transform::Normalize { .. }
@@ -224,7 +244,7 @@ impl Chain {
                 }
                 Transform::CenterCrop { height, width } => {
                     let (width, height) = (f64::from(width), f64::from(height));
-                    // A smaller picture is enlarged to cover the frame, where others would pad it with black.
+                    // A smaller picture is enlarged to cover the frame, where other libraries pad it with black.
                     let factor = (width / view.width).max(height / view.height).max(1.0);
                     let view = view.sized(view.width * factor, view.height * factor);
                     view.cut((view.width - width) / 2.0, (view.height - height) / 2.0, width, height)
@@ -233,66 +253,68 @@ impl Chain {
                     random_part(view, scale, ratio, random).sized(f64::from(width), f64::from(height))
                 }
                 Transform::RandomHorizontalFlip { probability } => {
-                    View { mirrored: view.mirrored != (random.unit() < probability), ..view }
+                    PictureView { mirrored: view.mirrored != (random.unit() < probability), ..view }
                 }
             };
         }
         view
     }
 
-    /// Writes the tensor of one picture, or of one clip; `scratch` is for the pixels of a frame.
+    /// Writes the tensor of one picture or of one clip; `scratch` holds the pixels of a frame.
     ///
     /// # Errors
-    /// A reason for the person who looks at the row.
+    /// The reason why the media cannot be decoded, for a user.
     pub(crate) fn apply(
         &self,
         framer: &mut Framer,
         bytes: &Buffer,
         random: &mut Random,
-        mut frame: Frame<'_>,
+        mut tensor: TensorSlice<'_>,
         scratch: &mut Vec<u8>,
     ) -> std::result::Result<(), String> {
         let out = (self.width, self.height);
-        let Some((frames, is_random)) = self.clip else {
+        let Some(Clip { frames, random: anywhere }) = self.clip else {
             let size = framer.size(bytes)?;
             let view = self.view(size, random);
-            return self.write(view, frame, scratch, |pixels| framer.fill(bytes, size, view.part, pixels, out));
+            return self.write(view, tensor, scratch, |pixels| framer.fill(bytes, size, view.part, pixels, out));
         };
-        let place = if is_random { random.unit() } else { 0.5 };
+        let place = if anywhere { random.unit() } else { 0.5 };
         let mut view = None;
         read_clip(bytes.clone(), frames, place, |number, decoded, size| {
             let view = *view.get_or_insert_with(|| self.view(size, random));
-            let frame = frame.part(number, self.frame_numbers());
+            let frame = tensor.frame(number, self.frame_numbers());
             self.write(view, frame, scratch, |pixels| framer.fill_decoded(decoded, size, view.part, pixels, out))
         })
     }
 
-    /// Writes what `fill` makes of `view`.
+    /// Writes the frame of `view`, whose pixels `fill` gives.
     fn write(
         &self,
-        view: View,
-        frame: Frame<'_>,
+        view: PictureView,
+        frame: TensorSlice<'_>,
         scratch: &mut Vec<u8>,
         fill: impl FnOnce(&mut [u8]) -> std::result::Result<(), String>,
     ) -> std::result::Result<(), String> {
-        match (frame, &self.normalize) {
-            (Frame::Float(frame), Some((mean, std))) => {
+        match (frame, &self.normalization) {
+            (TensorSlice::Float(frame), Some(normalization)) => {
                 scratch.resize(self.frame_numbers(), 0);
                 fill(scratch)?;
-                self.normalized(scratch, view.mirrored, mean, std, frame);
+                self.normalize(scratch, view.mirrored, normalization, frame);
             }
-            (Frame::Byte(frame), _) => {
+            (TensorSlice::Byte(frame), _) => {
                 fill(frame)?;
                 if view.mirrored {
                     frame.chunks_mut(self.width as usize * 3).for_each(mirror);
                 }
             }
-            (Frame::Float(_), None) => return Err("a float tensor without normalize".to_owned()),
+            (TensorSlice::Float(_), None) => return Err("a float tensor without normalize".to_owned()),
         }
         Ok(())
     }
 
-    fn normalized(&self, pixels: &[u8], mirrored: bool, mean: &[f32; 3], std: &[f32; 3], frame: &mut [f32]) {
+    /// Writes the normalised `pixels` to `frame`, colour by colour.
+    fn normalize(&self, pixels: &[u8], mirrored: bool, normalization: &Normalization, frame: &mut [f32]) {
+        let Normalization { mean, std } = normalization;
         let width = self.width as usize;
         let plane = width * self.height as usize;
         for (colour, plane) in frame.chunks_mut(plane).enumerate() {
@@ -308,25 +330,26 @@ impl Chain {
     }
 }
 
-/// Where a tensor goes.
-pub(crate) enum Frame<'a> {
-    /// Height × width × 3; of a clip, one frame behind the other.
+/// The tensor of one row or of one frame, to be written.
+pub(crate) enum TensorSlice<'a> {
+    /// Height × width × 3, for each frame of a clip.
     Byte(&'a mut [u8]),
-    /// 3 × height × width; of a clip, one frame behind the other.
+    /// 3 × height × width, for each frame of a clip.
     Float(&'a mut [f32]),
 }
 
-impl Frame<'_> {
-    /// Where the frame with this number goes, of those of a clip that have so many `numbers`.
-    fn part(&mut self, number: usize, numbers: usize) -> Frame<'_> {
+impl TensorSlice<'_> {
+    /// Returns frame `number` of a clip whose frames have `numbers` numbers each.
+    fn frame(&mut self, number: usize, numbers: usize) -> TensorSlice<'_> {
         let range = number * numbers..(number + 1) * numbers;
         match self {
-            Frame::Byte(frames) => Frame::Byte(&mut frames[range]),
-            Frame::Float(frames) => Frame::Float(&mut frames[range]),
+            TensorSlice::Byte(frames) => TensorSlice::Byte(&mut frames[range]),
+            TensorSlice::Float(frames) => TensorSlice::Float(&mut frames[range]),
         }
     }
 }
 
+/// Mirrors a line of pixels.
 fn mirror(line: &mut [u8]) {
     let pixels = line.len() / 3;
     for at in 0..pixels / 2 {
@@ -336,6 +359,7 @@ fn mirror(line: &mut [u8]) {
     }
 }
 
+/// Checks that both sides are in range, and returns them.
 fn check_side(height: u32, width: u32) -> Result<(u32, u32)> {
     let fits = |side: u32| (1..=SIDE_MAX).contains(&side);
     match fits(height) && fits(width) {
@@ -346,7 +370,8 @@ fn check_side(height: u32, width: u32) -> Result<(u32, u32)> {
     }
 }
 
-fn random_part(view: View, scale: (f64, f64), ratio: (f64, f64), random: &mut Random) -> View {
+/// Draws the part of `view` for [`Transform::RandomResizedCrop`].
+fn random_part(view: PictureView, scale: (f64, f64), ratio: (f64, f64), random: &mut Random) -> PictureView {
     let between = |random: &mut Random, (from, to): (f64, f64)| from + (to - from) * random.unit();
     let area = view.width * view.height;
     for _ in 0..CROP_TRIES {
@@ -359,7 +384,7 @@ fn random_part(view: View, scale: (f64, f64), ratio: (f64, f64), random: &mut Ra
             return view.cut(left, top, width, height);
         }
     }
-    // The largest part in the middle whose proportions are allowed.
+    // The largest part in the middle with allowed proportions.
     let proportion = (view.width / view.height).clamp(ratio.0, ratio.1);
     let (width, height) = (view.width.min(view.height * proportion), view.height.min(view.width / proportion));
     view.cut((view.width - width) / 2.0, (view.height - height) / 2.0, width, height)
@@ -370,8 +395,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn view(steps: Vec<Transform>, size: (u32, u32), seed: u64) -> View {
-        Chain::new([vec![Transform::DecodeImage], steps].concat()).unwrap().view(size, &mut Random::new(seed))
+    fn view(steps: Vec<Transform>, size: (u32, u32), seed: u64) -> PictureView {
+        TransformChain::new([vec![Transform::DecodeImage], steps].concat()).unwrap().view(size, &mut Random::new(seed))
     }
 
     #[test]
@@ -416,7 +441,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let says = |steps: Vec<Transform>, text: &str| {
-            let error = Chain::new(steps).unwrap_err();
+            let error = TransformChain::new(steps).unwrap_err();
             assert!(error.message().contains(text), "{error}");
         };
         says(vec![], "decode_image");

@@ -1,71 +1,85 @@
-//! The vectors of all slots: as given, and in the short form that the walk compares.
+//! The vectors of all slots, as given and in the short form that a walk compares.
+//!
+//! It knows nothing of labels, links or states: a slot is a row.
 #![expect(unsafe_code, reason = "a slot's vector is written while other slots are read")]
+
+mod kernels;
+pub(crate) mod quantizer;
 
 use std::sync::OnceLock;
 
 use cenote_base::Result;
 
-use crate::kernels::{Kernels, distance_of};
-use crate::quantizer::Quantizer;
-use crate::rows::Rows;
-use crate::{Metric, Options, Traversal, Values};
+use crate::options::{Metric, Options, Traversal};
+use crate::stable_rows::StableRows;
+use crate::values::Values;
+use kernels::{Kernels, distance_of};
+use quantizer::Quantizer;
 
-/// A row of floats is a multiple of this, so that the kernels have no tail.
+/// Floats in a row are a multiple of this, so that the kernels have no tail.
 const FLOATS_PAD: usize = 16;
-/// A row of codes is whole cache lines.
+/// Bytes of codes in a row are a multiple of this, so that it is whole cache lines.
 const CODES_PAD: usize = 64;
 
+/// The vectors of all slots.
 pub(crate) struct Vectors {
     metric: Metric,
     traversal: Traversal,
     dimension: usize,
     kernels: Kernels,
     quantizer: Quantizer,
-    /// As given, of unit length for cosine; empty rows for hamming.
-    floats: Rows<f32>,
-    /// Codes, or packed bits for hamming; empty rows when the walk compares floats.
-    codes: Rows<u8>,
+    /// The vectors as given, of unit length for cosine; empty rows for hamming.
+    floats: StableRows<f32>,
+    /// Codes, or packed bits for hamming; empty rows when walks compare floats.
+    codes: StableRows<u8>,
 }
 
-/// A vector to compare with, in the form that a kernel takes.
+/// A vector to compare others with, in the form that a kernel takes.
 pub(crate) enum Probe {
     Codes(Vec<i16>),
     Floats(Vec<f32>),
     Bits(Vec<u8>),
 }
 
-impl Vectors {
-    /// Elements in a row of floats and in a row of codes.
-    fn strides(options: &Options) -> (usize, usize) {
+/// Elements in a row of floats and in a row of codes.
+struct Strides {
+    floats: usize,
+    codes: usize,
+}
+
+impl Strides {
+    fn new(options: &Options) -> Self {
         let floats = options.dimension.next_multiple_of(FLOATS_PAD);
         match (options.metric, options.traversal) {
-            (Metric::Hamming, _) => (0, (options.dimension / 8).next_multiple_of(CODES_PAD)),
-            (_, Traversal::Int8) => (floats, options.dimension.next_multiple_of(CODES_PAD)),
-            (_, Traversal::Float32) => (floats, 0),
+            (Metric::Hamming, _) => Self { floats: 0, codes: (options.dimension / 8).next_multiple_of(CODES_PAD) },
+            (_, Traversal::Int8) => Self { floats, codes: options.dimension.next_multiple_of(CODES_PAD) },
+            (_, Traversal::Float32) => Self { floats, codes: 0 },
         }
     }
+}
 
-    /// Bytes that a slot's vector takes.
+impl Vectors {
+    /// Returns the bytes of a slot's vector.
     pub(crate) fn slot_bytes(options: &Options) -> usize {
-        let (floats, codes) = Self::strides(options);
+        let Strides { floats, codes } = Strides::new(options);
         floats * size_of::<f32>() + codes
     }
 
     pub(crate) fn new(options: &Options, slots: usize) -> Result<Self> {
         static KERNELS: OnceLock<Kernels> = OnceLock::new();
-        let (floats, codes) = Self::strides(options);
+        let Strides { floats, codes } = Strides::new(options);
         Ok(Self {
             metric: options.metric,
             traversal: options.traversal,
             dimension: options.dimension,
             kernels: *KERNELS.get_or_init(Kernels::detect),
             quantizer: Quantizer { mean: vec![0.0; options.dimension], step: 1.0 },
-            floats: Rows::new(slots, floats)?,
-            codes: Rows::new(slots, codes)?,
+            floats: StableRows::new(slots, floats)?,
+            codes: StableRows::new(slots, codes)?,
         })
     }
 
-    /// Writes the vector of `slot`. Returns how many of its numbers are out of the range of codes.
+    /// Writes the vector of `slot`. Returns the number of its numbers that are out of the range of codes.
     ///
     /// # Safety
     /// No other thread reads or writes this slot's vector meanwhile.
@@ -90,7 +104,8 @@ impl Vectors {
         }
     }
 
-    /// Sets the vector of `slot` to what [`Self::values`] gave, without its codes, which [`Self::set_quantizer`] writes.
+    /// Sets the vector of `slot` to what [`Self::values`] returned, without its codes, which [`Self::set_quantizer`]
+    /// writes.
     pub(crate) fn restore(&mut self, slot: u32, values: Values<'_>) {
         match values {
             // SAFETY: `self` is borrowed exclusively.
@@ -100,7 +115,7 @@ impl Vectors {
         }
     }
 
-    /// Writes the codes of `slot` anew.
+    /// Writes the codes of `slot`.
     ///
     /// # Safety
     /// As [`Self::write`].
@@ -113,14 +128,14 @@ impl Vectors {
         }
     }
 
-    /// Learns the scale of codes from the slots in `sample` and writes the codes of slots 1 to `used` anew.
+    /// Learns the scale of codes from the slots in `sample`, and writes the codes of slots 1 to `used` again.
     pub(crate) fn train(&mut self, sample: &[u32], used: u32) {
         if self.quantised() {
             self.set_quantizer(self.learn(sample), used);
         }
     }
 
-    /// Whether the slots in `sample` would have codes scaled quite differently from those in use.
+    /// Returns whether a scale learnt from the slots in `sample` would differ much from the one in use.
     pub(crate) fn has_drifted(&self, sample: &[u32]) -> bool {
         self.quantised() && !sample.is_empty() && self.learn(sample).differs(&self.quantizer)
     }
@@ -130,7 +145,7 @@ impl Vectors {
         Quantizer::train(rows, self.dimension, self.metric != Metric::Dot)
     }
 
-    /// Codes are written by `quantizer` from now on, and those of slots 1 to `used` anew.
+    /// Replaces the quantiser, and writes the codes of slots 1 to `used` again.
     pub(crate) fn set_quantizer(&mut self, quantizer: Quantizer, used: u32) {
         self.quantizer = quantizer;
         for slot in 1..=used {
@@ -143,12 +158,12 @@ impl Vectors {
         &self.quantizer
     }
 
-    /// Whether the walk compares codes that are only near to the vectors.
+    /// Returns whether walks compare codes, which only approximate the vectors.
     pub(crate) fn quantised(&self) -> bool {
         self.metric != Metric::Hamming && self.traversal == Traversal::Int8
     }
 
-    /// The vector of `slot` as it is kept: normalised for cosine.
+    /// Returns the vector of `slot` as it is stored: of unit length for cosine.
     pub(crate) fn values(&self, slot: u32) -> Values<'_> {
         match self.metric {
             Metric::Hamming => Values::Bits(&self.codes.row(slot)[..self.dimension / 8]),
@@ -156,7 +171,7 @@ impl Vectors {
         }
     }
 
-    /// A query for [`Self::distances`].
+    /// Returns `query` as a probe of exact comparisons.
     pub(crate) fn exact(&self, query: Values<'_>) -> Probe {
         match query {
             Values::Bits(bytes) => Probe::Bits(padded(bytes.iter().copied(), self.codes.stride())),
@@ -170,7 +185,7 @@ impl Vectors {
         }
     }
 
-    /// The short form of what [`Self::exact`] gave, for [`Self::keys`]; `None` if that is the form already.
+    /// Returns the short form of an [`Self::exact`] probe; `None` if that is its form already.
     pub(crate) fn short(&self, exact: &Probe) -> Option<Probe> {
         match exact {
             Probe::Floats(floats) if self.quantised() => {
@@ -181,7 +196,7 @@ impl Vectors {
         }
     }
 
-    /// The short form of the vector in `slot`, for [`Self::keys`].
+    /// Returns the vector of `slot` as a probe in short form.
     pub(crate) fn probe(&self, slot: u32) -> Probe {
         match self.metric {
             Metric::Hamming => Probe::Bits(self.codes.row(slot).to_vec()),
@@ -192,7 +207,7 @@ impl Vectors {
         }
     }
 
-    /// Sets `keys` to a number for each slot that orders as the distance from the probe does.
+    /// Sets `keys` to the key of each slot: a number that orders as the distance from the probe does.
     #[inline]
     pub(crate) fn keys(&self, probe: &Probe, slots: &[u32], keys: &mut Vec<u32>) {
         keys.resize(slots.len(), 0);
@@ -205,7 +220,7 @@ impl Vectors {
         }
     }
 
-    /// The distance that a key from a probe of [`Self::exact`] stands for.
+    /// Returns the distance that a key of an [`Self::exact`] probe stands for.
     pub(crate) fn distance(&self, key: u32) -> f32 {
         match self.metric {
             Metric::L2 => distance_of(key).sqrt(),
@@ -230,7 +245,7 @@ fn padded<T: Default + Clone>(values: impl Iterator<Item = T>, stride: usize) ->
 
 /// Scales to unit length; leaves a zero vector as it is.
 fn normalise(vector: &mut [f32]) {
-    // In f64, because squares of finite numbers may not be finite in f32.
+    // The sum is in f64, because squares of finite numbers may overflow f32.
     let norm = vector.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
     if norm > 0.0 {
         vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);

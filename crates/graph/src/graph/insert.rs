@@ -1,34 +1,39 @@
-//! New vectors: written, then linked, then made findable.
+//! Inserts: vectors are written, then linked, then published to searches.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cenote_base::{Context, Error, Result};
 
-use crate::beam::{Candidate, Walk};
-use crate::links::Entry;
-use crate::neighbours::Chooser;
-use crate::slots::State;
+use super::Graph;
+use crate::links::EntryPoint;
+use crate::neighbours::NeighbourChooser;
+use crate::slots::SlotState;
+use crate::values::Values;
 use crate::vectors::Vectors;
-use crate::{Graph, Values};
+use crate::walk::{Candidate, GraphView, Walk};
 
-/// Vectors that the scale of codes is learnt from at most.
+/// Vectors from which the scale of codes is learnt, at most.
 const TRAINING_MAX: usize = 1 << 16;
-/// The first vectors of a graph are linked one by one, so that those linked at once have others to link to.
+/// Vectors of a graph that are linked one by one, so that those linked concurrently have others to link to.
 const LINKED_ALONE: usize = 256;
 
 impl Graph {
-    /// Adds a vector under `label`, in place of the one that had it. A search finds the old one until it finds the new one.
+    /// Inserts a vector under `label`, replacing the vector that it had. Searches find the old vector until they find
+    /// the new one.
     ///
-    /// Errors: `InvalidInput` for a wrong dimension or a number that is not finite; `ResourceExhausted`, with the figures,
-    /// when it does not fit the capacity. Nothing has changed then.
+    /// Errors: `InvalidInput` for a wrong dimension or a number that is not finite; `ResourceExhausted`, with the
+    /// figures, when the vector exceeds the capacity. The graph is unchanged then.
     pub fn insert<'a>(&self, label: u64, vector: impl Into<Values<'a>>) -> Result<()> {
         self.insert_values(&[label], vector.into(), 1)
     }
 
-    /// Adds a vector for each of `labels`, which differ, from `vectors`, one after the other, on `threads` threads. Each
-    /// becomes findable when it is linked; on an error nothing has changed. Otherwise as [`Self::insert`]. A snapshot waits for
-    /// the end of a batch, and other writers for the snapshot, so load what is large in several.
+    /// Inserts a vector for each of `labels`, which must be distinct, on `threads` threads. `vectors` holds the vectors
+    /// consecutively. Each can be found once it is linked; on an error the graph is unchanged. Otherwise as
+    /// [`Self::insert`].
+    ///
+    /// A snapshot waits for the end of a batch, and other writers wait for the snapshot, so load many vectors in
+    /// several batches.
     pub fn insert_batch<'a>(&self, labels: &[u64], vectors: impl Into<Values<'a>>, threads: usize) -> Result<()> {
         self.insert_values(labels, vectors.into(), threads)
     }
@@ -45,7 +50,7 @@ impl Graph {
         for (at, &slot) in slots.iter().enumerate() {
             let vectors = self.vectors.read();
             #[expect(unsafe_code, reason = "the slots were taken for this call alone")]
-            // SAFETY: a reserved slot is reachable by nobody else.
+            // SAFETY: nobody else can reach a reserved slot.
             let clamped = unsafe { vectors.write(slot, values.vector(at, width)) };
             self.clamped.fetch_add(clamped, Ordering::Relaxed);
         }
@@ -57,8 +62,8 @@ impl Graph {
         Ok(())
     }
 
-    /// Learns the scale of codes when there are four times as many vectors as the last time, up to [`TRAINING_MAX`], and
-    /// when a hundredth of all numbers came out of range since.
+    /// Learns the scale of codes when there are four times as many vectors as the last time, up to [`TRAINING_MAX`], or
+    /// when more than a hundredth of all numbers were out of range since.
     fn train_when_due(&self) {
         let due = || {
             let (used, trained) = (self.slots.used() as usize, self.trained.load(Ordering::Acquire));
@@ -67,30 +72,30 @@ impl Graph {
         };
         if due() {
             let mut vectors = self.vectors.write();
-            // Somebody else may have done it meanwhile.
+            // Another thread may have done it meanwhile.
             if due() {
                 self.train(&mut vectors);
             }
         }
     }
 
-    /// Learns the scale of codes anew.
-    pub(crate) fn train(&self, vectors: &mut Vectors) {
+    /// Learns the scale of codes.
+    pub(super) fn train(&self, vectors: &mut Vectors) {
         let used = self.slots.used();
         vectors.train(&self.sample(), used);
         self.trained.store(used as usize, Ordering::Release);
         self.clamped.store(0, Ordering::Relaxed);
     }
 
-    /// An even sample of what is or will be findable.
-    pub(crate) fn sample(&self) -> Vec<u32> {
+    /// Returns an even sample of the slots that are or will be live.
+    pub(super) fn sample(&self) -> Vec<u32> {
         let used = self.slots.used();
         let step = (used as usize).div_ceil(TRAINING_MAX).max(1);
-        let lasting = |slot: &u32| matches!(self.slots.state(*slot), State::Live | State::Pending);
+        let lasting = |slot: &u32| matches!(self.slots.state(*slot), SlotState::Live | SlotState::Pending);
         (1..=used).step_by(step).filter(lasting).collect()
     }
 
-    /// Links `slots` and makes each findable.
+    /// Links `slots` and publishes each.
     fn link_all(&self, slots: &[u32], threads: usize) {
         in_parallel(slots.len(), threads, |chooser, at| {
             let vectors = self.vectors.read();
@@ -100,7 +105,7 @@ impl Graph {
     }
 
     /// Links `slot` with its neighbours in all its layers.
-    pub(crate) fn link(&self, vectors: &Vectors, walk: &mut Walk, chooser: &mut Chooser, slot: u32) {
+    pub(super) fn link(&self, vectors: &Vectors, walk: &mut Walk, chooser: &mut NeighbourChooser, slot: u32) {
         let level = self.links.level(slot);
         let mut entry_lock = None;
         let mut entry = self.links.entry();
@@ -108,7 +113,7 @@ impl Graph {
             entry_lock = Some(self.links.lock_entry());
             entry = self.links.entry();
         }
-        let graph = (vectors, &self.links);
+        let graph = GraphView { vectors, links: &self.links };
         if let Some(entry) = entry {
             if entry.level >= level {
                 entry_lock = None;
@@ -118,11 +123,11 @@ impl Graph {
             for layer in (level + 1..=entry.level).rev() {
                 nearest = walk.descend(graph, &probe, nearest, layer);
             }
-            // First all links of its own: whoever meets it in an upper layer must find a way on below.
+            // Its own links come first: a walk that meets it in an upper layer must find a way on below.
             let mut lists = Vec::new();
             for layer in (0..=level.min(entry.level)).rev() {
-                let width = (layer, self.options.ef_construction);
-                let found = walk.run(graph, &probe, &[nearest], width, self.slots.used());
+                let width = self.options.ef_construction;
+                let found = walk.run(graph, &probe, nearest, layer, width, self.slots.used());
                 nearest = found.first().map_or(nearest, |candidate| candidate.slot());
                 let mut candidates: Vec<Candidate> = found.to_vec();
                 candidates.retain(|candidate| candidate.slot() != slot);
@@ -143,28 +148,28 @@ impl Graph {
             }
         }
         if entry.is_none_or(|entry| entry.level < level) {
-            self.links.set_entry(Some(Entry { slot, level }));
+            self.links.set_entry(Some(EntryPoint { slot, level }));
         }
         drop(entry_lock);
     }
 
-    /// Drops the deleted from `candidates`, unless that leaves none; those whose links are being taken out in any case.
+    /// Removes deleted slots from `candidates` unless that leaves none, and leaving slots in any case.
     fn keep_lasting(&self, candidates: &mut Vec<Candidate>) {
         if self.slots.deleted() == 0 {
             return;
         }
-        candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Leaving);
-        if candidates.iter().any(|candidate| self.slots.state(candidate.slot()) != State::Deleted) {
-            candidates.retain(|candidate| self.slots.state(candidate.slot()) != State::Deleted);
+        candidates.retain(|candidate| self.slots.state(candidate.slot()) != SlotState::Leaving);
+        if candidates.iter().any(|candidate| self.slots.state(candidate.slot()) != SlotState::Deleted) {
+            candidates.retain(|candidate| self.slots.state(candidate.slot()) != SlotState::Deleted);
         }
     }
 }
 
-/// Does `work` for each of `0..count` on `threads` threads, of which the calling one is one.
-pub(crate) fn in_parallel(count: usize, threads: usize, work: impl Fn(&mut Chooser, usize) + Sync) {
+/// Runs `work` for each of `0..count` on `threads` threads, including the calling one.
+pub(super) fn in_parallel(count: usize, threads: usize, work: impl Fn(&mut NeighbourChooser, usize) + Sync) {
     let next = AtomicUsize::new(0);
     let run = || {
-        let mut chooser = Chooser::default();
+        let mut chooser = NeighbourChooser::default();
         loop {
             match next.fetch_add(1, Ordering::Relaxed) {
                 at if at < count => work(&mut chooser, at),

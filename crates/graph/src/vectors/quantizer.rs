@@ -1,12 +1,12 @@
-//! Vectors rounded to 8 bits a number.
+//! The rounding of vectors to 8 bits a number.
 
-/// The share of values that the range covers; the rest is clamped. A few far values then cost the others no precision.
+/// Share of values that the range of codes covers. The rest is clamped, so that outliers do not cost precision.
 const COVERED: f64 = 0.9995;
-/// Codes are from −127 to 127.
+/// Largest code; the smallest is its negative.
 const CODE_MAX: f32 = 127.0;
 
-/// `code = round((value − mean) / step)`: one mean a dimension, one step for all, so that distances between codes are
-/// distances between vectors but for rounding.
+/// A scale of codes: `code = round((value − mean) / step)`, with one mean a dimension and one step for all, so that
+/// distances between codes are distances between vectors but for rounding.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Quantizer {
     pub(crate) mean: Vec<f32>,
@@ -14,7 +14,7 @@ pub(crate) struct Quantizer {
 }
 
 impl Quantizer {
-    /// Learns from sample vectors. `centred` says whether the mean may be taken out, which an inner product forbids.
+    /// Learns a scale from sample vectors. `centred` subtracts the mean, which an inner product forbids.
     pub(crate) fn train<'a>(sample: impl Iterator<Item = &'a [f32]> + Clone, dimension: usize, centred: bool) -> Self {
         let mut mean = vec![0f64; dimension];
         if centred {
@@ -37,22 +37,22 @@ impl Quantizer {
         Self { mean, step: if step.is_normal() { step } else { 1.0 } }
     }
 
-    /// Whether the step is another by a quarter, or a mean by a quarter of the range.
+    /// Returns whether the steps differ by a quarter, or a mean by a quarter of the range.
     pub(crate) fn differs(&self, other: &Self) -> bool {
         let mut means = self.mean.iter().zip(&other.mean);
         !(0.8..=1.25).contains(&(self.step / other.step))
             || means.any(|(a, b)| (a - b).abs() > other.step * CODE_MAX / 4.0)
     }
 
-    /// How many values are out of range and lose more than rounding does.
+    /// Counts the values that are out of range and so lose more than by rounding.
     pub(crate) fn clamped(&self, vector: &[f32]) -> usize {
         let range = self.step * (CODE_MAX + 0.5);
         vector.iter().zip(&self.mean).filter(|(value, mean)| (*value - *mean).abs() > range).count()
     }
 
-    /// The code of each value in turn.
+    /// Returns the code of each value in turn.
     pub(crate) fn codes(&self, vector: &[f32]) -> impl Iterator<Item = i8> {
-        /// Adding and taking away 1.5 × 2²³ rounds to a whole number on every processor in two instructions.
+        /// `1.5 · 2²³`: adding and subtracting it rounds to a whole number on every processor in two instructions.
         const ROUND: f32 = 12_582_912.0;
         let scale = self.step.recip();
         vector.iter().zip(&self.mean).map(move |(value, mean)| {

@@ -1,17 +1,17 @@
-//! Distances of one query to many rows, compiled for each instruction set that is worth it and chosen at run time.
+//! Distances of one query to many rows, compiled for several instruction sets and chosen at run time.
 //!
-//! The loops are plain Rust that the compiler vectorises; a tier only says for which instructions. A result is a *key*: an
+//! The loops are plain Rust that the compiler vectorises; a tier only names the instructions. A result is a *key*: an
 //! unsigned number that orders as the distance does, so that one kind of beam serves all metrics.
 #![expect(unsafe_code, reason = "a function compiled for optional instructions is called after asking the processor")]
 
-use crate::rows::Rows;
+use crate::stable_rows::StableRows;
 
-/// Rows ahead of the one being computed whose memory is asked for. Measured: 4 to 16 do not differ.
+/// Rows that are prefetched ahead of the current one. Measured: 4 to 16 make no difference.
 const AHEAD: usize = 8;
 
-type Kernel<Q, R> = unsafe fn(&[Q], &Rows<R>, &[u32], &mut [u32]);
+type Kernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
 
-/// The kernels of one instruction set. Queries and rows have the same padded length, with zeros at the end.
+/// The kernels of one instruction set. Queries and rows have the same length, padded with zeros.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     l2_codes: Kernel<i16, u8>,
@@ -25,7 +25,7 @@ macro_rules! method {
     ($name:ident, $query:ty, $row:ty, $doc:literal) => {
         #[doc = $doc]
         #[inline]
-        pub(crate) fn $name(&self, query: &[$query], rows: &Rows<$row>, slots: &[u32], keys: &mut [u32]) {
+        pub(crate) fn $name(&self, query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
             // SAFETY: `detect` chose only kernels whose instructions this processor has.
             unsafe { (self.$name)(query, rows, slots, keys) }
         }
@@ -33,7 +33,7 @@ macro_rules! method {
 }
 
 impl Kernels {
-    /// The widest that this processor runs.
+    /// Returns the widest kernels that this processor runs.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -54,21 +54,26 @@ impl Kernels {
         portable::KERNELS
     }
 
-    method!(l2_codes, i16, u8, "Squared distance in steps of the quantiser.");
-    method!(dot_codes, i16, u8, "Inner product in squared steps of the quantiser; larger is nearer.");
-    method!(l2_floats, f32, f32, "Squared distance, [`distance_of`] undoes the key.");
-    method!(dot_floats, f32, f32, "Negated inner product, [`distance_of`] undoes the key.");
-    method!(hamming, u8, u8, "Number of bits that differ.");
+    method!(l2_codes, i16, u8, "Computes squared distances in steps of the quantiser.");
+    method!(
+        dot_codes,
+        i16,
+        u8,
+        "Computes inner products in squared steps of the quantiser, as keys that order the largest first."
+    );
+    method!(l2_floats, f32, f32, "Computes squared distances; [`distance_of`] returns them from their keys.");
+    method!(dot_floats, f32, f32, "Computes negated inner products; [`distance_of`] returns them from their keys.");
+    method!(hamming, u8, u8, "Counts the bits that differ.");
 }
 
-/// The key that orders as `distance` does.
+/// Returns the key of `distance`.
 #[inline(always)]
 fn key_of(distance: f32) -> u32 {
     let bits = distance.to_bits();
     if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
 }
 
-/// The distance of which [`key_of`] made `key`.
+/// Returns the distance of a key of [`key_of`].
 pub(crate) fn distance_of(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
 }
@@ -92,7 +97,7 @@ fn dot_code(query: &[i16], row: &[u8]) -> u32 {
     !(sum.cast_unsigned() ^ 1 << 31)
 }
 
-/// Sums in 16 lanes, so that the order of additions, and with it the result, does not depend on the vector width.
+/// Sums in 16 lanes, so that the order of additions and with it the result do not depend on the vector width.
 #[inline(always)]
 fn sum_lanes(query: &[f32], row: &[f32], add: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
@@ -126,7 +131,7 @@ fn hamming_bits(query: &[u8], row: &[u8]) -> u32 {
 macro_rules! kernel {
     ($name:ident, $query:ty, $row:ty, $one:expr, $($features:literal)?) => {
         $(#[target_feature(enable = $features)])?
-        fn $name(query: &[$query], rows: &Rows<$row>, slots: &[u32], keys: &mut [u32]) {
+        fn $name(query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
             for &slot in slots.iter().take(AHEAD) {
                 rows.prefetch(slot);
             }
@@ -143,7 +148,7 @@ macro_rules! kernel {
 macro_rules! tier {
     ($tier:ident, $fused:literal $(, $features:literal)?) => {
         mod $tier {
-            use super::*;
+            use crate::vectors::kernels::*;
             kernel!(l2_codes, i16, u8, l2_code, $($features)?);
             kernel!(dot_codes, i16, u8, dot_code, $($features)?);
             kernel!(l2_floats, f32, f32, l2_float::<$fused>, $($features)?);
@@ -180,7 +185,8 @@ mod tests {
     fn every_tier_agrees_with_the_definition() {
         let mut random = Random::new(1);
         for width in [64usize, 128, 4096] {
-            let (codes, floats) = (Rows::<u8>::new(40, width).unwrap(), Rows::<f32>::new(40, width).unwrap());
+            let (codes, floats) =
+                (StableRows::<u8>::new(40, width).unwrap(), StableRows::<f32>::new(40, width).unwrap());
             for slot in 0..40 {
                 // SAFETY: nobody else has these rows.
                 unsafe { codes.row_mut(slot) }.fill_with(|| random.next_u64() as u8);

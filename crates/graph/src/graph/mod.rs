@@ -1,44 +1,54 @@
-//! The graph: its parts, and how they are locked.
+//! The graph: its parts and their locks; each kind of operation has a file of its own.
+//!
+//! It knows nothing of where labels and vectors come from.
+
+mod consolidate;
+mod insert;
+pub(crate) mod search;
+pub(crate) mod selection;
+mod snapshot;
 
 use std::sync::atomic::AtomicUsize;
 
 use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
 
-use crate::beam::Walks;
 use crate::links::Links;
+use crate::options::Options;
 use crate::slots::Slots;
+use crate::values::Values;
 use crate::vectors::{Probe, Vectors};
-use crate::{Options, Values};
+use crate::walk::WalkPool;
 
-/// Vectors with labels, linked to their neighbours: see the crate's documentation.
+/// Labelled vectors, linked to their neighbours: see the crate's documentation.
 ///
-/// Every method may be called from any number of threads at once. Locks are taken in the order of the fields here, and
-/// searches take none but that of the vectors, shared: they wait only for the moments in which slots change hands and the
-/// scale of codes is learnt anew.
+/// Every method may be called from any number of threads at once. Locks are taken in the order of the fields here. A
+/// search holds only that of the vectors, shared: it waits only while slots change hands and while the scale of codes
+/// is learnt.
 pub struct Graph {
-    pub(crate) options: Options,
-    /// Held while deleted vectors are taken out.
-    pub(crate) upkeep: Mutex<()>,
-    /// Shared by whatever changes the graph; exclusive for a snapshot.
-    pub(crate) writers: RwLock<()>,
-    /// Shared by whatever follows links; exclusive for what no walk may see half done.
-    pub(crate) vectors: RwLock<Vectors>,
-    pub(crate) slots: Slots,
-    pub(crate) links: Links,
-    pub(crate) walks: Walks,
-    /// Slots in use when the scale of codes was learnt last.
-    pub(crate) trained: AtomicUsize,
-    /// Numbers out of the range of codes that came since.
-    pub(crate) clamped: AtomicUsize,
+    options: Options,
+    /// Held while deleted vectors are removed.
+    upkeep: Mutex<()>,
+    /// Held shared by changes of the graph, exclusively by a snapshot.
+    writers: RwLock<()>,
+    /// Held shared by whatever follows links, exclusively for changes that no walk may see half done.
+    vectors: RwLock<Vectors>,
+    slots: Slots,
+    links: Links,
+    walks: WalkPool,
+    /// Slots in use when the scale of codes was last learnt.
+    trained: AtomicUsize,
+    /// Numbers out of the range of codes that were inserted since.
+    clamped: AtomicUsize,
 }
 
 impl Graph {
-    /// An empty graph. Errors: `InvalidInput` for options out of range, `ResourceExhausted` if not one vector fits.
+    /// Creates an empty graph. Errors: `InvalidInput` for options out of range, `ResourceExhausted` if not one vector
+    /// fits.
     pub fn new(options: Options) -> Result<Self> {
         options.check()?;
-        let most = (options.capacity_bytes / Self::slot_bytes(&options) as u64).min((1 << 31) - 2) as u32;
-        if most == 0 {
+        let slots_max = (options.capacity_bytes / Self::slot_bytes(&options) as u64).min((1 << 31) - 2) as u32;
+        if slots_max == 0 {
             return Err(Error::resource_exhausted(format!(
                 "a vector of dimension {} and its links take {}: {} hold none",
                 options.dimension,
@@ -46,56 +56,57 @@ impl Graph {
                 ByteSize(options.capacity_bytes)
             )));
         }
-        let rows = most as usize + 1;
+        let rows = slots_max as usize + 1;
         Ok(Self {
             upkeep: Mutex::default(),
             writers: RwLock::default(),
             vectors: RwLock::new(Vectors::new(&options, rows)?),
-            slots: Slots::new(most, options.capacity_bytes)?,
+            slots: Slots::new(slots_max, options.capacity_bytes)?,
             links: Links::new(&options, rows)?,
-            walks: Walks::default(),
+            walks: WalkPool::default(),
             trained: AtomicUsize::new(0),
             clamped: AtomicUsize::new(0),
             options,
         })
     }
 
-    /// About how many bytes a graph of `count` vectors takes: what to ask for as a capacity.
+    /// Returns about how many bytes a graph of `count` vectors needs, as a capacity to ask for.
     pub fn bytes_for(options: &Options, count: usize) -> u64 {
-        // Every seventeenth or so node has links in upper layers too, and a map leads from labels to slots.
+        // About every seventeenth node has links in upper layers too, and a map leads from labels to slots.
         (count as u64 + 1).saturating_mul(Self::slot_bytes(options) as u64 + 64)
     }
 
+    /// Returns the bytes of a slot.
     fn slot_bytes(options: &Options) -> usize {
         Vectors::slot_bytes(options) + Links::slot_bytes(options) + Slots::SLOT_BYTES
     }
 
-    /// What it was asked to be.
+    /// Returns the options of the graph.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Labels that a search can find.
+    /// Returns the number of labels that a search can find.
     pub fn len(&self) -> usize {
         self.slots.live()
     }
 
-    /// Whether no search can find anything.
+    /// Returns whether the graph has no label that a search can find.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Deleted vectors that still take room, until [`Self::consolidate`].
+    /// Returns the number of deleted vectors that occupy memory until [`Self::consolidate`].
     pub fn deleted(&self) -> usize {
         self.slots.deleted() as usize
     }
 
-    /// Whether a search can find `label`.
+    /// Returns whether a search can find `label`.
     pub fn contains(&self, label: u64) -> bool {
         self.slots.by_label().read().contains_key(&label)
     }
 
-    /// Whether a search finds `label` by just this vector, which fits the graph's dimension.
+    /// Returns whether the vector of `label` is exactly this one, which has the graph's dimension.
     pub fn holds<'a>(&self, label: u64, vector: impl Into<Values<'a>>) -> bool {
         let vectors = self.vectors.read();
         let slot = self.slots.by_label().read().get(&label).copied();
@@ -111,34 +122,35 @@ impl Graph {
         }
     }
 
-    /// The labels that a search can find, in no promised order.
+    /// Returns the labels that a search can find, in no particular order.
     pub fn labels(&self) -> Vec<u64> {
         self.slots.by_label().read().keys().copied().collect()
     }
 
-    /// Deletes `label`, and says whether it was there. No search that begins afterwards finds it; its room is free again
-    /// after [`Self::consolidate`].
+    /// Deletes `label`, and returns whether it was there. No search that begins afterwards finds it; its memory is free
+    /// again after [`Self::consolidate`].
     pub fn delete(&self, label: u64) -> bool {
         let _writing = self.writers.read();
         self.slots.delete(label)
     }
 
-    /// Gives the vector of each first label to the second, as if that had been inserted with it and the first deleted, but at no
-    /// cost; how many first labels were there. A search sees all of it or nothing.
+    /// Moves the vector of each first label to the second, as if the second had been inserted with it and the first
+    /// deleted, but without a new link. Returns the number of first labels that were there. A search sees all moves or
+    /// none.
     pub fn relabel(&self, labels: &[(u64, u64)]) -> usize {
         let _writing = self.writers.read();
         let _unseen = self.vectors.write();
         self.slots.relabel(labels)
     }
 
-    /// Bytes in use: vectors, links, labels, and what searches keep for the next ones.
+    /// Returns the bytes in use: vectors, links, labels, and memory that searches keep for the next ones.
     pub fn memory_bytes(&self) -> u64 {
         let slot = Vectors::slot_bytes(&self.options) + self.links.base_bytes() + 9;
         let slots = (self.slots.used() as usize + 1) * slot;
         (slots + self.links.upper_bytes() + self.slots.map_bytes() + self.walks.bytes()) as u64
     }
 
-    pub(crate) fn check(&self, values: Values<'_>, count: usize) -> Result<()> {
+    fn check(&self, values: Values<'_>, count: usize) -> Result<()> {
         values.check(&self.options, count)
     }
 }

@@ -1,7 +1,8 @@
-//! A graph in one file.
+//! Snapshots: a graph in one file.
 //!
-//! All numbers are little-endian. A header of fixed size says how long the rest is; it and each part after it end with the
-//! CRC-32 of their bytes. Vectors are stored as given, not their codes, so the file does not depend on how a walk compares.
+//! All numbers are little-endian. A header of fixed size gives the length of the rest; the header and each part after
+//! it end with the CRC-32 of their bytes. Vectors are stored as given, without codes, so the file does not depend on
+//! how a walk compares.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
@@ -10,9 +11,12 @@ use std::sync::atomic::Ordering;
 
 use cenote_base::{Context, Error, Result};
 
-use crate::links::Entry;
-use crate::quantizer::Quantizer;
-use crate::{Graph, Metric, Options, Traversal, Values};
+use super::Graph;
+use crate::links::{EntryPoint, StoredLevel};
+use crate::options::{Metric, Options, Traversal};
+use crate::slots::StoredSlot;
+use crate::values::Values;
+use crate::vectors::quantizer::Quantizer;
 
 const MAGIC: [u8; 8] = *b"CENOTEGR";
 const VERSION: u32 = 1;
@@ -21,16 +25,16 @@ const METRICS: [Metric; 4] = [Metric::L2, Metric::Cosine, Metric::Dot, Metric::H
 const TRAVERSALS: [Traversal; 2] = [Traversal::Int8, Traversal::Float32];
 
 impl Graph {
-    /// Writes the graph to `path`, whole or not at all: into a file beside it, synced and then renamed. What changes the
-    /// graph waits meanwhile; searches do not.
+    /// Writes the graph to `path` atomically: to a file beside it that is synced and then renamed. Changes of the graph
+    /// wait meanwhile; searches do not.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let _still = self.writers.write();
+        let _unchanged = self.writers.write();
         let mut beside = path.as_os_str().to_owned();
         beside.push(".writing");
         let beside = Path::new(&beside);
         let written = self.write_to(beside).and_then(|()| Ok(std::fs::rename(beside, path)?));
         if written.is_err() {
-            // The write's own error is the one to tell.
+            // The error of the write matters more than that of the removal.
             let _ = std::fs::remove_file(beside);
         }
         written.context(|| format!("save the graph to {}", path.display()))?;
@@ -40,22 +44,23 @@ impl Graph {
             .context(|| format!("sync {}", directory.display()))
     }
 
-    /// Reads what [`Self::save`] wrote, into a graph of `capacity_bytes`.
+    /// Reads a snapshot that [`Self::save`] wrote into a graph of `capacity_bytes`.
     ///
-    /// Errors: `NotFound`; `Corrupt`, naming the part, when the file was cut or changed; `Unsupported` for a format of another
-    /// version; `ResourceExhausted` when it does not fit.
+    /// Errors: `NotFound`; `Corrupt`, with the name of the part, when the file was truncated or changed; `Unsupported`
+    /// for another version of the format; `ResourceExhausted` when the graph exceeds the capacity.
     pub fn load(path: &Path, capacity_bytes: u64) -> Result<Self> {
         let file = File::open(path).context(|| format!("open the graph {}", path.display()))?;
-        let mut reader = Reader { from: BufReader::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
+        let mut reader =
+            SnapshotReader { from: BufReader::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
         Self::read_from(&mut reader, capacity_bytes).context(|| format!("load the graph {}", path.display()))
     }
 
     fn write_to(&self, path: &Path) -> Result<()> {
         let file = File::create(path)?;
-        let mut to = Writer { to: BufWriter::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
+        let mut to = SnapshotWriter { to: BufWriter::with_capacity(BUFFER_BYTES, file), crc: crc32fast::Hasher::new() };
         let vectors = self.vectors.read();
         let used = self.slots.used();
-        let entry = self.links.entry().unwrap_or(Entry { slot: 0, level: 0 });
+        let entry = self.links.entry().unwrap_or(EntryPoint { slot: 0, level: 0 });
         let Options { dimension, metric, traversal, m, ef_construction, seed, .. } = self.options;
         to.bytes(&MAGIC)?;
         to.numbers(&[VERSION, metric as u32, traversal as u32, dimension as u32, m as u32, ef_construction as u32])?;
@@ -71,7 +76,7 @@ impl Graph {
         }
         to.seal()?;
         let mut numbers = Vec::new();
-        for list in self.links.rows(used) {
+        for list in self.links.lists(used) {
             numbers.clear();
             numbers.extend(list.iter().map(|link| link.load(Ordering::Acquire)));
             to.numbers(&numbers)?;
@@ -92,7 +97,7 @@ impl Graph {
         Ok(to.to.get_ref().sync_all()?)
     }
 
-    fn read_from(from: &mut Reader, capacity_bytes: u64) -> Result<Self> {
+    fn read_from(from: &mut SnapshotReader, capacity_bytes: u64) -> Result<Self> {
         let mut magic = [0; 8];
         from.bytes(&mut magic, "header")?;
         if magic != MAGIC {
@@ -120,18 +125,22 @@ impl Graph {
         let graph = Self::new(options)?;
         let mean = from.numbers(dimension as usize, "scale")?.into_iter().map(f32::from_bits).collect();
         from.verify("scale")?;
-        let (mut slots, mut places) = (Vec::new(), Vec::new());
+        let (mut slots, mut levels) = (Vec::new(), Vec::new());
         for _ in 0..used {
             let mut entry = [0; 14];
             from.bytes(&mut entry, "labels")?;
             let [label @ .., state, level, a, b, c, d] = entry;
-            slots.push((u64::from_le_bytes(label), state));
-            places.push((level, u32::from_le_bytes([a, b, c, d])));
+            slots.push(StoredSlot { label: u64::from_le_bytes(label), state });
+            levels.push(StoredLevel { level, upper_at: u32::from_le_bytes([a, b, c, d]) });
         }
         from.verify("labels")?;
         graph.slots.restore(&slots)?;
-        graph.links.restore(&places, upper_used, (entry != 0).then_some(Entry { slot: entry, level: level as u8 }))?;
-        for list in graph.links.rows(used) {
+        graph.links.restore(
+            &levels,
+            upper_used,
+            (entry != 0).then_some(EntryPoint { slot: entry, level: level as u8 }),
+        )?;
+        for list in graph.links.lists(used) {
             for (place, link) in list.iter().zip(from.numbers(list.len(), "links")?) {
                 place.store(link, Ordering::Release);
             }
@@ -161,12 +170,13 @@ impl Graph {
     }
 }
 
-struct Writer {
+/// Writes numbers and bytes, and the checksum of each part.
+struct SnapshotWriter {
     to: BufWriter<File>,
     crc: crc32fast::Hasher,
 }
 
-impl Writer {
+impl SnapshotWriter {
     fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.crc.update(bytes);
         Ok(self.to.write_all(bytes)?)
@@ -177,19 +187,20 @@ impl Writer {
         self.bytes(&bytes)
     }
 
-    /// Ends a part.
+    /// Ends a part with its checksum.
     fn seal(&mut self) -> Result<()> {
         let crc = std::mem::take(&mut self.crc).finalize();
         Ok(self.to.write_all(&crc.to_le_bytes())?)
     }
 }
 
-struct Reader {
+/// Reads numbers and bytes, and verifies the checksum of each part.
+struct SnapshotReader {
     from: BufReader<File>,
     crc: crc32fast::Hasher,
 }
 
-impl Reader {
+impl SnapshotReader {
     fn fill(&mut self, bytes: &mut [u8], part: &str) -> Result<()> {
         self.from.read_exact(bytes).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::corrupt(format!("the file ends in its {part}")),
@@ -209,6 +220,7 @@ impl Reader {
         Ok(bytes.as_chunks::<4>().0.iter().map(|number| u32::from_le_bytes(*number)).collect())
     }
 
+    /// Ends a part, and compares its checksum with the stored one.
     fn verify(&mut self, part: &str) -> Result<()> {
         let mut stored = [0; 4];
         self.fill(&mut stored, part)?;

@@ -1,5 +1,5 @@
-//! Sequences of different lengths in blocks of one: each begins where the one before ends, and what does not fit goes on in the next
-//! block, so that only the last block of a batch is filled up.
+//! Packing: sequences of different lengths in blocks of one length. Each sequence begins where the previous one ends
+//! and continues in the next block if it does not fit, so that only the last block of a batch is padded.
 
 use std::sync::Arc;
 
@@ -9,13 +9,14 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use cenote_base::{Error, Result};
 use cenote_store::arrow_error;
 
-/// Of the column that says which row a number is of, after the column's name.
-pub(crate) const ROW_SUFFIX: &str = "_row";
-/// What it says of a number that fills up.
+/// Suffix of the column that has the row of each number.
+const ROW_SUFFIX: &str = "_row";
+/// The row of a number that pads.
 const NO_ROW: i64 = -1;
+/// Longest block, in numbers.
 const LENGTH_MAX: i32 = 1 << 24;
 
-/// How the sequences of a column are packed.
+/// The packing of a column: the length of blocks, and the number that pads.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Packing {
     length: i32,
@@ -23,8 +24,10 @@ pub(crate) struct Packing {
 }
 
 impl Packing {
+    /// Checks the packing of the column `field`.
+    ///
     /// # Errors
-    /// `InvalidInput` for blocks of no length, or a type that is no list of whole numbers.
+    /// `InvalidInput` for a length out of range, or a column that does not hold lists of whole numbers.
     pub(crate) fn new(length: i32, pad: i64, field: &Field) -> Result<Self> {
         if !(1..=LENGTH_MAX).contains(&length) {
             return Err(Error::invalid_input(format!("pack: a block has 1 to {LENGTH_MAX} numbers, found {length}")));
@@ -42,7 +45,8 @@ impl Packing {
         }
     }
 
-    /// The numbers of `column` in blocks, and for each which row of the batch it is of, -1 where there is none. A null is empty.
+    /// Returns the numbers of `column` in blocks, and the row of the batch that each is of, or -1 for padding. A null
+    /// is an empty sequence.
     ///
     /// # Errors
     /// `InvalidInput` for a null among the numbers of a row.
@@ -111,7 +115,7 @@ mod tests {
             for (at, (number, row)) in numbers(&tokens).iter().zip(numbers(&rows)).enumerate() {
                 match usize::try_from(*row) {
                     Ok(row) => again[row].push(*number as i32),
-                    Err(_) => assert!(at >= total && *number == -7, "padding stands at the end"),
+                    Err(_) => assert!(at >= total && *number == -7, "padding is at the end"),
                 }
             }
             let whole: Vec<_> = sequences.into_iter().map(Option::unwrap_or_default).collect();

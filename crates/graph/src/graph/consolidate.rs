@@ -1,23 +1,24 @@
-//! Deleted vectors leave the graph.
+//! The removal of deleted vectors.
 
 use cenote_base::sync::Mutex;
 
-use crate::Graph;
-use crate::insert::in_parallel;
-use crate::links::Entry;
-use crate::neighbours::Chooser;
-use crate::slots::State;
+use super::Graph;
+use super::insert::in_parallel;
+use crate::links::EntryPoint;
+use crate::neighbours::NeighbourChooser;
+use crate::slots::SlotState;
 use crate::vectors::Vectors;
 
 impl Graph {
-    /// Takes what was deleted before the call out of the graph, on `threads` threads, so that its room is free again and
-    /// walks no longer pass through it. Returns how many vectors that were.
+    /// Removes the vectors that were deleted before the call, on `threads` threads, so that their memory is free again
+    /// and walks no longer pass through them. Returns the number of removed vectors.
     ///
-    /// Searches, inserts and deletes go on meanwhile. A node that linked to deleted ones gets links to what those linked to
-    /// (Singh et al., "FreshDiskANN" (2021), algorithm 4). One that loses most is linked anew, because nobody may be left that links to it. If the vectors
-    /// have come to differ much in range from those that the scale of codes was learnt from, it is learnt anew.
+    /// Searches, inserts and deletes run meanwhile. A node that linked to deleted nodes gets links to the neighbours of
+    /// those (Singh et al., "FreshDiskANN" (2021), algorithm 4). A node that loses most of its links is linked again,
+    /// because possibly no other node links to it any more. The scale of codes is learnt again when the range of the
+    /// vectors differs much from that of the vectors from which it was learnt.
     pub fn consolidate(&self, threads: usize) -> usize {
-        let _alone = self.upkeep.lock();
+        let _upkeep = self.upkeep.lock();
         let _writing = self.writers.read();
         self.train_when_drifted();
         let leaving = self.mark_leaving();
@@ -29,7 +30,7 @@ impl Graph {
         in_parallel(used as usize, threads, |chooser, at| {
             let slot = at as u32 + 1;
             let vectors = self.vectors.read();
-            if self.slots.state(slot) != State::Leaving && self.bridge(&vectors, chooser, slot) {
+            if self.slots.state(slot) != SlotState::Leaving && self.bridge(&vectors, chooser, slot) {
                 relink.lock().push(slot);
             }
         });
@@ -38,8 +39,8 @@ impl Graph {
             let vectors = self.vectors.read();
             self.walks.with(|walk| self.link(&vectors, walk, chooser, relink[at]));
         });
-        // No link leads to them now, and no walk that still knows of one goes on while this is held.
-        let _still = self.vectors.write();
+        // No link leads to the leaving slots now, and no walk that still knows of one runs while this is held.
+        let _no_walks = self.vectors.write();
         for &slot in &leaving {
             (0..=self.links.level(slot)).for_each(|layer| self.links.set(slot, layer, &[]));
         }
@@ -47,24 +48,26 @@ impl Graph {
         leaving.len()
     }
 
-    /// The deleted slots, to none of which a link is made from now on and at none of which a walk begins.
+    /// Marks the deleted slots as leaving and returns them. From now on no link to them is made, and no walk begins at
+    /// one.
     fn mark_leaving(&self) -> Vec<u32> {
-        let _still = self.vectors.write();
+        let _no_walks = self.vectors.write();
         let used = self.slots.used();
-        let leaving: Vec<u32> = (1..=used).filter(|&slot| self.slots.state(slot) == State::Deleted).collect();
-        leaving.iter().for_each(|&slot| self.slots.set_state(slot, State::Leaving));
-        if self.links.entry().is_some_and(|entry| self.slots.state(entry.slot) == State::Leaving) {
+        let leaving: Vec<u32> = (1..=used).filter(|&slot| self.slots.state(slot) == SlotState::Deleted).collect();
+        leaving.iter().for_each(|&slot| self.slots.set_state(slot, SlotState::Leaving));
+        if self.links.entry().is_some_and(|entry| self.slots.state(entry.slot) == SlotState::Leaving) {
             let staying = (1..=used).filter(|&slot| self.slots.is_live(slot));
             let entry =
-                staying.map(|slot| Entry { slot, level: self.links.level(slot) }).max_by_key(|entry| entry.level);
+                staying.map(|slot| EntryPoint { slot, level: self.links.level(slot) }).max_by_key(|entry| entry.level);
             self.links.set_entry(entry);
         }
         leaving
     }
 
-    /// Replaces links of `slot` to leaving nodes by links to what those link to. Whether it lost most in the base.
-    fn bridge(&self, vectors: &Vectors, chooser: &mut Chooser, slot: u32) -> bool {
-        let leaves = |slot: u32| self.slots.state(slot) == State::Leaving;
+    /// Replaces the links of `slot` to leaving nodes with links to the neighbours of those. Returns whether it lost
+    /// most of its links in the base.
+    fn bridge(&self, vectors: &Vectors, chooser: &mut NeighbourChooser, slot: u32) -> bool {
+        let leaves = |slot: u32| self.slots.state(slot) == SlotState::Leaving;
         let mut lost_most = false;
         for layer in 0..=self.links.level(slot) {
             let _lock = self.links.lock(slot);
@@ -79,12 +82,13 @@ impl Graph {
             near.sort_unstable();
             near.dedup();
             let candidates = chooser.order(vectors, &vectors.probe(slot), &near);
-            let list = chooser.choose(vectors, &candidates, self.links.most(layer));
+            let list = chooser.choose(vectors, &candidates, self.links.links_max(layer));
             self.links.set(slot, layer, &list);
         }
         lost_most
     }
 
+    /// Learns the scale of codes if the range of the vectors has drifted.
     fn train_when_drifted(&self) {
         let vectors = self.vectors.read();
         let drifted = vectors.has_drifted(&self.sample());
@@ -101,7 +105,7 @@ mod tests {
     use cenote_base::Random;
 
     use super::*;
-    use crate::{Metric, Options};
+    use crate::options::{Metric, Options};
 
     #[test]
     fn no_link_leads_to_or_from_a_free_slot() {
@@ -133,10 +137,10 @@ mod tests {
         assert!(graph.links.entry().is_some_and(|entry| graph.slots.is_live(entry.slot)));
     }
 
-    /// Counts the links, while none changes.
+    /// Checks all links, none of which changes meanwhile, and returns their number.
     fn check(graph: &Graph) -> usize {
-        let _still = graph.vectors.write();
-        let free = |slot: u32| graph.slots.state(slot) == State::Free;
+        let _no_walks = graph.vectors.write();
+        let free = |slot: u32| graph.slots.state(slot) == SlotState::Free;
         let mut links = 0;
         for slot in 1..=graph.slots.used() {
             for layer in 0..=graph.links.level(slot) {

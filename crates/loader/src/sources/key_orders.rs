@@ -1,6 +1,8 @@
-//! The key order of large selections, kept on the local disk: so that a loader that starts again need not read and sort keys.
+//! The key order of large selections, kept on the local disk so that a loader that restarts need not read and sort
+//! keys.
 //!
-//! What is kept is named by all that it depends on: the rows and where they are, the filter and the column of lengths. It is row ids and lengths, no keys. A file that is damaged or missing costs time alone.
+//! A file is named after a hash of everything that the order depends on: the rows and their placement, the filter and
+//! the column of lengths. It holds row ids and lengths, but no keys. A file that is damaged or missing costs only time.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,71 +13,80 @@ use std::time::{Duration, SystemTime};
 use cenote_base::{ByteSize, Clock, Context, Error, Result, SystemClock};
 use cenote_store::Snapshot;
 
-/// Fewer rows are sorted in milliseconds.
+/// Rows of the smallest order that is kept: fewer are sorted in milliseconds.
 pub(crate) const ROWS_MIN: usize = 100_000;
-/// All of them take so much at most: the ones unused for longest go.
+/// Bytes of all orders in a directory. The least recently used ones are removed.
 const BYTES_MAX: ByteSize = ByteSize(1 << 30);
 const EXTENSION: &str = "order";
-/// Of one that is being written, or was when its process died.
+/// Extension of a file that is being written, or was when its process died.
 const PART: &str = "part";
 const MAGIC: u64 = u64::from_le_bytes(*b"CNKEYS\0\x01");
-/// Bytes that are read or written at once: a whole number of rows.
+/// Bytes read or written at once: a multiple of the size of a row.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Where one order is, or is to be.
+/// The row ids of a selection in the order of keys, and their lengths: one for each row, or none at all.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct OrderedRows {
+    pub(crate) row_ids: Vec<u64>,
+    pub(crate) lengths: Vec<u32>,
+}
+
+/// The place of one order on disk.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyOrder {
     file: PathBuf,
 }
 
 impl KeyOrder {
-    /// That of the rows of `snapshot` that satisfy `filter`, with their lengths in column `length`, in `directory`.
+    /// Returns the place in `directory` for the rows of `snapshot` that satisfy `filter`, with their lengths in column
+    /// `length`.
     pub(crate) fn new(directory: &Path, snapshot: &Snapshot, filter: Option<&str>, length: Option<&str>) -> Self {
         let mut name = DefaultHasher::new();
         (snapshot.placement(), filter, length).hash(&mut name);
         Self { file: directory.join(format!("{:016x}.{EXTENSION}", name.finish())) }
     }
 
-    /// Row ids and lengths; `None` when they are not kept.
+    /// Reads the rows; `None` if they are not kept.
     ///
     /// # Errors
     /// `Corrupt` for a file that is damaged.
-    pub(crate) fn read(&self) -> Result<Option<(Vec<u64>, Vec<u32>)>> {
+    pub(crate) fn read(&self) -> Result<Option<OrderedRows>> {
         let mut file = match File::open(&self.file) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::from(error).context(self.about("read"))),
         };
-        // The ones used last are kept longest.
+        // The least recently used orders are removed first.
         file.set_modified(now()).context(|| self.about("touch"))?;
         let damaged = || Error::corrupt(self.about("damaged:"));
         let mut header = [0; 32];
         file.read_exact(&mut header).map_err(|_| damaged())?;
         let mut header = words(&header);
         let mut next = || header.next().unwrap_or_default();
-        let (magic, rows, lengths, sum) = (next(), next(), next(), next());
+        let (magic, rows, length_count, sum) = (next(), next(), next(), next());
         let bytes = file.metadata().context(|| self.about("look at"))?.len();
-        let wanted = rows.checked_mul(8).and_then(|ids| ids.checked_add(lengths.checked_mul(4)?)?.checked_add(32));
-        if magic != MAGIC || wanted != Some(bytes) || (lengths != 0 && lengths != rows) {
+        let wanted = rows.checked_mul(8).and_then(|ids| ids.checked_add(length_count.checked_mul(4)?)?.checked_add(32));
+        if magic != MAGIC || wanted != Some(bytes) || (length_count != 0 && length_count != rows) {
             return Err(damaged());
         }
-        let mut read = Sum::default();
+        let mut read = Checksum::default();
         let mut row_ids = Vec::with_capacity(rows as usize);
         self.read_part(&mut file, rows * 8, |chunk| {
             read.add(chunk);
             row_ids.extend(words(chunk));
         })?;
-        let mut all = Vec::with_capacity(lengths as usize);
-        self.read_part(&mut file, lengths * 4, |chunk| {
+        let mut lengths = Vec::with_capacity(length_count as usize);
+        self.read_part(&mut file, length_count * 4, |chunk| {
             read.add(chunk);
-            all.extend(chunk.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)));
+            lengths.extend(chunk.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)));
         })?;
         if read.0 != sum {
             return Err(damaged());
         }
-        Ok(Some((row_ids, all)))
+        Ok(Some(OrderedRows { row_ids, lengths }))
     }
 
+    /// Reads `bytes` bytes in chunks.
     fn read_part(&self, file: &mut File, mut bytes: u64, mut take: impl FnMut(&[u8])) -> Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES.min(bytes as usize)];
         while bytes > 0 {
@@ -87,9 +98,10 @@ impl KeyOrder {
         Ok(())
     }
 
-    /// Keeps `row_ids` and `lengths`, which are as many or none, and makes room for them.
-    pub(crate) fn write(&self, row_ids: &[u64], lengths: &[u32]) -> Result<()> {
-        let needed = size_of_val(row_ids) as u64 + size_of_val(lengths) as u64;
+    /// Writes `rows`, and removes other orders to make room. Rows that exceed the limit are not kept.
+    pub(crate) fn write(&self, rows: &OrderedRows) -> Result<()> {
+        let OrderedRows { row_ids, lengths } = rows;
+        let needed = size_of_val(row_ids.as_slice()) as u64 + size_of_val(lengths.as_slice()) as u64;
         let (Some(directory), true) = (self.file.parent(), needed <= BYTES_MAX.0) else { return Ok(()) };
         std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
         make_room(directory, BYTES_MAX.0 - needed)?;
@@ -97,9 +109,9 @@ impl KeyOrder {
             || row_ids.chunks(CHUNK_BYTES / 8).map(|chunk| chunk.iter().flat_map(|id| id.to_le_bytes()).collect());
         let rest = || lengths.chunks(CHUNK_BYTES / 4).map(|chunk| chunk.iter().flat_map(|n| n.to_le_bytes()).collect());
         let chunks = || ids().chain(rest());
-        let mut sum = Sum::default();
+        let mut sum = Checksum::default();
         chunks().for_each(|chunk: Vec<u8>| sum.add(&chunk));
-        // Whoever reads meanwhile finds all of it or nothing.
+        // A concurrent reader finds all of the file or nothing.
         let part = self.file.with_extension(format!("{}.{PART}", std::process::id()));
         let write = || {
             let mut file = BufWriter::with_capacity(CHUNK_BYTES, File::create(&part)?);
@@ -118,7 +130,7 @@ impl KeyOrder {
     }
 }
 
-/// Removes the orders in `directory` that were unused for longest, until the others have `bytes_max` at most.
+/// Removes the least recently used orders in `directory` until the others have at most `bytes_max`.
 fn make_room(directory: &Path, bytes_max: u64) -> Result<()> {
     let failed = || format!("look through {}", directory.display());
     let mut files = Vec::new();
@@ -155,16 +167,16 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// A sum over words, against damage and not against malice: FNV-1a (Fowler, Noll, Vo) by eight bytes at a time.
-struct Sum(u64);
+/// A checksum against damage, not against malice: FNV-1a (Fowler, Noll, Vo) over eight bytes at a time.
+struct Checksum(u64);
 
-impl Default for Sum {
+impl Default for Checksum {
     fn default() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 }
 
-impl Sum {
+impl Checksum {
     fn add(&mut self, bytes: &[u8]) {
         let (whole, rest) = bytes.as_chunks();
         for word in whole {
@@ -197,8 +209,9 @@ mod tests {
             let order = order(&orders, "a");
             let row_ids: Vec<u64> = (0..rows).map(|row| row * 7).collect();
             let lengths: Vec<u32> = (0..if has_lengths { rows as u32 } else { 0 }).map(|row| row % 5).collect();
-            order.write(&row_ids, &lengths).unwrap();
-            assert!(order.read().unwrap() == Some((row_ids, lengths)), "{rows}");
+            let written = OrderedRows { row_ids, lengths };
+            order.write(&written).unwrap();
+            assert!(order.read().unwrap() == Some(written), "{rows}");
             let whole = std::fs::read(&order.file).unwrap();
             for (at, keep) in
                 [(0, whole.len()), (9, whole.len()), (whole.len() - 1, whole.len()), (0, 31), (0, whole.len() - 1)]
@@ -212,19 +225,19 @@ mod tests {
             }
         }
         assert!(order(&orders, "b").read().unwrap().is_none());
-        assert_eq!(std::fs::read_dir(&orders).unwrap().count(), 1, "nothing half written is left");
+        assert_eq!(std::fs::read_dir(&orders).unwrap().count(), 1, "no partial file is left");
     }
 
     #[test]
-    fn what_was_unused_for_longest_makes_room() {
+    fn the_least_recently_used_orders_make_room() {
         let directory = tempfile::tempdir().unwrap();
         let orders: Vec<KeyOrder> = ["a", "b", "c"].map(|name| order(directory.path(), name)).into();
-        // What a process that died left behind goes too.
+        // A file that a dead process left behind is removed too.
         let part = directory.path().join("d.7.part");
         std::fs::write(&part, [0; 56]).unwrap();
         File::open(&part).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         for (age, order) in [30, 20, 10].into_iter().zip(&orders) {
-            order.write(&[1, 2, 3], &[]).unwrap();
+            order.write(&OrderedRows { row_ids: vec![1, 2, 3], lengths: Vec::new() }).unwrap();
             let then = now() - Duration::from_secs(age);
             File::open(&order.file).unwrap().set_modified(then).unwrap();
         }

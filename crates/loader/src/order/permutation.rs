@@ -2,14 +2,14 @@
 
 use cenote_base::Random;
 
-/// Rounds of the network. Four make a Feistel network over random functions hard to tell from a random permutation (Luby,
-/// Rackoff, 1988); the round function here is a mere mixer, so there are a few more.
+/// Rounds of the network. Four rounds of random functions are hard to tell from a random permutation (Luby and Rackoff,
+/// 1988); the round function here is only a mixer, so there are a few more.
 const ROUNDS: usize = 6;
 
-/// A pseudo-random permutation of `0..len`, chosen by a seed: a balanced Feistel network over the smallest even number of
-/// bits that holds `len`, walked along its cycle until it is back in range (Black, Rogaway: "Ciphers with Arbitrary Finite
-/// Domains", CT-RSA 2002). One position costs some ten nanoseconds, whatever `len`. Not useful where an adversary must not
-/// guess it.
+/// A pseudo-random permutation of `0..len`, chosen by a seed: a balanced Feistel network over the smallest even number
+/// of bits that holds `len`, walked along its cycle until it is back in range (Black and Rogaway, "Ciphers with
+/// Arbitrary Finite Domains", CT-RSA 2002). One position costs about ten nanoseconds, whatever `len`. Not useful where
+/// an adversary must not guess the order.
 #[derive(Debug, Clone)]
 pub struct Permutation {
     len: u64,
@@ -18,21 +18,21 @@ pub struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation of `0..len` that `seed` names.
+    /// Creates the permutation of `0..len` that `seed` chooses.
     pub fn new(len: u64, seed: u64) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let mut random = Random::new(seed);
         Self { len, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(|_| random.next_u64()) }
     }
 
-    /// Where `position`, which is below `len`, goes.
+    /// Returns the image of `position`, which is below `len`.
     pub fn at(&self, position: u64) -> u64 {
         debug_assert!(position < self.len);
         let mut value = position;
         loop {
             value = self.encrypt(value);
-            // The domain is less than four times as large, so this ends after a few steps; and a permutation's cycle comes back
-            // to where it began, which is in range, so it ends.
+            // A cycle of the network returns to its start, which is in range, so this ends. The domain is less than
+            // four times as large as the range, so it takes a few steps.
             if value < self.len {
                 return value;
             }
@@ -71,7 +71,8 @@ mod tests {
         let order = |seed| (0..1000).map(|position| Permutation::new(1000, seed).at(position)).collect::<Vec<_>>();
         let (first, second) = (order(1), order(2));
         let same = first.iter().zip(&second).filter(|(a, b)| a == b).count();
-        // Two random permutations agree in one place on average; ten or more have a chance of one in nine million.
+        // Two random permutations agree in one place on average, and in ten or more with a chance of one in nine
+        // million.
         assert!(same < 10, "{same} places agree");
         let neighbours = first.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
         assert!(neighbours < 20, "{neighbours} neighbours stayed neighbours");
@@ -79,8 +80,8 @@ mod tests {
 
     #[test]
     fn every_place_is_reached_about_equally_often() {
-        // Chi-squared over where position 0 of 16 goes, under 16,000 seeds: 15 degrees of freedom, below 44.3 but for one in
-        // ten thousand.
+        // Chi-squared over the image of position 0 of 16 under 16,000 seeds: with 15 degrees of freedom it exceeds 44.3
+        // with a chance of one in ten thousand.
         let mut counts = [0u32; 16];
         (0..16_000).for_each(|seed| counts[Permutation::new(16, seed).at(0) as usize] += 1);
         let chi: f64 = counts.iter().map(|count| (f64::from(*count) - 1000.0).powi(2) / 1000.0).sum();

@@ -1,4 +1,4 @@
-//! Flat storage of fixed-size rows that never moves, so that readers need no lock to follow it.
+//! Flat storage of fixed-size rows that never move, so that readers need no lock to follow them.
 #![expect(unsafe_code, reason = "rows are written while others are read, which no safe container offers")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use cenote_base::{ByteSize, Error, Result};
 
-/// Where a row begins at the earliest: on a cache line.
+/// Alignment of the first row: a cache line.
 const LINE_BYTES: usize = 64;
 
-/// A type of which all-zero bytes are a value and that owns nothing.
+/// A type without a destructor for which all-zero bytes are a value.
 ///
 /// # Safety
-/// Only for numbers and their atomics.
+/// Implement only for numbers and their atomics.
 pub(crate) unsafe trait Plain {}
 // SAFETY: numbers and atomics of numbers.
 unsafe impl Plain for u8 {}
@@ -27,11 +27,11 @@ unsafe impl Plain for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Plain for AtomicU64 {}
 
-/// `rows` rows of `stride` values each, zero at first.
+/// Rows of `stride` values each, zero at first.
 ///
-/// The address space of all rows is taken at once and the operating system gives memory to those that are touched, so
-/// unused rows cost nothing and growing moves nothing.
-pub(crate) struct Rows<T> {
+/// The address space of all rows is reserved at once, and the operating system backs the pages that are touched. Unused
+/// rows therefore cost nothing, and no row moves when more are used.
+pub(crate) struct StableRows<T> {
     start: NonNull<T>,
     block: NonNull<u8>,
     layout: Layout,
@@ -40,16 +40,17 @@ pub(crate) struct Rows<T> {
     owns: PhantomData<T>,
 }
 
-// SAFETY: it owns its memory; `row` only shares it and `row_mut` leaves exclusion to its caller.
-unsafe impl<T: Send> Send for Rows<T> {}
+// SAFETY: it owns its memory; `row` only shares it, and `row_mut` leaves exclusion to its caller.
+unsafe impl<T: Send> Send for StableRows<T> {}
 // SAFETY: as above.
-unsafe impl<T: Sync> Sync for Rows<T> {}
+unsafe impl<T: Sync> Sync for StableRows<T> {}
 
-impl<T: Plain> Rows<T> {
+impl<T: Plain> StableRows<T> {
+    /// Reserves `rows` rows. Errors: `ResourceExhausted` when the address space does not suffice.
     pub(crate) fn new(rows: usize, stride: usize) -> Result<Self> {
         let bytes = rows.saturating_mul(stride).saturating_mul(size_of::<T>()).saturating_add(LINE_BYTES);
         let refused = || Error::resource_exhausted(format!("cannot reserve {} of memory", ByteSize(bytes as u64)));
-        // Asked for with the alignment of `malloc`, because a larger one would be zeroed by touching every page.
+        // A larger alignment than that of `malloc` would zero the block by touching every page.
         let layout = Layout::from_size_align(bytes, align_of::<u64>()).map_err(|_| refused())?;
         // SAFETY: the size is at least `LINE_BYTES`.
         let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
@@ -58,7 +59,7 @@ impl<T: Plain> Rows<T> {
         Ok(Self { start, block, layout, rows, stride, owns: PhantomData })
     }
 
-    /// Row `index`, which must not be written through [`Self::row_mut`] meanwhile.
+    /// Returns row `index`, which must not be written through [`Self::row_mut`] meanwhile.
     #[inline(always)]
     pub(crate) fn row(&self, index: u32) -> &[T] {
         assert!((index as usize) < self.rows);
@@ -66,14 +67,14 @@ impl<T: Plain> Rows<T> {
         unsafe { std::slice::from_raw_parts(self.start.add(index as usize * self.stride).as_ptr(), self.stride) }
     }
 
-    /// Row `index`, to be written.
+    /// Returns row `index` for writing.
     ///
     /// # Safety
-    /// Nobody else reads or writes this row as long as the borrow lives.
+    /// Nobody else reads or writes this row while the borrow lives.
     #[expect(clippy::mut_from_ref, reason = "exclusion by row, promised by the caller")]
     pub(crate) unsafe fn row_mut(&self, index: u32) -> &mut [T] {
         assert!((index as usize) < self.rows);
-        // SAFETY: inside the block by the assertion; alone by the caller's promise.
+        // SAFETY: inside the block by the assertion; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(index as usize * self.stride).as_ptr(), self.stride) }
     }
 
@@ -94,13 +95,13 @@ impl<T: Plain> Rows<T> {
         let _ = index;
     }
 
-    /// Values in a row.
+    /// Returns the number of values in a row.
     pub(crate) fn stride(&self) -> usize {
         self.stride
     }
 }
 
-impl<T> Drop for Rows<T> {
+impl<T> Drop for StableRows<T> {
     fn drop(&mut self) {
         // SAFETY: the block came from this layout; `Plain` types have no destructor.
         unsafe { dealloc(self.block.as_ptr(), self.layout) }
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn rows_are_zero_aligned_and_apart() {
-        let rows = Rows::<u8>::new(5, 64).unwrap();
+        let rows = StableRows::<u8>::new(5, 64).unwrap();
         // SAFETY: nobody else has these rows.
         unsafe { rows.row_mut(3) }.fill(7);
         assert_eq!(rows.row(2), [0; 64]);
@@ -124,9 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn what_no_machine_has_is_refused() {
+    fn more_memory_than_any_machine_has_is_refused() {
         assert_eq!(
-            Rows::<f32>::new(usize::MAX / 8, 64).err().unwrap().kind(),
+            StableRows::<f32>::new(usize::MAX / 8, 64).err().unwrap().kind(),
             cenote_base::ErrorKind::ResourceExhausted
         );
     }

@@ -1,4 +1,4 @@
-//! Making a batch: rows by id, pictures to tensors.
+//! The making of a batch: rows by id, media to tensors, sequences to blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,114 +12,46 @@ use cenote_operators_image::Framer;
 use cenote_operators_video::row_bytes;
 use cenote_store::arrow_error;
 
-use crate::memory::{Memory, Spares};
-use crate::order::{Sample, mix};
-use crate::packing::Packing;
-use crate::selection::Selection;
-use crate::transform::{Chain, Frame};
+use super::memory::MemoryPools;
+use super::packing::Packing;
+use super::transform::{TensorSlice, TransformChain};
+use super::{Batch, Numbers, OnError, Tensor};
+use crate::order::sample::{Sample, mix};
+use crate::sources::selection::Selection;
 
-/// What becomes of a batch in which a picture cannot be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnError {
-    /// The loader fails, naming the row.
-    #[default]
-    Raise,
-    /// The row's tensor is zero, and [`Tensor::valid`] says so.
-    Zero,
-}
-
-/// Numbers of one column of a batch, row after row.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Numbers {
-    /// Bytes.
-    Byte(Memory<u8>),
-    /// 32-bit floats.
-    Float(Memory<f32>),
-}
-
-/// A column of a batch as one contiguous array.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
-    /// The column.
-    pub name: String,
-    /// Rows first.
-    pub shape: Vec<usize>,
-    /// All numbers, in row-major order.
-    pub numbers: Arc<Numbers>,
-    /// Whether each row has a value, where one has none: a null, or a picture that cannot be decoded.
-    pub valid: Option<Vec<bool>>,
-}
-
-/// Rows for one step of training. A clone shares their memory.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// Which epoch it is of.
-    pub epoch: u64,
-    /// Which step of this rank in the epoch, counted from where the loader began.
-    pub step: u64,
-    /// The columns that are not transformed, as Arrow.
-    pub rows: RecordBatch,
-    /// The columns that are.
-    pub tensors: Vec<Tensor>,
-    /// The columns that are packed, each with one that says of which row each number is: blocks, not rows. See
-    /// [`Transform::Pack`](crate::Transform::Pack).
-    pub blocks: Vec<(String, ArrayRef)>,
-    /// How many of the last rows are repeats that fill the batch up.
-    pub repeated: usize,
-    /// Rows that could not be decoded, with reasons.
-    pub errors: Vec<(usize, String)>,
-}
-
-impl Batch {
-    /// How many rows it has.
-    pub fn len(&self) -> usize {
-        self.rows.num_rows()
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes that it holds.
-    pub fn bytes(&self) -> u64 {
-        let tensor = |tensor: &Tensor| match tensor.numbers.as_ref() {
-            Numbers::Byte(numbers) => numbers.len(),
-            Numbers::Float(numbers) => numbers.len() * 4,
-        };
-        let tensors = self.tensors.iter().map(tensor).sum::<usize>();
-        let blocks = self.blocks.iter().map(|(_, column)| column.get_array_memory_size()).sum::<usize>();
-        (self.rows.get_array_memory_size() + tensors + blocks) as u64
-    }
-}
-
-/// How batches are made, for one epoch.
-pub(crate) struct Maker {
+/// Makes the batches of one epoch.
+pub(crate) struct BatchMaker {
     pub(crate) sources: Arc<Vec<Selection>>,
     pub(crate) columns: Vec<String>,
-    /// Which of them may hold nulls, in any source: batches have one schema, whatever is in them.
+    /// Whether each column may hold nulls in any source: batches have one schema, whatever they hold.
     pub(crate) nullable: Vec<bool>,
-    /// Columns that are transformed.
-    pub(crate) chains: Vec<(String, Chain)>,
-    /// Columns that are packed.
+    /// The transformed columns.
+    pub(crate) chains: Vec<(String, TransformChain)>,
+    /// The packed columns.
     pub(crate) packings: Vec<(String, Packing)>,
     pub(crate) on_error: OnError,
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
-    pub(crate) spare: Spares,
+    pub(crate) pools: MemoryPools,
 }
 
-/// What one thread keeps between batches.
+/// The memory that a thread reuses from batch to batch.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct DecodeScratch {
     framer: Framer,
     pixels: Vec<u8>,
 }
 
-impl Maker {
-    /// The rows of `samples`.
+impl BatchMaker {
+    /// Returns the bytes of the tensors of one row.
+    pub(crate) fn tensor_bytes(&self) -> u64 {
+        let bytes = |chain: &TransformChain| chain.numbers() * if chain.is_float() { size_of::<f32>() } else { 1 };
+        self.chains.iter().map(|(_, chain)| bytes(chain) as u64).sum()
+    }
+
+    /// Reads the rows of `samples`.
     pub(crate) async fn read(&self, samples: &[Sample]) -> Result<RecordBatch> {
-        // A row that is asked for twice is read once.
+        // A row that several samples name is read once.
         let mut parts: Vec<RecordBatch> = Vec::new();
         let mut places = vec![(0, 0); samples.len()];
         for (source, selection) in self.sources.iter().enumerate() {
@@ -127,7 +59,7 @@ impl Maker {
                 .iter()
                 .enumerate()
                 .filter(|(_, sample)| sample.source == source)
-                .map(|(at, sample)| (at, selection.row_ids[sample.row as usize]))
+                .map(|(at, sample)| (at, selection.row_id(sample.row)))
                 .collect();
             if mine.is_empty() {
                 continue;
@@ -140,12 +72,12 @@ impl Maker {
                 });
                 places[at] = (parts.len(), place);
             }
-            parts.push(selection.snapshot.take(&unique, &self.columns).await?);
+            parts.push(selection.snapshot().take(&unique, &self.columns).await?);
         }
         let schema = match (parts.first(), self.sources.first()) {
             (Some(part), _) => part.schema(),
             (None, Some(source)) => {
-                let full = source.snapshot.full_schema();
+                let full = source.snapshot().full_schema();
                 let fields = self.columns.iter().map(|name| full.field_with_name(name).cloned());
                 Arc::new(Schema::new(fields.collect::<std::result::Result<Vec<_>, _>>().map_err(arrow_error)?))
             }
@@ -160,14 +92,14 @@ impl Maker {
             .map_err(arrow_error)
     }
 
-    /// Turns the media columns of `rows` into tensors, and packs those that are to be packed.
+    /// Turns the media columns of `rows` into tensors, and packs the columns to pack.
     fn decode(
         &self,
         rows: &RecordBatch,
         samples: &[Sample],
         step: u64,
         repeated: usize,
-        scratch: &mut Scratch,
+        scratch: &mut DecodeScratch,
     ) -> Result<Batch> {
         let mut tensors = Vec::with_capacity(self.chains.len());
         let mut errors = Vec::new();
@@ -175,21 +107,21 @@ impl Maker {
             let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
             let column = arrow::compute::cast(column, &DataType::LargeBinary).map_err(arrow_error)?;
             let pictures = column.as_binary::<i64>();
-            let (shape, mut numbers) = self.numbers(chain, rows.num_rows());
+            let mut numbers = self.numbers(chain, rows.num_rows());
             let mut valid = vec![true; rows.num_rows()];
             for (row, sample) in samples.iter().enumerate() {
                 let outcome = match pictures.is_null(row) {
-                    true => Err("there is none: it is null".to_owned()),
+                    true => Err("the value is null".to_owned()),
                     false => {
-                        // A row that comes several times an epoch looks different each time.
+                        // A row that comes several times in an epoch looks different each time.
                         let (source, column) = (sample.source as u64, at as u64);
                         let seed = mix(&[self.seed, self.epoch, source, sample.row, sample.pass, column]);
-                        let frame = frame(&mut numbers, chain.numbers(), row);
+                        let tensor = slice(&mut numbers, chain.numbers(), row);
                         chain.apply(
                             &mut scratch.framer,
                             &row_bytes(pictures, row),
                             &mut Random::new(seed),
-                            frame,
+                            tensor,
                             &mut scratch.pixels,
                         )
                     }
@@ -201,6 +133,7 @@ impl Maker {
                 }
             }
             let valid = valid.contains(&false).then_some(valid);
+            let shape = [rows.num_rows()].into_iter().chain(chain.shape()).collect();
             tensors.push(Tensor { name: name.clone(), shape, numbers: Arc::new(numbers), valid });
         }
         let mut blocks = Vec::with_capacity(2 * self.packings.len());
@@ -217,34 +150,31 @@ impl Maker {
         Ok(Batch { epoch: self.epoch, step, rows, tensors, blocks, repeated, errors })
     }
 
-    /// The shape of a tensor for `rows` rows, and any numbers for it.
-    fn numbers(&self, chain: &Chain, rows: usize) -> (Vec<usize>, Numbers) {
-        let (height, width) = chain.size();
-        let (height, width) = (height as usize, width as usize);
-        let (of_frame, numbers) = match chain.is_float() {
-            true => ([3, height, width], Numbers::Float(self.spare.floats.take(rows * chain.numbers()))),
-            false => ([height, width, 3], Numbers::Byte(self.spare.bytes.take(rows * chain.numbers()))),
-        };
-        ([rows].into_iter().chain(chain.frames()).chain(of_frame).collect(), numbers)
+    /// Returns arbitrary numbers for a tensor of `rows` rows.
+    fn numbers(&self, chain: &TransformChain, rows: usize) -> Numbers {
+        match chain.is_float() {
+            true => Numbers::Float(self.pools.floats.take(rows * chain.numbers())),
+            false => Numbers::Byte(self.pools.bytes.take(rows * chain.numbers())),
+        }
     }
 
-    /// The key of a sample's row, for a person.
+    /// Returns the key of a sample's row for an error message.
     async fn key(&self, sample: Sample) -> Result<String> {
         let source = self.sources.get(sample.source).ok_or_else(|| Error::internal("a sample of no source"))?;
-        let columns = source.snapshot.primary_key().columns();
-        let key = source.snapshot.take(&[source.row_ids[sample.row as usize]], &columns).await?;
+        let columns = source.snapshot().primary_key().columns();
+        let key = source.snapshot().take(&[source.row_id(sample.row)], &columns).await?;
         let values = key.columns().iter().map(|column| array_value_to_string(column, 0).map_err(arrow_error));
         Ok(values.collect::<Result<Vec<_>>>()?.join(", "))
     }
 
-    /// The batch of `rows`, which are those of `samples`, the last `repeated` of which fill up.
+    /// Returns the batch of `rows`, which are those of `samples`; the last `repeated` of them fill the batch.
     pub(crate) async fn finish(
         &self,
         rows: &RecordBatch,
         samples: &[Sample],
         step: u64,
         repeated: usize,
-        scratch: &mut Scratch,
+        scratch: &mut DecodeScratch,
     ) -> Result<Batch> {
         let batch = self.decode(rows, samples, step, repeated, scratch)?;
         if self.on_error == OnError::Raise
@@ -259,10 +189,11 @@ impl Maker {
     }
 }
 
+/// Returns column `column` of the rows at `places`: pairs of a part and a row in it.
 fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field: &Field) -> Result<ArrayRef> {
     match parts {
         [] => Ok(arrow::array::new_empty_array(field.data_type())),
-        // Each row once, in the order in which it was asked for.
+        // Each row comes once, in the order of the samples.
         [part] if places.iter().enumerate().all(|(at, (_, row))| *row == at) => Ok(Arc::clone(part.column(column))),
         [part] => {
             let rows: UInt32Array = places.iter().map(|(_, row)| Some(*row as u32)).collect();
@@ -279,13 +210,15 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
     }
 }
 
-fn frame(numbers: &mut Numbers, len: usize, row: usize) -> Frame<'_> {
+/// Returns the numbers of `row` in a tensor with `len` numbers a row.
+fn slice(numbers: &mut Numbers, len: usize, row: usize) -> TensorSlice<'_> {
     match numbers {
-        Numbers::Byte(numbers) => Frame::Byte(&mut numbers[row * len..(row + 1) * len]),
-        Numbers::Float(numbers) => Frame::Float(&mut numbers[row * len..(row + 1) * len]),
+        Numbers::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),
+        Numbers::Float(numbers) => TensorSlice::Float(&mut numbers[row * len..(row + 1) * len]),
     }
 }
 
+/// Sets the numbers of `row` to zero.
 fn clear(numbers: &mut Numbers, len: usize, row: usize) {
     match numbers {
         Numbers::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),

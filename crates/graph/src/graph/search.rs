@@ -1,68 +1,69 @@
-//! Searches: through the graph, or exactly.
+//! Searches: by a walk through the graph, or exact.
 
 use std::collections::HashSet;
 
 use cenote_base::{Context, Result};
 
-use crate::beam::Walk;
+use super::Graph;
+use crate::values::Values;
 use crate::vectors::{Probe, Vectors};
-use crate::{Graph, Values};
+use crate::walk::{GraphView, Walk};
 
-/// A label that a search found, and how far its vector is, in the metric's own unit.
+/// A label that a search found, and the distance of its vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
     /// The label.
     pub label: u64,
-    /// As [`Metric`](crate::Metric) defines it.
+    /// The distance as [`Metric`](crate::Metric) defines it.
     pub distance: f32,
 }
 
-/// Which labels a search may find.
+/// The labels that a search may find.
 #[derive(Clone, Copy)]
 pub enum Filter<'a> {
-    /// Every one.
+    /// All labels.
     All,
-    /// These only. Those that the graph does not have do no harm. Each search looks all of them up; a test of a set that
-    /// the caller has is faster for many.
+    /// Only these labels. The graph need not have all of them. Each search looks all of them up; for many, a test of a
+    /// set that the caller holds is faster.
     Labels(&'a [u64]),
-    /// Those that pass a test.
+    /// Labels that pass a test.
     Test {
-        /// The test. It is called from the searching thread, at times more than once for a label, and must not call the graph.
+        /// The test. The searching thread calls it, sometimes more than once for a label; it must not call the graph.
         matches: &'a dyn Fn(u64) -> bool,
-        /// The share of labels that pass, from 0 to 1, as well as the caller knows it. A wrong one costs time, not hits.
+        /// The estimated share of labels that pass, from 0 to 1. A wrong estimate costs time, not hits.
         selectivity: f64,
     },
 }
 
-/// How a search goes about it.
+/// The strategy of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// A walk that keeps the best `width` vectors, matching or not, and starts again with more when too few match.
+    /// A walk that keeps the best `width` vectors, whether they match or not, and restarts wider when too few match.
     Walk {
-        /// Vectors kept at first.
+        /// The width of the first walk.
         width: usize,
     },
-    /// The distance of every matching vector.
+    /// A comparison with every matching vector.
     Exact,
 }
 
-/// A width beyond which moving candidates costs more than computing distances.
+/// Largest width of a walk. Beyond it, moving candidates costs more than computing distances.
 const WIDTH_MAX: usize = 8192;
-/// To find one label and compare its vector takes as long as so many distances in a walk, whose vectors are short and near.
+/// Cost of looking up one label and comparing its vector, in distances of a walk, whose vectors are short and cached.
 const LOOK_UP_COST: f64 = 4.0;
-/// By how much a walk that found too few is widened.
+/// Factor by which a walk that found too few labels is widened.
 const WIDEN: usize = 4;
-/// Rows whose distance is computed in one call of an exact search.
-pub(crate) const BLOCK: usize = 256;
+/// Vectors whose distance an exact search computes in one call.
+pub(super) const BLOCK: usize = 256;
 
-/// A [`Filter`] made ready: labels as a set.
-enum Test<'a> {
+/// A [`Filter`] with its labels as a set.
+enum LabelTest<'a> {
     Everything,
     OneOf(HashSet<u64>),
     Passes(&'a dyn Fn(u64) -> bool),
 }
 
-impl Test<'_> {
+impl LabelTest<'_> {
     fn passes(&self, label: u64) -> bool {
         match self {
             Self::Everything => true,
@@ -73,11 +74,11 @@ impl Test<'_> {
 }
 
 impl Graph {
-    /// The `k` labels nearest to `query` among those that `filter` lets pass, nearest first and by label where equally
-    /// near. Fewer only if fewer match. `ef` (at least `k` is used) is the width of the walk: more finds more, slower.
+    /// Returns the `k` labels nearest to `query` that pass `filter`, by distance and then by label; fewer only if fewer
+    /// match. `ef`, raised to at least `k`, is the width of the walk: a wider walk misses less and takes longer.
     ///
-    /// Distances are exact, that a nearer one was not missed is not. No label is found twice, none that was deleted before
-    /// the call. Errors: `InvalidInput` for a query of the wrong dimension or with a number that is not finite.
+    /// Distances are exact, but a nearer label may be missed. No label is returned twice, and none that was deleted
+    /// before the call. Errors: `InvalidInput` for a query of the wrong dimension or with a number that is not finite.
     pub fn search<'a>(
         &self,
         query: impl Into<Values<'a>>,
@@ -88,13 +89,13 @@ impl Graph {
         self.search_by(query.into(), k, filter, self.strategy(k, ef, filter))
     }
 
-    /// As [`Self::search`], by the distance of every matching vector: nothing nearer is missed.
+    /// Searches as [`Self::search`] does, but compares every matching vector: no nearer label is missed.
     pub fn search_exact<'a>(&self, query: impl Into<Values<'a>>, k: usize, filter: Filter<'_>) -> Result<Vec<Hit>> {
         self.search_by(query.into(), k, filter, Strategy::Exact)
     }
 
-    /// How a [`Self::search`] with these arguments begins: exactly where few match, else by a walk as much wider as fewer
-    /// match.
+    /// Returns the strategy with which [`Self::search`] begins: exact where few labels match, else a walk whose width
+    /// is `ef` divided by the share of vectors that match.
     pub fn strategy(&self, k: usize, ef: usize, filter: Filter<'_>) -> Strategy {
         let live = self.len();
         let share = match filter {
@@ -120,16 +121,16 @@ impl Graph {
             return Ok(Vec::new());
         }
         let test = match filter {
-            Filter::All => Test::Everything,
-            Filter::Test { matches, .. } => Test::Passes(matches),
+            Filter::All => LabelTest::Everything,
+            Filter::Test { matches, .. } => LabelTest::Passes(matches),
             // An exact search looks the labels up one by one instead.
-            Filter::Labels(labels) if strategy != Strategy::Exact => Test::OneOf(labels.iter().copied().collect()),
-            Filter::Labels(_) => Test::Everything,
+            Filter::Labels(labels) if strategy != Strategy::Exact => LabelTest::OneOf(labels.iter().copied().collect()),
+            Filter::Labels(_) => LabelTest::Everything,
         };
         let vectors = self.vectors.read();
         let exact = vectors.exact(query);
         if let Strategy::Walk { width } = strategy {
-            let hits = self.walks.with(|walk| self.walk_until(&vectors, walk, &exact, k, width, &test));
+            let hits = self.walks.with(|walk| self.walk_until(walk, &vectors, &exact, k, width, &test));
             if hits.len() == k {
                 return Ok(hits);
             }
@@ -137,32 +138,33 @@ impl Graph {
         Ok(self.scan(&vectors, &exact, k, filter))
     }
 
-    /// Walks, ever wider, until `k` were found or a scan is cheaper.
+    /// Walks, ever wider, until `k` labels are found. Returns none when a scan is cheaper.
     fn walk_until(
         &self,
-        vectors: &Vectors,
         walk: &mut Walk,
+        vectors: &Vectors,
         exact: &Probe,
         k: usize,
         mut width: usize,
-        test: &Test<'_>,
+        test: &LabelTest<'_>,
     ) -> Vec<Hit> {
         let short = vectors.short(exact);
         let probe = short.as_ref().unwrap_or(exact);
         let Some(entry) = self.links.entry() else { return Vec::new() };
-        let graph = (vectors, &self.links);
+        let graph = GraphView { vectors, links: &self.links };
         let mut nearest = entry.slot;
         for layer in (1..=entry.level).rev() {
             nearest = walk.descend(graph, probe, nearest, layer);
         }
         let used = self.slots.used();
         loop {
-            let found = walk.run(graph, probe, &[nearest], (0, width), used);
+            let found = walk.run(graph, probe, nearest, 0, width, used);
             let mut live: Vec<u32> = found.iter().map(|candidate| candidate.slot()).collect();
-            // Held so that a label that is being replaced is live in one slot of the two. A caller's test is not run under it.
-            let moment = self.slots.by_label().read();
+            // Held so that a label that is being replaced is live in exactly one slot. The caller's test runs without
+            // it.
+            let unchanged = self.slots.by_label().read();
             live.retain(|&slot| self.slots.is_live(slot));
-            drop(moment);
+            drop(unchanged);
             let passing = live.into_iter().filter(|&slot| test.passes(self.slots.label(slot)));
             let matching: Vec<u32> = passing.take(rerank(k)).collect();
             if matching.len() >= k {
@@ -175,9 +177,9 @@ impl Graph {
         }
     }
 
-    /// The distance of every matching vector.
+    /// Returns the `k` nearest of all matching vectors.
     fn scan(&self, vectors: &Vectors, exact: &Probe, k: usize, filter: Filter<'_>) -> Vec<Hit> {
-        // The map as it was at one moment: every label in one slot. What is deleted after that is still found.
+        // The map at one moment has every label in one slot. Labels that are deleted afterwards are still found.
         let by_label = self.slots.by_label().read();
         let mut slots: Vec<u32> = match filter {
             Filter::Labels(labels) => labels.iter().filter_map(|label| by_label.get(label).copied()).collect(),
@@ -192,8 +194,8 @@ impl Graph {
         self.nearest(vectors, exact, k, &slots)
     }
 
-    /// The `k` nearest of `slots` by the vectors as given, by label where equally near.
-    pub(crate) fn nearest(&self, vectors: &Vectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Hit> {
+    /// Returns the `k` nearest of `slots` by the vectors as given, then by label.
+    pub(super) fn nearest(&self, vectors: &Vectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Hit> {
         let mut keys = Vec::new();
         let mut best: Vec<(u32, u64)> = Vec::new();
         let keep_nearest = |best: &mut Vec<(u32, u64)>| {
@@ -217,7 +219,7 @@ impl Graph {
     }
 }
 
-/// How many of the best candidates by code are compared exactly.
-pub(crate) fn rerank(k: usize) -> usize {
+/// Returns the number of the best candidates by code that are compared exactly: `4 · k + 16`.
+pub(super) fn rerank(k: usize) -> usize {
     4 * k + 16
 }

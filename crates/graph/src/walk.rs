@@ -1,11 +1,11 @@
-//! The walk through one layer: the best nodes seen so far, and which were seen.
+//! The walk through one layer: a beam of the best nodes so far, and the set of visited nodes.
 
 use cenote_base::sync::Mutex;
 
 use crate::links::Links;
 use crate::vectors::{Probe, Vectors};
 
-/// A node and how far it is: the key in the upper half, so that numbers order as distances do and ties by slot.
+/// A node and its distance: the key is in the upper half, so that candidates order by distance, then by slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Candidate(u64);
 
@@ -27,12 +27,12 @@ impl Candidate {
     }
 }
 
-/// The best `width` candidates in order. Insertion moves memory, which for such widths is faster than a heap.
+/// The best `width` candidates in order. Insertion moves memory, which is faster than a heap for these widths.
 #[derive(Default)]
 struct Beam {
     best: Vec<Candidate>,
     width: usize,
-    /// Everything before this was expanded.
+    /// Every candidate before this position was expanded.
     cursor: usize,
 }
 
@@ -57,7 +57,7 @@ impl Beam {
         self.cursor = self.cursor.min(at);
     }
 
-    /// The nearest candidate that was not expanded yet, now marked so.
+    /// Returns the nearest candidate that was not expanded yet, and marks it as expanded.
     #[inline(always)]
     fn next(&mut self) -> Option<u32> {
         while let Some(candidate) = self.best.get_mut(self.cursor) {
@@ -70,7 +70,7 @@ impl Beam {
         None
     }
 
-    /// What [`Self::next`] would give if nothing nearer turned up.
+    /// Returns what [`Self::next`] would return if no nearer candidate were pushed.
     #[inline(always)]
     fn peek(&self) -> Option<u32> {
         let rest = self.best.get(self.cursor..)?;
@@ -78,13 +78,13 @@ impl Beam {
     }
 }
 
-/// One bit a slot, so that the set of a million slots stays in the nearest caches. It knows the words that are not
-/// zero, so that to clear it costs what was visited, however many slots there are.
+/// The set of visited slots: one bit a slot, so that a set of a million slots stays in the nearest caches. It lists the
+/// words that are not zero, so that clearing costs as much as was visited, however many slots there are.
 #[derive(Default)]
 struct Visited {
     words: Vec<u64>,
     touched: Vec<u32>,
-    /// Slots from here on came after the walk began.
+    /// Slots from here on were used after the walk began.
     end: u32,
 }
 
@@ -95,7 +95,7 @@ impl Visited {
         self.end = end;
     }
 
-    /// Whether `slot` is new. Those that came after the walk began are left out.
+    /// Adds `slot`, and returns whether it is new. Slots that were used after the walk began are left out.
     #[inline(always)]
     fn insert(&mut self, slot: u32) -> bool {
         if slot >= self.end {
@@ -116,7 +116,14 @@ impl Visited {
     }
 }
 
-/// What a walk needs, kept for the next one.
+/// The vectors and links that a walk follows.
+#[derive(Clone, Copy)]
+pub(crate) struct GraphView<'a> {
+    pub(crate) vectors: &'a Vectors,
+    pub(crate) links: &'a Links,
+}
+
+/// The memory of a walk, reused by the next one.
 #[derive(Default)]
 pub(crate) struct Walk {
     beam: Beam,
@@ -126,23 +133,25 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// The `width` nodes of `layer` nearest to `probe`, nearest first, that a walk from `entries` finds.
+    /// Walks from `start` through the first `used` slots and returns the `width` nodes of `layer` nearest to `probe`
+    /// that it finds, nearest first.
     ///
     /// A beam search: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
     /// Navigable Small World graphs" (2016), algorithm 2, with one sorted array for its two heaps.
     pub(crate) fn run(
         &mut self,
-        (vectors, links): (&Vectors, &Links),
+        GraphView { vectors, links }: GraphView<'_>,
         probe: &Probe,
-        entries: &[u32],
-        (layer, width): (u8, usize),
+        start: u32,
+        layer: u8,
+        width: usize,
         used: u32,
     ) -> &[Candidate] {
         let Self { beam, visited, fresh, keys } = self;
         beam.clear(width);
         visited.clear(used + 1);
         fresh.clear();
-        fresh.extend(entries.iter().copied().filter(|&slot| visited.insert(slot)));
+        fresh.extend(visited.insert(start).then_some(start));
         loop {
             vectors.keys(probe, fresh, keys);
             for (&slot, &key) in fresh.iter().zip(keys.iter()) {
@@ -157,10 +166,10 @@ impl Walk {
         }
     }
 
-    /// The node of `layer` that a walk downhill from `slot` ends at.
+    /// Walks downhill from `slot` and returns the node of `layer` at which it ends.
     pub(crate) fn descend(
         &mut self,
-        (vectors, links): (&Vectors, &Links),
+        GraphView { vectors, links }: GraphView<'_>,
         probe: &Probe,
         mut slot: u32,
         layer: u8,
@@ -181,14 +190,15 @@ impl Walk {
     }
 }
 
-/// Walks that are not in use, for whoever comes next.
+/// The idle walks, for the next searches.
 #[derive(Default)]
-pub(crate) struct Walks(Mutex<Vec<Walk>>);
+pub(crate) struct WalkPool(Mutex<Vec<Walk>>);
 
-impl Walks {
-    /// Kept at most; more searches at once make their own.
+impl WalkPool {
+    /// Walks kept at most; concurrent searches beyond that allocate their own.
     const IDLE_MAX: usize = 64;
 
+    /// Runs `work` with an idle walk or a new one.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Walk) -> T) -> T {
         let mut walk = self.0.lock().pop().unwrap_or_default();
         let result = work(&mut walk);
@@ -199,7 +209,7 @@ impl Walks {
         result
     }
 
-    /// Bytes of the idle ones.
+    /// Returns the bytes of the idle walks.
     pub(crate) fn bytes(&self) -> usize {
         self.0.lock().iter().map(|walk| walk.visited.bytes() + walk.beam.best.capacity() * 8).sum()
     }
@@ -217,7 +227,7 @@ mod tests {
     fn a_walk_clears_what_it_visited_and_no_more() {
         let (mut visited, mut random) = (Visited::default(), Random::new(4));
         for walk in 0..200 {
-            // The graph grows, and now and then a walk began when it was smaller.
+            // The graph grows, and some walks began when it was smaller.
             let end = 1 + random.below(if walk % 3 == 0 { 100 } else { 1_000_000 }) as u32;
             visited.clear(end);
             assert!(visited.words.iter().all(|word| *word == 0), "walk {walk} has seen something before it began");

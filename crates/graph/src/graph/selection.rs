@@ -1,40 +1,41 @@
-//! Searches among labels that are asked for again and again.
+//! Searches among a set of labels that is used repeatedly.
 
 use cenote_base::{Context, Result};
 
-use crate::search::{BLOCK, rerank};
+use super::Graph;
+use super::search::{BLOCK, Hit, rerank};
+use crate::values::Values;
 use crate::vectors::{Probe, Vectors};
-use crate::{Graph, Hit, Values};
 
-/// To compare one of many vectors whose places are known takes this part of what a step of a walk does, which must find the next.
+/// Cost of comparing a vector whose slot is known, relative to a step of a walk, which must find the next slot.
 const COMPARE_COST: f64 = 0.25;
 
-/// Labels, and where a graph had them when they were selected: a search compares all of them without looking for each.
+/// A set of labels and the slots that they had when they were selected, so that a search need not look each up.
 #[derive(Debug)]
 pub struct Selection {
-    /// In the order of memory.
+    /// Slots in the order of memory.
     slots: Vec<u32>,
-    /// Of each slot.
+    /// The label of each slot.
     labels: Vec<u64>,
 }
 
 impl Selection {
-    /// Bytes that each label takes.
+    /// Bytes of a label.
     pub const LABEL_BYTES: usize = size_of::<u32>() + size_of::<u64>();
 
-    /// How many labels there are.
+    /// Returns the number of labels.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the selection is empty.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 }
 
 impl Graph {
-    /// Those of `labels` that the graph has.
+    /// Selects those of `labels` that the graph has.
     pub fn select(&self, labels: &[u64]) -> Selection {
         let by_label = self.slots.by_label().read();
         let found = labels.iter().filter_map(|label| Some((*by_label.get(label)?, *label)));
@@ -46,18 +47,19 @@ impl Graph {
         Selection { slots, labels }
     }
 
-    /// Whether to compare `labels` selected ones takes less time than a [`search`](Self::search) that only they pass.
+    /// Returns whether comparing this number of selected labels takes less time than a [`search`](Self::search) whose
+    /// filter only they pass.
     pub fn is_quicker_selected(&self, k: usize, ef: usize, labels: usize) -> bool {
         let share = (labels as f64 / self.len().max(1) as f64).min(1.0);
         let walked = ef.max(k).max(1) as f64 / share.max(1e-9) * self.options.m as f64;
         labels as f64 * COMPARE_COST <= walked
     }
 
-    /// The `k` nearest to `query` of those of `selection` that the graph has still, whichever vectors they have now, and that `matches`
-    /// lets pass, nearest first and by label where equally near. The codes of all are compared, and the best as given: where
-    /// vectors have codes a nearer one may be missed, though hardly.
+    /// Returns the `k` labels of `selection` nearest to `query` that the graph still has and that pass `matches`, by
+    /// distance and then by label. Labels whose vectors were replaced are compared by the new ones. The codes of all
+    /// are compared, then the best vectors as given: where vectors have codes, a nearer one is missed only rarely.
     ///
-    /// `matches` is called for those alone that are near enough. Errors: as [`Self::search`].
+    /// `matches` is called only for labels that are near enough. Errors: as [`Self::search`].
     pub fn search_selection<'a>(
         &self,
         query: impl Into<Values<'a>>,
@@ -71,16 +73,16 @@ impl Graph {
         if k == 0 {
             return Ok(Vec::new());
         }
-        // As long as they are held a slot keeps its label, and is given to no other vector.
+        // While the vectors are held, a slot keeps its label and is not given to another vector.
         let vectors = self.vectors.read();
         let exact = vectors.exact(query);
         let short = vectors.short(&exact);
         let slots = self.current(selection);
-        let near = self.nearest_slots(&vectors, short.as_ref().unwrap_or(&exact), rerank(k), &slots, matches);
-        Ok(self.nearest(&vectors, &exact, k, &near))
+        let candidates = self.nearest_slots(&vectors, short.as_ref().unwrap_or(&exact), rerank(k), &slots, matches);
+        Ok(self.nearest(&vectors, &exact, k, &candidates))
     }
 
-    /// Where the labels of `selection` are.
+    /// Returns the slots in which the labels of `selection` are now.
     fn current(&self, selection: &Selection) -> Vec<u32> {
         let mut moved = Vec::new();
         let mut slots = Vec::with_capacity(selection.len());
@@ -97,34 +99,34 @@ impl Graph {
         slots
     }
 
-    /// The `rows_max` of `slots` nearest by `probe` whose labels match.
+    /// Returns the `slots_max` of `slots` nearest to `probe` whose labels match.
     fn nearest_slots(
         &self,
         vectors: &Vectors,
         probe: &Probe,
-        rows_max: usize,
+        slots_max: usize,
         slots: &[u32],
         matches: impl Fn(u64) -> bool,
     ) -> Vec<u32> {
-        let (mut keys, mut near): (Vec<u32>, Vec<(u32, u32)>) = (Vec::new(), Vec::new());
+        let (mut keys, mut nearest): (Vec<u32>, Vec<(u32, u32)>) = (Vec::new(), Vec::new());
         let mut farthest = u32::MAX;
         for block in slots.chunks(BLOCK) {
             vectors.keys(probe, block, &mut keys);
             for (&key, &slot) in keys.iter().zip(block) {
                 if key <= farthest && matches(self.slots.label(slot)) {
-                    near.push((key, slot));
+                    nearest.push((key, slot));
                 }
             }
-            if near.len() > rows_max + BLOCK {
-                near.select_nth_unstable(rows_max - 1);
-                near.truncate(rows_max);
-                farthest = near.iter().map(|(key, _)| *key).max().unwrap_or(farthest);
+            if nearest.len() > slots_max + BLOCK {
+                nearest.select_nth_unstable(slots_max - 1);
+                nearest.truncate(slots_max);
+                farthest = nearest.iter().map(|(key, _)| *key).max().unwrap_or(farthest);
             }
         }
-        if near.len() > rows_max {
-            near.select_nth_unstable(rows_max - 1);
-            near.truncate(rows_max);
+        if nearest.len() > slots_max {
+            nearest.select_nth_unstable(slots_max - 1);
+            nearest.truncate(slots_max);
         }
-        near.into_iter().map(|(_, slot)| slot).collect()
+        nearest.into_iter().map(|(_, slot)| slot).collect()
     }
 }

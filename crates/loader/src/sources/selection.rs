@@ -1,7 +1,7 @@
-//! Which rows a source has: those of one version that a filter leaves, in the order of their keys.
+//! The rows of a source: those of one version that satisfy a filter, in the order of their keys.
 //!
-//! The order of keys is a property of the rows, not of where they lie: a fold or a compaction changes nothing about it, so the n-th row
-//! of a version is the same row for every process that ever asks.
+//! The order of keys is a property of the rows, not of their placement. Folds and compactions do not change it, so the
+//! n-th row of a version is the same for every process at any time.
 
 use std::sync::Arc;
 
@@ -13,45 +13,46 @@ use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Table, Version, arrow_error, is_blob};
 use futures::TryStreamExt;
 
-use crate::key_orders::{KeyOrder, ROWS_MIN};
+use super::key_orders::{KeyOrder, OrderedRows, ROWS_MIN};
 
-/// What a source of samples is asked to be.
+/// A source of samples.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The table.
     pub table: Table,
-    /// Its version; `None`: the newest when the loader is opened.
+    /// The version of the table; `None` for the newest one when the loader is opened.
     pub version: Option<Version>,
-    /// Only rows that satisfy this SQL predicate.
+    /// The SQL predicate that rows must satisfy; `None` for all rows.
     pub filter: Option<String>,
-    /// Its share of an epoch's samples, relative to the others'; `None`: all its rows, once.
+    /// The share of an epoch's samples, relative to those of the other sources; `None` for all rows, once each.
     pub weight: Option<f64>,
 }
 
 impl Source {
-    /// All rows of the newest version of `table`.
+    /// Creates a source of all rows of the newest version of `table`.
     pub fn new(table: Table) -> Self {
         Self { table, version: None, filter: None, weight: None }
     }
 }
 
-/// The rows of one source.
+/// The selected rows of one source.
 #[derive(Debug, Clone)]
 pub(crate) struct Selection {
-    pub(crate) snapshot: Snapshot,
-    /// Eight bytes a row: the row ids, in the order of keys.
-    pub(crate) row_ids: Arc<Vec<u64>>,
-    /// How long each of them is, where that was asked for.
-    pub(crate) lengths: Arc<Vec<u32>>,
+    snapshot: Snapshot,
+    /// Row ids in the order of keys.
+    row_ids: Arc<Vec<u64>>,
+    /// The length of each row; empty if none was asked for.
+    lengths: Arc<Vec<u32>>,
 }
 
 impl Selection {
-    /// The rows of `source`, and how long each is in column `length`. Reads their keys, some tens of bytes a row for the time that it
-    /// takes, unless their order is known on this machine; eight or twelve bytes a row afterwards.
+    /// Reads the rows of `source`, and the length of each in column `length`. Reading sorts the keys, which takes some
+    /// tens of bytes a row, unless their order is kept on this machine; the selection takes eight or twelve bytes a
+    /// row.
     ///
     /// # Errors
-    /// `NotFound` for a version that cannot be read or a column that is not there; `InvalidInput` for a filter that does not parse
-    /// or a column without lengths.
+    /// `NotFound` for a version that cannot be read or a missing column; `InvalidInput` for a filter that does not
+    /// parse or a column without lengths.
     pub(crate) async fn read(source: &Source, length: Option<&str>) -> Result<Self> {
         let snapshot = match source.version {
             Some(version) => source.table.snapshot_at(version).await?,
@@ -67,8 +68,8 @@ impl Selection {
         }
         let directory = source.table.cache_directory().join("orders");
         let order = KeyOrder::new(&directory, &snapshot, source.filter.as_deref(), length);
-        if let Some((row_ids, lengths)) = known(&order).await? {
-            return Ok(Self { snapshot, row_ids: Arc::new(row_ids), lengths: Arc::new(lengths) });
+        if let Some(rows) = read_kept(&order).await? {
+            return Ok(Self::new(snapshot, rows));
         }
         let mut request = ScanRequest::default().columns(columns).with_row_id();
         request.filter = source.filter.clone().map(Filter::from);
@@ -76,36 +77,66 @@ impl Selection {
         let batches: Vec<RecordBatch> = snapshot.scan(&request).await?.try_collect().await?;
         let length = length.map(str::to_owned);
         let sort = move || {
-            let (row_ids, lengths) = in_key_order(&schema, &batches, keys.len(), length.as_deref())?;
-            if row_ids.len() >= ROWS_MIN
-                && let Err(error) = order.write(&row_ids, &lengths)
+            let rows = in_key_order(&schema, &batches, keys.len(), length.as_deref())?;
+            if rows.row_ids.len() >= ROWS_MIN
+                && let Err(error) = order.write(&rows)
             {
                 tracing::warn!(%error, "the order of keys is not kept: the next loader sorts them again");
             }
-            Ok::<_, Error>((row_ids, lengths))
+            Ok::<_, Error>(rows)
         };
         let sorted = tokio::task::spawn_blocking(sort).await;
-        let (row_ids, lengths) = sorted.map_err(|source| Error::internal("sort keys").with_source(source))??;
-        Ok(Self { snapshot, row_ids: Arc::new(row_ids), lengths: Arc::new(lengths) })
+        let rows = sorted.map_err(|source| Error::internal("sort keys").with_source(source))??;
+        Ok(Self::new(snapshot, rows))
+    }
+
+    fn new(snapshot: Snapshot, rows: OrderedRows) -> Self {
+        Self { snapshot, row_ids: Arc::new(rows.row_ids), lengths: Arc::new(rows.lengths) }
+    }
+
+    /// Returns the snapshot that the rows are of.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Returns the number of rows.
+    pub(crate) fn rows(&self) -> u64 {
+        self.row_ids.len() as u64
+    }
+
+    /// Returns the row ids in the order of keys.
+    pub(crate) fn row_ids(&self) -> &[u64] {
+        &self.row_ids
+    }
+
+    /// Returns the id of the row with number `row`.
+    pub(crate) fn row_id(&self, row: u64) -> u64 {
+        self.row_ids[row as usize]
+    }
+
+    /// Returns the length of each row; empty if none was asked for.
+    pub(crate) fn lengths(&self) -> &Arc<Vec<u32>> {
+        &self.lengths
     }
 }
 
-/// What is kept of `order`. One that cannot be read is made anew.
-async fn known(order: &KeyOrder) -> Result<Option<(Vec<u64>, Vec<u32>)>> {
+/// Returns the rows of `order` if they are kept on this machine and can be read.
+async fn read_kept(order: &KeyOrder) -> Result<Option<OrderedRows>> {
     let order = order.clone();
     let read = tokio::task::spawn_blocking(move || order.read()).await;
     let read = read.map_err(|source| Error::internal("read an order of keys").with_source(source))?;
     Ok(read.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the order of keys is made anew");
+        tracing::warn!(%error, "the order of keys cannot be read: keys are sorted again");
         None
     }))
 }
 
+/// Checks that the values of `column` have lengths.
 fn check_length(snapshot: &Snapshot, column: &str) -> Result<()> {
     let schema = snapshot.full_schema();
     let field = schema.field_with_name(column).map_err(|_| {
         let known = snapshot.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-        Error::not_found(format!("no column `{column}` to tell lengths by; the table has {}", known.join(", ")))
+        Error::not_found(format!("no column `{column}` to take lengths from; the table has {}", known.join(", ")))
     })?;
     let has_length = field.data_type().is_numeric()
         || matches!(
@@ -121,12 +152,10 @@ fn check_length(snapshot: &Snapshot, column: &str) -> Result<()> {
         return Ok(());
     }
     let what = if is_blob(field) { "media".to_owned() } else { field.data_type().to_string() };
-    Err(Error::invalid_input(format!(
-        "column `{column}` is {what}: lengths are told by numbers, texts, bytes or lists"
-    )))
+    Err(Error::invalid_input(format!("column `{column}` is {what}: lengths come from numbers, texts, bytes or lists")))
 }
 
-/// How long each value is.
+/// Returns the length of each value.
 fn lengths(column: &ArrayRef) -> Result<Vec<u32>> {
     let lengths = match column.data_type().is_numeric() {
         true => Arc::clone(column),
@@ -136,14 +165,15 @@ fn lengths(column: &ArrayRef) -> Result<Vec<u32>> {
     Ok(lengths.as_primitive::<UInt32Type>().iter().map(Option::unwrap_or_default).collect())
 }
 
+/// Sorts rows by their first `keys` columns. The last column has the row ids, column `length` the lengths.
 fn in_key_order(
     schema: &Arc<Schema>,
     batches: &[RecordBatch],
     keys: usize,
     length: Option<&str>,
-) -> Result<(Vec<u64>, Vec<u32>)> {
+) -> Result<OrderedRows> {
     let rows = concat_batches(schema, batches).map_err(arrow_error)?;
-    let Some((row_ids, columns)) = rows.columns().split_last() else { return Ok((Vec::new(), Vec::new())) };
+    let Some((row_ids, columns)) = rows.columns().split_last() else { return Ok(OrderedRows::default()) };
     let row_ids: &UInt64Array =
         row_ids.as_primitive_opt::<UInt64Type>().ok_or_else(|| Error::internal(format!("a scan gave no {ROW_ID}")))?;
     let keys: Vec<SortColumn> =
@@ -155,5 +185,5 @@ fn in_key_order(
         Some(column) => lengths(&take(column, &order, None).map_err(arrow_error)?)?,
         None => Vec::new(),
     };
-    Ok((sorted.as_primitive::<UInt64Type>().values().to_vec(), lengths))
+    Ok(OrderedRows { row_ids: sorted.as_primitive::<UInt64Type>().values().to_vec(), lengths })
 }

@@ -1,58 +1,62 @@
 //! The training loader.
 
+mod options;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::Field;
 use cenote_loader::{
-    Batch as LoaderBatch, Loader as RustLoader, LoaderOptions, LoaderState, Next, OnError, Source, Tail, Transform,
-    merge,
+    Batch as LoaderBatch, Loader as RustLoader, LoaderState, Next, Source, Tensor as LoaderTensor, merge,
 };
-use cenote_runtime::{ByteSize, Error, Version, arrow};
+use cenote_runtime::{Error, Version, arrow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use serde_json::Value;
 
-use crate::fault::{self, raise};
+use crate::fault::raise;
 use crate::process::{Owned, SIGNAL_EVERY, wait};
 use crate::rows::{Column, Rows};
 use crate::table::{self, Table};
 use crate::tensor::Tensor;
 
-/// A source: table, version (see `table::snapshot`), filter, weight.
+/// A source: its table, version (see `table::snapshot`), filter and weight.
 type SourceArguments<'py> = (Bound<'py, Table>, Option<String>, Option<String>, Option<f64>);
 
 /// A loader over tables of this process.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Loader(Owned<Arc<RustLoader>>);
 
-fn json<T: serde::de::DeserializeOwned>(text: &str, what: &str) -> PyResult<T> {
-    serde_json::from_str(text).map_err(|error| fault::invalid(format!("this is no {what}: {error}")))
+fn parse_state(text: &str) -> PyResult<LoaderState> {
+    serde_json::from_str(text).map_err(|source| {
+        let message = format!("this holds no state of a loader: {source}");
+        raise(Error::invalid_input(message).with_source(source))
+    })
 }
 
-fn to_json(state: &LoaderState) -> PyResult<String> {
-    serde_json::to_string(state).map_err(|error| raise(Error::internal(format!("write the state: {error}"))))
+fn write_state(state: &LoaderState) -> PyResult<String> {
+    serde_json::to_string(state).map_err(|source| raise(Error::internal("write the state").with_source(source)))
 }
 
-/// The state of a rank from those of its workers, all as JSON.
+/// Returns the state of a rank from the states of its workers, all as JSON.
 #[pyfunction]
 pub(crate) fn merge_states(states: Vec<String>) -> PyResult<String> {
-    let states = states.iter().map(|state| json(state, "state of a loader")).collect::<PyResult<Vec<LoaderState>>>()?;
-    to_json(&merge(&states).map_err(raise)?)
+    let states = states.iter().map(|state| parse_state(state)).collect::<PyResult<Vec<_>>>()?;
+    write_state(&merge(&states).map_err(raise)?)
 }
 
 #[pymethods]
 impl Loader {
-    /// `options` is a JSON object; what it lacks has its default. `versions` stand for the newest ones, one a source.
+    /// Opens a loader with `options`, a `cenote.loader._Options`. `versions`, one for each source, replace the newest
+    /// ones.
     #[new]
     fn new(
         py: Python<'_>,
         sources: Vec<SourceArguments<'_>>,
-        options: &str,
+        options: &Bound<'_, PyAny>,
         versions: Option<Vec<u64>>,
     ) -> PyResult<Self> {
-        let options = parse_options(&json::<Value>(options, "object of options")?)?;
+        let options = options::read(options)?;
         let mut opened = Vec::with_capacity(sources.len());
         for (table, version, filter, weight) in &sources {
             let table = table.get().here()?;
@@ -62,25 +66,25 @@ impl Loader {
             };
             opened.push(Source { table: table.stored().clone(), version, filter: filter.clone(), weight: *weight });
         }
-        let versions = numbered(versions);
+        let versions = to_versions(versions);
         let loader = wait(py, RustLoader::open_at(opened, options, versions.as_deref()))?;
         Ok(Self(Owned::new(Arc::new(loader))))
     }
 
-    /// Begins to read what is left of the epoch, or the next one; the number under which batches are asked for. See
-    /// `versions` of `new`.
+    /// Begins the rest of the epoch, or the next epoch, and returns the number under which its batches are asked for.
+    /// `versions` are those of `new`.
     fn begin(&self, py: Python<'_>, versions: Option<Vec<u64>>) -> PyResult<u64> {
-        let versions = numbered(versions);
+        let versions = to_versions(versions);
         wait(py, self.here()?.begin(versions.as_deref()))
     }
 
-    /// Whether `begin` reads the newest versions.
+    /// Returns whether `begin` reads the newest versions.
     #[getter]
     fn reads_anew(&self) -> PyResult<bool> {
         Ok(self.here()?.reads_anew())
     }
 
-    /// Waits for the next batch; whether there is one.
+    /// Waits for the next batch, and returns whether there is one.
     fn ready(&self, py: Python<'_>, iteration: u64) -> PyResult<bool> {
         let loader = self.here()?;
         loop {
@@ -92,20 +96,20 @@ impl Loader {
         }
     }
 
-    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing
-    /// interrupts.
+    /// Returns what `convert` makes of the next batch, if it is ready. The batch counts as given once it is converted
+    /// without an interruption.
     fn give<'py>(
         &self,
         py: Python<'py>,
         iteration: u64,
-        make: &Bound<'py, PyAny>,
+        convert: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let loader = self.here()?;
         let next = py.detach(|| loader.next_within(iteration, Duration::ZERO)).map_err(raise)?;
         let Next::Batch(offer) = next else { return Ok(None) };
-        let made = make.call1((Batch::new(py, offer.batch.clone())?,))?;
+        let converted = convert.call1((Batch::new(py, offer.batch.clone())?,))?;
         py.check_signals()?;
-        Ok(loader.accept(&offer).then_some(made))
+        Ok(loader.accept(&offer).then_some(converted))
     }
 
     fn take(&self, py: Python<'_>, rows: Vec<u64>) -> PyResult<Batch> {
@@ -113,12 +117,11 @@ impl Loader {
     }
 
     fn state(&self) -> PyResult<String> {
-        to_json(&self.here()?.state())
+        write_state(&self.here()?.state())
     }
 
     fn restore(&self, py: Python<'_>, state: &str) -> PyResult<()> {
-        let state: LoaderState = json(state, "state of a loader")?;
-        wait(py, self.here()?.restore(&state))
+        wait(py, self.here()?.restore(&parse_state(state)?))
     }
 
     fn set_epoch(&self, epoch: u64) -> PyResult<()> {
@@ -175,74 +178,11 @@ impl Loader {
     }
 }
 
-fn numbered(versions: Option<Vec<u64>>) -> Option<Vec<Version>> {
+fn to_versions(versions: Option<Vec<u64>>) -> Option<Vec<Version>> {
     versions.map(|versions| versions.into_iter().map(Version).collect())
 }
 
-fn parse_options(given: &Value) -> PyResult<LoaderOptions> {
-    let number = |name: &str| match &given[name] {
-        Value::Null => Ok(None),
-        value => value
-            .as_u64()
-            .map(Some)
-            .ok_or_else(|| fault::invalid(format!("{name} is a whole number, 0 or more, found {value}"))),
-    };
-    let count =
-        |name: &str, default: usize| -> PyResult<usize> { Ok(number(name)?.map_or(default, |number| number as usize)) };
-    let size = |name: &str| match &given[name] {
-        Value::Null => Ok(None),
-        Value::String(text) => text.parse::<ByteSize>().map(Some).map_err(|error| raise(error.context(name))),
-        value => value
-            .as_u64()
-            .map(|bytes| Some(ByteSize(bytes)))
-            .ok_or_else(|| fault::invalid(format!("{name} is a size such as 256 MiB, found {value}"))),
-    };
-    let text = |name: &str, default: &'static str| match &given[name] {
-        Value::Null => Ok(default.to_owned()),
-        Value::String(text) => Ok(text.clone()),
-        value => Err(fault::invalid(format!("{name} is a text such as {default}, found {value}"))),
-    };
-    let defaults = LoaderOptions::default();
-    let columns = match &given["columns"] {
-        Value::Null => None,
-        columns => Some(json(&columns.to_string(), "list of columns")?),
-    };
-    let transforms: Vec<(String, Vec<Transform>)> = match &given["transforms"] {
-        Value::Null => Vec::new(),
-        transforms => json(&transforms.to_string(), "list of transforms")?,
-    };
-    Ok(LoaderOptions {
-        columns,
-        batch_rows: count("batch_size", defaults.batch_rows)?,
-        shuffle: number("seed")?,
-        window: size("window")?,
-        buckets: match &given["buckets"] {
-            Value::Null => None,
-            buckets => Some(json(&buckets.to_string(), "way to put lengths together")?),
-        },
-        rank: count("rank", 0)?,
-        world_size: count("world_size", 1)?,
-        worker: count("worker", 0)?,
-        workers: count("workers", 1)?,
-        tail: text("last", "short")?.parse::<Tail>().map_err(raise)?,
-        transforms,
-        epoch_rows: number("epoch_rows")?,
-        on_error: match text("on_error", "raise")?.as_str() {
-            "raise" => OnError::Raise,
-            "zero" => OnError::Zero,
-            other => return Err(fault::invalid(format!("on_error is raise or zero, found {other}"))),
-        },
-        prefetch_bytes_max: size("prefetch")?.unwrap_or(defaults.prefetch_bytes_max),
-        threads: count("threads", 0)?,
-        follow: match &given["follow"] {
-            Value::Null => false,
-            Value::Bool(follow) => *follow,
-            value => return Err(fault::invalid(format!("follow is true or false, found {value}"))),
-        },
-    })
-}
-
-/// Rows for one step.
+/// The rows of one step.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Batch {
     #[pyo3(get)]
@@ -262,7 +202,7 @@ pub(crate) struct Batch {
 impl Batch {
     fn new(py: Python<'_>, batch: LoaderBatch) -> PyResult<Self> {
         let len = batch.len();
-        let tensor = |tensor: cenote_loader::Tensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
+        let tensor = |tensor: LoaderTensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
         let tensors = batch.tensors.into_iter().map(tensor).collect::<PyResult<Vec<_>>>()?;
         Ok(Self {
             epoch: batch.epoch,
@@ -283,14 +223,14 @@ impl Batch {
         self.len
     }
 
-    /// The columns in order: first those that were transformed.
+    /// Returns the columns: the transformed ones, then the packed ones, then the others.
     fn columns(&self) -> Vec<String> {
         let rest = self.rows.schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
         let blocks = self.blocks.iter().map(|(name, _)| name.clone());
         self.tensors.iter().map(|(name, _)| name.clone()).chain(blocks).chain(rest).collect()
     }
 
-    /// A column as a tensor, which is told by its type alone; none when that is not made of numbers.
+    /// Returns a column as a tensor; `None` when its type, which alone decides, is not made of numbers.
     fn tensor(&self, py: Python<'_>, name: &str) -> PyResult<Option<Py<Tensor>>> {
         if let Some((_, tensor)) = self.tensors.iter().find(|(column, _)| column == name) {
             return Ok(Some(tensor.clone_ref(py)));
@@ -299,7 +239,7 @@ impl Batch {
         Tensor::of_column(&column.array, column.field.is_nullable()).map(|tensor| Py::new(py, tensor)).transpose()
     }
 
-    /// A column that was not transformed, as Arrow.
+    /// Returns a column that was not transformed, as Arrow.
     fn column(&self, name: &str) -> PyResult<Column> {
         match self.blocks.iter().find(|(column, _)| column == name) {
             Some((_, array)) => {

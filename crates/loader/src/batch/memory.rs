@@ -1,0 +1,113 @@
+//! Pools of tensor memory. Returning the memory of a dropped tensor to the system and allocating it again would cost a
+//! tenth of the time that a picture takes.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Weak};
+
+use cenote_base::sync::Mutex;
+
+/// Tensors whose memory a pool keeps: while one is trained on, the next are made.
+const KEPT_MAX: usize = 4;
+
+/// Numbers whose memory returns to the pool of the loader that made them, if that is still open.
+pub struct Memory<T> {
+    values: Vec<T>,
+    pool: Weak<MemoryPool<T>>,
+}
+
+/// The pools of a loader.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryPools {
+    pub(crate) bytes: Arc<MemoryPool<u8>>,
+    pub(crate) floats: Arc<MemoryPool<f32>>,
+}
+
+/// The memory of dropped tensors.
+pub(crate) struct MemoryPool<T>(Mutex<Vec<Vec<T>>>);
+
+impl<T> Default for MemoryPool<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone + Default> MemoryPool<T> {
+    /// Returns `len` arbitrary numbers.
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Memory<T> {
+        let mut spare = self.0.lock();
+        let kept = spare.iter().position(|values| values.len() == len).map(|at| spare.swap_remove(at));
+        drop(spare);
+        Memory { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
+    }
+}
+
+impl<T> Drop for Memory<T> {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        // A drop must not wait for the lock: in a forked process whose parent held it, it would wait forever.
+        if let Some(mut spare) = pool.0.try_lock() {
+            let oldest = (spare.len() == KEPT_MAX).then(|| spare.remove(0));
+            spare.push(std::mem::take(&mut self.values));
+            drop(spare);
+            drop(oldest);
+        }
+    }
+}
+
+impl<T> Deref for Memory<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values
+    }
+}
+
+impl<T> DerefMut for Memory<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.values
+    }
+}
+
+impl<T: Clone> Clone for Memory<T> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), pool: Weak::new() }
+    }
+}
+
+impl<T: PartialEq> PartialEq for Memory<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Memory<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.values.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_returns_to_its_own_pool_up_to_a_limit() {
+        let pool: Arc<MemoryPool<u8>> = Arc::default();
+        let mut first = pool.take(3);
+        assert_eq!(*first, [0, 0, 0]);
+        first[1] = 7;
+        let copy = first.clone();
+        drop(first);
+        drop(copy);
+        assert_eq!(pool.0.lock().len(), 1, "a copy belongs to no pool");
+        assert_eq!(*pool.take(2), [0, 0], "of another length");
+        assert_eq!(*pool.take(3), [0, 7, 0], "any numbers");
+        let many: Vec<_> = (0..10).map(|len| pool.take(len + 10)).collect();
+        drop(many);
+        assert_eq!(pool.0.lock().len(), KEPT_MAX);
+        let last = pool.take(1);
+        drop(pool);
+        drop(last);
+    }
+}
