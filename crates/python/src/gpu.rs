@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cenote_base::sync::Mutex;
+use cenote_runtime::sync::Mutex;
 
 /// What the scheduler calls them. A request for some is refused by this name.
 const RESOURCE: &str = "thousandths of a GPU";

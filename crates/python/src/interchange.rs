@@ -107,6 +107,26 @@ pub(crate) fn export_array<'py>(py: Python<'py>, array: &dyn Array, field: &Fiel
     Ok((PyCapsule::new_with_value(py, schema, SCHEMA)?, PyCapsule::new_with_value(py, data, ARRAY)?))
 }
 
+/// An array on its way to a library that reads `__arrow_c_array__`.
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct ArrowArray {
+    pub(crate) array: ArrayRef,
+    pub(crate) field: Field,
+}
+
+#[pymethods]
+impl ArrowArray {
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<ArrayCapsules<'py>> {
+        drop(requested_schema);
+        export_array(py, self.array.as_ref(), &self.field)
+    }
+}
+
 /// Columns with their types.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Schema(pub(crate) SchemaRef);

@@ -45,8 +45,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;
     module.add_function(wrap_pyfunction!(loader::merge_states, module)?)?;
     module.add_function(wrap_pyfunction!(operators::register, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle::unpickle_column, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle::unpickle_rows, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle::unpickle_tensor, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::unpickle_column, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::unpickle_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(tensor::unpickle_tensor, module)?)?;
     module.add_function(wrap_pyfunction!(schema::schema, module)?)
 }

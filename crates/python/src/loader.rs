@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::Field;
-use cenote_loader::{
+use cenote_runtime::loader::{
     Batch as LoaderBatch, Loader as RustLoader, LoaderOptions, LoaderState, Next, OnError, Source, Tail, Transform,
     merge,
 };
-use cenote_runtime::{ByteSize, Error, Version, arrow};
+use cenote_runtime::{ByteSize, Error, Version, arrow, loader};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::Value;
@@ -60,7 +60,7 @@ impl Loader {
                 None => None,
                 Some(_) => Some(wait(py, table::snapshot(table, version.as_deref()))?.version()),
             };
-            opened.push(Source { table: table.stored().clone(), version, filter: filter.clone(), weight: *weight });
+            opened.push(Source { version, filter: filter.clone(), weight: *weight, ..table.source() });
         }
         let versions = numbered(versions);
         let loader = wait(py, RustLoader::open_at(opened, options, versions.as_deref()))?;
@@ -262,7 +262,7 @@ pub(crate) struct Batch {
 impl Batch {
     fn new(py: Python<'_>, batch: LoaderBatch) -> PyResult<Self> {
         let len = batch.len();
-        let tensor = |tensor: cenote_loader::Tensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
+        let tensor = |tensor: loader::Tensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
         let tensors = batch.tensors.into_iter().map(tensor).collect::<PyResult<Vec<_>>>()?;
         Ok(Self {
             epoch: batch.epoch,

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_base::sync::Mutex;
+use cenote_runtime::sync::Mutex;
 use cenote_runtime::{Error, Result};
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;

@@ -1,20 +1,24 @@
 //! Rows that Python holds or reads.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, RecordBatchIterator, RecordBatchReader};
-use arrow::datatypes::SchemaRef;
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use cenote_runtime::{Error, RecordBatches, arrow};
 use futures::StreamExt;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyCapsule, PyDict};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::fault;
-use crate::interchange::{ArrayCapsules, Schema, export_array, export_schema, export_stream};
+use crate::interchange::{self, ArrayCapsules, export_array, export_schema, export_stream};
 use crate::pickle::{self, Reduced};
 use crate::process::{self, Owned};
 use crate::tensor::Tensor;
@@ -44,8 +48,8 @@ impl Rows {
 impl Rows {
     pub(crate) fn find(&self, name: &str) -> PyResult<Column> {
         let at = self.schema.index_of(name).map_err(|_| {
-            let known = self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-            fault::raise(cenote_runtime::Error::not_found(format!("no column `{name}`; there are {known}")))
+            let known = self.schema.fields().iter().map(|field| field.name().as_str());
+            fault::raise(cenote_runtime::unknown("column", name, known))
         })?;
         Ok(Column { array: self.batch()?.column(at).clone(), field: self.schema.fields()[at].clone() })
     }
@@ -64,8 +68,8 @@ impl Rows {
     }
 
     #[getter]
-    fn schema(&self) -> Schema {
-        Schema(SchemaRef::clone(&self.schema))
+    fn schema(&self) -> interchange::Schema {
+        interchange::Schema(SchemaRef::clone(&self.schema))
     }
 
     #[pyo3(signature = (requested_schema=None))]
@@ -113,7 +117,8 @@ impl Rows {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
-        pickle::reduce_rows(py, &self.schema, &self.batches)
+        let bytes = PyBytes::new(py, &pickle::write(&self.schema, &self.batches)?);
+        Ok((pickle::maker(py, "unpickle_rows")?, (bytes,)))
     }
 
     /// Column `name` as one array.
@@ -166,8 +171,33 @@ impl Column {
         export_array(py, self.array.as_ref(), &self.field)
     }
 
+    /// Pickles the column as a tensor of its Arrow bytes: `cenote.torch` shares the memory of tensors that go to another
+    /// process.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Tensor,)>> {
-        pickle::reduce_column(py, self)
+        let schema = Arc::new(Schema::new(vec![Arc::clone(&self.field)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&self.array)]).map_err(fault::arrow)?;
+        let bytes = pickle::write(&schema, &[batch])?;
+        let shape = vec![bytes.len() as i64];
+        let tensor = Tensor::of_bytes(Buffer::from_vec(bytes), shape, "|u1", None)?;
+        Ok((pickle::maker(py, "unpickle_column")?, (tensor,)))
+    }
+}
+
+/// Makes rows again from their pickled bytes.
+#[pyfunction]
+pub(crate) fn unpickle_rows(bytes: PyBackedBytes) -> PyResult<Rows> {
+    let (schema, batches) = pickle::read(Buffer::from(Bytes::from_owner(bytes)))?;
+    Ok(Rows::new(schema, batches))
+}
+
+/// Makes a column again from its pickled bytes.
+#[pyfunction]
+pub(crate) fn unpickle_column(bytes: &Tensor) -> PyResult<Column> {
+    let nothing = || fault::invalid("these bytes hold no column");
+    let (schema, batches) = pickle::read(bytes.buffer().ok_or_else(nothing)?)?;
+    match (batches.first(), schema.fields().first()) {
+        (Some(batch), Some(field)) => Ok(Column { array: Arc::clone(batch.column(0)), field: Arc::clone(field) }),
+        _ => Err(nothing()),
     }
 }
 
@@ -260,8 +290,8 @@ impl Stream {
 #[pymethods]
 impl Stream {
     #[getter]
-    fn schema(&self) -> Schema {
-        Schema(SchemaRef::clone(&self.schema))
+    fn schema(&self) -> interchange::Schema {
+        interchange::Schema(SchemaRef::clone(&self.schema))
     }
 
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {

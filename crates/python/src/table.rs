@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use arrow::datatypes::{Field, Schema as ArrowSchema};
 use cenote_runtime::{
     ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot,
-    Table as RuntimeTable, Version, WriteReport, arrow, vector_dimensions,
+    Table as RuntimeTable, Version, WriteReport, arrow,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -48,12 +48,12 @@ impl Table {
 pub(crate) async fn snapshot(table: &RuntimeTable, version: Option<&str>) -> cenote_runtime::Result<Snapshot> {
     let Some(version) = version else { return table.snapshot().await };
     if let Some(tag) = version.strip_prefix("tag:") {
-        return table.stored().snapshot_of(tag).await;
+        return table.snapshot_of(tag).await;
     }
     let number = version.parse().map_err(|_| {
         Error::invalid_input(format!("`{version}` is no version: give a number, or `tag:NAME` for a tag"))
     })?;
-    table.stored().snapshot_at(Version(number)).await
+    table.snapshot_at(Version(number)).await
 }
 
 fn report<'py>(py: Python<'py>, report: WriteReport) -> PyResult<Bound<'py, PyDict>> {
@@ -123,7 +123,7 @@ impl Table {
     }
 
     fn upsert<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
-        let table = self.here()?.stored();
+        let table = self.here()?;
         let mut reader = interchange::reader(data)?;
         let written = wait(py, async move {
             let (mut held, mut bytes, mut staged) = (Vec::new(), 0, Vec::new());
@@ -170,7 +170,7 @@ impl Table {
     }
 
     fn delete_where<'py>(&self, py: Python<'py>, filter: String) -> PyResult<Bound<'py, PyDict>> {
-        report(py, wait(py, self.here()?.stored().delete_where(Filter::from(filter)))?)
+        report(py, wait(py, self.here()?.delete_where(filter))?)
     }
 
     fn get_keys(
@@ -218,22 +218,27 @@ impl Table {
         let vector = vector.map(values::vector).transpose()?;
         let (table, lake) = (self.here()?, self.lake()?);
         let found = wait(py, async {
-            let snapshot = table.snapshot().await?;
-            let mut search = Search { filter, k, columns, ..Search::default() };
+            let mut search = Search::new(k);
+            if let Some(filter) = filter {
+                search = search.filter(filter);
+            }
+            if let Some(columns) = columns {
+                search = search.columns(columns);
+            }
             let indexes = table.indexes().await?;
             let has_words = indexes.iter().any(|index| matches!(index.kind, IndexKind::FullText { .. }));
             let by_meaning = text.is_some() && vector.is_none() && image.is_none() && (!has_words || column.is_some());
             if vector.is_some() || image.is_some() || by_meaning {
-                let (column, dimensions) = vector_column(&snapshot, column.as_deref(), table.name())?;
+                let column = table.vector_column(column.as_deref()).await?;
                 let vector = match (vector, image, &text) {
                     (Some(vector), _, _) => vector,
-                    (None, Some(picture), _) => lake.embed_image(&picture, dimensions).await?,
+                    (None, Some(picture), _) => lake.embed_image(&picture, column.dimensions).await?,
                     (None, None, text) => lake.embed_text(text.as_deref().unwrap_or_default()).await?,
                 };
-                search.vector = Some((column, vector));
+                search = search.vector(column.name, vector);
             }
             if let Some(text) = text.filter(|_| has_words || !by_meaning) {
-                search.text = Some((String::new(), text));
+                search = search.text(text);
             }
             table.search(&search).await
         })?;
@@ -271,7 +276,7 @@ impl Table {
     }
 
     fn fold(&self, py: Python<'_>) -> PyResult<()> {
-        wait(py, self.here()?.stored().fold())
+        wait(py, self.here()?.fold())
     }
 
     fn tag(&self, py: Python<'_>, tag: &str, version: Option<u64>) -> PyResult<u64> {
@@ -281,34 +286,34 @@ impl Table {
                 Some(version) => Version(version),
                 None => table.snapshot().await?.version(),
             };
-            table.stored().tag(tag, version).await?;
+            table.tag(tag, version).await?;
             Ok(version.0)
         })
     }
 
     fn untag(&self, py: Python<'_>, tag: &str) -> PyResult<()> {
-        wait(py, self.here()?.stored().untag(tag))
+        wait(py, self.here()?.untag(tag))
     }
 
     fn tags(&self, py: Python<'_>) -> PyResult<BTreeMap<String, u64>> {
-        let tags = wait(py, self.here()?.stored().tags())?;
+        let tags = wait(py, self.here()?.tags())?;
         Ok(tags.into_iter().map(|(tag, version)| (tag, version.0)).collect())
     }
 
     fn versions(&self, py: Python<'_>) -> PyResult<Vec<(u64, i64)>> {
-        let versions = wait(py, self.here()?.stored().versions())?;
+        let versions = wait(py, self.here()?.versions())?;
         Ok(versions.into_iter().map(|(version, time)| (version.0, time)).collect())
     }
 
     fn add_columns(&self, py: Python<'_>, schema: &Bound<'_, PyAny>) -> PyResult<u64> {
         let schema = interchange::schema(schema)?;
         let fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
-        Ok(wait(py, self.here()?.stored().add_columns(&fields))?.0)
+        Ok(wait(py, self.here()?.add_columns(&fields))?.0)
     }
 
     fn drop_columns(&self, py: Python<'_>, columns: Vec<String>) -> PyResult<u64> {
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        Ok(wait(py, self.here()?.stored().drop_columns(&columns))?.0)
+        Ok(wait(py, self.here()?.drop_columns(&columns))?.0)
     }
 
     fn properties(&self, py: Python<'_>) -> PyResult<HashMap<String, String>> {
@@ -316,7 +321,7 @@ impl Table {
     }
 
     fn set_properties(&self, py: Python<'_>, properties: BTreeMap<String, Option<String>>) -> PyResult<u64> {
-        Ok(wait(py, self.here()?.stored().set_properties(properties))?.0)
+        Ok(wait(py, self.here()?.set_properties(properties))?.0)
     }
 
     fn changes(&self, py: Python<'_>, start: Option<u64>) -> PyResult<Changes> {
@@ -356,36 +361,6 @@ fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     let schema = reader.schema();
     let batches = py.detach(|| reader.collect::<Result<Vec<_>, _>>()).map_err(fault::arrow)?;
     arrow::compute::concat_batches(&schema, &batches).map_err(fault::arrow)
-}
-
-/// The column that is searched, and how many numbers its vectors have: `wanted`, or the only one of floats of 32 bits,
-/// or the only one.
-fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> cenote_runtime::Result<(String, usize)> {
-    let vectors = snapshot.schema().fields().iter().filter_map(|field| {
-        let dimensions = vector_dimensions(snapshot, field.name()).ok()?;
-        let is_float32 =
-            matches!(field.data_type(), DataType::FixedSizeList(item, _) if item.data_type() == &DataType::Float32);
-        Some((field.name().clone(), dimensions, is_float32))
-    });
-    let vectors: Vec<(String, usize, bool)> = vectors.collect();
-    let names = vectors.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(wanted) = wanted {
-        let found = vectors.into_iter().find(|(name, ..)| name == wanted);
-        let has = if names.is_empty() { "none".to_owned() } else { names };
-        return found
-            .map(|(name, dimensions, _)| (name, dimensions))
-            .ok_or_else(|| Error::not_found(format!("table `{table}` has no vector column `{wanted}`; it has {has}")));
-    }
-    let (usual, others): (Vec<_>, Vec<_>) = vectors.iter().partition(|(.., is_float32)| *is_float32);
-    match if usual.is_empty() { others } else { usual }.as_slice() {
-        [(name, dimensions, _)] => Ok((name.clone(), *dimensions)),
-        [] => Err(Error::not_found(format!(
-            "table `{table}` has neither a full-text index nor a vector column: index a text column, or derive embeddings"
-        ))),
-        _ => Err(Error::invalid_input(format!(
-            "table `{table}` has several vector columns; choose one with `column`: {names}"
-        ))),
-    }
 }
 
 /// What happened to a table's rows, in order, for threads that take turns.

@@ -9,21 +9,24 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::DataType;
-use cenote_loader::Numbers;
 use cenote_runtime::arrow;
+use cenote_runtime::loader::{self, Numbers};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::fault;
-use crate::pickle::{self, Reduced, TensorParts};
+use crate::pickle::{self, Reduced};
 
 const DLPACK: &CStr = c"dltensor";
 const CPU: i32 = 1;
 
 /// What holds the numbers: nobody reads it, and they stay as long as it does.
 type Memory = Arc<dyn Any + Send + Sync>;
+
+/// The pickled parts of a tensor: its numbers, its shape, their type, and which rows have a value.
+type TensorParts<'py> = (Bound<'py, PyBytes>, Vec<i64>, String, Option<Vec<bool>>);
 
 /// Numbers in one piece of memory, in row-major order. Made for one consumer: who changes them changes them for all.
 #[pyclass(frozen, module = "cenote._native")]
@@ -105,7 +108,7 @@ fn kind(data_type: &DataType) -> Option<Kind> {
 }
 
 impl Tensor {
-    pub(crate) fn new(tensor: cenote_loader::Tensor) -> Self {
+    pub(crate) fn new(tensor: loader::Tensor) -> Self {
         let numbers = tensor.numbers;
         let (data, data_type) = match numbers.as_ref() {
             Numbers::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
@@ -221,7 +224,8 @@ impl Tensor {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, TensorParts<'py>>> {
-        pickle::reduce_tensor(py, self)
+        let parts = (PyBytes::new(py, self.bytes()), self.shape(), self.dtype(), self.valid());
+        Ok((pickle::maker(py, "unpickle_tensor")?, parts))
     }
 
     fn __dlpack_device__(&self) -> (i32, i32) {
@@ -274,7 +278,21 @@ impl Tensor {
     }
 }
 
-/// What a tensor in other hands holds on to.
+/// Makes a tensor again from its pickled parts.
+#[pyfunction]
+pub(crate) fn unpickle_tensor(
+    bytes: &[u8],
+    shape: Vec<i64>,
+    dtype: &str,
+    valid: Option<Vec<bool>>,
+) -> PyResult<Tensor> {
+    // Aligned for every type of number, and not Python's own memory: the owner of a tensor may change it.
+    let mut memory = MutableBuffer::new(bytes.len());
+    memory.extend_from_slice(bytes);
+    Tensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
+}
+
+/// The owner of the memory of a tensor that a consumer has taken over.
 struct Context {
     shape: Vec<i64>,
     _memory: Memory,

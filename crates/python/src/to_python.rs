@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::fault;
-use crate::rows::Column;
+use crate::interchange::ArrowArray;
 
 /// Values, in the order of rows.
 type Values<'py> = PyResult<Vec<Bound<'py, PyAny>>>;
@@ -138,8 +138,8 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
                     field.data_type()
                 ))
             })?;
-            let column = Column { array: make_array(array.to_data()), field: field.clone().into() };
-            pyarrow.call_method1("array", (column,))?.call_method0("to_pylist")?.extract()
+            let array = ArrowArray { array: make_array(array.to_data()), field: field.clone() };
+            pyarrow.call_method1("array", (array,))?.call_method0("to_pylist")?.extract()
         }
         // Those that the guards above have taken.
         other => Err(fault::arrow(format!("{other} has no values in Python"))),

@@ -230,7 +230,7 @@ def test_errors_have_classes_of_their_own(lake: cenote.Lake, numbers: cenote.Tab
         lake.create_table("numbers", {"id": int}, primary_key="id")
     with pytest.raises(cenote.errors.UnsupportedError, match="SQL only reads"):
         lake.sql("DELETE FROM numbers")
-    with pytest.raises(NotFoundError, match="is no lake"):
+    with pytest.raises(NotFoundError, match="is not a lake"):
         cenote.open(tmp_path / "elsewhere")
     with pytest.raises(InvalidInputError, match="no type of a column|which is none"):
         lake.create_table("t", {"id": "integer"}, primary_key="id")

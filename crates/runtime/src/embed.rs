@@ -1,4 +1,4 @@
-//! Query vectors: one text or one picture through an embedding operator.
+//! Query vectors: one text or one picture, embedded.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use cenote_scheduler::WorkOptions;
 use crate::lake::Lake;
 
 impl Lake {
-    /// The vector of `text` in the space of `embed_text`, unit length.
+    /// Embeds `text` with the operator `embed_text`, as a vector of unit length.
     pub async fn embed_text(&self, text: &str) -> Result<Vec<f32>> {
         self.embed(OperatorSpec::new("embed_text"), Arc::new(StringArray::from(vec![text]))).await
     }
 
-    /// The vector of an encoded picture with `dimensions` numbers: 384 for the space it shares with text, 1,280 for image
-    /// features.
+    /// Embeds an encoded picture with the operator `embed_image`, as a vector of `dimensions` numbers: 384 in the space
+    /// that pictures share with texts, 1,280 for image features.
     ///
     /// # Errors
-    /// `InvalidInput` when no space has so many numbers, or the picture cannot be decoded.
+    /// `InvalidInput` when no space has `dimensions` numbers, or the picture cannot be decoded.
     pub async fn embed_image(&self, picture: &[u8], dimensions: usize) -> Result<Vec<f32>> {
         for space in ["text", "features"] {
             let spec = OperatorSpec::new("embed_image").with("space", space);

@@ -29,35 +29,36 @@ use crate::train::DeviceTrainer;
 const MARKER: &str = "cenote.json";
 const FORMAT: u64 = 1;
 const TABLES: &str = "tables";
-/// The smallest budget under which a run can hold one piece of input, one of output and a model.
+/// The smallest budget in which a run can hold one piece of input, one of output, and a model.
 const MEMORY_MIN: ByteSize = ByteSize::mib(256);
-/// An index is brought up to date when it lacks so many rows, and at least one in so many of those it has.
+/// Upkeep brings an index up to date when it lags by `max(LATE_ROWS, rows indexed / LATE_SHARE)` rows.
 const LATE_ROWS: usize = 1024;
 const LATE_SHARE: usize = 16;
+/// The largest budget that a lake takes by default.
 const MEMORY_DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 
-/// Bounds and places of a [`Lake`].
+/// Limits and settings of a [`Lake`].
 #[derive(Debug, Clone, Default)]
 pub struct LakeOptions {
-    /// Memory budget, at least 256 MiB. `None`: a quarter of what the machine or container has, from 256 MiB to 4 GiB.
+    /// The memory budget, at least 256 MiB. `None`: a quarter of the memory of the machine or container, from 256 MiB
+    /// to 4 GiB.
     pub memory_max: Option<ByteSize>,
-    /// Bytes of a remote lake that are kept on the local disk. `None`: 4 GiB.
+    /// Bytes of a remote lake that are cached on the local disk. `None`: 4 GiB.
     pub cache_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
-    /// Where operators run that a GPU can do a part of, and the centres of vector indexes on disk are learned; on
-    /// [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where ONNX Runtime can. By default on the
-    /// CPU, and no GPU is looked for.
+    /// The device for kernels of operators and for learning the centres of vector indexes on disk. With
+    /// [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`], models run on a GPU too where ONNX Runtime can.
     pub device: DeviceChoice,
-    /// Units of named resources that operators may ask for.
+    /// Units of named resources that operators may request.
     pub named: BTreeMap<String, u32>,
-    /// Where models, and what they are built from, come from.
+    /// The sources of models and of the packages that they are built from.
     pub models: ModelOptions,
-    /// Memory for a timeline of the newest work: see [`Scheduler::write_trace`]. None by default.
+    /// Memory for a timeline of the newest work (see [`Scheduler::write_trace`]); 0 by default, which keeps none.
     pub trace_max: ByteSize,
-    /// Seeds everything that is random.
+    /// The seed of everything random.
     pub seed: u64,
-    /// Operators beside Cenote's own, which they replace where they have the same name.
+    /// Operators beside Cenote's own; one of the same name replaces Cenote's.
     pub operators: Vec<Definition>,
 }
 
@@ -86,10 +87,10 @@ impl fmt::Debug for Lake {
 }
 
 impl Lake {
-    /// Makes an empty lake at `location`: a directory, which may exist already, or a URI such as `s3://bucket/lake`.
+    /// Creates an empty lake at `location`: a directory, which may exist already, or a URI such as `s3://bucket/lake`.
     ///
     /// # Errors
-    /// `AlreadyExists` when it is a lake.
+    /// `AlreadyExists` when `location` is a lake already.
     pub async fn init(location: impl AsRef<Path>) -> Result<()> {
         let location = location.as_ref();
         let text = format!("{}\n", json!({ "format": FORMAT }));
@@ -102,8 +103,8 @@ impl Lake {
     /// Opens the lake at `location`, a directory or a URI.
     ///
     /// # Errors
-    /// `NotFound` when `location` holds no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget
-    /// that is too small; `Unsupported` when a device is asked for that is not there.
+    /// `NotFound` when `location` is not a lake; `InvalidInput` for a budget that is too small; `Unsupported` for a
+    /// lake of a newer Cenote, or a device that is not there.
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
@@ -117,7 +118,7 @@ impl Lake {
         let sessions_bytes_max = options.models.sessions_bytes_max.or(Some(budget.sessions()));
         let models = Arc::new(ModelRegistry::new(ModelOptions { provider, sessions_bytes_max, ..options.models })?);
         let defaults = SchedulerOptions::default();
-        // A driver takes its time.
+        // Loading a driver blocks for long.
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
         let found = found.map_err(|source| Error::internal("look for a device").with_source(source))??;
         let (device, devices) = found.unzip();
@@ -168,40 +169,44 @@ impl Lake {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Where the lake is.
+    /// Returns the lake's directory or URI.
     pub fn location(&self) -> &Path {
         &self.shared.location
     }
 
-    /// Lets other processes write at once: see [`Store::release`]. To be called before a process ends.
+    /// Gives up the right to write, so that other processes need not wait for it to lapse: call it before the process
+    /// ends. See [`Store::release`].
     pub async fn release(&self) -> Result<()> {
         self.shared.store.release().await
     }
 
-    /// The operators that recipes and SQL can name.
+    /// Returns the operators that recipes and SQL can name.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.shared.registry
     }
 
-    /// The models behind them.
+    /// Returns the models that operators run.
     pub fn models(&self) -> &Arc<ModelRegistry> {
         &self.shared.models
     }
 
-    /// What runs the operators.
+    /// Returns the scheduler on which operators run.
     pub fn scheduler(&self) -> &Scheduler {
         &self.shared.scheduler
     }
 
-    /// Makes a table.
+    /// Creates a table.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a name in use; `InvalidInput` for a name, schema or key that no table can have.
     pub async fn create_table(&self, name: &str, spec: TableSpec) -> Result<Table> {
         Box::pin(self.shared.store.create_table(name, spec)).await.map(|table| self.with_indexes(table))
     }
 
-    /// The table called `name`.
+    /// Returns the table called `name`.
     ///
     /// # Errors
-    /// `NotFound`, naming the tables there are.
+    /// `NotFound`, naming the tables that exist.
     pub async fn table(&self, name: &str) -> Result<Table> {
         self.shared.store.table(name).await.map(|table| self.with_indexes(table))
     }
@@ -210,7 +215,7 @@ impl Lake {
         Table::new(table, self.shared.indexes.clone())
     }
 
-    /// The names of all tables, sorted.
+    /// Lists the names of all tables, sorted.
     pub async fn tables(&self) -> Result<Vec<String>> {
         self.shared.store.tables().await
     }
@@ -218,7 +223,7 @@ impl Lake {
     /// Removes a table with all its versions.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
         let table = self.shared.store.table(name).await?;
-        // A table that cannot be read can be dropped all the same.
+        // A table that cannot be read can still be dropped.
         if let Err(error) = self.shared.indexes.forget_table(&table).await {
             tracing::warn!(%error, table = name, "saved graphs of the table stay in the cache");
         }
@@ -232,19 +237,20 @@ impl Lake {
         Ok(())
     }
 
-    /// Puts files, and the files under directories, into table `table`, one row each (see
-    /// [`media_schema`](crate::media_schema)); files whose bytes are there already are passed over. Commits as it goes:
-    /// what was committed stays when it is interrupted.
+    /// Writes files, and the files under directories, to `table`, one row each (see
+    /// [`media_schema`](crate::media_schema)). Files whose bytes the table has already are passed over. Commits as it
+    /// goes: an interrupted ingest keeps what it has committed.
     ///
     /// # Errors
-    /// `NotFound` for a path that is not there; `InvalidInput` when the table has another form. A file that cannot be
-    /// read is reported, not an error.
+    /// `NotFound` for a path that does not exist; `InvalidInput` for a table with other columns. A file that cannot be
+    /// read is not an error: the report names it.
     pub async fn ingest(&self, table: &str, paths: &[PathBuf], progress: &dyn Progress) -> Result<IngestReport> {
         let commit_bytes_max = Budget::of(self.shared.memory_max).file();
         Box::pin(ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress)).await
     }
 
-    /// Runs `recipe`: its steps, then its indexes, which are made or brought up to date.
+    /// Runs `recipe`: first its steps, over the rows that are stale, then its indexes, which are built or brought up to
+    /// date. An interrupted run resumes at its last commit.
     pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
         let report = Box::pin(self.shared.engine.run(recipe, options)).await?;
         if options.dry_run_rows.is_none() {
@@ -258,40 +264,40 @@ impl Lake {
         Ok(report)
     }
 
-    /// Checks `recipe` against tables and operators; runs nothing.
+    /// Checks `recipe` against tables and operators without running it.
     pub async fn check(&self, recipe: &Recipe) -> Result<()> {
         self.shared.engine.check(recipe).await
     }
 
-    /// What [`run`](Self::run) would do as one task, in order, and what each asks for.
+    /// Plans the tasks of [`run`](Self::run), in order, each with the steps it joins and the resources it requests.
     pub async fn stages(&self, recipe: &Recipe) -> Result<Vec<StagePlan>> {
         self.shared.engine.stages(recipe).await
     }
 
-    /// Answers a SQL query over the lake's tables; each table is seen at one version.
+    /// Runs a SQL query over the lake's tables, each pinned to one version.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
         self.sql_with(text, &[]).await
     }
 
-    /// [`sql`](Self::sql) of a statement with placeholders: `$1` stands for the first of `parameters`, and so on.
+    /// Runs a SQL query with placeholders: `$1` stands for the first of `parameters`, and so on.
     pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         Box::pin(self.shared.query.sql_with(text, parameters)).await
     }
 
-    /// The rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
+    /// Returns the rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
     pub async fn errors(&self, table: &str) -> Result<RecordBatch> {
         let snapshot = self.shared.store.table(table).await?.snapshot().await?;
         ErrorTable::new(&self.shared.store, table, &snapshot).rows().await
     }
 
-    /// Does the upkeep that is due on every table, and waits for it; what it did, by table. A process that writes does
-    /// it by itself.
+    /// Does the upkeep that is due on every table, waits for it, and returns each table it worked on with the reason. A
+    /// process that writes does this by itself.
     pub async fn tend(&self) -> Result<Vec<(String, String)>> {
         let mut done = Vec::new();
         for name in self.tables().await? {
-            match self.table(&name).await?.stored().tend().await {
+            match self.table(&name).await?.tend().await {
                 Ok(reason) => done.extend(reason.map(|reason| (name, reason))),
-                // Dropped meanwhile.
+                // The table was dropped meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.context(format!("table `{name}`"))),
             }
@@ -299,9 +305,11 @@ impl Lake {
         Ok(done)
     }
 
-    /// Rows, versions, bytes on disk, indexes and their lateness, and errors, for each table.
+    /// Returns the rows, versions, bytes on disk, indexes with their lag, and errors of each table, and the resources
+    /// in use.
     pub async fn status(&self) -> Result<LakeStatus> {
-        Box::pin(status::status(self, &self.shared.store, &self.shared.indexes)).await
+        let tables = Box::pin(status::tables(&self.shared.store, &self.shared.indexes)).await?;
+        Ok(LakeStatus { tables, usage: self.shared.scheduler.usage() })
     }
 
     async fn keep_index(&self, request: &IndexRequest) -> Result<()> {
@@ -315,7 +323,7 @@ impl Lake {
     }
 }
 
-/// Adds to the indexes of a table what its folds left late, once that is worth a commit.
+/// Brings a table's indexes up to date after folds, once they lag enough to be worth a commit.
 #[derive(Debug)]
 struct IndexUpkeep {
     indexes: Indexes,
@@ -339,7 +347,7 @@ impl AfterFold for IndexUpkeep {
     }
 }
 
-/// The operators that a lake opened with `options` knows; loads no model.
+/// Returns the operators of a lake opened with `options`, without loading models.
 pub fn operators(options: &LakeOptions) -> Result<Registry> {
     ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models), options.operators.clone()))
 }
@@ -355,7 +363,7 @@ fn register(models: &Arc<ModelRegistry>, others: Vec<Definition>) -> Registry {
 
 async fn check_format(location: &Path) -> Result<()> {
     let Some(text) = read_file(location, MARKER).await? else {
-        let what = format!("{} is no lake; make one with `cenote --lake {0} init`", location.display());
+        let what = format!("{} is not a lake; create one with `cenote --lake {0} init`", location.display());
         return Err(Error::not_found(what));
     };
     let marker = serde_json::from_slice::<serde_json::Value>(&text).ok();
@@ -380,7 +388,7 @@ async fn memory_budget(wanted: Option<ByteSize>) -> Result<ByteSize> {
     }
     let cgroup = tokio::fs::read_to_string("/sys/fs/cgroup/memory.max").await.ok();
     let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.ok();
-    // Where neither can be read, the smallest budget is safe.
+    // Where neither file can be read, the smallest budget is safe.
     let available = memory_available_bytes(cgroup.as_deref(), meminfo.as_deref()).unwrap_or(0);
     Ok(ByteSize(available / 4).clamp(MEMORY_MIN, MEMORY_DEFAULT_MAX))
 }

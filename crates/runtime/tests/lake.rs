@@ -52,8 +52,7 @@ async fn an_index_wanted_over_nothing_waits_for_values_and_then_follows_writes()
         .await
         .unwrap();
     for optimized in [false, true] {
-        let search = Search { text: Some((String::new(), "car".into())), k: 10, ..Search::default() };
-        let found = notes.search(&search).await.unwrap();
+        let found = notes.search(&Search::new(10).text("car")).await.unwrap();
         let mut notes: Vec<&str> = found.column_by_name("note").unwrap().as_string::<i32>().iter().flatten().collect();
         notes.sort_unstable();
         assert_eq!(notes, ["blue car", "car park"], "optimized: {optimized}");
@@ -103,8 +102,7 @@ async fn a_device_learns_the_centres_of_an_index() {
     assert!(trace.contains("learn centres") && trace.contains("cenote-gpu-0"), "{trace}");
 
     for (id, vector) in numbers.chunks(4).enumerate().step_by(500) {
-        let vector = Some(("vector".to_owned(), vector.to_vec()));
-        let found = table.search(&Search { vector, k: 1, ..Search::default() }).await.unwrap();
+        let found = table.search(&Search::new(1).vector("vector", vector.to_vec())).await.unwrap();
         assert_eq!(found["id"].as_primitive::<Int64Type>().value(0), id as i64);
     }
 }

@@ -1,4 +1,4 @@
-//! The commands that list what there is: tables, columns, status, operators, models.
+//! The commands that print a listing: of tables, columns, status, operators and models.
 
 use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;

@@ -1,4 +1,4 @@
-//! One command a file; small listings that print what the facade says share `list.rs`.
+//! The commands, one a file; listings that only print what the facade returns share `list.rs`.
 
 mod changes;
 mod index;
@@ -10,9 +10,6 @@ mod search;
 mod sql;
 mod top;
 mod upkeep;
-
-pub use ingest::show as show_ingest;
-pub use recipe::show as show_run;
 
 use cenote_runtime::{Lake, Result};
 use clap::CommandFactory;
