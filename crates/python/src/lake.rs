@@ -17,7 +17,7 @@ use crate::table::Table;
 use crate::{gpu, operators};
 use crate::{interchange, values};
 
-/// Raised when the wait ends, however it does: the run stops at its last commit.
+/// A flag that cancels a run when the wait for it ends, however it ends: the run stops at its last commit.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {
@@ -26,7 +26,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// `schema` in which the columns of the key hold no nulls, as a key may not.
+/// Returns `schema` with the columns of the key made not nullable.
 fn key_not_null(schema: &SchemaRef, key: &[String]) -> SchemaRef {
     let field = |field: &Arc<arrow::datatypes::Field>| match key.contains(field.name()) {
         true => Arc::new(field.as_ref().clone().with_nullable(false)),
@@ -35,7 +35,7 @@ fn key_not_null(schema: &SchemaRef, key: &[String]) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
-/// Makes an empty lake.
+/// Creates an empty lake.
 #[pyfunction]
 pub(crate) fn init(py: Python<'_>, location: PathBuf) -> PyResult<()> {
     wait(py, RuntimeLake::init(location))
@@ -194,7 +194,7 @@ impl Lake {
     }
 
     fn release(&self, py: Python<'_>) -> PyResult<()> {
-        // In a child of a fork there is nothing of ours to let go.
+        // A child of a fork has nothing to release.
         match self.0.get() {
             Some(lake) => wait(py, lake.release()),
             None => Ok(()),

@@ -1,9 +1,8 @@
 //! The Python package's native part: lakes, tables, rows and the training loader for `import cenote`.
 //!
-//! It is thin. Everything that a Python user meets has its face, its types and its documentation in `python/cenote`;
-//! what is here turns Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and lets go
-//! of the interpreter's lock around all work. It knows the facade, the loader and the command line, and of what is
-//! below them only the locks.
+//! It is thin. The classes that users see, their types and their documentation are in `python/cenote`; this crate turns
+//! Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and releases the interpreter's
+//! lock around all work. It knows the facade and the command line, and nothing below them.
 
 mod child;
 mod command;

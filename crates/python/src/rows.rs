@@ -1,4 +1,4 @@
-//! Rows that Python holds or reads.
+//! Rows that Python holds in memory or reads as a stream.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::process::{self, Owned};
 use crate::tensor::Tensor;
 use crate::to_python::to_python;
 
-/// Batches in memory. They can be read as often as one likes.
+/// Batches in memory, which can be read repeatedly.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Rows {
     pub(crate) schema: SchemaRef,
@@ -37,7 +37,7 @@ impl Rows {
     }
 
     fn batch(&self) -> PyResult<RecordBatch> {
-        // One batch is handed on as it is; several become one, which copies them.
+        // A single batch needs no copy; several are copied into one.
         if let [batch] = self.batches.as_slice() {
             return Ok(batch.clone());
         }
@@ -46,6 +46,7 @@ impl Rows {
 }
 
 impl Rows {
+    /// Returns column `name` as one array.
     pub(crate) fn find(&self, name: &str) -> PyResult<Column> {
         let at = self.schema.index_of(name).map_err(|_| {
             let known = self.schema.fields().iter().map(|field| field.name().as_str());
@@ -78,7 +79,7 @@ impl Rows {
         py: Python<'py>,
         requested_schema: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
-        // A producer may ignore what was requested, and consumers cast.
+        // A producer may ignore the requested schema; consumers cast.
         drop(requested_schema);
         let batches: Vec<Result<RecordBatch, ArrowError>> = self.batches.iter().cloned().map(Ok).collect();
         export_stream(py, Box::new(RecordBatchIterator::new(batches, SchemaRef::clone(&self.schema))))
@@ -88,7 +89,7 @@ impl Rows {
         export_schema(py, &self.schema)
     }
 
-    /// The first `rows` rows.
+    /// Returns the first `rows` rows.
     fn head(&self, rows: usize) -> Rows {
         let mut left = rows;
         let cut = |batch: &RecordBatch| {
@@ -99,7 +100,7 @@ impl Rows {
         Self { schema: SchemaRef::clone(&self.schema), batches: self.batches.iter().map(cut).collect() }
     }
 
-    /// The rows as Python values, a dict each.
+    /// Returns the rows as dicts of Python values.
     fn to_pylist<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let mut rows = Vec::new();
         for batch in &self.batches {
@@ -121,13 +122,13 @@ impl Rows {
         Ok((pickle::maker(py, "unpickle_rows")?, (bytes,)))
     }
 
-    /// Column `name` as one array.
+    /// Returns column `name` as one array.
     fn column(&self, name: &str) -> PyResult<Column> {
         self.find(name)
     }
 }
 
-/// One array, with `__arrow_c_array__`.
+/// A column as one array, with `__arrow_c_array__`.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Column {
     pub(crate) array: arrow::array::ArrayRef,
@@ -140,7 +141,7 @@ impl Column {
         self.array.len()
     }
 
-    /// `rows` values from `start` on, of the same memory.
+    /// Returns `rows` values from `start` on, in the same memory.
     fn slice(&self, start: usize, rows: usize) -> PyResult<Column> {
         match start + rows <= self.array.len() {
             true => Ok(Column { array: self.array.slice(start, rows), field: self.field.clone() }),
@@ -156,7 +157,7 @@ impl Column {
         to_python(py, &self.field, &self.array.slice(row, 1))?.pop().ok_or_else(wrong)
     }
 
-    /// The values as Python's.
+    /// Returns the values as Python's.
     fn to_pylist<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         to_python(py, &self.field, &self.array)
     }
@@ -171,8 +172,8 @@ impl Column {
         export_array(py, self.array.as_ref(), &self.field)
     }
 
-    /// Pickles the column as a tensor of its Arrow bytes: `cenote.torch` shares the memory of tensors that go to another
-    /// process.
+    /// Pickles the column as a tensor of its Arrow bytes: `cenote.torch` shares the memory of tensors that go to
+    /// another process.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Tensor,)>> {
         let schema = Arc::new(Schema::new(vec![Arc::clone(&self.field)]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&self.array)]).map_err(fault::arrow)?;
@@ -201,30 +202,31 @@ pub(crate) fn unpickle_column(bytes: &Tensor) -> PyResult<Column> {
     }
 }
 
-/// Batches as they come. They can be read once, by threads that take turns.
+/// A stream of batches, which can be read once, by threads that take turns.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Stream {
     schema: SchemaRef,
     reading: Owned<Mutex<Reading>>,
 }
 
-/// How far a stream was read. Whoever stops waiting, as Ctrl-C makes them, leaves it where it is, and loses no batch.
+/// The reading state of a stream. A reader that stops waiting, for example at Ctrl-C, leaves the state as it is and
+/// loses no batch.
 struct Reading {
     source: Source,
-    /// Batches that were read and not given yet.
+    /// Batches that were read but not given yet.
     held: VecDeque<RecordBatch>,
-    /// Batches that were given one by one.
+    /// The number of batches that were given one by one.
     given: u64,
 }
 
-/// Where batches come from.
+/// The source of a stream's batches.
 enum Source {
     Open(RecordBatches),
-    /// There are no more.
+    /// The source is exhausted.
     Over,
-    /// What was read is not all: whoever reads on is told again.
+    /// Reading failed: every later read fails alike.
     Failed(Error),
-    /// All batches went elsewhere at once.
+    /// All batches were handed over at once.
     Gone,
 }
 
@@ -260,20 +262,22 @@ impl Reading {
         }
     }
 
-    /// Refuses to give what is left as if it were all.
+    /// Refuses to give the rest as if it were the whole.
     fn check_whole(&self) -> cenote_runtime::Result<()> {
         if self.is_over() {
             return Err(read_already());
         }
         match self.given {
             0 => Ok(()),
-            _ => Err(Error::invalid_input("this result was read in part, batch by batch: ask again to have it whole")),
+            _ => Err(Error::invalid_input(
+                "this result was read in part, batch by batch: run the query again to read it whole",
+            )),
         }
     }
 }
 
 fn read_already() -> Error {
-    Error::invalid_input("this result was read already: ask again, or keep it with `.read()`")
+    Error::invalid_input("this result was read already: run the query again, or keep the rows with `.read()`")
 }
 
 impl Stream {
@@ -316,7 +320,7 @@ impl Stream {
         export_stream(py, Box::new(Pull { schema: SchemaRef::clone(&self.schema), reading, handle }))
     }
 
-    /// All rows.
+    /// Reads all rows.
     fn read(&self, py: Python<'_>) -> PyResult<Rows> {
         let reading = self.here()?;
         let batches = process::wait(py, async {
@@ -329,13 +333,13 @@ impl Stream {
         Ok(Rows::new(SchemaRef::clone(&self.schema), batches.into()))
     }
 
-    /// Refuses to read batch by batch what has none left.
+    /// Refuses to iterate over a stream that is exhausted.
     fn check_left(&self, py: Python<'_>) -> PyResult<()> {
         let reading = self.here()?;
         process::wait(py, async { if reading.lock().await.is_over() { Err(read_already()) } else { Ok(()) } })
     }
 
-    /// Waits for the next batch; whether there is one.
+    /// Waits for the next batch, and returns whether there is one.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         let reading = self.here()?;
         process::wait(py, async {
@@ -344,11 +348,11 @@ impl Stream {
         })
     }
 
-    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing
-    /// interrupts.
+    /// Returns `make(batch)` for the next batch, if it is ready. The batch counts as given once `make` returns and no
+    /// signal interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let reading = self.here()?;
-        // Whoever holds it reads on: nothing is ready.
+        // Another thread is reading: nothing is ready.
         let next = reading.try_lock().ok().and_then(|reading| Some((reading.held.front()?.clone(), reading.given)));
         let Some((batch, number)) = next else { return Ok(None) };
         let made = make.call1((Rows::from(batch),))?;
@@ -360,7 +364,7 @@ impl Stream {
     }
 }
 
-/// A stream as the C interface pulls it: on the consumer's thread.
+/// A stream that the C interface pulls on the consumer's thread.
 struct Pull {
     schema: SchemaRef,
     reading: Reading,
@@ -371,7 +375,7 @@ impl Iterator for Pull {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // Some consumers hold the interpreter's lock here, which operators in Python would wait for.
+        // Some consumers hold the interpreter's lock here, for which operators in Python would wait.
         let (handle, reading) = (&self.handle, &mut self.reading);
         let mut pull = || {
             if reading.held.is_empty() {

@@ -1,4 +1,4 @@
-//! Tables.
+//! Tables and their change feeds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
 use crate::values;
 
-/// Rows of a write that are held in memory; beyond it they are staged in files, and still become one version.
+/// Bytes of a write that are held in memory. Beyond them rows are staged in files, and still become one version.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// A table of an open lake.
@@ -44,14 +44,14 @@ impl Table {
     }
 }
 
-/// `version` of a table: a number, `tag:NAME`, or `None` for the newest.
+/// Returns `table` at `version`: a number, `tag:NAME`, or `None` for the newest.
 pub(crate) async fn snapshot(table: &RuntimeTable, version: Option<&str>) -> cenote_runtime::Result<Snapshot> {
     let Some(version) = version else { return table.snapshot().await };
     if let Some(tag) = version.strip_prefix("tag:") {
         return table.snapshot_of(tag).await;
     }
     let number = version.parse().map_err(|_| {
-        Error::invalid_input(format!("`{version}` is no version: give a number, or `tag:NAME` for a tag"))
+        Error::invalid_input(format!("`{version}` is not a version: give a number, or `tag:NAME` for a tag"))
     })?;
     table.snapshot_at(Version(number)).await
 }
@@ -100,8 +100,8 @@ impl Table {
         wait(py, async { snapshot(table, version).await?.count(filter.map(Filter::from)).await })
     }
 
-    /// Rows in the table's types from columns of Python's values: none without columns. A column of a name that the
-    /// table lacks is refused.
+    /// Makes rows in the table's types from columns of Python's values; none without columns. A column that the table
+    /// lacks is refused.
     fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Rows> {
         let snapshot = wait(py, self.here()?.snapshot())?;
         if columns.is_empty() {
@@ -119,7 +119,7 @@ impl Table {
             fields.push(Arc::new(field.clone().with_nullable(true)));
         }
         let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays);
-        batch.map(Rows::from).map_err(|error| fault::invalid(format!("the columns do not fit each other: {error}")))
+        batch.map(Rows::from).map_err(|error| fault::invalid(format!("the columns do not fit together: {error}")))
     }
 
     fn upsert<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
@@ -128,7 +128,7 @@ impl Table {
         let written = wait(py, async move {
             let (mut held, mut bytes, mut staged) = (Vec::new(), 0, Vec::new());
             loop {
-                // A reader may wait, for Python code among others, which no thread of the runtime should.
+                // A reader may block, for example in Python code, which a thread of the runtime must not.
                 let (next, back) = tokio::task::spawn_blocking(move || (reader.next(), reader))
                     .await
                     .map_err(|source| Error::internal("read the rows to be written").with_source(source))?;
@@ -203,7 +203,7 @@ impl Table {
         Ok(Stream::new(schema, stream))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "Python's face names them")]
+    #[expect(clippy::too_many_arguments, reason = "they are the keywords of the Python method")]
     fn search(
         &self,
         py: Python<'_>,
@@ -338,7 +338,7 @@ impl Table {
     }
 }
 
-/// Keys in the types of their columns, from one list of values a key.
+/// Makes keys in the types of their columns, from one list of values a key.
 fn key_rows(snapshot: &Snapshot, keys: &[Vec<Bound<'_, PyAny>>]) -> PyResult<RecordBatch> {
     let schema = snapshot.primary_key().schema();
     let (width, names) = (schema.fields().len(), snapshot.primary_key().columns().join(", "));
@@ -355,7 +355,7 @@ fn key_rows(snapshot: &Snapshot, keys: &[Vec<Bound<'_, PyAny>>]) -> PyResult<Rec
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(fault::arrow)
 }
 
-/// All rows of `data` as one batch, for writes that are small.
+/// Reads all rows of `data` as one batch, for small writes.
 fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     let reader = interchange::reader(data)?;
     let schema = reader.schema();
@@ -363,7 +363,7 @@ fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     arrow::compute::concat_batches(&schema, &batches).map_err(fault::arrow)
 }
 
-/// What happened to a table's rows, in order, for threads that take turns.
+/// A table's change feed, for threads that take turns.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Changes {
     feed: Owned<Mutex<Feed>>,
@@ -371,18 +371,19 @@ pub(crate) struct Changes {
     version: AtomicU64,
 }
 
-/// How far a feed was read. Whoever stops waiting, as Ctrl-C makes them, leaves it where it is, and loses no change.
+/// The reading state of a feed. A reader that stops waiting, for example at Ctrl-C, leaves the state as it is and loses
+/// no change.
 struct Feed {
     feed: ChangeFeed,
-    /// The changes that come next, if they were read.
+    /// The next changes, if they were read.
     held: Option<RecordBatch>,
-    /// How often changes were given.
+    /// The number of times that changes were given.
     given: u64,
 }
 
 #[pymethods]
 impl Changes {
-    /// Reads the next changes; whether there are any yet.
+    /// Reads the next changes, and returns whether there are any yet.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         let feed = self.feed.here("change feed")?;
         wait(py, async {
@@ -391,18 +392,18 @@ impl Changes {
                 feed.held = feed.feed.next().await?;
             }
             if feed.held.is_none() {
-                // Writes that changed no row are behind it too.
+                // Writes that changed no row are passed too.
                 self.version.store(feed.feed.version().0, Ordering::Relaxed);
             }
             Ok(feed.held.is_some())
         })
     }
 
-    /// What `make` makes of the next changes, if they are ready. They count as given when that is made and nothing
-    /// interrupts.
+    /// Returns `make(changes)` for the next changes, if they are ready. They count as given once `make` returns and no
+    /// signal interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let feed = self.feed.here("change feed")?;
-        // Whoever holds it reads on: nothing is ready.
+        // Another thread is reading: nothing is ready.
         let next = feed.try_lock().ok().and_then(|feed| Some((feed.held.clone()?, feed.given)));
         let Some((changes, number)) = next else { return Ok(None) };
         let made = make.call1((Rows::from(changes),))?;
@@ -416,7 +417,7 @@ impl Changes {
         Ok(mine.then_some(made))
     }
 
-    /// The version up to which changes were given.
+    /// Returns the version up to which changes were given.
     fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
