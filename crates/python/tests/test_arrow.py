@@ -103,7 +103,7 @@ def test_an_error_in_the_middle_of_a_stream_writes_nothing(lake: cenote.Lake) ->
         (42, "Arrow data, a dict of columns or a list of dicts, found int"),
         ("rows", "found str"),
         ([1, 2], "row 0 is a int"),
-        ({"id": 1}, "`id` is a list of values, found int"),
+        ({"id": 1}, "`id` must be a list of values, found int"),
         ({"idd": [1]}, "no column `idd`; it has id, word, at"),
         ({"id": ["x"]}, "column `id` is Int64, and row 0 has 'x'"),
         ({"id": [1], "at": [[1.0]]}, "vectors of 2 numbers, and row 0 has 1"),
@@ -166,10 +166,10 @@ def test_no_rows_are_written_as_none(numbers: cenote.Table) -> None:
 
 @pytest.mark.parametrize("count", [-1, 1.5, 2**70, "1"])
 def test_a_count_is_a_whole_number(numbers: cenote.Table, count) -> None:
-    with pytest.raises(InvalidInputError, match="`k` is a whole number from 0 on"):
+    with pytest.raises(InvalidInputError, match="`k` must be a whole number from 0 on"):
         numbers.search(vector=[1, 1], k=count)
     for name in ("limit", "batch_rows"):
-        with pytest.raises(InvalidInputError, match=f"`{name}` is a whole number from 0 on"):
+        with pytest.raises(InvalidInputError, match=f"`{name}` must be a whole number from 0 on"):
             numbers.read(**{name: count})
     assert len(numbers.search(vector=[1, 1], k=numpy.int64(3))) == len(numbers.read(limit=numpy.int8(3))) == 3
 
@@ -232,7 +232,7 @@ def test_errors_have_classes_of_their_own(lake: cenote.Lake, numbers: cenote.Tab
         lake.sql("DELETE FROM numbers")
     with pytest.raises(NotFoundError, match="is not a lake"):
         cenote.open(tmp_path / "elsewhere")
-    with pytest.raises(InvalidInputError, match="no type of a column|which is none"):
+    with pytest.raises(InvalidInputError, match="not a column type|unknown type"):
         lake.create_table("t", {"id": "integer"}, primary_key="id")
     other = cenote.open(tmp_path / "other", create=True)
     other.close()

@@ -72,8 +72,8 @@ def test_it_runs_in_another_process_with_what_it_uses(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (lambda texts: [1], "answered 1 values for"),
-        (lambda texts: None, "answered a NoneType"),
+        (lambda texts: [1], "returned 1 values for"),
+        (lambda texts: None, "returned a NoneType"),
         (lambda texts: ["x"] * len(texts), "is Int64, and row 0 has 'x'"),
     ],
     ids=["length", "nothing", "type"],
@@ -167,7 +167,7 @@ def test_a_share_of_a_gpu_is_given_out_by_device(tmp_path, monkeypatch) -> None:
         ({"gpu": 2}, "from 0 to 1, found 2"),
         ({"batch": 0}, "1 or more rows"),
         ({"memory": "much"}, "much"),
-        ({"timeout": -1}, "in seconds, found -1"),
+        ({"timeout": -1}, "seconds, found -1"),
         ({"inputs": {"x": bool}}, "a number or a vector, found `bool`"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_lake_opens_with_a_device_or_says_which_there_are(tmp_path):
     with cenote.open(tmp_path / "lake", create=True, device="auto") as lake:
         assert lake.tables() == []
         assert pickle.loads(pickle.dumps(lake)).tables() == []
-    with pytest.raises(InvalidInputError, match="none of auto, cpu, gpu, software"):
+    with pytest.raises(InvalidInputError, match="not one of auto, cpu, gpu, software"):
         cenote.open(tmp_path / "lake", device="tpu")
 
 

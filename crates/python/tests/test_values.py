@@ -153,10 +153,10 @@ def test_rows_come_back_as_they_were_through_every_door(lake: cenote.Lake) -> No
         (pa.list_(pa.float32(), 1), [1, 2], "vectors of 1 numbers, and row 1 has 2"),
         (pa.decimal128(5, 2), Decimal("1.234"), "does not fit 5 digits, 2 of them behind the point"),
         (pa.decimal128(5, 2), Decimal("1000"), "does not fit"),
-        (pa.decimal128(5, 2), Decimal("NaN"), "no number"),
+        (pa.decimal128(5, 2), Decimal("NaN"), "not a number"),
         (pa.decimal128(5, 2), 0.5, "neither a Decimal nor an int"),
-        (pa.date32(), NOON, "no date"),
-        (pa.timestamp("us"), date(2026, 1, 31), "no datetime"),
+        (pa.date32(), NOON, "not a date"),
+        (pa.timestamp("us"), date(2026, 1, 31), "not a datetime"),
         (pa.timestamp("us"), UTC_NOON, "it has a time zone, and the column has none"),
         (pa.timestamp("s"), NOON, "finer than the column's unit"),
         (pa.timestamp("us"), pandas.Timestamp(1, unit="ns"), "finer than the column's unit"),
@@ -205,6 +205,6 @@ def test_keys_are_values_of_their_columns(lake: cenote.Lake) -> None:
 
 @pytest.mark.parametrize("value", [2**64 + 1, -(2**63) - 1, Decimal("0.1")])
 def test_a_parameter_that_a_query_would_change_is_refused(lake: cenote.Lake, value) -> None:
-    with pytest.raises(InvalidInputError, match="give its text, and cast it"):
+    with pytest.raises(InvalidInputError, match="give its text and cast it"):
         lake.sql("SELECT $1", value)
     assert lake.sql("SELECT CAST($1 AS DECIMAL(20, 2)) AS price", "0.10").to_pylist() == [{"price": Decimal("0.10")}]

@@ -6,7 +6,7 @@ __version__: str
 Made = TypeVar("Made")
 
 class Source(Protocol):
-    """What gives one thing after the other: `Stream` and `Changes`."""
+    """A source of items, one after the other: `Stream` or `Changes`."""
 
     def ready(self) -> bool: ...
     def give(self, make: Callable[[Any], Made]) -> Made | None: ...
