@@ -11,11 +11,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::fault::raise;
+use crate::interchange;
+use crate::operators::{self, gpu};
 use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
 use crate::table::Table;
-use crate::{gpu, operators};
-use crate::{interchange, values};
+use crate::values::parameter::to_parameter;
 
 /// A flag that cancels a run when the wait for it ends, however it ends: the run stops at its last commit.
 struct CancelOnDrop(Cancel);
@@ -108,7 +109,7 @@ impl Lake {
     }
 
     fn sql(&self, py: Python<'_>, text: &str, values: Vec<Bound<'_, PyAny>>) -> PyResult<Stream> {
-        let values = values.iter().map(values::to_parameter).collect::<PyResult<Vec<_>>>()?;
+        let values = values.iter().map(to_parameter).collect::<PyResult<Vec<_>>>()?;
         let result = wait(py, self.here()?.sql_with(text, &values))?;
         Ok(Stream::new(result.schema, result.stream))
     }

@@ -4,23 +4,17 @@
 //! Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and releases the interpreter's
 //! lock around all work. It knows the facade and the command line, and nothing below them.
 
-mod child;
 mod command;
 mod fault;
-mod from_python;
-mod gpu;
-mod import;
 mod interchange;
 mod lake;
 mod loader;
 mod operators;
-mod pickle;
 mod process;
 mod rows;
 mod schema;
 mod table;
 mod tensor;
-mod to_python;
 mod values;
 
 use pyo3::prelude::*;
@@ -38,7 +32,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Batch>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<tensor::Tensor>()?;
-    module.add_function(wrap_pyfunction!(child::serve, module)?)?;
+    module.add_function(wrap_pyfunction!(operators::child::serve, module)?)?;
     module.add_function(wrap_pyfunction!(command::command, module)?)?;
     module.add_function(wrap_pyfunction!(lake::init, module)?)?;
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;

@@ -1,8 +1,8 @@
 //! Values that belong to one process: the async runtime, and everything with threads behind it.
 //!
-//! A fork copies memory and one thread. In the child, a runtime, lake or loader of the parent has lost its threads, and
-//! they may hold its locks for ever. So each is marked with its process: the child never touches the parent's, not even
-//! to drop it, and makes its own.
+//! A fork copies memory and one thread. A runtime, lake or loader of the parent has lost its threads in the
+//! child, and they may hold its locks for ever. So each is marked with its process: the child never touches the
+//! parent's, not even to drop it, and makes its own.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -19,7 +19,7 @@ use crate::fault::raise;
 /// Time between checks for Ctrl-C while waiting.
 pub(crate) const SIGNAL_EVERY: Duration = Duration::from_millis(50);
 
-/// A value of the process that made it. In another process it cannot be reached, and is never dropped.
+/// A value of the process that made it. Another process cannot reach it, and never drops it.
 pub(crate) struct Owned<T> {
     process: u32,
     value: ManuallyDrop<T>,

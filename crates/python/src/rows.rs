@@ -18,11 +18,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::fault;
+use crate::interchange::pickle::{self, Reduced};
 use crate::interchange::{self, ArrayCapsules, export_array, export_schema, export_stream};
-use crate::pickle::{self, Reduced};
 use crate::process::{self, Owned};
 use crate::tensor::Tensor;
-use crate::to_python::to_python;
+use crate::values::to_python::to_python;
 
 /// Batches in memory, which can be read repeatedly.
 #[pyclass(frozen, module = "cenote._native")]

@@ -15,11 +15,11 @@ use pyo3::types::PyDict;
 use tokio::sync::Mutex;
 
 use crate::fault::{self, raise};
-use crate::from_python::{self, from_python};
 use crate::interchange::{self, Schema};
 use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
-use crate::values;
+use crate::values::from_python::{self, from_python};
+use crate::values::parameter;
 
 /// Bytes of a write that are held in memory. Beyond them rows are staged in files, and still become one version.
 const HELD_BYTES_MAX: usize = 64 << 20;
@@ -215,7 +215,7 @@ impl Table {
         k: usize,
         columns: Option<Vec<String>>,
     ) -> PyResult<Rows> {
-        let vector = vector.map(values::vector).transpose()?;
+        let vector = vector.map(parameter::vector).transpose()?;
         let (table, lake) = (self.here()?, self.lake()?);
         let found = wait(py, async {
             let mut search = Search::new(k);

@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::fault;
-use crate::pickle::{self, Reduced};
+use crate::interchange::pickle::{self, Reduced};
 
 const DLPACK: &CStr = c"dltensor";
 const CPU: i32 = 1;

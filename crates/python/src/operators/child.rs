@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::fault::raise;
-use crate::from_python::from_python;
 use crate::rows::Column;
+use crate::values::from_python::from_python;
 use crate::{fault, interchange};
 
 /// The function's answer for consecutive rows: their number, the values of each output, and (row, reason) of each row

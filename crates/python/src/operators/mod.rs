@@ -3,6 +3,9 @@
 //! A Python function runs beside this process, not in it: it shares no interpreter lock with others, and may crash or
 //! exhaust its memory without harm. The row on which it does so is set aside like any other bad row.
 
+pub(crate) mod child;
+pub(crate) mod gpu;
+
 use std::future::ready;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +22,7 @@ use futures::executor::block_on;
 use pyo3::prelude::*;
 
 use crate::fault::{self, raise};
-use crate::{gpu, interchange};
+use crate::interchange;
 
 /// Consecutive rows that may each cost a worker a child process. Beyond them the operator is to blame.
 const LOST_ROWS_MAX: usize = 16;

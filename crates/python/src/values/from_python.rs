@@ -17,8 +17,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyString, PyTuple};
 
+use super::to_python::nanoseconds;
 use crate::fault;
-use crate::to_python::nanoseconds;
 
 /// Makes the error for the value at a place, with the reason where the type alone does not tell.
 type Wrong<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;

@@ -1,8 +1,12 @@
-//! Arrow in and out by the PyCapsule interface, which moves structures and copies no buffers.
+//! Arrow in and out: by the PyCapsule interface, which moves structures and copies no buffers, and as bytes for
+//! `pickle`. This part knows no lake, table or stream.
 //!
 //! <https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html>
 
 #![expect(unsafe_code, reason = "the C interface hands over pointers; each block says why it may be followed")]
+
+mod import;
+pub(crate) mod pickle;
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -15,8 +19,8 @@ use cenote_runtime::arrow;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
+use self::import::StreamReader;
 use crate::fault;
-use crate::import::{self, StreamReader};
 
 const SCHEMA: &CStr = c"arrow_schema";
 const ARRAY: &CStr = c"arrow_array";
@@ -52,8 +56,8 @@ pub(crate) fn reader(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
     }
     let what = data.get_type().fully_qualified_name()?;
     Err(fault::invalid(format!(
-        "a {what} is not Arrow data: give a table, a data frame or a record batch of pyarrow, pandas, Polars or DuckDB, \
-         or anything with `__arrow_c_stream__`"
+        "a {what} is not Arrow data: give a table, a data frame or a record batch of pyarrow, pandas, Polars or \
+         DuckDB, or anything with `__arrow_c_stream__`"
     )))
 }
 
