@@ -43,9 +43,7 @@ impl Rows {
         }
         arrow::compute::concat_batches(&self.schema, &self.batches).map_err(fault::arrow)
     }
-}
 
-impl Rows {
     /// Returns column `name` as one array.
     pub(crate) fn find(&self, name: &str) -> PyResult<Column> {
         let at = self.schema.index_of(name).map_err(|_| {

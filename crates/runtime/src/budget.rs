@@ -1,7 +1,11 @@
 //! The shares of a lake's memory budget. Each is stated here and nowhere else.
 
-use cenote_base::ByteSize;
+use cenote_base::{ByteSize, Error, Result, memory_available_bytes};
 
+/// The smallest budget in which a run can hold one piece of input, one of output, and a model.
+const MIN: ByteSize = ByteSize::mib(256);
+/// The largest budget that a lake takes by default.
+const DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 /// The parts of the budget, of which each share is a multiple.
 const PARTS: u64 = 64;
 /// A table's writers wait when its unfolded writes take `FOLDS_HELD · fold()` bytes.
@@ -70,6 +74,24 @@ impl Budget {
     pub(crate) fn file(&self) -> ByteSize {
         ByteSize(self.total.0 / 16)
     }
+}
+
+/// Returns the budget that is `wanted`, or by default a quarter of the memory of the machine or container.
+///
+/// # Errors
+/// `InvalidInput` for a budget below the smallest.
+pub(crate) async fn total(wanted: Option<ByteSize>) -> Result<ByteSize> {
+    if let Some(wanted) = wanted {
+        if wanted < MIN {
+            return Err(Error::invalid_input(format!("a memory budget of {wanted} is too small: give {MIN} or more")));
+        }
+        return Ok(wanted);
+    }
+    let cgroup = tokio::fs::read_to_string("/sys/fs/cgroup/memory.max").await.ok();
+    let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.ok();
+    // Where neither file can be read, the smallest budget is safe.
+    let available = memory_available_bytes(cgroup.as_deref(), meminfo.as_deref()).unwrap_or(0);
+    Ok(ByteSize(available / 4).clamp(MIN, DEFAULT_MAX))
 }
 
 #[cfg(test)]

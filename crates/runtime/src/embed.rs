@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, StringArray};
-use arrow::datatypes::Float32Type;
+use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Result};
 use cenote_operator::{BoundOperator, OperatorSpec, Output, Rows};
 use cenote_scheduler::WorkOptions;
@@ -22,16 +22,18 @@ impl Lake {
     /// # Errors
     /// `InvalidInput` when no space has `dimensions` numbers, or the picture cannot be decoded.
     pub async fn embed_image(&self, picture: &[u8], dimensions: usize) -> Result<Vec<f32>> {
+        let mut known = Vec::new();
         for space in ["text", "features"] {
             let spec = OperatorSpec::new("embed_image").with("space", space);
             let operator = self.registry().bind(&spec)?;
-            let fits = matches!(operator.outputs()[0].data_type(),
-                arrow::datatypes::DataType::FixedSizeList(_, width) if *width as usize == dimensions);
-            if fits {
+            let DataType::FixedSizeList(_, width) = operator.outputs()[0].data_type() else { continue };
+            if *width as usize == dimensions {
                 return self.embed(spec, Arc::new(LargeBinaryArray::from(vec![picture]))).await;
             }
+            known.push(width.to_string());
         }
-        Err(Error::invalid_input(format!("no image embedding has {dimensions} numbers; there are 384 and 1280")))
+        let known = known.join(" and ");
+        Err(Error::invalid_input(format!("no image embedding has {dimensions} numbers; there are {known}")))
     }
 
     async fn embed(&self, spec: OperatorSpec, input: ArrayRef) -> Result<Vec<f32>> {

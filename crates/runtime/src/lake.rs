@@ -7,35 +7,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available_bytes};
+use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_engine::{Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan};
-use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
+use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
 use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};
 use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
 use cenote_scheduler::{Scheduler, SchedulerOptions};
-use cenote_store::{AfterFold, Store, StoreOptions, TableSpec, create_file, read_file};
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use cenote_store::{Store, StoreOptions, TableSpec, create_file, read_file};
 use serde_json::json;
 
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::device::{DeviceChoice, device};
 use crate::ingest::{self, IngestReport};
 use crate::status::{self, LakeStatus};
 use crate::table::Table;
 use crate::train::DeviceTrainer;
+use crate::upkeep::IndexUpkeep;
 
 const MARKER: &str = "cenote.json";
 const FORMAT: u64 = 1;
 const TABLES: &str = "tables";
-/// The smallest budget in which a run can hold one piece of input, one of output, and a model.
-const MEMORY_MIN: ByteSize = ByteSize::mib(256);
-/// Upkeep brings an index up to date when it lags by `max(LATE_ROWS, rows indexed / LATE_SHARE)` rows.
-const LATE_ROWS: usize = 1024;
-const LATE_SHARE: usize = 16;
-/// The largest budget that a lake takes by default.
-const MEMORY_DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 
 /// Limits and settings of a [`Lake`].
 #[derive(Debug, Clone, Default)]
@@ -108,7 +100,7 @@ impl Lake {
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
-        let memory_max = memory_budget(options.memory_max).await?;
+        let memory_max = budget::total(options.memory_max).await?;
         // Where kernels may run on a GPU, models may too.
         let provider = match (options.models.provider, options.device) {
             (Provider::Cpu, DeviceChoice::Auto | DeviceChoice::Gpu) => Provider::Auto,
@@ -151,7 +143,7 @@ impl Lake {
             page_cache_bytes_max: budget.pages,
             fold_bytes: budget.fold().min(defaults.fold_bytes),
             cache_directory: models.cache_dir().join("tables"),
-            after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
+            after_fold: Some(Arc::new(IndexUpkeep(indexes.clone()))),
             ..defaults
         };
         let store = Store::open(location.join(TABLES), store_options).await?;
@@ -323,30 +315,6 @@ impl Lake {
     }
 }
 
-/// Brings a table's indexes up to date after folds, once they lag enough to be worth a commit.
-#[derive(Debug)]
-struct IndexUpkeep {
-    indexes: Indexes,
-}
-
-impl AfterFold for IndexUpkeep {
-    fn after_fold(&self, table: cenote_store::Table) -> BoxFuture<'static, Result<()>> {
-        let upkeep = self.indexes.clone();
-        let keep = async move {
-            let indexes = upkeep.list(&table.snapshot().await?).await?;
-            let is_late = |index: &IndexInfo| index.rows_unindexed >= LATE_ROWS.max(index.rows_indexed / LATE_SHARE);
-            if indexes.iter().any(is_late) {
-                Box::pin(upkeep.optimize(&table)).await?;
-            }
-            for done in Box::pin(upkeep.retune(&table)).await? {
-                tracing::warn!(table = table.name(), "{done}");
-            }
-            Ok(())
-        };
-        keep.boxed()
-    }
-}
-
 /// Returns the operators of a lake opened with `options`, without loading models.
 pub fn operators(options: &LakeOptions) -> Result<Registry> {
     ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models), options.operators.clone()))
@@ -375,20 +343,4 @@ async fn check_format(location: &Path) -> Result<()> {
         ))),
         None => Err(Error::corrupt(format!("{} is unreadable", location.join(MARKER).display()))),
     }
-}
-
-async fn memory_budget(wanted: Option<ByteSize>) -> Result<ByteSize> {
-    if let Some(wanted) = wanted {
-        if wanted < MEMORY_MIN {
-            return Err(Error::invalid_input(format!(
-                "a memory budget of {wanted} is too small: give {MEMORY_MIN} or more"
-            )));
-        }
-        return Ok(wanted);
-    }
-    let cgroup = tokio::fs::read_to_string("/sys/fs/cgroup/memory.max").await.ok();
-    let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.ok();
-    // Where neither file can be read, the smallest budget is safe.
-    let available = memory_available_bytes(cgroup.as_deref(), meminfo.as_deref()).unwrap_or(0);
-    Ok(ByteSize(available / 4).clamp(MEMORY_MIN, MEMORY_DEFAULT_MAX))
 }

@@ -35,6 +35,7 @@ mod search;
 mod status;
 mod table;
 mod train;
+mod upkeep;
 
 pub use arrow;
 pub use cenote_base::sync;

@@ -10,7 +10,7 @@ use cenote_runtime::arrow::array::{
 use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Int64Type, Schema};
 use cenote_runtime::{
     ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Random, Recipe, RunOptions,
-    Search, Silent, TableSpec,
+    Search, Silent, TableSpec, VectorColumn,
 };
 
 async fn lake() -> (tempfile::TempDir, Lake) {
@@ -58,6 +58,30 @@ async fn an_index_wanted_over_nothing_waits_for_values_and_then_follows_writes()
         assert_eq!(notes, ["blue car", "car park"], "optimized: {optimized}");
         lake.run(&recipe, &RunOptions::default()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_table_has_history_upkeep_and_vector_columns() {
+    let (_directory, lake) = lake().await;
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let at = Field::new("at", DataType::FixedSizeList(item, 2), true);
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), at]);
+    let table = lake.create_table("points", TableSpec::new(Arc::new(schema), ["id"])).await.unwrap();
+    let empty = table.snapshot().await.unwrap().version();
+    table.upsert(record_batch!(("id", Int64, [1, 2])).unwrap()).await.unwrap();
+    table.tag("empty", empty).await.unwrap();
+    assert_eq!(table.snapshot_of("empty").await.unwrap().count(None).await.unwrap(), 0);
+    table.set_consumer("copy", Some(empty)).await.unwrap();
+    assert_eq!(table.consumers().await.unwrap()["copy"], empty);
+    assert_eq!(table.delete_where("id = 1").await.unwrap().deleted, 1);
+    table.fold().await.unwrap();
+    assert_eq!(table.upkeep().await.unwrap().keys, 0);
+
+    let at = VectorColumn { name: "at".to_owned(), dimensions: 2, item: DataType::Float32 };
+    assert_eq!(table.vector_column(None).await.unwrap(), at);
+    let missing = table.vector_column(Some("near")).await.unwrap_err();
+    assert_eq!(missing.message(), "table `points` has no vector column `near`; it has at");
+    assert_eq!(table.search(&Search::new(1)).await.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[tokio::test]

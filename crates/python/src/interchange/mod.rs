@@ -115,8 +115,14 @@ pub(crate) fn export_array<'py>(py: Python<'py>, array: &dyn Array, field: &Fiel
 /// An array on its way to a library that reads `__arrow_c_array__`.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct ArrowArray {
-    pub(crate) array: ArrayRef,
-    pub(crate) field: Field,
+    array: ArrayRef,
+    field: Field,
+}
+
+impl ArrowArray {
+    pub(crate) fn new(array: ArrayRef, field: Field) -> Self {
+        Self { array, field }
+    }
 }
 
 #[pymethods]

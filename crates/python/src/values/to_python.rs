@@ -138,7 +138,7 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
                     field.data_type()
                 ))
             })?;
-            let array = ArrowArray { array: make_array(array.to_data()), field: field.clone() };
+            let array = ArrowArray::new(make_array(array.to_data()), field.clone());
             pyarrow.call_method1("array", (array,))?.call_method0("to_pylist")?.extract()
         }
         // Types that the guards above have taken.
