@@ -1,4 +1,4 @@
-"""Arrow in and out: values, and whose memory it is."""
+"""Arrow in and out: values, and the ownership of memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import pytest
 import cenote
 from cenote.errors import InvalidInputError, NotFoundError
 
-SCHEMA = pa.schema([
-    pa.field("id", pa.int64(), nullable=False),
-    pa.field("word", pa.string()),
-    pa.field("score", pa.float64()),
-    pa.field("tags", pa.list_(pa.string())),
-    pa.field("at", pa.timestamp("us")),
-])
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("word", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("tags", pa.list_(pa.string())),
+        pa.field("at", pa.timestamp("us")),
+    ]
+)
 ROWS = pa.table(
     {
         "id": [1, 2, 3],
@@ -135,7 +137,9 @@ NESTED_VALUES = [{"a": {"b": [1], "c": "x"}}, {"a": None}, {"a": {"b": None, "c"
     ],
     ids=["struct", "list", "fixed", "bits"],
 )
-def test_slices_of_nested_structs_come_in_as_what_they_show(lake: cenote.Lake, kind: pa.DataType, values: list, start: int) -> None:
+def test_slices_of_nested_structs_come_in_as_what_they_show(
+    lake: cenote.Lake, kind: pa.DataType, values: list, start: int
+) -> None:
     schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("v", kind)])
     rows = pa.table({"id": range(16), "v": pa.array(values, kind)}, schema=schema).slice(start, 6)
     for name, given in [("stream", rows), ("array", rows.combine_chunks().to_batches()[0])]:
@@ -181,13 +185,19 @@ def test_a_column_that_is_asked_for_twice_is_there_once(numbers: cenote.Table) -
             numbers.fold()
         assert numbers.read(twice).columns == ["word", "id"]
         assert numbers.get_many([1, 2], columns=twice).columns == ["word", "id"]
-        assert numbers.search(vector=[1, 1], k=2, columns=[*twice, "_distance", "_distance"]).columns == ["word", "id", "_distance"]
+        assert numbers.search(vector=[1, 1], k=2, columns=[*twice, "_distance", "_distance"]).columns == [
+            "word",
+            "id",
+            "_distance",
+        ]
         assert list(next(iter(numbers.loader(["id", "id"], output="numpy")))) == ["id"]
 
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.int8(), pa.uint8()])
 def test_vectors_of_every_searchable_type_are_searched(lake: cenote.Lake, kind: pa.DataType) -> None:
-    table = lake.create_table("t", {"id": int, "v": pa.list_(kind, 2), "other": pa.list_(pa.int32(), 2)}, primary_key="id")
+    table = lake.create_table(
+        "t", {"id": int, "v": pa.list_(kind, 2), "other": pa.list_(pa.int32(), 2)}, primary_key="id"
+    )
     vectors = pa.array([[k, 0] for k in range(4)], pa.list_(pa.float32(), 2))
     table.upsert(pa.table({"id": range(4), "v": vectors}))
     assert [row["id"] for row in table.search(vector=[3, 0], k=1)] == [3]
@@ -200,11 +210,17 @@ def test_queries_take_parameters_of_every_kind(lake: cenote.Lake, numbers: cenot
     from datetime import datetime
 
     time = datetime(2026, 1, 31, 12, 30, 1, 5)
-    row = lake.sql("SELECT $1 a, $2 b, $3 c, $4 d, $5 e, $6 f, $1 g", "x'; --", 2**60, 0.1, True, None, time).to_pylist()
+    row = lake.sql(
+        "SELECT $1 a, $2 b, $3 c, $4 d, $5 e, $6 f, $1 g", "x'; --", 2**60, 0.1, True, None, time
+    ).to_pylist()
     assert row == [{"a": "x'; --", "b": 2**60, "c": 0.1, "d": True, "e": None, "f": time, "g": "x'; --"}]
     near = lake.sql("SELECT id FROM vector_search('numbers', 'at', $1, $2)", numpy.array([7, -7], "float32"), 1)
     assert near.to_pylist() == [{"id": 7}]
-    for query, parameters, says in [("SELECT $2", [1], r"placeholder \$2"), ("SELECT 1", [1], "parameter 1"), ("SELECT $1", [object()], "object")]:
+    for query, parameters, says in [
+        ("SELECT $2", [1], r"placeholder \$2"),
+        ("SELECT 1", [1], "parameter 1"),
+        ("SELECT $1", [object()], "object"),
+    ]:
         with pytest.raises(InvalidInputError, match=says):
             lake.sql(query, *parameters)
 

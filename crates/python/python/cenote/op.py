@@ -87,9 +87,7 @@ def random_horizontal_flip(probability: float = 0.5) -> Transform:
     return Transform("random_horizontal_flip", probability=probability)
 
 
-def normalize(
-    mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)
-) -> Transform:
+def normalize(mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)) -> Transform:
     """Scales to numbers from 0 to 1, subtracts the mean, and divides by the standard deviation (default: ImageNet's).
 
     It must be the last transform. Tensors are `float32` of 3 × height × width, and without it `uint8` of height × width
