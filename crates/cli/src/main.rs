@@ -13,8 +13,8 @@ const PURGE_DELAY_MILLIS: i64 = 10;
 
 #[expect(unsafe_code, clippy::disallowed_methods, reason = "no other thread runs yet")]
 fn main() -> ExitCode {
-    // Keeps a Vulkan layer of Mesa from looking for a display when devices are listed: without a display it complains
-    // on standard error. SAFETY: this is the only thread, so nothing else reads or writes the environment.
+    // Keeps a Vulkan layer of Mesa from looking for a display, and from complaining on standard error without one.
+    // SAFETY: this is the only thread, so nothing else reads or writes the environment.
     unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     // SAFETY: the call sets a number, unless the environment has set it.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, PURGE_DELAY_MILLIS) };

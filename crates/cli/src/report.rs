@@ -6,8 +6,8 @@ use crate::output;
 
 /// Notes what an ingest into `table` did.
 pub fn ingest(table: &str, report: &IngestReport) {
-    for (path, reason) in &report.skipped {
-        output::note(&format!("skipped {}: {reason}", path.display()));
+    for file in &report.skipped {
+        output::note(&format!("skipped {}: {}", file.path.display(), file.reason));
     }
     output::note(&format!(
         "{table}: {} files, {} new, {} changed, {} unchanged, {} skipped",

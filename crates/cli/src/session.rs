@@ -87,10 +87,10 @@ pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
 
 /// Returns progress as the arguments ask for it.
 pub fn reporter(arguments: &Arguments) -> Arc<dyn Progress> {
-    Arc::new(Watched(progress(arguments.quiet, Duration::ZERO)))
+    Arc::new(Watched::new(progress(arguments.quiet, Duration::ZERO)))
 }
 
 /// Returns progress as [`reporter`] does, without lines for stages that take less than a second.
 pub fn patient_reporter(arguments: &Arguments) -> Arc<dyn Progress> {
-    Arc::new(Watched(progress(arguments.quiet, Duration::from_secs(1))))
+    Arc::new(Watched::new(progress(arguments.quiet, Duration::from_secs(1))))
 }

@@ -69,7 +69,14 @@ static STAGES: Mutex<BTreeMap<String, Begun>> = Mutex::new(BTreeMap::new());
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Progress that is recorded for the view and passed on.
-pub struct Watched(pub Arc<dyn Progress>);
+pub struct Watched(Arc<dyn Progress>);
+
+impl Watched {
+    /// Records progress before it goes to `next`.
+    pub fn new(next: Arc<dyn Progress>) -> Self {
+        Self(next)
+    }
+}
 
 impl Progress for Watched {
     fn begin(&self, stage: &str, total: Option<u64>) {

@@ -121,7 +121,7 @@ impl Lake {
         answer.set_item("inserted", report.inserted)?;
         answer.set_item("updated", report.updated)?;
         answer.set_item("unchanged", report.unchanged)?;
-        let skipped = report.skipped.iter().map(|(path, reason)| (path.display().to_string(), reason.clone()));
+        let skipped = report.skipped.iter().map(|file| (file.path.display().to_string(), file.reason.clone()));
         answer.set_item("skipped", skipped.collect::<Vec<_>>())?;
         Ok(answer)
     }

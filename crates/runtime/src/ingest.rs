@@ -24,8 +24,17 @@ pub struct IngestReport {
     pub updated: usize,
     /// Files whose bytes the table had already.
     pub unchanged: usize,
-    /// Files that could not be read, each with the reason.
-    pub skipped: Vec<(PathBuf, String)>,
+    /// Files that could not be read.
+    pub skipped: Vec<SkippedFile>,
+}
+
+/// A file that an ingest could not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedFile {
+    /// The file's path.
+    pub path: PathBuf,
+    /// The reason why it could not be read.
+    pub reason: String,
 }
 
 /// Returns the columns of a table of files: `path` (the key, as given, with `/` between parts), `name`, `kind` (by
@@ -87,7 +96,7 @@ pub(crate) async fn ingest(
                 pending.bytes += file.data.len() as u64;
                 pending.files.push(file);
             }
-            Err(error) => report.skipped.push((path, error.to_string())),
+            Err(error) => report.skipped.push(SkippedFile { path, reason: error.to_string() }),
         }
         progress.advance(&stage, 1);
     }

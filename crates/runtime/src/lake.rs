@@ -60,6 +60,15 @@ pub struct Lake {
     shared: Arc<Shared>,
 }
 
+/// A table on which [`Lake::tend`] did upkeep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tended {
+    /// The table's name.
+    pub table: String,
+    /// The reason why upkeep was due.
+    pub reason: String,
+}
+
 struct Shared {
     location: PathBuf,
     store: Store,
@@ -143,7 +152,7 @@ impl Lake {
             page_cache_bytes_max: budget.pages,
             fold_bytes: budget.fold().min(defaults.fold_bytes),
             cache_directory: models.cache_dir().join("tables"),
-            after_fold: Some(Arc::new(IndexUpkeep(indexes.clone()))),
+            after_fold: Some(Arc::new(IndexUpkeep::new(indexes.clone()))),
             ..defaults
         };
         let store = Store::open(location.join(TABLES), store_options).await?;
@@ -284,11 +293,11 @@ impl Lake {
 
     /// Does the upkeep that is due on every table, waits for it, and returns each table it worked on with the reason. A
     /// process that writes does this by itself.
-    pub async fn tend(&self) -> Result<Vec<(String, String)>> {
+    pub async fn tend(&self) -> Result<Vec<Tended>> {
         let mut done = Vec::new();
         for name in self.tables().await? {
             match self.table(&name).await?.tend().await {
-                Ok(reason) => done.extend(reason.map(|reason| (name, reason))),
+                Ok(reason) => done.extend(reason.map(|reason| Tended { table: name, reason })),
                 // The table was dropped meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.context(format!("table `{name}`"))),

@@ -60,8 +60,8 @@ pub use cenote_store::{
     WriteReport, blob_field, is_blob,
 };
 pub use device::DeviceChoice;
-pub use ingest::{IngestReport, media_schema};
-pub use lake::{Lake, LakeOptions, operators};
+pub use ingest::{IngestReport, SkippedFile, media_schema};
+pub use lake::{Lake, LakeOptions, Tended, operators};
 pub use search::Search;
 pub use status::{LakeStatus, TableStatus};
 pub use table::{Table, VectorColumn};

@@ -12,11 +12,20 @@ const LAG_SHARE: usize = 16;
 
 /// Brings a table's indexes up to date after folds, once they lag enough to be worth a commit.
 #[derive(Debug)]
-pub(crate) struct IndexUpkeep(pub(crate) Indexes);
+pub(crate) struct IndexUpkeep {
+    indexes: Indexes,
+}
+
+impl IndexUpkeep {
+    /// Makes the upkeep of `indexes`.
+    pub(crate) fn new(indexes: Indexes) -> Self {
+        Self { indexes }
+    }
+}
 
 impl AfterFold for IndexUpkeep {
     fn after_fold(&self, table: Table) -> BoxFuture<'static, Result<()>> {
-        let indexes = self.0.clone();
+        let indexes = self.indexes.clone();
         let keep = async move {
             let listed = indexes.list(&table.snapshot().await?).await?;
             let lags = |index: &IndexInfo| index.rows_unindexed >= LAG_ROWS.max(index.rows_indexed / LAG_SHARE);

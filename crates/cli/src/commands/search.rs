@@ -1,6 +1,6 @@
 //! `cenote search`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use cenote_runtime::arrow::datatypes::DataType;
 use cenote_runtime::{Context, Error, ErrorKind, IndexKind, Lake, Result, Search, Snapshot, is_blob};
@@ -10,10 +10,10 @@ use crate::output;
 
 /// The arguments of a search.
 pub struct Request<'a> {
-    pub text: &'a Option<String>,
-    pub image: &'a Option<PathBuf>,
-    pub column: &'a Option<String>,
-    pub filter: &'a Option<String>,
+    pub text: Option<&'a str>,
+    pub image: Option<&'a Path>,
+    pub column: Option<&'a str>,
+    pub filter: Option<&'a str>,
     pub k: usize,
 }
 
@@ -21,10 +21,10 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
     let table = lake.table(name).await?;
     let snapshot = table.snapshot().await?;
     let has_text_index = table.indexes().await?.iter().any(|index| matches!(index.kind, IndexKind::FullText { .. }));
-    let column = request.column.as_deref();
+    let column = request.column;
     let mut search = Search::new(request.k).columns(shown(&snapshot));
     if let Some(filter) = request.filter {
-        search = search.filter(filter.as_str());
+        search = search.filter(filter);
     }
 
     if let Some(path) = request.image {

@@ -38,8 +38,8 @@ async fn watch(lake: &Lake, pause: Duration) -> Result<()> {
     loop {
         match lake.tend().await {
             Ok(done) => {
-                for (table, reason) in done {
-                    output::note(&format!("{table}: folded, because {reason}"));
+                for tended in done {
+                    output::note(&format!("{}: folded, because {}", tended.table, tended.reason));
                 }
             }
             // The next round tries again; acknowledged writes are safe.
