@@ -11,6 +11,7 @@
 mod arguments;
 mod commands;
 mod demo;
+mod memory;
 mod output;
 mod progress;
 mod report;

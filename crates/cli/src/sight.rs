@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use cenote_runtime::models::ModelStatus;
 use cenote_runtime::sync::Mutex;
-use cenote_runtime::{Context, Error, Lake, Progress, Result, SchedulerStatus};
+use cenote_runtime::{ByteSize, Context, Error, Lake, Progress, Result, SchedulerStatus};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::output;
+use crate::{memory, output};
 
 /// Time for one request and its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -115,18 +115,11 @@ fn view(lake: &Lake) -> View {
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         lake: lake.location().display().to_string(),
         elapsed: BEGAN.elapsed(),
-        resident_bytes: resident_bytes(),
+        resident_bytes: memory::resident().unwrap_or(ByteSize(0)).0,
         stages,
         models: lake.models().status().into_iter().filter_map(loaded).collect(),
         scheduler: lake.scheduler().status(),
     }
-}
-
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }
 
 /// The servers of the view, which answer until it is dropped.

@@ -296,7 +296,8 @@ impl Lake {
     pub async fn tend(&self) -> Result<Vec<Tended>> {
         let mut done = Vec::new();
         for name in self.tables().await? {
-            match self.table(&name).await?.tend().await {
+            let tended = async { self.table(&name).await?.tend().await };
+            match tended.await {
                 Ok(reason) => done.extend(reason.map(|reason| Tended { table: name, reason })),
                 // The table was dropped meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -49,7 +49,8 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
             match table.vector_column(column).await {
                 Ok(column) if words_suffice && column.item != DataType::Float32 => {}
                 Ok(column) => search = search.vector(column.name, lake.embed_text(text).await?),
-                Err(_) if words_suffice => {}
+                Err(error)
+                    if words_suffice && [ErrorKind::NotFound, ErrorKind::InvalidInput].contains(&error.kind()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound && column.is_none() => {
                     return Err(Error::not_found(format!(
                         "table `{name}` has neither a full-text index nor a vector column: run a recipe that embeds, \

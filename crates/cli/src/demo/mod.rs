@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cenote_runtime::{ByteSize, Context, Error, Lake, Recipe, Result, RunReport};
 
 use crate::arguments::Arguments;
-use crate::{output, report, session};
+use crate::{memory, output, report, session};
 use story::Story;
 
 const RECIPE: &str = include_str!("../../../../examples/photos/recipe.yaml");
@@ -76,7 +76,7 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
         // A slow machine does not make the answers wrong.
         output::note(&format!("that is more than the {} s it should take", TIME_MAX.as_secs()));
     }
-    match peak_memory() {
+    match memory::peak() {
         Some(peak) if peak > memory_max => {
             Err(Error::resource_exhausted(format!("the demo held {peak} of memory; {memory_max} were allowed")))
         }
@@ -119,13 +119,6 @@ fn check_idle(report: &RunReport) -> Result<()> {
         ))),
         None => Ok(()),
     }
-}
-
-/// Returns the largest resident memory of this process, as the kernel counts it.
-fn peak_memory() -> Option<ByteSize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| ByteSize(kib << 10))
 }
 
 #[cfg(test)]
