@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cenote_base::{Context, Error, Result};
+use cenote_base::{Context, Error, Result, did_you_mean};
 
 use crate::manifest::Manifest;
 use crate::source::Source;
@@ -27,7 +27,7 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn manifest(&self, name: &str) -> Result<&Manifest> {
         self.manifests.get(name).ok_or_else(|| {
-            let hint = closest(name, self.manifests.keys().map(String::as_str));
+            let hint = did_you_mean(name, self.manifests.keys().map(String::as_str));
             Error::not_found(format!("no model `{name}`{hint}; `cenote models` lists them"))
         })
     }
@@ -169,7 +169,7 @@ fn check_depth(manifest: &Manifest, depth: usize) -> Result<()> {
 
 fn file_source<'a>(manifest: &'a Manifest, role: &str) -> Result<&'a Source> {
     manifest.files.get(role).ok_or_else(|| {
-        let hint = closest(role, manifest.files.keys().map(String::as_str));
+        let hint = did_you_mean(role, manifest.files.keys().map(String::as_str));
         Error::not_found(format!("model `{}` has no file `{role}`{hint}", manifest.name))
     })
 }
@@ -194,13 +194,4 @@ fn fetching_is_off(what: &str, cache: &Path) -> Error {
         "{what} needs a package registry and fetching is off: allow it once, or copy the cache {} from a machine that has it",
         cache.display()
     ))
-}
-
-/// `: did you mean `x`?` for the candidate nearest to `name`, or nothing when none is near.
-fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    candidates
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, candidate)| format!(": did you mean `{candidate}`?"))
 }

@@ -1,5 +1,5 @@
 //! The types that every Cenote crate shares: the error, the clock, seeded randomness, locks, resource requests, byte
-//! sizes, and packing of rows into bounded pieces.
+//! sizes, packing of rows into bounded pieces, and the guess at a name that was meant.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!
@@ -18,6 +18,7 @@
 mod clock;
 mod error;
 mod limits;
+mod names;
 mod pack;
 mod progress;
 mod random;
@@ -27,6 +28,7 @@ pub mod sync;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use limits::{ByteSize, memory_available_bytes};
+pub use names::{closest, did_you_mean, unknown};
 pub use pack::pack;
 pub use progress::{Progress, Silent};
 pub use random::Random;

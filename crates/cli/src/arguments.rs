@@ -1,4 +1,4 @@
-//! What the command line takes.
+//! The arguments of the command line.
 
 use std::path::PathBuf;
 
@@ -9,293 +9,295 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "cenote", version, propagate_version = true)]
 pub struct Arguments {
-    /// The lake: a directory, or a URI such as s3://bucket/lake.
+    /// The lake: a directory, or a URI such as s3://bucket/lake
     #[arg(long, global = true, env = "CENOTE_LAKE", default_value = "./lake", value_name = "PLACE")]
     pub lake: PathBuf,
-    /// Memory budget, such as `1 GiB`; by default a quarter of the machine's, at most 4 GiB.
+    /// Memory budget, such as `1 GiB` [default: a quarter of the machine's memory, at most 4 GiB]
     #[arg(long, global = true, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
-    /// Of a lake in an object store, so much is kept on the local disk, such as `20 GiB`; by default 4 GiB, and nothing with 0.
+    /// Local disk cache of a lake in an object store, such as `20 GiB`; 0 caches nothing [default: 4 GiB]
     #[arg(long, global = true, value_name = "SIZE")]
     pub cache: Option<ByteSize>,
-    /// CPU cores for operators; by default all.
+    /// CPU cores for operators [default: all]
     #[arg(long, global = true, value_name = "CORES")]
     pub cpus: Option<f32>,
-    /// Answer Prometheus at this address, such as 127.0.0.1:9464, while the command runs.
+    /// Serve metrics to Prometheus at this address, such as 127.0.0.1:9464, while the command runs
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub metrics: Option<std::net::SocketAddr>,
-    /// Show no progress.
+    /// Hide progress
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// Show what caused an error.
+    /// Show the causes of an error
     #[arg(long, short, global = true)]
     pub verbose: bool,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// One command each.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make an empty lake.
+    /// Create an empty lake
     Init,
-    /// Put files, and the files under directories, into a table; unchanged files are passed over.
+    /// Write files, and the files under directories, to a table; unchanged files are skipped
     Ingest {
-        /// The table; made if it is not there.
+        /// The table; created if it does not exist
         table: String,
-        /// Files and directories.
+        /// Files and directories
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Run a recipe: do what is not done yet.
+    /// Run a recipe: process the rows that are stale
     Run {
-        /// A YAML file.
+        /// A YAML file
         recipe: PathBuf,
-        /// Process at most N rows of each step and write nothing.
+        /// Process at most N rows of each step, and write nothing
         #[arg(long, value_name = "N")]
         dry_run: Option<usize>,
-        /// Process rows again that failed before.
+        /// Retry rows that failed before
         #[arg(long)]
         retry_errors: bool,
-        /// Where operators run that a GPU can do a part of.
+        /// Device for operators whose kernels a GPU can run
         #[arg(long, value_enum, default_value = "auto")]
         device: DeviceArgument,
-        /// Write a timeline of what ran where, in Chrome's trace format: open it in a browser's tracing page or Perfetto.
+        /// Write a timeline of the run in Chrome's trace format, for Perfetto or a browser's tracing page
         #[arg(long, value_name = "FILE")]
         trace: Option<PathBuf>,
     },
-    /// Answer a SQL query.
+    /// Run a SQL query
     Sql {
-        /// The query.
+        /// The query
         query: String,
         #[command(flatten)]
         output: Format,
     },
-    /// Find rows by words, by a picture, or by both.
+    /// Find rows by words, by a picture, or by both
     #[command(group(ArgGroup::new("wanted").args(["text", "image"]).required(true).multiple(true)))]
     Search {
-        /// The table.
+        /// The table
         table: String,
-        /// Words: found by a full-text index, by meaning through a vector column, or by both fused.
+        /// Words to find: through a full-text index, by meaning through a vector column, or by both fused
         ///
-        /// A full-text index also reads "a phrase", colour~1 (a word in which so many letters differ; ~ alone: as many as fit
-        /// its length), AND, OR, NOT, +must, -mustnot and parentheses; a backslash takes a character as it is. Without any of these a
-        /// row needs one of the words.
+        /// With a full-text index, a row needs one of the words. The index also understands "a phrase", colour~1 (a
+        /// word that differs by at most 1 letter; with ~ alone, by a number of letters that fits its length), AND, OR,
+        /// NOT, +must, -mustnot and parentheses; a backslash takes the next character literally.
         #[arg(long, value_name = "WORDS")]
         text: Option<String>,
-        /// A picture file: found through a vector column.
+        /// A picture file to find similar pictures to, through a vector column
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
-        /// The vector column; needed only when there are several.
+        /// The vector column; needed only when there are several
         #[arg(long)]
         column: Option<String>,
-        /// Only rows that satisfy this SQL predicate.
+        /// Find only rows that satisfy this SQL predicate
         #[arg(long, value_name = "PREDICATE")]
         r#where: Option<String>,
-        /// How many rows.
+        /// Number of rows
         #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         k: u32,
         #[command(flatten)]
         output: Format,
     },
-    /// Show rows by key.
+    /// Show a row by key
     Get {
-        /// The table.
+        /// The table
         table: String,
-        /// The key's values, in order.
+        /// The values of the key's columns, in order
         #[arg(required = true)]
         key: Vec<String>,
         #[command(flatten)]
         output: Format,
     },
-    /// Delete rows by key.
+    /// Delete rows by key
     Delete {
-        /// The table.
+        /// The table
         table: String,
-        /// Keys; for a key of several columns, a row is one key's values joined by commas.
+        /// Keys; the values of a key of several columns are joined by commas
         #[arg(required = true)]
         keys: Vec<String>,
     },
-    /// List the tables.
+    /// List the tables
     Tables {
         #[command(flatten)]
         output: Format,
     },
-    /// Show a table's columns, key, and how its columns are derived.
+    /// Show a table's columns, its key, and how columns are derived
     Describe {
-        /// The table.
+        /// The table
         table: String,
         #[command(flatten)]
         output: Format,
     },
-    /// Print what happened to a table's rows, one JSON object a line: operation, key, before, after, version and time.
+    /// Print the changes of a table's rows as JSON lines: operation, key, before, after, version and time
     Changes {
-        /// The table.
+        /// The table
         table: String,
-        /// After this version; by default from where the consumer stands, or the oldest that can be read.
+        /// Print changes after this version [default: the consumer's, or the oldest that can be read]
         #[arg(long, value_name = "VERSION")]
         from: Option<u64>,
-        /// Go on printing what comes, until Ctrl-C.
+        /// Keep printing new changes until Ctrl-C
         #[arg(long)]
         follow: bool,
-        /// Remember under this name what was printed, and go on from there next time. It keeps the changes it has not read.
+        /// Record under this name what was printed, and resume there next time; unread changes are kept
         #[arg(long, value_name = "NAME")]
         consumer: Option<String>,
     },
-    /// Fold recent writes into the base, join small files, bring indexes up to date and remove the past beyond retention.
+    /// Fold recent writes into the base, join small files, update indexes, and remove the past beyond retention
     Compact {
-        /// The table; by default all.
+        /// The table [default: all]
         table: Option<String>,
-        /// Leave nothing of deleted and replaced rows, nor of the past, but what tags, consumers and readers hold.
+        /// Remove all of the past and of deleted rows, except what tags, consumers and readers hold
         #[arg(long)]
         purge: bool,
-        /// Look after the lake until Ctrl-C: every so many seconds, do the upkeep that is due. Who writes does so too.
+        /// Do the upkeep that is due every SECONDS until Ctrl-C, for a lake that other processes write
         #[arg(long, value_name = "SECONDS", conflicts_with_all = ["purge", "table"],
               value_parser = clap::value_parser!(u64).range(1..))]
         every: Option<u64>,
     },
-    /// Show rows, versions, bytes, indexes with their lateness, and errors of every table.
+    /// Show rows, versions, bytes, indexes with their lag, and errors of every table
     Status {
         #[command(flatten)]
         output: Format,
     },
-    /// Watch the processes that work on a lake on this machine: stages, rates, memory, and what waits for what.
+    /// Watch the processes that work on a lake on this machine: stages, rates, memory, and waiting tasks
     Top {
-        /// Look once.
+        /// Print one page and exit
         #[arg(long)]
         once: bool,
     },
-    /// Show the rows of a table that could not be processed.
+    /// Show the rows of a table that could not be processed
     Errors {
-        /// The table.
+        /// The table
         table: String,
         #[command(flatten)]
         output: Format,
     },
-    /// Make, list, drop, tune and update indexes.
+    /// Create, list, drop, tune and update indexes
     #[command(subcommand)]
     Index(IndexCommand),
-    /// List the operators.
+    /// List the operators
     Operators {
         #[command(flatten)]
         output: Format,
     },
-    /// List the models.
+    /// List the models
     Models {
         #[command(flatten)]
         output: Format,
     },
-    /// Run the whole path on real media: ingest, derive, index, search, change, derive again.
+    /// Try everything on real media: ingest, derive, index, search, change, derive again
     Demo {
-        /// Where the demo works; its lake and pictures stay there. By default under the cache directory.
+        /// Directory for the demo's lake and pictures, which stay there [default: in the cache directory]
         #[arg(long = "dir", alias = "directory", value_name = "DIR")]
         directory: Option<PathBuf>,
     },
-    /// Print a completion script.
+    /// Print a completion script for a shell
     Completions {
-        /// For which shell.
+        /// The shell
         shell: clap_complete::Shell,
     },
 }
 
-/// What to do with indexes.
+/// The commands on indexes.
 #[derive(Debug, Subcommand)]
 pub enum IndexCommand {
-    /// Build an index.
+    /// Build an index
     Create {
-        /// The table.
+        /// The table
         table: String,
-        /// The column.
+        /// The column
         column: String,
-        /// What it finds, and how it is kept: vector (ivf_flat, ivf_pq, ivf_sq, ivf_rq, ivf_hnsw_sq, ivf_hnsw_pq on disk, hnsw
-        /// in memory), text, or scalar (btree, bitmap, label_list, zonemap, bloom_filter, ngram).
+        /// The kind: vector, text or scalar, or one of their structures
+        ///
+        /// Vectors: ivf_flat, ivf_pq, ivf_sq, ivf_rq, ivf_hnsw_sq and ivf_hnsw_pq on disk, hnsw in memory. Scalars:
+        /// btree, bitmap, label_list, zonemap, bloom_filter, ngram.
         #[arg(long)]
         kind: String,
-        /// Its name; by default made from column and kind.
+        /// The index's name [default: made from column and kind]
         #[arg(long)]
         name: Option<String>,
-        /// How far two vectors are from each other: l2 (the default), cosine, dot, or hamming for packed bits.
+        /// The distance of vectors: l2, cosine, dot, or hamming for packed bits [default: l2]
         #[arg(long)]
         metric: Option<String>,
-        /// An option of the kind, such as partitions=64, m=16 or language=German.
+        /// An option of the kind, such as partitions=64, m=16 or language=German
         #[arg(long, value_name = "OPTION=VALUE", value_parser = option)]
         with: Vec<(String, String)>,
-        /// Where the centres of partitions of a vector index on disk are learned.
+        /// Device for learning the partitions of a vector index on disk
         #[arg(long, value_enum, default_value = "cpu")]
         device: DeviceArgument,
     },
-    /// List a table's indexes.
+    /// List a table's indexes
     List {
-        /// The table.
+        /// The table
         table: String,
         #[command(flatten)]
         output: Format,
     },
-    /// Drop an index.
+    /// Drop an index
     Drop {
-        /// The table.
+        /// The table
         table: String,
-        /// The index's name, as `index list` shows it.
+        /// The index's name, as `index list` shows it
         name: String,
     },
-    /// Measure a vector index against exact search, and keep the quickest settings that find enough.
+    /// Measure a vector index against exact search, and keep the fastest settings that reach a recall
     Tune {
-        /// The table.
+        /// The table
         table: String,
-        /// The column.
+        /// The column
         column: String,
-        /// The share of the nearest 10 rows that is to be found.
+        /// The recall: the share of the nearest 10 rows to be found
         #[arg(long, default_value_t = 0.95)]
         recall: f64,
-        /// The metric of the index, if the column has several.
+        /// The metric of the index, if the column has several
         #[arg(long)]
         metric: Option<String>,
         #[command(flatten)]
         output: Format,
     },
-    /// Bring a table's indexes up to date.
+    /// Bring a table's indexes up to date
     Optimize {
-        /// The table.
+        /// The table
         table: String,
     },
 }
 
 fn option(text: &str) -> Result<(String, String), String> {
-    let parts = text.split_once('=').ok_or("an option is written as NAME=VALUE")?;
+    let parts = text.split_once('=').ok_or("an option is written OPTION=VALUE")?;
     Ok((parts.0.to_owned(), parts.1.to_owned()))
 }
 
-/// How rows are printed.
+/// The output format of a command that prints rows.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Format {
-    /// How rows are printed.
+    /// Output format
     #[arg(long, value_enum, default_value_t = FormatKind::Table)]
     pub format: FormatKind,
 }
 
-/// Where kernels of operators run.
+/// The devices for kernels of operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DeviceArgument {
-    /// Where a batch ends first, by measured rate and queue; on the CPU where there is no GPU.
+    /// The GPU or the CPU, whichever is expected to finish a batch first; the CPU without a GPU
     Auto,
-    /// On the CPU.
+    /// The CPU
     Cpu,
-    /// On the GPU; an error where there is none.
+    /// The GPU; an error without one
     Gpu,
-    /// On Mesa's software Vulkan, to try out what a GPU would do.
+    /// Mesa's software Vulkan, to try out what a GPU would do
     Software,
 }
 
-/// How rows are printed.
+/// The output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FormatKind {
-    /// For people: vectors and media are shortened.
+    /// A table for people, with vectors and media shortened
     Table,
-    /// One JSON object a line; media in hexadecimal.
+    /// One JSON object a line; media in hexadecimal
     Json,
-    /// Comma-separated with a header; media in hexadecimal, lists as JSON.
+    /// Comma-separated values with a header; media in hexadecimal, lists as text
     Csv,
-    /// An Arrow IPC stream.
+    /// An Arrow IPC stream
     Arrow,
 }

@@ -1,13 +1,20 @@
 //! The command `cenote`: arguments in, results on standard output, everything else on standard error.
 //!
-//! It knows the facade and nothing below it. Exit codes: 0 done, 1 failed, 2 wrong usage. The binary is [`run`] and no more, so
-//! that the Python package brings the same command.
+//! It knows the facade and nothing below it. Exit codes: 0 done, 1 failed, 2 wrong usage. The binary is [`run`] and no
+//! more, so that the Python package can bring the same command.
+//!
+//! ```
+//! let arguments = ["cenote", "--version"].map(Into::into);
+//! assert_eq!(cenote_cli::run(arguments), 0);
+//! ```
 
 mod arguments;
 mod commands;
 mod demo;
+mod memory;
 mod output;
 mod progress;
+mod report;
 mod session;
 mod sight;
 
@@ -19,12 +26,12 @@ use clap::Parser;
 
 use crate::arguments::Arguments;
 
-/// Runs the command that `arguments` say, of which the first is the program's name; its exit code.
+/// Runs the command line `arguments`, whose first is the program's name, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Nobody may be reading; that is no reason to fail twice.
+            // If standard error is closed, the exit code still tells.
             drop(error.print());
             return error.exit_code() as u8;
         }
@@ -35,13 +42,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    // A host that has set up its own log keeps it.
+    // A host process keeps a log that it has set up.
     drop(log.try_init());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("start the async runtime: {error}"), 1),
     };
-    // Who asks for a log wants to know causes too.
+    // A request for a log is a request for causes too.
     let verbose = arguments.verbose || std::env::var_os("RUST_LOG").is_some();
     let outcome = runtime.block_on(async {
         tokio::select! {
@@ -49,7 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             () = session::impatience() => Err(Error::cancelled("stopped at once")),
         }
     });
-    // A blocking read that Ctrl-C left behind must not hold the process.
+    // A blocking read that outlives Ctrl-C must not hold the process.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => 0,

@@ -1,5 +1,5 @@
-//! The only place that writes to standard output and standard error: rows to the one, notes to the other. It never uses the
-//! printing macros, which panic when the other end is closed or full.
+//! The only writer of standard output, which gets rows, and of standard error, which gets notes. It avoids the printing
+//! macros, which panic when the other end is closed or full.
 
 use std::error::Error as _;
 use std::io::Write;
@@ -13,18 +13,19 @@ use cenote_runtime::{Context, Error, Result};
 
 use crate::arguments::FormatKind;
 
+/// Characters of a text in a table for people.
 const TEXT_CHARS_MAX: usize = 80;
 
-/// A line for the person, on standard error. Work goes on when nobody can read it.
+/// Writes a line for people to standard error, and ignores a failure: work goes on when standard error is closed.
 pub fn note(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
-/// Prints rows as they come.
+/// A writer of rows to standard output, batch by batch.
 pub struct Printer {
     kind: FormatKind,
     schema: SchemaRef,
-    /// The table format needs all rows for its column widths; results shown to a person are small.
+    /// The batches of a table, whose column widths need all rows; results shown to people are small.
     held: Vec<RecordBatch>,
     text_chars_max: usize,
     arrow: Option<arrow::ipc::writer::StreamWriter<std::io::Stdout>>,
@@ -32,7 +33,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// A printer for batches of `schema`.
+    /// Makes a printer for batches of `schema`.
     pub fn new(kind: FormatKind, schema: &SchemaRef) -> Result<Self> {
         let arrow = match kind {
             FormatKind::Arrow => {
@@ -62,7 +63,7 @@ impl Printer {
             }
             FormatKind::Json => {
                 let mut lines = Vec::new();
-                // Nulls are written: every line has the same fields.
+                // Nulls are written, so that every line has the same fields.
                 let mut writer = arrow::json::WriterBuilder::new()
                     .with_explicit_nulls(true)
                     .build::<_, arrow::json::writer::LineDelimited>(&mut lines);
@@ -72,7 +73,7 @@ impl Printer {
             FormatKind::Csv => {
                 let batch = for_csv(batch)?;
                 let builder = arrow::csv::WriterBuilder::new().with_header(std::mem::take(&mut self.header));
-                // Into memory first: the writer's error would not say that the reader of our output went away.
+                // Into memory first: an error of the writer would not tell that standard output is closed.
                 let mut lines = Vec::new();
                 builder.build(&mut lines).write(&batch).map_err(print_error)?;
                 bytes(&lines)?;
@@ -100,14 +101,14 @@ impl Printer {
     }
 }
 
-/// Prints one batch whole.
+/// Prints one batch and ends the output.
 pub fn rows(batch: &RecordBatch, kind: FormatKind) -> Result<()> {
     let mut printer = Printer::new(kind, batch.schema_ref())?;
     printer.print(batch)?;
     printer.finish()
 }
 
-/// As [`rows`], with texts in full: for reasons, which nobody can act on by halves.
+/// Prints one batch as [`rows`] does, with texts in full, because half a reason is of no use.
 pub fn rows_in_full(batch: &RecordBatch, kind: FormatKind) -> Result<()> {
     let mut printer = Printer { text_chars_max: usize::MAX, ..Printer::new(kind, batch.schema_ref())? };
     printer.print(batch)?;
@@ -124,23 +125,23 @@ fn bytes(bytes: &[u8]) -> Result<()> {
     output.write_all(bytes).and_then(|()| output.flush()).context(|| "write results")
 }
 
-/// A batch of named columns, for the listings.
+/// Makes a batch of named columns.
 pub fn listing(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let columns = columns.into_iter().map(|(name, column)| (name, column, true));
     RecordBatch::try_from_iter_with_nullable(columns).map_err(print_error)
 }
 
-/// A column of texts.
+/// Makes a column of texts.
 pub fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-/// A column of counts.
+/// Makes a column of counts.
 pub fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
-/// Whether the reader of our output went away.
+/// Returns whether `error` came of a closed standard output.
 pub fn is_broken_pipe(error: &Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
@@ -171,7 +172,7 @@ fn replace(batch: &RecordBatch, shown: impl Fn(&ArrayRef) -> Result<Option<Array
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(print_error)
 }
 
-/// Media as its size, vectors as their first numbers, long text cut.
+/// Shortens values for people: media to its size, vectors to their first numbers, texts to their first characters.
 fn for_people(batch: &RecordBatch, text_chars_max: usize) -> Result<RecordBatch> {
     replace(batch, |column| {
         let texts: Vec<Option<String>> = match column.data_type() {
@@ -206,7 +207,7 @@ fn for_people(batch: &RecordBatch, text_chars_max: usize) -> Result<RecordBatch>
     })
 }
 
-/// The text in one line of at most `chars_max` characters.
+/// Shortens `text` to one line of at most `chars_max` characters.
 pub fn shorten(text: &str, chars_max: usize) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= chars_max {
@@ -216,7 +217,7 @@ pub fn shorten(text: &str, chars_max: usize) -> String {
     }
 }
 
-/// CSV has no lists and no bytes: they become text.
+/// Turns nested values into text, since CSV has none.
 fn for_csv(batch: &RecordBatch) -> Result<RecordBatch> {
     replace(batch, |column| {
         if !column.data_type().is_nested() {

@@ -1,22 +1,23 @@
-//! Progress for people: bars on a terminal, plain lines elsewhere.
+//! Progress for people: bars on a terminal, lines elsewhere.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cenote_base::sync::Mutex;
-
+use cenote_runtime::sync::Mutex;
 use cenote_runtime::{Progress, Silent};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// As wide as the place for it in a bar's template.
+/// Characters of a bar's message, as wide as in its template.
 const MESSAGE_CHARS_MAX: usize = 44;
+/// Time between lines of one stage.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What fits standard error: bars, lines, or nothing when `quiet`. No line says the end of a stage of less than `brief`.
+/// Returns progress that fits standard error: bars, lines, or nothing when `quiet`. The end of a stage that took less
+/// than `brief` gets no line.
 pub fn progress(quiet: bool, brief: Duration) -> Arc<dyn Progress> {
     if quiet {
         Arc::new(Silent)

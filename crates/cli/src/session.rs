@@ -1,4 +1,4 @@
-//! What every command shares: the open lake, and Ctrl-C.
+//! The parts that commands share: the open lake, its options, and Ctrl-C.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ pub async fn with_lake<T>(arguments: &Arguments, work: impl AsyncFnOnce(&Lake) -
     let lake = Lake::open(&arguments.lake, options(arguments)).await?;
     let _sight = sight::show(&lake, arguments.metrics).await?;
     let outcome = work(&lake).await;
-    // Whatever came of it: the next command must not wait.
+    // After a failure too: the next command must not wait for the right to write.
     lake.release().await?;
     outcome
 }
 
-/// The lake options that the arguments set.
+/// Returns the lake options that the arguments set.
 pub fn options(arguments: &Arguments) -> LakeOptions {
     let trace_max = match &arguments.command {
         Command::Run { trace: Some(_), .. } => TRACE_MAX,
@@ -48,13 +48,13 @@ pub fn options(arguments: &Arguments) -> LakeOptions {
     }
 }
 
-/// The newest work that a timeline has room for.
+/// Memory for the timeline of a run, which holds the newest work.
 const TRACE_MAX: ByteSize = ByteSize::mib(64);
 
-/// Rung by the second Ctrl-C.
+/// Notified by the second Ctrl-C.
 static IMPATIENCE: Notify = Notify::const_new();
 
-/// Ends when Ctrl-C or SIGTERM asks to stop.
+/// Waits for Ctrl-C or SIGTERM.
 pub async fn stop_asked() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -63,18 +63,19 @@ pub async fn stop_asked() -> Result<()> {
     }
 }
 
-/// Ends when a second Ctrl-C asks not to wait for work in hand.
+/// Waits for a second Ctrl-C, which asks not to wait for running work.
 pub async fn impatience() {
     IMPATIENCE.notified().await;
 }
 
-/// Run options whose cancel flag the first Ctrl-C or SIGTERM raises; the second one does not wait for the work in hand.
+/// Returns run options that the first Ctrl-C or SIGTERM cancels; the second ends the process without waiting for
+/// running work.
 pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
     let cancel = Cancel::default();
     let raised = cancel.clone();
     tokio::spawn(async move {
         if stop_asked().await.is_ok() {
-            output::note("stopping; what is committed stays, and the next run goes on from there");
+            output::note("stopping; what is committed stays, and the next run resumes there");
             raised.cancel();
         }
         if stop_asked().await.is_ok() {
@@ -84,12 +85,12 @@ pub fn run_options(progress: Arc<dyn Progress>) -> RunOptions {
     RunOptions { progress, cancel, ..RunOptions::default() }
 }
 
-/// Progress as the arguments want it.
+/// Returns progress as the arguments ask for it.
 pub fn reporter(arguments: &Arguments) -> Arc<dyn Progress> {
-    Arc::new(Watched(progress(arguments.quiet, Duration::ZERO)))
+    Arc::new(Watched::new(progress(arguments.quiet, Duration::ZERO)))
 }
 
-/// As [`reporter`], of what takes long enough to be worth a line.
+/// Returns progress as [`reporter`] does, without lines for stages that take less than a second.
 pub fn patient_reporter(arguments: &Arguments) -> Arc<dyn Progress> {
-    Arc::new(Watched(progress(arguments.quiet, Duration::from_secs(1))))
+    Arc::new(Watched::new(progress(arguments.quiet, Duration::from_secs(1))))
 }

@@ -1,4 +1,4 @@
-//! What this process does, for who looks from outside: over a socket that `cenote top` finds, and for Prometheus over TCP.
+//! A view of this process for others: over a socket that `cenote top` finds, and over TCP for Prometheus.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -8,31 +8,30 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use cenote_base::sync::Mutex;
-
 use cenote_runtime::models::ModelStatus;
-use cenote_runtime::{Context, Error, Lake, Progress, Result, SchedulerStatus};
+use cenote_runtime::sync::Mutex;
+use cenote_runtime::{ByteSize, Context, Error, Lake, Progress, Result, SchedulerStatus};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::output;
+use crate::{memory, output};
 
-/// Whoever asks has so long to do it.
+/// Time for one request and its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 const REQUEST_BYTES_MAX: usize = 4096;
 
-/// A process at one moment.
+/// The state of a process at one moment.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct View {
     pub process: u32,
-    /// Its arguments.
+    /// The arguments of its command line.
     pub command: String,
     pub lake: String,
-    /// Since it began.
+    /// The time since it began.
     pub elapsed: Duration,
-    /// Memory that the system counts for it; 0 where it does not say.
+    /// Its resident memory as the system counts it; 0 where the system does not tell.
     pub resident_bytes: u64,
     pub stages: Vec<Stage>,
     pub models: Vec<Loaded>,
@@ -43,33 +42,41 @@ pub struct View {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Loaded {
     pub name: String,
-    /// What runs it, which may be another than was asked for.
+    /// The execution provider that runs it, which may differ from the one requested.
     pub provider: String,
     pub sessions: usize,
 }
 
-/// Work in hand that has units.
+/// Running work that counts its units.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stage {
     pub name: String,
     pub done: u64,
     pub total: Option<u64>,
-    /// Since it began.
+    /// The time since it began.
     pub elapsed: Duration,
 }
 
+/// A running stage as this process sees it.
 struct Begun {
     done: u64,
     total: Option<u64>,
     since: Instant,
 }
 
-/// The stages of this process.
+/// The running stages of this process.
 static STAGES: Mutex<BTreeMap<String, Begun>> = Mutex::new(BTreeMap::new());
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Takes note of progress, and passes it on.
-pub struct Watched(pub Arc<dyn Progress>);
+/// Progress that is recorded for the view and passed on.
+pub struct Watched(Arc<dyn Progress>);
+
+impl Watched {
+    /// Records progress before it goes to `next`.
+    pub fn new(next: Arc<dyn Progress>) -> Self {
+        Self(next)
+    }
+}
 
 impl Progress for Watched {
     fn begin(&self, stage: &str, total: Option<u64>) {
@@ -108,21 +115,14 @@ fn view(lake: &Lake) -> View {
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         lake: lake.location().display().to_string(),
         elapsed: BEGAN.elapsed(),
-        resident_bytes: resident_bytes(),
+        resident_bytes: memory::resident().unwrap_or(ByteSize(0)).0,
         stages,
         models: lake.models().status().into_iter().filter_map(loaded).collect(),
         scheduler: lake.scheduler().status(),
     }
 }
 
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
-}
-
-/// Answers who asks, until dropped.
+/// The servers of the view, which answer until it is dropped.
 pub struct Sight {
     _servers: JoinSet<()>,
     socket: PathBuf,
@@ -130,15 +130,15 @@ pub struct Sight {
 
 impl Drop for Sight {
     fn drop(&mut self) {
-        // Who finds it later sees that nobody answers.
+        // A socket that stays is removed by whoever connects to it in vain.
         drop(std::fs::remove_file(&self.socket));
     }
 }
 
-/// Shows what `lake` does in this process: to `cenote top`, and at `metrics` to Prometheus.
+/// Serves the view of `lake` in this process to `cenote top`, and to Prometheus at the address `metrics`.
 ///
 /// # Errors
-/// When the address of `metrics` cannot be had.
+/// `Unavailable` when the address cannot be bound.
 pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
     LazyLock::force(&BEGAN);
     let mut servers = JoinSet::new();
@@ -148,13 +148,13 @@ pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
             let lake = lake.clone();
             servers.spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    // One asker at a time, and none for long: an answer is a few kilobytes.
+                    // One request at a time, each with a timeout: an answer is a few kilobytes.
                     drop(tokio::time::timeout(PATIENCE, answer(stream, &lake)).await);
                 }
             });
         }
-        // The command's own work does not depend on it.
-        Err(error) => output::note(&format!("`cenote top` will not see this process: {error}")),
+        // The command's own work does not depend on the view.
+        Err(error) => output::note(&format!("`cenote top` cannot see this process: {error}")),
     }
     if let Some(address) = metrics {
         let listener = TcpListener::bind(address).await.context(|| format!("listen at {address}"))?;
@@ -172,7 +172,7 @@ fn listen(socket: &Path) -> Result<UnixListener> {
     let directory = directory();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     made.context(|| format!("make {}", directory.display()))?;
-    // A process of that number that was killed may have left one.
+    // A killed process of the same number may have left a socket.
     drop(std::fs::remove_file(socket));
     UnixListener::bind(socket).context(|| format!("listen at {}", socket.display()))
 }
@@ -198,7 +198,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, lake: &Lake) ->
     stream.shutdown().await
 }
 
-/// The processes of this user that work on a lake, the oldest first.
+/// Returns the views of this user's processes that work on a lake, the oldest process first.
 pub async fn views() -> Result<Vec<View>> {
     let directory = directory();
     let mut entries = match tokio::fs::read_dir(&directory).await {
@@ -209,7 +209,7 @@ pub async fn views() -> Result<Vec<View>> {
     while let Some(entry) = entries.next_entry().await? {
         let path = entry.path();
         let stream = match UnixStream::connect(&path).await {
-            // Who made it is gone.
+            // Its process is gone.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 drop(tokio::fs::remove_file(&path).await);
                 continue;
@@ -219,8 +219,8 @@ pub async fn views() -> Result<Vec<View>> {
         };
         match tokio::time::timeout(PATIENCE, ask(stream)).await {
             Ok(Ok(view)) => views.push(view),
-            // It has just ended, or is of another version.
-            Ok(Err(error)) => output::note(&format!("{} gives no view: {error}", path.display())),
+            // The process has just ended, or is of another version.
+            Ok(Err(error)) => output::note(&format!("{} has no view: {error}", path.display())),
             Err(_) => output::note(&format!("{} does not answer", path.display())),
         }
     }
@@ -233,11 +233,11 @@ async fn ask(mut stream: UnixStream) -> Result<View> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let body = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |end| end + 4);
-    let wrong = |source| Error::corrupt("a process answers in another way").with_source(source);
+    let wrong = |source| Error::corrupt("the process answers in another format").with_source(source);
     serde_json::from_slice(&answer[body..]).map_err(wrong)
 }
 
-/// Where the sockets of this user's processes are.
+/// Returns the directory of the sockets of this user's processes.
 fn directory() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(directory) => PathBuf::from(directory).join("cenote"),

@@ -43,7 +43,7 @@ impl Lake {
         self.command(arguments).output().unwrap()
     }
 
-    /// Standard output of a command that succeeds.
+    /// Runs a command that succeeds, and returns its standard output.
     fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -51,7 +51,7 @@ impl Lake {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Standard error of a command that fails with `code`.
+    /// Runs a command that fails with `code`, and returns its standard error.
     fn fails(&self, arguments: &[&str], code: i32) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
@@ -124,9 +124,9 @@ fn errors_say_what_to_do() {
     let nowhere = tempfile::tempdir().unwrap();
     let elsewhere = nowhere.path().join("none");
     let text = lake.fails(&["--lake", elsewhere.to_str().unwrap(), "tables"], 1);
-    assert!(text.contains("is no lake; make one with `cenote --lake"), "{text}");
+    assert!(text.contains("is not a lake; create one with `cenote --lake"), "{text}");
     assert!(lake.fails(&["init"], 1).contains("is a lake already"));
-    assert_eq!(lake.fails(&["get", "photos", "a"], 1), "error: no table `photos`; there are none yet\n");
+    assert_eq!(lake.fails(&["get", "photos", "a"], 1), "error: no table `photos`; there are none\n");
     assert!(lake.fails(&["ingest", "photos", "no/such/file"], 1).contains("read no/such/file"));
     lake.fails(&["frobnicate"], 2);
     lake.write("in/a.txt", "words");
@@ -139,7 +139,8 @@ fn errors_say_what_to_do() {
     let text = lake.fails(&["run", "r.yaml"], 1);
     assert_eq!(
         text,
-        "error: r.yaml:3:31 (step 1, operator): no operator `decod_text`: did you mean `decode_text`?; `cenote operators` lists them\n"
+        "error: r.yaml:3:31 (step 1, operator): no operator `decod_text`: did you mean `decode_text`?; \
+         `cenote operators` lists them\n"
     );
 }
 
@@ -169,7 +170,7 @@ fn every_format_prints_the_same_rows() {
 fn bad_media_is_data_and_the_run_goes_on() {
     let lake = Lake::new();
     let mut huge = png(1, 1);
-    // Width and height of the header, and its checksum.
+    // Width and height in the header, whose checksum no longer matches.
     huge[16..20].copy_from_slice(&60_000u32.to_be_bytes());
     huge[20..24].copy_from_slice(&60_000u32.to_be_bytes());
     let whole = jpeg(640, 480);
@@ -206,7 +207,7 @@ fn bad_media_is_data_and_the_run_goes_on() {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(row["reason"].as_str().unwrap().len() > 8, "{row}");
     }
-    // Mended, it leaves the record.
+    // Once the file is mended, the row leaves the error table.
     lake.write("in/truncated.jpg", whole);
     lake.ok(&["ingest", "photos", "in"]);
     lake.ok(&["run", "r.yaml"]);
@@ -220,7 +221,10 @@ fn invalid_text_and_a_very_long_line_are_rows_too() {
     lake.write("in/good.txt", "fine");
     lake.write("in/long.txt", "word ".repeat(2_000_000));
     lake.ok(&["ingest", "notes", "in"]);
-    let recipe = "name: r\nsteps:\n  - { table: notes, operator: decode_text, input: data }\n  - { table: notes, operator: chunk_text, input: text, into: chunks, params: { max_chars: 4000, overlap: 0 } }\n";
+    let recipe = "name: r\nsteps:\n  \
+                  - { table: notes, operator: decode_text, input: data }\n  \
+                  - { table: notes, operator: chunk_text, input: text, into: chunks, \
+                  params: { max_chars: 4000, overlap: 0 } }\n";
     lake.write("r.yaml", recipe);
     lake.ok(&["run", "r.yaml"]);
     let errors = lake.ok(&["errors", "notes", "--format", "json"]);
@@ -238,10 +242,16 @@ fn a_killed_run_leaves_the_lake_whole_and_the_next_run_finishes() {
         lake.write(&format!("in/{number:03}.jpg"), jpeg(400 + number, 300));
     }
     lake.ok(&["ingest", "photos", "in"]);
-    lake.write("r.yaml", "name: r\nsteps:\n  - { table: photos, operator: thumbnail_image, input: data }\n  - { table: photos, operator: hash_image, input: data }\n");
+    lake.write(
+        "r.yaml",
+        "name: r\n\
+                steps:\n  \
+                - { table: photos, operator: thumbnail_image, input: data }\n  \
+                - { table: photos, operator: hash_image, input: data }\n",
+    );
     for pause_ms in [30, 120, 250] {
         let mut child = lake.command(&["run", "r.yaml"]).stderr(Stdio::null()).spawn().unwrap();
-        #[allow(clippy::disallowed_methods)] // Kills at some moment of a run; none of the outcomes is wrong.
+        #[allow(clippy::disallowed_methods)] // Kills at some moment of a run; every outcome is right.
         std::thread::sleep(std::time::Duration::from_millis(pause_ms));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -266,7 +276,7 @@ fn two_processes_that_write_the_same_keys_keep_them_unique() {
         command.args(["-euc", script, BINARY]).current_dir(lake.0.path()).env("CENOTE_LAKE", "lake");
         command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    // The table is there before they start: making it at the same time is allowed to fail for one of them.
+    // The table exists before they start: one of two processes that create it at the same time may fail.
     lake.ok(&["ingest", "notes", "in/1.txt"]);
     for child in [start(), start()] {
         let output = child.wait_with_output().unwrap();

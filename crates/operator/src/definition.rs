@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, did_you_mean};
 use serde_json::Value;
 
 use crate::operator::Operator;
-use crate::registry::closest;
 use crate::spec::Params;
 
 /// How output rows relate to input rows.
@@ -206,7 +205,7 @@ impl Definition {
     pub fn check(&self, given: &Params) -> Result<Params> {
         for (name, value) in &given.0 {
             let Some(param) = self.params.iter().find(|param| param.name == name) else {
-                let hint = closest(name, self.params.iter().map(|param| param.name));
+                let hint = did_you_mean(name, self.params.iter().map(|param| param.name));
                 return Err(Error::invalid_input(format!("operator `{}` has no parameter `{name}`{hint}", self.name)));
             };
             if !param.param_type.accepts(value) {

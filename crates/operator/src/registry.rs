@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, did_you_mean};
 
 use crate::definition::Definition;
 use crate::operator::BoundOperator;
@@ -31,7 +31,7 @@ impl Registry {
     /// `NotFound`, with the nearest registered name.
     pub fn definition(&self, name: &str) -> Result<&Definition> {
         self.definitions.get(name).ok_or_else(|| {
-            let hint = closest(name, self.definitions.keys().copied());
+            let hint = did_you_mean(name, self.definitions.keys().copied());
             Error::not_found(format!("no operator `{name}`{hint}; `cenote operators` lists them"))
         })
     }
@@ -47,13 +47,4 @@ impl Registry {
         let operator = definition.bind(&params)?;
         Ok(BoundOperator::new(definition.clone(), params, operator))
     }
-}
-
-/// `: did you mean `x`?` for the candidate nearest to `name`, or nothing when none is near.
-pub(crate) fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    candidates
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, candidate)| format!(": did you mean `{candidate}`?"))
 }

@@ -1,19 +1,19 @@
-//! The command `cenote`, as the wheel installs it.
+//! The command `cenote` that the wheel installs.
 
 use std::ffi::OsString;
 
 use pyo3::prelude::*;
 
-/// Runs the command line with `arguments`, of which the first is the program's name; its exit code.
+/// Runs the command line `arguments`, whose first is the program's name, and returns the exit code.
 #[pyfunction]
 pub(crate) fn command(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
-    // Elsewhere the process belongs to somebody else.
+    // Only here: elsewhere the process is the host's.
     give_memory_back();
     py.detach(|| cenote_cli::run(arguments))
 }
 
-/// Has glibc give large buffers back to the system when they are freed, and share what it keeps among threads: memory
-/// would grow past the budget.
+/// Makes glibc return large buffers to the system when they are freed, and share free memory among threads: otherwise
+/// memory grows past the budget.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the allocator's settings are a matter of the C library")]
 fn give_memory_back() {
@@ -26,7 +26,7 @@ fn give_memory_back() {
         (libc::M_ARENA_MAX, ARENAS_MAX),
     ];
     for (name, value) in settings {
-        // SAFETY: it sets a number, and says if it does not.
+        // SAFETY: the call sets a number, and returns whether it did.
         let is_set = unsafe { libc::mallopt(name, value) } == 1;
         debug_assert!(is_set, "mallopt({name}, {value})");
     }

@@ -1,4 +1,4 @@
-//! Errors as exceptions: one class for each kind, in `cenote.errors`.
+//! Errors as exceptions: each kind has a class in `cenote.errors`.
 
 use std::error::Error as _;
 
@@ -21,7 +21,7 @@ mod classes {
     import_exception!(cenote.errors, InternalError);
 }
 
-/// `error` as the exception of its kind. A Python exception that caused it is its `__cause__`.
+/// Turns `error` into the exception of its kind. A Python exception among its causes becomes the `__cause__`.
 pub(crate) fn raise(error: Error) -> PyErr {
     let message = error.message().to_owned();
     let exception = match error.kind() {
@@ -34,7 +34,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         ErrorKind::Unavailable => classes::UnavailableError::new_err(message),
         ErrorKind::Cancelled => classes::CancelledError::new_err(message),
         ErrorKind::Unsupported => classes::UnsupportedError::new_err(message),
-        // `Internal`, and kinds that are newer than this page.
+        // `Internal`, and kinds that have no class.
         _ => classes::InternalError::new_err(message),
     };
     let mut source = error.source();
@@ -48,12 +48,12 @@ pub(crate) fn raise(error: Error) -> PyErr {
     exception
 }
 
-/// What is wrong with an argument.
+/// Makes the exception for a wrong argument.
 pub(crate) fn invalid(message: impl Into<String>) -> PyErr {
     raise(Error::invalid_input(message))
 }
 
-/// An error of Arrow's at the border.
+/// Makes the exception for Arrow data that cannot be converted.
 pub(crate) fn arrow(error: impl std::fmt::Display) -> PyErr {
-    invalid(format!("this is no Arrow data that can be read: {error}"))
+    invalid(format!("the Arrow data cannot be read: {error}"))
 }

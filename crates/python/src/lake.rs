@@ -11,13 +11,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::fault::raise;
+use crate::interchange;
+use crate::operators::{self, gpu};
 use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
 use crate::table::Table;
-use crate::{gpu, operators};
-use crate::{interchange, values};
+use crate::values::parameter::to_parameter;
 
-/// Raised when the wait ends, however it does: the run stops at its last commit.
+/// A flag that cancels a run when the wait for it ends, however it ends: the run stops at its last commit.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {
@@ -26,7 +27,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// `schema` in which the columns of the key hold no nulls, as a key may not.
+/// Returns `schema` with the columns of the key made not nullable.
 fn key_not_null(schema: &SchemaRef, key: &[String]) -> SchemaRef {
     let field = |field: &Arc<arrow::datatypes::Field>| match key.contains(field.name()) {
         true => Arc::new(field.as_ref().clone().with_nullable(false)),
@@ -35,7 +36,7 @@ fn key_not_null(schema: &SchemaRef, key: &[String]) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
-/// Makes an empty lake.
+/// Creates an empty lake.
 #[pyfunction]
 pub(crate) fn init(py: Python<'_>, location: PathBuf) -> PyResult<()> {
     wait(py, RuntimeLake::init(location))
@@ -108,7 +109,7 @@ impl Lake {
     }
 
     fn sql(&self, py: Python<'_>, text: &str, values: Vec<Bound<'_, PyAny>>) -> PyResult<Stream> {
-        let values = values.iter().map(values::to_parameter).collect::<PyResult<Vec<_>>>()?;
+        let values = values.iter().map(to_parameter).collect::<PyResult<Vec<_>>>()?;
         let result = wait(py, self.here()?.sql_with(text, &values))?;
         Ok(Stream::new(result.schema, result.stream))
     }
@@ -120,7 +121,7 @@ impl Lake {
         answer.set_item("inserted", report.inserted)?;
         answer.set_item("updated", report.updated)?;
         answer.set_item("unchanged", report.unchanged)?;
-        let skipped = report.skipped.iter().map(|(path, reason)| (path.display().to_string(), reason.clone()));
+        let skipped = report.skipped.iter().map(|file| (file.path.display().to_string(), file.reason.clone()));
         answer.set_item("skipped", skipped.collect::<Vec<_>>())?;
         Ok(answer)
     }
@@ -194,7 +195,7 @@ impl Lake {
     }
 
     fn release(&self, py: Python<'_>) -> PyResult<()> {
-        // In a child of a fork there is nothing of ours to let go.
+        // A child of a fork has nothing to release.
         match self.0.get() {
             Some(lake) => wait(py, lake.release()),
             None => Ok(()),

@@ -1,27 +1,20 @@
 //! The Python package's native part: lakes, tables, rows and the training loader for `import cenote`.
 //!
-//! It is thin. Everything that a Python user meets has its face, its types and its documentation in `python/cenote`;
-//! what is here turns Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and lets go
-//! of the interpreter's lock around all work. It knows the facade, the loader and the command line, and of what is
-//! below them only the locks.
+//! It is thin. The classes that users see, their types and their documentation are in `python/cenote`; this crate turns
+//! Python's values into Rust's and back, without copies where Arrow and DLPack allow it, and releases the interpreter's
+//! lock around all work. It knows the facade and the command line, and nothing below them.
 
-mod child;
 mod command;
 mod fault;
-mod from_python;
-mod gpu;
-mod import;
 mod interchange;
 mod lake;
 mod loader;
 mod operators;
-mod pickle;
 mod process;
 mod rows;
 mod schema;
 mod table;
 mod tensor;
-mod to_python;
 mod values;
 
 use pyo3::prelude::*;
@@ -39,14 +32,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Batch>()?;
     module.add_class::<loader::Loader>()?;
     module.add_class::<tensor::Tensor>()?;
-    module.add_function(wrap_pyfunction!(child::serve, module)?)?;
+    module.add_function(wrap_pyfunction!(operators::child::serve, module)?)?;
     module.add_function(wrap_pyfunction!(command::command, module)?)?;
     module.add_function(wrap_pyfunction!(lake::init, module)?)?;
     module.add_function(wrap_pyfunction!(lake::open, module)?)?;
     module.add_function(wrap_pyfunction!(loader::merge_states, module)?)?;
     module.add_function(wrap_pyfunction!(operators::register, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle::unpickle_column, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle::unpickle_rows, module)?)?;
-    module.add_function(wrap_pyfunction!(pickle::unpickle_tensor, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::unpickle_column, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::unpickle_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(tensor::unpickle_tensor, module)?)?;
     module.add_function(wrap_pyfunction!(schema::schema, module)?)
 }

@@ -1,25 +1,25 @@
-//! What belongs to one process: the async runtime, and everything with threads behind it.
+//! Values that belong to one process: the async runtime, and everything with threads behind it.
 //!
-//! A fork copies memory and one thread. A runtime, a lake or a loader that was made before it has lost its threads in the child, and
-//! its locks may be held by them for ever. So each is marked with its process; the child never touches the parent's, not even to
-//! drop it, and makes its own.
+//! A fork copies memory and one thread. A runtime, lake or loader of the parent has lost its threads in the
+//! child, and they may hold its locks for ever. So each is marked with its process: the child never touches the
+//! parent's, not even to drop it, and makes its own.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_base::sync::Mutex;
+use cenote_runtime::sync::Mutex;
 use cenote_runtime::{Error, Result};
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;
 
 use crate::fault::raise;
 
-/// How soon Ctrl-C is noticed by whoever waits.
+/// Time between checks for Ctrl-C while waiting.
 pub(crate) const SIGNAL_EVERY: Duration = Duration::from_millis(50);
 
-/// A value of the process that made it. Elsewhere it is out of reach, and is never dropped.
+/// A value of the process that made it. Another process cannot reach it, and never drops it.
 pub(crate) struct Owned<T> {
     process: u32,
     value: ManuallyDrop<T>,
@@ -30,12 +30,12 @@ impl<T> Owned<T> {
         Self { process: std::process::id(), value: ManuallyDrop::new(value) }
     }
 
-    /// The value, in the process that made it.
+    /// Returns the value, in the process that made it.
     pub(crate) fn get(&self) -> Option<&T> {
         (self.process == std::process::id()).then(|| self.value.deref())
     }
 
-    /// The value, or an error that names `what` it is.
+    /// Returns the value, or in another process an error that names `what` it is.
     pub(crate) fn here(&self, what: &str) -> PyResult<&T> {
         self.get().ok_or_else(|| {
             raise(Error::unsupported(format!(
@@ -55,11 +55,11 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// This process's runtime. The lock is only taken by threads that hold the interpreter's, and is free whenever they let that go:
-/// a fork, which happens under the interpreter's lock, finds it free.
+/// The runtime of this process. The lock is only held under the interpreter's lock, and is free whenever that is
+/// released; so a fork, which happens under the interpreter's lock, finds it free.
 static RUNTIME: Mutex<Option<Owned<Arc<Runtime>>>> = Mutex::new(None);
 
-/// The runtime of this process, which is made when it is first needed.
+/// Returns the runtime of this process, which is made when it is first needed.
 pub(crate) fn runtime(_attached: Python<'_>) -> Result<Arc<Runtime>> {
     let mut slot = RUNTIME.lock();
     if let Some(runtime) = slot.as_ref().and_then(Owned::get) {
@@ -78,7 +78,7 @@ pub(crate) fn runtime(_attached: Python<'_>) -> Result<Arc<Runtime>> {
 /// Waits for `work` without the interpreter's lock. Ctrl-C ends the wait and drops the work.
 pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl Future<Output = Result<T>> + Send) -> PyResult<T> {
     let runtime = runtime(py).map_err(raise)?;
-    // The futures of storage are large, and threads that Python made have small stacks on some systems.
+    // Futures of storage are large, and Python's threads have small stacks on some systems.
     let mut work = Box::pin(work);
     py.detach(|| {
         runtime.block_on(async {

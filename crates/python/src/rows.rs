@@ -1,26 +1,30 @@
-//! Rows that Python holds or reads.
+//! Rows that Python holds in memory or reads as a stream.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, RecordBatchIterator, RecordBatchReader};
-use arrow::datatypes::SchemaRef;
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use cenote_runtime::{Error, RecordBatches, arrow};
 use futures::StreamExt;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyCapsule, PyDict};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::fault;
-use crate::interchange::{ArrayCapsules, Schema, export_array, export_schema, export_stream};
-use crate::pickle::{self, Reduced};
+use crate::interchange::pickle::{self, Reduced};
+use crate::interchange::{self, ArrayCapsules, export_array, export_schema, export_stream};
 use crate::process::{self, Owned};
 use crate::tensor::Tensor;
-use crate::to_python::to_python;
+use crate::values::to_python::to_python;
 
-/// Batches in memory. They can be read as often as one likes.
+/// Batches in memory, which can be read repeatedly.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Rows {
     pub(crate) schema: SchemaRef,
@@ -33,19 +37,18 @@ impl Rows {
     }
 
     fn batch(&self) -> PyResult<RecordBatch> {
-        // One batch is handed on as it is; several become one, which copies them.
+        // A single batch needs no copy; several are copied into one.
         if let [batch] = self.batches.as_slice() {
             return Ok(batch.clone());
         }
         arrow::compute::concat_batches(&self.schema, &self.batches).map_err(fault::arrow)
     }
-}
 
-impl Rows {
+    /// Returns column `name` as one array.
     pub(crate) fn find(&self, name: &str) -> PyResult<Column> {
         let at = self.schema.index_of(name).map_err(|_| {
-            let known = self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-            fault::raise(cenote_runtime::Error::not_found(format!("no column `{name}`; there are {known}")))
+            let known = self.schema.fields().iter().map(|field| field.name().as_str());
+            fault::raise(cenote_runtime::unknown("column", name, known))
         })?;
         Ok(Column { array: self.batch()?.column(at).clone(), field: self.schema.fields()[at].clone() })
     }
@@ -64,8 +67,8 @@ impl Rows {
     }
 
     #[getter]
-    fn schema(&self) -> Schema {
-        Schema(SchemaRef::clone(&self.schema))
+    fn schema(&self) -> interchange::Schema {
+        interchange::Schema(SchemaRef::clone(&self.schema))
     }
 
     #[pyo3(signature = (requested_schema=None))]
@@ -74,7 +77,7 @@ impl Rows {
         py: Python<'py>,
         requested_schema: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
-        // A producer may ignore what was requested, and consumers cast.
+        // A producer may ignore the requested schema; consumers cast.
         drop(requested_schema);
         let batches: Vec<Result<RecordBatch, ArrowError>> = self.batches.iter().cloned().map(Ok).collect();
         export_stream(py, Box::new(RecordBatchIterator::new(batches, SchemaRef::clone(&self.schema))))
@@ -84,7 +87,7 @@ impl Rows {
         export_schema(py, &self.schema)
     }
 
-    /// The first `rows` rows.
+    /// Returns the first `rows` rows.
     fn head(&self, rows: usize) -> Rows {
         let mut left = rows;
         let cut = |batch: &RecordBatch| {
@@ -95,7 +98,7 @@ impl Rows {
         Self { schema: SchemaRef::clone(&self.schema), batches: self.batches.iter().map(cut).collect() }
     }
 
-    /// The rows as Python values, a dict each.
+    /// Returns the rows as dicts of Python values.
     fn to_pylist<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let mut rows = Vec::new();
         for batch in &self.batches {
@@ -113,16 +116,17 @@ impl Rows {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Bound<'py, PyBytes>,)>> {
-        pickle::reduce_rows(py, &self.schema, &self.batches)
+        let bytes = PyBytes::new(py, &pickle::write(&self.schema, &self.batches)?);
+        Ok((pickle::maker(py, "unpickle_rows")?, (bytes,)))
     }
 
-    /// Column `name` as one array.
+    /// Returns column `name` as one array.
     fn column(&self, name: &str) -> PyResult<Column> {
         self.find(name)
     }
 }
 
-/// One array, with `__arrow_c_array__`.
+/// A column as one array, with `__arrow_c_array__`.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Column {
     pub(crate) array: arrow::array::ArrayRef,
@@ -135,7 +139,7 @@ impl Column {
         self.array.len()
     }
 
-    /// `rows` values from `start` on, of the same memory.
+    /// Returns `rows` values from `start` on, in the same memory.
     fn slice(&self, start: usize, rows: usize) -> PyResult<Column> {
         match start + rows <= self.array.len() {
             true => Ok(Column { array: self.array.slice(start, rows), field: self.field.clone() }),
@@ -151,7 +155,7 @@ impl Column {
         to_python(py, &self.field, &self.array.slice(row, 1))?.pop().ok_or_else(wrong)
     }
 
-    /// The values as Python's.
+    /// Returns the values as Python's.
     fn to_pylist<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         to_python(py, &self.field, &self.array)
     }
@@ -166,35 +170,61 @@ impl Column {
         export_array(py, self.array.as_ref(), &self.field)
     }
 
+    /// Pickles the column as a tensor of its Arrow bytes: `cenote.torch` shares the memory of tensors that go to
+    /// another process.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Tensor,)>> {
-        pickle::reduce_column(py, self)
+        let schema = Arc::new(Schema::new(vec![Arc::clone(&self.field)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&self.array)]).map_err(fault::arrow)?;
+        let bytes = pickle::write(&schema, &[batch])?;
+        let shape = vec![bytes.len() as i64];
+        let tensor = Tensor::of_bytes(Buffer::from_vec(bytes), shape, "|u1", None)?;
+        Ok((pickle::maker(py, "unpickle_column")?, (tensor,)))
     }
 }
 
-/// Batches as they come. They can be read once, by threads that take turns.
+/// Makes rows again from their pickled bytes.
+#[pyfunction]
+pub(crate) fn unpickle_rows(bytes: PyBackedBytes) -> PyResult<Rows> {
+    let (schema, batches) = pickle::read(Buffer::from(Bytes::from_owner(bytes)))?;
+    Ok(Rows::new(schema, batches))
+}
+
+/// Makes a column again from its pickled bytes.
+#[pyfunction]
+pub(crate) fn unpickle_column(bytes: &Tensor) -> PyResult<Column> {
+    let nothing = || fault::invalid("these bytes hold no column");
+    let (schema, batches) = pickle::read(bytes.buffer().ok_or_else(nothing)?)?;
+    match (batches.first(), schema.fields().first()) {
+        (Some(batch), Some(field)) => Ok(Column { array: Arc::clone(batch.column(0)), field: Arc::clone(field) }),
+        _ => Err(nothing()),
+    }
+}
+
+/// A stream of batches, which can be read once, by threads that take turns.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Stream {
     schema: SchemaRef,
     reading: Owned<Mutex<Reading>>,
 }
 
-/// How far a stream was read. Whoever stops waiting, as Ctrl-C makes them, leaves it where it is, and loses no batch.
+/// The reading state of a stream. A reader that stops waiting, for example at Ctrl-C, leaves the state as it is and
+/// loses no batch.
 struct Reading {
     source: Source,
-    /// Batches that were read and not given yet.
+    /// Batches that were read but not given yet.
     held: VecDeque<RecordBatch>,
-    /// Batches that were given one by one.
+    /// The number of batches that were given one by one.
     given: u64,
 }
 
-/// Where batches come from.
+/// The source of a stream's batches.
 enum Source {
     Open(RecordBatches),
-    /// There are no more.
+    /// The source is exhausted.
     Over,
-    /// What was read is not all: whoever reads on is told again.
+    /// Reading failed: every later read fails alike.
     Failed(Error),
-    /// All batches went elsewhere at once.
+    /// All batches were handed over at once.
     Gone,
 }
 
@@ -230,20 +260,22 @@ impl Reading {
         }
     }
 
-    /// Refuses to give what is left as if it were all.
+    /// Refuses to give the rest as if it were the whole.
     fn check_whole(&self) -> cenote_runtime::Result<()> {
         if self.is_over() {
             return Err(read_already());
         }
         match self.given {
             0 => Ok(()),
-            _ => Err(Error::invalid_input("this result was read in part, batch by batch: ask again to have it whole")),
+            _ => Err(Error::invalid_input(
+                "this result was read in part, batch by batch: run the query again to read it whole",
+            )),
         }
     }
 }
 
 fn read_already() -> Error {
-    Error::invalid_input("this result was read already: ask again, or keep it with `.read()`")
+    Error::invalid_input("this result was read already: run the query again, or keep the rows with `.read()`")
 }
 
 impl Stream {
@@ -260,8 +292,8 @@ impl Stream {
 #[pymethods]
 impl Stream {
     #[getter]
-    fn schema(&self) -> Schema {
-        Schema(SchemaRef::clone(&self.schema))
+    fn schema(&self) -> interchange::Schema {
+        interchange::Schema(SchemaRef::clone(&self.schema))
     }
 
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
@@ -286,7 +318,7 @@ impl Stream {
         export_stream(py, Box::new(Pull { schema: SchemaRef::clone(&self.schema), reading, handle }))
     }
 
-    /// All rows.
+    /// Reads all rows.
     fn read(&self, py: Python<'_>) -> PyResult<Rows> {
         let reading = self.here()?;
         let batches = process::wait(py, async {
@@ -299,13 +331,13 @@ impl Stream {
         Ok(Rows::new(SchemaRef::clone(&self.schema), batches.into()))
     }
 
-    /// Refuses to read batch by batch what has none left.
+    /// Refuses to iterate over a stream that is exhausted.
     fn check_left(&self, py: Python<'_>) -> PyResult<()> {
         let reading = self.here()?;
         process::wait(py, async { if reading.lock().await.is_over() { Err(read_already()) } else { Ok(()) } })
     }
 
-    /// Waits for the next batch; whether there is one.
+    /// Waits for the next batch, and returns whether there is one.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         let reading = self.here()?;
         process::wait(py, async {
@@ -314,11 +346,11 @@ impl Stream {
         })
     }
 
-    /// What `make` makes of the next batch, if it is ready. It counts as given when that is made and nothing
-    /// interrupts.
+    /// Returns `make(batch)` for the next batch, if it is ready. The batch counts as given once `make` returns and no
+    /// signal interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let reading = self.here()?;
-        // Whoever holds it reads on: nothing is ready.
+        // Another thread is reading: nothing is ready.
         let next = reading.try_lock().ok().and_then(|reading| Some((reading.held.front()?.clone(), reading.given)));
         let Some((batch, number)) = next else { return Ok(None) };
         let made = make.call1((Rows::from(batch),))?;
@@ -330,7 +362,7 @@ impl Stream {
     }
 }
 
-/// A stream as the C interface pulls it: on the consumer's thread.
+/// A stream that the C interface pulls on the consumer's thread.
 struct Pull {
     schema: SchemaRef,
     reading: Reading,
@@ -341,7 +373,7 @@ impl Iterator for Pull {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // Some consumers hold the interpreter's lock here, which operators in Python would wait for.
+        // Some consumers hold the interpreter's lock here, for which operators in Python would wait.
         let (handle, reading) = (&self.handle, &mut self.reading);
         let mut pull = || {
             if reading.held.is_empty() {

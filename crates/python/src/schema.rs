@@ -1,4 +1,4 @@
-//! Schemas from names of types.
+//! Schemas from type names.
 
 use std::sync::Arc;
 
@@ -9,11 +9,12 @@ use pyo3::prelude::*;
 use crate::fault::invalid;
 use crate::interchange::{self, Schema};
 
-/// Columns from (name, type) pairs. A type is a name such as `string` or `vector:512`, or has `__arrow_c_schema__`.
+/// Makes a schema from (name, type) pairs. A type is a name such as `string` or `vector:512`, or has
+/// `__arrow_c_schema__`.
 #[pyfunction]
 pub(crate) fn schema(columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Schema> {
     if let Some((name, _)) = columns.iter().find(|(name, _)| name.contains('\0')) {
-        return Err(invalid(format!("column `{}`: a name has no zero byte", name.escape_debug())));
+        return Err(invalid(format!("column `{}`: a name cannot contain a zero byte", name.escape_debug())));
     }
     let field = |(name, kind): &(String, Bound<'_, PyAny>)| match kind.extract::<String>() {
         Ok(kind) => parse(name, &kind),
@@ -32,8 +33,8 @@ fn parse(name: &str, kind: &str) -> PyResult<Field> {
     }
     let wrong = || {
         invalid(format!(
-            "column `{name}` has type `{kind}`, which is none: use string, bytes, bool, int8 … int64, uint8 … uint64, float16, \
-             float32, float64, date, timestamp, media, vector:N, or a type of pyarrow"
+            "column `{name}` has an unknown type `{kind}`: use string, bytes, bool, int8 … int64, uint8 … uint64, \
+             float16, float32, float64, date, timestamp, media, vector:N, or a type of pyarrow"
         ))
     };
     let data_type = match kind {

@@ -1,27 +1,27 @@
-//! Tables.
+//! Tables and their change feeds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use arrow::datatypes::{Field, Schema as ArrowSchema};
 use cenote_runtime::{
     ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot,
-    Table as RuntimeTable, Version, WriteReport, arrow, vector_dimensions,
+    Table as RuntimeTable, Version, WriteReport, arrow,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::sync::Mutex;
 
 use crate::fault::{self, raise};
-use crate::from_python::{self, from_python};
 use crate::interchange::{self, Schema};
 use crate::process::{Owned, wait};
 use crate::rows::{Rows, Stream};
-use crate::values;
+use crate::values::from_python::{self, from_python};
+use crate::values::parameter;
 
-/// Rows of a write that are held in memory; beyond it they are staged in files, and still become one version.
+/// Bytes of a write that are held in memory. Beyond them rows are staged in files, and still become one version.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// A table of an open lake.
@@ -44,16 +44,16 @@ impl Table {
     }
 }
 
-/// `version` of a table: a number, `tag:NAME`, or `None` for the newest.
+/// Returns `table` at `version`: a number, `tag:NAME`, or `None` for the newest.
 pub(crate) async fn snapshot(table: &RuntimeTable, version: Option<&str>) -> cenote_runtime::Result<Snapshot> {
     let Some(version) = version else { return table.snapshot().await };
     if let Some(tag) = version.strip_prefix("tag:") {
-        return table.stored().snapshot_of(tag).await;
+        return table.snapshot_of(tag).await;
     }
     let number = version.parse().map_err(|_| {
-        Error::invalid_input(format!("`{version}` is no version: give a number, or `tag:NAME` for a tag"))
+        Error::invalid_input(format!("`{version}` is not a version: give a number, or `tag:NAME` for a tag"))
     })?;
-    table.stored().snapshot_at(Version(number)).await
+    table.snapshot_at(Version(number)).await
 }
 
 fn report<'py>(py: Python<'py>, report: WriteReport) -> PyResult<Bound<'py, PyDict>> {
@@ -100,8 +100,8 @@ impl Table {
         wait(py, async { snapshot(table, version).await?.count(filter.map(Filter::from)).await })
     }
 
-    /// Rows in the table's types from columns of Python's values: none without columns. A column of a name that the
-    /// table lacks is refused.
+    /// Makes rows in the table's types from columns of Python's values; none without columns. A column that the table
+    /// lacks is refused.
     fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Rows> {
         let snapshot = wait(py, self.here()?.snapshot())?;
         if columns.is_empty() {
@@ -119,16 +119,16 @@ impl Table {
             fields.push(Arc::new(field.clone().with_nullable(true)));
         }
         let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays);
-        batch.map(Rows::from).map_err(|error| fault::invalid(format!("the columns do not fit each other: {error}")))
+        batch.map(Rows::from).map_err(|error| fault::invalid(format!("the columns do not fit together: {error}")))
     }
 
     fn upsert<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
-        let table = self.here()?.stored();
+        let table = self.here()?;
         let mut reader = interchange::reader(data)?;
         let written = wait(py, async move {
             let (mut held, mut bytes, mut staged) = (Vec::new(), 0, Vec::new());
             loop {
-                // A reader may wait, for Python code among others, which no thread of the runtime should.
+                // A reader may block, for example in Python code, which a thread of the runtime must not.
                 let (next, back) = tokio::task::spawn_blocking(move || (reader.next(), reader))
                     .await
                     .map_err(|source| Error::internal("read the rows to be written").with_source(source))?;
@@ -170,7 +170,7 @@ impl Table {
     }
 
     fn delete_where<'py>(&self, py: Python<'py>, filter: String) -> PyResult<Bound<'py, PyDict>> {
-        report(py, wait(py, self.here()?.stored().delete_where(Filter::from(filter)))?)
+        report(py, wait(py, self.here()?.delete_where(filter))?)
     }
 
     fn get_keys(
@@ -203,7 +203,7 @@ impl Table {
         Ok(Stream::new(schema, stream))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "Python's face names them")]
+    #[expect(clippy::too_many_arguments, reason = "they are the keywords of the Python method")]
     fn search(
         &self,
         py: Python<'_>,
@@ -215,25 +215,30 @@ impl Table {
         k: usize,
         columns: Option<Vec<String>>,
     ) -> PyResult<Rows> {
-        let vector = vector.map(values::vector).transpose()?;
+        let vector = vector.map(parameter::vector).transpose()?;
         let (table, lake) = (self.here()?, self.lake()?);
         let found = wait(py, async {
-            let snapshot = table.snapshot().await?;
-            let mut search = Search { filter, k, columns, ..Search::default() };
+            let mut search = Search::new(k);
+            if let Some(filter) = filter {
+                search = search.filter(filter);
+            }
+            if let Some(columns) = columns {
+                search = search.columns(columns);
+            }
             let indexes = table.indexes().await?;
             let has_words = indexes.iter().any(|index| matches!(index.kind, IndexKind::FullText { .. }));
             let by_meaning = text.is_some() && vector.is_none() && image.is_none() && (!has_words || column.is_some());
             if vector.is_some() || image.is_some() || by_meaning {
-                let (column, dimensions) = vector_column(&snapshot, column.as_deref(), table.name())?;
+                let column = table.vector_column(column.as_deref()).await?;
                 let vector = match (vector, image, &text) {
                     (Some(vector), _, _) => vector,
-                    (None, Some(picture), _) => lake.embed_image(&picture, dimensions).await?,
+                    (None, Some(picture), _) => lake.embed_image(&picture, column.dimensions).await?,
                     (None, None, text) => lake.embed_text(text.as_deref().unwrap_or_default()).await?,
                 };
-                search.vector = Some((column, vector));
+                search = search.vector(column.name, vector);
             }
             if let Some(text) = text.filter(|_| has_words || !by_meaning) {
-                search.text = Some((String::new(), text));
+                search = search.text(text);
             }
             table.search(&search).await
         })?;
@@ -271,7 +276,7 @@ impl Table {
     }
 
     fn fold(&self, py: Python<'_>) -> PyResult<()> {
-        wait(py, self.here()?.stored().fold())
+        wait(py, self.here()?.fold())
     }
 
     fn tag(&self, py: Python<'_>, tag: &str, version: Option<u64>) -> PyResult<u64> {
@@ -281,34 +286,34 @@ impl Table {
                 Some(version) => Version(version),
                 None => table.snapshot().await?.version(),
             };
-            table.stored().tag(tag, version).await?;
+            table.tag(tag, version).await?;
             Ok(version.0)
         })
     }
 
     fn untag(&self, py: Python<'_>, tag: &str) -> PyResult<()> {
-        wait(py, self.here()?.stored().untag(tag))
+        wait(py, self.here()?.untag(tag))
     }
 
     fn tags(&self, py: Python<'_>) -> PyResult<BTreeMap<String, u64>> {
-        let tags = wait(py, self.here()?.stored().tags())?;
+        let tags = wait(py, self.here()?.tags())?;
         Ok(tags.into_iter().map(|(tag, version)| (tag, version.0)).collect())
     }
 
     fn versions(&self, py: Python<'_>) -> PyResult<Vec<(u64, i64)>> {
-        let versions = wait(py, self.here()?.stored().versions())?;
+        let versions = wait(py, self.here()?.versions())?;
         Ok(versions.into_iter().map(|(version, time)| (version.0, time)).collect())
     }
 
     fn add_columns(&self, py: Python<'_>, schema: &Bound<'_, PyAny>) -> PyResult<u64> {
         let schema = interchange::schema(schema)?;
         let fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
-        Ok(wait(py, self.here()?.stored().add_columns(&fields))?.0)
+        Ok(wait(py, self.here()?.add_columns(&fields))?.0)
     }
 
     fn drop_columns(&self, py: Python<'_>, columns: Vec<String>) -> PyResult<u64> {
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        Ok(wait(py, self.here()?.stored().drop_columns(&columns))?.0)
+        Ok(wait(py, self.here()?.drop_columns(&columns))?.0)
     }
 
     fn properties(&self, py: Python<'_>) -> PyResult<HashMap<String, String>> {
@@ -316,7 +321,7 @@ impl Table {
     }
 
     fn set_properties(&self, py: Python<'_>, properties: BTreeMap<String, Option<String>>) -> PyResult<u64> {
-        Ok(wait(py, self.here()?.stored().set_properties(properties))?.0)
+        Ok(wait(py, self.here()?.set_properties(properties))?.0)
     }
 
     fn changes(&self, py: Python<'_>, start: Option<u64>) -> PyResult<Changes> {
@@ -333,7 +338,7 @@ impl Table {
     }
 }
 
-/// Keys in the types of their columns, from one list of values a key.
+/// Makes keys in the types of their columns, from one list of values a key.
 fn key_rows(snapshot: &Snapshot, keys: &[Vec<Bound<'_, PyAny>>]) -> PyResult<RecordBatch> {
     let schema = snapshot.primary_key().schema();
     let (width, names) = (schema.fields().len(), snapshot.primary_key().columns().join(", "));
@@ -350,7 +355,7 @@ fn key_rows(snapshot: &Snapshot, keys: &[Vec<Bound<'_, PyAny>>]) -> PyResult<Rec
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(fault::arrow)
 }
 
-/// All rows of `data` as one batch, for writes that are small.
+/// Reads all rows of `data` as one batch, for small writes.
 fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     let reader = interchange::reader(data)?;
     let schema = reader.schema();
@@ -358,37 +363,7 @@ fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     arrow::compute::concat_batches(&schema, &batches).map_err(fault::arrow)
 }
 
-/// The column that is searched, and how many numbers its vectors have: `wanted`, or the only one of floats of 32 bits,
-/// or the only one.
-fn vector_column(snapshot: &Snapshot, wanted: Option<&str>, table: &str) -> cenote_runtime::Result<(String, usize)> {
-    let vectors = snapshot.schema().fields().iter().filter_map(|field| {
-        let dimensions = vector_dimensions(snapshot, field.name()).ok()?;
-        let is_float32 =
-            matches!(field.data_type(), DataType::FixedSizeList(item, _) if item.data_type() == &DataType::Float32);
-        Some((field.name().clone(), dimensions, is_float32))
-    });
-    let vectors: Vec<(String, usize, bool)> = vectors.collect();
-    let names = vectors.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(wanted) = wanted {
-        let found = vectors.into_iter().find(|(name, ..)| name == wanted);
-        let has = if names.is_empty() { "none".to_owned() } else { names };
-        return found
-            .map(|(name, dimensions, _)| (name, dimensions))
-            .ok_or_else(|| Error::not_found(format!("table `{table}` has no vector column `{wanted}`; it has {has}")));
-    }
-    let (usual, others): (Vec<_>, Vec<_>) = vectors.iter().partition(|(.., is_float32)| *is_float32);
-    match if usual.is_empty() { others } else { usual }.as_slice() {
-        [(name, dimensions, _)] => Ok((name.clone(), *dimensions)),
-        [] => Err(Error::not_found(format!(
-            "table `{table}` has neither a full-text index nor a vector column: index a text column, or derive embeddings"
-        ))),
-        _ => Err(Error::invalid_input(format!(
-            "table `{table}` has several vector columns; choose one with `column`: {names}"
-        ))),
-    }
-}
-
-/// What happened to a table's rows, in order, for threads that take turns.
+/// A table's change feed, for threads that take turns.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Changes {
     feed: Owned<Mutex<Feed>>,
@@ -396,18 +371,19 @@ pub(crate) struct Changes {
     version: AtomicU64,
 }
 
-/// How far a feed was read. Whoever stops waiting, as Ctrl-C makes them, leaves it where it is, and loses no change.
+/// The reading state of a feed. A reader that stops waiting, for example at Ctrl-C, leaves the state as it is and loses
+/// no change.
 struct Feed {
     feed: ChangeFeed,
-    /// The changes that come next, if they were read.
+    /// The next changes, if they were read.
     held: Option<RecordBatch>,
-    /// How often changes were given.
+    /// The number of times that changes were given.
     given: u64,
 }
 
 #[pymethods]
 impl Changes {
-    /// Reads the next changes; whether there are any yet.
+    /// Reads the next changes, and returns whether there are any yet.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         let feed = self.feed.here("change feed")?;
         wait(py, async {
@@ -416,18 +392,18 @@ impl Changes {
                 feed.held = feed.feed.next().await?;
             }
             if feed.held.is_none() {
-                // Writes that changed no row are behind it too.
+                // Writes that changed no row are passed too.
                 self.version.store(feed.feed.version().0, Ordering::Relaxed);
             }
             Ok(feed.held.is_some())
         })
     }
 
-    /// What `make` makes of the next changes, if they are ready. They count as given when that is made and nothing
-    /// interrupts.
+    /// Returns `make(changes)` for the next changes, if they are ready. They count as given once `make` returns and no
+    /// signal interrupts.
     fn give<'py>(&self, py: Python<'py>, make: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let feed = self.feed.here("change feed")?;
-        // Whoever holds it reads on: nothing is ready.
+        // Another thread is reading: nothing is ready.
         let next = feed.try_lock().ok().and_then(|feed| Some((feed.held.clone()?, feed.given)));
         let Some((changes, number)) = next else { return Ok(None) };
         let made = make.call1((Rows::from(changes),))?;
@@ -441,7 +417,7 @@ impl Changes {
         Ok(mine.then_some(made))
     }
 
-    /// The version up to which changes were given.
+    /// Returns the version up to which changes were given.
     fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! Arrays of numbers for whoever trains: by DLPack, and by numpy's array interface, without a copy.
+//! Arrays of numbers for training, shared without a copy by DLPack and by numpy's array interface.
 
-#![expect(unsafe_code, reason = "DLPack hands over pointers; each block says why they stay good")]
+#![expect(unsafe_code, reason = "DLPack hands over pointers; each block says why they stay valid")]
 
 use std::any::Any;
 use std::ffi::{CStr, c_void};
@@ -9,27 +9,30 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::DataType;
-use cenote_loader::Numbers;
 use cenote_runtime::arrow;
+use cenote_runtime::loader::{self, Numbers};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::fault;
-use crate::pickle::{self, Reduced, TensorParts};
+use crate::interchange::pickle::{self, Reduced};
 
 const DLPACK: &CStr = c"dltensor";
 const CPU: i32 = 1;
 
-/// What holds the numbers: nobody reads it, and they stay as long as it does.
+/// The owner of the numbers' memory, which is only held and never read.
 type Memory = Arc<dyn Any + Send + Sync>;
 
-/// Numbers in one piece of memory, in row-major order. Made for one consumer: who changes them changes them for all.
+/// The pickled parts of a tensor: its numbers, its shape, their type, and which rows have a value.
+type TensorParts<'py> = (Bound<'py, PyBytes>, Vec<i64>, String, Option<Vec<bool>>);
+
+/// Numbers in one piece of memory, in row-major order. Consumers share the memory, and so see each other's changes.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Tensor {
     memory: Memory,
-    /// The first number.
+    /// The address of the first number.
     data: usize,
     shape: Vec<i64>,
     kind: Kind,
@@ -37,7 +40,7 @@ pub(crate) struct Tensor {
     read_only: bool,
 }
 
-/// A type of numbers: numpy's letter, DLPack's code, and bits.
+/// A type of numbers: numpy's letter, DLPack's code, and the bits of a number.
 #[derive(Clone, Copy)]
 struct Kind {
     letter: char,
@@ -50,7 +53,7 @@ impl Kind {
         Self { letter, code, bits }
     }
 
-    /// In numpy's notation.
+    /// Returns the type in numpy's notation.
     fn name(&self) -> String {
         let order = if self.bits == 8 { '|' } else { '<' };
         format!("{order}{}{}", self.letter, self.bytes())
@@ -60,7 +63,7 @@ impl Kind {
         usize::from(self.bits / 8)
     }
 
-    /// What stands where there is no number: NaN, or 0.
+    /// Returns the bytes that stand for a null: NaN, or 0.
     fn nothing(&self) -> &'static [u8] {
         match (self.letter, self.bits) {
             ('f', 16) => &[0x00, 0x7e],
@@ -71,6 +74,7 @@ impl Kind {
     }
 }
 
+/// The Arrow types that become tensors.
 const TYPES: [DataType; 11] = [
     DataType::Int8,
     DataType::Int16,
@@ -85,7 +89,7 @@ const TYPES: [DataType; 11] = [
     DataType::Float64,
 ];
 
-/// Of each of `TYPES`.
+/// The kinds of `TYPES`, in the same order.
 const KINDS: [Kind; 11] = [
     Kind::new('i', 0, 8),
     Kind::new('i', 0, 16),
@@ -105,7 +109,7 @@ fn kind(data_type: &DataType) -> Option<Kind> {
 }
 
 impl Tensor {
-    pub(crate) fn new(tensor: cenote_loader::Tensor) -> Self {
+    pub(crate) fn new(tensor: loader::Tensor) -> Self {
         let numbers = tensor.numbers;
         let (data, data_type) = match numbers.as_ref() {
             Numbers::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
@@ -121,10 +125,10 @@ impl Tensor {
         }
     }
 
-    /// Numbers of another process, in memory that is aligned for them.
+    /// Makes a tensor of `bytes`, which are aligned for its numbers.
     ///
     /// # Errors
-    /// `InvalidInput` for bytes that are not as many as the shape says.
+    /// `InvalidInput` for an unknown type, or a number of bytes that does not fit the shape.
     pub(crate) fn of_bytes(bytes: Buffer, shape: Vec<i64>, dtype: &str, valid: Option<Vec<bool>>) -> PyResult<Self> {
         let kind = KINDS.iter().find(|kind| kind.name() == dtype);
         let numbers = shape.iter().try_fold(1usize, |all, side| all.checked_mul(usize::try_from(*side).ok()?));
@@ -133,25 +137,24 @@ impl Tensor {
                 let data = bytes.as_ptr() as usize;
                 Ok(Self { memory: Arc::new(bytes), data, shape, kind: *kind, valid, read_only: false })
             }
-            _ => Err(fault::invalid(format!("{} bytes are no {dtype} of shape {shape:?}", bytes.len()))),
+            _ => Err(fault::invalid(format!("{} bytes are not {dtype} of shape {shape:?}", bytes.len()))),
         }
     }
 
-    /// All numbers, as they lie in memory.
+    /// Returns the bytes of all numbers.
     pub(crate) fn bytes(&self) -> &[u8] {
         let numbers = self.shape.iter().product::<i64>() as usize;
-        // SAFETY: `data` points to `numbers` numbers of this kind. `memory` keeps them, and lives as long as `self`.
+        // SAFETY: `data` points to `numbers` numbers of this kind, which `memory` keeps as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
     }
 
-    /// The memory of one that is [`of_bytes`](Self::of_bytes).
+    /// Returns the memory of a tensor made by [`of_bytes`](Self::of_bytes).
     pub(crate) fn buffer(&self) -> Option<Buffer> {
         self.memory.downcast_ref().cloned()
     }
 
-    /// Returns `array` as numbers, if it is a column of them, or of vectors of them: by its type alone, whatever is in
-    /// it. If it is `nullable`, `valid` says which rows have a value, all of it; where there is none floats are NaN,
-    /// and integers 0.
+    /// Makes a tensor of `array`, if its type is a number or a vector of numbers. If it is `nullable`, `valid` tells
+    /// which rows have all their numbers; a missing float is NaN, and a missing integer 0.
     pub(crate) fn of_column(array: &ArrayRef, nullable: bool) -> Option<Self> {
         let (values, shape, nullable) = match array.data_type() {
             DataType::FixedSizeList(item, width) => {
@@ -193,13 +196,13 @@ impl Tensor {
         self.shape.clone()
     }
 
-    /// The type of the numbers in numpy's notation, such as `<f4`.
+    /// Returns the type of the numbers in numpy's notation, such as `<f4`.
     #[getter]
     pub(crate) fn dtype(&self) -> String {
         self.kind.name()
     }
 
-    /// Whether each row has a value, where one may have none.
+    /// Returns which rows have a value; `None` if all must have one.
     #[getter]
     pub(crate) fn valid(&self) -> Option<Vec<bool>> {
         self.valid.clone()
@@ -209,7 +212,7 @@ impl Tensor {
         self.shape.first().map_or(0, |rows| *rows as usize)
     }
 
-    /// numpy's array interface, version 3.
+    /// Returns numpy's array interface, version 3.
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let about = PyDict::new(py);
@@ -221,14 +224,15 @@ impl Tensor {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, TensorParts<'py>>> {
-        pickle::reduce_tensor(py, self)
+        let parts = (PyBytes::new(py, self.bytes()), self.shape(), self.dtype(), self.valid());
+        Ok((pickle::maker(py, "unpickle_tensor")?, parts))
     }
 
     fn __dlpack_device__(&self) -> (i32, i32) {
         (CPU, 0)
     }
 
-    /// The numbers as a DLPack capsule.
+    /// Returns the numbers as a DLPack capsule.
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
     fn __dlpack__<'py>(
         &self,
@@ -261,8 +265,8 @@ impl Tensor {
             deleter: Some(delete),
         });
         let pointer = Box::into_raw(managed);
-        // SAFETY: `pointer` is a DLPack tensor that lives until its deleter is called: by the consumer that renames the
-        // capsule, or else by `release`. A name of static memory outlives the capsule.
+        // SAFETY: `pointer` is a DLPack tensor that lives until its deleter is called, by the consumer that renames the
+        // capsule or else by `release`. The capsule's name is static.
         unsafe {
             let capsule = ffi::PyCapsule_New(pointer.cast(), DLPACK.as_ptr(), Some(release));
             if capsule.is_null() {
@@ -274,7 +278,21 @@ impl Tensor {
     }
 }
 
-/// What a tensor in other hands holds on to.
+/// Makes a tensor again from its pickled parts.
+#[pyfunction]
+pub(crate) fn unpickle_tensor(
+    bytes: &[u8],
+    shape: Vec<i64>,
+    dtype: &str,
+    valid: Option<Vec<bool>>,
+) -> PyResult<Tensor> {
+    // Aligned for every type of number, and not Python's own memory: the owner of a tensor may change it.
+    let mut memory = MutableBuffer::new(bytes.len());
+    memory.extend_from_slice(bytes);
+    Tensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
+}
+
+/// The owner of the memory of a tensor that a consumer has taken over.
 struct Context {
     shape: Vec<i64>,
     _memory: Memory,
@@ -298,16 +316,16 @@ struct ManagedTensor {
 }
 
 unsafe extern "C" fn delete(tensor: *mut ManagedTensor) {
-    // SAFETY: both boxes were made in `__dlpack__`, and a consumer calls this once.
+    // SAFETY: both boxes were made in `__dlpack__`, and the deleter is called once.
     unsafe {
         let tensor = Box::from_raw(tensor);
         drop(Box::from_raw(tensor.context.cast::<Context>()));
     }
 }
 
-/// Frees what no consumer took over.
+/// Frees a tensor that no consumer took over.
 unsafe extern "C" fn release(capsule: *mut ffi::PyObject) {
-    // SAFETY: Python calls this with the capsule that it frees; under its first name it was not taken over.
+    // SAFETY: Python calls this with the capsule that it frees; a capsule of the first name was not taken over.
     unsafe {
         if ffi::PyCapsule_IsValid(capsule, DLPACK.as_ptr()) == 1 {
             let tensor = ffi::PyCapsule_GetPointer(capsule, DLPACK.as_ptr()).cast::<ManagedTensor>();

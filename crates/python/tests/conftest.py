@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lake(tmp_path: Path) -> Iterator[cenote.Lake]:
 
 @pytest.fixture
 def numbers(lake: cenote.Lake) -> cenote.Table:
-    """100 rows with the ids 0 to 99."""
+    """Creates a table of 100 rows with the ids 0 to 99."""
     table = lake.create_table("numbers", {"id": int, "word": str, "at": cenote.vector(2)}, primary_key="id")
     table.upsert({"id": range(100), "word": [f"w{id}" for id in range(100)], "at": [[id, -id] for id in range(100)]})
     return table
@@ -27,7 +27,7 @@ def numbers(lake: cenote.Lake) -> cenote.Table:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Lets SIGINT interrupt the test: a shell that starts it in the background has it ignored."""
+    """Lets SIGINT interrupt the test, which a shell that starts it in the background ignores."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

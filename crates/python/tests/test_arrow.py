@@ -1,4 +1,4 @@
-"""Arrow in and out: values, and whose memory it is."""
+"""Arrow in and out: values, and the ownership of memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import pytest
 import cenote
 from cenote.errors import InvalidInputError, NotFoundError
 
-SCHEMA = pa.schema([
-    pa.field("id", pa.int64(), nullable=False),
-    pa.field("word", pa.string()),
-    pa.field("score", pa.float64()),
-    pa.field("tags", pa.list_(pa.string())),
-    pa.field("at", pa.timestamp("us")),
-])
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("word", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("tags", pa.list_(pa.string())),
+        pa.field("at", pa.timestamp("us")),
+    ]
+)
 ROWS = pa.table(
     {
         "id": [1, 2, 3],
@@ -103,7 +105,7 @@ def test_an_error_in_the_middle_of_a_stream_writes_nothing(lake: cenote.Lake) ->
         (42, "Arrow data, a dict of columns or a list of dicts, found int"),
         ("rows", "found str"),
         ([1, 2], "row 0 is a int"),
-        ({"id": 1}, "`id` is a list of values, found int"),
+        ({"id": 1}, "`id` must be a list of values, found int"),
         ({"idd": [1]}, "no column `idd`; it has id, word, at"),
         ({"id": ["x"]}, "column `id` is Int64, and row 0 has 'x'"),
         ({"id": [1], "at": [[1.0]]}, "vectors of 2 numbers, and row 0 has 1"),
@@ -135,7 +137,9 @@ NESTED_VALUES = [{"a": {"b": [1], "c": "x"}}, {"a": None}, {"a": {"b": None, "c"
     ],
     ids=["struct", "list", "fixed", "bits"],
 )
-def test_slices_of_nested_structs_come_in_as_what_they_show(lake: cenote.Lake, kind: pa.DataType, values: list, start: int) -> None:
+def test_slices_of_nested_structs_come_in_as_what_they_show(
+    lake: cenote.Lake, kind: pa.DataType, values: list, start: int
+) -> None:
     schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("v", kind)])
     rows = pa.table({"id": range(16), "v": pa.array(values, kind)}, schema=schema).slice(start, 6)
     for name, given in [("stream", rows), ("array", rows.combine_chunks().to_batches()[0])]:
@@ -166,10 +170,10 @@ def test_no_rows_are_written_as_none(numbers: cenote.Table) -> None:
 
 @pytest.mark.parametrize("count", [-1, 1.5, 2**70, "1"])
 def test_a_count_is_a_whole_number(numbers: cenote.Table, count) -> None:
-    with pytest.raises(InvalidInputError, match="`k` is a whole number from 0 on"):
+    with pytest.raises(InvalidInputError, match="`k` must be a whole number from 0 on"):
         numbers.search(vector=[1, 1], k=count)
     for name in ("limit", "batch_rows"):
-        with pytest.raises(InvalidInputError, match=f"`{name}` is a whole number from 0 on"):
+        with pytest.raises(InvalidInputError, match=f"`{name}` must be a whole number from 0 on"):
             numbers.read(**{name: count})
     assert len(numbers.search(vector=[1, 1], k=numpy.int64(3))) == len(numbers.read(limit=numpy.int8(3))) == 3
 
@@ -181,13 +185,19 @@ def test_a_column_that_is_asked_for_twice_is_there_once(numbers: cenote.Table) -
             numbers.fold()
         assert numbers.read(twice).columns == ["word", "id"]
         assert numbers.get_many([1, 2], columns=twice).columns == ["word", "id"]
-        assert numbers.search(vector=[1, 1], k=2, columns=[*twice, "_distance", "_distance"]).columns == ["word", "id", "_distance"]
+        assert numbers.search(vector=[1, 1], k=2, columns=[*twice, "_distance", "_distance"]).columns == [
+            "word",
+            "id",
+            "_distance",
+        ]
         assert list(next(iter(numbers.loader(["id", "id"], output="numpy")))) == ["id"]
 
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.int8(), pa.uint8()])
 def test_vectors_of_every_searchable_type_are_searched(lake: cenote.Lake, kind: pa.DataType) -> None:
-    table = lake.create_table("t", {"id": int, "v": pa.list_(kind, 2), "other": pa.list_(pa.int32(), 2)}, primary_key="id")
+    table = lake.create_table(
+        "t", {"id": int, "v": pa.list_(kind, 2), "other": pa.list_(pa.int32(), 2)}, primary_key="id"
+    )
     vectors = pa.array([[k, 0] for k in range(4)], pa.list_(pa.float32(), 2))
     table.upsert(pa.table({"id": range(4), "v": vectors}))
     assert [row["id"] for row in table.search(vector=[3, 0], k=1)] == [3]
@@ -200,11 +210,17 @@ def test_queries_take_parameters_of_every_kind(lake: cenote.Lake, numbers: cenot
     from datetime import datetime
 
     time = datetime(2026, 1, 31, 12, 30, 1, 5)
-    row = lake.sql("SELECT $1 a, $2 b, $3 c, $4 d, $5 e, $6 f, $1 g", "x'; --", 2**60, 0.1, True, None, time).to_pylist()
+    row = lake.sql(
+        "SELECT $1 a, $2 b, $3 c, $4 d, $5 e, $6 f, $1 g", "x'; --", 2**60, 0.1, True, None, time
+    ).to_pylist()
     assert row == [{"a": "x'; --", "b": 2**60, "c": 0.1, "d": True, "e": None, "f": time, "g": "x'; --"}]
     near = lake.sql("SELECT id FROM vector_search('numbers', 'at', $1, $2)", numpy.array([7, -7], "float32"), 1)
     assert near.to_pylist() == [{"id": 7}]
-    for query, parameters, says in [("SELECT $2", [1], r"placeholder \$2"), ("SELECT 1", [1], "parameter 1"), ("SELECT $1", [object()], "object")]:
+    for query, parameters, says in [
+        ("SELECT $2", [1], r"placeholder \$2"),
+        ("SELECT 1", [1], "parameter 1"),
+        ("SELECT $1", [object()], "object"),
+    ]:
         with pytest.raises(InvalidInputError, match=says):
             lake.sql(query, *parameters)
 
@@ -230,9 +246,9 @@ def test_errors_have_classes_of_their_own(lake: cenote.Lake, numbers: cenote.Tab
         lake.create_table("numbers", {"id": int}, primary_key="id")
     with pytest.raises(cenote.errors.UnsupportedError, match="SQL only reads"):
         lake.sql("DELETE FROM numbers")
-    with pytest.raises(NotFoundError, match="is no lake"):
+    with pytest.raises(NotFoundError, match="is not a lake"):
         cenote.open(tmp_path / "elsewhere")
-    with pytest.raises(InvalidInputError, match="no type of a column|which is none"):
+    with pytest.raises(InvalidInputError, match="not a column type|unknown type"):
         lake.create_table("t", {"id": "integer"}, primary_key="id")
     other = cenote.open(tmp_path / "other", create=True)
     other.close()

@@ -9,7 +9,9 @@ import time
 
 
 def cenote(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "cenote", *arguments], capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "cenote", *arguments], capture_output=True, text=True, timeout=60, **options
+    )
 
 
 def test_the_command_is_the_binary(tmp_path) -> None:
@@ -28,7 +30,8 @@ import cenote, sys
 lake = cenote.open(sys.argv[1], create=True)
 print("ready", flush=True)
 try:
-    lake.sql("SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b, generate_series(1, 1000) c").to_pylist()
+    many = "generate_series(1, 100000)"
+    lake.sql(f"SELECT count(*) FROM {many} a, {many} b, generate_series(1, 1000) c").to_pylist()
 except KeyboardInterrupt:
     print("stopped", lake.sql("SELECT 1 AS one").to_pylist())
 """
@@ -42,7 +45,7 @@ except KeyboardInterrupt:
 
 
 def test_importing_is_quick_and_brings_nothing_along() -> None:
-    # Each of the latter costs as much as all of Cenote's own modules.
+    # Each module of the standard library here takes as long to import as all of Cenote's own.
     unwanted = ("numpy", "pyarrow", "torch", "pandas", "cloudpickle", "asyncio", "inspect", "dataclasses", "pathlib")
     program = f"import sys, cenote; print([name for name in {unwanted} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

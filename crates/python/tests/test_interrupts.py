@@ -1,4 +1,4 @@
-"""Reading that was interrupted, by Ctrl-C or an error, goes on where it was or says again what is wrong: it never ends as if it were done."""
+"""Reads that Ctrl-C or an error interrupts resume where they were, or fail again: they never end as if complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cenote.errors import InvalidInputError
 
 @pytest.fixture
 def interrupted(monkeypatch, ctrl_c):
-    """Has every second batch interrupted by Ctrl-C while it is on its way."""
+    """Interrupts every second batch by Ctrl-C while it is made."""
     made = []
 
     class Interrupted(cenote.Rows):
@@ -33,7 +33,7 @@ def interrupted(monkeypatch, ctrl_c):
 
 
 def read_on(batches) -> list[dict]:
-    """All rows, however often reading is interrupted."""
+    """Reads all rows, resuming after every interrupt."""
     rows, interrupts = [], 0
     while True:
         try:
@@ -64,7 +64,7 @@ def test_a_change_feed_goes_on_after_ctrl_c(numbers: cenote.Table, interrupted) 
     assert [row["key"]["id"] for row in read_on(iter(changes))] == list(range(100, 105))
     assert changes.version == numbers.version
     numbers.delete([100])
-    # What was interrupted on its way does not count as read.
+    # A batch that was interrupted while it was made does not count as read.
     with pytest.raises(KeyboardInterrupt):
         next(iter(changes)) if len(interrupted) % 2 == 0 else (next(iter(changes)), next(iter(changes)))
     assert changes.version < numbers.version
@@ -73,7 +73,9 @@ def test_a_change_feed_goes_on_after_ctrl_c(numbers: cenote.Table, interrupted) 
 
 def test_waiting_that_ctrl_c_ends_loses_nothing(numbers: cenote.Table, ctrl_c) -> None:
     join = "numbers a CROSS JOIN numbers b CROSS JOIN numbers c"
-    result = numbers.lake.sql(f"SELECT md5(CAST(a.id AS TEXT) || '-' || CAST(b.id * 100 + c.id AS TEXT)) AS digest FROM {join}")
+    result = numbers.lake.sql(
+        f"SELECT md5(CAST(a.id AS TEXT) || '-' || CAST(b.id * 100 + c.id AS TEXT)) AS digest FROM {join}"
+    )
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         timer.start()
@@ -87,10 +89,16 @@ def test_a_stream_that_failed_fails_again(lake: cenote.Lake) -> None:
     table = lake.create_table("t", {"id": int}, primary_key="id")
     table.upsert({"id": range(30_000)})
     query = "SELECT 10 / (id - 25000) AS share FROM t ORDER BY id"
-    for read in (lambda result: result.to_pylist(), lambda result: list(result.batches()), lambda result: pa.table(result)):
+    for read in (
+        lambda result: result.to_pylist(),
+        lambda result: list(result.batches()),
+        lambda result: pa.table(result),
+    ):
         result = lake.sql(query)
         for _ in range(3):
-            with pytest.raises((InvalidInputError, cenote.Error, pa.ArrowInvalid, OSError), match="(?i)divi.* zero|read already"):
+            with pytest.raises(
+                (InvalidInputError, cenote.Error, pa.ArrowInvalid, OSError), match="(?i)divi.* zero|read already"
+            ):
                 read(result)
     batches = lake.sql(query).batches()
     for _ in range(3):
@@ -106,7 +114,7 @@ def test_a_result_that_was_kept_still_has_its_batches(numbers: cenote.Table) -> 
     pa.table(handed_over)
     with pytest.raises(InvalidInputError, match="read already"):
         handed_over.batches()
-    # Reading may stop and go on.
+    # Reading may stop and resume.
     begun = numbers.scan(["id"], batch_rows=30)
     first = len(next(begun.batches()))
     with pytest.raises(InvalidInputError, match="in part"):

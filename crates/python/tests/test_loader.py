@@ -65,7 +65,9 @@ def test_any_shape_resumes_what_any_other_left(shared_lake, rows, seed, first, s
         batch, world, workers = shape
         made = []
         for rank in range(world):
-            loader = table.loader(columns, batch_size=batch, rank=rank, world_size=world, shuffle=shuffle, version=version, output="numpy")
+            loader = table.loader(
+                columns, batch_size=batch, rank=rank, world_size=world, shuffle=shuffle, version=version, output="numpy"
+            )
             if state is not None:
                 loader.load_state_dict(state)
             made.append([loader.shard(worker, workers) for worker in range(workers)])
@@ -122,7 +124,9 @@ def test_a_sample_looks_the_same_whoever_loads_it(photos: cenote.Table) -> None:
     def pictures(**shape):
         seen = {}
         version = photos.version
-        for batch in photos.loader(shuffle=cenote.Shuffle(3), transform=TRANSFORM, output="numpy", version=version, **shape):
+        for batch in photos.loader(
+            shuffle=cenote.Shuffle(3), transform=TRANSFORM, output="numpy", version=version, **shape
+        ):
             seen.update({int(id): picture.tobytes() for id, picture in zip(batch["id"], batch["picture"], strict=True)})
         return seen
 
@@ -190,7 +194,9 @@ def test_a_child_of_a_fork_goes_on_where_its_copy_stands(numbers: cenote.Table) 
         code = 1
         try:
             rest = ids(loader)
-            os.write(write, repr((rest, numbers.get(3)["word"], numbers.lake.sql("SELECT 1 AS a").to_pylist())).encode())
+            os.write(
+                write, repr((rest, numbers.get(3)["word"], numbers.lake.sql("SELECT 1 AS a").to_pylist())).encode()
+            )
             code = 0
         finally:
             os._exit(code)
@@ -280,7 +286,13 @@ def test_every_seed_of_64_bits_is_an_order_of_its_own(numbers: cenote.Table, see
 
 @pytest.mark.parametrize(
     ("shuffle", "error"),
-    [(7, TypeError), (0, TypeError), ("yes", TypeError), (cenote.Shuffle(1.5), TypeError), (cenote.Shuffle(True), TypeError)]
+    [
+        (7, TypeError),
+        (0, TypeError),
+        ("yes", TypeError),
+        (cenote.Shuffle(1.5), TypeError),
+        (cenote.Shuffle(True), TypeError),
+    ]
     + [(cenote.Shuffle(2**64), InvalidInputError), (cenote.Shuffle(-(2**63) - 1), InvalidInputError)],
 )
 def test_what_is_no_shuffle_is_refused(numbers: cenote.Table, shuffle, error) -> None:
@@ -355,7 +367,11 @@ def test_ranks_agree_on_a_version_or_say_that_they_cannot(numbers: cenote.Table,
     def opened(rank: int, **options) -> cenote.Loader:
         return numbers.loader(["id"], rank=rank, world_size=2, output="numpy", **options)
 
-    for read in (lambda loader: next(iter(loader)), lambda loader: loader.take([1]), lambda loader: next(iter(loader.shard(0, 2)))):
+    for read in (
+        lambda loader: next(iter(loader)),
+        lambda loader: loader.take([1]),
+        lambda loader: next(iter(loader.shard(0, 2))),
+    ):
         with pytest.raises(InvalidInputError, match="rank 1 of 2 has no way to agree"):
             read(opened(1))
     with pytest.raises(InvalidInputError, match="rank 1 of 2"):
@@ -425,7 +441,13 @@ def test_rank_and_world_size_come_from_the_environment(numbers: cenote.Table, mo
 
 @pytest.mark.parametrize("output", ["numpy", "tensor"])
 def test_a_column_with_nulls_has_one_type_and_a_mask(lake: cenote.Lake, output) -> None:
-    kinds = {"half": pa.float16(), "single": pa.float32(), "double": pa.float64(), "tiny": pa.uint8(), "whole": pa.int64()}
+    kinds = {
+        "half": pa.float16(),
+        "single": pa.float32(),
+        "double": pa.float64(),
+        "tiny": pa.uint8(),
+        "whole": pa.int64(),
+    }
     fields = [pa.field(name, kind) for name, kind in kinds.items()]
     lists = [("at", pa.list_(pa.float32(), 2)), ("pair", pa.list_(pa.int32(), 2))]
     schema = pa.schema([pa.field("id", pa.int64(), nullable=False), *fields, *lists, ("note", pa.string())])
@@ -440,7 +462,9 @@ def test_a_column_with_nulls_has_one_type_and_a_mask(lake: cenote.Lake, output) 
         assert set(batch.valid) == {*kinds, "at", "pair"}
         for name, kind in kinds.items():
             values, valid = numpy.asarray(batch[name]), numpy.asarray(batch.valid[name])
-            assert values.dtype == kind.to_pandas_dtype() and values.shape == valid.shape == (4,) and valid.dtype == bool
+            assert (
+                values.dtype == kind.to_pandas_dtype() and values.shape == valid.shape == (4,) and valid.dtype == bool
+            )
             assert valid.tolist() == [id % 5 != 4 for id in batch["id"].tolist()] if output == "numpy" else True
             assert values[valid].tolist() == [id for id in numpy.asarray(batch["id"]).tolist() if id % 5 != 4]
             nothing = values[~valid]
@@ -465,9 +489,21 @@ def test_a_row_that_comes_again_in_an_epoch_looks_different(photos: cenote.Table
 
     def epoch(batch_size: int, epoch: int = 0) -> list[bytes]:
         sources = [cenote.Source(table, weight=3.0), cenote.Source(photos, weight=1.0)]
-        loader = cenote.loader(*sources, batch_size=batch_size, shuffle=cenote.Shuffle(5), transform=TRANSFORM, epoch_rows=16, output="numpy")
+        loader = cenote.loader(
+            *sources,
+            batch_size=batch_size,
+            shuffle=cenote.Shuffle(5),
+            transform=TRANSFORM,
+            epoch_rows=16,
+            output="numpy",
+        )
         loader.set_epoch(epoch)
-        return [picture.tobytes() for batch in loader for id, picture in zip(batch["id"], batch["picture"], strict=True) if id == 99]
+        return [
+            picture.tobytes()
+            for batch in loader
+            for id, picture in zip(batch["id"], batch["picture"], strict=True)
+            if id == 99
+        ]
 
     first = epoch(16)
     assert len(first) == 12 == len(set(first))
@@ -535,7 +571,9 @@ def test_batches_do_not_pile_up_in_memory(numbers: cenote.Table) -> None:
 
 
 def test_what_is_opened_and_forgotten_leaves_nothing_behind(tmp_path, numbers: cenote.Table) -> None:
-    cenote.open(tmp_path / "other", create=True).create_table("t", {"id": int}, primary_key="id").upsert({"id": range(10)})
+    cenote.open(tmp_path / "other", create=True).create_table("t", {"id": int}, primary_key="id").upsert(
+        {"id": range(10)}
+    )
 
     def opened(count: int) -> tuple[int, int, int]:
         for _ in range(count):

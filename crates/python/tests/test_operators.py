@@ -1,4 +1,4 @@
-"""Operators in Python: rows that they raise on, and answers that cannot be."""
+"""Operators in Python: rows on which they raise, and wrong answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_class_is_made_once_a_process_and_gives_vectors(tmp_path) -> None:
     assert max(calls) > 1 and all(calls.count(call) <= 3 * (os.cpu_count() or 1) for call in calls)
     assert lake["numbers"].get(12)["made"][0] == 3
     assert lake.operators()["embed_word"] == "Numbers of a word."
-    # Nothing changed, so nothing is done again.
+    # Nothing changed, so no row is processed again.
     assert lake.run(recipe("embed_word"))[0]["rows_processed"] == 0
 
 
@@ -72,8 +72,8 @@ def test_it_runs_in_another_process_with_what_it_uses(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (lambda texts: [1], "answered 1 values for"),
-        (lambda texts: None, "answered a NoneType"),
+        (lambda texts: [1], "returned 1 values for"),
+        (lambda texts: None, "returned a NoneType"),
         (lambda texts: ["x"] * len(texts), "is Int64, and row 0 has 'x'"),
     ],
     ids=["length", "nothing", "type"],
@@ -127,7 +127,7 @@ def test_an_operator_that_cannot_be_made_stops_the_run_with_its_traceback(tmp_pa
         def __call__(self, texts):
             return texts
 
-    with pytest.raises(InvalidInputError, match="FileNotFoundError(.|\n)*open\\(\"/nowhere"):
+    with pytest.raises(InvalidInputError, match='FileNotFoundError(.|\n)*open\\("/nowhere'):
         run(tmp_path, "OpenNothing")
 
 
@@ -154,7 +154,9 @@ def test_a_share_of_a_gpu_is_given_out_by_device(tmp_path, monkeypatch) -> None:
         return [os.environ["CUDA_VISIBLE_DEVICES"]] * len(texts)
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ResourceExhaustedError, match="500 of resource `thousandths of a GPU` were asked for; this process has 0"):
+    with pytest.raises(
+        ResourceExhaustedError, match="500 of resource `thousandths of a GPU` were asked for; this process has 0"
+    ):
         run(tmp_path, "see_gpu")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
     lake, _ = run(tmp_path, "see_gpu")
@@ -167,13 +169,15 @@ def test_a_share_of_a_gpu_is_given_out_by_device(tmp_path, monkeypatch) -> None:
         ({"gpu": 2}, "from 0 to 1, found 2"),
         ({"batch": 0}, "1 or more rows"),
         ({"memory": "much"}, "much"),
-        ({"timeout": -1}, "in seconds, found -1"),
+        ({"timeout": -1}, "seconds, found -1"),
         ({"inputs": {"x": bool}}, "a number or a vector, found `bool`"),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused_at_once(options, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
-        cenote.operator(**{"inputs": {"x": str}, "output": str, "name": "declare_wrong", **options})(lambda texts: texts)
+        cenote.operator(**{"inputs": {"x": str}, "output": str, "name": "declare_wrong", **options})(
+            lambda texts: texts
+        )
 
 
 def test_operators_are_functions_in_sql(tmp_path) -> None:
@@ -189,7 +193,7 @@ def test_a_lake_opens_with_a_device_or_says_which_there_are(tmp_path):
     with cenote.open(tmp_path / "lake", create=True, device="auto") as lake:
         assert lake.tables() == []
         assert pickle.loads(pickle.dumps(lake)).tables() == []
-    with pytest.raises(InvalidInputError, match="none of auto, cpu, gpu, software"):
+    with pytest.raises(InvalidInputError, match="not one of auto, cpu, gpu, software"):
         cenote.open(tmp_path / "lake", device="tpu")
 
 
@@ -211,7 +215,7 @@ def test_ctrl_c_ends_a_call_that_a_child_is_in(tmp_path) -> None:
 
     def alive(pid: str) -> bool:
         try:
-            # A zombie that waits to be reaped does nothing any more.
+            # A zombie that waits to be reaped has ended.
             return "State:\tZ" not in open(f"/proc/{pid}/status").read()
         except FileNotFoundError:
             return False

@@ -1,4 +1,4 @@
-"""The datasets for PyTorch, with PyTorch or what stands in for it: each iteration of a `DataLoader` is the next epoch, in every worker."""
+"""The datasets for PyTorch, with PyTorch or its stand-in: each iteration of a `DataLoader` is the next epoch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ import cenote.torch
 from cenote.errors import InvalidInputError
 
 WAYS = [(0, "fork", False), (3, "fork", False), (2, "spawn", False), (2, "fork", True)]
-"""Workers, how they are made, and whether they stay."""
+"""The number of workers, how they are started, and whether they are persistent."""
 
 
 def opened(table: cenote.Table, **options) -> cenote.torch.IterableDataset:
-    return cenote.torch.IterableDataset(table.loader(["id"], batch_size=7, shuffle=cenote.Shuffle(3), output="numpy", **options))
+    return cenote.torch.IterableDataset(
+        table.loader(["id"], batch_size=7, shuffle=cenote.Shuffle(3), output="numpy", **options)
+    )
 
 
 def data_loader(dataset, way, **options) -> DataLoader:
@@ -66,7 +68,7 @@ def test_each_iteration_is_the_next_epoch(numbers: cenote.Table, way) -> None:
     assert ids(batches) == expected[5]
     dataset.set_epoch(0)
     assert [ids(batches) for _ in range(2)] == expected[:2]
-    # The same epoch again, because that was asked for.
+    # The same epoch again, as requested.
     dataset.set_epoch(0)
     assert ids(batches) == expected[0]
     dataset.load_state_dict(dataset.state_dict() | {"epoch": 3})
@@ -80,7 +82,7 @@ def test_what_is_left_in_the_middle_is_over_with_its_workers(numbers: cenote.Tab
     assert ids([next(left)]) == expected[0][:7]
     del left
     assert ids(batches) == expected[1]
-    # The parent's own reading counts too, and workers go on from there.
+    # The parent's own reading counts too, and workers resume from there.
     dataset = opened(numbers)
     first = ids([next(iter(dataset))])
     batches = data_loader(dataset, (2, "fork", False))
@@ -115,7 +117,9 @@ def test_workers_of_ranks_that_did_not_agree_are_refused(numbers: cenote.Table) 
             ids(data_loader(dataset, way))
         with pytest.raises(InvalidInputError, match="no way to agree"):
             ids(data_loader(opened(numbers, rank=0, world_size=2, follow=True), way))
-    assert len(ids(data_loader(opened(numbers, rank=0, world_size=2, version=numbers.version), (2, "fork", False)))) == 50
+    assert (
+        len(ids(data_loader(opened(numbers, rank=0, world_size=2, version=numbers.version), (2, "fork", False)))) == 50
+    )
 
 
 @pytest.mark.parametrize("way", [(3, "fork", False), (2, "fork", True)])
@@ -124,7 +128,7 @@ def test_a_worker_that_is_resumed_goes_on_and_then_to_the_next_epoch(numbers: ce
     workers = way[0]
 
     class Resumed(cenote.torch.IterableDataset):
-        """What torchdata does in a worker: its state is loaded before the first iteration."""
+        """Loads the state before the first iteration, as torchdata does in a worker."""
 
         states: dict[int, dict] = {}
 

@@ -1,4 +1,4 @@
-"""Single values: Python's are those of pyarrow, and come back as they were, or are refused."""
+"""Single values: Python's equal those of pyarrow, and come back unchanged or are refused."""
 
 from __future__ import annotations
 
@@ -60,10 +60,13 @@ STORED: dict[str, tuple[pa.DataType, list]] = {
     "nested": (pa.list_(pa.list_(pa.date32())), [[[date(2026, 1, 31)], None], [[]]]),
     "struct": (
         pa.struct([("price", pa.decimal128(9, 2)), ("days", pa.list_(pa.date32())), ("at", pa.timestamp("us", "UTC"))]),
-        [{"price": Decimal("1.25"), "days": [date(2026, 1, 31)], "at": UTC_NOON}, {"price": None, "days": None, "at": None}],
+        [
+            {"price": Decimal("1.25"), "days": [date(2026, 1, 31)], "at": UTC_NOON},
+            {"price": None, "days": None, "at": None},
+        ],
     ),
 }
-"""Types with values at their edges, a null between them added by the tests."""
+"""Types with values at their limits; the tests add a null between them."""
 
 OTHERS: list[pa.Array] = [
     pa.nulls(3),
@@ -96,7 +99,11 @@ def rows_of(table: pa.Table) -> cenote.Rows:
     return cenote.Rows(_native.unpickle_rows(out.getvalue()))
 
 
-@pytest.mark.parametrize("array", [*(pa.array(with_null(values), kind) for kind, values in STORED.values()), *OTHERS], ids=lambda array: str(array.type))
+@pytest.mark.parametrize(
+    "array",
+    [*(pa.array(with_null(values), kind) for kind, values in STORED.values()), *OTHERS],
+    ids=lambda array: str(array.type),
+)
 def test_every_type_has_the_values_that_pyarrow_gives_it(array: pa.Array) -> None:
     table = pa.table({"column": array})
     for part in (table, table.slice(1), table.slice(0, 0), pa.concat_tables([table, table.slice(1, 1)])):
@@ -114,13 +121,15 @@ def test_a_zone_keeps_its_distance() -> None:
 
 
 def test_rows_come_back_as_they_were_through_every_door(lake: cenote.Lake) -> None:
-    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), *(pa.field(name, kind) for name, (kind, _) in STORED.items())])
+    schema = pa.schema(
+        [pa.field("id", pa.int64(), nullable=False), *(pa.field(name, kind) for name, (kind, _) in STORED.items())]
+    )
     table = lake.create_table("t", schema, primary_key="id")
     rows = [{"id": 0} | {name: values[0] for name, (_, values) in STORED.items()}]
     rows += [{"id": 1} | dict.fromkeys(STORED)]
     rows += [{"id": 2} | {name: values[1] for name, (_, values) in STORED.items()}]
     assert table.upsert(rows)["inserted"] == 3
-    # Arrow has made the same of them.
+    # Arrow has converted them to the same values.
     assert table.to_arrow().sort_by("id").equals(pa.Table.from_pylist(rows, schema))
     expected = table.to_arrow().sort_by("id").to_pylist()
     assert table.upsert({name: [row[name] for row in expected] for name in schema.names})["updated"] == 3
@@ -153,10 +162,10 @@ def test_rows_come_back_as_they_were_through_every_door(lake: cenote.Lake) -> No
         (pa.list_(pa.float32(), 1), [1, 2], "vectors of 1 numbers, and row 1 has 2"),
         (pa.decimal128(5, 2), Decimal("1.234"), "does not fit 5 digits, 2 of them behind the point"),
         (pa.decimal128(5, 2), Decimal("1000"), "does not fit"),
-        (pa.decimal128(5, 2), Decimal("NaN"), "no number"),
+        (pa.decimal128(5, 2), Decimal("NaN"), "not a number"),
         (pa.decimal128(5, 2), 0.5, "neither a Decimal nor an int"),
-        (pa.date32(), NOON, "no date"),
-        (pa.timestamp("us"), date(2026, 1, 31), "no datetime"),
+        (pa.date32(), NOON, "not a date"),
+        (pa.timestamp("us"), date(2026, 1, 31), "not a datetime"),
         (pa.timestamp("us"), UTC_NOON, "it has a time zone, and the column has none"),
         (pa.timestamp("s"), NOON, "finer than the column's unit"),
         (pa.timestamp("us"), pandas.Timestamp(1, unit="ns"), "finer than the column's unit"),
@@ -174,7 +183,9 @@ def test_rows_come_back_as_they_were_through_every_door(lake: cenote.Lake) -> No
         (pa.struct([("a", pa.int8())]), [1], r"has \[1\]"),
     ],
 )
-def test_what_a_column_would_change_is_refused_with_its_row(lake: cenote.Lake, kind: pa.DataType, value, says: str) -> None:
+def test_what_a_column_would_change_is_refused_with_its_row(
+    lake: cenote.Lake, kind: pa.DataType, value, says: str
+) -> None:
     schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("value", kind)])
     table = lake.create_table("t", schema, primary_key="id")
     with pytest.raises(InvalidInputError, match=says):
@@ -193,7 +204,7 @@ def test_keys_are_values_of_their_columns(lake: cenote.Lake) -> None:
         assert table.delete([value])["deleted"] == 1
     times = lake["t2"]
     times.upsert([{"key": NOON.replace(microsecond=0)}])
-    # A key that is near another one is not that one.
+    # A key that nearly equals another is not that key.
     with pytest.raises(InvalidInputError, match="finer than the column's unit"):
         times.delete([NOON])
     with pytest.raises(InvalidInputError, match="has 1.9"):
@@ -205,6 +216,6 @@ def test_keys_are_values_of_their_columns(lake: cenote.Lake) -> None:
 
 @pytest.mark.parametrize("value", [2**64 + 1, -(2**63) - 1, Decimal("0.1")])
 def test_a_parameter_that_a_query_would_change_is_refused(lake: cenote.Lake, value) -> None:
-    with pytest.raises(InvalidInputError, match="give its text, and cast it"):
+    with pytest.raises(InvalidInputError, match="give its text and cast it"):
         lake.sql("SELECT $1", value)
     assert lake.sql("SELECT CAST($1 AS DECIMAL(20, 2)) AS price", "0.10").to_pylist() == [{"price": Decimal("0.10")}]

@@ -1,6 +1,6 @@
 //! What DataFusion's errors mean for a caller, and ours on their way through DataFusion.
 
-use cenote_base::{Error, ErrorKind};
+use cenote_base::{Error, ErrorKind, closest};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
@@ -84,18 +84,6 @@ fn describe_schema(error: &SchemaError) -> String {
         true => format!("no column `{}`", field.name),
         false => format!("no column `{}`{hint}; there are {}", field.name, known.join(", ")),
     }
-}
-
-/// The candidate nearest to `name`, when one is near.
-pub(crate) fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .map(|candidate| {
-            let likeness = strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
-            (likeness, candidate)
-        })
-        .filter(|(likeness, _)| *likeness >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 fn parser_text(error: &dyn std::fmt::Display) -> String {

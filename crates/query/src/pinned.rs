@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cenote_base::sync::Mutex;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_index::{IndexInfo, Indexes};
 use cenote_store::{Snapshot, Store};
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
 
-use crate::fault::{closest, external};
+use crate::fault::external;
 use crate::table::StoredTable;
 
 pub(crate) const CATALOG: &str = "lake";
@@ -70,12 +70,7 @@ impl Pinned {
     }
 
     pub(crate) fn unknown(&self, name: &str) -> Error {
-        if self.names.is_empty() {
-            return Error::not_found(format!("no table `{name}`; there are none yet"));
-        }
-        let hint = closest(name, self.names.iter().map(String::as_str));
-        let hint = hint.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
-        Error::not_found(format!("no table `{name}`{hint}; there are {}", self.names.join(", ")))
+        unknown("table", name, self.names.iter().map(String::as_str))
     }
 }
 

@@ -1,22 +1,26 @@
-//! How a lake's memory budget is shared out. Each share is stated here, and nowhere else.
+//! The shares of a lake's memory budget. Each is stated here and nowhere else.
 
-use cenote_base::ByteSize;
+use cenote_base::{ByteSize, Error, Result, memory_available_bytes};
 
-/// The budget is divided into this many parts.
+/// The smallest budget in which a run can hold one piece of input, one of output, and a model.
+const MIN: ByteSize = ByteSize::mib(256);
+/// The largest budget that a lake takes by default.
+const DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
+/// The parts of the budget, of which each share is a multiple.
 const PARTS: u64 = 64;
-/// A table's writers wait when it holds this many folds' worth of writes.
+/// A table's writers wait when its unfolded writes take `FOLDS_HELD · fold()` bytes.
 const FOLDS_HELD: u64 = 4;
 
-/// What each part of a lake may hold in memory. The shares add up to the budget. The code of the program, and ONNX
-/// Runtime with its weights, come on top of it.
+/// The bytes that each part of a lake may hold in memory; they add up to the budget. The program's code, and ONNX
+/// Runtime with its weights, come on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
     total: ByteSize,
-    /// Workers of operators and the rows of runs, all of which ask the scheduler.
+    /// Workers of operators and the rows of runs, reserved through the scheduler.
     pub(crate) work: ByteSize,
     /// Indexes in memory.
     pub(crate) graphs: ByteSize,
-    /// What a build of an index on disk gathers.
+    /// Rows that the build of an index on disk gathers.
     pub(crate) builds: ByteSize,
     /// Sorts, joins and aggregations of SQL.
     pub(crate) queries: ByteSize,
@@ -24,16 +28,16 @@ pub(crate) struct Budget {
     pub(crate) index_pages: ByteSize,
     /// Pages of rows.
     pub(crate) pages: ByteSize,
-    /// Writes that are not folded yet.
+    /// Unfolded writes.
     pub(crate) changes: ByteSize,
     /// Manifests and page tables.
     pub(crate) metadata: ByteSize,
-    /// What searches keep for the next ones.
+    /// Caches of searches.
     pub(crate) searches: ByteSize,
 }
 
 impl Budget {
-    /// The shares of `total`.
+    /// Divides `total` into its shares.
     pub(crate) fn of(total: ByteSize) -> Self {
         let parts = |count: u64| ByteSize(total.0 / PARTS * count);
         Self {
@@ -50,25 +54,44 @@ impl Budget {
         }
     }
 
-    /// What a table's writes may hold before they are folded.
+    /// Returns the bytes of a table's writes that start a fold.
     pub(crate) fn fold(&self) -> ByteSize {
         ByteSize(self.changes.0 / FOLDS_HELD)
     }
 
-    /// The media that one row of a run may hold: a part of `work`.
+    /// Returns the bytes of media that one row of a run may hold, a part of `work`.
     pub(crate) fn row(&self) -> ByteSize {
         ByteSize(self.total.0 / 32)
     }
 
-    /// The sessions of one model. They come on top of the budget, so a small one has few of them.
+    /// Returns the bytes that the sessions of one model may hold, on top of the budget: a small budget has few
+    /// sessions.
     pub(crate) fn sessions(&self) -> ByteSize {
         ByteSize(self.total.0 / 4)
     }
 
-    /// The files of one commit of an ingest, which is a part of `work`, and so the largest file.
+    /// Returns the bytes of files in one commit of an ingest, a part of `work`, and so the size of the largest file.
     pub(crate) fn file(&self) -> ByteSize {
         ByteSize(self.total.0 / 16)
     }
+}
+
+/// Returns the budget that is `wanted`, or by default a quarter of the memory of the machine or container.
+///
+/// # Errors
+/// `InvalidInput` for a budget below the smallest.
+pub(crate) async fn total(wanted: Option<ByteSize>) -> Result<ByteSize> {
+    if let Some(wanted) = wanted {
+        if wanted < MIN {
+            return Err(Error::invalid_input(format!("a memory budget of {wanted} is too small: give {MIN} or more")));
+        }
+        return Ok(wanted);
+    }
+    let cgroup = tokio::fs::read_to_string("/sys/fs/cgroup/memory.max").await.ok();
+    let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.ok();
+    // Where neither file can be read, the smallest budget is safe.
+    let available = memory_available_bytes(cgroup.as_deref(), meminfo.as_deref()).unwrap_or(0);
+    Ok(ByteSize(available / 4).clamp(MIN, DEFAULT_MAX))
 }
 
 #[cfg(test)]
@@ -78,7 +101,7 @@ mod tests {
     #[test]
     fn the_shares_add_up_to_the_budget() {
         for mib in [256, 300, 1024, 4096, 100_000] {
-            // Every field is named, so that a new share is counted too.
+            // Every field is named, so that a new share cannot be left out.
             let Budget { total, work, graphs, builds, queries, index_pages, pages, changes, metadata, searches } =
                 Budget::of(ByteSize::mib(mib));
             let shares = [work, graphs, builds, queries, index_pages, pages, changes, metadata, searches];

@@ -1,4 +1,4 @@
-//! Which device does the kernels of operators.
+//! The device that runs the kernels of operators.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -12,23 +12,23 @@ use cenote_scheduler::{Accelerator, Choice, DeviceOptions, KernelSet};
 
 use crate::train;
 
-/// What requests call GPUs.
+/// The device class of GPUs in resource requests.
 const CLASS: &str = "gpu";
-/// Of a device's memory, so much is for kernels.
+/// Kernels may hold `1 / MEMORY_SHARE` of a device's memory, at most `MEMORY_MAX` bytes.
 const MEMORY_SHARE: u64 = 2;
 const MEMORY_MAX: u64 = 8 << 30;
 
-/// Where operators run that a GPU can do a part of.
+/// The device for operators whose kernels a GPU can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// On the CPU; no GPU is looked for.
+    /// The CPU; no GPU is looked for.
     #[default]
     Cpu,
-    /// Where a batch ends first, by measured rate and queue; on the CPU where there is no GPU.
+    /// The device on which a batch is expected to end first, by measured rate and queue; the CPU where there is no GPU.
     Auto,
-    /// On the GPU.
+    /// The GPU.
     Gpu,
-    /// On Mesa's software Vulkan, to try out what a GPU would do.
+    /// Mesa's software Vulkan, to try out what a GPU would do.
     Software,
 }
 
@@ -41,15 +41,15 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "gpu" => Ok(Self::Gpu),
             "software" => Ok(Self::Software),
-            other => Err(Error::invalid_input(format!("device `{other}` is none of auto, cpu, gpu, software"))),
+            other => Err(Error::invalid_input(format!("device `{other}` is not one of auto, cpu, gpu, software"))),
         }
     }
 }
 
-/// What `choice` adds to a scheduler and an engine.
+/// Returns the options by which a scheduler and an engine use the device of `choice`; `None` on the CPU.
 ///
 /// # Errors
-/// `Unsupported` when the device that was asked for is not there, with what was found and what to install.
+/// `Unsupported` for a device that is not there, naming what was found and what to install.
 pub(crate) fn device(choice: DeviceChoice) -> Result<Option<(DeviceOptions, Devices)>> {
     let (info, placed) = match choice {
         DeviceChoice::Cpu => return Ok(None),
@@ -82,7 +82,8 @@ fn software() -> Result<DeviceInfo> {
     let found = devices().into_iter().find(|info| info.kind == DeviceKind::Software);
     found.ok_or_else(|| {
         Error::unsupported(
-            "there is no software Vulkan: install Mesa's with apt-get install libvulkan1 mesa-vulkan-drivers, or use the CPU",
+            "there is no software Vulkan: install Mesa's with apt-get install libvulkan1 mesa-vulkan-drivers, or use \
+             the CPU",
         )
     })
 }

@@ -1,9 +1,9 @@
-//! Query vectors: one text or one picture through an embedding operator.
+//! Query vectors: one text or one picture, embedded.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, StringArray};
-use arrow::datatypes::Float32Type;
+use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Result};
 use cenote_operator::{BoundOperator, OperatorSpec, Output, Rows};
 use cenote_scheduler::WorkOptions;
@@ -11,27 +11,29 @@ use cenote_scheduler::WorkOptions;
 use crate::lake::Lake;
 
 impl Lake {
-    /// The vector of `text` in the space of `embed_text`, unit length.
+    /// Embeds `text` with the operator `embed_text`, as a vector of unit length.
     pub async fn embed_text(&self, text: &str) -> Result<Vec<f32>> {
         self.embed(OperatorSpec::new("embed_text"), Arc::new(StringArray::from(vec![text]))).await
     }
 
-    /// The vector of an encoded picture with `dimensions` numbers: 384 for the space it shares with text, 1,280 for image
-    /// features.
+    /// Embeds an encoded picture with the operator `embed_image`, as a vector of `dimensions` numbers: 384 in the space
+    /// that pictures share with texts, 1,280 for image features.
     ///
     /// # Errors
-    /// `InvalidInput` when no space has so many numbers, or the picture cannot be decoded.
+    /// `InvalidInput` when no space has `dimensions` numbers, or the picture cannot be decoded.
     pub async fn embed_image(&self, picture: &[u8], dimensions: usize) -> Result<Vec<f32>> {
+        let mut known = Vec::new();
         for space in ["text", "features"] {
             let spec = OperatorSpec::new("embed_image").with("space", space);
             let operator = self.registry().bind(&spec)?;
-            let fits = matches!(operator.outputs()[0].data_type(),
-                arrow::datatypes::DataType::FixedSizeList(_, width) if *width as usize == dimensions);
-            if fits {
+            let DataType::FixedSizeList(_, width) = operator.outputs()[0].data_type() else { continue };
+            if *width as usize == dimensions {
                 return self.embed(spec, Arc::new(LargeBinaryArray::from(vec![picture]))).await;
             }
+            known.push(width.to_string());
         }
-        Err(Error::invalid_input(format!("no image embedding has {dimensions} numbers; there are 384 and 1280")))
+        let known = known.join(" and ");
+        Err(Error::invalid_input(format!("no image embedding has {dimensions} numbers; there are {known}")))
     }
 
     async fn embed(&self, spec: OperatorSpec, input: ArrayRef) -> Result<Vec<f32>> {

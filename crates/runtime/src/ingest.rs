@@ -1,4 +1,4 @@
-//! Files into a table: one row a file, keyed by path; a file whose bytes did not change is not written again.
+//! Ingest: files become rows, one each, keyed by path. A file whose bytes did not change is not written again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,33 @@ use cenote_base::{ByteSize, Context, Error, ErrorKind, Progress, Result};
 use cenote_store::{ScanRequest, Store, Table, TableSpec, blob_field};
 use sha2::{Digest, Sha256};
 
-/// What an ingest did.
+/// The outcome of an ingest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IngestReport {
-    /// Files seen.
+    /// Files found.
     pub files: usize,
     /// Files that were new.
     pub inserted: usize,
     /// Files whose bytes had changed.
     pub updated: usize,
-    /// Files that were there with the same bytes.
+    /// Files whose bytes the table had already.
     pub unchanged: usize,
-    /// Files that could not be read, with the reason.
-    pub skipped: Vec<(PathBuf, String)>,
+    /// Files that could not be read.
+    pub skipped: Vec<SkippedFile>,
 }
 
-/// The columns of a table of files: `path` (the key: as given, `/` between parts), `name`, `kind` (`image`, `video`,
-/// `audio`, `text` or `other`, by content), `size` in bytes, `modified`, `content_hash` (SHA-256, hexadecimal), `data`.
+/// A file that an ingest could not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedFile {
+    /// The file's path.
+    pub path: PathBuf,
+    /// The reason why it could not be read.
+    pub reason: String,
+}
+
+/// Returns the columns of a table of files: `path` (the key, as given, with `/` between parts), `name`, `kind` (by
+/// content: `image`, `video`, `audio`, `text` or `other`), `size` in bytes, `modified`, `content_hash` (SHA-256,
+/// hexadecimal) and `data`.
 pub fn media_schema() -> SchemaRef {
     let text = |name, nullable| Field::new(name, DataType::Utf8, nullable);
     Arc::new(Schema::new(vec![
@@ -57,7 +67,7 @@ struct File {
     data: Vec<u8>,
 }
 
-/// Puts the files at `paths`, and those under them, into table `name`, which is made if it is not there.
+/// Writes the files at `paths`, and those under them, to table `name`, which is created if it does not exist.
 pub(crate) async fn ingest(
     store: &Store,
     name: &str,
@@ -76,7 +86,7 @@ pub(crate) async fn ingest(
     for path in files {
         report.files += 1;
         let file_path = path.clone();
-        // A file larger than one commit is refused before it is read: memory is a contract.
+        // A file larger than one commit is refused before it is read: it would exceed the memory budget.
         match blocking(move || read(&file_path, commit_bytes_max)).await {
             Ok(file) if known.get(&file.path) == Some(&file.content_hash) => report.unchanged += 1,
             Ok(file) => {
@@ -86,7 +96,7 @@ pub(crate) async fn ingest(
                 pending.bytes += file.data.len() as u64;
                 pending.files.push(file);
             }
-            Err(error) => report.skipped.push((path, error.to_string())),
+            Err(error) => report.skipped.push(SkippedFile { path, reason: error.to_string() }),
         }
         progress.advance(&stage, 1);
     }
@@ -115,7 +125,7 @@ async fn open(store: &Store, name: &str) -> Result<Table> {
         .collect();
     if snapshot.primary_key().columns() != ["path"] || !lacking.is_empty() {
         return Err(Error::invalid_input(format!(
-            "table `{name}` is no table of files (it lacks {}): choose another name",
+            "table `{name}` is not a table of files (it lacks {}): choose another name",
             if lacking.is_empty() { "the primary key `path`".to_owned() } else { lacking.join(", ") }
         )));
     }
@@ -128,7 +138,7 @@ async fn known_hashes(table: &Table) -> Result<HashMap<String, String>> {
     Ok(paths.iter().zip(hashes).filter_map(|(path, hash)| Some((path?.to_owned(), hash?.to_owned()))).collect())
 }
 
-/// Every regular file at or under `roots`, sorted; hidden files and directories below a root are passed over.
+/// Lists every regular file at or under `roots`, sorted. Hidden files and directories below a root are passed over.
 fn walk(roots: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut open: Vec<PathBuf> = roots.to_vec();
@@ -140,7 +150,7 @@ fn walk(roots: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         for entry in std::fs::read_dir(&path).context(|| format!("list {}", path.display()))? {
             let entry = entry.context(|| format!("list {}", path.display()))?;
-            // Symbolic links below a root are not followed: a loop would never end.
+            // Symbolic links below a root are not followed: a cycle of links would never end.
             let is_link = entry.file_type().is_ok_and(|file_type| file_type.is_symlink());
             if !is_link && !entry.file_name().to_string_lossy().starts_with('.') {
                 open.push(entry.path());
@@ -197,7 +207,7 @@ async fn commit(table: &Table, pending: Pending, report: &mut IngestReport) -> R
     Ok(())
 }
 
-/// What kind of media `data` begins like, by the signatures of the formats' specifications.
+/// Returns the kind of media whose signature, as the formats' specifications give it, `data` begins with.
 fn kind(data: &[u8]) -> &'static str {
     let at = |offset: usize, magic: &[u8]| data.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     let image: &[&[u8]] =

@@ -7,57 +7,50 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result, memory_available_bytes};
+use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_engine::{Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan};
-use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
+use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
 use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};
 use cenote_query::{Parameter, QueryEngine, QueryOptions, QueryResult};
 use cenote_scheduler::{Scheduler, SchedulerOptions};
-use cenote_store::{AfterFold, Store, StoreOptions, TableSpec, create_file, read_file};
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use cenote_store::{Store, StoreOptions, TableSpec, create_file, read_file};
 use serde_json::json;
 
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::device::{DeviceChoice, device};
 use crate::ingest::{self, IngestReport};
 use crate::status::{self, LakeStatus};
 use crate::table::Table;
 use crate::train::DeviceTrainer;
+use crate::upkeep::IndexUpkeep;
 
 const MARKER: &str = "cenote.json";
 const FORMAT: u64 = 1;
 const TABLES: &str = "tables";
-/// The smallest budget under which a run can hold one piece of input, one of output and a model.
-const MEMORY_MIN: ByteSize = ByteSize::mib(256);
-/// An index is brought up to date when it lacks so many rows, and at least one in so many of those it has.
-const LATE_ROWS: usize = 1024;
-const LATE_SHARE: usize = 16;
-const MEMORY_DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 
-/// Bounds and places of a [`Lake`].
+/// Limits and settings of a [`Lake`].
 #[derive(Debug, Clone, Default)]
 pub struct LakeOptions {
-    /// Memory budget, at least 256 MiB. `None`: a quarter of what the machine or container has, from 256 MiB to 4 GiB.
+    /// The memory budget, at least 256 MiB. `None`: a quarter of the memory of the machine or container, from 256 MiB
+    /// to 4 GiB.
     pub memory_max: Option<ByteSize>,
-    /// Bytes of a remote lake that are kept on the local disk. `None`: 4 GiB.
+    /// Bytes of a remote lake that are cached on the local disk. `None`: 4 GiB.
     pub cache_max: Option<ByteSize>,
     /// CPU cores for operators. `None`: all.
     pub cpu_cores: Option<f32>,
-    /// Where operators run that a GPU can do a part of, and the centres of vector indexes on disk are learned; on
-    /// [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] models run there too where ONNX Runtime can. By default on the
-    /// CPU, and no GPU is looked for.
+    /// The device for kernels of operators and for learning the centres of vector indexes on disk. With
+    /// [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`], models run on a GPU too where ONNX Runtime can.
     pub device: DeviceChoice,
-    /// Units of named resources that operators may ask for.
+    /// Units of named resources that operators may request.
     pub named: BTreeMap<String, u32>,
-    /// Where models, and what they are built from, come from.
+    /// The sources of models and of the packages that they are built from.
     pub models: ModelOptions,
-    /// Memory for a timeline of the newest work: see [`Scheduler::write_trace`]. None by default.
+    /// Memory for a timeline of the newest work (see [`Scheduler::write_trace`]); 0 by default, which keeps none.
     pub trace_max: ByteSize,
-    /// Seeds everything that is random.
+    /// The seed of everything random.
     pub seed: u64,
-    /// Operators beside Cenote's own, which they replace where they have the same name.
+    /// Operators beside Cenote's own; one of the same name replaces Cenote's.
     pub operators: Vec<Definition>,
 }
 
@@ -65,6 +58,15 @@ pub struct LakeOptions {
 #[derive(Clone)]
 pub struct Lake {
     shared: Arc<Shared>,
+}
+
+/// A table on which [`Lake::tend`] did upkeep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tended {
+    /// The table's name.
+    pub table: String,
+    /// The reason why upkeep was due.
+    pub reason: String,
 }
 
 struct Shared {
@@ -86,10 +88,10 @@ impl fmt::Debug for Lake {
 }
 
 impl Lake {
-    /// Makes an empty lake at `location`: a directory, which may exist already, or a URI such as `s3://bucket/lake`.
+    /// Creates an empty lake at `location`: a directory, which may exist already, or a URI such as `s3://bucket/lake`.
     ///
     /// # Errors
-    /// `AlreadyExists` when it is a lake.
+    /// `AlreadyExists` when `location` is a lake already.
     pub async fn init(location: impl AsRef<Path>) -> Result<()> {
         let location = location.as_ref();
         let text = format!("{}\n", json!({ "format": FORMAT }));
@@ -102,12 +104,12 @@ impl Lake {
     /// Opens the lake at `location`, a directory or a URI.
     ///
     /// # Errors
-    /// `NotFound` when `location` holds no lake; `Unsupported` when a newer Cenote made it; `InvalidInput` for a budget
-    /// that is too small; `Unsupported` when a device is asked for that is not there.
+    /// `NotFound` when `location` is not a lake; `InvalidInput` for a budget that is too small; `Unsupported` for a
+    /// lake of a newer Cenote, or a device that is not there.
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
-        let memory_max = memory_budget(options.memory_max).await?;
+        let memory_max = budget::total(options.memory_max).await?;
         // Where kernels may run on a GPU, models may too.
         let provider = match (options.models.provider, options.device) {
             (Provider::Cpu, DeviceChoice::Auto | DeviceChoice::Gpu) => Provider::Auto,
@@ -117,7 +119,7 @@ impl Lake {
         let sessions_bytes_max = options.models.sessions_bytes_max.or(Some(budget.sessions()));
         let models = Arc::new(ModelRegistry::new(ModelOptions { provider, sessions_bytes_max, ..options.models })?);
         let defaults = SchedulerOptions::default();
-        // A driver takes its time.
+        // Loading a driver blocks for long.
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
         let found = found.map_err(|source| Error::internal("look for a device").with_source(source))??;
         let (device, devices) = found.unzip();
@@ -150,7 +152,7 @@ impl Lake {
             page_cache_bytes_max: budget.pages,
             fold_bytes: budget.fold().min(defaults.fold_bytes),
             cache_directory: models.cache_dir().join("tables"),
-            after_fold: Some(Arc::new(IndexUpkeep { indexes: indexes.clone() })),
+            after_fold: Some(Arc::new(IndexUpkeep::new(indexes.clone()))),
             ..defaults
         };
         let store = Store::open(location.join(TABLES), store_options).await?;
@@ -168,40 +170,44 @@ impl Lake {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Where the lake is.
+    /// Returns the lake's directory or URI.
     pub fn location(&self) -> &Path {
         &self.shared.location
     }
 
-    /// Lets other processes write at once: see [`Store::release`]. To be called before a process ends.
+    /// Gives up the right to write, so that other processes need not wait for it to lapse: call it before the process
+    /// ends. See [`Store::release`].
     pub async fn release(&self) -> Result<()> {
         self.shared.store.release().await
     }
 
-    /// The operators that recipes and SQL can name.
+    /// Returns the operators that recipes and SQL can name.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.shared.registry
     }
 
-    /// The models behind them.
+    /// Returns the models that operators run.
     pub fn models(&self) -> &Arc<ModelRegistry> {
         &self.shared.models
     }
 
-    /// What runs the operators.
+    /// Returns the scheduler on which operators run.
     pub fn scheduler(&self) -> &Scheduler {
         &self.shared.scheduler
     }
 
-    /// Makes a table.
+    /// Creates a table.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a name in use; `InvalidInput` for a name, schema or key that no table can have.
     pub async fn create_table(&self, name: &str, spec: TableSpec) -> Result<Table> {
         Box::pin(self.shared.store.create_table(name, spec)).await.map(|table| self.with_indexes(table))
     }
 
-    /// The table called `name`.
+    /// Returns the table called `name`.
     ///
     /// # Errors
-    /// `NotFound`, naming the tables there are.
+    /// `NotFound`, naming the tables that exist.
     pub async fn table(&self, name: &str) -> Result<Table> {
         self.shared.store.table(name).await.map(|table| self.with_indexes(table))
     }
@@ -210,7 +216,7 @@ impl Lake {
         Table::new(table, self.shared.indexes.clone())
     }
 
-    /// The names of all tables, sorted.
+    /// Lists the names of all tables, sorted.
     pub async fn tables(&self) -> Result<Vec<String>> {
         self.shared.store.tables().await
     }
@@ -218,7 +224,7 @@ impl Lake {
     /// Removes a table with all its versions.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
         let table = self.shared.store.table(name).await?;
-        // A table that cannot be read can be dropped all the same.
+        // A table that cannot be read can still be dropped.
         if let Err(error) = self.shared.indexes.forget_table(&table).await {
             tracing::warn!(%error, table = name, "saved graphs of the table stay in the cache");
         }
@@ -232,19 +238,20 @@ impl Lake {
         Ok(())
     }
 
-    /// Puts files, and the files under directories, into table `table`, one row each (see
-    /// [`media_schema`](crate::media_schema)); files whose bytes are there already are passed over. Commits as it goes:
-    /// what was committed stays when it is interrupted.
+    /// Writes files, and the files under directories, to `table`, one row each (see
+    /// [`media_schema`](crate::media_schema)). Files whose bytes the table has already are passed over. Commits as it
+    /// goes: an interrupted ingest keeps what it has committed.
     ///
     /// # Errors
-    /// `NotFound` for a path that is not there; `InvalidInput` when the table has another form. A file that cannot be
-    /// read is reported, not an error.
+    /// `NotFound` for a path that does not exist; `InvalidInput` for a table with other columns. A file that cannot be
+    /// read is not an error: the report names it.
     pub async fn ingest(&self, table: &str, paths: &[PathBuf], progress: &dyn Progress) -> Result<IngestReport> {
         let commit_bytes_max = Budget::of(self.shared.memory_max).file();
         Box::pin(ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress)).await
     }
 
-    /// Runs `recipe`: its steps, then its indexes, which are made or brought up to date.
+    /// Runs `recipe`: first its steps, over the rows that are stale, then its indexes, which are built or brought up to
+    /// date. An interrupted run resumes at its last commit.
     pub async fn run(&self, recipe: &Recipe, options: &RunOptions) -> Result<RunReport> {
         let report = Box::pin(self.shared.engine.run(recipe, options)).await?;
         if options.dry_run_rows.is_none() {
@@ -258,40 +265,41 @@ impl Lake {
         Ok(report)
     }
 
-    /// Checks `recipe` against tables and operators; runs nothing.
+    /// Checks `recipe` against tables and operators without running it.
     pub async fn check(&self, recipe: &Recipe) -> Result<()> {
         self.shared.engine.check(recipe).await
     }
 
-    /// What [`run`](Self::run) would do as one task, in order, and what each asks for.
+    /// Plans the tasks of [`run`](Self::run), in order, each with the steps it joins and the resources it requests.
     pub async fn stages(&self, recipe: &Recipe) -> Result<Vec<StagePlan>> {
         self.shared.engine.stages(recipe).await
     }
 
-    /// Answers a SQL query over the lake's tables; each table is seen at one version.
+    /// Runs a SQL query over the lake's tables, each pinned to one version.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
         self.sql_with(text, &[]).await
     }
 
-    /// [`sql`](Self::sql) of a statement with placeholders: `$1` stands for the first of `parameters`, and so on.
+    /// Runs a SQL query with placeholders: `$1` stands for the first of `parameters`, and so on.
     pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         Box::pin(self.shared.query.sql_with(text, parameters)).await
     }
 
-    /// The rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
+    /// Returns the rows of `table` that could not be processed: `row_key`, `step`, `operator`, `reason`, `time`.
     pub async fn errors(&self, table: &str) -> Result<RecordBatch> {
         let snapshot = self.shared.store.table(table).await?.snapshot().await?;
         ErrorTable::new(&self.shared.store, table, &snapshot).rows().await
     }
 
-    /// Does the upkeep that is due on every table, and waits for it; what it did, by table. A process that writes does
-    /// it by itself.
-    pub async fn tend(&self) -> Result<Vec<(String, String)>> {
+    /// Does the upkeep that is due on every table, waits for it, and returns each table it worked on with the reason. A
+    /// process that writes does this by itself.
+    pub async fn tend(&self) -> Result<Vec<Tended>> {
         let mut done = Vec::new();
         for name in self.tables().await? {
-            match self.table(&name).await?.stored().tend().await {
-                Ok(reason) => done.extend(reason.map(|reason| (name, reason))),
-                // Dropped meanwhile.
+            let tended = async { self.table(&name).await?.tend().await };
+            match tended.await {
+                Ok(reason) => done.extend(reason.map(|reason| Tended { table: name, reason })),
+                // The table was dropped meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.context(format!("table `{name}`"))),
             }
@@ -299,9 +307,11 @@ impl Lake {
         Ok(done)
     }
 
-    /// Rows, versions, bytes on disk, indexes and their lateness, and errors, for each table.
+    /// Returns the rows, versions, bytes on disk, indexes with their lag, and errors of each table, and the resources
+    /// in use.
     pub async fn status(&self) -> Result<LakeStatus> {
-        Box::pin(status::status(self, &self.shared.store, &self.shared.indexes)).await
+        let tables = Box::pin(status::tables(&self.shared.store, &self.shared.indexes)).await?;
+        Ok(LakeStatus { tables, usage: self.shared.scheduler.usage() })
     }
 
     async fn keep_index(&self, request: &IndexRequest) -> Result<()> {
@@ -315,31 +325,7 @@ impl Lake {
     }
 }
 
-/// Adds to the indexes of a table what its folds left late, once that is worth a commit.
-#[derive(Debug)]
-struct IndexUpkeep {
-    indexes: Indexes,
-}
-
-impl AfterFold for IndexUpkeep {
-    fn after_fold(&self, table: cenote_store::Table) -> BoxFuture<'static, Result<()>> {
-        let upkeep = self.indexes.clone();
-        let keep = async move {
-            let indexes = upkeep.list(&table.snapshot().await?).await?;
-            let is_late = |index: &IndexInfo| index.rows_unindexed >= LATE_ROWS.max(index.rows_indexed / LATE_SHARE);
-            if indexes.iter().any(is_late) {
-                Box::pin(upkeep.optimize(&table)).await?;
-            }
-            for done in Box::pin(upkeep.retune(&table)).await? {
-                tracing::warn!(table = table.name(), "{done}");
-            }
-            Ok(())
-        };
-        keep.boxed()
-    }
-}
-
-/// The operators that a lake opened with `options` knows; loads no model.
+/// Returns the operators of a lake opened with `options`, without loading models.
 pub fn operators(options: &LakeOptions) -> Result<Registry> {
     ModelRegistry::new(options.models.clone()).map(|models| register(&Arc::new(models), options.operators.clone()))
 }
@@ -355,7 +341,7 @@ fn register(models: &Arc<ModelRegistry>, others: Vec<Definition>) -> Registry {
 
 async fn check_format(location: &Path) -> Result<()> {
     let Some(text) = read_file(location, MARKER).await? else {
-        let what = format!("{} is no lake; make one with `cenote --lake {0} init`", location.display());
+        let what = format!("{} is not a lake; create one with `cenote --lake {0} init`", location.display());
         return Err(Error::not_found(what));
     };
     let marker = serde_json::from_slice::<serde_json::Value>(&text).ok();
@@ -367,20 +353,4 @@ async fn check_format(location: &Path) -> Result<()> {
         ))),
         None => Err(Error::corrupt(format!("{} is unreadable", location.join(MARKER).display()))),
     }
-}
-
-async fn memory_budget(wanted: Option<ByteSize>) -> Result<ByteSize> {
-    if let Some(wanted) = wanted {
-        if wanted < MEMORY_MIN {
-            return Err(Error::invalid_input(format!(
-                "a memory budget of {wanted} is too small: give {MEMORY_MIN} or more"
-            )));
-        }
-        return Ok(wanted);
-    }
-    let cgroup = tokio::fs::read_to_string("/sys/fs/cgroup/memory.max").await.ok();
-    let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.ok();
-    // Where neither can be read, the smallest budget is safe.
-    let available = memory_available_bytes(cgroup.as_deref(), meminfo.as_deref()).unwrap_or(0);
-    Ok(ByteSize(available / 4).clamp(MEMORY_MIN, MEMORY_DEFAULT_MAX))
 }

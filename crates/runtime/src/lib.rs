@@ -1,5 +1,5 @@
-//! The facade: a [`Lake`] wires store, scheduler, operators, models, engine, indexes and queries together. The one
-//! crate an embedder depends on.
+//! The facade: a [`Lake`] wires store, scheduler, operators, models, engine, indexes, queries and training loaders
+//! together. It is the one crate that an embedder depends on, and re-exports every type that its own API speaks of.
 //!
 //! It knows no protocol: the command line, servers and language bindings stand above it.
 //!
@@ -31,30 +31,37 @@ mod device;
 mod embed;
 mod ingest;
 mod lake;
+mod search;
 mod status;
 mod table;
 mod train;
+mod upkeep;
 
 pub use arrow;
+pub use cenote_base::sync;
 pub use cenote_base::{
-    ByteSize, Clock, Context, Error, ErrorKind, Progress, Random, Resources, Result, Silent, SystemClock, Timestamp,
+    ByteSize, Clock, Context, DeviceShare, Error, ErrorKind, Progress, Random, Resources, Result, Share, Silent,
+    SystemClock, Timestamp, unknown,
 };
 pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport};
 pub use cenote_index::{
     IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, TunePoint, Tuning,
-    VectorOptions, VectorStructure, vector_dimensions,
+    VectorOptions, VectorStructure,
 };
+pub use cenote_loader as loader;
 pub use cenote_models as models;
 pub use cenote_operator as operator;
 pub use cenote_query::{Parameter, QueryResult};
 pub use cenote_scheduler as scheduler;
 pub use cenote_scheduler::{Cancel, Scheduler, Status as SchedulerStatus, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
-    ChangeFeed, Collected, DURABILITY_PROPERTY, Filter, PrimaryKey, ROW_ID, RecordBatches, ScanRequest, Snapshot,
-    TableSpec, UpkeepStatus, Version, WriteReport, blob_field, is_blob,
+    ChangeFeed, Collected, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Filter, PrimaryKey, RETENTION_BYTES_PROPERTY,
+    RETENTION_PROPERTY, ROW_ID, RecordBatches, ScanRequest, Snapshot, Staged, TableSpec, UpkeepStatus, Version,
+    WriteReport, blob_field, is_blob,
 };
 pub use device::DeviceChoice;
-pub use ingest::{IngestReport, media_schema};
-pub use lake::{Lake, LakeOptions, operators};
+pub use ingest::{IngestReport, SkippedFile, media_schema};
+pub use lake::{Lake, LakeOptions, Tended, operators};
+pub use search::Search;
 pub use status::{LakeStatus, TableStatus};
-pub use table::{Search, Table};
+pub use table::{Table, VectorColumn};

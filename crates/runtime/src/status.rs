@@ -1,43 +1,43 @@
 //! A lake at a glance.
 
 use cenote_base::Result;
+use cenote_engine::ErrorTable;
 use cenote_index::{IndexInfo, Indexes};
 use cenote_scheduler::Usage;
 use cenote_store::{Store, UpkeepStatus, Version};
 
-use crate::lake::Lake;
-
-/// Every table of a lake, and what the scheduler holds.
+/// The state of a lake's tables and of its scheduler.
 #[derive(Debug, Clone)]
 pub struct LakeStatus {
-    /// By name.
+    /// The tables, sorted by name.
     pub tables: Vec<TableStatus>,
-    /// What operators may hold, and hold now.
+    /// The resources that operators may hold, and those they hold now.
     pub usage: Usage,
 }
 
-/// One table.
+/// The state of one table.
 #[derive(Debug, Clone)]
 pub struct TableStatus {
-    /// Its name.
+    /// The table's name.
     pub name: String,
-    /// Rows of the newest version.
+    /// The rows of the newest version.
     pub rows: usize,
     /// The newest version.
     pub version: Version,
-    /// Bytes on disk, all versions together, and the log.
+    /// The bytes on disk of all versions together, and of the log.
     pub bytes: u64,
-    /// What is written and not folded into the base, and what is done about it.
+    /// The writes that are not folded yet, and the upkeep under way.
     pub upkeep: UpkeepStatus,
     /// The oldest version that can be read.
     pub oldest: Version,
-    /// Rows that could not be processed.
+    /// The rows that could not be processed.
     pub errors: usize,
-    /// Its indexes.
+    /// The table's indexes.
     pub indexes: Vec<IndexInfo>,
 }
 
-pub(crate) async fn status(lake: &Lake, store: &Store, indexes: &Indexes) -> Result<LakeStatus> {
+/// Reads the state of every table of `store`, one after the other.
+pub(crate) async fn tables(store: &Store, indexes: &Indexes) -> Result<Vec<TableStatus>> {
     let mut tables = Vec::new();
     for name in store.tables().await? {
         let table = store.table(&name).await?;
@@ -48,10 +48,10 @@ pub(crate) async fn status(lake: &Lake, store: &Store, indexes: &Indexes) -> Res
             bytes: store.bytes(&name).await?,
             upkeep: table.upkeep().await?,
             oldest: snapshot.oldest_version(),
-            errors: lake.errors(&name).await?.num_rows(),
+            errors: ErrorTable::new(store, &name, &snapshot).rows().await?.num_rows(),
             indexes: indexes.list(&snapshot).await?,
             name,
         });
     }
-    Ok(LakeStatus { tables, usage: lake.scheduler().usage() })
+    Ok(tables)
 }

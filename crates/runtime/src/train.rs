@@ -11,14 +11,14 @@ use cenote_scheduler::{Choice, Placed, PlacedOptions, Scheduler, WorkOptions};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-/// What the device calls its kernel.
+/// The kernel's name on the device.
 pub(crate) const KERNEL: &str = "cluster";
-/// Says in a batch of points how many centres are wanted.
+/// The schema metadata key of a batch of points under which the number of centres stands.
 const CENTRES: &str = "centres";
 const ITERATIONS_MAX: usize = 50;
 const IMPROVEMENT_MIN: f64 = 1e-4;
 
-/// Sends samples to the scheduler's device.
+/// A trainer that sends samples to the scheduler's device.
 #[derive(Debug)]
 pub(crate) struct DeviceTrainer {
     scheduler: Scheduler,
@@ -26,7 +26,7 @@ pub(crate) struct DeviceTrainer {
 }
 
 impl DeviceTrainer {
-    /// On the device of `class`.
+    /// Makes a trainer for the device of `class`.
     pub(crate) fn new(scheduler: &Scheduler, class: &str) -> Result<Self> {
         let work = WorkOptions::new("learn centres").resources(Resources::cpu(1.0));
         let options = PlacedOptions {
@@ -56,7 +56,7 @@ impl Trainer for DeviceTrainer {
     }
 }
 
-/// The kernel: a batch of points becomes one of centres.
+/// Runs the kernel: a batch of points becomes a batch of centres.
 pub(crate) fn on_device(device: &Device, batch: &RecordBatch) -> Result<RecordBatch> {
     centres(batch, |points, width, options| kmeans::on_device(device, points, width, options))
 }
@@ -68,7 +68,7 @@ fn centres(
     let lists = lists(points)?;
     let wanted = points.schema_ref().metadata().get(CENTRES).and_then(|text| text.parse().ok());
     let options = kmeans::Options {
-        centroids: wanted.ok_or_else(|| Error::internal("points come with the number of their centres"))?,
+        centroids: wanted.ok_or_else(|| Error::internal("a batch of points lacks the number of its centres"))?,
         iterations_max: ITERATIONS_MAX,
         improvement_min: IMPROVEMENT_MIN,
         init: kmeans::Init::Random,
@@ -76,11 +76,11 @@ fn centres(
     };
     let width = lists.value_length();
     let numbers = lists.values().as_primitive_opt::<Float32Type>();
-    let numbers = numbers.ok_or_else(|| Error::internal("points are of Float32"))?.values();
+    let numbers = numbers.ok_or_else(|| Error::internal("points are not of Float32"))?.values();
     let numbers = &numbers[lists.value_offset(0) as usize..][..lists.len() * width as usize];
     let found = Arc::new(Float32Array::from(clusters(numbers, width as usize, &options)?.centroids));
     let DataType::FixedSizeList(item, _) = lists.data_type() else {
-        return Err(Error::internal("points are lists of one size"));
+        return Err(Error::internal("points are not fixed-size lists"));
     };
     let found = FixedSizeListArray::try_new(Arc::clone(item), width, found, None);
     batch(points.schema(), found.map_err(|source| Error::internal("make centres").with_source(source))?)
@@ -92,5 +92,5 @@ fn batch(schema: Arc<Schema>, lists: FixedSizeListArray) -> Result<RecordBatch> 
 }
 
 fn lists(batch: &RecordBatch) -> Result<&FixedSizeListArray> {
-    batch.column(0).as_fixed_size_list_opt().ok_or_else(|| Error::internal("points are lists of one size"))
+    batch.column(0).as_fixed_size_list_opt().ok_or_else(|| Error::internal("points are not fixed-size lists"))
 }

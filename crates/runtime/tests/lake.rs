@@ -10,7 +10,7 @@ use cenote_runtime::arrow::array::{
 use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Int64Type, Schema};
 use cenote_runtime::{
     ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Random, Recipe, RunOptions,
-    Search, Silent, TableSpec,
+    Search, Silent, TableSpec, VectorColumn,
 };
 
 async fn lake() -> (tempfile::TempDir, Lake) {
@@ -52,13 +52,36 @@ async fn an_index_wanted_over_nothing_waits_for_values_and_then_follows_writes()
         .await
         .unwrap();
     for optimized in [false, true] {
-        let search = Search { text: Some((String::new(), "car".into())), k: 10, ..Search::default() };
-        let found = notes.search(&search).await.unwrap();
+        let found = notes.search(&Search::new(10).text("car")).await.unwrap();
         let mut notes: Vec<&str> = found.column_by_name("note").unwrap().as_string::<i32>().iter().flatten().collect();
         notes.sort_unstable();
         assert_eq!(notes, ["blue car", "car park"], "optimized: {optimized}");
         lake.run(&recipe, &RunOptions::default()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_table_has_history_upkeep_and_vector_columns() {
+    let (_directory, lake) = lake().await;
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let at = Field::new("at", DataType::FixedSizeList(item, 2), true);
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), at]);
+    let table = lake.create_table("points", TableSpec::new(Arc::new(schema), ["id"])).await.unwrap();
+    let empty = table.snapshot().await.unwrap().version();
+    table.upsert(record_batch!(("id", Int64, [1, 2])).unwrap()).await.unwrap();
+    table.tag("empty", empty).await.unwrap();
+    assert_eq!(table.snapshot_of("empty").await.unwrap().count(None).await.unwrap(), 0);
+    table.set_consumer("copy", Some(empty)).await.unwrap();
+    assert_eq!(table.consumers().await.unwrap()["copy"], empty);
+    assert_eq!(table.delete_where("id = 1").await.unwrap().deleted, 1);
+    table.fold().await.unwrap();
+    assert_eq!(table.upkeep().await.unwrap().keys, 0);
+
+    let at = VectorColumn { name: "at".to_owned(), dimensions: 2, item: DataType::Float32 };
+    assert_eq!(table.vector_column(None).await.unwrap(), at);
+    let missing = table.vector_column(Some("near")).await.unwrap_err();
+    assert_eq!(missing.message(), "table `points` has no vector column `near`; it has at");
+    assert_eq!(table.search(&Search::new(1)).await.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[tokio::test]
@@ -103,8 +126,7 @@ async fn a_device_learns_the_centres_of_an_index() {
     assert!(trace.contains("learn centres") && trace.contains("cenote-gpu-0"), "{trace}");
 
     for (id, vector) in numbers.chunks(4).enumerate().step_by(500) {
-        let vector = Some(("vector".to_owned(), vector.to_vec()));
-        let found = table.search(&Search { vector, k: 1, ..Search::default() }).await.unwrap();
+        let found = table.search(&Search::new(1).vector("vector", vector.to_vec())).await.unwrap();
         assert_eq!(found["id"].as_primitive::<Int64Type>().value(0), id as i64);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{Schema, SchemaRef};
 use cenote_base::sync::Mutex;
-use cenote_base::{ByteSize, Clock, Error, Result, SystemClock};
+use cenote_base::{ByteSize, Clock, Error, Result, SystemClock, unknown};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::WriteParams;
@@ -240,10 +240,7 @@ impl Store {
         if self.shared.place.has_table(name).boxed().await? {
             return Ok(Table::new(self.clone(), name));
         }
-        let names = self.tables().await?;
-        let known =
-            if names.is_empty() { "there are none yet".to_owned() } else { format!("there are {}", names.join(", ")) };
-        Err(Error::not_found(format!("no table `{name}`; {known}")))
+        Err(unknown("table", name, self.tables().await?.iter().map(String::as_str)))
     }
 
     /// The names of all tables, sorted.

@@ -7,20 +7,20 @@ use cenote_runtime::{Lake, Result, Version};
 use crate::arguments::FormatKind;
 use crate::output::Printer;
 
-/// How often a feed that is followed looks for news.
+/// Time between looks for changes in a feed that is followed.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn run(lake: &Lake, name: &str, from: Option<u64>, follow: bool, consumer: Option<&str>) -> Result<()> {
     let table = lake.table(name).await?;
     let stands = match consumer {
-        Some(consumer) => table.stored().consumers().await?.get(consumer).copied(),
+        Some(consumer) => table.consumers().await?.get(consumer).copied(),
         None => None,
     };
     let oldest = table.snapshot().await?.oldest_version();
     let from = from.map(Version).or(stands).unwrap_or(oldest);
     if let Some(consumer) = consumer {
-        // From the start, so that nothing is collected while it is being read.
-        table.stored().set_consumer(consumer, Some(from)).await?;
+        // Before reading, so that no change is collected while it is being read.
+        table.set_consumer(consumer, Some(from)).await?;
     }
     let mut feed = table.changes(from).await?;
     loop {
@@ -30,7 +30,7 @@ pub async fn run(lake: &Lake, name: &str, from: Option<u64>, follow: bool, consu
             printer.finish()?;
         }
         if let Some(consumer) = consumer {
-            table.stored().set_consumer(consumer, Some(feed.version())).await?;
+            table.set_consumer(consumer, Some(feed.version())).await?;
         }
         if !follow {
             return Ok(());

@@ -23,7 +23,7 @@ pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progres
         }
         IndexCommand::List { table, output } => {
             let table = lake.table(table).await?;
-            let (indexes, upkeep) = (table.indexes().await?, table.stored().upkeep().await?.failure);
+            let (indexes, upkeep) = (table.indexes().await?, table.upkeep().await?.failure);
             output::rows(&listing(&indexes, upkeep.as_deref(), output.format)?, output.format)
         }
         IndexCommand::Drop { table, name } => {
@@ -65,7 +65,7 @@ fn curve(tuning: &Tuning) -> Result<RecordBatch> {
     ])
 }
 
-/// `upkeep` is the last failure of the table's upkeep.
+/// Lists `indexes`; `upkeep` is the last failure of the table's upkeep.
 fn listing(indexes: &[IndexInfo], upkeep: Option<&str>, format: FormatKind) -> Result<RecordBatch> {
     let memory = || indexes.iter().map(|index| index.memory_bytes);
     let memory = match format {

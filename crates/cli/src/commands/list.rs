@@ -1,4 +1,4 @@
-//! The commands that list what there is: tables, columns, status, operators, models.
+//! The commands that print a listing: of tables, columns, status, operators and models.
 
 use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;
@@ -45,7 +45,7 @@ pub async fn describe(lake: &Lake, table: &str, format: FormatKind) -> Result<()
 pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
     let tables = lake.status().await?.tables;
     let indexes = |table: &TableStatus| {
-        let shown = table.indexes.iter().map(|index| format!("{} ({} late)", index.name, index.rows_unindexed));
+        let shown = table.indexes.iter().map(|index| format!("{} (lags by {} rows)", index.name, index.rows_unindexed));
         shown.collect::<Vec<_>>().join(", ")
     };
     let now = SystemClock.now().0;

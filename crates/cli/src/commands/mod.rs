@@ -1,4 +1,4 @@
-//! One command a file; small listings that print what the facade says share `list.rs`.
+//! The commands, one a file; listings that only print what the facade returns share `list.rs`.
 
 mod changes;
 mod index;
@@ -10,9 +10,6 @@ mod search;
 mod sql;
 mod top;
 mod upkeep;
-
-pub use ingest::show as show_ingest;
-pub use recipe::show as show_run;
 
 use cenote_runtime::{Lake, Result};
 use clap::CommandFactory;
@@ -49,7 +46,13 @@ async fn on_lake(lake: &Lake, arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Sql { query, output } => sql::run(lake, query, output.format).await,
         Command::Search { table, text, image, column, r#where, k, output } => {
-            let request = search::Request { text, image, column, filter: r#where, k: *k as usize };
+            let request = search::Request {
+                text: text.as_deref(),
+                image: image.as_deref(),
+                column: column.as_deref(),
+                filter: r#where.as_deref(),
+                k: *k as usize,
+            };
             search::run(lake, table, request, output.format).await
         }
         Command::Get { table, key, output } => rows::get(lake, table, key, output.format).await,

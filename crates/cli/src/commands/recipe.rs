@@ -8,7 +8,7 @@ use std::path::Path;
 use cenote_runtime::{ByteSize, Context, Lake, Recipe, Resources, Result, RunOptions, RunReport, StagePlan};
 
 use crate::arguments::Arguments;
-use crate::{output, session};
+use crate::{output, report, session};
 
 pub async fn run(
     arguments: &Arguments,
@@ -21,7 +21,7 @@ pub async fn run(
     let recipe = Recipe::from_yaml(&text, &path.display().to_string())?;
     let options = session::run_options(session::reporter(arguments));
     let options = RunOptions { dry_run_rows: dry_run, retry_errors, ..options };
-    // Before the work: a name that cannot be written must not cost a run.
+    // Before the run, which a file that cannot be written must not cost.
     let mut trace = trace.map(|path| File::create(path).context(|| format!("make {}", path.display()))).transpose()?;
     let run = async |lake: &Lake| {
         if dry_run.is_some() {
@@ -33,21 +33,21 @@ pub async fn run(
         }
         report
     };
-    let report = session::with_lake(arguments, run).await?;
-    show(&report);
+    let done = session::with_lake(arguments, run).await?;
+    report::run(&done);
     if dry_run.is_some() {
-        let skipped = recipe.steps.len().saturating_sub(report.steps.len());
+        let skipped = recipe.steps.len().saturating_sub(done.steps.len());
         if skipped > 0 {
-            output::note(&format!("{skipped} steps were passed over: what they read is not made before a real run"));
+            output::note(&format!("{skipped} steps were skipped: only a real run writes what they read"));
         }
         output::note("dry run: nothing was written");
     } else {
-        failures(&report);
+        failures(&done);
     }
     Ok(())
 }
 
-/// Says what runs as one task, and what that asks for.
+/// Notes the operators of one task and the resources it requests.
 fn show_stage(stage: &StagePlan) {
     let Resources { cpu, memory_bytes, named, device } = &stage.resources;
     let mut asks = format!("{cpu} core{}", if *cpu == 1.0 { "" } else { "s" });
@@ -61,7 +61,7 @@ fn show_stage(stage: &StagePlan) {
     output::note(&format!("{:<12} one task: {}; {asks}", stage.table, stage.operators.join(", ")));
 }
 
-/// Says where the reasons for failures are.
+/// Notes how many rows failed, and the command that shows why.
 fn failures(report: &RunReport) {
     let mut tables: BTreeMap<&str, usize> = BTreeMap::new();
     for step in report.steps.iter().filter(|step| step.rows_failed > 0) {
@@ -69,23 +69,5 @@ fn failures(report: &RunReport) {
     }
     for (table, failed) in tables {
         output::note(&format!("{failed} failed in {table}; the run went on, and `cenote errors {table}` says why"));
-    }
-}
-
-/// Says what each step did.
-pub fn show(report: &RunReport) {
-    for step in &report.steps {
-        let mut line =
-            format!("{:<12} {:<18} {} of {} rows", step.table, step.operator, step.rows_processed, step.rows_total);
-        let mut add = |count: usize, what: &str| {
-            if count > 0 {
-                line.push_str(&format!(", {count} {what}"));
-            }
-        };
-        add(step.rows_failed, "failed");
-        add(step.rows_cleared, "cleared");
-        add(step.child_rows_written, &format!("written to {}", step.target));
-        add(step.child_rows_removed, &format!("removed from {}", step.target));
-        output::note(&line);
     }
 }

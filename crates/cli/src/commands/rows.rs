@@ -16,7 +16,7 @@ pub async fn get(lake: &Lake, table: &str, key: &[String], format: FormatKind) -
 pub async fn delete(lake: &Lake, table: &str, keys: &[String]) -> Result<()> {
     let table = lake.table(table).await?;
     let width = table.snapshot().await?.primary_key().columns().len();
-    // A comma belongs to the key itself where the key is one column.
+    // A comma belongs to the value if the key is one column.
     let split = |key: &String| if width == 1 { vec![key.clone()] } else { key.split(',').map(str::to_owned).collect() };
     let report = table.delete_keys(&keys.iter().map(split).collect::<Vec<_>>()).await?;
     output::note(&format!("deleted {} of {} rows", report.deleted, keys.len()));

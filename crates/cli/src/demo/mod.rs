@@ -1,4 +1,4 @@
-//! `cenote demo`: the whole path on real media, checked as it goes.
+//! `cenote demo`: everything that Cenote does, on real media and checked as it goes.
 
 mod fetch;
 mod sheet;
@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 use cenote_runtime::{ByteSize, Context, Error, Lake, Recipe, Result, RunReport};
 
 use crate::arguments::Arguments;
-use crate::commands::show_run;
-use crate::{output, session};
+use crate::{memory, output, report, session};
 use story::Story;
 
 const RECIPE: &str = include_str!("../../../../examples/photos/recipe.yaml");
-/// The demo's memory budget when none is given: it promises to stay inside.
+/// The demo's memory budget by default, which it promises to keep.
 const MEMORY_MAX: ByteSize = ByteSize::mib(1024);
-/// The demo promises to be done by then, once everything is fetched.
+/// The time that the demo promises to take once everything is fetched.
 const TIME_MAX: Duration = Duration::from_secs(120);
-/// A file that says that a directory is the demo's, to empty as it likes.
+/// The file that marks a directory as the demo's.
 const MARKER: &str = ".cenote-demo";
 
 pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()> {
@@ -38,7 +37,7 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
             .await
             .map_err(|source| Error::internal("fetch media").with_source(source))??
     };
-    // Keys are paths as given: from here on they are short ones.
+    // Keys are paths as given; relative to this directory they are short.
     std::env::set_current_dir(&directory).context(|| format!("enter {}", directory.display()))?;
     Lake::init("lake").await?;
     let lake = Lake::open("lake", options).await?;
@@ -51,7 +50,7 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
     story.begin(&media).await?;
     heading("Ingest, derive, index");
     let first = story.run().await?;
-    show_run(&first);
+    report::run(&first);
     heading("Three questions");
     let before = story.ask().await?;
     story.sheet("Before the change", &before, Path::new("contact-sheet-before.png")).await?;
@@ -59,7 +58,7 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
     heading("Change three rows, delete two, add five; run the same recipe again");
     story.change().await?;
     let second = story.run().await?;
-    show_run(&second);
+    report::run(&second);
     story.check_work(&second)?;
     heading("The same questions");
     let after = story.ask().await?;
@@ -74,10 +73,10 @@ pub async fn run(arguments: &Arguments, directory: Option<PathBuf>) -> Result<()
     output::text(&format!("lake            {}", directory.join("lake").display()))?;
     output::text(&format!("time            {:.1} s", time.as_secs_f64()))?;
     if time > TIME_MAX {
-        // A slow machine is no fault of the answers.
+        // A slow machine does not make the answers wrong.
         output::note(&format!("that is more than the {} s it should take", TIME_MAX.as_secs()));
     }
-    match peak_memory() {
+    match memory::peak() {
         Some(peak) if peak > memory_max => {
             Err(Error::resource_exhausted(format!("the demo held {peak} of memory; {memory_max} were allowed")))
         }
@@ -90,8 +89,8 @@ fn heading(text: &str) {
     output::note(&format!("\n== {text}"));
 }
 
-/// An empty directory that carries the demo's marker. Whatever a person keeps in it stays: without the marker a directory that
-/// holds anything is refused, and with it only what the demo itself makes is removed. The demo's place in the cache needs no
+/// Prepares `directory` for the demo, and marks it. The files of others stay: a directory that has files but no marker
+/// is refused, and otherwise only what a demo makes is removed. A directory that `is_ours`, in the cache, needs no
 /// marker.
 fn fresh(directory: &Path, is_ours: bool) -> Result<()> {
     std::fs::create_dir_all(directory).context(|| format!("make directory {}", directory.display()))?;
@@ -100,7 +99,7 @@ fn fresh(directory: &Path, is_ours: bool) -> Result<()> {
     let is_empty = directory.read_dir().map_err(listing)?.next().is_none();
     if !is_ours && !is_empty && !marker.exists() {
         return Err(Error::invalid_input(format!(
-            "{} holds other files: name a directory that is empty or not there yet",
+            "{} holds other files: name a directory that is empty or does not exist",
             directory.display()
         )));
     }
@@ -115,18 +114,11 @@ fn fresh(directory: &Path, is_ours: bool) -> Result<()> {
 fn check_idle(report: &RunReport) -> Result<()> {
     match report.steps.iter().find(|step| step.rows_processed > 0) {
         Some(step) => Err(Error::internal(format!(
-            "nothing changed, and `{}` worked on {} rows",
+            "nothing changed, but `{}` processed {} rows",
             step.operator, step.rows_processed
         ))),
         None => Ok(()),
     }
-}
-
-/// The most memory this process ever had resident, as the kernel saw it.
-fn peak_memory() -> Option<ByteSize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| ByteSize(kib << 10))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A contact sheet: rows of thumbnails with titles and labels, as a PNG.
+//! A contact sheet: a PNG with rows of thumbnails, titles and labels.
 
 use std::path::Path;
 
@@ -23,19 +23,19 @@ const INK: Rgb<u8> = Rgb([32, 36, 40]);
 const FAINT: Rgb<u8> = Rgb([110, 116, 122]);
 const ACCENT: Rgb<u8> = Rgb([196, 78, 28]);
 
-/// Pictures under one title.
+/// A row of pictures under one title.
 pub struct Row {
     pub title: String,
     pub pictures: Vec<Picture>,
 }
 
-/// An encoded picture and what stands under it.
+/// An encoded picture and its labels.
 pub struct Picture {
     pub label: String,
     pub detail: String,
-    /// A word that catches the eye.
+    /// A highlighted word.
     pub badge: Option<&'static str>,
-    /// Whether it has a frame, as the picture that the others are compared with.
+    /// Whether it has a frame, which marks the picture that the others are compared with.
     pub is_framed: bool,
     pub bytes: Vec<u8>,
 }
@@ -58,7 +58,7 @@ pub fn write(heading: &str, rows: &[Row], path: &Path) -> Result<()> {
     sheet.save(path).map_err(|source| Error::unavailable(format!("write {}", path.display())).with_source(source))
 }
 
-/// One picture in the middle of its card, and its labels below.
+/// Draws a picture in the middle of its card, and its labels below.
 fn cell(sheet: &mut RgbImage, left: u32, top: u32, picture: &Picture) -> Result<()> {
     let wrong =
         |source| Error::invalid_input(format!("picture `{}` cannot be drawn", picture.label)).with_source(source);
@@ -80,7 +80,7 @@ fn cell(sheet: &mut RgbImage, left: u32, top: u32, picture: &Picture) -> Result<
     Ok(())
 }
 
-/// `label`, its end cut off where it is wider than a picture.
+/// Cuts `label` to the width of a picture.
 fn fit(label: &str) -> String {
     let chars_max = (PICTURE_WIDTH / GLYPH) as usize;
     if label.chars().count() <= chars_max {
@@ -93,7 +93,7 @@ fn fill(sheet: &mut RgbImage, left: u32, top: u32, width: u32, height: u32, ink:
     imageops::replace(sheet, &RgbImage::from_pixel(width, height, ink), i64::from(left), i64::from(top));
 }
 
-/// Draws `text` in an 8×8 bitmap font, `scale` pixels a dot; what the font lacks is left blank.
+/// Draws `text` in an 8×8 bitmap font, `scale` pixels a dot; characters that the font lacks are blank.
 fn text(sheet: &mut RgbImage, left: u32, top: u32, scale: u32, ink: Rgb<u8>, text: &str) {
     for (at, glyph) in text.chars().map(|c| font8x8::BASIC_FONTS.get(c)).enumerate() {
         for (y, bits) in glyph.unwrap_or_default().into_iter().enumerate() {

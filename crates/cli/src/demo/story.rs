@@ -1,4 +1,4 @@
-//! What the demo tells: three questions before and after a few rows change.
+//! The story that the demo tells: the same questions before and after a few rows change.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,13 +13,12 @@ use cenote_runtime::{Context, Error, Lake, Progress, Recipe, Result, RunOptions,
 use super::fetch::{PLACES, Source};
 use super::sheet::{self, Picture, Row};
 use crate::arguments::FormatKind;
-use crate::commands::show_ingest;
-use crate::output;
+use crate::{output, report};
 
 const PORTRAIT: &str = "photos/gradio/cheetah.jpg";
 const WORDS: &str = "install a package from a registry";
 
-/// Put aside at first, added later.
+/// Files that are put aside at first and added later.
 const ADDED: [&str; 5] = [
     "photos/gradio/cheetah1.jpg",
     "photos/stdlib/nagasaki-boats.jpg",
@@ -29,9 +28,14 @@ const ADDED: [&str; 5] = [
 ];
 const CHANGED_PHOTOS: [&str; 2] = ["photos/gradio/lion.jpg", "photos/scikit-image/coffee.png"];
 const CHANGED_DOCUMENT: &str = "documents/npm/using-npm/registry.md";
+const ADDED_PARAGRAPH: &str = "
+## In short
+
+To install a package from a registry, name the package; to use another registry, name that too.
+";
 const DELETED: [&str; 2] = ["photos/scikit-image/chelsea.png", "documents/npm/commands/npm-init.md"];
 
-/// The answers to the questions: each a list of rows, best first.
+/// The answers to the questions, each a list of rows, the best first.
 pub struct Answers {
     text: Vec<Hit>,
     alike: Vec<Hit>,
@@ -39,12 +43,13 @@ pub struct Answers {
     words: Vec<Hit>,
 }
 
-/// A row that was found, and its distance where that is what ranks it.
+/// A row that was found, with its distance if it was ranked by distance.
 struct Hit {
     path: String,
     distance: Option<f64>,
 }
 
+/// The demo's lake, its recipe, and how to run it.
 pub struct Story {
     lake: Lake,
     recipe: Recipe,
@@ -52,7 +57,7 @@ pub struct Story {
     progress: Arc<dyn Progress>,
 }
 
-/// Loads both models, fetching and building them if need be: what is timed later is work, not downloads.
+/// Loads both models, fetching and building them if needed, so that the timed part is work and not downloads.
 pub async fn warm_up(lake: &Lake) -> Result<()> {
     lake.embed_text("warm up").await?;
     let grey = image::RgbImage::from_pixel(32, 32, image::Rgb([128; 3]));
@@ -67,7 +72,7 @@ impl Story {
         Self { lake, recipe, options, progress }
     }
 
-    /// Puts aside what will be added later, and records where the media came from.
+    /// Puts aside the files that are added later, and records the origins of the media.
     pub async fn begin(&self, sources: &[Source]) -> Result<()> {
         for path in ADDED {
             let aside = Path::new("aside").join(path);
@@ -86,21 +91,24 @@ impl Story {
         table.upsert(rows).await.map(drop)
     }
 
-    /// Ingests what is in the directories, and brings everything derived up to date.
+    /// Ingests the directories, and brings everything derived up to date.
     pub async fn run(&self) -> Result<RunReport> {
         for table in PLACES {
-            let report = self.lake.ingest(table, &[table.into()], self.progress.as_ref()).await?;
-            show_ingest(table, &report);
+            let done = self.lake.ingest(table, &[table.into()], self.progress.as_ref()).await?;
+            report::ingest(table, &done);
         }
         self.lake.run(&self.recipe, &self.options).await
     }
 
+    /// Asks the questions, and prints the answers.
     pub async fn ask(&self) -> Result<Answers> {
         let text = self
             .answer(
                 "Full-text search, only in the documents on commands",
                 &format!(
-                    "SELECT path, ordinal, _score, text\nFROM text_search('chunks', '{WORDS}', 5, 'path LIKE ''documents/npm/commands/%''')\nORDER BY _score DESC"
+                    "SELECT path, ordinal, _score, text\n\
+                     FROM text_search('chunks', '{WORDS}', 5, 'path LIKE ''documents/npm/commands/%''')\n\
+                     ORDER BY _score DESC"
                 ),
             )
             .await?;
@@ -109,7 +117,12 @@ impl Story {
             .answer(
                 "More like the cheetah: vector search with a filter and a join",
                 &format!(
-                    "SELECT p.path, p.width, p.height, s.licence, p.distance\nFROM (SELECT path, width, height, cosine_distance(embedding, {vector}) AS distance\n      FROM photos WHERE width >= 200 AND path <> '{PORTRAIT}'\n      ORDER BY distance LIMIT 6) p\nJOIN sources s ON s.source = split_part(p.path, '/', 2)\nORDER BY p.distance"
+                    "SELECT p.path, p.width, p.height, s.licence, p.distance\n\
+                     FROM (SELECT path, width, height, cosine_distance(embedding, {vector}) AS distance\n      \
+                     FROM photos WHERE width >= 200 AND path <> '{PORTRAIT}'\n      \
+                     ORDER BY distance LIMIT 6) p\n\
+                     JOIN sources s ON s.source = split_part(p.path, '/', 2)\n\
+                     ORDER BY p.distance"
                 ),
             )
             .await?;
@@ -117,14 +130,17 @@ impl Story {
             .answer(
                 "Hybrid: words and meaning fused",
                 &format!(
-                    "SELECT path, ordinal, _score, text\nFROM hybrid_search('chunks', 'embedding', embed_text('{WORDS}'), '{WORDS}', 5)\nORDER BY _score DESC"
+                    "SELECT path, ordinal, _score, text\n\
+                     FROM hybrid_search('chunks', 'embedding', embed_text('{WORDS}'), '{WORDS}', 5)\n\
+                     ORDER BY _score DESC"
                 ),
             )
             .await?;
         let words = self
             .answer(
                 "Pictures by words",
-                "SELECT path, cosine_distance(embedding, embed_text('a wild cat')) AS distance\nFROM photos ORDER BY distance LIMIT 6",
+                "SELECT path, cosine_distance(embedding, embed_text('a wild cat')) AS distance\n\
+                 FROM photos ORDER BY distance LIMIT 6",
             )
             .await?;
         Ok(Answers { text, alike, hybrid, words })
@@ -158,7 +174,7 @@ impl Story {
         Ok(text + "]")
     }
 
-    /// Three rows change, two go, five come.
+    /// Changes three rows, deletes two and adds five.
     pub async fn change(&self) -> Result<()> {
         for path in CHANGED_PHOTOS {
             let wrong = |source| Error::internal(format!("mirror {path}")).with_source(source);
@@ -166,7 +182,7 @@ impl Story {
             output::note(&format!("changed  {path} (mirrored)"));
         }
         let mut text = std::fs::read_to_string(CHANGED_DOCUMENT).context(|| format!("read {CHANGED_DOCUMENT}"))?;
-        text.push_str("\n## In short\n\nTo install a package from a registry, name the package; to use another registry, name that too.\n");
+        text.push_str(ADDED_PARAGRAPH);
         std::fs::write(CHANGED_DOCUMENT, text).context(|| format!("write {CHANGED_DOCUMENT}"))?;
         output::note(&format!("changed  {CHANGED_DOCUMENT} (a paragraph more)"));
         for path in DELETED {
@@ -183,7 +199,7 @@ impl Story {
         Ok(())
     }
 
-    /// Every step worked on exactly the rows that changed.
+    /// Checks that every step processed exactly the rows that changed.
     pub fn check_work(&self, report: &RunReport) -> Result<()> {
         let chunks = report.steps.iter().find(|step| step.target == "chunks").map_or(0, |step| step.child_rows_written);
         for step in &report.steps {
@@ -195,7 +211,7 @@ impl Story {
             };
             if step.rows_processed != expected {
                 return Err(Error::internal(format!(
-                    "step `{}` on {} worked on {} rows; {expected} had changed",
+                    "step `{}` on {} processed {} rows; {expected} had changed",
                     step.operator, step.table, step.rows_processed
                 )));
             }
@@ -203,7 +219,7 @@ impl Story {
         Ok(())
     }
 
-    /// The new answers have the new rows and not the deleted ones.
+    /// Checks that the new answers have the new rows and lack the deleted ones.
     pub fn check_answers(&self, before: &Answers, after: &Answers) -> Result<()> {
         let expect = |holds: bool, what: &str| {
             if holds { Ok(()) } else { Err(Error::internal(format!("the demo expected that {what}"))) }
@@ -221,7 +237,7 @@ impl Story {
         Ok(())
     }
 
-    /// Draws what was found, and keyframes of the clips, under `heading`.
+    /// Draws the pictures that were found, and keyframes of the clips, under `heading`.
     pub async fn sheet(&self, heading: &str, answers: &Answers, path: &Path) -> Result<()> {
         let mut asked = self.picture(PORTRAIT, "the picture asked about").await?;
         asked.is_framed = true;
@@ -245,7 +261,7 @@ impl Story {
             picture.badge = match hit.path.as_str() {
                 path if !ADDED.contains(&path) && !CHANGED_PHOTOS.contains(&path) => None,
                 path if ADDED.contains(&path) => Some("added"),
-                // Before the change there is nothing aside from what will be added.
+                // Files that are still put aside show that the change is yet to come.
                 _ if Path::new("aside").join(ADDED[0]).exists() => None,
                 _ => Some("changed"),
             };
@@ -264,7 +280,7 @@ impl Story {
         Ok(Picture { label, detail, badge: None, is_framed: false, bytes })
     }
 
-    /// The first keyframes of each clip in turn.
+    /// Returns the first keyframes of each clip, in turns.
     async fn frames(&self) -> Result<Vec<Picture>> {
         let frames = "SELECT path, timestamp_ms, frame FROM frames ORDER BY ordinal, path LIMIT 7";
         let wrong = |source| Error::internal("read frames").with_source(source);
@@ -291,7 +307,7 @@ fn make_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// The query with its vector shortened, for people.
+/// Shortens the vector in `sql`, for people.
 fn elide(sql: &str) -> String {
     match (sql.find('['), sql.find(']')) {
         (Some(start), Some(end)) if end > start + 40 => format!("{}, …{}", &sql[..start + 30], &sql[end..]),

@@ -1,4 +1,4 @@
-//! The change feed, and that nothing is left of what was deleted.
+//! The change feed, and a purge that leaves nothing of deleted rows.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ fn a_feed_is_followed_while_another_process_writes() {
     child.wait().unwrap();
 }
 
-/// The files under `directory` that hold `needle`.
+/// Lists the files under `directory` that contain `needle`.
 fn holding(directory: &Path, needle: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {

@@ -1,4 +1,4 @@
-//! Pictures and clips that are unusual or broken: each gives its row or a reason, and the run goes on.
+//! Unusual and broken pictures and clips: each yields its row or a reason, and the run goes on.
 
 use crate::{Lake, jpeg, root};
 
@@ -6,7 +6,7 @@ fn made(name: &str) -> Vec<u8> {
     std::fs::read(root().join("crates/cli/tests/media").join(name)).unwrap()
 }
 
-/// `jpeg` with an EXIF block that only says how to turn it.
+/// Returns `jpeg` with an EXIF block that holds only its orientation.
 fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     let mut block = b"Exif\0\0II*\0\x08\0\0\0".to_vec();
     block.extend(b"\x01\0\x12\x01\x03\0\x01\0\0\0");
@@ -44,7 +44,7 @@ steps:
     assert!(run.status.success(), "{notes}");
     assert!(notes.contains("thumbnail_image    6 of 6 rows, 4 failed"), "{notes}");
     assert!(notes.contains("`cenote errors photos` says why"), "{notes}");
-    // Turned as the camera says: what was wide is high.
+    // Rotated by its orientation: width and height are swapped.
     let good = lake.json(
         "SELECT name, width, height, orientation, phash IS NOT NULL AS hashed
          FROM photos WHERE thumbnail IS NOT NULL ORDER BY name",
@@ -103,7 +103,11 @@ fn a_device_gives_what_the_cpu_gives() {
         lake.write(&format!("in/{number:02}.jpg"), jpeg(40 + 7 * number, 60 + 3 * number));
     }
     lake.write("in/broken.jpg", [0]);
-    lake.write("r.yaml", "name: r\nsteps:\n  - { table: photos, operator: hash_image, input: data }\n  - { table: photos, operator: resize_image, input: data, params: { width: 31, height: 24, fit: cover } }\n");
+    let recipe = "name: r\nsteps:\n  \
+                  - { table: photos, operator: hash_image, input: data }\n  \
+                  - { table: photos, operator: resize_image, input: data, \
+                  params: { width: 31, height: 24, fit: cover } }\n";
+    lake.write("r.yaml", recipe);
     let (mut hashes, mut pixels) = (Vec::new(), Vec::new());
     for device in ["cpu", "software"] {
         let at = ["--lake", device];
@@ -113,7 +117,7 @@ fn a_device_gives_what_the_cpu_gives() {
         let plan = String::from_utf8(plan.stderr).unwrap();
         assert_eq!(plan.contains("a share of a gpu"), device == "software", "{plan}");
         lake.ok(&[&at[..], &["run", "r.yaml", "--quiet", "--device", device, "--trace", "trace.json"]].concat());
-        // Whose thread it was.
+        // The device's thread.
         let trace = std::fs::read_to_string(lake.0.path().join("trace.json")).unwrap();
         assert_eq!(trace.contains("cenote-gpu-0"), device == "software", "{trace}");
         let query = "SELECT name, phash, pixels FROM photos ORDER BY name";

@@ -1,4 +1,4 @@
-//! What a run and a query hold in memory, as the system counts it.
+//! The memory of a run and of a query, as the system counts it.
 #![cfg(target_os = "linux")]
 
 use std::process::{Child, Stdio};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::{Lake, jpeg};
 
-/// The code of the program, its threads, and what the allocator has not given back yet. Unoptimised code alone takes
-/// 170 MiB.
+/// Memory on top of the budget: the program's code, its threads, and free memory that the allocator keeps. Unoptimised
+/// code alone takes 170 MiB.
 const BESIDE_BUDGET: u64 = if cfg!(debug_assertions) { 336 << 20 } else { 256 << 20 };
 
-/// Bytes that `child` held at most, seen every few milliseconds until it ends.
+/// Samples the memory of `child` every few milliseconds until it ends, and returns the most bytes it held.
 fn peak(child: &mut Child) -> u64 {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
@@ -40,7 +40,7 @@ fn a_run_and_a_query_keep_to_their_budget_whatever_they_make() {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let peak = peak(&mut child);
     assert!(child.wait().unwrap().success());
-    // All frames together are 506 MiB, and were held several times.
+    // All frames together are 506 MiB.
     let limit = (256 << 20) + BESIDE_BUDGET;
     assert!(peak <= limit, "{} MiB", peak >> 20);
     for filter in ["", "WHERE size > 0", "WHERE abs(size) > 0"] {

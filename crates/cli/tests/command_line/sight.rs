@@ -1,4 +1,4 @@
-//! Looking at a process that works: from another one, and afterwards in a timeline.
+//! Observing a working process: from another process, and afterwards in a timeline.
 #![cfg(target_os = "linux")]
 
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn lake_of_pictures(count: u16) -> Lake {
     let lake = Lake::new();
     let picture = jpeg(1600, 1200);
     for number in 0..count {
-        // Bytes behind the end of a JPEG make the files differ.
+        // Bytes after the end of a JPEG make the files differ.
         lake.write(&format!("in/{number:03}.jpg"), [picture.as_slice(), &number.to_le_bytes()].concat());
     }
     lake.ok(&["ingest", "photos", "in", "--quiet"]);
@@ -53,7 +53,7 @@ fn top_shows_a_run_from_outside_until_sigterm_ends_it() {
     let notes = String::from_utf8_lossy(&ended.stderr);
     assert!(
         notes.ends_with(
-            "stopping; what is committed stays, and the next run goes on from there\nerror: the run was cancelled\n"
+            "stopping; what is committed stays, and the next run resumes there\nerror: the run was cancelled\n"
         ),
         "{notes}"
     );

@@ -1,5 +1,5 @@
-//! What the commands print, word for word, against reviewed files. `CENOTE_BLESS=1 cargo test` rewrites the files: review the
-//! difference before it goes in.
+//! The output of the commands, word for word, against reviewed files. `CENOTE_BLESS=1 cargo test` rewrites the files:
+//! review the difference before you commit it.
 
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ fn check(lake: &Lake, name: &str, script: &str) {
     assert!(seen == reviewed, "{name} differs, first at line {:?}; printed now:\n{seen}", differs.map(|line| line + 1));
 }
 
-/// The words of a command line in which double quotes hold a word together.
+/// Splits a command line into words, which double quotes hold together.
 fn words(line: &str) -> Vec<String> {
     let parts = line.split('"').enumerate();
     parts
@@ -42,7 +42,7 @@ fn words(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// `text` with `TIME` for the time of a row in the error table.
+/// Replaces the times of rows in the error table by `TIME`.
 fn without_time(text: &str) -> String {
     let mut parts = text.split("\"time\":\"");
     let mut masked = parts.next().unwrap_or_default().to_owned();

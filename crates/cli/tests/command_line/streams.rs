@@ -1,4 +1,4 @@
-//! What happens at the ends of the pipes, and when a person presses Ctrl-C.
+//! Closed pipes and Ctrl-C.
 #![cfg(target_os = "linux")]
 
 use std::io::Read;
@@ -11,7 +11,7 @@ fn a_reader_that_goes_away_is_no_error() {
     let lake = Lake::new();
     lake.write("in/a.txt", "words");
     lake.ok(&["ingest", "notes", "in"]);
-    // More than a pipe holds.
+    // More than a pipe buffers.
     let numbers = "SELECT path, i FROM notes, (SELECT unnest(range(0, 100000)) AS i) n";
     for format in ["csv", "json", "arrow", "table"] {
         let mut child = lake.command(&["sql", numbers, "--format", format]);
@@ -41,7 +41,7 @@ fn a_full_device_is_an_error_and_a_full_log_is_none() {
     assert!(lake.command(&["ingest", "notes", "in"]).stderr(notes).status().unwrap().success());
 }
 
-/// Presses Ctrl-C as soon as `child` listens for it; false when it ended before.
+/// Sends SIGINT to `child` as soon as it handles the signal; returns whether it did not end before.
 fn interrupt(child: &mut Child) -> bool {
     let process = format!("/proc/{}/status", child.id());
     let listens = || {
@@ -64,7 +64,7 @@ fn ctrl_c_ends_a_run_and_the_next_one_goes_on() {
     let lake = Lake::new();
     let picture = jpeg(1600, 1200);
     for number in 0..200u8 {
-        // Bytes behind the end of a JPEG make the files differ.
+        // Bytes after the end of a JPEG make the files differ.
         lake.write(&format!("in/{number:03}.jpg"), [picture.as_slice(), &[number]].concat());
     }
     lake.ok(&["ingest", "photos", "in", "--quiet"]);
@@ -80,7 +80,7 @@ steps:
     let pressed = interrupt(&mut child);
     let output = child.wait_with_output().unwrap();
     let notes = String::from_utf8_lossy(&output.stderr);
-    // A very fast machine may be done first; nothing may end it by force.
+    // A very fast machine may be done first; the signal must not kill the process.
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}: {notes}", output.status);
     if pressed && output.status.code() == Some(1) {
         assert!(

@@ -22,7 +22,8 @@ from cenote.operator import operator
 from cenote.rows import Result, Rows
 from cenote.types import Audio, Image, Media, Video, vector
 
-# Where the native part, and the command line, look for ONNX Runtime and run converters: here, whatever `python3` is.
+# The interpreter with which the native part and the command line find ONNX Runtime and run converters: this one, not
+# whichever is called `python3`.
 if sys.executable:
     os.environ.setdefault("CENOTE_PYTHON", sys.executable)
 

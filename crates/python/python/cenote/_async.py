@@ -1,4 +1,4 @@
-"""What asyncio is used for. It is imported with the first use: it takes longer than the rest of `import cenote`."""
+"""Helpers for asyncio, which is imported on first use: that takes longer than the rest of `import cenote`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Answer = TypeVar("Answer")
 async def in_thread(
     work: Callable[Parameters, Answer], *arguments: Parameters.args, **options: Parameters.kwargs
 ) -> Answer:
-    """What `work` answers, called in a thread beside the event loop."""
+    """Runs `work` in a thread beside the event loop, and returns its answer."""
     import asyncio
 
     return await asyncio.to_thread(work, *arguments, **options)
 
 
 async def pause(seconds: float) -> None:
-    """Waits."""
+    """Waits for a number of seconds."""
     import asyncio
 
     await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""The child process of an operator in Python: `main` is all that it runs."""
+"""The child process of an operator in Python, which runs `main`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from cenote.errors import InvalidInputError, UnavailableError
 from cenote.types import to_schema
 
 _TRACEBACK_LINES = 8
+"""The lines of a traceback that an error keeps."""
 _ROWS_FIRST = 16
+"""The rows of the first call with `auto`."""
 _WORTH_IT = 1.1
+"""The gain in rows a second for which the rows of a call are doubled again."""
 
 
 def main() -> None:
-    """Answers the parent on standard input until it has no more."""
+    """Serves the parent over standard input until it closes the connection."""
     # Ctrl-C is meant for the parent, which ends this process by closing the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _native.serve(_set_up)
     except UnavailableError:
-        # The parent is gone, and nobody is left to be told.
+        # The parent is gone, so nobody receives a message.
         sys.exit(1)
 
 
 def _set_up(first: bytes) -> tuple[Any, Call]:
-    """The types of the outputs, and what is called with columns."""
+    """Returns the schema of the outputs, and the object that is called with columns."""
     try:
         what, outputs, batch = pickle.loads(first)
         function: Any = what() if inspect.isclass(what) else what
@@ -42,7 +45,7 @@ def _set_up(first: bytes) -> tuple[Any, Call]:
 
 
 class Call:
-    """Calls the function with so many rows at a time, and gives (rows, values of each output, rows that failed) for each call."""
+    """Calls the function batch by batch, and yields (rows, values of each output, rows that failed) for each call."""
 
     def __init__(self, function: Callable[..., Any], outputs: int, batch: int | str) -> None:
         self._function = function
@@ -70,7 +73,7 @@ class Call:
     def _sifted(
         self, columns: Sequence[_native.Column], rows: int, error: Exception
     ) -> tuple[list[Any], list[tuple[int, str]]]:
-        """The values of rows of which some raised `error`: they are tried in halves until single rows are to blame."""
+        """Returns the values of rows some of which raised `error`, retried in halves until single rows are to blame."""
         values: list[list[Any]] = [[None] * rows for _ in range(self._outputs)]
         errors: list[tuple[int, str]] = []
 
@@ -94,21 +97,23 @@ class Call:
         return list(values), errors
 
     def _checked(self, answer: Any, rows: int) -> list[Any]:
-        """One sequence of `rows` values for each output."""
+        """Returns one sequence of `rows` values for each output."""
         made = list(answer) if self._outputs > 1 else [answer]
         if len(made) != self._outputs:
-            raise InvalidInputError(f"it answered {len(made)} columns, and has {self._outputs} outputs")
+            raise InvalidInputError(f"it returned {len(made)} columns, and has {self._outputs} outputs")
         for values in made:
             if not hasattr(values, "__len__"):
-                raise InvalidInputError(f"it answered a {type(values).__name__}, and not one value a row")
+                raise InvalidInputError(f"it returned a {type(values).__name__} instead of one value a row")
             if len(values) != rows:
-                raise InvalidInputError(f"it answered {len(values)} values for {rows} rows")
+                raise InvalidInputError(f"it returned {len(values)} values for {rows} rows")
         return made
 
 
 class BatchSize:
-    """How many rows a call gets: as many as was said, or, for `auto`, doubled for as long as that makes a row quicker, and less when
-    memory runs out."""
+    """The number of rows a call: a fixed one, or, for `auto`, one that doubles while that makes a row faster.
+
+    Either number is halved when memory runs out.
+    """
 
     def __init__(self, batch: int | str) -> None:
         self.rows = _ROWS_FIRST if batch == "auto" else int(batch)
@@ -116,8 +121,8 @@ class BatchSize:
         self._rate = 0.0
 
     def took(self, rows: int, seconds: float) -> None:
-        """A call with `rows` rows took so long."""
-        # The last rows of a batch are often fewer, and say little.
+        """Records that a call with `rows` rows took `seconds`."""
+        # The last call of a batch often has fewer rows, whose rate says little.
         if not self._grows or rows < self.rows:
             return
         rate = rows / max(seconds, 1e-9)
@@ -127,17 +132,17 @@ class BatchSize:
             self.rows, self._grows = self.rows // 2, False
 
     def too_large(self, rows: int) -> None:
-        """A call with `rows` rows ran out of memory."""
+        """Records that a call with `rows` rows ran out of memory."""
         self.rows, self._grows = max(1, rows // 2), False
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # PyTorch's is no MemoryError.
+    # PyTorch's error is not a MemoryError.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def reason(error: Exception) -> str:
-    """The error, and where in the operator it was raised."""
+    """Describes the error, and where in the operator it was raised."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     text = "".join(lines).rstrip().splitlines()
     return "\n".join([f"{type(error).__name__}: {error}", *text[-_TRACEBACK_LINES:]])

@@ -7,7 +7,7 @@ from cenote import _native
 
 
 def main() -> int:
-    """Runs the command line of this process; its exit code."""
-    # Ctrl-C is the command's own affair: Python would only take note of it until the command is over.
+    """Runs the command line of this process, and returns the exit code."""
+    # The command handles Ctrl-C: Python would only note it until the command is over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return _native.command(["cenote", *sys.argv[1:]])

@@ -1,8 +1,8 @@
-"""Which epoch each iteration of PyTorch's `DataLoader` is.
+"""The epoch of each iteration of PyTorch's `DataLoader`.
 
-Worker processes are made anew for each iteration, as copies of a parent that never learns that one has begun: left to themselves, all
-would be in the parent's epoch for ever. So workers keep notes in a file, under a lock: the first that comes to an iteration decides where
-it starts, and the others start there too.
+Each iteration makes new worker processes, as copies of a parent that never learns that an iteration has begun: left to
+themselves, all would be in the parent's epoch for ever. So workers keep notes in a file, under a lock: the first that
+comes to an iteration decides where it starts, and the others start there too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from contextlib import contextmanager
 from typing import Any
 
 State = Mapping[str, Any]
-"""Where a loader stands, as `Loader.state_dict` says it."""
+"""The state of a loader, as `Loader.state_dict` returns it."""
 
 _ITERATIONS_KEPT = 16
-"""The newest, of each parent: others are over."""
+"""The iterations that are kept of each parent: the newest, because older ones are over."""
 
 
 class Notes:
-    """The notes of a dataset's workers. Copies of it, in other processes too, share them."""
+    """The notes of a dataset's workers, which copies of this object share, in other processes too."""
 
     def __init__(self) -> None:
         self._path = os.path.join(tempfile.gettempdir(), f"cenote-epochs-{uuid.uuid4().hex}")
@@ -36,15 +36,16 @@ class Notes:
         return _copy, (self._path,)
 
     def announce(self, moves: int, state: State) -> None:
-        """Says in the parent, which has gone elsewhere so many times, that the next iteration starts at `state`."""
+        """Records in the parent, which has moved `moves` times, that the next iteration starts at `state`."""
         with self._open() as notes:
             notes[str(os.getpid())] = {"moves": moves, "state": state, "begun": {}}
 
     def start(self, iteration: str, moves: int, state: State, decide: Callable[[State, State | None], State]) -> State:
-        """Where `iteration` starts, for a worker whose parent had gone elsewhere so many times when it was made, and stood at `state`.
+        """Returns the state at which `iteration` starts, for a worker whose parent had moved `moves` times, to `state`.
 
-        The first worker that asks decides it, from where the parent stands and where the iteration before started, if there was one
-        since the parent went there."""
+        The first worker that asks calls `decide` with the state of the parent and, if there was an iteration since the
+        parent moved, the state at which the last one started.
+        """
         parent = multiprocessing.parent_process()
         with self._open() as notes:
             mine = notes.setdefault(str(parent.pid if parent else None), {"moves": -1})
@@ -66,7 +67,7 @@ class Notes:
             text = os.pread(file, os.fstat(file).st_size, 0).decode()
             notes: dict[str, Any] = _DECODER.raw_decode(text)[0] if text else {}
             yield notes
-            # One call, which a worker that is killed has made or not; what is left of longer notes stands behind, and is not read.
+            # One call, which a killed worker has made or not. The rest of longer notes stays behind, and is not read.
             os.pwrite(file, json.dumps(notes).encode(), 0)
         finally:
             os.close(file)
@@ -82,7 +83,7 @@ def _copy(path: str) -> Notes:
 
 
 def _remove(path: str, process: int) -> None:
-    # A child of a fork has a copy of whoever made the file.
+    # A child of a fork has a copy of the object that made the file.
     if process == os.getpid():
         try:
             os.unlink(path)

@@ -1,6 +1,7 @@
-"""Python's values for types that the native part has no words for: what makes them of Arrow's numbers, and numbers of them.
+"""Conversions between Arrow's numbers and Python's values for types that the native part does not convert.
 
-The first half agrees with pyarrow's `to_pylist`. The second refuses whatever a column cannot hold exactly; its exceptions say why.
+The first half agrees with pyarrow's `to_pylist`. The second half refuses values that a column cannot hold exactly, and
+its exceptions say why.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ _EPOCH = datetime(1970, 1, 1)
 _UTC = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _EPOCH_DAY = _EPOCH.toordinal()
 _MICROSECOND = timedelta(microseconds=1)
-_NANOSECONDS = 1000  # of a microsecond
+_NANOSECONDS = 1000  # a microsecond
 
 
 def timestamps(unit: int, zone: str | None) -> Callable[[int], datetime]:
-    """Returns what makes times of their distances from 1970, in units of so many nanoseconds."""
+    """Returns a function from the distance from 1970, in units of `unit` nanoseconds, to a time."""
     place = None if zone is None else _zone(zone)
     if unit == 1 and (pandas := _pandas()):
         return lambda distance: pandas.Timestamp(distance, unit="ns", tz=place)
@@ -28,19 +29,19 @@ def timestamps(unit: int, zone: str | None) -> Callable[[int], datetime]:
 
 
 def durations(unit: int) -> Callable[[int], timedelta]:
-    """Returns what makes durations of their lengths, in units of so many nanoseconds."""
+    """Returns a function from a length in units of `unit` nanoseconds to a duration."""
     if unit == 1 and (pandas := _pandas()):
         return lambda length: pandas.Timedelta(length, unit="ns")
     return lambda length: _duration(length, unit)
 
 
 def times(unit: int) -> Callable[[int], time]:
-    """Returns what makes times of day of their distances from midnight, in units of so many nanoseconds."""
+    """Returns a function from the distance from midnight, in units of `unit` nanoseconds, to a time of day."""
     return lambda distance: (_EPOCH + _duration(distance, unit)).time()
 
 
 def from_days(days: int) -> date:
-    """Returns the date so many days after the first of 1970."""
+    """Returns the date `days` days after the first of January 1970."""
     return date.fromordinal(_EPOCH_DAY + days)
 
 
@@ -52,7 +53,7 @@ def _duration(length: int, unit: int) -> timedelta:
 
 
 def _zone(name: str) -> tzinfo:
-    """Returns the zone that Arrow calls so: `+02:00`, or a name of the time zone database."""
+    """Returns the zone of Arrow's name: `+02:00`, or a name of the time zone database."""
     if name in ("UTC", "Z"):
         return timezone.utc
     if name[0] in "+-":
@@ -78,9 +79,12 @@ def _pandas() -> Any:
 
 
 def timestamp(value: Any, unit: int, zoned: bool) -> int | None:
-    """Returns a time's distance from 1970. In a column with a zone a time without one is in UTC; pandas' `NaT` is null."""
+    """Returns the distance of a time from 1970; pandas' `NaT` is null.
+
+    A time without a zone is in UTC if the column has a zone.
+    """
     if not isinstance(value, datetime):
-        raise TypeError("it is no datetime")
+        raise TypeError("it is not a datetime")
     if value != value:
         return None
     if value.tzinfo and not zoned:
@@ -90,27 +94,27 @@ def timestamp(value: Any, unit: int, zoned: bool) -> int | None:
 
 
 def duration(value: Any, unit: int) -> int | None:
-    """Returns a duration's length; pandas' `NaT` is null."""
+    """Returns the length of a duration; pandas' `NaT` is null."""
     if value != value:
         return None
     if not isinstance(value, timedelta):
-        raise TypeError("it is no timedelta")
+        raise TypeError("it is not a timedelta")
     return _units(value // _MICROSECOND * _NANOSECONDS + getattr(value, "nanoseconds", 0), unit)
 
 
 def time_of_day(value: Any, unit: int) -> int:
-    """Returns a time's distance from midnight."""
+    """Returns the distance of a time from midnight."""
     if not isinstance(value, time):
-        raise TypeError("it is no time")
+        raise TypeError("it is not a time")
     if value.tzinfo:
         raise ValueError("it has a time zone, and the column has none")
     return _units((datetime.combine(_EPOCH, value) - _EPOCH) // _MICROSECOND * _NANOSECONDS, unit)
 
 
 def days(value: Any) -> int:
-    """Returns a date's distance from the first of 1970."""
+    """Returns the days of a date from the first of January 1970."""
     if not isinstance(value, date) or isinstance(value, datetime):
-        raise TypeError("it is no date")
+        raise TypeError("it is not a date")
     return value.toordinal() - _EPOCH_DAY
 
 
@@ -122,12 +126,12 @@ def _units(nanoseconds: int, unit: int) -> int:
 
 
 def unscaled(value: Any, precision: int, scale: int) -> str:
-    """Returns the digits of a decimal, without the point that a column of this precision and scale has behind them."""
+    """Returns the digits of a decimal as a whole number of units of the column's scale."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise TypeError("it is neither a Decimal nor an int")
     number = Decimal(value)
     if not number.is_finite():
-        raise ValueError("it is no number")
+        raise ValueError("it is not a number")
     sign, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)
     text = "".join(map(str, digits)).lstrip("0") or "0"

@@ -1,48 +1,48 @@
-"""What Cenote raises: one class for each kind of error, each saying what the caller should do.
+"""The exceptions of Cenote: one class for each kind of error, by what the caller should do.
 
-All derive from `Error`, and from the built-in exception that Python programmers expect in its place.
+All derive from `Error`, and some also from the built-in exception that Python programmers expect.
 """
 
 
 class Error(Exception):
-    """Anything that Cenote raises."""
+    """The base of all exceptions of Cenote."""
 
 
 class NotFoundError(Error, LookupError):
-    """What was named is not there: name something else, or make it."""
+    """The named thing does not exist: check the name, or create it."""
 
 
 class AlreadyExistsError(Error):
-    """It is there already: use it, or choose another name."""
+    """The named thing exists already: use it, or choose another name."""
 
 
 class InvalidInputError(Error, ValueError):
-    """What was given is wrong: the message says what would be right."""
+    """The input is wrong: the message says what would be right."""
 
 
 class ConflictError(Error):
-    """Somebody else changed it meanwhile: read again, and try again."""
+    """Another writer changed the same thing: read the newest version, and try again."""
 
 
 class CorruptError(Error):
-    """What is stored cannot be read: restore it."""
+    """Stored data cannot be read: restore it."""
 
 
 class ResourceExhaustedError(Error, MemoryError):
-    """It needs more memory or disk than there is: give more, or ask for less."""
+    """A limit of memory, disk or time was met: raise it, or ask for less."""
 
 
 class UnavailableError(Error, OSError):
-    """Something outside does not answer: try again later."""
+    """Something outside the process did not answer: try again later."""
 
 
 class CancelledError(Error):
-    """It was stopped."""
+    """The work was cancelled."""
 
 
 class UnsupportedError(Error, NotImplementedError):
-    """Cenote does not do this: the message says what does."""
+    """The request is not supported: the message says what is."""
 
 
 class InternalError(Error, RuntimeError):
-    """A mistake in Cenote, or in an operator: please report it."""
+    """A bug in Cenote, or in an operator: please report it."""

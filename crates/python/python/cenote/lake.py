@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from cenote.loader import Loader
 
 Device = Literal["cpu", "auto", "gpu", "software"]
-"""Where models and kernels run."""
+"""The device for models and kernels."""
 
 Key = Any
 """A key: one value, or a tuple of values for a key of several columns."""
 
 
 class Written(TypedDict):
-    """What a write did."""
+    """The outcome of a write: its version, and how many rows it inserted, updated and deleted."""
 
     version: int
     inserted: int
@@ -45,20 +45,28 @@ def open(
     cache: str | None = None,
     device: Device = "cpu",
 ) -> Lake:
-    """Opens the lake at `location`, a directory or a URI such as `s3://bucket/lake`.
+    """Opens a lake.
 
-    `create` makes it when there is none. `memory` is the budget, such as `"2 GiB"` (default: a quarter of the machine's, at most
-    4 GiB); `cpus` are the cores for operators (default: all); `cache` is what may be kept of a remote lake on the local disk, such as
-    `"20 GiB"` (default: 4 GiB; `"0"`: nothing). `device` is where models run, operators that a GPU can do a part of, and
-    where the partitions of vector indexes are learned: `"gpu"`; or `"auto"`, where they end first; or `"software"`, which tries out Mesa's software Vulkan. Operators that were declared with `cenote.operator` before can be
-    used in recipes and SQL.
+    Recipes and SQL can use the operators that were declared with `cenote.operator` before.
+
+    Args:
+        location: A directory, or a URI such as `s3://bucket/lake`.
+        create: Whether to create the lake if it does not exist.
+        memory: The memory budget, such as `"2 GiB"` (default: a quarter of the machine's memory, at most 4 GiB).
+        cpus: The cores for operators (default: all).
+        seed: The seed of everything random.
+        cache: The local disk cache of a remote lake, such as `"20 GiB"` (default: 4 GiB; `"0"` caches nothing).
+        device: The device for models, for kernels of operators, and for learning the partitions of vector indexes:
+            `"cpu"`, `"gpu"`, `"auto"` for whichever is expected to finish first, or `"software"` to try out Mesa's
+            software Vulkan.
+
+    Raises:
+        NotFoundError: `location` is not a lake, and `create` is false.
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
     >>> lake.tables()
     []
-
-    Raises `NotFoundError` when there is no lake.
     """
     place = os.fspath(location)
     if create:
@@ -70,9 +78,9 @@ def open(
 
 
 class Lake:
-    """An open lake: tables in one place, with SQL, search, recipes and operators over them. Safe to share between threads.
+    """An open lake: tables, with SQL, search, recipes and operators over them. Threads can share it.
 
-    In a child process made by `fork` it opens itself again when it is first used.
+    In a child process made by `fork`, the lake opens itself again when it is first used.
     """
 
     def __init__(
@@ -100,11 +108,11 @@ class Lake:
 
     @property
     def location(self) -> str:
-        """Where the lake is."""
+        """The lake's directory or URI."""
         return self._location
 
     def close(self) -> None:
-        """Lets other processes write at once. What was opened from this lake can be used on, the lake itself not."""
+        """Closes the lake, and lets other processes write at once. Tables and loaders from this lake stay usable."""
         if self._inner is not None:
             self._inner.release()
             self._inner = None
@@ -116,7 +124,7 @@ class Lake:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Spawned workers get the place, and open it themselves.
+        # Spawned workers receive the location, and open the lake themselves.
         return _reopen, (self._location, *self._options)
 
     def __repr__(self) -> str:
@@ -134,25 +142,38 @@ class Lake:
         primary_key: str | Sequence[str],
         properties: Mapping[str, str] | None = None,
     ) -> Table:
-        """Makes a table of `schema`: a dict from column to type (see `cenote.types`), or anything with `__arrow_c_schema__`.
+        """Creates a table.
+
+        Args:
+            name: The table's name.
+            schema: A dict from column to type (see `cenote.types`), or anything with `__arrow_c_schema__`.
+            primary_key: The column of the key, or several.
+            properties: The table's settings.
+
+        Raises:
+            AlreadyExistsError: The name is in use.
+            InvalidInputError: The name, a type or the key is not possible.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
-        >>> lake.create_table("photos", {"id": str, "picture": cenote.Image, "embedding": cenote.vector(4)}, primary_key="id")
+        >>> schema = {"id": str, "picture": cenote.Image, "embedding": cenote.vector(4)}
+        >>> lake.create_table("photos", schema, primary_key="id")
         <cenote.Table photos>
-
-        Raises `AlreadyExistsError`, or `InvalidInputError` for a name, type or key that cannot be.
         """
         key = [primary_key] if isinstance(primary_key, str) else list(primary_key)
         native = self._native_lake().create_table(name, to_schema(schema), key, dict(properties or {}))
         return Table(self, name, native)
 
     def table(self, name: str) -> Table:
-        """The table called `name`; `lake[name]` is the same. Raises `NotFoundError`."""
+        """Returns the table called `name`, like `lake[name]`.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
         return Table(self, name, self._native_lake().table(name))
 
     def tables(self) -> list[str]:
-        """The names of all tables, sorted."""
+        """Lists the names of all tables, sorted."""
         return self._native_lake().tables()
 
     def drop_table(self, name: str) -> None:
@@ -160,19 +181,21 @@ class Lake:
         self._native_lake().drop_table(name)
 
     def sql(self, query: str, *parameters: Any) -> Result:
-        """Answers a SQL query over the tables; `$1` in it stands for the first of `parameters`, and so on.
+        """Runs a SQL query over the tables.
+
+        Args:
+            query: The query, in which `$1` stands for the first of `parameters`, and so on.
+            *parameters: Each is `None`, a bool, a number, a str, bytes, a `datetime` or a vector.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
         >>> lake.sql("SELECT $1 || '!' AS shout, $2 * 2 AS double", "it's", 21).to_pylist()
         [{'shout': "it's!", 'double': 42}]
-
-        A parameter is `None`, a bool, a number, a text, bytes, a `datetime` or a vector.
         """
         return Result(self._native_lake().sql(query, list(parameters)))
 
     async def sql_async(self, query: str, *parameters: Any) -> Rows:
-        """`sql` for asyncio: reads the whole answer beside the event loop."""
+        """Runs `sql` for asyncio, and reads the whole answer beside the event loop."""
 
         def answer() -> Rows:
             return Rows(self.sql(query, *parameters)._native)  # pyright: ignore[reportPrivateUsage]
@@ -180,25 +203,37 @@ class Lake:
         return await in_thread(answer)
 
     def ingest(self, table: str, *paths: str | os.PathLike[str]) -> dict[str, Any]:
-        """Puts files, and the files under directories, into a table, one row each, keyed by path. Unchanged files are passed over.
+        """Writes files, and the files under directories, to a table, one row each, keyed by path.
 
-        What it did: `files`, `inserted`, `updated`, `unchanged`, and `skipped` with reasons.
+        The table is created if it does not exist. Unchanged files are passed over.
+
+        Returns:
+            A dict with the counts `files`, `inserted`, `updated` and `unchanged`, and `skipped`, a list of files that
+            could not be read with the reasons.
         """
         return self._native_lake().ingest(table, [os.fspath(path) for path in paths])
 
     def run(
         self, recipe: str | os.PathLike[str], *, dry_run: int | None = None, retry_errors: bool = False
     ) -> list[dict[str, Any]]:
-        """Runs a recipe, given as the path of a YAML file or as YAML: does what is not done yet. A report for each step.
+        """Runs a recipe: processes the rows that are stale.
 
-        `dry_run` processes at most so many rows a step and writes nothing; `retry_errors` tries rows again that failed. Ctrl-C stops
-        at the last commit, and the next run goes on from there.
+        Ctrl-C stops the run at its last commit, and the next run resumes there.
+
+        Args:
+            recipe: The path of a YAML file, or YAML text.
+            dry_run: If given, processes at most this many rows of each step, and writes nothing.
+            retry_errors: Whether to retry rows that failed before.
+
+        Returns:
+            A report for each step.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
         >>> notes = lake.create_table("notes", {"id": int, "note": str}, primary_key="id")
         >>> _ = notes.upsert([{"id": 1, "note": "two words"}])
-        >>> lake.run("{ name: words, steps: [ { table: notes, operator: count_words, input: note } ] }")[0]["rows_processed"]
+        >>> recipe = "{ name: words, steps: [ { table: notes, operator: count_words, input: note } ] }"
+        >>> lake.run(recipe)[0]["rows_processed"]
         1
         """
         if isinstance(recipe, str) and ("\n" in recipe or recipe.lstrip().startswith("{")):
@@ -209,23 +244,23 @@ class Lake:
         return self._native_lake().run(text, origin, dry_run, retry_errors)
 
     async def run_async(self, recipe: str | os.PathLike[str], **options: Any) -> list[dict[str, Any]]:
-        """`run` for asyncio."""
+        """Runs `run` for asyncio, beside the event loop."""
         return await in_thread(self.run, recipe, **options)
 
     def errors(self, table: str) -> Rows:
-        """The rows of `table` that could not be processed, with step, operator, reason and time."""
+        """Returns the rows of `table` that could not be processed, with step, operator, reason and time."""
         return Rows(self._native_lake().errors(table))
 
     def status(self) -> list[dict[str, Any]]:
-        """Rows, versions, bytes on disk, errors and indexes of each table."""
+        """Returns the rows, versions, bytes on disk, errors and indexes of each table."""
         return self._native_lake().status()
 
     def operators(self) -> dict[str, str]:
-        """What recipes and SQL can name: each operator with one line about it."""
+        """Returns the operators that recipes and SQL can name, each with one line about it."""
         return dict(self._native_lake().operators())
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """The models in memory: for each, the `provider` that really runs it, and how many `sessions` are open."""
+        """Returns the models in memory: for each, the `provider` that runs it, and how many `sessions` are open."""
         loaded = self._native_lake().models()
         return {name: {"provider": provider, "sessions": sessions} for name, provider, sessions in loaded}
 
@@ -237,7 +272,7 @@ def _reopen(
 
 
 def _keys(keys: Iterable[Key]) -> list[list[Any]]:
-    return [list(key) if isinstance(key, tuple) else [key] for key in keys]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return [list(key) if isinstance(key, tuple) else [key] for key in keys]  # pyright: ignore
 
 
 def _is_arrow(data: Any) -> bool:
@@ -245,7 +280,11 @@ def _is_arrow(data: Any) -> bool:
 
 
 class Table:
-    """A table with a primary key. Each write is one version, durable and visible to all when the call returns."""
+    """A table with a primary key.
+
+    Each write is one version, durable and visible to every reader when the call returns. Where a method takes a
+    `version`, it is a number, `"tag:NAME"`, or `None` for the newest.
+    """
 
     def __init__(self, lake: Lake, name: str, native: _native.Table) -> None:
         self._lake = lake
@@ -275,7 +314,7 @@ class Table:
 
     @property
     def lake(self) -> Lake:
-        """The lake that it is in."""
+        """The table's lake."""
         return self._lake
 
     @property
@@ -290,19 +329,24 @@ class Table:
 
     @property
     def version(self) -> int:
-        """The newest version: every write makes the next one."""
+        """The newest version. Every write makes the next one."""
         return self._native_table().version()
 
     def count(self, where: str | None = None, *, version: int | str | None = None) -> int:
-        """How many rows there are, or satisfy `where`."""
+        """Counts all rows, or those that satisfy the SQL predicate `where`."""
         return self._native_table().count(where, _version(version))
 
     def upsert(self, data: Any) -> Written:
-        """Inserts rows, and replaces whole those whose key is there.
+        """Inserts rows, and replaces whole those whose key exists.
 
-        `data` is Arrow data (a table, data frame, record batch or reader of pyarrow, pandas, Polars, DuckDB …), a dict of columns, or
-        a list of dicts: one version, whole or not there, whatever its size. A column that it lacks becomes null. Any other iterable
-        is written item by item, a version each, and the report adds them up.
+        Args:
+            data: Arrow data (a table, data frame, record batch or reader of pyarrow, pandas, Polars, DuckDB …), a dict
+                of columns, or a list of dicts, which becomes one version whatever its size. A column that it lacks
+                becomes null. Any other iterable is written item by item, a version each, and the report adds them up.
+
+        Raises:
+            InvalidInputError: A column is unknown, a type does not fit, or a key was given twice. Nothing of that
+                version is written.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -311,14 +355,12 @@ class Table:
         2
         >>> photos.upsert(({"id": [key]} for key in "bcd"))["updated"]
         1
-
-        Raises `InvalidInputError` for an unknown column, a type that does not fit or a key given twice; nothing of that version is
-        written.
         """
         if _is_arrow(data) or isinstance(data, (Mapping, list)):
             return self._native_table().upsert(self._rows(data))
         if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-            raise InvalidInputError(f"rows are Arrow data, a dict of columns or a list of dicts, found {type(data).__name__}")
+            found = type(data).__name__
+            raise InvalidInputError(f"rows must be Arrow data, a dict of columns or a list of dicts, found {found}")
         total = Written(version=0, inserted=0, updated=0, deleted=0)
         for item in data:  # pyright: ignore[reportUnknownVariableType]
             written = self._native_table().upsert(self._rows(item))
@@ -328,36 +370,43 @@ class Table:
         return total
 
     async def upsert_async(self, data: Any) -> Written:
-        """`upsert` for asyncio."""
+        """Runs `upsert` for asyncio, beside the event loop."""
         return await in_thread(self.upsert, data)
 
     def update(self, data: Any) -> Written:
-        """Sets the columns that `data` has beside the key, for the keys that are there. Media columns change by `upsert`."""
+        """Sets the columns that `data` has beside the key, in the rows whose key exists.
+
+        Other keys are passed over. Media columns change by `upsert` only.
+        """
         return self._native_table().update(self._rows(data))
 
     def _rows(self, data: Any) -> Any:
-        """`data` as something that speaks Arrow."""
+        """Turns `data` into Arrow data."""
         if isinstance(data, Mapping) and not _is_arrow(data):  # pyright: ignore[reportUnknownArgumentType]
             columns: list[tuple[str, Any]] = [(str(name), values) for name, values in data.items()]  # pyright: ignore
             for name, values in columns:
                 if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-                    raise InvalidInputError(f"column `{name}` is a list of values, found {type(values).__name__}")
+                    raise InvalidInputError(f"column `{name}` must be a list of values, found {type(values).__name__}")
             return self._native_table().build(columns)
         if isinstance(data, list):
             rows: list[Any] = data  # pyright: ignore[reportUnknownVariableType]
             names: dict[str, None] = {}
             for at, row in enumerate(rows):
                 if not isinstance(row, Mapping):
-                    raise InvalidInputError(f"rows are dicts, and row {at} is a {type(row).__name__}")
+                    raise InvalidInputError(f"rows must be dicts, and row {at} is a {type(row).__name__}")
                 if not row:
-                    raise InvalidInputError(f"row {at} is an empty dict: a row has the columns of the key at least")
+                    raise InvalidInputError(f"row {at} is an empty dict: a row needs the columns of the key at least")
                 names.update(dict.fromkeys(row))  # pyright: ignore[reportUnknownArgumentType]
             return self._native_table().build([(name, [row.get(name) for row in rows]) for name in names])
         return data
 
     def delete(self, keys: Any = None, *, where: str | None = None) -> Written:
-        """Deletes rows by key, or those that satisfy `where`. Keys are a list of values (of tuples, for a key of several columns), or
-        Arrow data with the key's columns; one that is absent is passed over.
+        """Deletes rows by key, or those that satisfy a predicate.
+
+        Args:
+            keys: A list of values (of tuples, for a key of several columns), or Arrow data with the key's columns. A
+                key that is absent is passed over.
+            where: A SQL predicate, instead of keys.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -373,13 +422,13 @@ class Table:
         if _is_arrow(keys):
             return self._native_table().delete_rows(keys)
         if isinstance(keys, (str, bytes)):
-            raise InvalidInputError(f"keys are a list: write [{keys!r}]")
+            raise InvalidInputError(f"keys must be a list: write [{keys!r}]")
         return self._native_table().delete_keys(_keys(keys))
 
     def get(
         self, key: Key, *, columns: Sequence[str] | None = None, version: int | str | None = None
     ) -> dict[str, Any] | None:
-        """The row with this key, or `None`.
+        """Returns the row with this key, or `None`.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -396,7 +445,7 @@ class Table:
     def get_many(
         self, keys: Iterable[Key], *, columns: Sequence[str] | None = None, version: int | str | None = None
     ) -> Rows:
-        """The rows with these keys, in no promised order; an absent key gives none."""
+        """Returns the rows with these keys, in no promised order. A key that is absent has no row."""
         wanted = None if columns is None else list(columns)
         return Rows(self._native_table().get_keys(_keys(keys), wanted, _version(version)))
 
@@ -409,25 +458,33 @@ class Table:
         version: int | str | None = None,
         batch_rows: int | None = None,
     ) -> Result:
-        """Rows as they come, in no promised order. Media is read only when its column is named, or no columns are."""
+        """Streams rows, in no promised order.
+
+        Args:
+            columns: The columns to read (default: all). Media is only read if its column is among them.
+            where: Only rows that satisfy this SQL predicate.
+            limit: At most this many rows.
+            version: A number, `"tag:NAME"`, or `None` for the newest.
+            batch_rows: At most this many rows a batch.
+        """
         wanted = None if columns is None else list(columns)
         limit, batch_rows = _count("limit", limit), _count("batch_rows", batch_rows)
         return Result(self._native_table().scan(wanted, where, limit, _version(version), batch_rows))
 
     def read(self, columns: Sequence[str] | None = None, where: str | None = None, **options: Any) -> Rows:
-        """`scan`, read into memory."""
+        """Reads what `scan` streams into memory."""
         return Rows(self.scan(columns, where, **options)._native)  # pyright: ignore[reportPrivateUsage]
 
     def to_arrow(self, columns: Sequence[str] | None = None, where: str | None = None, **options: Any) -> Any:
-        """Rows as a pyarrow table."""
+        """Reads what `scan` streams as a pyarrow table."""
         return self.scan(columns, where, **options).to_arrow()
 
     def to_pandas(self, columns: Sequence[str] | None = None, where: str | None = None, **options: Any) -> Any:
-        """Rows as a pandas data frame."""
+        """Reads what `scan` streams as a pandas data frame."""
         return self.scan(columns, where, **options).to_pandas()
 
     def to_polars(self, columns: Sequence[str] | None = None, where: str | None = None, **options: Any) -> Any:
-        """Rows as a Polars data frame."""
+        """Reads what `scan` streams as a Polars data frame."""
         return self.scan(columns, where, **options).to_polars()
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -436,7 +493,13 @@ class Table:
     def index(
         self, column: str, *, kind: str | None = None, metric: str | None = None, name: str | None = None
     ) -> dict[str, Any]:
-        """Builds an index: `kind` is `vector` (default when a `metric` is given: `l2`, `cosine` or `dot`), `fulltext` or `scalar`.
+        """Builds an index.
+
+        Args:
+            column: The column.
+            kind: `vector` (the default with a `metric`), `fulltext`, or `scalar` (the default without one).
+            metric: The distance of vectors: `l2`, `cosine` or `dot`.
+            name: The index's name (default: made from column and kind).
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -452,7 +515,7 @@ class Table:
         return self._native_table().create_index(column, kind, metric, name)
 
     def indexes(self) -> list[dict[str, Any]]:
-        """The indexes, with how many rows each has not seen yet. Searches find those rows all the same."""
+        """Lists the indexes, each with the number of rows by which it lags. Searches find those rows too."""
         return self._native_table().indexes()
 
     def drop_index(self, name: str) -> None:
@@ -460,7 +523,7 @@ class Table:
         self._native_table().drop_index(name)
 
     def optimize_indexes(self) -> None:
-        """Adds to every index what it has not seen."""
+        """Brings every index up to date with the rows by which it lags."""
         self._native_table().optimize_indexes()
 
     def search(
@@ -474,16 +537,24 @@ class Table:
         k: int = 10,
         columns: Sequence[str] | None = None,
     ) -> Rows:
-        """The best `k` rows: nearest first with `_distance`, or best first with `_score` when words are searched.
+        """Returns the best `k` rows: the nearest first with `_distance`, or the best first with `_score` for words.
 
-        `vector` (any sequence of numbers) and `image` (its bytes, or the path of a file) search a vector column: `column`, or the only
-        one. `text` searches words by the full-text index; without one, or with `column` given, by meaning, as `embed_text` sees
-        it. Words together with a vector, image or `column` give both rankings fused. `where` is applied before the search, so there
-        are always min(k, matching) rows.
+        A `vector` or an `image` searches a vector column. A `text` searches for words in the full-text index; without
+        such an index it searches by meaning, through the vector column, and with `column` given by both. Two rankings
+        are fused.
 
-        The full-text index reads `text` as a query: `"a phrase"`, `colour~1` (a word in which so many letters differ; `~` alone: as
-        many as fit its length), `AND`, `OR`, `NOT`, `+must`, `-mustnot` and parentheses; a backslash takes a character as it is.
-        Words alone find rows with one of them.
+        The full-text index finds rows with one of the words. It also understands `"a phrase"`, `colour~1` (a word
+        that differs by at most 1 letter; with `~` alone, by a number of letters that fits its length), `AND`, `OR`,
+        `NOT`, `+must`, `-mustnot` and parentheses; a backslash takes the next character literally.
+
+        Args:
+            text: Words to find.
+            image: A picture to find similar pictures to: its bytes, or the path of a file.
+            vector: Any sequence of numbers.
+            column: The vector column (default: the only one).
+            where: A SQL predicate that is applied before the search, so that there are min(k, matching) rows.
+            k: The number of rows.
+            columns: The columns of the answer (default: all).
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -498,11 +569,11 @@ class Table:
         wanted = None if columns is None else list(columns)
         best = _count("k", k)
         if best is None:
-            raise InvalidInputError("`k` is how many rows are wanted, found None")
+            raise InvalidInputError("`k` must be a number of rows, found None")
         return Rows(self._native_table().search(text, image, vector, column, where, best, wanted))
 
     async def search_async(self, *arguments: Any, **options: Any) -> Rows:
-        """`search` for asyncio."""
+        """Runs `search` for asyncio, beside the event loop."""
         return await in_thread(self.search, *arguments, **options)
 
     def loader(
@@ -513,8 +584,14 @@ class Table:
         version: int | str | None = None,
         **options: Any,
     ) -> Loader:
-        """Training batches of this table's rows at `version` (a number, `"tag:NAME"`, or the newest). `options` are those of
-        `cenote.loader`: `batch_size`, `shuffle`, `rank`, `world_size`, `last`, `transform`, `output`, `device` and so on.
+        """Returns a loader of training batches of this table's rows.
+
+        Args:
+            columns: The columns of the batches (default: all).
+            where: Only rows that satisfy this SQL predicate.
+            version: A number, `"tag:NAME"`, or `None` for the newest.
+            **options: Those of `cenote.loader`: `batch_size`, `shuffle`, `rank`, `world_size`, `last`, `transform`,
+                `output`, `device` and so on.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -528,7 +605,7 @@ class Table:
         return loader(Source(self, where=where, version=version), columns=columns, **options)
 
     def changes(self, start: int | None = None) -> Changes:
-        """What happened to rows after version `start` (default: all that is kept), write by write.
+        """Reads the changes of rows after version `start` (default: all that are kept), write by write.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -541,27 +618,27 @@ class Table:
         return Changes(self._native_table().changes(start))
 
     def tag(self, name: str, version: int | None = None) -> int:
-        """Names a version (default: the newest), which is kept until `untag`. That version."""
+        """Tags a version (default: the newest), which is kept until `untag`, and returns it."""
         return self._native_table().tag(name, version)
 
     def untag(self, name: str) -> None:
-        """Forgets a tag."""
+        """Deletes a tag."""
         self._native_table().untag(name)
 
     def tags(self) -> dict[str, int]:
-        """All tags with their versions."""
+        """Returns the tags with their versions."""
         return self._native_table().tags()
 
     def versions(self) -> list[tuple[int, int]]:
-        """The versions that can be read, oldest first, each with its time in microseconds since 1970."""
+        """Lists the versions that can be read, oldest first, each with its time in microseconds since 1970."""
         return self._native_table().versions()
 
     def add_columns(self, schema: Any) -> int:
-        """Adds columns, null in every row; the new version."""
+        """Adds columns, null in every row, and returns the new version."""
         return self._native_table().add_columns(to_schema(schema))
 
     def drop_columns(self, *columns: str) -> int:
-        """Drops columns; the new version."""
+        """Drops columns, and returns the new version."""
         return self._native_table().drop_columns(list(columns))
 
     @property
@@ -570,43 +647,51 @@ class Table:
         return self._native_table().properties()
 
     def set_properties(self, properties: Mapping[str, str | None]) -> int:
-        """Changes settings; `None` removes one. The new version."""
+        """Changes settings, of which `None` removes one, and returns the new version."""
         return self._native_table().set_properties(dict(properties))
 
     def compact(self, *, purge: bool = False) -> None:
-        """Moves recent writes into the Lance base, joins small files, and removes the past beyond retention; with `purge`, all of it that
-        nobody reads."""
+        """Folds recent writes into the base, joins small files, updates indexes, and removes the past beyond retention.
+
+        Args:
+            purge: Whether to remove all of the past and of deleted rows, except what tags, consumers and readers hold.
+        """
         self._native_table().compact(purge)
 
     def fold(self) -> None:
-        """Moves recent writes into the Lance base. It happens by itself."""
+        """Folds recent writes into the base, which otherwise happens by itself."""
         self._native_table().fold()
 
 
 class Changes:
-    """The changes of a table: each item is one write's rows, with the columns `version`, `time`, `operation`, `key`, `before` and
-    `after`. It ends where there is no more yet; iterating again goes on from there, after Ctrl-C or an error too. Threads that share it
-    get each write once."""
+    """The changes of a table.
+
+    Each item is the rows of one write, with the columns `version`, `time`, `operation`, `key`, `before` and `after`.
+    Iteration ends at the newest write; iterating again resumes there, also after Ctrl-C or an error. Threads that share
+    a feed get each write once.
+    """
 
     def __init__(self, native: _native.Changes) -> None:
         self._native = native
 
     @property
     def version(self) -> int:
-        """Up to which version it was read."""
+        """The version up to which the feed was read."""
         return self._native.version()
 
     def __iter__(self) -> Iterator[Rows]:
         return Given(self._native, Rows)
 
     def follow(self, every: float = 0.2) -> AsyncIterator[Rows]:
-        """The changes as they come, without an end; new ones are looked for `every` so many seconds. What a cancelled task did not get
-        comes next."""
+        """Yields changes without an end, and looks for new ones every `every` seconds.
+
+        Changes that a cancelled task did not receive come next.
+        """
         return _Following(self._native, every)
 
 
 class _Following(AsyncIterator[Rows]):
-    """The changes of a table as they come. Unlike a generator, it is not over when a task was cancelled in it."""
+    """An endless iterator over changes. Unlike a generator, it survives the cancellation of a task in it."""
 
     def __init__(self, native: _native.Changes, every: float) -> None:
         self._native = native
@@ -617,18 +702,18 @@ class _Following(AsyncIterator[Rows]):
             if not await in_thread(self._native.ready):
                 await pause(self._every)
             elif (rows := self._native.give(Rows)) is not None:
-                # Nothing is awaited once they are taken.
+                # Nothing is awaited once the rows are taken, so that none is lost.
                 return rows
 
 
 def _count(name: str, value: int | None) -> int | None:
-    """`value`, if it is a number of rows or `None`."""
+    """Returns `value`, if it is a number of rows or `None`."""
     try:
         count = None if value is None else operator.index(value)
     except TypeError:
         count = -1
     if count is not None and not 0 <= count <= sys.maxsize:
-        raise InvalidInputError(f"`{name}` is a whole number from 0 on, found {value!r}")
+        raise InvalidInputError(f"`{name}` must be a whole number from 0 on, found {value!r}")
     return count
 
 

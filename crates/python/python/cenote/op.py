@@ -1,11 +1,11 @@
-"""Transforms that loaders apply in Rust: to media columns, and `pack` to sequences.
+"""Transforms that loaders apply in Rust: to media columns, or, in the case of `pack`, to sequences.
 
 >>> import cenote
 >>> cenote.op.resize(256), cenote.op.center_crop(224)
 (resize(height=256, width=None), center_crop(height=224, width=224))
 
-What crops, resizes and flips come to is cut out of the picture and resampled once. Chance comes from the seed of the loader's
-shuffle, the epoch and the row: a sample looks the same whoever loads it.
+Crops, resizes and flips are composed, and the picture is resampled once. Random numbers come from the seed of the
+loader's shuffle, the epoch and the row, so that a sample looks the same whichever process loads it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Size = int | tuple[int, int]
 
 
 class Transform:
-    """A step from what a table holds to a tensor."""
+    """A step from a value of a table to a tensor."""
 
     def __init__(self, name: str, **options: Any) -> None:
         self.name = name
         self.options = options
 
     def to_dict(self) -> dict[str, Any]:
-        """The step as plain data."""
+        """Returns the step as plain data."""
         return {"name": self.name, **self.options}
 
     def __repr__(self) -> str:
@@ -38,54 +38,74 @@ def _sides(size: Size) -> dict[str, int]:
 
 
 def decode_image() -> Transform:
-    """Reads a picture (JPEG, PNG, GIF, WebP, TIFF, BMP, ICO), upright, as RGB. The first of the transforms."""
+    """Decodes a picture (JPEG, PNG, GIF, WebP, TIFF, BMP, ICO), upright, as RGB. It must be the first transform."""
     return Transform("decode_image")
 
 
 def decode_video(frames: int, every: float | None = None, random: bool = False) -> Transform:
-    """Reads `frames` frames of a video, upright, as RGB: `every` so many seconds, or spread over the whole video. A clip is the middle of its
-    video, or begins anywhere in it if `random`; of a video that is shorter, the last frame comes again. No more is decoded than lies between
-    the keyframe before the first and the last. All frames of a clip are cut, resized and mirrored alike.
+    """Decodes frames of a video, upright, as RGB. It must be the first transform.
 
-    The first of the transforms. Tensors are rows × frames × height × width × 3, and with `normalize` rows × frames × 3 × height × width."""
+    Decoding starts at the keyframe before the first frame, and ends at the last. All frames of a clip are cropped,
+    resized and mirrored alike. Tensors are rows × frames × height × width × 3, and with `normalize` rows × frames × 3 ×
+    height × width.
+
+    Args:
+        frames: The number of frames. A video that is too short for them repeats its last frame.
+        every: The seconds between frames (default: frames are spread over the whole video).
+        random: Whether the clip begins at a random time, instead of being the middle of the video.
+    """
     every_ms = None if every is None else round(every * 1000)
     return Transform("decode_video", frames=frames, every_ms=every_ms, random=random)
 
 
 def resize(size: Size) -> Transform:
-    """To (height, width), or, for one number, so that the shorter side has so many pixels."""
-    return Transform("resize", height=size, width=None) if isinstance(size, int) else Transform("resize", **_sides(size))
+    """Resizes to (height, width), or, given one number, so that the shorter side has that many pixels."""
+    sides = {"height": size, "width": None} if isinstance(size, int) else _sides(size)
+    return Transform("resize", **sides)
 
 
 def center_crop(size: Size) -> Transform:
-    """The middle of the picture; one that is smaller is enlarged to cover it."""
+    """Crops to the middle of the picture. A smaller picture is enlarged to cover the size."""
     return Transform("center_crop", **_sides(size))
 
 
 def random_resized_crop(
     size: Size, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
 ) -> Transform:
-    """A part of random area (as a share, from and to) and proportions (width by height, from and to), resized."""
+    """Crops to a random part, and resizes it.
+
+    Args:
+        size: The size of the result.
+        scale: The least and the largest area of the part, as a share of the picture.
+        ratio: The least and the largest ratio of width to height.
+    """
     return Transform("random_resized_crop", **_sides(size), scale=list(scale), ratio=list(ratio))
 
 
 def random_horizontal_flip(probability: float = 0.5) -> Transform:
-    """Left and right swapped, so likely."""
+    """Mirrors the picture left to right, with a probability."""
     return Transform("random_horizontal_flip", probability=probability)
 
 
-def normalize(
-    mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)
-) -> Transform:
-    """Numbers from 0 to 1, less the mean and divided by the deviation, as `float32` of 3 × height × width; by default those of
-    ImageNet. The last of the transforms; without it tensors are `uint8` of height × width × 3."""
+def normalize(mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)) -> Transform:
+    """Scales to numbers from 0 to 1, subtracts the mean, and divides by the standard deviation (default: ImageNet's).
+
+    It must be the last transform. Tensors are `float32` of 3 × height × width, and without it `uint8` of height × width
+    × 3.
+    """
     return Transform("normalize", mean=list(mean), std=list(std))
 
 
 def pack(length: int, pad: int = 0) -> Transform:
-    """The sequences of a batch, lists of whole numbers such as tokens, one after the other in blocks of `length`, as `int64` of blocks ×
-    length. Of a column `tokens` a second one, `tokens_row`, says which row of the batch each number is of, and -1 where `pad` fills the last
-    block up; from it come masks and positions. Rows stay whole within a batch, so resuming is as exact as without.
+    """Packs the sequences of a batch one after the other into blocks, as `int64` of blocks × `length`.
+
+    Sequences are lists of whole numbers, such as tokens. A column `tokens` gets a companion `tokens_row`, which holds
+    the row of the batch that each number belongs to, and -1 where `pad` fills up the last block; masks and positions
+    can be computed from it. Rows stay whole within a batch, so that a loader resumes exactly.
+
+    Args:
+        length: The numbers of a block.
+        pad: The number that fills up the last block.
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)

@@ -37,37 +37,43 @@ def operator(
     memory: str = "512 MiB",
     timeout: float = 600.0,
 ) -> Callable[[Declared], Declared]:
-    """Declares a function, or a class whose instances are called, as an operator of its name.
+    """Declares a function, or a class whose instances are called, as an operator for lakes that are opened afterwards.
 
-    It is called with one array for each of `inputs` (`str`, `bytes`, `cenote.Image` and other media, `float`, `cenote.vector(n)`), which can
-    be iterated and speaks Arrow, and answers as many values: a list, a numpy array, or an Arrow array of the type `output`. With a
-    dict of outputs it answers a tuple.
+    The function is called with one array for each input, which is iterable and speaks Arrow, and returns one value a
+    row: a list, a numpy array, or an Arrow array of the type `output`. With a dict of outputs it returns a tuple.
 
-    It runs in child processes, as many at once as `cpu` cores, `gpu` shares and `memory` are there for; each has an instance of its
-    own of a class, so a model is loaded once a process. What the function uses goes along with it, by value from a script or a
-    notebook and by name from a module (cloudpickle). A child sees the GPU that it has a share of, and no other; the lake has those that
-    CUDA sees.
+    It runs in child processes, as many at once as `cpu` cores, `gpu` shares and `memory` allow. Each process makes its
+    own instance of a class, so that a model is loaded once a process. Whatever the function uses is sent along (by
+    cloudpickle): by value from a script or a notebook, by name from a module. A child sees only the GPU of its share; a
+    lake offers the GPUs that CUDA sees.
 
-    - `batch`: rows a call at most. `auto` tries more and more for as long as that makes a row quicker, and fewer when memory runs out.
-    - `memory`: what a child may have. One that takes more is killed, as is one whose call takes longer than `timeout` seconds, or whose
-      start takes longer than that and a minute.
+    When a call raises, its rows are retried in halves. The rows that raise become nulls, with the traceback in the
+    error table, as do rows on which a child crashes or is killed, up to 16 a batch; beyond that the run stops.
 
-    Raise `version` whenever the same input may give another output: what was derived by the old one is then derived anew.
-
-    When a call raises, its rows are tried in halves, and the rows that it raises on are nulls with the traceback in the error table. So
-    are rows that a child crashes on or is killed at, up to 16 a batch; beyond that the run stops. Lakes that are opened afterwards know the
-    operator.
+    Args:
+        inputs: The name and type of each input: `str`, `bytes`, `cenote.Image` or other media, `float`, or
+            `cenote.vector(n)`.
+        output: The type of the output, or a dict from the name to the type of each output.
+        version: Raise it whenever the same input may give another output, so that derived values become stale.
+        name: The operator's name (default: the function's).
+        batch: The most rows a call. `auto` doubles them while that makes a row faster, and halves them when memory runs
+            out.
+        cpu: The cores of a child.
+        gpu: The share of one GPU of a child, from 0 to 1.
+        memory: The memory of a child, which is killed if it takes more.
+        timeout: The most seconds of a call. A child that takes longer is killed, as is one that takes longer than both
+            this and a minute to start.
     """
     if batch != "auto" and batch < 1:
-        raise InvalidInputError(f'batch is 1 or more rows, or "auto", found {batch!r}')
+        raise InvalidInputError(f'batch must be 1 or more rows, or "auto", found {batch!r}')
 
     def declare(what: Declared) -> Declared:
         import inspect
 
         wanted = name or getattr(what, "__name__", "")
         if not wanted.isidentifier():
-            raise InvalidInputError(f"an operator has a name such as count_words, found {wanted!r}: give one with `name`")
-        outputs: Mapping[str, Any] = output if isinstance(output, Mapping) else {wanted: output}  # pyright: ignore[reportUnknownVariableType]
+            raise InvalidInputError(f"an operator needs a name such as count_words, found {wanted!r}: give a `name`")
+        outputs: Mapping[str, Any] = output if isinstance(output, Mapping) else {wanted: output}  # pyright: ignore
         ports = [(port, _port(kind)) for port, kind in inputs.items()]
         summary = (inspect.getdoc(what) or f"{wanted}, in Python").splitlines()[0]
 
@@ -82,14 +88,14 @@ def operator(
 
 
 class _Limits:
-    """What one child holds."""
+    """The resources of one child, and its time limit."""
 
     def __init__(self, cpu: float, gpu: float, memory: str, timeout: float) -> None:
         self.cpu, self.gpu, self.memory, self.timeout = cpu, gpu, memory, timeout
 
 
 class _Launch:
-    """How a child is started, and what it is called with first."""
+    """The program and arguments of a child, and the bytes that it receives first."""
 
     def __init__(self, what: Callable[..., Any], outputs: Mapping[str, Any], batch: int | str) -> None:
         import cloudpickle
@@ -102,5 +108,5 @@ class _Launch:
 def _port(kind: Any) -> str:
     known = type_name(kind)
     if not isinstance(known, str):
-        raise InvalidInputError(f"an operator takes media, bytes, texts, vectors or numbers, found {kind!r}")
+        raise InvalidInputError(f"an input must be media, bytes, text, a vector or a number, found {kind!r}")
     return "number" if known.startswith(("int", "uint", "float")) else known

@@ -1,4 +1,4 @@
-"""Rows: what tables, searches and SQL answer."""
+"""Rows, which tables, searches and SQL return."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 20
 
 
 class Rows:
-    """Rows in memory. Anything that speaks Arrow's PyCapsule interface reads them without a copy.
+    """Rows in memory, which any library with Arrow's PyCapsule interface reads without a copy.
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -51,29 +51,29 @@ class Rows:
         return self._native.__arrow_c_schema__()
 
     def __getitem__(self, column: str) -> _native.Column:
-        """One column, with `__arrow_c_array__`."""
+        """Returns one column, with `__arrow_c_array__`."""
         return self._native.column(column)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The rows as Python values, a dict each: for looking at, not for data of any size."""
+        """Iterates over the rows as dicts of Python values: for inspection, not for large data."""
         return iter(self._native.to_pylist())
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        """The rows as Python values, a dict each: the same as those of pyarrow's `to_pylist`."""
+        """Returns the rows as dicts of Python values, equal to those of pyarrow's `to_pylist`."""
         return self._native.to_pylist()
 
     def to_arrow(self) -> Any:
-        """The rows as a pyarrow table, without a copy."""
+        """Returns the rows as a pyarrow table, without a copy."""
         import pyarrow
 
         return pyarrow.table(self)
 
     def to_pandas(self, **options: Any) -> pandas.DataFrame:
-        """The rows as a pandas data frame; `options` are those of `pyarrow.Table.to_pandas`."""
+        """Returns the rows as a pandas data frame; `options` are those of `pyarrow.Table.to_pandas`."""
         return self.to_arrow().to_pandas(**options)
 
     def to_polars(self) -> polars.DataFrame:
-        """The rows as a Polars data frame, without a copy where Polars has the same layout."""
+        """Returns the rows as a Polars data frame, without a copy where Polars has the same layout."""
         import polars
 
         return polars.DataFrame(self)
@@ -98,7 +98,7 @@ Made = TypeVar("Made")
 
 
 class Given(Iterator[Made]):
-    """What a native source gives, made into what Python sees. Unlike a generator, it is not over when something was raised in it."""
+    """An iterator over a native source, whose items `make` wraps. Unlike a generator, it survives an exception."""
 
     def __init__(self, source: _native.Source, make: Callable[[Any], Made]) -> None:
         self._source = source
@@ -117,7 +117,7 @@ _PICTURE_BYTES_MAX = 1 << 20
 
 
 def _cell(value: Any) -> str:
-    """A value as HTML; a picture is shown."""
+    """Returns a value as HTML, which shows a picture."""
     if isinstance(value, bytes):
         kind = next((kind for magic, kind in _PICTURES.items() if value.startswith(magic)), None)
         if kind and len(value) <= _PICTURE_BYTES_MAX:
@@ -133,9 +133,9 @@ def _cell(value: Any) -> str:
 
 
 class Result(Rows):
-    """Rows as they come: read once by whoever speaks Arrow's stream interface, or kept when anything else is asked of it.
+    """A stream of rows. Arrow's stream interface reads it once; every other method first reads all rows into memory.
 
-    Batches are read ahead by a few at most, so a result may be larger than memory:
+    Only a few batches are read ahead, so that a result may be larger than memory:
 
     >>> import cenote, tempfile
     >>> lake = cenote.open(tempfile.mkdtemp(), create=True)
@@ -182,8 +182,10 @@ class Result(Rows):
         return polars.DataFrame(Rows(self._native))
 
     def batches(self) -> Iterator[Rows]:
-        """The rows, some thousands at a time. Ctrl-C and errors lose none of them: reading on gives the batch that comes next, or
-        the same error."""
+        """Iterates over the rows, some thousands at a time.
+
+        Ctrl-C and errors lose no rows: reading on gives the next batch, or the same error.
+        """
         if self._read is not None:
             return iter([Rows(self._read)])
         self._stream.check_left()

@@ -1,11 +1,12 @@
-"""Adapters for PyTorch: whole batches come out of them, so a `DataLoader` around them has `batch_size=None`.
+"""Adapters for PyTorch. They yield whole batches, so a `DataLoader` around them has `batch_size=None`.
 
     from torch.utils.data import DataLoader
     dataset = cenote.torch.IterableDataset(photos.loader(batch_size=256, shuffle=True, output="torch"))
     for batch in DataLoader(dataset, batch_size=None):
         ...
 
-No workers are needed: the loader has threads. With workers (forked or spawned) each takes its share of the batches.
+Workers are not needed, because the loader has threads. With workers, forked or spawned, each takes its share of the
+batches.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cenote.loader import Batch, Loader
 
 
 _SHARED_NUMBERS_MIN = 64 << 10
-"""Fewer cost less to send through the pipe from a worker than to share."""
+"""The least numbers of a tensor that a worker shares: fewer are cheaper to send through the pipe."""
 
 
 def _reduce_tensor(tensor: _native.Tensor) -> tuple[Any, ...]:
@@ -38,12 +39,12 @@ def _shared_tensor(shared: torch.Tensor, dtype: str, valid: list[bool] | None) -
     return _native.unpickle_tensor(shared.numpy().tobytes(), list(shared.shape), dtype, valid)
 
 
-# Columns are sent as tensors of their bytes: media of a batch would be copied time and again on their way through the pipe.
+# Columns are sent as tensors of their bytes: a pipe would copy the media of a batch several times.
 ForkingPickler.register(_native.Tensor, _reduce_tensor)
 
 
 class _Epochs:
-    """What both datasets have: a loader, and where each iteration of a `DataLoader` starts."""
+    """The base of both datasets: a loader, and the state at which each iteration of a `DataLoader` starts."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -51,7 +52,7 @@ class _Epochs:
         self._iterations = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of an epoch: for `num_workers=0`, and for the next iteration of a `DataLoader` with workers."""
+        """Goes to the start of an epoch, also for the next iteration of a `DataLoader` with workers."""
         self.loader.set_epoch(epoch)
         self._announce()
 
@@ -59,7 +60,7 @@ class _Epochs:
         self._notes.announce(self.loader._moves, self.loader.state_dict())
 
     def _start(self, mine: Loader, info: Any, resumed: bool = False) -> None:
-        """Goes to the start of this iteration with the loader of this worker; one that was resumed stays where it is."""
+        """Moves the loader of this worker to the start of this iteration, unless it was resumed."""
 
         def decide(parent: State, before: State | None) -> State:
             if not resumed:
@@ -69,11 +70,11 @@ class _Epochs:
                 elif parent["unread"]:
                     mine._begin()
                 else:
-                    # It may stand in the middle of its epoch.
+                    # The parent may be in the middle of its epoch.
                     return parent
             return {**mine.state_dict(), "consumed": 0, "batches": 0, "worker": 0, "workers": 1}
 
-        # Workers that stay have one seed for all iterations, and others begin one.
+        # Persistent workers have one seed for all iterations; others have a new one for each.
         iteration = f"{info.seed - info.id} {self._iterations}"
         self._iterations += 1
         state = self._notes.start(iteration, self.loader._moves, json.loads(self.loader._where()), decide)
@@ -82,10 +83,11 @@ class _Epochs:
 
 
 class IterableDataset(_Epochs, torch.utils.data.IterableDataset[Batch]):
-    """The batches of a loader. Its state is kept by torchdata's `StatefulDataLoader`.
+    """The batches of a loader, whose state torchdata's `StatefulDataLoader` saves.
 
-    Each iteration of a `DataLoader` is the next epoch. With workers that is a whole one, also after one that was left in its middle,
-    because what its workers had made ahead is gone with them; a `StatefulDataLoader` goes on there.
+    Each iteration of a `DataLoader` is the next epoch. With workers it is always a whole epoch, even after one that was
+    left in the middle, because batches that workers had made ahead are lost with them; a `StatefulDataLoader` resumes
+    in the middle.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -113,11 +115,11 @@ class IterableDataset(_Epochs, torch.utils.data.IterableDataset[Batch]):
         return len(self.loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process's loader stands."""
+        """Returns the state of this process's loader."""
         return self._here().state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where `state` says."""
+        """Moves the loader to `state`."""
         self._here().load_state_dict(state)
         self._resumed = torch.utils.data.get_worker_info() is not None
         if not self._resumed:
@@ -125,17 +127,19 @@ class IterableDataset(_Epochs, torch.utils.data.IterableDataset[Batch]):
 
 
 class Dataset(_Epochs, torch.utils.data.Dataset[Any]):
-    """The rows of a loader by number, for samplers of one's own. Fetches of a whole batch at once (`__getitems__`) are one read.
+    """The rows of a loader by number, for custom samplers. A whole batch (`__getitems__`) is one read.
 
-    Chance in transforms is that of an epoch: workers that a `DataLoader` makes anew for each iteration count them; without workers, and
-    for those that stay, `set_epoch` says which it is, as it does to samplers.
+    Random transforms depend on the epoch. Workers that a `DataLoader` makes for each iteration count epochs; without
+    workers, and with persistent ones, `set_epoch` sets the epoch, as it does for samplers.
 
-    Raises `InvalidInputError` for a loader that packs sequences: blocks are no rows.
+    Raises:
+        InvalidInputError: The loader packs sequences, whose blocks are not rows.
     """
 
     def __init__(self, loader: Loader) -> None:
         if loader.packed:
-            raise InvalidInputError(f"the loader packs {', '.join(loader.packed)}, and blocks are no rows: iterate over it")
+            packed = ", ".join(loader.packed)
+            raise InvalidInputError(f"the loader packs {packed}, and blocks are not rows: iterate over it")
         super().__init__(loader)
 
     def __len__(self) -> int:

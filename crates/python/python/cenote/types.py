@@ -1,4 +1,4 @@
-"""Types of columns.
+"""Column types.
 
 A schema is a dict from column to type. A type is one of these, a Python type, a type of pyarrow, or a name:
 
@@ -17,7 +17,7 @@ from cenote.errors import InvalidInputError
 
 
 class Type(NamedTuple):
-    """A type of a column, by its name in schemas and, for media, by what it holds."""
+    """A column type: its name in schemas and, for media, the kind of media."""
 
     name: str
     media: str | None = None
@@ -33,17 +33,17 @@ Video = Type("media", "video")
 Audio = Type("media", "audio")
 """Encoded sound."""
 Media = Type("media", "media")
-"""Bytes that are kept apart from the other columns, and read only when the column is named."""
+"""Bytes that are stored apart from other columns, and only read when the column is named."""
 
 
 def vector(dimensions: int) -> Type:
-    """A vector of so many 32-bit floats.
+    """Returns the type of vectors of `dimensions` 32-bit floats.
 
     >>> vector(512)
     cenote.Type('vector:512')
     """
     if dimensions < 1:
-        raise InvalidInputError(f"a vector has 1 number or more, found {dimensions}")
+        raise InvalidInputError(f"a vector must have 1 number or more, found {dimensions}")
     return Type(f"vector:{dimensions}")
 
 
@@ -59,7 +59,7 @@ _PYTHON: dict[type, str] = {
 
 
 def type_name(kind: Any) -> Any:
-    """The name of a type as the native part takes it; what has `__arrow_c_schema__` is handed through."""
+    """Returns the native name of a type; a type with `__arrow_c_schema__` is returned as it is."""
     if isinstance(kind, Type):
         return kind.name
     if isinstance(kind, type) and kind in _PYTHON:
@@ -68,7 +68,7 @@ def type_name(kind: Any) -> Any:
 
 
 def to_schema(schema: Any) -> Any:
-    """`schema` as something with `__arrow_c_schema__`."""
+    """Returns `schema` as an object with `__arrow_c_schema__`."""
     if isinstance(schema, Mapping):
         return _native.schema([(str(name), type_name(kind)) for name, kind in schema.items()])
     return schema

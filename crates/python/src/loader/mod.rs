@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::Field;
-use cenote_loader::{
+use cenote_runtime::loader::{
     Batch as LoaderBatch, Loader as RustLoader, LoaderState, Next, Source, Tensor as LoaderTensor, merge,
 };
 use cenote_runtime::{Error, Version, arrow};
@@ -64,7 +64,7 @@ impl Loader {
                 None => None,
                 Some(_) => Some(wait(py, table::snapshot(table, version.as_deref()))?.version()),
             };
-            opened.push(Source { table: table.stored().clone(), version, filter: filter.clone(), weight: *weight });
+            opened.push(Source { version, filter: filter.clone(), weight: *weight, ..table.source() });
         }
         let versions = to_versions(versions);
         let loader = wait(py, RustLoader::open_at(opened, options, versions.as_deref()))?;

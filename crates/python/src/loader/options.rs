@@ -1,6 +1,6 @@
 //! The options of a loader, read from the Python object that has a field for each.
 
-use cenote_loader::{Buckets, LoaderOptions, OnError, Tail, Transform};
+use cenote_runtime::loader::{Buckets, LoaderOptions, OnError, Tail, Transform};
 use cenote_runtime::{ByteSize, Error};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};

@@ -43,7 +43,9 @@ def test_batches_are_tensors(numbers: cenote.Table) -> None:
 def test_a_data_loader_gives_the_loaders_own_order(numbers: cenote.Table, workers: int, context: str) -> None:
     expected = ids(loader(numbers))
     dataset = cenote.torch.IterableDataset(loader(numbers))
-    seen = DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=context if workers else None)
+    seen = DataLoader(
+        dataset, batch_size=None, num_workers=workers, multiprocessing_context=context if workers else None
+    )
     assert ids(seen) == expected
 
 
@@ -69,16 +71,22 @@ def test_columns_that_are_no_numbers_come_from_workers_too(tmp_path: Path) -> No
         words.upsert({"id": range(10), "word": [f"w{id}" for id in range(10)]})
         dataset = cenote.torch.IterableDataset(words.loader(batch_size=4, output="torch"))
         batches = list(DataLoader(dataset, batch_size=None, num_workers=2))
-    assert [batch["word"].to_pylist() for batch in batches] == [[f"w{id}" for id in ids] for ids in (range(4), range(4, 8), range(8, 10))]
+    assert [batch["word"].to_pylist() for batch in batches] == [
+        [f"w{id}" for id in ids] for ids in (range(4), range(4, 8), range(8, 10))
+    ]
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_large_values_come_whole_from_workers(tmp_path: Path, context: str) -> None:
     """They are sent as shared memory, and stay when the workers are gone."""
     with cenote.open(tmp_path / "lake", create=True, memory="512 MiB") as lake:
-        table = lake.create_table("t", {"id": int, "picture": cenote.Image, "at": cenote.vector(30_000)}, primary_key="id")
+        table = lake.create_table(
+            "t", {"id": int, "picture": cenote.Image, "at": cenote.vector(30_000)}, primary_key="id"
+        )
         pictures = [None if id == 5 else bytes([id]) * (50_000 * id) for id in range(9)]
-        table.upsert({"id": range(9), "picture": pictures, "at": numpy.arange(9, dtype="float32").repeat(30_000).reshape(9, -1)})
+        table.upsert(
+            {"id": range(9), "picture": pictures, "at": numpy.arange(9, dtype="float32").repeat(30_000).reshape(9, -1)}
+        )
         dataset = cenote.torch.IterableDataset(table.loader(batch_size=4, output="tensor"))
         batches = list(DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context))
     assert [picture for batch in batches for picture in batch["picture"].to_pylist()] == pictures
@@ -95,7 +103,9 @@ def test_a_map_style_dataset_takes_a_sampler(numbers: cenote.Table) -> None:
 
 def test_blocks_have_no_number(tmp_path: Path) -> None:
     with cenote.open(tmp_path / "lake", create=True, memory="512 MiB") as lake:
-        schema = pyarrow.schema([pyarrow.field("id", pyarrow.int64(), nullable=False), ("tokens", pyarrow.list_(pyarrow.int32()))])
+        schema = pyarrow.schema(
+            [pyarrow.field("id", pyarrow.int64(), nullable=False), ("tokens", pyarrow.list_(pyarrow.int32()))]
+        )
         texts = lake.create_table("texts", schema, primary_key="id")
         texts.upsert(pyarrow.table({"id": [1], "tokens": [[1, 2]]}, schema=schema))
         with pytest.raises(cenote.errors.InvalidInputError, match="packs tokens"):

@@ -44,7 +44,12 @@ def test_lightning_trains_on_a_loader(points: cenote.Table, tmp_path: Path) -> N
     model = Model()
     dataset = cenote.torch.IterableDataset(points.loader(batch_size=7, shuffle=True, output="torch"))
     trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
     )
     trainer.fit(model, DataLoader(dataset, batch_size=None))
     first, second = model.seen
@@ -65,7 +70,12 @@ def test_the_trainer_of_hugging_face_takes_the_map_style_dataset(points: cenote.
 
     model = Model()
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=7, use_cpu=True, report_to=[], save_strategy="no"
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=7,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
     )
     dataset = cenote.torch.Dataset(points.loader(output="torch"))
     transformers.Trainer(model=model, args=arguments, train_dataset=dataset).train()

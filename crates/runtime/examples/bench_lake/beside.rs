@@ -1,6 +1,6 @@
 //! The measured side of `make bench-beside`: durable upserts of 100 rows of 128 numbers, at rest and beside long work
-//! on the same table (a join of its files, a collection of its past, an index build); and updates of a column of as
-//! many rows that have media.
+//! on the same table (a join of its files, a collection of its past, an index build); and updates of one column in
+//! `ROWS` rows that have media.
 //!
 //! `bench_lake beside ROWS VERSIONS LAKE_DIRECTORY` loads `ROWS` rows in eight parts, makes `VERSIONS` versions of one
 //! row for the collection, and prints one JSON line.
@@ -22,7 +22,7 @@ use crate::upsert::{Keys, batch, percentile};
 use crate::{new_lake, no_rows};
 
 const CALL_ROWS: usize = 100;
-/// Upserts at rest, each some time after the one before, as they are beside work.
+/// Upserts at rest, each `PAUSE` after the one before, as beside work.
 const CALLS: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(10);
 const PARTS: i64 = 8;
@@ -51,7 +51,7 @@ pub async fn measure(arguments: &[String]) -> Result<Value> {
     bench.beside("join", async move { joining.compact(false).await.map(drop) }).await?;
     bench.make_versions(versions).await?;
     let collecting = table.clone();
-    bench.beside("collect", async move { collecting.stored().collect(Some(Duration::ZERO)).await.map(drop) }).await?;
+    bench.beside("collect", async move { collecting.collect(Some(Duration::ZERO)).await.map(drop) }).await?;
     let options = VectorOptions { structure: VectorStructure::IvfHnswSq, ..VectorOptions::default() };
     let spec = IndexSpec::new("vector", IndexKind::Vector(options));
     bench.beside("build", async move { table.create_index(spec).await.map(drop) }).await?;
@@ -59,7 +59,7 @@ pub async fn measure(arguments: &[String]) -> Result<Value> {
     Ok(Value::Object(bench.report))
 }
 
-/// Sets a number of one row, and of 100, among `rows` that have media too.
+/// Measures updates of a number in one row, and in 100, of `rows` that have media too.
 async fn update_beside_media(rows: i64, lake: &Lake, report: &mut Map<String, Value>) -> Result<()> {
     let fields = [Field::new("id", DataType::Int64, false), Field::new("payload", DataType::Int64, true)];
     let schema = Arc::new(Schema::new(fields.into_iter().chain([blob_field("media")]).collect::<Vec<_>>()));
@@ -95,7 +95,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Upserts until `work` is done.
+    /// Measures upserts until `work` is done.
     async fn beside(&mut self, name: &str, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
         let start = Instant::now();
         let work = tokio::spawn(async move { work.await.map(|()| start.elapsed().as_secs_f64()) });
@@ -120,14 +120,14 @@ impl Bench {
         Ok(())
     }
 
-    /// Without syncing each: they are not what is measured.
+    /// Makes versions without syncing each, because they are not measured.
     async fn make_versions(&mut self, versions: usize) -> Result<()> {
         let durability =
             |value: Option<&str>| BTreeMap::from([(DURABILITY_PROPERTY.to_owned(), value.map(str::to_owned))]);
-        self.table.stored().set_properties(durability(Some("relaxed"))).await?;
+        self.table.set_properties(durability(Some("relaxed"))).await?;
         for _ in 0..versions {
             self.table.upsert(batch(self.keys.take(1))?).await?;
         }
-        self.table.stored().set_properties(durability(None)).await.map(drop)
+        self.table.set_properties(durability(None)).await.map(drop)
     }
 }

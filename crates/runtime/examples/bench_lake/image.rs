@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 
 use crate::new_lake;
 
-/// Images of one task: enough to share its cost, few enough that all cores stay busy to the end.
+/// Images a task: enough to spread its overhead, few enough that all cores stay busy to the end.
 const TASK_IMAGES: usize = 16;
-/// Tasks of one commit: about 19 MB of pixels, or 0.7 MB of vectors.
+/// Tasks a commit: about 19 MB of pixels, or 0.7 MB of vectors.
 const COMMIT_TASKS: usize = 8;
-/// Pixels that wait for a commit.
+/// Bytes of pixels that wait for a commit.
 const QUEUE_BYTES_MAX: u64 = 6 << 20;
 
 pub async fn measure(arguments: &[String]) -> Result<Value> {
@@ -74,12 +74,12 @@ async fn run(input: PathBuf, lake: Lake, operator: Arc<BoundOperator>) -> Result
         while let Some(batch) = receiver.recv().await {
             pending.push(batch.into_inner());
             if pending.len() == COMMIT_TASKS {
-                table.stored().upsert_all(std::mem::take(&mut pending)).await?;
+                table.upsert_all(std::mem::take(&mut pending)).await?;
             }
         }
-        table.stored().upsert_all(pending).await.map(drop)
+        table.upsert_all(pending).await.map(drop)
     };
-    // Two tasks, so that images are decoded while others are written.
+    // Two tasks: images are decoded while others are written.
     let (produced, committed) = tokio::join!(tokio::spawn(produce), tokio::spawn(commit));
     for outcome in [committed, produced] {
         outcome.map_err(|source| Error::internal("run the benchmark").with_source(source))??;

@@ -1,7 +1,7 @@
 //! The measured side of `make bench-lookup`: rows by key, one and 100 at a time, before and after small upserts.
 //!
-//! `bench_lake lookup ROWS GETS TAKES UPSERTS KEYS_FILE DIRECTORY` prints one JSON line; `benches/lookup/run.py` says what the
-//! file holds.
+//! `bench_lake lookup ROWS GETS TAKES UPSERTS KEYS_FILE DIRECTORY` prints one JSON line; `benches/lookup/run.py`
+//! describes the file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const NUMBERS: i64 = 8;
 const CALL_ROWS: usize = 100;
 const LOAD_ROWS: usize = 1_000_000;
 
-/// The keys of the file that are left, and what was found so far.
+/// The remaining keys of the file, and the findings so far.
 struct Work {
     table: Table,
     keys: std::vec::IntoIter<i64>,

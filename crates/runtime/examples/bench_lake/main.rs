@@ -1,4 +1,4 @@
-//! The measured side of the benchmarks that work on a lake, in one binary because each would be linked with all of Lance:
+//! The measured side of the benchmarks that work on a lake. It is one binary, because each would link all of Lance:
 //! `bench_lake beside|image|lookup|search|text|upsert ARGUMENTS…` prints one JSON line.
 #![allow(clippy::print_stdout, clippy::indexing_slicing)]
 
@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// An empty lake.
+/// Creates and opens an empty lake.
 async fn new_lake(directory: &Path) -> Result<Lake> {
     Lake::init(directory).await?;
     Lake::open(directory, LakeOptions::default()).await

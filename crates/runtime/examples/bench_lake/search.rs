@@ -1,7 +1,9 @@
-//! The measured side of `make bench-fresh`, `bench-filter` and `bench-runbook`, and one of `bench-ann`: vector searches through a table.
+//! The measured side of `make bench-fresh`, `bench-filter` and `bench-runbook`, and one side of `bench-ann`: vector
+//! searches through a table.
 //!
-//! `bench_lake search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY` prints one JSON line. BASE_FILE holds vectors of
-//! little-endian f32 one after the other; rows beyond its end begin anew, mirrored. KIND is that of an index.
+//! `bench_lake search MODE KIND ROWS QUERIES DIMENSION BASE_FILE DIRECTORY` prints one JSON line. BASE_FILE holds
+//! vectors of little-endian f32 one after the other; rows beyond its end start over with the vectors mirrored. KIND is
+//! that of an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,11 +21,11 @@ use crate::{new_lake, no_rows};
 const K: usize = 10;
 const CALL_ROWS: usize = 100;
 const UPSERTS: usize = 60;
-/// The big-ann streaming form: rounds over clusters, in each of which some are inserted, replaced and deleted.
+/// The big-ann streaming workload: rounds over clusters, each of which inserts, replaces and deletes rows.
 const CLUSTERS: usize = 16;
 const ROUNDS: usize = 5;
 const TIE: f32 = 1e-6;
-/// What is asked of tuned searches, and how often they are timed.
+/// The recalls that searches are tuned to, and the times that each is measured.
 const RECALLS: [f64; 3] = [0.95, 0.99, 0.999];
 const PASSES: usize = 3;
 
@@ -70,7 +72,7 @@ fn floats(path: &Path) -> Result<Vec<f32>> {
     Ok(std::fs::read(path)?.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
-/// Seconds that the threads of this process were on a processor.
+/// Returns the CPU seconds of this process's threads.
 fn process_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
@@ -78,7 +80,7 @@ fn process_seconds() -> Result<f64> {
     Ok(ticks.sum::<f64>() / 100.0)
 }
 
-/// Rows with `ids` and `vectors`, one after the other; their color is their id modulo 1,000.
+/// Makes rows of `ids` and `vectors`, one after the other; the color of a row is its id modulo 1,000.
 fn batch(ids: &[i64], vectors: &[f32], width: usize) -> Result<RecordBatch> {
     let field = Arc::new(Field::new_list_field(DataType::Float32, true));
     let vectors: ArrayRef = Arc::new(Float32Array::from(vectors.to_vec()));
@@ -96,7 +98,7 @@ impl Work {
         &self.base[at % (self.base.len() / self.width) * self.width..][..self.width]
     }
 
-    /// Squared, from the vector at `at` to `query`.
+    /// Returns the squared distance from the vector at `at` to `query`.
     fn distance(&self, at: usize, query: &[f32]) -> f32 {
         let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
         self.vector(at).iter().zip(query).map(square).sum::<f64>() as f32
@@ -119,7 +121,7 @@ impl Work {
     async fn load(&mut self, rows: usize, spec: &IndexSpec) -> Result<f64> {
         let rows: Vec<(i64, usize)> = (0..rows).map(|row| (row as i64, row)).collect();
         self.put(&rows).await?;
-        self.table.stored().fold().await?;
+        self.table.fold().await?;
         let start = Instant::now();
         self.table.create_index(spec.clone()).await?;
         let build_s = start.elapsed().as_secs_f64();
@@ -127,19 +129,17 @@ impl Work {
         Ok(build_s)
     }
 
-    /// Searches, one after the other and then compared with all rows: milliseconds of each, the share of the nearest that they
-    /// found, and the fewest rows one gave of those it could.
+    /// Runs searches one after the other, and compares their answers with all rows: notes the queries a second, the
+    /// mean and the worst share of the nearest rows that were found, the rows missing, and the 99th percentile of the
+    /// time.
     async fn search(&mut self, name: &str, filter: Option<(String, i64)>) -> Result<()> {
         let queries: Vec<Vec<f32>> = (0..self.queries).map(|_| self.query()).collect();
         let (mut times_ms, mut answers) = (Vec::new(), Vec::new());
         for query in &queries {
-            let search = Search {
-                vector: Some(("vector".to_owned(), query.clone())),
-                filter: filter.as_ref().map(|(text, _)| text.clone()),
-                k: K,
-                columns: Some(vec!["id".to_owned()]),
-                ..Search::default()
-            };
+            let mut search = Search::new(K).vector("vector", query.clone()).columns(["id"]);
+            if let Some((predicate, _)) = &filter {
+                search = search.filter(predicate.as_str());
+            }
             let start = Instant::now();
             answers.push(self.table.search(&search).await?);
             times_ms.push(start.elapsed().as_secs_f64() * 1e3);
@@ -175,10 +175,10 @@ impl Work {
         query
     }
 
-    /// How many rows of `got` are no farther from `query` than `last`, a squared distance.
+    /// Counts the rows of `got` whose squared distance from `query` is at most `last`.
     ///
     /// # Errors
-    /// When one is not as it is in the table.
+    /// `Internal` for a row that differs from the table's.
     fn right(
         &self,
         name: &str,
@@ -201,7 +201,7 @@ impl Work {
         Ok(right)
     }
 
-    /// Speed and recall before, during and after small upserts, and after a change of 3%.
+    /// Measures speed and recall before, during and after small upserts, and after a change of 3% of the rows.
     async fn fresh(&mut self, rows: usize, spec: IndexSpec) -> Result<()> {
         self.load(rows, &spec).await?;
         self.search("warm", None).await?;
@@ -217,7 +217,7 @@ impl Work {
             self.put(&rows).await?;
         }
         self.twice("upserted").await?;
-        self.table.stored().fold().await?;
+        self.table.fold().await?;
         self.twice("folded").await?;
         let rows = change(self, rows * 3 / 100);
         self.put(&rows).await?;
@@ -228,7 +228,7 @@ impl Work {
         self.twice("tended").await
     }
 
-    /// Searches at once, and once more: indexes take in changes meanwhile.
+    /// Searches at once, and once more after indexes have had time to take in changes.
     async fn twice(&mut self, name: &str) -> Result<()> {
         self.search(name, None).await?;
         self.search(&format!("later {name}"), None).await
@@ -243,7 +243,7 @@ impl Work {
         Ok(())
     }
 
-    /// Speed and recall of the queries beside the base file, at settings tuned to some recalls.
+    /// Measures speed and recall of the queries beside the base file, at settings tuned to each of `RECALLS`.
     async fn ann(&mut self, rows: usize, spec: IndexSpec, base: &Path) -> Result<()> {
         let queries = floats(&base.with_file_name("queries.f32"))?;
         let truth = std::fs::read(base.with_file_name("truth.u32"))?;
@@ -259,9 +259,8 @@ impl Work {
                 let mut answers = Vec::new();
                 let start = Instant::now();
                 for query in queries.chunks(self.width) {
-                    let vector = Some(("vector".to_owned(), query.to_vec()));
-                    let columns = Some(vec!["id".to_owned()]);
-                    answers.push(self.table.search(&Search { vector, k: K, columns, ..Search::default() }).await?);
+                    let search = Search::new(K).vector("vector", query.to_vec()).columns(["id"]);
+                    answers.push(self.table.search(&search).await?);
                 }
                 best_s = best_s.min(start.elapsed().as_secs_f64());
                 let right = |(got, truth): (&RecordBatch, &[i64])| {
@@ -279,7 +278,7 @@ impl Work {
         Ok(())
     }
 
-    /// Insert, delete, replace and search by clusters of rows; any deleted or stale hit is an error.
+    /// Inserts, deletes, replaces and searches clusters of rows; a deleted or stale hit is an error.
     async fn runbook(&mut self, rows: usize, spec: IndexSpec) -> Result<()> {
         self.load(rows / 4, &spec).await?;
         let start = Instant::now();

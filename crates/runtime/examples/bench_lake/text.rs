@@ -1,6 +1,7 @@
 //! The measured side of `make bench-text`: full-text searches through a table.
 //!
-//! `bench_lake text TEXTS QUERIES DIRECTORY` prints one JSON line. TEXTS and QUERIES hold one a line; rows are numbered from 0.
+//! `bench_lake text TEXTS QUERIES DIRECTORY` prints one JSON line. TEXTS and QUERIES are files with one text or query a
+//! line; rows are numbered from 0.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,10 +17,10 @@ use crate::{new_lake, no_rows};
 
 const K: usize = 10;
 const LOAD_ROWS: usize = 50_000;
-/// Every so manieth row is changed, and every so manieth of those deleted.
+/// Every `CHANGED`-th row is changed, or, every `DELETED`-th of them, deleted.
 const CHANGED: usize = 100;
 const DELETED: usize = 10;
-/// So many changed rows are looked for by their new texts.
+/// Changed rows that are searched by their new texts, at most.
 const LOOKED_UP: usize = 300;
 
 pub async fn measure(arguments: &[String]) -> Result<Value> {
@@ -35,7 +36,7 @@ pub async fn measure(arguments: &[String]) -> Result<Value> {
     for (ids, texts) in ids.chunks(LOAD_ROWS).zip(texts.chunks(LOAD_ROWS)) {
         table.upsert(batch(ids, texts)?).await?;
     }
-    table.stored().fold().await?;
+    table.fold().await?;
     let mut report = Map::new();
     let start = Instant::now();
     table.create_index(IndexSpec::new("text", IndexKind::full_text())).await?;
@@ -87,18 +88,17 @@ fn bytes_under(directory: &Path) -> Result<u64> {
 }
 
 async fn ask(table: &Table, text: &str) -> Result<Vec<i64>> {
-    let text = Some(("text".to_owned(), text.to_owned()));
-    let search = Search { text, k: K, columns: Some(vec!["id".to_owned()]), ..Search::default() };
+    let search = Search::new(K).text_in("text", text).columns(["id"]);
     Ok(table.search(&search).await?["id"].as_primitive::<Int64Type>().values().to_vec())
 }
 
-/// Whether the row `id` is found by its new text, alone.
+/// Returns 1 if a search by its new text finds the row `id` alone, and 0 otherwise.
 async fn find(table: &Table, id: &str) -> Result<usize> {
     let found = ask(table, &format!("renewed{id}")).await?;
     Ok(usize::from(found.len() == 1 && found[0].to_string() == id))
 }
 
-/// Milliseconds of each search and the hits of all; and how many of those are `gone`.
+/// Returns the milliseconds of each search and the count of all hits, and how many of these are `gone`.
 async fn search(table: &Table, queries: &[&str], gone: &BTreeSet<i64>) -> Result<(Value, usize)> {
     let (mut times_ms, mut hits) = (Vec::new(), Vec::new());
     for query in queries {

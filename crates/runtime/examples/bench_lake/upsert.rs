@@ -1,7 +1,8 @@
-//! The measured side of `make bench-upsert`: durable upserts of 1, 100 and 10,000 rows of 128 numbers into a table, and lookups of
-//! single keys before and after a fold.
+//! The measured side of `make bench-upsert`: durable upserts of 1, 100 and 10,000 rows of 128 numbers into a table, and
+//! lookups of single keys before and after a fold.
 //!
-//! `bench_lake upsert ROWS CALLS LAKE_DIRECTORY` loads `ROWS` rows, makes `CALLS` calls of the small sizes, and prints one JSON line.
+//! `bench_lake upsert ROWS CALLS LAKE_DIRECTORY` loads `ROWS` rows, makes `CALLS` calls of the small sizes, and prints
+//! one JSON line.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ const LOOKUPS: usize = 2_000;
 /// Coprime to every number of rows in use, so that the keys of a call differ.
 const STRIDE: i64 = 7_919;
 
-/// Call after call, keys of which about half are there, the same ones in every contestant.
+/// A sequence of keys about half of which exist, the same for every contestant.
 pub struct Keys {
     pub next: i64,
     pub range: i64,
@@ -68,13 +69,13 @@ async fn run(rows: usize, calls: usize, directory: &Path) -> Result<Map<String, 
         report.insert(format!("rows_s_{size}"), ((size * calls) as f64 / seconds).into());
     }
     report.insert("lookup_changed_ms".to_owned(), lookups(&table, rows).await?.into());
-    table.stored().fold().await?;
+    table.fold().await?;
     report.insert("lookup_ms".to_owned(), lookups(&table, rows).await?.into());
     report.insert("count".to_owned(), table.snapshot().await?.count(None).await?.into());
     Ok(report)
 }
 
-/// The median time of reading one row by its key, in milliseconds.
+/// Returns the median time of reading one row by its key, in milliseconds.
 async fn lookups(table: &Table, rows: usize) -> Result<f64> {
     let mut times_ms = Vec::with_capacity(LOOKUPS);
     for number in 0..LOOKUPS as i64 {

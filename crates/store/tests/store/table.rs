@@ -277,7 +277,7 @@ async fn schema_evolves_and_tags_keep_the_past() {
     assert_eq!(reopened.properties()["owner"], "me");
     assert_eq!(table.tags().await.unwrap()["v1"], version);
     let missing = store.table("medai").await.unwrap_err();
-    assert_eq!(missing.to_string(), "no table `medai`; there are media");
+    assert_eq!(missing.to_string(), "no table `medai`: did you mean `media`?; there are media");
 }
 
 #[tokio::test]

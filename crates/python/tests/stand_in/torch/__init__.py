@@ -1,4 +1,4 @@
-"""Stands in for PyTorch where that is not installed: as much of it as tells whether `cenote.torch` keeps its promises to workers."""
+"""A stand-in for PyTorch where that is not installed, with the parts that tests of `cenote.torch` with workers need."""
 
 from torch import distributed as distributed
 from torch import utils as utils

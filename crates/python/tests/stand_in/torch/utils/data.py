@@ -1,4 +1,4 @@
-"""A `DataLoader` that treats datasets as PyTorch's does: it hands them to workers, as copies, and tells them a seed an iteration."""
+"""A `DataLoader` that treats datasets as PyTorch's does: workers get copies, and a seed for each iteration."""
 
 import multiprocessing
 import random

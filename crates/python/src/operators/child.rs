@@ -1,4 +1,4 @@
-//! The child process of an operator in Python: rows come in, what the function answers goes out.
+//! The child process of an operator in Python: rows come in, the function's answers go out.
 //!
 //! The parent's side is `operators.rs`, Python's part is `cenote._child`.
 
@@ -13,22 +13,22 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::fault::raise;
-use crate::from_python::from_python;
 use crate::rows::Column;
+use crate::values::from_python::from_python;
 use crate::{fault, interchange};
 
-/// The function's answer for a run of rows: the number of rows, the values of each output, and (row, reason) of each
-/// row that failed.
+/// The function's answer for consecutive rows: their number, the values of each output, and (row, reason) of each row
+/// that failed.
 type Piece<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
 
-/// The operator, once the first call has brought it.
+/// The operator, which arrives with the first call.
 struct Ready {
     outputs: SchemaRef,
     call: Py<PyAny>,
 }
 
-/// Serves the parent until it has no more. `set_up` makes (schema of the outputs, what is called with columns) of the
-/// bytes that come first.
+/// Serves the parent until it closes the connection. `set_up` turns the first bytes into the schema of the outputs and
+/// the function that is called with columns.
 #[pyfunction]
 pub(crate) fn serve(py: Python<'_>, set_up: Py<PyAny>) -> PyResult<()> {
     let mut ready: Option<Ready> = None;
@@ -49,7 +49,7 @@ pub(crate) fn serve(py: Python<'_>, set_up: Py<PyAny>) -> PyResult<()> {
 }
 
 impl Ready {
-    /// The values of each output, and a last column with the reason why a row has none.
+    /// Returns a column for each output, and a last column with the reason why a row has no values.
     fn answer(&self, py: Python<'_>, rows: &RecordBatch) -> PyResult<RecordBatch> {
         let schema = rows.schema();
         let columns = rows.columns().iter().zip(schema.fields());
@@ -84,7 +84,7 @@ impl Ready {
     }
 }
 
-/// One output's values: an Arrow array of its type, or anything that can be iterated.
+/// Returns the values of one output, given as an Arrow array of its type or as any iterable.
 fn array(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     if !values.hasattr("__arrow_c_array__")? {
         return from_python(field, values);
@@ -92,16 +92,16 @@ fn array(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     let array = interchange::array(values)?;
     match array.data_type() {
         found if found == field.data_type() => Ok(array),
-        // All rows failed, or none has a value.
+        // All rows failed, or all values are null.
         DataType::Null => from_python(field, values),
         found => {
             let (name, declared) = (field.name(), field.data_type());
-            Err(fault::invalid(format!("it answered {found} in output `{name}`, which is declared as {declared}")))
+            Err(fault::invalid(format!("it returned {found} for output `{name}`, which is declared as {declared}")))
         }
     }
 }
 
-/// An exception as what the parent is told.
+/// Turns an exception into the error that the parent receives.
 fn failed(error: PyErr) -> Error {
     let out_of_memory = Python::attach(|py| error.is_instance_of::<pyo3::exceptions::PyMemoryError>(py));
     let message = Python::attach(|py| error.value(py).to_string());

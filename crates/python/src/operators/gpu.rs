@@ -1,19 +1,21 @@
-//! GPUs for operators in Python: which there are, and who has a share of which.
+//! GPUs for operators in Python, and the shares that are taken of each.
 //!
-//! How much is given out in all is the scheduler's affair, which counts thousandths. Here a share becomes a device: the one of which
-//! least is taken, whose name the child process gets in `CUDA_VISIBLE_DEVICES`.
+//! The scheduler limits the sum of all shares, in thousandths. This module assigns each share a device, the one with
+//! the least taken, whose name the child process gets in `CUDA_VISIBLE_DEVICES`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cenote_base::sync::Mutex;
+use cenote_runtime::sync::Mutex;
 
-/// What the scheduler calls them. A request for some is refused by this name.
+/// The scheduler's name of the resource, which its refusals show.
 const RESOURCE: &str = "thousandths of a GPU";
+/// The units of one device.
 const WHOLE: u32 = 1000;
+/// The environment variable that lists the devices visible to CUDA.
 pub(crate) const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 
-/// Shares taken, by device.
+/// The shares taken of each device.
 static TAKEN: Mutex<BTreeMap<String, f32>> = Mutex::new(BTreeMap::new());
 
 /// A share of a device, until it is dropped.
@@ -30,7 +32,7 @@ impl Drop for Lease {
     }
 }
 
-/// A share of the device of which least is taken.
+/// Takes a share of the device with the least taken; `None` without devices.
 pub(crate) fn lease(share: f32) -> Option<Lease> {
     let mut taken = TAKEN.lock();
     for device in devices() {
@@ -41,19 +43,19 @@ pub(crate) fn lease(share: f32) -> Option<Lease> {
     Some(Lease { device: device.clone(), share })
 }
 
-/// What a lake on this machine may give out.
+/// Returns the resource that a lake on this machine offers.
 pub(crate) fn offered() -> BTreeMap<String, u32> {
     BTreeMap::from([(RESOURCE.to_owned(), devices().len() as u32 * WHOLE)])
 }
 
-/// What a share asks the scheduler for. Shares that do not fill a device up are rounded up to what does, so that they fit by
-/// device and not only in all: two of 0.4 are halves.
+/// Returns the resource and units that a share requests: `WHOLE / ⌊1 / share⌋`, so that shares fit each device and not
+/// only the sum. Two shares of 0.4, for example, are halves.
 pub(crate) fn asked(share: f32) -> (&'static str, u32) {
     let fitting = (1.0 / share).floor() as u32;
     (RESOURCE, if share > 0.0 { WHOLE / fitting.max(1) } else { 0 })
 }
 
-/// The devices that CUDA would see, by the names it has for them.
+/// Lists the devices that CUDA sees, by CUDA's names.
 fn devices() -> Vec<String> {
     if let Ok(visible) = std::env::var(VARIABLE) {
         return visible.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();

@@ -1,8 +1,12 @@
-//! Arrow in and out by the PyCapsule interface: structures change hands, buffers are not copied.
+//! Arrow in and out: by the PyCapsule interface, which moves structures and copies no buffers, and as bytes for
+//! `pickle`. This part knows no lake, table or stream.
 //!
 //! <https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html>
 
 #![expect(unsafe_code, reason = "the C interface hands over pointers; each block says why it may be followed")]
+
+mod import;
+pub(crate) mod pickle;
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -15,26 +19,26 @@ use cenote_runtime::arrow;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
+use self::import::StreamReader;
 use crate::fault;
-use crate::import::{self, StreamReader};
 
 const SCHEMA: &CStr = c"arrow_schema";
 const ARRAY: &CStr = c"arrow_array";
 const STREAM: &CStr = c"arrow_array_stream";
 
-/// Batches of one schema.
+/// A reader of batches of one schema.
 pub(crate) type Reader = Box<dyn RecordBatchReader + Send>;
 
-/// Takes over the structure that a capsule holds, and leaves one behind that holds nothing.
+/// Moves the structure out of a capsule, and leaves `empty` in its place.
 fn take<T>(capsule: &Bound<'_, PyAny>, name: &'static CStr, empty: T) -> PyResult<T> {
     let capsule = capsule.cast::<PyCapsule>().map_err(PyErr::from)?;
     let pointer = capsule.pointer_checked(Some(name))?.cast::<T>();
-    // SAFETY: by its name the capsule holds a valid structure of this type, which the interface lets a consumer move out of;
-    // `empty` has no release callback, which tells the capsule's destructor that there is nothing to release.
+    // SAFETY: by its name the capsule holds a valid structure of this type, and the interface lets a consumer move it
+    // out; `empty` has no release callback, so the capsule's destructor has nothing to release.
     Ok(unsafe { std::ptr::replace(pointer.as_ptr(), empty) })
 }
 
-/// The rows of `data`: anything with `__arrow_c_stream__` or `__arrow_c_array__`.
+/// Returns a reader of `data`, which has `__arrow_c_stream__` or `__arrow_c_array__`.
 pub(crate) fn reader(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
     if data.hasattr("__arrow_c_stream__")? {
         let capsule = data.call_method0("__arrow_c_stream__")?;
@@ -52,39 +56,40 @@ pub(crate) fn reader(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
     }
     let what = data.get_type().fully_qualified_name()?;
     Err(fault::invalid(format!(
-        "a {what} is no Arrow data: give a table, a data frame or a record batch of pyarrow, pandas, Polars or DuckDB, \
-         or anything with `__arrow_c_stream__`"
+        "a {what} is not Arrow data: give a table, a data frame or a record batch of pyarrow, pandas, Polars or \
+         DuckDB, or anything with `__arrow_c_stream__`"
     )))
 }
 
-/// The array of something with `__arrow_c_array__`.
+/// Returns the array of `data`, which has `__arrow_c_array__`.
 pub(crate) fn array(data: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     let (schema, array): (Bound<'_, PyAny>, Bound<'_, PyAny>) = data.call_method0("__arrow_c_array__")?.extract()?;
     let schema = take(&schema, SCHEMA, FFI_ArrowSchema::empty())?;
     let array = take(&array, ARRAY, FFI_ArrowArray::empty())?;
-    // SAFETY: both were taken over from capsules of their names, and the interface says that they fit each other.
+    // SAFETY: both came from capsules of their names, and the interface says that they fit each other.
     let data = unsafe { from_ffi(array, &schema) }.map_err(fault::arrow)?;
     import::array(data).map_err(fault::arrow)
 }
 
-/// The schema of something with `__arrow_c_schema__`.
+/// Returns the schema of `data`, which has `__arrow_c_schema__`.
 pub(crate) fn schema(data: &Bound<'_, PyAny>) -> PyResult<SchemaRef> {
     if !data.hasattr("__arrow_c_schema__")? {
         let what = data.get_type().fully_qualified_name()?;
         return Err(fault::invalid(format!(
-            "a {what} is no schema: give a dict from column to type, a pyarrow schema, or anything with `__arrow_c_schema__`"
+            "a {what} is not a schema: give a dict from column to type, a pyarrow schema, or anything with \
+             `__arrow_c_schema__`"
         )));
     }
     let schema = take(&data.call_method0("__arrow_c_schema__")?, SCHEMA, FFI_ArrowSchema::empty())?;
     Ok(Arc::new(ArrowSchema::try_from(&schema).map_err(fault::arrow)?))
 }
 
-/// The type of something with `__arrow_c_schema__`, as a field.
+/// Returns the type of `data`, which has `__arrow_c_schema__`, as a field.
 pub(crate) fn field(data: &Bound<'_, PyAny>) -> PyResult<Field> {
     if !data.hasattr("__arrow_c_schema__")? {
         let what = data.repr()?;
         return Err(fault::invalid(format!(
-            "{what} is no type of a column: use one of `cenote`, `str`, `int`, or a pyarrow type"
+            "{what} is not a column type: use one of `cenote`, `str`, `int`, or a pyarrow type"
         )));
     }
     let schema = take(&data.call_method0("__arrow_c_schema__")?, SCHEMA, FFI_ArrowSchema::empty())?;
@@ -107,7 +112,33 @@ pub(crate) fn export_array<'py>(py: Python<'py>, array: &dyn Array, field: &Fiel
     Ok((PyCapsule::new_with_value(py, schema, SCHEMA)?, PyCapsule::new_with_value(py, data, ARRAY)?))
 }
 
-/// Columns with their types.
+/// An array on its way to a library that reads `__arrow_c_array__`.
+#[pyclass(frozen, module = "cenote._native")]
+pub(crate) struct ArrowArray {
+    array: ArrayRef,
+    field: Field,
+}
+
+impl ArrowArray {
+    pub(crate) fn new(array: ArrayRef, field: Field) -> Self {
+        Self { array, field }
+    }
+}
+
+#[pymethods]
+impl ArrowArray {
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<ArrayCapsules<'py>> {
+        drop(requested_schema);
+        export_array(py, self.array.as_ref(), &self.field)
+    }
+}
+
+/// The columns of a table or a result, with their types.
 #[pyclass(frozen, module = "cenote._native")]
 pub(crate) struct Schema(pub(crate) SchemaRef);
 
@@ -117,7 +148,7 @@ impl Schema {
         export_schema(py, &self.0)
     }
 
-    /// (name, type in Arrow's notation, whether nullable, whether media) of each column.
+    /// Returns (name, type in Arrow's notation, whether nullable, whether media) of each column.
     fn fields(&self) -> Vec<(String, String, bool, bool)> {
         let field = |field: &Arc<Field>| {
             (field.name().clone(), field.data_type().to_string(), field.is_nullable(), cenote_runtime::is_blob(field))

@@ -1,7 +1,10 @@
 //! Operators written in Python: a definition each, whose workers are child processes.
 //!
-//! A function of Python's runs beside this process, not in it: it shares no interpreter lock with the others, may crash or eat
-//! memory without harm, and a row that it does so on is set aside like any other bad row.
+//! A Python function runs beside this process, not in it: it shares no interpreter lock with others, and may crash or
+//! exhaust its memory without harm. The row on which it does so is set aside like any other bad row.
+
+pub(crate) mod child;
+pub(crate) mod gpu;
 
 use std::future::ready;
 use std::path::PathBuf;
@@ -11,41 +14,42 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{Field, Schema};
-use cenote_base::sync::Mutex;
 use cenote_runtime::operator::{Definition, Operator, Output, Port, PortType, RowError, Rows, Worker};
 use cenote_runtime::scheduler::{BadRow, ChildProcess, ProcessOptions, Sifted, Value, sift};
+use cenote_runtime::sync::Mutex;
 use cenote_runtime::{ByteSize, Error, ErrorKind, Resources, Result, arrow};
 use futures::executor::block_on;
 use pyo3::prelude::*;
 
 use crate::fault::{self, raise};
-use crate::{gpu, interchange};
+use crate::interchange;
 
-/// Rows in a row that may each cost a worker a child process. With more, the operator is to blame.
+/// Consecutive rows that may each cost a worker a child process. Beyond them the operator is to blame.
 const LOST_ROWS_MAX: usize = 16;
 
-/// What every child may take to start: the interpreter and its imports are not the function's doing.
+/// The least time that a child has to start, for the interpreter and its imports.
 const START_MAX_LEAST: Duration = Duration::from_secs(60);
 
-/// What was declared in this process; every lake that is opened afterwards knows it. Held only under the interpreter's lock.
+/// The operators declared in this process, which every lake opened afterwards knows. The lock is only held under the
+/// interpreter's.
 static DECLARED: Mutex<Vec<Definition>> = Mutex::new(Vec::new());
 
-/// All that was declared.
+/// Returns the declared operators.
 pub(crate) fn registered(_attached: Python<'_>) -> Vec<Definition> {
     DECLARED.lock().clone()
 }
 
-/// What one worker holds, and its limits.
+/// The resources of one worker, and its limits.
 #[derive(FromPyObject)]
 pub(crate) struct Limits {
     cpu: f32,
     gpu: f32,
     memory: String,
-    /// Seconds that one call may take.
+    /// Seconds that a call may take.
     timeout: f64,
 }
 
-/// Declares an operator. `launch` gives the program and arguments of a child, and what it is called with first.
+/// Declares an operator. `launch` returns the program and arguments of a child, and the bytes that it receives first.
 #[pyfunction]
 pub(crate) fn register(
     name: String,
@@ -59,10 +63,11 @@ pub(crate) fn register(
     let outputs = interchange::schema(outputs)?;
     let fields = outputs.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
     if !(limits.gpu >= 0.0 && limits.gpu <= 1.0) {
-        return Err(fault::invalid(format!("gpu is a share of one GPU, from 0 to 1, found {}", limits.gpu)));
+        return Err(fault::invalid(format!("gpu must be a share of one GPU, from 0 to 1, found {}", limits.gpu)));
     }
-    let timeout = Duration::try_from_secs_f64(limits.timeout)
-        .map_err(|error| fault::invalid(format!("timeout is in seconds, found {}: {error}", limits.timeout)))?;
+    let timeout = Duration::try_from_secs_f64(limits.timeout).map_err(|error| {
+        fault::invalid(format!("timeout must be a number of seconds, found {}: {error}", limits.timeout))
+    })?;
     let operator = Arc::new(Shared {
         name: name.clone(),
         fields,
@@ -84,7 +89,7 @@ pub(crate) fn register(
             kind if kind.starts_with("vector") => PortType::Vector,
             other => {
                 return Err(fault::invalid(format!(
-                    "input `{port}` is media, bytes, a text, a number or a vector, found `{other}`"
+                    "input `{port}` must be media, bytes, text, a number or a vector, found `{other}`"
                 )));
             }
         };
@@ -96,7 +101,7 @@ pub(crate) fn register(
     Ok(())
 }
 
-/// `text` for as long as the process lives: an operator is declared once, and never forgotten.
+/// Keeps `text` for the life of the process: an operator is declared once and never forgotten.
 fn keep(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
@@ -110,7 +115,7 @@ struct Shared {
     memory_max: ByteSize,
     timeout: Duration,
     launch: Py<PyAny>,
-    /// Asked for with the first worker: what a function uses may be defined after it.
+    /// Set by the first worker, because a function may use what is defined after it.
     launched: OnceLock<Launched>,
 }
 
@@ -147,7 +152,7 @@ impl Operator for PythonOperator {
         options.start_max = shared.timeout.max(START_MAX_LEAST);
         options.first = Some(Value::from(launched.first.as_slice()));
         let lease = if shared.gpu > 0.0 { gpu::lease(shared.gpu) } else { None };
-        // Without a share, none is to be seen.
+        // Without a share, no device is visible.
         let device = lease.as_ref().map_or("", |lease| &lease.device);
         options.environment.push((gpu::VARIABLE.into(), device.into()));
         let child = ChildProcess::new(&shared.name, options);
@@ -163,7 +168,7 @@ impl Operator for PythonOperator {
 struct PythonWorker {
     shared: Arc<Shared>,
     child: Mutex<ChildProcess>,
-    /// Rows that were lost since one was not.
+    /// Consecutive rows that were lost.
     lost: usize,
     _lease: Option<gpu::Lease>,
 }
@@ -187,7 +192,7 @@ impl Worker for PythonWorker {
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let input = RecordBatch::try_new(schema, columns).map_err(internal)?;
 
-        // What a child answers is final, be it an error; rows are only tried in parts when a child was lost on them.
+        // A child's answer is final, even an error; rows are only retried in parts when a child was lost on them.
         let refused = Mutex::new(None);
         let call = |rows| {
             let answer = self.child.lock().call(&Value::Batch(rows), &check).and_then(|value| value.batch().cloned());
@@ -203,7 +208,7 @@ impl Worker for PythonWorker {
         if let Some(error) = refused.into_inner() {
             return Err(error);
         }
-        // Not to be tried again: more rows than may be to blame were tried one by one.
+        // Not retryable: more rows than may be bad were tried one by one.
         let sifted = sifted.map_err(|error| {
             Error::internal(format!("operator `{}`: {}", self.shared.name, error.message())).with_source(error)
         })?;
@@ -218,7 +223,7 @@ impl Worker for PythonWorker {
     }
 }
 
-/// What the parts of a batch became, in order. The last column of each says why a row has no values.
+/// Joins the answers for the parts of a batch in order. The last column of each tells why a row has no values.
 fn join(fields: &[Field], sifted: Sifted) -> Result<Output> {
     let (mut pieces, mut errors) = (Vec::new(), Vec::new());
     for (rows, answer) in sifted.outputs {

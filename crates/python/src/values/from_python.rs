@@ -1,5 +1,5 @@
-//! Python's values as Arrow's: for keys, and small tables written by hand. What a column cannot hold exactly is
-//! refused.
+//! Python's values as Arrow's, for keys and for small tables written by hand. Values that a column cannot hold exactly
+//! are refused.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyString, PyTuple};
 
+use super::to_python::nanoseconds;
 use crate::fault;
-use crate::to_python::nanoseconds;
 
-/// Makes the error for the value with this number, and why it is wrong where its type does not say so.
+/// Makes the error for the value at a place, with the reason where the type alone does not tell.
 type Wrong<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;
 
 type Values<'a, 'py> = &'a [Bound<'py, PyAny>];
@@ -125,7 +125,7 @@ fn array<'py>(field: &Field, items: Values<'_, 'py>, wrong: Wrong<'_>) -> PyResu
         _ if items.iter().all(|item| item.is_none()) => new_null_array(data_type, items.len()),
         other => {
             return Err(fault::invalid(format!(
-                "column `{}` is {other}, which is not made from Python's values: give Arrow data",
+                "column `{}` is {other}, which cannot be made from Python's values: give Arrow data",
                 field.name()
             )));
         }
@@ -170,7 +170,7 @@ fn told<'py, T: FromPyObjectOwned<'py>>(
         }
         let arguments = PyTuple::new(py, [item].into_iter().chain(&numbers).collect::<Vec<_>>())?;
         let told = function.call1(arguments).map_err(|error| {
-            // Ctrl-C says nothing about the value.
+            // Ctrl-C is not the value's fault.
             match error.is_instance_of::<PyException>(py) {
                 true => wrong(row, Some(error.value(py).to_string())),
                 false => error,
@@ -219,7 +219,7 @@ fn floats(data_type: &DataType, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyRe
         if item.is_instance_of::<PyFloat>() {
             continue;
         }
-        // Integers of numpy are compared as floats, and so equal to what they were rounded to; Python's are not.
+        // numpy compares its integers as floats, and so finds them equal to what they were rounded to; Python does not.
         let exact = match item.call_method0("__index__") {
             Ok(integer) => integer.eq(float)?,
             Err(_) => item.eq(given)?,
@@ -231,7 +231,7 @@ fn floats(data_type: &DataType, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyRe
     Ok(floats)
 }
 
-/// The values of lists, one after the other.
+/// The values of several lists, one after the other.
 struct Flat {
     values: ArrayRef,
     lengths: Vec<usize>,
@@ -244,7 +244,7 @@ fn flat(item: &FieldRef, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<Fl
     for (row, list) in items.iter().enumerate() {
         let before = values.len();
         if !list.is_none() {
-            // They can be iterated, and are no lists.
+            // These are iterable, but not lists.
             if list.is_instance_of::<PyString>() || list.is_instance_of::<PyBytes>() || list.is_instance_of::<PyDict>()
             {
                 return Err(wrong(row, None));
@@ -299,10 +299,10 @@ fn fixed_size_lists(
     Ok(Arc::new(lists.map_err(fault::arrow)?))
 }
 
-/// Integers up to this one are floats of 32 bits exactly.
+/// The largest integer up to which 32-bit floats hold all integers exactly.
 const EXACT_MAX: f64 = (1 << 24) as f64;
 
-/// Returns the numbers of vectors, row by row, because there may be many; `None` where one needs a closer look.
+/// Returns the numbers of vectors, row by row, because there may be many; `None` if one needs the checks of [`floats`].
 fn vectors(
     items: Values<'_, '_>,
     width: usize,
@@ -324,10 +324,10 @@ fn vectors(
     Ok(Some(Arc::new(numbers.finish())))
 }
 
-/// Returns maps, which are dicts or lists of pairs in Python.
+/// Returns maps from dicts or lists of pairs.
 fn maps(entries: &FieldRef, ordered: bool, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<ArrayRef> {
     let DataType::Struct(pair) = entries.data_type() else {
-        return Err(fault::arrow("the entries of a map are no structs"));
+        return Err(fault::arrow("the entries of a map are not structs"));
     };
     let (mut keys, mut values, mut rows, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (row, map) in items.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Arrow's values as Python's, as pyarrow's `to_pylist` gives them: for keys, and rows that a person looks at. Batches
-//! go by Arrow.
+//! Arrow's values as Python's, equal to those of pyarrow's `to_pylist`: for keys, and for rows that people look at.
+//! Batches stay in Arrow.
 
 use arrow::array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray, make_array};
 use arrow::compute::cast;
@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::fault;
-use crate::rows::Column;
+use crate::interchange::ArrowArray;
 
 /// Values, in the order of rows.
 type Values<'py> = PyResult<Vec<Bound<'py, PyAny>>>;
@@ -28,7 +28,7 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
     let bytes = |make: &dyn Fn(&[u8]) -> PyResult<Bound<'py, PyAny>>| {
         each(py, as_type(&DataType::LargeBinary)?.as_binary::<i64>().iter(), make)
     };
-    // What `make` makes of numbers.
+    // Calls `make` with each number.
     let numbers = |make: Bound<'py, PyAny>| {
         let integers = match array.data_type() {
             DataType::Date64 => cast(&as_type(&DataType::Date32)?, &DataType::Int32),
@@ -38,12 +38,12 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
         let integers = cast(&integers.map_err(fault::arrow)?, &DataType::Int64).map_err(fault::arrow)?;
         each(py, integers.as_primitive::<Int64Type>().iter(), |number| {
             make.call1((number,)).map_err(|error| {
-                // Ctrl-C says nothing about the value.
+                // Ctrl-C is not the value's fault.
                 if !error.is_instance_of::<PyException>(py) {
                     return error;
                 }
                 let (name, data_type, reason) = (field.name(), field.data_type(), error.value(py));
-                fault::invalid(format!("column `{name}` is {data_type}, and has {number}: {reason}; read it as Arrow"))
+                fault::invalid(format!("column `{name}` is {data_type} and has {number}: {reason}; read it as Arrow"))
             })
         })
     };
@@ -102,7 +102,7 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
         }
         DataType::Map(entries, _) => {
             let (maps, DataType::Struct(pair)) = (array.as_map(), entries.data_type()) else {
-                return Err(fault::arrow("the entries of a map are no structs"));
+                return Err(fault::arrow("the entries of a map are not structs"));
             };
             let offsets: Vec<usize> = maps.value_offsets().iter().map(|offset| *offset as usize).collect();
             let (first, last) = (offsets[0], offsets[maps.len()]);
@@ -129,7 +129,7 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
             to_python(py, &field.clone().with_data_type(value.as_ref().clone()), &as_type(value)?)
         }
         DataType::RunEndEncoded(_, value) => to_python(py, value, &as_type(value.data_type())?),
-        // Intervals and unions, which no table holds, have their types in pyarrow.
+        // pyarrow has Python types for intervals and unions, which only SQL returns.
         DataType::Interval(_) | DataType::Union(..) => {
             let pyarrow = py.import("pyarrow").map_err(|_| {
                 fault::invalid(format!(
@@ -138,15 +138,15 @@ pub(crate) fn to_python<'py>(py: Python<'py>, field: &Field, array: &dyn Array) 
                     field.data_type()
                 ))
             })?;
-            let column = Column { array: make_array(array.to_data()), field: field.clone().into() };
-            pyarrow.call_method1("array", (column,))?.call_method0("to_pylist")?.extract()
+            let array = ArrowArray::new(make_array(array.to_data()), field.clone());
+            pyarrow.call_method1("array", (array,))?.call_method0("to_pylist")?.extract()
         }
-        // Those that the guards above have taken.
+        // Types that the guards above have taken.
         other => Err(fault::arrow(format!("{other} has no values in Python"))),
     }
 }
 
-/// Returns what `make` makes of each value.
+/// Calls `make` with each value that is not null.
 fn each<'py, T>(
     py: Python<'py>,
     values: impl Iterator<Item = Option<T>>,
@@ -155,7 +155,7 @@ fn each<'py, T>(
     values.map(|value| value.map_or_else(|| Ok(py.None().into_bound(py)), &make)).collect()
 }
 
-/// Converts each row of `array` that is not null with `make`.
+/// Calls `make` with each row of `array` that is not null.
 fn whole<'py>(py: Python<'py>, array: &dyn Array, make: impl Fn(usize) -> PyResult<Bound<'py, PyAny>>) -> Values<'py> {
     each(py, (0..array.len()).map(|row| array.is_valid(row).then_some(row)), make)
 }

@@ -1,7 +1,7 @@
-//! What came over Arrow's C interface, as arrays.
+//! Arrays and streams received over Arrow's C interface.
 //!
-//! Arrow's own conversion panics for a struct within a struct, or within a fixed-size list, that was sliced: it applies
-//! the slice twice. Here slices are applied to what such arrays are made of first, so that it has none to apply.
+//! Arrow's own conversion panics for a sliced struct within a struct or a fixed-size list, because it applies the slice
+//! twice. This module applies slices to the children of such arrays first, which leaves none to apply.
 
 #![expect(unsafe_code, reason = "the C interface hands over pointers; each block says why it may be followed")]
 
@@ -18,10 +18,10 @@ use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi_and_data_type};
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use cenote_runtime::arrow;
 
-/// The array of `data`.
+/// Makes an array from `data`.
 ///
 /// # Errors
-/// `CDataInterface` for data that is not as its type wants it.
+/// `CDataInterface` for buffers that do not fit the type.
 pub(crate) fn array(data: ArrayData) -> Result<ArrayRef> {
     let mut data = settle(data)?;
     let make = AssertUnwindSafe(|| {
@@ -31,7 +31,7 @@ pub(crate) fn array(data: ArrayData) -> Result<ArrayRef> {
     catch_unwind(make).map_err(|_| ArrowError::CDataInterface("the buffers do not fit the type".to_owned()))
 }
 
-/// `data` with the slices of its structs and fixed-size lists, at any depth, applied to their children.
+/// Applies the slices of structs and fixed-size lists in `data`, at any depth, to their children.
 fn settle(data: ArrayData) -> Result<ArrayData> {
     let values_per_row = match data.data_type() {
         DataType::Struct(_) => Some(1),
@@ -51,11 +51,11 @@ fn settle(data: ArrayData) -> Result<ArrayData> {
     Ok(unsafe { builder.build_unchecked() })
 }
 
-/// `rows` of `data` from `start` on. Unlike `ArrayData::slice` it leaves the children of structs as they are.
+/// Slices `rows` rows of `data` from `start` on. Unlike `ArrayData::slice`, it leaves the children of structs alone.
 fn slice(data: &ArrayData, start: usize, rows: usize) -> Result<ArrayData> {
     if start + rows > data.len() {
         return Err(ArrowError::CDataInterface(format!(
-            "an array has {} values where those around it need {}",
+            "a nested array has {} values, and its parent needs {}",
             data.len(),
             start + rows
         )));
@@ -66,7 +66,7 @@ fn slice(data: &ArrayData, start: usize, rows: usize) -> Result<ArrayData> {
     Ok(unsafe { builder.build_unchecked() })
 }
 
-/// Batches of a stream of the C interface.
+/// A reader of a stream of the C interface.
 pub(crate) struct StreamReader {
     stream: FFI_ArrowArrayStream,
     schema: SchemaRef,
@@ -125,9 +125,9 @@ fn released() -> ArrowError {
     ArrowError::CDataInterface("the stream was read already".to_owned())
 }
 
-/// What `stream` says about the call before, which failed with `code`.
+/// Returns the error of the last call on `stream`, which failed with `code`.
 fn last_error(stream: &mut FFI_ArrowArrayStream, code: i32) -> ArrowError {
-    // SAFETY: a stream may be asked so after an error; the text, if there is one, lives until the next call.
+    // SAFETY: a stream has this function for use after an error; the text, if any, lives until the next call.
     let text = stream.get_last_error.and_then(|get_last_error| unsafe {
         let text = get_last_error(stream);
         (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())

@@ -6,13 +6,13 @@ use pyo3::types::{PyBool, PyBytes, PyDateTime};
 
 use crate::fault;
 
-/// A query vector: any sequence of numbers.
+/// Returns a query vector, given as any sequence of numbers.
 pub(crate) fn vector(values: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
     let numbers = values.extract::<Vec<f32>>();
-    numbers.map_err(|_| fault::invalid("a vector is a sequence of numbers, such as a list or a numpy array"))
+    numbers.map_err(|_| fault::invalid("a vector must be a sequence of numbers, such as a list or a numpy array"))
 }
 
-/// A parameter of a statement.
+/// Returns the parameter of a statement.
 pub(crate) fn to_parameter(value: &Bound<'_, PyAny>) -> PyResult<Parameter> {
     if value.is_none() {
         return Ok(Parameter::Null);
@@ -30,7 +30,8 @@ pub(crate) fn to_parameter(value: &Bound<'_, PyAny>) -> PyResult<Parameter> {
         if !number.is_nan() && !value.eq(number)? {
             let what = value.repr()?;
             return Err(fault::invalid(format!(
-                "{what} is neither an integer of 64 bits nor a float: give its text, and cast it, as in CAST($1 AS DECIMAL(20, 2))"
+                "{what} is neither a 64-bit integer nor a float: give its text and cast it, as in \
+                 CAST($1 AS DECIMAL(20, 2))"
             )));
         }
         return Ok(Parameter::Number(number));
@@ -44,7 +45,7 @@ pub(crate) fn to_parameter(value: &Bound<'_, PyAny>) -> PyResult<Parameter> {
     value.extract::<Vec<f32>>().map(Parameter::Vector).map_err(|_| {
         let what = value.get_type().to_string();
         fault::invalid(format!(
-            "a parameter is None, a bool, a number, a text, bytes, a datetime or a vector, found {what}"
+            "a parameter must be None, a bool, a number, a str, bytes, a datetime or a vector, found {what}"
         ))
     })
 }
