@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -172,6 +172,12 @@ fn listen(socket: &Path) -> Result<UnixListener> {
     let directory = directory();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     made.context(|| format!("make {}", directory.display()))?;
+    // Where no runtime directory is set, somebody else may have made it in the directory that everybody shares.
+    let ours = std::fs::metadata("/proc/self").and_then(|ours| Ok((ours.uid(), std::fs::metadata(&directory)?)));
+    let (user, found) = ours.context(|| format!("look at {}", directory.display()))?;
+    if found.uid() != user || found.mode() & 0o077 != 0 {
+        return Err(Error::unavailable(format!("{} is open to other users", directory.display())));
+    }
     // A killed process of the same number may have left a socket.
     drop(std::fs::remove_file(socket));
     UnixListener::bind(socket).context(|| format!("listen at {}", socket.display()))

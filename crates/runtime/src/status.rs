@@ -1,6 +1,6 @@
 //! A lake at a glance.
 
-use cenote_base::Result;
+use cenote_base::{ErrorKind, Result};
 use cenote_engine::ErrorTable;
 use cenote_index::{IndexInfo, Indexes};
 use cenote_scheduler::Usage;
@@ -40,18 +40,27 @@ pub struct TableStatus {
 pub(crate) async fn tables(store: &Store, indexes: &Indexes) -> Result<Vec<TableStatus>> {
     let mut tables = Vec::new();
     for name in store.tables().await? {
-        let table = store.table(&name).await?;
-        let snapshot = table.snapshot().await?;
-        tables.push(TableStatus {
-            rows: snapshot.count(None).await?,
-            version: snapshot.version(),
-            bytes: store.bytes(&name).await?,
-            upkeep: table.upkeep().await?,
-            oldest: snapshot.oldest_version(),
-            errors: ErrorTable::new(store, &name, &snapshot).rows().await?.num_rows(),
-            indexes: indexes.list(&snapshot).await?,
-            name,
-        });
+        match table(store, indexes, &name).await {
+            Ok(status) => tables.push(status),
+            // It was dropped meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound && !store.tables().await?.contains(&name) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(tables)
+}
+
+async fn table(store: &Store, indexes: &Indexes, name: &str) -> Result<TableStatus> {
+    let table = store.table(name).await?;
+    let snapshot = table.snapshot().await?;
+    Ok(TableStatus {
+        rows: snapshot.count(None).await?,
+        version: snapshot.version(),
+        bytes: store.bytes(name).await?,
+        upkeep: table.upkeep().await?,
+        oldest: snapshot.oldest_version(),
+        errors: ErrorTable::new(store, name, &snapshot).rows().await?.num_rows(),
+        indexes: indexes.list(&snapshot).await?,
+        name: name.to_owned(),
+    })
 }

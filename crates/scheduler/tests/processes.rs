@@ -22,6 +22,8 @@ const EAT: i64 = -3;
 const GARBAGE: i64 = -4;
 const REFUSE: i64 = -5;
 const LONG_FRAME: i64 = -6;
+/// The child sends its answer a byte at a time, and is never silent for long.
+const DRIP: i64 = -8;
 /// The child answers with the number of calls before this one.
 const COUNT: i64 = -7;
 
@@ -52,6 +54,13 @@ fn child() {
                 }
                 GARBAGE => say(b"no frame at all, but more than nine bytes of it"),
                 LONG_FRAME => say(&[3, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]),
+                DRIP => {
+                    say(&[3, 0, 0, 0, 1, 0, 0, 0, 0]);
+                    loop {
+                        say(b"x");
+                        std::thread::park_timeout(Duration::from_millis(1));
+                    }
+                }
                 REFUSE => return Err(Error::invalid_input("this number is refused")),
                 COUNT => outputs.push(calls - 1),
                 0 => outputs.push(i64::from(std::process::id())),
@@ -144,6 +153,7 @@ fn what_a_child_dies_of_is_said() {
     quick.call_max = Duration::from_millis(300);
     for (options, number, kind, text) in [
         (options(), EXIT, ErrorKind::Unavailable, "was lost (signal: 6"),
+        (quick.clone(), DRIP, ErrorKind::ResourceExhausted, "it took longer than 300ms"),
         (quick, HANG, ErrorKind::ResourceExhausted, "it took longer than 300ms"),
         (options(), EAT, ErrorKind::ResourceExhausted, "of memory, more than 200 MiB"),
         (options(), GARBAGE, ErrorKind::Corrupt, "a frame cannot begin with the bytes"),

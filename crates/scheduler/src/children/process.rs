@@ -1,5 +1,6 @@
 //! The parent's side: a child process that is started, called and killed at its limits.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::fd::OwnedFd;
@@ -75,6 +76,7 @@ struct Limits<'a> {
     memory_max: ByteSize,
     time_max: Duration,
     until: Instant,
+    checked: Cell<Instant>,
 }
 
 impl ChildProcess {
@@ -176,9 +178,11 @@ impl RunningChild {
             let mut left = part;
             while !left.is_empty() {
                 match self.connection.write(left) {
+                    Ok(0) => return Err(Error::unavailable("it ended")),
                     Ok(written) => left = &left[written..],
-                    Err(error) => limits.go_on_after(error, pid)?,
+                    Err(error) => limits.expect_timeout(error)?,
                 }
+                limits.check_if_due(pid)?;
             }
         }
         let (kind, content) = self.receive(limits)?;
@@ -204,8 +208,9 @@ impl RunningChild {
             match self.connection.read(to) {
                 Ok(0) => return Err(Error::unavailable("it ended")),
                 Ok(count) => to = &mut to[count..],
-                Err(error) => limits.go_on_after(error, self.child.id())?,
+                Err(error) => limits.expect_timeout(error)?,
             }
+            limits.check_if_due(self.child.id())?;
         }
         Ok(())
     }
@@ -238,19 +243,32 @@ impl Drop for RunningChild {
 
 impl<'a> Limits<'a> {
     fn new(check: Check<'a>, options: &ProcessOptions, time_max: Duration) -> Self {
-        Self { check, memory_max: options.memory_max, time_max, until: Instant::now() + time_max }
+        let now = Instant::now();
+        Self { check, memory_max: options.memory_max, time_max, until: now + time_max, checked: Cell::new(now) }
     }
 
-    /// Checks the limits after a read or write that failed with `error`, which may just be its timeout.
+    /// Passes over `error`, of a read or write, if it says only that the child is busy.
+    ///
+    /// # Errors
+    /// The end of the child; an error of the connection.
+    fn expect_timeout(&self, error: io::Error) -> Result<()> {
+        match error.kind() {
+            Io::WouldBlock | Io::TimedOut | Io::Interrupted => Ok(()),
+            Io::BrokenPipe | Io::ConnectionReset => Err(Error::unavailable("it ended")),
+            _ => Err(Error::from(error).context("talk to the child")),
+        }
+    }
+
+    /// Checks the limits, unless that was done less than [`CHECK_INTERVAL`] ago: a child that goes on sending is under
+    /// them too.
     ///
     /// # Errors
     /// The reason to stop waiting.
-    fn go_on_after(&self, error: io::Error, pid: u32) -> Result<()> {
-        match error.kind() {
-            Io::WouldBlock | Io::TimedOut | Io::Interrupted => {}
-            Io::BrokenPipe | Io::ConnectionReset => return Err(Error::unavailable("it ended")),
-            _ => return Err(Error::from(error).context("talk to the child")),
+    fn check_if_due(&self, pid: u32) -> Result<()> {
+        if self.checked.get().elapsed() < CHECK_INTERVAL {
+            return Ok(());
         }
+        self.checked.set(Instant::now());
         (self.check)()?;
         if Instant::now() > self.until {
             return Err(Error::resource_exhausted(format!("it took longer than {:?}", self.time_max)));
