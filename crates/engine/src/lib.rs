@@ -46,26 +46,16 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
-mod children;
-mod dependents;
-mod derive;
 mod devices;
-mod error_table;
-mod expand;
-mod in_turn;
-mod intake;
-mod keys;
+mod pass;
 mod plan;
-mod read;
 mod recipe;
-mod room;
+mod record;
 mod run;
-mod stage;
-mod worker;
 mod yaml;
 
 pub use devices::Devices;
-pub use error_table::{ERROR_TABLE, ErrorTable, error_table_schema};
 pub use plan::ORDINAL;
 pub use recipe::{IndexRequest, Keep, Recipe, Step};
+pub use record::error_table::{ERROR_TABLE, ErrorTable, error_table_schema};
 pub use run::{Engine, EngineOptions, RunOptions, RunReport, StagePlan, StepReport};

@@ -12,13 +12,14 @@ use cenote_scheduler::{Cancel, Job, JobOptions, Priority, Scheduler};
 use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Store, Table};
 use futures::TryStreamExt;
 
-use crate::dependents;
 use crate::devices::Devices;
-use crate::error_table::ErrorTable;
+use crate::pass::stage::{GROUP_STEPS_MAX, fuse, requests};
+use crate::pass::{derive, expand};
 use crate::plan::{self, PlannedStep};
 use crate::recipe::Recipe;
-use crate::stage::{GROUP_STEPS_MAX, fuse, requests};
-use crate::{derive, expand, keys};
+use crate::record::dependents;
+use crate::record::error_table::ErrorTable;
+use crate::record::keys;
 
 /// What the properties begin with that say how columns and child tables were made.
 const DERIVED_PREFIX: &str = "cenote.derived.";

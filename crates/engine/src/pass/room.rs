@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use cenote_base::{ByteSize, Error, Result};
 
-use crate::intake::RowBytes;
+use super::intake::RowBytes;
+use super::stage::{fuse, requests};
 use crate::plan::PlannedStep;
 use crate::run::Engine;
-use crate::stage::{fuse, requests};
 
 /// Copies of a row's outputs that exist at once at worst: made, committed, joined with others of its file, and written.
 const COPIES: u64 = 4;

@@ -7,8 +7,8 @@ use arrow::array::RecordBatch;
 use cenote_scheduler::{Held, Receiver};
 use cenote_store::fixed_bytes;
 
+use super::read::Chunk;
 use crate::plan::PlannedStep;
-use crate::read::Chunk;
 
 /// What a pass makes of a row, in bytes: of outputs of one size known before, of others as measured so far.
 #[derive(Debug)]

@@ -12,13 +12,13 @@ use cenote_base::{Error, Resources, Result};
 use cenote_operator::{Kernel, Output, RowError};
 use cenote_scheduler::{Actor, Cancel, Context, Held, Placed, Scheduler, WorkOptions};
 
-use crate::derive::internal;
+use super::derive::internal;
+use super::read::Chunk;
+use super::worker::{RETRIES_MAX, StepWorker, process};
 use crate::devices::{DEVICE_SHARE, Devices};
-use crate::error_table::Failure;
 use crate::plan::PlannedStep;
-use crate::read::Chunk;
+use crate::record::error_table::Failure;
 use crate::run::{Engine, Group, Work};
-use crate::worker::{RETRIES_MAX, StepWorker, process};
 
 /// Which steps of a group a row went through: bit `n` for step `n`. A group has at most 64 steps.
 pub(crate) type Pattern = u64;

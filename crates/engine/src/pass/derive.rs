@@ -11,14 +11,14 @@ use cenote_base::{Error, Result};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use crate::error_table::{ErrorTable, Failure};
-use crate::in_turn::in_turn;
-use crate::intake::{Intake, RowBytes};
-use crate::keys;
+use super::intake::{Intake, RowBytes};
+use super::read::{Chunk, Pieces, read};
+use super::stage::{Pattern, Stage, Taken, select, stages};
 use crate::plan::PlannedStep;
-use crate::read::{Chunk, Pieces, read};
+use crate::record::error_table::{ErrorTable, Failure};
+use crate::record::in_turn::in_turn;
+use crate::record::keys;
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
-use crate::stage::{Pattern, Stage, Taken, select, stages};
 use cenote_scheduler::{Held, WorkOptions, byte_queue};
 use cenote_store::{PrimaryKey, Snapshot, Table};
 

@@ -7,7 +7,7 @@ use cenote_base::{Error, Result, pack};
 use cenote_scheduler::Sender;
 use cenote_store::{Snapshot, is_blob};
 
-use crate::intake::RowBytes;
+use super::intake::RowBytes;
 
 /// Rows of one piece, at most: enough to share the cost of a call, few enough to spread over cores.
 const CHUNK_ROWS_MAX: usize = 64;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cenote_base::Result;
 use cenote_store::{DEPENDENTS_PROPERTY, Snapshot, Table};
 
-use crate::in_turn::in_turn;
+use super::in_turn::in_turn;
 use crate::plan::PlannedStep;
 
 /// Registers the steps of `planned` that are over `table`, in place of what they had registered before.

@@ -12,16 +12,16 @@ use cenote_scheduler::{Actor, Held, WorkOptions, byte_queue};
 use cenote_store::{Store, TableSpec};
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use crate::children::Children;
-use crate::derive::internal;
-use crate::error_table::Failure;
-use crate::intake::{Intake, RowBytes};
-use crate::keys;
+use super::children::Children;
+use super::derive::internal;
+use super::intake::{Intake, RowBytes};
+use super::read::{Chunk, Pieces, read};
+use super::stage::WORKER_IDLE;
+use super::worker::{RETRIES_MAX, StepWorker};
 use crate::plan::{Child, PlannedStep};
-use crate::read::{Chunk, Pieces, read};
+use crate::record::error_table::Failure;
+use crate::record::keys;
 use crate::run::{Engine, Group, RunOptions, StepReport, Work};
-use crate::stage::WORKER_IDLE;
-use crate::worker::{RETRIES_MAX, StepWorker};
 
 /// What some parents gave.
 struct Expanded {

@@ -12,11 +12,11 @@ use cenote_base::{Error, Result};
 use cenote_store::{PrimaryKey, ScanRequest, Snapshot, Table, Turn, VOID};
 use futures::TryStreamExt;
 
-use crate::derive::internal;
-use crate::error_table::{ErrorTable, Failure};
-use crate::in_turn::in_turn;
-use crate::keys;
+use super::derive::internal;
 use crate::plan::{Child, PlannedStep};
+use crate::record::error_table::{ErrorTable, Failure};
+use crate::record::in_turn::in_turn;
+use crate::record::keys;
 use crate::run::Engine;
 
 /// Cheap to clone.

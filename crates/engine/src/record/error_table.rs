@@ -8,8 +8,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use cenote_store::{HIDDEN_PREFIX, ScanRequest, Snapshot, Store, Table, TableSpec};
 
-use crate::in_turn::in_turn;
-use crate::keys;
+use super::in_turn::in_turn;
+use super::keys;
 
 /// The name of the error table.
 pub const ERROR_TABLE: &str = "cenote_errors";
