@@ -6,24 +6,21 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take};
-use arrow::datatypes::Field;
-use cenote_base::{Error, ErrorKind, Result};
-use cenote_scheduler::{Actor, Held, WorkOptions, byte_queue};
-use cenote_store::{Store, TableSpec};
-use futures::stream::{FuturesUnordered, StreamExt};
+use cenote_base::{Error, Result};
+use cenote_scheduler::{Actor, Held, WorkOptions};
 
 use super::children::Children;
-use super::derive::internal;
-use super::intake::{Intake, RowBytes};
-use super::read::{Chunk, Pieces, read};
-use super::stage::WORKER_IDLE;
-use super::worker::{RETRIES_MAX, StepWorker};
+use super::drive::{ChildRows, Outcome, Pass, drive};
+use super::read::Piece;
+use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
+use crate::engine::{Engine, RunOptions};
+use crate::fault::internal;
+use crate::group::{Group, StepReport, Work};
 use crate::plan::{Child, PlannedStep};
 use crate::record::error_table::Failure;
 use crate::record::keys;
-use crate::run::{Engine, Group, RunOptions, StepReport, Work};
 
-/// What some parents gave.
+/// The outcome of one piece.
 struct Expanded {
     /// The primary keys of the parents.
     parents: RecordBatch,
@@ -31,6 +28,33 @@ struct Expanded {
     failures: Vec<Failure>,
 }
 
+impl Outcome for Expanded {
+    fn rows(&self) -> usize {
+        self.parents.num_rows()
+    }
+
+    fn made(&self) -> impl Iterator<Item = &RecordBatch> {
+        [&self.children].into_iter()
+    }
+
+    fn count(&self, reports: &mut [StepReport]) {
+        if let [report] = reports {
+            report.rows_processed += self.parents.num_rows();
+            report.rows_failed += self.failures.len();
+        }
+    }
+}
+
+/// A pass from the rows of a table to their children.
+struct Expansion<'a> {
+    pass: Pass<'a>,
+    step: &'a PlannedStep,
+    child: &'a Child,
+    workers: Actor<StepWorker>,
+    children: Children,
+}
+
+/// Runs the one-to-many `step`, the only one of `group`, over the rows of `work`.
 pub(crate) async fn run(
     engine: &Engine,
     group: &Group,
@@ -44,126 +68,28 @@ pub(crate) async fn run(
         .retries(RETRIES_MAX)
         .cancel(&options.cancel)
         .job(&group.job);
-    let (operator, workers_max) = (Arc::clone(&step.operator), engine.scheduler.usage().total.cpu.ceil() as usize);
+    let (operator, workers_max) = (Arc::clone(&step.operator), engine.scheduler().usage().total.cpu.ceil() as usize);
     let workers =
-        engine.scheduler.actor(task, workers_max.max(1), WORKER_IDLE, move || Ok(StepWorker::new(&operator)))?;
+        engine.scheduler().actor(task, workers_max.max(1), WORKER_IDLE, move || Ok(StepWorker::new(&operator)))?;
     let children = Children::new(engine, &group.table, step, child, &work.snapshot);
-    let pass = Pass { step, child, work: &work, workers, children };
     let mut report = work.report(step);
-    let writes = options.dry_run_rows.is_none();
-    if writes {
-        report.rows_cleared = pass.children.clear(work.cleared[0].iter().copied().collect()).await?;
-    }
-    let rows: Vec<u64> = work.stale[0].iter().copied().collect();
-    let stage = format!("{}: {}", step.table, step.operator.definition.name);
-    if !rows.is_empty() {
-        options.progress.begin(&stage, Some(rows.len() as u64));
-        let mut columns = work.snapshot.primary_key().columns();
-        columns.extend(step.inputs.iter().filter(|input| !columns.contains(input)).cloned().collect::<Vec<_>>());
-        let room = engine.room(&group.steps)?;
-        let hold = engine
-            .scheduler
-            .hold(&WorkOptions::new(&stage).cancel(&options.cancel).job(&group.job), room.bytes(), room.worker)
-            .await?;
-        let made = RowBytes::of(&group.steps);
-        let (sender, receiver) = byte_queue(room.queue);
-        let row_bytes_max = engine.options.row_bytes_max.0;
-        let pieces = Pieces { row_bytes_max, bytes_max: room.piece, made: Arc::clone(&made) };
-        let reader = read(work.snapshot.clone(), rows, columns, pieces, sender);
-        let process = async {
-            let mut intake = Intake::new(receiver, Arc::clone(&made), room.at_work_max, room.at_work);
-            let mut in_flight = FuturesUnordered::new();
-            let mut pending = Vec::new();
-            let mut bytes = 0;
-            while intake.goes_on() {
-                tokio::select! {
-                    biased;
-                    () = options.cancel.cancelled() => return Err(Error::cancelled("the run was cancelled")),
-                    Some((expanded, counted)) = in_flight.next(), if !in_flight.is_empty() => {
-                        intake.done(counted);
-                        let expanded: Expanded = expanded?;
-                        made.note([&expanded.children], expanded.parents.num_rows());
-                        options.progress.advance(&stage, expanded.parents.num_rows() as u64);
-                        report.rows_processed += expanded.parents.num_rows();
-                        report.rows_failed += expanded.failures.len();
-                        if writes {
-                            bytes += expanded.children.get_array_memory_size() as u64;
-                            pending.push(expanded);
-                            if bytes >= room.pending {
-                                bytes = 0;
-                                pass.commit(std::mem::take(&mut pending), &mut report).await?;
-                            }
-                        }
-                    }
-                    piece = intake.next(), if intake.has_room() => {
-                        let pass = &pass;
-                        let process = |(piece, bytes): (Held<Chunk>, u64)| async move { (pass.process(&piece).await, bytes) };
-                        in_flight.extend(piece.map(process));
-                    }
-                }
-            }
-            pass.commit(pending, &mut report).await?;
-            Ok(())
-        };
-        tokio::try_join!(reader, process)?;
-        drop(hold);
-        options.progress.end(&stage);
-    }
-    if writes {
-        report.child_rows_removed += pass.children.remove_orphans().await?;
+    report.rows_cleared = children.clear(work.cleared[0].iter().copied().collect()).await?;
+    let pass = Pass { engine, group, work: &work, options };
+    let expansion = Expansion { pass, step, child, workers, children };
+    let process = |piece| expansion.process(piece);
+    drive(pass, std::slice::from_mut(&mut report), process, |expanded| expansion.commit(expanded)).await?;
+    if options.dry_run_rows.is_none() {
+        report.child_rows_removed += expansion.children.remove_orphans().await?;
     }
     Ok(report)
 }
 
-/// Makes the child table of `step`, or the output columns that it lacks: its identity, and whether it is new.
-pub(crate) async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child) -> Result<(u64, bool)> {
-    match store.table(&child.table).await {
-        Ok(table) => {
-            let snapshot = table.snapshot().await?;
-            if snapshot.primary_key().columns() != child.key {
-                return Err(Error::invalid_input(format!(
-                    "table `{}` exists with primary key ({}), and the step needs ({}): choose another `into`",
-                    child.table,
-                    snapshot.primary_key().columns().join(", "),
-                    child.key.join(", ")
-                )));
-            }
-            let is_missing = |output: &&Field| snapshot.full_schema().field_with_name(output.name()).is_err();
-            let missing: Vec<Field> = step.outputs.iter().filter(is_missing).cloned().collect();
-            if !missing.is_empty() {
-                table.add_columns(&missing).await?;
-            }
-            Ok((snapshot.identity(), false))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let spec = TableSpec::new(Arc::clone(&child.schema), child.key.clone());
-            let table = match store.create_table(&child.table, spec).await {
-                // Another run has made it meanwhile.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    return Box::pin(ensure_child(store, step, child)).await;
-                }
-                table => table?,
-            };
-            Ok((table.snapshot().await?.identity(), true))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-struct Pass<'a> {
-    step: &'a PlannedStep,
-    child: &'a Child,
-    work: &'a Work,
-    workers: Actor<StepWorker>,
-    children: Children,
-}
-
-impl Pass<'_> {
-    async fn process(&self, chunk: &Chunk) -> Result<Expanded> {
-        let parents = self.work.snapshot.primary_key().project(&chunk.rows)?;
+impl Expansion<'_> {
+    async fn process(&self, piece: Held<Piece>) -> Result<Expanded> {
+        let parents = self.pass.work.snapshot.primary_key().project(&piece.rows)?;
         let row_keys = keys::render(&parents)?;
         let input = |name: &String| {
-            chunk
+            piece
                 .rows
                 .column_by_name(name)
                 .cloned()
@@ -183,36 +109,30 @@ impl Pass<'_> {
         let children =
             RecordBatch::try_new(Arc::clone(&self.child.schema), columns).map_err(internal("build child rows"))?;
 
-        let oversized = chunk.too_large.iter().cloned();
+        let too_large = piece.too_large.iter().cloned();
         let reasons: HashMap<usize, String> =
-            output.errors.into_iter().map(|error| (error.row, error.reason)).chain(oversized).collect();
-        let label = self.step.label();
+            output.errors.into_iter().chain(too_large).map(|error| (error.row, error.reason)).collect();
         let failure = |(row, reason): (&usize, &String)| Failure {
             row_key: row_keys[*row].clone(),
-            step: label.to_owned(),
+            step: self.step.label().to_owned(),
             operator: self.step.operator.definition.name.to_owned(),
             reason: reason.clone(),
         };
         Ok(Expanded { parents, children, failures: reasons.iter().map(failure).collect() })
     }
 
-    async fn commit(&self, expanded: Vec<Expanded>, report: &mut StepReport) -> Result<()> {
-        if expanded.is_empty() {
-            return Ok(());
-        }
-        let parents: Vec<&RecordBatch> = expanded.iter().map(|part| &part.parents).collect();
-        let parents = concat_batches(&parents[0].schema(), parents).map_err(internal("join parents"))?;
-        let children: Vec<&RecordBatch> = expanded.iter().map(|part| &part.children).collect();
-        let children = concat_batches(&self.child.schema, children).map_err(internal("join child rows"))?;
-        let failures = expanded.into_iter().flat_map(|part| part.failures).collect();
-        let (written, removed) = self.children.commit(parents, children, failures).await?;
-        report.child_rows_written += written;
-        report.child_rows_removed += removed;
-        Ok(())
+    async fn commit(&self, expanded: Vec<Expanded>) -> Result<ChildRows> {
+        let Some(first) = expanded.first() else { return Ok(ChildRows::default()) };
+        let parents = concat_batches(&first.parents.schema(), expanded.iter().map(|piece| &piece.parents))
+            .map_err(internal("join parents"))?;
+        let children = concat_batches(&self.child.schema, expanded.iter().map(|piece| &piece.children))
+            .map_err(internal("join child rows"))?;
+        let failures = expanded.into_iter().flat_map(|piece| piece.failures).collect();
+        self.children.commit(parents, children, failures).await
     }
 }
 
-/// 0, 1, 2 … for the children of each parent; `parents` ascends.
+/// Numbers the children of each parent from 0; `parents` ascends.
 fn ordinals(parents: &UInt32Array) -> Int32Array {
     let mut next = 0;
     let mut last = None;

@@ -4,10 +4,14 @@
 //! that each of them must process.
 
 mod children;
+mod clear;
 pub(crate) mod derive;
+mod drive;
 pub(crate) mod expand;
 mod intake;
 mod read;
-mod room;
-pub(crate) mod stage;
+pub(crate) mod room;
+mod row_bytes;
+mod stage;
+pub(crate) mod task;
 mod worker;

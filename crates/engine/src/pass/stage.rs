@@ -1,83 +1,101 @@
-//! One task of a pass: consecutive steps over one chunk, on one thread, without handing it over in between.
+//! Stages of a pass: each runs consecutive steps over one piece as one task, on one thread, without handing it over in
+//! between.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use cenote_base::sync::Mutex;
-use cenote_base::{Error, Resources, Result};
+use cenote_base::{Error, Result};
 use cenote_operator::{Kernel, Output, RowError};
 use cenote_scheduler::{Actor, Cancel, Context, Held, Placed, Scheduler, WorkOptions};
 
-use super::derive::internal;
-use super::read::Chunk;
-use super::worker::{RETRIES_MAX, StepWorker, process};
-use crate::devices::{DEVICE_SHARE, Devices};
+use super::read::Piece;
+use super::task::{Task, tasks};
+use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE, process};
+use crate::devices::Devices;
+use crate::engine::Engine;
+use crate::fault::internal;
+use crate::group::{Group, Pattern, Work};
 use crate::plan::PlannedStep;
 use crate::record::error_table::Failure;
-use crate::run::{Engine, Group, Work};
-
-/// Which steps of a group a row went through: bit `n` for step `n`. A group has at most 64 steps.
-pub(crate) type Pattern = u64;
-
-pub(crate) const GROUP_STEPS_MAX: usize = 64;
-/// How long a worker is kept without a chunk: a pass that goes on has one again sooner.
-pub(crate) const WORKER_IDLE: Duration = Duration::from_secs(60);
 
 /// Steps of a group that run as one task.
-pub(crate) struct Stage {
+pub(super) struct Stage {
     steps: Arc<[StageStep]>,
     options: WorkOptions,
     runs: Runs,
 }
 
-/// How a stage is run.
+/// The way a stage is run.
 enum Runs {
-    /// By workers of all its steps, which hold what the steps ask for as long as they are there.
+    /// By workers of all its steps, which hold the steps' resources for as long as they live.
     Whole(Actor<Vec<StepWorker>>),
-    /// Its one step prepares rows for a kernel, which runs where it ends first.
+    /// By a worker of its one step, which prepares rows, and a kernel, on the processor that will be done first.
     InHalves(Placed),
 }
 
 struct StageStep {
     number: usize,
     step: Arc<PlannedStep>,
-    /// The row ids it must process.
+    /// The ids of the rows that it must process.
     stale: Arc<BTreeSet<u64>>,
-    /// Which of its outputs some step of the group reads.
+    /// The columns that steps of the group read.
     read: BTreeSet<String>,
 }
 
-/// What the first half of a step knows of the batch that its kernel takes: at which positions the rows stand, and which
-/// have failed.
-type Beside = (Vec<u32>, Vec<RowError>);
-
-/// A chunk on its way through the stages. Cheap to clone: a task that is tried again starts from where it was.
-#[derive(Clone)]
-pub(crate) struct Taken {
-    chunk: Arc<Held<Chunk>>,
-    row_keys: Arc<[String]>,
-    /// What steps read, as far as it is there.
-    columns: HashMap<String, ArrayRef>,
-    /// What steps made.
-    pub(crate) made: HashMap<String, ArrayRef>,
-    pub(crate) patterns: Vec<Pattern>,
-    /// For each step so far: how many rows it processed, and those that failed.
-    pub(crate) counts: Vec<usize>,
-    pub(crate) failures: Vec<Vec<Failure>>,
+/// The rows of a piece that a step must process.
+struct StepInput {
+    /// The rows' positions in the piece.
+    positions: Vec<u32>,
+    /// The values of these rows, one array for each port.
+    columns: Vec<ArrayRef>,
 }
 
-/// The stages of `group`: consecutive steps that ask for no device and for the same share of CPU are one, as long as
-/// the memory of all of them may be had.
-pub(crate) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cancel) -> Result<Vec<Stage>> {
-    let (scheduler, devices) = (&engine.scheduler, engine.options.devices.as_ref());
+/// What a step made of the rows at `positions`.
+#[derive(Clone)]
+struct StepOutput {
+    positions: Vec<u32>,
+    output: Output,
+}
+
+/// Rows that were prepared for a kernel, without the prepared values.
+struct Prepared {
+    positions: Vec<u32>,
+    /// The rows that could not be prepared.
+    errors: Vec<RowError>,
+}
+
+/// The rows of a piece that a step processed.
+#[derive(Clone)]
+pub(super) struct StepOutcome {
+    pub(super) rows: usize,
+    pub(super) failures: Vec<Failure>,
+}
+
+/// A piece on its way through the stages. Cheap to clone: a task that is retried starts from the same state.
+#[derive(Clone)]
+pub(super) struct Taken {
+    piece: Arc<Held<Piece>>,
+    row_keys: Arc<[String]>,
+    /// The columns that steps read, as far as they are stored or made.
+    columns: HashMap<String, ArrayRef>,
+    /// The columns that steps made.
+    pub(super) made: HashMap<String, ArrayRef>,
+    /// For each row, the steps that it went through.
+    pub(super) patterns: Vec<Pattern>,
+    /// One outcome for each step so far.
+    pub(super) steps: Vec<StepOutcome>,
+}
+
+/// Starts the stages of `group`, one for each of its tasks.
+pub(super) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cancel) -> Result<Vec<Stage>> {
+    let (scheduler, devices) = (engine.scheduler(), engine.options().devices.as_ref());
     let workers_max = (scheduler.usage().total.cpu.ceil() as usize).max(1);
-    let stage = |(range, resources): (Range<usize>, Resources)| {
-        let name = range.clone().map(|number| group.steps[number].operator.definition.name).collect::<Vec<_>>();
-        let first = &group.steps[range.start].operator;
+    let stage = |Task { steps: numbers, resources }: Task| {
+        let name = numbers.clone().map(|number| group.steps[number].operator.definition.name).collect::<Vec<_>>();
+        let first = &group.steps[numbers.start].operator;
         let kernel = devices.and_then(|devices| Some((devices, devices.kernel(first)?)));
         // The device is asked for with each batch that goes there.
         let resources = if kernel.is_some() { first.resources() } else { resources };
@@ -87,7 +105,7 @@ pub(crate) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cance
             let on_cpu = Arc::clone(&kernel.on_cpu);
             scheduler.placed(devices.placed(kernel, options.clone()), move |batch| on_cpu(batch))
         };
-        let operators: Vec<_> = range.clone().map(|number| Arc::clone(&group.steps[number].operator)).collect();
+        let operators: Vec<_> = numbers.clone().map(|number| Arc::clone(&group.steps[number].operator)).collect();
         let workers = move || Ok(operators.iter().map(StepWorker::new).collect());
         let runs = match kernel.map(place).transpose()? {
             Some(placed) => Runs::InHalves(placed),
@@ -99,46 +117,14 @@ pub(crate) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cance
             stale: Arc::clone(&work.stale[number]),
             read: group.steps.iter().flat_map(|step| step.inputs.iter().cloned()).collect(),
         };
-        Ok(Stage { steps: range.map(step).collect(), options, runs })
+        Ok(Stage { steps: numbers.map(step).collect(), options, runs })
     };
-    let requests = requests(&group.steps, devices);
-    fuse(&requests, engine.task_bytes_max()).into_iter().map(stage).collect()
-}
-
-/// What each of `steps` asks for, the device included that its kernel may run on.
-pub(crate) fn requests(steps: &[Arc<PlannedStep>], devices: Option<&Devices>) -> Vec<Resources> {
-    let request = |step: &Arc<PlannedStep>| match devices.filter(|devices| devices.kernel(&step.operator).is_some()) {
-        Some(devices) => step.operator.resources().with_device(devices.class.as_str(), DEVICE_SHARE),
-        None => step.operator.resources(),
-    };
-    steps.iter().map(request).collect()
-}
-
-/// Ranges of `requests` that run as one task, with what it asks for.
-pub(crate) fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<(Range<usize>, Resources)> {
-    let mut fused: Vec<(Range<usize>, Resources)> = Vec::new();
-    for (number, request) in requests.iter().enumerate() {
-        let alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
-        match fused.last_mut() {
-            Some((range, whole))
-                if !alone(whole)
-                    && !alone(request)
-                    && whole.cpu == request.cpu
-                    && whole.memory_bytes.saturating_add(request.memory_bytes) <= memory_bytes_max =>
-            {
-                range.end = number + 1;
-                // Each of them keeps its state while the next one runs.
-                whole.memory_bytes += request.memory_bytes;
-            }
-            _ => fused.push((number..number + 1, request.clone())),
-        }
-    }
-    fused
+    tasks(engine, &group.steps).into_iter().map(stage).collect()
 }
 
 impl Stage {
-    /// `taken` with the stage's steps done.
-    pub(crate) async fn run(&self, scheduler: &Scheduler, taken: Taken) -> Result<Taken> {
+    /// Returns `taken` with the stage's steps done.
+    pub(super) async fn run(&self, scheduler: &Scheduler, taken: Taken) -> Result<Taken> {
         let steps = Arc::clone(&self.steps);
         let placed = match &self.runs {
             Runs::InHalves(placed) => placed,
@@ -153,30 +139,30 @@ impl Stage {
                 return workers.call(work).await;
             }
         };
-        let beside = Arc::new(Mutex::new(None));
-        let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&beside));
+        let prepared = Arc::new(Mutex::new(None));
+        let (before, by, kept) = (taken.clone(), Arc::clone(&steps), Arc::clone(&prepared));
         // Submitted as an object: it counts in the memory budget while it waits for the device, and is spilled to disk
         // when memory is full.
-        let prepared = scheduler.submit(&self.options, &[], move |context, _| {
-            let (batch, beside) = before.prepare(&by[0], &context.cancel)?;
-            *kept.lock() = beside;
+        let object = scheduler.submit(&self.options, &[], move |context, _| {
+            let (batch, prepared) = before.prepare(&by[0], &context.cancel)?;
+            *kept.lock() = prepared;
             Ok(batch.into())
         })?;
-        scheduler.wait(&prepared).await?;
-        let beside: Option<Beside> = beside.lock().take();
-        let done = match beside {
+        scheduler.wait(&object).await?;
+        let prepared: Option<Prepared> = prepared.lock().take();
+        let done = match prepared {
             None => None,
-            Some((positions, errors)) => {
-                let made = placed.run(&prepared, positions.len()).await?;
-                Some((positions, Output::from(made.columns().to_vec()).with_errors(errors)))
+            Some(Prepared { positions, errors }) => {
+                let made = placed.run(&object, positions.len()).await?;
+                Some(StepOutput { positions, output: Output::from(made.columns().to_vec()).with_errors(errors) })
             }
         };
-        drop(prepared);
+        drop(object);
         let finish = move |_: &_| {
             let (mut taken, step) = (taken.clone(), &steps[0]);
-            let check = |(positions, output): (Vec<u32>, Output)| {
+            let check = |StepOutput { positions, output }: StepOutput| {
                 let output = step.step.operator.check(positions.len(), output)?;
-                Ok::<_, Error>((positions, output))
+                Ok::<_, Error>(StepOutput { positions, output })
             };
             taken.take_in(step, done.clone().map(check).transpose()?)?;
             Ok(taken)
@@ -186,101 +172,101 @@ impl Stage {
 }
 
 impl Taken {
-    pub(crate) fn new(chunk: Held<Chunk>, row_keys: Vec<String>) -> Self {
-        let columns = chunk.rows.schema_ref().fields().iter().zip(chunk.rows.columns());
+    pub(super) fn new(piece: Held<Piece>, row_keys: Vec<String>) -> Self {
+        let columns = piece.rows.schema_ref().fields().iter().zip(piece.rows.columns());
         let columns = columns.map(|(field, column)| (field.name().clone(), Arc::clone(column))).collect();
-        let patterns = vec![0; chunk.row_ids.len()];
+        let patterns = vec![0; piece.row_ids.len()];
         Self {
-            chunk: Arc::new(chunk),
+            piece: Arc::new(piece),
             row_keys: row_keys.into(),
             columns,
             made: HashMap::new(),
             patterns,
-            counts: Vec::new(),
-            failures: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
-    pub(crate) fn rows(&self) -> usize {
+    /// Returns the number of rows.
+    pub(super) fn rows(&self) -> usize {
         self.patterns.len()
     }
 
-    fn process(&mut self, stage: &StageStep, worker: &mut StepWorker, cancel: &Cancel) -> Result<()> {
-        let done = match self.inputs(stage)? {
-            Some((positions, inputs)) => Some((positions, worker.process(&inputs, cancel)?)),
+    fn process(&mut self, step: &StageStep, worker: &mut StepWorker, cancel: &Cancel) -> Result<()> {
+        let done = match self.input(step)? {
+            Some(StepInput { positions, columns }) => {
+                Some(StepOutput { positions, output: worker.process(&columns, cancel)? })
+            }
             None => None,
         };
-        self.take_in(stage, done)
+        self.take_in(step, done)
     }
 
-    /// What the kernel of `stage` takes, with nothing beside it when no row is to be processed.
-    fn prepare(&self, stage: &StageStep, cancel: &Cancel) -> Result<(RecordBatch, Option<Beside>)> {
-        let kernel = stage.step.operator.kernel();
+    /// Returns the batch that the kernel of `step` takes, empty and with `None` when no row must be processed.
+    fn prepare(&self, step: &StageStep, cancel: &Cancel) -> Result<(RecordBatch, Option<Prepared>)> {
+        let kernel = step.step.operator.kernel();
         let kernel = kernel.ok_or_else(|| Error::internal("a step without a kernel was placed"))?;
-        let Some((positions, inputs)) = self.inputs(stage)? else {
+        let Some(StepInput { positions, columns }) = self.input(step)? else {
             return Ok((RecordBatch::new_empty(Arc::clone(&kernel.input)), None));
         };
-        let output = process((kernel.preparer)()?.as_mut(), &stage.step.operator, &inputs, cancel)?;
-        Ok((kernel.batch(output.columns)?, Some((positions, output.errors))))
+        let output = process((kernel.preparer)()?.as_mut(), &step.step.operator, &columns, cancel)?;
+        Ok((kernel.batch(output.columns)?, Some(Prepared { positions, errors: output.errors })))
     }
 
-    /// The rows that `stage` has to process, and its inputs there; `None` when there are none.
-    fn inputs(&self, stage: &StageStep) -> Result<Option<(Vec<u32>, Vec<ArrayRef>)>> {
+    /// Returns the rows that `step` must process; `None` when there are none.
+    fn input(&self, step: &StageStep) -> Result<Option<StepInput>> {
         let rows = self.rows();
-        let is_stale = |row: &u32| stage.stale.contains(&self.chunk.row_ids[*row as usize]);
+        let is_stale = |row: &u32| step.stale.contains(&self.piece.row_ids[*row as usize]);
         let positions: Vec<u32> = (0..rows as u32).filter(is_stale).collect();
         if positions.is_empty() {
             return Ok(None);
         }
         let indices = UInt32Array::from(positions.clone());
-        let inputs = stage.step.inputs.iter().map(|input| {
+        let columns = step.step.inputs.iter().map(|input| {
             let column = self.columns.get(input);
             let column = column.ok_or_else(|| Error::internal(format!("the pass lost column `{input}`")))?;
-            // Whole chunks are the rule: then nothing is copied.
+            // Most pieces are taken whole: then nothing is copied.
             if positions.len() == rows { Ok(Arc::clone(column)) } else { select(column, &indices) }
         });
-        let inputs = inputs.collect::<Result<Vec<_>>>()?;
-        Ok(Some((positions, inputs)))
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        Ok(Some(StepInput { positions, columns }))
     }
 
-    /// Takes in what `stage` made of the rows at some positions.
-    fn take_in(&mut self, stage: &StageStep, done: Option<(Vec<u32>, Output)>) -> Result<()> {
+    /// Takes in what `step` made; `None` when it had no row to process.
+    fn take_in(&mut self, step: &StageStep, done: Option<StepOutput>) -> Result<()> {
         let rows = self.rows();
-        let mut failures = Vec::new();
-        let mut processed = 0;
-        if let Some((positions, output)) = done {
-            processed = positions.len();
-            for (field, values) in stage.step.outputs.iter().zip(output.columns) {
+        let mut outcome = StepOutcome { rows: 0, failures: Vec::new() };
+        if let Some(StepOutput { positions, output }) = done {
+            outcome.rows = positions.len();
+            for (field, values) in step.step.outputs.iter().zip(output.columns) {
                 let whole = scatter(self.columns.get(field.name()), &values, &positions, rows)?;
-                if stage.read.contains(field.name()) {
+                if step.read.contains(field.name()) {
                     self.columns.insert(field.name().clone(), Arc::clone(&whole));
                 }
                 self.made.insert(field.name().clone(), whole);
             }
             let too_large = |row: &u32| {
-                let found = self.chunk.too_large.iter().find(|(large, _)| *large == *row as usize);
-                found.map(|(_, reason)| (*row as usize, reason.clone()))
+                let found = self.piece.too_large.iter().find(|error| error.row == *row as usize);
+                found.map(|error| (error.row, error.reason.clone()))
             };
             let errors = output.errors.into_iter().map(|error| (positions[error.row] as usize, error.reason));
             let mut reasons: BTreeMap<usize, String> = errors.collect();
             reasons.extend(positions.iter().filter_map(too_large));
             for row in positions.iter().map(|row| *row as usize) {
-                self.patterns[row] |= 1 << stage.number;
-                failures.extend(reasons.remove(&row).map(|reason| Failure {
+                self.patterns[row] |= 1 << step.number;
+                outcome.failures.extend(reasons.remove(&row).map(|reason| Failure {
                     row_key: self.row_keys[row].clone(),
-                    step: stage.step.label().to_owned(),
-                    operator: stage.step.operator.definition.name.to_owned(),
+                    step: step.step.label().to_owned(),
+                    operator: step.step.operator.definition.name.to_owned(),
                     reason,
                 }));
             }
         }
-        self.counts.push(processed);
-        self.failures.push(failures);
+        self.steps.push(outcome);
         Ok(())
     }
 }
 
-/// `values` at `positions` of an array of `rows` rows; elsewhere what is stored, or null.
+/// Places `values` at `positions` of an array of `rows` rows. The other rows keep what is stored, or are null.
 fn scatter(stored: Option<&ArrayRef>, values: &ArrayRef, positions: &[u32], rows: usize) -> Result<ArrayRef> {
     if positions.len() == rows {
         return Ok(Arc::clone(values));
@@ -300,24 +286,7 @@ fn scatter(stored: Option<&ArrayRef>, values: &ArrayRef, positions: &[u32], rows
     interleave(&[stored.as_ref(), values.as_ref()], &sources).map_err(internal("place outputs"))
 }
 
-pub(crate) fn select(column: &ArrayRef, rows: &UInt32Array) -> Result<ArrayRef> {
+/// Returns the rows of `column` at the positions `rows`.
+pub(super) fn select(column: &ArrayRef, rows: &UInt32Array) -> Result<ArrayRef> {
     take(column.as_ref(), rows, None).map_err(internal("select rows"))
-}
-
-#[cfg(test)]
-mod tests {
-    use cenote_base::Share;
-
-    use super::*;
-
-    #[test]
-    fn steps_are_fused_where_nothing_forbids_it() {
-        let step = |memory: u64| Resources::cpu(1.0).with_memory_bytes(memory);
-        let device = step(1).with_device("gpu", Share::Fraction(1.0));
-        let requests = [step(10), step(20), Resources::cpu(2.0), device.clone(), step(60), step(50)];
-        let fused = fuse(&requests, 100);
-        let expected =
-            [(0..2, step(30)), (2..3, Resources::cpu(2.0)), (3..4, device), (4..5, step(60)), (5..6, step(50))];
-        assert_eq!(fused, expected);
-    }
 }
