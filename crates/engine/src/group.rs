@@ -116,7 +116,8 @@ impl Work {
         }
         if options.retry_errors {
             for (number, step) in group.steps.iter().enumerate() {
-                let retried = work.failed_rows(step.label()).await?;
+                let failed = work.failed_rows(step.label()).await?;
+                let retried = work.applicable(step, failed).await?;
                 Arc::make_mut(&mut work.stale[number]).extend(retried);
             }
         }

@@ -59,15 +59,19 @@ impl Worker for SplitWorker {
     fn process(&mut self, rows: &Rows<'_>) -> cenote_base::Result<Output> {
         self.0.split.fetch_add(rows.len(), Ordering::SeqCst);
         self.0.wait();
-        let (mut words, mut parents) = (Vec::new(), Vec::new());
+        let (mut words, mut parents, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for (row, text) in rows.column(0).as_string::<i32>().iter().enumerate() {
+            if text == Some("broken") {
+                errors.push(RowError { row, reason: "the text is `broken`".into() });
+                continue;
+            }
             for word in text.unwrap_or_default().split_whitespace() {
                 words.push(word);
                 parents.push(row as u32);
             }
         }
         let columns = vec![Arc::new(StringArray::from(words)) as ArrayRef];
-        Ok(Output { columns, parents: Some(UInt32Array::from(parents)), errors: Vec::new() })
+        Ok(Output { columns, parents: Some(UInt32Array::from(parents)), errors })
     }
 }
 
@@ -470,6 +474,25 @@ async fn bad_rows_are_recorded_retried_on_request_and_forgotten_when_mended() {
     fixture.table.delete(&keys).await.unwrap();
     assert_eq!(processed(&fixture.run(&recipe).await), [1]);
     assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_failure_is_forgotten_and_not_retried_when_the_step_no_longer_applies() {
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    for (step, text) in [(upper(), "bad"), (split, "broken")] {
+        let fixture = fixture(&[("a", text), ("b", "two")]).await;
+        fixture.table.update(batch("note", &[("a", "in"), ("b", "in")])).await.unwrap();
+        let recipe = Recipe::new("r", vec![step.filter("note = 'in'")]);
+        let report = fixture.run(&recipe).await;
+        assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_failed), (2, 1));
+        fixture.table.update(batch("note", &[("a", "out")])).await.unwrap();
+        let retry = RunOptions { retry_errors: true, ..RunOptions::default() };
+        for rows_cleared in [1, 0] {
+            let report = fixture.engine(1).run(&recipe, &retry).await.unwrap();
+            assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_cleared), (0, rows_cleared), "{text}");
+            assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new(), "{text}");
+        }
+    }
 }
 
 #[tokio::test]

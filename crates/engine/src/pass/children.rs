@@ -173,18 +173,6 @@ impl Children {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))
     }
 
-    /// Removes the fingerprints of the parents in `rows` of what was read, to which the step no longer applies; their
-    /// children become orphans. A parent to which it applies again meanwhile is expanded again by the next run.
-    pub(super) async fn clear(&self, rows: Vec<u64>) -> Result<usize> {
-        if !rows.is_empty() {
-            let key = self.read.primary_key();
-            let parents = key.project(&self.read.take(&rows, &key.columns()).await?)?;
-            let own = self.clone();
-            in_turn(&self.table, |_| async move { own.unset(parents).await }).await?;
-        }
-        Ok(rows.len())
-    }
-
     /// Deletes the children of parents that are gone or have no fingerprint, and returns how many it deleted. If there
     /// are any, they are searched again in the turn, in which no other run gives a parent its children.
     pub(super) async fn remove_orphans(&self) -> Result<usize> {

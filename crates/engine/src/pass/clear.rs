@@ -15,6 +15,9 @@ use crate::record::keys;
 
 /// Sets the outputs and the fingerprint of step `number` to null, and takes its failures off the record, for the rows
 /// that it no longer applies to. Returns how many rows these are.
+///
+/// A one-to-many step has no outputs in its table: without a fingerprint, the children of a row are orphans. A row to
+/// which the step applies again meanwhile is processed by the next run.
 pub(super) async fn clear(engine: &Engine, group: &Group, work: &Work, number: usize) -> Result<usize> {
     let rows: Vec<u64> = work.cleared[number].iter().copied().collect();
     if rows.is_empty() {
@@ -25,8 +28,9 @@ pub(super) async fn clear(engine: &Engine, group: &Group, work: &Work, number: u
     let keys = snapshot.take(&rows, &snapshot.primary_key().columns()).await?;
     let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     let mut columns = keys.columns().to_vec();
+    let outputs = if step.child.is_none() { &step.outputs[..] } else { &[] };
     let fingerprint = Field::new(&step.fingerprint_column, DataType::Int64, true);
-    for field in step.outputs.iter().cloned().chain([fingerprint]) {
+    for field in outputs.iter().cloned().chain([fingerprint]) {
         columns.push(new_null_array(field.data_type(), rows.len()));
         fields.push(field);
     }

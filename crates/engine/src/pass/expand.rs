@@ -10,6 +10,7 @@ use cenote_base::{Error, Result};
 use cenote_scheduler::{Actor, Held, WorkOptions};
 
 use super::children::Children;
+use super::clear::clear;
 use super::drive::{ChildRows, Outcome, Pass, drive};
 use super::read::Piece;
 use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
@@ -73,7 +74,7 @@ pub(crate) async fn run(
         engine.scheduler().actor(task, workers_max.max(1), WORKER_IDLE, move || Ok(StepWorker::new(&operator)))?;
     let children = Children::new(engine, &group.table, step, child, &work.snapshot);
     let mut report = work.report(step);
-    report.rows_cleared = children.clear(work.cleared[0].iter().copied().collect()).await?;
+    report.rows_cleared = clear(engine, group, &work, 0).await?;
     let pass = Pass { engine, group, work: &work, options };
     let expansion = Expansion { pass, step, child, workers, children };
     let process = |piece| expansion.process(piece);
