@@ -4,28 +4,29 @@ use std::collections::BTreeMap;
 
 use cenote_base::{Error, Result};
 
+use crate::bound::BoundOperator;
+use crate::closest::closest;
 use crate::definition::Definition;
-use crate::operator::BoundOperator;
 use crate::spec::OperatorSpec;
 
-/// The operators a process knows.
+/// The operators that a process knows.
 #[derive(Debug, Default)]
 pub struct Registry {
     definitions: BTreeMap<&'static str, Definition>,
 }
 
 impl Registry {
-    /// Adds `definition`; one of the same name is replaced.
+    /// Adds `definition`, in place of any other of the same name.
     pub fn register(&mut self, definition: Definition) {
         self.definitions.insert(definition.name, definition);
     }
 
-    /// All definitions, by name.
+    /// Returns all definitions, ordered by name.
     pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
         self.definitions.values()
     }
 
-    /// The definition called `name`.
+    /// Returns the definition called `name`.
     ///
     /// # Errors
     /// `NotFound`, with the nearest registered name.
@@ -39,21 +40,12 @@ impl Registry {
     /// Checks `spec` and binds it.
     ///
     /// # Errors
-    /// `NotFound` for an unknown name, `InvalidInput` for wrong parameters, and whatever binding needs and does not find
-    /// (a model file, the ONNX Runtime library).
+    /// `NotFound` for an unknown name, `InvalidInput` for wrong parameters, and the errors of what binding needs, such
+    /// as a missing model file or ONNX Runtime library.
     pub fn bind(&self, spec: &OperatorSpec) -> Result<BoundOperator> {
         let definition = self.definition(&spec.name)?;
         let params = definition.check(&spec.params)?;
         let operator = definition.bind(&params)?;
         Ok(BoundOperator::new(definition.clone(), params, operator))
     }
-}
-
-/// `: did you mean `x`?` for the candidate nearest to `name`, or nothing when none is near.
-pub(crate) fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    candidates
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, candidate)| format!(": did you mean `{candidate}`?"))
 }
