@@ -1,7 +1,7 @@
 //! `resize_image`: raw RGB8 pixels of one size, as training and models want them.
 //!
-//! Decoding is for the CPU; resizing is a kernel that devices have too. Theirs rounds once and the CPU's after each direction, so that
-//! they agree within one grey level.
+//! Decoding runs on the CPU; resizing is a kernel that devices have too. A device rounds once and the CPU after each
+//! direction, so that they agree within one grey level.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,16 +19,18 @@ use cenote_operator::{Definition, Kernel, Operator, Output, ParamType, Params, P
 use image::{ImageBuffer, Rgb, RgbImage};
 
 use crate::decode::{Decoder, Target};
+use crate::geometry::{Fit, Layout};
 use crate::rows;
-use crate::scale::{Fit, Scaler};
+use crate::scale::Scaler;
 
-/// The longest side that can be asked for.
+/// The longest side that a recipe may ask for, in pixels.
 const SIDE_MAX: u64 = 8192;
-/// The pixels of one batch may take this much; beyond it the batch fails instead of the process.
+/// Bytes of the pixels of one batch, at most. Beyond this the batch fails instead of the process.
 const BATCH_BYTES_MAX: usize = 4 << 30;
-/// A picture that decodes to more times the bytes of its frame is resized before it goes to a device: to move it would take longer.
+/// A picture of more than `LARGE` times the bytes of its frame is resized before it goes to a device: moving it would
+/// take longer.
 const LARGE: usize = 8;
-/// A device is given so many bytes of pictures and frames at once.
+/// Bytes of pictures and frames that a device is given at once, at most.
 const RUN_BYTES_MAX: usize = 64 << 20;
 
 pub(crate) const KERNEL: &str = "resize_image";
@@ -52,10 +54,11 @@ pub(crate) fn definition() -> Definition {
         "fit",
         ParamType::Text,
         "stretch",
-        "stretch (distort), cover (cut what hangs over) or contain (pad with black)",
+        "stretch (distort), cover (crop the overhang) or contain (pad with black)",
     )
 }
 
+/// The frame that pictures are resized to.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     width: u32,
@@ -75,7 +78,7 @@ impl Frame {
         Ok(Self { width: side("width")?, height: side("height")?, fit })
     }
 
-    /// What the kernel takes: decoded pictures with their sizes, and the frame beside them.
+    /// Returns the schema of the kernel's input: decoded pictures with their sizes, and the frame as metadata.
     fn input(self) -> SchemaRef {
         let fields = vec![
             Field::new("pixels", DataType::LargeBinary, true),
@@ -88,7 +91,7 @@ impl Frame {
         Arc::new(Schema::new_with_metadata(fields, metadata))
     }
 
-    /// The frame that stands beside decoded pictures.
+    /// Reads the frame from the metadata of the kernel's input.
     fn of(input: &RecordBatch) -> Result<Self> {
         let metadata = input.schema_ref().metadata();
         let lost = || Error::internal(format!("kernel `{KERNEL}` takes pictures with their frame"));
@@ -105,7 +108,7 @@ impl Frame {
         self.width as usize * self.height as usize * 3
     }
 
-    /// How much of a picture must be decoded.
+    /// Returns the size to which a picture must be decoded.
     fn target(self) -> Target {
         match self.fit {
             Fit::Contain => Target::Within(self.width, self.height),
@@ -118,7 +121,7 @@ impl Frame {
         Field::new("pixels", DataType::FixedSizeList(item, self.bytes() as i32), true)
     }
 
-    /// Black frames.
+    /// Allocates `rows` black frames.
     fn black(self, rows: usize) -> Result<Vec<u8>> {
         let total = self.bytes().saturating_mul(rows);
         if total > BATCH_BYTES_MAX {
@@ -164,7 +167,7 @@ impl Operator for ResizeImage {
     }
 }
 
-/// Decodes and resizes every row straight into the one buffer of the batch.
+/// A worker that decodes and resizes every row straight into the one buffer of the batch.
 struct Whole {
     frame: Frame,
     decoder: Decoder,
@@ -185,7 +188,7 @@ impl Worker for Whole {
     }
 }
 
-/// Decodes rows for the kernel.
+/// A worker that decodes rows for the kernel.
 struct Preparer {
     frame: Frame,
     decoder: Decoder,
@@ -228,7 +231,7 @@ impl Worker for Preparer {
     }
 }
 
-/// Decoded pictures, as the kernel takes them.
+/// Decoded pictures: the input of the kernel.
 struct Decoded<'a> {
     frame: Frame,
     pixels: &'a LargeBinaryArray,
@@ -248,14 +251,14 @@ impl<'a> Decoded<'a> {
         })
     }
 
-    /// The rows that have a picture.
+    /// Returns the rows that have a picture.
     fn rows(&self) -> impl Iterator<Item = usize> + use<'_> {
         (0..self.pixels.len()).filter(|row| self.pixels.is_valid(*row))
     }
 
     fn picture(&self, row: usize) -> Picture<'a> {
         let (width, height) = (self.widths.value(row), self.heights.value(row));
-        let (part, place) = self.frame.fit.layout((width, height), self.frame.size());
+        let Layout { part, place } = self.frame.fit.layout((width, height), self.frame.size());
         Picture { pixels: self.pixels.value(row), width, height, part, place }
     }
 
@@ -281,7 +284,7 @@ fn on_cpu(input: &RecordBatch) -> Result<RecordBatch> {
     decoded.output(pixels)
 }
 
-/// The kernel on `device`. A picture that does not fit it alone is resized on the calling thread.
+/// Runs the kernel on `device`. A picture that is too large for it is resized on the calling thread.
 pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBatch> {
     let decoded = Decoded::new(input)?;
     let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());

@@ -9,6 +9,7 @@ use cenote_operator::{BoundOperator, OperatorSpec, Registry, conformance};
 use image::{ImageFormat, Rgb};
 
 use super::*;
+use crate::testing::FULL;
 
 static MODELS: LazyLock<Arc<ModelRegistry>> =
     LazyLock::new(|| Arc::new(ModelRegistry::new(ModelOptions::default()).unwrap()));
@@ -100,11 +101,11 @@ fn the_middle_square_keeps_the_middle() {
     assert_eq!(planes, [-127.0 / 128.0, 0.0, 1.0]);
 }
 
-/// Golden outputs were made with the reference weights at 16 bits, and their text space has a ridge head beside ConSE.
+/// Checks golden outputs, which were made with the reference weights at 16 bits. Their text space has a ridge head
+/// beside ConSE.
 #[test]
 fn reference_outputs_are_near() {
-    let assets = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
+    let assets = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let directory = assets.join("image-text-lite0");
     let Ok(text) = std::fs::read_to_string(directory.join("golden/golden.json")) else {
         println!("skipped: no golden outputs in {} (CENOTE_ASSETS names another directory)", directory.display());
@@ -114,7 +115,8 @@ fn reference_outputs_are_near() {
     let model = MODELS.model(MODEL).unwrap();
     for case in golden["image"].as_array().unwrap() {
         let file = case["png"].as_str().unwrap();
-        let square = decode_rgb(&std::fs::read(directory.join(file)).unwrap(), None).unwrap();
+        let bytes = std::fs::read(directory.join(file)).unwrap();
+        let square = Decoder::default().decode(&bytes, FULL).unwrap();
         let image = Tensor::f32(vec![1, 3, SIDE, SIDE], planes(&square)).unwrap();
         let outputs = model.run([("image", image)], &["features", "logits", "text_space"]).unwrap();
         let [features, logits, text] = outputs.iter().map(|t| t.as_f32().unwrap()).collect::<Vec<_>>()[..] else {
@@ -137,8 +139,7 @@ fn reference_outputs_are_near() {
 
 #[test]
 fn captions_find_their_pictures() {
-    let assets = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
+    let assets = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let directory = assets.join("image-text-lite0/golden");
     let Ok(reader) = std::fs::read_dir(&directory) else {
         println!("skipped: no pictures in {} (CENOTE_ASSETS names another directory)", directory.display());
