@@ -239,7 +239,7 @@ fn check_shape(step: &Step, shape: Shape) -> Result<()> {
             "operator `{name}` gives one row for each row: it writes columns, not a table; use `output`"
         ))),
         (Shape::RowWise | Shape::OneToMany, _, Some(_)) => {
-            Err(Error::invalid_input(format!("operator `{name}` is no filter: it has no score to `keep` rows by")))
+            Err(Error::invalid_input(format!("operator `{name}` is not a filter: it has no score to `keep` rows by")))
         }
         _ => Ok(()),
     }

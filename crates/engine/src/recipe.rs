@@ -61,13 +61,13 @@ impl Step {
         }
     }
 
-    /// Names the column of the lone output.
+    /// Sets the column of the lone output.
     pub fn output(mut self, column: impl Into<String>) -> Self {
         self.output = BTreeMap::from([(String::new(), column.into())]);
         self
     }
 
-    /// Names the child table of a one-to-many operator.
+    /// Sets the child table of a one-to-many operator.
     pub fn into_table(mut self, table: impl Into<String>) -> Self {
         self.into = Some(table.into());
         self

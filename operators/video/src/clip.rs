@@ -1,6 +1,6 @@
-//! Frames of a video at even distances, for models that look at clips.
+//! Clips: frames of a video at even distances.
 //!
-//! The reader goes to the keyframe before the first of them and decodes no further than the last.
+//! The reader seeks to the keyframe before the first frame and decodes no further than the last.
 
 use arrow::buffer::Buffer;
 use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
@@ -8,18 +8,20 @@ use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
 use crate::frame::Renderer;
 use crate::media::{self, Media};
 
-/// Which frames of a video are wanted.
+/// The frames of a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClipFrames {
-    /// How many, one or more.
+    /// The number of frames, one or more.
     pub count: usize,
-    /// Milliseconds from one to the next; `None`: so many that they are spread over the whole video.
+    /// Milliseconds from one frame to the next; `None` spreads the frames over the whole video.
     pub gap_ms: Option<u64>,
 }
 
-/// Gives `take` the frames of `video`, upright RGB, row by row, each with its number and its width and height. A clip that is shorter
-/// than the video begins at `place`, from 0 for its start to 1 for as late as can be; of a video that is shorter than the clip, the last
-/// frame comes again.
+/// Calls `take` with each frame of a clip from `video`: its number, its upright RGB pixels, row by row, and its width
+/// and height.
+///
+/// A clip that is shorter than the video begins at `place`, from 0 for the earliest start to 1 for the latest. If the
+/// video is shorter than the clip, its last frame is repeated.
 ///
 /// # Errors
 /// A reason for the person who looks at the row, or what `take` failed with.
@@ -44,7 +46,7 @@ pub fn read_clip(
             let length_ms = (count - 1) as f64 * gap_ms as f64;
             ((duration_ms - length_ms).max(0.0) * place.clamp(0.0, 1.0), gap_ms as f64)
         }
-        // The middles of as many parts.
+        // The middle of each of `count` equal parts.
         None => (duration_ms / count as f64 / 2.0, duration_ms / count as f64),
     };
     let renderer = Renderer::new(u32::MAX, media::turn(&stream));
@@ -52,7 +54,7 @@ pub fn read_clip(
     if start_ms > 0.0 {
         let origin_us = media::millis(origin, base).unwrap_or(0) * 1000;
         let start_us = origin_us + (start_ms * 1000.0) as i64;
-        // Without an index this fails, and the video is read from its start.
+        // Seeking fails without an index; the video is then read from its start.
         let _is_at_start = media.input.seek(start_us, ..start_us.saturating_add(1)).is_err();
     }
     let mut projection = Projection { decoder, renderer, base, origin, times_ms, next: 0, shown: None, take };
@@ -65,11 +67,11 @@ struct Projection<F> {
     renderer: Renderer,
     base: ffmpeg_next::Rational,
     origin: i64,
-    /// When the wanted frames are shown, ascending.
+    /// The times of the frames to take, ascending.
     times_ms: Vec<i64>,
-    /// The next of them.
+    /// The number of the next frame to take.
     next: usize,
-    /// The newest frame, which is shown until another one is.
+    /// The newest decoded frame, which is on screen until the next one.
     shown: Option<frame::Video>,
     take: F,
 }
@@ -85,7 +87,7 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
                     Err(error) => trouble = Some(media::reason("a frame is damaged", error)),
                 },
                 Ok(()) => {}
-                // The demuxer goes on behind a damaged packet.
+                // The demuxer continues after a damaged packet.
                 Err(MediaError::InvalidData) => trouble = Some("the file is damaged".to_owned()),
                 Err(MediaError::Eof) => break,
                 Err(error) => {
@@ -118,7 +120,7 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
         Ok(())
     }
 
-    /// Gives the frame that is shown for every wanted time before `end_ms`.
+    /// Takes the frame on screen for each time before `end_ms`.
     fn take_until(&mut self, end_ms: i64) -> Result<(), String> {
         let Some(shown) = &self.shown else { return Ok(()) };
         let mut rendered = None;
@@ -140,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// Which of the 50 frames, from dark to light, each one is, as nearly as its grey tells.
+    /// Returns the numbers of the taken frames in the video of 50, from dark to light, as their grey tells.
     fn numbers(video: &[u8], frames: ClipFrames, place: f64) -> Vec<i64> {
         let mut numbers = Vec::new();
         read_clip(Buffer::from(video), frames, place, |number, pixels, size| {
@@ -165,7 +167,7 @@ mod tests {
             near(numbers(&video, every(500, 4), 0.0), &[0, 5, 10, 15]);
             near(numbers(&video, every(500, 4), 1.0), &[35, 40, 45, 49]);
             near(numbers(&video, every(100, 3), 0.5), &[24, 25, 26]);
-            // Slower than it was filmed, and longer than it is.
+            // More frames than the video has in that time, and a clip longer than the video.
             near(numbers(&video, every(50, 4), 0.0), &[0, 0, 1, 1]);
             near(numbers(&video, every(2000, 5), 0.7), &[0, 20, 40, 49, 49]);
             near(numbers(&video, ClipFrames { count: 5, gap_ms: None }, 0.0), &[5, 15, 25, 35, 45]);

@@ -1,7 +1,7 @@
 //! `extract_keyframes`: the frames of a video that stand on their own, as JPEGs.
 //!
-//! Only keyframes are decoded, one at a time; the packets between them are passed over. Of a video that was cut, the
-//! keyframes before the cut are kept; it is a bad row only when none could be decoded.
+//! Only keyframes are decoded, one at a time; the packets between them are skipped. A video that was cut gives the
+//! keyframes before the cut; it is a bad row only if none could be decoded.
 
 use std::sync::Arc;
 
@@ -43,12 +43,12 @@ pub(crate) fn definition() -> Definition {
     })
     .shape(Shape::OneToMany)
     .input(Port::new("video", PortType::Bytes))
-    .param("max_frames", ParamType::Unsigned, 32, "At most this many keyframes a video, the first ones; from 1 to 4096")
+    .param("max_frames", ParamType::Unsigned, 32, "Keyframes of a video, at most, from its start; from 1 to 4096")
     .param(
         "min_gap_ms",
         ParamType::Unsigned,
         500,
-        "Milliseconds from one keyframe to the next; nearer ones are passed over",
+        "Milliseconds between two keyframes, at least; closer ones are skipped",
     )
     .param(
         "size",
@@ -58,6 +58,7 @@ pub(crate) fn definition() -> Definition {
     )
 }
 
+/// The parameters of the operator.
 struct Wanted {
     frames_max: usize,
     gap_min_ms: i64,
@@ -85,7 +86,7 @@ struct Keyframe {
     jpeg: Vec<u8>,
 }
 
-/// The keyframes of one video, in the order of their times.
+/// Extracts the keyframes of one video, in the order of their times.
 fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
     let mut media = Media::open(bytes)?;
     let decoder = media.decoder(codec::discard::Discard::NonKey)?;
@@ -123,7 +124,7 @@ impl Reel<'_> {
             match packet.read(&mut media.input) {
                 Ok(()) => {}
                 Err(MediaError::InvalidData) => {
-                    // The demuxer goes on behind a damaged packet.
+                    // The demuxer continues after a damaged packet.
                     self.trouble = Some("the file is damaged".to_owned());
                     continue;
                 }
@@ -162,7 +163,8 @@ impl Reel<'_> {
         media::millis(ticks?.checked_sub(self.origin)?, self.base)
     }
 
-    /// Whether the keyframe in `packet` keeps its distance; one that does is the new mark to keep it from.
+    /// Returns whether the keyframe in `packet` is far enough from the last one that was. If so, distances count from
+    /// it.
     fn is_far_enough(&mut self, packet: &Packet) -> bool {
         let Some(at) = self.time_ms(packet.pts().or(packet.dts())) else { return true };
         if self.last_ms.is_some_and(|last| at.saturating_sub(last) < self.wanted.gap_min_ms) {
@@ -172,7 +174,7 @@ impl Reel<'_> {
         true
     }
 
-    /// Keeps what the decoder gives, as long as there is room.
+    /// Keeps the frames that the decoder has, as long as there is room.
     fn take_frames(&mut self) {
         let mut picture = frame::Video::empty();
         while !self.is_full() && self.decoder.receive_frame(&mut picture).is_ok() {

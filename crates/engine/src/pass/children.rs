@@ -58,7 +58,7 @@ impl Children {
     ///   write, and gets none here. Its newer inputs can be committed only after this turn, by a run that compares with
     ///   the children written here.
     ///
-    /// In an object store, a process that stalls for long can lose its turn. It notices after it has written, and
+    /// A process that stalls for long can lose its turn in an object store. It notices after it has written, and
     /// removes the fingerprints again.
     pub(super) async fn commit(
         &self,
@@ -153,7 +153,7 @@ impl Children {
         }
         self.unset(parents.clone()).await?;
         Err(Error::conflict(format!(
-            "this process stood still while it wrote to table `{}`, and may have lost its turn to another run: run the \
+            "this process stalled while it wrote to table `{}`, and may have lost its turn to another run: run the \
              recipe again",
             self.child.table
         )))

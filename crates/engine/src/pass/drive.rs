@@ -16,7 +16,7 @@ use super::row_bytes::RowBytes;
 use crate::engine::{Engine, RunOptions};
 use crate::group::{Group, StepReport, Work};
 
-/// What a pass works with.
+/// The group of a pass, its rows, and the engine and options that it runs with.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) engine: &'a Engine,

@@ -53,7 +53,7 @@ struct StepInput {
     columns: Vec<ArrayRef>,
 }
 
-/// What a step made of the rows at `positions`.
+/// The output of a step for the rows at `positions`.
 #[derive(Clone)]
 struct StepOutput {
     positions: Vec<u32>,

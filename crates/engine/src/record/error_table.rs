@@ -171,7 +171,7 @@ impl ErrorTable {
         Ok(())
     }
 
-    /// Takes rows that are no longer in `table` off the record. Does so in the table's turn: otherwise a row could come
+    /// Takes rows that `table` no longer has off the record. Does so in the table's turn: otherwise a row could come
     /// back, fail in another run, and lose what that run recorded.
     pub(crate) async fn forget_deleted(&self, table: &Table) -> Result<()> {
         if self.recorded().await?.is_empty() {
