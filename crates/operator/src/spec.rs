@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,19 @@ impl Params {
     /// [`Definition::check`](crate::Definition::check).
     pub fn unsigned(&self, name: &str) -> Result<u64> {
         self.read(name, "a whole number ≥ 0", serde_json::Value::as_u64)
+    }
+
+    /// Returns the unsigned integer `name`, which must lie in `range`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number outside `range`.
+    pub fn unsigned_in(&self, name: &str, range: RangeInclusive<u64>) -> Result<u64> {
+        let value = self.unsigned(name)?;
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let (min, max) = range.into_inner();
+        Err(Error::invalid_input(format!("parameter `{name}` must be from {min} to {max}, found {value}")))
     }
 
     /// Returns the number `name`.

@@ -68,14 +68,9 @@ struct Frame {
 
 impl Frame {
     fn from_params(params: &Params) -> Result<Self> {
-        let side = |name: &str| match params.unsigned(name)? {
-            side @ 1..=SIDE_MAX => Ok(side as u32),
-            other => {
-                Err(Error::invalid_input(format!("parameter `{name}` must be from 1 to {SIDE_MAX}, found {other}")))
-            }
-        };
         let fit = Fit::parse(params.text("fit")?)?;
-        Ok(Self { width: side("width")?, height: side("height")?, fit })
+        let side = |name| params.unsigned_in(name, 1..=SIDE_MAX);
+        Ok(Self { width: side("width")? as u32, height: side("height")? as u32, fit })
     }
 
     /// Returns the schema of the kernel's input: decoded pictures with their sizes, and the frame as metadata.
@@ -231,15 +226,15 @@ impl Worker for Preparer {
     }
 }
 
-/// Decoded pictures: the input of the kernel.
-struct Decoded<'a> {
+/// The input of the kernel: decoded pictures and their frame.
+struct Pictures<'a> {
     frame: Frame,
     pixels: &'a LargeBinaryArray,
     widths: &'a UInt32Array,
     heights: &'a UInt32Array,
 }
 
-impl<'a> Decoded<'a> {
+impl<'a> Pictures<'a> {
     fn new(input: &'a RecordBatch) -> Result<Self> {
         let wrong = || Error::internal(format!("kernel `{KERNEL}` takes pictures"));
         let [pixels, widths, heights] = input.columns() else { return Err(wrong()) };
@@ -277,39 +272,39 @@ impl<'a> Decoded<'a> {
 }
 
 fn on_cpu(input: &RecordBatch) -> Result<RecordBatch> {
-    let decoded = Decoded::new(input)?;
-    let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());
-    let mut pixels = decoded.frame.black(input.num_rows())?;
-    decoded.rows().try_for_each(|row| decoded.fill(row, &mut pixels[row * bytes..][..bytes], &mut scaler))?;
-    decoded.output(pixels)
+    let pictures = Pictures::new(input)?;
+    let (mut scaler, bytes) = (Scaler::default(), pictures.frame.bytes());
+    let mut pixels = pictures.frame.black(input.num_rows())?;
+    pictures.rows().try_for_each(|row| pictures.fill(row, &mut pixels[row * bytes..][..bytes], &mut scaler))?;
+    pictures.output(pixels)
 }
 
 /// Runs the kernel on `device`. A picture that is too large for it is resized on the calling thread.
 pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBatch> {
-    let decoded = Decoded::new(input)?;
-    let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());
-    let mut pixels = decoded.frame.black(input.num_rows())?;
+    let pictures = Pictures::new(input)?;
+    let (mut scaler, bytes) = (Scaler::default(), pictures.frame.bytes());
+    let mut pixels = pictures.frame.black(input.num_rows())?;
     let run_bytes_max = RUN_BYTES_MAX.min(usize::try_from(device.info().binding_bytes_max).unwrap_or(usize::MAX));
-    let mut rows = decoded.rows().peekable();
+    let mut rows = pictures.rows().peekable();
     while let Some(first) = rows.next() {
         let mut run = vec![first];
-        let needed = |row: usize| decoded.pixels.value(row).len() + bytes;
+        let needed = |row: usize| pictures.pixels.value(row).len() + bytes;
         let mut run_bytes = needed(first);
         if run_bytes > run_bytes_max {
-            decoded.fill(first, &mut pixels[first * bytes..][..bytes], &mut scaler)?;
+            pictures.fill(first, &mut pixels[first * bytes..][..bytes], &mut scaler)?;
             continue;
         }
         while let Some(row) = rows.next_if(|row| run_bytes + needed(*row) <= run_bytes_max) {
             run_bytes += needed(row);
             run.push(row);
         }
-        let pictures: Vec<_> = run.iter().map(|row| decoded.picture(*row)).collect();
-        let frames = frames::on_device(device, &pictures, decoded.frame.size())?.wait()?;
+        let batch: Vec<_> = run.iter().map(|row| pictures.picture(*row)).collect();
+        let frames = frames::on_device(device, &batch, pictures.frame.size())?.wait()?;
         for (row, frame) in run.into_iter().zip(frames.chunks_exact(bytes)) {
             pixels[row * bytes..][..bytes].copy_from_slice(frame);
         }
     }
-    decoded.output(pixels)
+    pictures.output(pixels)
 }
 
 #[cfg(test)]

@@ -47,12 +47,7 @@ struct Pauses {
 
 impl Cut {
     fn from_params(params: &Params) -> Result<Self> {
-        let (max_chars, overlap) = (params.unsigned("max_chars")?, params.unsigned("overlap")?);
-        if !(1..=1_000_000).contains(&max_chars) {
-            return Err(Error::invalid_input(format!(
-                "parameter `max_chars` must be from 1 to 1000000, found {max_chars}"
-            )));
-        }
+        let (max_chars, overlap) = (params.unsigned_in("max_chars", 1..=1_000_000)?, params.unsigned("overlap")?);
         if overlap > max_chars / 2 {
             return Err(Error::invalid_input(format!(
                 "parameter `overlap` must be at most half of max_chars, {}, found {overlap}",

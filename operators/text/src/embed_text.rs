@@ -34,12 +34,7 @@ impl EmbedText {
     /// Reads the manifest only. The model is fetched and loaded when the first worker starts.
     fn bind(models: Arc<ModelRegistry>, params: &Params) -> Result<Box<dyn Operator>> {
         let model = params.text("model")?.to_owned();
-        let tokens_max = params.unsigned("max_tokens")?;
-        if !(3..=512).contains(&tokens_max) {
-            return Err(Error::invalid_input(format!(
-                "parameter `max_tokens` must be from 3 to 512, found {tokens_max}"
-            )));
-        }
+        let tokens_max = params.unsigned_in("max_tokens", 3..=512)? as usize;
         let manifest = models.manifest(&model)?;
         // A model without a tokenizer is not a sentence model: refuse it before anything is fetched.
         if !manifest.files.contains_key("tokenizer") {
@@ -51,7 +46,6 @@ impl EmbedText {
         let item = Arc::new(Field::new_list_field(DataType::Float32, true));
         let outputs = vec![Field::new("embedding", DataType::FixedSizeList(item, dimensions), true)];
         let model_hash = models.model_hash(&model)?;
-        let tokens_max = tokens_max as usize;
         Ok(Box::new(Self { models, model, model_hash, tokens_max, dimensions, outputs }))
     }
 }

@@ -3,10 +3,10 @@
 //! The reader seeks to the keyframe before the first frame and decodes no further than the last.
 
 use arrow::buffer::Buffer;
-use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
+use ffmpeg_next::{codec, frame};
 
 use crate::frame::Renderer;
-use crate::media::{self, Media};
+use crate::media::{self, Media, Timeline};
 
 /// The frames of a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,11 +34,10 @@ pub fn read_clip(
     let mut media = Media::open(video)?;
     let decoder = media.decoder(codec::discard::Discard::Default)?;
     let stream = media.video()?;
-    let known = |ticks: i64| Some(ticks).filter(|&ticks| ticks != ffmpeg_next::ffi::AV_NOPTS_VALUE);
-    let (base, origin) = (stream.time_base(), known(stream.start_time()).unwrap_or(0));
-    let of_stream = known(stream.duration()).and_then(|ticks| media::millis(ticks, base));
+    let timeline = Timeline::of(&stream);
+    let of_stream = media::known(stream.duration()).and_then(|ticks| media::millis(ticks, stream.time_base()));
     // The container counts in microseconds.
-    let of_whole = known(media.input.duration()).map(|micros| micros / 1000);
+    let of_whole = media::known(media.input.duration()).map(|micros| micros / 1000);
     let duration_ms = of_stream.or(of_whole).unwrap_or(0).max(0) as f64;
     let count = frames.count.max(1);
     let (start_ms, gap_ms) = match frames.gap_ms {
@@ -52,12 +51,11 @@ pub fn read_clip(
     let renderer = Renderer::new(u32::MAX, media::turn(&stream));
     let times_ms = (0..count).map(|number| (start_ms + number as f64 * gap_ms) as i64).collect();
     if start_ms > 0.0 {
-        let origin_us = media::millis(origin, base).unwrap_or(0) * 1000;
-        let start_us = origin_us + (start_ms * 1000.0) as i64;
+        let start_us = timeline.origin_ms() * 1000 + (start_ms * 1000.0) as i64;
         // Seeking fails without an index; the video is then read from its start.
         let _is_at_start = media.input.seek(start_us, ..start_us.saturating_add(1)).is_err();
     }
-    let mut projection = Projection { decoder, renderer, base, origin, times_ms, next: 0, shown: None, take };
+    let mut projection = Projection { decoder, renderer, timeline, times_ms, next: 0, shown: None, take };
     projection.run(&mut media)
 }
 
@@ -65,8 +63,7 @@ pub fn read_clip(
 struct Projection<F> {
     decoder: codec::decoder::Video,
     renderer: Renderer,
-    base: ffmpeg_next::Rational,
-    origin: i64,
+    timeline: Timeline,
     /// The times of the frames to take, ascending.
     times_ms: Vec<i64>,
     /// The number of the next frame to take.
@@ -80,20 +77,10 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
     fn run(&mut self, media: &mut Media) -> Result<(), String> {
         let mut trouble = None;
         while self.next < self.times_ms.len() {
-            let mut packet = Packet::empty();
-            match packet.read(&mut media.input) {
-                Ok(()) if packet.stream() == media.stream => match self.decoder.send_packet(&packet) {
-                    Ok(()) => self.show_frames()?,
-                    Err(error) => trouble = Some(media::reason("a frame is damaged", error)),
-                },
-                Ok(()) => {}
-                // The demuxer continues after a damaged packet.
-                Err(MediaError::InvalidData) => trouble = Some("the file is damaged".to_owned()),
-                Err(MediaError::Eof) => break,
-                Err(error) => {
-                    trouble = Some(media::reason("the file is cut", error));
-                    break;
-                }
+            let Some(packet) = media.packet(&mut trouble) else { break };
+            match self.decoder.send_packet(&packet) {
+                Ok(()) => self.show_frames()?,
+                Err(error) => trouble = Some(media::reason("a frame is damaged", error)),
             }
         }
         // A decoder that reorders frames still holds the last ones.
@@ -110,8 +97,7 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
     fn show_frames(&mut self) -> Result<(), String> {
         let mut picture = frame::Video::empty();
         while self.next < self.times_ms.len() && self.decoder.receive_frame(&mut picture).is_ok() {
-            let ticks = picture.timestamp().or(picture.pts());
-            let at = ticks.and_then(|ticks| media::millis(ticks.checked_sub(self.origin)?, self.base));
+            let at = self.timeline.time_ms(picture.timestamp().or(picture.pts()));
             if let (Some(at), true) = (at, self.shown.is_some()) {
                 self.take_until(at)?;
             }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Int64Builder, LargeBinaryBuilder, UInt32Builder, cast::AsArray};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use cenote_operator::{Definition, Output, ParamType, Params, Port, PortType, RowError, Rows, Shape, row_wise};
-use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
+use ffmpeg_next::{Packet, codec, frame};
 
 use crate::frame::Renderer;
-use crate::media::{self, Media};
+use crate::media::{self, Media, Timeline};
 
 pub(crate) fn definition() -> Definition {
     Definition::new("extract_keyframes", 1, "The keyframes of a video as JPEGs, with their times", |params| {
@@ -67,16 +67,10 @@ struct Wanted {
 
 impl Wanted {
     fn from_params(params: &Params) -> Result<Self> {
-        let within = |name: &str, min: u64, max: u64| match params.unsigned(name)? {
-            value if (min..=max).contains(&value) => Ok(value),
-            other => {
-                Err(Error::invalid_input(format!("parameter `{name}` must be from {min} to {max}, found {other}")))
-            }
-        };
         Ok(Self {
-            frames_max: within("max_frames", 1, 4096)? as usize,
-            gap_min_ms: within("min_gap_ms", 0, 1 << 40)? as i64,
-            side: within("size", 16, 4096)? as u32,
+            frames_max: params.unsigned_in("max_frames", 1..=4096)? as usize,
+            gap_min_ms: params.unsigned_in("min_gap_ms", 0..=1 << 40)? as i64,
+            side: params.unsigned_in("size", 16..=4096)? as u32,
         })
     }
 }
@@ -92,11 +86,8 @@ fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
     let decoder = media.decoder(codec::discard::Discard::NonKey)?;
     let video = media.video()?;
     let renderer = Renderer::new(wanted.side, media::turn(&video));
-    // Times count from the first picture, as players show them.
-    let origin = Some(video.start_time()).filter(|&start| start != ffmpeg_next::ffi::AV_NOPTS_VALUE).unwrap_or(0);
-    let base = video.time_base();
-    let mut reel =
-        Reel { decoder, renderer, base, origin, last_ms: None, keyframes: Vec::new(), trouble: None, wanted };
+    let timeline = Timeline::of(&video);
+    let mut reel = Reel { decoder, renderer, timeline, last_ms: None, keyframes: Vec::new(), trouble: None, wanted };
     reel.run(&mut media);
     match (reel.keyframes.is_empty(), reel.trouble) {
         (false, _) => Ok(reel.keyframes),
@@ -109,8 +100,7 @@ fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
 struct Reel<'a> {
     decoder: codec::decoder::Video,
     renderer: Renderer,
-    base: ffmpeg_next::Rational,
-    origin: i64,
+    timeline: Timeline,
     last_ms: Option<i64>,
     keyframes: Vec<Keyframe>,
     trouble: Option<String>,
@@ -119,22 +109,8 @@ struct Reel<'a> {
 
 impl Reel<'_> {
     fn run(&mut self, media: &mut Media) {
-        loop {
-            let mut packet = Packet::empty();
-            match packet.read(&mut media.input) {
-                Ok(()) => {}
-                Err(MediaError::InvalidData) => {
-                    // The demuxer continues after a damaged packet.
-                    self.trouble = Some("the file is damaged".to_owned());
-                    continue;
-                }
-                Err(MediaError::Eof) => break,
-                Err(error) => {
-                    self.trouble = Some(media::reason("the file is cut", error));
-                    break;
-                }
-            }
-            if packet.stream() != media.stream || !packet.is_key() || !self.is_far_enough(&packet) {
+        while let Some(packet) = media.packet(&mut self.trouble) {
+            if !packet.is_key() || !self.is_far_enough(&packet) {
                 continue;
             }
             if packet.is_corrupt() {
@@ -159,14 +135,10 @@ impl Reel<'_> {
         self.keyframes.len() >= self.wanted.frames_max
     }
 
-    fn time_ms(&self, ticks: Option<i64>) -> Option<i64> {
-        media::millis(ticks?.checked_sub(self.origin)?, self.base)
-    }
-
     /// Returns whether the keyframe in `packet` is far enough from the last one that was. If so, distances count from
     /// it.
     fn is_far_enough(&mut self, packet: &Packet) -> bool {
-        let Some(at) = self.time_ms(packet.pts().or(packet.dts())) else { return true };
+        let Some(at) = self.timeline.time_ms(packet.pts().or(packet.dts())) else { return true };
         if self.last_ms.is_some_and(|last| at.saturating_sub(last) < self.wanted.gap_min_ms) {
             return false;
         }
@@ -184,7 +156,7 @@ impl Reel<'_> {
             }
             match self.renderer.jpeg(&picture) {
                 Ok(jpeg) => {
-                    let timestamp_ms = self.time_ms(picture.timestamp().or(picture.pts())).unwrap_or(0);
+                    let timestamp_ms = self.timeline.time_ms(picture.timestamp().or(picture.pts())).unwrap_or(0);
                     self.keyframes.push(Keyframe { timestamp_ms, jpeg });
                 }
                 Err(trouble) => self.trouble = Some(trouble),

@@ -12,7 +12,7 @@ use ffmpeg::codec::packet::side_data::Type as SideData;
 use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::format::stream::Disposition;
 use ffmpeg::media::Type;
-use ffmpeg::{Dictionary, Error, Rational, Stream, codec, format};
+use ffmpeg::{Dictionary, Error, Packet, Rational, Stream, codec, ffi, format};
 use ffmpeg_next as ffmpeg;
 
 /// The container formats that are read: those that hold their media themselves.
@@ -33,7 +33,7 @@ impl AsRef<[u8]> for Shared {
 /// An opened container and the number of the video stream that a player would show.
 pub(crate) struct Media {
     pub(crate) input: Input,
-    pub(crate) stream: usize,
+    stream: usize,
 }
 
 /// Degrees, clockwise, by which a picture must be turned before it is shown: 0, 90, 180 or 270.
@@ -74,6 +74,25 @@ impl Media {
     /// Returns the video stream.
     pub(crate) fn video(&self) -> Result<Stream<'_>, String> {
         self.input.stream(self.stream).ok_or_else(|| "has no video stream".to_owned())
+    }
+
+    /// Reads the next packet of the video stream. Returns `None` at the end, or where the file is cut. Damage is left
+    /// in `trouble`.
+    pub(crate) fn packet(&mut self, trouble: &mut Option<String>) -> Option<Packet> {
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut self.input) {
+                Ok(()) if packet.stream() == self.stream => return Some(packet),
+                Ok(()) => {}
+                // The demuxer continues after a damaged packet.
+                Err(Error::InvalidData) => *trouble = Some("the file is damaged".to_owned()),
+                Err(Error::Eof) => return None,
+                Err(error) => {
+                    *trouble = Some(reason("the file is cut", error));
+                    return None;
+                }
+            }
+        }
     }
 
     /// Opens a decoder for the video stream that runs on the calling thread and skips the frames that `skip` names.
@@ -126,6 +145,34 @@ fn turn_of(matrix: &[u8]) -> Turn {
     };
     let degrees = number(1).atan2(number(0)).to_degrees();
     ((degrees / 90.0).round() as i32).rem_euclid(4) as u32 * 90
+}
+
+/// The times of a stream, which count from its first picture, as players show them.
+pub(crate) struct Timeline {
+    base: Rational,
+    /// The time of the first picture, in ticks of `base`.
+    origin: i64,
+}
+
+impl Timeline {
+    pub(crate) fn of(stream: &Stream<'_>) -> Self {
+        Self { base: stream.time_base(), origin: known(stream.start_time()).unwrap_or(0) }
+    }
+
+    /// Returns the time of the first picture in the container, in milliseconds.
+    pub(crate) fn origin_ms(&self) -> i64 {
+        millis(self.origin, self.base).unwrap_or(0)
+    }
+
+    /// Converts the ticks of a packet or a picture to milliseconds from the first picture.
+    pub(crate) fn time_ms(&self, ticks: Option<i64>) -> Option<i64> {
+        millis(ticks?.checked_sub(self.origin)?, self.base)
+    }
+}
+
+/// Returns `ticks` unless they are FFmpeg's mark of an unknown time.
+pub(crate) fn known(ticks: i64) -> Option<i64> {
+    (ticks != ffi::AV_NOPTS_VALUE).then_some(ticks)
 }
 
 /// Converts `ticks` of `base` to milliseconds.

@@ -1,7 +1,7 @@
 //! A pass: one reading of a table's rows, the steps of a group over them, and the commits of what they made.
 //!
-//! A pass does not know recipes, nor which rows are stale and why: it is handed a group of planned steps and the rows
-//! that each of them must process.
+//! A pass does not know recipes, nor how stale rows are found: it is handed a group of planned steps and the rows that
+//! each of them must process.
 
 mod children;
 mod clear;
