@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use cenote_base::{Error, ErrorKind, Result, Timestamp};
+use cenote_base::{ErrorKind, Result, Timestamp};
 use cenote_store::{HIDDEN_PREFIX, ScanRequest, Snapshot, Store, Table, TableSpec};
 
-use crate::in_turn::in_turn;
-use crate::keys;
+use super::in_turn::in_turn;
+use super::keys;
+use crate::fault::internal;
 
 /// The name of the error table.
 pub const ERROR_TABLE: &str = "cenote_errors";
 
 const KEY: [&str; 3] = ["table_name", "row_key", "step"];
 
+/// Returns the schema of the error table, keyed by its first three columns.
+///
 /// `table_name`, `row_key` (a JSON list of the key's values as text), `step` (the first column or the child table that
-/// the step makes), `operator`, `reason`, `time`; keyed by the first three.
+/// the step makes), `operator`, `reason`, `time`.
 pub fn error_table_schema() -> SchemaRef {
     let text = |name| Field::new(name, DataType::Utf8, false);
     let time = Field::new("time", DataType::Timestamp(TimeUnit::Microsecond, None), false);
@@ -35,12 +38,27 @@ pub fn error_table_schema() -> SchemaRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) row_key: String,
+    /// The step's label.
     pub(crate) step: String,
     pub(crate) operator: String,
     pub(crate) reason: String,
 }
 
-/// The failures of one table's rows, and of no other that had its name. Cheap to clone.
+impl Failure {
+    pub(crate) fn key(&self) -> FailureKey {
+        FailureKey { step: self.step.clone(), row_key: self.row_key.clone() }
+    }
+}
+
+/// The key of a failure within its table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FailureKey {
+    /// The step's label.
+    pub(crate) step: String,
+    pub(crate) row_key: String,
+}
+
+/// The failures on record for one table, without those of an earlier table of the same name. Cheap to clone.
 #[derive(Clone)]
 pub struct ErrorTable {
     store: Store,
@@ -49,13 +67,13 @@ pub struct ErrorTable {
 }
 
 impl ErrorTable {
-    /// Those of the table called `table_name` in `store`, of which `snapshot` is.
+    /// Opens the failures of the table called `table_name` in `store`, which `snapshot` is a snapshot of.
     pub fn new(store: &Store, table_name: &str, snapshot: &Snapshot) -> Self {
         let identity = snapshot.identity().cast_signed();
         Self { store: store.clone(), table_name: table_name.to_owned(), identity }
     }
 
-    /// `row_key`, `step`, `operator`, `reason` and `time` of each.
+    /// Returns the `row_key`, `step`, `operator`, `reason` and `time` of each failure.
     ///
     /// # Errors
     /// What reading met.
@@ -65,25 +83,25 @@ impl ErrorTable {
             Some(errors) => self.read(&errors, &columns).await,
             None => RecordBatch::new_empty(error_table_schema())
                 .project(&[1, 2, 3, 4, 5])
-                .map_err(|source| Error::internal("empty error list").with_source(source)),
+                .map_err(internal("empty error list")),
         }
     }
 
-    /// Takes all of them off the record: for a table that was dropped.
+    /// Takes all failures off the record: for a table that was dropped.
     ///
     /// # Errors
-    /// What writing met; a table that is made under the name has none of them all the same.
+    /// What writing met. Even then, a new table of the same name does not inherit the failures.
     pub async fn forget(&self) -> Result<()> {
         let Some(errors) = self.existing().await? else { return Ok(()) };
         let own = self.own(&errors.snapshot().await?);
         errors.delete_where(own.into()).await.map(drop)
     }
 
-    /// What tells them from those of other tables.
+    /// Returns the predicate that selects this table's failures.
     fn own(&self, errors: &Snapshot) -> String {
         let named = format!("table_name = '{}'", self.table_name);
         match errors.full_schema().field_with_name(&owner_column()) {
-            // Older ones do not say whose they are.
+            // Failures recorded by older versions do not name the table's identity.
             Ok(owner) => format!("{named} AND ({0} IS NULL OR {0} = {1})", owner.name(), self.identity),
             Err(_) => named,
         }
@@ -95,7 +113,7 @@ impl ErrorTable {
         snapshot.collect(&request).await
     }
 
-    /// The keys on record, by step.
+    /// Returns the keys of the rows on record, by step label.
     pub(crate) async fn recorded(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let mut recorded: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let Some(table) = self.existing().await? else { return Ok(recorded) };
@@ -107,7 +125,7 @@ impl ErrorTable {
         Ok(recorded)
     }
 
-    /// Puts `failures` on record; a key that fails again in a step has its newest reason.
+    /// Puts `failures` on record. A row that fails again in a step keeps only its newest reason.
     pub(crate) async fn record(&self, failures: &[Failure], now: Timestamp) -> Result<()> {
         if failures.is_empty() {
             return Ok(());
@@ -119,7 +137,7 @@ impl ErrorTable {
                 created => created?,
             },
         };
-        // Passed over where it is there.
+        // No operation where the column exists.
         table.add_own_columns(&[Field::new(owner_column(), DataType::Int64, true)]).await?;
         let text = |values: Vec<&str>| Arc::new(StringArray::from(values)) as ArrayRef;
         let columns = vec![
@@ -137,24 +155,24 @@ impl ErrorTable {
         Ok(())
     }
 
-    /// Takes (step, key) pairs off the record.
-    pub(crate) async fn resolve(&self, resolved: &BTreeSet<(String, String)>) -> Result<()> {
+    /// Takes `resolved` off the record.
+    pub(crate) async fn resolve(&self, resolved: &BTreeSet<FailureKey>) -> Result<()> {
         let Some(table) = self.existing().await? else { return Ok(()) };
         if resolved.is_empty() {
             return Ok(());
         }
         let columns = vec![
             Arc::new(StringArray::from(vec![self.table_name.as_str(); resolved.len()])) as ArrayRef,
-            Arc::new(resolved.iter().map(|(_, row_key)| Some(row_key.as_str())).collect::<StringArray>()),
-            Arc::new(resolved.iter().map(|(step, _)| Some(step.as_str())).collect::<StringArray>()),
+            Arc::new(resolved.iter().map(|failure| Some(failure.row_key.as_str())).collect::<StringArray>()),
+            Arc::new(resolved.iter().map(|failure| Some(failure.step.as_str())).collect::<StringArray>()),
         ];
         let fields: Vec<Field> = KEY.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
         table.delete(&batch(Arc::new(Schema::new(fields)), columns)?).await?;
         Ok(())
     }
 
-    /// Takes rows that are no longer in `table` off the record, in the table's turn: else a row might come back, fail
-    /// in another run, and lose what that put on record.
+    /// Takes rows that `table` no longer has off the record. Does so in the table's turn: otherwise a row could come
+    /// back, fail in another run, and lose what that run recorded.
     pub(crate) async fn forget_deleted(&self, table: &Table) -> Result<()> {
         if self.recorded().await?.is_empty() {
             return Ok(());
@@ -174,7 +192,8 @@ impl ErrorTable {
         let found = snapshot.get(&keys::parse(key, &texts)?, Some(key.columns())).await?;
         let alive: BTreeSet<String> = keys::render(&found)?.into_iter().collect();
         let gone = recorded.into_iter().flat_map(|(step, row_keys)| {
-            row_keys.into_iter().filter(|row_key| !alive.contains(row_key)).map(move |row_key| (step.clone(), row_key))
+            let gone = row_keys.into_iter().filter(|row_key| !alive.contains(row_key));
+            gone.map(move |row_key| FailureKey { step: step.clone(), row_key })
         });
         self.resolve(&gone.collect()).await
     }
@@ -188,11 +207,11 @@ impl ErrorTable {
     }
 }
 
-/// The column with the identity of the table whose row failed.
+/// Returns the name of the column that holds the identity of the table whose row failed.
 fn owner_column() -> String {
     format!("{HIDDEN_PREFIX}table")
 }
 
 fn batch(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
-    RecordBatch::try_new(schema, columns).map_err(|source| Error::internal("build error rows").with_source(source))
+    RecordBatch::try_new(schema, columns).map_err(internal("build error rows"))
 }

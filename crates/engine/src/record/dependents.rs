@@ -1,4 +1,4 @@
-//! Which fingerprints are void when a column changes: a property of the table, in which every recipe that runs over it
+//! The fingerprints that a change of a column voids: a property of the table, in which every recipe that runs over it
 //! has its part.
 
 use std::collections::BTreeSet;
@@ -7,16 +7,16 @@ use std::sync::Arc;
 use cenote_base::Result;
 use cenote_store::{DEPENDENTS_PROPERTY, Snapshot, Table};
 
-use crate::in_turn::in_turn;
+use super::in_turn::in_turn;
 use crate::plan::PlannedStep;
 
-/// Registers the steps of `planned` that are over `table`, in place of what they had registered before.
+/// Registers the steps of `planned` that read `table`, in place of what they had registered before.
 pub(crate) async fn register(table: &Table, planned: &[Arc<PlannedStep>]) -> Result<()> {
     if changed(&table.snapshot().await?, table.name(), planned)?.is_none() {
         return Ok(());
     }
     let (registered, planned) = (table.clone(), planned.to_vec());
-    // Runs of other recipes register theirs.
+    // Runs of other recipes register theirs in the same property: hence the turn.
     let register = async move {
         let Some(dependents) = changed(&registered.snapshot().await?, registered.name(), &planned)? else {
             return Ok(());
@@ -27,7 +27,7 @@ pub(crate) async fn register(table: &Table, planned: &[Arc<PlannedStep>]) -> Res
     in_turn(table, |_| register).await
 }
 
-/// The property with these steps in it, unless it says the same already.
+/// Returns the property with these steps in it, or `None` if it says the same already.
 fn changed(snapshot: &Snapshot, table: &str, planned: &[Arc<PlannedStep>]) -> Result<Option<String>> {
     let before = snapshot.dependents()?;
     let mut dependents = before.clone();
@@ -47,7 +47,7 @@ fn changed(snapshot: &Snapshot, table: &str, planned: &[Arc<PlannedStep>]) -> Re
     Ok((dependents != before).then(|| serde_json::json!(dependents).to_string()))
 }
 
-/// The steps of the same table that read, directly or through others, what step `number` makes.
+/// Returns the steps over the same table that read, directly or through others, what step `number` makes.
 fn transitive(planned: &[Arc<PlannedStep>], number: usize) -> BTreeSet<usize> {
     let mut reached = BTreeSet::from([number]);
     for (later, step) in planned.iter().enumerate().skip(number + 1) {

@@ -5,7 +5,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use cenote_base::{Error, Result};
 use cenote_store::PrimaryKey;
 
-/// Each row of `keys` as a JSON list of its values' texts: `["photos/a.jpg"]`. [`parse`] reads it back.
+use crate::fault::internal;
+
+/// Renders each row of `keys` as a JSON list of its values as text: `["photos/a.jpg"]`. [`parse`] reads it back.
 pub(crate) fn render(keys: &RecordBatch) -> Result<Vec<String>> {
     let options = FormatOptions::default();
     let formatters = keys
@@ -13,7 +15,7 @@ pub(crate) fn render(keys: &RecordBatch) -> Result<Vec<String>> {
         .iter()
         .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| Error::internal("render keys").with_source(source))?;
+        .map_err(internal("render keys"))?;
     let row = |row| {
         let values: Vec<String> = formatters.iter().map(|formatter| formatter.value(row).to_string()).collect();
         serde_json::to_string(&values).map_err(|source| Error::internal("render keys").with_source(source))
@@ -21,7 +23,7 @@ pub(crate) fn render(keys: &RecordBatch) -> Result<Vec<String>> {
     (0..keys.num_rows()).map(row).collect()
 }
 
-/// The keys that [`render`] wrote.
+/// Parses keys that [`render`] wrote.
 pub(crate) fn parse(key: &PrimaryKey, texts: &[String]) -> Result<RecordBatch> {
     let rows = texts
         .iter()

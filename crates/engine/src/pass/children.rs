@@ -12,26 +12,28 @@ use cenote_base::{Error, Result};
 use cenote_store::{PrimaryKey, ScanRequest, Snapshot, Table, Turn, VOID};
 use futures::TryStreamExt;
 
-use crate::derive::internal;
-use crate::error_table::{ErrorTable, Failure};
-use crate::in_turn::in_turn;
-use crate::keys;
+use super::drive::ChildRows;
+use crate::engine::Engine;
+use crate::fault::internal;
 use crate::plan::{Child, PlannedStep};
-use crate::run::Engine;
+use crate::record::error_table::{ErrorTable, Failure, FailureKey};
+use crate::record::in_turn::in_turn;
+use crate::record::keys;
 
-/// Cheap to clone.
+/// The child table of one step, as a run writes it. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Children {
+pub(super) struct Children {
     engine: Engine,
-    /// The parents, and what the run has read of them.
+    /// The parents' table.
     table: Table,
+    /// The parents as the run has read them.
     read: Snapshot,
     step: Arc<PlannedStep>,
     child: Child,
 }
 
 impl Children {
-    pub(crate) fn new(engine: &Engine, table: &Table, step: &Arc<PlannedStep>, child: &Child, read: &Snapshot) -> Self {
+    pub(super) fn new(engine: &Engine, table: &Table, step: &Arc<PlannedStep>, child: &Child, read: &Snapshot) -> Self {
         Self {
             engine: engine.clone(),
             table: table.clone(),
@@ -41,30 +43,29 @@ impl Children {
         }
     }
 
-    /// Writes children, then their parents' fingerprints, for the parents whose inputs are still as they were read;
-    /// how many children were written, and how many removed.
+    /// Writes children, then their parents' fingerprints, for the parents whose inputs are still as they were read.
     ///
-    /// At any time, what a parent with a fingerprint has are the children that its inputs give under that fingerprint,
+    /// At any time, the children of a parent with a fingerprint are those that its inputs give under that fingerprint,
     /// whatever runs commit and whatever parents change meanwhile:
     ///
     /// - Runs over one parent table commit one at a time, in its turn, and nothing but a commit sets a fingerprint or
     ///   writes children.
-    /// - A parent that changed before the turn's look at it is left alone: where another run has committed its newer
+    /// - A parent that changed before the turn's look at it is passed over: where another run has committed its newer
     ///   children, they stay.
     /// - A parent with a fingerprint loses it before its children are touched, so a crash in between leaves it to the
     ///   next run.
-    /// - A parent that changes after the look has no fingerprint any more, because the change takes it off in the same
+    /// - A parent that changes after the look has no fingerprint any more, because the change voids it in the same
     ///   write, and gets none here. Its newer inputs can be committed only after this turn, by a run that compares with
     ///   the children written here.
     ///
-    /// In an object store a turn can be taken from a process that stands still for long, which notices after it has
-    /// written, and takes the fingerprints off again.
-    pub(crate) async fn commit(
+    /// A process that stalls for long can lose its turn in an object store. It notices after it has written, and
+    /// removes the fingerprints again.
+    pub(super) async fn commit(
         &self,
         parents: RecordBatch,
         children: RecordBatch,
         failures: Vec<Failure>,
-    ) -> Result<(usize, usize)> {
+    ) -> Result<ChildRows> {
         let own = self.clone();
         in_turn(&self.table, |turn| async move { own.commit_in(&turn, parents, children, failures).await }).await
     }
@@ -75,14 +76,14 @@ impl Children {
         parents: RecordBatch,
         children: RecordBatch,
         mut failures: Vec<Failure>,
-    ) -> Result<(usize, usize)> {
+    ) -> Result<ChildRows> {
         let (read, inputs) = (&self.read, &self.step.inputs);
         let parent_key = read.primary_key();
         let now = self.table.snapshot().await?;
         let unchanged = BooleanArray::from(now.unchanged_since(read, &parents, inputs).await?);
         let parents = filter_record_batch(&parents, &unchanged).map_err(internal("select parents"))?;
         if parents.num_rows() == 0 {
-            return Ok((0, 0));
+            return Ok(ChildRows::default());
         }
         let kept: HashSet<OwnedRow> = parent_key.encode(&parents)?.into_iter().collect();
         let is_kept = parent_key.encode(&parent_key.project(&children)?)?;
@@ -91,7 +92,7 @@ impl Children {
 
         let row_keys: BTreeSet<String> = keys::render(&parents)?.into_iter().collect();
         failures.retain(|failure| row_keys.contains(&failure.row_key));
-        let errors = ErrorTable::new(&self.engine.store, self.table.name(), read);
+        let errors = ErrorTable::new(self.engine.store(), self.table.name(), read);
         let label = self.step.label();
         let mut resolved = errors.recorded().await?.remove(label).unwrap_or_default();
         let failed: BTreeSet<&String> = failures.iter().map(|failure| &failure.row_key).collect();
@@ -104,22 +105,23 @@ impl Children {
         let has_one = neq(has_one, &Int64Array::new_scalar(VOID)).map_err(internal("look for fingerprints"))?;
         if has_one.true_count() > 0 {
             let current = parent_key.project(&current)?;
-            self.void(filter_record_batch(&current, &has_one).map_err(internal("select parents"))?).await?;
+            self.unset(filter_record_batch(&current, &has_one).map_err(internal("select parents"))?).await?;
         }
 
         let done = self.replace(&parents, &children).await;
         self.check(turn, &parents).await?;
         let done = done?;
-        errors.record(&failures, self.engine.options.clock.now()).await?;
+        errors.record(&failures, self.engine.options().clock.now()).await?;
         let current = self.fingerprints(parents, Some(self.step.fingerprint.0))?;
         self.table.update_unchanged(current, read, inputs).await?;
-        errors.resolve(&resolved.into_iter().map(|row_key| (label.to_owned(), row_key)).collect()).await?;
+        let resolved = resolved.into_iter().map(|row_key| FailureKey { step: label.to_owned(), row_key });
+        errors.resolve(&resolved.collect()).await?;
         Ok(done)
     }
 
-    /// Makes `children` those that `parents` have; how many were written, and how many removed.
-    async fn replace(&self, parents: &RecordBatch, children: &RecordBatch) -> Result<(usize, usize)> {
-        let table = self.engine.store.table(&self.child.table).await?;
+    /// Replaces the children of `parents` by `children`; equal ones are not written again.
+    async fn replace(&self, parents: &RecordBatch, children: &RecordBatch) -> Result<ChildRows> {
+        let table = self.engine.store().table(&self.child.table).await?;
         let snapshot = table.snapshot().await?;
         let columns: Vec<String> = self.child.schema.fields().iter().map(|field| field.name().clone()).collect();
         let of_parents = self.read.primary_key().filter(parents)?;
@@ -137,11 +139,11 @@ impl Children {
         let removed = table.delete(&dropped).await?.deleted;
         let written = changed.num_rows();
         table.upsert(changed).await?;
-        Ok((written, removed))
+        Ok(ChildRows { written, removed })
     }
 
-    /// Looks, after a change of the children of `parents`, whether it was still this run's turn. If not, the parents
-    /// are left to the next run.
+    /// Verifies, after a change of the children of `parents`, that it was still this run's turn. If not, leaves the
+    /// parents to the next run.
     ///
     /// # Errors
     /// `Conflict` when it was not.
@@ -149,20 +151,20 @@ impl Children {
         if matches!(turn.is_ours().await, Ok(true)) {
             return Ok(());
         }
-        self.void(parents.clone()).await?;
+        self.unset(parents.clone()).await?;
         Err(Error::conflict(format!(
-            "this process stood still while it wrote to table `{}`, and may have lost its turn to another run: run the \
+            "this process stalled while it wrote to table `{}`, and may have lost its turn to another run: run the \
              recipe again",
             self.child.table
         )))
     }
 
-    /// Takes the fingerprints off `parents`, whatever they are.
-    async fn void(&self, parents: RecordBatch) -> Result<()> {
+    /// Sets the fingerprints of `parents` to null, whatever they are.
+    async fn unset(&self, parents: RecordBatch) -> Result<()> {
         self.table.update(self.fingerprints(parents, None)?).await.map(drop)
     }
 
-    /// An update of `parents` that sets their fingerprints.
+    /// Builds an update that sets the fingerprints of `parents`.
     fn fingerprints(&self, parents: RecordBatch, fingerprint: Option<i64>) -> Result<RecordBatch> {
         let mut fields: Vec<Field> = parents.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         fields.push(Field::new(&self.step.fingerprint_column, DataType::Int64, true));
@@ -171,35 +173,23 @@ impl Children {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(internal("build an update"))
     }
 
-    /// Takes the fingerprints off the parents in `rows` of what was read, to which the step no longer applies; their
-    /// children become orphans. A parent to which it applies again meanwhile is expanded again by the next run.
-    pub(crate) async fn clear(&self, rows: Vec<u64>) -> Result<usize> {
-        if !rows.is_empty() {
-            let key = self.read.primary_key();
-            let parents = key.project(&self.read.take(&rows, &key.columns()).await?)?;
-            let own = self.clone();
-            in_turn(&self.table, |_| async move { own.void(parents).await }).await?;
-        }
-        Ok(rows.len())
-    }
-
-    /// Deletes the children of parents that are gone or no longer have any. When there are some, they are looked for
-    /// again in the turn, in which no other run gives a parent its children.
-    pub(crate) async fn remove_orphans(&self) -> Result<usize> {
+    /// Deletes the children of parents that are gone or have no fingerprint, and returns how many it deleted. If there
+    /// are any, they are searched again in the turn, in which no other run gives a parent its children.
+    pub(super) async fn remove_orphans(&self) -> Result<usize> {
         if self.orphans().await?.is_none() {
             return Ok(0);
         }
         let own = self.clone();
         let remove = |turn: Arc<Turn>| async move {
             let Some(orphans) = own.orphans().await? else { return Ok(0) };
-            let removed = own.engine.store.table(&own.child.table).await?.delete(&orphans).await;
+            let removed = own.engine.store().table(&own.child.table).await?.delete(&orphans).await;
             own.check(&turn, &distinct(own.read.primary_key(), &orphans)?).await?;
             Ok(removed?.deleted)
         };
         in_turn(&self.table, remove).await
     }
 
-    /// The keys of children whose parents are gone or have no fingerprint.
+    /// Returns the keys of children whose parents are gone or have no fingerprint, or `None` if there are none.
     async fn orphans(&self) -> Result<Option<RecordBatch>> {
         let parents = self.table.snapshot().await?;
         let key = parents.primary_key();
@@ -210,7 +200,7 @@ impl Children {
         while let Some(batch) = stream.try_next().await? {
             alive.extend(key.encode(&key.project(&batch)?)?);
         }
-        let children = self.engine.store.table(&self.child.table).await?.snapshot().await?;
+        let children = self.engine.store().table(&self.child.table).await?.snapshot().await?;
         let mut orphans: Vec<RecordBatch> = Vec::new();
         let mut stream = children.scan(&ScanRequest::default().columns(self.child.key.clone())).await?;
         while let Some(batch) = stream.try_next().await? {
@@ -225,7 +215,7 @@ impl Children {
     }
 }
 
-/// The keys that rows of `batch` have, each once.
+/// Returns the distinct keys of the rows of `batch`.
 fn distinct(key: &PrimaryKey, batch: &RecordBatch) -> Result<RecordBatch> {
     let keys = key.project(batch)?;
     let mut seen = HashSet::new();
@@ -233,7 +223,7 @@ fn distinct(key: &PrimaryKey, batch: &RecordBatch) -> Result<RecordBatch> {
     filter_record_batch(&keys, &is_first).map_err(internal("select parents"))
 }
 
-/// Each row as bytes that are equal for equal rows.
+/// Encodes each row as bytes that are equal for equal rows.
 fn encode(batch: &RecordBatch) -> Result<Vec<OwnedRow>> {
     let fields = batch.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
     let converter = RowConverter::new(fields).map_err(internal("compare rows"))?;

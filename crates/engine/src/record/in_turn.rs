@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use cenote_store::{Table, Turn};
 
-/// Runs `work` in the turn of `table`, which no other run has meanwhile, in any process. Once it has begun it runs to
-/// its end, even when the caller gives up: no write of it may outlast the turn.
+/// Runs `work` in the turn of `table`, which no other run in any process has meanwhile. Once begun, `work` runs to its
+/// end even if the caller is dropped: none of its writes may outlast the turn.
 pub(crate) async fn in_turn<T, W>(table: &Table, work: impl FnOnce(Arc<Turn>) -> W) -> Result<T>
 where
     T: Send + 'static,
