@@ -7,7 +7,6 @@ use arrow::datatypes::DataType;
 use cenote_base::{Error, Result, did_you_mean};
 use serde_json::Value;
 
-use crate::closest::closest;
 use crate::operator::Operator;
 use crate::spec::Params;
 

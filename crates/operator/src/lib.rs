@@ -32,7 +32,6 @@
 //! ```
 
 mod bound;
-mod closest;
 pub mod conformance;
 mod definition;
 mod kernel;

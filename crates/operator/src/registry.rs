@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use cenote_base::{Error, Result, did_you_mean};
 
 use crate::bound::BoundOperator;
-use crate::closest::closest;
 use crate::definition::Definition;
 use crate::spec::OperatorSpec;
 
