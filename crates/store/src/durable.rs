@@ -111,9 +111,13 @@ impl Growing {
     }
 
     fn names(&self) -> Result<Vec<OsString>> {
-        let list =
-            || std::fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>();
-        list().context(|| format!("list {}", self.directory.display()))
+        let entries = std::fs::read_dir(&self.directory);
+        let names: io::Result<_> = entries.and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+        match names {
+            // Whoever writes the first file makes it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.context(|| format!("list {}", self.directory.display())),
+        }
     }
 
     /// Syncs the files that have grown enough.
