@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cenote_base::Result;
 
-use super::{Clusters, Members, Options, Steps, check, first_centroids, lloyd};
+use super::lloyd::{Assignment, Clustering, Clusters, Members, Options, Reseed, Steps};
 use crate::device::{Device, Kernel};
 use crate::kernels::grid;
 use crate::matrix::Matrix;
@@ -15,7 +15,7 @@ use crate::work::Work;
 const ASSIGN_POINTS: usize = 64;
 const SUM_COLUMNS: usize = 64;
 
-const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("../kmeans.wgsl"));
+const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("kmeans.wgsl"));
 
 const fn kernel(entry: &'static str) -> Kernel {
     Kernel { source: SOURCE, entry, constants: &[] }
@@ -40,10 +40,9 @@ struct Params {
 /// As [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and the errors of
 /// [`Pending::wait`](crate::Pending::wait).
 pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
-    let usable = check(points, columns, options)?;
-    let centroids = first_centroids(points, columns, &usable, options);
-    let steps = OnDevice::new(Matrix::upload(device, points, columns)?, points, &centroids)?;
-    lloyd(steps, points, columns, &usable, options)
+    let clustering = Clustering::new(points, columns, options)?;
+    let centroids = clustering.first_centroids();
+    clustering.run(OnDevice::new(Matrix::upload(device, points, columns)?, points, &centroids)?)
 }
 
 pub(super) struct OnDevice<'a> {
@@ -73,14 +72,14 @@ impl<'a> OnDevice<'a> {
 }
 
 impl Steps for OnDevice<'_> {
-    fn assign(&mut self) -> Result<Vec<[u32; 2]>> {
+    fn assign(&mut self) -> Result<Vec<Assignment>> {
         let mut pending = Vec::new();
         for part in self.matrix.parts() {
             let mut work = Work::new(self.matrix.device())?;
-            let nearest = work.buffer::<[u32; 2]>(part.rows)?;
+            let nearest = work.buffer::<Assignment>(part.rows)?;
             let buffers = [&*part.buffer, &*self.centroids, &*nearest];
             work.dispatch(ASSIGN, &buffers, &self.params(part.rows), grid(part.rows.div_ceil(ASSIGN_POINTS)))?;
-            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, [u32; 2]>)?);
+            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, Assignment>)?);
         }
         let mut nearest = Vec::with_capacity(self.matrix.rows());
         for pending in pending {
@@ -89,7 +88,7 @@ impl Steps for OnDevice<'_> {
         Ok(nearest)
     }
 
-    fn update(&mut self, members: &Members, reseeded: &[(u32, u32)]) -> Result<()> {
+    fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()> {
         let device = self.matrix.device();
         let columns = self.matrix.columns();
         let mut work = Work::new(device)?;
@@ -107,8 +106,8 @@ impl Steps for OnDevice<'_> {
         work.submit();
         // Writes come before the kernels of their batch, so these are a batch of their own.
         let mut work = Work::new(device)?;
-        for &(centroid, row) in reseeded {
-            let point = &self.points[row as usize * columns..][..columns];
+        for &Reseed { centroid, point } in reseeds {
+            let point = &self.points[point as usize * columns..][..columns];
             let offset = centroid as usize * columns * size_of::<f32>();
             work.write(&self.centroids, offset as u64, bytemuck::cast_slice(point))?;
         }

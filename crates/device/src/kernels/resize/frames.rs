@@ -10,7 +10,7 @@ use crate::device::Device;
 use crate::kernels::grid;
 use crate::work::Pending;
 
-const FRAME: Kernel = Kernel { source: include_str!("../resize.wgsl"), entry: "frame", constants: &[] };
+const FRAME: Kernel = Kernel { source: include_str!("resize.wgsl"), entry: "frame", constants: &[] };
 /// Lanes of a work group, and pixels that each makes; see the WGSL.
 const GROUP_LANES: usize = 64;
 const LANE_PIXELS: usize = 4;
