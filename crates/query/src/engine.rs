@@ -26,12 +26,16 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
-use crate::index_statement::IndexStatement;
-use crate::nearest_rule::NearestRule;
-use crate::operator_function::OperatorFunctions;
-use crate::parameter::{self, Parameter};
-use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
-use crate::{distance, scan, statement, table_function};
+use crate::function::distance;
+use crate::function::operator::OperatorFunctions;
+use crate::search::function as search_function;
+use crate::search::nearest_rule::NearestRule;
+use crate::statement::index::IndexStatement;
+use crate::statement::parameter::{self, Parameter};
+use crate::statement::reading;
+use crate::table::catalog::{CATALOG, PinnedCatalog, SCHEMA};
+use crate::table::pinned::Pinned;
+use crate::table::scan;
 
 /// Batches that wait for the reader of a result.
 const RESULT_QUEUE_BATCHES: usize = 2;
@@ -214,16 +218,16 @@ async fn plan(
         let schema = rows.schema();
         return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
     }
-    statement::check_reads(&statement)?;
-    let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
+    reading::check_reads(&statement)?;
+    let function_names = state.table_functions().keys().cloned().chain(search_function::names()).collect();
     let pinned = Pinned::new(store, indexes, function_names).await?;
-    for table in statement::searched_tables(&statement) {
+    for table in reading::searched_tables(&statement) {
         pinned.pin(&table).await?;
     }
     let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog(Arc::clone(&pinned))));
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog::new(Arc::clone(&pinned))));
     let mut functions: HashMap<_, _> = state.table_functions().clone();
-    functions.extend(table_function::functions(&pinned));
+    functions.extend(search_function::functions(&pinned));
     let mut state = SessionStateBuilder::new_from_existing(state)
         .with_catalog_list(Arc::new(catalogs))
         .with_table_functions(functions)

@@ -47,22 +47,12 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
-mod constant;
-mod distance;
 mod engine;
 mod fault;
-mod index_statement;
-mod nearest_rule;
-mod operator_function;
-mod parameter;
-mod pinned;
-mod pushdown;
-mod scan;
-mod search_plan;
-mod search_table;
+mod function;
+mod search;
 mod statement;
 mod table;
-mod table_function;
 
 pub use engine::{QueryEngine, QueryOptions, QueryResult};
-pub use parameter::Parameter;
+pub use statement::parameter::Parameter;

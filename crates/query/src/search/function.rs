@@ -10,11 +10,11 @@ use datafusion::catalog::{TableFunction, TableFunctionArgs, TableFunctionImpl, T
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use crate::constant;
+use super::constant;
+use super::plan::{Search, SearchSpec, VectorSource};
+use super::table::SearchTable;
 use crate::fault::external;
-use crate::pinned::{Pinned, PinnedTable};
-use crate::search_plan::{Search, SearchSpec, VectorSource};
-use crate::search_table::SearchTable;
+use crate::table::pinned::{Pinned, PinnedTable};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {

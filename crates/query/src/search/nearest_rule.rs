@@ -12,13 +12,13 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Cast, Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
-use crate::constant;
-use crate::distance::DistanceFunction;
-use crate::pinned::PinnedTable;
-use crate::pushdown;
-use crate::search_plan::{Search, SearchSpec, VectorSource};
-use crate::search_table::SearchTable;
-use crate::table::StoredTable;
+use super::constant;
+use super::plan::{Search, SearchSpec, VectorSource};
+use super::table::SearchTable;
+use crate::function::distance::DistanceFunction;
+use crate::table::pinned::PinnedTable;
+use crate::table::pushdown;
+use crate::table::stored::StoredTable;
 
 /// Puts a search in the place of the table scan under a sort with a limit. The sort stays: it orders the k rows by their
 /// exact distances. The rule holds back where the result could differ: with more than one sort key, with nulls first, or

@@ -14,11 +14,11 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, PlanProperties, collect};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::constant;
+use super::constant;
 use crate::fault::{external, query_error};
-use crate::pinned::PinnedTable;
-use crate::pushdown;
-use crate::scan::{internal, properties_of, show};
+use crate::table::pinned::PinnedTable;
+use crate::table::pushdown;
+use crate::table::scan::{properties_of, show};
 
 /// Rows of a result are read so many at a time: media among them stay bounded.
 const TAKE_ROWS: usize = 64;
@@ -266,7 +266,7 @@ async fn vector_of_row(snapshot: &Snapshot, column: &str, key: &[String]) -> cen
     let value = |at| datafusion::common::ScalarValue::try_from_array(found.column(at), 0).map_err(query_error);
     let row_id = match value(found.schema().index_of(ROW_ID).map_err(cenote_store::arrow_error)?)? {
         datafusion::common::ScalarValue::UInt64(Some(row_id)) => row_id,
-        _ => return Err(query_error(internal("a row without a row id"))),
+        _ => return Err(Error::internal("a row without a row id")),
     };
     let vector = constant::vector(&value(0)?);
     vector

@@ -11,8 +11,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 
-use crate::scan::internal;
-use crate::search_plan::{Search, SearchPlan, SearchSpec, VectorSource};
+use super::plan::{Search, SearchPlan, SearchSpec, VectorSource};
+use crate::fault::external;
+use cenote_base::Error;
 
 /// A table's visible columns, and the ranks that the search gives. Media are read only when named.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl TableProvider for SearchTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         if !filters.is_empty() {
-            return Err(internal("a filter was pushed into a search"));
+            return Err(external(Error::internal("a filter was pushed into a search")));
         }
         let schema = match projection {
             Some(projection) => Arc::new(self.schema.project(projection)?),

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Statement as Ast, TableFactor, Value, Visit, Visitor,
 };
 
-use crate::table_function::is_search;
+use crate::search::function::is_search;
 
 /// # Errors
 /// `Unsupported` for a statement that would change something, naming what does that instead.

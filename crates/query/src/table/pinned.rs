@@ -3,19 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use cenote_index::{IndexInfo, Indexes};
 use cenote_store::{Snapshot, Store};
-use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
-use datafusion::error::DataFusionError;
 
-use crate::fault::{closest, external};
-use crate::table::StoredTable;
-
-pub(crate) const CATALOG: &str = "lake";
-pub(crate) const SCHEMA: &str = "main";
+use crate::fault::closest;
 
 /// A table at one version, with its indexes.
 #[derive(Debug)]
@@ -35,7 +28,7 @@ pub(crate) struct Pinned {
     store: Store,
     indexes: Indexes,
     names: Vec<String>,
-    /// Table functions: the planner asks for them as for tables first.
+    /// Table functions, which the planner first looks up as tables.
     functions: Vec<String>,
     tables: Mutex<HashMap<String, Arc<PinnedTable>>>,
 }
@@ -51,7 +44,7 @@ impl Pinned {
         if let Some(table) = self.get(name) {
             return Ok(table);
         }
-        if !self.names.iter().any(|known| known == name) {
+        if !self.has_table(name) {
             return Err(self.unknown(name));
         }
         let snapshot = self.store.table(name).await?.snapshot().await?;
@@ -69,6 +62,22 @@ impl Pinned {
         self.tables.lock().get(name).cloned()
     }
 
+    /// Returns the names of all tables of the store.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Returns whether the store has a table `name`.
+    pub(super) fn has_table(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    /// Returns whether `name` is a table function.
+    pub(super) fn has_function(&self, name: &str) -> bool {
+        self.functions.iter().any(|known| known == name)
+    }
+
+    /// Makes the error for a table that the store does not have, naming the tables it has.
     pub(crate) fn unknown(&self, name: &str) -> Error {
         if self.names.is_empty() {
             return Error::not_found(format!("no table `{name}`; there are none yet"));
@@ -76,41 +85,5 @@ impl Pinned {
         let hint = closest(name, self.names.iter().map(String::as_str));
         let hint = hint.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
         Error::not_found(format!("no table `{name}`{hint}; there are {}", self.names.join(", ")))
-    }
-}
-
-/// The one catalog of a query.
-#[derive(Debug)]
-pub(crate) struct PinnedCatalog(pub Arc<Pinned>);
-
-impl CatalogProvider for PinnedCatalog {
-    fn schema_names(&self) -> Vec<String> {
-        vec![SCHEMA.to_owned()]
-    }
-
-    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        (name == SCHEMA).then(|| Arc::new(PinnedSchema(Arc::clone(&self.0))) as Arc<dyn SchemaProvider>)
-    }
-}
-
-#[derive(Debug)]
-struct PinnedSchema(Arc<Pinned>);
-
-#[async_trait]
-impl SchemaProvider for PinnedSchema {
-    fn table_names(&self) -> Vec<String> {
-        self.0.names.clone()
-    }
-
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        if !self.table_exist(name) && self.0.functions.iter().any(|function| function == name) {
-            return Ok(None);
-        }
-        let table = self.0.pin(name).await.map_err(external)?;
-        Ok(Some(Arc::new(StoredTable::new(table))))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        self.0.names.iter().any(|known| known == name)
     }
 }

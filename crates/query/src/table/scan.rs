@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use cenote_base::Error;
 use cenote_store::{Filter, ScanRequest};
 use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::EquivalenceProperties;
@@ -18,8 +17,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::pinned::PinnedTable;
 use crate::fault::external;
-use crate::pinned::PinnedTable;
 
 /// Streams columns of a table at one version. Media are read only when a column of them is named, and then only for rows
 /// that pass the filter.
@@ -143,9 +142,4 @@ impl ExecutionPlan for ScanPlan {
         };
         Ok(Arc::new(Statistics { num_rows: rows, ..Statistics::new_unknown(&self.schema()) }))
     }
-}
-
-/// Our error inside DataFusion's result.
-pub(crate) fn internal(what: &str) -> DataFusionError {
-    external(Error::internal(what))
 }

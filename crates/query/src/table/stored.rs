@@ -9,9 +9,9 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::pinned::PinnedTable;
-use crate::pushdown;
-use crate::scan::ScanPlan;
+use super::pinned::PinnedTable;
+use super::pushdown;
+use super::scan::ScanPlan;
 
 /// The visible columns of a table at one version.
 #[derive(Debug)]
