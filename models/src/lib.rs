@@ -7,29 +7,17 @@
 //!
 //! This crate does not know operators, tables or media. It trains nothing and downloads from no model hub.
 
-mod archive;
-mod build;
-mod cache;
-mod command;
-mod digest;
-mod embedded;
-mod locate;
-mod manifest;
-mod model;
-mod package;
-mod pool;
+mod fetch;
+mod files;
 mod registry;
-mod runtime;
-mod source;
-mod text;
-mod tokenizer;
+mod run;
 
-pub use cache::default_cache_dir;
-pub use manifest::{Dtype, Manifest, TensorSpec};
-pub use model::{Data, Model, Tensor};
-pub use package::{Package, PackageRegistry};
+pub use fetch::cache::default_cache_dir;
+pub use fetch::package::{Package, PackageRegistry};
+pub use files::manifest::{Dtype, Manifest, TensorSpec};
+pub use files::source::Source;
 pub use registry::{ModelOptions, ModelRegistry, ModelStatus};
-pub use runtime::{Provider, Runtime};
-pub use source::Source;
-pub use text::TextEncoder;
-pub use tokenizer::{Tokenizer, Tokens};
+pub use run::model::{Data, Model, Tensor};
+pub use run::runtime::{Provider, Runtime};
+pub use run::text::TextEncoder;
+pub use run::tokenizer::{Tokenizer, Tokens};

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Context, Result};
 
-use crate::locate::Files;
-use crate::manifest::Manifest;
-use crate::model::Model;
-use crate::runtime::{Provider, Runtime, Search};
-use crate::text::TextEncoder;
-use crate::tokenizer::Tokenizer;
-use crate::{cache, embedded};
+use crate::fetch::cache;
+use crate::files::embedded;
+use crate::files::locate::Files;
+use crate::files::manifest::Manifest;
+use crate::run::model::Model;
+use crate::run::runtime::{Provider, Runtime, Search};
+use crate::run::text::TextEncoder;
+use crate::run::tokenizer::Tokenizer;
 
 /// A session holds about this many times the bytes of its model's file: its weights, as they are and as its kernels
 /// want them, and what lies between its layers.

@@ -4,14 +4,14 @@ use cenote_base::{Error, Result};
 
 /// Built-in manifests, by file name.
 pub(crate) const MANIFESTS: &[(&str, &str)] = &[
-    ("efficientnet_lite0.toml", include_str!("../manifests/efficientnet_lite0.toml")),
-    ("minilm.toml", include_str!("../manifests/minilm.toml")),
+    ("efficientnet_lite0.toml", include_str!("../../manifests/efficientnet_lite0.toml")),
+    ("minilm.toml", include_str!("../../manifests/minilm.toml")),
 ];
 
 const FILES: &[(&str, &str)] = &[
-    ("efficientnet_lite0.py", include_str!("../convert/efficientnet_lite0.py")),
-    ("imagenet_labels.txt", include_str!("../convert/imagenet_labels.txt")),
-    ("requirements.txt", include_str!("../convert/requirements.txt")),
+    ("efficientnet_lite0.py", include_str!("../../convert/efficientnet_lite0.py")),
+    ("imagenet_labels.txt", include_str!("../../convert/imagenet_labels.txt")),
+    ("requirements.txt", include_str!("../../convert/requirements.txt")),
 ];
 
 /// The text of the embedded file `name`.

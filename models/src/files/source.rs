@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::package::Package;
+use crate::fetch::package::Package;
 
 /// Where a model's file, or a file beside it, comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

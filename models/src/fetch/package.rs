@@ -8,8 +8,10 @@ use std::process::Command;
 use cenote_base::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::{self, Format};
-use crate::{cache, command, digest};
+use super::archive::{self, Format};
+use super::cache;
+use super::command;
+use super::digest;
 
 /// A registry and the client that fetches from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

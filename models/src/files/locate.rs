@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use cenote_base::{Context, Error, Result};
 
-use crate::manifest::Manifest;
-use crate::source::Source;
-use crate::{build, cache, digest, embedded};
+use super::build;
+use super::embedded;
+use super::manifest::Manifest;
+use super::source::Source;
+use crate::fetch::cache;
+use crate::fetch::digest;
 
 /// How deep sources may refer to other models, so that two manifests that name each other end in an error.
 const DEPTH_MAX: usize = 8;

@@ -6,9 +6,9 @@ use cenote_base::{Error, Result};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor as OrtTensor};
 
-use crate::manifest::Manifest;
-use crate::pool::Pool;
-use crate::runtime::{CPU, Provider, Runtime, failed};
+use super::pool::Pool;
+use super::runtime::{CPU, Provider, Runtime, failed};
+use crate::files::manifest::Manifest;
 
 /// The elements of a tensor, the last dimension running fastest.
 #[derive(Debug, Clone, PartialEq)]

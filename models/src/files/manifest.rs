@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cenote_base::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::source::Source;
+use super::source::Source;
 
 /// The type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +138,7 @@ impl Manifest {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::embedded;
+    use crate::files::embedded;
 
     #[test]
     fn built_in_manifests_parse_and_are_named_like_their_files() {

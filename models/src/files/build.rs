@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use cenote_base::{Context, Result};
 
-use crate::{cache, command, digest};
+use crate::fetch::cache;
+use crate::fetch::command;
+use crate::fetch::digest;
 
 /// A directory in `cache` with the packages of `requirements` for the Python at hand.
 ///

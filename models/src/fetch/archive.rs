@@ -8,7 +8,7 @@ use std::process::Command;
 use cenote_base::{Context, Error, Result};
 use zip::ZipArchive;
 
-use crate::command;
+use super::command;
 
 /// The kind of an archive, told by its first bytes: registries name files as they like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use cenote_base::{Error, Result};
 
-use crate::manifest::Manifest;
-use crate::model::{Model, Tensor};
-use crate::tokenizer::Tokenizer;
+use super::model::{Model, Tensor};
+use super::tokenizer::Tokenizer;
+use crate::files::manifest::Manifest;
 
 /// Turns texts into vectors of unit length: tokenise, run, average over the tokens, normalise.
 ///

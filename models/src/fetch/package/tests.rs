@@ -2,7 +2,7 @@
 use cenote_base::ErrorKind;
 
 use super::*;
-use crate::archive::tests::zip_of;
+use crate::fetch::archive::tests::zip_of;
 
 fn package(sha256: &str) -> Package {
     Package::new(PackageRegistry::Pypi, "made-here", "1.0", sha256)

@@ -11,8 +11,8 @@ use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
-use crate::command;
-use crate::package::{Package, PackageRegistry};
+use crate::fetch::command;
+use crate::fetch::package::{Package, PackageRegistry};
 
 /// The release that is fetched when none is installed.
 const VERSION: &str = "1.31.1";
