@@ -1,4 +1,4 @@
-//! `l2_distance`, `cosine_distance` and `inner_product`: numbers from two vectors.
+//! `l2_distance`, `cosine_distance`, `inner_product` and `hamming_distance` of two vectors.
 
 use std::sync::Arc;
 
@@ -15,17 +15,18 @@ use datafusion::logical_expr::{
 
 use crate::fault::external;
 
-/// Sums are kept in so many lanes, which the compiler turns into vector instructions.
+/// Partial sums of a distance, which the compiler turns into vector instructions.
 const LANES: usize = 8;
 
-/// One of the four functions. Null when a vector is null or holds a null, and for the cosine of a zero vector.
+/// One of the four functions. Its value is null when a vector is null or holds a null, and for the cosine of a zero
+/// vector.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DistanceFunction {
     metric: Metric,
     signature: Signature,
 }
 
-/// All four.
+/// Returns all four functions.
 pub(crate) fn functions() -> impl Iterator<Item = ScalarUDF> {
     [Metric::L2, Metric::Cosine, Metric::Dot, Metric::Hamming].into_iter().map(|metric| {
         let signature = Signature::user_defined(Volatility::Immutable);
@@ -34,7 +35,7 @@ pub(crate) fn functions() -> impl Iterator<Item = ScalarUDF> {
 }
 
 impl DistanceFunction {
-    /// What it measures. [`Metric::Dot`] is the product itself here: the larger, the nearer.
+    /// Returns the metric of the function. For [`Metric::Dot`] the value is the product itself: the larger, the nearer.
     pub(crate) fn metric(&self) -> Metric {
         self.metric
     }
@@ -87,7 +88,7 @@ impl ScalarUDFImpl for DistanceFunction {
                 DataType::FixedSizeList(of, size) if numbers(of) => DataType::FixedSizeList(item(), *size),
                 DataType::List(of) | DataType::LargeList(of) if numbers(of) => DataType::List(item()),
                 DataType::Null => DataType::List(item()),
-                other => return wrong(format!("{other} is no vector; write one as [0.1, 0.2]")),
+                other => return wrong(format!("{other} is not a vector; write one as [0.1, 0.2]")),
             });
         }
         if let (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) = (&types[0], &types[1])
@@ -138,7 +139,7 @@ fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// One argument: a column of vectors, or one vector for every row.
+/// An argument: a column of vectors, or one vector for every row.
 struct Vectors {
     lists: ArrayRef,
     numbers: Float32Array,

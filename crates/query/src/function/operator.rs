@@ -22,19 +22,19 @@ use tokio::task::block_in_place;
 
 use crate::fault::external;
 
-/// Rows that an operator sees at once: images decoded from them lie in memory together.
+/// The most rows that an operator gets at once: the images decoded from them are in memory together.
 const ROWS_MAX: usize = 64;
-/// After this time a call gives its thread back, and other work has its turn.
+/// The time after which a call returns its thread to the scheduler, for other work.
 const SLICE: Duration = Duration::from_millis(100);
-/// How long a worker is kept without a call.
+/// The time that a worker is kept without a call.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// The row-wise operators that queries can call. Their work is done by the scheduler.
+/// The row-wise operators that queries can call. They run on the scheduler.
 #[derive(Debug)]
 pub(crate) struct OperatorFunctions(Vec<Arc<Shared>>);
 
 impl OperatorFunctions {
-    /// Those of `registry`, each under its own name, which run on `scheduler`.
+    /// Collects the row-wise operators of `registry`, each under its own name, to run on `scheduler`.
     pub(crate) fn new(registry: &Arc<Registry>, scheduler: &Scheduler) -> Self {
         let job = scheduler.job(JobOptions::new("sql").priority(Priority::Interactive));
         let functions = registry
@@ -48,14 +48,14 @@ impl OperatorFunctions {
                     scheduler: scheduler.clone(),
                     job: job.clone(),
                     bound: OnceLock::new(),
-                    // Equal input gives equal output: a call over literals is computed once, before the query runs.
+                    // Equal inputs give equal outputs, so a call over literals is computed once, while planning.
                     signature: Signature::user_defined(Volatility::Immutable),
                 })
             });
         Self(functions.collect())
     }
 
-    /// The functions of one query, which `cancel` stops.
+    /// Returns the functions for one query; `cancel` stops their calls.
     pub(crate) fn of_query(&self, cancel: &Cancel) -> impl Iterator<Item = ScalarUDF> {
         self.0.iter().map(|shared| {
             let (shared, cancel) = (Arc::clone(shared), cancel.clone());
@@ -64,13 +64,14 @@ impl OperatorFunctions {
     }
 }
 
-/// An operator as one query calls it. A row that it cannot process is null.
+/// An operator as one query calls it. A row that the operator cannot process is null.
 struct OperatorFunction {
     shared: Arc<Shared>,
     cancel: Cancel,
 }
 
-/// What queries share of an operator: bound when one is first planned; models load when one first runs.
+/// The parts of an operator that all queries share. The operator is bound when a query with it is first planned, and
+/// loads its models when one first runs.
 struct Shared {
     name: &'static str,
     ports: Vec<PortType>,
@@ -138,7 +139,7 @@ impl OperatorFunction {
         })
     }
 
-    /// The outputs of `rows` rows, made on the scheduler's threads while this one, which is a query's, waits.
+    /// Computes the outputs of `rows` rows on the scheduler's threads, while this thread, one of the query's, waits.
     fn process(&self, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
         let operator = self.operator()?;
         let pieces = block_in_place(|| Handle::current().block_on(self.pieces(columns, rows))).map_err(external)?;
@@ -158,7 +159,7 @@ impl OperatorFunction {
         let workers = &self.shared.bound()?.workers;
         let mut pieces = Vec::new();
         let mut start = 0;
-        // An empty input is processed too: it gives empty columns of the right types.
+        // The operator sees an empty input too, because it makes the empty columns of the right types.
         while start < rows || pieces.is_empty() {
             let (columns, cancel) = (columns.to_vec(), self.cancel.clone());
             let call = workers.call(move |worker, _| slice(worker.as_mut(), &columns, start..rows, &cancel));
@@ -173,7 +174,8 @@ impl OperatorFunction {
     }
 }
 
-/// What `worker` makes within [`SLICE`] of `rows` of `columns`, piece by piece, and where it ends.
+/// Processes the first of `rows` of `columns`, piece by piece, until [`SLICE`] is over. Returns the outputs of the
+/// pieces, and the row after the last one processed.
 fn slice(
     worker: &mut dyn Worker,
     columns: &[ArrayRef],

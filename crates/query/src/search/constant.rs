@@ -1,4 +1,4 @@
-//! Constants of a query: vectors, texts and counts that stand in it or can be computed before it runs.
+//! Constants of a query: vectors, texts and counts that are written in it or can be computed while it is planned.
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::fault::external;
 
-/// The value of `expr`, which names no column.
+/// Computes `expr`, which names no column.
 pub(crate) fn evaluate(expr: &Expr, session: &dyn Session) -> Result<ScalarValue> {
     if let Expr::Literal(value, _) = expr {
         return Ok(value.clone());
@@ -24,7 +24,7 @@ pub(crate) fn evaluate(expr: &Expr, session: &dyn Session) -> Result<ScalarValue
     ScalarValue::try_from_array(&array, 0)
 }
 
-/// `value` as a vector; `None` when it is null, or not a list of numbers without nulls.
+/// Returns `value` as a vector; `None` when it is null, or not a list of numbers without nulls.
 pub(crate) fn vector(value: &ScalarValue) -> Option<Vec<f32>> {
     let list: ArrayRef = value.to_array().ok()?;
     if list.is_null(0) {
@@ -43,10 +43,10 @@ pub(crate) fn vector(value: &ScalarValue) -> Option<Vec<f32>> {
     (items.null_count() == 0).then(|| items.as_primitive::<Float32Type>().values().to_vec())
 }
 
-/// `value` as text.
+/// Returns `value` as text.
 ///
 /// # Errors
-/// `InvalidInput` naming what was to be a text.
+/// `InvalidInput` when it is not a text, which the message calls `what`.
 pub(crate) fn text(value: &ScalarValue, what: &str) -> Result<String> {
     match value.try_as_str() {
         Some(Some(text)) => Ok(text.to_owned()),
@@ -54,10 +54,10 @@ pub(crate) fn text(value: &ScalarValue, what: &str) -> Result<String> {
     }
 }
 
-/// `value` as a number of rows.
+/// Returns `value` as a number of rows.
 ///
 /// # Errors
-/// `InvalidInput` naming what was to be a number.
+/// `InvalidInput` when it is not a whole number from 0, which the message calls `what`.
 pub(crate) fn count(value: &ScalarValue, what: &str) -> Result<usize> {
     let number = match value.cast_to(&DataType::UInt64) {
         Ok(ScalarValue::UInt64(Some(number))) if value.data_type().is_integer() => usize::try_from(number).ok(),

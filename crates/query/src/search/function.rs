@@ -1,4 +1,4 @@
-//! `vector_search`, `text_search`, `hybrid_search` and `more_like`: searches as tables.
+//! The table functions `vector_search`, `text_search`, `hybrid_search` and `more_like`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::constant;
-use super::plan::{Search, SearchSpec, VectorSource};
+use super::plan::{Search, SearchSpec, VectorSearch, VectorSource};
 use super::table::SearchTable;
 use crate::fault::external;
 use crate::table::pinned::{Pinned, PinnedTable};
@@ -46,17 +46,17 @@ impl Kind {
     }
 }
 
-/// Whether the table function `name` searches a table that its first argument names.
+/// Returns whether `name` is a search function, whose first argument names a table.
 pub(crate) fn is_search(name: &str) -> bool {
     ALL.iter().any(|kind| kind.name() == name)
 }
 
-/// The names of the search functions.
+/// Returns the names of the search functions.
 pub(crate) fn names() -> impl Iterator<Item = String> {
     ALL.iter().map(|kind| kind.name().to_owned())
 }
 
-/// The search functions over what one query sees.
+/// Returns the search functions over the tables that one query sees.
 pub(crate) fn functions(pinned: &Arc<Pinned>) -> HashMap<String, Arc<TableFunction>> {
     let function = |kind: Kind| {
         let implementation = Arc::new(SearchFunction { kind, pinned: Arc::clone(pinned) });
@@ -75,26 +75,27 @@ impl TableFunctionImpl for SearchFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let mut args = Arguments { kind: self.kind, args: &args, at: 0 };
         let name = args.text("the table")?;
-        // Tables named by literals were pinned before planning; another expression comes too late.
+        // Only tables named by literals were pinned before planning.
         let table = self.pinned.get(&name).ok_or_else(|| external(self.pinned.unknown(&name)))?;
         let mut subquery = None;
         let search = match self.kind {
             Kind::Vector => {
                 let (column, metric) = args.vector_column(&table)?;
                 let vector = args.vector(&table, &column, &mut subquery)?;
-                Search::Vector { column, metric, vector }
+                Search::Vector(VectorSearch { column, metric, vector })
             }
-            Kind::Text => Search::Text { words: text_of(&table, args.text("the words")?)? },
+            Kind::Text => Search::Text { words: searchable(&table, args.text("the words")?)? },
             Kind::Hybrid => {
                 let (column, metric) = args.vector_column(&table)?;
                 let vector = args.vector(&table, &column, &mut subquery)?;
-                Search::Hybrid { column, metric, vector, words: text_of(&table, args.text("the words")?)? }
+                let vector = VectorSearch { column, metric, vector };
+                Search::Hybrid { vector, words: searchable(&table, args.text("the words")?)? }
             }
             Kind::MoreLike => {
                 let (column, metric) = args.vector_column(&table)?;
                 let width = table.snapshot.primary_key().columns().len();
                 let key = (0..width).map(|_| args.key()).collect::<Result<Vec<_>>>()?;
-                Search::Vector { column, metric, vector: VectorSource::Row(key) }
+                Search::Vector(VectorSearch { column, metric, vector: VectorSource::Row(key) })
             }
         };
         let k = args.count("k")?;
@@ -110,8 +111,8 @@ impl TableFunctionImpl for SearchFunction {
     }
 }
 
-/// Full-text search needs an index: said here, before anything runs.
-fn text_of(table: &PinnedTable, words: String) -> Result<String> {
+/// Checks that `table` has a full-text index, before anything runs; returns `words`.
+fn searchable(table: &PinnedTable, words: String) -> Result<String> {
     if table.indexes.iter().any(|index| matches!(index.kind, IndexKind::FullText { .. })) {
         return Ok(words);
     }
@@ -121,7 +122,7 @@ fn text_of(table: &PinnedTable, words: String) -> Result<String> {
     ))))
 }
 
-/// The arguments of a call, taken one after the other.
+/// The arguments of a call, read one after the other.
 struct Arguments<'a, 'e, 's> {
     kind: Kind,
     args: &'a TableFunctionArgs<'e, 's>,
@@ -170,7 +171,7 @@ impl Arguments<'_, '_, '_> {
         }
     }
 
-    /// A column of vectors, with the metric of its index.
+    /// Reads the name of a column of vectors; returns it with the metric of its index.
     fn vector_column(&mut self, table: &PinnedTable) -> Result<(String, Metric)> {
         let column = self.text("the column")?;
         cenote_index::vector_dimensions(&table.snapshot, &column)
@@ -188,12 +189,12 @@ impl Arguments<'_, '_, '_> {
         if let Some(Expr::ScalarSubquery(scalar)) = self.args.exprs().get(self.at) {
             self.at += 1;
             *subquery = Some(scalar.subquery.as_ref().clone());
-            // Replaced by the subquery's plan before it runs.
+            // A placeholder: the subquery's plan replaces it when the query is planned.
             return Ok(VectorSource::Constant(Vec::new()));
         }
         let value = self.value("the vector")?;
         let vector = constant::vector(&value)
-            .ok_or_else(|| self.wrong(format!("{} is no vector of numbers", value.data_type())))?;
+            .ok_or_else(|| self.wrong(format!("{} is not a vector of numbers", value.data_type())))?;
         let dimensions = cenote_index::vector_dimensions(&table.snapshot, column).map_err(external)?;
         match vector.len() == dimensions {
             true => Ok(VectorSource::Constant(vector)),

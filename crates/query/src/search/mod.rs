@@ -1,5 +1,5 @@
-//! Searches of a table's indexes: from a table function or from a sort with a limit to a step of a plan. Nothing here knows
-//! how an index is built.
+//! Searches of a table's indexes: from a table function or from a sort with a limit to a step of a plan. Nothing here
+//! knows how an index is built.
 
 pub(crate) mod function;
 pub(crate) mod nearest_rule;

@@ -1,4 +1,4 @@
-//! `ORDER BY l2_distance(column, constant) LIMIT k` over a table becomes a search of the column's index.
+//! The optimizer rule that turns `ORDER BY l2_distance(column, constant) LIMIT k` into a search of the column's index.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use datafusion::logical_expr::{Cast, Expr, LogicalPlan, Sort, SortExpr, TableSca
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::constant;
-use super::plan::{Search, SearchSpec, VectorSource};
+use super::plan::{Search, SearchSpec, VectorSearch, VectorSource};
 use super::table::SearchTable;
 use crate::function::distance::DistanceFunction;
 use crate::table::pinned::PinnedTable;
 use crate::table::pushdown;
 use crate::table::stored::StoredTable;
 
-/// Puts a search in the place of the table scan under a sort with a limit. The sort stays: it orders the k rows by their
-/// exact distances. The rule holds back where the result could differ: with more than one sort key, with nulls first, or
-/// with a filter that the store does not evaluate.
+/// The rule that replaces the table scan under a sort with a limit by a search. The sort stays and orders the k rows by
+/// their exact distances. The rule does not apply where the result could differ: with several sort keys, with nulls
+/// first, or with a filter that the store does not evaluate.
 #[derive(Debug, Default)]
 pub(crate) struct NearestRule;
 
@@ -38,7 +38,7 @@ impl OptimizerRule for NearestRule {
     fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
         let Some(search) = search_of(sort) else { return Ok(Transformed::no(plan)) };
-        // There is one scan below: `search_of` followed a path without branches.
+        // Only one scan is below, because `search_of` followed a path without branches.
         let input = Arc::unwrap_or_clone(Arc::clone(&sort.input)).transform_down(|node| match node {
             LogicalPlan::TableScan(scan) => {
                 let source = provider_as_source(Arc::new(SearchTable::in_place(search.clone())));
@@ -52,18 +52,18 @@ impl OptimizerRule for NearestRule {
     }
 }
 
-/// The search that gives the rows that `sort` would keep.
+/// Returns the search that finds the rows that `sort` would keep.
 fn search_of(sort: &Sort) -> Option<SearchSpec> {
     let k = sort.fetch.filter(|k| (1..=K_MAX).contains(k))?;
     let [SortExpr { expr, asc, nulls_first: false }] = sort.expr.as_slice() else { return None };
     let (scan, expr) = scan_under(&sort.input, expr.clone())?;
     let table = stored(scan)?;
-    let (metric, ascending, column, vector) = distance(&expr)?;
+    let Distance { metric, nearest_is_least, column, vector } = distance(&expr)?;
     let indexed = table.indexes.iter().any(|index| index.column == column && index.metric == Some(metric));
-    if !indexed || *asc != ascending || scan.fetch.is_some() {
+    if !indexed || *asc != nearest_is_least || scan.fetch.is_some() {
         return None;
     }
-    // What the search would refuse, the sort answers or refuses in its own words.
+    // A vector that the search would refuse is left to the sort, which computes the distances or reports its own error.
     let fits = cenote_index::vector_dimensions(&table.snapshot, &column).ok() == Some(vector.len())
         && vector.iter().all(|number| number.is_finite())
         && (metric != Metric::Cosine || vector.iter().any(|number| *number != 0.0))
@@ -72,11 +72,12 @@ fn search_of(sort: &Sort) -> Option<SearchSpec> {
         return None;
     }
     let filter = pushdown::to_filter(&scan.filters).map(Filter::from);
-    let search = Search::Vector { column, metric, vector: VectorSource::Constant(vector) };
+    let search = Search::Vector(VectorSearch { column, metric, vector: VectorSource::Constant(vector) });
     Some(SearchSpec { table, search, k, filter, fill: true })
 }
 
-/// The table scan that `plan` only renames and computes columns of, with `expr` in the scan's columns.
+/// Returns the table scan below `plan`, if there are only projections and aliases between them, and `expr` in terms of
+/// the scan's columns.
 fn scan_under(plan: &LogicalPlan, expr: Expr) -> Option<(&TableScan, Expr)> {
     match plan {
         LogicalPlan::TableScan(scan) => Some((scan, expr)),
@@ -94,7 +95,7 @@ fn scan_under(plan: &LogicalPlan, expr: Expr) -> Option<(&TableScan, Expr)> {
     }
 }
 
-/// `expr` over `plan`'s output with each column replaced by what stands at its position below.
+/// Replaces each column of `expr`, which is in terms of `plan`'s output, by the expression at its position `below`.
 fn replace_columns(expr: Expr, below: impl Fn(usize) -> Option<Expr>, plan: &LogicalPlan) -> Option<Expr> {
     let mut known = true;
     let replaced = expr.transform_down(|node| match &node {
@@ -114,14 +115,23 @@ fn stored(scan: &TableScan) -> Option<Arc<PinnedTable>> {
     provider.as_ref().downcast_ref::<StoredTable>().map(|table| Arc::clone(table.pinned()))
 }
 
-/// The metric that `expr` sorts by, whether nearest is smallest, the column, and the vector.
-fn distance(expr: &Expr) -> Option<(Metric, bool, String, Vec<f32>)> {
+/// A sort key that is the distance of a column from a constant vector.
+struct Distance {
+    metric: Metric,
+    /// Whether the nearest row has the least key.
+    nearest_is_least: bool,
+    column: String,
+    vector: Vec<f32>,
+}
+
+/// Reads the sort key `expr` as a distance.
+fn distance(expr: &Expr) -> Option<Distance> {
     if let Expr::Alias(alias) = expr {
         return distance(&alias.expr);
     }
     if let Expr::Negative(inner) = expr {
-        let (metric, ascending, column, vector) = distance(inner)?;
-        return Some((metric, !ascending, column, vector));
+        let distance = distance(inner)?;
+        return Some(Distance { nearest_is_least: !distance.nearest_is_least, ..distance });
     }
     let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else { return None };
     let inner: &dyn std::any::Any = func.inner().as_ref();
@@ -132,13 +142,13 @@ fn distance(expr: &Expr) -> Option<(Metric, bool, String, Vec<f32>)> {
         (None, Some(column)) => (column, literal_of(left)?),
         _ => return None,
     };
-    Some((metric, metric != Metric::Dot, column, vector))
+    Some(Distance { metric, nearest_is_least: metric != Metric::Dot, column, vector })
 }
 
 fn column_of(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Column(column) => Some(column.name.clone()),
-        // Item fields may differ in name alone: the function's own type is put over the column's.
+        // The list's item may differ from the function's argument in its name alone, which adds a cast.
         Expr::Cast(Cast { expr, .. }) => column_of(expr),
         _ => None,
     }

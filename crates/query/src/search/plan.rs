@@ -1,4 +1,4 @@
-//! Searching a table's indexes as a step of a plan.
+//! A search of a table's indexes as a step of a plan.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -20,34 +20,40 @@ use crate::table::pinned::PinnedTable;
 use crate::table::pushdown;
 use crate::table::scan::{properties_of, show};
 
-/// Rows of a result are read so many at a time: media among them stay bounded.
+/// The rows of a result that are read at once, which bounds the memory of media among them.
 const TAKE_ROWS: usize = 64;
 
-/// Where a search's vector comes from.
+/// The source of the vector that a search compares with.
 #[derive(Debug, Clone)]
 pub(crate) enum VectorSource {
-    /// It stands in the query, or was computed while planning.
+    /// A vector written in the query, or computed while planning.
     Constant(Vec<f32>),
-    /// The first value of this plan, run first.
+    /// The only value of a plan, which runs before the search.
     Plan(Arc<dyn ExecutionPlan>),
     /// The vector of the row with this key, which is not a result itself.
     Row(Vec<String>),
 }
 
-/// What is searched.
+/// The part of a search that compares vectors.
+#[derive(Debug, Clone)]
+pub(crate) struct VectorSearch {
+    pub column: String,
+    pub metric: Metric,
+    pub vector: VectorSource,
+}
+
+/// The kind of a search, with its columns and constants.
 #[derive(Debug, Clone)]
 pub(crate) enum Search {
-    Vector { column: String, metric: Metric, vector: VectorSource },
+    Vector(VectorSearch),
     Text { words: String },
-    Hybrid { column: String, metric: Metric, vector: VectorSource, words: String },
+    Hybrid { vector: VectorSearch, words: String },
 }
 
 impl Search {
-    fn vector(&self) -> Option<(&str, Metric, &VectorSource)> {
+    fn vector(&self) -> Option<&VectorSearch> {
         match self {
-            Self::Vector { column, metric, vector } | Self::Hybrid { column, metric, vector, .. } => {
-                Some((column, *metric, vector))
-            }
+            Self::Vector(vector) | Self::Hybrid { vector, .. } => Some(vector),
             Self::Text { .. } => None,
         }
     }
@@ -60,23 +66,32 @@ pub(crate) struct SearchSpec {
     pub search: Search,
     pub k: usize,
     pub filter: Option<Filter>,
-    /// Whether a search that finds fewer than `k` rows gives every row under the filter instead, those without a distance
-    /// too: what a sort above it would have seen.
+    /// Whether a search that finds fewer than `k` rows gives every row under the filter instead, rows without a
+    /// distance among them, as the scan would have done that the search replaces.
     pub fill: bool,
 }
 
 impl SearchSpec {
+    /// Returns the search with `plan` as the source of its vector.
+    pub(crate) fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Self {
+        let mut spec = self.clone();
+        if let Search::Vector(vector) | Search::Hybrid { vector, .. } = &mut spec.search {
+            vector.vector = VectorSource::Plan(plan);
+        }
+        spec
+    }
+
     fn index(&self) -> Option<&IndexInfo> {
-        let (column, metric, _) = self.search.vector()?;
-        self.table.indexes.iter().find(|index| index.column == column && index.metric == Some(metric))
+        let VectorSearch { column, metric, .. } = self.search.vector()?;
+        self.table.indexes.iter().find(|index| index.column == *column && index.metric == Some(*metric))
     }
 
     fn name(&self) -> &'static str {
         match (&self.search, self.index()) {
             (Search::Text { .. }, _) => "TextIndexScan",
             (Search::Hybrid { .. }, _) => "HybridIndexScan",
-            (Search::Vector { .. }, Some(_)) => "VectorIndexScan",
-            (Search::Vector { .. }, None) => "VectorExactScan",
+            (Search::Vector(_), Some(_)) => "VectorIndexScan",
+            (Search::Vector(_), None) => "VectorExactScan",
         }
     }
 
@@ -87,24 +102,24 @@ impl SearchSpec {
         strategy: &OnceLock<Strategy>,
     ) -> cenote_base::Result<Vec<Hit>> {
         let (snapshot, search) = (&self.table.snapshot, &self.table.search);
-        // The row that others are to be like comes first, unless others are the same: one more makes room for it.
+        // One more, because the row that others are compared with is usually found first, and is removed below.
         let k = self.k + usize::from(own_row.is_some());
-        let vector = |column: &str, metric| -> cenote_base::Result<VectorQuery> {
+        let vector = |search: &VectorSearch| -> cenote_base::Result<VectorQuery> {
             let vector = vector.ok_or_else(|| Error::invalid_input("the query vector is null"))?;
             let filter = self.filter.clone();
-            Ok(VectorQuery { metric: Some(metric), filter, ..VectorQuery::new(column, vector, k) })
+            Ok(VectorQuery { metric: Some(search.metric), filter, ..VectorQuery::new(&search.column, vector, k) })
         };
         let text = |words: &str| TextQuery { filter: self.filter.clone(), ..TextQuery::new(words, k) };
         let mut hits = match &self.search {
-            Search::Vector { column, metric, .. } => {
-                let (hits, how) = search.find_vectors(snapshot, &vector(column, *metric)?).await?;
-                // A plan that runs in several partitions searches the same way in each.
+            Search::Vector(wanted) => {
+                let (hits, how) = search.find_vectors(snapshot, &vector(wanted)?).await?;
+                // A second run of the plan has the same strategy.
                 let _ = strategy.set(how);
                 hits
             }
             Search::Text { words } => search.text_hits(snapshot, &text(words)).await?,
-            Search::Hybrid { column, metric, words, .. } => {
-                let query = HybridQuery { vector: vector(column, *metric)?, text: text(words), k };
+            Search::Hybrid { vector: wanted, words } => {
+                let query = HybridQuery { vector: vector(wanted)?, text: text(words), k };
                 search.hybrid_hits(snapshot, &query).await?
             }
         };
@@ -114,19 +129,19 @@ impl SearchSpec {
     }
 }
 
-/// Runs a [`SearchSpec`] and reads `columns` of what it found, best first.
+/// A step that runs a [`SearchSpec`] and reads `columns` of the rows found, best first.
 #[derive(Debug)]
 pub(crate) struct SearchPlan {
     spec: Arc<SearchSpec>,
     columns: Vec<String>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
-    /// How the search went about it, once it ran: what EXPLAIN ANALYZE shows.
+    /// The strategy of the search, known once it ran, for EXPLAIN ANALYZE.
     strategy: Arc<OnceLock<Strategy>>,
 }
 
 impl SearchPlan {
-    /// `schema` is that of the output: stored columns, distance and score.
+    /// Makes a step with the output columns of `schema`: stored columns, distance and score.
     pub(crate) fn new(spec: Arc<SearchSpec>, schema: SchemaRef) -> Self {
         let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
         let properties = properties_of(schema);
@@ -140,7 +155,7 @@ impl DisplayAs for SearchPlan {
         let mut parts =
             vec![format!("table={}", spec.table.name), format!("version={}", spec.table.snapshot.version())];
         parts.extend(spec.index().map(|index| format!("index={}", index.name)));
-        if let Some((column, metric, vector)) = spec.search.vector() {
+        if let Some(VectorSearch { column, metric, vector }) = spec.search.vector() {
             parts.push(format!("column={column}"));
             parts.push(format!("metric={metric}"));
             if let VectorSource::Row(key) = vector {
@@ -152,7 +167,7 @@ impl DisplayAs for SearchPlan {
         }
         parts.push(format!("k={}", spec.k));
         parts.extend(spec.filter.as_ref().map(|filter| format!("filter={}", pushdown::show(filter))));
-        if let Search::Vector { .. } = &spec.search {
+        if let Search::Vector(_) = &spec.search {
             let outlook = || Strategy::outlook(spec.index(), spec.filter.is_some());
             parts.push(format!("strategy={}", self.strategy.get().map_or_else(outlook, ToString::to_string)));
         }
@@ -171,8 +186,8 @@ impl ExecutionPlan for SearchPlan {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        match self.spec.search.vector() {
-            Some((_, _, VectorSource::Plan(plan))) => vec![plan],
+        match self.spec.search.vector().map(|search| &search.vector) {
+            Some(VectorSource::Plan(plan)) => vec![plan],
             _ => Vec::new(),
         }
     }
@@ -187,11 +202,7 @@ impl ExecutionPlan for SearchPlan {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(child) = children.into_iter().next() else { return Ok(self) };
-        let mut spec = SearchSpec::clone(&self.spec);
-        if let Search::Vector { vector, .. } | Search::Hybrid { vector, .. } = &mut spec.search {
-            *vector = VectorSource::Plan(child);
-        }
-        Ok(Arc::new(Self::new(Arc::new(spec), self.schema())))
+        Ok(Arc::new(Self::new(Arc::new(self.spec.with_plan(child)), self.schema())))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -220,12 +231,14 @@ async fn search(
 ) -> cenote_base::Result<RecordBatches> {
     let (vector, own_row) = match spec.search.vector() {
         None => (None, None),
-        Some((_, _, VectorSource::Constant(vector))) => (Some(vector.clone()), None),
-        Some((_, _, VectorSource::Plan(plan))) => (first_vector(Arc::clone(plan), context).await?, None),
-        Some((column, _, VectorSource::Row(key))) => {
-            let (row_id, vector) = vector_of_row(&spec.table.snapshot, column, key).await?;
-            (Some(vector), Some(row_id))
-        }
+        Some(search) => match &search.vector {
+            VectorSource::Constant(vector) => (Some(vector.clone()), None),
+            VectorSource::Plan(plan) => (first_vector(Arc::clone(plan), context).await?, None),
+            VectorSource::Row(key) => {
+                let (row_id, vector) = vector_of_row(&spec.table.snapshot, &search.column, key).await?;
+                (Some(vector), Some(row_id))
+            }
+        },
     };
     let hits = spec.run(vector, own_row, strategy).await?;
     if spec.fill && hits.len() < spec.k {
@@ -240,7 +253,7 @@ async fn search(
     Ok(batches.boxed())
 }
 
-/// The vector that a scalar subquery gives; `None` when it gives no row or null.
+/// Runs a scalar subquery for a vector; `None` when it gives no row, or null.
 async fn first_vector(
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
@@ -255,6 +268,7 @@ async fn first_vector(
     Ok(constant::vector(&value))
 }
 
+/// Reads the row with this key; returns its row id and its vector.
 async fn vector_of_row(snapshot: &Snapshot, column: &str, key: &[String]) -> cenote_base::Result<(u64, Vec<f32>)> {
     let keys = snapshot.primary_key().parse(std::slice::from_ref(&key.to_vec()))?;
     let filter = snapshot.primary_key().filter(&keys)?;

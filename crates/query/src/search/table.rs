@@ -1,4 +1,4 @@
-//! The result of a search as a table.
+//! The result of a search as DataFusion's table provider.
 
 use std::sync::Arc;
 
@@ -11,24 +11,25 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 
-use super::plan::{Search, SearchPlan, SearchSpec, VectorSource};
+use super::plan::{Search, SearchPlan, SearchSpec};
 use crate::fault::external;
 use cenote_base::Error;
 
-/// A table's visible columns, and the ranks that the search gives. Media are read only when named.
+/// The table of the rows that a search finds: the visible columns, and the distance and score. Media are read only when
+/// named.
 #[derive(Debug)]
 pub(crate) struct SearchTable {
     spec: Arc<SearchSpec>,
-    /// The scalar subquery that gives the vector: planned when the query is.
+    /// The scalar subquery that gives the vector, planned together with the query.
     subquery: Option<LogicalPlan>,
     schema: SchemaRef,
 }
 
 impl SearchTable {
-    /// A search as a table function gives it: with its ranks.
+    /// Makes the table of a search function, with distance and score.
     pub(crate) fn new(spec: SearchSpec, subquery: Option<LogicalPlan>) -> Self {
         let ranks: &[&str] = match spec.search {
-            Search::Vector { .. } => &[DISTANCE],
+            Search::Vector(_) => &[DISTANCE],
             Search::Text { .. } => &[SCORE],
             Search::Hybrid { .. } => &[DISTANCE, SCORE],
         };
@@ -37,7 +38,7 @@ impl SearchTable {
         Self { spec: Arc::new(spec), subquery, schema: Arc::new(Schema::new(fields)) }
     }
 
-    /// A search in the place of a table: without ranks.
+    /// Makes the table of a search that replaces a table scan, without distance and score.
     pub(crate) fn in_place(spec: SearchSpec) -> Self {
         let schema = Arc::clone(spec.table.snapshot.schema());
         Self { spec: Arc::new(spec), subquery: None, schema }
@@ -71,11 +72,7 @@ impl TableProvider for SearchTable {
         let mut spec = Arc::clone(&self.spec);
         if let Some(subquery) = &self.subquery {
             let plan = state.create_physical_plan(subquery).await?;
-            let mut with_plan = SearchSpec::clone(&spec);
-            if let Search::Vector { vector, .. } | Search::Hybrid { vector, .. } = &mut with_plan.search {
-                *vector = VectorSource::Plan(plan);
-            }
-            spec = Arc::new(with_plan);
+            spec = Arc::new(spec.with_plan(plan));
         }
         let plan: Arc<dyn ExecutionPlan> = Arc::new(SearchPlan::new(spec, schema));
         Ok(match limit {

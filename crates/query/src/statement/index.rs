@@ -1,4 +1,4 @@
-//! `CREATE INDEX`, `DROP INDEX` and `SHOW INDEXES`: the statements that SQL has of indexes.
+//! The statements about indexes: `CREATE INDEX`, `DROP INDEX` and `SHOW INDEXES`.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, ObjectType, S
 /// A statement about indexes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum IndexStatement {
-    /// `CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value, ..)]`; `btree` is the usual kind.
+    /// `CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value, ..)]`; the default kind is `btree`.
     Create { table: String, spec: IndexSpec, if_not_exists: bool },
     /// `DROP INDEX name ON table`.
     Drop { table: String, name: String, if_exists: bool },
@@ -21,7 +21,10 @@ pub(crate) enum IndexStatement {
 }
 
 impl IndexStatement {
-    /// What `statement` says of indexes; `None` when it is another statement.
+    /// Reads `statement`; `None` when it is not about indexes.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `Unsupported` for one about indexes that is incomplete or asks for what no index has.
     pub(crate) fn read(statement: &Statement) -> Result<Option<Self>> {
         let Statement::Statement(ast) = statement else { return Ok(None) };
         let wrong = |what: &str| Error::invalid_input(format!("{what}; write {USAGE}"));
@@ -30,7 +33,7 @@ impl IndexStatement {
                 let [column] = create.columns.as_slice() else { return Err(wrong("an index covers one column")) };
                 let column = match &column.column.expr {
                     Expr::Identifier(column) => name_of(column),
-                    other => return Err(wrong(&format!("`{other}` is no column"))),
+                    other => return Err(wrong(&format!("`{other}` is not a column"))),
                 };
                 if create.unique || create.predicate.is_some() || !create.include.is_empty() {
                     let what = "an index here is not UNIQUE, has no WHERE and no INCLUDE";
@@ -40,7 +43,7 @@ impl IndexStatement {
                 let options = create
                     .with
                     .iter()
-                    .map(|option| read_option(option).ok_or_else(|| wrong(&format!("`{option}` is no option"))));
+                    .map(|option| read_option(option).ok_or_else(|| wrong(&format!("`{option}` is not an option"))));
                 let options = options.collect::<Result<Vec<_>>>()?;
                 let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
                 let mut spec = IndexSpec::new(column, IndexKind::parse(&kind, options)?);
@@ -65,7 +68,7 @@ impl IndexStatement {
         }
     }
 
-    /// Does it; the index made or dropped, or the table's indexes.
+    /// Runs the statement. Returns a row for the index that it created or dropped, or for each of the table's indexes.
     pub(crate) async fn run(&self, store: &Store, indexes: &Indexes) -> Result<RecordBatch> {
         let (Self::Create { table, .. } | Self::Drop { table, .. } | Self::Show { table }) = self;
         let table = store.table(table).await?;
@@ -90,8 +93,8 @@ impl IndexStatement {
     }
 }
 
-const USAGE: &str = "CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value)], DROP INDEX name ON table, or \
-                     SHOW INDEXES FROM table";
+const USAGE: &str = "CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value)], \
+                     DROP INDEX name ON table, or SHOW INDEXES FROM table";
 
 fn read_option(option: &Expr) -> Option<(String, String)> {
     let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = option else { return None };
@@ -107,7 +110,7 @@ fn is_word(ident: &Ident, word: &str) -> bool {
     ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case(word)
 }
 
-/// A name as SQL means it: in small letters unless it is quoted.
+/// Returns the name as SQL means it: in lower case unless it is quoted.
 fn name_of(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
@@ -117,7 +120,7 @@ fn object_name(name: &datafusion::sql::sqlparser::ast::ObjectName) -> String {
     last.map_or_else(|| name.to_string(), name_of)
 }
 
-/// `upkeep` is the last failure of the table's upkeep.
+/// Lists `indexes`, one row each; `upkeep` is the last failure of the table's upkeep.
 fn rows(indexes: &[IndexInfo], upkeep: Option<&str>) -> Result<RecordBatch> {
     let text = |of: &dyn Fn(&IndexInfo) -> Option<String>| {
         Arc::new(indexes.iter().map(of).collect::<StringArray>()) as ArrayRef

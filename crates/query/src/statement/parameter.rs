@@ -1,5 +1,6 @@
-//! Values for `$1`, `$2` … of a statement, put into its syntax tree before it is planned: so they stand wherever a constant may,
-//! in the arguments of a table function too, and no text is ever read as SQL.
+//! Values for the placeholders `$1`, `$2` … of a statement, put into its syntax tree before it is planned. So a
+//! placeholder may stand wherever a constant may, also as an argument of a table function, and no text is ever parsed
+//! as SQL.
 
 use std::ops::ControlFlow;
 
@@ -18,7 +19,7 @@ pub enum Parameter {
     Boolean(bool),
     /// A whole number.
     Integer(i64),
-    /// A number, finite.
+    /// A finite number.
     Number(f64),
     /// A text.
     Text(String),
@@ -30,10 +31,11 @@ pub enum Parameter {
     Vector(Vec<f32>),
 }
 
-/// Puts `parameters` in the place of `$1` and so on.
+/// Replaces `$1` and so on by `parameters`.
 ///
 /// # Errors
-/// `InvalidInput` for a placeholder without a parameter, a parameter without a placeholder, or a number that is not finite.
+/// `InvalidInput` for a placeholder without a parameter, a parameter without a placeholder, or a number that is not
+/// finite.
 pub(crate) fn bind(statement: &mut Statement, parameters: &[Parameter]) -> Result<()> {
     let mut inner = statement;
     while let Statement::Explain(explain) = inner {
@@ -56,7 +58,8 @@ pub(crate) fn bind(statement: &mut Statement, parameters: &[Parameter]) -> Resul
                 Err(error) => ControlFlow::Break(error.context(format!("parameter {name}"))),
             },
             None => ControlFlow::Break(Error::invalid_input(format!(
-                "the statement has a placeholder {name}, and {} parameters were given: write $1, $2 and so on, and give as many",
+                "the statement has a placeholder {name}, and {} parameters were given: write $1, $2 and so on, and \
+                 give as many",
                 parameters.len()
             ))),
         }
@@ -96,9 +99,9 @@ fn literal(parameter: &Parameter) -> Result<Expr> {
 
 fn number(value: f64) -> Result<Expr> {
     if !value.is_finite() {
-        return Err(Error::invalid_input(format!("{value} is no number that SQL can compare")));
+        return Err(Error::invalid_input(format!("{value} is not a number that SQL can compare")));
     }
-    // With an exponent it is a floating-point number, whatever its value.
+    // The exponent makes it a floating-point number in SQL, whatever its value.
     Ok(signed(format!("{:e}", value.abs()), value.is_sign_negative()))
 }
 

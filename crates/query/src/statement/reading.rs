@@ -1,4 +1,4 @@
-//! What a statement asks for, before it is planned: SQL reads, and names the tables that its table functions search.
+//! Checks of a statement before it is planned: that it only reads, and which tables its table functions search.
 
 use std::ops::ControlFlow;
 
@@ -10,8 +10,10 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::search::function::is_search;
 
+/// Checks that `statement` only reads.
+///
 /// # Errors
-/// `Unsupported` for a statement that would change something, naming what does that instead.
+/// `Unsupported` for a statement that would change something, naming what does so instead.
 pub(crate) fn check_reads(statement: &Statement) -> Result<()> {
     let (what, instead) = match statement {
         Statement::Statement(ast) => match ast.as_ref() {
@@ -43,7 +45,8 @@ pub(crate) fn check_reads(statement: &Statement) -> Result<()> {
     Err(Error::unsupported(format!("SQL only reads, and {what} does not; use {instead}")))
 }
 
-/// The tables that the search functions of `statement` name: they are pinned before planning, which cannot wait.
+/// Returns the tables that the search functions of `statement` name. They are pinned before planning, because a table
+/// function is planned without `async`.
 pub(crate) fn searched_tables(statement: &Statement) -> Vec<String> {
     let mut searched = Searched::default();
     let mut statement = statement;

@@ -1,4 +1,5 @@
-//! The tables of a store as one query sees them: each at the version it had when it was first asked for.
+//! The tables of a store as one query sees them: each pinned to the version that was newest when it was first asked
+//! for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,14 +16,15 @@ use crate::fault::closest;
 pub(crate) struct PinnedTable {
     pub name: String,
     pub snapshot: Snapshot,
-    /// Without counts.
+    /// The indexes of the version, without their counts of rows.
     pub indexes: Vec<IndexInfo>,
+    /// The number of rows of the version.
     pub rows: usize,
-    /// What searches it.
+    /// The searcher of the table's indexes.
     pub search: Indexes,
 }
 
-/// All that one query sees.
+/// The tables that one query sees.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     store: Store,
@@ -39,7 +41,7 @@ impl Pinned {
         Ok(Arc::new(Self { store, indexes, names, functions, tables: Mutex::default() }))
     }
 
-    /// The table `name`, pinned by this call if by none before.
+    /// Returns the table `name`, which the first call pins.
     pub(crate) async fn pin(&self, name: &str) -> Result<Arc<PinnedTable>> {
         if let Some(table) = self.get(name) {
             return Ok(table);
@@ -52,12 +54,12 @@ impl Pinned {
         let rows = snapshot.count(None).await?;
         let table =
             Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, search: self.indexes.clone() });
-        // Whoever pinned it meanwhile was first: a query sees one version of a table.
+        // Another call may have pinned it meanwhile. That one wins: a query sees one version of a table.
         let mut tables = self.tables.lock();
         Ok(Arc::clone(tables.entry(name.to_owned()).or_insert(table)))
     }
 
-    /// The table `name`, if it is pinned.
+    /// Returns the table `name` if it is pinned.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<PinnedTable>> {
         self.tables.lock().get(name).cloned()
     }

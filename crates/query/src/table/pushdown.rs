@@ -1,4 +1,4 @@
-//! Which predicates the store evaluates as DataFusion would.
+//! The predicates that the store evaluates exactly as DataFusion would.
 
 use arrow::datatypes::{DataType, Schema};
 use cenote_store::{Filter, is_blob};
@@ -8,8 +8,8 @@ use datafusion::logical_expr::expr_rewriter::unnormalize_col;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-/// Whether the store gives exactly the rows that satisfy `filter`: comparisons, lists, patterns and null checks of plain
-/// columns and literals, and their combinations.
+/// Returns whether the store finds exactly the rows that satisfy `filter`: comparisons, lists, patterns and null checks
+/// of plain columns and literals, and their combinations.
 pub(crate) fn is_exact(filter: &Expr, schema: &Schema) -> bool {
     let recurse = |expr: &Expr| is_exact(expr, schema);
     let operand = |expr: &Expr| is_plain_column(expr, schema) || is_literal(expr);
@@ -39,12 +39,12 @@ pub(crate) fn is_exact(filter: &Expr, schema: &Schema) -> bool {
     }
 }
 
-/// `filters` as one filter for the store, which knows columns without their table's name.
+/// Joins `filters` to one filter for the store, which names columns without their table.
 pub(crate) fn to_filter(filters: &[Expr]) -> Option<Expr> {
     conjunction(filters.iter().cloned().map(unnormalize_col))
 }
 
-/// How EXPLAIN shows `filter`.
+/// Returns the text that EXPLAIN shows for `filter`.
 pub(crate) fn show(filter: &Filter) -> String {
     match filter {
         Filter::Sql(text) => text.clone(),
@@ -54,7 +54,7 @@ pub(crate) fn show(filter: &Filter) -> String {
 
 fn field_is(expr: &Expr, schema: &Schema, fits: impl Fn(&arrow::datatypes::Field) -> bool) -> bool {
     let Expr::Column(column) = expr else { return false };
-    // Lance takes dots and the like as paths into nested columns.
+    // The store would read a dot and other signs as a path into a nested column.
     column.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         && schema.fields().find(&column.name).is_some_and(|(_, field)| !is_blob(field) && fits(field))
 }

@@ -1,4 +1,4 @@
-//! Reading a table from one end to the other.
+//! Scanning a table as a step of a plan.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::pinned::PinnedTable;
 use crate::fault::external;
 
-/// Streams columns of a table at one version. Media are read only when a column of them is named, and then only for rows
-/// that pass the filter.
+/// A scan of columns of a table at one version. Media are read only when a column of them is named, and then only for
+/// the rows that pass the filter.
 #[derive(Debug)]
 pub(crate) struct ScanPlan {
     table: Arc<PinnedTable>,
@@ -52,8 +52,8 @@ impl ScanPlan {
     }
 }
 
-/// How many rows make a batch in all of `plan`: `rows_max`, or fewer where its one scan gives wide rows. A plan that
-/// puts several tables together has as many narrow rows to go through as wide ones.
+/// Returns the rows of a batch in all of `plan`: `rows_max`, or fewer when its only scan reads wide rows. A plan of
+/// several scans keeps `rows_max`, because it may have narrow rows to go through beside the wide ones.
 pub(crate) async fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> cenote_base::Result<usize> {
     let (mut scans, mut plans) = (Vec::new(), vec![plan]);
     while let Some(plan) = plans.pop() {
@@ -66,7 +66,7 @@ pub(crate) async fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -
     }
 }
 
-/// One partition, of known end, in no order.
+/// Returns the properties of a step that gives rows of `schema` in one bounded partition, in no particular order.
 pub(crate) fn properties_of(schema: SchemaRef) -> Arc<PlanProperties> {
     Arc::new(PlanProperties::new(
         EquivalenceProperties::new(schema),
@@ -89,7 +89,7 @@ impl DisplayAs for ScanPlan {
     }
 }
 
-/// One line, or one line a part in the tree format, which gives the name itself.
+/// Writes a step of a plan on one line; in the tree format, which writes the name itself, one line a part.
 pub(crate) fn show(format: DisplayFormatType, f: &mut fmt::Formatter<'_>, name: &str, parts: &[String]) -> fmt::Result {
     match format {
         DisplayFormatType::TreeRender => parts.iter().try_for_each(|part| writeln!(f, "{part}")),

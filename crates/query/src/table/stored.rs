@@ -1,4 +1,4 @@
-//! A stored table as DataFusion sees it.
+//! A stored table as DataFusion's table provider.
 
 use std::sync::Arc;
 
