@@ -1,4 +1,5 @@
-//! The kernels: each a file of WGSL, its CPU twin and how closely they agree.
+//! The kernels: each in WGSL and for the CPU, with the tolerance between the two. Nothing here knows how a device is
+//! found.
 
 pub(crate) mod distance;
 pub mod kmeans;
@@ -7,9 +8,9 @@ pub mod phash;
 pub mod resize;
 pub mod yuv;
 
-/// A grid of at least `groups` work groups, as near to one row as the devices allow.
+/// Returns a grid of at least `groups` work groups, in as few rows as the devices allow.
 fn grid(groups: usize) -> [u32; 3] {
-    /// What every Vulkan device can do.
+    /// The most work groups of a row on every Vulkan device.
     const ROW_MAX: usize = 65_535;
     let rows = groups.div_ceil(ROW_MAX).max(1);
     [groups.div_ceil(rows) as u32, rows as u32, 1]

@@ -1,4 +1,4 @@
-//! Lloyd's algorithm, whatever computes its steps.
+//! Lloyd's algorithm, for any device that computes its two steps.
 
 use cenote_base::{Error, Random, Result};
 
@@ -6,46 +6,47 @@ use crate::kernels::distance::{Metric, NONE, for_each_key};
 use crate::matrix::count_rows;
 use crate::simd::vectorised;
 
-/// The number of a cluster, for a point that has none.
+/// The cluster of a point that has none.
 pub const NO_CLUSTER: u32 = u32::MAX;
 /// The most centroids.
 pub const CENTROIDS_MAX: usize = 65_535;
 
-/// What is asked for.
+/// The settings of a clustering.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// How many centroids, from 1 to [`CENTROIDS_MAX`], and no more than points.
+    /// The number of centroids, from 1 to [`CENTROIDS_MAX`], and at most that of the points.
     pub centroids: usize,
-    /// How often centroids move at most.
+    /// The most iterations.
     pub iterations_max: usize,
-    /// An iteration that lessens the inertia by a smaller part than this is the last.
+    /// The least part of the inertia that an iteration removes, unless it is the last.
     pub improvement_min: f64,
-    /// Which points the centroids begin at.
+    /// The choice of the first centroids.
     pub init: Init,
     /// The seed of that choice: the same points and options give the same clusters on the same device.
     pub seed: u64,
 }
 
-/// Which points centroids begin at. Both choices are made on the CPU.
+/// The choice of the points that are the first centroids, which is made on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Init {
-    /// Any, all different.
+    /// Any points, all different.
     Random,
-    /// Each far from the others, with a probability that grows with the squared distance (Arthur and Vassilvitskii,
-    /// "k-means++: The Advantages of Careful Seeding", 2007). It costs as much as one iteration on one CPU thread.
+    /// Points far from each other: the probability of each grows with its squared distance from the others (Arthur and
+    /// Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007). The choice takes as long as one iteration
+    /// on one CPU thread.
     PlusPlus,
 }
 
-/// The outcome.
+/// Clusters of points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clusters {
-    /// By rows.
+    /// The centroids, row by row.
     pub centroids: Vec<f32>,
     /// The number of each point's centroid; [`NO_CLUSTER`] for a point that has none.
     pub nearest: Vec<u32>,
-    /// The squared distances of the points to their centroids, added up.
+    /// The sum of the squared distances of the points from their centroids.
     pub inertia: f64,
-    /// How often the centroids moved.
+    /// The iterations, each of which moved the centroids.
     pub iterations: usize,
 }
 
@@ -57,7 +58,7 @@ pub(super) trait Steps {
     /// Moves the centroids to the means of their points, and those of `reseeds` to a point.
     fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()>;
 
-    /// Returns the centroids, by rows.
+    /// Returns the centroids, row by row.
     fn centroids(self) -> Result<Vec<f32>>;
 }
 
@@ -80,9 +81,9 @@ pub(super) struct Reseed {
 /// Points by centroid.
 #[derive(Debug, PartialEq)]
 pub(super) struct Members {
-    /// Where each centroid's points begin, and, last, where they end.
+    /// The index in `points` of each centroid's first point, and at the end the number of points.
     pub(super) starts: Vec<u32>,
-    /// Points in order, centroid by centroid.
+    /// The points in order, centroid by centroid.
     pub(super) points: Vec<u32>,
 }
 
@@ -186,7 +187,7 @@ impl<'a> Clustering<'a> {
                         target -= f64::from(square);
                         target < 0.0
                     });
-                    // When all points are chosen already, or rounding passes the end, any will do.
+                    // When all points are chosen already, or rounding passes the end, any point will do.
                     let place = reached.unwrap_or_else(|| random.below(usable.len() as u64) as usize);
                     chosen.extend_from_slice(point(usable[place]));
                 }

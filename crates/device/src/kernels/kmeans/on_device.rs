@@ -1,4 +1,4 @@
-//! K-means with the points on a device.
+//! K-means on a device.
 
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use crate::matrix::Matrix;
 use crate::pool::Lease;
 use crate::work::Work;
 
-/// Points of a work group that assigns, and columns of one that adds up; see the WGSL.
+/// Points of a work group of the kernel `assign`; see the WGSL.
 const ASSIGN_POINTS: usize = 64;
+/// Columns of a work group of the kernels `sum` and `shift`; see the WGSL.
 const SUM_COLUMNS: usize = 64;
 
 const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("kmeans.wgsl"));
@@ -34,10 +35,12 @@ struct Params {
     go_on: u32,
 }
 
-/// [`on_cpu`](super::on_cpu) on a device, which holds the points meanwhile. Blocks until it is done.
+/// Runs [`on_cpu`](super::on_cpu) on a device, which holds the points meanwhile. Blocks the calling thread until the
+/// last iteration.
 ///
 /// # Errors
-/// As [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and the errors of
+/// Those of [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and
+/// the errors of
 /// [`Pending::wait`](crate::Pending::wait).
 pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
     let clustering = Clustering::new(points, columns, options)?;
@@ -65,7 +68,7 @@ impl<'a> OnDevice<'a> {
         Params { columns: self.matrix.columns() as u32, points: points as u32, centroids: self.count as u32, go_on: 0 }
     }
 
-    /// A work group for 64 columns of each centroid.
+    /// Returns the grid with a work group for each [`SUM_COLUMNS`] columns of each centroid.
     fn column_groups(&self) -> [u32; 3] {
         [self.matrix.columns().div_ceil(SUM_COLUMNS) as u32, self.count as u32, 1]
     }
@@ -104,7 +107,7 @@ impl Steps for OnDevice<'_> {
         let counts = work.upload(&counts)?;
         work.dispatch(SHIFT, &[&counts, &sums, &self.centroids], &self.params(0), self.column_groups())?;
         work.submit();
-        // Writes come before the kernels of their batch, so these are a batch of their own.
+        // Writes precede the kernels of their batch, and these must follow, so they are a batch of their own.
         let mut work = Work::new(device)?;
         for &Reseed { centroid, point } in reseeds {
             let point = &self.points[point as usize * columns..][..columns];

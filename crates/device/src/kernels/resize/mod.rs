@@ -1,9 +1,9 @@
-//! Pictures as models want them: cropped, resized, normalised and with their channels apart, in one go; on a device also as plain
-//! [`frames`].
+//! Pictures as models take them: cropped, resized, normalised and channel by channel, in one step; on a device also as
+//! plain [`frames`].
 //!
-//! The filter is Pillow's `BILINEAR` with its antialiasing: a triangle that is widened by the factor of reduction, so that all
-//! source pixels count. The crop is cut out first, so nothing outside it shows. Other than Pillow, which rounds to whole grey
-//! levels after each direction, nothing is rounded: values are within one grey level of Pillow's.
+//! The filter is Pillow's `BILINEAR` with its antialiasing: a triangle that is widened by the factor of reduction, so
+//! that all source pixels count. The picture is cropped first, so pixels outside the crop do not count. Pillow rounds
+//! to whole grey levels after each direction; this kernel does not round, and is within one grey level of Pillow.
 //!
 //! The device agrees with the CPU within [`TOLERANCE`] grey levels before the division by the standard deviation.
 
@@ -18,9 +18,9 @@ use crate::work::{Pending, Work};
 mod filter;
 pub mod frames;
 
-use filter::Filter;
+use filter::{Filter, Section};
 
-/// In grey levels, of which there are 255: how far CPU and device may differ.
+/// The most by which CPU and device differ, in grey levels of 255.
 pub const TOLERANCE: f32 = 1e-3;
 
 const RESIZE: Kernel = Kernel { source: include_str!("resize.wgsl"), entry: "resize", constants: &[] };
@@ -30,13 +30,13 @@ const GROUP_SIDE: u32 = 8;
 /// A picture, or the part of it that `crop` names.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
-    /// RGB bytes by lines, three a pixel.
+    /// The RGB bytes line by line, three a pixel.
     pub pixels: &'a [u8],
-    /// In pixels.
+    /// The width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// The height in pixels.
     pub height: u32,
-    /// What is resized.
+    /// The part that is resized.
     pub crop: Crop,
 }
 
@@ -47,68 +47,68 @@ pub struct Crop {
     pub left: u32,
     /// The first line.
     pub top: u32,
-    /// How many columns.
+    /// The number of columns.
     pub width: u32,
-    /// How many lines.
+    /// The number of lines.
     pub height: u32,
 }
 
 impl<'a> Picture<'a> {
-    /// A whole picture.
+    /// Makes a picture whose crop is all of it.
     pub fn whole(pixels: &'a [u8], width: u32, height: u32) -> Self {
         Self { pixels, width, height, crop: Crop { left: 0, top: 0, width, height } }
     }
 }
 
-/// What every picture becomes.
+/// The size and the normalisation of the result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {
-    /// In pixels.
+    /// The width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// The height in pixels.
     pub height: u32,
-    /// Of each channel, where black is 0 and white 1: subtracted.
+    /// The number that is subtracted from each channel, where black is 0 and white 1.
     pub mean: [f32; 3],
-    /// Of each channel: divided by.
+    /// The number by which each channel is then divided.
     pub deviation: [f32; 3],
 }
 
 impl Target {
-    /// Numbers of one picture.
+    /// Returns the numbers of one picture.
     fn numbers(&self) -> usize {
         3 * self.width as usize * self.height as usize
     }
 
-    /// What a channel's grey level is multiplied by, and what is added then.
+    /// Returns the factor of a channel's grey level, and the number that is added then.
     fn scale(&self, channel: usize) -> (f32, f32) {
         let deviation = f64::from(self.deviation[channel]);
         ((1.0 / (255.0 * deviation)) as f32, (-f64::from(self.mean[channel]) / deviation) as f32)
     }
 }
 
-/// `pictures` × 3 channels × lines × columns (NCHW), one after the other.
+/// Resizes `pictures` to pictures × 3 channels × lines × columns (NCHW).
 ///
 /// # Errors
-/// `InvalidInput` when a picture's bytes are not its size, a crop is empty or sticks out, or the target is empty or divides
-/// by zero; the message names the picture by its place.
+/// `InvalidInput` when a picture's bytes are not its size, a crop is empty or sticks out, or the target is empty or
+/// divides by zero; the message names the picture by its place.
 pub fn on_cpu(pictures: &[Picture<'_>], target: &Target) -> Result<Vec<f32>> {
     check(pictures, target)?;
     let mut values = vec![0.0; pictures.len() * target.numbers()];
     let mut filters = Filters::default();
     let mut line = Vec::new();
     for (picture, values) in pictures.iter().zip(values.chunks_exact_mut(target.numbers())) {
-        let columns = filters.place(picture.crop.width, target.width);
-        let rows = filters.place(picture.crop.height, target.height);
+        let columns = filters.whole(picture.crop.width, target.width);
+        let rows = filters.whole(picture.crop.height, target.height);
         let (columns, rows) = (&filters.made[columns], &filters.made[rows]);
         resize(picture, target, columns, rows, &mut line, values);
     }
     Ok(values)
 }
 
-/// [`on_cpu`] on a device.
+/// Runs [`on_cpu`] on a device.
 ///
 /// # Errors
-/// As [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
+/// Those of [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
 pub fn on_device<'a>(device: &Device, pictures: &[Picture<'a>], target: &Target) -> Result<Pending<Vec<f32>>> {
     check(pictures, target)?;
     if pictures.is_empty() {
@@ -119,8 +119,8 @@ pub fn on_device<'a>(device: &Device, pictures: &[Picture<'a>], target: &Target)
     let source = |picture: &Picture<'a>| {
         let (crop, stride) = (picture.crop, 3 * picture.width as usize);
         let first = crop.top as usize * stride + 3 * crop.left as usize;
-        let columns = filters.place(crop.width, target.width);
-        let lines = filters.place(crop.height, target.height);
+        let columns = filters.whole(crop.width, target.width);
+        let lines = filters.whole(crop.height, target.height);
         Source { pixels: picture.pixels, first, stride, columns, lines, place }
     };
     let sources: Vec<_> = pictures.iter().map(source).collect();
@@ -134,57 +134,66 @@ pub fn on_device<'a>(device: &Device, pictures: &[Picture<'a>], target: &Target)
         offset: [channels[0].1, channels[1].1, channels[2].1, 0.0],
     };
     let groups = [target.width.div_ceil(GROUP_SIDE), target.height.div_ceil(GROUP_SIDE), pictures.len() as u32];
-    let numbers = pictures.len() * target.numbers();
-    run(device, RESIZE, (&sources, &filters), &params, (numbers, groups), bytemuck::pod_collect_to_vec)
+    let words = pictures.len() * target.numbers();
+    let batch = Batch { kernel: RESIZE, sources, filters, params, groups, words };
+    batch.run(device, bytemuck::pod_collect_to_vec)
 }
 
 /// A picture on its way to a device.
 struct Source<'a> {
     pixels: &'a [u8],
-    /// The byte at which what is resized begins.
+    /// The index of the first byte that is resized.
     first: usize,
     /// Bytes of a line.
     stride: usize,
-    /// The places of its filters.
+    /// The index of the filter across.
     columns: usize,
+    /// The index of the filter down.
     lines: usize,
-    /// Where it is in the target.
+    /// The part of the target that the picture fills.
     place: Crop,
 }
 
-/// Uploads a batch and runs one of the kernels, whose result are so many words.
-fn run<T>(
-    device: &Device,
+/// A batch for one of the kernels.
+struct Batch<'a> {
     kernel: Kernel,
-    (sources, filters): (&[Source<'_>], &Filters),
-    params: &Params,
-    (words, groups): (usize, [u32; 3]),
-    decode: impl FnOnce(&[u8]) -> T + Send + 'static,
-) -> Result<Pending<T>> {
-    // Of each filter, where its spans and weights begin among those of all.
-    let (mut spans, mut weights, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-    for filter in &filters.made {
-        let shift = weights.len() as u32;
-        starts.push(spans.len() as u32);
-        spans.extend(filter.spans.iter().map(|span| [span.first, span.count, span.weights + shift]));
-        weights.extend_from_slice(&filter.weights);
+    sources: Vec<Source<'a>>,
+    filters: Filters,
+    params: Params,
+    /// The grid of work groups.
+    groups: [u32; 3],
+    /// Words of the result.
+    words: usize,
+}
+
+impl Batch<'_> {
+    /// Uploads the batch and runs its kernel.
+    fn run<T>(self, device: &Device, decode: impl FnOnce(&[u8]) -> T + Send + 'static) -> Result<Pending<T>> {
+        // `starts` has the index of each filter's first span among the spans of all.
+        let (mut spans, mut weights, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        for filter in &self.filters.made {
+            let shift = weights.len() as u32;
+            starts.push(spans.len() as u32);
+            spans.extend(filter.spans.iter().map(|span| [span.first, span.count, span.weights + shift]));
+            weights.extend_from_slice(&filter.weights);
+        }
+        let bytes = |source: &Source<'_>| source.pixels.len().next_multiple_of(4);
+        let mut work = Work::new(device)?;
+        let pixels = work.buffer::<u8>(self.sources.iter().map(bytes).sum())?;
+        let mut placed = Vec::with_capacity(self.sources.len());
+        let mut begin = 0;
+        for source in &self.sources {
+            work.write(&pixels, begin as u64, source.pixels)?;
+            let Crop { left, top, width, height } = source.place;
+            let (first, stride) = ((begin + source.first) as u32, source.stride as u32);
+            placed.push([first, stride, starts[source.columns], starts[source.lines], left, top, width, height]);
+            begin += bytes(source);
+        }
+        let (placed, spans, weights) = (work.upload(&placed)?, work.upload(&spans)?, work.upload(&weights)?);
+        let result = work.buffer::<u32>(self.words)?;
+        work.dispatch(self.kernel, &[&pixels, &placed, &spans, &weights, &result], &self.params, self.groups)?;
+        work.finish(&result, decode)
     }
-    let bytes = |source: &Source<'_>| source.pixels.len().next_multiple_of(4);
-    let mut work = Work::new(device)?;
-    let pixels = work.buffer::<u8>(sources.iter().map(bytes).sum())?;
-    let mut placed = Vec::with_capacity(sources.len());
-    let mut begin = 0;
-    for source in sources {
-        work.write(&pixels, begin as u64, source.pixels)?;
-        let Crop { left, top, width, height } = source.place;
-        let (first, stride) = ((begin + source.first) as u32, source.stride as u32);
-        placed.push([first, stride, starts[source.columns], starts[source.lines], left, top, width, height]);
-        begin += bytes(source);
-    }
-    let (placed, spans, weights) = (work.upload(&placed)?, work.upload(&spans)?, work.upload(&weights)?);
-    let result = work.buffer::<u32>(words)?;
-    work.dispatch(kernel, &[&pixels, &placed, &spans, &weights, &result], params, groups)?;
-    work.finish(&result, decode)
 }
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -192,7 +201,7 @@ fn run<T>(
 struct Params {
     width: u32,
     height: u32,
-    /// Lanes of a row of work groups, for [`frames`].
+    /// The lanes of a row of work groups, for [`frames`].
     across: u32,
     padding: u32,
     scale: [f32; 4],
@@ -230,28 +239,36 @@ fn check(pictures: &[Picture<'_>], target: &Target) -> Result<()> {
 #[derive(Default)]
 struct Filters {
     made: Vec<Filter>,
-    places: HashMap<Shape, usize>,
+    indexes: HashMap<FilterKey, usize>,
 }
 
-/// Of a filter: source pixels, the bits of where the part begins that is resized and of its extent, and target pixels.
-type Shape = (u32, [u64; 2], u32);
+/// The numbers that determine a filter.
+#[derive(PartialEq, Eq, Hash)]
+struct FilterKey {
+    source: u32,
+    start_bits: u64,
+    extent_bits: u64,
+    target: u32,
+}
 
 impl Filters {
-    /// The place of the filter from `source` to `target` pixels.
-    fn place(&mut self, source: u32, target: u32) -> usize {
-        self.place_part(source, (0.0, f64::from(source)), target)
+    /// Returns the index of the filter from all `source` pixels to `target` pixels.
+    fn whole(&mut self, source: u32, target: u32) -> usize {
+        self.section(source, Section { start: 0.0, extent: f64::from(source) }, target)
     }
 
-    /// The place of the filter from a part of `source` pixels, its begin and extent, to `target` pixels.
-    fn place_part(&mut self, source: u32, (start, extent): (f64, f64), target: u32) -> usize {
-        *self.places.entry((source, [start.to_bits(), extent.to_bits()], target)).or_insert_with(|| {
-            self.made.push(Filter::new(source, (start, extent), target));
+    /// Returns the index of the filter from `section` of `source` pixels to `target` pixels.
+    fn section(&mut self, source: u32, section: Section, target: u32) -> usize {
+        let Section { start, extent } = section;
+        let key = FilterKey { source, start_bits: start.to_bits(), extent_bits: extent.to_bits(), target };
+        *self.indexes.entry(key).or_insert_with(|| {
+            self.made.push(Filter::new(source, section, target));
             self.made.len() - 1
         })
     }
 }
 
-// Down first, which the processor does for many columns at once, and then across. `line` is scratch.
+// First down, which vectorises over many columns, then across. `line` is scratch memory.
 vectorised! {
     fn resize(
         picture: &Picture<'_>,
