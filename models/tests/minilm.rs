@@ -75,8 +75,8 @@ fn wrong_inputs_are_named() {
 
 #[test]
 fn reference_vectors_of_the_fp32_model_are_near() {
-    let assets = std::env::var_os("CENOTE_ASSETS")
-        .map_or_else(|| "../../shared/assets".into(), std::path::PathBuf::from);
+    let assets =
+        std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../shared/assets".into(), std::path::PathBuf::from);
     let Ok(text) = std::fs::read_to_string(assets.join("image-text-lite0/golden/golden.json")) else {
         println!("skipped: no golden outputs in {} (CENOTE_ASSETS names another directory)", assets.display());
         return;

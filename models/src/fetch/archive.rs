@@ -1,4 +1,4 @@
-//! Taking files out of a fetched archive: wheels and zip files here, tarballs and Debian packages by the system's tools.
+//! Extracting files from archives: wheels and zip files here, tarballs and Debian packages by the system's tools.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,16 +10,20 @@ use zip::ZipArchive;
 
 use super::command;
 
-/// The kind of an archive, told by its first bytes: registries name files as they like.
+/// The format of an archive, known by its first bytes, because registries name files as they like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(super) enum Format {
     Zip,
     TarGz,
     Deb,
 }
 
 impl Format {
-    pub(crate) fn of(archive: &Path) -> Result<Self> {
+    /// Reads the format of `archive`.
+    ///
+    /// # Errors
+    /// `Corrupt` for any other format.
+    pub(super) fn of(archive: &Path) -> Result<Self> {
         let mut head = [0u8; 7];
         let mut file = File::open(archive).context(|| format!("open {}", archive.display()))?;
         let count = file.read(&mut head).context(|| format!("read {}", archive.display()))?;
@@ -36,7 +40,7 @@ impl Format {
 }
 
 /// Unpacks all of `archive` into the new directory `target`.
-pub(crate) fn unpack(archive: &Path, target: &Path) -> Result<()> {
+pub(super) fn unpack(archive: &Path, target: &Path) -> Result<()> {
     fs::create_dir_all(target).context(|| format!("create {}", target.display()))?;
     match Format::of(archive)? {
         Format::Zip => open_zip(archive)?.extract(target).map_err(|error| broken(archive, error)),
@@ -57,7 +61,7 @@ pub(crate) fn unpack(archive: &Path, target: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `NotFound` when the archive has no such member.
-pub(crate) fn extract_zip_member(archive: &Path, member: &str, target: &Path) -> Result<()> {
+pub(super) fn extract_zip_member(archive: &Path, member: &str, target: &Path) -> Result<()> {
     let mut zip = open_zip(archive)?;
     let mut entry = zip.by_name(member).map_err(|error| match error {
         zip::result::ZipError::FileNotFound => missing(archive, member),
@@ -68,8 +72,8 @@ pub(crate) fn extract_zip_member(archive: &Path, member: &str, target: &Path) ->
     file.sync_all().context(|| format!("write {}", target.display()))
 }
 
-/// Checks that `member` stays inside an archive: relative, without `..`.
-pub(crate) fn check_member(member: &str) -> Result<()> {
+/// Checks that `member` is a path inside an archive: relative, without `..`.
+pub(super) fn check_member(member: &str) -> Result<()> {
     let path = Path::new(member);
     if !member.is_empty() && path.components().all(|part| matches!(part, Component::Normal(_))) {
         return Ok(());
@@ -77,7 +81,8 @@ pub(crate) fn check_member(member: &str) -> Result<()> {
     Err(Error::invalid_input(format!("`{member}` is not a path inside an archive: it must be relative, without `..`")))
 }
 
-pub(crate) fn missing(archive: &Path, member: &str) -> Error {
+/// Makes the error for an archive without `member`.
+pub(super) fn missing(archive: &Path, member: &str) -> Error {
     Error::not_found(format!("{} has no file `{member}`", archive.display()))
 }
 

@@ -1,11 +1,12 @@
-//! The cache directory, and making a file in it exactly once.
+//! The cache directory, and files in it that are made exactly once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use cenote_base::{Context, Error, Result};
 
-/// The cache directory when no setting names one: `$CENOTE_CACHE`, else `$XDG_CACHE_HOME/cenote`, else `~/.cache/cenote`.
+/// Returns the cache directory when the settings do not name one: `$CENOTE_CACHE`, else `$XDG_CACHE_HOME/cenote`, else
+/// `~/.cache/cenote`.
 ///
 /// # Errors
 /// `InvalidInput` when none of the three variables is set.
@@ -20,10 +21,11 @@ fn choose(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
         .ok_or_else(|| Error::invalid_input("no cache directory: set CENOTE_CACHE to one (HOME is not set either)"))
 }
 
-/// The file or directory `target`, made by `make` if it is not there.
+/// Makes the file or directory `target` by `make`, unless it exists, and returns its path.
 ///
-/// `make` receives a path beside `target` that does not exist and creates it as a file or a directory; only when it
-/// succeeds does `target` appear, whole, by a rename. Processes and threads that want the same target wait for the first.
+/// `make` gets a path beside `target` that does not exist, and creates a file or a directory there. Only when it
+/// succeeds does `target` appear, whole, by a rename. Processes and threads that make the same target wait for the
+/// first.
 pub(crate) fn once(target: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     if target.exists() {
         return Ok(target.to_path_buf());
@@ -32,7 +34,7 @@ pub(crate) fn once(target: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Res
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).context(|| format!("create cache directory {}", parent.display()))?;
     }
-    // The lock file stays: removing it would let two processes hold locks on two files of one name.
+    // The lock file is never removed: otherwise two processes could hold locks on two files of one name.
     let lock = File::create(&lock_path).context(|| format!("create {}", lock_path.display()))?;
     lock.lock().context(|| format!("lock {}", lock_path.display()))?;
     if target.exists() {

@@ -1,21 +1,21 @@
-//! Running a program of the system and saying clearly when it is missing or fails.
+//! Running programs of the system, with errors that tell a missing program from a failing one.
 
 use std::process::{Command, Stdio};
 
 use cenote_base::{Error, Result};
 
-/// Only the end of what a failed program wrote goes into the error: the end holds the reason.
+/// The lines of a failed program's output that its error quotes: the last ones, which have the reason.
 const STDERR_LINES_MAX: usize = 8;
 
-/// The Python that fetches wheels and runs converters: `$CENOTE_PYTHON`, else `python3`.
+/// Returns the Python that fetches wheels and runs converters: `$CENOTE_PYTHON`, else `python3`.
 pub(crate) fn python() -> Command {
     let program = std::env::var_os("CENOTE_PYTHON").filter(|value| !value.is_empty());
     Command::new(program.unwrap_or_else(|| "python3".into()))
 }
 
-/// Runs `command` to its end and returns what it wrote to standard output.
+/// Runs `command` to its end and returns its standard output.
 ///
-/// `hint` tells the reader what to do when the program is missing or fails.
+/// `hint` says in the error what to do when the program is missing or fails.
 ///
 /// # Errors
 /// `Unsupported` when the program is not installed, `Unavailable` when it fails.

@@ -11,7 +11,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The digest of `parts`, each preceded by its length so that parts cannot run into each other.
+/// Computes the digest of `parts`, each preceded by its length, so that other parts with the same bytes have another
+/// digest.
 pub(crate) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -21,7 +22,7 @@ pub(crate) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String 
     hex(&hash.finalize())
 }
 
-/// The digest of the file at `path`.
+/// Computes the digest of the file at `path`.
 pub(crate) fn of_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).context(|| format!("open {}", path.display()))?;
     let mut hash = Sha256::new();
@@ -35,10 +36,10 @@ pub(crate) fn of_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Checks that the file at `path` has the digest `expected`; `what` names it in the error.
+/// Checks that the file at `path` has the digest `expected`.
 ///
 /// # Errors
-/// `Corrupt` with both digests.
+/// `Corrupt` with both digests when it has not; the error calls the file `what`.
 pub(crate) fn verify(path: &Path, expected: &str, what: &str) -> Result<()> {
     let found = of_file(path)?;
     if found.eq_ignore_ascii_case(expected) {

@@ -1,4 +1,4 @@
-//! A package of a public registry, pinned by version and SHA-256, fetched once by the registry's own client.
+//! Packages of public registries, pinned by version and SHA-256, which the registry's own client fetches once.
 
 use std::fmt;
 use std::fs;
@@ -37,7 +37,7 @@ impl fmt::Display for PackageRegistry {
 
 /// A package pinned by version and by the SHA-256 of its archive.
 ///
-/// Fetched at most once a cache, also when many processes ask at the same time; verified when fetched.
+/// A cache fetches the archive at most once, also for several processes at the same time, and verifies it then.
 ///
 /// ```no_run
 /// use cenote_models::{Package, PackageRegistry, default_cache_dir};
@@ -54,25 +54,26 @@ impl fmt::Display for PackageRegistry {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// Where it is published.
+    /// The registry that publishes it.
     pub registry: PackageRegistry,
-    /// Its name there.
+    /// The name in the registry.
     pub name: String,
     /// The exact version.
     pub version: String,
-    /// SHA-256 of the archive, in hex.
+    /// The SHA-256 of the archive, in hex.
     pub sha256: String,
-    /// PyPI only: the platform tag of a wheel that exists for several, such as `manylinux_2_28_x86_64`. The wheel for
-    /// CPython 3.12 is taken, whatever Python runs here, so that the archive is the same everywhere.
+    /// PyPI only: the platform tag of a wheel that exists for several, such as `manylinux_2_28_x86_64`. It is always
+    /// the wheel for CPython 3.12, so that the archive does not depend on the Python of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// PyPI only: fetch the source archive instead of a wheel. Pip may run the package's own set-up code to read its name.
+    /// PyPI only: whether to fetch the source archive instead of a wheel. Pip may run the package's own set-up code to
+    /// read its name.
     #[serde(default)]
     pub source_archive: bool,
 }
 
 impl Package {
-    /// The package `name` of `registry` at `version`, whose archive has the digest `sha256`.
+    /// Pins the package `name` of `registry` at `version`, whose archive has the digest `sha256`.
     pub fn new(
         registry: PackageRegistry,
         name: impl Into<String>,
@@ -83,17 +84,18 @@ impl Package {
         Self { registry, name, version, sha256, platform: None, source_archive: false }
     }
 
-    /// The same PyPI package as a wheel for `platform`.
+    /// Takes the wheel for `platform` of a PyPI package.
     pub fn for_platform(mut self, platform: impl Into<String>) -> Self {
         self.platform = Some(platform.into());
         self
     }
 
-    /// The archive in `cache`, fetched if it is not there.
+    /// Fetches the archive into `cache` unless it is there, and returns its path.
     ///
     /// # Errors
-    /// `Unsupported` when the registry's client is not installed, `Unavailable` when it fails, `Corrupt` when the archive
-    /// is another than the pinned one, `InvalidInput` for a name or version that could be taken for an option or a path.
+    /// `Unsupported` when the registry's client is not installed, `Unavailable` when it fails, `Corrupt` when the
+    /// archive is not the pinned one, `InvalidInput` for a name or version that could be mistaken for an option or a
+    /// path.
     pub fn fetch(&self, cache: &Path) -> Result<PathBuf> {
         self.check()?;
         cache::once(&self.archive_path(cache), |part| {
@@ -105,15 +107,15 @@ impl Package {
         .map_err(|error| error.context(format!("fetch {self}")))
     }
 
-    /// The archive in `cache`, if it was fetched before.
+    /// Returns the path of the archive in `cache`, if it was fetched before.
     pub fn fetched(&self, cache: &Path) -> Option<PathBuf> {
         Some(self.archive_path(cache)).filter(|path| path.exists())
     }
 
-    /// The file `member` of the archive, extracted into `cache`; the path is the same at every call.
+    /// Extracts the file `member` of the archive into `cache` and returns its path, which is the same at every call.
     ///
     /// # Errors
-    /// As [`fetch`](Self::fetch), and `NotFound` when the archive has no such file.
+    /// Those of [`fetch`](Self::fetch), and `NotFound` when the archive has no such file.
     pub fn member(&self, cache: &Path, member: &str) -> Result<PathBuf> {
         self.check()?;
         archive::check_member(member)?;
@@ -129,10 +131,10 @@ impl Package {
         if path.exists() { Ok(path) } else { Err(archive::missing(&archive_path, member)) }
     }
 
-    /// The directory with all files of the archive, unpacked into `cache`.
+    /// Unpacks the archive into `cache` and returns the directory with its files.
     ///
     /// # Errors
-    /// As [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub fn unpacked(&self, cache: &Path) -> Result<PathBuf> {
         self.check()?;
         let target = self.directory(cache).join("unpacked");
@@ -154,7 +156,7 @@ impl Package {
         self.directory(cache).join("archive")
     }
 
-    /// Name, version and platform become arguments of a program and parts of a path.
+    /// Checks name, version and platform, which become arguments of a program and parts of a path.
     fn check(&self) -> Result<()> {
         let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "._-+~:@/".contains(c));
         let parts = [Some(&self.name), Some(&self.version), self.platform.as_ref()];

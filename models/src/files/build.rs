@@ -1,4 +1,4 @@
-//! Running a converter script with pinned Python packages.
+//! Building a model's file by a converter script with pinned Python packages.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use crate::fetch::cache;
 use crate::fetch::command;
 use crate::fetch::digest;
 
-/// A directory in `cache` with the packages of `requirements` for the Python at hand.
+/// Installs the packages of `requirements`, for the Python of this machine, into a directory in `cache`.
 ///
-/// `pip install --target` makes it: unlike a virtual environment it copies no interpreter and needs no `venv` module,
-/// which Debian packages apart. Only the packages listed are installed, so that the list is the whole truth.
+/// Unlike a virtual environment, `pip install --target` copies no interpreter and does not need the `venv` module,
+/// which Debian packages separately. Dependencies are not installed, so that the list determines every package.
 fn python_packages(cache: &Path, requirements: &str) -> Result<PathBuf> {
     let mut version = command::python();
     version.args(["-c", "import sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform())"]);
@@ -33,21 +33,26 @@ fn python_packages(cache: &Path, requirements: &str) -> Result<PathBuf> {
     })
 }
 
-/// Runs `script` with `--KEY PATH` for each of `inputs` and `--output`, which it must write.
-pub(crate) fn convert(
-    cache: &Path,
-    script: &Path,
-    requirements: &str,
-    inputs: &[(&str, PathBuf)],
-    output: &Path,
-) -> Result<()> {
-    let packages = python_packages(cache, requirements)?;
-    tracing::info!(script = %script.display(), "building a model");
-    let mut python = command::python();
-    python.env("PYTHONPATH", &packages).args(["-B", "-s"]).arg(script);
-    for (key, path) in inputs {
-        python.arg(format!("--{key}")).arg(path);
+/// A converter script and all that it reads.
+pub(super) struct Converter<'a> {
+    pub(super) script: PathBuf,
+    /// Pip requirements, every package at an exact version.
+    pub(super) requirements: String,
+    /// The files that the script reads, by key.
+    pub(super) inputs: Vec<(&'a str, PathBuf)>,
+}
+
+impl Converter<'_> {
+    /// Runs the script, which must write `output`, with `--KEY PATH` for each input.
+    pub(super) fn run(&self, cache: &Path, output: &Path) -> Result<()> {
+        let packages = python_packages(cache, &self.requirements)?;
+        tracing::info!(script = %self.script.display(), "building a model");
+        let mut python = command::python();
+        python.env("PYTHONPATH", &packages).args(["-B", "-s"]).arg(&self.script);
+        for (key, path) in &self.inputs {
+            python.arg(format!("--{key}")).arg(path);
+        }
+        python.arg("--output").arg(output);
+        command::run(&mut python, "check the script and its inputs").map(drop)
     }
-    python.arg("--output").arg(output);
-    command::run(&mut python, "see what the converter said").map(drop)
 }

@@ -1,4 +1,4 @@
-//! Files that are part of the library: manifests, converter scripts and what they read.
+//! Files that are compiled into Cenote: manifests, converter scripts and their inputs.
 
 use cenote_base::{Error, Result};
 
@@ -14,11 +14,11 @@ const FILES: &[(&str, &str)] = &[
     ("requirements.txt", include_str!("../../convert/requirements.txt")),
 ];
 
-/// The text of the embedded file `name`.
+/// Returns the text of the embedded file `name`.
 ///
 /// # Errors
-/// `NotFound`, naming the files there are.
-pub(crate) fn text(name: &str) -> Result<&'static str> {
+/// `NotFound`, naming the embedded files.
+pub(super) fn text(name: &str) -> Result<&'static str> {
     FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text).ok_or_else(|| {
         let names: Vec<&str> = FILES.iter().map(|(file, _)| *file).collect();
         Error::not_found(format!("Cenote has no embedded file `{name}`; it has {}", names.join(", ")))

@@ -1,4 +1,4 @@
-//! From a source to a file: fetched, built or found, checked and identified by a hash.
+//! From a source to a file, which is found, fetched or built, checked, and identified by a hash.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,28 +6,41 @@ use std::path::{Path, PathBuf};
 
 use cenote_base::{Context, Error, Result};
 
-use super::build;
+use super::build::Converter;
 use super::embedded;
 use super::manifest::Manifest;
 use super::source::Source;
 use crate::fetch::cache;
 use crate::fetch::digest;
 
-/// How deep sources may refer to other models, so that two manifests that name each other end in an error.
+/// The most references from source to source, so that manifests that refer to each other end in an error.
 const DEPTH_MAX: usize = 8;
 
-/// The manifests and the cache in which their files are kept.
+/// The manifests and the cache with their files.
 pub(crate) struct Files {
-    /// The cache directory.
-    pub(crate) cache: PathBuf,
+    cache: PathBuf,
     /// Whether packages may be fetched and models built.
-    pub(crate) fetch: bool,
+    fetch: bool,
     /// The manifests by name.
-    pub(crate) manifests: BTreeMap<String, Manifest>,
+    manifests: BTreeMap<String, Manifest>,
 }
 
 /// [`ModelRegistry`](crate::ModelRegistry) has methods of the same names and documents them.
 impl Files {
+    /// Combines the manifests, of which later ones replace earlier ones of the same name, with a cache.
+    pub(crate) fn new(cache: PathBuf, fetch: bool, manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        let manifests = manifests.into_iter().map(|manifest| (manifest.name.clone(), manifest)).collect();
+        Self { cache, fetch, manifests }
+    }
+
+    pub(crate) fn cache_dir(&self) -> &Path {
+        &self.cache
+    }
+
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.manifests.values()
+    }
+
     pub(crate) fn manifest(&self, name: &str) -> Result<&Manifest> {
         self.manifests.get(name).ok_or_else(|| {
             let hint = closest(name, self.manifests.keys().map(String::as_str));
@@ -95,15 +108,16 @@ impl Files {
                 if !self.fetch {
                     return Err(fetching_is_off("building it", &self.cache));
                 }
-                let located =
+                let inputs =
                     inputs.iter().map(|(key, source)| Ok((key.as_str(), self.locate(manifest, source, depth + 1)?)));
-                let located = located.collect::<Result<Vec<_>>>()?;
+                let inputs = inputs.collect::<Result<Vec<_>>>()?;
                 let script = match &manifest.directory {
                     Some(directory) => directory.join(script),
                     None => self.write_embedded(script)?,
                 };
                 let requirements = text_beside(manifest, requirements)?;
-                cache::once(&target, |part| build::convert(&self.cache, &script, &requirements, &located, part))
+                let converter = Converter { script, requirements, inputs };
+                cache::once(&target, |part| converter.run(&self.cache, part))
             }
             Source::Hub { repository, revision, file } => {
                 let name = format!("{}-{}.onnx", manifest.name, manifest.version);
@@ -127,7 +141,8 @@ impl Files {
         cache::once(&target, |part| fs::write(part, text).context(|| format!("write {}", part.display())))
     }
 
-    /// What identifies the model file: its digest, or for a built one the digest of everything that goes into it.
+    /// Returns the hash that identifies the model file: its digest, or for a built file the digest of everything that
+    /// goes into the build.
     fn file_hash(&self, manifest: &Manifest, depth: usize) -> Result<String> {
         match &manifest.sha256 {
             Some(sha256) => Ok(sha256.to_lowercase()),
@@ -181,7 +196,7 @@ fn local_path(manifest: &Manifest, path: &Path) -> PathBuf {
     manifest.directory.as_deref().unwrap_or(Path::new("")).join(path)
 }
 
-/// A text of a build: a file beside a user's manifest, an embedded file for a built-in manifest.
+/// Reads a text of a build: a file beside a user's manifest, or an embedded file for a built-in manifest.
 fn text_beside(manifest: &Manifest, name: &str) -> Result<String> {
     match &manifest.directory {
         None => embedded::text(name).map(str::to_owned),
@@ -194,12 +209,13 @@ fn text_beside(manifest: &Manifest, name: &str) -> Result<String> {
 
 fn fetching_is_off(what: &str, cache: &Path) -> Error {
     Error::unavailable(format!(
-        "{what} needs a package registry and fetching is off: allow it once, or copy the cache {} from a machine that has it",
+        "{what} needs a package registry and fetching is off: allow it once, or copy the cache {} from a machine that \
+         has it",
         cache.display()
     ))
 }
 
-/// `: did you mean `x`?` for the candidate nearest to `name`, or nothing when none is near.
+/// Returns `: did you mean …?` with the candidate most like `name`, or nothing when none is like enough.
 fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
     candidates
         .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))

@@ -1,4 +1,4 @@
-//! What a model is: a small TOML file.
+//! Manifests: TOML files that describe models.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,51 +23,52 @@ pub enum Dtype {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorSpec {
-    /// Its name in the ONNX file.
+    /// The name in the ONNX file.
     pub name: String,
-    /// The type of its elements.
+    /// The type of the elements.
     pub dtype: Dtype,
-    /// One entry a dimension: a number, or the name of a size that varies.
+    /// The size of each dimension: a number, or the name of a size that varies.
     pub shape: Vec<String>,
-    /// What the numbers mean, with their unit.
+    /// The meaning of the numbers, with their unit.
     pub meaning: String,
 }
 
-/// A model: what it is, where its files come from, what goes in and out.
+/// The description of a model: its name, the sources of its files, its inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The name by which operators and recipes refer to it.
+    /// The name by which operators and recipes refer to the model.
     pub name: String,
-    /// Its version.
+    /// The version of the model.
     pub version: String,
-    /// One line for `cenote models`.
+    /// A line that `cenote models` shows.
     pub summary: String,
-    /// SPDX name of the licence.
+    /// The SPDX name of the licence.
     pub licence: String,
-    /// SHA-256 of the model file, in hex. May be absent for a local file (it is hashed instead) and for one built here
-    /// (it is identified by everything that goes into the build).
+    /// The SHA-256 of the model file, in hex. Optional for a local file, which is hashed instead, and for a file built
+    /// here, which is identified by everything that goes into the build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Where the model file comes from.
+    /// The source of the model file.
     pub source: Source,
-    /// Files beside the model, such as a tokenizer, by role.
+    /// The sources of files beside the model, such as a tokenizer, by role.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, Source>,
-    /// What goes in.
+    /// The inputs.
     pub inputs: Vec<TensorSpec>,
-    /// What comes out.
+    /// The outputs.
     pub outputs: Vec<TensorSpec>,
-    /// The directory that relative paths start from; absent for a built-in manifest.
+    /// The directory of relative paths; `None` for a built-in manifest.
     #[serde(skip)]
     pub directory: Option<PathBuf>,
 }
 
 impl Manifest {
-    /// Reads the manifest `text`; `origin` names it in errors.
+    /// Parses the manifest `text`, which errors call `origin`.
     ///
     /// # Errors
-    /// `InvalidInput` for what is not TOML, a key that is unknown or missing, and a source that needs `sha256` and has none.
+    /// `InvalidInput` for text that is not TOML, a key that is unknown or missing, and a source that needs `sha256` and
+    /// has none.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         let manifest: Self = toml::from_str(text)
             .map_err(|error| Error::invalid_input(format!("model manifest {origin}: {}", error.to_string().trim())))?;
@@ -75,10 +76,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Reads every `*.toml` in `directory`, in the order of their names. A directory that does not exist holds none.
+    /// Reads every `*.toml` in `directory`, in the order of their names. A missing directory counts as empty.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), and `Unavailable` when a file cannot be read.
+    /// Those of [`parse`](Self::parse), and `Unavailable` when a file cannot be read.
     pub fn read_directory(directory: &Path) -> Result<Vec<Self>> {
         if !directory.exists() {
             return Ok(Vec::new());
@@ -96,10 +97,10 @@ impl Manifest {
         paths.into_iter().map(read).collect()
     }
 
-    /// The output `name`.
+    /// Returns the output `name`.
     ///
     /// # Errors
-    /// `NotFound`, naming the outputs there are.
+    /// `NotFound`, naming the model's outputs.
     pub fn output(&self, name: &str) -> Result<&TensorSpec> {
         self.outputs.iter().find(|output| output.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.outputs.iter().map(|output| output.name.as_str()).collect();

@@ -1,4 +1,5 @@
-//! The files of a model: the manifest that names them, and how each is found, fetched or built. Nothing here runs a model.
+//! The files of a model: the manifest that names them, and how each is found, fetched or built. Nothing here runs a
+//! model.
 
 pub(crate) mod embedded;
 pub(crate) mod locate;

@@ -1,4 +1,4 @@
-//! Where a file comes from.
+//! The sources of a model's files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::fetch::package::Package;
 
-/// Where a model's file, or a file beside it, comes from.
+/// The source of a model's file, or of a file beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Source {
     /// A file of this machine.
     Local {
-        /// The path; a relative one starts at the manifest's directory.
+        /// The path; a relative one is below the manifest's directory.
         path: PathBuf,
     },
     /// A file inside a package of a public registry.
@@ -23,9 +23,9 @@ pub enum Source {
         /// The path inside its archive.
         member: String,
     },
-    /// A file that is part of Cenote: converter scripts, their requirements, labels.
+    /// A file that is compiled into Cenote: converter scripts, their requirements, labels.
     Embedded {
-        /// Its name.
+        /// The name of the file.
         name: String,
     },
     /// The file of another model.
@@ -36,16 +36,18 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         file: Option<String>,
     },
-    /// Made here by a Python script, which runs with packages installed at pinned versions into the cache.
+    /// A file that a Python script makes here, with packages at pinned versions, which are installed into the cache.
     ///
-    /// The script is called with `--KEY PATH` for each input and `--output PATH`. The result is identified by everything
-    /// that goes in, not by its own bytes: a script that runs a model may round its last bits otherwise on another CPU.
+    /// The script is called with `--KEY PATH` for each input and `--output PATH`. The result is identified by
+    /// everything that goes into it, not by its own bytes, because a script that runs a model may round differently on
+    /// another CPU.
     Build {
-        /// The script: a file beside the manifest, or one that is part of Cenote.
+        /// The script: a file beside the manifest, or one that is compiled into Cenote.
         script: String,
-        /// Pip requirements, every package at an exact version: a file beside the manifest, or one that is part of Cenote.
+        /// The pip requirements, every package at an exact version: a file beside the manifest, or one that is compiled
+        /// into Cenote.
         requirements: String,
-        /// The files the script reads.
+        /// The files that the script reads, by key.
         #[serde(default)]
         inputs: BTreeMap<String, Source>,
     },
@@ -61,7 +63,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The kind, as a manifest writes it.
+    /// Returns the kind, as a manifest writes it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Local { .. } => "local",

@@ -1,16 +1,16 @@
-//! A loaded model and the tensors it takes and gives.
+//! Loaded models, and the tensors that are their inputs and outputs.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use cenote_base::{Error, Result};
-use ort::session::{Session, SessionInputValue};
+use ort::session::SessionInputValue;
 use ort::value::{DynValue, Tensor as OrtTensor};
 
 use super::pool::Pool;
-use super::runtime::{CPU, Provider, Runtime, failed};
+use super::runtime::{CPU, OpenSession, Runtime, SessionOptions, failed};
 use crate::files::manifest::Manifest;
 
-/// The elements of a tensor, the last dimension running fastest.
+/// The elements of a tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
     /// 32-bit floating point.
@@ -29,25 +29,25 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of 32-bit floating point numbers.
+    /// Makes a tensor of 32-bit floating point numbers.
     ///
     /// # Errors
-    /// `InvalidInput` when `shape` does not hold exactly the elements of `data`.
+    /// `InvalidInput` when `data` does not have exactly the elements of `shape`.
     pub fn f32(shape: Vec<usize>, data: Vec<f32>) -> Result<Self> {
         check(&shape, data.len())?;
         Ok(Self { shape, data: Data::F32(data) })
     }
 
-    /// A tensor of 64-bit signed integers.
+    /// Makes a tensor of 64-bit signed integers.
     ///
     /// # Errors
-    /// `InvalidInput` when `shape` does not hold exactly the elements of `data`.
+    /// `InvalidInput` when `data` does not have exactly the elements of `shape`.
     pub fn i64(shape: Vec<usize>, data: Vec<i64>) -> Result<Self> {
         check(&shape, data.len())?;
         Ok(Self { shape, data: Data::I64(data) })
     }
 
-    /// The elements as floating point numbers.
+    /// Returns the elements as floating point numbers.
     ///
     /// # Errors
     /// `InvalidInput` when they are integers.
@@ -58,7 +58,7 @@ impl Tensor {
         }
     }
 
-    /// The elements as integers.
+    /// Returns the elements as integers.
     ///
     /// # Errors
     /// `InvalidInput` when they are floating point numbers.
@@ -93,63 +93,61 @@ fn check(shape: &[usize], elements: usize) -> Result<()> {
     Err(Error::invalid_input(format!("shape {shape:?} does not hold {elements} elements")))
 }
 
-/// A model that is loaded: share it among threads; each run borrows one of a bounded number of sessions.
+/// A loaded model, which threads may share: each run borrows one of a bounded number of sessions.
 pub struct Model {
     manifest: Manifest,
     hash: String,
     provider: &'static str,
-    /// Each with the name of what runs it: the same for all.
-    sessions: Pool<(Session, &'static str)>,
+    sessions: Pool<OpenSession>,
 }
 
 impl Model {
-    /// Loads the model file at `path`. One session is opened now, so that a file that cannot be run is known now.
+    /// Loads the model file at `path`. It opens the first session, so that a file that cannot run fails here.
     pub(crate) fn load(
         manifest: Manifest,
         hash: String,
-        path: &Path,
+        path: PathBuf,
         runtime: Runtime,
-        (threads, provider): (usize, Provider),
+        options: SessionOptions,
         sessions_max: usize,
     ) -> Result<Self> {
-        let path = path.to_path_buf();
-        let sessions = Pool::new(sessions_max, move || runtime.open_session(&path, threads, provider))?;
-        let provider = sessions.take()?.1;
+        let sessions = Pool::new(sessions_max, move || runtime.open_session(&path, options))?;
+        let provider = sessions.take()?.provider;
         tracing::info!(model = manifest.name, provider, "loaded a model");
         Ok(Self { manifest, hash, provider, sessions })
     }
 
-    /// What the model is.
+    /// Returns the description of the model.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The hash that identifies the model's output: equal hashes give equal values.
+    /// Returns the hash that identifies the model's output: equal hashes give equal values.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// How many sessions are open.
+    /// Returns the number of open sessions.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// What runs the model.
+    /// Returns ONNX Runtime's name of the execution provider that runs the model.
     pub fn provider(&self) -> &'static str {
         self.provider
     }
 
-    /// Whether a GPU runs the model, which wants many rows at once.
+    /// Returns whether a GPU runs the model; then a run should have many rows.
     pub fn is_on_gpu(&self) -> bool {
         self.provider != CPU
     }
 
-    /// Runs the model on `inputs` and returns the outputs named in `outputs`, in this order. Waits while all sessions are
-    /// in use.
+    /// Runs the model on `inputs` and returns the outputs named in `outputs`, in their order. Waits while all sessions
+    /// are in use.
     ///
     /// # Errors
-    /// `InvalidInput` when an input is missing or has another type or shape than the model takes, `NotFound` for an output
-    /// that it does not have.
+    /// `InvalidInput` when an input is missing or has another type or shape than the model takes, `NotFound` for an
+    /// output that the model does not have.
     pub fn run<'a>(
         &self,
         inputs: impl IntoIterator<Item = (&'a str, Tensor)>,
@@ -163,7 +161,7 @@ impl Model {
             .map_err(|error| failed(doing(), &error))?;
         let mut session = self.sessions.take()?;
         let produced = session
-            .0
+            .session
             .run(values)
             .map_err(|error| Error::invalid_input(format!("{}: {error}", doing())).with_source(error))?;
         outputs

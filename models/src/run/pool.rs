@@ -1,4 +1,4 @@
-//! A bounded pool of things that are costly to make and can be used by one thread at a time.
+//! A bounded pool of items that are costly to make and serve one thread at a time.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,8 +7,8 @@ use cenote_base::sync::{Condvar, Mutex};
 
 type Make<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
 
-/// At most `max` items, made when wanted and kept.
-pub(crate) struct Pool<T> {
+/// At most `max` items, which are made on demand and kept.
+pub(super) struct Pool<T> {
     make: Make<T>,
     max: usize,
     state: Mutex<State<T>>,
@@ -21,8 +21,8 @@ struct State<T> {
 }
 
 impl<T> Pool<T> {
-    /// A pool of at most `max` items (at least one) with its first item made.
-    pub(crate) fn new(max: usize, make: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
+    /// Makes a pool of at most `max` items, at least one, with its first item.
+    pub(super) fn new(max: usize, make: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
         let first = make()?;
         Ok(Self {
             make: Box::new(make),
@@ -32,8 +32,8 @@ impl<T> Pool<T> {
         })
     }
 
-    /// An idle item, or a new one while there are fewer than the maximum, or the next that is returned.
-    pub(crate) fn take(&self) -> Result<Taken<'_, T>> {
+    /// Takes an idle item, or makes one while there are fewer than the maximum, or waits until one is returned.
+    pub(super) fn take(&self) -> Result<Taken<'_, T>> {
         let mut state = self.state.lock();
         loop {
             if let Some(item) = state.idle.pop() {
@@ -52,14 +52,14 @@ impl<T> Pool<T> {
         }
     }
 
-    /// How many items were made.
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the number of items, idle or taken.
+    pub(super) fn len(&self) -> usize {
         self.state.lock().made
     }
 }
 
-/// An item that goes back to its pool when dropped.
-pub(crate) struct Taken<'a, T> {
+/// An item that returns to its pool when dropped.
+pub(super) struct Taken<'a, T> {
     pool: &'a Pool<T>,
     item: Option<T>,
 }

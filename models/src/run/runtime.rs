@@ -1,4 +1,4 @@
-//! ONNX Runtime: finding its shared library, loading it once a process, opening sessions.
+//! ONNX Runtime: finding its shared library, loading it once in a process, and opening sessions.
 
 use std::env;
 use std::fs;
@@ -17,51 +17,64 @@ use crate::fetch::package::{Package, PackageRegistry};
 /// The release that is fetched when none is installed.
 const VERSION: &str = "1.31.1";
 
-pub(crate) const CPU: &str = "CPUExecutionProvider";
+pub(super) const CPU: &str = "CPUExecutionProvider";
 
-/// The library is loaded at most once a process: ONNX Runtime allows one environment.
+/// The library, loaded at most once in a process, because ONNX Runtime allows one environment.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// ONNX Runtime, loaded.
+/// ONNX Runtime's loaded library.
 ///
-/// Its shared library is looked for in this order; the first that loads is taken:
-/// 1. the path in the settings (nothing else is tried then);
-/// 2. the path in the environment variable `ORT_DYLIB_PATH` (nothing else is tried then);
-/// 3. beside the running program, and in `../lib` seen from there;
-/// 4. the Python package `onnxruntime` of the `python3` at hand;
-/// 5. the wheel of that package in Cenote's cache, fetched if that is allowed;
-/// 6. the system's library path.
+/// The first of these that loads is taken:
+/// 1. the path in the settings (then no other is tried);
+/// 2. the path in the environment variable `ORT_DYLIB_PATH` (then no other is tried);
+/// 3. a library beside the running program, or in `../lib` from there;
+/// 4. the library of the Python package `onnxruntime`, if `python3` has it;
+/// 5. the library of that package's wheel in Cenote's cache, fetched if that is allowed;
+/// 6. the library on the system's library path.
 #[derive(Clone)]
 pub struct Runtime {
     environment: Environment,
     library: PathBuf,
 }
 
-/// What runs models. ONNX Runtime's wheel for CPUs has the first alone; that of `onnxruntime-gpu` has both.
+/// The hardware that runs models. A GPU needs the library of `onnxruntime-gpu`; that of `onnxruntime` has the CPU
+/// alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Provider {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
-    /// An NVIDIA GPU where there is one that ONNX Runtime can use, else the processor: a loaded model says which.
+    /// An NVIDIA GPU if ONNX Runtime can use one, else the CPU. [`Model::provider`](crate::Model::provider) says which.
     Auto,
-    /// An NVIDIA GPU. Values differ from a processor's in their last bits.
+    /// An NVIDIA GPU. Values differ from the CPU's in their last bits.
     Cuda,
 }
 
-/// What the search needs to know.
+/// The settings of a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionOptions {
+    pub(crate) threads: usize,
+    pub(crate) provider: Provider,
+}
+
+/// A session and ONNX Runtime's name of the execution provider that runs it.
+pub(super) struct OpenSession {
+    pub(super) session: Session,
+    pub(super) provider: &'static str,
+}
+
+/// The settings of the search for the library.
 #[derive(Debug, Clone)]
 pub(crate) struct Search {
     /// The path in the settings.
     pub(crate) explicit: Option<PathBuf>,
-    /// The cache directory.
     pub(crate) cache: PathBuf,
     /// Whether the wheel may be fetched.
     pub(crate) fetch: bool,
 }
 
 impl Runtime {
-    /// The loaded library; the first call in a process finds and loads it.
+    /// Returns the loaded library; the first call in a process finds and loads it.
     pub(crate) fn load(search: &Search) -> Result<Self> {
         let mut loaded = LOADED.lock();
         if let Some(runtime) = loaded.as_ref() {
@@ -72,23 +85,19 @@ impl Runtime {
         Ok(loaded.insert(runtime).clone())
     }
 
-    /// The library that was loaded.
+    /// Returns the path of the library.
     pub fn library(&self) -> &Path {
         &self.library
     }
 
-    /// How the library was built, in its own words; holds the version.
+    /// Returns the library's own description of its build, which has the version.
     pub fn build_info(&self) -> &'static str {
         ort::info()
     }
 
-    /// A session of the model file, and the name of what runs it.
-    pub(crate) fn open_session(
-        &self,
-        model: &Path,
-        threads: usize,
-        provider: Provider,
-    ) -> Result<(Session, &'static str)> {
+    /// Opens a session of the model file.
+    pub(super) fn open_session(&self, model: &Path, options: SessionOptions) -> Result<OpenSession> {
+        let SessionOptions { threads, provider: wanted } = options;
         let doing = || format!("open model {}", model.display());
         let begin = || -> ort::Result<SessionBuilder> {
             Ok(Session::builder(&self.environment)?
@@ -98,11 +107,11 @@ impl Runtime {
                 .with_deterministic_compute(true)?)
         };
         let mut builder = begin().map_err(|error| failed(doing(), &error))?;
-        let mut runs_by = CPU;
-        if provider != Provider::Cpu {
+        let mut provider = CPU;
+        if wanted != Provider::Cpu {
             match CUDA::default().register(&mut builder) {
-                Ok(()) => runs_by = CUDA::NAME,
-                Err(reason) if provider == Provider::Auto => {
+                Ok(()) => provider = CUDA::NAME,
+                Err(reason) if wanted == Provider::Auto => {
                     tracing::debug!(%reason, model = %model.display(), "the model runs on the CPU");
                     builder = begin().map_err(|error| failed(doing(), &error))?;
                 }
@@ -117,7 +126,7 @@ impl Runtime {
         }
         let session = builder.commit_from_file(model);
         let session = session.map_err(|error| Error::corrupt(format!("{}: {error}", doing())).with_source(error))?;
-        Ok((session, runs_by))
+        Ok(OpenSession { session, provider })
     }
 
     fn check_same(self, search: &Search) -> Result<Self> {
@@ -133,8 +142,8 @@ impl Runtime {
     }
 }
 
-/// An error of ONNX Runtime that no input is to blame for.
-pub(crate) fn failed(doing: String, error: &ort::Error) -> Error {
+/// Makes an error of ONNX Runtime that is not due to an input.
+pub(super) fn failed(doing: String, error: &ort::Error) -> Error {
     Error::internal(format!("{doing}: {error}"))
 }
 
@@ -145,7 +154,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// A place of the search: how it is called in the error, and the library it has or the reason why it has none.
+/// A place of the search: its name in the error, and a function that returns its library or the reason why it has none.
 type Place<'a> = (&'static str, Box<dyn Fn() -> Result<PathBuf, String> + 'a>);
 
 fn find(search: &Search) -> Result<Runtime> {
@@ -207,7 +216,7 @@ fn beside_program() -> Result<PathBuf, String> {
 
 fn in_python() -> Result<PathBuf, String> {
     let mut python = command::python();
-    // Finding the package does not import it: that would load the library into Python.
+    // `find_spec` finds the package without importing it, which would load the library into Python.
     python
         .args(["-c", "from importlib.util import find_spec as f; s = f('onnxruntime'); print(s.origin if s else '')"]);
     let origin = command::run(&mut python, "skip this place").map_err(|error| error.message().to_owned())?;
@@ -223,7 +232,7 @@ fn in_cache(search: &Search) -> Result<PathBuf, String> {
     package.member(&search.cache, &member).map_err(|error| error.message().to_owned())
 }
 
-/// The wheel that holds the library for this platform, and the library's path inside it.
+/// Returns the wheel with the library for this platform, and the library's path inside it.
 fn wheel() -> Option<(Package, String)> {
     let (platform, sha256) = match (env::consts::OS, env::consts::ARCH) {
         ("linux", "x86_64") => {
@@ -253,7 +262,7 @@ fn system_name() -> &'static str {
     }
 }
 
-/// The library in `directory`: under its plain name, or with a version in its name.
+/// Finds the library in `directory`, with or without a version in its name.
 fn library_in(directory: &Path) -> Option<PathBuf> {
     let is_library = |name: &str| {
         name == system_name()

@@ -1,4 +1,4 @@
-//! A sentence encoder: text to a vector of unit length.
+//! Sentence encoders: from a text to a vector of unit length.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use super::model::{Model, Tensor};
 use super::tokenizer::Tokenizer;
 use crate::files::manifest::Manifest;
 
-/// Turns texts into vectors of unit length: tokenise, run, average over the tokens, normalise.
+/// A sentence encoder: it tokenises a text, runs the model, averages over the tokens and normalises.
 ///
-/// Texts run one at a time and without padding. Models with dynamic int8 quantisation choose one scale for a whole
-/// activation tensor, so that in a batch each text's vector would depend on the texts beside it, and a row derived again
-/// would differ from the row derived first. One at a time costs little: a short text leaves no work for padding.
+/// Texts run one at a time and without padding. A model with dynamic int8 quantisation chooses one scale for a whole
+/// activation tensor, so in a batch each text's vector would depend on the texts beside it, and a row derived again
+/// could differ from the row derived first. Running one at a time costs little, because a short text is not padded.
 pub struct TextEncoder {
     model: Arc<Model>,
     tokenizer: Arc<Tokenizer>,
@@ -20,8 +20,8 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// An encoder over `model`, which takes `input_ids`, `attention_mask` and `token_type_ids` and whose first output is
-    /// one vector a token.
+    /// Makes an encoder over `model`, which takes `input_ids`, `attention_mask` and `token_type_ids` and whose first
+    /// output is one vector a token.
     ///
     /// # Errors
     /// `InvalidInput` when the manifest does not give the length of the vectors.
@@ -30,7 +30,7 @@ impl TextEncoder {
         Ok(Self { model, tokenizer, dimensions })
     }
 
-    /// The length of the vectors that a model with this manifest gives; nothing needs to be loaded.
+    /// Returns the length of the vectors of a model with this manifest, without loading it.
     ///
     /// # Errors
     /// `InvalidInput` when the manifest does not say.
@@ -44,15 +44,15 @@ impl TextEncoder {
         })
     }
 
-    /// The length of the vectors.
+    /// Returns the length of the vectors.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    /// The vector of `text`, of unit length.
+    /// Computes the vector of `text`, of unit length.
     ///
     /// # Errors
-    /// Whatever running the model meets; no text is to blame.
+    /// Those of running the model, which do not depend on the text.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>> {
         let ids = self.tokenizer.encode(text)?.ids;
         let count = ids.len();
@@ -72,7 +72,7 @@ impl TextEncoder {
         for token in tokens.chunks_exact(self.dimensions) {
             mean.iter_mut().zip(token).for_each(|(sum, value)| *sum += value);
         }
-        // The average differs from the sum by a factor, which scaling to unit length takes out.
+        // The sum is a multiple of the average, so both have the same vector of unit length.
         let length = mean.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
         mean.iter_mut().for_each(|value| *value /= length);
         Ok(mean)

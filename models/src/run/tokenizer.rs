@@ -1,35 +1,36 @@
-//! Text to token numbers.
+//! Tokenizers: from a text to the numbers of its tokens.
 
 use std::path::Path;
 
 use cenote_base::{Error, Result};
 use tokenizers::TruncationParams;
 
-/// A text is first cut to this many bytes for each token wanted, at white space, so that tokenising a book for its first
-/// 256 tokens does not cost the whole book. When that was too little, the cut is doubled.
+/// Bytes to which a text is first cut, at white space: `BYTES_PER_TOKEN · tokens_max`, doubled while these have too few
+/// tokens. So the first 256 tokens of a book do not cost the whole book.
 const BYTES_PER_TOKEN: usize = 32;
 
 /// The tokens of one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// The numbers, including the special ones that begin and end a text.
+    /// The numbers of the tokens, with the special ones that begin and end a text.
     pub ids: Vec<i64>,
-    /// Whether the text had more tokens than were wanted.
+    /// Whether the text had more tokens than the maximum.
     pub truncated: bool,
 }
 
-/// A tokenizer read from a `tokenizer.json`. Padding and truncation that the file declares are overridden: a text yields
-/// its own tokens, up to the number asked for.
+/// A tokenizer read from a `tokenizer.json`. Padding and truncation that the file declares are overridden: a text has
+/// its own tokens, up to the maximum.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     tokens_max: usize,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer at `path`; texts are cut after `tokens_max` tokens, special ones included.
+    /// Reads the tokenizer at `path`, to truncate texts to `tokens_max` tokens, special ones included.
     ///
     /// # Errors
-    /// `Corrupt` when the file is not a tokenizer, `InvalidInput` when `tokens_max` leaves no room beside special tokens.
+    /// `Corrupt` when the file is not a tokenizer, `InvalidInput` when `tokens_max` leaves no room beside special
+    /// tokens.
     pub fn from_file(path: &Path, tokens_max: usize) -> Result<Self> {
         if tokens_max < 3 {
             return Err(Error::invalid_input(format!("a text needs at least 3 tokens, {tokens_max} are allowed")));
@@ -43,7 +44,7 @@ impl Tokenizer {
         Ok(Self { inner, tokens_max })
     }
 
-    /// The tokens of `text`.
+    /// Tokenises `text`.
     ///
     /// # Errors
     /// `Internal` when the tokenizer cannot represent the text.
@@ -64,7 +65,7 @@ impl Tokenizer {
     }
 }
 
-/// The part of `text` before the first white space at or after byte `limit`: no word is cut.
+/// Returns the part of `text` before the first white space at or after byte `limit`, so that no word is cut.
 fn until_white_space(text: &str, limit: usize) -> &str {
     let start = (limit..text.len()).find(|&at| text.is_char_boundary(at));
     let end = start.and_then(|start| text[start..].find(char::is_whitespace).map(|offset| start + offset));
@@ -76,7 +77,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A word-level tokenizer whose file declares padding and truncation to 4 tokens.
+    /// Makes a word-level tokenizer whose file declares padding and truncation to 4 tokens.
     fn tokenizer(tokens_max: usize) -> Tokenizer {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokenizer.json");

@@ -8,7 +8,7 @@ fn package(sha256: &str) -> Package {
     Package::new(PackageRegistry::Pypi, "made-here", "1.0", sha256)
 }
 
-/// A package whose archive lies in the cache, as if it had been fetched.
+/// Makes a package whose archive is in the cache, as if it had been fetched.
 fn cached(cache: &Path) -> Package {
     let source = cache.join("source.zip");
     zip_of(&source, &[("pkg/model.onnx", "weights"), ("pkg/readme", "text")]);
