@@ -26,10 +26,10 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
-use crate::function::distance;
-use crate::function::operator::OperatorFunctions;
-use crate::search::function as search_function;
+use crate::scalar::distance;
+use crate::scalar::operator::OperatorFunctions;
 use crate::search::nearest_rule::NearestRule;
+use crate::search::table_function;
 use crate::statement::index::IndexStatement;
 use crate::statement::parameter::{self, Parameter};
 use crate::statement::reading;
@@ -225,7 +225,7 @@ async fn plan(
         return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
     }
     reading::check_reads(&statement)?;
-    let function_names = state.table_functions().keys().cloned().chain(search_function::names()).collect();
+    let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
     let pinned = Pinned::new(store, indexes, function_names).await?;
     for table in reading::searched_tables(&statement) {
         pinned.pin(&table).await?;
@@ -233,7 +233,7 @@ async fn plan(
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog::new(Arc::clone(&pinned))));
     let mut functions: HashMap<_, _> = state.table_functions().clone();
-    functions.extend(search_function::functions(&pinned));
+    functions.extend(table_function::functions(&pinned));
     let mut state = SessionStateBuilder::new_from_existing(state)
         .with_catalog_list(Arc::new(catalogs))
         .with_table_functions(functions)

@@ -51,7 +51,7 @@
 
 mod engine;
 mod fault;
-mod function;
+mod scalar;
 mod search;
 mod statement;
 mod table;

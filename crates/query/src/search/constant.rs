@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::fault::external;
 
 /// Computes `expr`, which names no column.
-pub(crate) fn evaluate(expr: &Expr, session: &dyn Session) -> Result<ScalarValue> {
+pub(super) fn evaluate(expr: &Expr, session: &dyn Session) -> Result<ScalarValue> {
     if let Expr::Literal(value, _) = expr {
         return Ok(value.clone());
     }
@@ -25,7 +25,7 @@ pub(crate) fn evaluate(expr: &Expr, session: &dyn Session) -> Result<ScalarValue
 }
 
 /// Returns `value` as a vector; `None` when it is null, or not a list of numbers without nulls.
-pub(crate) fn vector(value: &ScalarValue) -> Option<Vec<f32>> {
+pub(super) fn vector(value: &ScalarValue) -> Option<Vec<f32>> {
     let list: ArrayRef = value.to_array().ok()?;
     if list.is_null(0) {
         return None;
@@ -47,7 +47,7 @@ pub(crate) fn vector(value: &ScalarValue) -> Option<Vec<f32>> {
 ///
 /// # Errors
 /// `InvalidInput` when it is not a text, which the message calls `what`.
-pub(crate) fn text(value: &ScalarValue, what: &str) -> Result<String> {
+pub(super) fn text(value: &ScalarValue, what: &str) -> Result<String> {
     match value.try_as_str() {
         Some(Some(text)) => Ok(text.to_owned()),
         _ => Err(external(Error::invalid_input(format!("{what} must be a text, found {value}")))),
@@ -58,7 +58,7 @@ pub(crate) fn text(value: &ScalarValue, what: &str) -> Result<String> {
 ///
 /// # Errors
 /// `InvalidInput` when it is not a whole number from 0, which the message calls `what`.
-pub(crate) fn count(value: &ScalarValue, what: &str) -> Result<usize> {
+pub(super) fn count(value: &ScalarValue, what: &str) -> Result<usize> {
     let number = match value.cast_to(&DataType::UInt64) {
         Ok(ScalarValue::UInt64(Some(number))) if value.data_type().is_integer() => usize::try_from(number).ok(),
         _ => None,

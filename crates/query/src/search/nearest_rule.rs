@@ -15,7 +15,7 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use super::constant;
 use super::plan::{Search, SearchSpec, VectorSearch, VectorSource};
 use super::table::SearchTable;
-use crate::function::distance::DistanceFunction;
+use crate::scalar::distance::DistanceFunction;
 use crate::table::pinned::PinnedTable;
 use crate::table::pushdown;
 use crate::table::stored::StoredTable;

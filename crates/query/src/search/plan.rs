@@ -25,7 +25,7 @@ const TAKE_ROWS: usize = 64;
 
 /// The source of the vector that a search compares with.
 #[derive(Debug, Clone)]
-pub(crate) enum VectorSource {
+pub(super) enum VectorSource {
     /// A vector written in the query, or computed while planning.
     Constant(Vec<f32>),
     /// The only value of a plan, which runs before the search.
@@ -36,7 +36,7 @@ pub(crate) enum VectorSource {
 
 /// The part of a search that compares vectors.
 #[derive(Debug, Clone)]
-pub(crate) struct VectorSearch {
+pub(super) struct VectorSearch {
     pub column: String,
     pub metric: Metric,
     pub vector: VectorSource,
@@ -44,7 +44,7 @@ pub(crate) struct VectorSearch {
 
 /// The kind of a search, with its columns and constants.
 #[derive(Debug, Clone)]
-pub(crate) enum Search {
+pub(super) enum Search {
     Vector(VectorSearch),
     Text { words: String },
     Hybrid { vector: VectorSearch, words: String },
@@ -61,7 +61,7 @@ impl Search {
 
 /// A search of one table.
 #[derive(Debug, Clone)]
-pub(crate) struct SearchSpec {
+pub(super) struct SearchSpec {
     pub table: Arc<PinnedTable>,
     pub search: Search,
     pub k: usize,
@@ -73,7 +73,7 @@ pub(crate) struct SearchSpec {
 
 impl SearchSpec {
     /// Returns the search with `plan` as the source of its vector.
-    pub(crate) fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Self {
+    pub(super) fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Self {
         let mut spec = self.clone();
         if let Search::Vector(vector) | Search::Hybrid { vector, .. } = &mut spec.search {
             vector.vector = VectorSource::Plan(plan);
@@ -131,7 +131,7 @@ impl SearchSpec {
 
 /// A step that runs a [`SearchSpec`] and reads `columns` of the rows found, best first.
 #[derive(Debug)]
-pub(crate) struct SearchPlan {
+pub(super) struct SearchPlan {
     spec: Arc<SearchSpec>,
     columns: Vec<String>,
     properties: Arc<PlanProperties>,
@@ -142,7 +142,7 @@ pub(crate) struct SearchPlan {
 
 impl SearchPlan {
     /// Makes a step with the output columns of `schema`: stored columns, distance and score.
-    pub(crate) fn new(spec: Arc<SearchSpec>, schema: SchemaRef) -> Self {
+    pub(super) fn new(spec: Arc<SearchSpec>, schema: SchemaRef) -> Self {
         let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
         let properties = properties_of(schema);
         Self { spec, columns, properties, metrics: ExecutionPlanMetricsSet::new(), strategy: Arc::default() }

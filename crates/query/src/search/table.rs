@@ -18,7 +18,7 @@ use cenote_base::Error;
 /// The table of the rows that a search finds: the visible columns, and the distance and score. Media are read only when
 /// named.
 #[derive(Debug)]
-pub(crate) struct SearchTable {
+pub(super) struct SearchTable {
     spec: Arc<SearchSpec>,
     /// The scalar subquery that gives the vector, planned together with the query.
     subquery: Option<LogicalPlan>,
@@ -27,7 +27,7 @@ pub(crate) struct SearchTable {
 
 impl SearchTable {
     /// Makes the table of a search function, with distance and score.
-    pub(crate) fn new(spec: SearchSpec, subquery: Option<LogicalPlan>) -> Self {
+    pub(super) fn new(spec: SearchSpec, subquery: Option<LogicalPlan>) -> Self {
         let ranks: &[&str] = match spec.search {
             Search::Vector(_) => &[DISTANCE],
             Search::Text { .. } => &[SCORE],
@@ -39,7 +39,7 @@ impl SearchTable {
     }
 
     /// Makes the table of a search that replaces a table scan, without distance and score.
-    pub(crate) fn in_place(spec: SearchSpec) -> Self {
+    pub(super) fn in_place(spec: SearchSpec) -> Self {
         let schema = Arc::clone(spec.table.snapshot.schema());
         Self { spec: Arc::new(spec), subquery: None, schema }
     }

@@ -53,7 +53,7 @@ impl IndexStatement {
             }
             Ast::Drop { object_type: ObjectType::Index, if_exists, names, table, .. } => {
                 let ([name], Some(table)) = (names.as_slice(), table) else {
-                    return Err(wrong("say which index of which table"));
+                    return Err(wrong("name the index and its table"));
                 };
                 Ok(Some(Self::Drop { table: object_name(table), name: object_name(name), if_exists: *if_exists }))
             }
@@ -61,7 +61,7 @@ impl IndexStatement {
                 [indexes, from, table] if is_word(indexes, "indexes") && is_word(from, "from") => {
                     Ok(Some(Self::Show { table: name_of(table) }))
                 }
-                [indexes, ..] if is_word(indexes, "indexes") => Err(wrong("say of which table")),
+                [indexes, ..] if is_word(indexes, "indexes") => Err(wrong("name the table")),
                 _ => Ok(None),
             },
             _ => Ok(None),

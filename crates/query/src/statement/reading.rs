@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Statement as Ast, TableFactor, Value, Visit, Visitor,
 };
 
-use crate::search::function::is_search;
+use crate::search::table_function::is_search;
 
 /// Checks that `statement` only reads.
 ///

@@ -23,7 +23,7 @@ use crate::fault::external;
 /// A scan of columns of a table at one version. Media are read only when a column of them is named, and then only for
 /// the rows that pass the filter.
 #[derive(Debug)]
-pub(crate) struct ScanPlan {
+pub(super) struct ScanPlan {
     table: Arc<PinnedTable>,
     columns: Vec<String>,
     filter: Option<Expr>,
@@ -34,7 +34,7 @@ pub(crate) struct ScanPlan {
 }
 
 impl ScanPlan {
-    pub(crate) fn try_new(
+    pub(super) fn try_new(
         table: Arc<PinnedTable>,
         projection: Option<&Vec<usize>>,
         filter: Option<Expr>,
