@@ -84,11 +84,12 @@ impl Matrix {
 pub(crate) fn count_rows(name: &str, values: &[f32], columns: usize) -> Result<usize> {
     if columns == 0 || !values.len().is_multiple_of(columns) {
         let count = values.len();
-        return Err(Error::invalid_input(format!("{name} of {count} numbers has no whole rows of {columns}")));
+        let what = format!("{name} has {count} numbers, which are not whole rows of {columns}");
+        return Err(Error::invalid_input(what));
     }
     let rows = values.len() / columns;
     if rows >= u32::MAX as usize {
-        return Err(Error::invalid_input(format!("{name} of {rows} rows has more than {} of them", u32::MAX - 1)));
+        return Err(Error::invalid_input(format!("{name} has {rows} rows, and at most {} are possible", u32::MAX - 1)));
     }
     Ok(rows)
 }

@@ -4,17 +4,17 @@ struct Params {
     columns: u32,
     points: u32,
     centroids: u32,
-    // Whether sums go on from those of the points before.
+    // Whether to add to the sums of an earlier part of the points.
     go_on: u32,
 }
 
 var<immediate> params: Params;
-// Of each point: the key of the distance to its centroid, and the centroid's number; NONE and NONE for a point with NaN in it.
+// The nearest centroid of each point: the key of the distance and the centroid's number; both NONE for a point with NaN.
 @group(0) @binding(2) var<storage, read_write> nearest: array<vec2<u32>>;
 
 var<workgroup> bests: array<vec2<u32>, 256>;
 
-// Points are left, centroids right; a work group has 64 points and meets all centroids.
+// Points are left rows, centroids right rows; a work group compares 64 points with all centroids.
 @compute @workgroup_size(16, 16)
 fn assign(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
           @builtin(local_invocation_id) lane: vec3<u32>) {
@@ -50,14 +50,14 @@ fn assign(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
 }
 
 @group(0) @binding(0) var<storage, read> points: array<f32>;
-// Where each centroid's points begin in `members`, and, last, where they end.
+// The index in `members` of each centroid's first point, and at the end the number of points.
 @group(0) @binding(1) var<storage, read> starts: array<u32>;
 @group(0) @binding(2) var<storage, read> members: array<u32>;
-// How far the points of each centroid are from it, added up.
+// The sums of the differences between each centroid's points and the centroid.
 @group(0) @binding(3) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(4) var<storage, read_write> centroids: array<f32>;
 
-// Sums of this many points are added up, so that a large cluster loses no more digits than a small one.
+// The points of a partial sum, so that a large cluster loses no more digits than a small one.
 const RUN = 256u;
 
 @compute @workgroup_size(64)
@@ -83,7 +83,7 @@ fn sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index)
     sums[at] = total;
 }
 
-// How many points each centroid has, of all parts together.
+// The number of points of each centroid, over all parts.
 @group(0) @binding(0) var<storage, read> counts: array<u32>;
 @group(0) @binding(1) var<storage, read> moves: array<f32>;
 @group(0) @binding(2) var<storage, read_write> moved: array<f32>;

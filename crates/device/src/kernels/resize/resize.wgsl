@@ -1,4 +1,4 @@
-// Pictures resized: of each pixel of a target all source pixels under its filter are summed.
+// Resizing: each pixel of a target is the weighted sum of the source pixels under its filter.
 
 struct Params {
     width: u32,
@@ -14,17 +14,17 @@ struct Picture {
     // The first byte, and the bytes of a line.
     first: u32,
     stride: u32,
-    // Where the spans of its columns and lines begin.
+    // The indexes of the first spans of its columns and lines.
     columns: u32,
     lines: u32,
-    // Where it is in the target; around it is black.
+    // The part of the target that it fills; the rest is black.
     left: u32,
     top: u32,
     width: u32,
     height: u32,
 }
 
-// The source pixels of one column or line, from `first` on, and where their weights begin.
+// The source pixels of a column or line, from `first` on, and the index of their first weight.
 struct Span {
     first: u32,
     count: u32,
@@ -36,8 +36,8 @@ var<immediate> params: Params;
 @group(0) @binding(1) var<storage, read> pictures: array<Picture>;
 @group(0) @binding(2) var<storage, read> spans: array<Span>;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
-// Of `resize`: f32, pictures × 3 channels × lines × columns. Of `frame`: bytes, pictures × lines × columns × 3 channels, each picture
-// filled up to three words.
+// The result of `resize` is f32, pictures × 3 channels × lines × columns; that of `frame` is bytes, pictures × lines ×
+// columns × 3 channels, each picture padded to a multiple of three words.
 @group(0) @binding(4) var<storage, read_write> result: array<u32>;
 
 fn rgb(byte: u32) -> vec3<f32> {
@@ -50,10 +50,10 @@ fn rgb(byte: u32) -> vec3<f32> {
     return vec3(f32(bits & 255u), f32((bits >> 8u) & 255u), f32((bits >> 16u) & 255u));
 }
 
-// Of a pixel of the target of picture `number`, in grey levels.
+// Computes a pixel of the target of picture `number`, in grey levels.
 fn color(number: u32, target_x: u32, target_y: u32) -> vec3<f32> {
     let picture = pictures[number];
-    // Left of it and above it wraps to a number that is too large.
+    // To the left of the place and above it, the difference wraps to a number that is too large.
     let x = target_x - picture.left;
     let y = target_y - picture.top;
     var sum = vec3(0.0);
@@ -87,7 +87,7 @@ fn resize(@builtin(global_invocation_id) at: vec3<u32>) {
     result[place + 2u * pixels] = bitcast<u32>(value.z);
 }
 
-// A pixel of the target in whole grey levels, black past its end.
+// Returns a pixel of the target in whole grey levels, black past its end.
 fn levels(number: u32, pixel: u32) -> vec3<u32> {
     if pixel >= params.width * params.height {
         return vec3(0u);
@@ -96,7 +96,7 @@ fn levels(number: u32, pixel: u32) -> vec3<u32> {
     return vec3<u32>(clamp(floor(exact + 0.5), vec3(0.0), vec3(255.0)));
 }
 
-// One lane makes four pixels that follow each other, which are three words.
+// One lane makes four consecutive pixels, which are three words.
 @compute @workgroup_size(64)
 fn frame(@builtin(global_invocation_id) at: vec3<u32>) {
     let fours = (params.width * params.height + 3u) / 4u;
