@@ -1,8 +1,9 @@
 //! Import cycles between the files of a crate, found in the tokens of its source.
 //!
 //! A file imports another when it names something in it, by a `use` or by a path where it is used: `crate::a::b`,
-//! `super::b`, `self::b`, or `b::c` for a child `b`. A path is in the file of its longest prefix that is a file's module, so
-//! a name that `mod.rs` or `lib.rs` re-exports is theirs. Items under `#[cfg(test)]` do not count, nor does a `mod`.
+//! `super::b`, `self::b`, or `b::c` for a child `b`. A path is in the file of its longest prefix that is a file's
+//! module, so a name that `mod.rs` or `lib.rs` re-exports is theirs. Items under `#[cfg(test)]` do not count, nor does
+//! a `mod`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -370,7 +371,9 @@ mod tests {
 
     #[test]
     fn paths_are_found_where_they_are_used() {
-        let text = "fn f(a: super::A) -> child::B { let _ = format!(\"crate::no {}\", crate::c::d()); /* crate::no */ x.child.y }";
+        let text = r#"fn f(a: super::A) -> child::B {
+            format!("crate::no {}", crate::c::d()) /* crate::no */ + x.child.y
+        }"#;
         assert_eq!(paths(text), ["a::A", "a::b::child::B", "c::d"]);
         assert_eq!(paths("mod inner { use super::X; use super::super::Y; }"), ["a::b::X", "a::Y"]);
         assert!(

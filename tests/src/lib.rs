@@ -1,7 +1,7 @@
 //! The rules of the house that a program can check, read from the sources of the workspace; `tests/` applies them.
 //!
-//! [`imports`] finds import cycles between the files of a crate, [`prose`] finds comments that break the rules of English,
-//! and [`workspace`] finds the crates and their files. Nothing here knows what the crates do.
+//! [`imports`] finds import cycles between the files of a crate, [`prose`] finds comments that break the rules of
+//! English, and [`workspace`] finds the crates and their files. Nothing here knows what the crates do.
 //!
 //! ```
 //! use std::collections::BTreeMap;

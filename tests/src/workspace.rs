@@ -37,8 +37,8 @@ pub fn members() -> BTreeMap<String, Member> {
     members
 }
 
-/// Reads the Rust files below `directory`, by their path from there, with `/` between its parts. A build directory has none
-/// that are ours.
+/// Reads the Rust files below `directory`, by their path from there, with `/` between its parts. A build directory has
+/// none that are ours.
 pub fn sources(directory: &Path) -> BTreeMap<String, String> {
     let mut sources = BTreeMap::new();
     let mut directories = vec![directory.to_path_buf()];
