@@ -72,7 +72,7 @@ fn search_of(sort: &Sort) -> Option<SearchSpec> {
         return None;
     }
     let filter = pushdown::to_filter(&scan.filters).map(Filter::from);
-    let search = Search::Vector(VectorSearch { column, metric, vector: VectorSource::Constant(vector) });
+    let search = Search::Vector(VectorSearch { column, metric, source: VectorSource::Constant(vector) });
     Some(SearchSpec { table, search, k, filter, fill: true })
 }
 

@@ -39,7 +39,7 @@ pub(super) enum VectorSource {
 pub(super) struct VectorSearch {
     pub column: String,
     pub metric: Metric,
-    pub vector: VectorSource,
+    pub source: VectorSource,
 }
 
 /// The kind of a search, with its columns and constants.
@@ -76,7 +76,7 @@ impl SearchSpec {
     pub(super) fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Self {
         let mut spec = self.clone();
         if let Search::Vector(vector) | Search::Hybrid { vector, .. } = &mut spec.search {
-            vector.vector = VectorSource::Plan(plan);
+            vector.source = VectorSource::Plan(plan);
         }
         spec
     }
@@ -95,13 +95,15 @@ impl SearchSpec {
         }
     }
 
+    /// Searches with `vector`, which is that of row `own_row` when there is one; sets `strategy` when it searches
+    /// vectors alone.
     async fn run(
         &self,
         vector: Option<Vec<f32>>,
         own_row: Option<u64>,
         strategy: &OnceLock<Strategy>,
     ) -> cenote_base::Result<Vec<Hit>> {
-        let (snapshot, search) = (&self.table.snapshot, &self.table.search);
+        let (snapshot, searcher) = (&self.table.snapshot, &self.table.searcher);
         // One more, because the row that others are compared with is usually found first, and is removed below.
         let k = self.k + usize::from(own_row.is_some());
         let vector = |search: &VectorSearch| -> cenote_base::Result<VectorQuery> {
@@ -112,15 +114,15 @@ impl SearchSpec {
         let text = |words: &str| TextQuery { filter: self.filter.clone(), ..TextQuery::new(words, k) };
         let mut hits = match &self.search {
             Search::Vector(wanted) => {
-                let (hits, how) = search.find_vectors(snapshot, &vector(wanted)?).await?;
+                let (hits, how) = searcher.find_vectors(snapshot, &vector(wanted)?).await?;
                 // A second run of the plan has the same strategy.
                 let _ = strategy.set(how);
                 hits
             }
-            Search::Text { words } => search.text_hits(snapshot, &text(words)).await?,
+            Search::Text { words } => searcher.text_hits(snapshot, &text(words)).await?,
             Search::Hybrid { vector: wanted, words } => {
                 let query = HybridQuery { vector: vector(wanted)?, text: text(words), k };
-                search.hybrid_hits(snapshot, &query).await?
+                searcher.hybrid_hits(snapshot, &query).await?
             }
         };
         hits.retain(|hit| Some(hit.row_id) != own_row);
@@ -155,10 +157,10 @@ impl DisplayAs for SearchPlan {
         let mut parts =
             vec![format!("table={}", spec.table.name), format!("version={}", spec.table.snapshot.version())];
         parts.extend(spec.index().map(|index| format!("index={}", index.name)));
-        if let Some(VectorSearch { column, metric, vector }) = spec.search.vector() {
+        if let Some(VectorSearch { column, metric, source }) = spec.search.vector() {
             parts.push(format!("column={column}"));
             parts.push(format!("metric={metric}"));
-            if let VectorSource::Row(key) = vector {
+            if let VectorSource::Row(key) = source {
                 parts.push(format!("like={}", key.join("/")));
             }
         }
@@ -186,7 +188,7 @@ impl ExecutionPlan for SearchPlan {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        match self.spec.search.vector().map(|search| &search.vector) {
+        match self.spec.search.vector().map(|search| &search.source) {
             Some(VectorSource::Plan(plan)) => vec![plan],
             _ => Vec::new(),
         }
@@ -231,7 +233,7 @@ async fn search(
 ) -> cenote_base::Result<RecordBatches> {
     let (vector, own_row) = match spec.search.vector() {
         None => (None, None),
-        Some(search) => match &search.vector {
+        Some(search) => match &search.source {
             VectorSource::Constant(vector) => (Some(vector.clone()), None),
             VectorSource::Plan(plan) => (first_vector(Arc::clone(plan), context).await?, None),
             VectorSource::Row(key) => {

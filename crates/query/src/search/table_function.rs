@@ -79,23 +79,17 @@ impl TableFunctionImpl for SearchFunction {
         let table = self.pinned.get(&name).ok_or_else(|| external(self.pinned.unknown(&name)))?;
         let mut subquery = None;
         let search = match self.kind {
-            Kind::Vector => {
-                let (column, metric) = args.vector_column(&table)?;
-                let vector = args.vector(&table, &column, &mut subquery)?;
-                Search::Vector(VectorSearch { column, metric, vector })
-            }
+            Kind::Vector => Search::Vector(args.vector_search(&table, &mut subquery)?),
             Kind::Text => Search::Text { words: searchable(&table, args.text("the words")?)? },
-            Kind::Hybrid => {
-                let (column, metric) = args.vector_column(&table)?;
-                let vector = args.vector(&table, &column, &mut subquery)?;
-                let vector = VectorSearch { column, metric, vector };
-                Search::Hybrid { vector, words: searchable(&table, args.text("the words")?)? }
-            }
+            Kind::Hybrid => Search::Hybrid {
+                vector: args.vector_search(&table, &mut subquery)?,
+                words: searchable(&table, args.text("the words")?)?,
+            },
             Kind::MoreLike => {
                 let (column, metric) = args.vector_column(&table)?;
                 let width = table.snapshot.primary_key().columns().len();
                 let key = (0..width).map(|_| args.key()).collect::<Result<Vec<_>>>()?;
-                Search::Vector(VectorSearch { column, metric, vector: VectorSource::Row(key) })
+                Search::Vector(VectorSearch { column, metric, source: VectorSource::Row(key) })
             }
         };
         let k = args.count("k")?;
@@ -169,6 +163,13 @@ impl Arguments<'_, '_, '_> {
             true => Err(self.wrong("a key is never null")),
             false => Ok(value.to_string()),
         }
+    }
+
+    /// Reads the name of a column of vectors, and a vector or the subquery for one.
+    fn vector_search(&mut self, table: &PinnedTable, subquery: &mut Option<LogicalPlan>) -> Result<VectorSearch> {
+        let (column, metric) = self.vector_column(table)?;
+        let source = self.vector(table, &column, subquery)?;
+        Ok(VectorSearch { column, metric, source })
     }
 
     /// Reads the name of a column of vectors; returns it with the metric of its index.

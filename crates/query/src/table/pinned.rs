@@ -21,7 +21,7 @@ pub(crate) struct PinnedTable {
     /// The number of rows of the version.
     pub rows: usize,
     /// The searcher of the table's indexes.
-    pub search: Indexes,
+    pub searcher: Indexes,
 }
 
 /// The tables that one query sees.
@@ -53,7 +53,7 @@ impl Pinned {
         let indexes = self.indexes.outlines(&snapshot).await?;
         let rows = snapshot.count(None).await?;
         let table =
-            Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, search: self.indexes.clone() });
+            Arc::new(PinnedTable { name: name.to_owned(), snapshot, indexes, rows, searcher: self.indexes.clone() });
         // Another call may have pinned it meanwhile. That one wins: a query sees one version of a table.
         let mut tables = self.tables.lock();
         Ok(Arc::clone(tables.entry(name.to_owned()).or_insert(table)))
