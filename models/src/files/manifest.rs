@@ -70,8 +70,10 @@ impl Manifest {
     /// `InvalidInput` for text that is not TOML, a key that is unknown or missing, and a source that needs `sha256` and
     /// has none.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
-        let manifest: Self = toml::from_str(text)
-            .map_err(|error| Error::invalid_input(format!("model manifest {origin}: {}", error.to_string().trim())))?;
+        let manifest: Self = toml::from_str(text).map_err(|source| {
+            let reason = source.to_string();
+            Error::invalid_input(format!("model manifest {origin}: {}", reason.trim())).with_source(source)
+        })?;
         manifest.check().map_err(|error| error.context(format!("model manifest {origin}")))?;
         Ok(manifest)
     }

@@ -158,7 +158,7 @@ impl Model {
             .into_iter()
             .map(|(name, tensor)| Ok((name, tensor.into_ort()?)))
             .collect::<ort::Result<Vec<_>>>()
-            .map_err(|error| failed(doing(), &error))?;
+            .map_err(|error| failed(doing(), error))?;
         let mut session = self.sessions.take()?;
         let produced = session
             .session
@@ -167,7 +167,7 @@ impl Model {
         outputs
             .iter()
             .map(|name| match produced.get(name) {
-                Some(value) => Tensor::from_ort(value).map_err(|error| failed(format!("read output `{name}`"), &error)),
+                Some(value) => Tensor::from_ort(value).map_err(|error| failed(format!("read output `{name}`"), error)),
                 None => Err(Error::not_found(format!("{}: it has no output `{name}`", doing()))),
             })
             .collect()

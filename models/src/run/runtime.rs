@@ -106,21 +106,22 @@ impl Runtime {
                 .with_intra_op_spinning(false)?
                 .with_deterministic_compute(true)?)
         };
-        let mut builder = begin().map_err(|error| failed(doing(), &error))?;
+        let mut builder = begin().map_err(|error| failed(doing(), error))?;
         let mut provider = CPU;
         if wanted != Provider::Cpu {
             match CUDA::default().register(&mut builder) {
                 Ok(()) => provider = CUDA::NAME,
                 Err(reason) if wanted == Provider::Auto => {
                     tracing::debug!(%reason, model = %model.display(), "the model runs on the CPU");
-                    builder = begin().map_err(|error| failed(doing(), &error))?;
+                    builder = begin().map_err(|error| failed(doing(), error))?;
                 }
                 Err(reason) => {
                     return Err(Error::unsupported(format!(
                         "ONNX Runtime in {} cannot use an NVIDIA GPU: {reason}; set ORT_DYLIB_PATH to the library of \
                          `pip install onnxruntime-gpu`, or run models on the CPU",
                         self.library.display()
-                    )));
+                    ))
+                    .with_source(reason));
                 }
             }
         }
@@ -143,8 +144,8 @@ impl Runtime {
 }
 
 /// Makes an error of ONNX Runtime that is not due to an input.
-pub(super) fn failed(doing: String, error: &ort::Error) -> Error {
-    Error::internal(format!("{doing}: {error}"))
+pub(super) fn failed(doing: String, source: ort::Error) -> Error {
+    Error::internal(format!("{doing}: {source}")).with_source(source)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

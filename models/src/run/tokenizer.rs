@@ -35,12 +35,15 @@ impl Tokenizer {
         if tokens_max < 3 {
             return Err(Error::invalid_input(format!("a text needs at least 3 tokens, {tokens_max} are allowed")));
         }
-        let mut inner = tokenizers::Tokenizer::from_file(path)
-            .map_err(|error| Error::corrupt(format!("read tokenizer {}: {error}", path.display())))?;
+        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|error| {
+            Error::corrupt(format!("read tokenizer {}: {error}", path.display())).with_source(error)
+        })?;
         inner.with_padding(None);
         inner
             .with_truncation(Some(TruncationParams { max_length: tokens_max, ..TruncationParams::default() }))
-            .map_err(|error| Error::invalid_input(format!("truncate to {tokens_max} tokens: {error}")))?;
+            .map_err(|error| {
+                Error::invalid_input(format!("truncate to {tokens_max} tokens: {error}")).with_source(error)
+            })?;
         Ok(Self { inner, tokens_max })
     }
 
@@ -52,10 +55,9 @@ impl Tokenizer {
         let mut limit = self.tokens_max.saturating_mul(BYTES_PER_TOKEN);
         loop {
             let head = until_white_space(text, limit);
-            let encoding = self
-                .inner
-                .encode_fast(head, true)
-                .map_err(|error| Error::internal(format!("tokenise a text of {} bytes: {error}", text.len())))?;
+            let encoding = self.inner.encode_fast(head, true).map_err(|error| {
+                Error::internal(format!("tokenise a text of {} bytes: {error}", text.len())).with_source(error)
+            })?;
             let truncated = !encoding.get_overflowing().is_empty();
             if truncated || head.len() == text.len() {
                 return Ok(Tokens { ids: encoding.get_ids().iter().map(|&id| i64::from(id)).collect(), truncated });
