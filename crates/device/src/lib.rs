@@ -1,7 +1,8 @@
 //! GPUs, and kernels that run on them and on the CPU.
 //!
 //! Each kernel is a module with `on_cpu` and `on_device`, which take the same input and give the same output, within
-//! the tolerance that the module states. ([`resize::frames`] has `on_device` alone: libraries have the rest.)
+//! the tolerance that the module states. ([`resize::frames`] has `on_device` alone, because libraries do the same on
+//! the CPU.)
 //!
 //! | module | result |
 //! |---|---|
