@@ -9,6 +9,7 @@
 //! Code in comments, in backticks or between fences, is left out.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use proc_macro2::{TokenStream, TokenTree};
 
@@ -58,7 +59,7 @@ struct Word<'a> {
 }
 
 impl Word<'_> {
-    /// Returns the word without signs around it, in small letters.
+    /// Returns the word without punctuation around it, in lower case.
     fn plain(&self) -> String {
         self.text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
     }
@@ -68,12 +69,12 @@ impl Word<'_> {
     }
 }
 
-/// Returns the words of each block of comments in `lines`, without those that are in `strings`.
-fn comments<'a>(lines: &[&'a str], strings: &[(usize, usize)]) -> Vec<Vec<Word<'a>>> {
+/// Returns the words of each block of comments in `lines`, without lines that are in `strings`.
+fn comments<'a>(lines: &[&'a str], strings: &[RangeInclusive<usize>]) -> Vec<Vec<Word<'a>>> {
     let mut blocks = vec![Vec::new()];
     let mut fenced = false;
     for (line, text) in (1..).zip(lines) {
-        let in_string = strings.iter().any(|&(first, last)| first < line && line <= last);
+        let in_string = strings.iter().any(|lines| lines.contains(&line));
         let comment = text.trim_start().strip_prefix("//").filter(|_| !in_string);
         let Some(comment) = comment.map(|text| text.trim_start_matches(['/', '!']).trim()) else {
             fenced = false;
@@ -98,7 +99,7 @@ fn comments<'a>(lines: &[&'a str], strings: &[(usize, usize)]) -> Vec<Vec<Word<'
     blocks
 }
 
-/// Returns what a block of comments breaks, whatever it describes.
+/// Returns the rules that a block of comments breaks, whatever it describes, each with the line of the word.
 fn broken_in(words: &[Word<'_>]) -> Vec<(usize, &'static str)> {
     let plain: Vec<String> = words.iter().map(Word::plain).collect();
     let at = |place: usize| plain.get(place).map_or("", String::as_str);
@@ -127,12 +128,13 @@ fn broken_in(words: &[Word<'_>]) -> Vec<(usize, &'static str)> {
     found
 }
 
+/// The parts of a file that its tokens show.
 #[derive(Default)]
 struct File {
-    /// Functions and types whose doc begins with a wrong word.
+    /// The functions and types whose doc begins with a wrong word: the line of the word, and the rule.
     first_words: Vec<(usize, &'static str)>,
-    /// First and last line of each literal.
-    strings: Vec<(usize, usize)>,
+    /// The lines of each literal after its first.
+    strings: Vec<RangeInclusive<usize>>,
 }
 
 impl File {
@@ -157,7 +159,8 @@ impl File {
                 // The braces of an item and the parentheses of `pub(crate)`.
                 (TokenTree::Group(group), _) => self.read(group.stream()),
                 (TokenTree::Literal(literal), _) => {
-                    self.strings.push((literal.span().start().line, literal.span().end().line));
+                    let lines = literal.span().start().line + 1..=literal.span().end().line;
+                    self.strings.extend(Some(lines).filter(|lines| !lines.is_empty()));
                 }
                 _ => {}
             }
