@@ -17,10 +17,11 @@ use lance_index::vector::pq::PQBuildParams;
 use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexParams, IndexType};
 
-use crate::indexes::IndexOptions;
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
+use crate::metric::Metric;
+use crate::options::IndexOptions;
 use crate::pieces::{begin, piece_rows};
-use crate::spec::{IndexSpec, Metric};
+use crate::spec::IndexSpec;
 use crate::train::train;
 use crate::watch::Watch;
 

@@ -19,8 +19,8 @@ use crate::blocking::blocking;
 use crate::definition::{Definition, Measured, SearchSettings};
 use crate::fragments::{Fragment, Fragments, rows_of};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
+use crate::metric::Metric;
 use crate::scan::Opened;
-use crate::spec::Metric;
 
 /// An index of a table, as one snapshot has it.
 #[derive(Debug, Clone, PartialEq)]

@@ -118,7 +118,7 @@ fn is_zero(number: &u64) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::spec::Metric;
+    use crate::metric::Metric;
 
     #[test]
     fn a_definition_is_read_as_it_was_written() {

@@ -6,7 +6,6 @@
 //! walk without one, to look at some more, and to pass over those that may not be found; and when these hid a row that
 //! is as near as the hits, the walk is begun again under the mask.
 
-use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,11 +30,10 @@ use crate::catalog::Built;
 use crate::filtered::Wanted;
 use crate::fragments::{Examined, Fragments};
 use crate::hits::{DISTANCE, keep_first};
-use crate::indexes::PROCESSORS;
-use crate::live;
-use crate::matches::Rows;
-use crate::scan::{Opened, Partition, Places, Probed, nearest};
-use crate::spec::Metric;
+use crate::live::{self, Rows};
+use crate::metric::Metric;
+use crate::options::PROCESSORS;
+use crate::scan::{Candidate, Opened, Partition, Places, Probed, nearer, nearest};
 
 /// Of n partitions so many are searched, times the square root of n, and at least so many.
 const PROBES_FACTOR: usize = 3;
@@ -76,9 +74,6 @@ pub(crate) struct Walk<'a> {
     pub(crate) places: &'a Cache<Places>,
     pub(crate) examined: &'a Examined,
 }
-
-/// A row, and its distance as the index keeps it.
-pub(crate) type Candidate = (u64, f32);
 
 /// What partitions gave.
 struct Near {
@@ -272,11 +267,6 @@ impl Walk<'_> {
         self.places.put_lasting(self.snapshot, &name, &places, bytes);
         Some(places)
     }
-}
-
-/// The nearest first; equally near ones by row id.
-pub(crate) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
-    a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))
 }
 
 impl Piece {

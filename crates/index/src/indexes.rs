@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use cenote_base::sync::Mutex;
-use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
+use cenote_base::{Error, ErrorKind, Progress, Result};
 use cenote_store::{Filter, Snapshot, Table, lance_error};
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
@@ -25,12 +23,12 @@ use crate::filtered::{Filtered, Wanted};
 use crate::fragments::{Examined, Fragments};
 use crate::kind::IndexKind;
 use crate::live;
+use crate::options::IndexOptions;
 use crate::pieces::{self, piece_rows};
 use crate::resident::{Bounds, Resident, resident_options};
 use crate::resident_file;
 use crate::scan::Places;
 use crate::spec::IndexSpec;
-use crate::train::Trainer;
 use crate::unseen::Unseen;
 use crate::watch::silent;
 
@@ -44,53 +42,6 @@ const CATALOGS_MAX: usize = 16;
 const FILTERED_SHARE: usize = 6;
 /// And one for where those are in indexes on disk.
 const PLACES_SHARE: usize = 6;
-/// How many threads run at once here. Asked for once: it reads files.
-pub(crate) static PROCESSORS: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
-
-/// Bounds and places of [`Indexes`].
-#[derive(Debug, Clone)]
-pub struct IndexOptions {
-    /// Bytes that indexes in memory take together, at most.
-    pub memory_bytes_max: ByteSize,
-    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters and
-    /// where they are.
-    pub cache_bytes_max: ByteSize,
-    /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
-    pub directory: Option<PathBuf>,
-    /// Bytes that the build of an index on disk takes, about: what the partitions of vectors are learned from, and what
-    /// is gathered of texts before it is written. The rest of a build takes some hundred MiB, however large the table
-    /// is.
-    pub build_bytes_max: ByteSize,
-    /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by
-    /// Lance's threads, which `LANCE_CPU_THREADS` bounds.
-    pub threads: usize,
-    /// Rows of one piece of a first build on disk: `piece_rows` or a quarter of the table, whichever is more. Smaller
-    /// tables are built whole. A build that is cut off loses its last piece.
-    pub piece_rows: usize,
-    /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of
-    /// Float32.
-    pub trainer: Option<Arc<dyn Trainer>>,
-    /// How often a build of an index in memory is saved, at most: it is when a quarter of its rows are new. One that is
-    /// cut off loses what came later.
-    pub save_every: Duration,
-}
-
-impl Default for IndexOptions {
-    fn default() -> Self {
-        Self {
-            memory_bytes_max: ByteSize::mib(1024),
-            cache_bytes_max: ByteSize::mib(64),
-            build_bytes_max: ByteSize::mib(2048),
-            directory: None,
-            threads: *PROCESSORS,
-            piece_rows: 4_000_000,
-            trainer: None,
-            save_every: Duration::from_secs(30),
-        }
-    }
-}
-
 /// Makes, keeps and searches the indexes of any number of tables. Cheap to clone; clones share what is in memory.
 #[derive(Clone)]
 pub struct Indexes {
@@ -657,4 +608,9 @@ async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
 /// Whether `error` may come from an index that cannot be read, so that a search goes on without it.
 pub(crate) fn is_of_index(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::InvalidInput)
+}
+
+/// Says that a search goes on without an index.
+pub(crate) fn unreadable(name: &str, error: &Error) {
+    tracing::warn!(%error, index = name, "the index cannot be read: every row is compared until it is built anew");
 }

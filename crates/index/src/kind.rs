@@ -6,7 +6,7 @@ use std::str::FromStr;
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Metric;
+use crate::metric::Metric;
 
 /// What an index is for, and how it is built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

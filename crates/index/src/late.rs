@@ -15,8 +15,8 @@ use crate::corpus::Statistics;
 use crate::fuzzy::Expansion;
 use crate::live;
 use crate::parse::Fit;
+use crate::parts::Part;
 use crate::plan::{Node, Plan};
-use crate::unseen::Part;
 
 /// Texts of rows, by their words.
 #[derive(Debug, Clone, Default)]

@@ -1,12 +1,16 @@
 //! Sets of rows, by row id, and rows read by them.
 
+use std::sync::Arc;
+
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
+use async_trait::async_trait;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, lance_error};
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
+use lance_index::prefilter::PreFilter;
 
 /// The rows of the change store that satisfy `filter`.
 pub(crate) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
@@ -71,4 +75,26 @@ pub(crate) fn count(rows: &RowAddrTreeMap) -> usize {
 pub(crate) fn ids(rows: &RowAddrTreeMap) -> Result<Vec<u64>> {
     let ids = rows.row_addrs().ok_or_else(|| Error::internal("rows are listed one by one"))?;
     Ok(ids.map(u64::from).collect())
+}
+
+/// The rows that a search of an index may find.
+pub(crate) struct Rows(pub(crate) Arc<RowAddrMask>);
+
+#[async_trait]
+impl PreFilter for Rows {
+    async fn wait_for_ready(&self) -> lance::Result<()> {
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        false
+    }
+
+    fn mask(&self) -> Arc<RowAddrMask> {
+        Arc::clone(&self.0)
+    }
+
+    fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
+        self.0.selected_indices(row_ids)
+    }
 }

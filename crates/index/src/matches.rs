@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use cenote_base::Result;
 use cenote_store::lance_error;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance_index::metrics::NoOpMetricsCollector;
-use lance_index::prefilter::PreFilter;
 use lance_index::scalar::inverted::MemBM25Scorer;
 use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, Tokens};
 
 use crate::corpus::Segment;
 use crate::fuzzy::Expansion;
 use crate::hits::K_MAX;
+use crate::live::Rows;
 use crate::parse::{Fit, Group};
 use crate::plan::{Node, Plan};
 
@@ -184,27 +183,5 @@ impl Sum {
 
     fn into_scores(self) -> Scores {
         self.0.into_iter().collect()
-    }
-}
-
-/// The rows that a search of an index may find.
-pub(crate) struct Rows(pub(crate) Arc<RowAddrMask>);
-
-#[async_trait]
-impl PreFilter for Rows {
-    async fn wait_for_ready(&self) -> lance::Result<()> {
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        false
-    }
-
-    fn mask(&self) -> Arc<RowAddrMask> {
-        Arc::clone(&self.0)
-    }
-
-    fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
-        self.0.selected_indices(row_ids)
     }
 }

@@ -31,8 +31,8 @@ use crate::fragments::{Examined, Fragments, rows_of};
 use crate::hits::Hit;
 use crate::kind::{IndexKind, VectorOptions};
 use crate::live;
+use crate::metric::Metric;
 use crate::resident_file::{Saved, Subject, remove, restore, save};
-use crate::spec::Metric;
 use crate::vectors::{Numbers, Probe, Vectors, vector_type};
 
 /// A graph gets room for so many times the vectors there are, so that it can grow.

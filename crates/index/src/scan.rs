@@ -5,6 +5,7 @@
 //! none hides a row. Of one that few rows satisfy, and that is asked for again, it is remembered where they are, and
 //! only they are compared ([`Places`]).
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -24,7 +25,6 @@ use lance_index::vector::sq::ScalarQuantizer;
 use lance_index::vector::storage::{DistCalculator, VectorStore};
 use lance_select::RowSetOps;
 
-use crate::disk::{Candidate, nearer};
 use crate::filtered::Satisfying;
 use crate::fragments::Examined;
 use crate::hits::{keep_first, kept_max};
@@ -34,6 +34,14 @@ use crate::live;
 const AHEAD: usize = 4;
 /// Places are looked for anew when more than half of their rows are gone.
 const GONE_FACTOR: usize = 2;
+
+/// A row, and its distance as the index keeps it.
+pub(crate) type Candidate = (u64, f32);
+
+/// The nearest first; equally near ones by row id.
+pub(crate) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
+    a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))
+}
 
 /// An index of such partitions.
 trait Scanned: Send + Sync {

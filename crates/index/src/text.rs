@@ -23,7 +23,7 @@ use crate::corpus::{Segment, Statistics};
 use crate::filtered::Wanted;
 use crate::fuzzy::{EXPANSIONS_MAX, Expansion};
 use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
-use crate::indexes::{Indexes, is_of_index};
+use crate::indexes::{Indexes, is_of_index, unreadable};
 use crate::kind::IndexKind;
 use crate::late::{LateRows, Texts};
 use crate::live;
@@ -31,7 +31,6 @@ use crate::matches::Matches;
 use crate::parse::{Fit, Written, escape, parse};
 use crate::plan::{Fuzzy, Plan};
 use crate::unseen::{LATE_ROWS_MAX, Superseded, TextIndex};
-use crate::vector::unreadable;
 
 /// A search for the rows whose text fits a query best.
 #[derive(Debug, Clone)]

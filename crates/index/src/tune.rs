@@ -10,7 +10,7 @@ use crate::catalog::Index;
 use crate::definition::{Definition, Measured, SearchSettings};
 use crate::hits::Hit;
 use crate::indexes::Indexes;
-use crate::spec::Metric;
+use crate::metric::Metric;
 use crate::vector::VectorQuery;
 use crate::watch::silent;
 

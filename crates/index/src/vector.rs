@@ -17,11 +17,13 @@ use crate::disk::Walk;
 use crate::filtered::Wanted;
 use crate::fragments::{Fragment, Fragments, Parts};
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
-use crate::indexes::{Indexes, PROCESSORS, is_of_index};
+use crate::indexes::{Indexes, is_of_index, unreadable};
 use crate::live;
+use crate::metric::Metric;
+use crate::options::PROCESSORS;
+use crate::parts::{Changed, bytes, bytes_of};
 use crate::resident::{EF_FACTOR, EF_MIN, resident_options};
-use crate::spec::Metric;
-use crate::unseen::{Changed, LATE_ROWS_MAX, bytes, bytes_of};
+use crate::unseen::LATE_ROWS_MAX;
 use crate::vectors::{Probe, Vectors, vector_type};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
@@ -185,11 +187,6 @@ impl Indexes {
         let probe = Arc::new(Probe::new(&query.vector, metric)?);
         Ok(VectorSearch { indexes: self, snapshot, query, metric, item, width, probe, settings: None })
     }
-}
-
-/// Says that a search goes on without an index.
-pub(crate) fn unreadable(name: &str, error: &Error) {
-    tracing::warn!(%error, index = name, "the index cannot be read: every row is compared until it is built anew");
 }
 
 /// A search that was checked.

@@ -12,8 +12,8 @@ use lance_linalg::distance::hamming::hamming;
 
 use crate::hits::{Hit, by_distance, keep_first, kept_max};
 use crate::live;
-use crate::spec::Metric;
-use crate::unseen::Part;
+use crate::metric::Metric;
+use crate::parts::Part;
 
 /// Vectors with the rows that they belong to, one after the other.
 #[derive(Debug, Clone)]
