@@ -17,10 +17,10 @@ use tokio::sync::OnceCell;
 
 use crate::blocking::blocking;
 use crate::definition::{Definition, Measured, SearchSettings};
-use crate::fragments::{Fragment, Fragments, rows_of};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::metric::Metric;
-use crate::scan::Opened;
+use crate::rows::fragments::{Fragment, Fragments, rows_of};
+use crate::vector::partition::Opened;
 
 /// An index of a table, as one snapshot has it.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,22 +15,22 @@ use lance::index::DatasetIndexExt;
 use lance::table::format::IndexMetadata;
 use lance_index::optimize::OptimizeOptions;
 
-use crate::build::{Made, build, check_column, params, vectors};
-use crate::cache::Cache;
+use crate::build::params::{Made, build, check_column, params, vectors};
+use crate::build::segments::{self, piece_rows};
+use crate::build::watch::silent;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
-use crate::filtered::{Filtered, Wanted};
-use crate::fragments::{Examined, Fragments};
 use crate::kind::IndexKind;
-use crate::live;
 use crate::options::IndexOptions;
-use crate::pieces::{self, piece_rows};
-use crate::resident::{Bounds, Resident, resident_options};
-use crate::resident_file;
-use crate::scan::Places;
+use crate::rows::cache::Cache;
+use crate::rows::filtered::{Filtered, Wanted};
+use crate::rows::fragments::{Examined, Fragments};
+use crate::rows::row_set;
 use crate::spec::IndexSpec;
-use crate::unseen::Unseen;
-use crate::watch::silent;
+use crate::text::unindexed::Unseen;
+use crate::vector::partition::Places;
+use crate::vector::resident::graph::{Bounds, Resident, resident_options};
+use crate::vector::resident::saved;
 
 /// An index of more pieces than this is merged into one: each search opens every piece.
 const SEGMENTS_MAX: usize = 8;
@@ -236,7 +236,7 @@ impl Indexes {
         for index in &catalog.indexes {
             let mut info = outline(snapshot, index);
             info.rows_unindexed = rows;
-            let late = |late: &RowAddrTreeMap| live::count(&(late.clone() - superseded)) + snapshot.changed_rows();
+            let late = |late: &RowAddrTreeMap| row_set::count(&(late.clone() - superseded)) + snapshot.changed_rows();
             if let Some(options) = resident_options(&index.definition.kind) {
                 let resident = self.resident(snapshot, index, options);
                 info.memory_bytes = resident.memory_bytes();
@@ -401,26 +401,26 @@ impl Indexes {
         let of_piece = |rows: usize| piece_rows(rows, options.piece_rows).unwrap_or(usize::MAX);
         let rows = if let IndexKind::Vector(_) = &definition.kind {
             let piece_rows = of_piece(vectors(dataset, &column).await?);
-            let added = pieces::add_vectors(dataset, name, piece_rows).await?;
+            let added = segments::add_vectors(dataset, name, piece_rows).await?;
             definition.is_unfinished = added.is_unfinished;
             added.rows
         } else {
-            let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
+            let covered = segments::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
             // Of a row whose column was patched since a piece had it, Lance would find in that piece what it was, as
             // soon as another piece covers its file. A search of texts looks in each piece for its own files alone.
-            let is_patched =
-                matches!(definition.kind, IndexKind::Scalar(_)) && pieces::fingerprint(&covered) != definition.covered;
+            let is_patched = matches!(definition.kind, IndexKind::Scalar(_))
+                && segments::fingerprint(&covered) != definition.covered;
             let all = dataset.fragment_bitmap().as_ref().clone();
-            let rows = of_piece(pieces::rows_of(dataset, &all));
-            let files = if is_patched { all } else { pieces::first(dataset, &(all - &covered), rows) };
+            let rows = of_piece(segments::rows_of(dataset, &all));
+            let files = if is_patched { all } else { segments::first(dataset, &(all - &covered), rows) };
             if !files.is_empty() {
                 let (index_type, params) = params(&definition.kind, options)?;
-                pieces::build(dataset, name, &column, (index_type, params.as_ref()), &files, progress).await?;
+                segments::build(dataset, name, &column, (index_type, params.as_ref()), &files, progress).await?;
             }
-            let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
+            let covered = segments::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
             definition.is_unfinished = covered != *dataset.fragment_bitmap().as_ref();
-            definition.covered = if definition.is_unfinished { pieces::fingerprint(&covered) } else { 0 };
-            pieces::rows_of(dataset, &files)
+            definition.covered = if definition.is_unfinished { segments::fingerprint(&covered) } else { 0 };
+            segments::rows_of(dataset, &files)
         };
         define(dataset, name, &definition).await?;
         Ok(Some(rows))
@@ -521,7 +521,7 @@ impl Indexes {
         let key = (snapshot.identity(), name.to_owned());
         self.shared.residents.lock().remove(&key);
         if let Some(file) = self.file(snapshot, name) {
-            resident_file::remove(&file);
+            saved::remove(&file);
         }
     }
 
@@ -571,9 +571,9 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOpti
                 let merged = pieces_to_merge(dataset, name).await?;
                 let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
                 pieces.truncate(pieces.len() - merged);
-                let files = dataset.fragment_bitmap().as_ref() - &pieces::covered(dataset, &pieces);
+                let files = dataset.fragment_bitmap().as_ref() - &segments::covered(dataset, &pieces);
                 let (index_type, params) = params(kind, options)?;
-                pieces::build(dataset, name, column, (index_type, params.as_ref()), &files, &silent()).await?;
+                segments::build(dataset, name, column, (index_type, params.as_ref()), &files, &silent()).await?;
             }
             IndexKind::Scalar(_) => whole.push(name.clone()),
         }
@@ -591,12 +591,12 @@ async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOpti
 /// another one.
 async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
     let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
-    let covered = |pieces: &[IndexMetadata]| pieces::covered(dataset, pieces);
-    let mut newer = pieces::rows_of(dataset, &(dataset.fragment_bitmap().as_ref() - &covered(&pieces)));
+    let covered = |pieces: &[IndexMetadata]| segments::covered(dataset, pieces);
+    let mut newer = segments::rows_of(dataset, &(dataset.fragment_bitmap().as_ref() - &covered(&pieces)));
     // Lance keeps them in the order in which they were built.
     pieces.reverse();
     for (merged, piece) in pieces.iter().enumerate() {
-        let rows = pieces::rows_of(dataset, &covered(std::slice::from_ref(piece)));
+        let rows = segments::rows_of(dataset, &covered(std::slice::from_ref(piece)));
         if rows >= newer.saturating_mul(PIECE_RATIO) && pieces.len() - merged < SEGMENTS_MAX {
             return Ok(merged);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cenote_base::ByteSize;
 
-use crate::train::Trainer;
+use crate::build::train::Trainer;
 
 /// How many threads run at once here. Asked for once: it reads files.
 pub(crate) static PROCESSORS: LazyLock<usize> =

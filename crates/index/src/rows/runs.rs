@@ -6,9 +6,9 @@ use arrow::array::RecordBatch;
 use cenote_base::Result;
 use cenote_store::{ScanRequest, Snapshot, Version};
 
+use super::cache::Cache;
+use super::fragments::Parts;
 use crate::blocking::blocking;
-use crate::cache::Cache;
-use crate::fragments::Parts;
 
 /// What is made of rows, and can be made of more of them.
 pub(crate) trait Part: Clone + Send + Sync + 'static {

@@ -8,9 +8,9 @@ use cenote_store::{Filter, Snapshot};
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 
-use crate::cache::Cache;
-use crate::fragments::{Examined, Fragments, Parts, scan};
-use crate::live;
+use super::cache::Cache;
+use super::fragments::{Examined, Fragments, Parts, scan};
+use super::row_set;
 
 /// A filter takes so many bytes for each that it is written with: some are trees.
 const FILTER_BYTES: usize = 16;
@@ -58,7 +58,7 @@ impl Filtered {
 
     /// The rows of `snapshot` that satisfy `filter`, where its base has `fragments`.
     pub(crate) async fn rows(&self, snapshot: &Snapshot, fragments: &Fragments, filter: &Filter) -> Result<Wanted> {
-        let changes = live::satisfying_changes(snapshot, filter).await?;
+        let changes = row_set::satisfying_changes(snapshot, filter).await?;
         let text = filter.to_string();
         let is_it = |known: &Arc<Satisfying>| known.filter == *filter && known.schema == fragments.schema();
         let known = self.kept.last(snapshot, &text).filter(is_it);
@@ -74,8 +74,8 @@ impl Filtered {
             }
         };
         let superseded = Arc::clone(snapshot.superseded());
-        let gone = live::count(&(superseded.as_ref().clone() & &base.rows));
-        let count = base.count - gone + live::count(&changes);
+        let gone = row_set::count(&(superseded.as_ref().clone() & &base.rows));
+        let count = base.count - gone + row_set::count(&changes);
         Ok(Wanted { base, superseded, changes, count, is_known })
     }
 
@@ -93,22 +93,22 @@ impl Filtered {
         let found = match missing.len() {
             0 => RowAddrTreeMap::new(),
             // Scalar indexes help to look through a table, and not through a part of it.
-            all if all == fragments.all().len() => live::satisfying(base.scan(), filter).await?,
+            all if all == fragments.all().len() => row_set::satisfying(base.scan(), filter).await?,
             _ => {
                 let mut scanner = scan(base, &missing);
                 scanner.use_scalar_index(false);
-                live::satisfying(scanner, filter).await?
+                row_set::satisfying(scanner, filter).await?
             }
         };
         for fragment in missing {
-            self.examined.add(live::count(fragment.rows()));
+            self.examined.add(row_set::count(fragment.rows()));
             let found = fragment.rows().clone() & &found;
             parts.push(fragment, found);
         }
         let live: Vec<RowAddrTreeMap> =
             parts.iter().map(|part| part.value.as_ref().clone() & part.fragment.rows()).collect();
         let rows = RowAddrTreeMap::union_all(&live.iter().collect::<Vec<_>>());
-        let count = live::count(&rows);
+        let count = row_set::count(&rows);
         Ok(Satisfying { filter: filter.clone(), text, schema: fragments.schema(), parts, rows, count })
     }
 }
@@ -132,9 +132,9 @@ impl Wanted {
 
     /// Their ids, ascending.
     pub(crate) fn ids(&self) -> Result<Vec<u64>> {
-        let mut ids = live::ids(&self.base.rows)?;
+        let mut ids = row_set::ids(&self.base.rows)?;
         ids.retain(|row| !self.superseded.contains(*row));
-        ids.extend(live::ids(&self.changes)?);
+        ids.extend(row_set::ids(&self.changes)?);
         Ok(ids)
     }
 

@@ -8,8 +8,8 @@ use cenote_store::Snapshot;
 
 use crate::hits::{DISTANCE, Hit, K_MAX, SCORE, by_score, check_k, materialize};
 use crate::indexes::Indexes;
-use crate::text::TextQuery;
-use crate::vector::VectorQuery;
+use crate::text::search::TextQuery;
+use crate::vector::search::VectorQuery;
 
 /// The constant of reciprocal rank fusion: how little the first ranks weigh more than later ones.
 const RANK_CONSTANT: f32 = 60.0;

@@ -16,21 +16,21 @@ use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer
 use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
 
+use super::fuzzy::{EXPANSIONS_MAX, Expansion};
+use super::matches::Matches;
+use super::parse::{Fit, Written, escape, parse};
+use super::plan::{Fuzzy, Plan};
+use super::segment::{Segment, Statistics};
+use super::texts::{LateRows, Texts};
+use super::unindexed::{LATE_ROWS_MAX, Superseded, TextIndex};
 use crate::blocking::blocking;
-use crate::build::text_params;
+use crate::build::params::text_params;
 use crate::catalog::{Catalog, Index, Live};
-use crate::corpus::{Segment, Statistics};
-use crate::filtered::Wanted;
-use crate::fuzzy::{EXPANSIONS_MAX, Expansion};
 use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
 use crate::indexes::{Indexes, is_of_index, unreadable};
 use crate::kind::IndexKind;
-use crate::late::{LateRows, Texts};
-use crate::live;
-use crate::matches::Matches;
-use crate::parse::{Fit, Written, escape, parse};
-use crate::plan::{Fuzzy, Plan};
-use crate::unseen::{LATE_ROWS_MAX, Superseded, TextIndex};
+use crate::rows::filtered::Wanted;
+use crate::rows::row_set;
 
 /// A search for the rows whose text fits a query best.
 #[derive(Debug, Clone)]
@@ -311,9 +311,9 @@ impl ColumnSearch<'_> {
     ) -> Result<LateRows> {
         let (snapshot, index) = (self.snapshot, self.index);
         let (unseen, superseded) = (self.indexes.unseen(), snapshot.superseded().as_ref());
-        let late = live::count(&opened.late);
+        let late = row_set::count(&opened.late);
         if late > LATE_ROWS_MAX {
-            let mut batches = live::read(snapshot.base(), &index.column, opened.late.clone() - superseded).await?;
+            let mut batches = row_set::read(snapshot.base(), &index.column, opened.late.clone() - superseded).await?;
             while let Some(batch) = batches.try_next().await? {
                 let mut tokenizer = tokenizer.box_clone();
                 let read = move || {

@@ -6,13 +6,13 @@ use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Random, Result};
 use cenote_store::{ScanRequest, Snapshot, Table};
 
+use super::search::VectorQuery;
+use crate::build::watch::silent;
 use crate::catalog::Index;
 use crate::definition::{Definition, Measured, SearchSettings};
 use crate::hits::Hit;
 use crate::indexes::Indexes;
 use crate::metric::Metric;
-use crate::vector::VectorQuery;
-use crate::watch::silent;
 
 /// Queries tried for a measurement, and for a look whether recall still holds.
 const QUERIES: usize = 100;
@@ -167,7 +167,7 @@ impl Indexes {
     ) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
         let request = ScanRequest::default().columns([""; 0]).filter(format!("`{}` IS NOT NULL", index.column));
         let rows = snapshot.collect(&request.with_row_id()).await?;
-        let row_ids = crate::live::row_ids(&rows)?;
+        let row_ids = crate::rows::row_set::row_ids(&rows)?;
         let mut random = Random::new(seed);
         let chosen: Vec<u64> =
             (0..queries.min(row_ids.len())).map(|_| row_ids[random.below(row_ids.len() as u64) as usize]).collect();

@@ -11,12 +11,12 @@ use cenote_store::arrow_error;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_index::scalar::inverted::{MemBM25Scorer, Scorer};
 
-use crate::corpus::Statistics;
-use crate::fuzzy::Expansion;
-use crate::live;
-use crate::parse::Fit;
-use crate::parts::Part;
-use crate::plan::{Node, Plan};
+use super::fuzzy::Expansion;
+use super::parse::Fit;
+use super::plan::{Node, Plan};
+use super::segment::Statistics;
+use crate::rows::row_set;
+use crate::rows::runs::Part;
 
 /// Texts of rows, by their words.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ pub(crate) struct Texts {
 impl Texts {
     /// Takes in rows: their text, and their row ids. A row without a text has no words.
     pub(crate) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
-        let row_ids = live::row_ids(batch)?;
+        let row_ids = row_set::row_ids(batch)?;
         let texts = cast(batch.column(0), &DataType::LargeUtf8).map_err(arrow_error)?;
         for (row_id, text) in row_ids.iter().zip(texts.as_string::<i64>()) {
             let Some(text) = text else { continue };

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::plan::Fuzzy;
+use super::plan::Fuzzy;
 
 /// A fuzzy word stands for so many words at most.
 pub(crate) const EXPANSIONS_MAX: usize = 50;

@@ -24,16 +24,16 @@ use lance_index::vector::{ApproxMode, PreparedPartitionSearchHandle, Query, Vect
 use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
+use super::partition::{Candidate, Opened, Partition, Places, Probed, nearer, nearest};
 use crate::blocking::blocking;
-use crate::cache::Cache;
 use crate::catalog::Built;
-use crate::filtered::Wanted;
-use crate::fragments::{Examined, Fragments};
 use crate::hits::{DISTANCE, keep_first};
-use crate::live::{self, Rows};
 use crate::metric::Metric;
 use crate::options::PROCESSORS;
-use crate::scan::{Candidate, Opened, Partition, Places, Probed, nearer, nearest};
+use crate::rows::cache::Cache;
+use crate::rows::filtered::Wanted;
+use crate::rows::fragments::{Examined, Fragments};
+use crate::rows::row_set::{self, Rows};
 
 /// Of n partitions so many are searched, times the square root of n, and at least so many.
 const PROBES_FACTOR: usize = 3;
@@ -116,8 +116,8 @@ impl Allowed {
         let most = self
             .wanted
             .as_ref()
-            .map_or_else(|| live::count(live), |wanted| live::count(&(live.clone() & wanted.base())));
-        most.saturating_sub(live::count(&self.superseded))
+            .map_or_else(|| row_set::count(live), |wanted| row_set::count(&(live.clone() & wanted.base())));
+        most.saturating_sub(row_set::count(&self.superseded))
     }
 
     fn rows(&self) -> RowAddrTreeMap {
@@ -166,7 +166,7 @@ impl Walk<'_> {
     ) -> Result<Option<Vec<Candidate>>> {
         // The fewer rows may be found, the farther away the nearest of them are.
         let share = wanted.map_or(1.0, |wanted| {
-            let rows: usize = live.iter().map(live::count).sum();
+            let rows: usize = live.iter().map(row_set::count).sum();
             (wanted.count() as f64 / rows.max(1) as f64).clamp(f64::MIN_POSITIVE, 1.0)
         });
         let mut pieces = Vec::with_capacity(live.len());
@@ -382,7 +382,7 @@ fn search_all(
         if batch.num_rows() >= rows_max {
             near.reach = near.reach.min(distances.values().iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
-        let rows = live::row_ids(&batch)?.iter().zip(distances);
+        let rows = row_set::row_ids(&batch)?.iter().zip(distances);
         near.rows.extend(rows.filter_map(|(row, distance)| Some((*row, distance?))));
     }
     Ok(near)

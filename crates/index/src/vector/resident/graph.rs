@@ -23,17 +23,17 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
 
+use super::saved::{Saved, Subject, remove, restore, save};
 use crate::blocking::blocking;
-use crate::cache::Cache;
 use crate::catalog::{Index, Live};
-use crate::filtered::{Satisfying, Wanted};
-use crate::fragments::{Examined, Fragments, rows_of};
 use crate::hits::Hit;
 use crate::kind::{IndexKind, VectorOptions};
-use crate::live;
 use crate::metric::Metric;
-use crate::resident_file::{Saved, Subject, remove, restore, save};
-use crate::vectors::{Numbers, Probe, Vectors, vector_type};
+use crate::rows::cache::Cache;
+use crate::rows::filtered::{Satisfying, Wanted};
+use crate::rows::fragments::{Examined, Fragments, rows_of};
+use crate::rows::row_set;
+use crate::vector::exact::{Numbers, Probe, Vectors, vector_type};
 
 /// A graph gets room for so many times the vectors there are, so that it can grow.
 const ROOM: u64 = 2;
@@ -210,7 +210,7 @@ impl Resident {
             };
             is_live && wanted.is_none_or(|wanted| wanted.contains(row))
         };
-        let rows = live::count(covered) + snapshot.changed_rows();
+        let rows = row_set::count(covered) + snapshot.changed_rows();
         let most = wanted.map_or(rows, |wanted| wanted.count().min(rows));
         let selectivity = most as f64 / state.graph.len().max(1) as f64;
         let values = match self.options.metric {
@@ -226,7 +226,7 @@ impl Resident {
         let hits = match (wanted, selection.flatten()) {
             (Some(wanted), Some(selection)) => {
                 let mut hits = state.graph.search_selection(values, k, &selection, |row| !superseded.contains(row))?;
-                hits.extend(exact(live::ids(wanted.changes())?)?);
+                hits.extend(exact(row_set::ids(wanted.changes())?)?);
                 hits
             }
             // Where each is compared the graph need not test all that it has.
@@ -257,7 +257,7 @@ impl Resident {
         if let Some(known) = self.selected.get(snapshot, &satisfying.text).filter(is_it) {
             return Ok(Some(Arc::clone(&known.selection)));
         }
-        let mut rows = live::ids(wanted.base())?;
+        let mut rows = row_set::ids(wanted.base())?;
         rows.retain(|row| view.live.covered.contains(*row));
         let selection = Arc::new(state.graph.select(&rows));
         let (epoch, of) = (view.epoch, Arc::downgrade(satisfying));
@@ -451,7 +451,7 @@ impl Resident {
         let (walked, examined, metric) = (Arc::clone(graph), bounds.examined.clone(), self.options.metric);
         let (mut changes, all) = blocking(move || {
             let gone = match held {
-                Some(held) => live::ids(&(held - &all))?,
+                Some(held) => row_set::ids(&(held - &all))?,
                 None => {
                     let labels = walked.labels();
                     examined.add(labels.len());

@@ -25,10 +25,10 @@ use lance_index::vector::sq::ScalarQuantizer;
 use lance_index::vector::storage::{DistCalculator, VectorStore};
 use lance_select::RowSetOps;
 
-use crate::filtered::Satisfying;
-use crate::fragments::Examined;
 use crate::hits::{keep_first, kept_max};
-use crate::live;
+use crate::rows::filtered::Satisfying;
+use crate::rows::fragments::Examined;
+use crate::rows::row_set;
 
 /// Rows ahead of the one being compared whose memory is asked for.
 const AHEAD: usize = 4;
@@ -174,7 +174,8 @@ impl Places {
 
     /// Whether they have all of `rows`, which are those of `satisfying` that the index has, and few others.
     pub(crate) fn serve(&self, satisfying: &Arc<Satisfying>, rows: &RowAddrTreeMap) -> bool {
-        let serves = live::count(&self.rows) <= GONE_FACTOR * live::count(rows) && live::are_among(rows, &self.rows);
+        let serves =
+            row_set::count(&self.rows) <= GONE_FACTOR * row_set::count(rows) && row_set::are_among(rows, &self.rows);
         if serves {
             *self.satisfying.lock() = Arc::downgrade(satisfying);
         }
@@ -184,7 +185,7 @@ impl Places {
     /// What those of `rows` take at most.
     pub(crate) fn bytes_max(opened: &Opened, rows: &RowAddrTreeMap) -> usize {
         let partitions = opened.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>();
-        live::count(rows) * size_of::<u32>() + rows.serialized_size() + partitions
+        row_set::count(rows) * size_of::<u32>() + rows.serialized_size() + partitions
     }
 
     /// Those in `partition`, which is number `at`; found when they are asked for first.

@@ -22,9 +22,9 @@ use lance_index::scalar::inverted::{DOCS_FILE, InvertedIndex, MemBM25Scorer};
 use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_select::RowSetOps;
 
+use super::fuzzy::Expansion;
+use super::plan::Fuzzy;
 use crate::blocking::blocking;
-use crate::fuzzy::Expansion;
-use crate::plan::Fuzzy;
 
 /// So many rows of an index are read at once.
 const READ_ROWS: usize = 1 << 20;

@@ -10,21 +10,21 @@ use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_e
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_select::RowSetOps;
 
+use super::exact::{Probe, Vectors, vector_type};
+use super::walk::Walk;
 use crate::blocking::blocking;
 use crate::catalog::{Built, Index, IndexInfo};
 use crate::definition::SearchSettings;
-use crate::disk::Walk;
-use crate::filtered::Wanted;
-use crate::fragments::{Fragment, Fragments, Parts};
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, is_of_index, unreadable};
-use crate::live;
 use crate::metric::Metric;
 use crate::options::PROCESSORS;
-use crate::parts::{Changed, bytes, bytes_of};
-use crate::resident::{EF_FACTOR, EF_MIN, resident_options};
-use crate::unseen::LATE_ROWS_MAX;
-use crate::vectors::{Probe, Vectors, vector_type};
+use crate::rows::filtered::Wanted;
+use crate::rows::fragments::{Fragment, Fragments, Parts};
+use crate::rows::row_set;
+use crate::rows::runs::{Changed, bytes, bytes_of};
+use crate::text::unindexed::LATE_ROWS_MAX;
+use crate::vector::resident::graph::{EF_FACTOR, EF_MIN, resident_options};
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
 const REFINE_FACTOR: u32 = 4;
@@ -243,8 +243,8 @@ impl VectorSearch<'_> {
         let fragments = self.indexes.fragments(self.snapshot).await?;
         for _ in 0..WALKS_MAX {
             let view = resident.view(self.snapshot, &fragments).await?;
-            let late = view.as_ref().map_or(usize::MAX, |view| live::count(&view.live.late));
-            let known = view.as_ref().map_or(0, |view| live::count(&view.live.covered));
+            let late = view.as_ref().map_or(usize::MAX, |view| row_set::count(&view.live.late));
+            let known = view.as_ref().map_or(0, |view| row_set::count(&view.live.covered));
             let changed = view.as_ref().map_or(0, |view| self.snapshot.changed_rows_since(view.changed_to));
             if late >= REFRESH_ROWS.max(known / REFRESH_SHARE) || changed >= REFRESH_ROWS {
                 self.indexes.keep_resident(self.snapshot, index, &resident);
@@ -277,13 +277,13 @@ impl VectorSearch<'_> {
         let fragments = self.indexes.fragments(self.snapshot).await?;
         let live = built.live(&fragments).await?;
         let mut hits = self.walk(index, built, &fragments, wanted).await?;
-        let is_short = live::count(&live.late) <= LATE_ROWS_MAX;
+        let is_short = row_set::count(&live.late) <= LATE_ROWS_MAX;
         if !is_short {
             let mut late = live.late.clone() - superseded;
             if let Some(wanted) = wanted {
                 late &= wanted.base();
             }
-            hits.extend(self.nearest_of(live::read(self.snapshot.base(), &self.query.column, late).await?).await?);
+            hits.extend(self.nearest_of(row_set::read(self.snapshot.base(), &self.query.column, late).await?).await?);
         }
         let late: &[Fragment] = if is_short { &live.late_fragments } else { &[] };
         let unseen = self.unseen(index, late, 0, wanted).await?;

@@ -12,12 +12,12 @@ use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::inverted::MemBM25Scorer;
 use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, Tokens};
 
-use crate::corpus::Segment;
-use crate::fuzzy::Expansion;
+use super::fuzzy::Expansion;
+use super::parse::{Fit, Group};
+use super::plan::{Node, Plan};
+use super::segment::Segment;
 use crate::hits::K_MAX;
-use crate::live::Rows;
-use crate::parse::{Fit, Group};
-use crate::plan::{Node, Plan};
+use crate::rows::row_set::Rows;
 
 /// So many rows beyond k are asked for, to see ties at the end of the result.
 const TIES_MIN: usize = 16;

@@ -11,9 +11,9 @@ use cenote_store::{Snapshot, arrow_error};
 use lance_linalg::distance::hamming::hamming;
 
 use crate::hits::{Hit, by_distance, keep_first, kept_max};
-use crate::live;
 use crate::metric::Metric;
-use crate::parts::Part;
+use crate::rows::row_set;
+use crate::rows::runs::Part;
 
 /// Vectors with the rows that they belong to, one after the other.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ impl Vectors {
 
     /// Takes in the rows of `batch`, whose first column holds vectors. A row without one is passed over; their row ids.
     pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
-        let row_ids = live::row_ids(batch)?;
+        let row_ids = row_set::row_ids(batch)?;
         let lists = batch.column(0).as_fixed_size_list();
         let mut without = Vec::new();
         let mut take = |row: usize| match lists.is_valid(row) {

@@ -18,7 +18,7 @@ use lance_index::optimize::OptimizeOptions;
 use lance_index::{IndexParams, IndexType};
 use roaring::RoaringBitmap;
 
-use crate::watch::Watch;
+use super::watch::Watch;
 
 /// So many pieces at most: a search opens each of them, and upkeep adds its own.
 const PIECES_MAX: usize = 4;

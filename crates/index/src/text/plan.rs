@@ -8,7 +8,7 @@ use cenote_store::lance_error;
 use lance_index::scalar::inverted::query::{MatchQuery, Tokens, try_collect_query_tokens};
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::{DocType, LanceTokenizer};
 
-use crate::parse::{EDITS_MAX, Fit, Group, Written};
+use super::parse::{EDITS_MAX, Fit, Group, Written};
 
 /// What rows must fit, by the terms of an index.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,15 +12,15 @@ use lance::table::format::IndexMetadata;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_select::RowSetOps;
 
+use super::segment::{Segment, Statistics, read_segment_rows};
+use super::texts::Texts;
 use crate::blocking::blocking;
-use crate::cache::Cache;
-use crate::corpus::{Segment, Statistics, read_segment_rows};
-use crate::fragments::{self, Examined, Fragment, Parts};
-use crate::late::Texts;
-use crate::live;
 use crate::metric::Metric;
-use crate::parts::{Changed, bytes, bytes_of, changed, with};
-use crate::vectors::Vectors;
+use crate::rows::cache::Cache;
+use crate::rows::fragments::{self, Examined, Fragment, Parts};
+use crate::rows::row_set;
+use crate::rows::runs::{Changed, bytes, bytes_of, changed, with};
+use crate::vector::exact::Vectors;
 
 /// More late rows than this are read batch by batch for each search, for the sake of memory.
 pub(crate) const LATE_ROWS_MAX: usize = 100_000;
@@ -176,7 +176,7 @@ impl Unseen {
             return Ok(known);
         }
         let rows = Arc::new(read_segment_rows(snapshot.base(), segment).await?);
-        self.examined.add(live::count(&rows));
+        self.examined.add(row_set::count(&rows));
         self.segment_rows.put_lasting(snapshot, &name, &rows, rows.serialized_size());
         Ok(rows)
     }
@@ -208,9 +208,9 @@ impl Unseen {
             Some(known) => (rows.clone() - &known.rows, known.parts.clone()),
             None => (rows.clone(), Some(Vec::new())),
         };
-        let mut parts = parts.filter(|_| live::count(&rows) <= LATE_ROWS_MAX);
+        let mut parts = parts.filter(|_| row_set::count(&rows) <= LATE_ROWS_MAX);
         if let Some(known) = parts.take() {
-            let texts = self.read_texts(live::read(snapshot.base(), column, new).await?, tokenizer).await?;
+            let texts = self.read_texts(row_set::read(snapshot.base(), column, new).await?, tokenizer).await?;
             parts = Some(blocking(move || Ok(with(known, texts))).await?);
         }
         let parts = parts.filter(|parts| self.superseded_texts.has_room_for(bytes(parts)));

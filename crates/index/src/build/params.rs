@@ -17,13 +17,13 @@ use lance_index::vector::pq::PQBuildParams;
 use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexParams, IndexType};
 
+use super::segments::{begin, piece_rows};
+use super::train::train;
+use super::watch::Watch;
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::metric::Metric;
 use crate::options::IndexOptions;
-use crate::pieces::{begin, piece_rows};
 use crate::spec::IndexSpec;
-use crate::train::train;
-use crate::watch::Watch;
 
 /// Up to so many vectors are kept whole: comparing with all of them is quicker than walking a graph, and exact.
 const FLAT_ROWS_MAX: usize = 5_000;
