@@ -20,7 +20,7 @@ use crate::definition::{Definition, Measured, SearchSettings};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::metric::Metric;
 use crate::rows::fragments::{Fragment, Fragments, rows_of};
-use crate::vector::partition::Opened;
+use crate::vector::partition::VectorSegment;
 
 /// An index of a table, as one snapshot has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,9 +36,9 @@ pub struct IndexInfo {
     pub structure: String,
     /// The distance it ranks by; only a vector index has one.
     pub metric: Option<Metric>,
-    /// Rows that a search finds through it.
+    /// MaskFilter that a search finds through it.
     pub rows_indexed: usize,
-    /// Rows written since: a search reads them one by one, so they cost time.
+    /// MaskFilter written since: a search reads them one by one, so they cost time.
     pub rows_unindexed: usize,
     /// The newest version whose rows went into it.
     pub built_to: Version,
@@ -76,29 +76,29 @@ pub(crate) struct Index {
 pub(crate) struct Built {
     pub(crate) structure: String,
     pub(crate) segments: Vec<IndexMetadata>,
-    live: OnceCell<Live>,
-    pieces: OnceCell<Arc<[RowAddrTreeMap]>>,
-    opened: OnceCell<Vec<Arc<Opened>>>,
+    coverage: OnceCell<Coverage>,
+    live_by_segment: OnceCell<Arc<[RowAddrTreeMap]>>,
+    vector_segments: OnceCell<Vec<Arc<VectorSegment>>>,
 }
 
 /// The rows of the base that are not deleted there.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Coverage {
     /// In the fragments that the index covers.
     pub(crate) covered: RowAddrTreeMap,
     /// In the others.
-    pub(crate) late: RowAddrTreeMap,
-    pub(crate) late_fragments: Vec<Fragment>,
+    pub(crate) uncovered: RowAddrTreeMap,
+    pub(crate) uncovered_fragments: Vec<Fragment>,
 }
 
-impl Live {
+impl Coverage {
     /// Those of `fragments`, of which an index covers the ones numbered in `covered`.
     pub(crate) async fn new(fragments: &Arc<Fragments>, covered: RoaringBitmap) -> Result<Self> {
         let fragments = Arc::clone(fragments);
         blocking(move || {
-            let late_fragments = fragments.without(&covered);
-            let late = rows_of(&late_fragments);
-            Ok(Self { covered: rows_of(&fragments.of(&covered)), late, late_fragments })
+            let uncovered_fragments = fragments.without(&covered);
+            let uncovered = rows_of(&uncovered_fragments);
+            Ok(Self { covered: rows_of(&fragments.of(&covered)), uncovered, uncovered_fragments })
         })
         .await
     }
@@ -112,32 +112,32 @@ impl Index {
 
 impl Built {
     /// The live rows of the base, which has `fragments`.
-    pub(crate) async fn live(&self, fragments: &Arc<Fragments>) -> Result<&Live> {
-        self.live.get_or_try_init(async || Live::new(fragments, fragments.covered(&self.segments)).await).await
+    pub(crate) async fn coverage(&self, fragments: &Arc<Fragments>) -> Result<&Coverage> {
+        self.coverage.get_or_try_init(async || Coverage::new(fragments, fragments.covered(&self.segments)).await).await
     }
 
     /// The live rows in the fragments that each segment covers.
-    pub(crate) async fn pieces(&self, fragments: &Arc<Fragments>) -> Result<&Arc<[RowAddrTreeMap]>> {
+    pub(crate) async fn live_by_segment(&self, fragments: &Arc<Fragments>) -> Result<&Arc<[RowAddrTreeMap]>> {
         let list = async || {
             let covered = self.segments.iter().map(|segment| fragments.covered(std::slice::from_ref(segment)));
             let (covered, fragments) = (covered.collect::<Vec<_>>(), Arc::clone(fragments));
             blocking(move || Ok(covered.iter().map(|covered| rows_of(&fragments.of(covered))).collect())).await
         };
-        self.pieces.get_or_try_init(list).await
+        self.live_by_segment.get_or_try_init(list).await
     }
 
     /// The segments of a vector index over `column`.
-    pub(crate) async fn opened(&self, snapshot: &Snapshot, column: &str) -> Result<&[Arc<Opened>]> {
+    pub(crate) async fn vector_segments(&self, snapshot: &Snapshot, column: &str) -> Result<&[Arc<VectorSegment>]> {
         let open = async || {
             let mut opened = Vec::with_capacity(self.segments.len());
             for segment in &self.segments {
                 let base = snapshot.base();
                 let index = base.open_vector_index(column, &segment.uuid, &NoOpMetricsCollector).boxed().await;
-                opened.push(Arc::new(Opened::new(index.map_err(lance_error)?)));
+                opened.push(Arc::new(VectorSegment::new(index.map_err(lance_error)?)));
             }
             Ok(opened)
         };
-        self.opened.get_or_try_init(open).await.map(Vec::as_slice)
+        self.vector_segments.get_or_try_init(open).await.map(Vec::as_slice)
     }
 }
 
@@ -165,7 +165,7 @@ impl Catalog {
             let Some(kind) = kind_of(&structure, &details, column) else { continue };
             let known = definitions.remove(description.name()).filter(|known| known.field == field);
             // A build that was cut short before its definition was written: what was built counts.
-            let known = known.filter(|known| known.kind.is_resident() || known.kind.same_sort(&kind));
+            let known = known.filter(|known| known.kind.is_resident() || known.kind.is_same_use(&kind));
             indexes.push(Index {
                 name: description.name().to_owned(),
                 column: column.name().clone(),
@@ -173,9 +173,9 @@ impl Catalog {
                 built: Some(Built {
                     structure,
                     segments: description.segments().to_vec(),
-                    live: OnceCell::new(),
-                    pieces: OnceCell::new(),
-                    opened: OnceCell::new(),
+                    coverage: OnceCell::new(),
+                    live_by_segment: OnceCell::new(),
+                    vector_segments: OnceCell::new(),
                 }),
             });
         }

@@ -84,7 +84,7 @@ mod tests {
         let fitting = [found(3, None, Some(9.0)), found(2, None, Some(8.0))];
         let fused = fuse(&near, &fitting, 3);
         let ids: Vec<u64> = fused.iter().map(|hit| hit.row_id).collect();
-        // Rows 1 and 3 are both first in one ranking: the smaller row id goes first.
+        // MaskFilter 1 and 3 are both first in one ranking: the smaller row id goes first.
         assert_eq!(ids, [2, 1, 3]);
         assert_eq!(fused[0].score, Some(1.0 / 62.0 + 1.0 / 62.0));
         assert_eq!((fused[0].distance, fused[2].distance), (Some(0.2), None));

@@ -12,36 +12,36 @@ use cenote_store::{Filter, Snapshot, Table, lance_error};
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::DatasetIndexExt;
-use lance::table::format::IndexMetadata;
-use lance_index::optimize::OptimizeOptions;
 
-use crate::build::params::{Made, build, check_column, params, vectors};
-use crate::build::segments::{self, piece_rows};
+use crate::build::check::check_column;
+use crate::build::create::{BuildOutcome, build_index};
+use crate::build::merge::{SEGMENTS_MAX, extend};
+use crate::build::params::LanceIndex;
+use crate::build::segments::{self, count_vectors, segment_rows};
 use crate::build::watch::silent;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
 use crate::kind::IndexKind;
 use crate::options::IndexOptions;
 use crate::rows::cache::Cache;
-use crate::rows::filtered::{Filtered, Wanted};
+use crate::rows::filtered::{FilterCache, FilteredRows};
 use crate::rows::fragments::{Examined, Fragments};
 use crate::rows::row_set;
 use crate::spec::IndexSpec;
-use crate::text::unindexed::Unseen;
-use crate::vector::partition::Places;
-use crate::vector::resident::graph::{Bounds, Resident, resident_options};
+use crate::text::unindexed::UnindexedTextCache;
+use crate::vector::partition::FilteredPositions;
+use crate::vector::resident::graph::{RefreshOptions, ResidentIndex};
 use crate::vector::resident::saved;
+use crate::vector::unindexed::UnindexedVectorCache;
 
-/// An index of more pieces than this is merged into one: each search opens every piece.
-const SEGMENTS_MAX: usize = 8;
-/// A piece that is so many times as large as the newer ones together is left as it is.
-const PIECE_RATIO: usize = 4;
 /// The catalogs of so many bases are kept, each with some bits for a row of its base, and its indexes open.
 const CATALOGS_MAX: usize = 16;
 /// Of what searches keep, one in so many bytes is for rows that satisfy filters.
 const FILTERED_SHARE: usize = 6;
 /// And one for where those are in indexes on disk.
-const PLACES_SHARE: usize = 6;
+const POSITIONS_SHARE: usize = 6;
+/// The caches of unindexed vectors and texts, which share the rest.
+const UNINDEXED_CACHES: usize = 7;
 /// Makes, keeps and searches the indexes of any number of tables. Cheap to clone; clones share what is in memory.
 #[derive(Clone)]
 pub struct Indexes {
@@ -54,10 +54,11 @@ struct Shared {
     fragments: Cache<Fragments>,
     examined: Examined,
     /// By the table's identity and the index's name.
-    residents: Mutex<HashMap<(u64, String), Arc<Resident>>>,
-    unseen: Unseen,
-    filtered: Filtered,
-    places: Cache<Places>,
+    residents: Mutex<HashMap<(u64, String), Arc<ResidentIndex>>>,
+    unindexed_vectors: UnindexedVectorCache,
+    unindexed_texts: UnindexedTextCache,
+    filtered: FilterCache,
+    positions: Cache<FilteredPositions>,
 }
 
 impl fmt::Debug for Indexes {
@@ -76,32 +77,38 @@ impl Indexes {
     /// With nothing in memory yet.
     pub fn new(options: IndexOptions) -> Self {
         let bytes = options.cache_bytes_max.0 as usize;
+        let unindexed_bytes = (bytes - bytes / FILTERED_SHARE - bytes / POSITIONS_SHARE) / UNINDEXED_CACHES;
         let examined = Examined::default();
         let shared = Shared {
             catalogs: Cache::new(CATALOGS_MAX),
             fragments: Cache::new(CATALOGS_MAX),
             residents: Mutex::default(),
-            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE - bytes / PLACES_SHARE, examined.clone()),
-            filtered: Filtered::new(bytes / FILTERED_SHARE, examined.clone()),
-            places: Cache::new(bytes / PLACES_SHARE),
+            unindexed_vectors: UnindexedVectorCache::new(unindexed_bytes, examined.clone()),
+            unindexed_texts: UnindexedTextCache::new(unindexed_bytes, examined.clone()),
+            filtered: FilterCache::new(bytes / FILTERED_SHARE, examined.clone()),
+            positions: Cache::new(bytes / POSITIONS_SHARE),
             examined,
             options,
         };
         Self { shared: Arc::new(shared) }
     }
 
-    pub(crate) fn unseen(&self) -> &Unseen {
-        &self.shared.unseen
+    pub(crate) fn unindexed_vectors(&self) -> &UnindexedVectorCache {
+        &self.shared.unindexed_vectors
+    }
+
+    pub(crate) fn unindexed_texts(&self) -> &UnindexedTextCache {
+        &self.shared.unindexed_texts
     }
 
     /// The rows of `snapshot` that satisfy `filter`.
-    pub(crate) async fn wanted(&self, snapshot: &Snapshot, filter: &Filter) -> Result<Wanted> {
+    pub(crate) async fn filtered(&self, snapshot: &Snapshot, filter: &Filter) -> Result<FilteredRows> {
         let fragments = self.fragments(snapshot).await?;
         self.shared.filtered.rows(snapshot, &fragments, filter).await
     }
 
-    pub(crate) fn places(&self) -> &Cache<Places> {
-        &self.shared.places
+    pub(crate) fn positions(&self) -> &Cache<FilteredPositions> {
+        &self.shared.positions
     }
 
     pub(crate) fn examined(&self) -> &Examined {
@@ -162,7 +169,7 @@ impl Indexes {
         check_column(table.name(), snapshot.schema(), spec)?;
         let catalog = self.catalog(&snapshot).await?;
         if let Some(other) = catalog.indexes.iter().find(|index| index.name == name)
-            && (other.column != spec.column || !other.definition.kind.same_sort(&spec.kind))
+            && (other.column != spec.column || !other.definition.kind.is_same_use(&spec.kind))
         {
             return Err(Error::already_exists(format!(
                 "index `{name}` covers column `{}` ({}); choose another name or drop it",
@@ -236,19 +243,21 @@ impl Indexes {
         for index in &catalog.indexes {
             let mut info = outline(snapshot, index);
             info.rows_unindexed = rows;
-            let late = |late: &RowAddrTreeMap| row_set::count(&(late.clone() - superseded)) + snapshot.changed_rows();
-            if let Some(options) = resident_options(&index.definition.kind) {
+            let uncovered = |uncovered: &RowAddrTreeMap| {
+                row_set::count(&(uncovered.clone() - superseded)) + snapshot.changed_rows()
+            };
+            if let Some(options) = index.definition.kind.resident_options() {
                 let resident = self.resident(snapshot, index, options);
                 info.memory_bytes = resident.memory_bytes();
                 info.failure = resident.failure();
                 if let Some(view) = resident.view(snapshot, &fragments).await? {
                     let known = snapshot.changed_rows().saturating_sub(snapshot.changed_rows_since(view.changed_to));
-                    info.rows_unindexed = late(&view.live.late) - known;
+                    info.rows_unindexed = uncovered(&view.coverage.uncovered) - known;
                     let of_base = snapshot.version_of_base(snapshot.base().version().version);
                     info.built_to = of_base.max(view.changed_to);
                 }
             } else if let Some(built) = &index.built {
-                info.rows_unindexed = late(&built.live(&fragments).await?.late);
+                info.rows_unindexed = uncovered(&built.coverage(&fragments).await?.uncovered);
             }
             info.rows_indexed = rows - info.rows_unindexed;
             indexes.push(info);
@@ -334,13 +343,14 @@ impl Indexes {
         column: &str,
         definition: &Definition,
         progress: &Arc<dyn Progress>,
-    ) -> Result<Made> {
-        let made = build(dataset, name, column, &definition.kind, &self.shared.options, progress);
-        let made = Box::pin(made).await?;
+    ) -> Result<BuildOutcome> {
+        let outcome = build_index(dataset, name, column, &definition.kind, &self.shared.options, progress);
+        let outcome = Box::pin(outcome).await?;
         let rows = dataset.count_rows(None).await.map_err(lance_error)?;
-        let definition = Definition { rows, is_unfinished: made == Made::Begun, covered: 0, ..definition.clone() };
+        let definition =
+            Definition { rows, is_unfinished: outcome == BuildOutcome::Begun, covered: 0, ..definition.clone() };
         define(dataset, name, &definition).await?;
-        Ok(made)
+        Ok(outcome)
     }
 
     /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
@@ -352,8 +362,8 @@ impl Indexes {
             ..index.definition.clone()
         };
         let renew = async |dataset: &mut Dataset| {
-            let made = self.build(dataset, &index.name, &index.column, &definition, &silent()).await?;
-            if made == Made::Nothing && index.built.is_some() {
+            let outcome = self.build(dataset, &index.name, &index.column, &definition, &silent()).await?;
+            if outcome == BuildOutcome::Empty && index.built.is_some() {
                 dataset.drop_index(&index.name).await.map_err(lance_error)?;
             }
             Ok(())
@@ -364,7 +374,7 @@ impl Indexes {
 
     /// Builds the pieces that are missing of index `name`, if it is built piece by piece. Writes go on between them.
     async fn finish(&self, table: &Table, name: &str, progress: &Arc<dyn Progress>) -> Result<()> {
-        let stage = format!("{name}: pieces");
+        let stage = format!("{name}: segments");
         let mut has_begun = false;
         loop {
             let snapshot = table.snapshot().await?;
@@ -376,7 +386,7 @@ impl Indexes {
                 has_begun = true;
                 progress.begin(&stage, None);
             }
-            let added = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name, progress).await)).await;
+            let added = Box::pin(table.maintain(async |dataset| self.add_segment(dataset, name, progress).await)).await;
             let Some(rows) = added.inspect_err(|_| progress.end(&stage))? else { break };
             progress.advance(&stage, rows as u64);
         }
@@ -387,7 +397,7 @@ impl Indexes {
     }
 
     /// Builds the next piece of index `name`; how many rows it has, or `None` where the index or its column is gone.
-    async fn add_piece(
+    async fn add_segment(
         &self,
         dataset: &mut Dataset,
         name: &str,
@@ -398,10 +408,10 @@ impl Indexes {
             return Ok(None);
         };
         let options = &self.shared.options;
-        let of_piece = |rows: usize| piece_rows(rows, options.piece_rows).unwrap_or(usize::MAX);
+        let rows_max = |rows: usize| segment_rows(rows, options.segment_rows).unwrap_or(usize::MAX);
         let rows = if let IndexKind::Vector(_) = &definition.kind {
-            let piece_rows = of_piece(vectors(dataset, &column).await?);
-            let added = segments::add_vectors(dataset, name, piece_rows).await?;
+            let rows_max = rows_max(count_vectors(dataset, &column).await?);
+            let added = segments::add_vector_segment(dataset, name, rows_max).await?;
             definition.is_unfinished = added.is_unfinished;
             added.rows
         } else {
@@ -411,16 +421,19 @@ impl Indexes {
             let is_patched = matches!(definition.kind, IndexKind::Scalar(_))
                 && segments::fingerprint(&covered) != definition.covered;
             let all = dataset.fragment_bitmap().as_ref().clone();
-            let rows = of_piece(segments::rows_of(dataset, &all));
-            let files = if is_patched { all } else { segments::first(dataset, &(all - &covered), rows) };
-            if !files.is_empty() {
-                let (index_type, params) = params(&definition.kind, options)?;
-                segments::build(dataset, name, &column, (index_type, params.as_ref()), &files, progress).await?;
+            let rows_max = rows_max(segments::count_rows(dataset, &all));
+            let fragments = match is_patched {
+                true => all,
+                false => segments::first_fragments(dataset, &(all - &covered), rows_max),
+            };
+            if !fragments.is_empty() {
+                let index = LanceIndex::new(&definition.kind, options)?;
+                segments::build_segment(dataset, name, &column, &index, &fragments, progress).await?;
             }
             let covered = segments::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
             definition.is_unfinished = covered != *dataset.fragment_bitmap().as_ref();
             definition.covered = if definition.is_unfinished { segments::fingerprint(&covered) } else { 0 };
-            segments::rows_of(dataset, &files)
+            segments::count_rows(dataset, &fragments)
         };
         define(dataset, name, &definition).await?;
         Ok(Some(rows))
@@ -432,7 +445,7 @@ impl Indexes {
         snapshot: &Snapshot,
         index: &Index,
         options: &crate::kind::VectorOptions,
-    ) -> Arc<Resident> {
+    ) -> Arc<ResidentIndex> {
         let key = (snapshot.identity(), index.name.clone());
         let field = index.definition.field;
         let mut residents = self.shared.residents.lock();
@@ -440,13 +453,13 @@ impl Indexes {
         if let Some(known) = known {
             return Arc::clone(known);
         }
-        let made = Arc::new(Resident::new(snapshot.base().uri(), field, options.clone()));
+        let made = Arc::new(ResidentIndex::new(snapshot.base().uri(), field, options.clone()));
         residents.insert(key, Arc::clone(&made));
         made
     }
 
     /// Starts to bring index `index` up to date when it is not, unless somebody does.
-    pub(crate) fn keep_resident(&self, snapshot: &Snapshot, index: &Index, resident: &Resident) {
+    pub(crate) fn spawn_refresh(&self, snapshot: &Snapshot, index: &Index, resident: &ResidentIndex) {
         // What did not fit does not fit: upkeep and whoever asks for it try again.
         if resident.is_busy() || resident.failure().is_some() {
             return;
@@ -457,7 +470,7 @@ impl Indexes {
         tokio::spawn(async move {
             // Those who search meanwhile need threads too.
             let threads = (indexes.shared.options.threads / 2).max(1);
-            if let Err(error) = indexes.bring_up(&snapshot, &index, threads, &silent()).await {
+            if let Err(error) = indexes.refresh_resident(&snapshot, &index, threads, &silent()).await {
                 tracing::warn!(%error, index = index.name, "the index is not in memory; searches go on without it");
             }
         });
@@ -469,28 +482,28 @@ impl Indexes {
         index: &Index,
         progress: &Arc<dyn Progress>,
     ) -> Result<()> {
-        self.bring_up(snapshot, index, self.shared.options.threads, progress).await
+        self.refresh_resident(snapshot, index, self.shared.options.threads, progress).await
     }
 
-    async fn bring_up(
+    async fn refresh_resident(
         &self,
         snapshot: &Snapshot,
         index: &Index,
         threads: usize,
         progress: &Arc<dyn Progress>,
     ) -> Result<()> {
-        let Some(options) = resident_options(&index.definition.kind) else { return Ok(()) };
+        let Some(options) = index.definition.kind.resident_options() else { return Ok(()) };
         let resident = self.resident(snapshot, index, options);
         let fragments = self.fragments(snapshot).await?;
         let others: u64 = {
-            let (table, place) = (snapshot.identity(), snapshot.base().uri());
+            let (table, uri) = (snapshot.identity(), snapshot.base().uri());
             let mut residents = self.shared.residents.lock();
             // A table that was there before under this name needs its graphs no more.
-            residents.retain(|(of, _), known| *of == table || known.place != place);
+            residents.retain(|(of, _), known| *of == table || known.table_uri != uri);
             let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
             others.map(|other| other.capacity_bytes()).sum()
         };
-        let bounds = Bounds {
+        let options = RefreshOptions {
             capacity_bytes: self.shared.options.memory_bytes_max.0.saturating_sub(others),
             file: self.file(snapshot, &index.name),
             threads,
@@ -498,7 +511,7 @@ impl Indexes {
             progress: Arc::clone(progress),
             examined: self.shared.examined.clone(),
         };
-        Box::pin(resident.refresh(snapshot, index, &fragments, &bounds)).await
+        Box::pin(resident.refresh(snapshot, index, &fragments, &options)).await
     }
 
     /// Drops what is kept of `table` outside of it, in memory and on disk: for one that is about to be dropped.
@@ -510,9 +523,10 @@ impl Indexes {
         let (table, shared) = (snapshot.identity(), &self.shared);
         shared.catalogs.forget(table);
         shared.fragments.forget(table);
-        shared.unseen.forget(table);
+        shared.unindexed_vectors.forget(table);
+        shared.unindexed_texts.forget(table);
         shared.filtered.forget(table);
-        shared.places.forget(table);
+        shared.positions.forget(table);
         Ok(())
     }
 
@@ -552,57 +566,6 @@ async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
         return Ok(());
     }
     dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
-}
-
-/// Adds what is new to each of `indexes`. One of vectors or texts gets a piece more, or one that takes in the newest
-/// pieces; others become one piece, since where a row was patched Lance would find its former number too.
-async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOptions) -> Result<()> {
-    let mut whole = Vec::new();
-    for Index { name, column, definition, .. } in indexes {
-        match &definition.kind {
-            IndexKind::Vector(_) if vectors(dataset, column).await? == 0 => {}
-            IndexKind::Vector(_) => {
-                let pieces = pieces_to_merge(dataset, name).await?;
-                let options = OptimizeOptions::merge(pieces).index_names(vec![name.clone()]);
-                dataset.optimize_indices(&options).await.map_err(lance_error)?;
-            }
-            kind @ IndexKind::FullText(_) => {
-                // Texts are read again: Lance's merge would take in all pieces that have lost a row.
-                let merged = pieces_to_merge(dataset, name).await?;
-                let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
-                pieces.truncate(pieces.len() - merged);
-                let files = dataset.fragment_bitmap().as_ref() - &segments::covered(dataset, &pieces);
-                let (index_type, params) = params(kind, options)?;
-                segments::build(dataset, name, column, (index_type, params.as_ref()), &files, &silent()).await?;
-            }
-            IndexKind::Scalar(_) => whole.push(name.clone()),
-        }
-    }
-    if whole.is_empty() {
-        return Ok(());
-    }
-    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(whole);
-    dataset.optimize_indices(&options).await.map_err(lance_error)
-}
-
-/// How many of the newest pieces of index `name` are merged with what is new: as many as keep each piece
-/// [`PIECE_RATIO`] times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al.,
-/// 1996). A piece is searched and merged for the files that it covers alone: a row whose column was patched since is in
-/// another one.
-async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
-    let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
-    let covered = |pieces: &[IndexMetadata]| segments::covered(dataset, pieces);
-    let mut newer = segments::rows_of(dataset, &(dataset.fragment_bitmap().as_ref() - &covered(&pieces)));
-    // Lance keeps them in the order in which they were built.
-    pieces.reverse();
-    for (merged, piece) in pieces.iter().enumerate() {
-        let rows = segments::rows_of(dataset, &covered(std::slice::from_ref(piece)));
-        if rows >= newer.saturating_mul(PIECE_RATIO) && pieces.len() - merged < SEGMENTS_MAX {
-            return Ok(merged);
-        }
-        newer += rows;
-    }
-    Ok(pieces.len())
 }
 
 /// Whether `error` may come from an index that cannot be read, so that a search goes on without it.

@@ -28,7 +28,7 @@ pub struct VectorOptions {
     /// How vectors are kept.
     #[serde(default)]
     pub structure: VectorStructure,
-    /// Parts that the vectors are divided into, of which a search looks at some; not for [`VectorStructure::Hnsw`].
+    /// PerFragment that the vectors are divided into, of which a search looks at some; not for [`VectorStructure::Hnsw`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<usize>,
     /// Pieces that product quantisation cuts a vector into; it divides the dimension.
@@ -211,7 +211,7 @@ impl IndexKind {
     }
 
     /// Whether an index of kind `other` finds the same, however it is built.
-    pub(crate) fn same_sort(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_use(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Vector(one), Self::Vector(other)) => one.metric == other.metric,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
@@ -222,6 +222,14 @@ impl IndexKind {
     pub fn metric(&self) -> Option<Metric> {
         match self {
             Self::Vector(options) => Some(options.metric),
+            _ => None,
+        }
+    }
+
+    /// Returns the options of an index that is kept in memory.
+    pub(crate) fn resident_options(&self) -> Option<&VectorOptions> {
+        match self {
+            Self::Vector(options) if self.is_resident() => Some(options),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@
 //! let indexes = Indexes::default();
 //! indexes.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await?;
 //!
-//! // Written after the index was built, and found all the same.
+//! // ParsedQuery after the index was built, and found all the same.
 //! table.upsert(record_batch!(("id", Int64, [3]), ("note", Utf8, ["red cars, red cars"])).unwrap()).await?;
 //! let found = indexes.text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
 //! assert_eq!(found.num_rows(), 2);

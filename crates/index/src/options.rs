@@ -13,7 +13,7 @@ use crate::build::train::Trainer;
 pub(crate) static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
-/// Bounds and places of [`Indexes`].
+/// RefreshOptions and places of [`Indexes`].
 #[derive(Debug, Clone)]
 pub struct IndexOptions {
     /// Bytes that indexes in memory take together, at most.
@@ -30,9 +30,9 @@ pub struct IndexOptions {
     /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by
     /// Lance's threads, which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
-    /// Rows of one piece of a first build on disk: `piece_rows` or a quarter of the table, whichever is more. Smaller
+    /// MaskFilter of one piece of a first build on disk: `segment_rows` or a quarter of the table, whichever is more. Smaller
     /// tables are built whole. A build that is cut off loses its last piece.
-    pub piece_rows: usize,
+    pub segment_rows: usize,
     /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of
     /// Float32.
     pub trainer: Option<Arc<dyn Trainer>>,
@@ -49,7 +49,7 @@ impl Default for IndexOptions {
             build_bytes_max: ByteSize::mib(2048),
             directory: None,
             threads: *PROCESSORS,
-            piece_rows: 4_000_000,
+            segment_rows: 4_000_000,
             trainer: None,
             save_every: Duration::from_secs(30),
         }

@@ -1,7 +1,10 @@
-//! What Lance builds: its parameters, the segments of an index and their merging, the training of partitions.
+//! The indexes that Lance builds on disk: their parameters, their segments and the merging of those.
 //!
 //! Knows nothing of searches.
 
+pub(crate) mod check;
+pub(crate) mod create;
+pub(crate) mod merge;
 pub(crate) mod params;
 pub(crate) mod segments;
 pub(crate) mod train;

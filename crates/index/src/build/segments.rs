@@ -18,19 +18,20 @@ use lance_index::optimize::OptimizeOptions;
 use lance_index::{IndexParams, IndexType};
 use roaring::RoaringBitmap;
 
-use super::watch::Watch;
+use super::params::LanceIndex;
+use super::watch::LanceProgress;
 
 /// So many pieces at most: a search opens each of them, and upkeep adds its own.
-const PIECES_MAX: usize = 4;
+const BUILD_SEGMENTS_MAX: usize = 4;
 
-/// Rows of a piece of an index over `rows` rows; `None` where it is built as one, because there are no more than `rows_max`.
-pub(crate) fn piece_rows(rows: usize, rows_max: usize) -> Option<usize> {
-    (rows > rows_max).then(|| rows_max.max(rows.div_ceil(PIECES_MAX)))
+/// MaskFilter of a piece of an index over `rows` rows; `None` where it is built as one, because there are no more than `rows_max`.
+pub(crate) fn segment_rows(rows: usize, rows_max: usize) -> Option<usize> {
+    (rows > rows_max).then(|| rows_max.max(rows.div_ceil(BUILD_SEGMENTS_MAX)))
 }
 
 /// What came of adding a piece.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Added {
+pub(crate) struct AddedSegment {
     /// How many rows the piece has.
     pub(crate) rows: usize,
     /// Whether there are files that no piece covers.
@@ -38,56 +39,61 @@ pub(crate) struct Added {
 }
 
 /// Makes vector index `name` of `column` without a piece.
-pub(crate) async fn begin(dataset: &mut Dataset, name: &str, column: &str, params: &VectorIndexParams) -> Result<()> {
+pub(crate) async fn begin_vector_index(
+    dataset: &mut Dataset,
+    name: &str,
+    column: &str,
+    params: &VectorIndexParams,
+) -> Result<()> {
     let columns = [column];
     let builder = dataset.create_index_builder(&columns, IndexType::Vector, params as &dyn IndexParams);
     builder.name(name.to_owned()).train(false).await.map(drop).map_err(lance_error)
 }
 
-/// Adds a piece to vector index `name`, of as many whole files as have up to `piece_rows` rows.
-pub(crate) async fn add_vectors(dataset: &mut Dataset, name: &str, piece_rows: usize) -> Result<Added> {
+/// Adds a piece to vector index `name`, of as many whole files as have up to `segment_rows` rows.
+pub(crate) async fn add_vector_segment(dataset: &mut Dataset, name: &str, segment_rows: usize) -> Result<AddedSegment> {
     let mut options = OptimizeOptions::append().index_names(vec![name.to_owned()]);
-    options.max_rows_per_task = Some(piece_rows as u64);
+    options.max_rows_per_task = Some(segment_rows as u64);
     options.max_rows_per_segment = options.max_rows_per_task;
     let plan = plan_optimize_indices(dataset, &options).boxed().await.map_err(lance_error)?;
     let (Some(task), Some(merge)) = (plan.tasks.first(), plan.merges.first()) else {
-        return Ok(Added { rows: 0, is_unfinished: false });
+        return Ok(AddedSegment { rows: 0, is_unfinished: false });
     };
-    let rows = rows_of(dataset, &task.fragments.iter().copied().collect());
-    let piece = task.execute(dataset).boxed().await.map_err(lance_error)?;
-    let piece: Vec<_> = piece.into_iter().collect();
-    let piece = merge.execute(dataset, &piece).boxed().await.map_err(lance_error)?;
-    commit_optimize_indices(dataset, piece.into_iter().collect(), &options).boxed().await.map_err(lance_error)?;
-    Ok(Added { rows, is_unfinished: plan.tasks.len() > 1 })
+    let rows = count_rows(dataset, &task.fragments.iter().copied().collect());
+    let built = task.execute(dataset).boxed().await.map_err(lance_error)?;
+    let built: Vec<_> = built.into_iter().collect();
+    let merged = merge.execute(dataset, &built).boxed().await.map_err(lance_error)?;
+    commit_optimize_indices(dataset, merged.into_iter().collect(), &options).boxed().await.map_err(lance_error)?;
+    Ok(AddedSegment { rows, is_unfinished: plan.tasks.len() > 1 })
 }
 
 /// Builds a piece of index `name` of the rows of `files`, which is not one of vectors. Pieces all of whose files it has go.
-pub(crate) async fn build(
+pub(crate) async fn build_segment(
     dataset: &mut Dataset,
     name: &str,
     column: &str,
-    (index_type, params): (IndexType, &dyn IndexParams),
-    files: &RoaringBitmap,
+    index: &LanceIndex,
+    fragments: &RoaringBitmap,
     progress: &Arc<dyn Progress>,
 ) -> Result<()> {
     let columns = [column];
     let mut builder = dataset
-        .create_index_builder(&columns, index_type, params)
+        .create_index_builder(&columns, index.index_type, index.params.as_ref())
         .name(name.to_owned())
         .replace(true)
-        .fragments(files.iter().collect())
-        .progress(Arc::new(Watch::new(progress, name)));
-    let piece = builder.execute_uncommitted().await.map_err(lance_error)?;
-    dataset.commit_existing_index_segments(name, column, vec![piece]).boxed().await.map_err(lance_error)
+        .fragments(fragments.iter().collect())
+        .progress(Arc::new(LanceProgress::new(progress, name)));
+    let segment = builder.execute_uncommitted().await.map_err(lance_error)?;
+    dataset.commit_existing_index_segments(name, column, vec![segment]).boxed().await.map_err(lance_error)
 }
 
 /// The files of the table that one of `pieces` covers.
-pub(crate) fn covered(dataset: &Dataset, pieces: &[IndexMetadata]) -> RoaringBitmap {
+pub(crate) fn covered(dataset: &Dataset, segments: &[IndexMetadata]) -> RoaringBitmap {
     let all = dataset.fragment_bitmap();
     let mut covered = RoaringBitmap::new();
-    for piece in pieces {
-        match &piece.fragment_bitmap {
-            Some(files) => covered |= files & all.as_ref(),
+    for segment in segments {
+        match &segment.fragment_bitmap {
+            Some(fragments) => covered |= fragments & all.as_ref(),
             None => return all.as_ref().clone(),
         }
     }
@@ -95,42 +101,47 @@ pub(crate) fn covered(dataset: &Dataset, pieces: &[IndexMetadata]) -> RoaringBit
 }
 
 /// A number for `files`, 0 for none.
-pub(crate) fn fingerprint(files: &RoaringBitmap) -> u64 {
-    if files.is_empty() {
+pub(crate) fn fingerprint(fragments: &RoaringBitmap) -> u64 {
+    if fragments.is_empty() {
         return 0;
     }
     let mut hasher = DefaultHasher::new();
-    files.iter().for_each(|file| file.hash(&mut hasher));
+    fragments.iter().for_each(|fragment| fragment.hash(&mut hasher));
     hasher.finish()
 }
 
 /// The first of `files` that have up to `rows` rows together, one at least.
-pub(crate) fn first(dataset: &Dataset, files: &RoaringBitmap, rows: usize) -> RoaringBitmap {
+pub(crate) fn first_fragments(dataset: &Dataset, fragments: &RoaringBitmap, rows: usize) -> RoaringBitmap {
     let (mut chosen, mut taken) = (RoaringBitmap::new(), 0);
-    for file in dataset.fragments().iter().filter(|file| files.contains(file.id as u32)) {
-        taken += file.num_rows().unwrap_or(0);
+    for fragment in dataset.fragments().iter().filter(|fragment| fragments.contains(fragment.id as u32)) {
+        taken += fragment.num_rows().unwrap_or(0);
         if taken > rows && !chosen.is_empty() {
             break;
         }
-        chosen.insert(file.id as u32);
+        chosen.insert(fragment.id as u32);
     }
     chosen
 }
 
 /// How many rows `files` have.
-pub(crate) fn rows_of(dataset: &Dataset, files: &RoaringBitmap) -> usize {
-    let files = dataset.fragments().iter().filter(|file| files.contains(file.id as u32));
-    files.filter_map(|file| file.num_rows()).sum()
+pub(crate) fn count_rows(dataset: &Dataset, fragments: &RoaringBitmap) -> usize {
+    let chosen = dataset.fragments().iter().filter(|fragment| fragments.contains(fragment.id as u32));
+    chosen.filter_map(|fragment| fragment.num_rows()).sum()
+}
+
+/// How many rows have a vector in `column`.
+pub(crate) async fn count_vectors(dataset: &Dataset, column: &str) -> Result<usize> {
+    dataset.count_rows(Some(format!("`{column}` IS NOT NULL"))).await.map_err(lance_error)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::piece_rows;
+    use super::segment_rows;
 
     #[test]
     fn an_index_has_few_pieces_however_large_the_table_is() {
         for (rows, expected) in [(0, None), (100, None), (101, Some(100)), (400, Some(100)), (1_001, Some(251))] {
-            assert_eq!(piece_rows(rows, 100), expected, "{rows}");
+            assert_eq!(segment_rows(rows, 100), expected, "{rows}");
         }
     }
 }

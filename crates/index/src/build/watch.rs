@@ -14,14 +14,14 @@ pub(crate) fn silent() -> Arc<dyn Progress> {
 }
 
 /// The stages of a build by Lance, told to a [`Progress`] under the index's name. Those that a failed build has begun end with it.
-pub(crate) struct Watch {
+pub(crate) struct LanceProgress {
     progress: Arc<dyn Progress>,
     index: String,
     /// Units done, by stage that goes on.
     done: Mutex<HashMap<String, u64>>,
 }
 
-impl Watch {
+impl LanceProgress {
     pub(crate) fn new(progress: &Arc<dyn Progress>, index: &str) -> Self {
         Self { progress: Arc::clone(progress), index: index.to_owned(), done: Mutex::default() }
     }
@@ -40,14 +40,14 @@ impl Watch {
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for LanceProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("LanceProgress").field("index", &self.index).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl IndexBuildProgress for Watch {
+impl IndexBuildProgress for LanceProgress {
     async fn stage_start(&self, stage: &str, total: Option<u64>, _unit: &str) -> lance::Result<()> {
         self.done.lock().insert(stage.to_owned(), 0);
         self.progress.begin(&self.name(stage), total);
@@ -66,7 +66,7 @@ impl IndexBuildProgress for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for LanceProgress {
     fn drop(&mut self) {
         let going_on = std::mem::take(&mut *self.done.lock());
         going_on.keys().for_each(|stage| self.progress.end(&self.name(stage)));

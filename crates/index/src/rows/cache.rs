@@ -23,7 +23,7 @@ pub(crate) struct Cache<V> {
 struct Entry<V> {
     /// The identity of the table, and where it is.
     table: u64,
-    place: String,
+    table_uri: String,
     base: Weak<Dataset>,
     /// Whether it is kept when its base is gone, because the next base can use it.
     is_lasting: bool,
@@ -73,7 +73,7 @@ impl<V> Cache<V> {
         Some(value)
     }
 
-    /// Keeps `value`, which takes `bytes`, as long as the base of `snapshot` is there, in the place of one of the same
+    /// Keeps `value`, which takes `bytes`, as long as the base of `snapshot` is there, in the table_uri of one of the same
     /// name; not one that takes more than there are.
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
         self.add(snapshot, name, value, bytes, false);
@@ -89,15 +89,15 @@ impl<V> Cache<V> {
             return;
         }
         let (table, base) = (snapshot.identity(), snapshot.base());
-        let place = base.uri();
+        let table_uri = base.uri();
         let mut entries = self.entries.lock();
         entries.retain(|entry| {
             let is_replaced = entry.table == table && entry.name == name && (entry.is_gone() || entry.is_of(base));
-            let is_of_former_table = entry.table != table && entry.place == place;
+            let is_of_former_table = entry.table != table && entry.table_uri == table_uri;
             !is_replaced && !is_of_former_table && (entry.is_lasting || !entry.is_gone())
         });
-        let (place, base, name) = (place.to_owned(), Arc::downgrade(base), name.to_owned());
-        entries.push_back(Entry { table, place, base, is_lasting, name, bytes, value: Arc::clone(value) });
+        let (table_uri, base, name) = (table_uri.to_owned(), Arc::downgrade(base), name.to_owned());
+        entries.push_back(Entry { table, table_uri, base, is_lasting, name, bytes, value: Arc::clone(value) });
         while entries.iter().map(|entry| entry.bytes).sum::<usize>() > self.bytes_max {
             entries.pop_front();
         }

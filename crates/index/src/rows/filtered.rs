@@ -9,7 +9,7 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 
 use super::cache::Cache;
-use super::fragments::{Examined, Fragments, Parts, scan};
+use super::fragments::{Examined, Fragments, PerFragment, scan};
 use super::row_set;
 
 /// A filter takes so many bytes for each that it is written with: some are trees.
@@ -17,36 +17,36 @@ const FILTER_BYTES: usize = 16;
 
 /// Filters that were asked for, with the rows of a base that satisfy them.
 #[derive(Debug)]
-pub(crate) struct Filtered {
-    kept: Cache<Satisfying>,
+pub(crate) struct FilterCache {
+    kept: Cache<FilteredBase>,
     examined: Examined,
 }
 
 /// The rows of a base that satisfy a filter, superseded ones too.
 #[derive(Debug)]
-pub(crate) struct Satisfying {
+pub(crate) struct FilteredBase {
     filter: Filter,
     /// How it is written. Two expressions may be written alike.
     pub(crate) text: String,
     /// What the columns are that it names.
     schema: u64,
     /// By fragment; among them are rows that were deleted since they were found.
-    parts: Parts<RowAddrTreeMap>,
+    by_fragment: PerFragment<RowAddrTreeMap>,
     pub(crate) rows: RowAddrTreeMap,
     pub(crate) count: usize,
 }
 
 /// The rows of a snapshot that satisfy a filter.
 #[derive(Debug)]
-pub(crate) struct Wanted {
-    base: Arc<Satisfying>,
+pub(crate) struct FilteredRows {
+    base: Arc<FilteredBase>,
     superseded: Arc<RowAddrTreeMap>,
     changes: RowAddrTreeMap,
     count: usize,
     is_known: bool,
 }
 
-impl Filtered {
+impl FilterCache {
     pub(crate) fn new(bytes_max: usize, examined: Examined) -> Self {
         Self { kept: Cache::new(bytes_max), examined }
     }
@@ -57,14 +57,19 @@ impl Filtered {
     }
 
     /// The rows of `snapshot` that satisfy `filter`, where its base has `fragments`.
-    pub(crate) async fn rows(&self, snapshot: &Snapshot, fragments: &Fragments, filter: &Filter) -> Result<Wanted> {
+    pub(crate) async fn rows(
+        &self,
+        snapshot: &Snapshot,
+        fragments: &Fragments,
+        filter: &Filter,
+    ) -> Result<FilteredRows> {
         let changes = row_set::satisfying_changes(snapshot, filter).await?;
         let text = filter.to_string();
-        let is_it = |known: &Arc<Satisfying>| known.filter == *filter && known.schema == fragments.schema();
+        let is_it = |known: &Arc<FilteredBase>| known.filter == *filter && known.schema == fragments.schema();
         let known = self.kept.last(snapshot, &text).filter(is_it);
         let is_known = known.is_some();
         let base = match known {
-            Some(known) if known.parts.are_of(fragments.all()) => known,
+            Some(known) if known.by_fragment.are_of(fragments.all()) => known,
             known => {
                 let base = Arc::new(self.find(snapshot, fragments, filter, text, known.as_deref()).await?);
                 if snapshot.is_steady(filter)? {
@@ -76,7 +81,7 @@ impl Filtered {
         let superseded = Arc::clone(snapshot.superseded());
         let gone = row_set::count(&(superseded.as_ref().clone() & &base.rows));
         let count = base.count - gone + row_set::count(&changes);
-        Ok(Wanted { base, superseded, changes, count, is_known })
+        Ok(FilteredRows { base, superseded, changes, count, is_known })
     }
 
     /// Finds the rows of the fragments that `known` does not have.
@@ -86,9 +91,9 @@ impl Filtered {
         fragments: &Fragments,
         filter: &Filter,
         text: String,
-        known: Option<&Satisfying>,
-    ) -> Result<Satisfying> {
-        let (mut parts, missing) = Parts::carried(known.map(|known| &known.parts), fragments.all());
+        known: Option<&FilteredBase>,
+    ) -> Result<FilteredBase> {
+        let (mut by_fragment, missing) = PerFragment::carried(known.map(|known| &known.by_fragment), fragments.all());
         let base = snapshot.base();
         let found = match missing.len() {
             0 => RowAddrTreeMap::new(),
@@ -103,24 +108,24 @@ impl Filtered {
         for fragment in missing {
             self.examined.add(row_set::count(fragment.rows()));
             let found = fragment.rows().clone() & &found;
-            parts.push(fragment, found);
+            by_fragment.push(fragment, found);
         }
         let live: Vec<RowAddrTreeMap> =
-            parts.iter().map(|part| part.value.as_ref().clone() & part.fragment.rows()).collect();
+            by_fragment.iter().map(|entry| entry.value.as_ref().clone() & entry.fragment.rows()).collect();
         let rows = RowAddrTreeMap::union_all(&live.iter().collect::<Vec<_>>());
         let count = row_set::count(&rows);
-        Ok(Satisfying { filter: filter.clone(), text, schema: fragments.schema(), parts, rows, count })
+        Ok(FilteredBase { filter: filter.clone(), text, schema: fragments.schema(), by_fragment, rows, count })
     }
 }
 
-impl Satisfying {
+impl FilteredBase {
     fn bytes(&self) -> usize {
-        let parts: usize = self.parts.iter().map(|part| part.value.serialized_size()).sum();
-        parts + self.rows.serialized_size() + FILTER_BYTES * self.text.len()
+        let by_fragment: usize = self.by_fragment.iter().map(|entry| entry.value.serialized_size()).sum();
+        by_fragment + self.rows.serialized_size() + FILTER_BYTES * self.text.len()
     }
 }
 
-impl Wanted {
+impl FilteredRows {
     pub(crate) fn contains(&self, row: u64) -> bool {
         self.base.rows.contains(row) && !self.superseded.contains(row) || self.changes.contains(row)
     }
@@ -149,7 +154,7 @@ impl Wanted {
     }
 
     /// Those of the base, if they were asked for before, and so may be once more: the same value each time.
-    pub(crate) fn repeated(&self) -> Option<&Arc<Satisfying>> {
+    pub(crate) fn repeated(&self) -> Option<&Arc<FilteredBase>> {
         self.is_known.then_some(&self.base)
     }
 }

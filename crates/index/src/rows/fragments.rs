@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenote_base::{Error, Result};
-use cenote_store::{RecordBatches, lance_error};
+use cenote_store::{RecordBatches, Snapshot, lance_error};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::fragment::FileFragment;
@@ -25,7 +25,10 @@ use roaring::RoaringBitmap;
 
 use crate::blocking::blocking;
 
-/// Fragments that are looked at together.
+/// Rows of uncovered fragments, or superseded ones, that searches keep in memory, at most: more are read batch by batch
+/// for each search.
+pub(crate) const UNCOVERED_ROWS_MAX: usize = 100_000;
+/// Fragments that are read concurrently.
 const PARALLEL: usize = 16;
 
 /// Counts rows that were looked at to make what searches keep.
@@ -48,12 +51,12 @@ pub(crate) struct Fragment {
     id: u32,
     /// Its number and the names of its files, which no other fragment of any table has.
     files: Arc<str>,
-    live: Arc<LiveRows>,
+    live: Arc<FragmentRows>,
 }
 
 /// The rows of a fragment that are not deleted.
 #[derive(Debug)]
-struct LiveRows {
+struct FragmentRows {
     deletions: Option<DeletionFile>,
     /// Where in the fragment deleted rows are.
     holes: RoaringBitmap,
@@ -85,7 +88,7 @@ impl Fragments {
             let files = files_of(&file);
             let former = known.get(&*files).map(|fragment| Arc::clone(&fragment.live));
             async move {
-                let live = LiveRows::read(base, &file, former, examined).boxed().await?;
+                let live = FragmentRows::read(base, &file, former, examined).boxed().await?;
                 Ok::<_, Error>(Fragment { id: file.id() as u32, files, live })
             }
         });
@@ -150,12 +153,17 @@ pub(crate) async fn read(base: &Dataset, column: &str, fragment: &Fragment) -> R
     Ok(batches.map_err(lance_error).boxed())
 }
 
+/// Returns the field id of `column`, which a later column of the same name does not share; -1 without such a column.
+pub(crate) fn column_id(snapshot: &Snapshot, column: &str) -> i32 {
+    snapshot.base().schema().field(column).map_or(-1, |field| field.id)
+}
+
 fn files_of(file: &FileFragment) -> Arc<str> {
     let names = file.metadata().files.iter().map(|file| file.path.as_str());
     std::iter::once(file.id().to_string().as_str()).chain(names).collect::<Vec<_>>().join("\0").into()
 }
 
-impl LiveRows {
+impl FragmentRows {
     /// Those of `file`, by those that it had in another version of the base.
     async fn read(
         base: &Dataset,
@@ -189,56 +197,57 @@ impl LiveRows {
     }
 }
 
-/// What was made of the rows of fragments, of each apart.
+/// A value for each of some fragments, made from the rows of that fragment.
 #[derive(Debug)]
-pub(crate) struct Parts<V>(Vec<Made<V>>);
+pub(crate) struct PerFragment<V>(Vec<FragmentEntry<V>>);
 
-/// What was made of the rows of a fragment.
+/// A value made from the rows of one fragment.
 #[derive(Debug)]
-pub(crate) struct Made<V> {
-    /// As it is in the base at hand.
+pub(crate) struct FragmentEntry<V> {
+    /// The fragment as the current base has it.
     pub(crate) fragment: Fragment,
-    /// The rows that it was made of; some may be deleted since.
-    of: Arc<LiveRows>,
+    /// The rows that the value was made from. Some may have been deleted since.
+    source: Arc<FragmentRows>,
     pub(crate) value: Arc<V>,
 }
 
-impl<V> Parts<V> {
-    /// What `known` has of `fragments`, and those of which it has nothing.
+impl<V> PerFragment<V> {
+    /// Takes over the entries of `known` that are valid for `fragments`. Also returns the fragments that have none.
     pub(crate) fn carried(known: Option<&Self>, fragments: &[Fragment]) -> (Self, Vec<Fragment>) {
-        let known: HashMap<&str, &Made<V>> =
-            known.into_iter().flat_map(|known| &known.0).map(|part| (&*part.fragment.files, part)).collect();
-        let (mut parts, mut missing) = (Vec::with_capacity(fragments.len()), Vec::new());
+        let known: HashMap<&str, &FragmentEntry<V>> =
+            known.into_iter().flat_map(|known| &known.0).map(|entry| (&*entry.fragment.files, entry)).collect();
+        let (mut entries, mut missing) = (Vec::with_capacity(fragments.len()), Vec::new());
         for fragment in fragments {
-            // An older base may have rows that were deleted before this was made.
-            let serves = |part: &&&Made<V>| part.of.holes.is_subset(&fragment.live.holes);
+            // An older base may have rows that were deleted before the value was made.
+            let serves = |entry: &&&FragmentEntry<V>| entry.source.holes.is_subset(&fragment.live.holes);
             match known.get(&*fragment.files).filter(serves) {
-                Some(part) => parts.push(Made {
+                Some(entry) => entries.push(FragmentEntry {
                     fragment: fragment.clone(),
-                    of: Arc::clone(&part.of),
-                    value: Arc::clone(&part.value),
+                    source: Arc::clone(&entry.source),
+                    value: Arc::clone(&entry.value),
                 }),
                 None => missing.push(fragment.clone()),
             }
         }
-        (Self(parts), missing)
+        (Self(entries), missing)
     }
 
-    /// Adds what was made of all live rows of `fragment`.
+    /// Adds `value`, made from all live rows of `fragment`.
     pub(crate) fn push(&mut self, fragment: Fragment, value: V) {
-        self.0.push(Made { of: Arc::clone(&fragment.live), fragment, value: Arc::new(value) });
+        self.0.push(FragmentEntry { source: Arc::clone(&fragment.live), fragment, value: Arc::new(value) });
     }
 
-    /// Whether these are of `fragments` as they are, and of no others.
+    /// Returns whether the entries are of exactly `fragments`, with the same live rows.
     pub(crate) fn are_of(&self, fragments: &[Fragment]) -> bool {
-        let known: HashMap<&str, &Arc<LiveRows>> =
-            self.0.iter().map(|part| (&*part.fragment.files, &part.fragment.live)).collect();
+        let known: HashMap<&str, &Arc<FragmentRows>> =
+            self.0.iter().map(|entry| (&*entry.fragment.files, &entry.fragment.live)).collect();
         let is_same =
             |fragment: &Fragment| known.get(&*fragment.files).is_some_and(|live| Arc::ptr_eq(live, &fragment.live));
         self.0.len() == fragments.len() && fragments.iter().all(is_same)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Made<V>> {
+    /// Iterates over the entries.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &FragmentEntry<V>> {
         self.0.iter()
     }
 }

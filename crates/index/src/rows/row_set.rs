@@ -78,10 +78,16 @@ pub(crate) fn ids(rows: &RowAddrTreeMap) -> Result<Vec<u64>> {
 }
 
 /// The rows that a search of an index may find.
-pub(crate) struct Rows(pub(crate) Arc<RowAddrMask>);
+pub(crate) struct MaskFilter(Arc<RowAddrMask>);
+
+impl MaskFilter {
+    pub(crate) fn new(mask: RowAddrMask) -> Self {
+        Self(Arc::new(mask))
+    }
+}
 
 #[async_trait]
-impl PreFilter for Rows {
+impl PreFilter for MaskFilter {
     async fn wait_for_ready(&self) -> lance::Result<()> {
         Ok(())
     }

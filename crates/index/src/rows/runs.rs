@@ -1,4 +1,4 @@
-//! What is made of rows and grows with them.
+//! Rows read into memory, to which later rows are appended.
 
 use std::sync::Arc;
 
@@ -7,75 +7,96 @@ use cenote_base::Result;
 use cenote_store::{ScanRequest, Snapshot, Version};
 
 use super::cache::Cache;
-use super::fragments::Parts;
+use super::fragments::PerFragment;
 use crate::blocking::blocking;
 
-/// What is made of rows, and can be made of more of them.
-pub(crate) trait Part: Clone + Send + Sync + 'static {
-    /// How many rows it holds.
+/// Rows in memory, oldest first.
+pub(crate) trait Run: Clone + Send + Sync + 'static {
+    /// Returns the number of rows.
     fn rows(&self) -> usize;
-    /// About how many bytes it takes.
+    /// Returns the approximate size in bytes.
     fn bytes(&self) -> usize;
-    /// Takes in `more`, whose rows are later ones.
-    fn append(&mut self, more: &Self);
+    /// Appends the rows of `later`, which are newer than all rows of `self`.
+    fn append(&mut self, later: &Self);
 }
 
-/// What was made of the change store, oldest rows first: of those that were there at some version, and maybe are no
-/// more.
+/// Runs, oldest first. Each is about twice as large as the next at least, so that appending copies few rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Runs<V>(Vec<Arc<V>>);
+
+impl<V> Default for Runs<V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<V: Run> Runs<V> {
+    /// Appends `run`, merged with the newest runs that are less than twice as large.
+    pub(crate) fn append(&mut self, mut run: V) {
+        while let Some(last) = self.0.pop_if(|last| last.rows() < 2 * run.rows()) {
+            let mut merged = Arc::unwrap_or_clone(last);
+            merged.append(&run);
+            run = merged;
+        }
+        if run.rows() > 0 {
+            self.0.push(Arc::new(run));
+        }
+    }
+
+    /// Returns the approximate size in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|run| run.bytes()).sum()
+    }
+
+    /// Iterates over the runs, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &V> {
+        self.0.iter().map(Arc::as_ref)
+    }
+}
+
+impl<V: Run> PerFragment<V> {
+    /// Returns the approximate size in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.iter().map(|entry| entry.value.bytes()).sum()
+    }
+}
+
+/// One column of the change store, read up to a version. Rows that are no longer live at that version may be among it.
 #[derive(Debug)]
-pub(crate) struct Changed<V> {
-    to: Version,
-    /// Each about twice as large as the next at least, so that a write copies little.
-    pub(crate) parts: Vec<Arc<V>>,
+pub(crate) struct ChangedRows<V> {
+    version: Version,
+    pub(crate) runs: Runs<V>,
 }
 
-/// `parts`, and `more` of later rows.
-pub(crate) fn with<V: Part>(mut parts: Vec<Arc<V>>, mut more: V) -> Vec<Arc<V>> {
-    while let Some(last) = parts.pop_if(|last| last.rows() < 2 * more.rows()) {
-        let mut merged = Arc::unwrap_or_clone(last);
-        merged.append(&more);
-        more = merged;
+impl<V: Run> ChangedRows<V> {
+    /// Reads `column` in the change store of `snapshot` by `read`: the rows that `cache` does not have under `name`
+    /// from an earlier version.
+    pub(crate) async fn read(
+        cache: &Cache<Self>,
+        snapshot: &Snapshot,
+        mut name: String,
+        column: &str,
+        read: impl FnOnce(Vec<RecordBatch>) -> Result<V> + Send + 'static,
+    ) -> Result<Arc<Self>> {
+        let version = snapshot.version();
+        let mut known = cache.get(snapshot, &name);
+        if known.as_ref().is_some_and(|known| known.version > version) {
+            // A later version may lack rows that are still live at this one.
+            name = format!("{name} {version}");
+            known = cache.get(snapshot, &name);
+        }
+        if let Some(known) = known.as_ref().filter(|known| known.version == version) {
+            return Ok(Arc::clone(known));
+        }
+        let (since, mut runs) = known.map_or_else(Default::default, |known| (known.version, known.runs.clone()));
+        let request = ScanRequest::default().columns([column]).with_row_id();
+        let batches = snapshot.changed_since(since, &request).await?;
+        let append = move || {
+            runs.append(read(batches)?);
+            Ok(Self { version, runs })
+        };
+        let changed = Arc::new(blocking(append).await?);
+        cache.put(snapshot, &name, &changed, changed.runs.bytes());
+        Ok(changed)
     }
-    if more.rows() > 0 {
-        parts.push(Arc::new(more));
-    }
-    parts
-}
-
-/// What `parts` take together.
-pub(crate) fn bytes<V: Part>(parts: &[Arc<V>]) -> usize {
-    parts.iter().map(|part| part.bytes()).sum()
-}
-
-/// And what those of fragments take.
-pub(crate) fn bytes_of<V: Part>(parts: &Parts<V>) -> usize {
-    parts.iter().map(|part| part.value.bytes()).sum()
-}
-
-/// What `read` makes of `column` in the change store: of all rows of this snapshot, and of some that are no more. What
-/// `cache` has of an earlier version under `name` is not read again.
-pub(crate) async fn changed<V: Part>(
-    cache: &Cache<Changed<V>>,
-    snapshot: &Snapshot,
-    mut name: String,
-    column: &str,
-    read: impl FnOnce(Vec<RecordBatch>) -> Result<V> + Send + 'static,
-) -> Result<Arc<Changed<V>>> {
-    let version = snapshot.version();
-    let mut known = cache.get(snapshot, &name);
-    if known.as_ref().is_some_and(|known| known.to > version) {
-        // What is known of a later version lacks rows that are no more there.
-        name = format!("{name} {version}");
-        known = cache.get(snapshot, &name);
-    }
-    if let Some(known) = known.as_ref().filter(|known| known.to == version) {
-        return Ok(Arc::clone(known));
-    }
-    let known = known.unwrap_or_else(|| Arc::new(Changed { to: Version(0), parts: Vec::new() }));
-    let request = ScanRequest::default().columns([column]).with_row_id();
-    let batches = snapshot.changed_since(known.to, &request).await?;
-    let make = move || Ok(Changed { to: version, parts: with(known.parts.clone(), read(batches)?) });
-    let changed = Arc::new(blocking(make).await?);
-    cache.put(snapshot, &name, &changed, bytes(&changed.parts));
-    Ok(changed)
 }

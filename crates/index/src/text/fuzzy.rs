@@ -2,19 +2,26 @@
 
 use std::cmp::Ordering;
 
-use super::plan::Fuzzy;
+use super::plan::FuzzyWord;
 
 /// A fuzzy word stands for so many words at most.
 pub(crate) const EXPANSIONS_MAX: usize = 50;
 
-/// The words that a fuzzy word stands for, each with its weight, and how many rows have the commonest of them.
+/// A word, and how much it counts beside the others that a fuzzy word stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct WeightedWord {
+    pub(crate) word: String,
+    pub(crate) weight: f32,
+}
+
+/// The words that a fuzzy word stands for, and the number of rows that have the commonest of them.
 #[derive(Debug, Default)]
 pub(crate) struct Expansion {
-    pub(crate) words: Vec<(String, f32)>,
+    pub(crate) words: Vec<WeightedWord>,
     pub(crate) rows_with: usize,
 }
 
-impl Fuzzy {
+impl FuzzyWord {
     /// How similar `word` is: 1 less the edits between the two over the letters of the shorter. `None`: not at all, or too
     /// many edits.
     pub(crate) fn similarity(&self, word: &str) -> Option<f32> {
@@ -24,11 +31,13 @@ impl Fuzzy {
     }
 
     /// Those of `words` that are similar, each with its weight: the most similar first, equal ones by the alphabet.
-    pub(crate) fn ranked(&self, words: impl IntoIterator<Item = String>) -> Vec<(String, f32)> {
-        let similar = words.into_iter().filter_map(|word| self.similarity(&word).map(|weight| (word, weight)));
-        let mut ranked: Vec<(String, f32)> = similar.collect();
-        ranked.sort_unstable_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then_with(|| a.0.cmp(&b.0)));
-        ranked.dedup_by(|a, b| a.0 == b.0);
+    pub(crate) fn ranked(&self, words: impl IntoIterator<Item = String>) -> Vec<WeightedWord> {
+        let similar =
+            words.into_iter().filter_map(|word| self.similarity(&word).map(|weight| WeightedWord { word, weight }));
+        let mut ranked: Vec<WeightedWord> = similar.collect();
+        let by_weight = |a: &WeightedWord, b: &WeightedWord| b.weight.partial_cmp(&a.weight).unwrap_or(Ordering::Equal);
+        ranked.sort_unstable_by(|a, b| by_weight(a, b).then_with(|| a.word.cmp(&b.word)));
+        ranked.dedup_by(|a, b| a.word == b.word);
         ranked
     }
 }
@@ -82,9 +91,9 @@ mod tests {
 
     #[test]
     fn the_most_similar_word_comes_first() {
-        let fuzzy = Fuzzy { term: "abc".to_owned(), edits: 2 };
+        let fuzzy = FuzzyWord { term: "abc".to_owned(), edits: 2 };
         let words = ["abcd", "abc", "abx", "x", "abcde", "a", "xyc"].map(str::to_owned);
-        let ranked: Vec<String> = fuzzy.ranked(words).into_iter().map(|(word, _)| word).collect();
+        let ranked: Vec<String> = fuzzy.ranked(words).into_iter().map(|ranked| ranked.word).collect();
         // `a` is two edits away and has one letter.
         assert_eq!(ranked, ["abc", "abcd", "abx", "abcde", "xyc"]);
     }

@@ -12,12 +12,11 @@ use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::inverted::MemBM25Scorer;
 use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, Tokens};
 
-use super::fuzzy::Expansion;
-use super::parse::{Fit, Group};
-use super::plan::{Node, Plan};
-use super::segment::Segment;
+use super::parse::{Group, WordRule};
+use super::plan::{Node, TextPlan};
+use super::segment::{ScoredExpansion, TextSegment};
 use crate::hits::K_MAX;
-use crate::rows::row_set::Rows;
+use crate::rows::row_set::MaskFilter;
 
 /// So many rows beyond k are asked for, to see ties at the end of the result.
 const TIES_MIN: usize = 16;
@@ -25,16 +24,16 @@ const TIES_MIN: usize = 16;
 type Scores = Vec<(u64, f32)>;
 
 /// A search in one part of an index. All rows are scored by the statistics of the whole column, which the scorers have.
-pub(crate) struct Matches<'a> {
-    pub(crate) segment: &'a Segment,
-    pub(crate) plan: &'a Plan,
+pub(crate) struct SegmentSearch<'a> {
+    pub(crate) segment: &'a TextSegment,
+    pub(crate) plan: &'a TextPlan,
     /// Weighs the plan's terms.
     pub(crate) exact: &'a MemBM25Scorer,
     /// What each fuzzy word stands for, and what weighs it.
-    pub(crate) expansions: &'a [(Expansion, MemBM25Scorer)],
+    pub(crate) expansions: &'a [ScoredExpansion],
 }
 
-impl Matches<'_> {
+impl SegmentSearch<'_> {
     /// The best rows of those that `mask` selects: k at least, and those that score as the last of them does.
     pub(crate) async fn best(&self, mut mask: RowAddrMask, k: usize) -> Result<Scores> {
         let mut node = &self.plan.root;
@@ -48,7 +47,7 @@ impl Matches<'_> {
         let mut limit = k.saturating_add(TIES_MIN).min(K_MAX);
         loop {
             let mut found = match node {
-                Node::Words(terms, fit) => self.words(terms, *fit, &mask, Some(limit)).await?,
+                Node::Words(terms, rule) => self.words(terms, *rule, &mask, Some(limit)).await?,
                 Node::Phrase(phrase) => self.phrase(*phrase, &mask, Some(limit)).await?,
                 Node::Fuzzy(_) | Node::Group(_) => return self.all(node, mask).await,
             };
@@ -67,7 +66,7 @@ impl Matches<'_> {
     fn all<'b>(&'b self, node: &'b Node, mask: RowAddrMask) -> BoxFuture<'b, Result<Scores>> {
         async move {
             match node {
-                Node::Words(terms, fit) => self.words(terms, *fit, &mask, None).await,
+                Node::Words(terms, rule) => self.words(terms, *rule, &mask, None).await,
                 Node::Phrase(phrase) => self.phrase(*phrase, &mask, None).await,
                 Node::Fuzzy(fuzzy) => self.fuzzy(*fuzzy, &mask).await,
                 Node::Group(group) => self.group(group, mask).await,
@@ -76,26 +75,26 @@ impl Matches<'_> {
         .boxed()
     }
 
-    async fn words(&self, terms: &[usize], fit: Fit, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
+    async fn words(&self, terms: &[usize], rule: WordRule, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
         let tokens = self.plan.tokens(terms.iter().map(|term| &self.plan.terms[*term]));
-        let operator = if fit == Fit::AnyWord { Operator::Or } else { Operator::And };
+        let operator = if rule == WordRule::AnyWord { Operator::Or } else { Operator::And };
         self.search(tokens, operator, FtsSearchParams::new().with_limit(limit), self.exact, mask).await
     }
 
     async fn phrase(&self, phrase: usize, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
-        let tokens = Arc::clone(&self.plan.phrases[phrase].0);
+        let tokens = Arc::clone(&self.plan.phrases[phrase].tokens);
         let params = FtsSearchParams::new().with_limit(limit).with_phrase_slop(Some(0));
         self.search(tokens, Operator::And, params, self.exact, mask).await
     }
 
     async fn fuzzy(&self, fuzzy: usize, mask: &RowAddrMask) -> Result<Scores> {
-        let (expansion, scorer) = &self.expansions[fuzzy];
-        let mut sum = Sum::default();
+        let ScoredExpansion { expansion, scorer } = &self.expansions[fuzzy];
+        let mut sum = ScoreSums::default();
         // Words of one weight are searched for at once.
-        for alike in expansion.words.chunk_by(|a, b| a.1 == b.1) {
-            let tokens = self.plan.tokens(alike.iter().map(|(word, _)| word));
+        for alike in expansion.words.chunk_by(|a, b| a.weight == b.weight) {
+            let tokens = self.plan.tokens(alike.iter().map(|weighted| &weighted.word));
             let found = self.search(tokens, Operator::Or, FtsSearchParams::new(), scorer, mask).await?;
-            sum.add(found, alike[0].1);
+            sum.add(found, alike[0].weight);
         }
         Ok(sum.into_scores())
     }
@@ -104,7 +103,7 @@ impl Matches<'_> {
         let mut must: Vec<&Node> = group.must.iter().collect();
         // The rarest first: what comes after looks at its rows alone.
         must.sort_by_cached_key(|node| self.rows_max(node));
-        let mut sum = Sum::default();
+        let mut sum = ScoreSums::default();
         for node in &must {
             let found = self.all(node, mask).await?;
             mask = RowAddrMask::from_allowed(found.iter().map(|(row_id, _)| *row_id).collect());
@@ -133,11 +132,11 @@ impl Matches<'_> {
     fn rows_max(&self, node: &Node) -> usize {
         let rows_with = |term: &usize| self.exact.num_docs_containing_token(&self.plan.terms[*term]);
         match node {
-            Node::Words(terms, Fit::AnyWord) => terms.iter().map(rows_with).sum(),
-            Node::Words(terms, Fit::AllWords) => terms.iter().map(rows_with).min().unwrap_or(0),
-            Node::Phrase(phrase) => self.plan.phrases[*phrase].1.iter().map(rows_with).min().unwrap_or(0),
+            Node::Words(terms, WordRule::AnyWord) => terms.iter().map(rows_with).sum(),
+            Node::Words(terms, WordRule::AllWords) => terms.iter().map(rows_with).min().unwrap_or(0),
+            Node::Phrase(phrase) => self.plan.phrases[*phrase].terms.iter().map(rows_with).min().unwrap_or(0),
             Node::Fuzzy(fuzzy) => {
-                let expansion = &self.expansions[*fuzzy].0;
+                let expansion = &self.expansions[*fuzzy].expansion;
                 expansion.rows_with * expansion.words.len()
             }
             Node::Group(Group { must, should, .. }) => {
@@ -155,7 +154,7 @@ impl Matches<'_> {
         scorer: &MemBM25Scorer,
         mask: &RowAddrMask,
     ) -> Result<Scores> {
-        let rows = Arc::new(Rows(Arc::new(mask.clone())));
+        let rows = Arc::new(MaskFilter::new(mask.clone()));
         let (params, metrics) = (Arc::new(params), Arc::new(NoOpMetricsCollector));
         let found = self.segment.index.bm25_search(tokens, params, operator, rows, metrics, Some(scorer)).await;
         let (row_ids, scores) = found.map_err(lance_error)?;
@@ -165,9 +164,9 @@ impl Matches<'_> {
 
 /// The sums of rows' scores.
 #[derive(Default)]
-struct Sum(HashMap<u64, f32>);
+struct ScoreSums(HashMap<u64, f32>);
 
-impl Sum {
+impl ScoreSums {
     fn add(&mut self, scores: Scores, weight: f32) {
         for (row_id, score) in scores {
             *self.0.entry(row_id).or_insert(0.0) += weight * score;

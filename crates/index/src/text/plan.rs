@@ -8,13 +8,13 @@ use cenote_store::lance_error;
 use lance_index::scalar::inverted::query::{MatchQuery, Tokens, try_collect_query_tokens};
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::{DocType, LanceTokenizer};
 
-use super::parse::{EDITS_MAX, Fit, Group, Written};
+use super::parse::{EDITS_MAX, Group, ParsedQuery, WordRule};
 
 /// What rows must fit, by the terms of an index.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
     /// Any or all of these of the plan's terms.
-    Words(Vec<usize>, Fit),
+    Words(Vec<usize>, WordRule),
     /// This one of the plan's phrases.
     Phrase(usize),
     /// This one of the plan's fuzzy words.
@@ -24,29 +24,38 @@ pub(crate) enum Node {
 
 /// A fuzzy word: as the index would keep it, and in how many letters another may differ.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Fuzzy {
+pub(crate) struct FuzzyWord {
     pub(crate) term: String,
     pub(crate) edits: u32,
 }
 
+/// A phrase: its words with their positions, and the indexes of those words among the terms of the plan.
+pub(crate) struct Phrase {
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) terms: Vec<usize>,
+}
+
 /// A query whose words were read as an index reads them.
-pub(crate) struct Plan {
+pub(crate) struct TextPlan {
     pub(crate) root: Node,
     /// The exact words, each once.
     pub(crate) terms: Vec<String>,
-    /// Of each phrase its words, and which of the terms they are.
-    pub(crate) phrases: Vec<(Arc<Tokens>, Vec<usize>)>,
-    pub(crate) fuzzy: Vec<Fuzzy>,
+    pub(crate) phrases: Vec<Phrase>,
+    pub(crate) fuzzy: Vec<FuzzyWord>,
     pub(crate) token_type: DocType,
 }
 
-impl Plan {
+impl TextPlan {
     /// Reads `query` by `tokenizer`; `None` when it has stop words only.
-    pub(crate) fn read(query: &Written, fit: Fit, tokenizer: &mut Box<dyn LanceTokenizer>) -> Result<Option<Self>> {
+    pub(crate) fn read(
+        query: &ParsedQuery,
+        rule: WordRule,
+        tokenizer: &mut Box<dyn LanceTokenizer>,
+    ) -> Result<Option<Self>> {
         let token_type = tokenizer.doc_type();
-        let mut reader = Reader { fit, tokenizer, terms: HashMap::new(), phrases: Vec::new(), fuzzy: Vec::new() };
+        let mut reader = PlanReader { rule, tokenizer, terms: HashMap::new(), phrases: Vec::new(), fuzzy: Vec::new() };
         let Some(root) = reader.read(query)? else { return Ok(None) };
-        let Reader { terms, phrases, fuzzy, .. } = reader;
+        let PlanReader { terms, phrases, fuzzy, .. } = reader;
         let mut terms: Vec<(usize, String)> = terms.into_iter().map(|(term, at)| (at, term)).collect();
         terms.sort_unstable();
         let terms = terms.into_iter().map(|(_, term)| term).collect();
@@ -59,58 +68,58 @@ impl Plan {
     }
 }
 
-struct Reader<'a> {
-    fit: Fit,
+struct PlanReader<'a> {
+    rule: WordRule,
     tokenizer: &'a mut Box<dyn LanceTokenizer>,
     terms: HashMap<String, usize>,
-    phrases: Vec<(Arc<Tokens>, Vec<usize>)>,
-    fuzzy: Vec<Fuzzy>,
+    phrases: Vec<Phrase>,
+    fuzzy: Vec<FuzzyWord>,
 }
 
-impl Reader<'_> {
-    fn read(&mut self, query: &Written) -> Result<Option<Node>> {
+impl PlanReader<'_> {
+    fn read(&mut self, query: &ParsedQuery) -> Result<Option<Node>> {
         Ok(match query {
-            Written::Words(text) => {
+            ParsedQuery::Words(text) => {
                 let tokens = self.tokens(text)?;
-                words(self.terms_of(&tokens), self.fit)
+                words(self.terms_of(&tokens), self.rule)
             }
-            Written::Phrase(text) => {
+            ParsedQuery::Phrase(text) => {
                 let tokens = self.tokens(text)?;
                 let terms = self.terms_of(&tokens);
                 (!terms.is_empty()).then(|| {
-                    self.phrases.push((Arc::new(tokens), terms));
+                    self.phrases.push(Phrase { tokens: Arc::new(tokens), terms });
                     Node::Phrase(self.phrases.len() - 1)
                 })
             }
-            Written::Fuzzy(text, edits) => {
+            ParsedQuery::Fuzzy(text, edits) => {
                 let tokens = self.tokens(text)?;
                 let parts = tokens.into_iter().map(|term| self.fuzzy(term, *edits)).collect();
-                group(match self.fit {
-                    Fit::AnyWord => Group { should: parts, ..Group::default() },
-                    Fit::AllWords => Group { must: parts, ..Group::default() },
+                group(match self.rule {
+                    WordRule::AnyWord => Group { should: parts, ..Group::default() },
+                    WordRule::AllWords => Group { must: parts, ..Group::default() },
                 })
             }
-            Written::Group(written) => group(Group {
-                must: self.read_all(&written.must, Fit::AllWords)?,
-                should: self.read_all(&written.should, Fit::AnyWord)?,
-                must_not: self.read_all(&written.must_not, Fit::AnyWord)?,
+            ParsedQuery::Group(written) => group(Group {
+                must: self.read_all(&written.must, WordRule::AllWords)?,
+                should: self.read_all(&written.should, WordRule::AnyWord)?,
+                must_not: self.read_all(&written.must_not, WordRule::AnyWord)?,
             }),
         })
     }
 
     /// The words of `parts` that are joined as the parts are become one node, with each of them once.
-    fn read_all(&mut self, parts: &[Written], fit: Fit) -> Result<Vec<Node>> {
+    fn read_all(&mut self, parts: &[ParsedQuery], rule: WordRule) -> Result<Vec<Node>> {
         let (mut terms, mut others) = (Vec::new(), Vec::new());
         for part in parts {
             match (part, self.read(part)?) {
                 (_, None) => {}
-                (Written::Words(_), Some(Node::Words(more, its))) if its == fit || more.len() == 1 => {
+                (ParsedQuery::Words(_), Some(Node::Words(more, its))) if its == rule || more.len() == 1 => {
                     terms.extend(more)
                 }
                 (_, Some(other)) => others.push(other),
             }
         }
-        Ok(words(terms, fit).into_iter().chain(others).collect())
+        Ok(words(terms, rule).into_iter().chain(others).collect())
     }
 
     fn tokens(&mut self, text: &str) -> Result<Tokens> {
@@ -130,9 +139,9 @@ impl Reader<'_> {
         let edits = edits.unwrap_or_else(|| MatchQuery::auto_fuzziness(&term)).min(EDITS_MAX);
         // A word without a letter in common is not similar.
         if edits == 0 || term.chars().nth(1).is_none() {
-            return Node::Words(vec![self.term(&term)], self.fit);
+            return Node::Words(vec![self.term(&term)], self.rule);
         }
-        self.fuzzy.push(Fuzzy { term, edits });
+        self.fuzzy.push(FuzzyWord { term, edits });
         Node::Fuzzy(self.fuzzy.len() - 1)
     }
 }
@@ -147,8 +156,8 @@ fn group(Group { mut must, mut should, must_not }: Group<Node>) -> Option<Node> 
     }
 }
 
-fn words(mut terms: Vec<usize>, fit: Fit) -> Option<Node> {
+fn words(mut terms: Vec<usize>, rule: WordRule) -> Option<Node> {
     let mut known = HashSet::new();
     terms.retain(|term| known.insert(*term));
-    (!terms.is_empty()).then_some(Node::Words(terms, fit))
+    (!terms.is_empty()).then_some(Node::Words(terms, rule))
 }

@@ -16,20 +16,21 @@ use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer
 use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
 
-use super::fuzzy::{EXPANSIONS_MAX, Expansion};
-use super::matches::Matches;
-use super::parse::{Fit, Written, escape, parse};
-use super::plan::{Fuzzy, Plan};
-use super::segment::{Segment, Statistics};
-use super::texts::{LateRows, Texts};
-use super::unindexed::{LATE_ROWS_MAX, Superseded, TextIndex};
+use super::fuzzy::{EXPANSIONS_MAX, Expansion, WeightedWord};
+use super::matches::SegmentSearch;
+use super::parse::{ParsedQuery, WordRule, escape, parse};
+use super::plan::{FuzzyWord, TextPlan};
+use super::segment::{Statistics, TextSegment};
+use super::texts::{Texts, UnindexedMatches};
+use super::unindexed::{OpenTextIndex, SupersededTexts};
 use crate::blocking::blocking;
 use crate::build::params::text_params;
-use crate::catalog::{Catalog, Index, Live};
+use crate::catalog::{Catalog, Coverage, Index};
 use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
 use crate::indexes::{Indexes, is_of_index, unreadable};
 use crate::kind::IndexKind;
-use crate::rows::filtered::Wanted;
+use crate::rows::filtered::FilteredRows;
+use crate::rows::fragments::UNCOVERED_ROWS_MAX;
 use crate::rows::row_set;
 
 /// A search for the rows whose text fits a query best.
@@ -114,16 +115,16 @@ impl Indexes {
         check_k(query.k)?;
         let catalog = self.catalog(snapshot).await?;
         let indexes = text_indexes(snapshot, &catalog, query.column.as_deref())?;
-        let fit = if query.all_words { Fit::AllWords } else { Fit::AnyWord };
-        let written = parse(&query.query, fit)?;
-        let wanted = match &query.filter {
-            Some(filter) => Some(self.wanted(snapshot, filter).await?),
+        let rule = if query.all_words { WordRule::AllWords } else { WordRule::AnyWord };
+        let written = parse(&query.query, rule)?;
+        let filtered = match &query.filter {
+            Some(filter) => Some(self.filtered(snapshot, filter).await?),
             None => None,
         };
         // A row ranks by its best column.
         let mut best: HashMap<u64, f32> = HashMap::new();
         for index in indexes {
-            let search = ColumnSearch { indexes: self, snapshot, index, wanted: wanted.as_ref(), k: query.k, fit };
+            let search = ColumnSearch { indexes: self, snapshot, index, filtered: filtered.as_ref(), k: query.k, rule };
             for (row_id, score) in search.run(&written).await? {
                 let best = best.entry(row_id).or_insert(score);
                 *best = best.max(score);
@@ -153,71 +154,78 @@ struct ColumnSearch<'a> {
     snapshot: &'a Snapshot,
     index: &'a Index,
     /// The rows that satisfy the filter.
-    wanted: Option<&'a Wanted>,
+    filtered: Option<&'a FilteredRows>,
     k: usize,
     /// How words side by side are joined.
-    fit: Fit,
+    rule: WordRule,
 }
 
 impl ColumnSearch<'_> {
     /// At least the best k rows. All rows are scored by the statistics of all that are live, whatever the filter and
     /// wherever they are, so that a row keeps its score when it is folded or indexed.
-    async fn run(&self, query: &Written) -> Result<Vec<(u64, f32)>> {
+    async fn run(&self, query: &ParsedQuery) -> Result<Vec<(u64, f32)>> {
         match self.run_by(self.open().await?, query).await {
             Err(error) if is_of_index(&error) => {
                 unreadable(&self.index.name, &error);
-                self.run_by(Arc::new(self.all_late().await?), query).await
+                self.run_by(Arc::new(self.without_segments().await?), query).await
             }
             found => found,
         }
     }
 
-    async fn run_by(&self, opened: Arc<TextIndex>, query: &Written) -> Result<Vec<(u64, f32)>> {
+    async fn run_by(&self, opened: Arc<OpenTextIndex>, query: &ParsedQuery) -> Result<Vec<(u64, f32)>> {
         let mut tokenizer = match (opened.segments.first(), &self.index.definition.kind) {
             (Some(segment), _) => segment.index.tokenizer(),
             (None, IndexKind::FullText(options)) => text_params(options)?.build().map_err(lance_error)?,
             (None, _) => return Err(Error::internal(format!("index `{}` is no full-text index", self.index.name))),
         };
-        let Some(plan) = Plan::read(query, self.fit, &mut tokenizer)? else { return Ok(Vec::new()) };
+        let Some(plan) = TextPlan::read(query, self.rule, &mut tokenizer)? else { return Ok(Vec::new()) };
         let plan = Arc::new(plan);
-        let late = self.read_late(&opened, LateRows::new(Arc::clone(&plan)), tokenizer.as_ref()).await?;
+        let uncovered =
+            self.read_unindexed(&opened, UnindexedMatches::new(Arc::clone(&plan)), tokenizer.as_ref()).await?;
         let indexed = self.indexed(&opened, tokenizer.as_ref()).await?;
-        let mut statistics = late.statistics();
+        let mut statistics = uncovered.statistics();
         statistics.add(&indexed.statistics(&plan.terms).await?);
         let exact = statistics.scorer(&plan.terms);
         let mut expansions = Vec::with_capacity(plan.fuzzy.len());
         for fuzzy in &plan.fuzzy {
-            let expansion = self.expand(fuzzy, &plan, &indexed, &late).await?;
-            let scorer = statistics.fuzzy_scorer(&expansion);
-            expansions.push((expansion, scorer));
+            let expansion = self.expand(fuzzy, &plan, &indexed, &uncovered).await?;
+            expansions.push(statistics.score_expansion(expansion));
         }
-        let is_wanted = |row_id: u64| self.wanted.is_none_or(|wanted| wanted.contains(row_id));
-        let mut found = late.scores(&exact, &expansions);
-        found.retain(|(row_id, _)| is_wanted(*row_id));
+        let is_match = |row_id: u64| self.filtered.is_none_or(|filtered| filtered.contains(row_id));
+        let mut found = uncovered.scores(&exact, &expansions);
+        found.retain(|(row_id, _)| is_match(*row_id));
         for segment in &opened.segments {
-            let matches = Matches { segment, plan: &plan, exact: &exact, expansions: &expansions };
+            let matches = SegmentSearch { segment, plan: &plan, exact: &exact, expansions: &expansions };
             found.extend(matches.best(self.mask(segment), self.k).await?);
         }
         Ok(found)
     }
 
     /// What `fuzzy` stands for: the most similar words that live rows have.
-    async fn expand(&self, fuzzy: &Fuzzy, plan: &Plan, indexed: &Indexed<'_>, late: &LateRows) -> Result<Expansion> {
-        let late = late.words();
-        let mut words: Vec<String> = late.keys().map(|word| (*word).to_owned()).collect();
+    async fn expand(
+        &self,
+        fuzzy: &FuzzyWord,
+        plan: &TextPlan,
+        indexed: &Indexed<'_>,
+        uncovered: &UnindexedMatches,
+    ) -> Result<Expansion> {
+        let uncovered = uncovered.words();
+        let mut words: Vec<String> = uncovered.keys().map(|word| (*word).to_owned()).collect();
         for segment in indexed.segments {
             words.extend(segment.similar(fuzzy, plan.token_type.clone()).await?);
         }
         let mut expansion = Expansion::default();
         // An index may also have words of rows that are gone, which do not count.
         for ranked in fuzzy.ranked(words).chunks(EXPANSIONS_MAX) {
-            let (words, weights): (Vec<String>, Vec<f32>) = ranked.iter().cloned().unzip();
-            let rows_with = words.iter().map(|word| late.get(word.as_str()).copied().unwrap_or(0)).collect();
+            let (words, weights): (Vec<String>, Vec<f32>) =
+                ranked.iter().map(|ranked| (ranked.word.clone(), ranked.weight)).unzip();
+            let rows_with = words.iter().map(|word| uncovered.get(word.as_str()).copied().unwrap_or(0)).collect();
             let mut statistics = Statistics { rows: 0, words: 0, rows_with };
             statistics.add(&indexed.statistics(&words).await?);
             for ((word, weight), rows_with) in words.into_iter().zip(weights).zip(statistics.rows_with) {
                 if rows_with > 0 && expansion.words.len() < EXPANSIONS_MAX {
-                    expansion.words.push((word, weight));
+                    expansion.words.push(WeightedWord { word, weight });
                     expansion.rows_with = expansion.rows_with.max(rows_with);
                 }
             }
@@ -229,91 +237,92 @@ impl ColumnSearch<'_> {
     }
 
     /// What `opened` has of the live rows.
-    async fn indexed<'b>(&'b self, opened: &'b TextIndex, tokenizer: &dyn LanceTokenizer) -> Result<Indexed<'b>> {
+    async fn indexed<'b>(&'b self, opened: &'b OpenTextIndex, tokenizer: &dyn LanceTokenizer) -> Result<Indexed<'b>> {
         let (snapshot, index, superseded) = (self.snapshot, self.index, self.snapshot.superseded().as_ref());
         let mut texts = None;
         if !superseded.is_empty() && !opened.segments.is_empty() {
-            let (unseen, name, column) = (self.indexes.unseen(), &index.name, &index.column);
-            texts = Some(unseen.superseded_texts(snapshot, name, column, tokenizer, &opened.late).await?);
+            let (cache, name, column) = (self.indexes.unindexed_texts(), &index.name, &index.column);
+            texts = Some(cache.superseded(snapshot, name, column, tokenizer, &opened.uncovered).await?);
         }
         Ok(Indexed { segments: &opened.segments, superseded, texts })
     }
 
     /// The rows of `segment` that the search may find.
-    fn mask(&self, segment: &Segment) -> RowAddrMask {
+    fn mask(&self, segment: &TextSegment) -> RowAddrMask {
         let superseded = self.snapshot.superseded().as_ref();
-        match self.wanted {
-            Some(wanted) => RowAddrMask::from_allowed((segment.live.clone() & wanted.base()) - superseded),
+        match self.filtered {
+            Some(filtered) => RowAddrMask::from_allowed((segment.live.clone() & filtered.base()) - superseded),
             None if segment.is_whole() => RowAddrMask::from_block(superseded.clone()),
             None => RowAddrMask::from_allowed(segment.live.clone() - superseded),
         }
     }
 
     /// The parts of the index, and the rows of the base that none of them has seen.
-    async fn open(&self) -> Result<Arc<TextIndex>> {
-        let unseen = self.indexes.unseen();
-        if let Some(known) = unseen.text_indexes.get(self.snapshot, &self.index.name) {
+    async fn open(&self) -> Result<Arc<OpenTextIndex>> {
+        let cache = self.indexes.unindexed_texts();
+        if let Some(known) = cache.opened.get(self.snapshot, &self.index.name) {
             return Ok(known);
         }
-        let Some(built) = &self.index.built else { return Ok(Arc::new(self.all_late().await?)) };
+        let Some(built) = &self.index.built else { return Ok(Arc::new(self.without_segments().await?)) };
         let fragments = self.indexes.fragments(self.snapshot).await?;
-        let live = built.live(&fragments).await?;
-        let pieces = built.pieces(&fragments).await?;
+        let coverage = built.coverage(&fragments).await?;
+        let live_by_segment = built.live_by_segment(&fragments).await?;
         let mut segments = Vec::with_capacity(built.segments.len());
-        for (part, live) in built.segments.iter().zip(pieces.iter()) {
-            match self.open_segment(part, live).await {
+        for (metadata, live) in built.segments.iter().zip(live_by_segment.iter()) {
+            match self.open_segment(metadata, live).await {
                 Ok(segment) => segments.push(segment),
                 Err(error) if is_of_index(&error) => {
                     unreadable(&self.index.name, &error);
-                    return Ok(Arc::new(self.all_late().await?));
+                    return Ok(Arc::new(self.without_segments().await?));
                 }
                 Err(error) => return Err(error),
             }
         }
-        let (late, late_fragments) = (live.late.clone(), live.late_fragments.clone());
+        let (uncovered, uncovered_fragments) = (coverage.uncovered.clone(), coverage.uncovered_fragments.clone());
         // A segment tells how it reads texts.
-        let reading = built.segments.first().map_or_else(|| self.reading(), |first| first.uuid.to_string());
-        let opened = Arc::new(TextIndex { segments, late, late_fragments, reading });
-        let bytes = opened.segments.iter().map(Segment::bytes).sum::<usize>() + opened.late.serialized_size();
-        unseen.text_indexes.put(self.snapshot, &self.index.name, &opened, bytes);
+        let tokenizer_key = built.segments.first().map_or_else(|| self.tokenizer_key(), |first| first.uuid.to_string());
+        let opened = Arc::new(OpenTextIndex { segments, uncovered, uncovered_fragments, tokenizer_key });
+        let bytes = opened.segments.iter().map(TextSegment::bytes).sum::<usize>() + opened.uncovered.serialized_size();
+        cache.opened.put(self.snapshot, &self.index.name, &opened, bytes);
         Ok(opened)
     }
 
-    async fn open_segment(&self, part: &IndexMetadata, live: &RowAddrTreeMap) -> Result<Segment> {
+    async fn open_segment(&self, metadata: &IndexMetadata, live: &RowAddrTreeMap) -> Result<TextSegment> {
         let base = self.snapshot.base();
-        let opened = base.open_scalar_index(&self.index.column, &part.uuid, &NoOpMetricsCollector).await;
+        let opened = base.open_scalar_index(&self.index.column, &metadata.uuid, &NoOpMetricsCollector).await;
         let opened = opened.map_err(lance_error)?;
         let inverted = opened.as_any().downcast_ref::<InvertedIndex>();
         let inverted =
             inverted.ok_or_else(|| Error::corrupt(format!("index `{}` is no full-text index", self.index.name)))?;
-        let rows = self.indexes.unseen().segment_rows(self.snapshot, part).await?;
-        Ok(Segment::new(Arc::new(inverted.clone()), rows, live.clone()))
+        let rows = self.indexes.unindexed_texts().indexed_rows(self.snapshot, metadata).await?;
+        Ok(TextSegment::new(Arc::new(inverted.clone()), rows, live.clone()))
     }
 
     /// Stands for how texts are read where no segment tells it.
-    fn reading(&self) -> String {
+    fn tokenizer_key(&self) -> String {
         format!("{:?}", self.index.definition.kind)
     }
 
     /// As if there were no index.
-    async fn all_late(&self) -> Result<TextIndex> {
+    async fn without_segments(&self) -> Result<OpenTextIndex> {
         let fragments = self.indexes.fragments(self.snapshot).await?;
-        let Live { late, late_fragments, .. } = Live::new(&fragments, RoaringBitmap::new()).await?;
-        Ok(TextIndex { segments: Vec::new(), late, late_fragments, reading: self.reading() })
+        let Coverage { uncovered, uncovered_fragments, .. } = Coverage::new(&fragments, RoaringBitmap::new()).await?;
+        Ok(OpenTextIndex { segments: Vec::new(), uncovered, uncovered_fragments, tokenizer_key: self.tokenizer_key() })
     }
 
     /// What `opened` has not seen of the base, and the change store.
-    async fn read_late(
+    async fn read_unindexed(
         &self,
-        opened: &TextIndex,
-        mut rows: LateRows,
+        opened: &OpenTextIndex,
+        mut rows: UnindexedMatches,
         tokenizer: &dyn LanceTokenizer,
-    ) -> Result<LateRows> {
+    ) -> Result<UnindexedMatches> {
         let (snapshot, index) = (self.snapshot, self.index);
-        let (unseen, superseded) = (self.indexes.unseen(), snapshot.superseded().as_ref());
-        let late = row_set::count(&opened.late);
-        if late > LATE_ROWS_MAX {
-            let mut batches = row_set::read(snapshot.base(), &index.column, opened.late.clone() - superseded).await?;
+        let (cache, superseded) = (self.indexes.unindexed_texts(), snapshot.superseded().as_ref());
+        let uncovered = row_set::count(&opened.uncovered);
+        if uncovered > UNCOVERED_ROWS_MAX {
+            let mut batches =
+                row_set::read(snapshot.base(), &index.column, opened.uncovered.clone() - superseded).await?;
             while let Some(batch) = batches.try_next().await? {
                 let mut tokenizer = tokenizer.box_clone();
                 let read = move || {
@@ -322,16 +331,16 @@ impl ColumnSearch<'_> {
                 };
                 rows.add(&blocking(read).await?, |_| true);
             }
-        } else if late > 0 {
-            let texts = unseen.late_texts(snapshot, &index.name, &index.column, tokenizer, opened).await?;
-            for part in texts.iter() {
-                let is_live = |row: u64| part.fragment.rows().contains(row) && !superseded.contains(row);
-                rows.add(&part.value, is_live);
+        } else if uncovered > 0 {
+            let texts = cache.uncovered(snapshot, &index.name, &index.column, tokenizer, opened).await?;
+            for entry in texts.iter() {
+                let is_live = |row: u64| entry.fragment.rows().contains(row) && !superseded.contains(row);
+                rows.add(&entry.value, is_live);
             }
         }
         if snapshot.changed_rows() > 0 {
-            let texts = unseen.changed_texts(snapshot, &index.name, &index.column, tokenizer).await?;
-            texts.parts.iter().for_each(|part| rows.add(part, |row| snapshot.is_changed(row)));
+            let texts = cache.changed(snapshot, &index.name, &index.column, tokenizer).await?;
+            texts.runs.iter().for_each(|run| rows.add(run, |row| snapshot.is_changed(row)));
         }
         Ok(rows)
     }
@@ -339,10 +348,10 @@ impl ColumnSearch<'_> {
 
 /// The parts of an index, and the rows in them that later writes supersede.
 struct Indexed<'a> {
-    segments: &'a [Segment],
+    segments: &'a [TextSegment],
     superseded: &'a RowAddrTreeMap,
     /// The texts of those, if there are any.
-    texts: Option<Arc<Superseded>>,
+    texts: Option<Arc<SupersededTexts>>,
 }
 
 impl Indexed<'_> {

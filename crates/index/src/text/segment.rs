@@ -23,7 +23,7 @@ use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_select::RowSetOps;
 
 use super::fuzzy::Expansion;
-use super::plan::Fuzzy;
+use super::plan::FuzzyWord;
 use crate::blocking::blocking;
 
 /// So many rows of an index are read at once.
@@ -65,16 +65,23 @@ impl Statistics {
         MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
     }
 
-    /// Weighs the words of `expansion` alike: as the commonest of them.
-    pub(crate) fn fuzzy_scorer(&self, expansion: &Expansion) -> MemBM25Scorer {
-        let rows_with = expansion.words.iter().map(|(word, _)| (word.clone(), expansion.rows_with));
-        MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
+    /// Returns `expansion` with a scorer that weighs all its words as the commonest of them.
+    pub(crate) fn score_expansion(&self, expansion: Expansion) -> ScoredExpansion {
+        let rows_with = expansion.words.iter().map(|weighted| (weighted.word.clone(), expansion.rows_with));
+        let scorer = MemBM25Scorer::new(self.words, self.rows, rows_with.collect());
+        ScoredExpansion { expansion, scorer }
     }
+}
+
+/// The words that a fuzzy word stands for, with the scorer that weighs them.
+pub(crate) struct ScoredExpansion {
+    pub(crate) expansion: Expansion,
+    pub(crate) scorer: MemBM25Scorer,
 }
 
 /// One part of a full-text index.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub(crate) struct TextSegment {
     pub(crate) index: Arc<InvertedIndex>,
     /// The rows of the base that a search may find in it: in the files that it covers, and not deleted.
     pub(crate) live: RowAddrTreeMap,
@@ -82,18 +89,18 @@ pub(crate) struct Segment {
     rows: Arc<RowAddrTreeMap>,
     /// Those of them that are not live.
     gone: RowAddrTreeMap,
-    counted: Mutex<Counted>,
+    counted: Mutex<CountedTerms>,
 }
 
 /// What was counted of a segment's live rows, for the next search: to take out rows that are gone reads their postings.
 #[derive(Debug, Default)]
-struct Counted {
+struct CountedTerms {
     rows: usize,
     words: u64,
     rows_with: HashMap<String, usize>,
 }
 
-impl Counted {
+impl CountedTerms {
     fn of(&self, terms: &[String]) -> Option<Statistics> {
         let rows_with: Option<Vec<usize>> = terms.iter().map(|term| self.rows_with.get(term).copied()).collect();
         Some(Statistics { rows: self.rows, words: self.words, rows_with: rows_with? })
@@ -108,7 +115,7 @@ impl Counted {
     }
 }
 
-impl Segment {
+impl TextSegment {
     pub(crate) fn new(index: Arc<InvertedIndex>, rows: Arc<RowAddrTreeMap>, live: RowAddrTreeMap) -> Self {
         let gone = rows.as_ref().clone() - &live;
         Self { index, live, rows, gone, counted: Mutex::default() }
@@ -138,7 +145,7 @@ impl Segment {
     }
 
     /// Its words that `fuzzy` may stand for.
-    pub(crate) async fn similar(&self, fuzzy: &Fuzzy, token_type: DocType) -> Result<Vec<String>> {
+    pub(crate) async fn similar(&self, fuzzy: &FuzzyWord, token_type: DocType) -> Result<Vec<String>> {
         let tokens = Tokens::new(vec![fuzzy.term.clone()], token_type);
         let params = FtsSearchParams::new().with_fuzziness(Some(fuzzy.edits)).with_max_expansions(usize::MAX);
         let index = Arc::clone(&self.index);
@@ -157,7 +164,7 @@ impl Segment {
 }
 
 /// The rows that a segment of a full-text index was built from.
-pub(crate) async fn read_segment_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
+pub(crate) async fn read_indexed_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
     let store = LanceIndexStore::from_dataset_for_existing(base, metadata).await.map_err(lance_error)?;
     let mut rows = RowAddrTreeMap::new();
     for file in store.list_files_with_sizes().await.map_err(lance_error)? {

@@ -11,12 +11,21 @@ use cenote_store::arrow_error;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_index::scalar::inverted::{MemBM25Scorer, Scorer};
 
-use super::fuzzy::Expansion;
-use super::parse::Fit;
-use super::plan::{Node, Plan};
-use super::segment::Statistics;
+use super::fuzzy::WeightedWord;
+use super::parse::WordRule;
+use super::plan::{Node, Phrase, TextPlan};
+use super::segment::{ScoredExpansion, Statistics};
 use crate::rows::row_set;
-use crate::rows::runs::Part;
+use crate::rows::runs::Run;
+
+/// A word of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Occurrence {
+    /// The position of the row among those of the [`Texts`].
+    row: u32,
+    /// The position of the word in the text.
+    position: u32,
+}
 
 /// Texts of rows, by their words.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +35,7 @@ pub(crate) struct Texts {
     /// How many words they have together.
     words: u64,
     /// For each word, in which rows of `rows` it stands, and where in the text; in order.
-    places: HashMap<String, Vec<(u32, u32)>>,
+    occurrences: HashMap<String, Vec<Occurrence>>,
     bytes: usize,
 }
 
@@ -41,15 +50,15 @@ impl Texts {
             let mut stream = tokenizer.token_stream_for_doc(text);
             while let Some(token) = stream.next() {
                 words += 1;
-                let place = (row, token.position as u32);
-                match self.places.get_mut(token.text.as_str()) {
-                    Some(places) => places.push(place),
+                let occurrence = Occurrence { row, position: token.position as u32 };
+                match self.occurrences.get_mut(token.text.as_str()) {
+                    Some(occurrences) => occurrences.push(occurrence),
                     None => {
                         self.bytes += token.text.len() + WORD_BYTES;
-                        self.places.insert(token.text.clone(), vec![place]);
+                        self.occurrences.insert(token.text.clone(), vec![occurrence]);
                     }
                 }
-                self.bytes += size_of_val(&place);
+                self.bytes += size_of::<Occurrence>();
             }
             if words > 0 {
                 self.rows.push((*row_id, words));
@@ -60,18 +69,18 @@ impl Texts {
         Ok(())
     }
 
-    fn places(&self, word: &str) -> &[(u32, u32)] {
-        self.places.get(word).map_or(&[], Vec::as_slice)
+    fn occurrences(&self, word: &str) -> &[Occurrence] {
+        self.occurrences.get(word).map_or(&[], Vec::as_slice)
     }
 
     /// Of all rows, for `terms`.
     pub(crate) fn statistics(&self, terms: &[String]) -> Statistics {
-        let rows_with = |term: &String| self.places(term).chunk_by(|a, b| a.0 == b.0).count();
+        let rows_with = |term: &String| self.occurrences(term).chunk_by(|a, b| a.row == b.row).count();
         Statistics { rows: self.rows.len(), words: self.words, rows_with: terms.iter().map(rows_with).collect() }
     }
 }
 
-impl Part for Texts {
+impl Run for Texts {
     fn rows(&self) -> usize {
         self.rows.len()
     }
@@ -80,50 +89,59 @@ impl Part for Texts {
         self.bytes
     }
 
-    fn append(&mut self, more: &Self) {
+    fn append(&mut self, later: &Self) {
         let first = self.rows.len() as u32;
-        self.rows.extend_from_slice(&more.rows);
-        self.words += more.words;
-        for (word, places) in &more.places {
-            let places = places.iter().map(|(row, place)| (first + row, *place));
-            match self.places.get_mut(word) {
+        self.rows.extend_from_slice(&later.rows);
+        self.words += later.words;
+        for (word, occurrences) in &later.occurrences {
+            let moved = |occurrence: &Occurrence| Occurrence { row: first + occurrence.row, ..*occurrence };
+            let occurrences = occurrences.iter().map(moved);
+            match self.occurrences.get_mut(word) {
                 Some(known) => {
-                    known.extend(places);
+                    known.extend(occurrences);
                     self.bytes -= word.len() + WORD_BYTES;
                 }
                 None => {
-                    self.places.insert(word.clone(), places.collect());
+                    self.occurrences.insert(word.clone(), occurrences.collect());
                 }
             }
         }
-        self.bytes += more.bytes;
+        self.bytes += later.bytes;
     }
 }
 
 /// What a word takes in a map, beside its letters and places.
 const WORD_BYTES: usize = 80;
 
+/// A word of a query in a row.
+struct WordCount {
+    /// The index of the word among those of [`UnindexedMatches`].
+    word: u32,
+    /// The times that the row has it.
+    count: u32,
+}
+
 /// A row that an index has not seen, and that has words or phrases of a query.
-struct LateRow {
+struct UnindexedRow {
     row_id: u64,
     words: u32,
     /// Which words of the query it has, and how often; in order.
-    times: Vec<(u32, u32)>,
+    counts: Vec<WordCount>,
     /// Which phrases.
     phrases: Vec<usize>,
 }
 
 /// Of the rows that no index has seen: those that have words of a query, and the statistics of all.
-pub(crate) struct LateRows {
-    plan: Arc<Plan>,
+pub(crate) struct UnindexedMatches {
+    plan: Arc<TextPlan>,
     /// The plan's terms, and after them what else was found that is similar to a fuzzy word.
     words: Vec<String>,
-    found: Vec<LateRow>,
+    found: Vec<UnindexedRow>,
     statistics: Statistics,
 }
 
-impl LateRows {
-    pub(crate) fn new(plan: Arc<Plan>) -> Self {
+impl UnindexedMatches {
+    pub(crate) fn new(plan: Arc<TextPlan>) -> Self {
         let statistics = Statistics::none(plan.terms.len());
         Self { words: plan.terms.clone(), plan, found: Vec::new(), statistics }
     }
@@ -147,24 +165,24 @@ impl LateRows {
         }
         self.find_similar(texts);
         // By row: how often it has each word.
-        let mut found: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        let mut found: BTreeMap<u32, Vec<WordCount>> = BTreeMap::new();
         for (word, name) in self.words.iter().enumerate() {
-            for (row, _) in texts.places(name) {
-                let times = found.entry(*row).or_default();
-                match times.last_mut() {
-                    Some((last, times)) if *last == word as u32 => *times += 1,
-                    _ => times.push((word as u32, 1)),
+            for occurrence in texts.occurrences(name) {
+                let counts = found.entry(occurrence.row).or_default();
+                match counts.last_mut() {
+                    Some(last) if last.word == word as u32 => last.count += 1,
+                    _ => counts.push(WordCount { word: word as u32, count: 1 }),
                 }
             }
         }
-        for (row, times) in found {
+        for (row, counts) in found {
             let (row_id, words) = texts.rows[row as usize];
             if !live(row_id) {
                 continue;
             }
-            times.iter().for_each(|(word, _)| self.statistics.rows_with[*word as usize] += 1);
+            counts.iter().for_each(|count| self.statistics.rows_with[count.word as usize] += 1);
             let phrases = (0..self.plan.phrases.len()).filter(|phrase| self.has_phrase(*phrase, row, texts)).collect();
-            self.found.push(LateRow { row_id, words, times, phrases });
+            self.found.push(UnindexedRow { row_id, words, counts, phrases });
         }
     }
 
@@ -175,7 +193,7 @@ impl LateRows {
         }
         let known: HashSet<&str> = self.words.iter().map(String::as_str).collect();
         let is_similar = |word: &&String| self.plan.fuzzy.iter().any(|fuzzy| fuzzy.similarity(word).is_some());
-        let new = texts.places.keys().filter(|word| !known.contains(word.as_str())).filter(is_similar);
+        let new = texts.occurrences.keys().filter(|word| !known.contains(word.as_str())).filter(is_similar);
         let new: Vec<String> = new.cloned().collect();
         self.words.extend(new);
         self.statistics.rows_with.resize(self.words.len(), 0);
@@ -183,23 +201,23 @@ impl LateRows {
 
     /// Whether the words of `phrase` stand in `row` one after the other.
     fn has_phrase(&self, phrase: usize, row: u32, texts: &Texts) -> bool {
-        let (tokens, terms) = &self.plan.phrases[phrase];
-        let places = |token: usize| texts.places(&self.words[terms[token]]);
-        let first = places(0);
-        let of_row = &first[first.partition_point(|(other, _)| *other < row)..];
-        of_row.iter().take_while(|(other, _)| *other == row).any(|(_, start)| {
+        let Phrase { tokens, terms } = &self.plan.phrases[phrase];
+        let occurrences = |token: usize| texts.occurrences(&self.words[terms[token]]);
+        let first = occurrences(0);
+        let of_row = &first[first.partition_point(|first| first.row < row)..];
+        of_row.iter().take_while(|first| first.row == row).any(|first| {
             (0..tokens.len()).all(|token| {
-                let place = (start + tokens.position(token)).checked_sub(tokens.position(0));
-                place.is_some_and(|place| places(token).binary_search(&(row, place)).is_ok())
+                let position = (first.position + tokens.position(token)).checked_sub(tokens.position(0));
+                position.is_some_and(|position| occurrences(token).binary_search(&Occurrence { row, position }).is_ok())
             })
         })
     }
 
     /// The scores of the rows that fit.
-    pub(crate) fn scores(&self, exact: &MemBM25Scorer, expansions: &[(Expansion, MemBM25Scorer)]) -> Vec<(u64, f32)> {
+    pub(crate) fn scores(&self, exact: &MemBM25Scorer, expansions: &[ScoredExpansion]) -> Vec<(u64, f32)> {
         let numbers: HashMap<&str, u32> = self.words.iter().map(String::as_str).zip(0..).collect();
-        let similar = |(expansion, scorer): &(Expansion, MemBM25Scorer)| {
-            let weighed = |(word, weight): &(String, f32)| {
+        let similar = |ScoredExpansion { expansion, scorer }: &ScoredExpansion| {
+            let weighed = |WeightedWord { word, weight }: &WeightedWord| {
                 Some((*numbers.get(word.as_str())?, weight * scorer.query_weight(word)))
             };
             expansion.words.iter().filter_map(weighed).collect()
@@ -216,7 +234,7 @@ impl LateRows {
 
 /// What the words of a query weigh.
 struct Weights<'a> {
-    plan: &'a Plan,
+    plan: &'a TextPlan,
     scorer: &'a MemBM25Scorer,
     /// Those of the plan's terms.
     exact: Vec<f32>,
@@ -225,23 +243,23 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    fn weigh(&self, word: u32, weight: f32, row: &LateRow) -> Option<f32> {
-        let at = row.times.binary_search_by_key(&word, |(word, _)| *word).ok()?;
-        Some(weight * self.scorer.doc_weight(row.times[at].1, row.words))
+    fn weigh(&self, word: u32, weight: f32, row: &UnindexedRow) -> Option<f32> {
+        let at = row.counts.binary_search_by_key(&word, |count| count.word).ok()?;
+        Some(weight * self.scorer.doc_weight(row.counts[at].count, row.words))
     }
 
-    fn term(&self, term: usize, row: &LateRow) -> Option<f32> {
+    fn term(&self, term: usize, row: &UnindexedRow) -> Option<f32> {
         self.weigh(term as u32, self.exact[term], row)
     }
 
     /// The score of `row`, if it fits.
-    fn score(&self, node: &Node, row: &LateRow) -> Option<f32> {
+    fn score(&self, node: &Node, row: &UnindexedRow) -> Option<f32> {
         match node {
-            Node::Words(terms, Fit::AnyWord) => any(terms.iter().map(|term| self.term(*term, row))),
-            Node::Words(terms, Fit::AllWords) => terms.iter().map(|term| self.term(*term, row)).sum(),
+            Node::Words(terms, WordRule::AnyWord) => any(terms.iter().map(|term| self.term(*term, row))),
+            Node::Words(terms, WordRule::AllWords) => terms.iter().map(|term| self.term(*term, row)).sum(),
             // A word that a phrase has twice weighs twice, as it does in an index.
             Node::Phrase(phrase) if row.phrases.contains(phrase) => {
-                self.plan.phrases[*phrase].1.iter().map(|term| self.term(*term, row)).sum()
+                self.plan.phrases[*phrase].terms.iter().map(|term| self.term(*term, row)).sum()
             }
             Node::Phrase(_) => None,
             Node::Fuzzy(fuzzy) => {

@@ -1,5 +1,5 @@
-//! What the index of a column has not seen, read once for many searches: the late rows of a base, the change store of a
-//! version, and what of the base that supersedes.
+//! The texts that the segments of a full-text index do not have or that are stale there, and the opened segments,
+//! cached from one search to the next.
 
 use std::sync::{Arc, Weak};
 
@@ -12,231 +12,179 @@ use lance::table::format::IndexMetadata;
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::LanceTokenizer;
 use lance_select::RowSetOps;
 
-use super::segment::{Segment, Statistics, read_segment_rows};
+use super::segment::{Statistics, TextSegment, read_indexed_rows};
 use super::texts::Texts;
 use crate::blocking::blocking;
-use crate::metric::Metric;
 use crate::rows::cache::Cache;
-use crate::rows::fragments::{self, Examined, Fragment, Parts};
+use crate::rows::fragments::{self, Examined, Fragment, PerFragment, UNCOVERED_ROWS_MAX, column_id};
 use crate::rows::row_set;
-use crate::rows::runs::{Changed, bytes, bytes_of, changed, with};
-use crate::vector::exact::Vectors;
+use crate::rows::runs::{ChangedRows, Runs};
 
-/// More late rows than this are read batch by batch for each search, for the sake of memory.
-pub(crate) const LATE_ROWS_MAX: usize = 100_000;
-
-/// An opened full-text index, for one base.
+/// The segments of a full-text index, opened for one base.
 #[derive(Debug)]
-pub(crate) struct TextIndex {
-    pub(crate) segments: Vec<Segment>,
-    /// The rows of the base that none of them has seen, and the fragments whose all live rows those are.
-    pub(crate) late: RowAddrTreeMap,
-    pub(crate) late_fragments: Vec<Fragment>,
-    /// Stands for how it reads texts.
-    pub(crate) reading: String,
+pub(crate) struct OpenTextIndex {
+    pub(crate) segments: Vec<TextSegment>,
+    /// The live rows of the base that no segment covers.
+    pub(crate) uncovered: RowAddrTreeMap,
+    /// The fragments of those rows.
+    pub(crate) uncovered_fragments: Vec<Fragment>,
+    /// A key for the tokenizer of the index: equal keys split texts into the same words.
+    pub(crate) tokenizer_key: String,
 }
 
-/// The texts of rows of the base that later writes supersede, and that its index has.
+/// The texts of the rows of the base that an index has and that later writes supersede.
 #[derive(Debug)]
-pub(crate) struct Superseded {
-    /// The superseded rows of the base, those too that the index does not have.
-    of: Weak<RowAddrTreeMap>,
+pub(crate) struct SupersededTexts {
+    /// All superseded rows of the base, also those that the index does not have.
+    superseded: Weak<RowAddrTreeMap>,
     rows: RowAddrTreeMap,
-    /// As in [`Changed`]; `None` where they take too much memory.
-    parts: Option<Vec<Arc<Texts>>>,
+    /// `None` where the texts take too much memory.
+    runs: Option<Runs<Texts>>,
 }
 
-impl Superseded {
-    /// Of the rows, for `terms`; `None` where their texts take too much memory.
+impl SupersededTexts {
+    /// Counts `terms` in the texts; `None` where those take too much memory.
     pub(crate) fn statistics(&self, terms: &[String]) -> Option<Statistics> {
         let mut sum = Statistics::none(terms.len());
-        self.parts.as_ref()?.iter().for_each(|part| sum.add(&part.statistics(terms)));
+        self.runs.as_ref()?.iter().for_each(|texts| sum.add(&texts.statistics(terms)));
         Some(sum)
     }
 }
 
-/// What was read, bounded in bytes.
-pub(crate) struct Unseen {
-    late_vectors: Cache<Parts<Vectors>>,
-    changed_vectors: Cache<Changed<Vectors>>,
-    late_texts: Cache<Parts<Texts>>,
-    changed_texts: Cache<Changed<Texts>>,
-    superseded_texts: Cache<Superseded>,
-    pub(crate) text_indexes: Cache<TextIndex>,
-    segment_rows: Cache<RowAddrTreeMap>,
+/// The cached texts of uncovered fragments, change stores and superseded rows, and the opened indexes, bounded in bytes.
+pub(crate) struct UnindexedTextCache {
+    uncovered: Cache<PerFragment<Texts>>,
+    changed: Cache<ChangedRows<Texts>>,
+    superseded: Cache<SupersededTexts>,
+    pub(crate) opened: Cache<OpenTextIndex>,
+    indexed_rows: Cache<RowAddrTreeMap>,
     examined: Examined,
 }
 
-impl Unseen {
+impl UnindexedTextCache {
+    /// Makes a cache of which each of the five parts takes up to `bytes_max`.
     pub(crate) fn new(bytes_max: usize, examined: Examined) -> Self {
-        let share = bytes_max / 7;
         Self {
-            late_vectors: Cache::new(share),
-            changed_vectors: Cache::new(share),
-            late_texts: Cache::new(share),
-            changed_texts: Cache::new(share),
-            superseded_texts: Cache::new(share),
-            text_indexes: Cache::new(share),
-            segment_rows: Cache::new(share),
+            uncovered: Cache::new(bytes_max),
+            changed: Cache::new(bytes_max),
+            superseded: Cache::new(bytes_max),
+            opened: Cache::new(bytes_max),
+            indexed_rows: Cache::new(bytes_max),
             examined,
         }
     }
 
-    /// Drops what belongs to the table of this identity.
+    /// Drops the entries of the table with identity `table`.
     pub(crate) fn forget(&self, table: u64) {
-        self.late_vectors.forget(table);
-        self.changed_vectors.forget(table);
-        self.late_texts.forget(table);
-        self.changed_texts.forget(table);
-        self.superseded_texts.forget(table);
-        self.text_indexes.forget(table);
-        self.segment_rows.forget(table);
+        self.uncovered.forget(table);
+        self.changed.forget(table);
+        self.superseded.forget(table);
+        self.opened.forget(table);
+        self.indexed_rows.forget(table);
     }
 
-    /// The vectors of `column` in the fragments of the base that index `name` has not seen; of at most
-    /// [`LATE_ROWS_MAX`] rows.
-    pub(crate) async fn late_vectors(
-        &self,
-        snapshot: &Snapshot,
-        name: &str,
-        column: &str,
-        (metric, width): (Metric, usize),
-        late: &[Fragment],
-    ) -> Result<Arc<Parts<Vectors>>> {
-        let name = format!("{name} {} {}", field_of(snapshot, column), metric == Metric::Hamming);
-        let known = self.late_vectors.last(snapshot, &name);
-        if let Some(known) = known.as_ref().filter(|known| known.are_of(late)) {
-            return Ok(Arc::clone(known));
-        }
-        let (mut parts, missing) = Parts::carried(known.as_deref(), late);
-        for fragment in missing {
-            let mut vectors = Vectors::new(metric, width);
-            let mut batches = fragments::read(snapshot.base(), column, &fragment).await?;
-            while let Some(batch) = batches.try_next().await? {
-                self.examined.add(batch.num_rows());
-                vectors = blocking(move || vectors.read(&batch).map(|_| vectors)).await?;
-            }
-            parts.push(fragment, vectors);
-        }
-        let parts = Arc::new(parts);
-        self.late_vectors.put_lasting(snapshot, &name, &parts, bytes_of(&parts));
-        Ok(parts)
-    }
-
-    /// The vectors of `column` in the change store.
-    pub(crate) async fn changed_vectors(
-        &self,
-        snapshot: &Snapshot,
-        column: &str,
-        (metric, width): (Metric, usize),
-    ) -> Result<Arc<Changed<Vectors>>> {
-        let name = format!("{column} {}", metric == Metric::Hamming);
-        let read = move |batches: Vec<RecordBatch>| {
-            let mut vectors = Vectors::new(metric, width);
-            batches.iter().try_for_each(|batch| vectors.read(batch).map(drop)).map(|()| vectors)
-        };
-        changed(&self.changed_vectors, snapshot, name, column, read).await
-    }
-
-    /// The texts of `column` in the fragments of the base that `index`, which is called `name`, has not seen; of at
-    /// most [`LATE_ROWS_MAX`] rows.
-    pub(crate) async fn late_texts(
+    /// Reads `column` in the fragments that `index`, called `name`, does not cover. They have up to
+    /// [`UNCOVERED_ROWS_MAX`] rows.
+    pub(crate) async fn uncovered(
         &self,
         snapshot: &Snapshot,
         name: &str,
         column: &str,
         tokenizer: &dyn LanceTokenizer,
-        index: &TextIndex,
-    ) -> Result<Arc<Parts<Texts>>> {
-        let late = &index.late_fragments;
-        // The fragments are others where the index cannot be read: then all are late.
-        let name = format!("{name} {} {}", field_of(snapshot, column), index.reading);
-        let known = self.late_texts.last(snapshot, &name);
-        if let Some(known) = known.as_ref().filter(|known| known.are_of(late)) {
+        index: &OpenTextIndex,
+    ) -> Result<Arc<PerFragment<Texts>>> {
+        let uncovered = &index.uncovered_fragments;
+        // An index that cannot be read leaves all fragments uncovered, and may differ in its tokenizer.
+        let key = format!("{name} {} {}", column_id(snapshot, column), index.tokenizer_key);
+        let known = self.uncovered.last(snapshot, &key);
+        if let Some(known) = known.as_ref().filter(|known| known.are_of(uncovered)) {
             return Ok(Arc::clone(known));
         }
-        let (mut parts, missing) = Parts::carried(known.as_deref(), late);
+        let (mut entries, missing) = PerFragment::carried(known.as_deref(), uncovered);
         for fragment in missing {
             let batches = fragments::read(snapshot.base(), column, &fragment).await?;
-            parts.push(fragment, self.read_texts(batches, tokenizer).await?);
+            entries.push(fragment, self.read_texts(batches, tokenizer).await?);
         }
-        let parts = Arc::new(parts);
-        self.late_texts.put_lasting(snapshot, &name, &parts, bytes_of(&parts));
-        Ok(parts)
+        let entries = Arc::new(entries);
+        self.uncovered.put_lasting(snapshot, &key, &entries, entries.bytes());
+        Ok(entries)
     }
 
-    /// The rows that `segment` of a full-text index was built from.
-    pub(crate) async fn segment_rows(
-        &self,
-        snapshot: &Snapshot,
-        segment: &IndexMetadata,
-    ) -> Result<Arc<RowAddrTreeMap>> {
-        let name = segment.uuid.to_string();
-        if let Some(known) = self.segment_rows.last(snapshot, &name) {
-            return Ok(known);
-        }
-        let rows = Arc::new(read_segment_rows(snapshot.base(), segment).await?);
-        self.examined.add(row_set::count(&rows));
-        self.segment_rows.put_lasting(snapshot, &name, &rows, rows.serialized_size());
-        Ok(rows)
-    }
-
-    /// The texts of the superseded rows of the base that index `name` over `column` has, which are all but the `late`
-    /// ones.
-    pub(crate) async fn superseded_texts(
+    /// Reads `column` in the change store, split into words as index `name` does.
+    pub(crate) async fn changed(
         &self,
         snapshot: &Snapshot,
         name: &str,
         column: &str,
         tokenizer: &dyn LanceTokenizer,
-        late: &RowAddrTreeMap,
-    ) -> Result<Arc<Superseded>> {
-        let of = snapshot.superseded();
-        let mut name = name.to_owned();
-        let mut known = self.superseded_texts.get(snapshot, &name);
-        let is_current = |known: &Arc<Superseded>| Weak::as_ptr(&known.of) == Arc::as_ptr(of);
-        if let Some(known) = known.as_ref().filter(|known| is_current(known)) {
-            return Ok(Arc::clone(known));
-        }
-        let rows = of.as_ref().clone() - late;
-        if known.as_ref().is_some_and(|known| !(known.rows.clone() - &rows).is_empty()) {
-            // What is known of a later version has rows that are live here.
-            name = format!("{name} {}", snapshot.version());
-            known = self.superseded_texts.get(snapshot, &name);
-        }
-        let (new, parts) = match &known {
-            Some(known) => (rows.clone() - &known.rows, known.parts.clone()),
-            None => (rows.clone(), Some(Vec::new())),
-        };
-        let mut parts = parts.filter(|_| row_set::count(&rows) <= LATE_ROWS_MAX);
-        if let Some(known) = parts.take() {
-            let texts = self.read_texts(row_set::read(snapshot.base(), column, new).await?, tokenizer).await?;
-            parts = Some(blocking(move || Ok(with(known, texts))).await?);
-        }
-        let parts = parts.filter(|parts| self.superseded_texts.has_room_for(bytes(parts)));
-        let bytes = rows.serialized_size() + parts.as_deref().map_or(0, bytes);
-        let superseded = Arc::new(Superseded { of: Arc::downgrade(of), rows, parts });
-        self.superseded_texts.put(snapshot, &name, &superseded, bytes);
-        Ok(superseded)
-    }
-
-    /// The texts of `column` in the change store, as index `name` reads them.
-    pub(crate) async fn changed_texts(
-        &self,
-        snapshot: &Snapshot,
-        name: &str,
-        column: &str,
-        tokenizer: &dyn LanceTokenizer,
-    ) -> Result<Arc<Changed<Texts>>> {
+    ) -> Result<Arc<ChangedRows<Texts>>> {
         let mut tokenizer = tokenizer.box_clone();
         let read = move |batches: Vec<RecordBatch>| {
             let mut texts = Texts::default();
             batches.iter().try_for_each(|batch| texts.read(batch, tokenizer.as_mut())).map(|()| texts)
         };
-        changed(&self.changed_texts, snapshot, name.to_owned(), column, read).await
+        ChangedRows::read(&self.changed, snapshot, name.to_owned(), column, read).await
     }
 
-    /// The texts in the first column of `batches`.
+    /// Reads the rows that `segment` of a full-text index was built from.
+    pub(crate) async fn indexed_rows(
+        &self,
+        snapshot: &Snapshot,
+        segment: &IndexMetadata,
+    ) -> Result<Arc<RowAddrTreeMap>> {
+        let key = segment.uuid.to_string();
+        if let Some(known) = self.indexed_rows.last(snapshot, &key) {
+            return Ok(known);
+        }
+        let rows = Arc::new(read_indexed_rows(snapshot.base(), segment).await?);
+        self.examined.add(row_set::count(&rows));
+        self.indexed_rows.put_lasting(snapshot, &key, &rows, rows.serialized_size());
+        Ok(rows)
+    }
+
+    /// Reads the texts of the superseded rows that index `name` over `column` has: all but the `uncovered` ones.
+    pub(crate) async fn superseded(
+        &self,
+        snapshot: &Snapshot,
+        name: &str,
+        column: &str,
+        tokenizer: &dyn LanceTokenizer,
+        uncovered: &RowAddrTreeMap,
+    ) -> Result<Arc<SupersededTexts>> {
+        let superseded = snapshot.superseded();
+        let mut key = name.to_owned();
+        let mut known = self.superseded.get(snapshot, &key);
+        let is_current = |known: &Arc<SupersededTexts>| Weak::as_ptr(&known.superseded) == Arc::as_ptr(superseded);
+        if let Some(known) = known.as_ref().filter(|known| is_current(known)) {
+            return Ok(Arc::clone(known));
+        }
+        let rows = superseded.as_ref().clone() - uncovered;
+        if known.as_ref().is_some_and(|known| !(known.rows.clone() - &rows).is_empty()) {
+            // The entry is of a later version, which supersedes rows that are live at this one.
+            key = format!("{key} {}", snapshot.version());
+            known = self.superseded.get(snapshot, &key);
+        }
+        let (new, runs) = match &known {
+            Some(known) => (rows.clone() - &known.rows, known.runs.clone()),
+            None => (rows.clone(), Some(Runs::default())),
+        };
+        let mut runs = runs.filter(|_| row_set::count(&rows) <= UNCOVERED_ROWS_MAX);
+        if let Some(mut known) = runs.take() {
+            let texts = self.read_texts(row_set::read(snapshot.base(), column, new).await?, tokenizer).await?;
+            let append = move || {
+                known.append(texts);
+                Ok(known)
+            };
+            runs = Some(blocking(append).await?);
+        }
+        let runs = runs.filter(|runs| self.superseded.has_room_for(runs.bytes()));
+        let bytes = rows.serialized_size() + runs.as_ref().map_or(0, Runs::bytes);
+        let texts = Arc::new(SupersededTexts { superseded: Arc::downgrade(superseded), rows, runs });
+        self.superseded.put(snapshot, &key, &texts, bytes);
+        Ok(texts)
+    }
+
+    /// Reads the texts in the first column of `batches`.
     async fn read_texts(&self, mut batches: RecordBatches, tokenizer: &dyn LanceTokenizer) -> Result<Texts> {
         let mut texts = Texts::default();
         while let Some(batch) = batches.try_next().await? {
@@ -246,9 +194,4 @@ impl Unseen {
         }
         Ok(texts)
     }
-}
-
-/// The number of `column`, which another column that gets its name has not.
-fn field_of(snapshot: &Snapshot, column: &str) -> i32 {
-    snapshot.base().schema().field(column).map_or(-1, |field| field.id)
 }

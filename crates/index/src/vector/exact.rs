@@ -13,14 +13,22 @@ use lance_linalg::distance::hamming::hamming;
 use crate::hits::{Hit, by_distance, keep_first, kept_max};
 use crate::metric::Metric;
 use crate::rows::row_set;
-use crate::rows::runs::Part;
+use crate::rows::runs::Run;
+
+/// The shape of a column of vectors, as it is compared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VectorShape {
+    pub(crate) metric: Metric,
+    /// The numbers of a vector; bytes under hamming.
+    pub(crate) width: usize,
+}
 
 /// Vectors with the rows that they belong to, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Vectors {
     pub(crate) row_ids: Vec<u64>,
     pub(crate) numbers: Numbers,
-    width: usize,
+    shape: VectorShape,
 }
 
 #[derive(Debug, Clone)]
@@ -55,13 +63,14 @@ impl Numbers {
 }
 
 impl Vectors {
-    pub(crate) fn new(metric: Metric, width: usize) -> Self {
-        Self { row_ids: Vec::new(), numbers: Numbers::new(metric), width }
+    pub(crate) fn new(shape: VectorShape) -> Self {
+        Self { row_ids: Vec::new(), numbers: Numbers::new(shape.metric), shape }
     }
 
     /// The vector of row `row` of these.
     pub(crate) fn values(&self, row: usize) -> Values<'_> {
-        let at = row * self.width..(row + 1) * self.width;
+        let width = self.shape.width;
+        let at = row * width..(row + 1) * width;
         match &self.numbers {
             Numbers::Floats(numbers) => Values::Floats(&numbers[at]),
             Numbers::Bytes(numbers) => Values::Bits(&numbers[at]),
@@ -70,7 +79,7 @@ impl Vectors {
 
     /// Takes in the rows of `batch`, whose first column holds vectors. A row without one is passed over; their row ids.
     pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
-        let row_ids = row_set::row_ids(batch)?;
+        let (row_ids, width) = (row_set::row_ids(batch)?, self.shape.width);
         let lists = batch.column(0).as_fixed_size_list();
         let mut without = Vec::new();
         let mut take = |row: usize| match lists.is_valid(row) {
@@ -84,7 +93,7 @@ impl Vectors {
                 for row in 0..lists.len() {
                     take(row);
                     if lists.is_valid(row) {
-                        all.extend_from_slice(&numbers[row * self.width..][..self.width]);
+                        all.extend_from_slice(&numbers[row * width..][..width]);
                     }
                 }
             }
@@ -94,7 +103,7 @@ impl Vectors {
                 for row in 0..lists.len() {
                     take(row);
                     if lists.is_valid(row) {
-                        all.extend_from_slice(&numbers[row * self.width..][..self.width]);
+                        all.extend_from_slice(&numbers[row * width..][..width]);
                     }
                 }
             }
@@ -111,12 +120,12 @@ impl Vectors {
     /// that has none: it is no hit. Only rows near enough are asked whether they are wanted.
     pub(crate) fn nearest(
         &self,
-        query: &Probe,
-        metric: Metric,
+        query: &QueryVector,
         k: usize,
         start: usize,
         wanted: impl Fn(u64) -> bool,
     ) -> Vec<Hit> {
+        let metric = self.shape.metric;
         // Lance has no function of floats for hamming.
         let distance_of = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
         let mut hits: Vec<Hit> = Vec::new();
@@ -140,7 +149,7 @@ impl Vectors {
     }
 }
 
-impl Part for Vectors {
+impl Run for Vectors {
     fn rows(&self) -> usize {
         self.row_ids.len()
     }
@@ -153,9 +162,9 @@ impl Part for Vectors {
         numbers + size_of_val(self.row_ids.as_slice())
     }
 
-    fn append(&mut self, more: &Self) {
-        self.row_ids.extend_from_slice(&more.row_ids);
-        self.numbers.extend(more.numbers.all());
+    fn append(&mut self, later: &Self) {
+        self.row_ids.extend_from_slice(&later.row_ids);
+        self.numbers.extend(later.numbers.all());
     }
 }
 
@@ -163,12 +172,12 @@ const FLOAT16_MAX: f32 = 65_504.0;
 
 /// A query vector, made ready.
 #[derive(Debug)]
-pub(crate) struct Probe {
+pub(crate) struct QueryVector {
     pub(crate) floats: Vec<f32>,
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Probe {
+impl QueryVector {
     /// `vector` as `metric` compares it: whole numbers from 0 to 255 for hamming.
     pub(crate) fn new(vector: &[f32], metric: Metric) -> Result<Self> {
         let mut bytes = Vec::new();
@@ -199,32 +208,40 @@ impl Probe {
     }
 }
 
-/// What the vectors of `column` are made of, and how many of it each has.
+/// The type of a column of vectors.
+pub(crate) struct VectorType {
+    /// The type of each number.
+    pub(crate) item: DataType,
+    /// The numbers of a vector.
+    pub(crate) width: usize,
+}
+
+/// Returns the type of the vectors of `column`.
 ///
 /// # Errors
 /// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.
-pub(crate) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<(DataType, usize)> {
-    let parts = |data_type: &DataType| match data_type {
-        DataType::FixedSizeList(item, dimensions) => match item.data_type() {
+pub(crate) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<VectorType> {
+    let read = |data_type: &DataType| match data_type {
+        DataType::FixedSizeList(item, width) => match item.data_type() {
             DataType::Float32 | DataType::Float16 | DataType::Int8 | DataType::UInt8 => {
-                Some((item.data_type().clone(), *dimensions as usize))
+                Some(VectorType { item: item.data_type().clone(), width: *width as usize })
             }
             _ => None,
         },
         _ => None,
     };
     let schema = snapshot.schema();
-    let vectors = || {
-        let fields = schema.fields().iter().filter(|field| parts(field.data_type()).is_some());
+    let known = || {
+        let fields = schema.fields().iter().filter(|field| read(field.data_type()).is_some());
         let names = fields.map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
         if names.is_empty() { "the table has no vector columns".to_owned() } else { format!("vector columns: {names}") }
     };
     let Ok(field) = schema.field_with_name(column) else {
-        return Err(Error::not_found(format!("no column `{column}`; {}", vectors())));
+        return Err(Error::not_found(format!("no column `{column}`; {}", known())));
     };
-    parts(field.data_type()).ok_or_else(|| {
+    read(field.data_type()).ok_or_else(|| {
         let found = field.data_type();
-        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {}", vectors()))
+        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {}", known()))
     })
 }
 
@@ -233,5 +250,5 @@ pub(crate) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<(DataType
 /// # Errors
 /// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.
 pub fn vector_dimensions(snapshot: &Snapshot, column: &str) -> Result<usize> {
-    vector_type(snapshot, column).map(|(_, dimensions)| dimensions)
+    vector_type(snapshot, column).map(|vectors| vectors.width)
 }

@@ -7,4 +7,5 @@ pub(crate) mod partition;
 pub(crate) mod resident;
 pub(crate) mod search;
 pub(crate) mod tune;
+pub(crate) mod unindexed;
 mod walk;

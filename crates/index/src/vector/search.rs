@@ -10,7 +10,9 @@ use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_e
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_select::RowSetOps;
 
-use super::exact::{Probe, Vectors, vector_type};
+use super::exact::{QueryVector, VectorShape, VectorType, Vectors, vector_type};
+use super::partition::Candidate;
+use super::resident::graph::{EF_FACTOR, EF_MIN, GraphSearch};
 use super::walk::Walk;
 use crate::blocking::blocking;
 use crate::catalog::{Built, Index, IndexInfo};
@@ -19,12 +21,10 @@ use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, is_of_index, unreadable};
 use crate::metric::Metric;
 use crate::options::PROCESSORS;
-use crate::rows::filtered::Wanted;
-use crate::rows::fragments::{Fragment, Fragments, Parts};
+use crate::rows::filtered::FilteredRows;
+use crate::rows::fragments::{Fragment, Fragments, PerFragment, UNCOVERED_ROWS_MAX};
 use crate::rows::row_set;
-use crate::rows::runs::{Changed, bytes, bytes_of};
-use crate::text::unindexed::LATE_ROWS_MAX;
-use crate::vector::resident::graph::{EF_FACTOR, EF_MIN, resident_options};
+use crate::rows::runs::ChangedRows;
 
 /// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
 const REFINE_FACTOR: u32 = 4;
@@ -120,27 +120,27 @@ impl Indexes {
         let catalog = self.catalog(snapshot).await?;
         let indexes = || catalog.indexes.iter().filter(|index| index.column == query.column);
         let search = self.checked(snapshot, query, indexes().find_map(Index::metric))?;
-        let metric = search.metric;
+        let metric = search.shape.metric;
         let fitting: Vec<&Index> = indexes().filter(|index| index.metric() == Some(metric)).collect();
         if fitting.is_empty() {
             return Ok((search.exact().await?, Strategy::Exact));
         }
-        let wanted = match &query.filter {
-            Some(filter) => Some(Arc::new(self.wanted(snapshot, filter).await?)),
+        let filtered = match &query.filter {
+            Some(filter) => Some(Arc::new(self.filtered(snapshot, filter).await?)),
             None => None,
         };
-        let matching = wanted.as_ref().map(|wanted| wanted.count());
+        let matching = filtered.as_ref().map(|filtered| filtered.count());
         for index in fitting.iter().filter(|index| index.definition.kind.is_resident()) {
-            if let Some(hits) = search.by_resident(index, wanted.as_ref()).await? {
+            if let Some(hits) = search.by_resident(index, filtered.as_ref()).await? {
                 return Ok((hits, Strategy::Index(index.name.clone(), matching)));
             }
         }
-        if let (Some(wanted), Some(rows)) = (&wanted, matching.filter(|rows| *rows <= MATCHING_ROWS_MAX)) {
-            return Ok((search.matching(wanted).await?, Strategy::Matching(rows)));
+        if let (Some(filtered), Some(rows)) = (&filtered, matching.filter(|rows| *rows <= MATCHING_ROWS_MAX)) {
+            return Ok((search.matching(filtered).await?, Strategy::Matching(rows)));
         }
         for index in fitting {
             let Some(built) = &index.built else { continue };
-            match search.on_disk(index, built, wanted.as_ref()).await {
+            match search.on_disk(index, built, filtered.as_ref()).await {
                 Ok(hits) if hits.len() >= query.k => return Ok((hits, Strategy::Index(index.name.clone(), matching))),
                 // The index came up short of k. When that is all there is, the exact search says so too.
                 Ok(_) => break,
@@ -180,12 +180,20 @@ impl Indexes {
         metric: Option<Metric>,
     ) -> Result<VectorSearch<'a>> {
         check_k(query.k)?;
-        let (item, width) = vector_type(snapshot, &query.column)?;
+        let VectorType { item, width } = vector_type(snapshot, &query.column)?;
         let default = if item == DataType::UInt8 { Metric::Hamming } else { Metric::default() };
         let metric = query.metric.or(metric).unwrap_or(default);
         check_vector(query, metric, &item, width)?;
-        let probe = Arc::new(Probe::new(&query.vector, metric)?);
-        Ok(VectorSearch { indexes: self, snapshot, query, metric, item, width, probe, settings: None })
+        let vector = Arc::new(QueryVector::new(&query.vector, metric)?);
+        Ok(VectorSearch {
+            indexes: self,
+            snapshot,
+            query,
+            shape: VectorShape { metric, width },
+            item,
+            vector,
+            settings: None,
+        })
     }
 }
 
@@ -194,11 +202,10 @@ struct VectorSearch<'a> {
     indexes: &'a Indexes,
     snapshot: &'a Snapshot,
     query: &'a VectorQuery,
-    metric: Metric,
-    /// What the vectors are made of, and how many of it each has.
+    shape: VectorShape,
+    /// The type of the numbers of the column's vectors.
     item: DataType,
-    width: usize,
-    probe: Arc<Probe>,
+    vector: Arc<QueryVector>,
     /// How hard to look; `None`: as the index's definition says.
     settings: Option<SearchSettings>,
 }
@@ -213,9 +220,9 @@ impl VectorSearch<'_> {
         Ok(hits)
     }
 
-    /// By comparing each of `wanted`.
-    async fn matching(&self, wanted: &Wanted) -> Result<Vec<Hit>> {
-        let mut hits = self.compare(wanted.ids()?).await?;
+    /// By comparing each of `filtered`.
+    async fn matching(&self, filtered: &FilteredRows) -> Result<Vec<Hit>> {
+        let mut hits = self.compare(filtered.ids()?).await?;
         self.finish(&mut hits);
         Ok(hits)
     }
@@ -226,40 +233,40 @@ impl VectorSearch<'_> {
         let row_ids: ArrayRef = Arc::new(UInt64Array::from(row_ids));
         let taken = [(self.query.column.as_str(), Arc::clone(taken.column(0))), (ROW_ID, row_ids)];
         let taken = RecordBatch::try_from_iter(taken).map_err(arrow_error)?;
-        let (metric, width, k, probe) = (self.metric, self.width, self.query.k, Arc::clone(&self.probe));
-        let is_short = taken.get_array_memory_size() <= INLINE_BYTES_MAX;
+        let (shape, k, vector) = (self.shape, self.query.k, Arc::clone(&self.vector));
+        let is_small = taken.get_array_memory_size() <= INLINE_BYTES_MAX;
         let compare = move || {
-            let mut vectors = Vectors::new(metric, width);
+            let mut vectors = Vectors::new(shape);
             vectors.read(&taken)?;
-            Ok(vectors.nearest(&probe, metric, k, 0, |_| true))
+            Ok(vectors.nearest(&vector, k, 0, |_| true))
         };
-        if is_short { compare() } else { blocking(compare).await }
+        if is_small { compare() } else { blocking(compare).await }
     }
 
     /// By a graph in memory; `None` when there is none for this snapshot.
-    async fn by_resident(&self, index: &Index, wanted: Option<&Arc<Wanted>>) -> Result<Option<Vec<Hit>>> {
-        let Some(options) = resident_options(&index.definition.kind) else { return Ok(None) };
+    async fn by_resident(&self, index: &Index, filtered: Option<&Arc<FilteredRows>>) -> Result<Option<Vec<Hit>>> {
+        let Some(options) = index.definition.kind.resident_options() else { return Ok(None) };
         let resident = self.indexes.resident(self.snapshot, index, options);
         let fragments = self.indexes.fragments(self.snapshot).await?;
         for _ in 0..WALKS_MAX {
             let view = resident.view(self.snapshot, &fragments).await?;
-            let late = view.as_ref().map_or(usize::MAX, |view| row_set::count(&view.live.late));
-            let known = view.as_ref().map_or(0, |view| row_set::count(&view.live.covered));
+            let uncovered = view.as_ref().map_or(usize::MAX, |view| row_set::count(&view.coverage.uncovered));
+            let known = view.as_ref().map_or(0, |view| row_set::count(&view.coverage.covered));
             let changed = view.as_ref().map_or(0, |view| self.snapshot.changed_rows_since(view.changed_to));
-            if late >= REFRESH_ROWS.max(known / REFRESH_SHARE) || changed >= REFRESH_ROWS {
-                self.indexes.keep_resident(self.snapshot, index, &resident);
+            if uncovered >= REFRESH_ROWS.max(known / REFRESH_SHARE) || changed >= REFRESH_ROWS {
+                self.indexes.spawn_refresh(self.snapshot, index, &resident);
             }
-            let Some(view) = view.filter(|_| late <= LATE_ROWS_MAX) else { return Ok(None) };
+            let Some(view) = view.filter(|_| uncovered <= UNCOVERED_ROWS_MAX) else { return Ok(None) };
             let since = row_ids_after(view.changed_to);
-            let unseen = self.unseen(index, &view.live.late_fragments, since, wanted).await?;
-            let (k, probe) = (self.query.k, Arc::clone(&self.probe));
+            let unindexed = self.unindexed(index, &view.coverage.uncovered_fragments, since, filtered).await?;
+            let (k, vector) = (self.query.k, Arc::clone(&self.vector));
             let settings = self.settings.unwrap_or(index.definition.search);
             let ef = settings.ef.unwrap_or_else(|| (k * EF_FACTOR).max(EF_MIN)).max(k);
-            let (resident, snapshot, wanted) = (Arc::clone(&resident), self.snapshot.clone(), wanted.cloned());
+            let (resident, snapshot, filtered) = (Arc::clone(&resident), self.snapshot.clone(), filtered.cloned());
             let walk = move || {
-                let found = resident.nearest(&snapshot, &view, &probe, (k, ef), wanted.as_deref())?;
+                let found = resident.nearest(&snapshot, &view, &vector, GraphSearch { k, ef }, filtered.as_deref())?;
                 Ok(found.map(|mut hits| {
-                    hits.extend(unseen.nearest());
+                    hits.extend(unindexed.nearest());
                     hits
                 }))
             };
@@ -272,70 +279,71 @@ impl VectorSearch<'_> {
     }
 
     /// By what Lance has built, and by comparing with what that has not seen.
-    async fn on_disk(&self, index: &Index, built: &Built, wanted: Option<&Arc<Wanted>>) -> Result<Vec<Hit>> {
+    async fn on_disk(&self, index: &Index, built: &Built, filtered: Option<&Arc<FilteredRows>>) -> Result<Vec<Hit>> {
         let superseded = self.snapshot.superseded().as_ref();
         let fragments = self.indexes.fragments(self.snapshot).await?;
-        let live = built.live(&fragments).await?;
-        let mut hits = self.walk(index, built, &fragments, wanted).await?;
-        let is_short = row_set::count(&live.late) <= LATE_ROWS_MAX;
-        if !is_short {
-            let mut late = live.late.clone() - superseded;
-            if let Some(wanted) = wanted {
-                late &= wanted.base();
+        let coverage = built.coverage(&fragments).await?;
+        let mut hits = self.walk(index, built, &fragments, filtered).await?;
+        let is_small = row_set::count(&coverage.uncovered) <= UNCOVERED_ROWS_MAX;
+        if !is_small {
+            let mut uncovered = coverage.uncovered.clone() - superseded;
+            if let Some(filtered) = filtered {
+                uncovered &= filtered.base();
             }
-            hits.extend(self.nearest_of(row_set::read(self.snapshot.base(), &self.query.column, late).await?).await?);
+            hits.extend(
+                self.nearest_of(row_set::read(self.snapshot.base(), &self.query.column, uncovered).await?).await?,
+            );
         }
-        let late: &[Fragment] = if is_short { &live.late_fragments } else { &[] };
-        let unseen = self.unseen(index, late, 0, wanted).await?;
-        hits.extend(match unseen.bytes() <= INLINE_BYTES_MAX {
-            true => unseen.nearest(),
-            false => blocking(move || Ok(unseen.nearest())).await?,
+        let uncovered: &[Fragment] = if is_small { &coverage.uncovered_fragments } else { &[] };
+        let unindexed = self.unindexed(index, uncovered, 0, filtered).await?;
+        hits.extend(match unindexed.bytes() <= INLINE_BYTES_MAX {
+            true => unindexed.nearest(),
+            false => blocking(move || Ok(unindexed.nearest())).await?,
         });
         self.finish(&mut hits);
         Ok(hits)
     }
 
-    /// The rows that are `wanted` of `late`, which `index` has not seen, and of the change store from row id `since`
+    /// The rows that are `filtered` of `late`, which `index` has not seen, and of the change store from row id `since`
     /// on.
-    async fn unseen(
+    async fn unindexed(
         &self,
         index: &Index,
-        late: &[Fragment],
+        uncovered: &[Fragment],
         since: u64,
-        wanted: Option<&Arc<Wanted>>,
-    ) -> Result<UnseenRows> {
-        let (unseen, column, shape) = (self.indexes.unseen(), &self.query.column, (self.metric, self.width));
-        let late = match late.len() {
+        filtered: Option<&Arc<FilteredRows>>,
+    ) -> Result<UnindexedVectors> {
+        let (cache, column, shape) = (self.indexes.unindexed_vectors(), &self.query.column, self.shape);
+        let uncovered = match uncovered.len() {
             0 => None,
-            _ => Some(unseen.late_vectors(self.snapshot, &index.name, column, shape, late).await?),
+            _ => Some(cache.uncovered(self.snapshot, &index.name, column, shape, uncovered).await?),
         };
         let changed = match self.snapshot.changed_rows() {
             0 => None,
-            _ => Some(unseen.changed_vectors(self.snapshot, column, shape).await?),
+            _ => Some(cache.changed(self.snapshot, column, shape).await?),
         };
-        Ok(UnseenRows {
+        Ok(UnindexedVectors {
             snapshot: self.snapshot.clone(),
-            probe: Arc::clone(&self.probe),
-            metric: self.metric,
+            vector: Arc::clone(&self.vector),
             k: self.query.k,
-            late,
+            uncovered,
             changed,
             since,
-            wanted: wanted.cloned(),
+            filtered: filtered.cloned(),
         })
     }
 
     /// The nearest rows of `batches`, which hold vectors and row ids, by comparing with each.
     async fn nearest_of(&self, batches: RecordBatches) -> Result<Vec<Hit>> {
-        let (metric, width, k) = (self.metric, self.width, self.query.k);
+        let (shape, k) = (self.shape, self.query.k);
         let compared = batches.map(|batch| {
-            let probe = Arc::clone(&self.probe);
+            let vector = Arc::clone(&self.vector);
             async move {
                 let batch = batch?;
                 let compare = move || {
-                    let mut vectors = Vectors::new(metric, width);
+                    let mut vectors = Vectors::new(shape);
                     vectors.read(&batch)?;
-                    Ok(vectors.nearest(&probe, metric, k, 0, |_| true))
+                    Ok(vectors.nearest(&vector, k, 0, |_| true))
                 };
                 blocking(compare).await
             }
@@ -361,13 +369,13 @@ impl VectorSearch<'_> {
         index: &Index,
         built: &Built,
         fragments: &Arc<Fragments>,
-        wanted: Option<&Arc<Wanted>>,
+        filtered: Option<&Arc<FilteredRows>>,
     ) -> Result<Vec<Hit>> {
         let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
         // Of a query that Float16 rounds the distances are not those that are told.
         let is_whole = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
         // Every row is compared instead.
-        let Some(key) = self.probe.to_array(self.metric, &self.item)? else { return Ok(Vec::new()) };
+        let Some(key) = self.vector.to_array(self.shape.metric, &self.item)? else { return Ok(Vec::new()) };
         let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
         let refine = match refine {
             _ if is_whole => 1,
@@ -378,60 +386,62 @@ impl VectorSearch<'_> {
         let walk = Walk {
             snapshot: self.snapshot,
             column: &self.query.column,
-            metric: self.metric,
+            metric: self.shape.metric,
             key,
             candidates: self.query.k.saturating_mul(refine as usize),
             k: self.query.k,
             probes,
             ef: ef.unwrap_or(GRAPH_CANDIDATES_MIN),
             fragments,
-            places: self.indexes.places(),
+            positions: self.indexes.positions(),
             examined: self.indexes.examined(),
         };
-        let candidates = walk.run(built, wanted).boxed().await?;
+        let candidates = walk.run(built, filtered).boxed().await?;
         if is_whole {
-            let hit = |(row_id, raw)| Hit { row_id, distance: Some(self.metric.distance_of(raw)), score: None };
+            let hit = |Candidate { row_id, distance }| {
+                let distance = self.shape.metric.distance_of(distance);
+                Hit { row_id, distance: Some(distance), score: None }
+            };
             return Ok(candidates.into_iter().map(hit).collect());
         }
-        self.compare(candidates.into_iter().map(|(row_id, _)| row_id).collect()).await
+        self.compare(candidates.iter().map(|candidate| candidate.row_id).collect()).await
     }
 }
 
 /// So few bytes of vectors are compared where the caller is.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// Rows that no index has, to be compared one by one.
-struct UnseenRows {
+/// MaskFilter that no index has, to be compared one by one.
+struct UnindexedVectors {
     snapshot: Snapshot,
-    probe: Arc<Probe>,
-    metric: Metric,
+    vector: Arc<QueryVector>,
     k: usize,
-    late: Option<Arc<Parts<Vectors>>>,
-    changed: Option<Arc<Changed<Vectors>>>,
+    uncovered: Option<Arc<PerFragment<Vectors>>>,
+    changed: Option<Arc<ChangedRows<Vectors>>>,
     /// Only those of the changed rows with this id or a later one.
     since: u64,
-    wanted: Option<Arc<Wanted>>,
+    filtered: Option<Arc<FilteredRows>>,
 }
 
-impl UnseenRows {
+impl UnindexedVectors {
     fn bytes(&self) -> usize {
-        let late = self.late.as_ref().map_or(0, |late| bytes_of(late));
-        late + self.changed.as_ref().map_or(0, |changed| bytes(&changed.parts))
+        let uncovered = self.uncovered.as_ref().map_or(0, |uncovered| uncovered.bytes());
+        uncovered + self.changed.as_ref().map_or(0, |changed| changed.runs.bytes())
     }
 
     /// The `k` nearest at least, in any order.
     fn nearest(&self) -> Vec<Hit> {
         let (snapshot, superseded) = (&self.snapshot, self.snapshot.superseded());
-        let is_wanted = |row: u64| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(row));
+        let is_match = |row: u64| self.filtered.as_ref().is_none_or(|filtered| filtered.contains(row));
         let mut hits = Vec::new();
-        for part in self.late.iter().flat_map(|late| late.iter()) {
-            let rows = part.fragment.rows();
-            let is_live = |row: u64| rows.contains(row) && !superseded.contains(row) && is_wanted(row);
-            hits.extend(part.value.nearest(&self.probe, self.metric, self.k, 0, is_live));
+        for entry in self.uncovered.iter().flat_map(|uncovered| uncovered.iter()) {
+            let rows = entry.fragment.rows();
+            let is_live = |row: u64| rows.contains(row) && !superseded.contains(row) && is_match(row);
+            hits.extend(entry.value.nearest(&self.vector, self.k, 0, is_live));
         }
-        for part in self.changed.iter().flat_map(|changed| &changed.parts) {
-            let is_live = |row: u64| snapshot.is_changed(row) && is_wanted(row);
-            hits.extend(part.nearest(&self.probe, self.metric, self.k, part.before(self.since), is_live));
+        for run in self.changed.iter().flat_map(|changed| changed.runs.iter()) {
+            let is_live = |row: u64| snapshot.is_changed(row) && is_match(row);
+            hits.extend(run.nearest(&self.vector, self.k, run.before(self.since), is_live));
         }
         hits
     }

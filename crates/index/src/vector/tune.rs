@@ -218,10 +218,10 @@ impl Indexes {
 /// Of how many partitions the largest piece of `index` is.
 async fn partitions(snapshot: &Snapshot, index: &Index) -> Result<usize> {
     let opened = match &index.built {
-        Some(built) => built.opened(snapshot, &index.column).await?,
+        Some(built) => built.vector_segments(snapshot, &index.column).await?,
         None => &[],
     };
-    Ok(opened.iter().map(|piece| piece.index.total_partitions()).max().unwrap_or(1))
+    Ok(opened.iter().map(|segment| segment.index.total_partitions()).max().unwrap_or(1))
 }
 
 /// Settings to try, from the quickest on.

@@ -220,11 +220,11 @@ async fn build_without_room(directory: &Path) {
 }
 
 /// Rows of a piece, at least, and of a file.
-const PIECE_ROWS: usize = 300;
+const SEGMENT_ROWS: usize = 300;
 const FILE_ROWS: i64 = 250;
 
-fn in_pieces() -> Indexes {
-    Indexes::new(IndexOptions { piece_rows: PIECE_ROWS, ..IndexOptions::default() })
+fn in_segments() -> Indexes {
+    Indexes::new(IndexOptions { segment_rows: SEGMENT_ROWS, ..IndexOptions::default() })
 }
 
 async fn only_index(indexes: &Indexes, table: &Table) -> IndexInfo {
@@ -240,21 +240,21 @@ async fn create(indexes: &Indexes, table: &Table, spec: &IndexSpec, progress: &A
 
 /// Goes on with the build of `spec`, which is asked for again or left to upkeep; how many rows were built in the first case.
 async fn go_on(table: &Table, spec: &IndexSpec, is_asked_for: bool) -> (IndexInfo, usize) {
-    let (indexes, watcher) = (in_pieces(), Watcher::until("", u64::MAX));
+    let (indexes, watcher) = (in_segments(), Watcher::until("", u64::MAX));
     match is_asked_for {
         true => drop(create(&indexes, table, spec, &watcher).await),
         false => indexes.optimize(table).await.unwrap(),
     }
-    let again = watcher.done("pieces") as usize;
+    let again = watcher.done("segments") as usize;
     assert_eq!(again > 0, is_asked_for);
     (only_index(&indexes, table).await, again)
 }
 
 /// Cuts off the build of `spec` when pieces with so many rows are there.
 async fn cut_off(table: &Table, spec: &IndexSpec, rows: u64) {
-    let watcher = Watcher::until("pieces", rows);
+    let watcher = Watcher::until("segments", rows);
     let (table, spec, progress) = (table.clone(), spec.clone(), Arc::clone(&watcher));
-    watcher.cut_off(async move { create(&in_pieces(), &table, &spec, &progress).await }).await;
+    watcher.cut_off(async move { create(&in_segments(), &table, &spec, &progress).await }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,8 +268,8 @@ async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
         }
         let spec = IndexSpec::new("vector", IndexKind::parse(kind, [("sub_vectors", "4")]).unwrap());
         cut_off(&table, &spec, cut_at).await;
-        let cut = only_index(&in_pieces(), &table).await;
-        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= PIECE_ROWS, "{kind}: {cut:?}");
+        let cut = only_index(&in_segments(), &table).await;
+        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= SEGMENT_ROWS, "{kind}: {cut:?}");
         // It serves as it is; rows go and come.
         let snapshot = table.snapshot().await.unwrap();
         // Numbers of 8 bits tell so many from each other.
@@ -329,8 +329,8 @@ async fn a_build_over_texts_or_numbers_that_is_cut_off_is_right_and_goes_on_from
         }
         let spec = IndexSpec::new(column, IndexKind::parse(kind, []).unwrap());
         cut_off(&table, &spec, cut_at).await;
-        let cut = only_index(&in_pieces(), &table).await;
-        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= PIECE_ROWS, "{kind}: {cut:?}");
+        let cut = only_index(&in_segments(), &table).await;
+        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= SEGMENT_ROWS, "{kind}: {cut:?}");
         // It serves as it is; rows go and come.
         let snapshot = table.snapshot().await.unwrap();
         assert_eq!(between(&snapshot, kind, 1_200, 1_800).await, (1_200..1_800).collect(), "{kind}");
@@ -369,7 +369,7 @@ async fn texts_and_numbers_of_a_piece_that_change_in_place_are_found_as_they_are
         }
         let spec = IndexSpec::new("note", IndexKind::parse(kind, []).unwrap());
         match is_whole {
-            true => assert!(create(&in_pieces(), &table, &spec, &Watcher::until("", u64::MAX)).await.segments > 2),
+            true => assert!(create(&in_segments(), &table, &spec, &Watcher::until("", u64::MAX)).await.segments > 2),
             false => cut_off(&table, &spec, 500).await,
         }
         // The first file's rows say what those of none do.
@@ -457,7 +457,7 @@ async fn rows_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found
     table.update(moved).await.unwrap();
     let patched = table.snapshot().await.unwrap();
     assert_eq!((patched.changed_rows(), patched.base().fragments().len()), (0, 8), "the rows must keep their ids");
-    let done = create(&in_pieces(), &table, &spec, &Watcher::until("", u64::MAX)).await;
+    let done = create(&in_segments(), &table, &spec, &Watcher::until("", u64::MAX)).await;
     assert!(done.rows_indexed == 2_000 && done.segments > 3, "{done:?}");
     for _ in 0..2 {
         let snapshot = table.snapshot().await.unwrap();

@@ -12,20 +12,20 @@ use cenote_base::{Error, Result};
 /// Parentheses may be nested so deep.
 const DEPTH_MAX: usize = 32;
 /// A query has so many operators, phrases and fuzzy words at most.
-const PARTS_MAX: usize = 1024;
+const OPERATORS_MAX: usize = 1024;
 /// The most edits that a fuzzy word may ask for.
 pub(crate) const EDITS_MAX: u32 = 2;
 
 /// How clauses side by side are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fit {
+pub(crate) enum WordRule {
     AnyWord,
     AllWords,
 }
 
 /// A query as it was written.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Written {
+pub(crate) enum ParsedQuery {
     /// Words side by side.
     Words(String),
     /// A word, and in how many letters another may differ from it; `None`: by its length.
@@ -52,16 +52,16 @@ impl<T> Default for Group<T> {
 ///
 /// # Errors
 /// `InvalidInput`, with the place and what would be right.
-pub(crate) fn parse(text: &str, default: Fit) -> Result<Written> {
-    let mut parser = Parser { text, default, parts: split(text)?, next: 0, depth: 0 };
-    if parser.parts.is_empty() {
+pub(crate) fn parse(text: &str, default: WordRule) -> Result<ParsedQuery> {
+    let mut parser = Parser { text, default, lexemes: split(text)?, next: 0, depth: 0 };
+    if parser.lexemes.is_empty() {
         return Err(Error::invalid_input("the text to search for is empty"));
     }
     let found = parser.positive()?;
     match parser.peek() {
         None => Ok(found),
         Some(_) => {
-            let at = parser.place();
+            let at = parser.position();
             Err(wrong(
                 text,
                 at,
@@ -87,12 +87,20 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 fn wrong(text: &str, at: usize, what: &str, right: &str) -> Error {
-    let part: String = text.chars().skip(at - 1).take(12).collect();
-    Error::invalid_input(format!("text query: `{part}` at character {at} {what}; {right}"))
+    let excerpt: String = text.chars().skip(at - 1).take(12).collect();
+    Error::invalid_input(format!("text query: `{excerpt}` at character {at} {what}; {right}"))
+}
+
+/// A word, phrase or operator of a query.
+#[derive(Debug, Clone)]
+struct Lexeme {
+    /// The number of its first character, from 1.
+    at: usize,
+    kind: LexemeKind,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Part {
+enum LexemeKind {
     Word(String),
     Fuzzy(String, Option<u32>),
     Phrase(String),
@@ -105,26 +113,26 @@ enum Part {
     Or,
 }
 
-/// The parts of `text`, each with the number of its first character.
-fn split(text: &str) -> Result<Vec<(usize, Part)>> {
+/// The lexemes of `text`, each with the number of its first character.
+fn split(text: &str) -> Result<Vec<Lexeme>> {
     let letters: Vec<char> = text.chars().collect();
-    let mut parts = Vec::new();
+    let mut lexemes = Vec::new();
     let (mut next, mut others) = (0, 0);
     while let Some(&letter) = letters.get(next) {
         let start = next;
         let starts_clause = start == 0 || letters[start - 1].is_whitespace() || "(+-".contains(letters[start - 1]);
         let is_followed = letters.get(start + 1).is_some_and(|after| !after.is_whitespace());
         next += 1;
-        let part = match letter {
+        let kind = match letter {
             _ if letter.is_whitespace() => continue,
-            '(' => Part::Open,
-            ')' => Part::Close,
-            '+' if starts_clause && is_followed => Part::Plus,
-            '-' if starts_clause && is_followed => Part::Minus,
+            '(' => LexemeKind::Open,
+            ')' => LexemeKind::Close,
+            '+' if starts_clause && is_followed => LexemeKind::Plus,
+            '-' if starts_clause && is_followed => LexemeKind::Minus,
             '"' => {
                 let (phrase, end) = read_phrase(text, &letters, start)?;
                 next = end;
-                Part::Phrase(phrase)
+                LexemeKind::Phrase(phrase)
             }
             _ => {
                 let (word, end) = read_word(text, &letters, start)?;
@@ -132,14 +140,14 @@ fn split(text: &str) -> Result<Vec<(usize, Part)>> {
                 word
             }
         };
-        others += usize::from(!matches!(part, Part::Word(_)));
-        if others > PARTS_MAX {
-            let says = format!("a text query has at most {PARTS_MAX} operators, phrases and fuzzy words");
+        others += usize::from(!matches!(kind, LexemeKind::Word(_)));
+        if others > OPERATORS_MAX {
+            let says = format!("a text query has at most {OPERATORS_MAX} operators, phrases and fuzzy words");
             return Err(Error::invalid_input(says));
         }
-        parts.push((start + 1, part));
+        lexemes.push(Lexeme { at: start + 1, kind });
     }
-    Ok(parts)
+    Ok(lexemes)
 }
 
 /// The character that a backslash at `at` stands before.
@@ -175,7 +183,7 @@ fn read_phrase(text: &str, letters: &[char], start: usize) -> Result<(String, us
 }
 
 /// The word or operator that begins at `start`, and where the text goes on.
-fn read_word(text: &str, letters: &[char], start: usize) -> Result<(Part, usize)> {
+fn read_word(text: &str, letters: &[char], start: usize) -> Result<(LexemeKind, usize)> {
     let (mut word, mut next, mut tilde, mut is_plain) = (String::new(), start, None, true);
     while let Some(&letter) = letters.get(next) {
         if letter.is_whitespace() || matches!(letter, '"' | '(' | ')') {
@@ -193,26 +201,26 @@ fn read_word(text: &str, letters: &[char], start: usize) -> Result<(Part, usize)
         next += 1;
     }
     let digits = |tail: &str| tail.chars().all(|letter| letter.is_ascii_digit());
-    let part = match tilde {
+    let kind = match tilde {
         Some((length, at)) if length > 0 && digits(&word[length + 1..]) => {
             let edits = match &word[length + 1..] {
                 "" => None,
                 edits => Some(edits.parse().ok().filter(|edits| *edits <= EDITS_MAX).ok_or_else(|| {
                     let what = format!("asks for {edits} edits");
-                    wrong(text, at + 1, &what, "write `~1`, `~2`, or `~` for as many as fit the word's length")
+                    wrong(text, at + 1, &what, "write `~1`, `~2`, or `~` for as many as rule the word's length")
                 })?),
             };
             word.truncate(length);
-            if edits == Some(0) { Part::Word(word) } else { Part::Fuzzy(word, edits) }
+            if edits == Some(0) { LexemeKind::Word(word) } else { LexemeKind::Fuzzy(word, edits) }
         }
         _ => match word.as_str() {
-            "AND" if is_plain => Part::And,
-            "OR" if is_plain => Part::Or,
-            "NOT" if is_plain => Part::Not,
-            _ => Part::Word(word),
+            "AND" if is_plain => LexemeKind::And,
+            "OR" if is_plain => LexemeKind::Or,
+            "NOT" if is_plain => LexemeKind::Not,
+            _ => LexemeKind::Word(word),
         },
     };
-    Ok((part, next))
+    Ok((kind, next))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -224,26 +232,26 @@ enum Sign {
 
 struct Parser<'a> {
     text: &'a str,
-    default: Fit,
-    parts: Vec<(usize, Part)>,
+    default: WordRule,
+    lexemes: Vec<Lexeme>,
     next: usize,
     depth: usize,
 }
 
 impl Parser<'_> {
-    fn peek(&self) -> Option<&Part> {
-        self.parts.get(self.next).map(|(_, part)| part)
+    fn peek(&self) -> Option<&LexemeKind> {
+        self.lexemes.get(self.next).map(|lexeme| &lexeme.kind)
     }
 
-    /// The number of the first character of the next part, or of the last one.
-    fn place(&self) -> usize {
-        self.parts.get(self.next).or(self.parts.last()).map_or(1, |(at, _)| *at)
+    /// The number of the first character of the next lexeme, or of the last one.
+    fn position(&self) -> usize {
+        self.lexemes.get(self.next).or(self.lexemes.last()).map_or(1, |lexeme| lexeme.at)
     }
 
     /// A list that says what to find, not only what not.
-    fn positive(&mut self) -> Result<Written> {
-        let start = self.place();
-        match self.list(Fit::AnyWord)? {
+    fn positive(&mut self) -> Result<ParsedQuery> {
+        let start = self.position();
+        match self.list(WordRule::AnyWord)? {
             (Sign::MustNot, _) => Err(self.only_excludes(start)),
             (_, found) => Ok(found),
         }
@@ -254,20 +262,21 @@ impl Parser<'_> {
     }
 
     /// Clauses joined by `OR`, or by `AND`, and the sign of a single one.
-    fn list(&mut self, fit: Fit) -> Result<(Sign, Written)> {
-        let start = self.place();
-        let operator = if fit == Fit::AnyWord { Part::Or } else { Part::And };
+    fn list(&mut self, rule: WordRule) -> Result<(Sign, ParsedQuery)> {
+        let start = self.position();
+        let operator = if rule == WordRule::AnyWord { LexemeKind::Or } else { LexemeKind::And };
         let (mut group, mut count) = (Group::default(), 0);
         let last = loop {
             let is_joined = count > 0 && self.peek() == Some(&operator);
             self.next += usize::from(is_joined);
-            let at = self.place();
-            let (sign, clause) = if fit == Fit::AnyWord { self.list(Fit::AllWords)? } else { self.clause()? };
-            if is_joined && fit == Fit::AnyWord && sign == Sign::MustNot {
+            let at = self.position();
+            let (sign, clause) =
+                if rule == WordRule::AnyWord { self.list(WordRule::AllWords)? } else { self.clause()? };
+            if is_joined && rule == WordRule::AnyWord && sign == Sign::MustNot {
                 return Err(wrong(self.text, at, "is excluded after `OR`", "write `car -red`, without `OR`"));
             }
             count += 1;
-            let is_needed = sign == Sign::Must || fit == Fit::AllWords;
+            let is_needed = sign == Sign::Must || rule == WordRule::AllWords;
             let clauses = match sign {
                 Sign::MustNot => &mut group.must_not,
                 _ if is_needed => &mut group.must,
@@ -275,7 +284,7 @@ impl Parser<'_> {
             };
             // Words side by side are read as one text.
             match (clauses.last_mut(), clause) {
-                (Some(Written::Words(before)), Written::Words(word))
+                (Some(ParsedQuery::Words(before)), ParsedQuery::Words(word))
                     if !is_joined && sign == Sign::None && count > 1 =>
                 {
                     before.push(' ');
@@ -284,10 +293,10 @@ impl Parser<'_> {
                 (_, clause) => clauses.push(clause),
             }
             let goes_on = match self.peek() {
-                None | Some(Part::Close) => false,
-                Some(part) if *part == operator => true,
-                Some(Part::And | Part::Or) => fit == Fit::AnyWord,
-                Some(_) => self.default == fit,
+                None | Some(LexemeKind::Close) => false,
+                Some(kind) if *kind == operator => true,
+                Some(LexemeKind::And | LexemeKind::Or) => rule == WordRule::AnyWord,
+                Some(_) => self.default == rule,
             };
             if !goes_on {
                 break sign;
@@ -302,36 +311,38 @@ impl Parser<'_> {
         if must.is_empty() && should.is_empty() {
             return Err(self.only_excludes(start));
         }
-        Ok((Sign::None, Written::Group(group)))
+        Ok((Sign::None, ParsedQuery::Group(group)))
     }
 
-    fn clause(&mut self) -> Result<(Sign, Written)> {
+    fn clause(&mut self) -> Result<(Sign, ParsedQuery)> {
         let sign = match self.peek() {
-            Some(Part::Plus) => Sign::Must,
-            Some(Part::Minus | Part::Not) => Sign::MustNot,
+            Some(LexemeKind::Plus) => Sign::Must,
+            Some(LexemeKind::Minus | LexemeKind::Not) => Sign::MustNot,
             _ => return Ok((Sign::None, self.operand()?)),
         };
         self.next += 1;
-        if matches!(self.peek(), Some(Part::Plus | Part::Minus | Part::Not)) {
+        if matches!(self.peek(), Some(LexemeKind::Plus | LexemeKind::Minus | LexemeKind::Not)) {
             let right = "one sign is enough; for the character, put `\\` before it";
-            return Err(wrong(self.text, self.place(), "is a second sign", right));
+            return Err(wrong(self.text, self.position(), "is a second sign", right));
         }
         Ok((sign, self.operand()?))
     }
 
-    fn operand(&mut self) -> Result<Written> {
-        let at = self.place();
-        let Some((_, part)) = self.parts.get(self.next).cloned() else {
+    fn operand(&mut self) -> Result<ParsedQuery> {
+        let at = self.position();
+        let Some(Lexeme { kind, .. }) = self.lexemes.get(self.next).cloned() else {
             return Err(wrong(self.text, at, "needs something after it", "add a word, or quote it to search for it"));
         };
         self.next += 1;
-        match part {
-            Part::Word(word) => Ok(Written::Words(word)),
-            Part::Fuzzy(word, edits) => Ok(Written::Fuzzy(word, edits)),
-            Part::Phrase(phrase) => Ok(Written::Phrase(phrase)),
-            Part::Open => self.parenthesis(at),
-            Part::Close => Err(wrong(self.text, at, "comes where a word should", "put one before it, or write `\\)`")),
-            Part::And | Part::Or | Part::Plus | Part::Minus | Part::Not => Err(wrong(
+        match kind {
+            LexemeKind::Word(word) => Ok(ParsedQuery::Words(word)),
+            LexemeKind::Fuzzy(word, edits) => Ok(ParsedQuery::Fuzzy(word, edits)),
+            LexemeKind::Phrase(phrase) => Ok(ParsedQuery::Phrase(phrase)),
+            LexemeKind::Open => self.parenthesis(at),
+            LexemeKind::Close => {
+                Err(wrong(self.text, at, "comes where a word should", "put one before it, or write `\\)`"))
+            }
+            LexemeKind::And | LexemeKind::Or | LexemeKind::Plus | LexemeKind::Minus | LexemeKind::Not => Err(wrong(
                 self.text,
                 at,
                 "comes where a word should",
@@ -340,27 +351,27 @@ impl Parser<'_> {
         }
     }
 
-    fn parenthesis(&mut self, at: usize) -> Result<Written> {
+    fn parenthesis(&mut self, at: usize) -> Result<ParsedQuery> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             let what = format!("is parenthesis {} inside another", self.depth);
             return Err(wrong(self.text, at, &what, &format!("nest at most {DEPTH_MAX}")));
         }
-        if self.peek() == Some(&Part::Close) {
+        if self.peek() == Some(&LexemeKind::Close) {
             return Err(wrong(self.text, at, "is empty", "put words into it, or write `\\(\\)` for the characters"));
         }
         if self.peek().is_none() {
             return Err(self.unclosed(at));
         }
         let found = self.positive()?;
-        if self.peek() != Some(&Part::Close) {
+        if self.peek() != Some(&LexemeKind::Close) {
             return Err(self.unclosed(at));
         }
         self.next += 1;
         self.depth -= 1;
         // Words in parentheses stay apart from those beside them.
         Ok(match found {
-            Written::Words(_) => Written::Group(Group { should: vec![found], ..Group::default() }),
+            ParsedQuery::Words(_) => ParsedQuery::Group(Group { should: vec![found], ..Group::default() }),
             found => found,
         })
     }

@@ -3,13 +3,15 @@
 use super::*;
 
 /// What was read, fully in parentheses, every clause with its sign.
-fn shown(query: &Written) -> String {
+fn shown(query: &ParsedQuery) -> String {
     match query {
-        Written::Words(words) => words.clone(),
-        Written::Fuzzy(word, edits) => format!("{word}~{}", edits.map_or_else(String::new, |edits| edits.to_string())),
-        Written::Phrase(phrase) => format!("\"{phrase}\""),
-        Written::Group(Group { must, should, must_not }) => {
-            let signed = |sign: &'static str, nodes: &[Written]| -> Vec<String> {
+        ParsedQuery::Words(words) => words.clone(),
+        ParsedQuery::Fuzzy(word, edits) => {
+            format!("{word}~{}", edits.map_or_else(String::new, |edits| edits.to_string()))
+        }
+        ParsedQuery::Phrase(phrase) => format!("\"{phrase}\""),
+        ParsedQuery::Group(Group { must, should, must_not }) => {
+            let signed = |sign: &'static str, nodes: &[ParsedQuery]| -> Vec<String> {
                 nodes.iter().map(|node| format!("{sign}[{}]", shown(node))).collect()
             };
             [signed("+", must), signed("", should), signed("-", must_not)].concat().join(" ")
@@ -49,8 +51,8 @@ fn clauses_are_joined_as_they_are_written() {
         ("+\"a b\" -c~", "+[\"a b\"] -[c~]", "+[\"a b\"] -[c~]"),
         ("((a))", "[a]", "[a]"),
     ] {
-        assert_eq!(shown(&parse(text, Fit::AnyWord).unwrap()), any, "any of {text}");
-        assert_eq!(shown(&parse(text, Fit::AllWords).unwrap()), all, "all of {text}");
+        assert_eq!(shown(&parse(text, WordRule::AnyWord).unwrap()), any, "any of {text}");
+        assert_eq!(shown(&parse(text, WordRule::AllWords).unwrap()), all, "all of {text}");
     }
 }
 
@@ -80,23 +82,23 @@ fn what_cannot_be_read_is_told_with_its_place_and_what_would_be_right() {
         ("\"a b\"~2", "`~2` at character 6 follows a phrase; only a word can be fuzzy"),
         ("a\\", "`\\` at character 2 has nothing after it"),
     ] {
-        for fit in [Fit::AnyWord, Fit::AllWords] {
-            let error = parse(text, fit).unwrap_err();
+        for rule in [WordRule::AnyWord, WordRule::AllWords] {
+            let error = parse(text, rule).unwrap_err();
             assert!(error.message().contains(says), "{text:?}: {error}");
         }
     }
     let deep = format!("{}a{}", "(".repeat(33), ")".repeat(33));
-    assert!(parse(&deep, Fit::AnyWord).unwrap_err().message().contains("nest at most 32"));
-    assert!(parse(&"a~ ".repeat(1_025), Fit::AnyWord).unwrap_err().message().contains("at most 1024 operators"));
-    assert!(parse(&"a ".repeat(5_000), Fit::AnyWord).is_ok());
-    let error = parse("a -b AND NOT c", Fit::AnyWord).unwrap_err();
+    assert!(parse(&deep, WordRule::AnyWord).unwrap_err().message().contains("nest at most 32"));
+    assert!(parse(&"a~ ".repeat(1_025), WordRule::AnyWord).unwrap_err().message().contains("at most 1024 operators"));
+    assert!(parse(&"a ".repeat(5_000), WordRule::AnyWord).is_ok());
+    let error = parse("a -b AND NOT c", WordRule::AnyWord).unwrap_err();
     assert!(error.message().contains("`-b AND NOT c` at character 3 only says"), "{error}");
-    assert!(parse(&format!("{}a{}", "(".repeat(32), ")".repeat(32)), Fit::AnyWord).is_ok());
+    assert!(parse(&format!("{}a{}", "(".repeat(32), ")".repeat(32)), WordRule::AnyWord).is_ok());
 }
 
 #[test]
 fn escaped_text_is_words_alone() {
     for text in ["a -b", "NOT (a OR", "\"a", "a~1 \\", "--help", "C++ +x"] {
-        assert_eq!(parse(&escape(text), Fit::AnyWord).unwrap(), Written::Words(text.to_owned()));
+        assert_eq!(parse(&escape(text), WordRule::AnyWord).unwrap(), ParsedQuery::Words(text.to_owned()));
     }
 }
