@@ -1,4 +1,4 @@
-//! Vectors and text in one ranking.
+//! Hybrid search: a vector search and a text search, fused into one ranking.
 
 use std::collections::HashMap;
 
@@ -11,39 +11,39 @@ use crate::indexes::Indexes;
 use crate::text::search::TextQuery;
 use crate::vector::search::VectorQuery;
 
-/// The constant of reciprocal rank fusion: how little the first ranks weigh more than later ones.
+/// The constant c of reciprocal rank fusion, `1 / (c + rank)`: the larger, the less the first ranks stand out.
 const RANK_CONSTANT: f32 = 60.0;
-/// Each ranking is fused so deep: this many times k, and at least [`DEPTH_MIN`] rows.
+/// Rows of each ranking that are fused: `DEPTH_FACTOR · k`, at least `DEPTH_MIN`.
 const DEPTH_FACTOR: usize = 4;
 const DEPTH_MIN: usize = 100;
 
 /// A vector search and a text search whose rankings are fused.
 #[derive(Debug, Clone)]
 pub struct HybridQuery {
-    /// What to be near to; its filter applies to it, its columns are those of the answer, its `k` is not used.
+    /// The vector search. Its filter applies to it alone, its columns are those of the result, its `k` is ignored.
     pub vector: VectorQuery,
-    /// What to find; its filter applies to it, its columns and its `k` are not used.
+    /// The text search. Its filter applies to it alone, its columns and its `k` are ignored.
     pub text: TextQuery,
-    /// How many rows, at most.
+    /// The most rows to return.
     pub k: usize,
 }
 
 impl Indexes {
-    /// The rows that the two rankings together put highest, by reciprocal rank fusion: the sum over the rankings that have
-    /// the row of 1 / (60 + rank). The columns asked for, [`DISTANCE`] (null for a row that only its text found) and [`SCORE`]
-    /// descending.
+    /// Returns the rows that rank highest by reciprocal rank fusion: the score of a row is the sum of 1 / (60 + rank)
+    /// over the rankings that have it. The result has the columns asked for, [`DISTANCE`] (null for a row that only its
+    /// text found) and [`SCORE`] descending.
     ///
     /// Cormack, Clarke, Büttcher: "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
     /// SIGIR 2009.
     ///
     /// # Errors
-    /// As [`vector_search`](Self::vector_search) and [`text_search`](Self::text_search).
+    /// Those of [`vector_search`](Self::vector_search) and [`text_search`](Self::text_search).
     pub async fn hybrid_search(&self, snapshot: &Snapshot, query: &HybridQuery) -> Result<RecordBatch> {
         let hits = self.hybrid_hits(snapshot, query).await?;
         materialize(snapshot, &hits, query.vector.columns.as_deref(), &[DISTANCE, SCORE]).await
     }
 
-    /// [`hybrid_search`](Self::hybrid_search) without reading the rows.
+    /// Does what [`hybrid_search`](Self::hybrid_search) does, without reading the rows.
     pub async fn hybrid_hits(&self, snapshot: &Snapshot, query: &HybridQuery) -> Result<Vec<Hit>> {
         check_k(query.k)?;
         let depth = (query.k * DEPTH_FACTOR).clamp(DEPTH_MIN, K_MAX);
@@ -84,7 +84,7 @@ mod tests {
         let fitting = [found(3, None, Some(9.0)), found(2, None, Some(8.0))];
         let fused = fuse(&near, &fitting, 3);
         let ids: Vec<u64> = fused.iter().map(|hit| hit.row_id).collect();
-        // MaskFilter 1 and 3 are both first in one ranking: the smaller row id goes first.
+        // Rows 1 and 3 are both first in one ranking: the smaller row id goes first.
         assert_eq!(ids, [2, 1, 3]);
         assert_eq!(fused[0].score, Some(1.0 / 62.0 + 1.0 / 62.0));
         assert_eq!((fused[0].distance, fused[2].distance), (Some(0.2), None));

@@ -1,4 +1,4 @@
-//! The indexes of a store's tables: what is done to them, and what searches keep in memory.
+//! The indexes of a store's tables: their creation, upkeep and removal, and the caches that searches share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -34,15 +34,16 @@ use crate::vector::resident::graph::{RefreshOptions, ResidentIndex};
 use crate::vector::resident::saved;
 use crate::vector::unindexed::UnindexedVectorCache;
 
-/// The catalogs of so many bases are kept, each with some bits for a row of its base, and its indexes open.
+/// The bases whose catalogs are cached, each with its opened indexes and some bits per row.
 const CATALOGS_MAX: usize = 16;
-/// Of what searches keep, one in so many bytes is for rows that satisfy filters.
+/// The part of the cached bytes for rows that satisfy filters: `1 / FILTERED_SHARE`.
 const FILTERED_SHARE: usize = 6;
-/// And one for where those are in indexes on disk.
+/// The part of the cached bytes for the positions of those rows in indexes on disk: `1 / POSITIONS_SHARE`.
 const POSITIONS_SHARE: usize = 6;
-/// The caches of unindexed vectors and texts, which share the rest.
+/// The caches of unindexed vectors (2) and texts (5), which share the rest equally.
 const UNINDEXED_CACHES: usize = 7;
-/// Makes, keeps and searches the indexes of any number of tables. Cheap to clone; clones share what is in memory.
+
+/// The indexes of any number of tables. Cheap to clone; clones share what is in memory.
 #[derive(Clone)]
 pub struct Indexes {
     shared: Arc<Shared>,
@@ -53,7 +54,7 @@ struct Shared {
     catalogs: Cache<Catalog>,
     fragments: Cache<Fragments>,
     examined: Examined,
-    /// By the table's identity and the index's name.
+    /// The indexes in memory, by the identity of the table and the name of the index.
     residents: Mutex<HashMap<(u64, String), Arc<ResidentIndex>>>,
     unindexed_vectors: UnindexedVectorCache,
     unindexed_texts: UnindexedTextCache,
@@ -74,7 +75,7 @@ impl Default for Indexes {
 }
 
 impl Indexes {
-    /// With nothing in memory yet.
+    /// Makes an empty registry with `options`.
     pub fn new(options: IndexOptions) -> Self {
         let bytes = options.cache_bytes_max.0 as usize;
         let unindexed_bytes = (bytes - bytes / FILTERED_SHARE - bytes / POSITIONS_SHARE) / UNINDEXED_CACHES;
@@ -101,7 +102,7 @@ impl Indexes {
         &self.shared.unindexed_texts
     }
 
-    /// The rows of `snapshot` that satisfy `filter`.
+    /// Returns the rows of `snapshot` that satisfy `filter`.
     pub(crate) async fn filtered(&self, snapshot: &Snapshot, filter: &Filter) -> Result<FilteredRows> {
         let fragments = self.fragments(snapshot).await?;
         self.shared.filtered.rows(snapshot, &fragments, filter).await
@@ -115,13 +116,13 @@ impl Indexes {
         &self.shared.examined
     }
 
-    /// How many rows were looked at so far to make what searches keep: which rows are live, which satisfy filters, what
-    /// no index has seen. It grows with what is written, not with what is there.
+    /// Returns the number of rows that were read so far to fill the caches of searches: of live rows, of filtered rows
+    /// and of rows that no index has. It grows with what is written, not with the size of the tables.
     pub fn rows_examined(&self) -> u64 {
         self.shared.examined.rows()
     }
 
-    /// The fragments of the base of `snapshot`, with their live rows.
+    /// Returns the fragments of the base of `snapshot`, with their live rows.
     pub(crate) async fn fragments(&self, snapshot: &Snapshot) -> Result<Arc<Fragments>> {
         let known = &self.shared.fragments;
         if let Some(known) = known.get(snapshot, "") {
@@ -134,6 +135,7 @@ impl Indexes {
         Ok(fragments)
     }
 
+    /// Returns the indexes of `snapshot`.
     pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {
         if let Some(known) = self.shared.catalogs.get(snapshot, "") {
             return Ok(known);
@@ -143,11 +145,10 @@ impl Indexes {
         Ok(catalog)
     }
 
-    /// Makes the index `spec` of `table`, from its newest version; one of the same name is replaced when its column and
-    /// sort are the same. An index of a column that holds nothing yet is made all the same: searches are exact, and
-    /// upkeep builds it when there is something. Writes and searches go on meanwhile; when the build fails, what was
-    /// there before stays. A first build that was cut off goes on where it was, when it is asked for again or at the
-    /// next upkeep.
+    /// Creates the index `spec` of `table` from its newest version, and replaces an index of the same name, column and
+    /// use. An index over a column without values is defined but not built: searches are exact, and upkeep builds it
+    /// when there are values. Writes and searches continue meanwhile; a build that fails leaves the former index in
+    /// place. A first build that was interrupted resumes when the index is created again, or at the next upkeep.
     ///
     /// # Errors
     /// `NotFound` for an unknown column; `InvalidInput` for a column whose type the index cannot cover, or an option
@@ -157,7 +158,7 @@ impl Indexes {
         self.create_watched(table, spec, &silent()).await
     }
 
-    /// As [`create`](Self::create), and tells `progress` how far it is.
+    /// Does what [`create`](Self::create) does, and reports to `progress`.
     pub async fn create_watched(
         &self,
         table: &Table,
@@ -181,7 +182,8 @@ impl Indexes {
         let definition = Definition::new(field, spec.kind.clone());
         let about = |error: Error| error.context(format!("build index `{name}` on column `{}`", spec.column));
         if spec.kind.is_resident() {
-            // Built before it is defined: what does not fit is not there. A build that was cut off goes on.
+            // BuiltIndex before it is defined, so that an index that does not fit is never defined. An interrupted build
+            // resumes from its saved graph.
             if catalog.indexes.iter().any(|index| index.name == name) {
                 self.forget(&snapshot, &name);
             }
@@ -199,8 +201,8 @@ impl Indexes {
         } else {
             let make = async |dataset: &mut Dataset| {
                 let former = Definition::read_one(dataset.config(), &name)?;
-                let goes_on = former.is_some_and(|former| former.is_unfinished && former.kind == spec.kind);
-                if !goes_on {
+                let resumes = former.is_some_and(|former| former.is_unfinished && former.kind == spec.kind);
+                if !resumes {
                     self.build(dataset, &name, &spec.column, &definition, progress).await?;
                 }
                 Ok(())
@@ -213,10 +215,10 @@ impl Indexes {
         index.ok_or_else(|| Error::internal(format!("index `{name}` is not there after it was built")))
     }
 
-    /// Drops the index called `name`. Searches that have begun go on.
+    /// Drops index `name`. Running searches continue to use it.
     ///
     /// # Errors
-    /// `NotFound`, naming the indexes there are.
+    /// `NotFound`, with the names of the indexes of the table.
     pub async fn remove(&self, table: &Table, name: &str) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let is_built = self.catalog(&snapshot).await?.find(table.name(), name)?.built.is_some();
@@ -230,7 +232,7 @@ impl Indexes {
         table.maintain(remove).await
     }
 
-    /// The indexes of `snapshot`, by name, with how late each is.
+    /// Lists the indexes of `snapshot` by name, with the rows that each lacks.
     pub async fn list(&self, snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
         let catalog = self.catalog(snapshot).await?;
         if catalog.indexes.is_empty() {
@@ -265,15 +267,15 @@ impl Indexes {
         Ok(indexes)
     }
 
-    /// [`list`](Self::list) without counting rows.
+    /// Does what [`list`](Self::list) does, without counting rows.
     pub async fn outlines(&self, snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
         let catalog = self.catalog(snapshot).await?;
         Ok(catalog.indexes.iter().map(|index| outline(snapshot, index)).collect())
     }
 
-    /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen
-    /// more rows than it has, lies in too many pieces, or learned from a table much smaller, is built anew. An index
-    /// that is current is left alone, and so is one whose column has nothing to build from.
+    /// Brings every index of `table` up to date. New rows are added to an index. An index is rebuilt if it lacks more
+    /// rows than it has, has too many segments, or was trained on a much smaller table. A current index, and one whose
+    /// column has no values, are left as they are.
     pub async fn optimize(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let catalog = self.catalog(&snapshot).await?;
@@ -307,7 +309,7 @@ impl Indexes {
             Box::pin(table.maintain(async |dataset| extend(dataset, append, options).await)).await?;
         }
         for index in rebuild {
-            self.renew(table, index).await?;
+            self.rebuild_index(table, index).await?;
         }
         if !resident.is_empty() {
             table.fold().await?;
@@ -319,7 +321,7 @@ impl Indexes {
         Ok(())
     }
 
-    /// Builds every index of `table` anew from its rows, by its own definition: nothing is left in them of rows that
+    /// Rebuilds every index of `table` from its rows, by its own definition, so that no index holds values of rows that
     /// are gone.
     pub async fn rebuild(&self, table: &Table) -> Result<()> {
         let catalog = self.catalog(&table.snapshot().await?).await?;
@@ -329,13 +331,13 @@ impl Indexes {
                 table.fold().await?;
                 self.make_resident(&table.snapshot().await?, index, &silent()).await?;
             } else {
-                self.renew(table, index).await?;
+                self.rebuild_index(table, index).await?;
             }
         }
         Ok(())
     }
 
-    /// Builds index `name` as it is asked to be.
+    /// Builds index `name` by `definition`, and stores the definition.
     async fn build(
         &self,
         dataset: &mut Dataset,
@@ -353,26 +355,26 @@ impl Indexes {
         Ok(outcome)
     }
 
-    /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
-    pub(crate) async fn renew(&self, table: &Table, index: &Index) -> Result<()> {
-        // How hard to look was measured on other parts.
+    /// Rebuilds `index`. An index whose column no longer has values keeps its definition alone.
+    pub(crate) async fn rebuild_index(&self, table: &Table, index: &Index) -> Result<()> {
+        // The settings were measured on other partitions.
         let definition = Definition {
             search: SearchSettings::default(),
             measured: index.definition.measured.map(|measured| Measured { rows: 0, ..measured }),
             ..index.definition.clone()
         };
-        let renew = async |dataset: &mut Dataset| {
+        let rebuild_index = async |dataset: &mut Dataset| {
             let outcome = self.build(dataset, &index.name, &index.column, &definition, &silent()).await?;
             if outcome == BuildOutcome::Empty && index.built.is_some() {
                 dataset.drop_index(&index.name).await.map_err(lance_error)?;
             }
             Ok(())
         };
-        Box::pin(table.maintain(renew)).await?;
+        Box::pin(table.maintain(rebuild_index)).await?;
         self.finish(table, &index.name, &silent()).await
     }
 
-    /// Builds the pieces that are missing of index `name`, if it is built piece by piece. Writes go on between them.
+    /// Builds the missing segments of index `name`, if its first build is unfinished. Writes continue between them.
     async fn finish(&self, table: &Table, name: &str, progress: &Arc<dyn Progress>) -> Result<()> {
         let stage = format!("{name}: segments");
         let mut has_begun = false;
@@ -396,7 +398,8 @@ impl Indexes {
         Ok(())
     }
 
-    /// Builds the next piece of index `name`; how many rows it has, or `None` where the index or its column is gone.
+    /// Builds the next segment of index `name`. Returns the number of its rows, or `None` where the index or its column
+    /// is gone.
     async fn add_segment(
         &self,
         dataset: &mut Dataset,
@@ -416,8 +419,8 @@ impl Indexes {
             added.rows
         } else {
             let covered = segments::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
-            // Of a row whose column was patched since a piece had it, Lance would find in that piece what it was, as
-            // soon as another piece covers its file. A search of texts looks in each piece for its own files alone.
+            // After a patch of the column, a scalar index would find stale values in an older segment as soon as
+            // another one covers the fragment. A full-text search restricts each segment to its own fragments.
             let is_patched = matches!(definition.kind, IndexKind::Scalar(_))
                 && segments::fingerprint(&covered) != definition.covered;
             let all = dataset.fragment_bitmap().as_ref().clone();
@@ -439,7 +442,7 @@ impl Indexes {
         Ok(Some(rows))
     }
 
-    /// The state of index `index` in memory.
+    /// Returns the state in memory of `index`.
     pub(crate) fn resident(
         &self,
         snapshot: &Snapshot,
@@ -458,24 +461,25 @@ impl Indexes {
         made
     }
 
-    /// Starts to bring index `index` up to date when it is not, unless somebody does.
+    /// Starts to refresh `index` in the background, unless a refresh is running.
     pub(crate) fn spawn_refresh(&self, snapshot: &Snapshot, index: &Index, resident: &ResidentIndex) {
-        // What did not fit does not fit: upkeep and whoever asks for it try again.
-        if resident.is_busy() || resident.failure().is_some() {
+        // An index that did not fit still does not: only upkeep and explicit requests try again.
+        if resident.is_refreshing() || resident.failure().is_some() {
             return;
         }
         let definition = index.definition.clone();
         let index = Index { name: index.name.clone(), column: index.column.clone(), definition, built: None };
         let (indexes, snapshot) = (self.clone(), snapshot.clone());
         tokio::spawn(async move {
-            // Those who search meanwhile need threads too.
+            // Concurrent searches need threads too.
             let threads = (indexes.shared.options.threads / 2).max(1);
             if let Err(error) = indexes.refresh_resident(&snapshot, &index, threads, &silent()).await {
-                tracing::warn!(%error, index = index.name, "the index is not in memory; searches go on without it");
+                tracing::warn!(%error, index = index.name, "the index cannot be brought into memory: searches continue without it");
             }
         });
     }
 
+    /// Brings `index` up to `snapshot` in memory, with all threads.
     pub(crate) async fn make_resident(
         &self,
         snapshot: &Snapshot,
@@ -498,7 +502,7 @@ impl Indexes {
         let others: u64 = {
             let (table, uri) = (snapshot.identity(), snapshot.base().uri());
             let mut residents = self.shared.residents.lock();
-            // A table that was there before under this name needs its graphs no more.
+            // A former table at the same location no longer needs its graphs.
             residents.retain(|(of, _), known| *of == table || known.table_uri != uri);
             let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
             others.map(|other| other.capacity_bytes()).sum()
@@ -514,7 +518,7 @@ impl Indexes {
         Box::pin(resident.refresh(snapshot, index, &fragments, &options)).await
     }
 
-    /// Drops what is kept of `table` outside of it, in memory and on disk: for one that is about to be dropped.
+    /// Drops what is kept in memory and on disk for the indexes of `table`, which is about to be dropped.
     pub async fn forget_table(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
         for index in &self.catalog(&snapshot).await?.indexes {
@@ -530,7 +534,7 @@ impl Indexes {
         Ok(())
     }
 
-    /// Drops what is in memory and on disk of the resident index called `name`, if it is one.
+    /// Drops the graph of index `name`, in memory and on disk, if the index is resident.
     fn forget(&self, snapshot: &Snapshot, name: &str) {
         let key = (snapshot.identity(), name.to_owned());
         self.shared.residents.lock().remove(&key);
@@ -539,6 +543,7 @@ impl Indexes {
         }
     }
 
+    /// Returns the file in which the graph of index `name` is saved.
     fn file(&self, snapshot: &Snapshot, name: &str) -> Option<PathBuf> {
         let mut hasher = DefaultHasher::new();
         (snapshot.base().uri(), name).hash(&mut hasher);
@@ -546,7 +551,7 @@ impl Indexes {
         Some(directory.join(format!("{:016x}.json", hasher.finish())))
     }
 
-    /// Keeps `definition` as that of index `name`.
+    /// Stores `definition` as that of index `name`.
     pub(crate) async fn define(&self, table: &Table, name: &str, definition: &Definition) -> Result<()> {
         table.maintain(async |dataset| define(dataset, name, definition).await).await
     }
@@ -554,10 +559,10 @@ impl Indexes {
 
 async fn define(dataset: &mut Dataset, name: &str, definition: &Definition) -> Result<()> {
     let (key, text) = definition.to_property(name)?;
-    if dataset.config().get(&key) == text.as_ref() {
+    if dataset.config().get(&key) == Some(&text) {
         return Ok(());
     }
-    dataset.update_config(BTreeMap::from([(key, text)])).await.map(drop).map_err(lance_error)
+    dataset.update_config(BTreeMap::from([(key, Some(text))])).await.map(drop).map_err(lance_error)
 }
 
 async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
@@ -568,12 +573,12 @@ async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
     dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
 }
 
-/// Whether `error` may come from an index that cannot be read, so that a search goes on without it.
+/// Returns whether `error` may come from an unreadable index, without which the search can continue.
 pub(crate) fn is_of_index(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::InvalidInput)
 }
 
-/// Says that a search goes on without an index.
-pub(crate) fn unreadable(name: &str, error: &Error) {
-    tracing::warn!(%error, index = name, "the index cannot be read: every row is compared until it is built anew");
+/// Logs that a search continues without an index.
+pub(crate) fn warn_unreadable(name: &str, error: &Error) {
+    tracing::warn!(%error, index = name, "the index cannot be read: searches compare every row until it is rebuilt");
 }

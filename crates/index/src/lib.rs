@@ -1,10 +1,12 @@
-//! Indexes over a table, and search through them: vectors, full text, and both fused.
+//! Indexes over a table, and the searches that use them: vector, full-text and hybrid search, and scalar filters.
 //!
-//! [`Indexes`] makes, lists, tends, drops and searches them; a search reads one [`Snapshot`](cenote_store::Snapshot).
-//! An index may be late, never wrong: rows written after it was built are searched without it and merged in; rows
-//! deleted or replaced are never found by their old values. A search under a filter gives min(k, matching rows).
+//! [`Indexes`] creates, lists, maintains, drops and searches them; a search reads one
+//! [`Snapshot`](cenote_store::Snapshot). An index may lag behind its table, but a search is never stale: it compares the
+//! rows that the index lacks one by one and merges them in, and it never finds a deleted or replaced row by its old
+//! value. A search under a filter returns min(k, matching rows).
 //!
-//! This crate does not know SQL beyond a predicate it hands to the store, nor operators: a query vector comes ready.
+//! This crate does not know SQL, beyond a predicate that it hands to the store, nor operators: a query vector is given
+//! as numbers.
 //!
 //! ```
 //! # async fn example() -> cenote_base::Result<()> {
@@ -22,7 +24,7 @@
 //! let indexes = Indexes::default();
 //! indexes.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await?;
 //!
-//! // ParsedQuery after the index was built, and found all the same.
+//! // A row that is written after the index was built is found all the same.
 //! table.upsert(record_batch!(("id", Int64, [3]), ("note", Utf8, ["red cars, red cars"])).unwrap()).await?;
 //! let found = indexes.text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
 //! assert_eq!(found.num_rows(), 2);

@@ -7,18 +7,18 @@ use cenote_base::{Error, Result};
 use lance_linalg::distance::DistanceType;
 use serde::{Deserialize, Serialize};
 
-/// How far two vectors are from each other. Smaller is nearer in all of them.
+/// A distance between two vectors. The smaller, the nearer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
-    /// Euclidean distance: the root of the sum of squared differences.
+    /// The Euclidean distance: the root of the sum of squared differences.
     #[default]
     L2,
     /// 1 − cosine of the angle: 0 for the same direction, 2 for the opposite one. Undefined for a zero vector.
     Cosine,
-    /// The inner product, negated.
+    /// The negated inner product.
     Dot,
-    /// The number of bits that differ, between vectors of bytes.
+    /// The number of bits that differ between two vectors of bytes.
     Hamming,
 }
 
@@ -41,7 +41,8 @@ impl Metric {
         }
     }
 
-    /// This metric's distance from the number that Lance calls its distance.
+    /// Converts Lance's measure of distance `raw` to this metric: Lance does not take the root of an L2 distance, and
+    /// adds 1 to a dot product.
     pub(crate) fn distance_of(self, raw: f32) -> f32 {
         match self {
             Self::L2 => raw.max(0.0).sqrt(),
@@ -72,7 +73,7 @@ impl FromStr for Metric {
             "cosine" => Ok(Self::Cosine),
             "dot" => Ok(Self::Dot),
             "hamming" => Ok(Self::Hamming),
-            _ => Err(Error::invalid_input(format!("`{text}` is no metric: use l2, cosine, dot or hamming"))),
+            _ => Err(Error::invalid_input(format!("`{text}` is not a metric: use l2, cosine, dot or hamming"))),
         }
     }
 }

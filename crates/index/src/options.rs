@@ -1,4 +1,4 @@
-//! The bounds of [`Indexes`](crate::Indexes).
+//! The options of [`Indexes`](crate::Indexes).
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -9,35 +9,34 @@ use cenote_base::ByteSize;
 
 use crate::build::train::Trainer;
 
-/// How many threads run at once here. Asked for once: it reads files.
+/// The number of threads that can run in parallel. Determined once, since that reads files.
 pub(crate) static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
-/// RefreshOptions and places of [`Indexes`].
+/// The options of [`Indexes`](crate::Indexes).
 #[derive(Debug, Clone)]
 pub struct IndexOptions {
-    /// Bytes that indexes in memory take together, at most.
+    /// The most bytes that all indexes in memory take together.
     pub memory_bytes_max: ByteSize,
-    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters and
-    /// where they are.
+    /// The most bytes that searches cache for later ones: rows that no index has, and the rows that satisfy filters with
+    /// their positions.
     pub cache_bytes_max: ByteSize,
-    /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
+    /// The directory in which indexes in memory are saved, so that another process need not build them; `None`: they
+    /// are not saved.
     pub directory: Option<PathBuf>,
-    /// Bytes that the build of an index on disk takes, about: what the partitions of vectors are learned from, and what
-    /// is gathered of texts before it is written. The rest of a build takes some hundred MiB, however large the table
-    /// is.
+    /// The approximate bytes of a build on disk: the sample from which the partitions of vectors are trained, and the
+    /// texts gathered before they are written. The rest of a build takes some hundred MiB, however large the table is.
     pub build_bytes_max: ByteSize,
-    /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by
-    /// Lance's threads, which `LANCE_CPU_THREADS` bounds.
+    /// Threads that build an index in memory, or read texts for one on disk. Lance builds the rest of an index on disk
+    /// with its own threads, which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
-    /// MaskFilter of one piece of a first build on disk: `segment_rows` or a quarter of the table, whichever is more. Smaller
-    /// tables are built whole. A build that is cut off loses its last piece.
+    /// Rows of a segment of a first build on disk: `segment_rows` or a quarter of the table, whichever is more. An index
+    /// over fewer rows is built at once. A build that is interrupted loses its last segment.
     pub segment_rows: usize,
-    /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of
-    /// Float32.
+    /// A trainer of the partition centres of vector indexes on disk, in place of Lance: for Float32 under L2 or cosine.
     pub trainer: Option<Arc<dyn Trainer>>,
-    /// How often a build of an index in memory is saved, at most: it is when a quarter of its rows are new. One that is
-    /// cut off loses what came later.
+    /// The least time between two saves while an index in memory is built; each also waits until a quarter of its rows
+    /// are new. A build that is interrupted loses what came after its last save.
     pub save_every: Duration,
 }
 

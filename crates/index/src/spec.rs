@@ -1,31 +1,32 @@
-//! What an index is asked to be: plain data.
+//! The specification of an index to create: plain data.
 
 use crate::kind::{IndexKind, ScalarStructure, VectorStructure};
 
-/// An index to be made.
+/// An index to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexSpec {
-    /// Its name, unique in the table; `None`: made from column and kind.
+    /// The name, unique in the table; `None`: derived from column and kind.
     pub name: Option<String>,
-    /// The column it covers.
+    /// The column to index.
     pub column: String,
-    /// What it is for, and how it is built.
+    /// The kind, with the options of its build.
     pub kind: IndexKind,
 }
 
 impl IndexSpec {
-    /// An index of `kind` over `column`, with a name made from both.
+    /// Makes the specification of an index of `kind` over `column`, with a name derived from both.
     pub fn new(column: impl Into<String>, kind: IndexKind) -> Self {
         Self { name: None, column: column.into(), kind }
     }
 
-    /// The same index under `name`.
+    /// Sets the name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// The name given, or `column_kind`; for vectors with the metric, and with the kind when one was chosen.
+    /// Returns the name given, or else `column_kind`. For vectors the default is `column_metric`, or
+    /// `column_metric_kind` when a structure was chosen.
     pub fn effective_name(&self) -> String {
         match (&self.name, &self.kind) {
             (Some(name), _) => name.clone(),

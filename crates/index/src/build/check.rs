@@ -1,4 +1,4 @@
-//! Checks that an index can be built, before anything is.
+//! Checks of an index specification, before anything is built.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use crate::kind::{IndexKind, ScalarStructure, VectorStructure};
 use crate::metric::Metric;
 use crate::spec::IndexSpec;
 
-/// The longest vector that an index covers, in numbers.
+/// The most numbers in a vector that an index covers.
 const WIDTH_MAX: i32 = 4_096;
 
-/// Checks that the index `spec` can be made of a table with `schema`.
+/// Checks that index `spec` can be built over a table with `schema`.
 pub(crate) fn check_column(table: &str, schema: &Schema, spec: &IndexSpec) -> Result<()> {
     let column = &spec.column;
     let Some((_, field)) = schema.fields().find(column) else {
@@ -44,6 +44,7 @@ pub(crate) fn check_column(table: &str, schema: &Schema, spec: &IndexSpec) -> Re
     )))
 }
 
+/// Returns whether an index of `kind` can cover the column `field`.
 fn accepts(kind: &IndexKind, field: &Field) -> bool {
     let is_plain = |data_type: &DataType| {
         data_type.is_numeric()
@@ -70,6 +71,7 @@ fn accepts(kind: &IndexKind, field: &Field) -> bool {
     }
 }
 
+/// Checks the options of `spec` for the column `field`.
 fn check_options(spec: &IndexSpec, field: &Field) -> Result<()> {
     if let IndexKind::FullText(options) = &spec.kind {
         return text_params(options).map(drop);
@@ -100,7 +102,7 @@ fn check_options(spec: &IndexSpec, field: &Field) -> Result<()> {
         )));
     }
     if options.partitions == Some(0) {
-        return Err(Error::invalid_input("an index has at least one of `partitions`"));
+        return Err(Error::invalid_input("`partitions` must be at least 1"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The first build of an index on disk, or its rebuild from the rows of the table.
+//! The build of an index on disk from the rows of the table.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use super::watch::LanceProgress;
 use crate::kind::IndexKind;
 use crate::options::IndexOptions;
 
-/// What came of a build.
+/// The outcome of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BuildOutcome {
-    /// All of it.
+    /// The index is built.
     Complete,
-    /// Empty yet: it is built piece by piece.
+    /// The index has no segments yet: they are built one by one.
     Begun,
-    /// There is nothing to build it from.
+    /// The column has nothing to build an index from.
     Empty,
 }
 
-/// Builds what stands behind `kind` over `column`, in the place of what there was under `name`. The first index of that name
-/// over more rows than a piece has is only begun.
+/// Builds index `name` of `kind` over `column`, and replaces what was built under that name. A new index over more rows
+/// than a segment has is only begun.
 pub(crate) async fn build_index(
     dataset: &mut Dataset,
     name: &str,

@@ -1,4 +1,4 @@
-//! Merges what is new into an index on disk.
+//! The merging of new rows into indexes on disk.
 
 use cenote_base::Result;
 use cenote_store::lance_error;
@@ -14,15 +14,16 @@ use crate::catalog::Index;
 use crate::kind::IndexKind;
 use crate::options::IndexOptions;
 
-/// An index of more pieces than this is merged into one: each search opens every piece.
+/// The most segments of an index: one with more is rebuilt, since each search opens every segment.
 pub(crate) const SEGMENTS_MAX: usize = 8;
-/// A piece that is so many times as large as the newer ones together is left as it is.
+/// A segment with `SEGMENT_RATIO` times the rows of all newer ones is not merged with them.
 const SEGMENT_RATIO: usize = 4;
 
-/// Adds what is new to each of `indexes`. One of vectors or texts gets a piece more, or one that takes in the newest
-/// pieces; others become one piece, since where a row was patched Lance would find its former number too.
+/// Adds the new rows of the table to `indexes`. A vector or full-text index gets another segment, which may replace the
+/// newest ones. All segments of a scalar index become one: after a patch, Lance would find the stale value of a row in
+/// another segment.
 pub(crate) async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOptions) -> Result<()> {
-    let mut whole = Vec::new();
+    let mut scalar = Vec::new();
     for Index { name, column, definition, .. } in indexes {
         match &definition.kind {
             IndexKind::Vector(_) if count_vectors(dataset, column).await? == 0 => {}
@@ -32,7 +33,7 @@ pub(crate) async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options:
                 dataset.optimize_indices(&options).await.map_err(lance_error)?;
             }
             kind @ IndexKind::FullText(_) => {
-                // Texts are read again: Lance's merge would take in all pieces that have lost a row.
+                // Texts are read again, since Lance's merge would include every segment that has lost a row.
                 let merged = segments_to_merge(dataset, name).await?;
                 let mut segments = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
                 segments.truncate(segments.len() - merged);
@@ -40,25 +41,25 @@ pub(crate) async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options:
                 let index = LanceIndex::new(kind, options)?;
                 build_segment(dataset, name, column, &index, &fragments, &silent()).await?;
             }
-            IndexKind::Scalar(_) => whole.push(name.clone()),
+            IndexKind::Scalar(_) => scalar.push(name.clone()),
         }
     }
-    if whole.is_empty() {
+    if scalar.is_empty() {
         return Ok(());
     }
-    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(whole);
+    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(scalar);
     dataset.optimize_indices(&options).await.map_err(lance_error)
 }
 
-/// How many of the newest pieces of index `name` are merged with what is new: as many as keep each piece
-/// [`SEGMENT_RATIO`] times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al.,
-/// 1996). A piece is searched and merged for the files that it covers alone: a row whose column was patched since is in
-/// another one.
+/// Returns the number of the newest segments of index `name` to merge with the new rows. It keeps each segment
+/// [`SEGMENT_RATIO`] times as large as all newer ones together, like the levels of a log-structured merge tree (O'Neil et
+/// al., 1996). A segment is searched and merged only for the fragments that it covers: another one covers a fragment
+/// whose column has been patched.
 async fn segments_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
     let mut segments = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
     let covered = |segments: &[IndexMetadata]| covered(dataset, segments);
     let mut newer = count_rows(dataset, &(dataset.fragment_bitmap().as_ref() - &covered(&segments)));
-    // Lance keeps them in the order in which they were built.
+    // Lance lists segments in the order in which they were built.
     segments.reverse();
     for (merged, segment) in segments.iter().enumerate() {
         let rows = count_rows(dataset, &covered(std::slice::from_ref(segment)));

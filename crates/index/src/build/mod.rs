@@ -1,6 +1,6 @@
-//! The indexes that Lance builds on disk: their parameters, their segments and the merging of those.
+//! Indexes on disk, which Lance builds: their parameters, their segments, and the merging of segments.
 //!
-//! Knows nothing of searches.
+//! This part does not know searches, nor what is cached for them.
 
 pub(crate) mod check;
 pub(crate) mod create;

@@ -14,31 +14,33 @@ use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, Vector
 use crate::metric::Metric;
 use crate::options::IndexOptions;
 
-/// Up to so many vectors are kept whole: comparing with all of them is quicker than walking a graph, and exact.
+/// Vectors up to which an index keeps them whole by default: to compare all is exact, and quicker than to walk a graph.
 const FLAT_ROWS_MAX: usize = 5_000;
+/// Partitions of an index of up to [`FLAT_ROWS_MAX`] vectors: `rows / FLAT_ROWS_PER_PARTITION`, at least 1.
 const FLAT_ROWS_PER_PARTITION: usize = 1_000;
-/// Partitions of n rows, times the square root of n. With a graph in each there are fewer: its walk is shorter than the rows are many.
+/// Partitions of a larger index: `PARTITIONS_FACTOR · √rows`, or `√rows / GRAPH_PARTITIONS_SHARE` with a graph in each
+/// partition, since a walk visits few of its rows; at most `PARTITIONS_MAX`.
 const PARTITIONS_FACTOR: usize = 2;
 const GRAPH_PARTITIONS_SHARE: usize = 8;
 const PARTITIONS_MAX: usize = 4_096;
-/// The centres of partitions are learned from vectors of one in so many of a build's bytes, as learning copies them; and from so many
-/// vectors for each, at least.
+/// Bytes of the vectors on which partitions are trained: `1 / SAMPLE_SHARE` of a build's bytes, as training copies them.
 const SAMPLE_SHARE: u64 = 4;
+/// The least number of sampled vectors for each partition.
 const SAMPLE_RATE_MIN: usize = 16;
-/// Product quantisation learns 256 codes for each piece, and needs a row for each.
+/// The least rows for product quantisation: it trains `2 ^ PQ_BITS` codes for each sub-vector, and needs a row for each.
 const PQ_ROWS_MIN: usize = 256;
 const PQ_BITS: usize = 8;
-/// Numbers of a vector that one product code stands for, where the definition does not say.
+/// The default width of a sub-vector, which one product code stands for.
 const PQ_SUB_VECTOR: usize = 8;
 
-/// An index as Lance builds it.
+/// The parameters by which Lance builds an index.
 pub(crate) struct LanceIndex {
     pub(crate) index_type: IndexType,
     pub(crate) params: Box<dyn IndexParams>,
 }
 
 impl LanceIndex {
-    /// Returns what Lance builds for a full-text or scalar index of `kind`.
+    /// Returns the parameters of a full-text or scalar index of `kind`.
     pub(crate) fn new(kind: &IndexKind, options: &IndexOptions) -> Result<Self> {
         let (index_type, builtin) = match kind {
             IndexKind::FullText(text) => {
@@ -60,7 +62,7 @@ impl LanceIndex {
     }
 }
 
-/// How Lance reads texts for `options`.
+/// Returns the parameters by which Lance splits texts into words.
 pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> {
     let language = &options.language;
     let params = InvertedIndexParams::default().language(language).map_err(|source| {
@@ -73,18 +75,21 @@ pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> 
             params.base_tokenizer("ngram".to_owned()).ngram_min_length(min).ngram_max_length(max).stem(false)
         }
         Some((min, max)) => {
-            let what = format!("pieces of {min} to {max} letters: the least must be 1 or more, and not above the most");
+            let what = format!("n-grams of {min} to {max} letters: the least must be at least 1 and at most the most");
             return Err(Error::invalid_input(what));
         }
     })
 }
 
-/// As it was asked for. Else whole vectors in few partitions for a small column, and quantised ones in many for a large one; or, with
-/// options of a graph, such a graph in each partition. `in_pieces`: as an index remembers it until its pieces are built.
+/// Returns the parameters of a vector index over `rows` vectors of `width` numbers.
+///
+/// [`VectorStructure::Auto`] keeps whole vectors in few partitions for a small column, and quantised ones in many
+/// partitions for a large one; with options of a graph, it keeps a graph in each partition. `in_segments` gives the size
+/// of partitions instead of their number, which Lance stores until the first segment is built.
 pub(super) fn vector_params(
     options: &VectorOptions,
     rows: usize,
-    dimension: usize,
+    width: usize,
     in_segments: bool,
     build_bytes_max: ByteSize,
 ) -> Result<VectorIndexParams> {
@@ -93,7 +98,7 @@ pub(super) fn vector_params(
         VectorStructure::Auto if rows <= FLAT_ROWS_MAX || options.metric == Metric::Hamming => VectorStructure::IvfFlat,
         VectorStructure::Auto if options.m.is_some() || options.ef_construction.is_some() => VectorStructure::IvfHnswSq,
         VectorStructure::Auto => VectorStructure::IvfSq,
-        // Fewer rows than codes teach nothing: until there are more, vectors are kept whole.
+        // Fewer rows than codes cannot train a quantiser: until there are more, vectors are kept whole.
         VectorStructure::IvfPq | VectorStructure::IvfHnswPq if rows < PQ_ROWS_MIN => VectorStructure::IvfFlat,
         structure => structure,
     };
@@ -104,8 +109,8 @@ pub(super) fn vector_params(
         None if is_graph => (rows.isqrt() / GRAPH_PARTITIONS_SHARE).clamp(1, PARTITIONS_MAX),
         None => (rows.isqrt() * PARTITIONS_FACTOR).min(PARTITIONS_MAX),
     };
-    let sample = (build_bytes_max.0 / SAMPLE_SHARE) as usize / (dimension * size_of::<f32>());
-    // What was asked for stands, whatever it takes.
+    let sample = (build_bytes_max.0 / SAMPLE_SHARE) as usize / (width * size_of::<f32>());
+    // A number that was asked for holds, whatever memory it takes.
     let partitions = match options.partitions {
         Some(_) => partitions,
         None => partitions.min((sample / SAMPLE_RATE_MIN).max(1)),
@@ -121,7 +126,7 @@ pub(super) fn vector_params(
         ef_construction: options.ef_construction.unwrap_or(defaults.ef_construction),
         ..defaults
     };
-    let sub_vectors = if dimension.is_multiple_of(PQ_SUB_VECTOR) { dimension / PQ_SUB_VECTOR } else { dimension };
+    let sub_vectors = if width.is_multiple_of(PQ_SUB_VECTOR) { width / PQ_SUB_VECTOR } else { width };
     let pq = PQBuildParams::new(options.sub_vectors.unwrap_or(sub_vectors), PQ_BITS);
     Ok(match structure {
         VectorStructure::IvfFlat => VectorIndexParams::with_ivf_flat_params(metric, ivf),

@@ -1,7 +1,8 @@
-//! Indexes on disk that are built piece by piece: a build that is cut off goes on after the last piece.
+//! The segments of an index on disk, each built from some fragments of the table.
 //!
-//! A piece is of some files of the table. Each is committed when it is built, so that searches use it while the next one is. Those of
-//! a vector index share what was learned from a sample of the whole column.
+//! A segment is committed when it is built, so that searches use it while the next one is built, and an interrupted build
+//! resumes after its last segment. The segments of a vector index share partitions that were trained on a sample of the
+//! whole column.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -21,24 +22,25 @@ use roaring::RoaringBitmap;
 use super::params::LanceIndex;
 use super::watch::LanceProgress;
 
-/// So many pieces at most: a search opens each of them, and upkeep adds its own.
+/// The most segments of a first build: a search opens each of them, and upkeep adds more.
 const BUILD_SEGMENTS_MAX: usize = 4;
 
-/// MaskFilter of a piece of an index over `rows` rows; `None` where it is built as one, because there are no more than `rows_max`.
+/// Returns the rows of a segment in the first build of an index over `rows` rows; `None` for up to `rows_max`, which make
+/// one segment.
 pub(crate) fn segment_rows(rows: usize, rows_max: usize) -> Option<usize> {
     (rows > rows_max).then(|| rows_max.max(rows.div_ceil(BUILD_SEGMENTS_MAX)))
 }
 
-/// What came of adding a piece.
+/// A segment that was added to an index.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AddedSegment {
-    /// How many rows the piece has.
+    /// The number of its rows.
     pub(crate) rows: usize,
-    /// Whether there are files that no piece covers.
+    /// Whether there are still fragments that no segment covers.
     pub(crate) is_unfinished: bool,
 }
 
-/// Makes vector index `name` of `column` without a piece.
+/// Creates vector index `name` over `column` without segments.
 pub(crate) async fn begin_vector_index(
     dataset: &mut Dataset,
     name: &str,
@@ -50,7 +52,7 @@ pub(crate) async fn begin_vector_index(
     builder.name(name.to_owned()).train(false).await.map(drop).map_err(lance_error)
 }
 
-/// Adds a piece to vector index `name`, of as many whole files as have up to `segment_rows` rows.
+/// Adds a segment to vector index `name`, from as many fragments as have up to `segment_rows` rows.
 pub(crate) async fn add_vector_segment(dataset: &mut Dataset, name: &str, segment_rows: usize) -> Result<AddedSegment> {
     let mut options = OptimizeOptions::append().index_names(vec![name.to_owned()]);
     options.max_rows_per_task = Some(segment_rows as u64);
@@ -67,7 +69,7 @@ pub(crate) async fn add_vector_segment(dataset: &mut Dataset, name: &str, segmen
     Ok(AddedSegment { rows, is_unfinished: plan.tasks.len() > 1 })
 }
 
-/// Builds a piece of index `name` of the rows of `files`, which is not one of vectors. Pieces all of whose files it has go.
+/// Builds a segment of full-text or scalar index `name` from `fragments`. It replaces the segments that cover no others.
 pub(crate) async fn build_segment(
     dataset: &mut Dataset,
     name: &str,
@@ -87,7 +89,7 @@ pub(crate) async fn build_segment(
     dataset.commit_existing_index_segments(name, column, vec![segment]).boxed().await.map_err(lance_error)
 }
 
-/// The files of the table that one of `pieces` covers.
+/// Returns the fragments of the table that one of `segments` covers.
 pub(crate) fn covered(dataset: &Dataset, segments: &[IndexMetadata]) -> RoaringBitmap {
     let all = dataset.fragment_bitmap();
     let mut covered = RoaringBitmap::new();
@@ -100,7 +102,7 @@ pub(crate) fn covered(dataset: &Dataset, segments: &[IndexMetadata]) -> RoaringB
     covered
 }
 
-/// A number for `files`, 0 for none.
+/// Returns a hash of `fragments`; 0 if there are none.
 pub(crate) fn fingerprint(fragments: &RoaringBitmap) -> u64 {
     if fragments.is_empty() {
         return 0;
@@ -110,7 +112,7 @@ pub(crate) fn fingerprint(fragments: &RoaringBitmap) -> u64 {
     hasher.finish()
 }
 
-/// The first of `files` that have up to `rows` rows together, one at least.
+/// Returns the first of `fragments` that have up to `rows` rows together, and at least one.
 pub(crate) fn first_fragments(dataset: &Dataset, fragments: &RoaringBitmap, rows: usize) -> RoaringBitmap {
     let (mut chosen, mut taken) = (RoaringBitmap::new(), 0);
     for fragment in dataset.fragments().iter().filter(|fragment| fragments.contains(fragment.id as u32)) {
@@ -123,13 +125,13 @@ pub(crate) fn first_fragments(dataset: &Dataset, fragments: &RoaringBitmap, rows
     chosen
 }
 
-/// How many rows `files` have.
+/// Returns the number of rows in `fragments`.
 pub(crate) fn count_rows(dataset: &Dataset, fragments: &RoaringBitmap) -> usize {
     let chosen = dataset.fragments().iter().filter(|fragment| fragments.contains(fragment.id as u32));
     chosen.filter_map(|fragment| fragment.num_rows()).sum()
 }
 
-/// How many rows have a vector in `column`.
+/// Returns the number of rows whose `column` has a vector.
 pub(crate) async fn count_vectors(dataset: &Dataset, column: &str) -> Result<usize> {
     dataset.count_rows(Some(format!("`{column}` IS NOT NULL"))).await.map_err(lance_error)
 }
@@ -139,7 +141,7 @@ mod tests {
     use super::segment_rows;
 
     #[test]
-    fn an_index_has_few_pieces_however_large_the_table_is() {
+    fn an_index_has_few_segments_however_large_the_table_is() {
         for (rows, expected) in [(0, None), (100, None), (101, Some(100)), (400, Some(100)), (1_001, Some(251))] {
             assert_eq!(segment_rows(rows, 100), expected, "{rows}");
         }

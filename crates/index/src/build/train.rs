@@ -1,4 +1,4 @@
-//! Centres of partitions that are learned elsewhere than in Lance.
+//! The training of partition centres outside Lance.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use lance_linalg::distance::DistanceType;
 
 use crate::blocking::blocking;
 
-/// Learns the centres of partitions, on a device for example.
+/// A trainer of partition centres, for example on a GPU.
 pub trait Trainer: fmt::Debug + Send + Sync {
-    /// So many `centres` of clusters of `points`, vectors of Float32 without nulls: as many rows, of the same type.
+    /// Clusters `points`, which are Float32 vectors without nulls, and returns `centres` cluster centres of the same type.
     fn centres(&self, points: FixedSizeListArray, centres: usize) -> BoxFuture<'_, Result<FixedSizeListArray>>;
 }
 
-/// Has `trainer` learn the centres that `params` asks Lance to learn, from as many vectors. Where it cannot, Lance
-/// does.
+/// Trains the centres that `params` asks for with `trainer`, on as many vectors as Lance would. Leaves them to Lance
+/// where the trainer cannot.
 pub(crate) async fn train(
     dataset: &Dataset,
     column: &str,
@@ -30,7 +30,7 @@ pub(crate) async fn train(
     trainer: &dyn Trainer,
 ) -> Result<()> {
     let metric = params.metric_type;
-    // Of other metrics the clusters are not those of the squared distance.
+    // Other metrics have other clusters than the squared distance.
     let is_cosine = metric == DistanceType::Cosine;
     if !is_cosine && metric != DistanceType::L2 {
         return Ok(());
@@ -46,13 +46,13 @@ pub(crate) async fn train(
     }
     match trainer.centres(points, partitions).await {
         Ok(centres) => ivf.centroids = Some(Arc::new(centres)),
-        Err(error) => tracing::warn!(%error, column, "the centres of partitions are learned on the CPU"),
+        Err(error) => tracing::warn!(%error, column, "the trainer failed: partition centres are trained on the CPU"),
     }
     Ok(())
 }
 
-/// The vectors of `column` with only finite numbers, of unit length if `is_cosine`; `None` for such that are not
-/// Float32.
+/// Returns the vectors of `column` that have only finite numbers, scaled to unit length if `is_cosine`; `None` if they
+/// are not Float32.
 async fn points(column: &ArrayRef, is_cosine: bool) -> Result<Option<FixedSizeListArray>> {
     let Some(lists) = column.as_fixed_size_list_opt().filter(|lists| lists.value_type() == DataType::Float32) else {
         return Ok(None);

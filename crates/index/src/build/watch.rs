@@ -1,4 +1,4 @@
-//! Tells people how far a build is.
+//! The progress of Lance's builds.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,15 +9,17 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Progress, Silent};
 use lance_index::progress::IndexBuildProgress;
 
+/// Returns a progress that reports nothing.
 pub(crate) fn silent() -> Arc<dyn Progress> {
     Arc::new(Silent)
 }
 
-/// The stages of a build by Lance, told to a [`Progress`] under the index's name. Those that a failed build has begun end with it.
+/// An adapter that reports the stages of a build by Lance to a [`Progress`], under the index's name. Dropping it ends the
+/// stages that a failed build has begun.
 pub(crate) struct LanceProgress {
     progress: Arc<dyn Progress>,
     index: String,
-    /// Units done, by stage that goes on.
+    /// The units done in each running stage.
     done: Mutex<HashMap<String, u64>>,
 }
 
@@ -30,13 +32,13 @@ impl LanceProgress {
         format!("{}: {}", self.index, stage.replace('_', " "))
     }
 
-    /// How many units there are more than were told before.
-    fn more(&self, stage: &str, done: u64) -> u64 {
-        let mut told = self.done.lock();
-        let told = told.entry(stage.to_owned()).or_default();
-        let more = done.saturating_sub(*told);
-        *told += more;
-        more
+    /// Records `done` units of `stage`, and returns how many of them are new.
+    fn advance(&self, stage: &str, done: u64) -> u64 {
+        let mut stages = self.done.lock();
+        let reported = stages.entry(stage.to_owned()).or_default();
+        let new = done.saturating_sub(*reported);
+        *reported += new;
+        new
     }
 }
 
@@ -55,7 +57,7 @@ impl IndexBuildProgress for LanceProgress {
     }
 
     async fn stage_progress(&self, stage: &str, completed: u64) -> lance::Result<()> {
-        self.progress.advance(&self.name(stage), self.more(stage, completed));
+        self.progress.advance(&self.name(stage), self.advance(stage, completed));
         Ok(())
     }
 
@@ -68,7 +70,7 @@ impl IndexBuildProgress for LanceProgress {
 
 impl Drop for LanceProgress {
     fn drop(&mut self) {
-        let going_on = std::mem::take(&mut *self.done.lock());
-        going_on.keys().for_each(|stage| self.progress.end(&self.name(stage)));
+        let running = std::mem::take(&mut *self.done.lock());
+        running.keys().for_each(|stage| self.progress.end(&self.name(stage)));
     }
 }

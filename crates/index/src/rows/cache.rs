@@ -1,4 +1,4 @@
-//! What searches keep of a snapshot for the next search.
+//! Values that searches derive from a base and keep for the next search.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -8,11 +8,11 @@ use cenote_base::sync::Mutex;
 use cenote_store::Snapshot;
 use lance::Dataset;
 
-/// Values that were made of bases, under names; those used least recently leave when all together take too many bytes
-/// (or are too many, where each is put in as one).
+/// Named values derived from bases. The cache evicts the least recently used values when all together take too many
+/// bytes, or are too many where each is put in as one byte.
 ///
-/// A base is known by its address, which nobody else has as long as the entry is there, and a table by its identity:
-/// one that is made under the name of another finds nothing here, and what belonged to the other goes.
+/// A base is identified by its address, which no other base has while the entry exists, and a table by its identity. A
+/// table that is created in place of another does not see the entries of the former, which are dropped.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
     bytes_max: usize,
@@ -21,11 +21,12 @@ pub(crate) struct Cache<V> {
 
 #[derive(Debug)]
 struct Entry<V> {
-    /// The identity of the table, and where it is.
+    /// The identity of the table.
     table: u64,
+    /// The location of the table.
     table_uri: String,
     base: Weak<Dataset>,
-    /// Whether it is kept when its base is gone, because the next base can use it.
+    /// Whether the entry outlives its base, because the next base can use it.
     is_lasting: bool,
     name: String,
     bytes: usize,
@@ -47,18 +48,17 @@ impl<V> Cache<V> {
         Self { bytes_max, entries: Mutex::default() }
     }
 
-    /// Whether something that takes `bytes` may be kept.
+    /// Returns whether a value of `bytes` may be cached.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
         bytes <= self.bytes_max
     }
 
-    /// The value called `name` of the base of `snapshot`.
+    /// Returns value `name` of the base of `snapshot`.
     pub(crate) fn get(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
         self.find(|entry| entry.is_of(snapshot.base()) && entry.name == name)
     }
 
-    /// The value called `name` that was made of the base of `snapshot`, or else the one made last of any base of its
-    /// table.
+    /// Returns value `name` of the base of `snapshot`, or else the latest one of any base of its table.
     pub(crate) fn last(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<V>> {
         let table = snapshot.identity();
         self.get(snapshot, name).or_else(|| self.find(|entry| entry.table == table && entry.name == name))
@@ -73,13 +73,13 @@ impl<V> Cache<V> {
         Some(value)
     }
 
-    /// Keeps `value`, which takes `bytes`, as long as the base of `snapshot` is there, in the table_uri of one of the same
-    /// name; not one that takes more than there are.
+    /// Caches `value`, which takes `bytes`, for as long as the base of `snapshot` exists. Replaces a value of the same
+    /// name. A value larger than the cache is not cached.
     pub(crate) fn put(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
         self.add(snapshot, name, value, bytes, false);
     }
 
-    /// As [`put`](Self::put), and longer, for the table's next base.
+    /// Caches `value` as [`put`](Self::put) does, but beyond the life of its base, for the table's next one.
     pub(crate) fn put_lasting(&self, snapshot: &Snapshot, name: &str, value: &Arc<V>, bytes: usize) {
         self.add(snapshot, name, value, bytes, true);
     }
@@ -103,7 +103,7 @@ impl<V> Cache<V> {
         }
     }
 
-    /// Drops what belongs to the table of this identity.
+    /// Drops the entries of the table with identity `table`.
     pub(crate) fn forget(&self, table: u64) {
         self.entries.lock().retain(|entry| entry.table != table);
     }

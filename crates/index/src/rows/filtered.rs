@@ -1,4 +1,4 @@
-//! Which rows satisfy a filter: those of a base are found once for many searches, and those of a fragment once for many
+//! The rows that satisfy a filter. Those of a base are found once for many searches, those of a fragment once for many
 //! bases.
 
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use super::cache::Cache;
 use super::fragments::{Examined, Fragments, PerFragment, scan};
 use super::row_set;
 
-/// A filter takes so many bytes for each that it is written with: some are trees.
+/// Bytes that a filter takes in memory, for each byte of its text: some are trees.
 const FILTER_BYTES: usize = 16;
 
-/// Filters that were asked for, with the rows of a base that satisfy them.
+/// The cached filters, with the rows of a base that satisfy them.
 #[derive(Debug)]
 pub(crate) struct FilterCache {
     kept: Cache<FilteredBase>,
     examined: Examined,
 }
 
-/// The rows of a base that satisfy a filter, superseded ones too.
+/// The rows of a base that satisfy a filter, superseded ones included.
 #[derive(Debug)]
 pub(crate) struct FilteredBase {
     filter: Filter,
-    /// How it is written. Two expressions may be written alike.
+    /// The text of the filter. Two different expressions may have the same text.
     pub(crate) text: String,
-    /// What the columns are that it names.
+    /// The hash of the columns of the base: see [`Fragments::schema`].
     schema: u64,
-    /// By fragment; among them are rows that were deleted since they were found.
+    /// The rows of each fragment, some of which may have been deleted since they were found.
     by_fragment: PerFragment<RowAddrTreeMap>,
     pub(crate) rows: RowAddrTreeMap,
     pub(crate) count: usize,
@@ -51,12 +51,12 @@ impl FilterCache {
         Self { kept: Cache::new(bytes_max), examined }
     }
 
-    /// Drops what belongs to the table of this identity.
+    /// Drops the entries of the table with identity `table`.
     pub(crate) fn forget(&self, table: u64) {
         self.kept.forget(table);
     }
 
-    /// The rows of `snapshot` that satisfy `filter`, where its base has `fragments`.
+    /// Returns the rows of `snapshot`, whose base has `fragments`, that satisfy `filter`.
     pub(crate) async fn rows(
         &self,
         snapshot: &Snapshot,
@@ -84,7 +84,7 @@ impl FilterCache {
         Ok(FilteredRows { base, superseded, changes, count, is_known })
     }
 
-    /// Finds the rows of the fragments that `known` does not have.
+    /// Finds the rows that satisfy `filter`: only those of fragments that `known` does not have are read.
     async fn find(
         &self,
         snapshot: &Snapshot,
@@ -97,7 +97,7 @@ impl FilterCache {
         let base = snapshot.base();
         let found = match missing.len() {
             0 => RowAddrTreeMap::new(),
-            // Scalar indexes help to look through a table, and not through a part of it.
+            // Scalar indexes help to filter a whole table, not some of its fragments.
             all if all == fragments.all().len() => row_set::satisfying(base.scan(), filter).await?,
             _ => {
                 let mut scanner = scan(base, &missing);
@@ -130,12 +130,12 @@ impl FilteredRows {
         self.base.rows.contains(row) && !self.superseded.contains(row) || self.changes.contains(row)
     }
 
-    /// How many they are.
+    /// Returns the number of rows.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Their ids, ascending.
+    /// Returns the ids of the rows, ascending.
     pub(crate) fn ids(&self) -> Result<Vec<u64>> {
         let mut ids = row_set::ids(&self.base.rows)?;
         ids.retain(|row| !self.superseded.contains(*row));
@@ -143,17 +143,17 @@ impl FilteredRows {
         Ok(ids)
     }
 
-    /// Those of the base, superseded ones too.
+    /// Returns the rows of the base, superseded ones included.
     pub(crate) fn base(&self) -> &RowAddrTreeMap {
         &self.base.rows
     }
 
-    /// Those of the change store.
+    /// Returns the rows of the change store.
     pub(crate) fn changes(&self) -> &RowAddrTreeMap {
         &self.changes
     }
 
-    /// Those of the base, if they were asked for before, and so may be once more: the same value each time.
+    /// Returns the rows of the base if the filter was used before, and so may be used again: the same value each time.
     pub(crate) fn repeated(&self) -> Option<&Arc<FilteredBase>> {
         self.is_known.then_some(&self.base)
     }

@@ -1,11 +1,11 @@
-//! The live rows of a base, by the fragments that they are in.
+//! The live rows of a base, by fragment.
 //!
 //! An index may hold rows that are not live: those that the base has deleted since, those that a compaction has removed
-//! from its files, and those that are in another fragment now, where they may have other values. So each fragment's
-//! rows are known apart.
+//! from its fragments, and those that have moved to another fragment, where their values may differ. So the rows of each
+//! fragment are known separately.
 //!
-//! The files of a fragment never change. What was made of its rows serves every base that has the fragment, and from
-//! one base to the next only new fragments and new deletions are looked at.
+//! The files of a fragment never change. A value derived from its rows serves every base that has the fragment, and a new
+//! base takes reading only new fragments and new deletions.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -31,7 +31,7 @@ pub(crate) const UNCOVERED_ROWS_MAX: usize = 100_000;
 /// Fragments that are read concurrently.
 const PARALLEL: usize = 16;
 
-/// Counts rows that were looked at to make what searches keep.
+/// A counter of the rows that were read to fill the caches of searches.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Examined(Arc<AtomicU64>);
 
@@ -45,11 +45,11 @@ impl Examined {
     }
 }
 
-/// A fragment as it is in a base.
+/// A fragment of a base.
 #[derive(Debug, Clone)]
 pub(crate) struct Fragment {
     id: u32,
-    /// Its number and the names of its files, which no other fragment of any table has.
+    /// The id of the fragment and the names of its files, which together are unique among all tables.
     files: Arc<str>,
     live: Arc<FragmentRows>,
 }
@@ -58,13 +58,13 @@ pub(crate) struct Fragment {
 #[derive(Debug)]
 struct FragmentRows {
     deletions: Option<DeletionFile>,
-    /// Where in the fragment deleted rows are.
+    /// The offsets of deleted rows in the fragment.
     holes: RoaringBitmap,
     ids: RowAddrTreeMap,
 }
 
 impl Fragment {
-    /// The ids of its rows that are not deleted.
+    /// Returns the ids of its rows that are not deleted.
     pub(crate) fn rows(&self) -> &RowAddrTreeMap {
         &self.live.ids
     }
@@ -74,13 +74,12 @@ impl Fragment {
 #[derive(Debug)]
 pub(crate) struct Fragments {
     all: Vec<Fragment>,
-    /// Stands for the columns: their numbers, names and types.
+    /// A hash of the ids, names and types of the columns.
     schema: u64,
 }
 
 impl Fragments {
-    /// Those of `base`. Of what `known` has, which are fragments of another version of the base, nothing is looked at
-    /// again.
+    /// Reads the fragments of `base`, but for the rows that are known from `known`, the fragments of another version.
     pub(crate) async fn read(base: &Dataset, known: Option<&Self>, examined: &Examined) -> Result<Self> {
         let known: HashMap<&str, &Fragment> =
             known.into_iter().flat_map(|known| &known.all).map(|fragment| (&*fragment.files, fragment)).collect();
@@ -100,26 +99,27 @@ impl Fragments {
         Ok(Self { all, schema: schema.finish() })
     }
 
-    /// A number for the columns of the base: that of another base differs where a name means another column.
+    /// Returns a hash of the columns, which differs from that of a base in which a name refers to another column.
     pub(crate) fn schema(&self) -> u64 {
         self.schema
     }
 
+    /// Returns all fragments.
     pub(crate) fn all(&self) -> &[Fragment] {
         &self.all
     }
 
-    /// Those numbered in `ids`.
+    /// Returns the fragments with `ids`.
     pub(crate) fn of(&self, ids: &RoaringBitmap) -> Vec<Fragment> {
         self.all.iter().filter(|fragment| ids.contains(fragment.id)).cloned().collect()
     }
 
-    /// The others.
+    /// Returns the fragments without `ids`.
     pub(crate) fn without(&self, ids: &RoaringBitmap) -> Vec<Fragment> {
         self.all.iter().filter(|fragment| !ids.contains(fragment.id)).cloned().collect()
     }
 
-    /// The numbers of those that one of `segments` covers.
+    /// Returns the ids of the fragments that one of `segments` covers.
     pub(crate) fn covered(&self, segments: &[IndexMetadata]) -> RoaringBitmap {
         let is_covered = |fragment: &&Fragment| {
             let covers = |segment: &IndexMetadata| {
@@ -131,12 +131,12 @@ impl Fragments {
     }
 }
 
-/// The live rows of `fragments` together.
+/// Returns the live rows of all `fragments`.
 pub(crate) fn rows_of(fragments: &[Fragment]) -> RowAddrTreeMap {
     RowAddrTreeMap::union_all(&fragments.iter().map(Fragment::rows).collect::<Vec<_>>())
 }
 
-/// A scan of `fragments` of `base`.
+/// Makes a scan of `fragments` of `base`.
 pub(crate) fn scan(base: &Dataset, fragments: &[Fragment]) -> Scanner {
     let ids: RoaringBitmap = fragments.iter().map(|fragment| fragment.id).collect();
     let chosen = base.fragments().iter().filter(|fragment| ids.contains(fragment.id as u32));
@@ -145,7 +145,7 @@ pub(crate) fn scan(base: &Dataset, fragments: &[Fragment]) -> Scanner {
     scanner
 }
 
-/// `column` of the rows of `fragment`, with their row ids.
+/// Reads `column` of the rows of `fragment`, with their row ids.
 pub(crate) async fn read(base: &Dataset, column: &str, fragment: &Fragment) -> Result<RecordBatches> {
     let mut scanner = scan(base, std::slice::from_ref(fragment));
     scanner.project(&[column]).map_err(lance_error)?.with_row_id();
@@ -164,7 +164,7 @@ fn files_of(file: &FileFragment) -> Arc<str> {
 }
 
 impl FragmentRows {
-    /// Those of `file`, by those that it had in another version of the base.
+    /// Reads the live rows of `file`, starting from `former`, those of another version of the base.
     async fn read(
         base: &Dataset,
         file: &FileFragment,

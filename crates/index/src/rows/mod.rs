@@ -1,8 +1,10 @@
-//! Which rows a search may find: sets of them, by fragment and by filter, and what is kept of them between searches.
+//! The rows that a search may find: which are live, which an index covers, which satisfy a filter. The caches that keep
+//! such sets from one search to the next.
 //!
-//! Knows neither vectors nor texts, nor what indexes there are.
+//! This part does not know vectors, texts or indexes.
 
 pub(crate) mod cache;
+pub(crate) mod coverage;
 pub(crate) mod filtered;
 pub(crate) mod fragments;
 pub(crate) mod row_set;

@@ -1,4 +1,4 @@
-//! Sets of rows, by row id, and rows read by them.
+//! Sets of rows by row id, and the reading of their rows.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use lance::Dataset;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
 use lance_index::prefilter::PreFilter;
 
-/// The rows of the change store that satisfy `filter`.
+/// Returns the rows of the change store that satisfy `filter`.
 pub(crate) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     let request = ScanRequest::default().columns([""; 0]).filter(filter.clone()).with_row_id();
@@ -22,7 +22,8 @@ pub(crate) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> 
     Ok(rows)
 }
 
-/// The rows that `scanner` finds to satisfy `filter`, superseded ones too: a scan under a mask uses no scalar index.
+/// Returns the rows of `scanner` that satisfy `filter`, superseded ones included: a scan under a mask would not use a
+/// scalar index.
 pub(crate) async fn satisfying(mut scanner: Scanner, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     scanner.empty_project().map_err(lance_error)?.with_row_id();
@@ -42,13 +43,13 @@ pub(crate) async fn satisfying(mut scanner: Scanner, filter: &Filter) -> Result<
     Ok(rows)
 }
 
-/// The row ids of a scan's batch.
+/// Returns the row ids of `batch`.
 pub(crate) fn row_ids(batch: &RecordBatch) -> Result<&[u64]> {
     let row_ids = batch.column_by_name(ROW_ID).and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
     Ok(row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?.values())
 }
 
-/// `column` of those of `rows` that the base has, with their row ids.
+/// Reads `column` of those of `rows` that the base has, with their row ids.
 pub(crate) async fn read(base: &Dataset, column: &str, rows: RowAddrTreeMap) -> Result<RecordBatches> {
     if count(&rows) == 0 {
         return Ok(stream::empty().boxed());
@@ -60,24 +61,24 @@ pub(crate) async fn read(base: &Dataset, column: &str, rows: RowAddrTreeMap) -> 
     Ok(batches.map_err(lance_error).boxed())
 }
 
-/// Whether `rows` are all among `others`.
+/// Returns whether `rows` are all among `others`.
 pub(crate) fn are_among(rows: &RowAddrTreeMap, others: &RowAddrTreeMap) -> bool {
     count(&(rows.clone() - others)) == 0
 }
 
-/// How many rows there are in `rows`.
+/// Returns the number of `rows`.
 pub(crate) fn count(rows: &RowAddrTreeMap) -> usize {
     let parts = rows.iter().filter_map(|(upper, _)| rows.get_fragment_bitmap(*upper));
     parts.map(|part| part.len() as usize).sum()
 }
 
-/// The ids of `rows`, ascending.
+/// Returns the ids of `rows`, ascending.
 pub(crate) fn ids(rows: &RowAddrTreeMap) -> Result<Vec<u64>> {
     let ids = rows.row_addrs().ok_or_else(|| Error::internal("rows are listed one by one"))?;
     Ok(ids.map(u64::from).collect())
 }
 
-/// The rows that a search of an index may find.
+/// The rows that Lance's search of an index may find.
 pub(crate) struct MaskFilter(Arc<RowAddrMask>);
 
 impl MaskFilter {

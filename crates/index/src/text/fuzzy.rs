@@ -1,13 +1,13 @@
-//! The words that a fuzzy word stands for.
+//! The expansion of a fuzzy word to the words that it stands for.
 
 use std::cmp::Ordering;
 
 use super::plan::FuzzyWord;
 
-/// A fuzzy word stands for so many words at most.
+/// The most words that a fuzzy word stands for.
 pub(crate) const EXPANSIONS_MAX: usize = 50;
 
-/// A word, and how much it counts beside the others that a fuzzy word stands for.
+/// A word that a fuzzy word stands for, weighted by its similarity.
 #[derive(Debug, Clone)]
 pub(crate) struct WeightedWord {
     pub(crate) word: String,
@@ -22,15 +22,15 @@ pub(crate) struct Expansion {
 }
 
 impl FuzzyWord {
-    /// How similar `word` is: 1 less the edits between the two over the letters of the shorter. `None`: not at all, or too
-    /// many edits.
+    /// Returns the similarity of `word`: `1 - edits / letters of the shorter word`; `None` if there are too many edits, or
+    /// no letter is left in common.
     pub(crate) fn similarity(&self, word: &str) -> Option<f32> {
         let edits = distance(&self.term, word, self.edits as usize)?;
         let shorter = self.term.chars().count().min(word.chars().count());
         (edits < shorter).then(|| 1.0 - edits as f32 / shorter as f32)
     }
 
-    /// Those of `words` that are similar, each with its weight: the most similar first, equal ones by the alphabet.
+    /// Returns those of `words` that are similar: the most similar first, equally similar ones in alphabetical order.
     pub(crate) fn ranked(&self, words: impl IntoIterator<Item = String>) -> Vec<WeightedWord> {
         let similar =
             words.into_iter().filter_map(|word| self.similarity(&word).map(|weight| WeightedWord { word, weight }));
@@ -42,10 +42,11 @@ impl FuzzyWord {
     }
 }
 
-/// How many letters must be inserted, deleted or replaced to make `a` into `b`; `None`: more than `max`.
+/// Counts the letters to insert, delete or replace that make `b` of `a`; `None`: more than `max`.
+///
 /// Levenshtein: "Binary codes capable of correcting deletions, insertions, and reversals", 1966.
 fn distance(a: &str, b: &str, max: usize) -> Option<usize> {
-    // A letter takes at most four bytes, so lengths that differ by more tell it without reading.
+    // A letter takes at most four bytes, so a greater difference in length settles it.
     if a.len().abs_diff(b.len()) > 4 * max {
         return None;
     }

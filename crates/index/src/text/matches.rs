@@ -1,4 +1,4 @@
-//! The rows of one part of a full-text index that fit a query.
+//! The rows of one segment of a full-text index that match a query.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,26 +18,27 @@ use super::segment::{ScoredExpansion, TextSegment};
 use crate::hits::K_MAX;
 use crate::rows::row_set::MaskFilter;
 
-/// So many rows beyond k are asked for, to see ties at the end of the result.
+/// Rows asked for beyond k, to detect ties at the end of the result.
 const TIES_MIN: usize = 16;
 
+/// Row ids with their scores.
 type Scores = Vec<(u64, f32)>;
 
-/// A search in one part of an index. All rows are scored by the statistics of the whole column, which the scorers have.
+/// A search of one segment. Rows are scored by the statistics of the whole column, which the scorers hold.
 pub(crate) struct SegmentSearch<'a> {
     pub(crate) segment: &'a TextSegment,
     pub(crate) plan: &'a TextPlan,
-    /// Weighs the plan's terms.
+    /// The scorer of the plan's terms.
     pub(crate) exact: &'a MemBM25Scorer,
-    /// What each fuzzy word stands for, and what weighs it.
+    /// The expansions of the plan's fuzzy words.
     pub(crate) expansions: &'a [ScoredExpansion],
 }
 
 impl SegmentSearch<'_> {
-    /// The best rows of those that `mask` selects: k at least, and those that score as the last of them does.
+    /// Returns the best rows that `mask` selects: at least k, and all that score the same as the k-th.
     pub(crate) async fn best(&self, mut mask: RowAddrMask, k: usize) -> Result<Scores> {
         let mut node = &self.plan.root;
-        // What excludes rows of one other part leaves the ranking to that part.
+        // A group of one clause and exclusions ranks as its clause does.
         while let Node::Group(Group { must, should, must_not }) = node
             && let ([only], []) | ([], [only]) = (must.as_slice(), should.as_slice())
         {
@@ -52,8 +53,8 @@ impl SegmentSearch<'_> {
                 Node::Fuzzy(_) | Node::Group(_) => return self.all(node, mask).await,
             };
             found.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
-            // Of rows with equal scores the index gives any: all of those at the end of the result must be seen, for the
-            // same rows to come out each time.
+            // Lance returns any of the rows with equal scores. For a deterministic result, all rows that tie with the
+            // last one must be seen.
             let cuts_ties = found.len() >= limit && found[k - 1].1 == found[found.len() - 1].1;
             if !cuts_ties || limit >= K_MAX {
                 return Ok(found);
@@ -62,7 +63,7 @@ impl SegmentSearch<'_> {
         }
     }
 
-    /// All rows that fit `node`, of those that `mask` selects; each once.
+    /// Returns all rows that match `node` and that `mask` selects, each once.
     fn all<'b>(&'b self, node: &'b Node, mask: RowAddrMask) -> BoxFuture<'b, Result<Scores>> {
         async move {
             match node {
@@ -90,7 +91,7 @@ impl SegmentSearch<'_> {
     async fn fuzzy(&self, fuzzy: usize, mask: &RowAddrMask) -> Result<Scores> {
         let ScoredExpansion { expansion, scorer } = &self.expansions[fuzzy];
         let mut sum = ScoreSums::default();
-        // Words of one weight are searched for at once.
+        // Words of equal weight are searched together.
         for alike in expansion.words.chunk_by(|a, b| a.weight == b.weight) {
             let tokens = self.plan.tokens(alike.iter().map(|weighted| &weighted.word));
             let found = self.search(tokens, Operator::Or, FtsSearchParams::new(), scorer, mask).await?;
@@ -101,7 +102,7 @@ impl SegmentSearch<'_> {
 
     async fn group(&self, group: &Group<Node>, mut mask: RowAddrMask) -> Result<Scores> {
         let mut must: Vec<&Node> = group.must.iter().collect();
-        // The rarest first: what comes after looks at its rows alone.
+        // The rarest clause first: its rows mask the search of the others.
         must.sort_by_cached_key(|node| self.rows_max(node));
         let mut sum = ScoreSums::default();
         for node in &must {
@@ -118,7 +119,7 @@ impl SegmentSearch<'_> {
         Ok(sum.into_scores())
     }
 
-    /// `mask` without the rows that fit any of `nodes`.
+    /// Removes the rows that match any of `nodes` from `mask`.
     async fn without(&self, nodes: &[Node], mut mask: RowAddrMask) -> Result<RowAddrMask> {
         for node in nodes {
             let found = self.all(node, mask.clone()).await?;
@@ -128,7 +129,7 @@ impl SegmentSearch<'_> {
         Ok(mask)
     }
 
-    /// How many live rows of the column fit `node`, at most.
+    /// Returns an upper bound of the live rows of the column that match `node`.
     fn rows_max(&self, node: &Node) -> usize {
         let rows_with = |term: &usize| self.exact.num_docs_containing_token(&self.plan.terms[*term]);
         match node {
@@ -162,7 +163,7 @@ impl SegmentSearch<'_> {
     }
 }
 
-/// The sums of rows' scores.
+/// The sum of the scores of each row.
 #[derive(Default)]
 struct ScoreSums(HashMap<u64, f32>);
 
@@ -173,7 +174,7 @@ impl ScoreSums {
         }
     }
 
-    /// Leaves, of what there is, the rows of `scores`.
+    /// Drops the rows that are not among `scores`.
     fn keep(&mut self, scores: &Scores) {
         let mut kept = HashMap::with_capacity(scores.len());
         kept.extend(scores.iter().filter_map(|(row_id, _)| Some((*row_id, *self.0.get(row_id)?))));

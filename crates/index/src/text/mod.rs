@@ -1,6 +1,6 @@
-//! Full-text search: the query language, the segments that Lance has built, and the texts that none of them covers.
+//! Full-text search: the query language, the segments that Lance has built, and the texts that no segment covers.
 //!
-//! Knows nothing of vectors. Which rows satisfy a filter it asks `rows`.
+//! This part does not know vectors. `rows` tells it which rows satisfy a filter and which are live.
 
 mod fuzzy;
 mod matches;

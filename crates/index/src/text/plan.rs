@@ -1,4 +1,4 @@
-//! A text query as an index reads it.
+//! The plan of a text query: its words as the tokenizer of an index reads them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use lance_index::scalar::inverted::tokenizer::document_tokenizer::{DocType, Lanc
 
 use super::parse::{EDITS_MAX, Group, ParsedQuery, WordRule};
 
-/// What rows must fit, by the terms of an index.
+/// A condition on rows, which refers to the terms, phrases and fuzzy words of a plan by their positions.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
-    /// Any or all of these of the plan's terms.
+    /// Any or all of some terms.
     Words(Vec<usize>, WordRule),
-    /// This one of the plan's phrases.
+    /// A phrase.
     Phrase(usize),
-    /// This one of the plan's fuzzy words.
+    /// Any word that a fuzzy word stands for.
     Fuzzy(usize),
     Group(Group<Self>),
 }
 
-/// A fuzzy word: as the index would keep it, and in how many letters another may differ.
+/// A fuzzy word, as the index would hold it, and the most letters in which another word may differ.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct FuzzyWord {
     pub(crate) term: String,
     pub(crate) edits: u32,
 }
 
-/// A phrase: its words with their positions, and the indexes of those words among the terms of the plan.
+/// A phrase: its words with their positions, and the places of those words among the terms of the plan.
 pub(crate) struct Phrase {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) terms: Vec<usize>,
 }
 
-/// A query whose words were read as an index reads them.
+/// A query whose words have been split and stemmed by the tokenizer of an index.
 pub(crate) struct TextPlan {
     pub(crate) root: Node,
     /// The exact words, each once.
@@ -46,7 +46,7 @@ pub(crate) struct TextPlan {
 }
 
 impl TextPlan {
-    /// Reads `query` by `tokenizer`; `None` when it has stop words only.
+    /// Plans `query` with `tokenizer`; `None` when it has stop words only.
     pub(crate) fn read(
         query: &ParsedQuery,
         rule: WordRule,
@@ -62,12 +62,13 @@ impl TextPlan {
         Ok(Some(Self { root, terms, phrases, fuzzy, token_type }))
     }
 
-    /// What an index is to look for: `words`, each once.
+    /// Returns `words`, each once, as Lance takes them.
     pub(crate) fn tokens<'a>(&self, words: impl Iterator<Item = &'a String>) -> Arc<Tokens> {
         Arc::new(Tokens::new(words.cloned().collect(), self.token_type.clone()))
     }
 }
 
+/// A plan in the making.
 struct PlanReader<'a> {
     rule: WordRule,
     tokenizer: &'a mut Box<dyn LanceTokenizer>,
@@ -107,13 +108,13 @@ impl PlanReader<'_> {
         })
     }
 
-    /// The words of `parts` that are joined as the parts are become one node, with each of them once.
+    /// Plans `parts`, which are joined by `rule`. Words that are joined by the same rule become one node, each once.
     fn read_all(&mut self, parts: &[ParsedQuery], rule: WordRule) -> Result<Vec<Node>> {
         let (mut terms, mut others) = (Vec::new(), Vec::new());
         for part in parts {
             match (part, self.read(part)?) {
                 (_, None) => {}
-                (ParsedQuery::Words(_), Some(Node::Words(more, its))) if its == rule || more.len() == 1 => {
+                (ParsedQuery::Words(_), Some(Node::Words(more, own))) if own == rule || more.len() == 1 => {
                     terms.extend(more)
                 }
                 (_, Some(other)) => others.push(other),
@@ -137,7 +138,7 @@ impl PlanReader<'_> {
 
     fn fuzzy(&mut self, term: String, edits: Option<u32>) -> Node {
         let edits = edits.unwrap_or_else(|| MatchQuery::auto_fuzziness(&term)).min(EDITS_MAX);
-        // A word without a letter in common is not similar.
+        // A word of one letter has no similar words: they would have no letter in common.
         if edits == 0 || term.chars().nth(1).is_none() {
             return Node::Words(vec![self.term(&term)], self.rule);
         }
@@ -146,7 +147,7 @@ impl PlanReader<'_> {
     }
 }
 
-/// `None`: nothing is left to find.
+/// Makes a node of a group; `None` if nothing is left to find.
 fn group(Group { mut must, mut should, must_not }: Group<Node>) -> Option<Node> {
     match (must.len(), should.len(), must_not.is_empty()) {
         (0, 0, _) => None,
@@ -156,6 +157,7 @@ fn group(Group { mut must, mut should, must_not }: Group<Node>) -> Option<Node> 
     }
 }
 
+/// Makes a node of `terms`, each once; `None` if there are none.
 fn words(mut terms: Vec<usize>, rule: WordRule) -> Option<Node> {
     let mut known = HashSet::new();
     terms.retain(|term| known.insert(*term));

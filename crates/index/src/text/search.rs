@@ -25,60 +25,61 @@ use super::texts::{Texts, UnindexedMatches};
 use super::unindexed::{OpenTextIndex, SupersededTexts};
 use crate::blocking::blocking;
 use crate::build::params::text_params;
-use crate::catalog::{Catalog, Coverage, Index};
+use crate::catalog::{Catalog, Index};
 use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
-use crate::indexes::{Indexes, is_of_index, unreadable};
+use crate::indexes::{Indexes, is_of_index, warn_unreadable};
 use crate::kind::IndexKind;
+use crate::rows::coverage::Coverage;
 use crate::rows::filtered::FilteredRows;
 use crate::rows::fragments::UNCOVERED_ROWS_MAX;
 use crate::rows::row_set;
 
-/// A search for the rows whose text fits a query best.
+/// A search for the rows whose text matches a query best.
 #[derive(Debug, Clone)]
 pub struct TextQuery {
-    /// A column with a full-text index; `None`: all that have one, each row ranked by its best column.
+    /// The column, which has a full-text index; `None`: all columns that have one, each row ranked by its best column.
     pub column: Option<String>,
-    /// What to find:
+    /// The query:
     ///
-    /// | written | a row has |
+    /// | query | matching rows have |
     /// |---|---|
-    /// | `red car` | one of the words at least; with [`all_words`](Self::all_words), all |
-    /// | `"red car"` | the words as they stand |
-    /// | `colour~1`, `colour~2` | a word that differs by so many letters at most |
+    /// | `red car` | at least one of the words; with [`all_words`](Self::all_words), all |
+    /// | `"red car"` | the words one after the other |
+    /// | `colour~1`, `colour~2` | a word that differs by at most 1 or 2 letters |
     /// | `colour~` | the same, with the letters by the word's length: none up to 2, 1 up to 5, 2 beyond |
-    /// | `red AND car`, `red OR car` | both; one at least |
+    /// | `red AND car`, `red OR car` | both; at least one |
     /// | `car -red`, `car NOT red` | the first and not the second |
     /// | `+car red` | the first; the second makes it rank higher |
-    /// | `(red OR blue) AND "fast car"` | what stands in parentheses first |
-    /// | `\-red`, `\"`, `\(`, `\~`, `\AND` | no sign, quote, parenthesis, tilde or operator, but the characters |
+    /// | `(red OR blue) AND "fast car"` | what the parentheses group, and the phrase |
+    /// | `\-red`, `\"`, `\(`, `\~`, `\AND` | the characters themselves, without a special meaning |
     ///
-    /// `AND` binds more than `OR`. Words side by side are joined as by `OR`, or as by `AND` when all are needed. `AND`,
-    /// `OR` and `NOT` are written in capitals; `+` and `-` stand at the beginning of what they apply to, and within a
-    /// word are like any other character. The index splits, stems and drops words of a query as it does those of texts.
-    /// There are no wildcards, weights or names of columns.
+    /// `AND` binds more tightly than `OR`. Adjacent words are joined as by `OR`, or as by `AND` when all are required.
+    /// `AND`, `OR` and `NOT` are written in capitals; `+` and `-` precede what they apply to, and within a word are like
+    /// any other character. The index splits, stems and drops words of a query as it does those of texts. There are no
+    /// wildcards, weights or column names.
     pub query: String,
-    /// Whether a row needs all words that stand side by side.
+    /// Whether a row must have all adjacent words.
     pub all_words: bool,
-    /// How many rows, at most.
+    /// The most rows to return.
     pub k: usize,
-    /// Only rows that satisfy this; applied before the search.
+    /// The condition that rows must satisfy, applied before the search.
     pub filter: Option<Filter>,
-    /// Columns of the answer; `None`: all visible ones.
+    /// The columns to return; `None`: all visible ones.
     pub columns: Option<Vec<String>>,
 }
 
 impl TextQuery {
-    /// The `k` rows that fit `query` best.
+    /// Makes a query for the `k` rows that match `query` best.
     pub fn new(query: impl Into<String>, k: usize) -> Self {
         Self { column: None, query: query.into(), all_words: false, k, filter: None, columns: None }
     }
 
-    /// `text` as a query for its words alone, with a backslash before what would mean something else.
+    /// Escapes `text` with backslashes, so that it is a query for its words alone.
     pub fn escape(text: &str) -> String {
         escape(text)
     }
 
-    /// Only in `column`.
+    /// Restricts the search to `column`.
     pub fn column(mut self, column: impl Into<String>) -> Self {
         self.column = Some(column.into());
         self
@@ -86,31 +87,31 @@ impl TextQuery {
 }
 
 impl Indexes {
-    /// The rows that fit best: the columns asked for, and [`SCORE`] descending. A query of stop words finds nothing.
+    /// Returns the rows that match best: the columns asked for, and [`SCORE`] descending. A query of stop words finds
+    /// nothing.
     ///
-    /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the
-    /// filter, and wherever they are: a row's score does not change when it is folded or indexed. Robertson, Zaragoza:
-    /// "The Probabilistic Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the parts of the query
-    /// that it fits; a word that stands twice in one list counts once, but in a phrase.
+    /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the filter
+    /// and wherever the rows are: a row's score does not change when it is folded or indexed. Robertson, Zaragoza: "The
+    /// Probabilistic Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the clauses that it matches; a
+    /// word that is repeated in a list counts once, one that is repeated in a phrase each time.
     ///
     /// A fuzzy word stands for the 50 most similar words that live rows have: those within its edits (letters inserted,
-    /// deleted or replaced, of the words as the index keeps them) that leave a letter in common; the most similar
-    /// first, then by the alphabet. It scores as Lucene's does: the sum over those that the row has, each times 1 -
-    /// edits / letters of the shorter word, and all as if they were as common as the commonest, so that rare
-    /// misspellings do not rank first.
+    /// deleted or replaced, in the words as the index holds them) that have a letter in common; the most similar first,
+    /// then in alphabetical order. It scores as in Lucene: the sum over the words that the row has, each times 1 - edits /
+    /// letters of the shorter word, all weighed as the commonest of them, so that rare misspellings do not rank first.
     ///
-    /// Words alone, and a phrase alone, are searched for without reading all rows that have them; of other queries all
-    /// rows that fit are scored.
+    /// A query of words alone, or of one phrase, does not read all rows that match; other queries score all rows that
+    /// match.
     ///
     /// # Errors
-    /// `NotFound` when there is no full-text index, saying how to make one; `InvalidInput` for a query that is empty or
-    /// cannot be read, with the place and what would be right, for a `k` of 0 or a filter that does not parse.
+    /// `NotFound` when there is no full-text index, saying how to create one; `InvalidInput` for a query that is empty or
+    /// does not parse, with the position and a correction, for a `k` of 0 or a filter that does not parse.
     pub async fn text_search(&self, snapshot: &Snapshot, query: &TextQuery) -> Result<RecordBatch> {
         let hits = self.text_hits(snapshot, query).await?;
         materialize(snapshot, &hits, query.columns.as_deref(), &[SCORE]).await
     }
 
-    /// [`text_search`](Self::text_search) without reading the rows.
+    /// Does what [`text_search`](Self::text_search) does, without reading the rows.
     pub async fn text_hits(&self, snapshot: &Snapshot, query: &TextQuery) -> Result<Vec<Hit>> {
         check_k(query.k)?;
         let catalog = self.catalog(snapshot).await?;
@@ -137,10 +138,10 @@ impl Indexes {
         Ok(hits)
     }
 
-    /// The columns of `snapshot` with a full-text index, or `column` alone.
+    /// Returns the columns of `snapshot` that have a full-text index, or `column` alone.
     ///
     /// # Errors
-    /// `NotFound` when there is none, or `column` is not one.
+    /// `NotFound` when there are none, or `column` is not one of them.
     pub async fn text_columns(&self, snapshot: &Snapshot, column: Option<&str>) -> Result<Vec<String>> {
         let catalog = self.catalog(snapshot).await?;
         let indexes = text_indexes(snapshot, &catalog, column)?;
@@ -153,20 +154,20 @@ struct ColumnSearch<'a> {
     indexes: &'a Indexes,
     snapshot: &'a Snapshot,
     index: &'a Index,
-    /// The rows that satisfy the filter.
+    /// The rows that satisfy the filter, if there is one.
     filtered: Option<&'a FilteredRows>,
     k: usize,
-    /// How words side by side are joined.
+    /// The rule that joins adjacent words.
     rule: WordRule,
 }
 
 impl ColumnSearch<'_> {
-    /// At least the best k rows. All rows are scored by the statistics of all that are live, whatever the filter and
-    /// wherever they are, so that a row keeps its score when it is folded or indexed.
+    /// Returns at least the best k rows. The statistics that score them are those of all live rows, whatever the filter
+    /// and wherever the rows are, so that a row keeps its score when it is folded or indexed.
     async fn run(&self, query: &ParsedQuery) -> Result<Vec<(u64, f32)>> {
         match self.run_by(self.open().await?, query).await {
             Err(error) if is_of_index(&error) => {
-                unreadable(&self.index.name, &error);
+                warn_unreadable(&self.index.name, &error);
                 self.run_by(Arc::new(self.without_segments().await?), query).await
             }
             found => found,
@@ -177,7 +178,7 @@ impl ColumnSearch<'_> {
         let mut tokenizer = match (opened.segments.first(), &self.index.definition.kind) {
             (Some(segment), _) => segment.index.tokenizer(),
             (None, IndexKind::FullText(options)) => text_params(options)?.build().map_err(lance_error)?,
-            (None, _) => return Err(Error::internal(format!("index `{}` is no full-text index", self.index.name))),
+            (None, _) => return Err(Error::internal(format!("index `{}` is not a full-text index", self.index.name))),
         };
         let Some(plan) = TextPlan::read(query, self.rule, &mut tokenizer)? else { return Ok(Vec::new()) };
         let plan = Arc::new(plan);
@@ -202,7 +203,7 @@ impl ColumnSearch<'_> {
         Ok(found)
     }
 
-    /// What `fuzzy` stands for: the most similar words that live rows have.
+    /// Expands `fuzzy` to the most similar words that live rows have.
     async fn expand(
         &self,
         fuzzy: &FuzzyWord,
@@ -216,7 +217,7 @@ impl ColumnSearch<'_> {
             words.extend(segment.similar(fuzzy, plan.token_type.clone()).await?);
         }
         let mut expansion = Expansion::default();
-        // An index may also have words of rows that are gone, which do not count.
+        // A segment may also have words that no live row has, which do not count.
         for ranked in fuzzy.ranked(words).chunks(EXPANSIONS_MAX) {
             let (words, weights): (Vec<String>, Vec<f32>) =
                 ranked.iter().map(|ranked| (ranked.word.clone(), ranked.weight)).unzip();
@@ -236,7 +237,7 @@ impl ColumnSearch<'_> {
         Ok(expansion)
     }
 
-    /// What `opened` has of the live rows.
+    /// Prepares the segments of `opened` for counting the words of live rows.
     async fn indexed<'b>(&'b self, opened: &'b OpenTextIndex, tokenizer: &dyn LanceTokenizer) -> Result<Indexed<'b>> {
         let (snapshot, index, superseded) = (self.snapshot, self.index, self.snapshot.superseded().as_ref());
         let mut texts = None;
@@ -247,7 +248,7 @@ impl ColumnSearch<'_> {
         Ok(Indexed { segments: &opened.segments, superseded, texts })
     }
 
-    /// The rows of `segment` that the search may find.
+    /// Returns the rows of `segment` that the search may find.
     fn mask(&self, segment: &TextSegment) -> RowAddrMask {
         let superseded = self.snapshot.superseded().as_ref();
         match self.filtered {
@@ -257,7 +258,7 @@ impl ColumnSearch<'_> {
         }
     }
 
-    /// The parts of the index, and the rows of the base that none of them has seen.
+    /// Opens the segments of the index. Without readable segments, all rows of the base are uncovered.
     async fn open(&self) -> Result<Arc<OpenTextIndex>> {
         let cache = self.indexes.unindexed_texts();
         if let Some(known) = cache.opened.get(self.snapshot, &self.index.name) {
@@ -272,14 +273,14 @@ impl ColumnSearch<'_> {
             match self.open_segment(metadata, live).await {
                 Ok(segment) => segments.push(segment),
                 Err(error) if is_of_index(&error) => {
-                    unreadable(&self.index.name, &error);
+                    warn_unreadable(&self.index.name, &error);
                     return Ok(Arc::new(self.without_segments().await?));
                 }
                 Err(error) => return Err(error),
             }
         }
         let (uncovered, uncovered_fragments) = (coverage.uncovered.clone(), coverage.uncovered_fragments.clone());
-        // A segment tells how it reads texts.
+        // A segment carries its own tokenizer.
         let tokenizer_key = built.segments.first().map_or_else(|| self.tokenizer_key(), |first| first.uuid.to_string());
         let opened = Arc::new(OpenTextIndex { segments, uncovered, uncovered_fragments, tokenizer_key });
         let bytes = opened.segments.iter().map(TextSegment::bytes).sum::<usize>() + opened.uncovered.serialized_size();
@@ -298,19 +299,19 @@ impl ColumnSearch<'_> {
         Ok(TextSegment::new(Arc::new(inverted.clone()), rows, live.clone()))
     }
 
-    /// Stands for how texts are read where no segment tells it.
+    /// Returns the key of the tokenizer of the definition, used where there are no segments.
     fn tokenizer_key(&self) -> String {
         format!("{:?}", self.index.definition.kind)
     }
 
-    /// As if there were no index.
+    /// Returns the index as if it had no segments.
     async fn without_segments(&self) -> Result<OpenTextIndex> {
         let fragments = self.indexes.fragments(self.snapshot).await?;
         let Coverage { uncovered, uncovered_fragments, .. } = Coverage::new(&fragments, RoaringBitmap::new()).await?;
         Ok(OpenTextIndex { segments: Vec::new(), uncovered, uncovered_fragments, tokenizer_key: self.tokenizer_key() })
     }
 
-    /// What `opened` has not seen of the base, and the change store.
+    /// Adds the rows that `opened` does not have to `rows`: the uncovered ones of the base, and the change store.
     async fn read_unindexed(
         &self,
         opened: &OpenTextIndex,
@@ -346,16 +347,16 @@ impl ColumnSearch<'_> {
     }
 }
 
-/// The parts of an index, and the rows in them that later writes supersede.
+/// The segments of an index, and the rows in them that later writes supersede.
 struct Indexed<'a> {
     segments: &'a [TextSegment],
     superseded: &'a RowAddrTreeMap,
-    /// The texts of those, if there are any.
+    /// The texts of the superseded rows, if there are any.
     texts: Option<Arc<SupersededTexts>>,
 }
 
 impl Indexed<'_> {
-    /// Of the live rows.
+    /// Counts `terms` in the live rows of all segments.
     async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
         let gone = match &self.texts {
             Some(texts) => texts.statistics(terms),
@@ -373,7 +374,7 @@ impl Indexed<'_> {
     }
 }
 
-/// The full-text indexes of `catalog`, one a column; that of `column` alone when one is given.
+/// Returns the full-text indexes of `catalog`, one for each column, or that of `column` alone.
 fn text_indexes<'a>(snapshot: &Snapshot, catalog: &'a Catalog, column: Option<&str>) -> Result<Vec<&'a Index>> {
     let of_text = |index: &&Index| matches!(index.definition.kind, IndexKind::FullText(_));
     let mut indexed: Vec<&Index> = catalog.indexes.iter().filter(of_text).collect();

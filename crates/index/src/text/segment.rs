@@ -1,7 +1,7 @@
-//! The statistics of a text column's live rows, by which BM25 weighs words.
+//! The segments of a full-text index, and the statistics of the live rows, by which BM25 weighs words.
 //!
-//! An index counts the rows it was built from. For every row to be scored as if all live ones were indexed at once,
-//! those that are gone are taken out of its counts, and those that it has not seen are added.
+//! A segment counts the rows that it was built from. So that every row is scored as if one index had all live rows, the
+//! rows that are gone are subtracted from those counts, and the rows that no segment has are added.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,32 +26,36 @@ use super::fuzzy::Expansion;
 use super::plan::FuzzyWord;
 use crate::blocking::blocking;
 
-/// So many rows of an index are read at once.
+/// Row ids that are read from a segment at once.
 const READ_ROWS: usize = 1 << 20;
-/// Of so many words a segment keeps in how many rows they stand.
+/// The most words whose counts a segment caches.
 const COUNTED_TERMS_MAX: usize = 10_000;
 
-/// How many rows have any words, how many words those are, and how many rows have each of a query's words.
+/// Counts of rows and words, by which BM25 weighs some terms.
 #[derive(Debug, Clone)]
 pub(crate) struct Statistics {
+    /// The rows that have words.
     pub(crate) rows: usize,
+    /// The words of those rows together.
     pub(crate) words: u64,
+    /// The rows that have each of the terms.
     pub(crate) rows_with: Vec<usize>,
 }
 
 impl Statistics {
-    /// Of no rows, for so many words.
-    pub(crate) fn none(words: usize) -> Self {
-        Self { rows: 0, words: 0, rows_with: vec![0; words] }
+    /// Returns the statistics of no rows, for `terms` terms.
+    pub(crate) fn none(terms: usize) -> Self {
+        Self { rows: 0, words: 0, rows_with: vec![0; terms] }
     }
 
+    /// Adds `other`, the counts of other rows for the same terms.
     pub(crate) fn add(&mut self, other: &Self) {
         self.rows += other.rows;
         self.words += other.words;
         self.rows_with.iter_mut().zip(&other.rows_with).for_each(|(sum, rows)| *sum += rows);
     }
 
-    /// Takes out `other`, which is of some of these rows.
+    /// Subtracts `other`, the counts of some of these rows for the same terms.
     pub(crate) fn remove(&mut self, other: &Self) {
         self.rows = self.rows.saturating_sub(other.rows);
         self.words = self.words.saturating_sub(other.words);
@@ -59,7 +63,7 @@ impl Statistics {
         both.for_each(|(sum, rows)| *sum = sum.saturating_sub(*rows));
     }
 
-    /// Weighs `terms`, which these statistics are of.
+    /// Returns a scorer of `terms`, whose counts these are.
     pub(crate) fn scorer(&self, terms: &[String]) -> MemBM25Scorer {
         let rows_with = terms.iter().cloned().zip(self.rows_with.iter().copied());
         MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
@@ -79,20 +83,20 @@ pub(crate) struct ScoredExpansion {
     pub(crate) scorer: MemBM25Scorer,
 }
 
-/// One part of a full-text index.
+/// A segment of a full-text index.
 #[derive(Debug)]
 pub(crate) struct TextSegment {
     pub(crate) index: Arc<InvertedIndex>,
-    /// The rows of the base that a search may find in it: in the files that it covers, and not deleted.
+    /// The rows of the base that a search may find in it: those of the fragments that it covers that are not deleted.
     pub(crate) live: RowAddrTreeMap,
-    /// The rows that it was built from.
+    /// The rows that the segment was built from.
     rows: Arc<RowAddrTreeMap>,
-    /// Those of them that are not live.
+    /// Those of `rows` that are not live.
     gone: RowAddrTreeMap,
     counted: Mutex<CountedTerms>,
 }
 
-/// What was counted of a segment's live rows, for the next search: to take out rows that are gone reads their postings.
+/// The cached counts of a segment's live rows: subtracting rows that are gone takes reading their postings.
 #[derive(Debug, Default)]
 struct CountedTerms {
     rows: usize,
@@ -101,11 +105,13 @@ struct CountedTerms {
 }
 
 impl CountedTerms {
-    fn of(&self, terms: &[String]) -> Option<Statistics> {
+    /// Returns the statistics of `terms`, if all are cached.
+    fn statistics(&self, terms: &[String]) -> Option<Statistics> {
         let rows_with: Option<Vec<usize>> = terms.iter().map(|term| self.rows_with.get(term).copied()).collect();
         Some(Statistics { rows: self.rows, words: self.words, rows_with: rows_with? })
     }
 
+    /// Caches `counted`, the statistics of `terms`.
     fn keep(&mut self, terms: &[String], counted: &Statistics) {
         if self.rows_with.len() + terms.len() > COUNTED_TERMS_MAX {
             self.rows_with.clear();
@@ -121,11 +127,11 @@ impl TextSegment {
         Self { index, live, rows, gone, counted: Mutex::default() }
     }
 
-    /// Of its live rows.
+    /// Counts `terms` in the live rows.
     pub(crate) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
         let counted = || self.counted.lock();
-        // Without words there is nothing to know it by.
-        if let Some(known) = counted().of(terms).filter(|_| !terms.is_empty()) {
+        // Without terms, nothing tells whether the counts are cached.
+        if let Some(known) = counted().statistics(terms).filter(|_| !terms.is_empty()) {
             return Ok(known);
         }
         let statistics = self.count(terms, &self.gone).await?;
@@ -133,7 +139,7 @@ impl TextSegment {
         Ok(statistics)
     }
 
-    /// Of its live rows that are not `superseded`, by the postings of those.
+    /// Counts `terms` in the live rows that are not `superseded`, by reading the postings of the superseded ones.
     pub(crate) async fn statistics_without(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
         self.count(terms, &((superseded.clone() & self.rows.as_ref()) | &self.gone)).await
     }
@@ -144,7 +150,7 @@ impl TextSegment {
         Ok(Statistics { rows, words, rows_with })
     }
 
-    /// Its words that `fuzzy` may stand for.
+    /// Returns the words of the segment that `fuzzy` may stand for.
     pub(crate) async fn similar(&self, fuzzy: &FuzzyWord, token_type: DocType) -> Result<Vec<String>> {
         let tokens = Tokens::new(vec![fuzzy.term.clone()], token_type);
         let params = FtsSearchParams::new().with_fuzziness(Some(fuzzy.edits)).with_max_expansions(usize::MAX);
@@ -153,17 +159,18 @@ impl TextSegment {
         Ok(blocking(expand).await?.into_iter().collect())
     }
 
-    /// Whether every row that it was built from is live.
+    /// Returns whether every row that the segment was built from is live.
     pub(crate) fn is_whole(&self) -> bool {
         self.gone.is_empty()
     }
 
+    /// Returns the size of the row sets in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.live.serialized_size() + self.gone.serialized_size()
     }
 }
 
-/// The rows that a segment of a full-text index was built from.
+/// Reads the ids of the rows that a segment of a full-text index was built from.
 pub(crate) async fn read_indexed_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
     let store = LanceIndexStore::from_dataset_for_existing(base, metadata).await.map_err(lance_error)?;
     let mut rows = RowAddrTreeMap::new();

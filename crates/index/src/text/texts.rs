@@ -1,4 +1,4 @@
-//! Texts read as an index would: those that no index has seen, and those that are no more.
+//! Texts in memory, split into words as an index does: those that no segment has, and those that are superseded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::segment::{ScoredExpansion, Statistics};
 use crate::rows::row_set;
 use crate::rows::runs::Run;
 
-/// A word of a text.
+/// An occurrence of a word in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Occurrence {
     /// The position of the row among those of the [`Texts`].
@@ -30,17 +30,17 @@ struct Occurrence {
 /// Texts of rows, by their words.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Texts {
-    /// Row ids, and how many words each row has.
+    /// The row ids, and the number of words in each row.
     rows: Vec<(u64, u32)>,
-    /// How many words they have together.
+    /// The number of words in all rows.
     words: u64,
-    /// For each word, in which rows of `rows` it stands, and where in the text; in order.
+    /// The occurrences of each word, in order.
     occurrences: HashMap<String, Vec<Occurrence>>,
     bytes: usize,
 }
 
 impl Texts {
-    /// Takes in rows: their text, and their row ids. A row without a text has no words.
+    /// Appends the rows of `batch`, whose first column holds texts. A null text has no words.
     pub(crate) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
         let row_ids = row_set::row_ids(batch)?;
         let texts = cast(batch.column(0), &DataType::LargeUtf8).map_err(arrow_error)?;
@@ -73,7 +73,7 @@ impl Texts {
         self.occurrences.get(word).map_or(&[], Vec::as_slice)
     }
 
-    /// Of all rows, for `terms`.
+    /// Counts `terms` in all rows.
     pub(crate) fn statistics(&self, terms: &[String]) -> Statistics {
         let rows_with = |term: &String| self.occurrences(term).chunk_by(|a, b| a.row == b.row).count();
         Statistics { rows: self.rows.len(), words: self.words, rows_with: terms.iter().map(rows_with).collect() }
@@ -110,31 +110,30 @@ impl Run for Texts {
     }
 }
 
-/// What a word takes in a map, beside its letters and places.
+/// Bytes that a word takes in a map, beside its letters and occurrences.
 const WORD_BYTES: usize = 80;
 
-/// A word of a query in a row.
+/// The number of times that a row has a word of a query.
 struct WordCount {
-    /// The index of the word among those of [`UnindexedMatches`].
+    /// The position of the word among those of [`UnindexedMatches`].
     word: u32,
-    /// The times that the row has it.
     count: u32,
 }
 
-/// A row that an index has not seen, and that has words or phrases of a query.
+/// A row that no segment has, and that has words of a query.
 struct UnindexedRow {
     row_id: u64,
     words: u32,
-    /// Which words of the query it has, and how often; in order.
+    /// The words of the query that the row has, in order.
     counts: Vec<WordCount>,
-    /// Which phrases.
+    /// The phrases of the query that the row has.
     phrases: Vec<usize>,
 }
 
-/// Of the rows that no index has seen: those that have words of a query, and the statistics of all.
+/// The rows that no segment has: those that have words of a query, and the statistics of all.
 pub(crate) struct UnindexedMatches {
     plan: Arc<TextPlan>,
-    /// The plan's terms, and after them what else was found that is similar to a fuzzy word.
+    /// The plan's terms, followed by the words found that are similar to a fuzzy word.
     words: Vec<String>,
     found: Vec<UnindexedRow>,
     statistics: Statistics,
@@ -146,25 +145,25 @@ impl UnindexedMatches {
         Self { words: plan.terms.clone(), plan, found: Vec::new(), statistics }
     }
 
-    /// Of the plan's terms.
+    /// Returns the counts of the plan's terms.
     pub(crate) fn statistics(&self) -> Statistics {
         let rows_with = self.statistics.rows_with[..self.plan.terms.len()].to_vec();
         Statistics { rows_with, ..self.statistics }
     }
 
-    /// Words of the query and such as are similar to its fuzzy ones, and how many rows have each.
+    /// Returns the words of the query and those similar to its fuzzy words, each with the number of rows that have it.
     pub(crate) fn words(&self) -> HashMap<&str, usize> {
         self.words.iter().map(String::as_str).zip(self.statistics.rows_with.iter().copied()).collect()
     }
 
-    /// Takes in those of `texts` that are `live`.
+    /// Adds those of `texts` that are `live`.
     pub(crate) fn add(&mut self, texts: &Texts, live: impl Fn(u64) -> bool) {
         for (_, words) in texts.rows.iter().filter(|(row_id, _)| live(*row_id)) {
             self.statistics.rows += 1;
             self.statistics.words += u64::from(*words);
         }
         self.find_similar(texts);
-        // By row: how often it has each word.
+        // The counts of words, by row.
         let mut found: BTreeMap<u32, Vec<WordCount>> = BTreeMap::new();
         for (word, name) in self.words.iter().enumerate() {
             for occurrence in texts.occurrences(name) {
@@ -186,7 +185,7 @@ impl UnindexedMatches {
         }
     }
 
-    /// Adds the words of `texts` that are similar to a fuzzy one.
+    /// Adds the words of `texts` that are similar to a fuzzy word.
     fn find_similar(&mut self, texts: &Texts) {
         if self.plan.fuzzy.is_empty() {
             return;
@@ -199,7 +198,7 @@ impl UnindexedMatches {
         self.statistics.rows_with.resize(self.words.len(), 0);
     }
 
-    /// Whether the words of `phrase` stand in `row` one after the other.
+    /// Returns whether the words of `phrase` follow one another in `row`.
     fn has_phrase(&self, phrase: usize, row: u32, texts: &Texts) -> bool {
         let Phrase { tokens, terms } = &self.plan.phrases[phrase];
         let occurrences = |token: usize| texts.occurrences(&self.words[terms[token]]);
@@ -213,7 +212,7 @@ impl UnindexedMatches {
         })
     }
 
-    /// The scores of the rows that fit.
+    /// Returns the scores of the rows that match the query.
     pub(crate) fn scores(&self, exact: &MemBM25Scorer, expansions: &[ScoredExpansion]) -> Vec<(u64, f32)> {
         let numbers: HashMap<&str, u32> = self.words.iter().map(String::as_str).zip(0..).collect();
         let similar = |ScoredExpansion { expansion, scorer }: &ScoredExpansion| {
@@ -232,17 +231,18 @@ impl UnindexedMatches {
     }
 }
 
-/// What the words of a query weigh.
+/// The weights of the words of a query.
 struct Weights<'a> {
     plan: &'a TextPlan,
     scorer: &'a MemBM25Scorer,
-    /// Those of the plan's terms.
+    /// The weights of the plan's terms.
     exact: Vec<f32>,
-    /// For each fuzzy word, those of what it stands for.
+    /// For each fuzzy word, the words that it stands for, with their weights.
     similar: Vec<Vec<(u32, f32)>>,
 }
 
 impl Weights<'_> {
+    /// Returns what a word of `weight` adds to the score of `row`, if the row has it.
     fn weigh(&self, word: u32, weight: f32, row: &UnindexedRow) -> Option<f32> {
         let at = row.counts.binary_search_by_key(&word, |count| count.word).ok()?;
         Some(weight * self.scorer.doc_weight(row.counts[at].count, row.words))
@@ -252,12 +252,12 @@ impl Weights<'_> {
         self.weigh(term as u32, self.exact[term], row)
     }
 
-    /// The score of `row`, if it fits.
+    /// Returns the score of `row` if it matches `node`.
     fn score(&self, node: &Node, row: &UnindexedRow) -> Option<f32> {
         match node {
             Node::Words(terms, WordRule::AnyWord) => any(terms.iter().map(|term| self.term(*term, row))),
             Node::Words(terms, WordRule::AllWords) => terms.iter().map(|term| self.term(*term, row)).sum(),
-            // A word that a phrase has twice weighs twice, as it does in an index.
+            // A word that is repeated in a phrase counts each time, as it does in an index.
             Node::Phrase(phrase) if row.phrases.contains(phrase) => {
                 self.plan.phrases[*phrase].terms.iter().map(|term| self.term(*term, row)).sum()
             }
@@ -280,7 +280,7 @@ impl Weights<'_> {
     }
 }
 
-/// The sum of those that there are.
+/// Returns the sum of the scores that are present; `None` if there are none.
 fn any(scores: impl Iterator<Item = Option<f32>>) -> Option<f32> {
     scores.flatten().reduce(|sum, score| sum + score)
 }

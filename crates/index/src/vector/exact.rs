@@ -1,4 +1,4 @@
-//! Vectors of a column: what they are made of, and their distances, one by one.
+//! Vectors of a column in memory, their types, and exact distances to a query vector.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use crate::metric::Metric;
 use crate::rows::row_set;
 use crate::rows::runs::Run;
 
-/// The shape of a column of vectors, as it is compared.
+/// The shape of the vectors of a column, as a metric compares them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct VectorShape {
     pub(crate) metric: Metric,
-    /// The numbers of a vector; bytes under hamming.
+    /// The numbers in a vector; under hamming its bytes.
     pub(crate) width: usize,
 }
 
-/// Vectors with the rows that they belong to, one after the other.
+/// Vectors of one column with their row ids.
 #[derive(Debug, Clone)]
 pub(crate) struct Vectors {
     pub(crate) row_ids: Vec<u64>,
@@ -31,6 +31,7 @@ pub(crate) struct Vectors {
     shape: VectorShape,
 }
 
+/// The numbers of vectors of one column, one vector after the other.
 #[derive(Debug, Clone)]
 pub(crate) enum Numbers {
     Floats(Vec<f32>),
@@ -52,7 +53,7 @@ impl Numbers {
         }
     }
 
-    /// Of vectors of one column all are of one sort.
+    /// Appends `more`, which are of the same variant as these: all vectors of a column are.
     pub(crate) fn extend(&mut self, more: Values<'_>) {
         match (self, more) {
             (Self::Floats(all), Values::Floats(more)) => all.extend_from_slice(more),
@@ -67,7 +68,7 @@ impl Vectors {
         Self { row_ids: Vec::new(), numbers: Numbers::new(shape.metric), shape }
     }
 
-    /// The vector of row `row` of these.
+    /// Returns the vector at index `row`.
     pub(crate) fn values(&self, row: usize) -> Values<'_> {
         let width = self.shape.width;
         let at = row * width..(row + 1) * width;
@@ -77,7 +78,8 @@ impl Vectors {
         }
     }
 
-    /// Takes in the rows of `batch`, whose first column holds vectors. A row without one is passed over; their row ids.
+    /// Appends the rows of `batch`, whose first column holds vectors. Skips rows whose vector is null, and returns their
+    /// ids.
     pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
         let (row_ids, width) = (row_set::row_ids(batch)?, self.shape.width);
         let lists = batch.column(0).as_fixed_size_list();
@@ -111,13 +113,13 @@ impl Vectors {
         Ok(without)
     }
 
-    /// How many rows there are before the first of `since` or later, when their ids ascend.
+    /// Returns the number of rows with ids below `since`, if the ids ascend.
     pub(crate) fn before(&self, since: u64) -> usize {
         self.row_ids.partition_point(|row_id| *row_id < since)
     }
 
-    /// The nearest of the rows from `start` on that are `wanted`, in any order. A distance that is no number comes from a vector
-    /// that has none: it is no hit. Only rows near enough are asked whether they are wanted.
+    /// Returns the nearest `k` of the rows from index `start` on that are `wanted`, in any order. A NaN distance, which
+    /// comes from a vector without a direction, is never a hit. Tests only rows that are near enough.
     pub(crate) fn nearest(
         &self,
         query: &QueryVector,
@@ -126,7 +128,7 @@ impl Vectors {
         wanted: impl Fn(u64) -> bool,
     ) -> Vec<Hit> {
         let metric = self.shape.metric;
-        // Lance has no function of floats for hamming.
+        // Lance has no hamming distance of floats; under hamming this function is not called.
         let distance_of = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
         let mut hits: Vec<Hit> = Vec::new();
         let mut farthest = f32::INFINITY;
@@ -168,9 +170,10 @@ impl Run for Vectors {
     }
 }
 
+/// The largest finite Float16.
 const FLOAT16_MAX: f32 = 65_504.0;
 
-/// A query vector, made ready.
+/// A query vector, as floats and, under hamming, as bytes.
 #[derive(Debug)]
 pub(crate) struct QueryVector {
     pub(crate) floats: Vec<f32>,
@@ -178,7 +181,7 @@ pub(crate) struct QueryVector {
 }
 
 impl QueryVector {
-    /// `vector` as `metric` compares it: whole numbers from 0 to 255 for hamming.
+    /// Prepares `vector` for `metric`; hamming takes whole numbers from 0 to 255.
     pub(crate) fn new(vector: &[f32], metric: Metric) -> Result<Self> {
         let mut bytes = Vec::new();
         if metric == Metric::Hamming {
@@ -193,7 +196,8 @@ impl QueryVector {
         Ok(Self { floats: vector.to_vec(), bytes })
     }
 
-    /// As Lance compares it, under `metric`, with vectors made of `item`; `None` when it is too large for one of those.
+    /// Returns the vector as Lance compares it under `metric` with vectors of `item`; `None` when a number exceeds
+    /// [`FLOAT16_MAX`] and `item` is Float16.
     pub(crate) fn to_array(&self, metric: Metric, item: &DataType) -> Result<Option<ArrayRef>> {
         if *item == DataType::UInt8 {
             return Ok(Some(Arc::new(UInt8Array::from(self.bytes.clone()))));
@@ -245,7 +249,7 @@ pub(crate) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<VectorTyp
     })
 }
 
-/// How many numbers the vectors of `column` have.
+/// Returns the number of dimensions of the vectors of `column`.
 ///
 /// # Errors
 /// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.

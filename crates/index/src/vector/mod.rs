@@ -1,6 +1,6 @@
-//! Nearest vectors: exact, through an index on disk or through a graph in memory, and the tuning of both.
+//! Nearest vectors: by exact comparison, by an index on disk or by a graph in memory, and the tuning of the latter two.
 //!
-//! Knows nothing of text. Which rows satisfy a filter it asks `rows`.
+//! This part does not know texts. `rows` tells it which rows satisfy a filter and which are live.
 
 pub(crate) mod exact;
 pub(crate) mod partition;

@@ -1,9 +1,8 @@
-//! Partitions of a vector index on disk whose rows are compared one by one: of whole vectors, or of such with 8 bits a
-//! number.
+//! Partitions of a vector index on disk that are scanned row by row: those of whole vectors, or of 8 bits a number.
 //!
-//! Whether a row may be found is asked only when it is near enough: a filter that many rows satisfy costs little, and
-//! none hides a row. Of one that few rows satisfy, and that is asked for again, it is remembered where they are, and
-//! only they are compared ([`FilteredPositions`]).
+//! Only rows that are near enough are tested against the filter, so that a filter that many rows satisfy costs little,
+//! and none displaces a row. For a filter that few rows satisfy, and that is used again, the positions of those rows
+//! are cached, and only they are compared ([`FilteredPositions`]).
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -30,48 +29,48 @@ use crate::rows::filtered::FilteredBase;
 use crate::rows::fragments::Examined;
 use crate::rows::row_set;
 
-/// MaskFilter ahead of the one being compared whose memory is asked for.
-const AHEAD: usize = 4;
-/// FilteredPositions are looked for anew when more than half of their rows are gone.
-const GONE_FACTOR: usize = 2;
+/// The distance in rows at which the memory of a row is prefetched.
+const PREFETCH_ROWS: usize = 4;
+/// Positions of more than `STALE_FACTOR` times the rows that still match are looked up again.
+const STALE_FACTOR: usize = 2;
 
-/// A row, and its distance as the index keeps it.
+/// A row with its distance as Lance measures it: see [`Metric::distance_of`](crate::Metric).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     pub(crate) row_id: u64,
     pub(crate) distance: f32,
 }
 
-/// The nearest first; equally near ones by row id.
+/// Compares two candidates: the nearer one first, equally near ones by row id.
 pub(crate) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
     a.distance.total_cmp(&b.distance).then(a.row_id.cmp(&b.row_id))
 }
 
-/// An index of such partitions.
+/// A segment whose partitions can be scanned.
 trait LoadPartition: Send + Sync {
-    /// Number `at` of its partitions, from Lance's cache where it is there.
-    fn load(&self, at: usize) -> BoxFuture<'_, Result<Arc<dyn Partition>>>;
+    /// Loads partition `number`, from Lance's cache where it is there.
+    fn load(&self, number: usize) -> BoxFuture<'_, Result<Arc<dyn Partition>>>;
 }
 
-/// Such a partition, in memory.
+/// A partition in memory whose rows can be scanned.
 pub(crate) trait Partition: fmt::Debug + Send + Sync {
-    /// How many rows it has.
+    /// Returns the number of rows.
     fn rows(&self) -> usize;
 
-    /// From `query`, which is `from_centre` away from the partition's centre, to each row.
+    /// Returns the distance of each row from `query`, which is `from_centre` away from the partition's centre.
     fn distances(&self, query: ArrayRef, from_centre: f32) -> Vec<f32>;
 
-    /// To rows number `places` alone.
+    /// Returns the distances of the rows at `positions`, as [`distances`](Self::distances) does.
     fn distances_of(&self, query: ArrayRef, from_centre: f32, positions: &[u32]) -> Vec<f32>;
 
-    /// The id of row number `at`.
-    fn row_id(&self, at: usize) -> u64;
+    /// Returns the id of the row at `position`.
+    fn row_id(&self, position: usize) -> u64;
 }
 
 impl<Q: Quantization + 'static> LoadPartition for IVFIndex<FlatIndex, Q> {
-    fn load(&self, at: usize) -> BoxFuture<'_, Result<Arc<dyn Partition>>> {
+    fn load(&self, number: usize) -> BoxFuture<'_, Result<Arc<dyn Partition>>> {
         let load = async move {
-            let loaded = self.load_partition(at, true, &NoOpMetricsCollector).await.map_err(lance_error)?;
+            let loaded = self.load_partition(number, true, &NoOpMetricsCollector).await.map_err(lance_error)?;
             Ok(loaded as Arc<dyn Partition>)
         };
         load.boxed()
@@ -89,9 +88,9 @@ impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
 
     fn distances_of(&self, query: ArrayRef, from_centre: f32, positions: &[u32]) -> Vec<f32> {
         let calculator = self.storage.dist_calculator(query, from_centre);
-        positions.iter().take(AHEAD).for_each(|&position| calculator.prefetch(position));
+        positions.iter().take(PREFETCH_ROWS).for_each(|&position| calculator.prefetch(position));
         let distance = |(at, &position): (usize, &u32)| {
-            if let Some(&next) = positions.get(at + AHEAD) {
+            if let Some(&next) = positions.get(at + PREFETCH_ROWS) {
                 calculator.prefetch(next);
             }
             calculator.distance(position)
@@ -99,19 +98,18 @@ impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
         positions.iter().enumerate().map(distance).collect()
     }
 
-    fn row_id(&self, at: usize) -> u64 {
-        self.storage.row_id(at as u32)
+    fn row_id(&self, position: usize) -> u64 {
+        self.storage.row_id(position as u32)
     }
 }
 
-/// A vector index on disk, or a piece of one, that was opened.
+/// A segment of a vector index on disk, opened.
 #[derive(Debug)]
 pub(crate) struct VectorSegment {
     pub(crate) index: Arc<dyn VectorIndex>,
     is_scanned: bool,
-    /// Where they are as long as Lance's cache has them: to make the key under which they are there takes longer than
-    /// to compare the rows of a small one. The cache does not see these uses: one that is too small for an index drops
-    /// what came first.
+    /// The partitions, as long as Lance's cache holds them: to make the key of a cache entry takes longer than to scan
+    /// a small partition. The cache does not see these uses, so that one too small for an index evicts what came first.
     partitions: Vec<Mutex<Option<Weak<dyn Partition>>>>,
 }
 
@@ -122,26 +120,26 @@ impl VectorSegment {
         Self { partitions: (0..partitions).map(|_| Mutex::default()).collect(), index, is_scanned }
     }
 
-    /// Whether its partitions are compared row by row.
+    /// Returns whether the partitions are scanned row by row.
     pub(crate) fn is_scanned(&self) -> bool {
         self.is_scanned
     }
 
-    /// Number `at` of the partitions of one that is.
-    pub(crate) async fn partition(&self, at: usize) -> Result<Arc<dyn Partition>> {
-        let missing = || Error::internal(format!("the index has no partition {at} to compare"));
-        let position = self.partitions.get(at).ok_or_else(missing)?;
-        if let Some(partition) = self.kept(at) {
+    /// Loads partition `number` of a segment that is scanned.
+    pub(crate) async fn partition(&self, number: usize) -> Result<Arc<dyn Partition>> {
+        let missing = || Error::internal(format!("the index has no partition {number} to scan"));
+        let slot = self.partitions.get(number).ok_or_else(missing)?;
+        if let Some(partition) = self.cached_partition(number) {
             return Ok(partition);
         }
-        let partition = scanned(self.index.as_ref()).ok_or_else(missing)?.load(at).await?;
-        *position.lock() = Some(Arc::downgrade(&partition));
+        let partition = scanned(self.index.as_ref()).ok_or_else(missing)?.load(number).await?;
+        *slot.lock() = Some(Arc::downgrade(&partition));
         Ok(partition)
     }
 
-    /// It, if Lance's cache has it.
-    pub(crate) fn kept(&self, at: usize) -> Option<Arc<dyn Partition>> {
-        self.partitions.get(at)?.lock().as_ref()?.upgrade()
+    /// Returns partition `number`, if Lance's cache holds it.
+    pub(crate) fn cached_partition(&self, number: usize) -> Option<Arc<dyn Partition>> {
+        self.partitions.get(number)?.lock().as_ref()?.upgrade()
     }
 }
 
@@ -152,66 +150,67 @@ fn scanned(index: &dyn VectorIndex) -> Option<&dyn LoadPartition> {
     with::<ScalarQuantizer>(index).or_else(|| with::<FlatQuantizer>(index)).or_else(|| with::<FlatBinQuantizer>(index))
 }
 
-/// Where in the partitions of an index rows are: those that satisfied a filter in a base, and so do in later ones, or
-/// are gone.
+/// The positions, in the partitions of a segment, of the rows that satisfied a filter in a base. In a later base they
+/// still do, or are gone.
 #[derive(Debug)]
 pub(crate) struct FilteredPositions {
     rows: RowAddrTreeMap,
-    /// What they were last seen to have all rows of.
+    /// The result of the filter whose rows are all known to be here.
     filtered_base: Mutex<Weak<FilteredBase>>,
     partitions: Vec<OnceLock<Arc<[u32]>>>,
     examined: Examined,
 }
 
 impl FilteredPositions {
-    /// Of `rows`, which are those of `filtered_base` that the index has; none is looked for yet.
+    /// Prepares the positions of `rows`, which are those of `filtered_base` that `segment` has. A partition is searched
+    /// when it is first probed.
     pub(crate) fn new(
         filtered_base: &Arc<FilteredBase>,
         rows: RowAddrTreeMap,
-        opened: &VectorSegment,
+        segment: &VectorSegment,
         examined: Examined,
     ) -> Self {
-        let partitions = opened.partitions.iter().map(|_| OnceLock::new()).collect();
+        let partitions = segment.partitions.iter().map(|_| OnceLock::new()).collect();
         Self { rows, filtered_base: Mutex::new(Arc::downgrade(filtered_base)), partitions, examined }
     }
 
-    /// Whether they are known to have all rows of `filtered_base`.
+    /// Returns whether all rows of `filtered_base` are known to be here.
     pub(crate) fn are_of(&self, filtered_base: &Arc<FilteredBase>) -> bool {
         let known = self.filtered_base.lock();
         std::ptr::eq(known.as_ptr(), Arc::as_ptr(filtered_base))
     }
 
-    /// Whether they have all of `rows`, which are those of `filtered_base` that the index has, and few others.
+    /// Returns whether all of `rows`, which are those of `filtered_base` that the segment has, are here with few others.
     pub(crate) fn serve(&self, filtered_base: &Arc<FilteredBase>, rows: &RowAddrTreeMap) -> bool {
         let serves =
-            row_set::count(&self.rows) <= GONE_FACTOR * row_set::count(rows) && row_set::are_among(rows, &self.rows);
+            row_set::count(&self.rows) <= STALE_FACTOR * row_set::count(rows) && row_set::are_among(rows, &self.rows);
         if serves {
             *self.filtered_base.lock() = Arc::downgrade(filtered_base);
         }
         serves
     }
 
-    /// What those of `rows` take at most.
-    pub(crate) fn bytes_max(opened: &VectorSegment, rows: &RowAddrTreeMap) -> usize {
-        let partitions = opened.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>();
+    /// Returns the most bytes that the positions of `rows` take.
+    pub(crate) fn bytes_max(segment: &VectorSegment, rows: &RowAddrTreeMap) -> usize {
+        let partitions = segment.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>();
         row_set::count(rows) * size_of::<u32>() + rows.serialized_size() + partitions
     }
 
-    /// Those in `partition`, which is number `at`; found when they are asked for first.
-    fn of(&self, at: usize, partition: &dyn Partition) -> Option<Arc<[u32]>> {
+    /// Returns the positions in `partition`, which is partition `number`. The first call finds them.
+    fn in_partition(&self, number: usize, partition: &dyn Partition) -> Option<Arc<[u32]>> {
         let find = || {
             self.examined.add(partition.rows());
-            let is_one = |row: &usize| self.rows.contains(partition.row_id(*row));
-            (0..partition.rows()).filter(is_one).map(|row| row as u32).collect()
+            let is_one = |position: &usize| self.rows.contains(partition.row_id(*position));
+            (0..partition.rows()).filter(is_one).map(|position| position as u32).collect()
         };
-        self.partitions.get(at).map(|positions| Arc::clone(positions.get_or_init(find)))
+        self.partitions.get(number).map(|positions| Arc::clone(positions.get_or_init(find)))
     }
 }
 
-/// A partition that a query is compared with.
+/// A partition that is scanned for a query.
 pub(crate) struct ProbedPartition {
     partition: Arc<dyn Partition>,
-    /// From the query to its centre.
+    /// The distance from the query to the partition's centre.
     from_centre: f32,
     /// The rows to compare; `None`: all.
     positions: Option<Arc<[u32]>>,
@@ -222,19 +221,20 @@ impl ProbedPartition {
         Self { partition, from_centre, positions: None }
     }
 
-    /// Only those rows that `places` has in it, which is partition number `at`.
-    pub(crate) fn only(mut self, at: usize, positions: &FilteredPositions) -> Self {
-        self.positions = positions.of(at, self.partition.as_ref());
+    /// Restricts the scan of this partition, whose number is `number`, to `positions`.
+    pub(crate) fn only(mut self, number: usize, positions: &FilteredPositions) -> Self {
+        self.positions = positions.in_partition(number, self.partition.as_ref());
         self
     }
 }
 
-/// The nearest `rows_max` rows of `partitions` that `may_be_found`, in any order. The nearest partition comes first.
+/// Returns the nearest `rows_max` rows of `partitions` that `is_allowed`, in any order. Quickest when the nearest
+/// partition comes first.
 pub(crate) fn nearest(
     partitions: &[ProbedPartition],
     query: &ArrayRef,
     rows_max: usize,
-    may_be_found: impl Fn(u64) -> bool,
+    is_allowed: impl Fn(u64) -> bool,
 ) -> Vec<Candidate> {
     let mut near = Vec::new();
     let mut farthest = f32::MAX;
@@ -247,12 +247,12 @@ pub(crate) fn nearest(
         };
         let row_id = |at: usize| partition.row_id(positions.map_or(at, |positions| positions[at] as usize));
         let (distances, mut next) = (distances.as_slice(), 0);
-        // Of all that a search does this is done most often: nothing is called for a row that is too far.
+        // The innermost loop of a search: it calls nothing for a row that is too far away.
         while next < distances.len() {
             let (at, distance) = (next, distances[next]);
             next += 1;
-            // Some distances are no numbers, or without end: those are no hits.
-            if distance <= farthest && distance >= f32::MIN && may_be_found(row_id(at)) {
+            // A NaN or infinite distance is never a hit.
+            if distance <= farthest && distance >= f32::MIN && is_allowed(row_id(at)) {
                 near.push(Candidate { row_id: row_id(at), distance });
                 if near.len() >= kept_max(rows_max) {
                     keep_first(&mut near, rows_max, nearer);

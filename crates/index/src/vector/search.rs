@@ -1,4 +1,4 @@
-//! Nearest vectors.
+//! The search for the rows whose vectors are nearest to a query vector.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::partition::Candidate;
 use super::resident::graph::{EF_FACTOR, EF_MIN, GraphSearch};
 use super::walk::Walk;
 use crate::blocking::blocking;
-use crate::catalog::{Built, Index, IndexInfo};
+use crate::catalog::{BuiltIndex, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
-use crate::indexes::{Indexes, is_of_index, unreadable};
+use crate::indexes::{Indexes, is_of_index, warn_unreadable};
 use crate::metric::Metric;
 use crate::options::PROCESSORS;
 use crate::rows::filtered::FilteredRows;
@@ -26,58 +26,63 @@ use crate::rows::fragments::{Fragment, Fragments, PerFragment, UNCOVERED_ROWS_MA
 use crate::rows::row_set;
 use crate::rows::runs::ChangedRows;
 
-/// Quantised distances rank so many times k rows, and whole vectors rank those again; coarser ones rank more.
+/// Candidates that an index of quantised vectors returns, in multiples of k: their whole vectors are then compared.
+/// The coarse factor is for product quantisation and RaBitQ.
 const REFINE_FACTOR: u32 = 4;
 const REFINE_FACTOR_COARSE: u32 = 10;
-/// Candidates kept while walking a graph: at least so many, and as many as are ranked again.
+/// Candidates kept while walking a graph, at least: never fewer than are compared by their whole vectors.
 const GRAPH_CANDIDATES_MIN: usize = 64;
-/// So few rows that satisfy a filter are compared one by one: cheaper than an index on disk, and exact.
+/// Rows matching a filter up to which all are compared: cheaper than an index on disk, and exact.
 const MATCHING_ROWS_MAX: usize = 1_024;
-/// An index in memory is brought up to date when it lacks so many rows, and at least one in so many of those it has.
+/// An index in memory is refreshed when it lacks `REFRESH_ROWS` changed rows, or `rows / REFRESH_SHARE` rows of the base
+/// and at least `REFRESH_ROWS`.
 const REFRESH_ROWS: usize = 256;
 const REFRESH_SHARE: usize = 1_024;
-/// A walk through an index in memory that changed meanwhile is begun again so often, at most.
+/// Walks through an index in memory that keeps changing meanwhile, at most.
 const WALKS_MAX: usize = 3;
+/// Bytes of vectors up to which they are compared on the calling thread.
+const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// A search for the rows whose vectors are nearest to one.
 #[derive(Debug, Clone)]
 pub struct VectorQuery {
-    /// A column of vectors: `FixedSizeList` of Float32, Float16, Int8, or, as packed bits, UInt8.
+    /// The column of vectors: a `FixedSizeList` of Float32, Float16 or Int8, or of UInt8 for packed bits.
     pub column: String,
-    /// As many numbers as the column's vectors have; for packed bits whole numbers from 0 to 255.
+    /// The query vector, as long as those of the column; for packed bits whole numbers from 0 to 255.
     pub vector: Vec<f32>,
-    /// How many rows, at most.
+    /// The most rows to return.
     pub k: usize,
-    /// How distance is measured; `None`: as the column's index does, or [`Metric::L2`] without one ([`Metric::Hamming`]
-    /// for packed bits).
+    /// The distance; `None`: that of the column's index, or [`Metric::L2`] without one ([`Metric::Hamming`] for packed
+    /// bits).
     pub metric: Option<Metric>,
-    /// Only rows that satisfy this; applied before the search.
+    /// The condition that rows must satisfy, applied before the search.
     pub filter: Option<Filter>,
-    /// Columns of the answer; `None`: all visible ones.
+    /// The columns to return; `None`: all visible ones.
     pub columns: Option<Vec<String>>,
 }
 
 impl VectorQuery {
-    /// The `k` rows whose `column` is nearest to `vector`.
+    /// Makes a query for the `k` rows whose `column` is nearest to `vector`.
     pub fn new(column: impl Into<String>, vector: Vec<f32>, k: usize) -> Self {
         Self { column: column.into(), vector, k, metric: None, filter: None, columns: None }
     }
 }
 
-/// How a search went about it.
+/// The way in which a search found its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Strategy {
-    /// It compared every row, or every row that satisfies the filter.
+    /// A comparison with every row, or with every row that satisfies the filter.
     Exact,
-    /// It found the rows that satisfy the filter, so many, and compared each.
+    /// A comparison with the rows that satisfy the filter, after counting them: the number of rows.
     Matching(usize),
-    /// It searched this index, and compared what the index has not seen; under a filter, so many rows could be found.
+    /// A search of an index, and a comparison with the rows that it lacks: the name of the index, and the number of rows
+    /// that satisfy the filter if there is one.
     Index(String, Option<usize>),
 }
 
 impl Strategy {
-    /// How a search will go about it that may use `index`, as far as that is known before the rows are counted that
-    /// satisfy its filter.
+    /// Describes how a search that may use `index` will proceed, as far as is known before the rows that satisfy its
+    /// filter are counted.
     pub fn outlook(index: Option<&IndexInfo>, has_filter: bool) -> String {
         match index {
             None => Self::Exact.to_string(),
@@ -99,8 +104,8 @@ impl fmt::Display for Strategy {
 }
 
 impl Indexes {
-    /// The nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null, or has no
-    /// distance (a zero vector under cosine), is never among them; otherwise there are min(k, matching rows).
+    /// Returns the nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null or has no
+    /// distance (a zero vector under cosine) is never among them; otherwise there are min(k, matching rows).
     ///
     /// # Errors
     /// `NotFound` for an unknown column; `InvalidInput` for a vector that does not fit it, a `k` of 0 or a filter that
@@ -110,12 +115,12 @@ impl Indexes {
         materialize(snapshot, &hits, query.columns.as_deref(), &[DISTANCE]).await
     }
 
-    /// [`vector_search`](Self::vector_search) without reading the rows.
+    /// Does what [`vector_search`](Self::vector_search) does, without reading the rows.
     pub async fn vector_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
         Ok(self.find_vectors(snapshot, query).await?.0)
     }
 
-    /// [`vector_hits`](Self::vector_hits), and how they were found.
+    /// Returns [`vector_hits`](Self::vector_hits) with the strategy that found them.
     pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, Strategy)> {
         let catalog = self.catalog(snapshot).await?;
         let indexes = || catalog.indexes.iter().filter(|index| index.column == query.column);
@@ -142,21 +147,21 @@ impl Indexes {
             let Some(built) = &index.built else { continue };
             match search.on_disk(index, built, filtered.as_ref()).await {
                 Ok(hits) if hits.len() >= query.k => return Ok((hits, Strategy::Index(index.name.clone(), matching))),
-                // The index came up short of k. When that is all there is, the exact search says so too.
+                // The index has fewer than k rows; the exact search finds the others, if there are any.
                 Ok(_) => break,
-                Err(error) if is_of_index(&error) => unreadable(&index.name, &error),
+                Err(error) if is_of_index(&error) => warn_unreadable(&index.name, &error),
                 Err(error) => return Err(error),
             }
         }
         Ok((search.exact().await?, Strategy::Exact))
     }
 
-    /// By comparing every row.
+    /// Returns the nearest rows by comparing every row.
     pub(crate) async fn exact_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
         self.checked(snapshot, query, None)?.exact().await
     }
 
-    /// By `index` alone, with `settings`; no hits when it has nothing for this snapshot.
+    /// Returns the nearest rows by `index` with `settings`; none when it has nothing for this snapshot.
     pub(crate) async fn hits_by(
         &self,
         snapshot: &Snapshot,
@@ -172,7 +177,7 @@ impl Indexes {
         }
     }
 
-    /// `query`, of the metric that it names, or else of `metric`.
+    /// Checks `query`. Its metric is the one that it names, or else `metric`.
     fn checked<'a>(
         &'a self,
         snapshot: &'a Snapshot,
@@ -197,7 +202,7 @@ impl Indexes {
     }
 }
 
-/// A search that was checked.
+/// A checked search.
 struct VectorSearch<'a> {
     indexes: &'a Indexes,
     snapshot: &'a Snapshot,
@@ -206,12 +211,12 @@ struct VectorSearch<'a> {
     /// The type of the numbers of the column's vectors.
     item: DataType,
     vector: Arc<QueryVector>,
-    /// How hard to look; `None`: as the index's definition says.
+    /// The settings of the search; `None`: those of the index's definition.
     settings: Option<SearchSettings>,
 }
 
 impl VectorSearch<'_> {
-    /// By comparing every row.
+    /// Returns the nearest rows by comparing every row.
     async fn exact(&self) -> Result<Vec<Hit>> {
         let mut request = ScanRequest::default().columns([&self.query.column]).with_row_id();
         request.filter.clone_from(&self.query.filter);
@@ -220,14 +225,14 @@ impl VectorSearch<'_> {
         Ok(hits)
     }
 
-    /// By comparing each of `filtered`.
+    /// Returns the nearest rows by comparing each of `filtered`.
     async fn matching(&self, filtered: &FilteredRows) -> Result<Vec<Hit>> {
         let mut hits = self.compare(filtered.ids()?).await?;
         self.finish(&mut hits);
         Ok(hits)
     }
 
-    /// The nearest of these rows, by their whole vectors, in any order.
+    /// Returns the nearest of `row_ids` by their whole vectors, in any order.
     async fn compare(&self, row_ids: Vec<u64>) -> Result<Vec<Hit>> {
         let taken = self.snapshot.take(&row_ids, std::slice::from_ref(&self.query.column)).await?;
         let row_ids: ArrayRef = Arc::new(UInt64Array::from(row_ids));
@@ -243,7 +248,7 @@ impl VectorSearch<'_> {
         if is_small { compare() } else { blocking(compare).await }
     }
 
-    /// By a graph in memory; `None` when there is none for this snapshot.
+    /// Returns the nearest rows by the graph of `index` in memory; `None` when there is no graph for this snapshot.
     async fn by_resident(&self, index: &Index, filtered: Option<&Arc<FilteredRows>>) -> Result<Option<Vec<Hit>>> {
         let Some(options) = index.definition.kind.resident_options() else { return Ok(None) };
         let resident = self.indexes.resident(self.snapshot, index, options);
@@ -278,8 +283,13 @@ impl VectorSearch<'_> {
         Ok(None)
     }
 
-    /// By what Lance has built, and by comparing with what that has not seen.
-    async fn on_disk(&self, index: &Index, built: &Built, filtered: Option<&Arc<FilteredRows>>) -> Result<Vec<Hit>> {
+    /// Returns the nearest rows by the index on disk, and by comparing the rows that it lacks.
+    async fn on_disk(
+        &self,
+        index: &Index,
+        built: &BuiltIndex,
+        filtered: Option<&Arc<FilteredRows>>,
+    ) -> Result<Vec<Hit>> {
         let superseded = self.snapshot.superseded().as_ref();
         let fragments = self.indexes.fragments(self.snapshot).await?;
         let coverage = built.coverage(&fragments).await?;
@@ -304,8 +314,8 @@ impl VectorSearch<'_> {
         Ok(hits)
     }
 
-    /// The rows that are `filtered` of `late`, which `index` has not seen, and of the change store from row id `since`
-    /// on.
+    /// Reads the rows that `index` lacks: those of the fragments `uncovered`, and those of the change store with row id
+    /// `since` or a later one.
     async fn unindexed(
         &self,
         index: &Index,
@@ -333,7 +343,7 @@ impl VectorSearch<'_> {
         })
     }
 
-    /// The nearest rows of `batches`, which hold vectors and row ids, by comparing with each.
+    /// Returns the nearest rows of `batches`, which hold vectors and row ids, by comparing each.
     async fn nearest_of(&self, batches: RecordBatches) -> Result<Vec<Hit>> {
         let (shape, k) = (self.shape, self.query.k);
         let compared = batches.map(|batch| {
@@ -357,28 +367,29 @@ impl VectorSearch<'_> {
         Ok(hits)
     }
 
+    /// Leaves the nearest `k` of `hits`, in order.
     fn finish(&self, hits: &mut Vec<Hit>) {
         hits.sort_unstable_by(by_distance);
         hits.truncate(self.query.k);
     }
 
-    /// The nearest rows that `index` has. Where it keeps no whole vectors, those of the nearest rows are read and
-    /// compared.
+    /// Returns the nearest rows that `index` has. Where it does not keep whole vectors, reads and compares those of its
+    /// candidates.
     async fn walk(
         &self,
         index: &Index,
-        built: &Built,
+        built: &BuiltIndex,
         fragments: &Arc<Fragments>,
         filtered: Option<&Arc<FilteredRows>>,
     ) -> Result<Vec<Hit>> {
         let SearchSettings { probes, ef, refine } = self.settings.unwrap_or(index.definition.search);
-        // Of a query that Float16 rounds the distances are not those that are told.
-        let is_whole = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
-        // Every row is compared instead.
+        // Lance rounds the query to Float16, so its distances are not exact.
+        let is_exact = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
+        // Without any hits, the caller compares every row.
         let Some(key) = self.vector.to_array(self.shape.metric, &self.item)? else { return Ok(Vec::new()) };
         let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
         let refine = match refine {
-            _ if is_whole => 1,
+            _ if is_exact => 1,
             Some(refine) => refine,
             None if is_coarse => REFINE_FACTOR_COARSE,
             None => REFINE_FACTOR,
@@ -397,7 +408,7 @@ impl VectorSearch<'_> {
             examined: self.indexes.examined(),
         };
         let candidates = walk.run(built, filtered).boxed().await?;
-        if is_whole {
+        if is_exact {
             let hit = |Candidate { row_id, distance }| {
                 let distance = self.shape.metric.distance_of(distance);
                 Hit { row_id, distance: Some(distance), score: None }
@@ -408,17 +419,14 @@ impl VectorSearch<'_> {
     }
 }
 
-/// So few bytes of vectors are compared where the caller is.
-const INLINE_BYTES_MAX: usize = 64 << 10;
-
-/// MaskFilter that no index has, to be compared one by one.
+/// The live rows that an index does not have, compared one by one.
 struct UnindexedVectors {
     snapshot: Snapshot,
     vector: Arc<QueryVector>,
     k: usize,
     uncovered: Option<Arc<PerFragment<Vectors>>>,
     changed: Option<Arc<ChangedRows<Vectors>>>,
-    /// Only those of the changed rows with this id or a later one.
+    /// The least row id of the change store that is compared.
     since: u64,
     filtered: Option<Arc<FilteredRows>>,
 }
@@ -429,7 +437,7 @@ impl UnindexedVectors {
         uncovered + self.changed.as_ref().map_or(0, |changed| changed.runs.bytes())
     }
 
-    /// The `k` nearest at least, in any order.
+    /// Returns the nearest rows, at least `k` of them if there are, in any order.
     fn nearest(&self) -> Vec<Hit> {
         let (snapshot, superseded) = (&self.snapshot, self.snapshot.superseded());
         let is_match = |row: u64| self.filtered.as_ref().is_none_or(|filtered| filtered.contains(row));

@@ -1,4 +1,4 @@
-//! Search settings by measurement: sampled queries, compared with exact search.
+//! Search settings by measurement: sampled queries by an index, compared with the exact search.
 
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
@@ -14,50 +14,59 @@ use crate::hits::Hit;
 use crate::indexes::Indexes;
 use crate::metric::Metric;
 
-/// Queries tried for a measurement, and for a look whether recall still holds.
+/// Sampled queries of a measurement.
 const QUERIES: usize = 100;
+/// Sampled queries that check whether the recall of a tuned index still holds.
 const QUERIES_CHECK: usize = 32;
+/// Rows that a sampled query asks for.
 const K: usize = 10;
-/// Distances that differ by less are equal.
+/// The relative difference up to which two distances count as equal.
 const TIE: f32 = 1e-6;
-/// A measurement is repeated when the table has grown or shrunk by one in so many rows.
+/// Recall is checked again when the number of rows has changed by `1 / CHANGED_SHARE`.
 const CHANGED_SHARE: usize = 4;
-/// Recall so far under its target has fallen.
+/// The largest difference of recall from its target that counts as reaching it.
 const TOLERANCE: f64 = 0.02;
-
-/// Up to so many partitions are searched, as a power of two.
+/// The most partitions that are tried: `2 ^ PROBES_BITS_MAX`.
 const PROBES_BITS_MAX: u32 = 12;
 
-/// One setting that was tried.
+/// A query of a sample, and what the exact search finds for it.
+struct SampledQuery {
+    vector: Vec<f32>,
+    /// The distances of the nearest rows, ascending.
+    distances: Vec<f32>,
+}
+
+/// Settings that were tried, and what was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TunePoint {
-    /// What was tried.
+    /// The settings.
     pub search: SearchSettings,
     /// The share of the nearest rows that was found.
     pub recall: f64,
-    /// Searches a second, one after the other.
+    /// Searches per second, one after the other.
     pub queries_per_s: f64,
 }
 
-/// What a tuning did.
+/// The outcome of a tuning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tuning {
-    /// The index.
+    /// The name of the index.
     pub index: String,
-    /// The settings that were tried, from the quickest on.
+    /// The settings that were tried, the quickest first.
     pub points: Vec<TunePoint>,
-    /// The one that is kept: the first to reach the target, or else the last.
+    /// The settings that were kept: the first to reach the target, or else the last.
     pub chosen: TunePoint,
-    /// The recall asked for.
+    /// The recall that was asked for.
     pub target: f64,
 }
 
 impl Indexes {
-    /// Measures the vector index of `column` by `metric` (by default that of its first index) on sampled rows as queries, and
-    /// keeps the quickest settings that find `recall` of the nearest 10 rows. `seed` chooses the sample.
+    /// Measures the vector index of `column` for `metric` (by default that of its first index) with sampled rows as
+    /// queries, and keeps the quickest settings that find `recall` of the nearest 10 rows. `seed` chooses the sample.
     ///
     /// # Errors
-    /// `NotFound` when there is no such index or nothing to search; `InvalidInput` for a recall that is not above 0 and at most 1.
+    /// `NotFound` when there is no such index or nothing to search; `InvalidInput` for a recall that is not above 0 and
+    /// at most 1.
     pub async fn tune(
         &self,
         table: &Table,
@@ -84,6 +93,7 @@ impl Indexes {
         self.tune_index(table, &snapshot, index, recall, seed).await
     }
 
+    /// Tries settings, the quickest first, until one reaches `target`, and keeps the last one tried.
     async fn tune_index(
         &self,
         table: &Table,
@@ -110,8 +120,9 @@ impl Indexes {
         Ok(Tuning { index: index.name.clone(), points, chosen, target })
     }
 
-    /// Measures tuned indexes again whose table has changed much since, and tunes those anew whose recall has fallen. One that finds
-    /// too little however hard it looks is built anew: it learned from other rows. What was done, in words.
+    /// Checks the recall of tuned indexes whose table has changed much since, and tunes those whose recall has fallen.
+    /// Rebuilds an index that no settings bring to its target: it was trained on other rows. Returns a message for each
+    /// index that was changed.
     pub async fn retune(&self, table: &Table) -> Result<Vec<String>> {
         let snapshot = table.snapshot().await?;
         let catalog = self.catalog(&snapshot).await?;
@@ -139,32 +150,26 @@ impl Indexes {
             let name = &index.name;
             if tuned.chosen.recall + TOLERANCE >= measured.target || index.definition.kind.is_resident() {
                 done.push(format!(
-                    "recall of index `{name}` fell to {:.3}; searches by it look harder now and find {:.3}",
+                    "recall of index `{name}` fell to {:.3}; it was tuned again and finds {:.3}",
                     now.recall, tuned.chosen.recall
                 ));
                 continue;
             }
-            self.renew(table, index).await?;
+            self.rebuild_index(table, index).await?;
             let snapshot = table.snapshot().await?;
             let catalog = self.catalog(&snapshot).await?;
             let index = catalog.find(table.name(), name)?;
             let again = self.tune_index(table, &snapshot, index, measured.target, seed).await?;
             done.push(format!(
-                "recall of index `{name}` fell to {:.3}, and {:.3} was the most it could find; it was built anew and finds {:.3}",
+                "recall of index `{name}` fell to {:.3}, and tuning reached {:.3} at most; it was rebuilt and finds {:.3}",
                 now.recall, tuned.chosen.recall, again.chosen.recall
             ));
         }
         Ok(done)
     }
 
-    /// Vectors of rows, with the exact distances of the rows nearest to each.
-    async fn sample(
-        &self,
-        snapshot: &Snapshot,
-        index: &Index,
-        queries: usize,
-        seed: u64,
-    ) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
+    /// Samples rows as queries, and finds the nearest rows of each by the exact search.
+    async fn sample(&self, snapshot: &Snapshot, index: &Index, queries: usize, seed: u64) -> Result<Vec<SampledQuery>> {
         let request = ScanRequest::default().columns([""; 0]).filter(format!("`{}` IS NOT NULL", index.column));
         let rows = snapshot.collect(&request.with_row_id()).await?;
         let row_ids = crate::rows::row_set::row_ids(&rows)?;
@@ -180,42 +185,44 @@ impl Indexes {
         for row in 0..lists.len() {
             let numbers = cast(&lists.value(row), &DataType::Float32).map_err(cenote_store::arrow_error)?;
             let vector = numbers.as_primitive::<Float32Type>().values().to_vec();
-            // A vector without a direction has no nearest under cosine.
+            // A zero vector has no distance under cosine.
             if vector.iter().all(|number| *number == 0.0) {
                 continue;
             }
             let query = VectorQuery { metric: index.metric(), ..VectorQuery::new(&index.column, vector.clone(), K) };
             let hits = self.exact_hits(snapshot, &query).await?;
-            sample.push((vector, hits.iter().filter_map(|hit| hit.distance).collect()));
+            let distances = hits.iter().filter_map(|hit| hit.distance).collect();
+            sample.push(SampledQuery { vector, distances });
         }
         Ok(sample)
     }
 
+    /// Measures the recall and the speed of `search` on `sample`.
     async fn measure(
         &self,
         snapshot: &Snapshot,
         index: &Index,
         search: SearchSettings,
-        sample: &[(Vec<f32>, Vec<f32>)],
+        sample: &[SampledQuery],
     ) -> Result<TunePoint> {
         let (mut found, mut wanted) = (0, 0);
         let mut spent = std::time::Duration::ZERO;
-        for (vector, near) in sample {
+        for SampledQuery { vector, distances } in sample {
             let query = VectorQuery { metric: index.metric(), ..VectorQuery::new(&index.column, vector.clone(), K) };
             let start = std::time::Instant::now();
             let hits: Vec<Hit> = self.hits_by(snapshot, &query, index, search).await?;
             spent += start.elapsed();
-            let Some(last) = near.last() else { continue };
+            let Some(last) = distances.last() else { continue };
             let right = |hit: &&Hit| hit.distance.is_some_and(|own| own <= last + TIE * last.abs().max(1.0));
-            found += hits.iter().filter(right).count().min(near.len());
-            wanted += near.len();
+            found += hits.iter().filter(right).count().min(distances.len());
+            wanted += distances.len();
         }
         let recall = if wanted == 0 { 1.0 } else { found as f64 / wanted as f64 };
         Ok(TunePoint { search, recall, queries_per_s: sample.len() as f64 / spent.as_secs_f64().max(1e-9) })
     }
 }
 
-/// Of how many partitions the largest piece of `index` is.
+/// Returns the number of partitions of the segment of `index` that has most.
 async fn partitions(snapshot: &Snapshot, index: &Index) -> Result<usize> {
     let opened = match &index.built {
         Some(built) => built.vector_segments(snapshot, &index.column).await?,
@@ -224,7 +231,7 @@ async fn partitions(snapshot: &Snapshot, index: &Index) -> Result<usize> {
     Ok(opened.iter().map(|segment| segment.index.total_partitions()).max().unwrap_or(1))
 }
 
-/// Settings to try, from the quickest on.
+/// Returns the settings to try, the quickest first.
 fn ladder(index: &Index, partitions: usize) -> Vec<SearchSettings> {
     let structure = index.built.as_ref().map_or("", |built| built.structure.as_str());
     let settings =

@@ -5,36 +5,36 @@
 //! clause  = ["+" | "-" | "NOT"] operand
 //! operand = word | word "~" [edits] | '"' words '"' | "(" any ")"
 //! ```
-//! When all words are wanted, clauses side by side are joined as by `AND` instead, and `OR` must be written.
+//! When all words are required, adjacent clauses are joined as by `AND` instead, and `OR` must be written.
 
 use cenote_base::{Error, Result};
 
-/// Parentheses may be nested so deep.
+/// The greatest depth of parentheses.
 const DEPTH_MAX: usize = 32;
-/// A query has so many operators, phrases and fuzzy words at most.
+/// The most operators, phrases and fuzzy words in a query.
 const OPERATORS_MAX: usize = 1024;
 /// The most edits that a fuzzy word may ask for.
 pub(crate) const EDITS_MAX: u32 = 2;
 
-/// How clauses side by side are joined.
+/// The rule that joins adjacent clauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WordRule {
     AnyWord,
     AllWords,
 }
 
-/// A query as it was written.
+/// A parsed query, whose words are as they were written.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ParsedQuery {
-    /// Words side by side.
+    /// Adjacent words.
     Words(String),
-    /// A word, and in how many letters another may differ from it; `None`: by its length.
+    /// A fuzzy word, and the most letters in which another may differ; `None`: by the length of the word.
     Fuzzy(String, Option<u32>),
     Phrase(String),
     Group(Group<Self>),
 }
 
-/// What rows must fit, what they should fit (one at least, when nothing must) and what they must not.
+/// A group of clauses. Rows match all of `must`, none of `must_not`, and at least one of `should` if `must` is empty.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Group<T> {
     pub(crate) must: Vec<T>,
@@ -48,10 +48,10 @@ impl<T> Default for Group<T> {
     }
 }
 
-/// Reads `text`, in which clauses side by side are joined by `default`.
+/// Parses `text`, in which adjacent clauses are joined by `default`.
 ///
 /// # Errors
-/// `InvalidInput`, with the place and what would be right.
+/// `InvalidInput`, with the position and a correction.
 pub(crate) fn parse(text: &str, default: WordRule) -> Result<ParsedQuery> {
     let mut parser = Parser { text, default, lexemes: split(text)?, next: 0, depth: 0 };
     if parser.lexemes.is_empty() {
@@ -72,7 +72,7 @@ pub(crate) fn parse(text: &str, default: WordRule) -> Result<ParsedQuery> {
     }
 }
 
-/// A query that finds the words of `text`, whatever characters are among them.
+/// Escapes `text`, so that it parses as its words alone.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for (at, word) in text.split(char::is_whitespace).enumerate() {
@@ -86,6 +86,7 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
+/// Makes an error about the character number `at` of `text`.
 fn wrong(text: &str, at: usize, what: &str, right: &str) -> Error {
     let excerpt: String = text.chars().skip(at - 1).take(12).collect();
     Error::invalid_input(format!("text query: `{excerpt}` at character {at} {what}; {right}"))
@@ -113,7 +114,7 @@ enum LexemeKind {
     Or,
 }
 
-/// The lexemes of `text`, each with the number of its first character.
+/// Splits `text` into lexemes.
 fn split(text: &str) -> Result<Vec<Lexeme>> {
     let letters: Vec<char> = text.chars().collect();
     let mut lexemes = Vec::new();
@@ -150,13 +151,13 @@ fn split(text: &str) -> Result<Vec<Lexeme>> {
     Ok(lexemes)
 }
 
-/// The character that a backslash at `at` stands before.
+/// Returns the character after the backslash at index `at`.
 fn escaped(text: &str, letters: &[char], at: usize) -> Result<char> {
     let after = letters.get(at + 1).copied();
     after.ok_or_else(|| wrong(text, at + 1, "has nothing after it", "write `\\\\` for the character"))
 }
 
-/// The phrase whose quote opens at `start`, and where the text goes on.
+/// Reads the phrase whose quote opens at `start`. Also returns the index after it.
 fn read_phrase(text: &str, letters: &[char], start: usize) -> Result<(String, usize)> {
     let (mut phrase, mut next) = (String::new(), start + 1);
     loop {
@@ -182,7 +183,7 @@ fn read_phrase(text: &str, letters: &[char], start: usize) -> Result<(String, us
     Ok((phrase, next + 1))
 }
 
-/// The word or operator that begins at `start`, and where the text goes on.
+/// Reads the word or operator that begins at `start`. Also returns the index after it.
 fn read_word(text: &str, letters: &[char], start: usize) -> Result<(LexemeKind, usize)> {
     let (mut word, mut next, mut tilde, mut is_plain) = (String::new(), start, None, true);
     while let Some(&letter) = letters.get(next) {
@@ -243,12 +244,12 @@ impl Parser<'_> {
         self.lexemes.get(self.next).map(|lexeme| &lexeme.kind)
     }
 
-    /// The number of the first character of the next lexeme, or of the last one.
+    /// Returns the number of the first character of the next lexeme, or of the last one.
     fn position(&self) -> usize {
         self.lexemes.get(self.next).or(self.lexemes.last()).map_or(1, |lexeme| lexeme.at)
     }
 
-    /// A list that says what to find, not only what not.
+    /// Parses a list that does not only exclude rows.
     fn positive(&mut self) -> Result<ParsedQuery> {
         let start = self.position();
         match self.list(WordRule::AnyWord)? {
@@ -261,7 +262,7 @@ impl Parser<'_> {
         wrong(self.text, start, "only says what rows must not have", "add what they should have, as in `car -red`")
     }
 
-    /// Clauses joined by `OR`, or by `AND`, and the sign of a single one.
+    /// Parses clauses joined by `OR`, or by `AND`. Also returns the sign of a single clause.
     fn list(&mut self, rule: WordRule) -> Result<(Sign, ParsedQuery)> {
         let start = self.position();
         let operator = if rule == WordRule::AnyWord { LexemeKind::Or } else { LexemeKind::And };
@@ -282,7 +283,7 @@ impl Parser<'_> {
                 _ if is_needed => &mut group.must,
                 _ => &mut group.should,
             };
-            // Words side by side are read as one text.
+            // Adjacent words become one text.
             match (clauses.last_mut(), clause) {
                 (Some(ParsedQuery::Words(before)), ParsedQuery::Words(word))
                     if !is_joined && sign == Sign::None && count > 1 =>
@@ -369,7 +370,7 @@ impl Parser<'_> {
         }
         self.next += 1;
         self.depth -= 1;
-        // Words in parentheses stay apart from those beside them.
+        // Words in parentheses are not joined with adjacent ones.
         Ok(match found {
             ParsedQuery::Words(_) => ParsedQuery::Group(Group { should: vec![found], ..Group::default() }),
             found => found,

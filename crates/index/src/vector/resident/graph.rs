@@ -1,11 +1,11 @@
-//! One column's vectors as a graph in memory, kept current as the base moves.
+//! The vectors of one column as a graph in memory, kept current while the table is written.
 //!
-//! The graph's labels are row ids. It is complete for some files of the base, known by the data file that holds the
-//! column, and from some version of the base on: rows that are deleted later are passed over by whoever asks. It is
-//! complete for the change store up to some write too. What other files hold and later writes is late, and compared one
-//! by one, until [`ResidentIndex::refresh`] takes it in. A row that changes gets a new row id or, when a column was patched
-//! in place, a new data file; so the graph is never rebuilt for a change, and never holds a row's former vector unseen.
-//! A row that a fold moves into the base keeps its place in the graph under its new id.
+//! The labels of the graph are row ids. The graph is complete for some fragments of the base, each known by the data
+//! file that holds the column, and for versions of the base from some version on: a search skips rows that were deleted
+//! later. It is also complete for the change store up to some version. Rows of other fragments and later writes are
+//! uncovered and compared one by one, until [`ResidentIndex::refresh`] adds them. A row that changes gets a new row id
+//! or, when its column was patched in place, a new data file. So a change never rebuilds the graph, and a search never
+//! finds a row by a stale vector. A row that a fold moves into the base keeps its node under the new id.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,84 +25,85 @@ use roaring::RoaringBitmap;
 
 use super::saved::{SavedGraph, Subject, remove, restore, save};
 use crate::blocking::blocking;
-use crate::catalog::{Coverage, Index};
+use crate::catalog::Index;
 use crate::hits::Hit;
 use crate::kind::VectorOptions;
 use crate::metric::Metric;
 use crate::rows::cache::Cache;
+use crate::rows::coverage::Coverage;
 use crate::rows::filtered::{FilteredBase, FilteredRows};
 use crate::rows::fragments::{Examined, Fragments, rows_of};
 use crate::rows::row_set;
 use crate::vector::exact::{Numbers, QueryVector, VectorShape, VectorType, Vectors, vector_type};
 
-/// A graph gets room for so many times the vectors there are, so that it can grow.
-const ROOM: u64 = 2;
-/// Deleted vectors are taken out of the graph when there are so many to one that is there.
+/// The capacity of a new graph: `CAPACITY_FACTOR` times the bytes that the current rows take, so that it can grow.
+const CAPACITY_FACTOR: u64 = 2;
+/// Deleted vectors are removed from the graph when they are more than `1 / DELETED_SHARE` of the live ones.
 const DELETED_SHARE: usize = 8;
-/// The graph is written to disk when `1 / SAVED_SHARE` of its rows have changed since the last time, which refresh what
-/// is written while it grows to a few times its final size.
+/// The graph is saved when `1 / SAVED_SHARE` of its rows have changed since the last save, which bounds what is written
+/// while it grows to a few times its final size.
 const SAVED_SHARE: usize = 4;
-/// Width of a walk where nothing else is known: so many times k, and at least this.
+/// The default width of a walk: `EF_FACTOR · k`, at least `EF_MIN`.
 pub(crate) const EF_FACTOR: usize = 4;
 pub(crate) const EF_MIN: usize = 128;
-/// What lists of rows may take, all bases together.
+/// Bytes of cached coverages, for all bases together.
 const COVERAGE_BYTES_MAX: usize = 32 << 20;
-/// And where the graph has those that satisfy filters.
+/// Bytes of cached selections of filtered rows, for all bases together.
 const SELECTION_BYTES_MAX: usize = 16 << 20;
-/// MaskFilter that one batch of a build has: short, so that a build stops soon after its caller did.
+/// Rows of one batch of a build: few, so that a cancelled build stops soon.
 const BATCH_ROWS: usize = 2048;
 
-/// Where a resident index may be, and how large; and who hears how far its build is.
+/// The bounds of a refresh, and where it reports and saves.
 pub(crate) struct RefreshOptions {
     pub(crate) capacity_bytes: u64,
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: usize,
-    /// The least time between two saves of a build.
+    /// The least time between two saves during a build.
     pub(crate) save_every: Duration,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) examined: Examined,
 }
 
-/// A graph, and what it is complete for.
+/// A graph, and the rows that it is complete for.
 struct GraphState {
     graph: Arc<Graph>,
-    /// The file that holds the column, by fragment.
+    /// The fragments that the graph is complete for, each with the data file that holds the column.
     covered: HashMap<u32, String>,
-    /// The rows of the base that it may have, if that is known.
-    held: Option<RowAddrTreeMap>,
-    /// Versions of the base before this one had rows that the graph has no more.
+    /// The rows of the base that the graph may have; `None` where that is not known.
+    base_rows: Option<RowAddrTreeMap>,
+    /// The first version of the base that the graph is complete for: it has dropped rows of earlier versions.
     complete_from: u64,
-    /// It has the rows of the change store that are live at this version, under their ids there.
+    /// The version whose live rows of the change store the graph has, under their ids there.
     changed_to: Version,
-    /// Counts changes of the base's part.
+    /// The number of changes to `covered` and `complete_from`, by which cached results are known to be stale.
     epoch: u64,
 }
 
-/// A vector index in memory, of one table: another one of the same name has another.
+/// A vector index in memory. It belongs to one table: a table that is created again under the same name has another.
 pub(crate) struct ResidentIndex {
-    /// Where the table is.
+    /// The location of the table.
     pub(crate) table_uri: String,
     pub(crate) field: i32,
     pub(crate) options: VectorOptions,
     state: RwLock<Option<GraphState>>,
-    /// Taken by whoever changes the graph.
-    turn: tokio::sync::Mutex<()>,
+    /// Held while the graph is changed.
+    writer: tokio::sync::Mutex<()>,
     failure: Mutex<Option<String>>,
     unsaved: Mutex<usize>,
     coverages: Cache<EpochCoverage>,
     selections: Cache<EpochSelection>,
-    /// The rows of the change store that the graph has, by the hash of their vectors; changed by whoever has the turn.
+    /// The rows of the change store that the graph has, by the hash of their vectors. Only changed under `writer`.
     changed_labels: Arc<Mutex<LabelsByVector>>,
 }
 
-/// The rows of a base that the graph held at `epoch`.
+/// The coverage of a base by the graph at `epoch`.
 #[derive(Debug)]
 struct EpochCoverage {
     epoch: u64,
     coverage: Arc<Coverage>,
 }
 
-/// The places in the graph, at some epoch, of the rows of a base that satisfy a filter.
+/// The nodes of the graph, at `epoch`, of the rows of a base that satisfy a filter.
 #[derive(Debug)]
 struct EpochSelection {
     epoch: u64,
@@ -122,11 +123,11 @@ pub(crate) struct GraphSearch {
     pub(crate) ef: usize,
 }
 
-/// What a graph can do for one snapshot.
+/// The rows of one snapshot that the graph has.
 pub(crate) struct GraphView {
     epoch: u64,
     pub(crate) coverage: Arc<Coverage>,
-    /// The graph lacks the rows of the change store that were written after this.
+    /// The version up to which the graph has the rows of the change store.
     pub(crate) changed_to: Version,
 }
 
@@ -137,7 +138,7 @@ impl ResidentIndex {
             field,
             options,
             state: RwLock::default(),
-            turn: tokio::sync::Mutex::default(),
+            writer: tokio::sync::Mutex::default(),
             failure: Mutex::default(),
             unsaved: Mutex::default(),
             coverages: Cache::new(COVERAGE_BYTES_MAX),
@@ -146,33 +147,29 @@ impl ResidentIndex {
         }
     }
 
-    /// Bytes that the graph was given; 0 when there is none.
+    /// Returns the capacity of the graph in bytes; 0 without a graph.
     pub(crate) fn capacity_bytes(&self) -> u64 {
         let state = self.state.read();
         state.as_ref().map_or(0, |state| state.graph.options().capacity_bytes)
     }
 
-    /// Bytes that the graph takes, if there is one.
+    /// Returns the size of the graph in bytes, if there is one.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
         let state = self.state.read();
         state.as_ref().map(|state| state.graph.memory_bytes())
     }
 
-    /// Why there is no graph.
+    /// Returns the error of the last refresh, if it failed.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failure.lock().clone()
     }
 
-    pub(crate) fn fail(&self, error: Option<&Error>) {
-        *self.failure.lock() = error.map(ToString::to_string);
+    /// Returns whether a refresh is running.
+    pub(crate) fn is_refreshing(&self) -> bool {
+        self.writer.try_lock().is_err()
     }
 
-    /// Whether somebody changes the graph just now.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.turn.try_lock().is_err()
-    }
-
-    /// Which rows of `snapshot` the graph has; `None` when it is none for that base.
+    /// Returns the rows of `snapshot` that the graph has; `None` where it is not complete for that base.
     pub(crate) async fn view(&self, snapshot: &Snapshot, fragments: &Arc<Fragments>) -> Result<Option<GraphView>> {
         let base = snapshot.base();
         let (epoch, changed_to, covered) = {
@@ -180,7 +177,7 @@ impl ResidentIndex {
             let Some(state) = state.as_ref().filter(|state| state.complete_from <= base.version().version) else {
                 return Ok(None);
             };
-            // MaskFilter that were no more at the later version may be missing.
+            // The graph lacks rows of the change store that were gone at a later version.
             let changed_to = if state.changed_to <= snapshot.version() { state.changed_to } else { Version(0) };
             if let Some(known) = self.coverages.get(snapshot, "").filter(|known| known.epoch == state.epoch) {
                 return Ok(Some(GraphView { epoch: state.epoch, coverage: Arc::clone(&known.coverage), changed_to }));
@@ -195,8 +192,8 @@ impl ResidentIndex {
         Ok(Some(GraphView { epoch, coverage, changed_to }))
     }
 
-    /// The nearest of the rows that `view` of `snapshot` has and that are `filtered`, by a walk of width `ef` at first;
-    /// `None` when the graph has changed since. Blocks.
+    /// Returns the nearest of the rows that `view` of `snapshot` has and that are among `filtered`; `None` when the graph
+    /// has changed since `view` was made. Blocks.
     pub(crate) fn nearest(
         &self,
         snapshot: &Snapshot,
@@ -239,7 +236,7 @@ impl ResidentIndex {
                 hits.extend(exact(row_set::ids(filtered.changes())?)?);
                 hits
             }
-            // Where each is compared the graph need not test all that it has.
+            // An exact search compares the matching rows alone, and need not test all nodes of the graph.
             (Some(filtered), None) if state.graph.strategy(k, ef, test) == Strategy::Exact => exact(filtered.ids()?)?,
             _ => state.graph.search(values, k, ef, test)?,
         };
@@ -247,8 +244,8 @@ impl ResidentIndex {
         Ok(Some(hits.map(|hit| Hit { row_id: hit.label, distance: Some(hit.distance), score: None }).collect()))
     }
 
-    /// Where the graph has those of `filtered` that are in the base, superseded ones too, if to compare all of them is
-    /// quicker than a walk and they are asked for again.
+    /// Returns the nodes of the rows of the base that are among `filtered`, superseded ones included, if the filter is
+    /// used again and comparing all of them is quicker than a walk.
     fn selection(
         &self,
         snapshot: &Snapshot,
@@ -277,10 +274,10 @@ impl ResidentIndex {
         Ok(Some(selection))
     }
 
-    /// Brings the graph up to `snapshot`: makes it, reads it from disk, or takes in what is new. Searches go on.
+    /// Brings the graph up to `snapshot`: builds it, restores it from disk, or adds what is new. Searches continue.
     ///
     /// # Errors
-    /// `ResourceExhausted`, with the figures, when it does not fit; then there is no graph.
+    /// `ResourceExhausted`, with the figures, when the graph does not fit; then there is no graph.
     pub(crate) async fn refresh(
         &self,
         snapshot: &Snapshot,
@@ -288,9 +285,9 @@ impl ResidentIndex {
         fragments: &Fragments,
         refresh: &RefreshOptions,
     ) -> Result<()> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.writer.lock().await;
         let refreshed = match self.update(snapshot, index, fragments, refresh).await {
-            // What was asked for has grown out of its room: once more, with the room that there is.
+            // The graph has outgrown its capacity: rebuild it with all the memory that is free.
             Err(error) if error.kind() == ErrorKind::ResourceExhausted && self.memory_bytes().is_some() => {
                 self.clear(refresh);
                 self.update(snapshot, index, fragments, refresh).await
@@ -302,10 +299,11 @@ impl ResidentIndex {
         {
             self.clear(refresh);
         }
-        self.fail(refreshed.as_ref().err());
+        *self.failure.lock() = refreshed.as_ref().err().map(ToString::to_string);
         refreshed
     }
 
+    /// Drops the graph, in memory and on disk.
     fn clear(&self, refresh: &RefreshOptions) {
         *self.state.write() = None;
         self.changed_labels.lock().clear();
@@ -338,17 +336,17 @@ impl ResidentIndex {
         }
         let known = {
             let mut state = self.state.write();
-            // A graph of files that are all gone teaches nothing.
-            let teaches = |state: &GraphState| {
+            // A graph none of whose fragments are left is not worth updating.
+            let is_useful = |state: &GraphState| {
                 let is_none = files.is_empty() || state.covered.is_empty();
                 is_none || files.iter().any(|(id, file)| state.covered.get(id) == Some(file))
             };
-            match state.as_mut().filter(|state| teaches(state) || state.complete_from > version) {
+            match state.as_mut().filter(|state| is_useful(state) || state.complete_from > version) {
                 Some(state) if state.complete_from > version => return Ok(()),
                 Some(state) => {
                     let is_behind = state.covered != files || state.complete_from != version;
                     if is_behind {
-                        // From here on rows of older versions may be missing.
+                        // The update drops rows of earlier versions.
                         state.covered.retain(|id, file| files.get(id) == Some(file));
                         state.complete_from = version;
                         state.epoch += 1;
@@ -387,7 +385,7 @@ impl ResidentIndex {
         Ok(())
     }
 
-    /// Writes `graph` to disk, with what it is complete for.
+    /// Saves `graph` with the fragments and the version that it is complete for.
     async fn save(&self, snapshot: &Snapshot, graph: &Arc<Graph>, refresh: &RefreshOptions) -> Result<()> {
         let Some(file) = refresh.file.clone() else { return Ok(()) };
         let saved = {
@@ -405,7 +403,7 @@ impl ResidentIndex {
         match blocking(move || restore(&file, &of, capacity)).await {
             Ok(saved) => saved,
             Err(error) => {
-                // It is built anew from the table.
+                // The graph is rebuilt from the table.
                 tracing::warn!(%error, "a saved graph cannot be read");
                 None
             }
@@ -416,10 +414,16 @@ impl ResidentIndex {
         Subject { table: snapshot.identity(), field: self.field, options: self.options.clone() }
     }
 
-    fn set(&self, graph: Arc<Graph>, covered: HashMap<u32, String>, held: Option<RowAddrTreeMap>, complete_from: u64) {
+    fn set(
+        &self,
+        graph: Arc<Graph>,
+        covered: HashMap<u32, String>,
+        base_rows: Option<RowAddrTreeMap>,
+        complete_from: u64,
+    ) {
         let mut state = self.state.write();
         let epoch = state.as_ref().map_or(0, |state| state.epoch + 1);
-        *state = Some(GraphState { graph, covered, held, complete_from, changed_to: Version(0), epoch });
+        *state = Some(GraphState { graph, covered, base_rows, complete_from, changed_to: Version(0), epoch });
         self.changed_labels.lock().clear();
     }
 
@@ -446,11 +450,11 @@ impl ResidentIndex {
                 ByteSize(refresh.capacity_bytes)
             )));
         }
-        options.capacity_bytes = needed.saturating_mul(ROOM).min(refresh.capacity_bytes);
+        options.capacity_bytes = needed.saturating_mul(CAPACITY_FACTOR).min(refresh.capacity_bytes);
         Ok(options)
     }
 
-    /// Makes `graph` hold what the base of `snapshot` does, whose column is in `files`; how many rows that changed.
+    /// Brings `graph` up to the base of `snapshot`, whose column is in `files`. Returns the number of rows that changed.
     async fn add_base(
         &self,
         snapshot: &Snapshot,
@@ -461,28 +465,28 @@ impl ResidentIndex {
         refresh: &RefreshOptions,
     ) -> Result<usize> {
         let base = snapshot.base();
-        let (new, held): (Vec<u32>, _) = {
+        let (new, base_rows): (Vec<u32>, _) = {
             let mut state = self.state.write();
             let covered = state.as_ref().map(|state| &state.covered);
             let is_new = |id: &&u32| covered.is_none_or(|covered| !covered.contains_key(id));
             let new = files.keys().filter(is_new).copied().collect();
-            // Not known again before all is taken in.
-            (new, state.as_mut().and_then(|state| state.held.take()))
+            // Unknown until the update is complete.
+            (new, state.as_mut().and_then(|state| state.base_rows.take()))
         };
         let all = rows_of(fragments.all());
-        let (walked, examined) = (Arc::clone(graph), refresh.examined.clone());
+        let (target, examined) = (Arc::clone(graph), refresh.examined.clone());
         let (mut changes, all) = blocking(move || {
-            let gone = match held {
-                Some(held) => row_set::ids(&(held - &all))?,
+            let gone = match base_rows {
+                Some(base_rows) => row_set::ids(&(base_rows - &all))?,
                 None => {
-                    let labels = walked.labels();
+                    let labels = target.labels();
                     examined.add(labels.len());
                     let changes = row_ids_after(Version(0));
                     labels.into_iter().filter(|label| *label < changes && !all.contains(*label)).collect()
                 }
             };
             examined.add(gone.len());
-            Ok((gone.into_iter().filter(|label| walked.delete(*label)).count(), all))
+            Ok((gone.into_iter().filter(|label| target.delete(*label)).count(), all))
         })
         .await?;
         if !new.is_empty() {
@@ -499,22 +503,23 @@ impl ResidentIndex {
             let (mut saved, mut unsaved) = (Instant::now(), 0);
             while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
                 debug_assert!(batch.column_by_name(ROW_ID).is_some());
-                let (into, changed, of) = (Arc::clone(graph), Arc::clone(&self.changed_labels), snapshot.clone());
+                let (target, changed, current) =
+                    (Arc::clone(graph), Arc::clone(&self.changed_labels), snapshot.clone());
                 let (rows, threads) = (batch.num_rows(), refresh.threads);
                 refresh.examined.add(rows);
                 let taken = blocking(move || {
                     let mut vectors = Vectors::new(shape);
                     let without = vectors.read(&batch)?;
-                    let emptied = without.into_iter().filter(|row| into.delete(*row)).count();
-                    // A row that was in the change store, and is in the base now.
-                    let former = |values: Values<'_>| {
+                    let emptied = without.into_iter().filter(|row| target.delete(*row)).count();
+                    // Finds the row's node under its id in the change store, from which a fold moved it.
+                    let folded = |values: Values<'_>| {
                         let mut changed = changed.lock();
                         let labels = changed.get_mut(&hash(values))?;
-                        let is_it = |label: &u64| !of.is_changed(*label) && into.holds(*label, values);
+                        let is_it = |label: &u64| !current.is_changed(*label) && target.holds(*label, values);
                         let at = labels.iter().position(is_it)?;
                         Some(labels.swap_remove(at))
                     };
-                    Ok(emptied + insert(&into, &vectors, shape.metric, threads, former)?)
+                    Ok(emptied + insert(&target, &vectors, shape.metric, threads, folded)?)
                 })
                 .await?;
                 (changes, unsaved) = (changes + taken, unsaved + taken);
@@ -529,13 +534,13 @@ impl ResidentIndex {
         let mut state = self.state.write();
         if let Some(state) = state.as_mut() {
             state.covered.clone_from(files);
-            state.held = Some(all);
+            state.base_rows = Some(all);
             state.epoch += 1;
         }
         Ok(changes)
     }
 
-    /// Makes `graph` hold the change store of `snapshot`.
+    /// Brings `graph` up to the change store of `snapshot`.
     async fn add_changes(&self, snapshot: &Snapshot, index: &Index, graph: &Arc<Graph>, threads: usize) -> Result<()> {
         let from = {
             let state = self.state.read();
@@ -566,7 +571,7 @@ impl ResidentIndex {
                 state.changed_to = snapshot.version();
             }
         }
-        // No search relies on the others any more.
+        // No search uses rows of the change store that are no longer live.
         let (graph, changed, snapshot) = (Arc::clone(graph), Arc::clone(&self.changed_labels), snapshot.clone());
         blocking(move || {
             changed.lock().retain(|_, labels| {
@@ -592,14 +597,14 @@ fn hash(values: Values<'_>) -> u64 {
     hasher.finish()
 }
 
-/// Puts those of `vectors` into `graph` that it does not have as they are; how many that were. `former` may know a
-/// label with the vector that is needed no more. A vector without a direction has no cosine distance, and is left out.
+/// Inserts `vectors` into `graph`, but for those that it has unchanged. Returns the number of rows that changed. `folded`
+/// may know an obsolete label of the same vector, whose node is reused. A vector without a cosine distance is left out.
 fn insert(
     graph: &Graph,
     vectors: &Vectors,
     metric: Metric,
     threads: usize,
-    former: impl Fn(Values<'_>) -> Option<u64>,
+    folded: impl Fn(Values<'_>) -> Option<u64>,
 ) -> Result<usize> {
     let has_distance = |values: Values<'_>| match values {
         Values::Floats(numbers) => {
@@ -614,7 +619,7 @@ fn insert(
         if !has_distance(values) {
             emptied += usize::from(graph.delete(*row_id));
         } else if !graph.holds(*row_id, values) {
-            match former(values) {
+            match folded(values) {
                 Some(label) => moved.push((label, *row_id)),
                 None => {
                     labels.push(*row_id);
@@ -628,7 +633,8 @@ fn insert(
     Ok(emptied + moved + labels.len())
 }
 
-/// The data file that holds field `field`, by fragment. A field that a fragment does not hold is null in all its rows.
+/// Returns the data file of each fragment that holds `field`; an empty name where none does, and the field is null in
+/// all rows of the fragment.
 fn column_files(base: &Dataset, field: i32) -> HashMap<u32, String> {
     let ids = base.schema().field_by_id(field).map_or_else(Vec::new, |field| {
         let mut ids = vec![field.id];

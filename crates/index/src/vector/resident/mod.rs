@@ -1,6 +1,7 @@
-//! A vector index in memory, and its copy on disk.
+//! A vector index in memory, and its saved copy on disk.
 //!
-//! Knows nothing of the indexes that Lance builds, nor of searches: it finds the rows that its caller allows.
+//! This part does not know the indexes that Lance builds, nor how a search is put together: it finds the nearest of the
+//! rows that its caller allows.
 
 pub(crate) mod graph;
 pub(crate) mod saved;

@@ -1,4 +1,4 @@
-//! A resident index on disk: a graph, and beside it a manifest of what the graph is complete for.
+//! A resident index on disk: the graph, and temporary it a manifest that names it and what it is complete for.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::VectorOptions;
 
+/// The format of a [`Manifest`].
 const FORMAT: u32 = 2;
 
-/// A graph, the files of the base that it has all rows of, and the version of the base from which on it has them all.
-/// It may have some rows of other files.
+/// A graph and what it is complete for. It may also have some rows of other fragments.
 pub(crate) struct SavedGraph<G> {
     pub(crate) graph: G,
+    /// The fragments that the graph is complete for, each with the data file that holds the column.
     pub(crate) covered: HashMap<u32, String>,
+    /// The first version of the base that the graph is complete for.
     pub(crate) complete_from: u64,
 }
 
-/// What a graph is of: the identity of a table, a column of it, and how that is indexed.
+/// The subject of a graph: the identity of a table, the field id of a column, and the options of the index.
 #[derive(PartialEq, Serialize, Deserialize)]
 pub(crate) struct Subject {
     pub(crate) table: u64,
@@ -28,6 +30,7 @@ pub(crate) struct Subject {
     pub(crate) options: VectorOptions,
 }
 
+/// The manifest of a saved graph.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     format: u32,
@@ -35,16 +38,16 @@ struct Manifest {
     subject: Subject,
     covered: HashMap<u32, String>,
     complete_from: u64,
-    /// The file with the graph, beside this one.
+    /// The name of the file with the graph, in the same directory.
     graph: String,
 }
 
-/// Writes `saved` so that `file` names it, in the place of what it named.
+/// Saves a graph, with `file` as its manifest, and removes the graph that `file` named before.
 pub(crate) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>) -> Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
-    let former = read_manifest(file)?.map(|manifest| directory.join(manifest.graph));
-    // Processes that share the directory do not write the same file, and nobody reads half of one.
+    let previous = read_manifest(file)?.map(|manifest| directory.join(manifest.graph));
+    // Processes that share the directory write different files, and none reads a half-written one.
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index");
     let graph = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
     saved.graph.save(&directory.join(&graph))?;
@@ -57,22 +60,22 @@ pub(crate) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
     };
     let text =
         serde_json::to_vec(&manifest).map_err(|source| Error::internal("write a manifest").with_source(source))?;
-    let beside = file.with_extension(format!("{}.writing", std::process::id()));
-    std::fs::write(&beside, text)
-        .and_then(|()| std::fs::rename(&beside, file))
+    let temporary = file.with_extension(format!("{}.writing", std::process::id()));
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, file))
         .context(|| format!("write {}", file.display()))?;
-    match former.filter(|former| *former != directory.join(&graph)) {
-        // Whoever reads it has it open.
-        Some(former) => remove_if_exists(&former),
+    match previous.filter(|previous| *previous != directory.join(&graph)) {
+        // A process that still reads it has it open.
+        Some(previous) => remove_if_exists(&previous),
         None => Ok(()),
     }
 }
 
-/// What `file` names, if that is a graph `of` this subject, and not of a table that was there before under the same
+/// Restores the graph that `file` names, if its subject is `subject` and not, for example, an earlier table of the same
 /// name.
 ///
 /// # Errors
-/// `Corrupt` when it cannot be read; `ResourceExhausted` when it does not fit.
+/// `Corrupt` when the graph cannot be read; `ResourceExhausted` when it does not fit.
 pub(crate) fn restore(file: &Path, subject: &Subject, capacity_bytes: u64) -> Result<Option<SavedGraph<Graph>>> {
     let Some(manifest) = read_manifest(file)?.filter(|manifest| manifest.subject == *subject) else { return Ok(None) };
     let path = file.with_file_name(&manifest.graph);
@@ -83,12 +86,12 @@ pub(crate) fn restore(file: &Path, subject: &Subject, capacity_bytes: u64) -> Re
     Ok(Some(SavedGraph { graph, covered: manifest.covered, complete_from: manifest.complete_from }))
 }
 
-/// Removes what `file` names.
+/// Removes the manifest `file` and the graph that it names.
 pub(crate) fn remove(file: &Path) {
     let graph: Option<PathBuf> = read_manifest(file).ok().flatten().map(|manifest| file.with_file_name(manifest.graph));
     for path in graph.iter().map(PathBuf::as_path).chain([file]) {
         if let Err(error) = remove_if_exists(path) {
-            tracing::warn!(%error, "a saved graph stays on disk");
+            tracing::warn!(%error, "a saved graph cannot be removed");
         }
     }
 }
@@ -104,7 +107,7 @@ fn remove_if_exists(path: &Path) -> Result<()> {
 
 fn read_manifest(file: &Path) -> Result<Option<Manifest>> {
     match std::fs::read(file) {
-        // A manifest that cannot be read names nothing: the index is built anew.
+        // A manifest that cannot be read names nothing: the graph is rebuilt.
         Ok(text) => Ok(serde_json::from_slice::<Manifest>(&text).ok().filter(|manifest| manifest.format == FORMAT)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::from(error).context(format!("read {}", file.display()))),
