@@ -31,8 +31,8 @@ pub struct IndexInfo {
     pub column: String,
     /// The kind, with the options of its build.
     pub kind: IndexKind,
-    /// The structure that was built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` while there is nothing to build it
-    /// from.
+    /// The structure that was built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` while there is nothing to build
+    /// it from.
     pub structure: String,
     /// The distance of a vector index.
     pub metric: Option<Metric>,

@@ -182,7 +182,7 @@ impl Indexes {
         let definition = Definition::new(field, spec.kind.clone());
         let about = |error: Error| error.context(format!("build index `{name}` on column `{}`", spec.column));
         if spec.kind.is_resident() {
-            // BuiltIndex before it is defined, so that an index that does not fit is never defined. An interrupted build
+            // Built before it is defined, so that an index that does not fit is never defined. An interrupted build
             // resumes from its saved graph.
             if catalog.indexes.iter().any(|index| index.name == name) {
                 self.forget(&snapshot, &name);
@@ -474,7 +474,8 @@ impl Indexes {
             // Concurrent searches need threads too.
             let threads = (indexes.shared.options.threads / 2).max(1);
             if let Err(error) = indexes.refresh_resident(&snapshot, &index, threads, &silent()).await {
-                tracing::warn!(%error, index = index.name, "the index cannot be brought into memory: searches continue without it");
+                let what = "the index cannot be brought into memory: searches continue without it";
+                tracing::warn!(%error, index = index.name, "{what}");
             }
         });
     }

@@ -46,7 +46,8 @@ pub struct VectorOptions {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VectorStructure {
-    /// On disk: [`Self::IvfFlat`] for few rows, [`Self::IvfSq`] for many, or [`Self::IvfHnswSq`] with options of a graph.
+    /// On disk: [`Self::IvfFlat`] for few rows, [`Self::IvfSq`] for many, or [`Self::IvfHnswSq`] with options of a
+    /// graph.
     #[default]
     Auto,
     /// On disk: whole vectors. Not useful for many rows.
@@ -141,8 +142,8 @@ impl IndexKind {
         Self::Scalar(ScalarStructure::BTree)
     }
 
-    /// Parses a kind written as `vector` (or one of its structures, such as `ivf_pq`), `text`, or `scalar` (or one of its
-    /// structures, such as `bitmap`), with options such as `metric` and `cosine`.
+    /// Parses a kind written as `vector` (or one of its structures, such as `ivf_pq`), `text`, or `scalar` (or one of
+    /// its structures, such as `bitmap`), with options such as `metric` and `cosine`.
     ///
     /// # Errors
     /// `InvalidInput` for another word, an option that the kind does not have, or a value that does not parse.

@@ -1,8 +1,8 @@
 //! Indexes over a table, and the searches that use them: vector, full-text and hybrid search, and scalar filters.
 //!
 //! [`Indexes`] creates, lists, maintains, drops and searches them; a search reads one
-//! [`Snapshot`](cenote_store::Snapshot). An index may lag behind its table, but a search is never stale: it compares the
-//! rows that the index lacks one by one and merges them in, and it never finds a deleted or replaced row by its old
+//! [`Snapshot`](cenote_store::Snapshot). An index may lag behind its table, but a search is never stale: it compares
+//! the rows that the index lacks one by one and merges them in, and it never finds a deleted or replaced row by its old
 //! value. A search under a filter returns min(k, matching rows).
 //!
 //! This crate does not know SQL, beyond a predicate that it hands to the store, nor operators: a query vector is given

@@ -18,8 +18,8 @@ pub(crate) static PROCESSORS: LazyLock<usize> =
 pub struct IndexOptions {
     /// The most bytes that all indexes in memory take together.
     pub memory_bytes_max: ByteSize,
-    /// The most bytes that searches cache for later ones: rows that no index has, and the rows that satisfy filters with
-    /// their positions.
+    /// The most bytes that searches cache for later ones: rows that no index has, and the rows that satisfy filters
+    /// with their positions.
     pub cache_bytes_max: ByteSize,
     /// The directory in which indexes in memory are saved, so that another process need not build them; `None`: they
     /// are not saved.
@@ -30,8 +30,8 @@ pub struct IndexOptions {
     /// Threads that build an index in memory, or read texts for one on disk. Lance builds the rest of an index on disk
     /// with its own threads, which `LANCE_CPU_THREADS` bounds.
     pub threads: usize,
-    /// Rows of a segment of a first build on disk: `segment_rows` or a quarter of the table, whichever is more. An index
-    /// over fewer rows is built at once. A build that is interrupted loses its last segment.
+    /// Rows of a segment of a first build on disk: `segment_rows` or a quarter of the table, whichever is more. An
+    /// index over fewer rows is built at once. A build that is interrupted loses its last segment.
     pub segment_rows: usize,
     /// A trainer of the partition centres of vector indexes on disk, in place of Lance: for Float32 under L2 or cosine.
     pub trainer: Option<Arc<dyn Trainer>>,

@@ -52,8 +52,8 @@ pub(crate) async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options:
 }
 
 /// Returns the number of the newest segments of index `name` to merge with the new rows. It keeps each segment
-/// [`SEGMENT_RATIO`] times as large as all newer ones together, like the levels of a log-structured merge tree (O'Neil et
-/// al., 1996). A segment is searched and merged only for the fragments that it covers: another one covers a fragment
+/// [`SEGMENT_RATIO`] times as large as all newer ones together, like the levels of a log-structured merge tree (O'Neil
+/// et al., 1996). A segment is searched and merged only for the fragments that it covers: another one covers a fragment
 /// whose column has been patched.
 async fn segments_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
     let mut segments = dataset.load_indices_by_name(name).await.map_err(lance_error)?;

@@ -23,11 +23,13 @@ const FLAT_ROWS_PER_PARTITION: usize = 1_000;
 const PARTITIONS_FACTOR: usize = 2;
 const GRAPH_PARTITIONS_SHARE: usize = 8;
 const PARTITIONS_MAX: usize = 4_096;
-/// Bytes of the vectors on which partitions are trained: `1 / SAMPLE_SHARE` of a build's bytes, as training copies them.
+/// Bytes of the vectors on which partitions are trained: `1 / SAMPLE_SHARE` of a build's bytes, as training copies
+/// them.
 const SAMPLE_SHARE: u64 = 4;
 /// The least number of sampled vectors for each partition.
 const SAMPLE_RATE_MIN: usize = 16;
-/// The least rows for product quantisation: it trains `2 ^ PQ_BITS` codes for each sub-vector, and needs a row for each.
+/// The least rows for product quantisation: it trains `2 ^ PQ_BITS` codes for each sub-vector, and needs a row for
+/// each.
 const PQ_ROWS_MIN: usize = 256;
 const PQ_BITS: usize = 8;
 /// The default width of a sub-vector, which one product code stands for.
@@ -84,8 +86,8 @@ pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> 
 /// Returns the parameters of a vector index over `rows` vectors of `width` numbers.
 ///
 /// [`VectorStructure::Auto`] keeps whole vectors in few partitions for a small column, and quantised ones in many
-/// partitions for a large one; with options of a graph, it keeps a graph in each partition. `in_segments` gives the size
-/// of partitions instead of their number, which Lance stores until the first segment is built.
+/// partitions for a large one; with options of a graph, it keeps a graph in each partition. `in_segments` gives the
+/// size of partitions instead of their number, which Lance stores until the first segment is built.
 pub(super) fn vector_params(
     options: &VectorOptions,
     rows: usize,

@@ -1,8 +1,8 @@
 //! The segments of an index on disk, each built from some fragments of the table.
 //!
-//! A segment is committed when it is built, so that searches use it while the next one is built, and an interrupted build
-//! resumes after its last segment. The segments of a vector index share partitions that were trained on a sample of the
-//! whole column.
+//! A segment is committed when it is built, so that searches use it while the next one is built, and an interrupted
+//! build resumes after its last segment. The segments of a vector index share partitions that were trained on a sample
+//! of the whole column.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use super::watch::LanceProgress;
 /// The most segments of a first build: a search opens each of them, and upkeep adds more.
 const BUILD_SEGMENTS_MAX: usize = 4;
 
-/// Returns the rows of a segment in the first build of an index over `rows` rows; `None` for up to `rows_max`, which make
-/// one segment.
+/// Returns the rows of a segment in the first build of an index over `rows` rows; `None` for up to `rows_max`, which
+/// make one segment.
 pub(crate) fn segment_rows(rows: usize, rows_max: usize) -> Option<usize> {
     (rows > rows_max).then(|| rows_max.max(rows.div_ceil(BUILD_SEGMENTS_MAX)))
 }
@@ -69,7 +69,8 @@ pub(crate) async fn add_vector_segment(dataset: &mut Dataset, name: &str, segmen
     Ok(AddedSegment { rows, is_unfinished: plan.tasks.len() > 1 })
 }
 
-/// Builds a segment of full-text or scalar index `name` from `fragments`. It replaces the segments that cover no others.
+/// Builds a segment of full-text or scalar index `name` from `fragments`. It replaces the segments that cover no
+/// others.
 pub(crate) async fn build_segment(
     dataset: &mut Dataset,
     name: &str,

@@ -17,7 +17,8 @@ use crate::blocking::blocking;
 
 /// A trainer of partition centres, for example on a GPU.
 pub trait Trainer: fmt::Debug + Send + Sync {
-    /// Clusters `points`, which are Float32 vectors without nulls, and returns `centres` cluster centres of the same type.
+    /// Clusters `points`, which are Float32 vectors without nulls, and returns `centres` cluster centres of the same
+    /// type.
     fn centres(&self, points: FixedSizeListArray, centres: usize) -> BoxFuture<'_, Result<FixedSizeListArray>>;
 }
 

@@ -14,8 +14,8 @@ pub(crate) fn silent() -> Arc<dyn Progress> {
     Arc::new(Silent)
 }
 
-/// An adapter that reports the stages of a build by Lance to a [`Progress`], under the index's name. Dropping it ends the
-/// stages that a failed build has begun.
+/// An adapter that reports the stages of a build by Lance to a [`Progress`], under the index's name. Dropping it ends
+/// the stages that a failed build has begun.
 pub(crate) struct LanceProgress {
     progress: Arc<dyn Progress>,
     index: String,

@@ -1,11 +1,11 @@
 //! The live rows of a base, by fragment.
 //!
 //! An index may hold rows that are not live: those that the base has deleted since, those that a compaction has removed
-//! from its fragments, and those that have moved to another fragment, where their values may differ. So the rows of each
-//! fragment are known separately.
+//! from its fragments, and those that have moved to another fragment, where their values may differ. So the rows of
+//! each fragment are known separately.
 //!
-//! The files of a fragment never change. A value derived from its rows serves every base that has the fragment, and a new
-//! base takes reading only new fragments and new deletions.
+//! The files of a fragment never change. A value derived from its rows serves every base that has the fragment, and a
+//! new base takes reading only new fragments and new deletions.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

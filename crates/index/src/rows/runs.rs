@@ -61,7 +61,8 @@ impl<V: Run> PerFragment<V> {
     }
 }
 
-/// One column of the change store, read up to a version. Rows that are no longer live at that version may be among it.
+/// One column of the change store, read up to a version. It may include rows that later writes of that version
+/// replaced.
 #[derive(Debug)]
 pub(crate) struct ChangedRows<V> {
     version: Version,

@@ -22,8 +22,8 @@ pub(crate) struct Expansion {
 }
 
 impl FuzzyWord {
-    /// Returns the similarity of `word`: `1 - edits / letters of the shorter word`; `None` if there are too many edits, or
-    /// no letter is left in common.
+    /// Returns the similarity of `word`: `1 - edits / letters of the shorter word`; `None` if there are too many edits,
+    /// or no letter is left in common.
     pub(crate) fn similarity(&self, word: &str) -> Option<f32> {
         let edits = distance(&self.term, word, self.edits as usize)?;
         let shorter = self.term.chars().count().min(word.chars().count());

@@ -54,9 +54,9 @@ pub struct TextQuery {
     /// | `\-red`, `\"`, `\(`, `\~`, `\AND` | the characters themselves, without a special meaning |
     ///
     /// `AND` binds more tightly than `OR`. Adjacent words are joined as by `OR`, or as by `AND` when all are required.
-    /// `AND`, `OR` and `NOT` are written in capitals; `+` and `-` precede what they apply to, and within a word are like
-    /// any other character. The index splits, stems and drops words of a query as it does those of texts. There are no
-    /// wildcards, weights or column names.
+    /// `AND`, `OR` and `NOT` are written in capitals; `+` and `-` precede what they apply to, and within a word are
+    /// like any other character. The index splits, stems and drops words of a query as it does those of texts. There
+    /// are no wildcards, weights or column names.
     pub query: String,
     /// Whether a row must have all adjacent words.
     pub all_words: bool,
@@ -90,22 +90,23 @@ impl Indexes {
     /// Returns the rows that match best: the columns asked for, and [`SCORE`] descending. A query of stop words finds
     /// nothing.
     ///
-    /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the filter
-    /// and wherever the rows are: a row's score does not change when it is folded or indexed. Robertson, Zaragoza: "The
-    /// Probabilistic Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the clauses that it matches; a
-    /// word that is repeated in a list counts once, one that is repeated in a phrase each time.
+    /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the
+    /// filter and wherever the rows are: a row's score does not change when it is folded or indexed. Robertson,
+    /// Zaragoza: "The Probabilistic Relevance Framework: BM25 and Beyond", 2009. A row scores the sum of the clauses
+    /// that it matches; a word that is repeated in a list counts once, one that is repeated in a phrase each time.
     ///
     /// A fuzzy word stands for the 50 most similar words that live rows have: those within its edits (letters inserted,
     /// deleted or replaced, in the words as the index holds them) that have a letter in common; the most similar first,
-    /// then in alphabetical order. It scores as in Lucene: the sum over the words that the row has, each times 1 - edits /
-    /// letters of the shorter word, all weighed as the commonest of them, so that rare misspellings do not rank first.
+    /// then in alphabetical order. It scores as in Lucene: the sum over the words that the row has, each times 1 -
+    /// edits / letters of the shorter word, all weighed as the commonest of them, so that rare misspellings do not rank
+    /// first.
     ///
     /// A query of words alone, or of one phrase, does not read all rows that match; other queries score all rows that
     /// match.
     ///
     /// # Errors
-    /// `NotFound` when there is no full-text index, saying how to create one; `InvalidInput` for a query that is empty or
-    /// does not parse, with the position and a correction, for a `k` of 0 or a filter that does not parse.
+    /// `NotFound` without a full-text index, with how to create one; `InvalidInput` for a query that is empty or does
+    /// not parse, with the position and a correction, for a `k` of 0 or a filter that does not parse.
     pub async fn text_search(&self, snapshot: &Snapshot, query: &TextQuery) -> Result<RecordBatch> {
         let hits = self.text_hits(snapshot, query).await?;
         materialize(snapshot, &hits, query.columns.as_deref(), &[SCORE]).await
@@ -299,7 +300,7 @@ impl ColumnSearch<'_> {
         Ok(TextSegment::new(Arc::new(inverted.clone()), rows, live.clone()))
     }
 
-    /// Returns the key of the tokenizer of the definition, used where there are no segments.
+    /// Returns the key of the tokenizer of the definition, which is used without segments.
     fn tokenizer_key(&self) -> String {
         format!("{:?}", self.index.definition.kind)
     }

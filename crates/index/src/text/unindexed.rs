@@ -51,7 +51,8 @@ impl SupersededTexts {
     }
 }
 
-/// The cached texts of uncovered fragments, change stores and superseded rows, and the opened indexes, bounded in bytes.
+/// The cached texts of uncovered fragments, change stores and superseded rows, and the opened indexes, bounded in
+/// bytes.
 pub(crate) struct UnindexedTextCache {
     uncovered: Cache<PerFragment<Texts>>,
     changed: Cache<ChangedRows<Texts>>,

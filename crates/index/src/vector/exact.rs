@@ -78,8 +78,8 @@ impl Vectors {
         }
     }
 
-    /// Appends the rows of `batch`, whose first column holds vectors. Skips rows whose vector is null, and returns their
-    /// ids.
+    /// Appends the rows of `batch`, whose first column holds vectors. Skips rows whose vector is null, and returns
+    /// their ids.
     pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
         let (row_ids, width) = (row_set::row_ids(batch)?, self.shape.width);
         let lists = batch.column(0).as_fixed_size_list();

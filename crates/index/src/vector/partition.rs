@@ -150,8 +150,8 @@ fn scanned(index: &dyn VectorIndex) -> Option<&dyn LoadPartition> {
     with::<ScalarQuantizer>(index).or_else(|| with::<FlatQuantizer>(index)).or_else(|| with::<FlatBinQuantizer>(index))
 }
 
-/// The positions, in the partitions of a segment, of the rows that satisfied a filter in a base. In a later base they
-/// still do, or are gone.
+/// The positions, in the partitions of a segment, of the rows that satisfied a filter in a base. They still satisfy it
+/// in a later base, or are gone.
 #[derive(Debug)]
 pub(crate) struct FilteredPositions {
     rows: RowAddrTreeMap,
@@ -180,7 +180,8 @@ impl FilteredPositions {
         std::ptr::eq(known.as_ptr(), Arc::as_ptr(filtered_base))
     }
 
-    /// Returns whether all of `rows`, which are those of `filtered_base` that the segment has, are here with few others.
+    /// Returns whether all of `rows`, which are those of `filtered_base` that the segment has, are here with few
+    /// others.
     pub(crate) fn serve(&self, filtered_base: &Arc<FilteredBase>, rows: &RowAddrTreeMap) -> bool {
         let serves =
             row_set::count(&self.rows) <= STALE_FACTOR * row_set::count(rows) && row_set::are_among(rows, &self.rows);

@@ -34,8 +34,8 @@ const REFINE_FACTOR_COARSE: u32 = 10;
 const GRAPH_CANDIDATES_MIN: usize = 64;
 /// Rows matching a filter up to which all are compared: cheaper than an index on disk, and exact.
 const MATCHING_ROWS_MAX: usize = 1_024;
-/// An index in memory is refreshed when it lacks `REFRESH_ROWS` changed rows, or `rows / REFRESH_SHARE` rows of the base
-/// and at least `REFRESH_ROWS`.
+/// An index in memory is refreshed when it lacks `REFRESH_ROWS` changed rows, or `rows / REFRESH_SHARE` rows of the
+/// base and at least `REFRESH_ROWS`.
 const REFRESH_ROWS: usize = 256;
 const REFRESH_SHARE: usize = 1_024;
 /// Walks through an index in memory that keeps changing meanwhile, at most.
@@ -75,8 +75,8 @@ pub enum Strategy {
     Exact,
     /// A comparison with the rows that satisfy the filter, after counting them: the number of rows.
     Matching(usize),
-    /// A search of an index, and a comparison with the rows that it lacks: the name of the index, and the number of rows
-    /// that satisfy the filter if there is one.
+    /// A search of an index, and a comparison with the rows that it lacks: the name of the index, and the number of
+    /// rows that satisfy the filter if there is one.
     Index(String, Option<usize>),
 }
 
@@ -104,8 +104,8 @@ impl fmt::Display for Strategy {
 }
 
 impl Indexes {
-    /// Returns the nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null or has no
-    /// distance (a zero vector under cosine) is never among them; otherwise there are min(k, matching rows).
+    /// Returns the nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null or has
+    /// no distance (a zero vector under cosine) is never among them; otherwise there are min(k, matching rows).
     ///
     /// # Errors
     /// `NotFound` for an unknown column; `InvalidInput` for a vector that does not fit it, a `k` of 0 or a filter that
@@ -248,7 +248,7 @@ impl VectorSearch<'_> {
         if is_small { compare() } else { blocking(compare).await }
     }
 
-    /// Returns the nearest rows by the graph of `index` in memory; `None` when there is no graph for this snapshot.
+    /// Returns the nearest rows by the graph of `index` in memory; `None` without a graph for this snapshot.
     async fn by_resident(&self, index: &Index, filtered: Option<&Arc<FilteredRows>>) -> Result<Option<Vec<Hit>>> {
         let Some(options) = index.definition.kind.resident_options() else { return Ok(None) };
         let resident = self.indexes.resident(self.snapshot, index, options);

@@ -65,7 +65,7 @@ impl Indexes {
     /// queries, and keeps the quickest settings that find `recall` of the nearest 10 rows. `seed` chooses the sample.
     ///
     /// # Errors
-    /// `NotFound` when there is no such index or nothing to search; `InvalidInput` for a recall that is not above 0 and
+    /// `NotFound` without such an index, or without rows to search; `InvalidInput` for a recall that is not above 0 and
     /// at most 1.
     pub async fn tune(
         &self,
@@ -161,7 +161,7 @@ impl Indexes {
             let index = catalog.find(table.name(), name)?;
             let again = self.tune_index(table, &snapshot, index, measured.target, seed).await?;
             done.push(format!(
-                "recall of index `{name}` fell to {:.3}, and tuning reached {:.3} at most; it was rebuilt and finds {:.3}",
+                "recall of index `{name}` fell to {:.3}, and tuning reached only {:.3}; it was rebuilt and finds {:.3}",
                 now.recall, tuned.chosen.recall, again.chosen.recall
             ));
         }

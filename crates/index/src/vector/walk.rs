@@ -1,9 +1,9 @@
 //! A search of a vector index on disk, without Lance's query planner: it probes the partitions of each segment that are
 //! nearest to the query, and collects the nearest rows of each partition.
 //!
-//! Partitions of whole or 8-bit vectors are scanned here (`partition.rs`); Lance searches graphs and product codes. Under
-//! a mask, Lance tests every row of a partition before it takes a step. Where most rows are allowed it is cheaper to
-//! search without a mask, ask for some spare rows and skip those that are not allowed. When skipped rows may have
+//! Partitions of whole or 8-bit vectors are scanned here (`partition.rs`); Lance searches graphs and product codes.
+//! Under a mask, Lance tests every row of a partition before it takes a step. Where most rows are allowed it is cheaper
+//! to search without a mask, ask for some spare rows and skip those that are not allowed. When skipped rows may have
 //! displaced an allowed one, the walk runs again under the mask.
 
 use std::collections::VecDeque;

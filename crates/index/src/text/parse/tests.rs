@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What was read, fully in parentheses, every clause with its sign.
+/// Writes a parsed query with all parentheses, and every clause with its sign.
 fn shown(query: &ParsedQuery) -> String {
     match query {
         ParsedQuery::Words(words) => words.clone(),

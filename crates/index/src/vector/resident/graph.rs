@@ -192,8 +192,8 @@ impl ResidentIndex {
         Ok(Some(GraphView { epoch, coverage, changed_to }))
     }
 
-    /// Returns the nearest of the rows that `view` of `snapshot` has and that are among `filtered`; `None` when the graph
-    /// has changed since `view` was made. Blocks.
+    /// Returns the nearest of the rows that `view` of `snapshot` has and that are among `filtered`; `None` when the
+    /// graph has changed since `view` was made. Blocks.
     pub(crate) fn nearest(
         &self,
         snapshot: &Snapshot,
@@ -277,7 +277,7 @@ impl ResidentIndex {
     /// Brings the graph up to `snapshot`: builds it, restores it from disk, or adds what is new. Searches continue.
     ///
     /// # Errors
-    /// `ResourceExhausted`, with the figures, when the graph does not fit; then there is no graph.
+    /// `ResourceExhausted`, with the figures, when the graph does not fit; it is then dropped.
     pub(crate) async fn refresh(
         &self,
         snapshot: &Snapshot,
@@ -443,8 +443,8 @@ impl ResidentIndex {
         let needed = Graph::bytes_for(&options, rows);
         if needed > refresh.capacity_bytes {
             return Err(Error::resource_exhausted(format!(
-                "index `{}` over {rows} rows takes about {} in memory, and {} are free for such indexes: give more memory or \
-                 choose an index on disk",
+                "index `{}` over {rows} rows takes about {} in memory, and {} are free for such indexes: give more \
+                 memory or choose an index on disk",
                 index.name,
                 ByteSize(needed),
                 ByteSize(refresh.capacity_bytes)
@@ -454,7 +454,8 @@ impl ResidentIndex {
         Ok(options)
     }
 
-    /// Brings `graph` up to the base of `snapshot`, whose column is in `files`. Returns the number of rows that changed.
+    /// Brings `graph` up to the base of `snapshot`, whose column is in `files`. Returns the number of rows that
+    /// changed.
     async fn add_base(
         &self,
         snapshot: &Snapshot,
@@ -571,7 +572,7 @@ impl ResidentIndex {
                 state.changed_to = snapshot.version();
             }
         }
-        // No search uses rows of the change store that are no longer live.
+        // Searches no longer use the rows of the change store that are gone.
         let (graph, changed, snapshot) = (Arc::clone(graph), Arc::clone(&self.changed_labels), snapshot.clone());
         blocking(move || {
             changed.lock().retain(|_, labels| {
@@ -597,8 +598,9 @@ fn hash(values: Values<'_>) -> u64 {
     hasher.finish()
 }
 
-/// Inserts `vectors` into `graph`, but for those that it has unchanged. Returns the number of rows that changed. `folded`
-/// may know an obsolete label of the same vector, whose node is reused. A vector without a cosine distance is left out.
+/// Inserts `vectors` into `graph`, but for those that it has unchanged. Returns the number of rows that changed.
+/// `folded` may know an obsolete label of the same vector, whose node is reused. A vector without a cosine distance is
+/// left out.
 fn insert(
     graph: &Graph,
     vectors: &Vectors,
