@@ -21,7 +21,7 @@ use crate::build::segments::{self, count_vectors, segment_rows};
 use crate::build::watch::silent;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
-use crate::kind::IndexKind;
+use crate::kind::{IndexKind, VectorOptions};
 use crate::options::IndexOptions;
 use crate::rows::cache::Cache;
 use crate::rows::filtered::{FilterCache, FilteredRows};
@@ -442,18 +442,12 @@ impl Indexes {
         Ok(Some(rows))
     }
 
-    /// Returns the state in memory of `index`.
-    pub(crate) fn resident(
-        &self,
-        snapshot: &Snapshot,
-        index: &Index,
-        options: &crate::kind::VectorOptions,
-    ) -> Arc<ResidentIndex> {
+    /// Returns the graph of `index`, whose options are `options`: an empty one if it is not in memory yet.
+    pub(crate) fn resident(&self, snapshot: &Snapshot, index: &Index, options: &VectorOptions) -> Arc<ResidentIndex> {
         let key = (snapshot.identity(), index.name.clone());
         let field = index.definition.field;
         let mut residents = self.shared.residents.lock();
-        let known = residents.get(&key).filter(|known| known.field == field && known.options == *options);
-        if let Some(known) = known {
+        if let Some(known) = residents.get(&key).filter(|known| known.is_of(field, options)) {
             return Arc::clone(known);
         }
         let made = Arc::new(ResidentIndex::new(snapshot.base().uri(), field, options.clone()));
@@ -504,7 +498,7 @@ impl Indexes {
             let (table, uri) = (snapshot.identity(), snapshot.base().uri());
             let mut residents = self.shared.residents.lock();
             // A former table at the same location no longer needs its graphs.
-            residents.retain(|(of, _), known| *of == table || known.table_uri != uri);
+            residents.retain(|(owner, _), known| *owner == table || known.table_uri() != uri);
             let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
             others.map(|other| other.capacity_bytes()).sum()
         };

@@ -41,7 +41,7 @@ pub(crate) struct AddedSegment {
 }
 
 /// Creates vector index `name` over `column` without segments.
-pub(crate) async fn begin_vector_index(
+pub(super) async fn begin_vector_index(
     dataset: &mut Dataset,
     name: &str,
     column: &str,

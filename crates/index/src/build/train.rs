@@ -24,7 +24,7 @@ pub trait Trainer: fmt::Debug + Send + Sync {
 
 /// Trains the centres that `params` asks for with `trainer`, on as many vectors as Lance would. Leaves them to Lance
 /// where the trainer cannot.
-pub(crate) async fn train(
+pub(super) async fn train(
     dataset: &Dataset,
     column: &str,
     params: &mut VectorIndexParams,

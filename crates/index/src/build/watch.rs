@@ -16,7 +16,7 @@ pub(crate) fn silent() -> Arc<dyn Progress> {
 
 /// An adapter that reports the stages of a build by Lance to a [`Progress`], under the index's name. Dropping it ends
 /// the stages that a failed build has begun.
-pub(crate) struct LanceProgress {
+pub(super) struct LanceProgress {
     progress: Arc<dyn Progress>,
     index: String,
     /// The units done in each running stage.
@@ -24,7 +24,7 @@ pub(crate) struct LanceProgress {
 }
 
 impl LanceProgress {
-    pub(crate) fn new(progress: &Arc<dyn Progress>, index: &str) -> Self {
+    pub(super) fn new(progress: &Arc<dyn Progress>, index: &str) -> Self {
         Self { progress: Arc::clone(progress), index: index.to_owned(), done: Mutex::default() }
     }
 

@@ -137,7 +137,7 @@ pub(crate) fn rows_of(fragments: &[Fragment]) -> RowAddrTreeMap {
 }
 
 /// Makes a scan of `fragments` of `base`.
-pub(crate) fn scan(base: &Dataset, fragments: &[Fragment]) -> Scanner {
+pub(super) fn scan(base: &Dataset, fragments: &[Fragment]) -> Scanner {
     let ids: RoaringBitmap = fragments.iter().map(|fragment| fragment.id).collect();
     let chosen = base.fragments().iter().filter(|fragment| ids.contains(fragment.id as u32));
     let mut scanner = base.scan();

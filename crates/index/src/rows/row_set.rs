@@ -13,7 +13,7 @@ use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap, Scanner};
 use lance_index::prefilter::PreFilter;
 
 /// Returns the rows of the change store that satisfy `filter`.
-pub(crate) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
+pub(super) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     let request = ScanRequest::default().columns([""; 0]).filter(filter.clone()).with_row_id();
     for batch in snapshot.changed(&request).await? {
@@ -24,7 +24,7 @@ pub(crate) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> 
 
 /// Returns the rows of `scanner` that satisfy `filter`, superseded ones included: a scan under a mask would not use a
 /// scalar index.
-pub(crate) async fn satisfying(mut scanner: Scanner, filter: &Filter) -> Result<RowAddrTreeMap> {
+pub(super) async fn satisfying(mut scanner: Scanner, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     scanner.empty_project().map_err(lance_error)?.with_row_id();
     let about = |source| lance_error(source).context(format!("search under filter `{filter}`"));

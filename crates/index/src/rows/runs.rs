@@ -61,8 +61,7 @@ impl<V: Run> PerFragment<V> {
     }
 }
 
-/// One column of the change store, read up to a version. It may include rows that later writes of that version
-/// replaced.
+/// One column of the change store, read up to a version. It may include rows that are no longer in the change store.
 #[derive(Debug)]
 pub(crate) struct ChangedRows<V> {
     version: Version,

@@ -5,33 +5,33 @@ use std::cmp::Ordering;
 use super::plan::FuzzyWord;
 
 /// The most words that a fuzzy word stands for.
-pub(crate) const EXPANSIONS_MAX: usize = 50;
+pub(super) const EXPANSIONS_MAX: usize = 50;
 
 /// A word that a fuzzy word stands for, weighted by its similarity.
 #[derive(Debug, Clone)]
-pub(crate) struct WeightedWord {
-    pub(crate) word: String,
-    pub(crate) weight: f32,
+pub(super) struct WeightedWord {
+    pub(super) word: String,
+    pub(super) weight: f32,
 }
 
 /// The words that a fuzzy word stands for, and the number of rows that have the commonest of them.
 #[derive(Debug, Default)]
-pub(crate) struct Expansion {
-    pub(crate) words: Vec<WeightedWord>,
-    pub(crate) rows_with: usize,
+pub(super) struct Expansion {
+    pub(super) words: Vec<WeightedWord>,
+    pub(super) rows_with: usize,
 }
 
 impl FuzzyWord {
     /// Returns the similarity of `word`: `1 - edits / letters of the shorter word`; `None` if there are too many edits,
     /// or no letter is left in common.
-    pub(crate) fn similarity(&self, word: &str) -> Option<f32> {
+    pub(super) fn similarity(&self, word: &str) -> Option<f32> {
         let edits = distance(&self.term, word, self.edits as usize)?;
         let shorter = self.term.chars().count().min(word.chars().count());
         (edits < shorter).then(|| 1.0 - edits as f32 / shorter as f32)
     }
 
     /// Returns those of `words` that are similar: the most similar first, equally similar ones in alphabetical order.
-    pub(crate) fn ranked(&self, words: impl IntoIterator<Item = String>) -> Vec<WeightedWord> {
+    pub(super) fn ranked(&self, words: impl IntoIterator<Item = String>) -> Vec<WeightedWord> {
         let similar =
             words.into_iter().filter_map(|word| self.similarity(&word).map(|weight| WeightedWord { word, weight }));
         let mut ranked: Vec<WeightedWord> = similar.collect();

@@ -3,10 +3,10 @@
 //! This part does not know vectors. `rows` tells it which rows satisfy a filter and which are live.
 
 mod fuzzy;
-mod matches;
 mod parse;
 mod plan;
 pub(crate) mod search;
 mod segment;
-pub(crate) mod texts;
+mod segment_search;
+mod texts;
 pub(crate) mod unindexed;

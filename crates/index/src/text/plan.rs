@@ -12,7 +12,7 @@ use super::parse::{EDITS_MAX, Group, ParsedQuery, WordRule};
 
 /// A condition on rows, which refers to the terms, phrases and fuzzy words of a plan by their positions.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Node {
+pub(super) enum Node {
     /// Any or all of some terms.
     Words(Vec<usize>, WordRule),
     /// A phrase.
@@ -24,30 +24,30 @@ pub(crate) enum Node {
 
 /// A fuzzy word, as the index would hold it, and the most letters in which another word may differ.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FuzzyWord {
-    pub(crate) term: String,
-    pub(crate) edits: u32,
+pub(super) struct FuzzyWord {
+    pub(super) term: String,
+    pub(super) edits: u32,
 }
 
 /// A phrase: its words with their positions, and the places of those words among the terms of the plan.
-pub(crate) struct Phrase {
-    pub(crate) tokens: Arc<Tokens>,
-    pub(crate) terms: Vec<usize>,
+pub(super) struct Phrase {
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) terms: Vec<usize>,
 }
 
 /// A query whose words have been split and stemmed by the tokenizer of an index.
-pub(crate) struct TextPlan {
-    pub(crate) root: Node,
+pub(super) struct TextPlan {
+    pub(super) root: Node,
     /// The exact words, each once.
-    pub(crate) terms: Vec<String>,
-    pub(crate) phrases: Vec<Phrase>,
-    pub(crate) fuzzy: Vec<FuzzyWord>,
-    pub(crate) token_type: DocType,
+    pub(super) terms: Vec<String>,
+    pub(super) phrases: Vec<Phrase>,
+    pub(super) fuzzy: Vec<FuzzyWord>,
+    pub(super) token_type: DocType,
 }
 
 impl TextPlan {
     /// Plans `query` with `tokenizer`; `None` when it has stop words only.
-    pub(crate) fn read(
+    pub(super) fn read(
         query: &ParsedQuery,
         rule: WordRule,
         tokenizer: &mut Box<dyn LanceTokenizer>,
@@ -63,7 +63,7 @@ impl TextPlan {
     }
 
     /// Returns `words`, each once, as Lance takes them.
-    pub(crate) fn tokens<'a>(&self, words: impl Iterator<Item = &'a String>) -> Arc<Tokens> {
+    pub(super) fn tokens<'a>(&self, words: impl Iterator<Item = &'a String>) -> Arc<Tokens> {
         Arc::new(Tokens::new(words.cloned().collect(), self.token_type.clone()))
     }
 }

@@ -17,10 +17,10 @@ use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
 
 use super::fuzzy::{EXPANSIONS_MAX, Expansion, WeightedWord};
-use super::matches::SegmentSearch;
 use super::parse::{ParsedQuery, WordRule, escape, parse};
 use super::plan::{FuzzyWord, TextPlan};
-use super::segment::{Statistics, TextSegment};
+use super::segment::{RowScore, Statistics, TextSegment};
+use super::segment_search::SegmentSearch;
 use super::texts::{Texts, UnindexedMatches};
 use super::unindexed::{OpenTextIndex, SupersededTexts};
 use crate::blocking::blocking;
@@ -55,8 +55,8 @@ pub struct TextQuery {
     ///
     /// `AND` binds more tightly than `OR`. Adjacent words are joined as by `OR`, or as by `AND` when all are required.
     /// `AND`, `OR` and `NOT` are written in capitals; `+` and `-` precede what they apply to, and within a word are
-    /// like any other character. The index splits, stems and drops words of a query as it does those of texts. There
-    /// are no wildcards, weights or column names.
+    /// like any other character. The index splits, stems and drops words of a query as it does those of texts.
+    /// Wildcards, weights and column names are not supported.
     pub query: String,
     /// Whether a row must have all adjacent words.
     pub all_words: bool,
@@ -127,7 +127,7 @@ impl Indexes {
         let mut best: HashMap<u64, f32> = HashMap::new();
         for index in indexes {
             let search = ColumnSearch { indexes: self, snapshot, index, filtered: filtered.as_ref(), k: query.k, rule };
-            for (row_id, score) in search.run(&written).await? {
+            for RowScore { row_id, score } in search.run(&written).await? {
                 let best = best.entry(row_id).or_insert(score);
                 *best = best.max(score);
             }
@@ -165,7 +165,7 @@ struct ColumnSearch<'a> {
 impl ColumnSearch<'_> {
     /// Returns at least the best k rows. The statistics that score them are those of all live rows, whatever the filter
     /// and wherever the rows are, so that a row keeps its score when it is folded or indexed.
-    async fn run(&self, query: &ParsedQuery) -> Result<Vec<(u64, f32)>> {
+    async fn run(&self, query: &ParsedQuery) -> Result<Vec<RowScore>> {
         match self.run_by(self.open().await?, query).await {
             Err(error) if is_of_index(&error) => {
                 warn_unreadable(&self.index.name, &error);
@@ -175,7 +175,7 @@ impl ColumnSearch<'_> {
         }
     }
 
-    async fn run_by(&self, opened: Arc<OpenTextIndex>, query: &ParsedQuery) -> Result<Vec<(u64, f32)>> {
+    async fn run_by(&self, opened: Arc<OpenTextIndex>, query: &ParsedQuery) -> Result<Vec<RowScore>> {
         let mut tokenizer = match (opened.segments.first(), &self.index.definition.kind) {
             (Some(segment), _) => segment.index.tokenizer(),
             (None, IndexKind::FullText(options)) => text_params(options)?.build().map_err(lance_error)?,
@@ -196,7 +196,7 @@ impl ColumnSearch<'_> {
         }
         let is_match = |row_id: u64| self.filtered.is_none_or(|filtered| filtered.contains(row_id));
         let mut found = uncovered.scores(&exact, &expansions);
-        found.retain(|(row_id, _)| is_match(*row_id));
+        found.retain(|row| is_match(row.row_id));
         for segment in &opened.segments {
             let matches = SegmentSearch { segment, plan: &plan, exact: &exact, expansions: &expansions };
             found.extend(matches.best(self.mask(segment), self.k).await?);

@@ -33,30 +33,30 @@ const COUNTED_TERMS_MAX: usize = 10_000;
 
 /// Counts of rows and words, by which BM25 weighs some terms.
 #[derive(Debug, Clone)]
-pub(crate) struct Statistics {
+pub(super) struct Statistics {
     /// The rows that have words.
-    pub(crate) rows: usize,
+    pub(super) rows: usize,
     /// The words of those rows together.
-    pub(crate) words: u64,
+    pub(super) words: u64,
     /// The rows that have each of the terms.
-    pub(crate) rows_with: Vec<usize>,
+    pub(super) rows_with: Vec<usize>,
 }
 
 impl Statistics {
     /// Returns the statistics of no rows, for `terms` terms.
-    pub(crate) fn none(terms: usize) -> Self {
+    pub(super) fn none(terms: usize) -> Self {
         Self { rows: 0, words: 0, rows_with: vec![0; terms] }
     }
 
     /// Adds `other`, the counts of other rows for the same terms.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.rows += other.rows;
         self.words += other.words;
         self.rows_with.iter_mut().zip(&other.rows_with).for_each(|(sum, rows)| *sum += rows);
     }
 
     /// Subtracts `other`, the counts of some of these rows for the same terms.
-    pub(crate) fn remove(&mut self, other: &Self) {
+    pub(super) fn remove(&mut self, other: &Self) {
         self.rows = self.rows.saturating_sub(other.rows);
         self.words = self.words.saturating_sub(other.words);
         let both = self.rows_with.iter_mut().zip(&other.rows_with);
@@ -64,13 +64,13 @@ impl Statistics {
     }
 
     /// Returns a scorer of `terms`, whose counts these are.
-    pub(crate) fn scorer(&self, terms: &[String]) -> MemBM25Scorer {
+    pub(super) fn scorer(&self, terms: &[String]) -> MemBM25Scorer {
         let rows_with = terms.iter().cloned().zip(self.rows_with.iter().copied());
         MemBM25Scorer::new(self.words, self.rows, rows_with.collect())
     }
 
     /// Returns `expansion` with a scorer that weighs all its words as the commonest of them.
-    pub(crate) fn score_expansion(&self, expansion: Expansion) -> ScoredExpansion {
+    pub(super) fn score_expansion(&self, expansion: Expansion) -> ScoredExpansion {
         let rows_with = expansion.words.iter().map(|weighted| (weighted.word.clone(), expansion.rows_with));
         let scorer = MemBM25Scorer::new(self.words, self.rows, rows_with.collect());
         ScoredExpansion { expansion, scorer }
@@ -78,17 +78,24 @@ impl Statistics {
 }
 
 /// The words that a fuzzy word stands for, with the scorer that weighs them.
-pub(crate) struct ScoredExpansion {
-    pub(crate) expansion: Expansion,
-    pub(crate) scorer: MemBM25Scorer,
+pub(super) struct ScoredExpansion {
+    pub(super) expansion: Expansion,
+    pub(super) scorer: MemBM25Scorer,
+}
+
+/// A row that matches a query.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowScore {
+    pub(super) row_id: u64,
+    pub(super) score: f32,
 }
 
 /// A segment of a full-text index.
 #[derive(Debug)]
-pub(crate) struct TextSegment {
-    pub(crate) index: Arc<InvertedIndex>,
+pub(super) struct TextSegment {
+    pub(super) index: Arc<InvertedIndex>,
     /// The rows of the base that a search may find in it: those of the fragments that it covers that are not deleted.
-    pub(crate) live: RowAddrTreeMap,
+    pub(super) live: RowAddrTreeMap,
     /// The rows that the segment was built from.
     rows: Arc<RowAddrTreeMap>,
     /// Those of `rows` that are not live.
@@ -122,13 +129,13 @@ impl CountedTerms {
 }
 
 impl TextSegment {
-    pub(crate) fn new(index: Arc<InvertedIndex>, rows: Arc<RowAddrTreeMap>, live: RowAddrTreeMap) -> Self {
+    pub(super) fn new(index: Arc<InvertedIndex>, rows: Arc<RowAddrTreeMap>, live: RowAddrTreeMap) -> Self {
         let gone = rows.as_ref().clone() - &live;
         Self { index, live, rows, gone, counted: Mutex::default() }
     }
 
     /// Counts `terms` in the live rows.
-    pub(crate) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
+    pub(super) async fn statistics(&self, terms: &[String]) -> Result<Statistics> {
         let counted = || self.counted.lock();
         // Without terms, nothing tells whether the counts are cached.
         if let Some(known) = counted().statistics(terms).filter(|_| !terms.is_empty()) {
@@ -140,7 +147,7 @@ impl TextSegment {
     }
 
     /// Counts `terms` in the live rows that are not `superseded`, by reading the postings of the superseded ones.
-    pub(crate) async fn statistics_without(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
+    pub(super) async fn statistics_without(&self, terms: &[String], superseded: &RowAddrTreeMap) -> Result<Statistics> {
         self.count(terms, &((superseded.clone() & self.rows.as_ref()) | &self.gone)).await
     }
 
@@ -151,7 +158,7 @@ impl TextSegment {
     }
 
     /// Returns the words of the segment that `fuzzy` may stand for.
-    pub(crate) async fn similar(&self, fuzzy: &FuzzyWord, token_type: DocType) -> Result<Vec<String>> {
+    pub(super) async fn similar(&self, fuzzy: &FuzzyWord, token_type: DocType) -> Result<Vec<String>> {
         let tokens = Tokens::new(vec![fuzzy.term.clone()], token_type);
         let params = FtsSearchParams::new().with_fuzziness(Some(fuzzy.edits)).with_max_expansions(usize::MAX);
         let index = Arc::clone(&self.index);
@@ -160,18 +167,18 @@ impl TextSegment {
     }
 
     /// Returns whether every row that the segment was built from is live.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.gone.is_empty()
     }
 
     /// Returns the size of the row sets in bytes.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.live.serialized_size() + self.gone.serialized_size()
     }
 }
 
 /// Reads the ids of the rows that a segment of a full-text index was built from.
-pub(crate) async fn read_indexed_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
+pub(super) async fn read_indexed_rows(base: &Dataset, metadata: &IndexMetadata) -> Result<RowAddrTreeMap> {
     let store = LanceIndexStore::from_dataset_for_existing(base, metadata).await.map_err(lance_error)?;
     let mut rows = RowAddrTreeMap::new();
     for file in store.list_files_with_sizes().await.map_err(lance_error)? {

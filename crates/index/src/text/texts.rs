@@ -14,9 +14,17 @@ use lance_index::scalar::inverted::{MemBM25Scorer, Scorer};
 use super::fuzzy::WeightedWord;
 use super::parse::WordRule;
 use super::plan::{Node, Phrase, TextPlan};
-use super::segment::{ScoredExpansion, Statistics};
+use super::segment::{RowScore, ScoredExpansion, Statistics};
 use crate::rows::row_set;
 use crate::rows::runs::Run;
+
+/// A row with a text.
+#[derive(Debug, Clone, Copy)]
+struct TextRow {
+    row_id: u64,
+    /// The number of words in the text.
+    words: u32,
+}
 
 /// An occurrence of a word in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,9 +37,8 @@ struct Occurrence {
 
 /// Texts of rows, by their words.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Texts {
-    /// The row ids, and the number of words in each row.
-    rows: Vec<(u64, u32)>,
+pub(super) struct Texts {
+    rows: Vec<TextRow>,
     /// The number of words in all rows.
     words: u64,
     /// The occurrences of each word, in order.
@@ -41,7 +48,7 @@ pub(crate) struct Texts {
 
 impl Texts {
     /// Appends the rows of `batch`, whose first column holds texts. A null text has no words.
-    pub(crate) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
+    pub(super) fn read(&mut self, batch: &RecordBatch, tokenizer: &mut dyn LanceTokenizer) -> Result<()> {
         let row_ids = row_set::row_ids(batch)?;
         let texts = cast(batch.column(0), &DataType::LargeUtf8).map_err(arrow_error)?;
         for (row_id, text) in row_ids.iter().zip(texts.as_string::<i64>()) {
@@ -61,9 +68,9 @@ impl Texts {
                 self.bytes += size_of::<Occurrence>();
             }
             if words > 0 {
-                self.rows.push((*row_id, words));
+                self.rows.push(TextRow { row_id: *row_id, words });
                 self.words += u64::from(words);
-                self.bytes += size_of::<(u64, u32)>();
+                self.bytes += size_of::<TextRow>();
             }
         }
         Ok(())
@@ -74,7 +81,7 @@ impl Texts {
     }
 
     /// Counts `terms` in all rows.
-    pub(crate) fn statistics(&self, terms: &[String]) -> Statistics {
+    pub(super) fn statistics(&self, terms: &[String]) -> Statistics {
         let rows_with = |term: &String| self.occurrences(term).chunk_by(|a, b| a.row == b.row).count();
         Statistics { rows: self.rows.len(), words: self.words, rows_with: terms.iter().map(rows_with).collect() }
     }
@@ -131,7 +138,7 @@ struct UnindexedRow {
 }
 
 /// The rows that no segment has: those that have words of a query, and the statistics of all.
-pub(crate) struct UnindexedMatches {
+pub(super) struct UnindexedMatches {
     plan: Arc<TextPlan>,
     /// The plan's terms, followed by the words found that are similar to a fuzzy word.
     words: Vec<String>,
@@ -140,27 +147,27 @@ pub(crate) struct UnindexedMatches {
 }
 
 impl UnindexedMatches {
-    pub(crate) fn new(plan: Arc<TextPlan>) -> Self {
+    pub(super) fn new(plan: Arc<TextPlan>) -> Self {
         let statistics = Statistics::none(plan.terms.len());
         Self { words: plan.terms.clone(), plan, found: Vec::new(), statistics }
     }
 
     /// Returns the counts of the plan's terms.
-    pub(crate) fn statistics(&self) -> Statistics {
+    pub(super) fn statistics(&self) -> Statistics {
         let rows_with = self.statistics.rows_with[..self.plan.terms.len()].to_vec();
         Statistics { rows_with, ..self.statistics }
     }
 
     /// Returns the words of the query and those similar to its fuzzy words, each with the number of rows that have it.
-    pub(crate) fn words(&self) -> HashMap<&str, usize> {
+    pub(super) fn words(&self) -> HashMap<&str, usize> {
         self.words.iter().map(String::as_str).zip(self.statistics.rows_with.iter().copied()).collect()
     }
 
     /// Adds those of `texts` that are `live`.
-    pub(crate) fn add(&mut self, texts: &Texts, live: impl Fn(u64) -> bool) {
-        for (_, words) in texts.rows.iter().filter(|(row_id, _)| live(*row_id)) {
+    pub(super) fn add(&mut self, texts: &Texts, live: impl Fn(u64) -> bool) {
+        for row in texts.rows.iter().filter(|row| live(row.row_id)) {
             self.statistics.rows += 1;
-            self.statistics.words += u64::from(*words);
+            self.statistics.words += u64::from(row.words);
         }
         self.find_similar(texts);
         // The counts of words, by row.
@@ -175,7 +182,7 @@ impl UnindexedMatches {
             }
         }
         for (row, counts) in found {
-            let (row_id, words) = texts.rows[row as usize];
+            let TextRow { row_id, words } = texts.rows[row as usize];
             if !live(row_id) {
                 continue;
             }
@@ -213,7 +220,7 @@ impl UnindexedMatches {
     }
 
     /// Returns the scores of the rows that match the query.
-    pub(crate) fn scores(&self, exact: &MemBM25Scorer, expansions: &[ScoredExpansion]) -> Vec<(u64, f32)> {
+    pub(super) fn scores(&self, exact: &MemBM25Scorer, expansions: &[ScoredExpansion]) -> Vec<RowScore> {
         let numbers: HashMap<&str, u32> = self.words.iter().map(String::as_str).zip(0..).collect();
         let similar = |ScoredExpansion { expansion, scorer }: &ScoredExpansion| {
             let weighed = |WeightedWord { word, weight }: &WeightedWord| {
@@ -227,7 +234,11 @@ impl UnindexedMatches {
             exact: self.plan.terms.iter().map(|term| exact.query_weight(term)).collect(),
             similar: expansions.iter().map(similar).collect(),
         };
-        self.found.iter().filter_map(|row| Some((row.row_id, weights.score(&self.plan.root, row)?))).collect()
+        let score = |row: &UnindexedRow| {
+            let score = weights.score(&self.plan.root, row)?;
+            Some(RowScore { row_id: row.row_id, score })
+        };
+        self.found.iter().filter_map(score).collect()
     }
 }
 

@@ -22,19 +22,19 @@ use crate::rows::runs::{ChangedRows, Runs};
 
 /// The segments of a full-text index, opened for one base.
 #[derive(Debug)]
-pub(crate) struct OpenTextIndex {
-    pub(crate) segments: Vec<TextSegment>,
+pub(super) struct OpenTextIndex {
+    pub(super) segments: Vec<TextSegment>,
     /// The live rows of the base that no segment covers.
-    pub(crate) uncovered: RowAddrTreeMap,
+    pub(super) uncovered: RowAddrTreeMap,
     /// The fragments of those rows.
-    pub(crate) uncovered_fragments: Vec<Fragment>,
+    pub(super) uncovered_fragments: Vec<Fragment>,
     /// A key for the tokenizer of the index: equal keys split texts into the same words.
-    pub(crate) tokenizer_key: String,
+    pub(super) tokenizer_key: String,
 }
 
 /// The texts of the rows of the base that an index has and that later writes supersede.
 #[derive(Debug)]
-pub(crate) struct SupersededTexts {
+pub(super) struct SupersededTexts {
     /// All superseded rows of the base, also those that the index does not have.
     superseded: Weak<RowAddrTreeMap>,
     rows: RowAddrTreeMap,
@@ -44,7 +44,7 @@ pub(crate) struct SupersededTexts {
 
 impl SupersededTexts {
     /// Counts `terms` in the texts; `None` where those take too much memory.
-    pub(crate) fn statistics(&self, terms: &[String]) -> Option<Statistics> {
+    pub(super) fn statistics(&self, terms: &[String]) -> Option<Statistics> {
         let mut sum = Statistics::none(terms.len());
         self.runs.as_ref()?.iter().for_each(|texts| sum.add(&texts.statistics(terms)));
         Some(sum)
@@ -57,7 +57,7 @@ pub(crate) struct UnindexedTextCache {
     uncovered: Cache<PerFragment<Texts>>,
     changed: Cache<ChangedRows<Texts>>,
     superseded: Cache<SupersededTexts>,
-    pub(crate) opened: Cache<OpenTextIndex>,
+    pub(super) opened: Cache<OpenTextIndex>,
     indexed_rows: Cache<RowAddrTreeMap>,
     examined: Examined,
 }
@@ -86,7 +86,7 @@ impl UnindexedTextCache {
 
     /// Reads `column` in the fragments that `index`, called `name`, does not cover. They have up to
     /// [`UNCOVERED_ROWS_MAX`] rows.
-    pub(crate) async fn uncovered(
+    pub(super) async fn uncovered(
         &self,
         snapshot: &Snapshot,
         name: &str,
@@ -112,7 +112,7 @@ impl UnindexedTextCache {
     }
 
     /// Reads `column` in the change store, split into words as index `name` does.
-    pub(crate) async fn changed(
+    pub(super) async fn changed(
         &self,
         snapshot: &Snapshot,
         name: &str,
@@ -128,7 +128,7 @@ impl UnindexedTextCache {
     }
 
     /// Reads the rows that `segment` of a full-text index was built from.
-    pub(crate) async fn indexed_rows(
+    pub(super) async fn indexed_rows(
         &self,
         snapshot: &Snapshot,
         segment: &IndexMetadata,
@@ -144,7 +144,7 @@ impl UnindexedTextCache {
     }
 
     /// Reads the texts of the superseded rows that index `name` over `column` has: all but the `uncovered` ones.
-    pub(crate) async fn superseded(
+    pub(super) async fn superseded(
         &self,
         snapshot: &Snapshot,
         name: &str,

@@ -17,36 +17,36 @@ use crate::rows::runs::Run;
 
 /// The shape of the vectors of a column, as a metric compares them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct VectorShape {
-    pub(crate) metric: Metric,
+pub(super) struct VectorShape {
+    pub(super) metric: Metric,
     /// The numbers in a vector; under hamming its bytes.
-    pub(crate) width: usize,
+    pub(super) width: usize,
 }
 
 /// Vectors of one column with their row ids.
 #[derive(Debug, Clone)]
-pub(crate) struct Vectors {
-    pub(crate) row_ids: Vec<u64>,
-    pub(crate) numbers: Numbers,
+pub(super) struct Vectors {
+    pub(super) row_ids: Vec<u64>,
+    pub(super) numbers: Numbers,
     shape: VectorShape,
 }
 
 /// The numbers of vectors of one column, one vector after the other.
 #[derive(Debug, Clone)]
-pub(crate) enum Numbers {
+pub(super) enum Numbers {
     Floats(Vec<f32>),
     Bytes(Vec<u8>),
 }
 
 impl Numbers {
-    pub(crate) fn new(metric: Metric) -> Self {
+    pub(super) fn new(metric: Metric) -> Self {
         match metric {
             Metric::Hamming => Self::Bytes(Vec::new()),
             _ => Self::Floats(Vec::new()),
         }
     }
 
-    pub(crate) fn all(&self) -> Values<'_> {
+    pub(super) fn all(&self) -> Values<'_> {
         match self {
             Self::Floats(numbers) => Values::Floats(numbers),
             Self::Bytes(numbers) => Values::Bits(numbers),
@@ -54,7 +54,7 @@ impl Numbers {
     }
 
     /// Appends `more`, which are of the same variant as these: all vectors of a column are.
-    pub(crate) fn extend(&mut self, more: Values<'_>) {
+    pub(super) fn extend(&mut self, more: Values<'_>) {
         match (self, more) {
             (Self::Floats(all), Values::Floats(more)) => all.extend_from_slice(more),
             (Self::Bytes(all), Values::Bits(more)) => all.extend_from_slice(more),
@@ -64,12 +64,12 @@ impl Numbers {
 }
 
 impl Vectors {
-    pub(crate) fn new(shape: VectorShape) -> Self {
+    pub(super) fn new(shape: VectorShape) -> Self {
         Self { row_ids: Vec::new(), numbers: Numbers::new(shape.metric), shape }
     }
 
     /// Returns the vector at index `row`.
-    pub(crate) fn values(&self, row: usize) -> Values<'_> {
+    pub(super) fn values(&self, row: usize) -> Values<'_> {
         let width = self.shape.width;
         let at = row * width..(row + 1) * width;
         match &self.numbers {
@@ -80,7 +80,7 @@ impl Vectors {
 
     /// Appends the rows of `batch`, whose first column holds vectors. Skips rows whose vector is null, and returns
     /// their ids.
-    pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
+    pub(super) fn read(&mut self, batch: &RecordBatch) -> Result<Vec<u64>> {
         let (row_ids, width) = (row_set::row_ids(batch)?, self.shape.width);
         let lists = batch.column(0).as_fixed_size_list();
         let mut without = Vec::new();
@@ -114,13 +114,13 @@ impl Vectors {
     }
 
     /// Returns the number of rows with ids below `since`, if the ids ascend.
-    pub(crate) fn before(&self, since: u64) -> usize {
+    pub(super) fn before(&self, since: u64) -> usize {
         self.row_ids.partition_point(|row_id| *row_id < since)
     }
 
     /// Returns the nearest `k` of the rows from index `start` on that are `wanted`, in any order. A NaN distance, which
     /// comes from a vector without a direction, is never a hit. Tests only rows that are near enough.
-    pub(crate) fn nearest(
+    pub(super) fn nearest(
         &self,
         query: &QueryVector,
         k: usize,
@@ -175,14 +175,14 @@ const FLOAT16_MAX: f32 = 65_504.0;
 
 /// A query vector, as floats and, under hamming, as bytes.
 #[derive(Debug)]
-pub(crate) struct QueryVector {
-    pub(crate) floats: Vec<f32>,
-    pub(crate) bytes: Vec<u8>,
+pub(super) struct QueryVector {
+    pub(super) floats: Vec<f32>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl QueryVector {
     /// Prepares `vector` for `metric`; hamming takes whole numbers from 0 to 255.
-    pub(crate) fn new(vector: &[f32], metric: Metric) -> Result<Self> {
+    pub(super) fn new(vector: &[f32], metric: Metric) -> Result<Self> {
         let mut bytes = Vec::new();
         if metric == Metric::Hamming {
             for (at, number) in vector.iter().enumerate() {
@@ -198,7 +198,7 @@ impl QueryVector {
 
     /// Returns the vector as Lance compares it under `metric` with vectors of `item`; `None` when a number exceeds
     /// [`FLOAT16_MAX`] and `item` is Float16.
-    pub(crate) fn to_array(&self, metric: Metric, item: &DataType) -> Result<Option<ArrayRef>> {
+    pub(super) fn to_array(&self, metric: Metric, item: &DataType) -> Result<Option<ArrayRef>> {
         if *item == DataType::UInt8 {
             return Ok(Some(Arc::new(UInt8Array::from(self.bytes.clone()))));
         }
@@ -213,18 +213,18 @@ impl QueryVector {
 }
 
 /// The type of a column of vectors.
-pub(crate) struct VectorType {
+pub(super) struct VectorType {
     /// The type of each number.
-    pub(crate) item: DataType,
+    pub(super) item: DataType,
     /// The numbers of a vector.
-    pub(crate) width: usize,
+    pub(super) width: usize,
 }
 
 /// Returns the type of the vectors of `column`.
 ///
 /// # Errors
 /// `NotFound` for an unknown column; `InvalidInput` for one that does not hold vectors.
-pub(crate) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<VectorType> {
+pub(super) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<VectorType> {
     let read = |data_type: &DataType| match data_type {
         DataType::FixedSizeList(item, width) => match item.data_type() {
             DataType::Float32 | DataType::Float16 | DataType::Int8 | DataType::UInt8 => {

@@ -36,13 +36,13 @@ const STALE_FACTOR: usize = 2;
 
 /// A row with its distance as Lance measures it: see [`Metric::distance_of`](crate::Metric).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Candidate {
-    pub(crate) row_id: u64,
-    pub(crate) distance: f32,
+pub(super) struct Candidate {
+    pub(super) row_id: u64,
+    pub(super) distance: f32,
 }
 
 /// Compares two candidates: the nearer one first, equally near ones by row id.
-pub(crate) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
     a.distance.total_cmp(&b.distance).then(a.row_id.cmp(&b.row_id))
 }
 
@@ -53,7 +53,7 @@ trait LoadPartition: Send + Sync {
 }
 
 /// A partition in memory whose rows can be scanned.
-pub(crate) trait Partition: fmt::Debug + Send + Sync {
+pub(super) trait Partition: fmt::Debug + Send + Sync {
     /// Returns the number of rows.
     fn rows(&self) -> usize;
 
@@ -106,7 +106,7 @@ impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
 /// A segment of a vector index on disk, opened.
 #[derive(Debug)]
 pub(crate) struct VectorSegment {
-    pub(crate) index: Arc<dyn VectorIndex>,
+    pub(super) index: Arc<dyn VectorIndex>,
     is_scanned: bool,
     /// The partitions, as long as Lance's cache holds them: to make the key of a cache entry takes longer than to scan
     /// a small partition. The cache does not see these uses, so that one too small for an index evicts what came first.
@@ -121,12 +121,12 @@ impl VectorSegment {
     }
 
     /// Returns whether the partitions are scanned row by row.
-    pub(crate) fn is_scanned(&self) -> bool {
+    pub(super) fn is_scanned(&self) -> bool {
         self.is_scanned
     }
 
     /// Loads partition `number` of a segment that is scanned.
-    pub(crate) async fn partition(&self, number: usize) -> Result<Arc<dyn Partition>> {
+    pub(super) async fn partition(&self, number: usize) -> Result<Arc<dyn Partition>> {
         let missing = || Error::internal(format!("the index has no partition {number} to scan"));
         let slot = self.partitions.get(number).ok_or_else(missing)?;
         if let Some(partition) = self.cached_partition(number) {
@@ -138,7 +138,7 @@ impl VectorSegment {
     }
 
     /// Returns partition `number`, if Lance's cache holds it.
-    pub(crate) fn cached_partition(&self, number: usize) -> Option<Arc<dyn Partition>> {
+    pub(super) fn cached_partition(&self, number: usize) -> Option<Arc<dyn Partition>> {
         self.partitions.get(number)?.lock().as_ref()?.upgrade()
     }
 }
@@ -164,7 +164,7 @@ pub(crate) struct FilteredPositions {
 impl FilteredPositions {
     /// Prepares the positions of `rows`, which are those of `filtered_base` that `segment` has. A partition is searched
     /// when it is first probed.
-    pub(crate) fn new(
+    pub(super) fn new(
         filtered_base: &Arc<FilteredBase>,
         rows: RowAddrTreeMap,
         segment: &VectorSegment,
@@ -175,14 +175,14 @@ impl FilteredPositions {
     }
 
     /// Returns whether all rows of `filtered_base` are known to be here.
-    pub(crate) fn are_of(&self, filtered_base: &Arc<FilteredBase>) -> bool {
+    pub(super) fn are_of(&self, filtered_base: &Arc<FilteredBase>) -> bool {
         let known = self.filtered_base.lock();
         std::ptr::eq(known.as_ptr(), Arc::as_ptr(filtered_base))
     }
 
     /// Returns whether all of `rows`, which are those of `filtered_base` that the segment has, are here with few
     /// others.
-    pub(crate) fn serve(&self, filtered_base: &Arc<FilteredBase>, rows: &RowAddrTreeMap) -> bool {
+    pub(super) fn serve(&self, filtered_base: &Arc<FilteredBase>, rows: &RowAddrTreeMap) -> bool {
         let serves =
             row_set::count(&self.rows) <= STALE_FACTOR * row_set::count(rows) && row_set::are_among(rows, &self.rows);
         if serves {
@@ -192,7 +192,7 @@ impl FilteredPositions {
     }
 
     /// Returns the most bytes that the positions of `rows` take.
-    pub(crate) fn bytes_max(segment: &VectorSegment, rows: &RowAddrTreeMap) -> usize {
+    pub(super) fn bytes_max(segment: &VectorSegment, rows: &RowAddrTreeMap) -> usize {
         let partitions = segment.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>();
         row_set::count(rows) * size_of::<u32>() + rows.serialized_size() + partitions
     }
@@ -209,7 +209,7 @@ impl FilteredPositions {
 }
 
 /// A partition that is scanned for a query.
-pub(crate) struct ProbedPartition {
+pub(super) struct ProbedPartition {
     partition: Arc<dyn Partition>,
     /// The distance from the query to the partition's centre.
     from_centre: f32,
@@ -218,12 +218,12 @@ pub(crate) struct ProbedPartition {
 }
 
 impl ProbedPartition {
-    pub(crate) fn new(partition: Arc<dyn Partition>, from_centre: f32) -> Self {
+    pub(super) fn new(partition: Arc<dyn Partition>, from_centre: f32) -> Self {
         Self { partition, from_centre, positions: None }
     }
 
     /// Restricts the scan of this partition, whose number is `number`, to `positions`.
-    pub(crate) fn only(mut self, number: usize, positions: &FilteredPositions) -> Self {
+    pub(super) fn only(mut self, number: usize, positions: &FilteredPositions) -> Self {
         self.positions = positions.in_partition(number, self.partition.as_ref());
         self
     }
@@ -231,7 +231,7 @@ impl ProbedPartition {
 
 /// Returns the nearest `rows_max` rows of `partitions` that `is_allowed`, in any order. Quickest when the nearest
 /// partition comes first.
-pub(crate) fn nearest(
+pub(super) fn nearest(
     partitions: &[ProbedPartition],
     query: &ArrayRef,
     rows_max: usize,

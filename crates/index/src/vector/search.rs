@@ -157,12 +157,12 @@ impl Indexes {
     }
 
     /// Returns the nearest rows by comparing every row.
-    pub(crate) async fn exact_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
+    pub(super) async fn exact_hits(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<Vec<Hit>> {
         self.checked(snapshot, query, None)?.exact().await
     }
 
     /// Returns the nearest rows by `index` with `settings`; none when it has nothing for this snapshot.
-    pub(crate) async fn hits_by(
+    pub(super) async fn hits_by(
         &self,
         snapshot: &Snapshot,
         query: &VectorQuery,

@@ -35,7 +35,7 @@ impl UnindexedVectorCache {
 
     /// Reads `column` in `uncovered`, the fragments that index `name` does not cover. They have up to
     /// [`UNCOVERED_ROWS_MAX`](crate::rows::fragments::UNCOVERED_ROWS_MAX) rows.
-    pub(crate) async fn uncovered(
+    pub(super) async fn uncovered(
         &self,
         snapshot: &Snapshot,
         name: &str,
@@ -64,7 +64,7 @@ impl UnindexedVectorCache {
     }
 
     /// Reads `column` in the change store.
-    pub(crate) async fn changed(
+    pub(super) async fn changed(
         &self,
         snapshot: &Snapshot,
         column: &str,

@@ -54,23 +54,23 @@ const CENTRES_INLINE_BYTES_MAX: usize = 1 << 20;
 const POSITIONS_SHARE_MAX: f64 = 0.4;
 
 /// The parameters of a search of a vector index on disk.
-pub(crate) struct Walk<'a> {
-    pub(crate) snapshot: &'a Snapshot,
-    pub(crate) column: &'a str,
-    pub(crate) metric: Metric,
+pub(super) struct Walk<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) column: &'a str,
+    pub(super) metric: Metric,
     /// The query vector, of unit length under cosine.
-    pub(crate) key: ArrayRef,
+    pub(super) key: ArrayRef,
     /// The most rows to return.
-    pub(crate) candidates: usize,
+    pub(super) candidates: usize,
     /// The number of rows at which no further partitions are probed.
-    pub(crate) k: usize,
+    pub(super) k: usize,
     /// Partitions to probe first in each segment; `None`: derived from the number of partitions.
-    pub(crate) probes: Option<usize>,
+    pub(super) probes: Option<usize>,
     /// Candidates kept while walking a graph.
-    pub(crate) ef: usize,
-    pub(crate) fragments: &'a Arc<Fragments>,
-    pub(crate) positions: &'a Cache<FilteredPositions>,
-    pub(crate) examined: &'a Examined,
+    pub(super) ef: usize,
+    pub(super) fragments: &'a Arc<Fragments>,
+    pub(super) positions: &'a Cache<FilteredPositions>,
+    pub(super) examined: &'a Examined,
 }
 
 /// The rows that some partitions returned.
@@ -148,7 +148,7 @@ struct SegmentWalk {
 impl Walk<'_> {
     /// Returns up to `candidates` of the nearest live rows of `built` that are among `filtered`: each once, the nearest
     /// first. Probes more partitions when the nearest ones have fewer than `k` rows.
-    pub(crate) async fn run(&self, built: &BuiltIndex, filtered: Option<&Arc<FilteredRows>>) -> Result<Vec<Candidate>> {
+    pub(super) async fn run(&self, built: &BuiltIndex, filtered: Option<&Arc<FilteredRows>>) -> Result<Vec<Candidate>> {
         let live = built.live_by_segment(self.fragments).await?;
         if let Some(found) = self.walk(built, live, filtered, false).await? {
             return Ok(found);

@@ -14,18 +14,18 @@ const DEPTH_MAX: usize = 32;
 /// The most operators, phrases and fuzzy words in a query.
 const OPERATORS_MAX: usize = 1024;
 /// The most edits that a fuzzy word may ask for.
-pub(crate) const EDITS_MAX: u32 = 2;
+pub(super) const EDITS_MAX: u32 = 2;
 
 /// The rule that joins adjacent clauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WordRule {
+pub(super) enum WordRule {
     AnyWord,
     AllWords,
 }
 
 /// A parsed query, whose words are as they were written.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum ParsedQuery {
+pub(super) enum ParsedQuery {
     /// Adjacent words.
     Words(String),
     /// A fuzzy word, and the most letters in which another may differ; `None`: by the length of the word.
@@ -36,10 +36,10 @@ pub(crate) enum ParsedQuery {
 
 /// A group of clauses. Rows match all of `must`, none of `must_not`, and at least one of `should` if `must` is empty.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Group<T> {
-    pub(crate) must: Vec<T>,
-    pub(crate) should: Vec<T>,
-    pub(crate) must_not: Vec<T>,
+pub(super) struct Group<T> {
+    pub(super) must: Vec<T>,
+    pub(super) should: Vec<T>,
+    pub(super) must_not: Vec<T>,
 }
 
 impl<T> Default for Group<T> {
@@ -52,7 +52,7 @@ impl<T> Default for Group<T> {
 ///
 /// # Errors
 /// `InvalidInput`, with the position and a correction.
-pub(crate) fn parse(text: &str, default: WordRule) -> Result<ParsedQuery> {
+pub(super) fn parse(text: &str, default: WordRule) -> Result<ParsedQuery> {
     let mut parser = Parser { text, default, lexemes: split(text)?, next: 0, depth: 0 };
     if parser.lexemes.is_empty() {
         return Err(Error::invalid_input("the text to search for is empty"));
@@ -73,7 +73,7 @@ pub(crate) fn parse(text: &str, default: WordRule) -> Result<ParsedQuery> {
 }
 
 /// Escapes `text`, so that it parses as its words alone.
-pub(crate) fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for (at, word) in text.split(char::is_whitespace).enumerate() {
         escaped.extend((at > 0).then_some(' '));

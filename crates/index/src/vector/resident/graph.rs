@@ -44,8 +44,8 @@ const DELETED_SHARE: usize = 8;
 /// while it grows to a few times its final size.
 const SAVED_SHARE: usize = 4;
 /// The default width of a walk: `EF_FACTOR · k`, at least `EF_MIN`.
-pub(crate) const EF_FACTOR: usize = 4;
-pub(crate) const EF_MIN: usize = 128;
+pub(in crate::vector) const EF_FACTOR: usize = 4;
+pub(in crate::vector) const EF_MIN: usize = 128;
 /// Bytes of cached coverages, for all bases together.
 const COVERAGE_BYTES_MAX: usize = 32 << 20;
 /// Bytes of cached selections of filtered rows, for all bases together.
@@ -82,9 +82,9 @@ struct GraphState {
 /// A vector index in memory. It belongs to one table: a table that is created again under the same name has another.
 pub(crate) struct ResidentIndex {
     /// The location of the table.
-    pub(crate) table_uri: String,
-    pub(crate) field: i32,
-    pub(crate) options: VectorOptions,
+    table_uri: String,
+    field: i32,
+    options: VectorOptions,
     state: RwLock<Option<GraphState>>,
     /// Held while the graph is changed.
     writer: tokio::sync::Mutex<()>,
@@ -107,7 +107,7 @@ struct EpochCoverage {
 #[derive(Debug)]
 struct EpochSelection {
     epoch: u64,
-    of: Weak<FilteredBase>,
+    filtered_base: Weak<FilteredBase>,
     selection: Arc<Selection>,
 }
 
@@ -116,11 +116,11 @@ type LabelsByVector = HashMap<u64, Vec<u64>>;
 
 /// The parameters of a search through the graph.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct GraphSearch {
+pub(in crate::vector) struct GraphSearch {
     /// The number of rows wanted.
-    pub(crate) k: usize,
+    pub(in crate::vector) k: usize,
     /// The width of the walk: the candidates it keeps.
-    pub(crate) ef: usize,
+    pub(in crate::vector) ef: usize,
 }
 
 /// The rows of one snapshot that the graph has.
@@ -145,6 +145,16 @@ impl ResidentIndex {
             selections: Cache::new(SELECTION_BYTES_MAX),
             changed_labels: Arc::default(),
         }
+    }
+
+    /// Returns whether this is the index of `field` with `options`.
+    pub(crate) fn is_of(&self, field: i32, options: &VectorOptions) -> bool {
+        self.field == field && self.options == *options
+    }
+
+    /// Returns the location of the table.
+    pub(crate) fn table_uri(&self) -> &str {
+        &self.table_uri
     }
 
     /// Returns the capacity of the graph in bytes; 0 without a graph.
@@ -194,7 +204,7 @@ impl ResidentIndex {
 
     /// Returns the nearest of the rows that `view` of `snapshot` has and that are among `filtered`; `None` when the
     /// graph has changed since `view` was made. Blocks.
-    pub(crate) fn nearest(
+    pub(in crate::vector) fn nearest(
         &self,
         snapshot: &Snapshot,
         view: &GraphView,
@@ -209,10 +219,10 @@ impl ResidentIndex {
         };
         let Some(state) = state.as_ref().filter(is_as_seen) else { return Ok(None) };
         let (covered, superseded) = (&view.coverage.covered, snapshot.superseded());
-        let (changes, unseen) = (row_ids_after(Version(0)), row_ids_after(view.changed_to));
+        let (changes, changes_end) = (row_ids_after(Version(0)), row_ids_after(view.changed_to));
         let matches = |row: u64| {
             let is_live = match row >= changes {
-                true => row < unseen && snapshot.is_changed(row),
+                true => row < changes_end && snapshot.is_changed(row),
                 false => covered.contains(row) && !superseded.contains(row),
             };
             is_live && filtered.is_none_or(|filtered| filtered.contains(row))
@@ -260,16 +270,20 @@ impl ResidentIndex {
         if !self.selections.has_room_for(bytes) {
             return Ok(None);
         }
-        let is_it =
-            |known: &Arc<EpochSelection>| known.epoch == view.epoch && known.of.as_ptr() == Arc::as_ptr(filtered_base);
+        let is_it = |known: &Arc<EpochSelection>| {
+            known.epoch == view.epoch && known.filtered_base.as_ptr() == Arc::as_ptr(filtered_base)
+        };
         if let Some(known) = self.selections.get(snapshot, &filtered_base.text).filter(is_it) {
             return Ok(Some(Arc::clone(&known.selection)));
         }
         let mut rows = row_set::ids(filtered.base())?;
         rows.retain(|row| view.coverage.covered.contains(*row));
         let selection = Arc::new(state.graph.select(&rows));
-        let (epoch, of) = (view.epoch, Arc::downgrade(filtered_base));
-        let selected = EpochSelection { epoch, of, selection: Arc::clone(&selection) };
+        let selected = EpochSelection {
+            epoch: view.epoch,
+            filtered_base: Arc::downgrade(filtered_base),
+            selection: Arc::clone(&selection),
+        };
         self.selections.put(snapshot, &filtered_base.text, &Arc::new(selected), bytes);
         Ok(Some(selection))
     }
@@ -393,14 +407,15 @@ impl ResidentIndex {
             let Some(GraphState { covered, complete_from, .. }) = state.as_ref() else { return Ok(()) };
             SavedGraph { graph: Arc::clone(graph), covered: covered.clone(), complete_from: *complete_from }
         };
-        let of = self.subject(snapshot);
-        blocking(move || save(&file, of, &saved)).await
+        let subject = self.subject(snapshot);
+        blocking(move || save(&file, subject, &saved)).await
     }
 
+    /// Restores the saved graph, if there is one for this index and it can be read.
     async fn restore(&self, snapshot: &Snapshot, refresh: &RefreshOptions) -> Option<SavedGraph<Graph>> {
         let (file, capacity) = (refresh.file.clone()?, refresh.capacity_bytes);
-        let of = self.subject(snapshot);
-        match blocking(move || restore(&file, &of, capacity)).await {
+        let subject = self.subject(snapshot);
+        match blocking(move || restore(&file, &subject, capacity)).await {
             Ok(saved) => saved,
             Err(error) => {
                 // The graph is rebuilt from the table.

@@ -14,20 +14,20 @@ use crate::kind::VectorOptions;
 const FORMAT: u32 = 2;
 
 /// A graph and what it is complete for. It may also have some rows of other fragments.
-pub(crate) struct SavedGraph<G> {
-    pub(crate) graph: G,
+pub(super) struct SavedGraph<G> {
+    pub(super) graph: G,
     /// The fragments that the graph is complete for, each with the data file that holds the column.
-    pub(crate) covered: HashMap<u32, String>,
+    pub(super) covered: HashMap<u32, String>,
     /// The first version of the base that the graph is complete for.
-    pub(crate) complete_from: u64,
+    pub(super) complete_from: u64,
 }
 
 /// The subject of a graph: the identity of a table, the field id of a column, and the options of the index.
 #[derive(PartialEq, Serialize, Deserialize)]
-pub(crate) struct Subject {
-    pub(crate) table: u64,
-    pub(crate) field: i32,
-    pub(crate) options: VectorOptions,
+pub(super) struct Subject {
+    pub(super) table: u64,
+    pub(super) field: i32,
+    pub(super) options: VectorOptions,
 }
 
 /// The manifest of a saved graph.
@@ -43,7 +43,7 @@ struct Manifest {
 }
 
 /// Saves a graph, with `file` as its manifest, and removes the graph that `file` named before.
-pub(crate) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>) -> Result<()> {
+pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>) -> Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
     let previous = read_manifest(file)?.map(|manifest| directory.join(manifest.graph));
@@ -76,7 +76,7 @@ pub(crate) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
 ///
 /// # Errors
 /// `Corrupt` when the graph cannot be read; `ResourceExhausted` when it does not fit.
-pub(crate) fn restore(file: &Path, subject: &Subject, capacity_bytes: u64) -> Result<Option<SavedGraph<Graph>>> {
+pub(super) fn restore(file: &Path, subject: &Subject, capacity_bytes: u64) -> Result<Option<SavedGraph<Graph>>> {
     let Some(manifest) = read_manifest(file)?.filter(|manifest| manifest.subject == *subject) else { return Ok(None) };
     let path = file.with_file_name(&manifest.graph);
     if !path.exists() {

@@ -14,29 +14,26 @@ use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, Tokens};
 
 use super::parse::{Group, WordRule};
 use super::plan::{Node, TextPlan};
-use super::segment::{ScoredExpansion, TextSegment};
+use super::segment::{RowScore, ScoredExpansion, TextSegment};
 use crate::hits::K_MAX;
 use crate::rows::row_set::MaskFilter;
 
 /// Rows asked for beyond k, to detect ties at the end of the result.
 const TIES_MIN: usize = 16;
 
-/// Row ids with their scores.
-type Scores = Vec<(u64, f32)>;
-
 /// A search of one segment. Rows are scored by the statistics of the whole column, which the scorers hold.
-pub(crate) struct SegmentSearch<'a> {
-    pub(crate) segment: &'a TextSegment,
-    pub(crate) plan: &'a TextPlan,
+pub(super) struct SegmentSearch<'a> {
+    pub(super) segment: &'a TextSegment,
+    pub(super) plan: &'a TextPlan,
     /// The scorer of the plan's terms.
-    pub(crate) exact: &'a MemBM25Scorer,
+    pub(super) exact: &'a MemBM25Scorer,
     /// The expansions of the plan's fuzzy words.
-    pub(crate) expansions: &'a [ScoredExpansion],
+    pub(super) expansions: &'a [ScoredExpansion],
 }
 
 impl SegmentSearch<'_> {
     /// Returns the best rows that `mask` selects: at least k, and all that score the same as the k-th.
-    pub(crate) async fn best(&self, mut mask: RowAddrMask, k: usize) -> Result<Scores> {
+    pub(super) async fn best(&self, mut mask: RowAddrMask, k: usize) -> Result<Vec<RowScore>> {
         let mut node = &self.plan.root;
         // A group of one clause and exclusions ranks as its clause does.
         while let Node::Group(Group { must, should, must_not }) = node
@@ -52,10 +49,10 @@ impl SegmentSearch<'_> {
                 Node::Phrase(phrase) => self.phrase(*phrase, &mask, Some(limit)).await?,
                 Node::Fuzzy(_) | Node::Group(_) => return self.all(node, mask).await,
             };
-            found.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+            found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
             // Lance returns any of the rows with equal scores. For a deterministic result, all rows that tie with the
             // last one must be seen.
-            let cuts_ties = found.len() >= limit && found[k - 1].1 == found[found.len() - 1].1;
+            let cuts_ties = found.len() >= limit && found[k - 1].score == found[found.len() - 1].score;
             if !cuts_ties || limit >= K_MAX {
                 return Ok(found);
             }
@@ -64,7 +61,7 @@ impl SegmentSearch<'_> {
     }
 
     /// Returns all rows that match `node` and that `mask` selects, each once.
-    fn all<'b>(&'b self, node: &'b Node, mask: RowAddrMask) -> BoxFuture<'b, Result<Scores>> {
+    fn all<'b>(&'b self, node: &'b Node, mask: RowAddrMask) -> BoxFuture<'b, Result<Vec<RowScore>>> {
         async move {
             match node {
                 Node::Words(terms, rule) => self.words(terms, *rule, &mask, None).await,
@@ -76,19 +73,25 @@ impl SegmentSearch<'_> {
         .boxed()
     }
 
-    async fn words(&self, terms: &[usize], rule: WordRule, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
+    async fn words(
+        &self,
+        terms: &[usize],
+        rule: WordRule,
+        mask: &RowAddrMask,
+        limit: Option<usize>,
+    ) -> Result<Vec<RowScore>> {
         let tokens = self.plan.tokens(terms.iter().map(|term| &self.plan.terms[*term]));
         let operator = if rule == WordRule::AnyWord { Operator::Or } else { Operator::And };
         self.search(tokens, operator, FtsSearchParams::new().with_limit(limit), self.exact, mask).await
     }
 
-    async fn phrase(&self, phrase: usize, mask: &RowAddrMask, limit: Option<usize>) -> Result<Scores> {
+    async fn phrase(&self, phrase: usize, mask: &RowAddrMask, limit: Option<usize>) -> Result<Vec<RowScore>> {
         let tokens = Arc::clone(&self.plan.phrases[phrase].tokens);
         let params = FtsSearchParams::new().with_limit(limit).with_phrase_slop(Some(0));
         self.search(tokens, Operator::And, params, self.exact, mask).await
     }
 
-    async fn fuzzy(&self, fuzzy: usize, mask: &RowAddrMask) -> Result<Scores> {
+    async fn fuzzy(&self, fuzzy: usize, mask: &RowAddrMask) -> Result<Vec<RowScore>> {
         let ScoredExpansion { expansion, scorer } = &self.expansions[fuzzy];
         let mut sum = ScoreSums::default();
         // Words of equal weight are searched together.
@@ -100,14 +103,14 @@ impl SegmentSearch<'_> {
         Ok(sum.into_scores())
     }
 
-    async fn group(&self, group: &Group<Node>, mut mask: RowAddrMask) -> Result<Scores> {
+    async fn group(&self, group: &Group<Node>, mut mask: RowAddrMask) -> Result<Vec<RowScore>> {
         let mut must: Vec<&Node> = group.must.iter().collect();
         // The rarest clause first: its rows mask the search of the others.
         must.sort_by_cached_key(|node| self.rows_max(node));
         let mut sum = ScoreSums::default();
         for node in &must {
             let found = self.all(node, mask).await?;
-            mask = RowAddrMask::from_allowed(found.iter().map(|(row_id, _)| *row_id).collect());
+            mask = RowAddrMask::from_allowed(found.iter().map(|row| row.row_id).collect());
             sum.keep(&found);
             sum.add(found, 1.0);
         }
@@ -123,7 +126,7 @@ impl SegmentSearch<'_> {
     async fn without(&self, nodes: &[Node], mut mask: RowAddrMask) -> Result<RowAddrMask> {
         for node in nodes {
             let found = self.all(node, mask.clone()).await?;
-            let found: RowAddrTreeMap = found.into_iter().map(|(row_id, _)| row_id).collect();
+            let found: RowAddrTreeMap = found.into_iter().map(|row| row.row_id).collect();
             mask = mask.also_block(found);
         }
         Ok(mask)
@@ -154,12 +157,12 @@ impl SegmentSearch<'_> {
         params: FtsSearchParams,
         scorer: &MemBM25Scorer,
         mask: &RowAddrMask,
-    ) -> Result<Scores> {
+    ) -> Result<Vec<RowScore>> {
         let rows = Arc::new(MaskFilter::new(mask.clone()));
         let (params, metrics) = (Arc::new(params), Arc::new(NoOpMetricsCollector));
         let found = self.segment.index.bm25_search(tokens, params, operator, rows, metrics, Some(scorer)).await;
         let (row_ids, scores) = found.map_err(lance_error)?;
-        Ok(row_ids.into_iter().zip(scores).collect())
+        Ok(row_ids.into_iter().zip(scores).map(|(row_id, score)| RowScore { row_id, score }).collect())
     }
 }
 
@@ -168,20 +171,20 @@ impl SegmentSearch<'_> {
 struct ScoreSums(HashMap<u64, f32>);
 
 impl ScoreSums {
-    fn add(&mut self, scores: Scores, weight: f32) {
-        for (row_id, score) in scores {
+    fn add(&mut self, scores: Vec<RowScore>, weight: f32) {
+        for RowScore { row_id, score } in scores {
             *self.0.entry(row_id).or_insert(0.0) += weight * score;
         }
     }
 
     /// Drops the rows that are not among `scores`.
-    fn keep(&mut self, scores: &Scores) {
+    fn keep(&mut self, scores: &[RowScore]) {
         let mut kept = HashMap::with_capacity(scores.len());
-        kept.extend(scores.iter().filter_map(|(row_id, _)| Some((*row_id, *self.0.get(row_id)?))));
+        kept.extend(scores.iter().filter_map(|row| Some((row.row_id, *self.0.get(&row.row_id)?))));
         self.0 = kept;
     }
 
-    fn into_scores(self) -> Scores {
-        self.0.into_iter().collect()
+    fn into_scores(self) -> Vec<RowScore> {
+        self.0.into_iter().map(|(row_id, score)| RowScore { row_id, score }).collect()
     }
 }
