@@ -245,7 +245,7 @@ impl Cached {
         off_executor(move || {
             for (number, bytes) in kept {
                 if let Err(error) = cache.keep(Block { file, number }, &bytes) {
-                    tracing::warn!(%error, directory = %cache.directory.display(), "a block of a remote file cannot be cached");
+                    tracing::warn!(%error, directory = %cache.directory.display(), "a remote block cannot be cached");
                     return;
                 }
             }

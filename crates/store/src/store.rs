@@ -345,10 +345,10 @@ impl Store {
             if state.has_changes()
                 && let Err(error) = state.fold().boxed().await
             {
-                tracing::warn!(%error, table = name, "a table could not be folded before it was closed: its writes stay in the log");
+                tracing::warn!(%error, table = name, "the writes of a closed table stay in its log");
             }
             if let Err(error) = state.place.leases.release().await {
-                tracing::warn!(%error, table = name, "a lease could not be released: other processes wait until it runs out");
+                tracing::warn!(%error, table = name, "a lease was not released: others wait until it runs out");
             }
             let mut states = self.shared.states.lock();
             let is_idle = states.get(&name).is_some_and(|entry| {
