@@ -156,9 +156,8 @@ impl Frame {
                 Record::Keys { parts: u64::from_le_bytes(*parts), keys: Parts(keys).keys()? }
             }
             other => {
-                let what = format!(
-                    "a log record of kind {other} was written by a newer version of Cenote: open the table with that version"
-                );
+                let what =
+                    format!("a log record of kind {other} was written by a newer version of Cenote: use that version");
                 return Err(Error::unsupported(what));
             }
         };
