@@ -95,7 +95,7 @@ struct Layer {
     last: u64,
 }
 
-/// How many rows a write changed.
+/// The numbers of rows that a write changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) inserted: usize,
@@ -259,7 +259,7 @@ impl Changes {
                 None => fold.deleted.push(hash),
             }
         }
-        // In the order of the writes, which is the order people expect.
+        // The order of the writes is the order people expect.
         fold.rows.sort_unstable();
         fold
     }

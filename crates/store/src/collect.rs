@@ -28,7 +28,7 @@ const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The folders of a base with files that versions name.
 const FOLDERS: [&str; 4] = ["data", "_deletions", "_indices", "_transactions"];
 
-/// What a collection removed, and what it left.
+/// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Removed versions of the base.

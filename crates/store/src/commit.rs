@@ -130,7 +130,7 @@ impl State {
             !std::mem::replace(&mut queue.led, true)
         };
         if lead {
-            // In a task of its own: a caller that is cancelled must not leave a group half committed.
+            // A separate task: a caller that is cancelled must not leave a group half committed.
             tokio::spawn(Arc::clone(self).lead().boxed());
         }
         let report = answer.await.map_err(|_| Error::internal("a write was dropped before it was done"))??;

@@ -173,7 +173,7 @@ async fn rewrite(snapshot: &Snapshot, group: &[File], limits: Limits) -> Result<
         target_rows_per_fragment: (rows / files).max(1),
         batch_size: Some(((STEP_BYTES / row_bytes) as usize).clamp(1, STEP_ROWS_MAX)),
         io_buffer_size: Some(READ_AHEAD_BYTES),
-        // Such an index is not carried over, which would take as long as reading all of it.
+        // Carrying such an index over would take as long as reading all of it.
         has_eager_remappable_index: Some(false),
         ..CompactionOptions::default()
     };

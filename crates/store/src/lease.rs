@@ -3,7 +3,7 @@
 //! On a local disk, they are advisory locks on two files beside the table, one for writing the log and one for changing
 //! the base. The operating system releases them when their holder ends, however it ends.
 //!
-//! In an object store, one lease serves both. It is the object with the highest number among a table's leases; creating
+//! One lease serves both in an object store. It is the object with the highest number among a table's leases; creating
 //! the next number, which only one process can do, takes the lease over. Its holder sends heartbeats by replacing the
 //! object, and releases the lease when it has not written for a while. A process that wants the lease and sees no
 //! heartbeat for a while, by its own clock alone, considers it abandoned. A holder that was merely slow finds out at
@@ -317,7 +317,7 @@ impl TableLease {
         }
     }
 
-    /// Sends heartbeats in the background until lease `number` is released or lost, or is no longer used.
+    /// Sends heartbeats in the background until lease `number` is released, lost or idle.
     fn keep_beating(self: &Arc<Self>, number: u64) {
         let lease = Arc::downgrade(self);
         let pause = self.patience / 6;

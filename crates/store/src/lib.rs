@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] is a directory of tables, or a prefix of an object store. A [`Table`] takes writes: each call is one
 //! atomic version, durable in a write-ahead log when it returns, and visible to every later [`Snapshot`] in any
-//! process. In the background, a fold moves what was logged into the base. A snapshot reads the base without the rows
+//! process. A fold moves what was logged into the base, in the background. A snapshot reads the base without the rows
 //! that later writes supersede, and then those writes. It never changes, however long it is held.
 //!
 //! | file | what it is |
@@ -14,8 +14,8 @@
 //! | `NAME.lock`, `NAME.base.lock` | the locks for writing the log and for changing the base |
 //! | `NAME.turn.lock` | the lock of the [`Turn`] |
 //!
-//! In an object store, `NAME.changes/log/` holds one object per group of writes, `NAME.changes/lease/` the lease of the
-//! writer, and `NAME.changes/turn/` that of the turn.
+//! An object store has one object per group of writes in `NAME.changes/log/` instead, the lease of the writer in
+//! `NAME.changes/lease/`, and that of the turn in `NAME.changes/turn/`.
 //!
 //! This crate does not know operators, search, media formats, or SQL text beyond a filter.
 //!

@@ -273,8 +273,10 @@ impl MediaFile {
 fn failed(path: &Path, error: io::Error) -> Error {
     let path = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound => Error::corrupt(format!("{path} is gone, and rows have their media there")),
-        io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{path} ends before the media that rows have there")),
+        io::ErrorKind::NotFound => Error::corrupt(format!("{path} is missing, and holds the media of some rows")),
+        io::ErrorKind::UnexpectedEof => {
+            Error::corrupt(format!("{path} is truncated: media of some rows lie beyond its end"))
+        }
         _ => Error::from(error).context(format!("read {path}")),
     }
 }

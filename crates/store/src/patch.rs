@@ -138,7 +138,7 @@ pub(crate) async fn patch(
 /// Rewrites the rows `row_ids` whole, with the columns of `batch` replacing their own.
 async fn rewrite_rows(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64], faults: &Faults) -> Result<Dataset> {
     let (base, stored) = (snapshot.base(), schemas(snapshot.base()).1);
-    // In storage order, so that each piece is read from one place.
+    // Storage order, so that each piece is read from one place.
     let addresses = addresses(snapshot.reader(), row_ids).await?;
     let mut order: Vec<u32> = (0..).take(addresses.len()).collect();
     order.sort_unstable_by_key(|row| u64::from(addresses[*row as usize]));

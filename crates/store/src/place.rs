@@ -29,7 +29,7 @@ use crate::turn::Turns;
 const EXTENSION: &str = "lance";
 /// The suffix of a table's directory while the table is being removed.
 const DROPPED: &str = ".dropped";
-/// The folder of a base that holds its versions; without any there is no table.
+/// The folder of a base that holds its versions; a directory without any is not a table.
 const VERSIONS: &str = "_versions";
 /// Maximum number of tables looked up in parallel.
 const PARALLEL: usize = 16;

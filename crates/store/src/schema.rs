@@ -79,7 +79,7 @@ pub(crate) fn visible(schema: &Schema) -> Schema {
     )
 }
 
-/// Whether columns that a batch lacks become null, or are left out.
+/// The treatment of columns that a batch lacks: they become null, or are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     Null,

@@ -169,7 +169,7 @@ impl Store {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Returns the usage of the local cache of a remote store; `None` if there is no cache.
+    /// Returns the usage of the local cache of a remote store; `None` without a cache.
     pub fn block_cache(&self) -> Option<BlockCacheUsage> {
         self.shared.place.blocks().map(|blocks| blocks.0.usage())
     }

@@ -142,7 +142,7 @@ impl Table {
         self.current().await?.0.versions().await
     }
 
-    /// Names `version`, which is then kept until the tag is deleted. Versions between it and the oldest one that is
+    /// Tags `version`, which is then kept until the tag is deleted. Versions between it and the oldest one that is
     /// kept for other reasons are not.
     ///
     /// # Errors

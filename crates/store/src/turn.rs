@@ -52,7 +52,7 @@ impl Turns {
 }
 
 impl Turn {
-    /// Returns whether nobody else has had the turn since it was taken. In an object store, a holder that stalls for
+    /// Returns whether nobody else has had the turn since it was taken. A holder in an object store that stalls for
     /// long counts as dead and loses the turn, and its writes may then come after those of others.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ pub trait AfterFold: std::fmt::Debug + Send + Sync {
     fn after_fold(&self, table: Table) -> BoxFuture<'static, Result<()>>;
 }
 
-/// How far a table's base lags behind its writes, and what upkeep is doing about it.
+/// The lag of a table's base behind its writes, and the state of upkeep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpkeepStatus {
     /// Unfolded keys, summed over all runs.
@@ -177,7 +177,7 @@ impl State {
     async fn work(self: &Arc<Self>) -> Result<()> {
         // First, because indexes that hold addresses lag for joined files.
         compaction::join_due(self).boxed().await?;
-        // If the store was dropped, there is no table to index.
+        // Indexes need no update once the store was dropped.
         if let Some(hook) = &self.options.after_fold
             && let Some(table) = self.table()
         {

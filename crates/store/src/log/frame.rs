@@ -22,7 +22,7 @@ pub(super) const HEADER_BYTES: usize = 12;
 const BODY_HEADER_BYTES: usize = 21;
 const HAS_SYNCED: u8 = 0x80;
 
-/// What a frame records about its log.
+/// The state of the log that a frame records.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stamp {
     /// How many times the writer had changed.

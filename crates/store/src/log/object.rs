@@ -60,8 +60,8 @@ impl Segments for Groups {
 
     async fn list(&self) -> Result<Vec<u64>> {
         let folders = self.objects.folders().await?;
-        // In stores with real folders, such as a disk, folders outlive their content: collected segments, and those of
-        // an earlier table of this name.
+        // Stores with real folders, such as a disk, keep the folders of collected segments, and of an earlier table of
+        // this name.
         let numbers: Vec<u64> = folders.iter().filter_map(|name| name.parse().ok()).collect();
         let checked = stream::iter(numbers).map(|number| async move {
             let is_there = self.segment(number).objects.exists(&object_name(0)).await?;
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::Faults;
 
-    /// In stores with real folders, such as a disk, the folder of a removed segment remains.
+    /// Keeps the folder of a removed segment, as stores with real folders do.
     #[tokio::test]
     async fn an_empty_folder_is_no_segment() {
         let directory = tempfile::tempdir().unwrap();

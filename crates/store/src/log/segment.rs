@@ -6,7 +6,7 @@ use cenote_base::Result;
 
 use super::unseen::Unseen;
 
-/// What follows the position up to which a log was read.
+/// The state of a log after the position up to which it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
     None,
