@@ -89,7 +89,7 @@ pub(crate) async fn stage(dataset: &Arc<Dataset>, rows: Vec<RecordBatch>, faults
     faults.check("base.staged")?;
     match insert.operation {
         Operation::Append { fragments } => Ok(fragments),
-        other => Err(Error::internal(format!("writing rows gave the operation {other}"))),
+        other => Err(Error::internal(format!("writing rows returned the operation {other}"))),
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) async fn replace(
     let (mut removed_fragment_ids, mut updated_fragments) = (Vec::new(), Vec::new());
     for (fragment, offsets) in by_fragment(reader, superseded).await? {
         let file = dataset.get_fragment(fragment as usize);
-        let file = file.ok_or_else(|| Error::corrupt(format!("the base names fragment {fragment} and has none")))?;
+        let file = file.ok_or_else(|| Error::corrupt(format!("fragment {fragment} is missing from the base")))?;
         match file.extend_deletions(offsets).await.map_err(lance_error)? {
             Some(file) => updated_fragments.push(file.metadata().clone()),
             None => removed_fragment_ids.push(u64::from(fragment)),
@@ -218,7 +218,7 @@ pub(crate) async fn keys(
         let key = key.clone();
         blocking(move || {
             let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-            let row_ids = row_ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?;
+            let row_ids = row_ids.ok_or_else(|| Error::internal("the scan returned no row ids"))?;
             let hashes = key.hash(&key.project(&rows)?, secret)?;
             Ok(hashes.into_iter().zip(row_ids.values().iter().map(|row| Some(*row))).collect())
         })

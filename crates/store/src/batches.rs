@@ -42,7 +42,7 @@ pub(crate) fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     let columns = schema.fields().iter().map(|field| {
         let column = batch
             .column_by_name(field.name())
-            .ok_or_else(|| Error::internal(format!("scan lost column `{}`", field.name())))?;
+            .ok_or_else(|| Error::internal(format!("a scan lost column `{}`", field.name())))?;
         if column.data_type() == field.data_type() {
             return Ok(Arc::clone(column));
         }

@@ -59,8 +59,8 @@ impl Filter {
         predicate.map_err(|source| lance_error(source).context(format!("filter `{self}`")))
     }
 
-    /// Returns whether a row satisfies the filter always or never, that is, whether it depends neither on the time nor
-    /// on chance.
+    /// Returns whether the filter gives the same result for a row each time, that is, whether it depends neither on the
+    /// time nor on chance.
     pub(crate) fn is_steady(&self, schema: &SchemaRef) -> Result<bool> {
         let varies = |node: &Expr| {
             Ok(matches!(node, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable))

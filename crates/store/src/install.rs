@@ -209,7 +209,7 @@ impl State {
         let is_long = logged >= LONG_RECORD_BYTES;
         if is_long && let Err(error) = self.roll_if_folded(writing).await {
             // The write is committed; only opening the table takes longer.
-            tracing::warn!(%error, log = writing.log().name(), "the segment of the log cannot be ended");
+            tracing::warn!(%error, log = writing.log().name(), "a segment of the log cannot be ended");
         }
         Ok(Version(version))
     }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! level     = entry* directory footer
-//! entry     = hash u128 (big-endian) · row id u64 (little-endian); the largest row id says that the key is gone
+//! entry     = hash u128 (big-endian) · row id u64 (little-endian); the largest row id marks a deleted key
 //! directory = number of the first entry of each bucket, and the number of entries: u64*; crc32 of each bucket: u32*
 //! footer    = entries u64 · bucket bits u32 · format u32 · crc32 of directory and these three u32 · magic "CENOTEKI"
 //! ```

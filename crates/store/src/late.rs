@@ -78,5 +78,5 @@ impl Snapshot {
 
 pub(crate) fn row_ids(batch: &RecordBatch) -> Result<&[u64]> {
     let ids = batch.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    Ok(ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?.values())
+    Ok(ids.ok_or_else(|| Error::internal("the scan returned no row ids"))?.values())
 }

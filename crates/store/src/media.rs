@@ -101,7 +101,7 @@ async fn local_pieces(reader: &RowReader, column: &str, addresses: &[RowAddress]
     let descriptors = rows.columns().first().and_then(|column| column.as_struct_opt());
     let descriptors = descriptors.and_then(Descriptors::of);
     let descriptors =
-        descriptors.ok_or_else(|| Error::corrupt(format!("column `{column}` does not say where its media are")))?;
+        descriptors.ok_or_else(|| Error::corrupt(format!("column `{column}` has no media descriptors")))?;
 
     let mut pieces = Pieces::default();
     let mut known: HashMap<(u32, Option<u32>), usize> = HashMap::new();

@@ -340,13 +340,13 @@ impl RowReader {
         let batch = Box::pin(take.map_err(lance_error)?.execute()).await.map_err(lance_error)?;
         match batch.num_rows() == rows {
             true => Ok(batch),
-            false => Err(Error::corrupt("the base gave fewer rows than it has")),
+            false => Err(Error::corrupt("the base returned fewer rows than requested")),
         }
     }
 }
 
 fn fragment(base: &Dataset, id: u32) -> Result<FileFragment> {
-    base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("the base names fragment {id} and has none")))
+    base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("fragment {id} is missing from the base")))
 }
 
 /// Opens a fragment. Returns it with a hash that identifies its files, and the number of rows in its pages (of media

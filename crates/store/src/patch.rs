@@ -180,7 +180,7 @@ async fn patch_columns(
     let (mut updated_fragments, mut fields_modified, mut offsets) = (Vec::new(), BTreeSet::new(), HashMap::new());
     for (id, rows) in touched {
         let file = dataset.get_fragment(id as usize);
-        let file = file.ok_or_else(|| Error::corrupt(format!("the base names fragment {id} and has none")))?;
+        let file = file.ok_or_else(|| Error::corrupt(format!("fragment {id} is missing from the base")))?;
         let (fragment, fields) = rewrite(dataset, file, &values, &rows).boxed().await?;
         updated_fragments.push(fragment);
         fields_modified.extend(fields);
@@ -318,7 +318,7 @@ fn join(values: &RecordBatch, old: Option<&RecordBatch>, row_at: &[u32], rows: R
         }
     }
     let column = |(field, new): (&Arc<Field>, &ArrayRef)| {
-        let lost = || Error::internal(format!("the scan gave no column `{}`", field.name()));
+        let lost = || Error::internal(format!("the scan returned no column `{}`", field.name()));
         let gap = if field.is_nullable() { new_null_array(field.data_type(), 1) } else { new.slice(0, 1) };
         let kept = match old {
             Some(old) => Arc::clone(old.column_by_name(field.name()).ok_or_else(lost)?),
@@ -332,7 +332,7 @@ fn join(values: &RecordBatch, old: Option<&RecordBatch>, row_at: &[u32], rows: R
 
 fn addresses_of(batch: &RecordBatch) -> Result<&[u64]> {
     let addresses = batch.column_by_name(ROW_ADDR).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    Ok(addresses.ok_or_else(|| Error::internal("the scan gave no row addresses"))?.values())
+    Ok(addresses.ok_or_else(|| Error::internal("the scan returned no row addresses"))?.values())
 }
 
 fn row_offset(address: u64) -> usize {

@@ -69,7 +69,7 @@ async fn still(then: &Snapshot, now: &Snapshot, found: RecordBatch, filter: &Fil
         return Ok(None);
     }
     let row_ids = found.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let row_ids = row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?;
+    let row_ids = row_ids.ok_or_else(|| Error::internal("a scan returned no row ids"))?;
     let is_there: BooleanArray = row_ids.values().iter().map(|row| Some(now.is_live(*row))).collect();
     let mut parts = vec![filter_record_batch(&found, &is_there).map_err(arrow_error)?];
     parts.extend(now.changed_since(then.version(), &request(now, filter)).await?);
@@ -99,7 +99,7 @@ async fn delete_now(
                 _ => {
                     let reports =
                         state.commit(writing, vec![RowWrite { record: Record::Delete(keys), hashes }]).await?;
-                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
+                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))
                 }
             }
         })

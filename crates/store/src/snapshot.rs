@@ -45,7 +45,8 @@ const WIDE_CHOSEN_ROW_BYTES: u64 = 4 << 10;
 /// Rows of a base below which a scan does not sample its filter first.
 const SAMPLED_ROWS_MIN: usize = 16_384;
 
-/// The column of row ids (`UInt64`) in a scan. A row id names the same row in every snapshot until that row is folded.
+/// The column of row ids (`UInt64`) in a scan. A row id names a row of its snapshot, and the same row of other
+/// snapshots until that row is folded.
 pub const ROW_ID: &str = "_rowid";
 
 /// A stream of batches of one schema.
@@ -567,7 +568,7 @@ impl Snapshot {
     /// Returns the rows of `batch`, which has row ids, that are not superseded.
     fn without_superseded(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let row_ids = batch.column_by_name(ROW_ID).and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
-        let row_ids = row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?;
+        let row_ids = row_ids.ok_or_else(|| Error::internal("a scan returned no row ids"))?;
         let live = row_ids.values().iter().map(|row| Some(!self.is_superseded(*row))).collect();
         filter_record_batch(batch, &live).map_err(arrow_error)
     }
@@ -654,7 +655,7 @@ impl Snapshot {
         }
         let columns = schema.fields().iter().map(|field| {
             let column = arrays.remove(field.name().as_str());
-            column.ok_or_else(|| Error::internal(format!("take lost column `{}`", field.name())))
+            column.ok_or_else(|| Error::internal(format!("a read by row id lost column `{}`", field.name())))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));

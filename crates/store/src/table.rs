@@ -295,7 +295,7 @@ impl Table {
         let committing = Arc::clone(&state);
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();
-        reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
+        reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))
     }
 
     /// Waits for the turn on this table, which has one holder at a time across all processes. It is for work of several
@@ -419,7 +419,7 @@ impl Table {
     /// own retention (see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions with a tag, a consumer or a
     /// reader are kept, and everything that these need. A reader is a snapshot, or a scan begun on one that has not
     /// ended: on a local disk in any process, in an object store only in this one. There, a reader in another process
-    /// may fail with `NotFound`. Upkeep collects by itself after folds.
+    /// fails with `NotFound` when it reaches a removed file. Upkeep collects by itself after folds.
     pub async fn collect(&self, keep: Option<Duration>) -> Result<Collected> {
         let (state, snapshot) = self.current().await?;
         let keep = match keep {

@@ -255,7 +255,7 @@ impl Log {
     /// they may still arrive.
     pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<(Vec<Frame>, Unseen)> {
         let Some(segment) = &mut self.segment else {
-            return Err(Error::internal("the log is written before its segment is begun"));
+            return Err(Error::internal("the log was written before its segment began"));
         };
         if sync && segment.synced() < segment.end() {
             // Sync what another process wrote, or this one without a sync: the new frames vouch for it.
