@@ -200,7 +200,7 @@ pub(crate) struct TableLease {
     settled: AtomicU64,
     /// The number of the lease that [`Leases::is_new`] was last asked about.
     asked: AtomicU64,
-    /// Cloned by leases that are lent, and when one last was.
+    /// Cloned by leases that are lent; `used` is when one last was.
     uses: Arc<()>,
     used: Mutex<Instant>,
     /// Held while the lease is taken, renewed or released.

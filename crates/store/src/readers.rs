@@ -1,8 +1,8 @@
 //! The versions of a base that are being read, in this process and in others. A collection spares them.
 //!
 //! On a local disk, a process holds a shared lock on the manifest of a version as long as it has a snapshot of that
-//! version, or a scan begun on one. A collection tries to lock each version that it wants to remove exclusively, and
-//! spares a version if that fails. Neither side ever waits for a lock.
+//! version, or a scan begun on one. A collection tries to take an exclusive lock on each version that it wants to
+//! remove, and spares a version if that fails. Neither side ever waits for a lock.
 //!
 //! A reader locks the version that it considers current, *then* reads the log to its end, and starts again if the log
 //! names another version. A collection logs what it removes, *then* tries the locks. So either the collection finds the

@@ -372,7 +372,7 @@ impl Snapshot {
             };
             futures::future::ready(live.and_then(|batch| reshape(&batch, &schema)))
         });
-        // Lance joins rows of several files beyond the batch size.
+        // Lance combines rows of several files into batches larger than the batch size.
         let most = request.batch_rows.unwrap_or(usize::MAX).max(1);
         let stream =
             stream.map_ok(move |batch| stream::iter(parts(&batch, most).into_iter().map(compact))).try_flatten();

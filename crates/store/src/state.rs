@@ -85,7 +85,7 @@ pub(crate) struct Inner {
     pub(crate) since: Option<Timestamp>,
 }
 
-/// The place in the log up to which this process has read.
+/// The position in the log up to which this process has read.
 #[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) log: Log,

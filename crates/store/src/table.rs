@@ -49,8 +49,8 @@ pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 /// The value of a void 64-bit integer, which distinguishes it from one that was never set (null).
 pub const VOID: i64 = 0;
 
-/// The property that decides about a write which holds a key twice: `error` (the default) refuses it, `last` keeps the
-/// last row.
+/// The property that decides what happens to a write that holds a key twice: `error` (the default) refuses it, `last`
+/// keeps the last row.
 pub const DUPLICATES_PROPERTY: &str = "cenote.duplicates";
 
 /// The property that decides when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed`
