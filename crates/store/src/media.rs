@@ -274,9 +274,7 @@ fn failed(path: &Path, error: io::Error) -> Error {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => Error::corrupt(format!("{path} is missing, and holds the media of some rows")),
-        io::ErrorKind::UnexpectedEof => {
-            Error::corrupt(format!("{path} is truncated: media of some rows lie beyond its end"))
-        }
+        io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{path} ends before the media of some rows")),
         _ => Error::from(error).context(format!("read {path}")),
     }
 }

@@ -109,11 +109,9 @@ impl State {
         let age = inner.since.map_or(0, |since| options.clock.now().0.saturating_sub(since.0));
         match () {
             () if changes.bytes() as u64 >= options.fold_bytes.0 => {
-                Some(format!("the change store holds {}", options.fold_bytes))
+                Some(format!("{} are unfolded", options.fold_bytes))
             }
-            () if changes.entries() >= options.fold_rows => {
-                Some(format!("the change store holds {} rows", options.fold_rows))
-            }
+            () if changes.entries() >= options.fold_rows => Some(format!("{} rows are unfolded", options.fold_rows)),
             () if !changes.is_empty() && u128::try_from(age).unwrap_or(0) >= options.fold_age.as_micros() => {
                 Some(format!("the oldest write is {} s old", age / 1_000_000))
             }

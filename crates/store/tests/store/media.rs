@@ -137,7 +137,7 @@ async fn media_that_are_gone_are_an_error_that_names_the_file() {
     std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     let error = read().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert_eq!(error.to_string(), format!("{} is truncated: media of some rows lie beyond its end", path.display()));
+    assert_eq!(error.to_string(), format!("{} ends before the media of some rows", path.display()));
 
     std::fs::remove_file(&path).unwrap();
     let table = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
