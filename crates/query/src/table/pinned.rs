@@ -9,7 +9,6 @@ use cenote_base::{Error, Result, unknown};
 use cenote_index::{IndexInfo, Indexes};
 use cenote_store::{Snapshot, Store};
 
-
 /// A table at one version, with its indexes.
 #[derive(Debug)]
 pub(crate) struct PinnedTable {
