@@ -82,7 +82,10 @@ impl Work {
     pub(crate) async fn find(engine: &Engine, group: &Group, options: &RunOptions) -> Result<Option<Self>> {
         let snapshot = group.table.snapshot().await?;
         let has = |name: &String| snapshot.full_schema().field_with_name(name).is_ok();
-        if options.dry_run_rows.is_some() && !group.steps.iter().flat_map(|step| &step.inputs).all(has) {
+        // The plan has checked the filters against the columns that earlier steps make.
+        let can_filter = |filter: &String| Filter::from(filter.as_str()).check(snapshot.full_schema()).is_ok();
+        let can_read = |step: &Arc<PlannedStep>| step.inputs.iter().all(has) && step.filter.iter().all(can_filter);
+        if options.dry_run_rows.is_some() && !group.steps.iter().all(can_read) {
             return Ok(None);
         }
         let recorded = ErrorTable::new(engine.store(), group.table.name(), &snapshot).recorded().await?;

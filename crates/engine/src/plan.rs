@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_base::{Context, Error, ErrorKind, Result};
 use cenote_operator::{BoundOperator, Definition, Fingerprint, Port, Registry, Shape};
-use cenote_store::{HIDDEN_PREFIX, PrimaryKey, Store};
+use cenote_store::{Filter, HIDDEN_PREFIX, PrimaryKey, Store};
 
 use crate::recipe::{Recipe, Step};
 
@@ -135,6 +135,10 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
                 None
             }
         };
+        if let Some(filter) = &filter {
+            // The step's own outputs are there before its rows are chosen.
+            Filter::from(filter.as_str()).check(&Arc::new(shaped.schema.clone())).context(at("where"))?;
+        }
         if let (Some(keep), Some(score)) = (&step.keep, outputs.first()) {
             shaped.kept.push(keep.predicate(score.name()));
         }

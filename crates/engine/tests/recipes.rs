@@ -598,6 +598,7 @@ async fn a_dry_run_writes_nothing() {
             upper(),
             Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words"),
             Step::new("words", OperatorSpec::new("upper_text"), "word"),
+            Step::new("docs", OperatorSpec::new("upper_text"), "note").output("loud").filter("upper IS NOT NULL"),
         ],
     );
     let before = fixture.table.snapshot().await.unwrap().version();
@@ -660,6 +661,11 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
             "r.yaml:6:13 (step 1, output): column `note` holds data that no step made, and the step would overwrite \
              it: rename the output",
         ),
+        (
+            "operator: upper_text\n    input: text\n    where: nothing > 3",
+            "r.yaml:6:12 (step 1, where): filter `(nothing > 3)`: ",
+        ),
+        ("operator: upper_text\n    input: text\n    where: note", "is not a condition"),
         ("operator: upper_text\n    input: text\n    colour: red", "r.yaml:6:5: "),
     ];
     for (step, expected) in cases {

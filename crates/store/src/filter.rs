@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use cenote_base::{Error, Result};
 use lance::deps::datafusion::common::tree_node::TreeNode;
 use lance::deps::datafusion::logical_expr::Volatility;
@@ -51,6 +51,18 @@ impl fmt::Display for Filter {
 }
 
 impl Filter {
+    /// Checks that the filter is a condition on rows of `schema`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it does not parse, names another column, compares other types, or is not a condition.
+    pub fn check(&self, schema: &SchemaRef) -> Result<()> {
+        let kind = self.predicate(schema)?.data_type(schema);
+        match kind.map_err(|source| lance_error(source.into()).context(format!("filter `{self}`")))? {
+            DataType::Boolean => Ok(()),
+            _ => Err(Error::invalid_input(format!("filter `{self}` is not a condition"))),
+        }
+    }
+
     /// Returns the filter as a physical expression over rows of `schema`.
     pub(crate) fn predicate(&self, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
         let planner = Planner::new(Arc::clone(schema));
