@@ -120,6 +120,8 @@ impl Vectors {
 
     /// Returns the nearest `k` of the rows from index `start` on that are `wanted`, in any order. A NaN distance, which
     /// comes from a vector without a direction, is never a hit. Tests only rows that are near enough.
+    ///
+    /// The metric is the query's: searches of several metrics share cached vectors.
     pub(super) fn nearest(
         &self,
         query: &QueryVector,
@@ -127,7 +129,7 @@ impl Vectors {
         start: usize,
         wanted: impl Fn(u64) -> bool,
     ) -> Vec<Hit> {
-        let metric = self.shape.metric;
+        let metric = query.metric;
         // Lance has no hamming distance of floats; under hamming this function is not called.
         let distance_of = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
         let mut hits: Vec<Hit> = Vec::new();
@@ -173,9 +175,10 @@ impl Run for Vectors {
 /// The largest finite Float16.
 const FLOAT16_MAX: f32 = 65_504.0;
 
-/// A query vector, as floats and, under hamming, as bytes.
+/// A query vector, as floats and, under hamming, as bytes, with the metric that compares it.
 #[derive(Debug)]
 pub(super) struct QueryVector {
+    pub(super) metric: Metric,
     pub(super) floats: Vec<f32>,
     pub(super) bytes: Vec<u8>,
 }
@@ -193,16 +196,16 @@ impl QueryVector {
                 bytes.push(*number as u8);
             }
         }
-        Ok(Self { floats: vector.to_vec(), bytes })
+        Ok(Self { metric, floats: vector.to_vec(), bytes })
     }
 
-    /// Returns the vector as Lance compares it under `metric` with vectors of `item`; `None` when a number exceeds
+    /// Returns the vector as Lance compares it with vectors of `item`; `None` when a number exceeds
     /// [`FLOAT16_MAX`] and `item` is Float16.
-    pub(super) fn to_array(&self, metric: Metric, item: &DataType) -> Result<Option<ArrayRef>> {
+    pub(super) fn to_array(&self, item: &DataType) -> Result<Option<ArrayRef>> {
         if *item == DataType::UInt8 {
             return Ok(Some(Arc::new(UInt8Array::from(self.bytes.clone()))));
         }
-        let length = match metric {
+        let length = match self.metric {
             Metric::Cosine => self.floats.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt(),
             _ => 1.0,
         };

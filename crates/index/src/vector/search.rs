@@ -386,7 +386,7 @@ impl VectorSearch<'_> {
         // Lance rounds the query to Float16, so its distances are not exact.
         let is_exact = built.structure == "IVF_FLAT" && self.item != DataType::Float16;
         // Without any hits, the caller compares every row.
-        let Some(key) = self.vector.to_array(self.shape.metric, &self.item)? else { return Ok(Vec::new()) };
+        let Some(key) = self.vector.to_array(&self.item)? else { return Ok(Vec::new()) };
         let is_coarse = built.structure.contains("PQ") || built.structure.contains("RQ");
         let refine = match refine {
             _ if is_exact => 1,

@@ -143,7 +143,7 @@ async fn what_cannot_be_built_is_refused_in_words() {
     for (kind, options, says) in [
         ("hnsw", vec![("metric", "l2")], "Float32, Float16 or Int8"),
         ("ivf_pq", vec![("metric", "hamming")], "ivf_flat or hnsw"),
-        ("ivf_flat", vec![("metric", "hamming"), ("partitions", "0")], "at least one"),
+        ("ivf_flat", vec![("metric", "hamming"), ("partitions", "0")], "at least 1"),
     ] {
         let kind = IndexKind::parse(kind, options).unwrap();
         let error = INDEXES.create(&table, &IndexSpec::new("vector", kind)).await.unwrap_err();
