@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::segment::{News, Segment, Segments};
 use super::unseen::Unseen;
-use crate::objects::{Objects, PARALLEL};
+use crate::files::objects::{Objects, PARALLEL};
 
 /// Objects read ahead at once, at most, and bytes of them.
 const AHEAD_MAX: usize = 32;
