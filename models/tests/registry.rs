@@ -1,4 +1,4 @@
-//! The registry without a network: names, hashes, user manifests, and errors that say what to do.
+//! The registry without a network: names, hashes, the user's manifests, and errors that say what to do.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -21,7 +21,7 @@ shape = ["rows", "1"]
 meaning = "their sum"
 "#;
 
-/// A registry over the manifest directory `dir`, with its cache below it and fetching off.
+/// Makes a registry over the manifest directory `dir`, with its cache below it and fetching off.
 fn registry(dir: &Path) -> ModelRegistry {
     let options = ModelOptions {
         cache_dir: Some(dir.join("cache")),
@@ -79,7 +79,8 @@ fn a_hub_file_is_refused_with_the_place_to_put_it() {
     let dir = tempfile::tempdir().unwrap();
     let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let source = format!(
-        "sha256 = \"{digest}\"\n[source]\nkind = \"hub\"\nrepository = \"org/clip\"\nrevision = \"abc\"\nfile = \"m.onnx\""
+        "sha256 = \"{digest}\"\n[source]\nkind = \"hub\"\nrepository = \"org/clip\"\nrevision = \"abc\"\n\
+         file = \"m.onnx\""
     );
     write(dir.path(), "clip", &source);
     let models = registry(dir.path());

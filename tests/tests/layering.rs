@@ -1,11 +1,13 @@
-//! The layering rules of ARCHITECTURE.md, checked against the manifests.
+//! The layers of ARCHITECTURE.md: which crate imports which, read from the manifests, and which file which.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
-/// Foreign crates, each with the crates that may depend on it.
+use cenote_tests::imports;
+use cenote_tests::workspace::{self, Member, root};
+
+/// Foreign crates and the crates of ours that may import them.
 const FOREIGN: [(&str, &[&str]); 8] = [
     ("lance", &["crates/store", "crates/index"]),
     ("datafusion", &["crates/query"]),
@@ -17,12 +19,7 @@ const FOREIGN: [(&str, &[&str]); 8] = [
     ("pyo3", &["crates/python"]),
 ];
 
-fn root() -> PathBuf {
-    // Read at run time, not at compile time, because clones share a build directory.
-    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf()
-}
-
-/// Returns the layer of each crate in the table of ARCHITECTURE.md.
+/// Reads the layer of each crate from the table of ARCHITECTURE.md.
 fn documented() -> BTreeMap<String, u32> {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     page.lines()
@@ -34,22 +31,9 @@ fn documented() -> BTreeMap<String, u32> {
         .collect()
 }
 
-/// Returns the package name and the names of the dependencies of each crate, by directory.
-fn members() -> BTreeMap<String, (String, BTreeSet<String>)> {
-    let mut members = BTreeMap::new();
-    for pattern in ["crates", "operators", "."] {
-        for entry in std::fs::read_dir(root().join(pattern)).unwrap() {
-            let directory = entry.unwrap().path();
-            let Ok(text) = std::fs::read_to_string(directory.join("Cargo.toml")) else { continue };
-            let manifest: toml::Table = text.parse().unwrap();
-            let name = manifest["package"]["name"].as_str().unwrap().to_owned();
-            let dependencies = manifest.get("dependencies").and_then(|table| table.as_table());
-            let dependencies = dependencies.map(|table| table.keys().cloned().collect()).unwrap_or_default();
-            let path = directory.strip_prefix(root()).unwrap_or(&directory);
-            let path = path.to_str().unwrap().trim_start_matches("./").to_owned();
-            members.insert(path, (name, dependencies));
-        }
-    }
+/// Finds all crates of the workspace but the tests, which are in no layer.
+fn members() -> BTreeMap<String, Member> {
+    let mut members = workspace::members();
     members.remove("tests");
     members
 }
@@ -67,10 +51,10 @@ fn imports_point_strictly_downward() {
     let layers = documented();
     let members = members();
     let by_name: BTreeMap<&str, &str> =
-        members.iter().map(|(path, (name, _))| (name.as_str(), path.as_str())).collect();
+        members.iter().map(|(path, member)| (member.name.as_str(), path.as_str())).collect();
     let mut edges = 0;
-    for (path, (_, dependencies)) in &members {
-        for dependency in dependencies.iter().filter_map(|name| by_name.get(name.as_str())) {
+    for (path, member) in &members {
+        for dependency in member.dependencies.iter().filter_map(|name| by_name.get(name.as_str())) {
             edges += 1;
             assert!(layers[*dependency] < layers[path], "{path} must not import {dependency}: it is not below it");
         }
@@ -80,8 +64,8 @@ fn imports_point_strictly_downward() {
 
 #[test]
 fn foreign_names_stay_home() {
-    for (path, (_, dependencies)) in members() {
-        for dependency in &dependencies {
+    for (path, member) in members() {
+        for dependency in &member.dependencies {
             for (foreign, homes) in FOREIGN {
                 let same = dependency == foreign || dependency.starts_with(&format!("{foreign}-"));
                 assert!(
@@ -91,4 +75,22 @@ fn foreign_names_stay_home() {
             }
         }
     }
+}
+
+#[test]
+fn files_import_each_other_without_cycles() {
+    let mut shown = Vec::new();
+    let mut files = 0;
+    for directory in workspace::members().into_keys() {
+        let sources = workspace::sources(&root().join(&directory).join("src"));
+        files += sources.len();
+        for crate_root in ["lib.rs", "main.rs"].into_iter().filter(|file| sources.contains_key(*file)) {
+            for cycle in imports::cycles(&sources, crate_root) {
+                let imports: Vec<_> = cycle.iter().map(|import| format!("    {import}\n")).collect();
+                shown.push(format!("{directory}/src:\n{}", imports.concat()));
+            }
+        }
+    }
+    assert!(files > 100, "only {files} files were read");
+    assert!(shown.is_empty(), "import cycles between files:\n{}", shown.concat());
 }

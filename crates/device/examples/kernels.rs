@@ -1,10 +1,10 @@
-//! Every kernel on one CPU thread and on a device, in one go: throughput, ratio, and where the device's time goes.
+//! Benchmark of every kernel on one CPU thread and on a device: throughput, ratio, and the shares of the device's time.
 //!
-//! `kernels [SCALE]`: the matrices of searches and clusters have SCALE times 100,000 rows; 0.1 suits a device in software. It
-//! takes the first GPU, else software Vulkan. One JSON line a kernel comes first, then the same as a table. The CPU's
-//! figure is one thread's: with n threads the CPU does up to n times as much.
+//! Usage: `kernels [SCALE]`. The matrices of searches and clusters have SCALE times 100,000 rows; 0.1 suits a software
+//! device. The first GPU is used, else software Vulkan. The output is a line of JSON a kernel, then the same as a
+//! table. The CPU's figure is for one thread; n threads do up to n times as much.
 
-#![allow(clippy::print_stdout)] // The figures are what it is for.
+#![allow(clippy::print_stdout)] // The figures are its output.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use cenote_device::yuv::{ColourMatrix, Format, Frame, Plane, Range};
 use cenote_device::{Device, Matrix, Metric, Pending, gpu_or_software, kmeans, nearest, phash, resize, yuv};
 
 const MEMORY_BYTES_MAX: u64 = 2 << 30;
-/// Batches that a figure is the median of.
+/// The batches of a figure, which is their median.
 const BATCHES: u32 = 5;
 
 struct Bench {
     device: Device,
-    /// Of a matrix.
     matrix_rows: usize,
+    /// The rows of the table, one a kernel.
     rows: Vec<serde_json::Value>,
 }
 
@@ -116,7 +116,7 @@ impl Bench {
     fn clusters(&mut self, random: &mut Random) -> Result<()> {
         let (rows, columns) = (self.matrix_rows, 128);
         let points = numbers(random, rows * columns);
-        // Random centroids, because choosing them is the CPU's work on either side.
+        // Random centroids, because the CPU chooses them in both cases.
         let options = Options { centroids: 256, iterations_max: 4, improvement_min: 0.0, init: Init::Random, seed: 1 };
         let device = self.device.clone();
         self.compare(
@@ -128,8 +128,8 @@ impl Bench {
         )
     }
 
-    /// Batches of `items` on either side. The device runs them once one after the other, for the shares, and once with the next
-    /// submitted before the last is waited for, for the throughput.
+    /// Times batches of `items` on the CPU and on the device. The device runs them one after the other, for the shares
+    /// of its time, and again with the next submitted before the last is awaited, for the throughput.
     fn compare<D: Wait>(
         &mut self,
         kernel: &str,
@@ -215,7 +215,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// What a device does for a batch, whether it can be waited for or is done already.
+/// The outcome of a batch on a device, pending or done.
 trait Wait {
     fn wait(self) -> Result<()>;
 }

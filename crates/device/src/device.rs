@@ -12,9 +12,9 @@ use crate::pool::Pool;
 
 /// An opened device. Clones share it.
 ///
-/// Its methods and the kernels block the calling thread, while data is copied and while results are waited for, so they
-/// belong on a thread of their own and never on an async executor's. One owner thread a device is the intended use: it
-/// submits the next batch before it waits for the last. Work runs in the order of submission.
+/// Its methods and the kernels block the calling thread while data is copied and while a result is awaited, so they
+/// belong on a thread of their own and never on an async executor's. The intended use is one owner thread a device,
+/// which submits the next batch before it waits for the last. Work runs in the order of submission.
 ///
 /// ```
 /// use cenote_device::{Device, devices};
@@ -37,16 +37,16 @@ struct Inner {
     pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
     fault: Arc<Fault>,
     counters: Counters,
-    /// Nanoseconds of one step of the device's clock; none when it has no clock that kernels can read.
+    /// Nanoseconds of a tick of the device's clock; `None` when kernels cannot read its clock.
     tick_ns: Option<f32>,
 }
 
-/// What a device has done and holds.
+/// The memory that a device holds, and counters of its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DeviceUsage {
     /// Bytes of buffers in use and of uploads on their way.
     pub used_bytes: u64,
-    /// Bytes of buffers kept for later, let go when others need them.
+    /// Bytes of buffers kept for later, which are freed when others need the memory.
     pub idle_bytes: u64,
     /// Bytes sent to the device since it was opened.
     pub uploaded_bytes: u64,
@@ -54,8 +54,8 @@ pub struct DeviceUsage {
     pub read_bytes: u64,
     /// Batches submitted since it was opened.
     pub submissions: u64,
-    /// Time that kernels ran since it was opened, by the device's clock; counted when a result is read, and 0 where a
-    /// device has no such clock.
+    /// Nanoseconds that kernels ran since it was opened, by the device's clock: counted when a result is read, and 0
+    /// for a device without such a clock.
     pub compute_ns: u64,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Counters {
     pub(crate) compute_ns: AtomicU64,
 }
 
-/// A WGSL entry point with its constants. The source is part of the program, so it is known by its address.
+/// A WGSL entry point with its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Kernel {
     pub(crate) source: &'static str,
@@ -75,7 +75,7 @@ pub(crate) struct Kernel {
     pub(crate) constants: &'static [(&'static str, u32)],
 }
 
-/// What went wrong, told by the driver at any time and reported by the next call.
+/// The faults that the driver reported, which it does at any time; the next call returns them.
 #[derive(Default)]
 struct Fault {
     lost: Mutex<Option<String>>,
@@ -83,7 +83,7 @@ struct Fault {
 }
 
 impl Device {
-    /// Opens the device that `info` describes, to hold at most `memory_bytes_max` of its memory.
+    /// Opens the device that `info` describes. It holds at most `memory_bytes_max` of the device's memory.
     ///
     /// # Errors
     /// `NotFound` when the device is gone, `Unavailable` when the driver refuses it.
@@ -122,18 +122,18 @@ impl Device {
         })))
     }
 
-    /// What was opened.
+    /// Returns the description of the device.
     pub fn info(&self) -> &DeviceInfo {
         &self.0.info
     }
 
-    /// What it has done and holds.
+    /// Returns the memory in use and the counters.
     pub fn usage(&self) -> DeviceUsage {
-        let (used_bytes, idle_bytes) = self.0.pool.held_bytes();
+        let held = self.0.pool.held();
         let counters = &self.0.counters;
         DeviceUsage {
-            used_bytes,
-            idle_bytes,
+            used_bytes: held.used_bytes,
+            idle_bytes: held.idle_bytes,
             uploaded_bytes: counters.uploaded_bytes.load(Ordering::Relaxed),
             read_bytes: counters.read_bytes.load(Ordering::Relaxed),
             submissions: counters.submissions.load(Ordering::Relaxed),
@@ -161,7 +161,7 @@ impl Device {
         self.0.tick_ns
     }
 
-    /// `kernel` compiled for this device, once.
+    /// Returns the pipeline of `kernel`, which the first call compiles.
     pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
         let mut pipelines = self.0.pipelines.lock();
         if let Some(pipeline) = pipelines.get(&kernel) {
@@ -175,7 +175,7 @@ impl Device {
             layout: None,
             module: &module,
             entry_point: Some(kernel.entry),
-            // Each kernel writes what it reads.
+            // No kernel reads workgroup memory that it did not write.
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &constants,
                 zero_initialize_workgroup_memory: false,
@@ -187,7 +187,7 @@ impl Device {
         Ok(pipeline)
     }
 
-    /// Reports what the driver complained of since the last call.
+    /// Returns the fault that the driver reported since the last call, if there was one.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(reason) = self.0.fault.lost.lock().as_ref() {
             return Err(Error::unavailable(format!(

@@ -1,4 +1,4 @@
-//! Which devices there are. Nothing is loaded or initialised before one of these functions is called.
+//! Finding devices. Vulkan is loaded when one of these functions is first called.
 
 use std::fmt;
 use std::future::Future;
@@ -7,22 +7,22 @@ use std::task;
 
 use cenote_base::{Error, Result};
 
-/// What to install, for whoever has no device.
-const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part, or, for tests without a GPU, Mesa's \
-                       software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
+/// Advice for a machine without a device.
+const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part, or, for tests without a GPU, \
+                       Mesa's software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
 
-/// What sort of hardware a device is.
+/// The sort of hardware that a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceKind {
     /// A GPU with memory of its own.
     Discrete,
     /// A GPU that shares the processor's memory.
     Integrated,
-    /// A GPU that a hypervisor hands on.
+    /// A GPU that a hypervisor passes on.
     Virtual,
-    /// The driver does not say.
+    /// A device whose driver does not say.
     Unknown,
-    /// The processor posing as a GPU: right, and slower than the CPU twins.
+    /// The processor posing as a GPU: correct, and slower than `on_cpu`.
     Software,
 }
 
@@ -41,35 +41,35 @@ impl fmt::Display for DeviceKind {
 /// A device that can be opened with [`Device::open`](crate::Device::open).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// The name that the driver gives it.
+    /// The driver's name for the device.
     pub name: String,
-    /// Always `vulkan` for now.
+    /// The driver's interface: always `vulkan` for now.
     pub backend: String,
-    /// What sort of hardware it is.
+    /// The sort of hardware.
     pub kind: DeviceKind,
     /// The driver's name and version.
     pub driver: String,
-    /// Its place on the PCI bus, which tells two of the same name apart; empty for software.
+    /// The address on the PCI bus, which distinguishes two devices of one name; empty for software.
     pub bus: String,
-    /// Memory that is local to the device; for an integrated or software device, the memory it shares.
+    /// Bytes of memory local to the device; for an integrated or software device, of the memory that it shares.
     pub memory_bytes: u64,
-    /// The largest buffer.
+    /// The most bytes of a buffer.
     pub buffer_bytes_max: u64,
-    /// The most that a kernel sees of one buffer.
+    /// The most bytes of a buffer that a kernel can access.
     pub binding_bytes_max: u64,
 }
 
-/// All devices: GPUs before software, otherwise in the driver's order. Empty when there is no Vulkan.
+/// Lists all devices: GPUs before software, otherwise in the driver's order. The list is empty without Vulkan.
 pub fn devices() -> Vec<DeviceInfo> {
     let mut found: Vec<_> = adapters().iter().map(describe).collect();
     found.sort_by_key(|info| info.kind);
     found
 }
 
-/// The first real GPU.
+/// Returns the first real GPU.
 ///
 /// # Errors
-/// `Unsupported` when there is none, with what was found instead and what to install.
+/// `Unsupported` when there is none, naming what was found instead and what to install.
 pub fn gpu() -> Result<DeviceInfo> {
     let found = devices();
     let software: Vec<_> = found.iter().map(|info| info.name.as_str()).collect();
@@ -82,10 +82,10 @@ pub fn gpu() -> Result<DeviceInfo> {
     })
 }
 
-/// The first real GPU, or else the software device, which serves tests and is no faster than the CPU twins.
+/// Returns the first real GPU, or else the software device, which serves tests and is slower than `on_cpu`.
 ///
 /// # Errors
-/// `Unsupported` when there is neither, with what to install.
+/// `Unsupported` when there is neither, naming what to install.
 pub fn gpu_or_software() -> Result<DeviceInfo> {
     devices()
         .into_iter()
@@ -93,7 +93,7 @@ pub fn gpu_or_software() -> Result<DeviceInfo> {
         .ok_or_else(|| Error::unsupported(format!("there is no Vulkan device. Use the CPU, or {INSTALL}")))
 }
 
-/// The adapter that `info` describes.
+/// Finds the adapter that `info` describes.
 pub(crate) fn adapter(info: &DeviceInfo) -> Result<wgpu::Adapter> {
     adapters().into_iter().find(|adapter| describe(adapter) == *info).ok_or_else(|| {
         let message = format!("device `{}` ({}) is gone; list the devices again", info.name, info.driver);
@@ -131,10 +131,10 @@ fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
     }
 }
 
-/// The sum of the heaps that are local to the device, which wgpu itself does not tell.
+/// Adds up the heaps that are local to the device, which wgpu itself does not report.
 fn memory_bytes(adapter: &wgpu::Adapter) -> u64 {
     // SAFETY: The handles are used only while `adapter` is borrowed, and only to read a property; nothing is destroyed.
-    #[expect(unsafe_code, reason = "Vulkan's own handles are behind an unsafe door")]
+    #[expect(unsafe_code, reason = "wgpu gives access to Vulkan's own handles only this way")]
     let properties = unsafe {
         adapter.as_hal::<wgpu::hal::api::Vulkan>().map(|vulkan| {
             let instance = vulkan.shared_instance().raw_instance();
@@ -147,7 +147,7 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> u64 {
     heaps.iter().filter(|heap| heap.flags.as_raw() & 1 == 1).map(|heap| heap.size).sum()
 }
 
-/// The result of one of wgpu's futures, which are ready at once on every platform but the web.
+/// Returns the result of one of wgpu's futures, which are ready at once on every platform but the web.
 pub(crate) fn ready<T>(future: impl Future<Output = T>) -> Result<T> {
     match pin!(future).poll(&mut task::Context::from_waker(task::Waker::noop())) {
         task::Poll::Ready(value) => Ok(value),

@@ -1,24 +1,26 @@
 //! GPUs, and kernels that run on them and on the CPU.
 //!
-//! Each kernel is a module with `on_cpu` and `on_device`, which take the same input, give the same output and agree within the
-//! tolerance that the module states (of [`resize::frames`] the twin is in a library):
+//! Each kernel is a module with `on_cpu` and `on_device`, which take the same input and give the same output, within
+//! the tolerance that the module states. ([`resize::frames`] has `on_device` alone, because libraries do the same on
+//! the CPU.)
 //!
-//! | module | what it computes |
+//! | module | result |
 //! |---|---|
-//! | [`resize`] | pictures as models want them: crop, resize, normalise, channels apart |
-//! | [`yuv`] | frames of a video as RGB |
+//! | [`resize`] | pictures as models take them: cropped, resized and normalised, channel by channel |
+//! | [`yuv`] | frames of a video in RGB |
 //! | [`phash`] | perceptual hashes |
 //! | [`nearest`] | the nearest rows of a matrix, exactly |
 //! | [`kmeans`] | k-means clusters |
 //!
-//! `on_cpu` runs on the calling thread alone; a caller with more threads splits the batch. `on_device` copies the input, submits
-//! the work and gives a [`Pending`] result, so that a device can have the next batch while the last one is fetched.
+//! `on_cpu` runs on the calling thread alone; a caller with more threads splits the batch. `on_device` copies the
+//! input, submits the work and returns a [`Pending`] result, so that a device can run the next batch while the last one
+//! is fetched.
 //!
-//! The devices are those of Vulkan, by way of wgpu. Without a GPU there is Mesa's software Vulkan, on which the tests run;
-//! [`gpu`] does not find it, because the CPU twins are faster. Nothing of Vulkan is loaded before a device is asked for.
+//! Devices are Vulkan's, through wgpu. Without a GPU, Mesa's software Vulkan serves the tests; [`gpu`] does not return
+//! it, because `on_cpu` is faster. Vulkan is not loaded before a device is asked for.
 //!
-//! This crate knows nothing of operators, tables or media files, and does not decide what runs where: that needs measured
-//! rates, for which [`Device::usage`] has the numbers.
+//! This crate does not know operators, tables or media files, and does not decide what runs where: that takes measured
+//! rates, for which [`Device::usage`] has the figures.
 //!
 //! ```
 //! use cenote_device::{Device, Matrix, Metric, gpu, nearest};
@@ -30,7 +32,7 @@
 //!         let matrix = Matrix::upload(&device, &matrix, 2)?;
 //!         nearest::on_device(Metric::L2, &[0.0, 0.0], &matrix, 2)?.wait()?
 //!     }
-//!     // The reason says what was found instead.
+//!     // The error says what was found instead.
 //!     Err(_reason) => nearest::on_cpu(Metric::L2, &[0.0, 0.0], &matrix, 2, 2)?,
 //! };
 //! assert_eq!((hits[0][0].row, hits[0][1].row), (0, 2));

@@ -1,4 +1,4 @@
-//! Rows of numbers, kept on a device from one call to the next.
+//! Rows of numbers that stay on a device between calls.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::device::Device;
 use crate::pool::Lease;
 use crate::work::Work;
 
-/// The most of one buffer, where the device allows more.
+/// The most bytes of a matrix in one buffer, on a device that allows larger ones.
 const PART_BYTES_MAX: u64 = 1 << 30;
 
-/// A matrix of `f32` on a device, by rows, which takes its memory until it is dropped.
+/// A matrix of `f32` on a device, row by row, which holds its memory until it is dropped.
 pub struct Matrix {
     device: Device,
     parts: Vec<Part>,
@@ -27,11 +27,11 @@ pub(crate) struct Part {
 }
 
 impl Matrix {
-    /// Sends `values`, rows of `columns` numbers, to `device`.
+    /// Uploads `values`, rows of `columns` numbers, to `device`.
     ///
     /// # Errors
-    /// `InvalidInput` when `values` are no whole rows or more than `u32::MAX - 1`, `ResourceExhausted` when they do not fit
-    /// the device's memory bound.
+    /// `InvalidInput` when the length of `values` is not a multiple of `columns`, or there are more than `u32::MAX - 1`
+    /// rows; `ResourceExhausted` when they do not fit the device's memory bound.
     pub fn upload(device: &Device, values: &[f32], columns: usize) -> Result<Self> {
         Self::upload_in_parts(device, values, columns, PART_BYTES_MAX.min(device.info().binding_bytes_max))
     }
@@ -61,12 +61,12 @@ impl Matrix {
         Ok(Self { device: device.clone(), parts, rows, columns })
     }
 
-    /// How many rows it has.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// How many numbers a row has.
+    /// Returns the numbers of a row.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -80,15 +80,16 @@ impl Matrix {
     }
 }
 
-/// The rows in `values`, which the message calls `name`.
+/// Counts the rows in `values`, which the error calls `name`.
 pub(crate) fn count_rows(name: &str, values: &[f32], columns: usize) -> Result<usize> {
     if columns == 0 || !values.len().is_multiple_of(columns) {
         let count = values.len();
-        return Err(Error::invalid_input(format!("{name} of {count} numbers has no whole rows of {columns}")));
+        let what = format!("{name} has {count} numbers, which are not whole rows of {columns}");
+        return Err(Error::invalid_input(what));
     }
     let rows = values.len() / columns;
     if rows >= u32::MAX as usize {
-        return Err(Error::invalid_input(format!("{name} of {rows} rows has more than {} of them", u32::MAX - 1)));
+        return Err(Error::invalid_input(format!("{name} has {rows} rows, and at most {} are possible", u32::MAX - 1)));
     }
     Ok(rows)
 }

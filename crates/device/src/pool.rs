@@ -1,14 +1,14 @@
-//! Buffers that are used again, under one bound in bytes.
+//! Buffers that are reused, under one bound in bytes.
 
 use std::sync::Arc;
 
 use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 
-/// Sizes step by this much at least.
+/// The least difference in bytes between two sizes of buffers.
 const STEP_BYTES_MIN: u64 = 256;
 
-/// What a buffer is for; a buffer is never used again for another purpose.
+/// The purpose of a buffer, which is reused for the same purpose only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Kernels read and write it.
@@ -27,7 +27,7 @@ impl Purpose {
     }
 }
 
-/// Every byte that a device holds for us: buffers in use, buffers kept for later, and uploads on their way.
+/// The memory that a device holds for this process: buffers in use, buffers kept for later, and uploads on their way.
 pub(crate) struct Pool {
     device: wgpu::Device,
     bytes_max: u64,
@@ -37,10 +37,18 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    used_bytes: u64,
-    idle_bytes: u64,
-    /// Oldest first.
+    held: Held,
+    /// Buffers kept for later, oldest first.
     idle: Vec<(Purpose, wgpu::Buffer)>,
+}
+
+/// Bytes that a pool holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Held {
+    /// Bytes of buffers in use and of uploads on their way.
+    pub(crate) used_bytes: u64,
+    /// Bytes of buffers kept for later.
+    pub(crate) idle_bytes: u64,
 }
 
 impl Pool {
@@ -53,14 +61,13 @@ impl Pool {
         self.bytes_max
     }
 
-    /// Bytes in use and bytes kept for later.
-    pub(crate) fn held_bytes(&self) -> (u64, u64) {
-        let state = self.state.lock();
-        (state.used_bytes, state.idle_bytes)
+    /// Returns the bytes in use and the bytes kept for later.
+    pub(crate) fn held(&self) -> Held {
+        self.state.lock().held
     }
 
-    /// A buffer of at least `bytes` with anything in it. Over the bound, it waits for what was submitted and lets idle
-    /// buffers go.
+    /// Leases a buffer of at least `bytes`, whose contents are undefined. Over the bound, it waits for the work
+    /// submitted so far and frees idle buffers.
     pub(crate) fn lease(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Result<Lease> {
         let step = (bytes.next_power_of_two() / 8).max(STEP_BYTES_MIN);
         let size = bytes.max(1).next_multiple_of(step);
@@ -80,7 +87,7 @@ impl Pool {
             usage: purpose.usage(),
             mapped_at_creation: false,
         });
-        // From here the lease accounts for the bytes.
+        // The lease accounts for the bytes from here on.
         std::mem::forget(reservation);
         Ok(Lease { buffer, bytes, purpose, pool: Arc::clone(self) })
     }
@@ -89,20 +96,21 @@ impl Pool {
         let mut state = self.state.lock();
         let place = state.idle.iter().rposition(|(of, buffer)| *of == purpose && buffer.size() == size)?;
         let (_, buffer) = state.idle.remove(place);
-        state.idle_bytes -= size;
-        state.used_bytes += size;
+        state.held.idle_bytes -= size;
+        state.held.used_bytes += size;
         Some(buffer)
     }
 
-    /// Room for `bytes` that the driver holds, such as an upload on its way.
+    /// Reserves `bytes` that the driver holds, such as an upload on its way.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
         if !self.take(bytes, false) {
-            // Uploads end with their submission, and a buffer let go before that would still take its memory.
+            // Finished submissions release their uploads, and a buffer freed before its submission ends keeps its
+            // memory.
             self.device
                 .poll(wgpu::PollType::wait_indefinitely())
                 .map_err(|source| Error::unavailable("the device did not finish its work").with_source(source))?;
             if !self.take(bytes, true) {
-                let (used, _) = self.held_bytes();
+                let used = self.held().used_bytes;
                 return Err(Error::resource_exhausted(format!(
                     "{bytes} bytes of device memory are asked for, {used} are in use and the bound is {}; use smaller \
                      batches or raise the bound",
@@ -114,21 +122,21 @@ impl Pool {
     }
 
     fn take(&self, bytes: u64, evict: bool) -> bool {
-        let mut state = self.state.lock();
-        while evict && !state.idle.is_empty() && state.used_bytes + state.idle_bytes + bytes > self.bytes_max {
-            let (_, buffer) = state.idle.remove(0);
-            state.idle_bytes -= buffer.size();
+        let State { held, idle } = &mut *self.state.lock();
+        while evict && !idle.is_empty() && held.used_bytes + held.idle_bytes + bytes > self.bytes_max {
+            let (_, buffer) = idle.remove(0);
+            held.idle_bytes -= buffer.size();
         }
-        let fits = state.used_bytes + state.idle_bytes + bytes <= self.bytes_max;
+        let fits = held.used_bytes + held.idle_bytes + bytes <= self.bytes_max;
         if fits {
-            state.used_bytes += bytes;
+            held.used_bytes += bytes;
         }
         fits
     }
 }
 
-/// A buffer of the pool, which goes back when this is dropped. The device works in order, so it may be dropped as soon as
-/// the work that uses it is submitted, and not before.
+/// A buffer of the pool, which returns to it when the lease is dropped. Because the device works in order, a lease may
+/// be dropped as soon as the work that uses the buffer is submitted, and not before.
 pub(crate) struct Lease {
     buffer: wgpu::Buffer,
     bytes: u64,
@@ -141,7 +149,7 @@ impl Lease {
         &self.buffer
     }
 
-    /// The bytes that were asked for.
+    /// Returns the bytes that were asked for.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -150,13 +158,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.pool.state.lock();
-        state.used_bytes -= self.buffer.size();
-        state.idle_bytes += self.buffer.size();
+        state.held.used_bytes -= self.buffer.size();
+        state.held.idle_bytes += self.buffer.size();
         state.idle.push((self.purpose, self.buffer.clone()));
     }
 }
 
-/// Bytes that count as used until this is dropped.
+/// Bytes that count as used until the reservation is dropped.
 pub(crate) struct Reservation {
     bytes: u64,
     pool: Arc<Pool>,
@@ -164,7 +172,7 @@ pub(crate) struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.pool.state.lock().used_bytes -= self.bytes;
+        self.pool.state.lock().held.used_bytes -= self.bytes;
     }
 }
 

@@ -1,10 +1,11 @@
-//! The vector instructions that a processor has, without other results for it.
+//! Vector instructions where the processor has them, with the same results where it has not.
 
-/// Numbers that are summed side by side. Fixed, so that sums are the same on every processor.
+/// Partial sums of a loop. Their number is fixed, so that a sum is the same on every processor.
 pub(crate) const LANES: usize = 16;
 
-/// Defines a function that runs compiled for AVX2 where there is AVX2, together with all `#[inline(always)]` functions that it
-/// calls. Operations and their order stay, and so do the bits of the result.
+/// Defines a function that is also compiled for AVX2, together with all `#[inline(always)]` functions that it calls,
+/// and runs that way on a processor that has it. The operations and their order are the same, and so are the bits of
+/// the result.
 macro_rules! vectorised {
     (fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block) => {
         fn $name($($argument: $type),*) $(-> $output)? {
@@ -18,7 +19,7 @@ macro_rules! vectorised {
                 }
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: The processor has AVX2.
-                    #[expect(unsafe_code, reason = "the only way to use instructions that the compiler cannot count on")]
+                    #[expect(unsafe_code, reason = "the compiler cannot count on these instructions")]
                     return unsafe { with_avx2($($argument),*) };
                 }
             }

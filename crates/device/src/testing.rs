@@ -1,4 +1,4 @@
-//! What the tests of kernels share.
+//! Devices and random input for the tests of kernels.
 
 use std::sync::OnceLock;
 
@@ -8,13 +8,13 @@ use crate::{Device, gpu_or_software};
 
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
-/// The device of all tests. Without one they fail; `make setup` installs the software one.
+/// Returns the device that the tests share. Without a device they fail; `make setup` installs the software one.
 pub(crate) fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(open).clone()
 }
 
-/// A device of its own, for tests that count or break something.
+/// Opens a device that is not shared, for tests that count or break something.
 pub(crate) fn open() -> Device {
     open_with(MEMORY_BYTES_MAX)
 }
@@ -27,7 +27,7 @@ pub(crate) fn bytes(random: &mut Random, count: usize) -> Vec<u8> {
     (0..count).map(|_| random.next_u64() as u8).collect()
 }
 
-/// Numbers in `[-1, 1)`.
+/// Makes numbers in `[-1, 1)`.
 pub(crate) fn numbers(random: &mut Random, count: usize) -> Vec<f32> {
     (0..count).map(|_| (random.unit() * 2.0 - 1.0) as f32).collect()
 }

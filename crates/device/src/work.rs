@@ -1,4 +1,4 @@
-//! One batch of work for a device: uploads, kernels in order, one result.
+//! A batch of work for a device: uploads, kernels in order, one result.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
@@ -11,20 +11,20 @@ use cenote_base::{Error, Result};
 use crate::device::{Device, Kernel};
 use crate::pool::{Lease, Purpose, Reservation};
 
-/// Uploads are cut into pieces of this much, so that a large one needs little memory beside its destination.
+/// The bytes of a piece of an upload: a large upload needs little memory beside its destination.
 const PIECE_BYTES: usize = 16 << 20;
-/// A batch that takes longer is taken for a device that hangs.
+/// The seconds after which the device of an unfinished batch counts as hanging.
 const BATCH_SECONDS_MAX: u64 = 300;
-/// Two time stamps.
+/// The bytes of two time stamps.
 const CLOCK_BYTES: u64 = 16;
 
-/// A batch in the making. Buffers that it uses live until it is submitted.
+/// A batch in the making. The buffers that it uses live until it is submitted.
 pub(crate) struct Work<'d> {
     device: &'d Device,
     encoder: wgpu::CommandEncoder,
     buffers: Vec<Arc<Lease>>,
     uploads: Vec<Reservation>,
-    /// All kernels of the batch, opened with the first.
+    /// The pass with all kernels of the batch, opened with the first.
     pass: Option<wgpu::ComputePass<'static>>,
     clock: Option<wgpu::QuerySet>,
 }
@@ -40,9 +40,9 @@ impl<'d> Work<'d> {
         Ok(Self { device, encoder, buffers: Vec::new(), uploads: Vec::new(), pass: None, clock })
     }
 
-    /// A buffer of `count` times `T` with anything in it.
+    /// Leases a buffer for `count` values of `T`, whose contents are undefined.
     pub(crate) fn buffer<T>(&mut self, count: usize) -> Result<Arc<Lease>> {
-        // Bindings are whole words, and none is empty.
+        // A binding is a whole number of words, at least one.
         let bytes = (count * size_of::<T>()).next_multiple_of(4).max(4) as u64;
         let most = self.device.info().binding_bytes_max;
         if bytes > most {
@@ -56,14 +56,15 @@ impl<'d> Work<'d> {
         Ok(lease)
     }
 
-    /// A buffer that holds `values`.
+    /// Leases a buffer and writes `values` to it.
     pub(crate) fn upload<T: Pod>(&mut self, values: &[T]) -> Result<Arc<Lease>> {
         let buffer = self.buffer::<T>(values.len())?;
         self.write(&buffer, 0, bytemuck::cast_slice(values))?;
         Ok(buffer)
     }
 
-    /// Writes `bytes` at `offset`, a multiple of 4. Writes come before all kernels of the batch, whatever the order of calls.
+    /// Writes `bytes` at `offset`, a multiple of 4. Writes precede all kernels of the batch, whatever the order of
+    /// calls.
     pub(crate) fn write(&mut self, buffer: &Lease, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut place = offset;
         for piece in bytes.chunks(PIECE_BYTES) {
@@ -85,10 +86,9 @@ impl<'d> Work<'d> {
         Ok(())
     }
 
-    /// Sends the uploads so far on their way, so that waiting for them can free their memory.
+    /// Submits the uploads so far when the pool is full, so that waiting for them frees their memory.
     fn flush_if_full(&mut self, next_bytes: u64) {
-        let (used, _) = self.device.pool().held_bytes();
-        if used + next_bytes > self.device.pool().bytes_max() {
+        if self.device.pool().held().used_bytes + next_bytes > self.device.pool().bytes_max() {
             self.device.queue().submit([]);
             self.release_uploads();
         }
@@ -99,7 +99,8 @@ impl<'d> Work<'d> {
         self.device.queue().on_submitted_work_done(move || drop(uploads));
     }
 
-    /// Runs `kernel` over `groups` work groups with `buffers` at bindings 0, 1, … and `params` as its immediate data.
+    /// Adds a run of `kernel` over `groups` work groups, with `buffers` at bindings 0, 1, … and `params` as its
+    /// immediate data.
     pub(crate) fn dispatch<P: Pod>(
         &mut self,
         kernel: Kernel,
@@ -144,7 +145,7 @@ impl<'d> Work<'d> {
         Ok(())
     }
 
-    /// Submits the batch; `decode` makes the value from the bytes of `result`, on the thread that waits.
+    /// Submits the batch. `decode` makes the value from the bytes of `result`, on the thread that waits for it.
     pub(crate) fn finish<T>(
         mut self,
         result: &Lease,
@@ -180,7 +181,7 @@ impl<'d> Work<'d> {
         }))
     }
 
-    /// Submits the batch, of which nothing is read.
+    /// Submits the batch without reading a result.
     pub(crate) fn submit(mut self) -> wgpu::SubmissionIndex {
         drop(self.pass.take());
         self.device.counters().submissions.fetch_add(1, Ordering::Relaxed);
@@ -192,7 +193,7 @@ impl<'d> Work<'d> {
     }
 }
 
-/// A buffer that the host is about to read.
+/// A buffer on its way to the host.
 struct ReadBack {
     lease: Lease,
     bytes: u64,
@@ -203,7 +204,7 @@ impl ReadBack {
     fn new(lease: Lease, bytes: u64) -> Self {
         let (tell, mapped) = mpsc::sync_channel(1);
         lease.buffer().map_async(wgpu::MapMode::Read, 0..bytes, move |outcome| {
-            // Nobody listens when the result was given up.
+            // The result may have been dropped without waiting for it.
             let _ = tell.send(outcome);
         });
         Self { lease, bytes, mapped }
@@ -219,7 +220,7 @@ impl ReadBack {
             Error::unavailable(format!("device `{name}` did not finish a batch within {BATCH_SECONDS_MAX} s"))
                 .with_source(source)
         })?;
-        // Another thread that waits for the same device may be the one that tells.
+        // The callback may run on another thread that waits for the same device.
         let mapped = self.mapped.recv_timeout(timeout).map_err(|source| {
             Error::internal(format!("device `{name}` finished a batch without its result")).with_source(source)
         })?;
@@ -235,13 +236,13 @@ impl ReadBack {
 
 impl Drop for ReadBack {
     fn drop(&mut self) {
-        // Also takes back a request that was not answered, so that the buffer can be used again.
+        // Cancels a mapping that is still pending too, so that the buffer can be reused.
         self.lease.buffer().unmap();
     }
 }
 
-/// A result on its way. Dropping it gives the result up; the device finishes the work all the same.
-#[must_use = "a result comes when it is waited for"]
+/// A result on its way. Dropping it abandons the result; the device finishes the work all the same.
+#[must_use = "a result is read when it is waited for"]
 pub struct Pending<T>(Box<dyn FnOnce() -> Result<T> + Send>);
 
 impl<T> Pending<T> {
@@ -249,7 +250,7 @@ impl<T> Pending<T> {
         Self(Box::new(wait))
     }
 
-    /// The result, once the device has it. Blocks the calling thread.
+    /// Blocks the calling thread until the device has the result, and returns it.
     ///
     /// # Errors
     /// `Unavailable` when the device was lost or does not answer, `ResourceExhausted` when it ran out of memory.

@@ -1,4 +1,4 @@
-//! Which kernels of operators may run on a device.
+//! The kernels of operators that may run on a device.
 
 use std::collections::BTreeSet;
 
@@ -6,27 +6,27 @@ use cenote_base::Share;
 use cenote_operator::{BoundOperator, Kernel};
 use cenote_scheduler::{Choice, PlacedOptions, WorkOptions};
 
-/// What a batch holds of a device: several may be there at once.
+/// The share of a device that a batch holds: several batches may be on it at once.
 pub(crate) const DEVICE_SHARE: Share = Share::Fraction(0.25);
 
-/// Devices of the scheduler that have kernels of operators.
+/// A class of the scheduler's devices, and the kernels of operators that they have.
 #[derive(Debug, Clone)]
 pub struct Devices {
-    /// What requests call them.
+    /// The name of the class in resource requests.
     pub class: String,
-    /// The kernels they have.
+    /// The names of the kernels that the devices have.
     pub kernels: BTreeSet<&'static str>,
-    /// Where such work goes.
+    /// The rule by which work goes to a device or to the CPU.
     pub choice: Choice,
 }
 
 impl Devices {
-    /// The part of `operator` that may run here.
+    /// Returns the kernel of `operator` if these devices have it.
     pub(crate) fn kernel<'a>(&self, operator: &'a BoundOperator) -> Option<&'a Kernel> {
         operator.kernel().filter(|kernel| self.kernels.contains(kernel.name))
     }
 
-    /// How `kernel` is placed, which runs as `work` says where it runs on the CPU.
+    /// Returns options that place `kernel`. On the CPU it runs as `work` says.
     pub(crate) fn placed(&self, kernel: &Kernel, work: WorkOptions) -> PlacedOptions {
         PlacedOptions {
             work,

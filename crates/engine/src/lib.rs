@@ -1,10 +1,10 @@
 //! Recipes over tables: derived columns and child tables that are kept current by doing only what changed.
 //!
 //! A [`Recipe`] is plain data. [`Engine::run`] checks all of it against the tables and the operators, then runs its
-//! steps. Every derived value remembers the fingerprint by which it was made (operator, version, parameters, model, and
+//! steps. Every derived value carries the fingerprint by which it was made (operator, version, parameters, model, and
 //! the fingerprints of derived inputs), and every change of a row voids the fingerprints that depend on what changed.
-//! So a second run works on the rows whose fingerprint is missing or different, and on no other; an interrupted run
-//! goes on where its last commit was; a bad row is a null and a row in the error table.
+//! So a second run processes only the rows whose fingerprint is missing or different, an interrupted run resumes at its
+//! last commit, and a bad row becomes a null and an entry in the error table.
 //!
 //! This crate does not know SQL beyond handing a predicate to the store, nor indexes, protocols, or what operators do.
 //!
@@ -46,26 +46,22 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
-mod children;
-mod dependents;
-mod derive;
 mod devices;
-mod error_table;
-mod expand;
-mod in_turn;
-mod intake;
-mod keys;
+mod engine;
+mod fault;
+mod group;
+mod pass;
 mod plan;
-mod read;
+mod prepare;
 mod recipe;
-mod room;
+mod record;
 mod run;
-mod stage;
-mod worker;
 mod yaml;
 
 pub use devices::Devices;
-pub use error_table::{ERROR_TABLE, ErrorTable, error_table_schema};
+pub use engine::{Engine, EngineOptions, RunOptions};
+pub use group::StepReport;
 pub use plan::ORDINAL;
 pub use recipe::{IndexRequest, Keep, Recipe, Step};
-pub use run::{Engine, EngineOptions, RunOptions, RunReport, StagePlan, StepReport};
+pub use record::error_table::{ERROR_TABLE, ErrorTable, error_table_schema};
+pub use run::{RunReport, StagePlan};

@@ -1,47 +1,48 @@
-//! A recipe checked against the tables and the operators: nothing runs before all of it fits.
+//! Planning: a recipe is checked against the tables and the operators as a whole before anything runs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_base::{Context, Error, ErrorKind, Result};
-use cenote_operator::{BoundOperator, Fingerprint, Registry, Shape};
-use cenote_store::{HIDDEN_PREFIX, PrimaryKey, Store};
+use cenote_operator::{BoundOperator, Definition, Fingerprint, Port, Registry, Shape};
+use cenote_store::{Filter, HIDDEN_PREFIX, PrimaryKey, Store};
 
 use crate::recipe::{Recipe, Step};
 
 /// The column of a child table that numbers the rows of one parent, from 0.
 pub const ORDINAL: &str = "ordinal";
 
-/// A step that fits.
+/// A step that was checked against its table and its operator.
 pub(crate) struct PlannedStep {
     pub(crate) table: String,
     pub(crate) operator: Arc<BoundOperator>,
     /// The column of each port.
     pub(crate) inputs: Vec<String>,
-    /// The column of each output field: in `table`, or in the child table.
+    /// The column of each output field, in `table` or in the child table.
     pub(crate) outputs: Vec<Field>,
+    /// The child table of a one-to-many step.
     pub(crate) child: Option<Child>,
-    /// The rows it applies to: its own predicate and the thresholds of filters before it.
+    /// The rows that it applies to: its own predicate and the thresholds of filters before it.
     pub(crate) filter: Option<String>,
     pub(crate) fingerprint: Fingerprint,
-    /// Where `table` keeps, a row, the fingerprint by which this step's outputs were made.
+    /// The column of `table` that holds, for each row, the fingerprint by which this step's outputs were made.
     pub(crate) fingerprint_column: String,
-    /// Earlier steps (by number) whose outputs it reads, in its table.
+    /// The numbers of earlier steps over the same table whose outputs it reads.
     pub(crate) reads_from: Vec<usize>,
 }
 
-/// The table a one-to-many step fills.
+/// The child table that a one-to-many step fills.
 #[derive(Clone)]
 pub(crate) struct Child {
     pub(crate) table: String,
-    /// Parent key, ordinal, outputs.
+    /// The parent's key, the ordinal, and the outputs.
     pub(crate) schema: SchemaRef,
     pub(crate) key: Vec<String>,
 }
 
 impl PlannedStep {
-    /// What the step makes, for reports: `photos.thumbnail` or `chunks`.
+    /// Returns what the step makes, for reports: its columns (`width, height`) or its child table (`chunks`).
     pub(crate) fn target(&self) -> String {
         match &self.child {
             Some(child) => child.table.clone(),
@@ -49,7 +50,7 @@ impl PlannedStep {
         }
     }
 
-    /// Names the step in the error table: its first output column, or its child table.
+    /// Returns the name of the step in the error table: its first output column, or its child table.
     pub(crate) fn label(&self) -> &str {
         match &self.child {
             Some(child) => &child.table,
@@ -58,18 +59,36 @@ impl PlannedStep {
     }
 }
 
-/// What a table will look like when the steps so far have run.
+/// A table as it will be when the steps so far have run.
 struct Shaped {
     schema: Schema,
     key: PrimaryKey,
-    /// The step that makes a column, and the field of it.
-    made_by: HashMap<String, (usize, String)>,
+    /// The maker of each derived column.
+    made_by: HashMap<String, Maker>,
     /// Predicates of filters that ran before.
     kept: Vec<String>,
-    /// The table's columns, Cenote's own too, before this recipe.
+    /// The table's columns before this recipe, including hidden ones.
     stored: SchemaRef,
 }
 
+/// The output of a step that makes a column.
+struct Maker {
+    /// The step's number.
+    step: usize,
+    /// The name of the operator's output field.
+    field: String,
+}
+
+impl Shaped {
+    fn new(schema: Schema, key: PrimaryKey, stored: SchemaRef) -> Self {
+        Self { schema, key, made_by: HashMap::new(), kept: Vec::new(), stored }
+    }
+}
+
+/// Plans the steps of `recipe`, in its order.
+///
+/// # Errors
+/// The first thing that does not fit, with its line in the recipe.
 pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) -> Result<Vec<Arc<PlannedStep>>> {
     let mut tables: BTreeMap<String, Shaped> = BTreeMap::new();
     let mut planned: Vec<Arc<PlannedStep>> = Vec::new();
@@ -77,14 +96,8 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
         let at = |field| move || recipe.positions.of(number, field);
         if !tables.contains_key(&step.table) {
             let snapshot = store.table(&step.table).await.context(at("table"))?.snapshot().await?;
-            let shaped = Shaped {
-                schema: snapshot.schema().as_ref().clone(),
-                key: snapshot.primary_key().clone(),
-                made_by: HashMap::new(),
-                kept: Vec::new(),
-                stored: Arc::clone(snapshot.full_schema()),
-            };
-            tables.insert(step.table.clone(), shaped);
+            let (schema, key) = (snapshot.schema().as_ref().clone(), snapshot.primary_key().clone());
+            tables.insert(step.table.clone(), Shaped::new(schema, key, Arc::clone(snapshot.full_schema())));
         }
         let Some(shaped) = tables.get_mut(&step.table) else { continue };
         let definition = registry.definition(&step.operator.name).context(at("operator"))?;
@@ -98,12 +111,12 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
         let upstream: Vec<String> = inputs
             .iter()
             .map(|column| match shaped.made_by.get(column) {
-                Some((maker, field)) => format!("{}.{field}", planned[*maker].fingerprint),
+                Some(Maker { step, field }) => format!("{}.{field}", planned[*step].fingerprint),
                 None => String::new(),
             })
             .collect();
         let mut reads_from: Vec<usize> =
-            inputs.iter().filter_map(|column| shaped.made_by.get(column).map(|(maker, _)| *maker)).collect();
+            inputs.iter().filter_map(|column| shaped.made_by.get(column).map(|maker| maker.step)).collect();
         reads_from.sort_unstable();
         reads_from.dedup();
         let predicates: Vec<String> =
@@ -116,11 +129,16 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
             None => {
                 let fingerprint_column = fingerprint_column(outputs.first().map_or("", |field| field.name()));
                 for (field, output) in operator.outputs().iter().zip(&outputs) {
-                    add_output(shaped, number, field.name(), output, &fingerprint_column).context(at("output"))?;
+                    let maker = Maker { step: number, field: field.name().clone() };
+                    add_output(shaped, maker, output, &fingerprint_column).context(at("output"))?;
                 }
                 None
             }
         };
+        if let Some(filter) = &filter {
+            // The step's own outputs are there before its rows are chosen.
+            Filter::from(filter.as_str()).check(&Arc::new(shaped.schema.clone())).context(at("where"))?;
+        }
         if let (Some(keep), Some(score)) = (&step.keep, outputs.first()) {
             shaped.kept.push(keep.predicate(score.name()));
         }
@@ -136,8 +154,7 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
                 Err(error) if error.kind() == ErrorKind::NotFound => Arc::clone(&child.schema),
                 Err(error) => return Err(error),
             };
-            let shaped = Shaped { schema, key, made_by: HashMap::new(), kept: Vec::new(), stored };
-            tables.insert(child.table.clone(), shaped);
+            tables.insert(child.table.clone(), Shaped::new(schema, key, stored));
         }
         let label = child.as_ref().map_or_else(|| outputs[0].name().clone(), |child| child.table.clone());
         planned.push(Arc::new(PlannedStep {
@@ -155,12 +172,13 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
     Ok(planned)
 }
 
-/// Where a table keeps the fingerprints of the step that makes `label`.
+/// Returns the column that holds the fingerprints of the step that makes `label`.
 fn fingerprint_column(label: &str) -> String {
     format!("{HIDDEN_PREFIX}fingerprint_{label}")
 }
 
-fn bind_inputs(step: &Step, definition: &cenote_operator::Definition, shaped: &Shaped) -> Result<Vec<String>> {
+/// Returns the column of each of the operator's input ports.
+fn bind_inputs(step: &Step, definition: &Definition, shaped: &Shaped) -> Result<Vec<String>> {
     let ports = &definition.inputs;
     let lone = (ports.len() == 1).then(|| step.input.get("")).flatten();
     let known = || ports.iter().map(|port| port.name).collect::<Vec<_>>().join(", ");
@@ -171,7 +189,7 @@ fn bind_inputs(step: &Step, definition: &cenote_operator::Definition, shaped: &S
             known()
         )));
     }
-    let bind = |port: &cenote_operator::Port| {
+    let bind = |port: &Port| {
         let column = lone.or_else(|| step.input.get(port.name)).ok_or_else(|| {
             Error::invalid_input(format!("operator `{}` needs a column for input `{}`", definition.name, port.name))
         })?;
@@ -193,6 +211,7 @@ fn bind_inputs(step: &Step, definition: &cenote_operator::Definition, shaped: &S
     ports.iter().map(bind).collect()
 }
 
+/// Returns the operator's output fields under the names of their columns.
 fn name_outputs(step: &Step, operator: &BoundOperator) -> Result<Vec<Field>> {
     let fields = operator.outputs();
     let lone = (fields.len() == 1).then(|| step.output.get("")).flatten();
@@ -224,7 +243,7 @@ fn check_shape(step: &Step, shape: Shape) -> Result<()> {
             "operator `{name}` gives one row for each row: it writes columns, not a table; use `output`"
         ))),
         (Shape::RowWise | Shape::OneToMany, _, Some(_)) => {
-            Err(Error::invalid_input(format!("operator `{name}` is no filter: it has no score to `keep` rows by")))
+            Err(Error::invalid_input(format!("operator `{name}` is not a filter: it has no score to `keep` rows by")))
         }
         _ => Ok(()),
     }
@@ -244,9 +263,9 @@ fn plan_child(into: &str, parent: &PrimaryKey, outputs: &[Field]) -> Result<Chil
     Ok(Child { table: into.to_owned(), schema: Arc::new(Schema::new(fields)), key })
 }
 
-/// Adds `output` to what the table will have. A column that holds source data is never overwritten: one that a step made
-/// before stands beside that step's fingerprints.
-fn add_output(shaped: &mut Shaped, number: usize, field: &str, output: &Field, fingerprint_column: &str) -> Result<()> {
+/// Adds the column `output` to `shaped`. A column of source data is never overwritten: a column that a step made before
+/// is told from it by the fingerprint column beside it.
+fn add_output(shaped: &mut Shaped, maker: Maker, output: &Field, fingerprint_column: &str) -> Result<()> {
     let name = output.name();
     let derived_before = shaped.stored.field_with_name(fingerprint_column).is_ok();
     if shaped.made_by.contains_key(name) {
@@ -278,6 +297,6 @@ fn add_output(shaped: &mut Shaped, number: usize, field: &str, output: &Field, f
             shaped.schema = Schema::new(fields.collect::<Vec<_>>());
         }
     }
-    shaped.made_by.insert(name.clone(), (number, field.to_owned()));
+    shaped.made_by.insert(name.clone(), maker);
     Ok(())
 }

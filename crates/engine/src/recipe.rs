@@ -1,37 +1,29 @@
-//! A recipe: what is derived from what, as plain data.
+//! Recipes as plain data: the columns and child tables to derive, and from what.
 
 use std::collections::BTreeMap;
 
-use cenote_base::Result;
-use cenote_operator::{OperatorSpec, Params};
+use cenote_operator::OperatorSpec;
 use serde::{Deserialize, Serialize};
 
-/// Derived columns and child tables, and the indexes over them. Running it does what is not done yet, and nothing else.
+/// Derived columns and child tables, and the indexes over them. Running a recipe does what is not done yet, and nothing
+/// else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// Names the recipe in reports.
+    /// The name of the recipe in reports.
     pub name: String,
-    /// In the order in which they run; a step may read what an earlier one made.
+    /// Steps in the order in which they run. A step may read what an earlier one made.
     pub steps: Vec<Step>,
-    /// Indexes to make or bring up to date after the steps.
+    /// Indexes to build or bring up to date after the steps.
     pub indexes: Vec<IndexRequest>,
-    /// Where the text of each part stands, for errors; empty for a recipe made in Rust.
+    /// The positions of the steps in the recipe's text, for errors. Empty for a recipe made in Rust.
     #[serde(skip)]
     pub(crate) positions: Positions,
 }
 
 impl Recipe {
-    /// A recipe of `steps` without indexes.
+    /// Creates a recipe of `steps` without indexes.
     pub fn new(name: impl Into<String>, steps: Vec<Step>) -> Self {
         Self { name: name.into(), steps, indexes: Vec::new(), positions: Positions::default() }
-    }
-
-    /// The recipe that `text` holds; `origin` (a path) stands in its errors.
-    ///
-    /// # Errors
-    /// `InvalidInput` with origin, line and column.
-    pub fn from_yaml(text: &str, origin: &str) -> Result<Self> {
-        crate::yaml::parse(text, origin)
     }
 }
 
@@ -42,20 +34,21 @@ pub struct Step {
     pub table: String,
     /// The operator with its parameters.
     pub operator: OperatorSpec,
-    /// Column of each input port, by port name; a lone port may go by the empty name.
+    /// The column of each input port, by port name. A lone port may go by the empty name.
     pub input: BTreeMap<String, String>,
-    /// Column for each output field, by field name; a lone field may go by the empty name; fields not named keep their name.
+    /// The column of each output field, by field name. A lone field may go by the empty name; a field that is not named
+    /// here keeps its name.
     pub output: BTreeMap<String, String>,
     /// The child table of a one-to-many operator.
     pub into: Option<String>,
-    /// Rows it applies to, as a SQL predicate; other rows get null.
+    /// The rows that it applies to, as a SQL predicate. Other rows get null.
     pub filter: Option<String>,
     /// For a filter operator: the scores with which a row goes on to later steps.
     pub keep: Option<Keep>,
 }
 
 impl Step {
-    /// `operator` over column `input` of `table`, its outputs under their own names.
+    /// Applies `operator` to column `input` of `table`. Its outputs keep their own names.
     pub fn new(table: impl Into<String>, operator: OperatorSpec, input: impl Into<String>) -> Self {
         Self {
             table: table.into(),
@@ -68,26 +61,21 @@ impl Step {
         }
     }
 
-    /// The same with its lone output in `column`.
+    /// Sets the column of the lone output.
     pub fn output(mut self, column: impl Into<String>) -> Self {
         self.output = BTreeMap::from([(String::new(), column.into())]);
         self
     }
 
-    /// The same, one-to-many into child table `table`.
+    /// Sets the child table of a one-to-many operator.
     pub fn into_table(mut self, table: impl Into<String>) -> Self {
         self.into = Some(table.into());
         self
     }
 
-    /// The same for rows that satisfy `predicate` only.
+    /// Restricts the step to rows that satisfy `predicate`.
     pub fn filter(mut self, predicate: impl Into<String>) -> Self {
         self.filter = Some(predicate.into());
-        self
-    }
-
-    pub(crate) fn params(mut self, params: Params) -> Self {
-        self.operator.params = params;
         self
     }
 }
@@ -96,9 +84,9 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keep {
-    /// Smallest score kept.
+    /// The smallest score that is kept.
     pub min: Option<f64>,
-    /// Largest score kept.
+    /// The largest score that is kept.
     pub max: Option<f64>,
 }
 
@@ -111,7 +99,7 @@ impl Keep {
     }
 }
 
-/// An index that a recipe wants: plain data, made by whoever owns indexes.
+/// An index that a recipe asks for: plain data, which whoever owns indexes acts on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexRequest {
@@ -119,17 +107,24 @@ pub struct IndexRequest {
     pub table: String,
     /// The column.
     pub column: String,
-    /// Any kind that `cenote index create` knows, such as `hnsw`, `ivf_pq`, `text` or `bitmap`.
+    /// A kind that `cenote index create` knows, such as `hnsw`, `ivf_pq`, `text` or `bitmap`.
     pub kind: String,
-    /// For a vector index: `l2`, `cosine`, `dot`, or `hamming` for packed bits.
+    /// The metric of a vector index: `l2`, `cosine`, `dot`, or `hamming` for packed bits.
     pub metric: Option<String>,
 }
 
-/// Where in a YAML text the parts of each step stand. Not part of a recipe's value.
+/// The positions of each step's fields in a recipe's text. Not part of the recipe's value.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Positions {
-    pub(crate) origin: String,
-    pub(crate) steps: Vec<BTreeMap<&'static str, (u64, u64)>>,
+    origin: String,
+    steps: Vec<BTreeMap<&'static str, Position>>,
+}
+
+/// A position in a text, from 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Position {
+    pub(crate) line: u64,
+    pub(crate) column: u64,
 }
 
 impl PartialEq for Positions {
@@ -139,11 +134,22 @@ impl PartialEq for Positions {
 }
 
 impl Positions {
-    /// `recipe.yaml:7:15 (step 2, operator): `, or `step 2, operator: ` for a recipe made in Rust.
+    /// Starts the positions in the text of `origin`, without steps.
+    pub(crate) fn new(origin: &str) -> Self {
+        Self { origin: origin.to_owned(), steps: Vec::new() }
+    }
+
+    /// Adds the positions of the next step's fields.
+    pub(crate) fn push(&mut self, fields: BTreeMap<&'static str, Position>) {
+        self.steps.push(fields);
+    }
+
+    /// Renders the position of a field of a step: `recipe.yaml:7:15 (step 2, operator)`, or `step 2, operator` for a
+    /// recipe made in Rust.
     pub(crate) fn of(&self, step: usize, field: &'static str) -> String {
         let number = step + 1;
         match self.steps.get(step).and_then(|fields| fields.get(field).or_else(|| fields.get("table"))) {
-            Some((line, column)) => format!("{}:{line}:{column} (step {number}, {field})", self.origin),
+            Some(Position { line, column }) => format!("{}:{line}:{column} (step {number}, {field})", self.origin),
             None => format!("step {number}, {field}"),
         }
     }

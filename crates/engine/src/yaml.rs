@@ -1,4 +1,4 @@
-//! A recipe from YAML, with the position of every part for errors that come later.
+//! Recipes from YAML, with the position of every field for errors that come later.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use cenote_operator::{OperatorSpec, Params};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use crate::recipe::{IndexRequest, Keep, Positions, Recipe, Step};
+use crate::recipe::{IndexRequest, Keep, Position, Positions, Recipe, Step};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,32 +49,40 @@ impl From<Names> for BTreeMap<String, String> {
     }
 }
 
-pub(crate) fn parse(text: &str, origin: &str) -> Result<Recipe> {
-    let recipe: RecipeText = serde_saphyr::from_str(text).map_err(|source| {
-        let place = source.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
-        let rendered = source.without_snippet().to_string();
-        let reason = rendered.split(" at line ").next().unwrap_or(&rendered).trim().to_owned();
-        Error::invalid_input(format!("{origin}{place}: {reason}")).with_source(source)
-    })?;
-    let mut positions = Positions { origin: origin.to_owned(), steps: Vec::new() };
-    let mut steps = Vec::new();
-    for step in recipe.steps {
-        let mut places = BTreeMap::new();
-        let table = take(step.table, "table", &mut places);
-        let operator = OperatorSpec::new(take(step.operator, "operator", &mut places));
-        let input = take(step.input, "input", &mut places).into();
-        let output = step.output.map(|output| take(output, "output", &mut places).into()).unwrap_or_default();
-        let params = step.params.map(|params| take(params, "params", &mut places)).unwrap_or_default();
-        let into = step.into.map(|into| take(into, "into", &mut places));
-        let filter = step.r#where.map(|filter| take(filter, "where", &mut places));
-        let keep = step.keep.map(|keep| take(keep, "keep", &mut places));
-        steps.push(Step { table, operator, input, output, into, filter, keep }.params(params));
-        positions.steps.push(places);
+impl Recipe {
+    /// Reads a recipe from YAML. Errors name `origin` (a path) as its source.
+    ///
+    /// # Errors
+    /// `InvalidInput` with origin, line and column.
+    pub fn from_yaml(text: &str, origin: &str) -> Result<Self> {
+        let recipe: RecipeText = serde_saphyr::from_str(text).map_err(|source| {
+            let place = source.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
+            let rendered = source.without_snippet().to_string();
+            let reason = rendered.split(" at line ").next().unwrap_or(&rendered).trim().to_owned();
+            Error::invalid_input(format!("{origin}{place}: {reason}")).with_source(source)
+        })?;
+        let mut positions = Positions::new(origin);
+        let mut steps = Vec::new();
+        for step in recipe.steps {
+            let mut fields = BTreeMap::new();
+            let table = take(step.table, "table", &mut fields);
+            let mut operator = OperatorSpec::new(take(step.operator, "operator", &mut fields));
+            let input = take(step.input, "input", &mut fields).into();
+            let output = step.output.map(|output| take(output, "output", &mut fields).into()).unwrap_or_default();
+            operator.params = step.params.map(|params| take(params, "params", &mut fields)).unwrap_or_default();
+            let into = step.into.map(|into| take(into, "into", &mut fields));
+            let filter = step.r#where.map(|filter| take(filter, "where", &mut fields));
+            let keep = step.keep.map(|keep| take(keep, "keep", &mut fields));
+            steps.push(Step { table, operator, input, output, into, filter, keep });
+            positions.push(fields);
+        }
+        Ok(Self { name: recipe.name, steps, indexes: recipe.indexes, positions })
     }
-    Ok(Recipe { name: recipe.name, steps, indexes: recipe.indexes, positions })
 }
 
-fn take<T>(spanned: Spanned<T>, field: &'static str, places: &mut BTreeMap<&'static str, (u64, u64)>) -> T {
-    places.insert(field, (spanned.referenced.line(), spanned.referenced.column()));
+/// Takes the value of `field` and notes its position.
+fn take<T>(spanned: Spanned<T>, field: &'static str, fields: &mut BTreeMap<&'static str, Position>) -> T {
+    let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
+    fields.insert(field, Position { line, column });
     spanned.value
 }

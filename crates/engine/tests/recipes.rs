@@ -17,7 +17,7 @@ use cenote_operator::{
 use cenote_scheduler::{Scheduler, SchedulerOptions};
 use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field};
 
-/// How many rows each operator saw, and where the next call of one waits.
+/// Counts of the rows that operators saw, and the pause of the next call.
 #[derive(Default)]
 struct Calls {
     upper: AtomicUsize,
@@ -25,7 +25,7 @@ struct Calls {
     pause: Mutex<Option<Pause>>,
 }
 
-/// Says that a call has its rows, and waits for leave to go on.
+/// A pause of a call, which announces that it has its rows and waits for leave to go on.
 struct Pause {
     arrived: mpsc::SyncSender<()>,
     leave: mpsc::Receiver<()>,
@@ -59,15 +59,19 @@ impl Worker for SplitWorker {
     fn process(&mut self, rows: &Rows<'_>) -> cenote_base::Result<Output> {
         self.0.split.fetch_add(rows.len(), Ordering::SeqCst);
         self.0.wait();
-        let (mut words, mut parents) = (Vec::new(), Vec::new());
+        let (mut words, mut parents, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for (row, text) in rows.column(0).as_string::<i32>().iter().enumerate() {
+            if text == Some("broken") {
+                errors.push(RowError { row, reason: "the text is `broken`".into() });
+                continue;
+            }
             for word in text.unwrap_or_default().split_whitespace() {
                 words.push(word);
                 parents.push(row as u32);
             }
         }
         let columns = vec![Arc::new(StringArray::from(words)) as ArrayRef];
-        Ok(Output { columns, parents: Some(UInt32Array::from(parents)), errors: Vec::new() })
+        Ok(Output { columns, parents: Some(UInt32Array::from(parents)), errors })
     }
 }
 
@@ -205,7 +209,7 @@ fn upper() -> Step {
     Step::new("docs", OperatorSpec::new("upper_text"), "text")
 }
 
-/// A value under a current fingerprint is of the input that is there.
+/// Checks that a value under a current fingerprint was made of the current input.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_changes_while_it_is_processed_is_processed_again() {
     let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
@@ -237,8 +241,8 @@ async fn a_row_that_changes_while_it_is_processed_is_processed_again() {
     }
 }
 
-/// Two runs of one recipe over two stores of one directory, as two processes have them. The first has read rows that
-/// change, and goes on when the second has done all there is to do.
+/// Runs one recipe twice over two stores of one directory, as two processes would. Rows change after the first run has
+/// read them, and it goes on after the second run has ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_run_leaves_alone_what_a_later_one_made_of_newer_rows() {
     let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
@@ -277,7 +281,7 @@ async fn a_slow_run_leaves_alone_what_a_later_one_made_of_newer_rows() {
     }
 }
 
-/// As above, where the later run finds the children that a row has to have, and writes none.
+/// Does as above, where the later run finds the children of one row as they must be, and writes none for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_run_leaves_alone_what_a_later_one_found_to_be_right() {
     let fixture = fixture(&[("a", "one x"), ("b", "two x")]).await;
@@ -349,7 +353,7 @@ async fn chained_steps_follow_their_inputs() {
     assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("DUE!?"));
 }
 
-/// Each run registers its own steps, and leaves those of other recipes, and of steps that it has no more, as they are.
+/// Checks that a run registers its own steps and keeps those of other recipes, and of steps that it no longer has.
 #[tokio::test]
 async fn recipes_over_one_table_follow_what_others_and_users_change() {
     let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
@@ -428,7 +432,7 @@ async fn a_step_that_reads_another_column_or_lost_an_output_runs_anew() {
     assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("M?"));
 }
 
-/// In the run that finds it: what is made of a value follows when the value goes, and so do other steps of that pass.
+/// Checks that one run clears a value, what was made of it, and the other steps of that pass.
 #[tokio::test]
 async fn what_was_made_of_a_value_that_is_cleared_is_made_anew_at_once() {
     let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
@@ -470,6 +474,25 @@ async fn bad_rows_are_recorded_retried_on_request_and_forgotten_when_mended() {
     fixture.table.delete(&keys).await.unwrap();
     assert_eq!(processed(&fixture.run(&recipe).await), [1]);
     assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_failure_is_forgotten_and_not_retried_when_the_step_no_longer_applies() {
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    for (step, text) in [(upper(), "bad"), (split, "broken")] {
+        let fixture = fixture(&[("a", text), ("b", "two")]).await;
+        fixture.table.update(batch("note", &[("a", "in"), ("b", "in")])).await.unwrap();
+        let recipe = Recipe::new("r", vec![step.filter("note = 'in'")]);
+        let report = fixture.run(&recipe).await;
+        assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_failed), (2, 1));
+        fixture.table.update(batch("note", &[("a", "out")])).await.unwrap();
+        let retry = RunOptions { retry_errors: true, ..RunOptions::default() };
+        for rows_cleared in [1, 0] {
+            let report = fixture.engine(1).run(&recipe, &retry).await.unwrap();
+            assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_cleared), (0, rows_cleared), "{text}");
+            assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new(), "{text}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -575,6 +598,7 @@ async fn a_dry_run_writes_nothing() {
             upper(),
             Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words"),
             Step::new("words", OperatorSpec::new("upper_text"), "word"),
+            Step::new("docs", OperatorSpec::new("upper_text"), "note").output("loud").filter("upper IS NOT NULL"),
         ],
     );
     let before = fixture.table.snapshot().await.unwrap().version();
@@ -612,7 +636,8 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
     let cases = [
         (
             "operator: uper_text\n    input: text",
-            "r.yaml:4:15 (step 1, operator): no operator `uper_text`: did you mean `upper_text`?; `cenote operators` lists them",
+            "r.yaml:4:15 (step 1, operator): no operator `uper_text`: did you mean `upper_text`?; \
+             `cenote operators` lists them",
         ),
         (
             "operator: upper_text\n    input: txt",
@@ -620,7 +645,8 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
         ),
         (
             "operator: upper_text\n    input: media",
-            "r.yaml:5:12 (step 1, input): input `text` of operator `upper_text` takes text, and column `media` is LargeBinary",
+            "r.yaml:5:12 (step 1, input): input `text` of operator `upper_text` takes text, and column `media` is \
+             LargeBinary",
         ),
         (
             "operator: upper_text\n    input: text\n    params: { sufix: a }",
@@ -632,8 +658,14 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
         ),
         (
             "operator: upper_text\n    input: text\n    output: note",
-            "r.yaml:6:13 (step 1, output): column `note` holds data that no step made, and the step would overwrite it: rename the output",
+            "r.yaml:6:13 (step 1, output): column `note` holds data that no step made, and the step would overwrite \
+             it: rename the output",
         ),
+        (
+            "operator: upper_text\n    input: text\n    where: nothing > 3",
+            "r.yaml:6:12 (step 1, where): filter `(nothing > 3)`: ",
+        ),
+        ("operator: upper_text\n    input: text\n    where: note", "is not a condition"),
         ("operator: upper_text\n    input: text\n    colour: red", "r.yaml:6:5: "),
     ];
     for (step, expected) in cases {

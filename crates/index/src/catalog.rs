@@ -1,4 +1,4 @@
-//! Which indexes a snapshot has: what they are asked to be, and what was built for them.
+//! The catalog of a snapshot: the definitions of its indexes, and what Lance has built for them.
 
 use std::sync::Arc;
 
@@ -11,171 +11,150 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance::table::format::IndexMetadata;
 use lance_index::metrics::NoOpMetricsCollector;
-use roaring::RoaringBitmap;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::blocking::blocking;
 use crate::definition::{Definition, Measured, SearchSettings};
-use crate::fragments::{Fragment, Fragments, rows_of};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
-use crate::scan::Opened;
-use crate::spec::Metric;
+use crate::metric::Metric;
+use crate::rows::coverage::Coverage;
+use crate::rows::fragments::{Fragments, rows_of};
+use crate::vector::partition::VectorSegment;
 
 /// An index of a table, as one snapshot has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IndexInfo {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The column it covers.
+    /// The indexed column.
     pub column: String,
-    /// What it is for.
+    /// The kind, with the options of its build.
     pub kind: IndexKind,
-    /// How it is built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` as long as there was nothing to build it
-    /// from.
+    /// The structure that was built, such as `IVF_FLAT`, `Inverted` or `BTree`; `none` while there is nothing to build
+    /// it from.
     pub structure: String,
-    /// The distance it ranks by; only a vector index has one.
+    /// The distance of a vector index.
     pub metric: Option<Metric>,
-    /// Rows that a search finds through it.
+    /// Rows that a search finds by the index.
     pub rows_indexed: usize,
-    /// Rows written since: a search reads them one by one, so they cost time.
+    /// Rows that the index lacks: a search compares them one by one, which takes time.
     pub rows_unindexed: usize,
-    /// The newest version whose rows went into it.
+    /// The newest version whose rows the index has.
     pub built_to: Version,
-    /// How many pieces it has; each upkeep adds one until they are merged.
+    /// The number of segments; each upkeep adds one until they are merged.
     pub segments: usize,
-    /// How hard a search by it looks.
+    /// The effort of a search by the index.
     pub search: SearchSettings,
-    /// What a search by it was measured to find, when it was tuned.
+    /// The recall measured when the index was tuned.
     pub measured: Option<Measured>,
-    /// Bytes that it takes in memory; only an index that is kept there has any.
+    /// Bytes that an index in memory takes.
     pub memory_bytes: Option<u64>,
-    /// Why an index that is kept in memory is not there.
+    /// The reason why an index in memory is not there.
     pub failure: Option<String>,
 }
 
 impl IndexInfo {
-    /// Why it is not current: what kept it out of memory, or for one with late rows `upkeep`, the last failure of the
+    /// Returns why the index lags: what kept it out of memory or, if it lacks rows, `upkeep`, the last failure of the
     /// table's upkeep.
     pub fn trouble<'a>(&'a self, upkeep: Option<&'a str>) -> Option<&'a str> {
         self.failure.as_deref().or(upkeep.filter(|_| self.rows_unindexed > 0))
     }
 }
 
-/// What a search must know of an index.
+/// An index of one version of a base: its definition, and what was built for it.
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) name: String,
     pub(crate) column: String,
     pub(crate) definition: Definition,
-    pub(crate) built: Option<Built>,
+    pub(crate) built: Option<BuiltIndex>,
 }
 
-/// What Lance has built for an index.
+/// An index on disk, as Lance has built it for one version of a base.
 #[derive(Debug)]
-pub(crate) struct Built {
+pub(crate) struct BuiltIndex {
     pub(crate) structure: String,
     pub(crate) segments: Vec<IndexMetadata>,
-    live: OnceCell<Live>,
-    pieces: OnceCell<Arc<[RowAddrTreeMap]>>,
-    opened: OnceCell<Vec<Arc<Opened>>>,
-}
-
-/// The rows of the base that are not deleted there.
-#[derive(Debug)]
-pub(crate) struct Live {
-    /// In the fragments that the index covers.
-    pub(crate) covered: RowAddrTreeMap,
-    /// In the others.
-    pub(crate) late: RowAddrTreeMap,
-    pub(crate) late_fragments: Vec<Fragment>,
-}
-
-impl Live {
-    /// Those of `fragments`, of which an index covers the ones numbered in `covered`.
-    pub(crate) async fn new(fragments: &Arc<Fragments>, covered: RoaringBitmap) -> Result<Self> {
-        let fragments = Arc::clone(fragments);
-        blocking(move || {
-            let late_fragments = fragments.without(&covered);
-            let late = rows_of(&late_fragments);
-            Ok(Self { covered: rows_of(&fragments.of(&covered)), late, late_fragments })
-        })
-        .await
-    }
+    coverage: OnceCell<Coverage>,
+    live_by_segment: OnceCell<Arc<[RowAddrTreeMap]>>,
+    vector_segments: OnceCell<Vec<Arc<VectorSegment>>>,
 }
 
 impl Index {
+    /// Returns the metric of a vector index.
     pub(crate) fn metric(&self) -> Option<Metric> {
         self.definition.kind.metric()
     }
 }
 
-impl Built {
-    /// The live rows of the base, which has `fragments`.
-    pub(crate) async fn live(&self, fragments: &Arc<Fragments>) -> Result<&Live> {
-        self.live.get_or_try_init(async || Live::new(fragments, fragments.covered(&self.segments)).await).await
+impl BuiltIndex {
+    /// Returns the coverage of the base, which has `fragments`, by all segments.
+    pub(crate) async fn coverage(&self, fragments: &Arc<Fragments>) -> Result<&Coverage> {
+        self.coverage.get_or_try_init(async || Coverage::new(fragments, fragments.covered(&self.segments)).await).await
     }
 
-    /// The live rows in the fragments that each segment covers.
-    pub(crate) async fn pieces(&self, fragments: &Arc<Fragments>) -> Result<&Arc<[RowAddrTreeMap]>> {
+    /// Returns, for each segment, the live rows of the fragments that it covers.
+    pub(crate) async fn live_by_segment(&self, fragments: &Arc<Fragments>) -> Result<&Arc<[RowAddrTreeMap]>> {
         let list = async || {
             let covered = self.segments.iter().map(|segment| fragments.covered(std::slice::from_ref(segment)));
             let (covered, fragments) = (covered.collect::<Vec<_>>(), Arc::clone(fragments));
             blocking(move || Ok(covered.iter().map(|covered| rows_of(&fragments.of(covered))).collect())).await
         };
-        self.pieces.get_or_try_init(list).await
+        self.live_by_segment.get_or_try_init(list).await
     }
 
-    /// The segments of a vector index over `column`.
-    pub(crate) async fn opened(&self, snapshot: &Snapshot, column: &str) -> Result<&[Arc<Opened>]> {
+    /// Opens the segments of a vector index over `column`.
+    pub(crate) async fn vector_segments(&self, snapshot: &Snapshot, column: &str) -> Result<&[Arc<VectorSegment>]> {
         let open = async || {
             let mut opened = Vec::with_capacity(self.segments.len());
             for segment in &self.segments {
                 let base = snapshot.base();
                 let index = base.open_vector_index(column, &segment.uuid, &NoOpMetricsCollector).boxed().await;
-                opened.push(Arc::new(Opened::new(index.map_err(lance_error)?)));
+                opened.push(Arc::new(VectorSegment::new(index.map_err(lance_error)?)));
             }
             Ok(opened)
         };
-        self.opened.get_or_try_init(open).await.map(Vec::as_slice)
+        self.vector_segments.get_or_try_init(open).await.map(Vec::as_slice)
     }
 }
 
-/// The indexes of one version of a base, by name.
+/// The indexes of one version of a base, ordered by name.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     pub(crate) indexes: Vec<Index>,
-    /// Names of those whose column was dropped.
+    /// The names of definitions whose column was dropped.
     pub(crate) orphans: Vec<String>,
 }
 
 impl Catalog {
+    /// Reads the catalog of `snapshot`.
     pub(crate) async fn read(snapshot: &Snapshot) -> Result<Self> {
         let dataset = snapshot.base();
         let mut definitions = Definition::read_all(snapshot.properties())?;
         let mut indexes = Vec::new();
         for description in dataset.describe_indices(None).await.map_err(lance_error)? {
-            // An index of Lance's own bookkeeping covers no column.
+            // Lance's system indexes cover no column.
             let Some(field) = description.field_ids().first().map(|id| *id as i32) else { continue };
             let Some(column) = column_of(dataset, snapshot, field) else { continue };
             let details = description.details().map_err(lance_error)?;
             let details: Value = serde_json::from_str(&details).unwrap_or_default();
             let structure = description.index_type().to_owned();
-            // Lakes that were made before have no definitions.
+            // A lake of an earlier version has no definitions.
             let Some(kind) = kind_of(&structure, &details, column) else { continue };
             let known = definitions.remove(description.name()).filter(|known| known.field == field);
-            // A build that was cut short before its definition was written: what was built counts.
-            let known = known.filter(|known| known.kind.is_resident() || known.kind.same_sort(&kind));
+            // A build that was interrupted before its definition was written: what was built counts.
+            let known = known.filter(|known| known.kind.is_resident() || known.kind.is_same_use(&kind));
             indexes.push(Index {
                 name: description.name().to_owned(),
                 column: column.name().clone(),
                 definition: known.unwrap_or_else(|| Definition::new(field, kind)),
-                built: Some(Built {
+                built: Some(BuiltIndex {
                     structure,
                     segments: description.segments().to_vec(),
-                    live: OnceCell::new(),
-                    pieces: OnceCell::new(),
-                    opened: OnceCell::new(),
+                    coverage: OnceCell::new(),
+                    live_by_segment: OnceCell::new(),
+                    vector_segments: OnceCell::new(),
                 }),
             });
         }
@@ -190,6 +169,10 @@ impl Catalog {
         Ok(Self { indexes, orphans })
     }
 
+    /// Returns index `name`.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names of the indexes of `table`.
     pub(crate) fn find(&self, table: &str, name: &str) -> Result<&Index> {
         self.indexes.iter().find(|index| index.name == name).ok_or_else(|| {
             let known = self.indexes.iter().map(|index| index.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -199,7 +182,7 @@ impl Catalog {
     }
 }
 
-/// What [`Indexes::list`](crate::Indexes::list) says of `index` without counting rows.
+/// Describes `index` as [`Indexes::list`](crate::Indexes::list) does, without counting rows.
 pub(crate) fn outline(snapshot: &Snapshot, index: &Index) -> IndexInfo {
     let segments = index.built.as_ref().map_or(&[][..], |built| &built.segments);
     let built_to = segments.iter().map(|segment| segment.dataset_version).max().unwrap_or(0);
@@ -221,11 +204,13 @@ pub(crate) fn outline(snapshot: &Snapshot, index: &Index) -> IndexInfo {
     }
 }
 
+/// Returns the column of `snapshot` with field id `field`.
 fn column_of<'a>(dataset: &Dataset, snapshot: &'a Snapshot, field: i32) -> Option<&'a Field> {
     let field = dataset.schema().field_by_id(field)?;
     snapshot.full_schema().field_with_name(&field.name).ok()
 }
 
+/// Returns the kind of an index without a definition, from what Lance says of it.
 fn kind_of(structure: &str, details: &Value, column: &Field) -> Option<IndexKind> {
     let word = structure.to_ascii_lowercase().replace('_', "");
     if matches!(column.data_type(), DataType::FixedSizeList(_, _)) {

@@ -1,7 +1,7 @@
-//! What an index is asked to be, as the table keeps it: apart from what was built for it.
+//! The definition of an index as the table stores it, independent of what was built for it.
 //!
-//! A definition is a table property, `cenote.index.NAME`, and so a part of every version of the base. It names its column by
-//! Lance's field number, which outlives a change of name and is never given again.
+//! A definition is a table property, `cenote.index.NAME`, and so part of every version of the base. It refers to its
+//! column by Lance's field id, which survives a rename and is never reused.
 
 use std::collections::HashMap;
 
@@ -10,67 +10,67 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::IndexKind;
 
-/// What the properties that hold definitions begin with.
+/// The prefix of the table properties that hold definitions.
 pub const PROPERTY_PREFIX: &str = "cenote.index.";
 const FORMAT: u32 = 1;
-/// What was learned from the vectors of a table holds until it has so many times the rows.
-const OUTGROWN: usize = 4;
+/// A vector index is rebuilt when its table has `OUTGROWN_FACTOR` times the rows that it was trained on.
+const OUTGROWN_FACTOR: usize = 4;
 
-/// How hard a vector search by an index looks. What is `None` is chosen by the index and the number of rows wanted.
+/// The effort of a vector search by an index. A setting that is `None` is derived from the index and from k.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SearchSettings {
-    /// Partitions searched.
+    /// Partitions probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<usize>,
     /// Candidates kept while walking a graph.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ef: Option<usize>,
-    /// So many times the rows wanted are compared by their whole vectors.
+    /// Candidates whose whole vectors are compared, in multiples of k.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refine: Option<u32>,
 }
 
-/// What a search by the index was measured to find.
+/// The measured recall of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The share of the nearest rows that it found.
+    /// The share of the nearest rows that was found.
     pub recall: f64,
-    /// The share that was asked for.
+    /// The recall that was asked for.
     pub target: f64,
-    /// How many rows were wanted.
+    /// The rows that each query asked for.
     pub k: usize,
-    /// How many queries were tried.
+    /// The number of queries.
     pub queries: usize,
-    /// How many rows the table had; 0 when the index was built anew since.
+    /// The rows of the table at that time; 0 when the index has been rebuilt since.
     pub rows: usize,
 }
 
-/// An index as it is asked to be.
+/// The stored definition of an index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Definition {
     pub(crate) format: u32,
-    /// The field number of its column.
+    /// The field id of its column.
     pub(crate) field: i32,
     pub(crate) kind: IndexKind,
     #[serde(default)]
     pub(crate) search: SearchSettings,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) measured: Option<Measured>,
-    /// How many rows there were when it was built; 0 where that is not known.
+    /// The rows of the table when the index was built; 0 where that is not known.
     #[serde(default)]
     pub(crate) rows: usize,
-    /// Whether pieces are missing of its build.
+    /// Whether segments of its first build are missing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_unfinished: bool,
-    /// The fingerprint of the files that its pieces covered when the last one was added, while others are missing.
+    /// While segments are missing: the fingerprint of the fragments that were covered when the last one was added.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) covered: u64,
 }
 
 impl Definition {
-    /// Whether its table has grown so much that an index of other parts, in other ways, would be built now.
+    /// Returns whether the table has grown to `rows` rows, for which an index would be trained differently.
     pub(crate) fn is_outgrown(&self, rows: usize) -> bool {
-        matches!(self.kind, IndexKind::Vector(_)) && self.rows > 0 && rows / OUTGROWN >= self.rows
+        matches!(self.kind, IndexKind::Vector(_)) && self.rows > 0 && rows / OUTGROWN_FACTOR >= self.rows
     }
 
     pub(crate) fn new(field: i32, kind: IndexKind) -> Self {
@@ -78,20 +78,20 @@ impl Definition {
         Self { format: FORMAT, field, kind, search, measured: None, rows: 0, is_unfinished: false, covered: 0 }
     }
 
-    /// The property that keeps it as index `name`.
-    pub(crate) fn to_property(&self, name: &str) -> Result<(String, Option<String>)> {
+    /// Returns the key and the value of the property that stores it under `name`.
+    pub(crate) fn to_property(&self, name: &str) -> Result<(String, String)> {
         let text = serde_json::to_string(self);
         let text = text.map_err(|source| Error::internal("write an index definition").with_source(source))?;
-        Ok((format!("{PROPERTY_PREFIX}{name}"), Some(text)))
+        Ok((format!("{PROPERTY_PREFIX}{name}"), text))
     }
 
-    /// The definitions among `properties`, by name.
+    /// Reads the definitions among `properties`, by name.
     pub(crate) fn read_all(properties: &HashMap<String, String>) -> Result<HashMap<String, Self>> {
         let named = properties.iter().filter_map(|(key, text)| Some((key.strip_prefix(PROPERTY_PREFIX)?, text)));
         named.map(|(name, text)| Ok((name.to_owned(), Self::read(name, text)?))).collect()
     }
 
-    /// The definition of index `name` among `properties`.
+    /// Reads the definition of index `name` among `properties`.
     pub(crate) fn read_one(properties: &HashMap<String, String>, name: &str) -> Result<Option<Self>> {
         properties.get(&format!("{PROPERTY_PREFIX}{name}")).map(|text| Self::read(name, text)).transpose()
     }
@@ -103,8 +103,9 @@ impl Definition {
             return Err(Error::unsupported(what));
         }
         serde_json::from_str(text).map_err(|source| {
-            let what =
-                format!("property `{PROPERTY_PREFIX}{name}` is no index definition; drop the index and make it anew");
+            let what = format!(
+                "property `{PROPERTY_PREFIX}{name}` is not an index definition: drop the index and create it again"
+            );
             Error::corrupt(what).with_source(source)
         })
     }
@@ -118,7 +119,7 @@ fn is_zero(number: &u64) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::spec::Metric;
+    use crate::metric::Metric;
 
     #[test]
     fn a_definition_is_read_as_it_was_written() {
@@ -127,7 +128,7 @@ mod tests {
         definition.measured = Some(Measured { recall: 0.99, target: 0.98, k: 10, queries: 100, rows: 5 });
         let (key, text) = definition.to_property("a.b").unwrap();
         assert_eq!(key, "cenote.index.a.b");
-        let properties = HashMap::from([(key, text.unwrap()), ("cenote.duplicates".to_owned(), "last".to_owned())]);
+        let properties = HashMap::from([(key, text), ("cenote.duplicates".to_owned(), "last".to_owned())]);
         assert_eq!(Definition::read_all(&properties).unwrap(), HashMap::from([("a.b".to_owned(), definition)]));
     }
 

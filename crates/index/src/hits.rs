@@ -1,4 +1,4 @@
-//! Search results: row ids with their rank values, and the rows behind them.
+//! The hits of a search: row ids with their distances and scores, and the rows behind them.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -9,26 +9,28 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use cenote_base::{Error, Result};
 use cenote_store::{ROW_ID, Snapshot, arrow_error};
 
-/// The column in which a search gives distances (`Float32`, ascending).
+/// The column of distances in the result of a search (`Float32`, ascending).
 pub const DISTANCE: &str = "_distance";
-/// The column in which a search gives scores (`Float32`, descending).
+/// The column of scores in the result of a search (`Float32`, descending).
 pub const SCORE: &str = "_score";
 /// The largest `k` of a search: beyond it, a scan with a sort is the better plan.
 pub const K_MAX: usize = 100_000;
 
-/// One row that a search found.
+/// A row that a search found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
-    /// The row.
+    /// The id of the row.
     pub row_id: u64,
-    /// How far its vector is from the query's; `None` when vectors did not find it.
+    /// The distance of its vector from the query vector; `None` for a row that only its text found.
     pub distance: Option<f32>,
-    /// How well its text fits, or how high the fused rankings put it; `None` when only vectors were searched.
+    /// The BM25 score of its text, or the fused score of a hybrid search; `None` when only vectors were searched.
     pub score: Option<f32>,
 }
 
-/// The rows of `hits`, in their order: `columns` (all visible ones for `None`; [`ROW_ID`], [`DISTANCE`] and [`SCORE`] may
-/// be among them; one that is named twice is there once), then those of `ranks` that are not named already.
+/// Reads the rows of `hits`, in their order: `columns`, and then those of `ranks` that are not among them.
+///
+/// `columns` may name [`ROW_ID`], [`DISTANCE`] and [`SCORE`]; `None` means all visible columns. A column named twice is
+/// returned once.
 ///
 /// # Errors
 /// `NotFound` for an unknown column.
@@ -78,12 +80,12 @@ pub async fn materialize(
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options).map_err(arrow_error)
 }
 
-/// Nearest first; equal distances by row id, so that a result has one order.
+/// Compares two hits: the nearer one first, equally near ones by row id, so that results are deterministic.
 pub(crate) fn by_distance(a: &Hit, b: &Hit) -> Ordering {
     a.distance.unwrap_or(f32::INFINITY).total_cmp(&b.distance.unwrap_or(f32::INFINITY)).then(a.row_id.cmp(&b.row_id))
 }
 
-/// Leaves the first `k` of `rows` by `order`, as they come.
+/// Truncates `rows` to the first `k` by `order`. They are not sorted.
 pub(crate) fn keep_first<T>(rows: &mut Vec<T>, k: usize, order: impl FnMut(&T, &T) -> Ordering) {
     if rows.len() > k {
         rows.select_nth_unstable_by(k, order);
@@ -91,16 +93,17 @@ pub(crate) fn keep_first<T>(rows: &mut Vec<T>, k: usize, order: impl FnMut(&T, &
     }
 }
 
-/// Who looks for `k` rows among many keeps so many before all but the first are dropped.
+/// Returns the candidates that a search for `k` rows collects before it truncates them: `2k + 32`.
 pub(crate) fn kept_max(k: usize) -> usize {
     2 * k + 32
 }
 
-/// Best first; equal scores by row id.
+/// Compares two hits: the higher score first, equal scores by row id.
 pub(crate) fn by_score(a: &Hit, b: &Hit) -> Ordering {
     b.score.unwrap_or(0.0).total_cmp(&a.score.unwrap_or(0.0)).then(a.row_id.cmp(&b.row_id))
 }
 
+/// Checks that `k` is in range.
 pub(crate) fn check_k(k: usize) -> Result<()> {
     match k {
         1..=K_MAX => Ok(()),

@@ -1,97 +1,49 @@
-//! The indexes of a store's tables: what is done to them, and what searches keep in memory.
+//! The indexes of a store's tables: their creation, upkeep and removal, and the caches that searches share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use cenote_base::sync::Mutex;
-use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
+use cenote_base::{Error, ErrorKind, Progress, Result};
 use cenote_store::{Filter, Snapshot, Table, lance_error};
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance::index::DatasetIndexExt;
-use lance::table::format::IndexMetadata;
-use lance_index::optimize::OptimizeOptions;
 
-use crate::build::{Made, build, check_column, params, vectors};
-use crate::cache::Cache;
+use crate::build::check::check_column;
+use crate::build::create::{BuildOutcome, build_index};
+use crate::build::merge::{SEGMENTS_MAX, extend};
+use crate::build::params::LanceIndex;
+use crate::build::segments::{self, count_vectors, segment_rows};
+use crate::build::watch::silent;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
 use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
-use crate::filtered::{Filtered, Wanted};
-use crate::fragments::{Examined, Fragments};
-use crate::kind::IndexKind;
-use crate::live;
-use crate::pieces::{self, piece_rows};
-use crate::resident::{Bounds, Resident, resident_options};
-use crate::resident_file;
-use crate::scan::Places;
+use crate::kind::{IndexKind, VectorOptions};
+use crate::options::IndexOptions;
+use crate::rows::cache::Cache;
+use crate::rows::filtered::{FilterCache, FilteredRows};
+use crate::rows::fragments::{Examined, Fragments};
+use crate::rows::row_set;
 use crate::spec::IndexSpec;
-use crate::train::Trainer;
-use crate::unseen::Unseen;
-use crate::watch::silent;
+use crate::text::unindexed::UnindexedTextCache;
+use crate::vector::partition::FilteredPositions;
+use crate::vector::resident::graph::{RefreshOptions, ResidentIndex};
+use crate::vector::resident::saved;
+use crate::vector::unindexed::UnindexedVectorCache;
 
-/// An index of more pieces than this is merged into one: each search opens every piece.
-const SEGMENTS_MAX: usize = 8;
-/// A piece that is so many times as large as the newer ones together is left as it is.
-const PIECE_RATIO: usize = 4;
-/// The catalogs of so many bases are kept, each with some bits for a row of its base, and its indexes open.
+/// The bases whose catalogs are cached, each with its opened indexes and some bits per row.
 const CATALOGS_MAX: usize = 16;
-/// Of what searches keep, one in so many bytes is for rows that satisfy filters.
+/// The part of the cached bytes for rows that satisfy filters: `1 / FILTERED_SHARE`.
 const FILTERED_SHARE: usize = 6;
-/// And one for where those are in indexes on disk.
-const PLACES_SHARE: usize = 6;
-/// How many threads run at once here. Asked for once: it reads files.
-pub(crate) static PROCESSORS: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+/// The part of the cached bytes for the positions of those rows in indexes on disk: `1 / POSITIONS_SHARE`.
+const POSITIONS_SHARE: usize = 6;
+/// The caches of unindexed vectors (2) and texts (5), which share the rest equally.
+const UNINDEXED_CACHES: usize = 7;
 
-/// Bounds and places of [`Indexes`].
-#[derive(Debug, Clone)]
-pub struct IndexOptions {
-    /// Bytes that indexes in memory take together, at most.
-    pub memory_bytes_max: ByteSize,
-    /// Bytes that searches keep for the next ones, at most: what no index has seen, and which rows satisfy filters and
-    /// where they are.
-    pub cache_bytes_max: ByteSize,
-    /// Where indexes in memory are saved, so that another process need not build them; `None`: nowhere.
-    pub directory: Option<PathBuf>,
-    /// Bytes that the build of an index on disk takes, about: what the partitions of vectors are learned from, and what
-    /// is gathered of texts before it is written. The rest of a build takes some hundred MiB, however large the table
-    /// is.
-    pub build_bytes_max: ByteSize,
-    /// Threads that build an index in memory, or read texts for one on disk. The rest of one on disk is built by
-    /// Lance's threads, which `LANCE_CPU_THREADS` bounds.
-    pub threads: usize,
-    /// Rows of one piece of a first build on disk: `piece_rows` or a quarter of the table, whichever is more. Smaller
-    /// tables are built whole. A build that is cut off loses its last piece.
-    pub piece_rows: usize,
-    /// Who learns the centres of the partitions of a vector index on disk, if not Lance: under L2 and cosine, of
-    /// Float32.
-    pub trainer: Option<Arc<dyn Trainer>>,
-    /// How often a build of an index in memory is saved, at most: it is when a quarter of its rows are new. One that is
-    /// cut off loses what came later.
-    pub save_every: Duration,
-}
-
-impl Default for IndexOptions {
-    fn default() -> Self {
-        Self {
-            memory_bytes_max: ByteSize::mib(1024),
-            cache_bytes_max: ByteSize::mib(64),
-            build_bytes_max: ByteSize::mib(2048),
-            directory: None,
-            threads: *PROCESSORS,
-            piece_rows: 4_000_000,
-            trainer: None,
-            save_every: Duration::from_secs(30),
-        }
-    }
-}
-
-/// Makes, keeps and searches the indexes of any number of tables. Cheap to clone; clones share what is in memory.
+/// The indexes of any number of tables. Cheap to clone; clones share what is in memory.
 #[derive(Clone)]
 pub struct Indexes {
     shared: Arc<Shared>,
@@ -102,11 +54,12 @@ struct Shared {
     catalogs: Cache<Catalog>,
     fragments: Cache<Fragments>,
     examined: Examined,
-    /// By the table's identity and the index's name.
-    residents: Mutex<HashMap<(u64, String), Arc<Resident>>>,
-    unseen: Unseen,
-    filtered: Filtered,
-    places: Cache<Places>,
+    /// The indexes in memory, by the identity of the table and the name of the index.
+    residents: Mutex<HashMap<(u64, String), Arc<ResidentIndex>>>,
+    unindexed_vectors: UnindexedVectorCache,
+    unindexed_texts: UnindexedTextCache,
+    filtered: FilterCache,
+    positions: Cache<FilteredPositions>,
 }
 
 impl fmt::Debug for Indexes {
@@ -122,48 +75,54 @@ impl Default for Indexes {
 }
 
 impl Indexes {
-    /// With nothing in memory yet.
+    /// Makes an empty registry with `options`.
     pub fn new(options: IndexOptions) -> Self {
         let bytes = options.cache_bytes_max.0 as usize;
+        let unindexed_bytes = (bytes - bytes / FILTERED_SHARE - bytes / POSITIONS_SHARE) / UNINDEXED_CACHES;
         let examined = Examined::default();
         let shared = Shared {
             catalogs: Cache::new(CATALOGS_MAX),
             fragments: Cache::new(CATALOGS_MAX),
             residents: Mutex::default(),
-            unseen: Unseen::new(bytes - bytes / FILTERED_SHARE - bytes / PLACES_SHARE, examined.clone()),
-            filtered: Filtered::new(bytes / FILTERED_SHARE, examined.clone()),
-            places: Cache::new(bytes / PLACES_SHARE),
+            unindexed_vectors: UnindexedVectorCache::new(unindexed_bytes, examined.clone()),
+            unindexed_texts: UnindexedTextCache::new(unindexed_bytes, examined.clone()),
+            filtered: FilterCache::new(bytes / FILTERED_SHARE, examined.clone()),
+            positions: Cache::new(bytes / POSITIONS_SHARE),
             examined,
             options,
         };
         Self { shared: Arc::new(shared) }
     }
 
-    pub(crate) fn unseen(&self) -> &Unseen {
-        &self.shared.unseen
+    pub(crate) fn unindexed_vectors(&self) -> &UnindexedVectorCache {
+        &self.shared.unindexed_vectors
     }
 
-    /// The rows of `snapshot` that satisfy `filter`.
-    pub(crate) async fn wanted(&self, snapshot: &Snapshot, filter: &Filter) -> Result<Wanted> {
+    pub(crate) fn unindexed_texts(&self) -> &UnindexedTextCache {
+        &self.shared.unindexed_texts
+    }
+
+    /// Returns the rows of `snapshot` that satisfy `filter`.
+    pub(crate) async fn filtered(&self, snapshot: &Snapshot, filter: &Filter) -> Result<FilteredRows> {
         let fragments = self.fragments(snapshot).await?;
         self.shared.filtered.rows(snapshot, &fragments, filter).await
     }
 
-    pub(crate) fn places(&self) -> &Cache<Places> {
-        &self.shared.places
+    pub(crate) fn positions(&self) -> &Cache<FilteredPositions> {
+        &self.shared.positions
     }
 
     pub(crate) fn examined(&self) -> &Examined {
         &self.shared.examined
     }
 
-    /// How many rows were looked at so far to make what searches keep: which rows are live, which satisfy filters, what
-    /// no index has seen. It grows with what is written, not with what is there.
+    /// Returns the number of rows that were read so far to fill the caches of searches: of live rows, of filtered rows
+    /// and of rows that no index has. It grows with what is written, not with the size of the tables.
     pub fn rows_examined(&self) -> u64 {
         self.shared.examined.rows()
     }
 
-    /// The fragments of the base of `snapshot`, with their live rows.
+    /// Returns the fragments of the base of `snapshot`, with their live rows.
     pub(crate) async fn fragments(&self, snapshot: &Snapshot) -> Result<Arc<Fragments>> {
         let known = &self.shared.fragments;
         if let Some(known) = known.get(snapshot, "") {
@@ -176,6 +135,7 @@ impl Indexes {
         Ok(fragments)
     }
 
+    /// Returns the indexes of `snapshot`.
     pub(crate) async fn catalog(&self, snapshot: &Snapshot) -> Result<Arc<Catalog>> {
         if let Some(known) = self.shared.catalogs.get(snapshot, "") {
             return Ok(known);
@@ -185,11 +145,10 @@ impl Indexes {
         Ok(catalog)
     }
 
-    /// Makes the index `spec` of `table`, from its newest version; one of the same name is replaced when its column and
-    /// sort are the same. An index of a column that holds nothing yet is made all the same: searches are exact, and
-    /// upkeep builds it when there is something. Writes and searches go on meanwhile; when the build fails, what was
-    /// there before stays. A first build that was cut off goes on where it was, when it is asked for again or at the
-    /// next upkeep.
+    /// Creates the index `spec` of `table` from its newest version, and replaces an index of the same name, column and
+    /// use. An index over a column without values is defined but not built: searches are exact, and upkeep builds it
+    /// when there are values. Writes and searches continue meanwhile; a build that fails leaves the former index in
+    /// place. A first build that was interrupted resumes when the index is created again, or at the next upkeep.
     ///
     /// # Errors
     /// `NotFound` for an unknown column; `InvalidInput` for a column whose type the index cannot cover, or an option
@@ -199,7 +158,7 @@ impl Indexes {
         self.create_watched(table, spec, &silent()).await
     }
 
-    /// As [`create`](Self::create), and tells `progress` how far it is.
+    /// Does what [`create`](Self::create) does, and reports to `progress`.
     pub async fn create_watched(
         &self,
         table: &Table,
@@ -211,7 +170,7 @@ impl Indexes {
         check_column(table.name(), snapshot.schema(), spec)?;
         let catalog = self.catalog(&snapshot).await?;
         if let Some(other) = catalog.indexes.iter().find(|index| index.name == name)
-            && (other.column != spec.column || !other.definition.kind.same_sort(&spec.kind))
+            && (other.column != spec.column || !other.definition.kind.is_same_use(&spec.kind))
         {
             return Err(Error::already_exists(format!(
                 "index `{name}` covers column `{}` ({}); choose another name or drop it",
@@ -223,7 +182,8 @@ impl Indexes {
         let definition = Definition::new(field, spec.kind.clone());
         let about = |error: Error| error.context(format!("build index `{name}` on column `{}`", spec.column));
         if spec.kind.is_resident() {
-            // Built before it is defined: what does not fit is not there. A build that was cut off goes on.
+            // Built before it is defined, so that an index that does not fit is never defined. An interrupted build
+            // resumes from its saved graph.
             if catalog.indexes.iter().any(|index| index.name == name) {
                 self.forget(&snapshot, &name);
             }
@@ -241,8 +201,8 @@ impl Indexes {
         } else {
             let make = async |dataset: &mut Dataset| {
                 let former = Definition::read_one(dataset.config(), &name)?;
-                let goes_on = former.is_some_and(|former| former.is_unfinished && former.kind == spec.kind);
-                if !goes_on {
+                let resumes = former.is_some_and(|former| former.is_unfinished && former.kind == spec.kind);
+                if !resumes {
                     self.build(dataset, &name, &spec.column, &definition, progress).await?;
                 }
                 Ok(())
@@ -255,10 +215,10 @@ impl Indexes {
         index.ok_or_else(|| Error::internal(format!("index `{name}` is not there after it was built")))
     }
 
-    /// Drops the index called `name`. Searches that have begun go on.
+    /// Drops index `name`. Running searches continue to use it.
     ///
     /// # Errors
-    /// `NotFound`, naming the indexes there are.
+    /// `NotFound`, with the names of the indexes of the table.
     pub async fn remove(&self, table: &Table, name: &str) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let is_built = self.catalog(&snapshot).await?.find(table.name(), name)?.built.is_some();
@@ -272,7 +232,7 @@ impl Indexes {
         table.maintain(remove).await
     }
 
-    /// The indexes of `snapshot`, by name, with how late each is.
+    /// Lists the indexes of `snapshot` by name, with the rows that each lacks.
     pub async fn list(&self, snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
         let catalog = self.catalog(snapshot).await?;
         if catalog.indexes.is_empty() {
@@ -285,19 +245,21 @@ impl Indexes {
         for index in &catalog.indexes {
             let mut info = outline(snapshot, index);
             info.rows_unindexed = rows;
-            let late = |late: &RowAddrTreeMap| live::count(&(late.clone() - superseded)) + snapshot.changed_rows();
-            if let Some(options) = resident_options(&index.definition.kind) {
+            let uncovered = |uncovered: &RowAddrTreeMap| {
+                row_set::count(&(uncovered.clone() - superseded)) + snapshot.changed_rows()
+            };
+            if let Some(options) = index.definition.kind.resident_options() {
                 let resident = self.resident(snapshot, index, options);
                 info.memory_bytes = resident.memory_bytes();
                 info.failure = resident.failure();
                 if let Some(view) = resident.view(snapshot, &fragments).await? {
                     let known = snapshot.changed_rows().saturating_sub(snapshot.changed_rows_since(view.changed_to));
-                    info.rows_unindexed = late(&view.live.late) - known;
+                    info.rows_unindexed = uncovered(&view.coverage.uncovered) - known;
                     let of_base = snapshot.version_of_base(snapshot.base().version().version);
                     info.built_to = of_base.max(view.changed_to);
                 }
             } else if let Some(built) = &index.built {
-                info.rows_unindexed = late(&built.live(&fragments).await?.late);
+                info.rows_unindexed = uncovered(&built.coverage(&fragments).await?.uncovered);
             }
             info.rows_indexed = rows - info.rows_unindexed;
             indexes.push(info);
@@ -305,15 +267,15 @@ impl Indexes {
         Ok(indexes)
     }
 
-    /// [`list`](Self::list) without counting rows.
+    /// Does what [`list`](Self::list) does, without counting rows.
     pub async fn outlines(&self, snapshot: &Snapshot) -> Result<Vec<IndexInfo>> {
         let catalog = self.catalog(snapshot).await?;
         Ok(catalog.indexes.iter().map(|index| outline(snapshot, index)).collect())
     }
 
-    /// Brings every index of `table` up to date. What is new is added to an index as it is; an index that has not seen
-    /// more rows than it has, lies in too many pieces, or learned from a table much smaller, is built anew. An index
-    /// that is current is left alone, and so is one whose column has nothing to build from.
+    /// Brings every index of `table` up to date. New rows are added to an index. An index is rebuilt if it lacks more
+    /// rows than it has, has too many segments, or was trained on a much smaller table. A current index, and one whose
+    /// column has no values, are left as they are.
     pub async fn optimize(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let catalog = self.catalog(&snapshot).await?;
@@ -347,7 +309,7 @@ impl Indexes {
             Box::pin(table.maintain(async |dataset| extend(dataset, append, options).await)).await?;
         }
         for index in rebuild {
-            self.renew(table, index).await?;
+            self.rebuild_index(table, index).await?;
         }
         if !resident.is_empty() {
             table.fold().await?;
@@ -359,7 +321,7 @@ impl Indexes {
         Ok(())
     }
 
-    /// Builds every index of `table` anew from its rows, by its own definition: nothing is left in them of rows that
+    /// Rebuilds every index of `table` from its rows, by its own definition, so that no index holds values of rows that
     /// are gone.
     pub async fn rebuild(&self, table: &Table) -> Result<()> {
         let catalog = self.catalog(&table.snapshot().await?).await?;
@@ -369,13 +331,13 @@ impl Indexes {
                 table.fold().await?;
                 self.make_resident(&table.snapshot().await?, index, &silent()).await?;
             } else {
-                self.renew(table, index).await?;
+                self.rebuild_index(table, index).await?;
             }
         }
         Ok(())
     }
 
-    /// Builds index `name` as it is asked to be.
+    /// Builds index `name` by `definition`, and stores the definition.
     async fn build(
         &self,
         dataset: &mut Dataset,
@@ -383,37 +345,38 @@ impl Indexes {
         column: &str,
         definition: &Definition,
         progress: &Arc<dyn Progress>,
-    ) -> Result<Made> {
-        let made = build(dataset, name, column, &definition.kind, &self.shared.options, progress);
-        let made = Box::pin(made).await?;
+    ) -> Result<BuildOutcome> {
+        let outcome = build_index(dataset, name, column, &definition.kind, &self.shared.options, progress);
+        let outcome = Box::pin(outcome).await?;
         let rows = dataset.count_rows(None).await.map_err(lance_error)?;
-        let definition = Definition { rows, is_unfinished: made == Made::Begun, covered: 0, ..definition.clone() };
+        let definition =
+            Definition { rows, is_unfinished: outcome == BuildOutcome::Begun, covered: 0, ..definition.clone() };
         define(dataset, name, &definition).await?;
-        Ok(made)
+        Ok(outcome)
     }
 
-    /// Builds `index` anew. One whose column holds nothing any more keeps its definition and nothing else.
-    pub(crate) async fn renew(&self, table: &Table, index: &Index) -> Result<()> {
-        // How hard to look was measured on other parts.
+    /// Rebuilds `index`. An index whose column no longer has values keeps its definition alone.
+    pub(crate) async fn rebuild_index(&self, table: &Table, index: &Index) -> Result<()> {
+        // The settings were measured on other partitions.
         let definition = Definition {
             search: SearchSettings::default(),
             measured: index.definition.measured.map(|measured| Measured { rows: 0, ..measured }),
             ..index.definition.clone()
         };
-        let renew = async |dataset: &mut Dataset| {
-            let made = self.build(dataset, &index.name, &index.column, &definition, &silent()).await?;
-            if made == Made::Nothing && index.built.is_some() {
+        let rebuild_index = async |dataset: &mut Dataset| {
+            let outcome = self.build(dataset, &index.name, &index.column, &definition, &silent()).await?;
+            if outcome == BuildOutcome::Empty && index.built.is_some() {
                 dataset.drop_index(&index.name).await.map_err(lance_error)?;
             }
             Ok(())
         };
-        Box::pin(table.maintain(renew)).await?;
+        Box::pin(table.maintain(rebuild_index)).await?;
         self.finish(table, &index.name, &silent()).await
     }
 
-    /// Builds the pieces that are missing of index `name`, if it is built piece by piece. Writes go on between them.
+    /// Builds the missing segments of index `name`, if its first build is unfinished. Writes continue between them.
     async fn finish(&self, table: &Table, name: &str, progress: &Arc<dyn Progress>) -> Result<()> {
-        let stage = format!("{name}: pieces");
+        let stage = format!("{name}: segments");
         let mut has_begun = false;
         loop {
             let snapshot = table.snapshot().await?;
@@ -425,7 +388,7 @@ impl Indexes {
                 has_begun = true;
                 progress.begin(&stage, None);
             }
-            let added = Box::pin(table.maintain(async |dataset| self.add_piece(dataset, name, progress).await)).await;
+            let added = Box::pin(table.maintain(async |dataset| self.add_segment(dataset, name, progress).await)).await;
             let Some(rows) = added.inspect_err(|_| progress.end(&stage))? else { break };
             progress.advance(&stage, rows as u64);
         }
@@ -435,8 +398,9 @@ impl Indexes {
         Ok(())
     }
 
-    /// Builds the next piece of index `name`; how many rows it has, or `None` where the index or its column is gone.
-    async fn add_piece(
+    /// Builds the next segment of index `name`. Returns the number of its rows, or `None` where the index or its column
+    /// is gone.
+    async fn add_segment(
         &self,
         dataset: &mut Dataset,
         name: &str,
@@ -447,99 +411,98 @@ impl Indexes {
             return Ok(None);
         };
         let options = &self.shared.options;
-        let of_piece = |rows: usize| piece_rows(rows, options.piece_rows).unwrap_or(usize::MAX);
+        let rows_max = |rows: usize| segment_rows(rows, options.segment_rows).unwrap_or(usize::MAX);
         let rows = if let IndexKind::Vector(_) = &definition.kind {
-            let piece_rows = of_piece(vectors(dataset, &column).await?);
-            let added = pieces::add_vectors(dataset, name, piece_rows).await?;
+            let rows_max = rows_max(count_vectors(dataset, &column).await?);
+            let added = segments::add_vector_segment(dataset, name, rows_max).await?;
             definition.is_unfinished = added.is_unfinished;
             added.rows
         } else {
-            let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
-            // Of a row whose column was patched since a piece had it, Lance would find in that piece what it was, as
-            // soon as another piece covers its file. A search of texts looks in each piece for its own files alone.
-            let is_patched =
-                matches!(definition.kind, IndexKind::Scalar(_)) && pieces::fingerprint(&covered) != definition.covered;
+            let covered = segments::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
+            // After a patch of the column, a scalar index would find stale values in an older segment as soon as
+            // another one covers the fragment. A full-text search restricts each segment to its own fragments.
+            let is_patched = matches!(definition.kind, IndexKind::Scalar(_))
+                && segments::fingerprint(&covered) != definition.covered;
             let all = dataset.fragment_bitmap().as_ref().clone();
-            let rows = of_piece(pieces::rows_of(dataset, &all));
-            let files = if is_patched { all } else { pieces::first(dataset, &(all - &covered), rows) };
-            if !files.is_empty() {
-                let (index_type, params) = params(&definition.kind, options)?;
-                pieces::build(dataset, name, &column, (index_type, params.as_ref()), &files, progress).await?;
+            let rows_max = rows_max(segments::count_rows(dataset, &all));
+            let fragments = match is_patched {
+                true => all,
+                false => segments::first_fragments(dataset, &(all - &covered), rows_max),
+            };
+            if !fragments.is_empty() {
+                let index = LanceIndex::new(&definition.kind, options)?;
+                segments::build_segment(dataset, name, &column, &index, &fragments, progress).await?;
             }
-            let covered = pieces::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
+            let covered = segments::covered(dataset, &dataset.load_indices_by_name(name).await.map_err(lance_error)?);
             definition.is_unfinished = covered != *dataset.fragment_bitmap().as_ref();
-            definition.covered = if definition.is_unfinished { pieces::fingerprint(&covered) } else { 0 };
-            pieces::rows_of(dataset, &files)
+            definition.covered = if definition.is_unfinished { segments::fingerprint(&covered) } else { 0 };
+            segments::count_rows(dataset, &fragments)
         };
         define(dataset, name, &definition).await?;
         Ok(Some(rows))
     }
 
-    /// The state of index `index` in memory.
-    pub(crate) fn resident(
-        &self,
-        snapshot: &Snapshot,
-        index: &Index,
-        options: &crate::kind::VectorOptions,
-    ) -> Arc<Resident> {
+    /// Returns the graph of `index`, whose options are `options`: an empty one if it is not in memory yet.
+    pub(crate) fn resident(&self, snapshot: &Snapshot, index: &Index, options: &VectorOptions) -> Arc<ResidentIndex> {
         let key = (snapshot.identity(), index.name.clone());
         let field = index.definition.field;
         let mut residents = self.shared.residents.lock();
-        let known = residents.get(&key).filter(|known| known.field == field && known.options == *options);
-        if let Some(known) = known {
+        if let Some(known) = residents.get(&key).filter(|known| known.is_of(field, options)) {
             return Arc::clone(known);
         }
-        let made = Arc::new(Resident::new(snapshot.base().uri(), field, options.clone()));
+        let made = Arc::new(ResidentIndex::new(snapshot.base().uri(), field, options.clone()));
         residents.insert(key, Arc::clone(&made));
         made
     }
 
-    /// Starts to bring index `index` up to date when it is not, unless somebody does.
-    pub(crate) fn keep_resident(&self, snapshot: &Snapshot, index: &Index, resident: &Resident) {
-        // What did not fit does not fit: upkeep and whoever asks for it try again.
-        if resident.is_busy() || resident.failure().is_some() {
+    /// Starts to refresh `index` in the background, unless a refresh is running.
+    pub(crate) fn spawn_refresh(&self, snapshot: &Snapshot, index: &Index, resident: &ResidentIndex) {
+        // An index that did not fit still does not: only upkeep and explicit requests try again.
+        if resident.is_refreshing() || resident.failure().is_some() {
             return;
         }
         let definition = index.definition.clone();
         let index = Index { name: index.name.clone(), column: index.column.clone(), definition, built: None };
         let (indexes, snapshot) = (self.clone(), snapshot.clone());
         tokio::spawn(async move {
-            // Those who search meanwhile need threads too.
+            // Concurrent searches need threads too.
             let threads = (indexes.shared.options.threads / 2).max(1);
-            if let Err(error) = indexes.bring_up(&snapshot, &index, threads, &silent()).await {
-                tracing::warn!(%error, index = index.name, "the index is not in memory; searches go on without it");
+            if let Err(error) = indexes.refresh_resident(&snapshot, &index, threads, &silent()).await {
+                let what = "the index cannot be brought into memory: searches continue without it";
+                tracing::warn!(%error, index = index.name, "{what}");
             }
         });
     }
 
+    /// Brings `index` up to `snapshot` in memory, with all threads.
     pub(crate) async fn make_resident(
         &self,
         snapshot: &Snapshot,
         index: &Index,
         progress: &Arc<dyn Progress>,
     ) -> Result<()> {
-        self.bring_up(snapshot, index, self.shared.options.threads, progress).await
+        self.refresh_resident(snapshot, index, self.shared.options.threads, progress).await
     }
 
-    async fn bring_up(
+    async fn refresh_resident(
         &self,
         snapshot: &Snapshot,
         index: &Index,
         threads: usize,
         progress: &Arc<dyn Progress>,
     ) -> Result<()> {
-        let Some(options) = resident_options(&index.definition.kind) else { return Ok(()) };
+        let Some(options) = index.definition.kind.resident_options() else { return Ok(()) };
         let resident = self.resident(snapshot, index, options);
         let fragments = self.fragments(snapshot).await?;
         let others: u64 = {
-            let (table, place) = (snapshot.identity(), snapshot.base().uri());
+            let (table, uri) = (snapshot.identity(), snapshot.base().uri());
             let mut residents = self.shared.residents.lock();
-            // A table that was there before under this name needs its graphs no more.
-            residents.retain(|(of, _), known| *of == table || known.place != place);
+            // A former table at the same location no longer needs its graphs.
+            residents.retain(|(owner, _), known| *owner == table || known.table_uri() != uri);
             let others = residents.values().filter(|other| !Arc::ptr_eq(other, &resident));
             others.map(|other| other.capacity_bytes()).sum()
         };
-        let bounds = Bounds {
+        let options = RefreshOptions {
             capacity_bytes: self.shared.options.memory_bytes_max.0.saturating_sub(others),
             file: self.file(snapshot, &index.name),
             threads,
@@ -547,10 +510,10 @@ impl Indexes {
             progress: Arc::clone(progress),
             examined: self.shared.examined.clone(),
         };
-        Box::pin(resident.refresh(snapshot, index, &fragments, &bounds)).await
+        Box::pin(resident.refresh(snapshot, index, &fragments, &options)).await
     }
 
-    /// Drops what is kept of `table` outside of it, in memory and on disk: for one that is about to be dropped.
+    /// Drops what is kept in memory and on disk for the indexes of `table`, which is about to be dropped.
     pub async fn forget_table(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
         for index in &self.catalog(&snapshot).await?.indexes {
@@ -559,21 +522,23 @@ impl Indexes {
         let (table, shared) = (snapshot.identity(), &self.shared);
         shared.catalogs.forget(table);
         shared.fragments.forget(table);
-        shared.unseen.forget(table);
+        shared.unindexed_vectors.forget(table);
+        shared.unindexed_texts.forget(table);
         shared.filtered.forget(table);
-        shared.places.forget(table);
+        shared.positions.forget(table);
         Ok(())
     }
 
-    /// Drops what is in memory and on disk of the resident index called `name`, if it is one.
+    /// Drops the graph of index `name`, in memory and on disk, if the index is resident.
     fn forget(&self, snapshot: &Snapshot, name: &str) {
         let key = (snapshot.identity(), name.to_owned());
         self.shared.residents.lock().remove(&key);
         if let Some(file) = self.file(snapshot, name) {
-            resident_file::remove(&file);
+            saved::remove(&file);
         }
     }
 
+    /// Returns the file in which the graph of index `name` is saved.
     fn file(&self, snapshot: &Snapshot, name: &str) -> Option<PathBuf> {
         let mut hasher = DefaultHasher::new();
         (snapshot.base().uri(), name).hash(&mut hasher);
@@ -581,7 +546,7 @@ impl Indexes {
         Some(directory.join(format!("{:016x}.json", hasher.finish())))
     }
 
-    /// Keeps `definition` as that of index `name`.
+    /// Stores `definition` as that of index `name`.
     pub(crate) async fn define(&self, table: &Table, name: &str, definition: &Definition) -> Result<()> {
         table.maintain(async |dataset| define(dataset, name, definition).await).await
     }
@@ -589,10 +554,10 @@ impl Indexes {
 
 async fn define(dataset: &mut Dataset, name: &str, definition: &Definition) -> Result<()> {
     let (key, text) = definition.to_property(name)?;
-    if dataset.config().get(&key) == text.as_ref() {
+    if dataset.config().get(&key) == Some(&text) {
         return Ok(());
     }
-    dataset.update_config(BTreeMap::from([(key, text)])).await.map(drop).map_err(lance_error)
+    dataset.update_config(BTreeMap::from([(key, Some(text))])).await.map(drop).map_err(lance_error)
 }
 
 async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
@@ -603,58 +568,12 @@ async fn undefine(dataset: &mut Dataset, name: &str) -> Result<()> {
     dataset.update_config(BTreeMap::from([(key, None::<String>)])).await.map(drop).map_err(lance_error)
 }
 
-/// Adds what is new to each of `indexes`. One of vectors or texts gets a piece more, or one that takes in the newest
-/// pieces; others become one piece, since where a row was patched Lance would find its former number too.
-async fn extend(dataset: &mut Dataset, indexes: Vec<&Index>, options: &IndexOptions) -> Result<()> {
-    let mut whole = Vec::new();
-    for Index { name, column, definition, .. } in indexes {
-        match &definition.kind {
-            IndexKind::Vector(_) if vectors(dataset, column).await? == 0 => {}
-            IndexKind::Vector(_) => {
-                let pieces = pieces_to_merge(dataset, name).await?;
-                let options = OptimizeOptions::merge(pieces).index_names(vec![name.clone()]);
-                dataset.optimize_indices(&options).await.map_err(lance_error)?;
-            }
-            kind @ IndexKind::FullText(_) => {
-                // Texts are read again: Lance's merge would take in all pieces that have lost a row.
-                let merged = pieces_to_merge(dataset, name).await?;
-                let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
-                pieces.truncate(pieces.len() - merged);
-                let files = dataset.fragment_bitmap().as_ref() - &pieces::covered(dataset, &pieces);
-                let (index_type, params) = params(kind, options)?;
-                pieces::build(dataset, name, column, (index_type, params.as_ref()), &files, &silent()).await?;
-            }
-            IndexKind::Scalar(_) => whole.push(name.clone()),
-        }
-    }
-    if whole.is_empty() {
-        return Ok(());
-    }
-    let options = OptimizeOptions::merge(SEGMENTS_MAX + 1).index_names(whole);
-    dataset.optimize_indices(&options).await.map_err(lance_error)
-}
-
-/// How many of the newest pieces of index `name` are merged with what is new: as many as keep each piece
-/// [`PIECE_RATIO`] times as large as all newer ones, as the levels of a log-structured merge tree (O'Neil et al.,
-/// 1996). A piece is searched and merged for the files that it covers alone: a row whose column was patched since is in
-/// another one.
-async fn pieces_to_merge(dataset: &Dataset, name: &str) -> Result<usize> {
-    let mut pieces = dataset.load_indices_by_name(name).await.map_err(lance_error)?;
-    let covered = |pieces: &[IndexMetadata]| pieces::covered(dataset, pieces);
-    let mut newer = pieces::rows_of(dataset, &(dataset.fragment_bitmap().as_ref() - &covered(&pieces)));
-    // Lance keeps them in the order in which they were built.
-    pieces.reverse();
-    for (merged, piece) in pieces.iter().enumerate() {
-        let rows = pieces::rows_of(dataset, &covered(std::slice::from_ref(piece)));
-        if rows >= newer.saturating_mul(PIECE_RATIO) && pieces.len() - merged < SEGMENTS_MAX {
-            return Ok(merged);
-        }
-        newer += rows;
-    }
-    Ok(pieces.len())
-}
-
-/// Whether `error` may come from an index that cannot be read, so that a search goes on without it.
+/// Returns whether `error` may come from an unreadable index, without which the search can continue.
 pub(crate) fn is_of_index(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::InvalidInput)
+}
+
+/// Logs that a search continues without an index.
+pub(crate) fn warn_unreadable(name: &str, error: &Error) {
+    tracing::warn!(%error, index = name, "the index cannot be read: searches compare every row until it is rebuilt");
 }

@@ -1,4 +1,4 @@
-//! Kinds of index, and what each is built with.
+//! The kinds of index, with the options of their builds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,35 +6,35 @@ use std::str::FromStr;
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Metric;
+use crate::metric::Metric;
 
-/// What an index is for, and how it is built.
+/// The kind of an index, with the options of its build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IndexKind {
-    /// Nearest vectors. Not useful for a metric other than its own.
+    /// An index for nearest vectors. Not useful for a metric other than its own.
     Vector(VectorOptions),
-    /// Words of a text column, ranked by BM25. Not useful for substrings or regular expressions.
+    /// An index for the words of a text column, ranked by BM25. Not useful for substrings or regular expressions.
     FullText(TextOptions),
-    /// Quicker filters on a column.
+    /// An index for filters on a column.
     Scalar(ScalarStructure),
 }
 
-/// How a vector index is built. What is `None` is chosen by the number of rows.
+/// The options of a vector index. An option that is `None` is derived from the number of rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorOptions {
-    /// The distance it ranks by.
+    /// The distance by which the index ranks.
     pub metric: Metric,
-    /// How vectors are kept.
+    /// The structure in which the vectors are kept.
     #[serde(default)]
     pub structure: VectorStructure,
-    /// Parts that the vectors are divided into, of which a search looks at some; not for [`VectorStructure::Hnsw`].
+    /// Partitions of the vectors, of which a search probes some; not for [`VectorStructure::Hnsw`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<usize>,
-    /// Pieces that product quantisation cuts a vector into; it divides the dimension.
+    /// Sub-vectors of a vector in product quantisation; a divisor of its width.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_vectors: Option<usize>,
-    /// Links of a node of a graph.
+    /// Links of a node in a graph.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub m: Option<usize>,
     /// Width of the search that finds a new node's neighbours.
@@ -42,60 +42,61 @@ pub struct VectorOptions {
     pub ef_construction: Option<usize>,
 }
 
-/// How vectors are kept.
+/// The structure of a vector index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VectorStructure {
-    /// On disk, [`Self::IvfFlat`] for few rows and [`Self::IvfSq`] for many; or, with options of a graph, [`Self::IvfHnswSq`].
+    /// On disk: [`Self::IvfFlat`] for few rows, [`Self::IvfSq`] for many, or [`Self::IvfHnswSq`] with options of a
+    /// graph.
     #[default]
     Auto,
-    /// On disk, whole. Not useful for many rows.
+    /// On disk: whole vectors. Not useful for many rows.
     IvfFlat,
-    /// On disk, by product quantisation.
+    /// On disk: product-quantised vectors.
     IvfPq,
-    /// On disk, 8 bits a number.
+    /// On disk: vectors of 8 bits a number.
     IvfSq,
-    /// On disk, some bits a number after a rotation (RaBitQ).
+    /// On disk: vectors of some bits a number after a rotation (RaBitQ).
     IvfRq,
-    /// On disk, a graph over 8-bit numbers in each part.
+    /// On disk: a graph over vectors of 8 bits a number in each partition.
     IvfHnswSq,
-    /// On disk, a graph over product-quantised vectors in each part.
+    /// On disk: a graph over product-quantised vectors in each partition.
     IvfHnswPq,
-    /// One graph in memory. Not useful for a column that does not fit there.
+    /// In memory: one graph. Not useful for a column that does not fit there.
     Hnsw,
 }
 
-/// How a full-text index reads texts.
+/// The options by which a full-text index splits texts into words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextOptions {
-    /// The language whose stems and stop words count, such as `English`.
+    /// The language of stems and stop words, such as `English`.
     pub language: String,
-    /// Whether `running` finds `run`.
+    /// Whether words are stemmed: whether `running` finds `run`.
     pub stem: bool,
     /// Whether words like `the` are left out.
     pub remove_stop_words: bool,
-    /// Pieces of so many letters, at least and at most, in the place of words.
+    /// The least and the greatest length of n-grams, which then replace words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ngram: Option<(u32, u32)>,
 }
 
-/// How a scalar index is kept.
+/// The structure of a scalar index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScalarStructure {
-    /// Values in order, for equality and ranges.
+    /// Sorted values, for equality and ranges.
     #[serde(rename = "btree")]
     BTree,
-    /// The rows of each value. Not useful for many different values.
+    /// The rows of each value. Not useful for many distinct values.
     Bitmap,
     /// The rows of each label, for a column of lists.
     LabelList,
-    /// Least and greatest values of runs of rows.
+    /// The least and the greatest value of each zone of rows.
     #[serde(rename = "zonemap")]
     ZoneMap,
-    /// Which values runs of rows may have, for equality.
+    /// A Bloom filter for each zone of rows, for equality.
     BloomFilter,
-    /// Three-letter pieces of texts, for `contains`.
+    /// The trigrams of texts, for `contains`.
     #[serde(rename = "ngram")]
     NGram,
 }
@@ -121,31 +122,31 @@ const SCALAR_NAMES: [(&str, ScalarStructure); 7] = [
 ];
 
 impl IndexKind {
-    /// A vector index for `metric`, on disk.
+    /// Returns a vector index for `metric`, on disk.
     pub fn vector(metric: Metric) -> Self {
         Self::Vector(VectorOptions { metric, ..VectorOptions::default() })
     }
 
-    /// A graph for `metric`, in memory.
+    /// Returns a graph for `metric`, in memory.
     pub fn hnsw(metric: Metric) -> Self {
         Self::Vector(VectorOptions { metric, structure: VectorStructure::Hnsw, ..VectorOptions::default() })
     }
 
-    /// A full-text index for English, with stems and without stop words.
+    /// Returns a full-text index for English, with stemming and without stop words.
     pub fn full_text() -> Self {
         Self::FullText(TextOptions { language: "English".to_owned(), stem: true, remove_stop_words: true, ngram: None })
     }
 
-    /// An index for equality and ranges.
+    /// Returns an index for equality and ranges.
     pub fn scalar() -> Self {
         Self::Scalar(ScalarStructure::BTree)
     }
 
-    /// The kind that people write as `vector` (or one of its structures, such as `ivf_pq`), `text`, or `scalar` (or one of its
-    /// structures, such as `bitmap`), with options such as `metric` and `cosine`.
+    /// Parses a kind written as `vector` (or one of its structures, such as `ivf_pq`), `text`, or `scalar` (or one of
+    /// its structures, such as `bitmap`), with options such as `metric` and `cosine`.
     ///
     /// # Errors
-    /// `InvalidInput` for another word, an option that the kind does not have, or a value that is none.
+    /// `InvalidInput` for another word, an option that the kind does not have, or a value that does not parse.
     pub fn parse<'a>(kind: &str, options: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         let word = kind.to_ascii_lowercase();
         let named = |name: &str| name == word;
@@ -196,7 +197,8 @@ impl IndexKind {
         Ok(())
     }
 
-    /// Whether an index of kind `other` does the work of this one: the same sort of index, with the same metric.
+    /// Returns whether an index of kind `other` serves in place of this one: it has the same metric and the same
+    /// structure, unless this one leaves the structure open.
     pub fn same_kind(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Vector(one), Self::Vector(other)) => {
@@ -210,15 +212,15 @@ impl IndexKind {
         }
     }
 
-    /// Whether an index of kind `other` finds the same, however it is built.
-    pub(crate) fn same_sort(&self, other: &Self) -> bool {
+    /// Returns whether an index of kind `other` answers the same searches, whatever its structure.
+    pub(crate) fn is_same_use(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Vector(one), Self::Vector(other)) => one.metric == other.metric,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
 
-    /// The metric of a vector index.
+    /// Returns the metric of a vector index.
     pub fn metric(&self) -> Option<Metric> {
         match self {
             Self::Vector(options) => Some(options.metric),
@@ -226,7 +228,15 @@ impl IndexKind {
         }
     }
 
-    /// Whether it is kept in memory.
+    /// Returns the options of an index that is kept in memory.
+    pub(crate) fn resident_options(&self) -> Option<&VectorOptions> {
+        match self {
+            Self::Vector(options) if self.is_resident() => Some(options),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the index is kept in memory.
     pub fn is_resident(&self) -> bool {
         matches!(self, Self::Vector(options) if options.structure == VectorStructure::Hnsw)
     }

@@ -1,10 +1,12 @@
-//! Indexes over a table, and search through them: vectors, full text, and both fused.
+//! Indexes over a table, and the searches that use them: vector, full-text and hybrid search, and scalar filters.
 //!
-//! [`Indexes`] makes, lists, tends, drops and searches them; a search reads one [`Snapshot`](cenote_store::Snapshot).
-//! An index may be late, never wrong: rows written after it was built are searched without it and merged in; rows
-//! deleted or replaced are never found by their old values. A search under a filter gives min(k, matching rows).
+//! [`Indexes`] creates, lists, maintains, drops and searches them; a search reads one
+//! [`Snapshot`](cenote_store::Snapshot). An index may lag behind its table, but a search is never stale: it compares
+//! the rows that the index lacks one by one and merges them in, and it never finds a deleted or replaced row by its old
+//! value. A search under a filter returns min(k, matching rows).
 //!
-//! This crate does not know SQL beyond a predicate it hands to the store, nor operators: a query vector comes ready.
+//! This crate does not know SQL, beyond a predicate that it hands to the store, nor operators: a query vector is given
+//! as numbers.
 //!
 //! ```
 //! # async fn example() -> cenote_base::Result<()> {
@@ -22,7 +24,7 @@
 //! let indexes = Indexes::default();
 //! indexes.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await?;
 //!
-//! // Written after the index was built, and found all the same.
+//! // A row that is written after the index was built is found all the same.
 //! table.upsert(record_batch!(("id", Int64, [3]), ("note", Utf8, ["red cars, red cars"])).unwrap()).await?;
 //! let found = indexes.text_search(&table.snapshot().await?, &TextQuery::new("red car", 10)).await?;
 //! assert_eq!(found.num_rows(), 2);
@@ -35,45 +37,30 @@
 
 mod blocking;
 mod build;
-mod cache;
 mod catalog;
-mod corpus;
 mod definition;
-mod disk;
-mod filtered;
-mod fragments;
-mod fusion;
-mod fuzzy;
 mod hits;
+mod hybrid;
 mod indexes;
 mod kind;
-mod late;
-mod live;
-mod matches;
-mod parse;
-mod pieces;
-mod plan;
-mod resident;
-mod resident_file;
-mod scan;
+mod metric;
+mod options;
+mod rows;
 mod spec;
 mod text;
-mod train;
-mod tune;
-mod unseen;
 mod vector;
-mod vectors;
-mod watch;
 
+pub use build::train::Trainer;
 pub use catalog::IndexInfo;
 pub use definition::{Measured, PROPERTY_PREFIX, SearchSettings};
-pub use fusion::HybridQuery;
 pub use hits::{DISTANCE, Hit, K_MAX, SCORE, materialize};
-pub use indexes::{IndexOptions, Indexes};
+pub use hybrid::HybridQuery;
+pub use indexes::Indexes;
 pub use kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
-pub use spec::{IndexSpec, Metric};
-pub use text::TextQuery;
-pub use train::Trainer;
-pub use tune::{TunePoint, Tuning};
-pub use vector::{Strategy, VectorQuery};
-pub use vectors::vector_dimensions;
+pub use metric::Metric;
+pub use options::IndexOptions;
+pub use spec::IndexSpec;
+pub use text::search::TextQuery;
+pub use vector::exact::vector_dimensions;
+pub use vector::search::{Strategy, VectorQuery};
+pub use vector::tune::{TunePoint, Tuning};

@@ -1,16 +1,17 @@
-//! The suite every operator passes: determinism, row alignment, batch independence, null and corrupt input.
+//! The suite that every operator passes: determinism, row alignment, batch independence, null and corrupt input.
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
 use arrow::compute::concat;
 use cenote_base::{Error, Result};
 
+use crate::bound::BoundOperator;
 use crate::definition::Shape;
-use crate::operator::{BoundOperator, Output, Rows};
+use crate::worker::{Output, Rows};
 
 /// Runs the suite on `operator`.
 ///
-/// `good` holds rows (one array a port) that all succeed; `bad` holds rows that must all fail, each with its own reason,
-/// without failing the batch; `bad` may be empty for an operator that no input can upset.
+/// `good` holds rows that all succeed, `bad` rows that must all fail, each with a reason of its own and without failing
+/// the batch. Both have one array for each port. `bad` may be empty for an operator that accepts any input.
 ///
 /// # Errors
 /// `Internal` with the promise that was broken.
@@ -40,7 +41,7 @@ fn same(a: &Output, b: &Output) -> bool {
     a.columns == b.columns && a.parents == b.parents && a.errors == b.errors
 }
 
-/// The same rows give the same output, on the same worker and on another.
+/// Requires the same output for the same rows, on the same worker and on another.
 fn deterministic(operator: &BoundOperator, good: &[ArrayRef], whole: &Output) -> Result<()> {
     let mut worker = operator.worker()?;
     for _ in 0..2 {
@@ -50,14 +51,14 @@ fn deterministic(operator: &BoundOperator, good: &[ArrayRef], whole: &Output) ->
     Ok(())
 }
 
-/// Preparing rows for the kernel and running it gives what a worker gives that does all of it.
+/// Requires that preparing rows and running the kernel gives what a worker gives that does both.
 fn in_halves(operator: &BoundOperator, good: &[ArrayRef], whole: &Output) -> Result<()> {
     let Some(kernel) = operator.kernel() else { return Ok(()) };
     let halves = kernel.worker()?.process(&Rows::new(good))?;
     ensure(same(whole, &halves), || format!("kernel `{}` gave another output than a worker", kernel.name))
 }
 
-/// A row's output does not depend on the rows beside it.
+/// Requires that a row's output does not depend on the rows beside it.
 fn batch_independent(operator: &BoundOperator, good: &[ArrayRef], whole: &Output) -> Result<()> {
     let mut worker = operator.worker()?;
     let mut singles = Vec::new();
@@ -79,7 +80,7 @@ fn empty(operator: &BoundOperator, good: &[ArrayRef]) -> Result<()> {
     ensure(output.columns.iter().all(|column| column.is_empty()), || "no rows gave rows".to_owned())
 }
 
-/// Null in, null out, and no complaint: a missing input is not an error.
+/// Requires null for null and no error: a missing input is not a bad row.
 fn nulls(operator: &BoundOperator, good: &[ArrayRef]) -> Result<()> {
     let nulls: Vec<ArrayRef> = good.iter().map(|column| new_null_array(column.data_type(), 2)).collect();
     let output = run(operator, &nulls)?;
@@ -92,7 +93,7 @@ fn nulls(operator: &BoundOperator, good: &[ArrayRef]) -> Result<()> {
     }
 }
 
-/// Bad rows between good ones become nulls with reasons, and the good ones are as if the bad were not there.
+/// Requires that bad rows before good ones become nulls with reasons, and that the good ones come out as if alone.
 fn corrupt(operator: &BoundOperator, good: &[ArrayRef], bad: &[ArrayRef]) -> Result<()> {
     let bad_rows = bad[0].len();
     let mixed = good
@@ -116,7 +117,7 @@ fn corrupt(operator: &BoundOperator, good: &[ArrayRef], bad: &[ArrayRef]) -> Res
     Ok(())
 }
 
-/// How many output rows have a parent below `rows`.
+/// Counts the output rows whose parent is below `rows`.
 fn leading(parents: &UInt32Array, rows: usize) -> usize {
     parents.values().partition_point(|&parent| (parent as usize) < rows)
 }

@@ -1,4 +1,4 @@
-//! What a registered operator says of itself: ports, parameters, shape.
+//! Definitions of operators: ports, parameters and shape.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use serde_json::Value;
 use crate::operator::Operator;
 use crate::spec::Params;
 
-/// How output rows relate to input rows.
+/// The relation of output rows to input rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// One output row for each input row, in order.
     RowWise,
-    /// Row-wise with one number as output: a score against which the recipe sets a threshold, so that moving the
-    /// threshold computes nothing.
+    /// Row-wise with one number as output: a score for which the recipe sets a threshold, so that moving the threshold
+    /// computes nothing.
     Filter,
     /// Zero or more output rows for each input row: a child table keyed by the parent's key and an ordinal.
     OneToMany,
 }
 
-/// What a port accepts.
+/// The type of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortType {
     /// Bytes, arriving as `LargeBinary` (media and blobs).
@@ -36,7 +36,7 @@ pub enum PortType {
 }
 
 impl PortType {
-    /// Whether a column of `data_type` can be read through this port.
+    /// Returns whether a column of `data_type` can be read through this port.
     pub fn accepts(self, data_type: &DataType) -> bool {
         match self {
             Self::Bytes => matches!(data_type, DataType::Binary | DataType::LargeBinary),
@@ -48,7 +48,7 @@ impl PortType {
         }
     }
 
-    /// The type a worker sees for a column of `data_type` that this port accepts.
+    /// Returns the type that a worker sees for a column of `data_type` that this port accepts.
     pub fn arrives_as(self, data_type: &DataType) -> DataType {
         match self {
             Self::Bytes => DataType::LargeBinary,
@@ -73,14 +73,14 @@ impl fmt::Display for PortType {
 /// A named input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// The name a recipe binds a column to.
+    /// The name that a recipe binds a column to.
     pub name: &'static str,
-    /// What it accepts.
+    /// The type of the columns that it accepts.
     pub port_type: PortType,
 }
 
 impl Port {
-    /// The input `name`, accepting `port_type`.
+    /// Creates the input `name` of type `port_type`.
     pub const fn new(name: &'static str, port_type: PortType) -> Self {
         Self { name, port_type }
     }
@@ -124,39 +124,40 @@ impl fmt::Display for ParamType {
 /// A parameter with its default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param {
-    /// The name a recipe uses.
+    /// The name in a recipe.
     pub name: &'static str,
     /// The type of its value.
     pub param_type: ParamType,
-    /// The value when the recipe sets none.
+    /// The value if the recipe sets none.
     pub default: Value,
-    /// What it does, with the unit.
+    /// One sentence on what it does, with the unit.
     pub summary: &'static str,
 }
 
 type Bind = Arc<dyn Fn(&Params) -> Result<Box<dyn Operator>> + Send + Sync>;
 
-/// A registered operator: its name, version, ports and parameters, and how to bind it.
+/// A registered operator: its name, version, ports and parameters, and the function that binds it.
 #[derive(Clone)]
 pub struct Definition {
     /// `verb_noun`, unique in a registry.
     pub name: &'static str,
-    /// Raised whenever the same input may give another output: values derived by an older version are derived anew.
+    /// The version, raised whenever the same input may give another output: values derived by an older version are
+    /// derived anew.
     pub version: u32,
     /// One line for `cenote operators`.
     pub summary: &'static str,
-    /// How output rows relate to input rows.
+    /// The relation of output rows to input rows.
     pub shape: Shape,
-    /// Inputs in the order in which a worker sees them.
+    /// The inputs, in the order in which a worker sees them.
     pub inputs: Vec<Port>,
-    /// Parameters, each with a default.
+    /// The parameters, each with a default.
     pub params: Vec<Param>,
     bind: Bind,
 }
 
 impl Definition {
-    /// A row-wise operator without inputs or parameters; add them with [`input`](Self::input) and [`param`](Self::param).
-    /// `bind` receives parameters that passed [`check`](Self::check).
+    /// Creates a row-wise operator without inputs or parameters; add them with [`input`](Self::input) and
+    /// [`param`](Self::param). `bind` receives parameters that passed [`check`](Self::check).
     pub fn new(
         name: &'static str,
         version: u32,
@@ -174,19 +175,19 @@ impl Definition {
         }
     }
 
-    /// The same operator with another shape.
+    /// Sets the shape.
     pub fn shape(mut self, shape: Shape) -> Self {
         self.shape = shape;
         self
     }
 
-    /// The same operator with one more input.
+    /// Adds an input.
     pub fn input(mut self, port: Port) -> Self {
         self.inputs.push(port);
         self
     }
 
-    /// The same operator with one more parameter.
+    /// Adds a parameter.
     pub fn param(
         mut self,
         name: &'static str,
@@ -198,10 +199,10 @@ impl Definition {
         self
     }
 
-    /// `given` with every default filled in.
+    /// Checks the parameters `given`, and returns them with every default filled in.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is not declared (with the nearest one that is) or a value of the wrong type.
+    /// `InvalidInput` for a name that is not declared (with the nearest declared one) or a value of the wrong type.
     pub fn check(&self, given: &Params) -> Result<Params> {
         for (name, value) in &given.0 {
             let Some(param) = self.params.iter().find(|param| param.name == name) else {

@@ -1,9 +1,9 @@
 //! The operator SDK: what an operator is, how one is registered, found, bound and checked.
 //!
-//! An operator goes through three stages. [`OperatorSpec`] is plain data: a name and parameters, as a recipe writes them.
-//! [`Registry::bind`] checks it and makes an [`Operator`]: bound to its models, with known output columns. Each thread that
-//! runs it asks for a [`Worker`], which may hold state of its own. Where an operator has a [`Kernel`], workers prepare rows, and
-//! what is left may go to a device.
+//! An operator goes through three stages. [`OperatorSpec`] is plain data: a name and parameters, as a recipe writes
+//! them. [`Registry::bind`] checks it and makes a [`BoundOperator`], which has its models and knows its output columns.
+//! Each thread that runs it asks for a [`Worker`], which may hold state of its own. If an operator has a [`Kernel`],
+//! workers can stop at preparing rows, and the rest of the work may go to a device.
 //!
 //! This crate does not know who runs an operator, where batches come from or where they go.
 //!
@@ -31,13 +31,19 @@
 //! assert_eq!(output.columns[0].null_count(), 1);
 //! ```
 
+mod bound;
 pub mod conformance;
 mod definition;
+mod kernel;
 mod operator;
 mod registry;
 mod spec;
+mod worker;
 
+pub use bound::BoundOperator;
 pub use definition::{Definition, Param, ParamType, Port, PortType, Shape};
-pub use operator::{BoundOperator, Kernel, Operator, Output, RowError, Rows, Worker, row_wise};
+pub use kernel::Kernel;
+pub use operator::{Operator, row_wise};
 pub use registry::Registry;
 pub use spec::{Fingerprint, OperatorSpec, Params};
+pub use worker::{Output, RowError, Rows, Worker};

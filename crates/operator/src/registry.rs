@@ -4,28 +4,28 @@ use std::collections::BTreeMap;
 
 use cenote_base::{Error, Result, did_you_mean};
 
+use crate::bound::BoundOperator;
 use crate::definition::Definition;
-use crate::operator::BoundOperator;
 use crate::spec::OperatorSpec;
 
-/// The operators a process knows.
+/// The operators that a process knows.
 #[derive(Debug, Default)]
 pub struct Registry {
     definitions: BTreeMap<&'static str, Definition>,
 }
 
 impl Registry {
-    /// Adds `definition`; one of the same name is replaced.
+    /// Adds `definition`, in place of any other of the same name.
     pub fn register(&mut self, definition: Definition) {
         self.definitions.insert(definition.name, definition);
     }
 
-    /// All definitions, by name.
+    /// Returns all definitions, ordered by name.
     pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
         self.definitions.values()
     }
 
-    /// The definition called `name`.
+    /// Returns the definition called `name`.
     ///
     /// # Errors
     /// `NotFound`, with the nearest registered name.
@@ -39,8 +39,8 @@ impl Registry {
     /// Checks `spec` and binds it.
     ///
     /// # Errors
-    /// `NotFound` for an unknown name, `InvalidInput` for wrong parameters, and whatever binding needs and does not find
-    /// (a model file, the ONNX Runtime library).
+    /// `NotFound` for an unknown name, `InvalidInput` for wrong parameters, and the errors of what binding needs, such
+    /// as a missing model file or ONNX Runtime library.
     pub fn bind(&self, spec: &OperatorSpec) -> Result<BoundOperator> {
         let definition = self.definition(&spec.name)?;
         let params = definition.check(&spec.params)?;

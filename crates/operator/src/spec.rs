@@ -1,7 +1,8 @@
-//! An operator as a recipe names it: plain, comparable, hashable data.
+//! Operators as recipes name them: plain data that compares and hashes.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -13,17 +14,31 @@ use sha2::{Digest, Sha256};
 pub struct Params(pub BTreeMap<String, serde_json::Value>);
 
 impl Params {
-    /// The unsigned integer `name`. After [`Definition::check`](crate::Definition::check) every declared parameter is present.
+    /// Returns the unsigned integer `name`. Every declared parameter is present after
+    /// [`Definition::check`](crate::Definition::check).
     pub fn unsigned(&self, name: &str) -> Result<u64> {
         self.read(name, "a whole number ≥ 0", serde_json::Value::as_u64)
     }
 
-    /// The number `name`.
+    /// Returns the unsigned integer `name`, which must lie in `range`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number outside `range`.
+    pub fn unsigned_in(&self, name: &str, range: RangeInclusive<u64>) -> Result<u64> {
+        let value = self.unsigned(name)?;
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let (min, max) = range.into_inner();
+        Err(Error::invalid_input(format!("parameter `{name}` must be from {min} to {max}, found {value}")))
+    }
+
+    /// Returns the number `name`.
     pub fn number(&self, name: &str) -> Result<f64> {
         self.read(name, "a number", serde_json::Value::as_f64)
     }
 
-    /// The text `name`.
+    /// Returns the text `name`.
     pub fn text(&self, name: &str) -> Result<&str> {
         match self.0.get(name) {
             Some(serde_json::Value::String(text)) => Ok(text),
@@ -31,7 +46,7 @@ impl Params {
         }
     }
 
-    /// The truth value `name`.
+    /// Returns the truth value `name`.
     pub fn boolean(&self, name: &str) -> Result<bool> {
         self.read(name, "true or false", serde_json::Value::as_bool)
     }
@@ -52,32 +67,33 @@ fn wrong(name: &str, wanted: &str, found: Option<&serde_json::Value>) -> Error {
 pub struct OperatorSpec {
     /// The registered name, `verb_noun`.
     pub name: String,
-    /// What the recipe sets; what it does not set has its declared default.
+    /// The parameters that the recipe sets. The others have their declared defaults.
     #[serde(default)]
     pub params: Params,
 }
 
 impl OperatorSpec {
-    /// The operator `name` with default parameters.
+    /// Creates a spec of the operator `name` with default parameters.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), params: Params::default() }
     }
 
-    /// The same operator with parameter `name` set.
+    /// Sets parameter `name`.
     pub fn with(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.params.0.insert(name.into(), value.into());
         self
     }
 }
 
-/// 64 bits that name how a value was derived: equal fingerprints and an unchanged input row mean an equal value.
+/// 64 bits that identify how a value was derived: equal fingerprints and an unchanged input row mean an equal value.
 ///
-/// The first eight bytes of a SHA-256 over length-prefixed parts; never zero, so that it can be told from "never derived".
+/// The first eight bytes of a SHA-256 over length-prefixed parts. Never zero, because zero stands for a void
+/// fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub i64);
 
 impl Fingerprint {
-    /// The fingerprint of `parts` in this order.
+    /// Hashes `parts` in this order.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {

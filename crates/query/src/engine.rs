@@ -1,4 +1,4 @@
-//! One statement in, a stream of batches out.
+//! The engine: one statement in, a stream of batches out.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,22 +26,26 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
-use crate::index_statement::IndexStatement;
-use crate::nearest_rule::NearestRule;
-use crate::operator_function::OperatorFunctions;
-use crate::parameter::{self, Parameter};
-use crate::pinned::{CATALOG, Pinned, PinnedCatalog, SCHEMA};
-use crate::{distance, scan, statement, table_function};
+use crate::scalar::distance;
+use crate::scalar::operator::OperatorFunctions;
+use crate::search::nearest_rule::NearestRule;
+use crate::search::table_function;
+use crate::statement::index::IndexStatement;
+use crate::statement::parameter::{self, Parameter};
+use crate::statement::reading;
+use crate::table::catalog::{CATALOG, PinnedCatalog, SCHEMA};
+use crate::table::pinned::Pinned;
+use crate::table::scan;
 
-/// Batches that wait for the reader of a result.
+/// Batches of a result that are buffered ahead of its reader.
 const RESULT_QUEUE_BATCHES: usize = 2;
 
 /// Limits of a [`QueryEngine`].
 #[derive(Debug, Clone)]
 pub struct QueryOptions {
-    /// Bytes that sorts, joins and aggregations hold together, over all queries; beyond it they spill to disk or fail.
+    /// Bytes that the sorts, joins and aggregations of all queries hold together; beyond it they spill to disk or fail.
     pub memory_bytes_max: ByteSize,
-    /// At most so many rows a batch.
+    /// The most rows of a batch.
     pub batch_rows: usize,
     /// Threads that plan and run queries.
     pub threads: NonZeroUsize,
@@ -57,7 +61,7 @@ impl Default for QueryOptions {
     }
 }
 
-/// Answers SQL over a store's tables. Queries run on threads of its own, never on the caller's.
+/// SQL over a store's tables. Queries run on the engine's own threads, never on the caller's.
 pub struct QueryEngine {
     store: Store,
     indexes: Indexes,
@@ -72,7 +76,8 @@ impl fmt::Debug for QueryEngine {
     }
 }
 
-/// A runtime that may be dropped anywhere: running queries are stopped, and nobody waits for them.
+/// A runtime that may be dropped anywhere, also on a thread of another runtime: queries that run are stopped without
+/// waiting for them.
 struct Threads(Option<Runtime>);
 
 impl Drop for Threads {
@@ -84,8 +89,8 @@ impl Drop for Threads {
 }
 
 impl QueryEngine {
-    /// An engine over `store`, which searches by `indexes`, with the row-wise operators of `registry` as functions,
-    /// whose work `scheduler` does.
+    /// Opens an engine over `store` that searches by `indexes`. The row-wise operators of `registry` are its functions,
+    /// and run on `scheduler`.
     pub fn new(
         options: QueryOptions,
         store: Store,
@@ -99,7 +104,7 @@ impl QueryEngine {
             .with_information_schema(true)
             .with_batch_size(options.batch_rows.max(1))
             .with_target_partitions(options.threads.get());
-        // A row without a distance is never the nearest, in either direction.
+        // Ascending or descending, a row without a distance is never the nearest.
         config.options_mut().sql_parser.default_null_ordering = "nulls_last".to_owned();
         let environment = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes_max.0 as usize)))
@@ -113,7 +118,8 @@ impl QueryEngine {
             .build();
         let operators = OperatorFunctions::new(&registry, scheduler);
         for function in distance::functions().chain(operators.of_query(&Cancel::default())) {
-            // A built-in function with the same alias would win or lose by the order of a hash table: it goes.
+            // Whether a built-in function with the same alias wins depends on the order of a hash table, so it is
+            // removed.
             if let Ok(taken) = state.udf(function.name()) {
                 state.deregister_udf(taken.name()).map_err(query_error)?;
             }
@@ -128,21 +134,22 @@ impl QueryEngine {
         Ok(Self { store, indexes, state, operators: Arc::new(operators), threads: Threads(Some(runtime)) })
     }
 
-    /// Answers `text`, one statement that reads, or makes, drops or lists indexes. Every table in it is seen at its
-    /// newest version, and at the same one wherever it is named. Dropping the result stops the query.
+    /// Runs `text`, one statement that reads, or that creates, drops or lists indexes. The statement sees every table
+    /// at its newest version, and at the same version wherever it is named. Dropping the result stops the query.
     ///
     /// # Errors
-    /// `InvalidInput` for text that does not parse or type-check; `NotFound` for an unknown table, naming those there
-    /// are; `Unsupported` for a statement that changes something, naming what does that instead. Errors met while
-    /// running come from the stream.
+    /// `InvalidInput` for text that does not parse or type-check; `NotFound` for an unknown table, naming the known
+    /// ones; `Unsupported` for a statement that changes rows or tables, naming what does so instead. Errors while the
+    /// statement runs come from the stream.
     pub async fn sql(&self, text: &str) -> Result<QueryResult> {
         self.sql_with(text, &[]).await
     }
 
-    /// [`sql`](Self::sql) of a statement with placeholders: `$1` stands for the first of `parameters`, and so on.
+    /// Runs a statement with placeholders, as [`sql`](Self::sql) does: `$1` stands for the first of `parameters`, and
+    /// so on.
     ///
     /// # Errors
-    /// As [`sql`](Self::sql), and `InvalidInput` when placeholders and parameters do not match.
+    /// Those of [`sql`](Self::sql), and `InvalidInput` when placeholders and parameters do not match.
     pub async fn sql_with(&self, text: &str, parameters: &[Parameter]) -> Result<QueryResult> {
         let Some(runtime) = &self.threads.0 else { return Err(Error::internal("the query engine was stopped")) };
         let (store, indexes) = (self.store.clone(), self.indexes.clone());
@@ -168,9 +175,9 @@ impl QueryEngine {
                 }
             }
         });
-        let stop = StopOnDrop(task.abort_handle(), cancel);
+        let stop = StopOnDrop { task: task.abort_handle(), operators: cancel };
         let schema = schema.await.map_err(|_| Error::internal("the query stopped while it was planned"))??;
-        // A task that panics closes the channel early: its reader must not take that for the end.
+        // A task that panics closes the channel too, which must not look like the end of the result.
         let batches = stream::unfold((batches, Some(task), stop), |(mut batches, task, stop)| async move {
             if let Some(batch) = batches.recv().await {
                 return Some((batch, (batches, task, stop)));
@@ -189,13 +196,16 @@ impl QueryEngine {
     }
 }
 
-/// Stops a query, also where it waits for an operator.
-struct StopOnDrop(AbortHandle, Cancel);
+/// Stops a query when dropped, also while it waits for an operator.
+struct StopOnDrop {
+    task: AbortHandle,
+    operators: Cancel,
+}
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.abort();
-        self.1.cancel();
+        self.task.abort();
+        self.operators.cancel();
     }
 }
 
@@ -214,14 +224,14 @@ async fn plan(
         let schema = rows.schema();
         return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
     }
-    statement::check_reads(&statement)?;
+    reading::check_reads(&statement)?;
     let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
     let pinned = Pinned::new(store, indexes, function_names).await?;
-    for table in statement::searched_tables(&statement) {
+    for table in reading::searched_tables(&statement) {
         pinned.pin(&table).await?;
     }
     let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog(Arc::clone(&pinned))));
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(PinnedCatalog::new(Arc::clone(&pinned))));
     let mut functions: HashMap<_, _> = state.table_functions().clone();
     functions.extend(table_function::functions(&pinned));
     let mut state = SessionStateBuilder::new_from_existing(state)
@@ -235,7 +245,7 @@ async fn plan(
     let rows_max = state.config().batch_size();
     let batch_rows = scan::batch_rows(&physical, rows_max);
     if batch_rows < rows_max {
-        // Many plans join batches up to a number of rows, which a filter takes over when it is planned.
+        // Many plans join batches up to the configured number of rows, which a filter reads when it is planned.
         let config = state.config().clone().with_batch_size(batch_rows);
         state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
         physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
@@ -243,11 +253,11 @@ async fn plan(
     execute_stream(physical, state.task_ctx()).map_err(query_error)
 }
 
-/// The answer to a query.
+/// The result of a statement.
 pub struct QueryResult {
-    /// Its columns.
+    /// The columns of the result.
     pub schema: SchemaRef,
-    /// Its rows; ends after its first error.
+    /// The rows of the result. The stream ends after its first error.
     pub stream: RecordBatches,
 }
 
@@ -258,7 +268,7 @@ impl fmt::Debug for QueryResult {
 }
 
 impl QueryResult {
-    /// All its batches; at least one, so that an empty answer has its columns.
+    /// Collects all batches, at least one: an empty result is one empty batch, which has the columns.
     pub async fn collect(self) -> Result<Vec<RecordBatch>> {
         let mut batches: Vec<RecordBatch> = self.stream.try_collect().await?;
         if batches.is_empty() {

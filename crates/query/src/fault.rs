@@ -1,16 +1,16 @@
-//! What DataFusion's errors mean for a caller, and ours on their way through DataFusion.
+//! DataFusion's errors in terms of ours, and our errors on their way through DataFusion.
 
 use cenote_base::{Error, ErrorKind, closest};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
-/// Carries one of our errors through DataFusion.
+/// Wraps one of our errors for its way through DataFusion.
 pub(crate) fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// The [`Error`] for one of DataFusion's. Takes it by value so that it fits `map_err`.
+/// Converts an error of DataFusion into an [`Error`]; one of ours inside it keeps its kind and message.
 pub(crate) fn query_error(source: DataFusionError) -> Error {
     let (kind, message) = describe(&source);
     Error::new(kind, message).with_source(source)
@@ -34,18 +34,15 @@ fn describe(error: &DataFusionError) -> (ErrorKind, String) {
         }
         Fusion::SchemaError(inner, _) => (ErrorKind::InvalidInput, describe_schema(inner)),
         Fusion::SQL(inner, _) => (ErrorKind::InvalidInput, format!("the query does not parse: {}", parser_text(inner))),
-        Fusion::Plan(text) | Fusion::Configuration(text) => (ErrorKind::InvalidInput, first_line(text)),
-        Fusion::Execution(text) => (ErrorKind::InvalidInput, first_line(text)),
-        Fusion::NotImplemented(text) => (ErrorKind::Unsupported, first_line(text)),
+        Fusion::Plan(text) | Fusion::Configuration(text) => (ErrorKind::InvalidInput, bare(text)),
+        Fusion::Execution(text) => (ErrorKind::InvalidInput, bare(text)),
+        Fusion::NotImplemented(text) => (ErrorKind::Unsupported, bare(text)),
         Fusion::ResourcesExhausted(text) => (
             ErrorKind::ResourceExhausted,
-            format!(
-                "the query needs more memory than it may have; ask for less or raise the budget: {}",
-                first_line(text)
-            ),
+            format!("the query needs more memory than it may have; ask for less or raise the budget: {}", bare(text)),
         ),
         Fusion::IoError(inner) => (ErrorKind::Unavailable, inner.to_string()),
-        other => (ErrorKind::Internal, first_line(&other.strip_backtrace())),
+        other => (ErrorKind::Internal, bare(&other.strip_backtrace())),
     }
 }
 
@@ -74,7 +71,7 @@ fn describe_schema(error: &SchemaError) -> String {
     let mut known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
     known.dedup();
     let hint = closest(&field.name, known.iter().copied()).map_or_else(String::new, |name| {
-        // A name with capitals is found only in double quotes.
+        // SQL folds unquoted names to lower case.
         match name.chars().any(|c| c.is_ascii_uppercase()) {
             true => format!(": did you mean \"{name}\", in double quotes?"),
             false => format!(": did you mean `{name}`?"),
@@ -91,10 +88,10 @@ fn parser_text(error: &dyn std::fmt::Display) -> String {
     text.trim_start_matches("sql parser error: ").to_owned()
 }
 
-/// The text without DataFusion's own remarks on how to report bugs, and without backtraces.
-fn first_line(text: &str) -> String {
+/// Strips the backtrace, and what DataFusion wraps around the error of one of our functions.
+fn bare(text: &str) -> String {
     let text = text.split("\n\nbacktrace:").next().unwrap_or(text);
-    // What a function of ours says of its arguments comes wrapped in a list of candidates.
+    // DataFusion reports a function's refusal of its arguments as text, with a list of candidate functions behind it.
     let ours = text.split_once("failed with: External error: ").and_then(|(_, text)| text.split_once(". No function"));
     ours.map_or(text, |(ours, _)| ours).trim().to_owned()
 }

@@ -1,24 +1,26 @@
-//! SQL over a store's tables, with search in it: DataFusion, a table provider, search plans, and operators as
-//! functions.
+//! SQL over a store's tables, with searches and operators in it, on DataFusion.
 //!
-//! [`QueryEngine::sql`] answers one statement. It sees every table at one version, the newest when it was planned. SQL
-//! only reads, but for indexes: tables are made and changed through the API or the command line.
+//! [`QueryEngine::sql`] runs one statement, which sees every table at one version: the newest when it was planned. SQL
+//! only reads, except that it creates and drops indexes; tables are created and changed through the API or the command
+//! line.
 //!
-//! | in SQL | is |
+//! | SQL | meaning |
 //! |---|---|
-//! | `l2_distance(a, b)`, `cosine_distance(a, b)`, `inner_product(a, b)`, `hamming_distance(a, b)` | numbers from two vectors |
-//! | `ORDER BY l2_distance(column, [..]) LIMIT k` | a search of the column's index, when it has one for that distance |
+//! | `l2_distance(a, b)`, `cosine_distance`, `inner_product`, `hamming_distance` | a number from two vectors |
+//! | `ORDER BY l2_distance(column, [..]) LIMIT k` | a search of the column's index, if it has one for that distance |
 //! | `vector_search('table', 'column', vector, k [, filter])` | the table's nearest rows, with `_distance` |
-//! | `text_search('table', 'query', k [, filter])` | the rows that fit [a query](cenote_index::TextQuery::query) best, with `_score` |
+//! | `text_search('table', 'query', k [, filter])` | the rows that match a [query][text] best, with `_score` |
 //! | `hybrid_search('table', 'column', vector, 'query', k [, filter])` | both rankings fused |
 //! | `more_like('table', 'column', key.., k [, filter])` | the rows nearest to one row, without it |
-//! | `embed_text('red car')`, every other row-wise operator | its output column, or a struct of its outputs |
-//! | `CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value)]` | a new index, `btree` unless said |
+//! | `embed_text('red car')`, and every other row-wise operator | its output column, or a struct of its outputs |
+//! | `CREATE INDEX [name] ON table [USING kind] (column) [WITH (option = value)]` | a new index, by default `btree` |
 //! | `DROP INDEX name ON table`, `SHOW INDEXES FROM table` | indexes dropped and listed |
 //!
-//! A vector is an array literal, an operator call, or a scalar subquery. Nulls sort last in either direction.
+//! A vector is an array literal, an operator call, or a scalar subquery. Nulls sort last, ascending or descending.
 //!
 //! This crate does not know pipelines, protocols or Lance.
+//!
+//! [text]: cenote_index::TextQuery::query
 //!
 //! ```
 //! # async fn example() -> cenote_base::Result<()> {
@@ -47,22 +49,12 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
-mod constant;
-mod distance;
 mod engine;
 mod fault;
-mod index_statement;
-mod nearest_rule;
-mod operator_function;
-mod parameter;
-mod pinned;
-mod pushdown;
-mod scan;
-mod search_plan;
-mod search_table;
+mod scalar;
+mod search;
 mod statement;
 mod table;
-mod table_function;
 
 pub use engine::{QueryEngine, QueryOptions, QueryResult};
-pub use parameter::Parameter;
+pub use statement::parameter::Parameter;

@@ -1,4 +1,4 @@
-//! Operators in SQL are work of the scheduler: its threads, its memory, its cancellation.
+//! Operators in SQL run on the scheduler: on its threads, under its memory budget, and cancelled by it.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use cenote_store::{Store, StoreOptions};
 
 type Process = dyn Fn(&Rows<'_>) -> cenote_base::Result<String> + Send + Sync;
 
-/// Gives for each row what a function says, and asks for memory.
+/// An operator that answers every row with what a function returns, and reserves memory.
 struct Says {
     outputs: Vec<Field>,
     memory_bytes: u64,
@@ -52,7 +52,7 @@ struct Fixture {
     _directory: tempfile::TempDir,
 }
 
-/// An engine that knows the operator `say`, on a scheduler of four cores and 1,000 bytes.
+/// Makes an engine with the operator `say`, on a scheduler of four cores and 1,000 bytes.
 async fn fixture(
     memory_bytes: u64,
     process: impl Fn(&Rows<'_>) -> cenote_base::Result<String> + Send + Sync + 'static,
@@ -73,7 +73,7 @@ async fn fixture(
     Fixture { engine, scheduler, _directory: directory }
 }
 
-/// Rows in several partitions, which a query reads side by side.
+/// A query over several partitions, which are read side by side.
 const ROWS: &str = "SELECT say(word) FROM (SELECT CAST(value AS VARCHAR) AS word FROM generate_series(1, 100000))";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! SQL over a generated lake: statements with their answers and plans in `slt/`, and what cannot be said there.
+//! SQL over a generated lake: statements with their results and plans in `slt/`, and tests that need more than
+//! statements.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod lake;
@@ -55,7 +56,7 @@ impl AsyncDB for Session<'_> {
         let result = self.0.sql(sql).await.map_err(fail)?;
         let types = vec![DefaultColumnType::Any; result.schema.fields().len()];
         let rows = cells(&result.collect().await.map_err(fail)?);
-        // A plan is one cell of several lines: each is a line of the answer, with its indentation visible.
+        // A plan is one cell of several lines: each becomes a row, with its indentation visible.
         let lines = |cell: &String| cell.lines().map(|line| line.replace("  ", "--")).collect::<Vec<_>>();
         let rows = match sql.trim_start().starts_with("EXPLAIN") {
             true => rows.iter().flat_map(|row| lines(&row[1])).map(|line| vec![line]).collect(),
@@ -107,7 +108,7 @@ async fn failure(engine: &QueryEngine, sql: &str) -> (ErrorKind, String) {
     (error.kind(), error.message().to_owned())
 }
 
-/// The same statement with the index and with a sort that the rule leaves alone.
+/// Compares a statement that searches the index with one whose sort the rule leaves alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_index_gives_what_a_sort_of_all_rows_gives() {
     let lake = Lake::new().await;
@@ -184,7 +185,7 @@ async fn the_caller_may_drop_the_engine_or_a_result_anywhere() {
     drop(result);
     let unfinished = lake.engine.sql(sql).await.unwrap();
     drop(lake.engine);
-    // Which of its threads' pieces notices first, and says so, is a matter of time.
+    // The kind of the error depends on which of the engine's threads stops first.
     assert!(unfinished.collect().await.is_err(), "an unfinished answer must not pass for a whole one");
 }
 
@@ -215,7 +216,7 @@ async fn a_search_of_a_column_without_an_index_is_exact() {
     assert_eq!(column(&lake.engine, sql).await.len(), 3);
 }
 
-/// BM25 by its formula, over captions of two words each that count.
+/// Computes BM25 by its formula, over captions of which two words each count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_scores_are_those_of_the_formula() {
     let lake = Lake::new().await;

@@ -1,13 +1,13 @@
-//! What Lance's and Arrow's errors mean for a caller.
+//! Conversions of Lance's and Arrow's errors.
 
 use std::io::ErrorKind as Io;
 
 use cenote_base::{Error, ErrorKind};
 
-/// The [`Error`] for one of Lance's. Takes it by value so that it fits `map_err`.
+/// Converts an error of Lance. Takes it by value so that it fits `map_err`.
 pub fn lance_error(source: lance::Error) -> Error {
     use lance::Error as Lance;
-    // One of ours, from below Lance, says it better.
+    // An error of ours from below Lance says it better.
     if let Some(ours) = causes(&source).find_map(|cause| cause.downcast_ref::<Error>()) {
         return ours.clone();
     }
@@ -29,7 +29,7 @@ pub fn lance_error(source: lance::Error) -> Error {
         Lance::IO { .. } => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     };
-    // Lance ends its messages with the source position that raised them, which helps nobody who uses a table.
+    // Lance ends its messages with the source position that raised them, which does not help users of a table.
     let text = source.to_string();
     let message = match text.rfind(", ").map(|at| text.split_at(at)) {
         Some((message, position)) if position.contains(".rs:") => message,
@@ -40,20 +40,20 @@ pub fn lance_error(source: lance::Error) -> Error {
             "the disk is full: make room and try again; what was acknowledged is safe".to_owned()
         }
         _ if is_closed => {
-            format!("a file of the table cannot be opened or made: allow it and try again; {message}")
+            format!("a file of the table cannot be opened or created: allow it and try again; {message}")
         }
         _ => message.to_owned(),
     };
     Error::new(kind, message).with_source(source)
 }
 
-/// Whether `error` comes from a disk without room.
+/// Returns whether `error` was caused by a full disk.
 pub(crate) fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
     let io = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|io| matches!(io.kind(), Io::StorageFull | Io::QuotaExceeded))
 }
 
-/// The [`Error`] for one of Arrow's.
+/// Converts an error of Arrow.
 pub fn arrow_error(source: arrow::error::ArrowError) -> Error {
     use arrow::error::ArrowError as Arrow;
     let kind = match &source {
@@ -66,7 +66,7 @@ pub fn arrow_error(source: arrow::error::ArrowError) -> Error {
     Error::new(kind, source.to_string()).with_source(source)
 }
 
-/// What caused `error`, nearest first.
+/// Returns the causes of `error`, nearest first.
 fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {

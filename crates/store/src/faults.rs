@@ -1,4 +1,4 @@
-//! Failures on demand: what a test injects where the store touches the disk.
+//! Injected failures: tests let operations fail where the store touches the disk.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use cenote_base::Result;
 
 type Hook = dyn Fn(&'static str) -> Result<()> + Send + Sync;
 
-/// A hook that is asked before each storage operation of a [`Store`](crate::Store), by the operation's name, and may make
-/// it fail. Without a hook nothing fails. A failed `log.write` writes half of its bytes, as a crash would.
+/// A hook that is called before each storage operation of a [`Store`](crate::Store) with the operation's name, and may
+/// let it fail. Without a hook nothing fails. A failed `log.write` writes half of its bytes, as a crash would.
 #[derive(Clone, Default)]
 pub struct Faults(Option<Arc<Hook>>);
 
 impl Faults {
-    /// Asks `hook` before each operation.
+    /// Calls `hook` before each operation.
     pub fn new(hook: impl Fn(&'static str) -> Result<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }

@@ -1,10 +1,10 @@
-//! The change feed: what happened to each row, in order, from the log.
+//! The change feed: what happened to each row, in order, read from the log.
 //!
-//! The log has what rows became; what they were before is read from the table as it was where the feed stands, with the
-//! changes seen since laid over it. So a feed costs nothing until somebody reads it.
+//! The log says what rows became. What they were before is read from a snapshot at the feed's position, overlaid with
+//! the changes since. A feed that nobody reads therefore costs nothing.
 //!
-//! A write is given in batches, whose rows are read one batch at a time. The feed's state changes only where nothing is
-//! waited for, when a write is opened, a batch is given and a write is closed: whoever stops waiting loses nothing.
+//! A write is returned in batches, and its rows are read one batch at a time. The feed's state changes only between
+//! awaits: when a write is opened, a batch is returned, or a write is closed. So a caller that cancels loses nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,20 +26,20 @@ use crate::reading::snapshot::Snapshot;
 use crate::rows::schema;
 use crate::state::table_state::{State, blocking};
 
-/// Changes laid over a snapshot before a newer one is taken: rows, and bytes of them.
+/// Changes overlaid on a snapshot before a newer snapshot is taken: maximum rows, and maximum bytes.
 const RECENT_ROWS_MAX: usize = 50_000;
 const RECENT_BYTES_MAX: usize = 64 << 20;
-/// Rows of one batch at most, and about the bytes that are read for them.
+/// Maximum rows per batch, and the bytes that are read for one, approximately.
 const BATCH_ROWS_MAX: usize = 8192;
 const BATCH_BYTES: usize = 16 << 20;
 
-/// Where a row is: the number of a source, and the row in it.
+/// The place of a row: the index of a source, and the row in it.
 type Place = (usize, usize);
 
-/// A row's last values, with the batch that holds it; `None` when it was deleted.
+/// The newest values of a row, as a batch and the row in it; `None` for a deleted row.
 type Recent = Option<(RecordBatch, usize)>;
 
-/// A row that changed: what it was, what it is, and which of the keys at hand it has.
+/// A row that changed: its places before and after the write, and the index of its key.
 #[derive(Debug, Clone, Copy)]
 struct Changed {
     before: Option<Place>,
@@ -47,7 +47,7 @@ struct Changed {
     key: usize,
 }
 
-/// The changes of a table, in order, from a version on. A batch holds changes of one write:
+/// The changes of a table after some version, in order. A batch holds changes of one write:
 ///
 /// | column | type |
 /// |---|---|
@@ -55,47 +55,47 @@ struct Changed {
 /// | `time` | `Timestamp(Microsecond, "UTC")` |
 /// | `operation` | `Utf8`: `insert`, `update` or `delete` |
 /// | `key` | `Struct` of the primary key's columns |
-/// | `before`, `after` | `Struct` of the visible columns without media; null where there was no row, or is none |
+/// | `before`, `after` | `Struct` of the visible columns without media; null where the row did not or does not exist |
 ///
 /// A write that leaves a row unchanged is not reported. A large write comes in several batches with one version, each
-/// of at most 8,192 rows and some 16 MiB; [`version`](Self::version) moves to it when the last of them was given. So a
-/// reader that keeps that number after each batch, and opens a feed there when it comes back, misses nothing, and may
-/// be given batches of one write again.
+/// of at most 8,192 rows and about 16 MiB; [`version`](Self::version) advances to it after the last of them. So a
+/// reader that stores this number after each batch, and reopens a feed there, misses nothing, but may receive batches
+/// of one write again.
 #[derive(Debug)]
 pub struct ChangeFeed {
     state: Arc<State>,
     log: Option<Log>,
     frames: VecDeque<Frame>,
-    /// The write that is being given.
+    /// The write that is being returned.
     open: Option<Open>,
-    /// The table where `recent` begins.
+    /// The table at the point where `recent` begins.
     ground: Snapshot,
-    /// What became of rows since, and the bytes of that.
+    /// The newest values of rows changed since, and their bytes.
     recent: HashMap<u128, Recent>,
     recent_bytes: usize,
     at: Version,
 }
 
-/// A write of which a part was given.
+/// A write that is being returned in batches.
 #[derive(Debug)]
 struct Open {
     version: Version,
     time: Timestamp,
-    /// Rows to give, and how many of the first ones were given.
+    /// Rows to return, and how many of the first section were returned.
     sections: VecDeque<Section>,
     given: usize,
-    /// How many are looked at next.
+    /// How many rows are compared next.
     batch_rows: usize,
-    /// Keys that are still in the log.
+    /// The rest of the write's keys, which are still in the log.
     parts: Option<Parts>,
-    /// The table after the write, when that went past the log.
+    /// The table after the write, if it went directly to the base.
     then: Option<Snapshot>,
-    /// What became of the rows that were given, when it did not.
+    /// The newest values of the rows that were returned, if it did not.
     recent: Vec<(u128, Recent)>,
     recent_bytes: usize,
 }
 
-/// Keys of a write, and what their rows are now.
+/// Keys of a write, and the state of their rows after it.
 #[derive(Debug, Clone)]
 struct Section {
     keys: RecordBatch,
@@ -104,14 +104,14 @@ struct Section {
 
 #[derive(Debug, Clone)]
 enum Now {
-    /// These rows.
+    /// The rows have these values.
     Rows(RecordBatch),
     Gone,
-    /// What the table has after the write.
+    /// The rows are those of the table after the write.
     After,
 }
 
-/// The records that name the keys of a write to the base, as they are read again.
+/// The records with the keys of a write to the base, read a second time.
 #[derive(Debug)]
 struct Parts {
     log: Log,
@@ -121,10 +121,10 @@ struct Parts {
 }
 
 impl ChangeFeed {
-    /// The changes after `from`.
+    /// Opens a feed of the changes after `from`.
     ///
     /// # Errors
-    /// `NotFound` when what was before `from` was collected.
+    /// `NotFound` when changes after `from` were collected.
     pub(crate) async fn open(state: Arc<State>, from: Version) -> Result<Self> {
         let ground = ground(&state, from).await?;
         Ok(Self {
@@ -139,15 +139,15 @@ impl ChangeFeed {
         })
     }
 
-    /// How far the feed was read: all changes up to here were given, and what follows is newer.
+    /// Returns how far the feed was read: all changes up to this version were returned, and all later batches are of
+    /// newer ones.
     pub fn version(&self) -> Version {
         self.at
     }
 
-    /// The next changes; `None` at the end, where asking again later gives what came meanwhile.
+    /// Returns the next changes, or `None` at the end of the log; a later call returns what was written meanwhile.
     ///
-    /// Cancel safe: when the future is dropped before it is ready, or fails, the next call gives what it would have
-    /// given.
+    /// Cancel safe: when the future is dropped or fails, the next call returns what this one would have returned.
     ///
     /// # Errors
     /// `NotFound` when the log was collected faster than the feed was read.
@@ -162,7 +162,7 @@ impl ChangeFeed {
         }
     }
 
-    /// Opens the next write; false when there is none yet.
+    /// Opens the next write. Returns false when there is none yet.
     async fn begin(&mut self) -> Result<bool> {
         if self.recent.len() > RECENT_ROWS_MAX || self.recent_bytes > RECENT_BYTES_MAX {
             self.move_ground().await?;
@@ -202,7 +202,7 @@ impl ChangeFeed {
                     stored.row_bytes(stored.full_schema()).boxed().await? as usize
                 }
             };
-            // Nothing is waited for from here on: what is taken from the log is open.
+            // No await from here on: what is taken from the log must be opened.
             self.frames.pop_front();
             self.open = Some(Open {
                 version,
@@ -220,7 +220,7 @@ impl ChangeFeed {
         Ok(false)
     }
 
-    /// The next changes of the open write; `None` when it has no more, and is no longer open.
+    /// Returns the next changes of the open write, or `None` when it has no more and was closed.
     async fn give(&mut self) -> Result<Option<RecordBatch>> {
         let (at, Some(open)) = (self.at, &mut self.open) else { return Ok(None) };
         while open.sections.is_empty()
@@ -240,12 +240,12 @@ impl ChangeFeed {
         let section = section.slice(rows.start, rows.len().min(open.batch_rows));
         let mut changed = self.change(&section).boxed().await;
         if changed.is_err() {
-            // What the rows are compared with may have been collected, by a process that does not know of this feed.
+            // What the rows are compared with may have been collected by a process that does not know of this feed.
             self.move_ground().await?;
             changed = self.change(&section).boxed().await;
         }
         let Changes { batch, recent, bytes } = changed?;
-        // Nothing is waited for from here on: what was looked at is given.
+        // No await from here on: what was compared must be returned.
         if let Some(open) = &mut self.open {
             open.batch_rows = batch_rows(bytes / section.keys.num_rows().max(1)).min(open.batch_rows * 2);
             open.given += section.keys.num_rows();
@@ -265,7 +265,7 @@ impl ChangeFeed {
         Ok(Some(batch))
     }
 
-    /// All of the open write was given.
+    /// Closes the open write after all of it was returned.
     fn close(&mut self) {
         let Some(open) = self.open.take() else { return };
         self.at = open.version;
@@ -282,7 +282,7 @@ impl ChangeFeed {
         }
     }
 
-    /// Reads on in the log when nothing is left of what was read; false when there is nothing new.
+    /// Reads more of the log when all frames were used. Returns false when there is nothing new.
     async fn fill(&mut self) -> Result<bool> {
         if !self.frames.is_empty() {
             return Ok(true);
@@ -301,7 +301,7 @@ impl ChangeFeed {
         loop {
             check_follows(&self.state, self.at).await?;
             let mut log = Log::open(&self.state.place.log, self.at.0 + 1).await?;
-            // It may have been collected since it was opened.
+            // The segment may have been collected since the log was opened.
             let Some(frames) = log.read().await? else { continue };
             match frames.first().map(|frame| &frame.record) {
                 Some(Record::Checkpoint(checkpoint)) if checkpoint.version <= self.at.0 => {}
@@ -313,7 +313,7 @@ impl ChangeFeed {
         }
     }
 
-    /// Compares with the table as it is where the feed stands, from files that are there.
+    /// Moves `ground` to a new snapshot at the feed's position, whose files exist.
     async fn move_ground(&mut self) -> Result<()> {
         let ground = ground(&self.state, self.at).await?;
         let then = match self.open.as_ref().filter(|open| open.then.is_some()).map(|open| open.version) {
@@ -329,7 +329,7 @@ impl ChangeFeed {
         Ok(())
     }
 
-    /// The table at `version`, which follows where the feed stands.
+    /// Returns the table at `version`, the next version after the feed's position.
     async fn after(&self, version: Version) -> Result<Snapshot> {
         match self.state.snapshot_at(version).boxed().await {
             Err(error) if error.kind() == ErrorKind::NotFound => Err(collected(self.at)),
@@ -337,9 +337,9 @@ impl ChangeFeed {
         }
     }
 
-    /// What the open write made of the rows of `section`.
+    /// Compares the rows of `section` before and after the open write.
     async fn change(&self, section: &Section) -> Result<Changes> {
-        let lost = || Error::internal("a change feed lost the write that it gives");
+        let lost = || Error::internal("a change feed lost its open write");
         let open = self.open.as_ref().ok_or_else(lost)?;
         let keys = self.state.key.project(&section.keys)?;
         let hashes = self.state.key.hash(&keys, self.state.hash_key())?;
@@ -367,20 +367,20 @@ impl Section {
     }
 }
 
-/// How many rows of so many bytes are a batch.
+/// Returns how many rows of `row_bytes` make a batch.
 fn batch_rows(row_bytes: usize) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
 }
 
-/// The rows that a write to the base concerned.
+/// Returns the keys that a write to the base concerned, as sections.
 fn sections(keys: Concerned) -> Vec<Section> {
-    // A key that the base lacks may have been written again, above it.
+    // A deleted key may exist after the write: it may have been written again, to the change store.
     let sections = keys.written.into_iter().chain(keys.deleted).map(|keys| Section { keys, now: Now::After });
     sections.filter(|section| section.keys.num_rows() > 0).collect()
 }
 
 impl Parts {
-    /// The next keys; `None` when all were read, or the rest is gone. Cancel safe.
+    /// Returns the next keys; `None` when all were read, or the rest was collected. Cancel safe.
     async fn next(&mut self) -> Result<Option<Concerned>> {
         while self.read < self.wanted.count {
             let Some(frame) = self.frames.pop_front() else {
@@ -401,7 +401,7 @@ impl Parts {
     }
 }
 
-/// The rows of `keys` in `snapshot`, those that there are in the order of the keys, and for which keys there is one.
+/// Reads the rows of `keys` in `snapshot`. Returns which keys have a row, and those rows in the order of the keys.
 async fn rows_of(snapshot: &Snapshot, keys: &RecordBatch, columns: &SchemaRef) -> Result<(Vec<bool>, RecordBatch)> {
     let found = snapshot.locate(keys).await?;
     let row_ids: Vec<u64> = found.iter().flatten().copied().collect();
@@ -409,28 +409,28 @@ async fn rows_of(snapshot: &Snapshot, keys: &RecordBatch, columns: &SchemaRef) -
     Ok((found.iter().map(Option::is_some).collect(), snapshot.take(&row_ids, &names).await?))
 }
 
-/// Rows before and after a write, to be compared.
+/// The rows of one section before and after a write, for comparison.
 struct Look {
     version: Version,
     time: Timestamp,
     keys: RecordBatch,
     hashes: Vec<u128>,
     columns: SchemaRef,
-    /// What the feed knows of each row, if anything.
+    /// The newest values that the feed knows of each row, if any.
     recent: Vec<Option<Recent>>,
-    /// Which rows the ground has, and those.
+    /// Which keys have a row in the ground snapshot, and these rows.
     in_ground: Vec<bool>,
     ground: RecordBatch,
-    /// Which rows there are after the write, and those.
+    /// Which keys have a row after the write, and these rows.
     is_there: Vec<bool>,
     after: RecordBatch,
 }
 
 struct Changes {
     batch: RecordBatch,
-    /// What became of the rows that were looked at, changed or not.
+    /// The newest values of all compared rows, changed or not.
     recent: Vec<(u128, Recent)>,
-    /// Bytes of what was compared.
+    /// Bytes of the compared rows.
     bytes: usize,
 }
 
@@ -508,7 +508,7 @@ fn assemble(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
 }
 
-/// The table at `at`, behind which all changes can be read.
+/// Takes a snapshot at version `at`, after which all changes can be read.
 async fn ground(state: &Arc<State>, at: Version) -> Result<Snapshot> {
     check_follows(state, at).await?;
     match state.snapshot_at(at).boxed().await {
@@ -518,7 +518,7 @@ async fn ground(state: &Arc<State>, at: Version) -> Result<Snapshot> {
 }
 
 /// # Errors
-/// `NotFound` when versions after `at` were collected: a tag keeps its version, and not what follows.
+/// `NotFound` when versions after `at` were collected: a tag keeps its own version, but not those that follow.
 async fn check_follows(state: &Arc<State>, at: Version) -> Result<()> {
     state.snapshot().boxed().await?;
     if at.0 < state.history().oldest() { Err(collected(at)) } else { Ok(()) }
@@ -529,7 +529,7 @@ fn collected(at: Version) -> Error {
     Error::not_found(what)
 }
 
-/// The visible columns without media, all nullable.
+/// Returns the visible columns without media, all nullable.
 fn columns(snapshot: &Snapshot) -> SchemaRef {
     let fields = snapshot.schema().fields().iter().filter(|field| !schema::is_blob(field));
     Arc::new(Schema::new(fields.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))

@@ -1,23 +1,23 @@
-//! Tables with a primary key: a Lance dataset each, and beside it the writes that are not part of it yet.
+//! Tables with a primary key. Each is a Lance dataset, the base, plus the writes that the base does not hold yet.
 //!
 //! A [`Store`] is a directory of tables, or a prefix of an object store. A [`Table`] takes writes: each call is one
 //! atomic version, durable in a write-ahead log when it returns, and visible to every later [`Snapshot`] in any
-//! process. A fold moves what was logged into the Lance dataset, the base, in the background. A snapshot reads the
-//! base, less the rows that later writes supersede, and those writes: it never changes, however long it is held.
+//! process. A fold moves what was logged into the base, in the background. A snapshot reads the base without the rows
+//! that later writes supersede, and then those writes. It never changes, however long it is held.
 //!
-//! | file | what |
+//! | file | what it is |
 //! |---|---|
 //! | `NAME.lance` | the base: a plain Lance dataset, complete up to the last fold |
 //! | `NAME.changes/*.log` | the write-ahead log, in segments |
-//! | `NAME.changes/keys/` | where in the base each key is |
-//! | `NAME.staged/` | who writes files that no version names yet |
-//! | `NAME.lock`, `NAME.base.lock` | who writes, and who changes the base |
-//! | `NAME.turn.lock` | whose [`Turn`] it is |
+//! | `NAME.changes/keys/` | the key index: the row id of each key in the base |
+//! | `NAME.staged/` | claims on files that no version names yet |
+//! | `NAME.lock`, `NAME.base.lock` | the locks for writing the log and for changing the base |
+//! | `NAME.turn.lock` | the lock of the [`Turn`] |
 //!
-//! In an object store `NAME.changes/log/` has an object for each group of writes, and `NAME.changes/lease/` says who
-//! writes, `NAME.changes/turn/` whose turn it is.
+//! An object store has one object per group of writes in `NAME.changes/log/` instead, the lease of the writer in
+//! `NAME.changes/lease/`, and that of the turn in `NAME.changes/turn/`.
 //!
-//! This crate does not know operators, SQL text beyond a filter, search or media formats.
+//! This crate does not know operators, search, media formats, or SQL text beyond a filter.
 //!
 //! ```
 //! # async fn example() -> cenote_base::Result<()> {
@@ -82,7 +82,7 @@ pub use upkeep::collect::{Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERT
 pub use upkeep::schedule::{AfterFold, UpkeepStatus};
 pub use writing::direct::Staged;
 
-/// A position in a table's history: every write makes the next one.
+/// A position in a table's history; every write makes the next one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 

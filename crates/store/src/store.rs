@@ -1,4 +1,4 @@
-//! A directory of tables.
+//! A place with tables: a directory, or a prefix of an object store.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -31,45 +31,46 @@ use crate::state::table_state::State;
 use crate::table::{Table, check_property};
 use crate::upkeep::schedule::AfterFold;
 
-/// Limits of a [`Store`].
+/// Limits and settings of a [`Store`].
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// Bytes of index pages kept in memory, over all tables.
+    /// Bytes of index pages kept in memory, for all tables together.
     pub index_cache_bytes_max: ByteSize,
-    /// Bytes of manifests and page tables kept in memory, over all tables.
+    /// Bytes of manifests and page tables kept in memory, for all tables together.
     pub metadata_cache_bytes_max: ByteSize,
-    /// Bytes of rows kept in memory for reads of few rows, over all tables.
+    /// Bytes of rows kept in memory for reads of few rows, for all tables together.
     pub page_cache_bytes_max: ByteSize,
-    /// How long a write waits for a writer in another process.
+    /// How long a write waits for a writer in another process before it fails.
     pub writer_wait_max: Duration,
     /// Bytes of unfolded writes at which a table is folded; writers wait at four times as many.
     pub fold_bytes: ByteSize,
-    /// A table's writes are folded into its base when they concern so many rows.
+    /// Unfolded rows and deletions at which a table is folded.
     pub fold_rows: usize,
-    /// A table's writes are folded into its base when the oldest is so old.
+    /// Age of the oldest unfolded write at which a table is folded.
     pub fold_age: Duration,
-    /// A write of so many bytes goes straight to the base.
+    /// Bytes of a write from which it goes straight to the base.
     pub bulk_bytes: ByteSize,
-    /// Small files of a table's base are joined into files of about this many bytes, media included.
+    /// Target bytes of a base file, media included, when small files are joined.
     pub file_bytes: ByteSize,
-    /// Small files of a table's base are joined into files of about this many rows.
+    /// Target rows of a base file when small files are joined.
     pub file_rows: usize,
-    /// What the object store is told beside what the environment says, by the names of the environment's variables in
+    /// Settings of the object store in addition to those of the environment, named like the environment variables in
     /// lower case, such as `aws_endpoint_url`.
     pub object_store: HashMap<String, String>,
-    /// In an object store: a writer that gave no sign of life for so long may be taken for dead.
+    /// For object stores: how long a writer may give no sign of life before others may consider it dead.
     pub lease_patience: Duration,
-    /// Where copies of what lies in an object store are, to be read often.
+    /// The directory for local copies of what is stored in an object store and read often.
     pub cache_directory: PathBuf,
-    /// Bytes of remote files that are kept there; with none, each is read from afar each time.
+    /// Bytes of remote files kept there; with 0, every read goes to the object store.
     pub block_cache_bytes_max: ByteSize,
-    /// Tables kept open that nobody uses, at most: each holds some files open, and in memory what its log says.
+    /// Maximum number of unused tables that are kept open: each holds some files open, and the contents of its log in
+    /// memory.
     pub idle_tables_max: usize,
-    /// What is done after a fold.
+    /// Work to do after a fold.
     pub after_fold: Option<Arc<dyn AfterFold>>,
-    /// What times the history of tables.
+    /// The clock that stamps versions.
     pub clock: Arc<dyn Clock>,
-    /// What fails, in tests.
+    /// Failures to inject, in tests.
     pub faults: Faults,
 }
 
@@ -98,10 +99,10 @@ impl Default for StoreOptions {
     }
 }
 
-/// What a new table is.
+/// The schema, primary key and properties of a new table.
 #[derive(Debug, Clone)]
 pub struct TableSpec {
-    /// Columns; [`blob_field`](crate::blob_field) makes one for media.
+    /// The columns; [`blob_field`](crate::blob_field) makes one for media.
     pub schema: SchemaRef,
     /// The columns of the primary key, in order.
     pub primary_key: Vec<String>,
@@ -110,14 +111,14 @@ pub struct TableSpec {
 }
 
 impl TableSpec {
-    /// A table of `schema` keyed by `primary_key`, without properties.
+    /// Describes a table of `schema` keyed by `primary_key`, without properties.
     pub fn new<S: Into<String>>(schema: SchemaRef, primary_key: impl IntoIterator<Item = S>) -> Self {
         let primary_key = primary_key.into_iter().map(Into::into).collect();
         Self { schema, primary_key, properties: BTreeMap::new() }
     }
 }
 
-/// Tables in one place that share caches. Cheap to clone.
+/// The tables of one place, which share caches. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -131,22 +132,22 @@ struct Shared {
     options: StoreOptions,
     /// The tables in use: all handles of a table share one state.
     states: Mutex<HashMap<String, Entry>>,
-    /// Counts uses of tables.
+    /// A counter of uses of tables.
     uses: AtomicU64,
 }
 
-/// A state, once it is opened.
+/// A state, once it was opened.
 type Cell = Arc<OnceCell<Arc<State>>>;
 
 /// A table in use.
 #[derive(Debug, Default)]
 struct Entry {
     state: Cell,
-    /// The number of its last use.
+    /// The number of the table's last use.
     used: u64,
 }
 
-/// A store that may be gone.
+/// A weak reference to a store.
 #[derive(Debug)]
 pub(crate) struct WeakStore(Weak<Shared>);
 
@@ -157,9 +158,9 @@ impl WeakStore {
 }
 
 impl Store {
-    /// The store at `location`: a directory, which is made if it does not exist, or a URI such as `s3://bucket/prefix`,
-    /// for which credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so
-    /// on).
+    /// Opens the store at `location`: a directory, which is created if it does not exist, or a URI such as
+    /// `s3://bucket/prefix`. Credentials and endpoint of a URI come from the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_ENDPOINT_URL` and so on).
     pub async fn open(location: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let sessions = Arc::new(Sessions::new(&options));
         let place = Place::open(location.as_ref(), sessions.stores(), &options).boxed().await?;
@@ -168,18 +169,18 @@ impl Store {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// What of a remote store is kept on the local disk, and how much that was of use; `None` where nothing is.
+    /// Returns the usage of the local cache of a remote store; `None` without a cache.
     pub fn block_cache(&self) -> Option<BlockCacheUsage> {
         self.shared.place.blocks().map(|blocks| blocks.0.usage())
     }
 
-    /// The directory of this machine for what can be made anew: [`StoreOptions::cache_directory`].
+    /// Returns this machine's directory for data that can be rebuilt: [`StoreOptions::cache_directory`].
     pub fn cache_directory(&self) -> &Path {
         &self.shared.options.cache_directory
     }
 
-    /// Lets other processes write at once, which in an object store else wait for this one's leases to run out. The
-    /// store can be used on.
+    /// Releases this process's leases, so that other processes need not wait for them to run out, as they would in an
+    /// object store. The store can be used afterwards.
     pub async fn release(&self) -> Result<()> {
         let cells: Vec<_> = self.shared.states.lock().values().map(|entry| Arc::clone(&entry.state)).collect();
         for state in cells.iter().filter_map(|cell| cell.get()) {
@@ -188,7 +189,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a table.
+    /// Creates a table.
     ///
     /// # Errors
     /// `InvalidInput` for a bad name, schema, key or property; `AlreadyExists`.
@@ -213,7 +214,7 @@ impl Store {
         let uri = place.base;
         let fence = Fence::new(&uri, &self.shared.options.object_store).await.map_err(lance_error)?;
         let params = WriteParams {
-            // Its own caches, since the table has no identity before it has a log.
+            // Caches of its own, since the table has no identity before it has a log.
             session: Some(self.shared.sessions.of(new_identity())),
             store_params: Some(place.params),
             commit_handler: Some(Arc::new(fence)),
@@ -226,15 +227,15 @@ impl Store {
         }
         drop(held);
         leases.release().await?;
-        // Makes its log and its key index: who only reads later may not be able to.
+        // Create the log and the key index now: a process that only reads may not be able to.
         self.state(name).boxed().await?;
         Ok(Table::new(self.clone(), name))
     }
 
-    /// The table called `name`.
+    /// Returns the table called `name`.
     ///
     /// # Errors
-    /// `NotFound`, naming the tables there are.
+    /// `NotFound`, listing the existing tables.
     pub async fn table(&self, name: &str) -> Result<Table> {
         check_name(name)?;
         if self.shared.place.has_table(name).boxed().await? {
@@ -243,7 +244,7 @@ impl Store {
         Err(unknown("table", name, self.tables().await?.iter().map(String::as_str)))
     }
 
-    /// The names of all tables, sorted.
+    /// Lists the names of all tables, sorted.
     pub async fn tables(&self) -> Result<Vec<String>> {
         self.shared.place.tables().boxed().await
     }
@@ -257,14 +258,14 @@ impl Store {
         leases.release().await
     }
 
-    /// Bytes of table `name`: base and log, all versions together.
+    /// Returns the bytes of table `name`: base and log, all versions together.
     pub async fn bytes(&self, name: &str) -> Result<u64> {
         self.shared.place.bytes(name).boxed().await
     }
 
-    /// The right to make or drop table `name`: to write its log and to change its base.
+    /// Takes the leases for creating or dropping table `name`: those of its log and its base.
     async fn leases(&self, name: &str) -> Result<(Leases, [Lease; 2])> {
-        // The leases of a table in use are known; a table that is made or dropped has its own.
+        // The leases of a table in use belong to its state; creating or dropping takes separate ones.
         let known = self.shared.states.lock().get(name).and_then(|entry| entry.state.get().cloned());
         if let Some(state) = known {
             state.place.leases.release().await?;
@@ -276,10 +277,10 @@ impl Store {
         Ok((leases, held))
     }
 
-    /// The state of table `name` in this process, opened if it is not.
+    /// Returns the state of table `name` in this process, opening it if necessary.
     ///
     /// # Errors
-    /// `NotFound` when there is no such table.
+    /// `NotFound` when the table does not exist.
     pub(crate) async fn state(&self, name: &str) -> Result<Arc<State>> {
         loop {
             let (cell, is_new) = {
@@ -296,7 +297,7 @@ impl Store {
             let state = state.map_err(|error| error.context(format!("open table `{name}`")));
             match state {
                 Ok(state) if !state.is_gone()? => return Ok(Arc::clone(state)),
-                // Another process dropped it, and may have made another one under its name.
+                // Another process dropped it, and may have made another table under its name.
                 Ok(_) => self.forget(name, &cell),
                 Err(error) => {
                     self.forget(name, &cell);
@@ -316,7 +317,7 @@ impl Store {
         State::open(name.to_owned(), store, place, sessions, pages, self.shared.options.clone()).await
     }
 
-    /// Opens table `name` anew the next time, unless somebody did already.
+    /// Makes the next use open table `name` again, unless it was already reopened.
     fn forget(&self, name: &str, cell: &Cell) {
         let mut states = self.shared.states.lock();
         if states.get(name).is_some_and(|entry| Arc::ptr_eq(&entry.state, cell)) {
@@ -324,7 +325,7 @@ impl Store {
         }
     }
 
-    /// Closes the tables that were not used for the longest time, but for [`StoreOptions::idle_tables_max`].
+    /// Closes the least recently used idle tables beyond [`StoreOptions::idle_tables_max`].
     async fn close_idle(&self) {
         let idle_max = self.shared.options.idle_tables_max;
         let mut idle: Vec<(u64, String, Cell)> = {
@@ -340,18 +341,18 @@ impl Store {
         let excess = idle.len().saturating_sub(idle_max);
         for (_, name, cell) in idle.into_iter().take(excess) {
             let Some(state) = cell.get() else { continue };
-            // Nobody in this process would remember to.
+            // Once the table is closed, nothing in this process would fold it.
             if state.has_changes()
                 && let Err(error) = state.fold().boxed().await
             {
-                tracing::warn!(%error, table = name, "the writes of a table that is closed stay in its log");
+                tracing::warn!(%error, table = name, "the writes of a closed table stay in its log");
             }
             if let Err(error) = state.place.leases.release().await {
-                tracing::warn!(%error, table = name, "others wait until the lease runs out");
+                tracing::warn!(%error, table = name, "a lease was not released: others wait until it runs out");
             }
             let mut states = self.shared.states.lock();
             let is_idle = states.get(&name).is_some_and(|entry| {
-                // One in the map and one here.
+                // One reference in the map and one here.
                 Arc::ptr_eq(&entry.state, &cell) && Arc::strong_count(&cell) == 2 && State::is_idle(state)
             });
             if is_idle {
@@ -361,7 +362,8 @@ impl Store {
     }
 }
 
-/// How every dataset of Cenote is written: stable row ids, and the file version that blobs (v2) need.
+/// Returns the parameters that every dataset is written with: stable row ids, and the file version that blobs (v2)
+/// need.
 pub(crate) fn write_params() -> WriteParams {
     WriteParams {
         enable_stable_row_ids: true,
@@ -371,7 +373,7 @@ pub(crate) fn write_params() -> WriteParams {
     }
 }
 
-/// The schema that a stored dataset shows to callers, and the stored one.
+/// Returns the schema of a stored dataset as callers see it, and as it is stored.
 pub(crate) fn schemas(dataset: &Dataset) -> (Schema, Schema) {
     let stored = Schema::from(dataset.schema());
     (schema::to_logical(&stored), stored)
@@ -387,6 +389,6 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
-        "table name `{name}` must be letters, digits and underscores, not start with a digit, and have at most 128"
+        "table name `{name}` must consist of at most 128 letters, digits and underscores, and not start with a digit"
     )))
 }

@@ -1,7 +1,7 @@
-//! Writing a table: each call is one version, whole or not there.
+//! Writes to a table: each call is one version, applied as a whole or not at all.
 //!
-//! Small writes go to the change store. What is large, or changes a caption of many rows with media, goes straight to
-//! the base, as one commit of its own: see `direct`.
+//! Small writes go to the change store. Large writes, and updates of many rows, go straight to the base as a commit of
+//! their own: see `direct`.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasherDefault;
@@ -41,33 +41,33 @@ use crate::writing::patch;
 use crate::writing::predicate;
 use crate::writing::update::{Update, parse_dependents};
 
-/// The property that says which columns of a table are void when another one changes: a JSON object from column to list
-/// of columns. [`Table::update`] sets them to null along with the change; a 64-bit integer that was not null
-/// becomes [`VOID`].
+/// The property that lists which columns become void when another one changes: a JSON object from column to list of
+/// columns. [`Table::update`] sets the dependent columns to null along with the change; a 64-bit integer that was not
+/// null becomes [`VOID`].
 pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 
-/// What an integer that was set and is void is, which tells it from one that was never set.
+/// The value of a void 64-bit integer, which distinguishes it from one that was never set (null).
 pub const VOID: i64 = 0;
 
-/// The property that says what becomes of a write that holds a key twice: `error` (the default) refuses it, `last` lets
-/// the last row count.
+/// The property that decides what happens to a write that holds a key twice: `error` (the default) refuses it, `last`
+/// keeps the last row.
 pub const DUPLICATES_PROPERTY: &str = "cenote.duplicates";
 
-/// The property that says when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed` when
-/// the operating system has it. Then a crash of the machine may lose the writes of the last seconds, the newest first;
-/// a crash of the process loses nothing.
+/// The property that decides when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed`
+/// when the operating system has it. Under `relaxed`, a crash of the machine may lose the writes of the last seconds,
+/// newest first; a crash of the process loses nothing.
 pub const DURABILITY_PROPERTY: &str = "cenote.durability";
 
-/// What a write did.
+/// The version and the row counts of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteReport {
-    /// The version that holds it.
+    /// The version of the write.
     pub version: Version,
-    /// Rows that were not there before.
+    /// Rows that did not exist before.
     pub inserted: usize,
-    /// Rows that were there and have new values.
+    /// Rows that existed and have new values.
     pub updated: usize,
-    /// Rows that were there and are gone.
+    /// Rows that existed and were deleted.
     pub deleted: usize,
 }
 
@@ -93,7 +93,7 @@ impl Table {
         self.store.cache_directory()
     }
 
-    /// The table's name.
+    /// Returns the table's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -102,12 +102,12 @@ impl Table {
         self.store.state(&self.name).boxed().await
     }
 
-    /// The table's state, and its newest version.
+    /// Returns the table's state and a snapshot of its newest version.
     async fn current(&self) -> Result<(Arc<State>, Snapshot)> {
         let state = self.state().await?;
         match state.snapshot().boxed().await {
             Ok(snapshot) => Ok((state, snapshot)),
-            // Another table may have been made under the name, which an object store tells only who reads there.
+            // Another table may have been made under the name; in an object store only a read finds out.
             Err(_) if state.is_gone()? => {
                 let state = self.state().await?;
                 let snapshot = state.snapshot().boxed().await?;
@@ -117,36 +117,36 @@ impl Table {
         }
     }
 
-    /// The newest version: all that was acknowledged, by any writer in any process, before this call.
+    /// Returns a snapshot of the newest version: every write that any process had acknowledged before this call.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         Ok(self.current().await?.1)
     }
 
-    /// The table as it was at `version`.
+    /// Returns the table as it was at `version`.
     ///
     /// # Errors
-    /// `NotFound` when there is no such version, or it was collected.
+    /// `NotFound` when the version does not exist, or was collected.
     pub async fn snapshot_at(&self, version: Version) -> Result<Snapshot> {
         self.current().await?.0.snapshot_at(version).boxed().await
     }
 
-    /// The table as it was when `tag` was set.
+    /// Returns the table as it was at the version that `tag` names.
     pub async fn snapshot_of(&self, tag: &str) -> Result<Snapshot> {
         let tags = self.tags().await?;
         let version = tags.get(tag).copied().ok_or_else(|| self.no_tag(tag, &tags))?;
         self.snapshot_at(version).await
     }
 
-    /// All versions that can be read, oldest first, each with its time in microseconds since 1970.
+    /// Lists all versions that can be read, oldest first, each with its time in microseconds since 1970.
     pub async fn versions(&self) -> Result<Vec<(Version, i64)>> {
         self.current().await?.0.versions().await
     }
 
-    /// Names `version`: it is kept until the tag is deleted, and what is between it and the oldest version that is kept
-    /// anyway is not.
+    /// Tags `version`, which is then kept until the tag is deleted. Versions between it and the oldest one that is
+    /// kept for other reasons are not.
     ///
     /// # Errors
-    /// `AlreadyExists` for a tag in use, `NotFound` for a version that is not there.
+    /// `AlreadyExists` for a tag in use, `NotFound` for a version that cannot be read.
     pub async fn tag(&self, tag: &str, version: Version) -> Result<()> {
         let (state, _) = self.current().await?;
         state.snapshot_at(version).await?;
@@ -164,7 +164,7 @@ impl Table {
         .await
     }
 
-    /// Forgets a tag.
+    /// Deletes a tag.
     pub async fn untag(&self, tag: &str) -> Result<()> {
         let tags = self.tags().await?;
         if !tags.contains_key(tag) {
@@ -173,7 +173,7 @@ impl Table {
         self.note(Note::Tag { name: tag.to_owned(), version: None }).await
     }
 
-    /// All tags with their versions.
+    /// Lists all tags with their versions.
     pub async fn tags(&self) -> Result<BTreeMap<String, Version>> {
         let (state, _) = self.current().await?;
         Ok(state.history().tags.iter().map(|(name, version)| (name.clone(), Version(*version))).collect())
@@ -185,18 +185,18 @@ impl Table {
         Error::not_found(format!("table `{}` has no tag `{tag}`; {known}", self.name))
     }
 
-    /// Inserts rows, and replaces whole those whose key is there already. A column that `batch` lacks becomes null.
-    /// When it returns, the rows are durable, and every later snapshot has them.
+    /// Inserts rows, and replaces existing rows with the same keys as a whole. A column that `batch` lacks becomes
+    /// null. When the call returns, the rows are durable and visible to every later snapshot.
     ///
     /// # Errors
-    /// `InvalidInput` for an unknown column, a value that its column cannot hold as it is (floats are rounded into
-    /// narrower float types), a null where none may be, a column given twice, a vector with a number that is NaN,
-    /// infinite or null, or two rows with one key (see [`DUPLICATES_PROPERTY`]); nothing is written.
+    /// `InvalidInput` for an unknown column, a value that its column cannot hold without loss (except that floats are
+    /// rounded to narrower float types), a null where none is allowed, a column given twice, a vector with a number
+    /// that is NaN, infinite or null, or two rows with one key (see [`DUPLICATES_PROPERTY`]). Nothing is written then.
     pub async fn upsert(&self, batch: RecordBatch) -> Result<WriteReport> {
         self.upsert_all(vec![batch]).await
     }
 
-    /// [`upsert`](Self::upsert) of several batches as one version.
+    /// Upserts several batches as one version: see [`upsert`](Self::upsert).
     pub async fn upsert_all(&self, batches: Vec<RecordBatch>) -> Result<WriteReport> {
         let (state, snapshot) = self.current().await?;
         let logical = Arc::clone(snapshot.full_schema());
@@ -205,7 +205,7 @@ impl Table {
         if hashes.is_empty() {
             return Ok(nothing(&snapshot));
         }
-        // A snapshot that is held makes the next write copy the list of chunks.
+        // While a snapshot is held, the next write has to copy the list of chunks.
         drop(snapshot);
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
         if bytes as u64 >= state.options.bulk_bytes.0 || hashes.len() > WRITE_ROWS_MAX {
@@ -218,9 +218,9 @@ impl Table {
         state.write(RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
     }
 
-    /// Writes rows to files that no version names yet, as [`upsert_all`](Self::upsert_all) checks them. Many processes
-    /// may do so at the same time, without waiting for anybody; [`commit`](Self::commit) makes what they staged one
-    /// version. What is not committed within seven days is collected.
+    /// Writes rows to files that no version names yet, after the checks of [`upsert_all`](Self::upsert_all). Many
+    /// processes may stage at the same time without waiting for each other; [`commit`](Self::commit) makes what they
+    /// staged one version. Rows that are not committed within seven days are collected.
     pub async fn stage(&self, batches: Vec<RecordBatch>) -> Result<Staged> {
         let (state, snapshot) = self.current().await?;
         let checked = batches.iter().map(|batch| schema::check_batch(batch, snapshot.full_schema(), Missing::Null));
@@ -230,30 +230,31 @@ impl Table {
         Ok(staged)
     }
 
-    /// Inserts staged rows, and replaces whole those whose key is there already, all as one version.
+    /// Inserts staged rows, and replaces existing rows with the same keys as a whole, all as one version.
     ///
     /// # Errors
-    /// `InvalidInput` when a key was staged twice, `Conflict` when the schema has changed since; nothing is written.
+    /// `InvalidInput` when a key was staged twice, `Conflict` when the schema has changed since. Nothing is written
+    /// then.
     pub async fn commit(&self, staged: Vec<Staged>) -> Result<WriteReport> {
         let (state, _) = self.current().await?;
         direct::commit(&state, staged).boxed().await
     }
 
-    /// Sets the columns that `batch` has beside the key, for the keys that are there; other keys are passed over.
-    /// Columns that depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become void.
+    /// Sets the columns that `batch` has beside the key, for the keys that exist; other keys are skipped. Columns that
+    /// depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become void.
     ///
     /// # Errors
-    /// As [`upsert`](Self::upsert); `Unsupported` for media columns, which change by a whole-row upsert.
+    /// Those of [`upsert`](Self::upsert); `Unsupported` for media columns, which change only by an upsert of the whole
+    /// row.
     pub async fn update(&self, batch: RecordBatch) -> Result<WriteReport> {
         self.set(batch, None).await
     }
 
-    /// As [`update`](Self::update), for the rows alone whose `columns` are still as they were in `read`, an earlier
-    /// snapshot: for values that were computed from them. Other rows are passed over; the report counts those that were
-    /// set.
+    /// Updates only rows whose `columns` have not changed since `read`, an earlier snapshot: for values that were
+    /// computed from those columns. Other rows are skipped; the report counts the rows that were set.
     ///
     /// # Errors
-    /// As [`update`](Self::update); `NotFound` for a column that the table does not have.
+    /// Those of [`update`](Self::update); `NotFound` for a column that the table does not have.
     pub async fn update_unchanged(
         &self,
         batch: RecordBatch,
@@ -294,14 +295,14 @@ impl Table {
         let committing = Arc::clone(&state);
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();
-        reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
+        reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))
     }
 
-    /// Waits for the turn on this table, which one has at a time, in any process: for work of several reads and writes
-    /// that others of its kind must not come between. Writes need no turn and wait for none.
+    /// Waits for the turn on this table, which has one holder at a time across all processes. It is for work of several
+    /// reads and writes that other such work must not interleave with. Writes need no turn and wait for none.
     ///
     /// # Errors
-    /// `Conflict` when another process has had it for longer than [`StoreOptions::writer_wait_max`].
+    /// `Conflict` when another process holds the turn for longer than [`StoreOptions::writer_wait_max`].
     ///
     /// [`StoreOptions::writer_wait_max`]: crate::StoreOptions::writer_wait_max
     pub async fn turn(&self) -> Result<Turn> {
@@ -309,7 +310,7 @@ impl Table {
         state.place.turns.take(state.options.writer_wait_max).boxed().await
     }
 
-    /// Deletes the rows with these keys; a key that is absent is passed over. `keys` holds at least the primary key.
+    /// Deletes the rows with these keys; absent keys are skipped. `keys` has at least the columns of the primary key.
     pub async fn delete(&self, keys: &RecordBatch) -> Result<WriteReport> {
         let (state, snapshot) = self.current().await?;
         let keys = state.key.keep_last(&state.key.project(keys)?)?;
@@ -324,23 +325,23 @@ impl Table {
         state.write(RowWrite { record: Record::Delete(keys), hashes }).boxed().await
     }
 
-    /// Deletes the rows that satisfy `filter`: those, and no others, that do when they are deleted, whatever is written
-    /// at the same time.
+    /// Deletes exactly the rows that satisfy `filter` at the moment of the deletion, whatever is written at the same
+    /// time.
     pub async fn delete_where(&self, filter: Filter) -> Result<WriteReport> {
         let (state, _) = self.current().await?;
         predicate::delete(&state, filter).boxed().await
     }
 
-    /// Adds nullable columns, null in every row. A column that is there already with the same type is passed over.
+    /// Adds nullable columns, null in every row. A column that exists with the same type is skipped.
     ///
     /// # Errors
     /// `InvalidInput` for a column that is not nullable, is a media column, exists with another type, or has a name or
-    /// type that no column can have.
+    /// type that no column may have.
     pub async fn add_columns(&self, fields: &[Field]) -> Result<Version> {
         self.add(fields, Owner::Caller).await
     }
 
-    /// As [`add_columns`](Self::add_columns), for what is made by Cenote itself: names may be in
+    /// Adds columns that Cenote itself maintains: unlike in [`add_columns`](Self::add_columns), names may begin with
     /// [`HIDDEN_PREFIX`](crate::HIDDEN_PREFIX).
     pub async fn add_own_columns(&self, fields: &[Field]) -> Result<Version> {
         self.add(fields, Owner::Cenote).await
@@ -355,7 +356,7 @@ impl Table {
         }
         drop(snapshot);
         self.alter(async |dataset| {
-            // Somebody may have added some of them meanwhile.
+            // Another writer may have added some of them meanwhile.
             let missing = missing(&schemas(dataset).0, fields, owner)?;
             if missing.is_empty() {
                 return Ok(());
@@ -366,7 +367,7 @@ impl Table {
         .await
     }
 
-    /// Drops columns that are not part of the key. Without any it makes no version.
+    /// Drops columns that are not part of the key. An empty list makes no version.
     pub async fn drop_columns(&self, columns: &[&str]) -> Result<Version> {
         let snapshot = self.snapshot().await?;
         if columns.is_empty() {
@@ -386,40 +387,39 @@ impl Table {
     /// Sets properties; a value of `None` removes one.
     ///
     /// # Errors
-    /// `InvalidInput` when one of Cenote's own has a value that it cannot have.
+    /// `InvalidInput` for an invalid value of one of Cenote's own properties.
     pub async fn set_properties(&self, properties: BTreeMap<String, Option<String>>) -> Result<Version> {
         properties.iter().try_for_each(|(name, value)| check_property(name, value.as_deref()))?;
         self.alter(async |dataset| dataset.update_config(properties).await.map(drop).map_err(lance_error)).await
     }
 
-    /// Changes what the table is, as a version of its own.
+    /// Commits a change of the schema or the properties as a version of its own.
     async fn alter(&self, change: impl AsyncFnOnce(&mut Dataset) -> Result<()>) -> Result<Version> {
         let (state, _) = self.current().await?;
         Box::pin(direct::alter(&state, change)).await
     }
 
-    /// Moves everything written so far into the base. It happens by itself when there is much.
+    /// Moves everything written so far into the base. Upkeep does this by itself when enough has been written.
     pub async fn fold(&self) -> Result<()> {
         self.current().await?.0.fold().await
     }
 
-    /// Folds, joins the base's small files, and writes those anew that have lost a tenth of their rows. With `purge`
-    /// any that lost one, so that after [`collect`](Self::collect) nothing is left of deleted rows. Writers and folds
-    /// go on meanwhile.
+    /// Folds, joins the base's small files, and rewrites files that have lost a tenth of their rows. With `purge`, it
+    /// rewrites every file that has lost a row, so that nothing is left of deleted rows after
+    /// [`collect`](Self::collect). Writers and folds go on meanwhile.
     ///
     /// # Errors
-    /// `Conflict` when the files were changed again and again while they were joined, or are being built from, for an
-    /// index.
+    /// `Conflict` when the files kept changing while they were joined, or while an index is being built from them.
     pub async fn compact(&self, purge: bool) -> Result<()> {
         let (state, _) = self.current().await?;
         compaction::compact(&state, purge).boxed().await
     }
 
-    /// Removes what only versions older than `keep` need, and files that a crash left; `None`: the table's own
-    /// retention (see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions that have a tag, a consumer or a
-    /// reader are kept, and what they need. A reader is a snapshot, or a scan that was begun on one and has not ended:
-    /// on a local disk in any process, in an object store in this one. There, a reader in another process fails with
-    /// `NotFound`. It happens by itself after folds.
+    /// Removes what only versions older than `keep` need, and files that a crash left behind; `None` uses the table's
+    /// own retention (see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY)). Versions with a tag, a consumer or a
+    /// reader are kept, and everything that these need. A reader is a snapshot, or a scan begun on one that has not
+    /// ended: on a local disk in any process, in an object store only in this one. There, a reader in another process
+    /// fails with `NotFound` when it reaches a removed file. Upkeep collects by itself after folds.
     pub async fn collect(&self, keep: Option<Duration>) -> Result<Collected> {
         let (state, snapshot) = self.current().await?;
         let keep = match keep {
@@ -430,12 +430,12 @@ impl Table {
         collect::collect(&state, keep).boxed().await
     }
 
-    /// Runs `change` on the base, with everything written so far in it: for index builds and other upkeep that leaves
+    /// Runs `change` on the base after folding everything written so far: for index builds and other upkeep that leaves
     /// the rows as they are. Writers and folds go on meanwhile; each commit of `change` is carried over to the newest
     /// version.
     ///
     /// # Errors
-    /// Those of `change`; `Conflict` when the base has moved so that what was built does not fit it.
+    /// Those of `change`; `Conflict` when the base has changed so that the result no longer fits it.
     pub async fn maintain<T, F>(&self, change: F) -> Result<T>
     where
         F: AsyncFnOnce(&mut Dataset) -> Result<T>,
@@ -445,21 +445,22 @@ impl Table {
         Box::pin(gate::maintain(&state, change)).await
     }
 
-    /// What happened to rows after version `from`, in order.
+    /// Returns what happened to rows after version `from`, in order.
     ///
     /// # Errors
-    /// `NotFound` when what was before `from` was collected: see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
+    /// `NotFound` when the changes after `from` were collected: see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
     pub async fn changes(&self, from: Version) -> Result<ChangeFeed> {
         ChangeFeed::open(self.current().await?.0, from).boxed().await
     }
 
-    /// How far each durable consumer of the change feed has come. What they have not read is not collected.
+    /// Returns how far each durable consumer of the change feed has read. Changes that a consumer has not read are not
+    /// collected.
     pub async fn consumers(&self) -> Result<BTreeMap<String, Version>> {
         let (state, _) = self.current().await?;
         Ok(state.history().consumers.iter().map(|(name, version)| (name.clone(), Version(*version))).collect())
     }
 
-    /// Remembers that consumer `name` has read the changes up to `version`; `None` forgets it.
+    /// Records that consumer `name` has read the changes up to `version`; `None` deletes the consumer.
     pub async fn set_consumer(&self, name: &str, version: Option<Version>) -> Result<()> {
         self.note(Note::Consumer { name: name.to_owned(), version: version.map(|version| version.0) }).await
     }
@@ -469,20 +470,21 @@ impl Table {
         detached(async move { state.writing().await?.note(note).await }).await
     }
 
-    /// Folds, indexes, compacts and collects now if there is a reason to, and waits for it; the reason. It happens by
-    /// itself while a process writes: this is for a process that looks after tables that others write.
+    /// Folds, joins files, brings indexes up to date and collects, if there is a reason to, and waits for it. Returns
+    /// the reason. A process that writes does this by itself; `tend` is for a process that looks after tables which
+    /// others write.
     pub async fn tend(&self) -> Result<Option<String>> {
         self.current().await?.0.tend().boxed().await
     }
 
-    /// How far the base is behind, and what is done about it.
+    /// Returns how far the base lags behind the writes, and what upkeep is doing about it.
     pub async fn upkeep(&self) -> Result<UpkeepStatus> {
         let (state, _) = self.current().await?;
         state.upkeep_status()
     }
 }
 
-/// Those of `fields` that a table with the columns `logical` lacks.
+/// Returns those of `fields` that a table with the columns `logical` lacks.
 fn missing(logical: &Schema, fields: &Fields, owner: Owner) -> Result<Vec<FieldRef>> {
     if let Some(column) = column::repeated(fields.iter().map(|field| field.name())) {
         return Err(Error::invalid_input(format!("column `{column}` is given twice: name each column once")));
@@ -512,7 +514,7 @@ fn missing(logical: &Schema, fields: &Fields, owner: Owner) -> Result<Vec<FieldR
     Ok(missing)
 }
 
-/// Refuses a value that one of Cenote's own properties cannot have.
+/// Refuses invalid values of Cenote's own properties.
 pub(crate) fn check_property(name: &str, value: Option<&str>) -> Result<()> {
     let allowed: &[&str] = match name {
         DUPLICATES_PROPERTY => &["error", "last"],
@@ -542,7 +544,8 @@ fn nothing(snapshot: &Snapshot) -> WriteReport {
     WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 }
 }
 
-/// One row a key over all batches, with the hashes of the keys.
+/// Checks that each key occurs once in all batches together, or keeps its last row where the table allows that. Returns
+/// the batches with the hashes of their keys.
 fn unique(state: &State, snapshot: &Snapshot, batches: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, Vec<u128>)> {
     let secret = state.hash_key();
     let each = batches.iter().map(|batch| state.key.hash(&state.key.project(batch)?, secret));

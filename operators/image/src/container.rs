@@ -1,16 +1,16 @@
-//! What the bytes of an image say before any pixel is decoded: the format, and where a JPEG keeps its EXIF block.
+//! The container of an image, read before any pixel is decoded: its format, and the segments of a JPEG.
 
 use std::io::Cursor;
 
 use image::{ImageFormat, ImageReader};
 
-/// Encoded images larger than this are refused.
+/// Bytes of an encoded image, at most. Larger ones are refused.
 const ENCODED_BYTES_MAX: usize = 256 << 20;
 
-/// The format of `bytes`, by content.
+/// Detects the format of `bytes` by their content.
 ///
 /// # Errors
-/// A reason for the person who looks at the row: empty, too large, a text, or nothing known.
+/// A reason for the person who looks at the row: empty, too large, a text, or an unknown format.
 pub(crate) fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
     if bytes.is_empty() {
         return Err("the image is empty: 0 bytes".to_owned());
@@ -25,12 +25,12 @@ pub(crate) fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
     guessed.ok_or_else(|| format!("not an image ({}); JPEG, PNG, GIF, WebP, TIFF, BMP and ICO are read", looks(bytes)))
 }
 
-/// The reader of `image` for bytes in `format`.
+/// Opens `bytes` in `format` with the `image` crate.
 pub(crate) fn reader(bytes: &[u8], format: ImageFormat) -> ImageReader<Cursor<&[u8]>> {
     ImageReader::with_format(Cursor::new(bytes), format)
 }
 
-/// The first bytes as a person would describe them.
+/// Describes the first bytes for a person.
 fn looks(bytes: &[u8]) -> String {
     let head = &bytes[..bytes.len().min(24)];
     let text = String::from_utf8_lossy(head);
@@ -42,11 +42,11 @@ fn looks(bytes: &[u8]) -> String {
     }
 }
 
-/// The payloads of a JPEG's segments up to its first scan, each with its marker.
+/// Iterates over the segments of a JPEG up to its first scan: marker and payload.
 pub(crate) fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = bytes.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
-        // Any number of fill bytes may stand before a marker.
+        // Any number of fill bytes may precede a marker.
         while let [0xff, 0xff, ..] = rest {
             rest = &rest[1..];
         }
@@ -61,12 +61,12 @@ pub(crate) fn jpeg_segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// The EXIF block of a JPEG, without its prefix.
+/// Returns the EXIF block of a JPEG, without its prefix.
 pub(crate) fn jpeg_exif(bytes: &[u8]) -> Option<&[u8]> {
     jpeg_segments(bytes).filter(|(marker, _)| *marker == 0xe1).find_map(|(_, body)| body.strip_prefix(b"Exif\0\0"))
 }
 
-/// Whether a JPEG was written by software that, as Adobe's does, stores its CMYK values inverted.
+/// Returns whether a JPEG was written by software that stores CMYK values inverted, as Adobe's does.
 pub(crate) fn jpeg_is_adobe(bytes: &[u8]) -> bool {
     jpeg_segments(bytes).any(|(marker, body)| marker == 0xee && body.starts_with(b"Adobe"))
 }

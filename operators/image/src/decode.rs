@@ -1,8 +1,8 @@
 //! Decoding any image to upright RGB8 pixels, within hard limits, with a reason for everything that is refused.
 //!
 //! JPEG goes through libjpeg-turbo, scaled down inside its inverse DCT when the caller needs fewer pixels; everything
-//! else goes through `image`. Alpha is composited over white, 16-bit and palette images become RGB8, of an animation
-//! the first frame counts, EXIF orientation is applied.
+//! else goes through `image`. Alpha is composited over white, 16-bit and palette images become RGB8, an animation is
+//! its first frame, and EXIF orientation is applied.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,51 +11,43 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits, RgbImag
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, PixelFormat, ScalingFactor, Subsamp};
 
 use crate::container;
-use crate::frame::Part;
+use crate::geometry::{View, fit_within};
 use crate::jpeg::{Region, decode_region};
 
-/// Images with more pixels than this are refused before anything is allocated for them.
+/// Pixels of an image, at most. Larger images are refused before anything is allocated for them.
 const PIXELS_MAX: u64 = 100_000_000;
-/// Decoders of `image` may hold this much; bounds 16-bit images, whose pixels are twice as large.
+/// Bytes that a decoder of `image` may hold. Bounds 16-bit images, whose pixels are twice as large.
 const DECODED_BYTES_MAX: u64 = 512 << 20;
-/// Pixels of a part beside those that the filter reaches: on an edge, libjpeg-turbo has no neighbours to smooth colours with.
+/// Pixels decoded on each side of a part beyond the reach of the filter: libjpeg-turbo has no neighbours beyond the
+/// edge to smooth colours with.
 const PART_MARGIN: f64 = 3.0;
-/// A progressive JPEG with more scans is refused: each scan is a pass over the whole picture.
+/// Scans of a progressive JPEG, at most: each one is a pass over the whole picture.
 const JPEG_SCANS_MAX: u32 = 500;
 
-/// The least size a caller can do with, in displayed orientation; a JPEG may come out larger, and never smaller than
-/// this or its own size.
+/// The least size that suffices for a caller, in displayed orientation. A JPEG may come out larger, and never smaller
+/// than both this and its own size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Target {
-    /// Every pixel.
-    Full,
     /// At least this width and this height.
     Cover(u32, u32),
-    /// At least the size of the picture when fitted, in its proportions, into this width and height.
+    /// At least the size of the picture when shrunk, in its proportions, into this width and height.
     Within(u32, u32),
 }
 
 /// Upright RGB8 pixels of a part of a picture.
 pub(crate) struct Decoded {
     pub(crate) pixels: RgbImage,
-    /// Where they begin in the whole picture at their scale.
+    /// The column of the whole picture, at the scale of the pixels, at which they begin.
     pub(crate) left: u32,
+    /// The line at which they begin.
     pub(crate) top: u32,
-    /// The size of that.
+    /// The size of the whole picture at the scale of the pixels.
     pub(crate) whole: (u32, u32),
 }
 
-/// Upright RGB8 pixels of `bytes`; with `target` (width, height) possibly scaled down to not less than it.
+/// Decodes images into one pixel buffer, as long as callers [`recycle`](Self::recycle) it.
 ///
-/// # Errors
-/// A reason for the person who looks at the row.
-pub(crate) fn decode_rgb(bytes: &[u8], target: Option<(u32, u32)>) -> Result<RgbImage, String> {
-    Decoder::default().decode(bytes, target.map_or(Target::Full, |(width, height)| Target::Cover(width, height)))
-}
-
-/// Decodes image after image into one pixel buffer, as long as it is given back.
-///
-/// The JPEG decompressor is not kept: libjpeg remembers tables, and after an error its place, from one image to the
+/// The JPEG decompressor is not kept: libjpeg carries tables, and after an error its position, from one image to the
 /// next, so that a row would depend on the rows before it. A new one costs microseconds.
 #[derive(Default)]
 pub(crate) struct Decoder {
@@ -63,7 +55,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Upright RGB8 pixels of `bytes`, at least as large as `target` asks.
+    /// Decodes `bytes` to upright RGB8 pixels, at least as large as `target` asks.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -74,42 +66,33 @@ impl Decoder {
         }
     }
 
-    /// As [`decode`](Self::decode), with those pixels at least that count when `part` is resized to `frame`. The part is in upright pixels of the
-    /// picture, of which there are `size`.
+    /// Decodes the pixels that count when the part of `view` is resized to its frame, and possibly others.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
-    pub(crate) fn decode_part(
-        &mut self,
-        bytes: &[u8],
-        target: Target,
-        (part, size): (Part, (u32, u32)),
-        frame: (u32, u32),
-    ) -> Result<Decoded, String> {
-        if let Some(decoded) = self.decode_jpeg_part(bytes, target, (part, size), frame) {
+    pub(crate) fn decode_part(&mut self, bytes: &[u8], view: &View) -> Result<Decoded, String> {
+        let (width, height) = view.size_min();
+        let target = Target::Cover(width, height);
+        if let Some(decoded) = self.decode_jpeg_part(bytes, target, view) {
             return Ok(decoded);
         }
         let pixels = self.decode(bytes, target)?;
         Ok(Decoded { left: 0, top: 0, whole: pixels.dimensions(), pixels })
     }
 
-    /// `None` where this is not worth it, or a whole decoding must say what is wrong.
-    fn decode_jpeg_part(
-        &mut self,
-        bytes: &[u8],
-        target: Target,
-        (part, size): (Part, (u32, u32)),
-        frame: (u32, u32),
-    ) -> Option<Decoded> {
+    /// Decodes a part of a JPEG. Returns `None` if that saves little, or if decoding the whole picture must tell what
+    /// is wrong.
+    fn decode_jpeg_part(&mut self, bytes: &[u8], target: Target, view: &View) -> Option<Decoded> {
         let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
-        let stands = orientation.is_none_or(|orientation| orientation == Orientation::NoTransforms);
-        if container::format(bytes) != Ok(ImageFormat::Jpeg) || !stands {
+        let is_upright = orientation.is_none_or(|orientation| orientation == Orientation::NoTransforms);
+        if container::format(bytes) != Ok(ImageFormat::Jpeg) || !is_upright {
             return None;
         }
         let header = new_decompressor().ok()?.read_header(bytes).ok()?;
         check_pixels(header.width as u64, header.height as u64).ok()?;
         let is_rgb = matches!(header.colorspace, Colorspace::YCbCr | Colorspace::RGB | Colorspace::Gray);
-        // What is below the part is not read, so a cut must be seen otherwise; the mark of an end elsewhere may be that of a thumbnail.
+        // The file is not read below the part, so only its last bytes tell that it is not cut: an end marker elsewhere
+        // may be that of a thumbnail.
         let is_whole = bytes.ends_with(&[0xff, 0xd9]);
         if !is_rgb || header.is_lossless || header.subsamp == Subsamp::Unknown || !is_whole {
             return None;
@@ -117,15 +100,11 @@ impl Decoder {
         let scale = jpeg_scale(&header, Orientation::NoTransforms, target);
         let (width, height) = (scale.scale(header.width) as u32, scale.scale(header.height) as u32);
         let block = scale.scale(header.subsamp.mcu_width()) as u32;
-        let span = |begin: f64, extent: f64, (side, whole): (u32, u32), out: u32, step: u32| {
-            let factor = f64::from(whole) / f64::from(side);
-            let reach = (extent * factor / f64::from(out)).max(1.0) + PART_MARGIN;
-            let first = (begin * factor - reach).max(0.0) as u32 / step * step;
-            let end = (((begin + extent) * factor + reach).ceil() as u32).min(whole);
-            (first, end.saturating_sub(first))
-        };
-        let (left, part_width) = span(part.left, part.width, (size.0, width), frame.0, block);
-        let (top, part_height) = span(part.top, part.height, (size.1, height), frame.1, 1);
+        let View { part, size, frame } = *view;
+        let across = Axis { side: size.0, scaled: width, out: frame.0, step: block };
+        let down = Axis { side: size.1, scaled: height, out: frame.1, step: 1 };
+        let (left, part_width) = across.span(part.left, part.width);
+        let (top, part_height) = down.span(part.top, part.height);
         let region = Region { left, top, width: part_width, height: part_height };
         if u64::from(part_width) * u64::from(part_height) * 10 > u64::from(width) * u64::from(height) * 9 {
             return None;
@@ -139,7 +118,7 @@ impl Decoder {
         Some(Decoded { pixels, left, top, whole: (width, height) })
     }
 
-    /// Takes back pixels that are no longer needed, so that the next image needs no allocation.
+    /// Takes back pixels after use, so that the next image needs no allocation.
     pub(crate) fn recycle(&mut self, pixels: RgbImage) {
         self.scratch = pixels.into_raw();
     }
@@ -149,7 +128,7 @@ impl Decoder {
         let header = match jpeg.read_header(bytes) {
             Ok(header) => header,
             Err(error) if is_benign(&error.to_string()) && ends_properly(bytes) => {
-                // libjpeg-turbo refuses a header it merely wonders about; the other decoder does not.
+                // libjpeg-turbo refuses a header after a mere warning; the other decoder does not.
                 return decode_other(bytes, ImageFormat::Jpeg);
             }
             Err(error) => return Err(jpeg_reason(&error.to_string())),
@@ -173,7 +152,7 @@ impl Decoder {
             format,
         };
         if let Err(error) = jpeg.decompress(bytes, output) {
-            // The first warning is the one that is reported: a benign one could hide a cut.
+            // libjpeg-turbo reports only the first warning: a benign one could hide a cut.
             let message = error.to_string();
             if !(is_benign(&message) && ends_properly(bytes)) {
                 self.scratch = pixels;
@@ -189,7 +168,30 @@ impl Decoder {
     }
 }
 
-/// The width and height of upright pixels, from the header alone.
+/// One direction of a picture that is decoded in part.
+struct Axis {
+    /// Pixels of the picture.
+    side: u32,
+    /// Pixels of the picture at the scale of decoding.
+    scaled: u32,
+    /// Pixels of the frame.
+    out: u32,
+    /// The pixels to decode begin at a multiple of this.
+    step: u32,
+}
+
+impl Axis {
+    /// Returns the first of the scaled pixels that `extent` pixels from `begin` depend on, and their number.
+    fn span(&self, begin: f64, extent: f64) -> (u32, u32) {
+        let factor = f64::from(self.scaled) / f64::from(self.side);
+        let reach = (extent * factor / f64::from(self.out)).max(1.0) + PART_MARGIN;
+        let first = (begin * factor - reach).max(0.0) as u32 / self.step * self.step;
+        let end = (((begin + extent) * factor + reach).ceil() as u32).min(self.scaled);
+        (first, end.saturating_sub(first))
+    }
+}
+
+/// Reads the upright width and height of an encoded picture from its header.
 ///
 /// # Errors
 /// A reason for the person who looks at the row.
@@ -221,8 +223,8 @@ fn new_decompressor() -> Result<Decompressor, String> {
     Ok(jpeg)
 }
 
-/// The smallest scale at which the image is still as large as `target` asks, of those for which libjpeg-turbo has vector instructions:
-/// for the others it has none, and to decode twice the pixels is quicker.
+/// Returns the smallest scale at which the image is still as large as `target` asks. Only scales for which
+/// libjpeg-turbo has vector instructions are considered: with the others, decoding twice the pixels is faster.
 fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Target) -> ScalingFactor {
     if header.is_lossless {
         return ScalingFactor::ONE;
@@ -231,9 +233,8 @@ fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Targe
     let turned = turns(orientation);
     let (shown_width, shown_height) = if turned { (height, width) } else { (width, height) };
     let (need_width, need_height) = match target {
-        Target::Full => return ScalingFactor::ONE,
         Target::Cover(width, height) => (width, height),
-        Target::Within(width, height) => fit_within(shown_width, shown_height, width, height),
+        Target::Within(width, height) => fit_within((shown_width, shown_height), (width, height)),
     };
     let (need_width, need_height) = if turned { (need_height, need_width) } else { (need_width, need_height) };
     [8, 4, 2]
@@ -245,15 +246,7 @@ fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Targe
         .unwrap_or(ScalingFactor::ONE)
 }
 
-/// The size of a picture of `width` × `height` when shrunk, in its proportions, into `max_width` × `max_height`. A
-/// picture that fits keeps its size.
-pub(crate) fn fit_within(width: u32, height: u32, max_width: u32, max_height: u32) -> (u32, u32) {
-    let ratio = (f64::from(max_width) / f64::from(width)).min(f64::from(max_height) / f64::from(height)).min(1.0);
-    let scaled = |side: u32| ((f64::from(side) * ratio).round() as u32).max(1);
-    (scaled(width), scaled(height))
-}
-
-/// Whether `orientation` swaps width and height.
+/// Returns whether `orientation` swaps width and height.
 pub(crate) fn turns(orientation: Orientation) -> bool {
     matches!(
         orientation,
@@ -270,7 +263,7 @@ fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
     image.into_rgb8()
 }
 
-/// Warnings of libjpeg after which every pixel is nonetheless there.
+/// Returns whether `message` is a warning of libjpeg after which every pixel is nonetheless there.
 fn is_benign(message: &str) -> bool {
     const BENIGN: [&str; 4] = [
         "extraneous bytes before marker 0xd9",
@@ -281,7 +274,7 @@ fn is_benign(message: &str) -> bool {
     BENIGN.iter().any(|text| message.contains(text))
 }
 
-/// Whether the marker that ends a JPEG is there. What follows it, such as a second picture, is nobody's concern.
+/// Returns whether a JPEG has its end marker. Bytes after it, such as a second picture, are ignored.
 fn ends_properly(bytes: &[u8]) -> bool {
     bytes.windows(2).rev().any(|pair| pair == [0xff, 0xd9])
 }
@@ -289,7 +282,7 @@ fn ends_properly(bytes: &[u8]) -> bool {
 fn jpeg_reason(message: &str) -> String {
     let message = message.strip_prefix("TurboJPEG error: ").unwrap_or(message);
     let lower = message.to_ascii_lowercase();
-    // A file without a frame header has a size of -1, which "overflowed".
+    // A file without a frame header has a size of -1, which libjpeg-turbo reports as an overflow.
     if lower.contains("premature end") || lower.contains("missing sos") || lower.contains("overflowed") {
         format!("the JPEG is truncated ({message})")
     } else {
@@ -297,7 +290,7 @@ fn jpeg_reason(message: &str) -> String {
     }
 }
 
-/// Turns CMYK pixels into RGB in place, by the plain formula: printing profiles are not applied.
+/// Converts CMYK pixels to RGB in place, by the plain formula: colour profiles are not applied.
 fn cmyk_to_rgb(pixels: &mut Vec<u8>, inverted: bool) {
     let count = pixels.len() / 4;
     for index in 0..count {
@@ -324,8 +317,7 @@ fn check_pixels(width: u64, height: u64) -> Result<(), String> {
 }
 
 fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
-    // These decoders are memory-safe, yet may still hit an index or an assertion on an odd file: that is the file's
-    // fault.
+    // These decoders are memory-safe, yet an odd file may still make them panic: then the row is bad.
     catch_unwind(AssertUnwindSafe(|| decode_with_image(bytes, format)))
         .unwrap_or_else(|_| Err(format!("the {} decoder failed on this file", name(format))))
 }
@@ -372,7 +364,7 @@ fn over_white(pixels: &mut Vec<u8>) {
     pixels.truncate(count * 3);
 }
 
-/// What people call `format`.
+/// Returns the common name of `format`.
 pub(crate) fn name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Jpeg => "JPEG",
@@ -386,7 +378,7 @@ pub(crate) fn name(format: ImageFormat) -> &'static str {
     }
 }
 
-/// The reason why `image` refused a file.
+/// Returns the reason why `image` refused a file.
 pub(crate) fn image_reason(format: ImageFormat, error: &ImageError) -> String {
     let name = name(format);
     let truncated = || format!("the {name} is truncated ({error})");

@@ -1,4 +1,4 @@
-//! `describe_image`: what an image says of itself, without decoding its pixels.
+//! `describe_image`: the metadata of an image, read without decoding its pixels.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,16 +46,17 @@ pub(crate) fn definition() -> Definition {
     .input(Port::new("image", PortType::Bytes))
 }
 
+/// The metadata of one image.
 struct About {
-    /// As displayed, in pixels.
+    /// The width in pixels, as displayed.
     width: i32,
-    /// As displayed, in pixels.
+    /// The height in pixels, as displayed.
     height: i32,
-    /// In lower case: `jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp` or `ico`.
+    /// The format in lower case: `jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp` or `ico`.
     format: &'static str,
-    /// The EXIF number, 1 to 8; `None` where the image does not say.
+    /// The EXIF orientation, 1 to 8; `None` if the image has none.
     orientation: Option<i32>,
-    /// What the camera's clock showed, as if it had been UTC: EXIF names no time zone.
+    /// The time on the camera's clock, taken for UTC: EXIF names no time zone.
     taken_micros: Option<i64>,
     camera: Option<String>,
 }
@@ -99,7 +100,7 @@ fn describe_as(bytes: &[u8], format: ImageFormat) -> Result<About, String> {
     })
 }
 
-/// Width and height as the frame header gives them.
+/// Reads the width and height from the frame header.
 fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let is_frame = |marker: u8| matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc);
     let (_, frame) = container::jpeg_segments(bytes).find(|(marker, _)| is_frame(*marker))?;
@@ -108,7 +109,7 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     (width > 0 && height > 0).then_some((u32::from(width), u32::from(height)))
 }
 
-/// What can be read of the EXIF block: fields beside a broken one are kept.
+/// Reads what it can of the EXIF block: fields beside a broken one are kept.
 fn read_exif(bytes: &[u8]) -> Option<Exif> {
     let mut reader = exif::Reader::new();
     reader.continue_on_error(true);
@@ -116,7 +117,7 @@ fn read_exif(bytes: &[u8]) -> Option<Exif> {
     read.or_else(|error| error.distill_partial_result(|_| {})).ok()
 }
 
-/// `DateTimeOriginal` in microseconds since 1970.
+/// Returns `DateTimeOriginal` in microseconds since 1970.
 fn taken_micros(exif: &Exif) -> Option<i64> {
     let field = exif.get_field(Tag::DateTimeOriginal, In::PRIMARY)?;
     let Value::Ascii(parts) = &field.value else { return None };
@@ -126,7 +127,7 @@ fn taken_micros(exif: &Exif) -> Option<i64> {
     Some(time.and_utc().timestamp_micros())
 }
 
-/// Maker and model, the maker not twice.
+/// Returns the maker and the model, without the maker if the model begins with it.
 fn camera(exif: &Exif) -> Option<String> {
     let text = |tag: Tag| {
         let Value::Ascii(parts) = &exif.get_field(tag, In::PRIMARY)?.value else { return None };

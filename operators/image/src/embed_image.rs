@@ -1,9 +1,10 @@
 //! `embed_image`: a picture as a vector, by EfficientNet-Lite0.
 //!
-//! In the space `text` the vector lies near MiniLM's vectors of sentences that fit the picture, so that `embed_text` finds
-//! pictures by words. It goes through the names of the 1000 ImageNet classes (ConSE, Norouzi et al. 2014) and is no CLIP:
-//! what no class name comes near to is not found. Among 111 captioned COCO pictures 85% of the captions have their picture
-//! in the first ten (9% by chance), 35% have it first. In the space `features` near vectors mean pictures that look alike.
+//! The space `text` is that of MiniLM's sentence vectors: a picture's vector lies near those of sentences that fit it,
+//! so that `embed_text` finds pictures by words. It goes through the names of the 1000 ImageNet classes (ConSE, Norouzi
+//! et al. 2014) and is not a CLIP: what no class name comes near to is not found. Among 111 captioned COCO pictures,
+//! 85% of the captions have their picture in the first ten (9% by chance), 35% have it first. Near vectors of the space
+//! `features` mean pictures that look alike.
 
 use std::sync::Arc;
 
@@ -16,29 +17,30 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
-use crate::decode::decode_rgb;
+use crate::decode::{Decoder, Target};
+use crate::scale;
 
 const MODEL: &str = "efficientnet_lite0";
 /// The side of the model's input, in pixels.
 const SIDE: usize = 224;
-/// The short side of the picture of which the model sees the middle [`SIDE`] pixels.
+/// The short side, in pixels, of the picture whose middle [`SIDE`] pixels the model sees.
 const SHORT_SIDE: usize = 256;
-/// Numbers of a picture as the model takes it.
+/// Numbers of a picture in the model's input.
 const PICTURE_NUMBERS: usize = 3 * SIDE * SIDE;
-/// Pictures that a GPU is given at once. A processor is given one at a time: matrix products of another height add in another order,
-/// and a row's vector must not depend on the rows beside it in its last bits. On a GPU it may, within some 1e-5.
+/// Pictures that a GPU is given at once. A CPU is given one at a time: matrix products of another height add in another
+/// order, and the last bits of a row's vector must not depend on the rows beside it. On a GPU they may, within some
+/// 1e-5.
 const GPU_PICTURES: usize = 32;
 
 pub(crate) fn definition(models: Arc<ModelRegistry>) -> Definition {
-    let summary =
-        "Vector of a picture: near the vectors of fitting words (`embed_text`), or of pictures that look alike";
+    let summary = "Vector of a picture: near those of matching words (`embed_text`), or of pictures that look alike";
     Definition::new("embed_image", 2, summary, move |params| EmbedImage::bind(Arc::clone(&models), params))
         .input(Port::new("image", PortType::Bytes))
         .param(
             "space",
             ParamType::Text,
             "text",
-            "`text`: 384 numbers of unit length, comparable with `embed_text`; `features`: 1280 numbers for likeness",
+            "`text`: 384 numbers of unit length, comparable with `embed_text`; `features`: 1280 for similarity",
         )
 }
 
@@ -100,7 +102,7 @@ struct EmbedImageWorker {
 }
 
 impl EmbedImageWorker {
-    /// Adds the model's answer to the pictures of `pixels`, which it takes out, to `vectors`.
+    /// Runs the model over the pictures in `pixels`, empties it, and appends the vectors to `vectors`.
     fn embed(&self, pixels: &mut Vec<f32>, vectors: &mut Vec<f32>) -> Result<()> {
         let count = pixels.len() / PICTURE_NUMBERS;
         let images = Tensor::f32(vec![count, 3, SIDE, SIDE], std::mem::take(pixels))?;
@@ -123,12 +125,12 @@ impl Worker for EmbedImageWorker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let images: &LargeBinaryArray = rows.column(0).as_binary();
         let (mut valid, mut errors) = (vec![false; images.len()], Vec::new());
-        // Of the rows with a picture: those that wait for the model, and what it made.
+        // The pictures that wait for the model, and the vectors that it made.
         let (mut pixels, mut vectors) = (Vec::new(), Vec::new());
         for (row, bytes) in images.iter().enumerate() {
             rows.check()?;
-            let side = SHORT_SIDE as u32;
-            let decoded = bytes.map(|bytes| decode_rgb(bytes, Some((side, side))));
+            let target = Target::Cover(SHORT_SIDE as u32, SHORT_SIDE as u32);
+            let decoded = bytes.map(|bytes| Decoder::default().decode(bytes, target));
             match decoded.map(|decoded| middle(&decoded?, &mut self.resizer)) {
                 Some(Ok(square)) => {
                     valid[row] = true;
@@ -158,24 +160,24 @@ impl Worker for EmbedImageWorker {
     }
 }
 
-/// The middle square of `picture`, 224/256 of its short side, at [`SIDE`] × [`SIDE`]: RGB8, row by row.
+/// Resizes the middle square of `picture`, `SIDE / SHORT_SIDE` of its short side, to [`SIDE`] × [`SIDE`]: RGB8, row by
+/// row.
 fn middle(picture: &RgbImage, resizer: &mut Resizer) -> Result<Vec<u8>, String> {
-    let cannot = |error: &dyn std::fmt::Display| format!("cannot be resized: {error}");
     let (width, height) = picture.dimensions();
     let side = f64::from(width.min(height)) * SIDE as f64 / SHORT_SIDE as f64;
     let (left, top) = ((f64::from(width) - side) / 2.0, (f64::from(height) - side) / 2.0);
-    let source = ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).map_err(|error| cannot(&error))?;
+    let source = ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).map_err(scale::reason)?;
     let mut square = Image::new(SIDE as u32, SIDE as u32, PixelType::U8x3);
     // Catmull-Rom is the bicubic filter of Pillow, with which the model was trained and checked.
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .use_alpha(false)
         .crop(left, top, side, side);
-    resizer.resize(&source, &mut square, &options).map_err(|error| cannot(&error))?;
+    resizer.resize(&source, &mut square, &options).map_err(scale::reason)?;
     Ok(square.into_vec())
 }
 
-/// RGB8 pixels as the model takes them: a plane a colour, (value − 127) / 128.
+/// Converts RGB8 pixels to the model's input: one plane for each colour, `(value − 127) / 128`.
 fn planes(pixels: &[u8]) -> Vec<f32> {
     (0..3)
         .flat_map(|colour| pixels.iter().skip(colour).step_by(3).map(|&value| (f32::from(value) - 127.0) / 128.0))

@@ -1,24 +1,25 @@
 //! Pictures for models: any part of an encoded picture, at any size, with one decoding and one resampling.
 
-pub use cenote_device::resize::frames::Part;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{PixelType, Resizer};
 
-use crate::decode::{self, Decoded, Decoder, Target};
+use crate::decode::{self, Decoded, Decoder};
+use crate::geometry::{Part, View};
 use crate::scale;
 
 /// Pixels of a picture, or of a part of it.
 struct Source<'a> {
     pixels: &'a [u8],
     size: (u32, u32),
-    /// Where they begin in the picture.
+    /// The column of the picture, at the scale of the pixels, at which they begin.
     left: u32,
+    /// The line at which they begin.
     top: u32,
-    /// The size of that, at the scale of the pixels.
+    /// The size of the whole picture at the scale of the pixels.
     whole: (u32, u32),
 }
 
-/// Decodes pictures into frames, keeping its buffers from one to the next.
+/// Decodes pictures into frames, and keeps its buffers from one to the next.
 #[derive(Default)]
 pub struct Framer {
     decoder: Decoder,
@@ -26,7 +27,7 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// The width and height of an encoded picture, upright, from its header alone.
+    /// Reads the upright width and height of an encoded picture from its header.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -34,10 +35,11 @@ impl Framer {
         decode::upright_size(bytes)
     }
 
-    /// Writes `part` of the picture into `frame`, RGB of `width` × `height`, row by row. `size` is the picture's own, as
-    /// [`size`](Self::size) gave it. A JPEG is decoded no larger than need be, and what is broken outside of
-    /// the part need not be noticed, unless the file is cut; the filter is a triangle that widens with the reduction, as Pillow's
-    /// `BILINEAR` is. The part is in upright pixels.
+    /// Writes `part` of the picture, in upright pixels, into `frame`: RGB of `width` × `height`, row by row. `size` is
+    /// the picture's own, as returned by [`size`](Self::size).
+    ///
+    /// A JPEG is decoded no larger than necessary, and damage outside the part may go unnoticed unless the file is cut.
+    /// The filter is a triangle that widens with the reduction, as Pillow's `BILINEAR` does.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -49,18 +51,15 @@ impl Framer {
         frame: &mut [u8],
         (width, height): (u32, u32),
     ) -> Result<(), String> {
-        // So large that the part has at least as many pixels as the frame, if the picture has them.
-        let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
-        let target = Target::Cover(whole(size.0, width, part.width), whole(size.1, height, part.height));
-        let Decoded { pixels, left, top, whole } =
-            self.decoder.decode_part(bytes, target, (part, size), (width, height))?;
+        let view = View { part, size, frame: (width, height) };
+        let Decoded { pixels, left, top, whole } = self.decoder.decode_part(bytes, &view)?;
         let source = Source { pixels: pixels.as_raw(), size: pixels.dimensions(), left, top, whole };
-        let outcome = self.resample(&source, size, part, frame, (width, height));
+        let outcome = self.resample(&source, &view, frame);
         self.decoder.recycle(pixels);
         outcome
     }
 
-    /// As [`fill`](Self::fill), of a picture that is decoded: RGB, row by row.
+    /// Does what [`fill`](Self::fill) does for a picture that is decoded: RGB, row by row.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -73,32 +72,25 @@ impl Framer {
         (width, height): (u32, u32),
     ) -> Result<(), String> {
         let source = Source { pixels, size, left: 0, top: 0, whole: size };
-        self.resample(&source, size, part, frame, (width, height))
+        self.resample(&source, &View { part, size, frame: (width, height) }, frame)
     }
 
-    fn resample(
-        &mut self,
-        source: &Source<'_>,
-        size: (u32, u32),
-        part: Part,
-        frame: &mut [u8],
-        (width, height): (u32, u32),
-    ) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| format!("cannot be resized: {error}");
+    fn resample(&mut self, source: &Source<'_>, view: &View, frame: &mut [u8]) -> Result<(), String> {
+        let View { part, size, frame: (width, height) } = *view;
         let (across, down) =
             (f64::from(source.whole.0) / f64::from(size.0), f64::from(source.whole.1) / f64::from(size.1));
         let (source_width, source_height) = source.size;
         let (first_column, first_line) = (f64::from(source.left), f64::from(source.top));
         let source = ImageRef::new(source_width, source_height, source.pixels, PixelType::U8x3);
-        let source = source.map_err(|error| text(&error))?;
-        let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(|error| text(&error))?;
-        // Rounding may put an edge beyond the picture by less than a pixel's millionth.
+        let source = source.map_err(scale::reason)?;
+        let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(scale::reason)?;
+        // Rounding may put an edge beyond the picture by less than a millionth of a pixel.
         let left = (part.left * across - first_column).clamp(0.0, f64::from(source_width) - 1e-3);
         let top = (part.top * down - first_line).clamp(0.0, f64::from(source_height) - 1e-3);
         let cut_width = (part.width * across).min(f64::from(source_width) - left);
         let cut_height = (part.height * down).min(f64::from(source_height) - top);
         let options = scale::options().crop(left, top, cut_width, cut_height);
-        self.resizer.resize(&source, &mut target, &options).map_err(|error| text(&error))
+        self.resizer.resize(&source, &mut target, &options).map_err(scale::reason)
     }
 }
 
@@ -108,9 +100,10 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
+    use crate::decode::Target;
     use crate::testing;
 
-    /// Left half red, right half blue.
+    /// Encodes a picture whose left half is red and whose right half is blue.
     fn halves(width: u32, height: u32) -> Vec<u8> {
         let picture =
             RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([250, 0, 0]) } else { Rgb([0, 0, 250]) });
@@ -132,7 +125,7 @@ mod tests {
         assert_eq!(&frame[27..30], [0, 0, 250]);
     }
 
-    /// Parts of pictures of every sort, against the same part of all of their pixels.
+    /// Compares parts of JPEGs of every kind with the same parts of their whole pictures.
     #[test]
     fn a_part_of_a_jpeg_is_what_the_whole_picture_has_there() {
         let scene = testing::scene(637, 421);
@@ -164,16 +157,16 @@ mod tests {
             let mut found = vec![0; out.0 as usize * out.1 as usize * 3];
             framer.fill(bytes, (637, 421), part, &mut found, out).unwrap();
 
-            let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
-            let target = Target::Cover(whole(637, out.0, width), whole(421, out.1, height));
-            let pixels = Decoder::default().decode(bytes, target).unwrap();
-            let some = Decoder::default().decode_part(bytes, target, (part, (637, 421)), out).unwrap();
+            let view = View { part, size: (637, 421), frame: out };
+            let (width, height) = view.size_min();
+            let pixels = Decoder::default().decode(bytes, Target::Cover(width, height)).unwrap();
+            let some = Decoder::default().decode_part(bytes, &view).unwrap();
             assert_eq!(some.whole, pixels.dimensions());
             partly += u32::from(some.pixels.dimensions() != some.whole);
             let size = pixels.dimensions();
             let source = Source { pixels: pixels.as_raw(), size, left: 0, top: 0, whole: size };
             let mut expected = vec![0; found.len()];
-            framer.resample(&source, (637, 421), part, &mut expected, out).unwrap();
+            framer.resample(&source, &view, &mut expected).unwrap();
             let off = found.iter().zip(&expected).map(|(found, expected)| found.abs_diff(*expected)).max();
             assert!(off <= Some(1), "{part:?} to {out:?}: {off:?}");
         }
@@ -185,7 +178,7 @@ mod tests {
         let bytes = testing::jpeg(&testing::scene(640, 480), 90);
         let part = Part { left: 0.0, top: 0.0, width: 100.0, height: 100.0 };
         let mut frame = vec![0; 10 * 10 * 3];
-        // In the second, a segment for programs holds the mark of an end, as that of a thumbnail does.
+        // An application segment of the second holds an end marker, as a thumbnail does.
         let marked = [&bytes[..2], &[0xff, 0xe9, 0, 4, 0xff, 0xd9], &bytes[2..]].concat();
         for bytes in [&bytes, &marked] {
             Framer::default().fill(bytes, (640, 480), part, &mut frame, (10, 10)).unwrap();

@@ -4,9 +4,8 @@
 //! chapter 3.2.1: luma reduced to 32 × 32, DCT-II, the 8 × 8 lowest frequencies without the first row and column, each
 //! compared with their median. A Hamming distance of up to about 10 means the same picture. Cropping and rotation are
 //! not seen.
-
 //!
-//! Decoding and shrinking are for the CPU; the transform is a kernel that devices have too, and agrees with theirs in every bit
+//! Decoding and shrinking run on the CPU; the transform is a kernel that devices have too. Both agree in every bit
 //! whose frequency is farther than [`cenote_device::phash::TOLERANCE`] from the median.
 
 use std::sync::Arc;
@@ -23,13 +22,13 @@ use crate::decode::{Decoder, Target};
 use crate::rows;
 use crate::scale::Scaler;
 
-/// Bytes of a reduced picture: grey, line by line.
+/// Bytes of a reduced picture: one for each grey pixel, line by line.
 const PICTURE_BYTES: usize = SIDE * SIDE;
 
 pub(crate) const KERNEL: &str = "phash";
 
 pub(crate) fn definition() -> Definition {
-    let summary = "Perceptual hash: near pictures differ in few of 64 bits";
+    let summary = "Perceptual hash of 64 bits: similar pictures differ in few of them";
     Definition::new("hash_image", 3, summary, |_params| {
         let input = Field::new("luma", DataType::FixedSizeBinary(PICTURE_BYTES as i32), true);
         let kernel = Kernel {
@@ -51,12 +50,12 @@ fn on_cpu(input: &RecordBatch) -> Result<RecordBatch> {
     hash(input, phash::on_cpu)
 }
 
-/// The kernel on `device`.
+/// Runs the kernel on `device`.
 pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBatch> {
     hash(input, |pictures| phash::on_device(device, pictures)?.wait())
 }
 
-/// What `hashes` makes of the pictures, where there is one.
+/// Applies `hashes` to the pictures of `input`. Rows without a picture stay null.
 fn hash(input: &RecordBatch, hashes: impl FnOnce(&[u8]) -> Result<Vec<u64>>) -> Result<RecordBatch> {
     let pictures = input.columns().first().and_then(|column| column.as_any().downcast_ref::<FixedSizeBinaryArray>());
     let pictures = pictures.ok_or_else(|| Error::internal(format!("kernel `{KERNEL}` takes pictures")))?;
@@ -85,7 +84,7 @@ impl Operator for HashImage {
     }
 }
 
-/// Makes grey pictures of [`SIDE`] × [`SIDE`].
+/// A worker that makes grey pictures of [`SIDE`] × [`SIDE`] pixels.
 #[derive(Default)]
 struct Shrinker {
     decoder: Decoder,
@@ -95,7 +94,7 @@ struct Shrinker {
 impl Worker for Shrinker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let (pictures, errors) = rows::map(rows, |bytes| {
-            // Twice the reduced side leaves the filter something to average.
+            // Twice the reduced side leaves the filter pixels to average.
             let image = self.decoder.decode(bytes, Target::Cover(2 * SIDE as u32, 2 * SIDE as u32))?;
             let luma = DynamicImage::ImageRgb8(image).into_luma8();
             Ok(self.scaler.luma(&luma, SIDE as u32, SIDE as u32)?.into_raw())

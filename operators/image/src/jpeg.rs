@@ -1,19 +1,19 @@
-//! A part of a JPEG, without most of the work for the rest of it, by libjpeg-turbo's C interface: that of `turbojpeg` decodes whole
-//! pictures.
+//! Decoding a part of a JPEG without most of the work for the rest, by libjpeg-turbo's C interface: the `turbojpeg`
+//! crate decodes whole pictures only.
 
 #![expect(
     unsafe_code,
-    reason = "a C library fills memory that is given to it; each block says why that is large enough"
+    reason = "a C library fills memory that is handed to it; each block says why that is large enough"
 )]
 
 use std::ffi::c_int;
 
 use turbojpeg::{ScalingFactor, raw};
 
-/// A part of a scaled picture, in its pixels.
+/// A part of a scaled picture, in pixels of the scaled picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Region {
-    /// A multiple of the width of a block of the scaled picture.
+    /// A multiple of the block width of the scaled picture.
     pub(crate) left: u32,
     pub(crate) top: u32,
     pub(crate) width: u32,
@@ -26,18 +26,18 @@ impl Region {
     }
 }
 
-/// What libjpeg-turbo knows of one picture.
+/// A decompressor of libjpeg-turbo.
 struct Instance(raw::tjhandle);
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // SAFETY: the handle is ours, and is not used again.
+        // SAFETY: the handle is owned, and is not used again.
         unsafe { raw::tj3Destroy(self.0) }
     }
 }
 
-/// Fills `pixels` with the RGB pixels of `region`, line by line. `None` when libjpeg-turbo has anything to remark: then decoding the whole
-/// picture tells what.
+/// Fills `pixels` with the RGB pixels of `region`, line by line. Returns `None` on any error or warning of
+/// libjpeg-turbo: decoding the whole picture then tells the reason.
 pub(crate) fn decode_region(
     jpeg: &[u8],
     scale: ScalingFactor,
@@ -56,19 +56,19 @@ pub(crate) fn decode_region(
     };
     let pitch = number(region.width.checked_mul(3)?)?;
     pixels.resize(region.bytes(), 0);
-    // SAFETY: takes a number.
+    // SAFETY: the call takes a number and no pointer.
     let instance = Instance(unsafe { raw::tj3Init(raw::TJINIT_TJINIT_DECOMPRESS as c_int) });
     if instance.0.is_null() || region.bytes() == 0 {
         return None;
     }
-    // SAFETY: the handle is live, and the bytes are there with their length for as long as the call takes.
+    // SAFETY: the handle is live, and `jpeg` outlives each call.
     let read = unsafe {
         raw::tj3Set(instance.0, raw::TJPARAM_TJPARAM_SCANLIMIT as c_int, number(scans_max)?) == 0
             && raw::tj3DecompressHeader(instance.0, jpeg.as_ptr(), jpeg.len() as _) == 0
             && raw::tj3SetScalingFactor(instance.0, factor) == 0
     };
-    // SAFETY: as above. A region that is not inside the picture is refused, and an accepted one of a height has as many lines, of `pitch`
-    // bytes each: what `pixels` was made for.
+    // SAFETY: as above. A region that is not inside the picture is refused; an accepted one is written as `height`
+    // lines of `pitch` bytes each, which is the size of `pixels`.
     let done = unsafe {
         read && raw::tj3SetCroppingRegion(instance.0, part) == 0
             && raw::tj3Decompress8(

@@ -1,7 +1,22 @@
 //! Operators over images: decoding, resizing, thumbnails, hashes, metadata and scores.
 //!
-//! Every operator reads encoded bytes (JPEG, PNG, GIF, WebP, TIFF, BMP, ICO). A file that cannot be read is a null and
-//! a reason; no file can make an operator panic or allocate more than its limits.
+//! Every operator reads encoded bytes (JPEG, PNG, GIF, WebP, TIFF, BMP, ICO). A file that cannot be read becomes a null
+//! with a reason; no file can make an operator panic or allocate more than its limits. This crate does not know the
+//! scheduler or the store.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use arrow::array::{ArrayRef, LargeBinaryArray};
+//! use cenote_models::{ModelOptions, ModelRegistry};
+//! use cenote_operator::{OperatorSpec, Registry, Rows};
+//!
+//! let mut registry = Registry::default();
+//! cenote_operators_image::register(&mut registry, &Arc::new(ModelRegistry::new(ModelOptions::default()).unwrap()));
+//! let operator = registry.bind(&OperatorSpec::new("hash_image")).unwrap();
+//! let images: ArrayRef = Arc::new(LargeBinaryArray::from_vec(vec![b"not an image".as_slice()]));
+//! let output = operator.worker().unwrap().process(&Rows::new(&[images])).unwrap();
+//! assert!(output.errors[0].reason.contains("not an image"));
+//! ```
 
 use std::sync::Arc;
 
@@ -16,6 +31,7 @@ mod decode;
 mod describe_image;
 mod embed_image;
 mod frame;
+mod geometry;
 mod hash_image;
 mod jpeg;
 mod resize_image;
@@ -27,16 +43,17 @@ mod score_sharpness;
 mod testing;
 mod thumbnail_image;
 
-pub use frame::{Framer, Part};
+pub use frame::Framer;
+pub use geometry::Part;
 
 /// A kernel of an operator on a device.
 pub type DeviceKernel = fn(&Device, &RecordBatch) -> Result<RecordBatch>;
 
-/// The kernels that devices have: what [`Kernel::name`](cenote_operator::Kernel) calls them, and how they run there.
+/// The kernels that devices have, by [`Kernel::name`](cenote_operator::Kernel).
 pub const KERNELS: [(&str, DeviceKernel); 2] =
     [(hash_image::KERNEL, hash_image::on_device), (resize_image::KERNEL, resize_image::on_device)];
 
-/// Adds every image operator to `registry`; those that run a model take it from `models`.
+/// Adds every image operator to `registry`. Operators that run a model take it from `models`.
 pub fn register(registry: &mut Registry, models: &Arc<ModelRegistry>) {
     registry.register(describe_image::definition());
     registry.register(embed_image::definition(Arc::clone(models)));

@@ -1,7 +1,7 @@
 //! `resize_image`: raw RGB8 pixels of one size, as training and models want them.
 //!
-//! Decoding is for the CPU; resizing is a kernel that devices have too. Theirs rounds once and the CPU's after each direction, so that
-//! they agree within one grey level.
+//! Decoding runs on the CPU; resizing is a kernel that devices have too. A device rounds once and the CPU after each
+//! direction, so that they agree within one grey level.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,16 +19,18 @@ use cenote_operator::{Definition, Kernel, Operator, Output, ParamType, Params, P
 use image::{ImageBuffer, Rgb, RgbImage};
 
 use crate::decode::{Decoder, Target};
+use crate::geometry::{Fit, Layout};
 use crate::rows;
-use crate::scale::{Fit, Scaler};
+use crate::scale::Scaler;
 
-/// The longest side that can be asked for.
+/// The longest side that a recipe may ask for, in pixels.
 const SIDE_MAX: u64 = 8192;
-/// The pixels of one batch may take this much; beyond it the batch fails instead of the process.
+/// Bytes of the pixels of one batch, at most. Beyond this the batch fails instead of the process.
 const BATCH_BYTES_MAX: usize = 4 << 30;
-/// A picture that decodes to more times the bytes of its frame is resized before it goes to a device: to move it would take longer.
+/// A picture of more than `LARGE` times the bytes of its frame is resized before it goes to a device: moving it would
+/// take longer.
 const LARGE: usize = 8;
-/// A device is given so many bytes of pictures and frames at once.
+/// Bytes of pictures and frames that a device is given at once, at most.
 const RUN_BYTES_MAX: usize = 64 << 20;
 
 pub(crate) const KERNEL: &str = "resize_image";
@@ -52,10 +54,11 @@ pub(crate) fn definition() -> Definition {
         "fit",
         ParamType::Text,
         "stretch",
-        "stretch (distort), cover (cut what hangs over) or contain (pad with black)",
+        "stretch (distort), cover (crop the overhang) or contain (pad with black)",
     )
 }
 
+/// The frame that pictures are resized to.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     width: u32,
@@ -65,17 +68,12 @@ struct Frame {
 
 impl Frame {
     fn from_params(params: &Params) -> Result<Self> {
-        let side = |name: &str| match params.unsigned(name)? {
-            side @ 1..=SIDE_MAX => Ok(side as u32),
-            other => {
-                Err(Error::invalid_input(format!("parameter `{name}` must be from 1 to {SIDE_MAX}, found {other}")))
-            }
-        };
         let fit = Fit::parse(params.text("fit")?)?;
-        Ok(Self { width: side("width")?, height: side("height")?, fit })
+        let side = |name| params.unsigned_in(name, 1..=SIDE_MAX);
+        Ok(Self { width: side("width")? as u32, height: side("height")? as u32, fit })
     }
 
-    /// What the kernel takes: decoded pictures with their sizes, and the frame beside them.
+    /// Returns the schema of the kernel's input: decoded pictures with their sizes, and the frame as metadata.
     fn input(self) -> SchemaRef {
         let fields = vec![
             Field::new("pixels", DataType::LargeBinary, true),
@@ -88,7 +86,7 @@ impl Frame {
         Arc::new(Schema::new_with_metadata(fields, metadata))
     }
 
-    /// The frame that stands beside decoded pictures.
+    /// Reads the frame from the metadata of the kernel's input.
     fn of(input: &RecordBatch) -> Result<Self> {
         let metadata = input.schema_ref().metadata();
         let lost = || Error::internal(format!("kernel `{KERNEL}` takes pictures with their frame"));
@@ -105,7 +103,7 @@ impl Frame {
         self.width as usize * self.height as usize * 3
     }
 
-    /// How much of a picture must be decoded.
+    /// Returns the size to which a picture must be decoded.
     fn target(self) -> Target {
         match self.fit {
             Fit::Contain => Target::Within(self.width, self.height),
@@ -118,7 +116,7 @@ impl Frame {
         Field::new("pixels", DataType::FixedSizeList(item, self.bytes() as i32), true)
     }
 
-    /// Black frames.
+    /// Allocates `rows` black frames.
     fn black(self, rows: usize) -> Result<Vec<u8>> {
         let total = self.bytes().saturating_mul(rows);
         if total > BATCH_BYTES_MAX {
@@ -164,7 +162,7 @@ impl Operator for ResizeImage {
     }
 }
 
-/// Decodes and resizes every row straight into the one buffer of the batch.
+/// A worker that decodes and resizes every row straight into the one buffer of the batch.
 struct Whole {
     frame: Frame,
     decoder: Decoder,
@@ -185,7 +183,7 @@ impl Worker for Whole {
     }
 }
 
-/// Decodes rows for the kernel.
+/// A worker that decodes rows for the kernel.
 struct Preparer {
     frame: Frame,
     decoder: Decoder,
@@ -228,15 +226,15 @@ impl Worker for Preparer {
     }
 }
 
-/// Decoded pictures, as the kernel takes them.
-struct Decoded<'a> {
+/// The input of the kernel: decoded pictures and their frame.
+struct Pictures<'a> {
     frame: Frame,
     pixels: &'a LargeBinaryArray,
     widths: &'a UInt32Array,
     heights: &'a UInt32Array,
 }
 
-impl<'a> Decoded<'a> {
+impl<'a> Pictures<'a> {
     fn new(input: &'a RecordBatch) -> Result<Self> {
         let wrong = || Error::internal(format!("kernel `{KERNEL}` takes pictures"));
         let [pixels, widths, heights] = input.columns() else { return Err(wrong()) };
@@ -248,14 +246,14 @@ impl<'a> Decoded<'a> {
         })
     }
 
-    /// The rows that have a picture.
+    /// Returns the rows that have a picture.
     fn rows(&self) -> impl Iterator<Item = usize> + use<'_> {
         (0..self.pixels.len()).filter(|row| self.pixels.is_valid(*row))
     }
 
     fn picture(&self, row: usize) -> Picture<'a> {
         let (width, height) = (self.widths.value(row), self.heights.value(row));
-        let (part, place) = self.frame.fit.layout((width, height), self.frame.size());
+        let Layout { part, place } = self.frame.fit.layout((width, height), self.frame.size());
         Picture { pixels: self.pixels.value(row), width, height, part, place }
     }
 
@@ -274,39 +272,39 @@ impl<'a> Decoded<'a> {
 }
 
 fn on_cpu(input: &RecordBatch) -> Result<RecordBatch> {
-    let decoded = Decoded::new(input)?;
-    let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());
-    let mut pixels = decoded.frame.black(input.num_rows())?;
-    decoded.rows().try_for_each(|row| decoded.fill(row, &mut pixels[row * bytes..][..bytes], &mut scaler))?;
-    decoded.output(pixels)
+    let pictures = Pictures::new(input)?;
+    let (mut scaler, bytes) = (Scaler::default(), pictures.frame.bytes());
+    let mut pixels = pictures.frame.black(input.num_rows())?;
+    pictures.rows().try_for_each(|row| pictures.fill(row, &mut pixels[row * bytes..][..bytes], &mut scaler))?;
+    pictures.output(pixels)
 }
 
-/// The kernel on `device`. A picture that does not fit it alone is resized on the calling thread.
+/// Runs the kernel on `device`. A picture that is too large for it is resized on the calling thread.
 pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBatch> {
-    let decoded = Decoded::new(input)?;
-    let (mut scaler, bytes) = (Scaler::default(), decoded.frame.bytes());
-    let mut pixels = decoded.frame.black(input.num_rows())?;
+    let pictures = Pictures::new(input)?;
+    let (mut scaler, bytes) = (Scaler::default(), pictures.frame.bytes());
+    let mut pixels = pictures.frame.black(input.num_rows())?;
     let run_bytes_max = RUN_BYTES_MAX.min(usize::try_from(device.info().binding_bytes_max).unwrap_or(usize::MAX));
-    let mut rows = decoded.rows().peekable();
+    let mut rows = pictures.rows().peekable();
     while let Some(first) = rows.next() {
         let mut run = vec![first];
-        let needed = |row: usize| decoded.pixels.value(row).len() + bytes;
+        let needed = |row: usize| pictures.pixels.value(row).len() + bytes;
         let mut run_bytes = needed(first);
         if run_bytes > run_bytes_max {
-            decoded.fill(first, &mut pixels[first * bytes..][..bytes], &mut scaler)?;
+            pictures.fill(first, &mut pixels[first * bytes..][..bytes], &mut scaler)?;
             continue;
         }
         while let Some(row) = rows.next_if(|row| run_bytes + needed(*row) <= run_bytes_max) {
             run_bytes += needed(row);
             run.push(row);
         }
-        let pictures: Vec<_> = run.iter().map(|row| decoded.picture(*row)).collect();
-        let frames = frames::on_device(device, &pictures, decoded.frame.size())?.wait()?;
+        let batch: Vec<_> = run.iter().map(|row| pictures.picture(*row)).collect();
+        let frames = frames::on_device(device, &batch, pictures.frame.size())?.wait()?;
         for (row, frame) in run.into_iter().zip(frames.chunks_exact(bytes)) {
             pixels[row * bytes..][..bytes].copy_from_slice(frame);
         }
     }
-    decoded.output(pixels)
+    pictures.output(pixels)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What every image operator does around its own work: walk the rows, keep nulls null, turn reasons into row errors.
+//! The work common to image operators: walking the rows, keeping nulls null, and turning reasons into row errors.
 
 use std::sync::Arc;
 
@@ -7,8 +7,11 @@ use arrow::datatypes::Field;
 use cenote_base::Result;
 use cenote_operator::{Operator, Output, RowError, Rows, Worker};
 
-/// Calls `work` with the number and the bytes of each row whose first port is not null, as long as the rows are wanted. The answer tells, row by row, whether there
-/// is a value, and why there is none where `work` refused.
+/// Calls `work` with the number and the bytes of each row whose first port is not null. Returns which rows have a
+/// value, and the errors of those that `work` refused.
+///
+/// # Errors
+/// `Cancelled` when nobody waits for the output any more.
 pub(crate) fn for_each(
     rows: &Rows<'_>,
     mut work: impl FnMut(usize, &[u8]) -> Result<(), String>,
@@ -27,7 +30,11 @@ pub(crate) fn for_each(
     Ok((valid, errors))
 }
 
-/// What `work` makes of each row of the first port: `None` for null rows and for those it refused.
+/// Applies `work` to each row of the first port. Returns `None` for null rows and for those that `work` refused, with
+/// the errors of the latter.
+///
+/// # Errors
+/// As [`for_each`].
 pub(crate) fn map<T>(
     rows: &Rows<'_>,
     mut work: impl FnMut(&[u8]) -> Result<T, String>,
@@ -41,7 +48,7 @@ pub(crate) fn map<T>(
     Ok((values, errors))
 }
 
-/// An operator whose workers each own a state that `start` makes, and whose work is `process`.
+/// Makes an operator of `process`, whose workers each own a state made by `start`.
 pub(crate) fn with_state<S, I, P>(outputs: Vec<Field>, start: I, process: P) -> Box<dyn Operator>
 where
     S: Send + 'static,

@@ -1,4 +1,4 @@
-//! `score_sharpness`: how much detail a picture holds, to leave out the blurred.
+//! `score_sharpness`: the amount of detail in a picture, to leave out blurred ones.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::decode::{Decoder, Target};
 use crate::rows;
 use crate::scale::Scaler;
 
-/// The longer side at which pictures are compared: the score would otherwise grow with the resolution.
+/// The longer side, in pixels, at which pictures are compared: otherwise the score would grow with the resolution.
 const SIDE: u32 = 256;
 
 pub(crate) fn definition() -> Definition {
@@ -31,7 +31,7 @@ pub(crate) fn definition() -> Definition {
     .input(Port::new("image", PortType::Bytes))
 }
 
-/// The variance of the 4-neighbour Laplacian over the inner pixels; 0 for a picture without inner pixels.
+/// Returns the variance of the 4-neighbour Laplacian over the inner pixels; 0 for a picture without inner pixels.
 fn laplacian_variance(luma: &GrayImage) -> f32 {
     let (width, height) = (luma.width() as usize, luma.height() as usize);
     if width < 3 || height < 3 {

@@ -1,4 +1,4 @@
-//! Images for tests: made on the spot, or from the shared assets where they are at hand.
+//! Images for tests: generated, or read from the folder of assets if it is there.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -8,24 +8,29 @@ use arrow::array::{ArrayRef, LargeBinaryArray};
 use cenote_operator::{BoundOperator, Definition, OperatorSpec, Output, Registry, Rows};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-/// The operator of `definition`, bound with the parameters of `spec`.
+use crate::decode::Target;
+
+/// Every pixel of a picture.
+pub(crate) const FULL: Target = Target::Within(u32::MAX, u32::MAX);
+
+/// Binds the operator of `definition` with the parameters of `spec`.
 pub(crate) fn bind(definition: Definition, spec: &OperatorSpec) -> BoundOperator {
     let mut registry = Registry::default();
     registry.register(definition);
     registry.bind(spec).unwrap()
 }
 
-/// A column of rows.
+/// Makes a column of `rows`.
 pub(crate) fn column(rows: &[&[u8]]) -> ArrayRef {
     Arc::new(LargeBinaryArray::from_vec(rows.to_vec()))
 }
 
-/// What `operator` makes of `rows`.
+/// Runs `operator` over `rows`.
 pub(crate) fn run(operator: &BoundOperator, rows: &[&[u8]]) -> Output {
     operator.worker().unwrap().process(&Rows::new(&[column(rows)])).unwrap()
 }
 
-/// A picture with a smooth gradient and a few shapes, so that scaling can be compared and hashes have something to see.
+/// Draws a picture with a smooth gradient and a few shapes, so that scaled pictures can be compared and hashes differ.
 pub(crate) fn scene(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (x as f32 / width as f32, y as f32 / height as f32);
@@ -41,14 +46,14 @@ pub(crate) fn scene(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// `image` in `format`.
+/// Encodes `image` in `format`.
 pub(crate) fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Vec::new();
     image.into().write_to(&mut Cursor::new(&mut bytes), format).unwrap();
     bytes
 }
 
-/// `image` as a JPEG without chroma subsampling.
+/// Encodes `image` as a JPEG without chroma subsampling.
 pub(crate) fn jpeg(image: &RgbImage, quality: i32) -> Vec<u8> {
     let mut compressor = turbojpeg::Compressor::new().unwrap();
     compressor.set_quality(quality).unwrap();
@@ -64,7 +69,7 @@ pub(crate) fn jpeg(image: &RgbImage, quality: i32) -> Vec<u8> {
         .unwrap()
 }
 
-/// `jpeg` with an EXIF block of `orientation`, the given time, and a camera.
+/// Adds an EXIF block with `orientation`, the time `taken` and a camera to `jpeg`.
 pub(crate) fn with_exif(jpeg: &[u8], orientation: u16, taken: &str) -> Vec<u8> {
     let ascii = |text: &str| exif::Value::Ascii(vec![text.as_bytes().to_vec()]);
     let field = |tag, value| exif::Field { tag, ifd_num: exif::In::PRIMARY, value };
@@ -88,7 +93,7 @@ pub(crate) fn with_exif(jpeg: &[u8], orientation: u16, taken: &str) -> Vec<u8> {
     bytes
 }
 
-/// The head of a PNG that claims `width` × `height` pixels, and a little data.
+/// Makes a PNG that claims `width` × `height` pixels and has little data.
 pub(crate) fn claiming_png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = encode(RgbImage::new(1, 1), ImageFormat::Png);
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
@@ -104,12 +109,12 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-/// Rows that no image operator can read.
+/// Returns rows that no image operator can read.
 pub(crate) fn unreadable() -> Vec<Vec<u8>> {
     vec![Vec::new(), b"Dear reader, this is no picture.".to_vec(), vec![7; 300], b"\xff\xd8\xff".to_vec()]
 }
 
-/// The good rows of every operator's conformance test.
+/// Returns the good rows of every operator's conformance test.
 pub(crate) fn readable() -> Vec<Vec<u8>> {
     let scene = scene(100, 80);
     vec![
@@ -120,12 +125,12 @@ pub(crate) fn readable() -> Vec<Vec<u8>> {
     ]
 }
 
-/// `rows` as slices.
+/// Borrows `rows` as slices.
 pub(crate) fn slices(rows: &[Vec<u8>]) -> Vec<&[u8]> {
     rows.iter().map(Vec::as_slice).collect()
 }
 
-/// The files of the folder of decoder test images, by name; none, which is said, where they are not at hand.
+/// Reads the decoder test images, ordered by name. Says so and returns none if their folder is not there.
 pub(crate) fn format_assets() -> Vec<(String, Vec<u8>)> {
     let root = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let Ok(folder) = std::fs::read_dir(root.join("image-formats")) else {

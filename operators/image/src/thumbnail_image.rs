@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, LargeBinaryBuilder};
 use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, Result};
-use cenote_operator::{Definition, Output, ParamType, Params, Port, PortType, Rows};
+use cenote_operator::{Definition, Output, ParamType, Port, PortType, Rows};
 use turbojpeg::{Compressor, PixelFormat, Subsamp};
 
 use crate::decode::{Decoder, Target};
@@ -14,12 +14,12 @@ use crate::scale::Scaler;
 
 pub(crate) fn definition() -> Definition {
     Definition::new("thumbnail_image", 2, "A small upright JPEG in the picture's proportions", |params| {
-        let (side, quality) = (bounded(params, "size", 4096)?, bounded(params, "quality", 100)?);
+        let (side, quality) = (params.unsigned_in("size", 1..=4096)?, params.unsigned_in("quality", 1..=100)?);
         let field = Field::new("thumbnail", DataType::LargeBinary, true);
         Ok(rows::with_state(
             vec![field],
-            move || Thumbnailer::new(quality),
-            move |thumbnailer, rows| thumbnailer.process(rows, side),
+            move || Thumbnailer::new(quality as i32),
+            move |thumbnailer, rows| thumbnailer.process(rows, side as u32),
         ))
     })
     .input(Port::new("image", PortType::Bytes))
@@ -32,14 +32,6 @@ pub(crate) fn definition() -> Definition {
     .param("quality", ParamType::Unsigned, 80, "JPEG quality, from 1 to 100")
 }
 
-fn bounded(params: &Params, name: &str, max: u32) -> Result<u32> {
-    let value = params.unsigned(name)?;
-    u32::try_from(value)
-        .ok()
-        .filter(|value| (1..=max).contains(value))
-        .ok_or_else(|| Error::invalid_input(format!("parameter `{name}` must be from 1 to {max}, found {value}")))
-}
-
 struct Thumbnailer {
     decoder: Decoder,
     scaler: Scaler,
@@ -47,10 +39,10 @@ struct Thumbnailer {
 }
 
 impl Thumbnailer {
-    fn new(quality: u32) -> Result<Self> {
+    fn new(quality: i32) -> Result<Self> {
         let broken = |source: turbojpeg::Error| Error::internal("start the JPEG compressor").with_source(source);
         let mut compressor = Compressor::new().map_err(broken)?;
-        compressor.set_quality(quality as i32).map_err(broken)?;
+        compressor.set_quality(quality).map_err(broken)?;
         compressor.set_subsamp(Subsamp::Sub2x2).map_err(broken)?;
         Ok(Self { decoder: Decoder::default(), scaler: Scaler::default(), compressor })
     }

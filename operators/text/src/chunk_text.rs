@@ -1,4 +1,4 @@
-//! `chunk_text`: a document in pieces of bounded size, cut where a reader would pause.
+//! `chunk_text`: a text in pieces of bounded size, cut where a reader would pause.
 
 use std::sync::Arc;
 
@@ -21,23 +21,23 @@ pub(crate) fn definition() -> Definition {
     })
     .shape(Shape::OneToMany)
     .input(Port::new("text", PortType::Text))
-    .param("max_chars", ParamType::Unsigned, 800, "The most characters in a piece, from 1 to 1000000")
+    .param("max_chars", ParamType::Unsigned, 800, "Characters in a piece, at most; from 1 to 1000000")
     .param(
         "overlap",
         ParamType::Unsigned,
         100,
-        "Characters a piece repeats of the one before, at most half of max_chars",
+        "Characters that a piece repeats of the previous one, at most half of max_chars",
     )
 }
 
-/// How to cut.
+/// The parameters of the operator.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
     max_chars: usize,
     overlap: usize,
 }
 
-/// Where a text may be cut, the best place first.
+/// The last places at which a piece may end, the best kind first.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pauses {
     paragraph: Option<usize>,
@@ -47,12 +47,7 @@ struct Pauses {
 
 impl Cut {
     fn from_params(params: &Params) -> Result<Self> {
-        let (max_chars, overlap) = (params.unsigned("max_chars")?, params.unsigned("overlap")?);
-        if !(1..=1_000_000).contains(&max_chars) {
-            return Err(Error::invalid_input(format!(
-                "parameter `max_chars` must be from 1 to 1000000, found {max_chars}"
-            )));
-        }
+        let (max_chars, overlap) = (params.unsigned_in("max_chars", 1..=1_000_000)?, params.unsigned("overlap")?);
         if overlap > max_chars / 2 {
             return Err(Error::invalid_input(format!(
                 "parameter `overlap` must be at most half of max_chars, {}, found {overlap}",
@@ -82,10 +77,10 @@ impl Cut {
         Ok(Output { columns, parents: Some(parents.finish()), errors: Vec::new() })
     }
 
-    /// The byte ranges of the pieces of `text`, in order, white space at their ends left out.
+    /// Iterates over the byte ranges of the pieces of `text`, in order, without white space at their ends.
     ///
-    /// Linear in `text`: a piece looks at no more than `max_chars` characters, and the next one starts at least a
-    /// quarter of that further on.
+    /// Takes time linear in `text`: a piece looks at no more than `max_chars` characters, and the next one starts at
+    /// least a quarter of that further on.
     fn pieces(self, text: &str) -> impl Iterator<Item = (usize, usize)> {
         let mut next = Some(0);
         std::iter::from_fn(move || {
@@ -102,8 +97,9 @@ impl Cut {
         })
     }
 
-    /// Where the piece that starts at `from` ends: the end of the text, else the last best pause, else after the last
-    /// character that fits. Pauses too near to the start are passed over: they would make crumbs.
+    /// Returns the end of the piece that starts at `from`: the end of the text, else the last pause of the best kind,
+    /// else the place after the last character that fits. Pauses too close to the start are ignored: they would make
+    /// crumbs.
     fn end(self, text: &str, from: usize) -> usize {
         let crumbs = self.overlap + (self.max_chars - self.overlap) / 2;
         let mut pauses = Pauses::default();
@@ -137,7 +133,8 @@ impl Cut {
         text.len()
     }
 
-    /// Where the piece after one from `from` to `end` starts: `overlap` characters before `end`, or at the next word.
+    /// Returns the start of the piece after the one from `from` to `end`: `overlap` characters before `end`, or the
+    /// next word.
     fn restart(self, text: &str, from: usize, end: usize) -> usize {
         let Some((back, _)) = text[from..end].char_indices().rev().take(self.overlap).last() else { return end };
         let back = from + back;

@@ -1,4 +1,4 @@
-//! `count_words`: how long a text is, in words.
+//! `count_words`: the length of a text in words.
 
 use std::sync::Arc;
 
@@ -7,8 +7,7 @@ use arrow::datatypes::{DataType, Field};
 use cenote_operator::{Definition, Port, PortType, Rows, row_wise};
 
 pub(crate) fn definition() -> Definition {
-    let summary =
-        "Number of words: runs without white space; each Chinese character and Japanese kana is one of its own";
+    let summary = "Number of words: runs without white space; each Chinese character and Japanese kana is a word";
     Definition::new("count_words", 1, summary, |_params| {
         Ok(row_wise(vec![Field::new("words", DataType::Int32, true)], |rows: &Rows<'_>| {
             let texts = rows.column(0).as_string::<i32>();
@@ -37,7 +36,7 @@ fn count(text: &str) -> usize {
     words
 }
 
-/// Scripts written without spaces, in which word processors count characters.
+/// Returns whether `char` belongs to a script without spaces, in which word processors count characters.
 fn is_word_of_its_own(char: char) -> bool {
     matches!(char, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}'
         | '\u{20000}'..='\u{3ffff}')

@@ -1,4 +1,4 @@
-//! `decode_text`: bytes to text, HTML to what a reader would see.
+//! `decode_text`: the text in bytes; of HTML, what a reader would see.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use cenote_operator::{Definition, Output, ParamType, Params, Port, PortType, Row
 use crate::html;
 use crate::limit::check_column_bytes;
 
-/// HTML announces itself within this many bytes.
+/// Bytes within which HTML announces itself.
 const ANNOUNCEMENT_BYTES: usize = 1024;
 
 pub(crate) fn definition() -> Definition {
@@ -67,7 +67,7 @@ fn process(rows: &Rows<'_>, format: Format) -> Result<Output> {
     Ok(Output::from(vec![Arc::new(texts.finish()) as ArrayRef]).with_errors(errors))
 }
 
-/// The text in `bytes`, without its byte order mark.
+/// Decodes the text in `bytes`, without its byte order mark.
 fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
     match bytes {
         [0xff, 0xfe, rest @ ..] => decode_utf16(rest, u16::from_le_bytes).map(Cow::Owned),
@@ -102,7 +102,7 @@ fn decode_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, String
     Ok(text)
 }
 
-/// Whether `text` starts as a web page does.
+/// Returns whether `text` starts like a web page.
 fn announces_html(text: &str) -> bool {
     let text = text.trim_start();
     let head = &text.as_bytes()[..text.len().min(ANNOUNCEMENT_BYTES)];

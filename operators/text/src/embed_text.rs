@@ -1,4 +1,4 @@
-//! `embed_text`: a text as a vector of unit length, near the vectors of texts that mean the same.
+//! `embed_text`: a text as a vector of unit length, near the vectors of texts of similar meaning.
 
 use std::sync::Arc;
 
@@ -9,21 +9,16 @@ use cenote_models::{ModelRegistry, TextEncoder};
 use cenote_operator::{Definition, Operator, Output, ParamType, Params, Port, PortType, Rows, Worker};
 
 pub(crate) fn definition(models: Arc<ModelRegistry>) -> Definition {
-    let summary = "Vector of unit length by a sentence model; near vectors mean the like";
+    let summary = "Vector of unit length by a sentence model; texts of similar meaning have near vectors";
     Definition::new("embed_text", 1, summary, move |params| EmbedText::bind(Arc::clone(&models), params))
         .input(Port::new("text", PortType::Text))
         .param(
             "model",
             ParamType::Text,
             "minilm",
-            "The sentence model; `minilm` gives 384 numbers and knows English best",
+            "The sentence model; `minilm` gives 384 numbers and works best for English",
         )
-        .param(
-            "max_tokens",
-            ParamType::Unsigned,
-            256,
-            "Word pieces read of each text, from 3 to 512; the rest is ignored",
-        )
+        .param("max_tokens", ParamType::Unsigned, 256, "Tokens read of each text, from 3 to 512; the rest is ignored")
 }
 
 struct EmbedText {
@@ -39,16 +34,11 @@ impl EmbedText {
     /// Reads the manifest only. The model is fetched and loaded when the first worker starts.
     fn bind(models: Arc<ModelRegistry>, params: &Params) -> Result<Box<dyn Operator>> {
         let model = params.text("model")?.to_owned();
-        let tokens_max = params.unsigned("max_tokens")?;
-        if !(3..=512).contains(&tokens_max) {
-            return Err(Error::invalid_input(format!(
-                "parameter `max_tokens` must be from 3 to 512, found {tokens_max}"
-            )));
-        }
+        let tokens_max = params.unsigned_in("max_tokens", 3..=512)? as usize;
         let manifest = models.manifest(&model)?;
-        // A file that lists no tokenizer is no sentence model: say so before anything is fetched.
+        // A model without a tokenizer is not a sentence model: refuse it before anything is fetched.
         if !manifest.files.contains_key("tokenizer") {
-            return Err(Error::invalid_input(format!("model `{model}` has no tokenizer: it is no sentence model")));
+            return Err(Error::invalid_input(format!("model `{model}` has no tokenizer: it is not a sentence model")));
         }
         let dimensions = TextEncoder::dimensions_of(manifest)?;
         let dimensions = i32::try_from(dimensions)
@@ -56,7 +46,6 @@ impl EmbedText {
         let item = Arc::new(Field::new_list_field(DataType::Float32, true));
         let outputs = vec![Field::new("embedding", DataType::FixedSizeList(item, dimensions), true)];
         let model_hash = models.model_hash(&model)?;
-        let tokens_max = tokens_max as usize;
         Ok(Box::new(Self { models, model, model_hash, tokens_max, dimensions, outputs }))
     }
 }
@@ -132,7 +121,7 @@ mod tests {
     fn parameters_that_cannot_work_are_refused_when_bound() {
         for (name, value, expect) in [
             ("model", serde_json::json!("minilmm"), "did you mean `minilm`?"),
-            ("model", serde_json::json!("efficientnet_lite0"), "it is no sentence model"),
+            ("model", serde_json::json!("efficientnet_lite0"), "it is not a sentence model"),
             ("max_tokens", serde_json::json!(2), "must be from 3 to 512, found 2"),
         ] {
             let error = bind(&OperatorSpec::new("embed_text").with(name, value)).err().unwrap();

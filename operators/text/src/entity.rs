@@ -1,9 +1,9 @@
 //! HTML character references.
 
-/// Longest name or number that is looked at.
+/// Bytes of a reference's name that are looked at.
 const REFERENCE_BYTES_MAX: usize = 12;
 
-/// U+00A0 to U+00FF, in order.
+/// The names of U+00A0 to U+00FF, in order.
 const LATIN: [&str; 96] = [
     "nbsp", "iexcl", "cent", "pound", "curren", "yen", "brvbar", "sect", "uml", "copy", "ordf", "laquo", "not", "shy",
     "reg", "macr", "deg", "plusmn", "sup2", "sup3", "acute", "micro", "para", "middot", "cedil", "sup1", "ordm",
@@ -15,6 +15,7 @@ const LATIN: [&str; 96] = [
     "divide", "oslash", "ugrave", "uacute", "ucirc", "uuml", "yacute", "thorn", "yuml",
 ];
 
+/// Names beyond Latin-1.
 const OTHERS: [(&str, char); 34] = [
     ("amp", '&'),
     ("lt", '<'),
@@ -52,14 +53,14 @@ const OTHERS: [(&str, char); 34] = [
     ("OElig", 'Œ'),
 ];
 
-/// Windows-1252 at 0x80 to 0x9f: what pages mean by these numbers, as the HTML standard has it.
+/// Windows-1252 from 0x80 to 0x9f, which the HTML standard has these numbers stand for.
 const WINDOWS: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘', '’',
     '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
 
-/// The text of the reference at the start of `at`, which is a `&`, and how many bytes it takes. A `&` that starts no
-/// known reference is itself.
+/// Decodes the reference at the start of `at`, which is a `&`, and returns its character and its length in bytes. A `&`
+/// that starts no known reference stands for itself.
 pub(crate) fn decode(at: &str) -> (char, usize) {
     let body = &at[1..];
     let (digits, radix) = match body.as_bytes() {

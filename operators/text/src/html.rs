@@ -1,11 +1,11 @@
 //! HTML to text: what a reader would see, in one pass over any input, however broken.
 //!
-//! This is no browser: no scripts, no styles, no hidden elements. Tags go, blocks become lines, entities become
-//! characters, white space collapses outside `<pre>`.
+//! This is not a browser: it knows no scripts, no styles and no hidden elements. Tags are dropped, blocks become lines,
+//! entities become characters, and white space collapses outside `<pre>`.
 
 use crate::entity;
 
-/// Elements whose content nobody reads.
+/// Elements that are dropped with their content.
 const DROPPED: [&str; 5] = ["script", "style", "template", "noscript", "svg"];
 /// Elements with an empty line around them.
 const PARAGRAPHS: [&str; 22] = [
@@ -54,7 +54,7 @@ const LINES: [&str; 18] = [
     "tr",
 ];
 
-/// The readable text of `html`.
+/// Returns the readable text of `html`.
 pub(crate) fn to_text(html: &str) -> String {
     let mut page = Page { text: String::with_capacity(html.len() / 2), ..Page::default() };
     let mut rest = html;
@@ -66,7 +66,7 @@ pub(crate) fn to_text(html: &str) -> String {
     page.text
 }
 
-/// The text so far, and the white space that will stand before what comes next.
+/// The text so far, and the white space due before the next character.
 #[derive(Default)]
 struct Page {
     text: String,
@@ -131,7 +131,7 @@ impl Page {
         while let Some(ampersand) = rest.find('&') {
             self.write_plain(&rest[..ampersand]);
             let (char, length) = entity::decode(&rest[ampersand..]);
-            // A non-breaking space is a space to a reader, and a soft hyphen nothing.
+            // To a reader, a non-breaking space is a space and a soft hyphen is nothing.
             match char {
                 '\u{a0}' => self.write_char(' '),
                 '\u{ad}' => {}
@@ -163,7 +163,7 @@ impl Page {
         self.text.push(char);
     }
 
-    /// Writes the white space that has gathered; none at the very start.
+    /// Writes the white space that is due, except at the very start.
     fn flush(&mut self) {
         if !self.text.is_empty() {
             if self.newlines > 0 {
@@ -176,8 +176,8 @@ impl Page {
     }
 }
 
-/// The lower-case name at the start of `tag`, and what follows the tag. A `>` inside quotes does not end it; a tag that
-/// never ends swallows the rest.
+/// Splits off the tag at the start of `tag`, and returns its name in lower case and what follows it. A `>` inside
+/// quotes does not end a tag; one that never ends swallows the rest.
 fn split_tag(tag: &str) -> (String, &str) {
     let length = tag.find(|char: char| !(char.is_ascii_alphanumeric() || char == '-')).unwrap_or(tag.len());
     let mut quote = None;
@@ -185,7 +185,7 @@ fn split_tag(tag: &str) -> (String, &str) {
     for (at, &byte) in tag.as_bytes().iter().enumerate().skip(length) {
         match (quote, byte) {
             (None, b'>') => return (tag[..length].to_ascii_lowercase(), &tag[at + 1..]),
-            // A quote opens a value only behind an equals sign: elsewhere it is a slip of the writer.
+            // A quote opens a value only after an equals sign: elsewhere it is a mistake of the author.
             (None, b'"' | b'\'') if before == b'=' => quote = Some(byte),
             (Some(open), _) if open == byte => quote = None,
             _ => {}
@@ -197,7 +197,7 @@ fn split_tag(tag: &str) -> (String, &str) {
     (tag[..length].to_ascii_lowercase(), "")
 }
 
-/// What follows the end tag of element `name`, in whose content `rest` starts; nothing when it never ends.
+/// Returns what follows the end tag of element `name`, in whose content `rest` starts; empty if it never ends.
 fn after_element<'a>(name: &str, rest: &'a str) -> &'a str {
     let bytes = rest.as_bytes();
     let ends = |at: usize| {
@@ -215,8 +215,10 @@ mod tests {
     #[test]
     fn a_page_becomes_what_a_reader_sees() {
         let page = "<!DOCTYPE html><html><head><title>A &amp; B</title><style>p { color: red }</style></head>\n\
-            <body><!-- no --><h1>Head\n line</h1><p>One <b>bold</b> word.<br>Next<script>if (a < b) { alert('</p>') }</script></p>\
-            <ul><li>x</li><li>y &#228;&#xe9;&nbsp;z</li></ul><table><tr><td>1</td><td>2</td></tr></table></body></html>";
+            <body><!-- no --><h1>Head\n line</h1><p>One <b>bold</b> word.<br>\
+            Next<script>if (a < b) { alert('</p>') }</script></p>\
+            <ul><li>x</li><li>y &#228;&#xe9;&nbsp;z</li></ul>\
+            <table><tr><td>1</td><td>2</td></tr></table></body></html>";
         assert_eq!(to_text(page), "A & B\n\nHead line\n\nOne bold word.\nNext\n\nx\ny äé z\n\n1 2");
     }
 

@@ -1,14 +1,14 @@
-//! How much text one column of one batch can hold.
+//! The limit on the text that one column of one batch can hold.
 
 use cenote_base::{Error, Result};
 
-/// Arrow's `Utf8` counts its bytes with 32 signed bits.
+/// Bytes of text in a column, at most: Arrow's `Utf8` counts them in signed 32-bit integers.
 const COLUMN_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Refuses a column of `bytes` bytes of text when Arrow could not hold it.
+/// Refuses a column of `bytes` bytes of text that Arrow could not hold.
 ///
 /// # Errors
-/// `ResourceExhausted`: use smaller batches.
+/// `ResourceExhausted`, to be answered by smaller batches.
 pub(crate) fn check_column_bytes(bytes: usize) -> Result<()> {
     if bytes <= COLUMN_BYTES_MAX {
         return Ok(());

@@ -1,25 +1,27 @@
-//! Frames of a video at even distances, for models that look at clips.
+//! Clips: frames of a video at even distances.
 //!
-//! The reader goes to the keyframe before the first of them and decodes no further than the last.
+//! The reader seeks to the keyframe before the first frame and decodes no further than the last.
 
 use arrow::buffer::Buffer;
-use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
+use ffmpeg_next::{codec, frame};
 
 use crate::frame::Renderer;
-use crate::media::{self, Media};
+use crate::media::{self, Media, Timeline};
 
-/// Which frames of a video are wanted.
+/// The frames of a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClipFrames {
-    /// How many, one or more.
+    /// The number of frames, one or more.
     pub count: usize,
-    /// Milliseconds from one to the next; `None`: so many that they are spread over the whole video.
+    /// Milliseconds from one frame to the next; `None` spreads the frames over the whole video.
     pub gap_ms: Option<u64>,
 }
 
-/// Gives `take` the frames of `video`, upright RGB, row by row, each with its number and its width and height. A clip that is shorter
-/// than the video begins at `place`, from 0 for its start to 1 for as late as can be; of a video that is shorter than the clip, the last
-/// frame comes again.
+/// Calls `take` with each frame of a clip from `video`: its number, its upright RGB pixels, row by row, and its width
+/// and height.
+///
+/// A clip that is shorter than the video begins at `place`, from 0 for the earliest start to 1 for the latest. If the
+/// video is shorter than the clip, its last frame is repeated.
 ///
 /// # Errors
 /// A reason for the person who looks at the row, or what `take` failed with.
@@ -32,11 +34,10 @@ pub fn read_clip(
     let mut media = Media::open(video)?;
     let decoder = media.decoder(codec::discard::Discard::Default)?;
     let stream = media.video()?;
-    let known = |ticks: i64| Some(ticks).filter(|&ticks| ticks != ffmpeg_next::ffi::AV_NOPTS_VALUE);
-    let (base, origin) = (stream.time_base(), known(stream.start_time()).unwrap_or(0));
-    let of_stream = known(stream.duration()).and_then(|ticks| media::millis(ticks, base));
+    let timeline = Timeline::of(&stream);
+    let of_stream = media::known(stream.duration()).and_then(|ticks| media::millis(ticks, stream.time_base()));
     // The container counts in microseconds.
-    let of_whole = known(media.input.duration()).map(|micros| micros / 1000);
+    let of_whole = media::known(media.input.duration()).map(|micros| micros / 1000);
     let duration_ms = of_stream.or(of_whole).unwrap_or(0).max(0) as f64;
     let count = frames.count.max(1);
     let (start_ms, gap_ms) = match frames.gap_ms {
@@ -44,18 +45,17 @@ pub fn read_clip(
             let length_ms = (count - 1) as f64 * gap_ms as f64;
             ((duration_ms - length_ms).max(0.0) * place.clamp(0.0, 1.0), gap_ms as f64)
         }
-        // The middles of as many parts.
+        // The middle of each of `count` equal parts.
         None => (duration_ms / count as f64 / 2.0, duration_ms / count as f64),
     };
     let renderer = Renderer::new(u32::MAX, media::turn(&stream));
     let times_ms = (0..count).map(|number| (start_ms + number as f64 * gap_ms) as i64).collect();
     if start_ms > 0.0 {
-        let origin_us = media::millis(origin, base).unwrap_or(0) * 1000;
-        let start_us = origin_us + (start_ms * 1000.0) as i64;
-        // Without an index this fails, and the video is read from its start.
+        let start_us = timeline.origin_ms() * 1000 + (start_ms * 1000.0) as i64;
+        // Seeking fails without an index; the video is then read from its start.
         let _is_at_start = media.input.seek(start_us, ..start_us.saturating_add(1)).is_err();
     }
-    let mut projection = Projection { decoder, renderer, base, origin, times_ms, next: 0, shown: None, take };
+    let mut projection = Projection { decoder, renderer, timeline, times_ms, next: 0, shown: None, take };
     projection.run(&mut media)
 }
 
@@ -63,13 +63,12 @@ pub fn read_clip(
 struct Projection<F> {
     decoder: codec::decoder::Video,
     renderer: Renderer,
-    base: ffmpeg_next::Rational,
-    origin: i64,
-    /// When the wanted frames are shown, ascending.
+    timeline: Timeline,
+    /// The times of the frames to take, ascending.
     times_ms: Vec<i64>,
-    /// The next of them.
+    /// The number of the next frame to take.
     next: usize,
-    /// The newest frame, which is shown until another one is.
+    /// The newest decoded frame, which is on screen until the next one.
     shown: Option<frame::Video>,
     take: F,
 }
@@ -78,20 +77,10 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
     fn run(&mut self, media: &mut Media) -> Result<(), String> {
         let mut trouble = None;
         while self.next < self.times_ms.len() {
-            let mut packet = Packet::empty();
-            match packet.read(&mut media.input) {
-                Ok(()) if packet.stream() == media.stream => match self.decoder.send_packet(&packet) {
-                    Ok(()) => self.show_frames()?,
-                    Err(error) => trouble = Some(media::reason("a frame is damaged", error)),
-                },
-                Ok(()) => {}
-                // The demuxer goes on behind a damaged packet.
-                Err(MediaError::InvalidData) => trouble = Some("the file is damaged".to_owned()),
-                Err(MediaError::Eof) => break,
-                Err(error) => {
-                    trouble = Some(media::reason("the file is cut", error));
-                    break;
-                }
+            let Some(packet) = media.packet(&mut trouble) else { break };
+            match self.decoder.send_packet(&packet) {
+                Ok(()) => self.show_frames()?,
+                Err(error) => trouble = Some(media::reason("a frame is damaged", error)),
             }
         }
         // A decoder that reorders frames still holds the last ones.
@@ -108,8 +97,7 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
     fn show_frames(&mut self) -> Result<(), String> {
         let mut picture = frame::Video::empty();
         while self.next < self.times_ms.len() && self.decoder.receive_frame(&mut picture).is_ok() {
-            let ticks = picture.timestamp().or(picture.pts());
-            let at = ticks.and_then(|ticks| media::millis(ticks.checked_sub(self.origin)?, self.base));
+            let at = self.timeline.time_ms(picture.timestamp().or(picture.pts()));
             if let (Some(at), true) = (at, self.shown.is_some()) {
                 self.take_until(at)?;
             }
@@ -118,7 +106,7 @@ impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
         Ok(())
     }
 
-    /// Gives the frame that is shown for every wanted time before `end_ms`.
+    /// Takes the frame on screen for each time before `end_ms`.
     fn take_until(&mut self, end_ms: i64) -> Result<(), String> {
         let Some(shown) = &self.shown else { return Ok(()) };
         let mut rendered = None;
@@ -140,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// Which of the 50 frames, from dark to light, each one is, as nearly as its grey tells.
+    /// Returns the numbers of the taken frames in the video of 50, from dark to light, as their grey tells.
     fn numbers(video: &[u8], frames: ClipFrames, place: f64) -> Vec<i64> {
         let mut numbers = Vec::new();
         read_clip(Buffer::from(video), frames, place, |number, pixels, size| {
@@ -165,7 +153,7 @@ mod tests {
             near(numbers(&video, every(500, 4), 0.0), &[0, 5, 10, 15]);
             near(numbers(&video, every(500, 4), 1.0), &[35, 40, 45, 49]);
             near(numbers(&video, every(100, 3), 0.5), &[24, 25, 26]);
-            // Slower than it was filmed, and longer than it is.
+            // More frames than the video has in that time, and a clip longer than the video.
             near(numbers(&video, every(50, 4), 0.0), &[0, 0, 1, 1]);
             near(numbers(&video, every(2000, 5), 0.7), &[0, 20, 40, 49, 49]);
             near(numbers(&video, ClipFrames { count: 5, gap_ms: None }, 0.0), &[5, 15, 25, 35, 45]);

@@ -1,4 +1,4 @@
-//! `describe_video`: what a container says of its video, without decoding it.
+//! `describe_video`: the metadata of a video, read from its container without decoding.
 
 use std::sync::Arc;
 
@@ -47,15 +47,16 @@ pub(crate) fn definition() -> Definition {
     .input(Port::new("video", PortType::Bytes))
 }
 
+/// The metadata of one video.
 struct About {
     duration_ms: Option<i64>,
-    /// As displayed: a quarter turn swaps it with the height.
+    /// The width as displayed: a quarter turn swaps it with the height.
     width: i32,
     height: i32,
     fps: Option<f32>,
     codec: &'static str,
     has_audio: bool,
-    /// `None` where the container does not count them.
+    /// The number of frames; `None` if the container does not count them.
     frames: Option<i64>,
 }
 

@@ -1,19 +1,19 @@
 //! `extract_keyframes`: the frames of a video that stand on their own, as JPEGs.
 //!
-//! Only keyframes are decoded, one at a time; the packets between them are passed over. Of a video that was cut, the
-//! keyframes before the cut are kept; it is a bad row only when none could be decoded.
+//! Only keyframes are decoded, one at a time; the packets between them are skipped. A video that was cut gives the
+//! keyframes before the cut; it is a bad row only if none could be decoded.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Builder, LargeBinaryBuilder, UInt32Builder, cast::AsArray};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use cenote_operator::{Definition, Output, ParamType, Params, Port, PortType, RowError, Rows, Shape, row_wise};
-use ffmpeg_next::{Error as MediaError, Packet, codec, frame};
+use ffmpeg_next::{Packet, codec, frame};
 
 use crate::frame::Renderer;
-use crate::media::{self, Media};
+use crate::media::{self, Media, Timeline};
 
 pub(crate) fn definition() -> Definition {
     Definition::new("extract_keyframes", 1, "The keyframes of a video as JPEGs, with their times", |params| {
@@ -43,12 +43,12 @@ pub(crate) fn definition() -> Definition {
     })
     .shape(Shape::OneToMany)
     .input(Port::new("video", PortType::Bytes))
-    .param("max_frames", ParamType::Unsigned, 32, "At most this many keyframes a video, the first ones; from 1 to 4096")
+    .param("max_frames", ParamType::Unsigned, 32, "Keyframes of a video, at most, from its start; from 1 to 4096")
     .param(
         "min_gap_ms",
         ParamType::Unsigned,
         500,
-        "Milliseconds from one keyframe to the next; nearer ones are passed over",
+        "Milliseconds between two keyframes, at least; closer ones are skipped",
     )
     .param(
         "size",
@@ -58,6 +58,7 @@ pub(crate) fn definition() -> Definition {
     )
 }
 
+/// The parameters of the operator.
 struct Wanted {
     frames_max: usize,
     gap_min_ms: i64,
@@ -66,16 +67,10 @@ struct Wanted {
 
 impl Wanted {
     fn from_params(params: &Params) -> Result<Self> {
-        let within = |name: &str, min: u64, max: u64| match params.unsigned(name)? {
-            value if (min..=max).contains(&value) => Ok(value),
-            other => {
-                Err(Error::invalid_input(format!("parameter `{name}` must be from {min} to {max}, found {other}")))
-            }
-        };
         Ok(Self {
-            frames_max: within("max_frames", 1, 4096)? as usize,
-            gap_min_ms: within("min_gap_ms", 0, 1 << 40)? as i64,
-            side: within("size", 16, 4096)? as u32,
+            frames_max: params.unsigned_in("max_frames", 1..=4096)? as usize,
+            gap_min_ms: params.unsigned_in("min_gap_ms", 0..=1 << 40)? as i64,
+            side: params.unsigned_in("size", 16..=4096)? as u32,
         })
     }
 }
@@ -85,17 +80,14 @@ struct Keyframe {
     jpeg: Vec<u8>,
 }
 
-/// The keyframes of one video, in the order of their times.
+/// Extracts the keyframes of one video, in the order of their times.
 fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
     let mut media = Media::open(bytes)?;
     let decoder = media.decoder(codec::discard::Discard::NonKey)?;
     let video = media.video()?;
     let renderer = Renderer::new(wanted.side, media::turn(&video));
-    // Times count from the first picture, as players show them.
-    let origin = Some(video.start_time()).filter(|&start| start != ffmpeg_next::ffi::AV_NOPTS_VALUE).unwrap_or(0);
-    let base = video.time_base();
-    let mut reel =
-        Reel { decoder, renderer, base, origin, last_ms: None, keyframes: Vec::new(), trouble: None, wanted };
+    let timeline = Timeline::of(&video);
+    let mut reel = Reel { decoder, renderer, timeline, last_ms: None, keyframes: Vec::new(), trouble: None, wanted };
     reel.run(&mut media);
     match (reel.keyframes.is_empty(), reel.trouble) {
         (false, _) => Ok(reel.keyframes),
@@ -108,8 +100,7 @@ fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
 struct Reel<'a> {
     decoder: codec::decoder::Video,
     renderer: Renderer,
-    base: ffmpeg_next::Rational,
-    origin: i64,
+    timeline: Timeline,
     last_ms: Option<i64>,
     keyframes: Vec<Keyframe>,
     trouble: Option<String>,
@@ -118,22 +109,8 @@ struct Reel<'a> {
 
 impl Reel<'_> {
     fn run(&mut self, media: &mut Media) {
-        loop {
-            let mut packet = Packet::empty();
-            match packet.read(&mut media.input) {
-                Ok(()) => {}
-                Err(MediaError::InvalidData) => {
-                    // The demuxer goes on behind a damaged packet.
-                    self.trouble = Some("the file is damaged".to_owned());
-                    continue;
-                }
-                Err(MediaError::Eof) => break,
-                Err(error) => {
-                    self.trouble = Some(media::reason("the file is cut", error));
-                    break;
-                }
-            }
-            if packet.stream() != media.stream || !packet.is_key() || !self.is_far_enough(&packet) {
+        while let Some(packet) = media.packet(&mut self.trouble) {
+            if !packet.is_key() || !self.is_far_enough(&packet) {
                 continue;
             }
             if packet.is_corrupt() {
@@ -158,13 +135,10 @@ impl Reel<'_> {
         self.keyframes.len() >= self.wanted.frames_max
     }
 
-    fn time_ms(&self, ticks: Option<i64>) -> Option<i64> {
-        media::millis(ticks?.checked_sub(self.origin)?, self.base)
-    }
-
-    /// Whether the keyframe in `packet` keeps its distance; one that does is the new mark to keep it from.
+    /// Returns whether the keyframe in `packet` is far enough from the last one that was. If so, distances count from
+    /// it.
     fn is_far_enough(&mut self, packet: &Packet) -> bool {
-        let Some(at) = self.time_ms(packet.pts().or(packet.dts())) else { return true };
+        let Some(at) = self.timeline.time_ms(packet.pts().or(packet.dts())) else { return true };
         if self.last_ms.is_some_and(|last| at.saturating_sub(last) < self.wanted.gap_min_ms) {
             return false;
         }
@@ -172,7 +146,7 @@ impl Reel<'_> {
         true
     }
 
-    /// Keeps what the decoder gives, as long as there is room.
+    /// Keeps the frames that the decoder has, as long as there is room.
     fn take_frames(&mut self) {
         let mut picture = frame::Video::empty();
         while !self.is_full() && self.decoder.receive_frame(&mut picture).is_ok() {
@@ -182,7 +156,7 @@ impl Reel<'_> {
             }
             match self.renderer.jpeg(&picture) {
                 Ok(jpeg) => {
-                    let timestamp_ms = self.time_ms(picture.timestamp().or(picture.pts())).unwrap_or(0);
+                    let timestamp_ms = self.timeline.time_ms(picture.timestamp().or(picture.pts())).unwrap_or(0);
                     self.keyframes.push(Keyframe { timestamp_ms, jpeg });
                 }
                 Err(trouble) => self.trouble = Some(trouble),

@@ -11,7 +11,7 @@ use crate::media::{Turn, reason};
 /// JPEG quality of frames, from 1 to 100.
 const QUALITY: u8 = 85;
 
-/// Scales, turns and compresses frames; keeps the scaler as long as frames have one size and pixel format.
+/// Scales, turns and compresses frames. Keeps its scaler as long as the size and pixel format of frames stay the same.
 pub(crate) struct Renderer {
     side: u32,
     turn: Turn,
@@ -19,12 +19,12 @@ pub(crate) struct Renderer {
 }
 
 impl Renderer {
-    /// A renderer to JPEGs whose longer side is at most `side` pixels, turned clockwise by `turn` degrees.
+    /// Creates a renderer of pictures whose longer side is at most `side` pixels, turned clockwise by `turn` degrees.
     pub(crate) fn new(side: u32, turn: Turn) -> Self {
         Self { side, turn, scaler: None }
     }
 
-    /// `picture` as a JPEG.
+    /// Renders `picture` as a JPEG.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -37,7 +37,7 @@ impl Renderer {
         Ok(jpeg)
     }
 
-    /// `picture` in RGB.
+    /// Renders `picture` as upright RGB pixels.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
@@ -71,7 +71,7 @@ impl Renderer {
         let scaler = self.scaler.as_mut().ok_or_else(|| "a frame cannot be scaled".to_owned())?;
         let mut small = frame::Video::empty();
         scaler.run(picture, &mut small).map_err(scaled)?;
-        // FFmpeg pads its lines; a JPEG encoder wants them without.
+        // FFmpeg pads its lines; `RgbImage` has no padding.
         let line = small_width as usize * 3;
         let lines = small.data(0).chunks(small.stride(0)).take(small_height as usize);
         let pixels: Vec<u8> = lines.flat_map(|padded| padded.get(..line).unwrap_or_default()).copied().collect();
@@ -79,7 +79,7 @@ impl Renderer {
     }
 }
 
-/// The size in these proportions whose longer side is at most `side`.
+/// Returns the size of a picture shrunk, in its proportions, so that its longer side is at most `side`.
 fn fit(width: u32, height: u32, side: u32) -> (u32, u32) {
     let ratio = (f64::from(side) / f64::from(width.max(height))).min(1.0);
     let scaled = |length: u32| ((f64::from(length) * ratio).round() as u32).max(1);

@@ -1,6 +1,20 @@
-//! Operators over videos: metadata and keyframes. And clips, for whoever trains on videos.
+//! Operators over videos: metadata and keyframes; and clips, for training on videos.
 //!
-//! Videos are read from memory, through FFmpeg. A file that cannot be read is a row error with a reason.
+//! Videos are read from memory, through FFmpeg. A file that cannot be read is a row error with a reason. This crate
+//! does not know the scheduler or the store.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use arrow::array::{ArrayRef, LargeBinaryArray};
+//! use cenote_operator::{OperatorSpec, Registry, Rows};
+//!
+//! let mut registry = Registry::default();
+//! cenote_operators_video::register(&mut registry);
+//! let operator = registry.bind(&OperatorSpec::new("describe_video")).unwrap();
+//! let videos: ArrayRef = Arc::new(LargeBinaryArray::from_vec(vec![b"plain words".as_slice()]));
+//! let output = operator.worker().unwrap().process(&Rows::new(&[videos])).unwrap();
+//! assert!(output.errors[0].reason.contains("not a video"));
+//! ```
 
 use cenote_operator::Registry;
 

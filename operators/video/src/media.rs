@@ -1,7 +1,7 @@
-//! A video in memory, opened through FFmpeg: the one file that knows how FFmpeg is asked.
+//! Videos in memory, opened through FFmpeg.
 //!
-//! The bytes are read where they lie in the Arrow buffer, through a custom I/O context; nothing is copied to a file,
-//! and no container format that refers to other files or addresses (playlists, concatenations) is let in.
+//! The bytes are read in place from the Arrow buffer, through a custom I/O context. Nothing is copied to a file, and
+//! container formats that refer to other files or addresses (playlists, concatenations) are refused.
 
 use std::io::Cursor;
 use std::sync::Once;
@@ -12,16 +12,16 @@ use ffmpeg::codec::packet::side_data::Type as SideData;
 use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::format::stream::Disposition;
 use ffmpeg::media::Type;
-use ffmpeg::{Dictionary, Error, Rational, Stream, codec, format};
+use ffmpeg::{Dictionary, Error, Packet, Rational, Stream, codec, ffi, format};
 use ffmpeg_next as ffmpeg;
 
-/// Containers that hold their media themselves.
+/// The container formats that are read: those that hold their media themselves.
 const FORMATS: &str =
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,av1,ivf,nut,mxf,wav,mp3,aac,flac";
-/// Pictures with more pixels than this are not decoded.
+/// Pixels of a picture, at most. Larger pictures are not decoded.
 const PIXELS_MAX: &str = "67108864";
 
-/// Bytes that FFmpeg's reader keeps alive for itself.
+/// The bytes of a video, shared with FFmpeg's reader.
 struct Shared(Buffer);
 
 impl AsRef<[u8]> for Shared {
@@ -30,16 +30,16 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// An opened container and the number of the video stream a player would show.
+/// An opened container and the number of the video stream that a player would show.
 pub(crate) struct Media {
     pub(crate) input: Input,
-    pub(crate) stream: usize,
+    stream: usize,
 }
 
-/// How many degrees, clockwise, a picture is to be turned before it is shown: 0, 90, 180 or 270.
+/// Degrees, clockwise, by which a picture must be turned before it is shown: 0, 90, 180 or 270.
 pub(crate) type Turn = u32;
 
-/// The bytes of one row, sharing the array's memory.
+/// Returns the bytes of one row, sharing the array's memory.
 pub fn row_bytes(videos: &LargeBinaryArray, row: usize) -> Buffer {
     let offsets = videos.value_offsets();
     let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
@@ -71,12 +71,31 @@ impl Media {
         Ok(Self { input, stream })
     }
 
-    /// The video stream.
+    /// Returns the video stream.
     pub(crate) fn video(&self) -> Result<Stream<'_>, String> {
         self.input.stream(self.stream).ok_or_else(|| "has no video stream".to_owned())
     }
 
-    /// A decoder for the video stream on the calling thread, which passes over the frames that `skip` names.
+    /// Reads the next packet of the video stream. Returns `None` at the end, or where the file is cut. Damage is left
+    /// in `trouble`.
+    pub(crate) fn packet(&mut self, trouble: &mut Option<String>) -> Option<Packet> {
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut self.input) {
+                Ok(()) if packet.stream() == self.stream => return Some(packet),
+                Ok(()) => {}
+                // The demuxer continues after a damaged packet.
+                Err(Error::InvalidData) => *trouble = Some("the file is damaged".to_owned()),
+                Err(Error::Eof) => return None,
+                Err(error) => {
+                    *trouble = Some(reason("the file is cut", error));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Opens a decoder for the video stream that runs on the calling thread and skips the frames that `skip` names.
     pub(crate) fn decoder(&self, skip: codec::discard::Discard) -> Result<codec::decoder::Video, String> {
         let video = self.video()?;
         let mut context = codec::Context::from_parameters(video.parameters())
@@ -94,7 +113,7 @@ impl Media {
     }
 }
 
-/// Width and height of the stream's pictures, before any turn.
+/// Returns the width and height of the stream's pictures, before any turn.
 #[allow(unsafe_code, reason = "ffmpeg-next offers these two fields only once a decoder has been opened")]
 pub(crate) fn size(stream: &Stream<'_>) -> Result<(u32, u32), String> {
     let parameters = stream.parameters();
@@ -107,18 +126,18 @@ pub(crate) fn size(stream: &Stream<'_>) -> Result<(u32, u32), String> {
     }
 }
 
-/// Whether the stream is the picture on an album's cover and no film.
+/// Returns whether the stream is not a film but the picture on an album's cover.
 fn is_cover(stream: &Stream<'_>) -> bool {
     stream.disposition().contains(Disposition::ATTACHED_PIC)
 }
 
-/// How the container asks for the stream to be turned: phones film upright by turning a lying picture.
+/// Returns the turn that the container asks for: phones film upright by having a lying picture turned.
 pub(crate) fn turn(stream: &Stream<'_>) -> Turn {
     let matrix = stream.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
     matrix.map_or(0, |matrix| turn_of(matrix.data()))
 }
 
-/// The turn in FFmpeg's display matrix: nine 32-bit numbers, of which the first two are the cosine and the sine.
+/// Returns the turn in FFmpeg's display matrix: nine 32-bit numbers that begin with the cosine and the sine.
 fn turn_of(matrix: &[u8]) -> Turn {
     let number = |index: usize| {
         let bytes = matrix.get(index * 4..index * 4 + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
@@ -128,7 +147,35 @@ fn turn_of(matrix: &[u8]) -> Turn {
     ((degrees / 90.0).round() as i32).rem_euclid(4) as u32 * 90
 }
 
-/// `ticks` of `base` in milliseconds.
+/// The times of a stream, which count from its first picture, as players show them.
+pub(crate) struct Timeline {
+    base: Rational,
+    /// The time of the first picture, in ticks of `base`.
+    origin: i64,
+}
+
+impl Timeline {
+    pub(crate) fn of(stream: &Stream<'_>) -> Self {
+        Self { base: stream.time_base(), origin: known(stream.start_time()).unwrap_or(0) }
+    }
+
+    /// Returns the time of the first picture in the container, in milliseconds.
+    pub(crate) fn origin_ms(&self) -> i64 {
+        millis(self.origin, self.base).unwrap_or(0)
+    }
+
+    /// Converts the ticks of a packet or a picture to milliseconds from the first picture.
+    pub(crate) fn time_ms(&self, ticks: Option<i64>) -> Option<i64> {
+        millis(ticks?.checked_sub(self.origin)?, self.base)
+    }
+}
+
+/// Returns `ticks` unless they are FFmpeg's mark of an unknown time.
+pub(crate) fn known(ticks: i64) -> Option<i64> {
+    (ticks != ffi::AV_NOPTS_VALUE).then_some(ticks)
+}
+
+/// Converts `ticks` of `base` to milliseconds.
 pub(crate) fn millis(ticks: i64, base: Rational) -> Option<i64> {
     let (numerator, denominator) = (i128::from(base.numerator()), i128::from(base.denominator()));
     if denominator == 0 {
@@ -137,12 +184,12 @@ pub(crate) fn millis(ticks: i64, base: Rational) -> Option<i64> {
     i64::try_from((i128::from(ticks) * numerator * 1000 + denominator / 2).div_euclid(denominator)).ok()
 }
 
-/// `what`, and what FFmpeg said.
+/// Returns `what` with the message of FFmpeg.
 pub(crate) fn reason(what: &str, error: Error) -> String {
     format!("{what} ({error})")
 }
 
-/// Prepares FFmpeg once a process, and keeps it from writing to standard error: what matters is in the row errors.
+/// Initialises FFmpeg once a process, and silences its log on standard error: row errors have the reasons.
 fn start_ffmpeg() -> Result<(), String> {
     static SILENCE: Once = Once::new();
     ffmpeg::init().map_err(|error| reason("FFmpeg does not start", error))?;

@@ -1,4 +1,4 @@
-//! Videos for tests: made on the spot, or from the shared assets where they are at hand.
+//! Videos for tests: generated, or read from the folder of assets if it is there.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -9,24 +9,24 @@ use ffmpeg_next::format::Pixel;
 use ffmpeg_next::format::context::StreamIo;
 use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder, format, frame};
 
-/// The operator `spec` names.
+/// Binds the operator of `spec`.
 pub(crate) fn bind(spec: &OperatorSpec) -> BoundOperator {
     let mut registry = Registry::default();
     crate::register(&mut registry);
     registry.bind(spec).unwrap()
 }
 
-/// A column of rows.
+/// Makes a column of `rows`.
 pub(crate) fn column(rows: &[&[u8]]) -> ArrayRef {
     Arc::new(LargeBinaryArray::from_vec(rows.to_vec()))
 }
 
-/// What `spec` makes of `rows`.
+/// Runs the operator of `spec` over `rows`.
 pub(crate) fn run(spec: &OperatorSpec, rows: &[&[u8]]) -> Output {
     bind(spec).worker().unwrap().process(&Rows::new(&[column(rows)])).unwrap()
 }
 
-/// A video of the shared assets, or `None`, which is said, where they are not at hand.
+/// Reads a video of the folder of assets. Says so and returns `None` if it is not there.
 pub(crate) fn asset(name: &str) -> Option<Vec<u8>> {
     let root = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
     let bytes = std::fs::read(root.join("video").join(name)).ok();
@@ -36,7 +36,7 @@ pub(crate) fn asset(name: &str) -> Option<Vec<u8>> {
     bytes
 }
 
-/// Where a muxer writes to.
+/// The memory that a muxer writes to.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<std::io::Cursor<Vec<u8>>>>);
 
@@ -56,7 +56,7 @@ impl std::io::Seek for Sink {
     }
 }
 
-/// `frames` pictures of 64 × 48 at 10 a second, growing from dark to light, a keyframe every `gop`: MPEG-4 in
+/// Encodes `frames` pictures of 64 × 48, from dark to light, at 10 a second with a keyframe every `gop`: MPEG-4 in
 /// `container`, with encoders that every build of FFmpeg has.
 pub(crate) fn clip(container: &str, frames: i64, gop: u32) -> Vec<u8> {
     ffmpeg_next::init().unwrap();
@@ -72,7 +72,7 @@ pub(crate) fn clip(container: &str, frames: i64, gop: u32) -> Vec<u8> {
     encoder.set_frame_rate(Some(Rational(10, 1)));
     encoder.set_gop(gop);
     encoder.set_flags(codec::Flags::GLOBAL_HEADER);
-    // No keyframes beside the regular ones.
+    // No keyframes besides the regular ones.
     let mut options = Dictionary::new();
     options.set("sc_threshold", "1000000000");
     let mut encoder = encoder.open_with(options).unwrap();
@@ -107,7 +107,7 @@ pub(crate) fn clip(container: &str, frames: i64, gop: u32) -> Vec<u8> {
     sink.0.lock().unwrap().get_ref().clone()
 }
 
-/// A second of silence, as a WAV file made by hand.
+/// Makes a WAV file of one second of silence.
 pub(crate) fn silence() -> Vec<u8> {
     let samples = vec![0u8; 16_000];
     let mut wav = b"RIFF".to_vec();
@@ -121,7 +121,7 @@ pub(crate) fn silence() -> Vec<u8> {
     wav
 }
 
-/// `mp4` with the matrix that turns its picture by a quarter, clockwise.
+/// Gives `mp4` the matrix that turns its picture by a quarter, clockwise.
 pub(crate) fn turned(mut mp4: Vec<u8>) -> Vec<u8> {
     let header = mp4.windows(4).position(|window| window == b"tkhd").unwrap();
     let matrix = header + 4 + 40;

@@ -9,7 +9,7 @@ fn a_lost_device_is_an_error_and_not_a_crash() {
     let device = testing::open();
     let pending = phash::on_device(&device, &[1; 1024]).unwrap();
     device.raw().destroy();
-    // What was submitted before may have been finished.
+    // Work that was submitted before may have finished.
     if let Err(error) = pending.wait() {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
@@ -59,7 +59,7 @@ fn batches_in_flight_keep_their_results_apart() {
     let batches: Vec<Vec<u8>> =
         (0..20).map(|seed| testing::bytes(&mut Random::new(seed), (seed as usize % 3 + 1) * 1024)).collect();
     let pending: Vec<_> = batches.iter().map(|batch| phash::on_device(&device, batch).unwrap()).collect();
-    // The last is asked for first.
+    // The results are awaited in reverse order.
     for (batch, pending) in batches.iter().zip(pending).rev() {
         let alone = phash::on_device(&device, batch).unwrap().wait().unwrap();
         assert_eq!(pending.wait().unwrap(), alone);

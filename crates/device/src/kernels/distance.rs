@@ -2,7 +2,7 @@
 
 use crate::simd::LANES;
 
-/// How near two rows are. Whatever the metric, the nearest comes first.
+/// A measure of how near two rows are. Whatever the metric, the nearest row comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Metric {
     /// The squared Euclidean distance; its root has the same order.
@@ -13,17 +13,17 @@ pub enum Metric {
     InnerProduct,
 }
 
-/// The key of NaN and of no row: it comes after all others.
+/// The key of NaN and of an absent row, which comes after all others.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// The key of `number`: keys as unsigned numbers are in the order of the numbers, and NaN comes last.
+/// Returns the key of `number`. Keys, as unsigned numbers, are in the order of the numbers, with NaN last.
 #[inline(always)]
 fn ordered(number: f32) -> u32 {
     let bits = number.to_bits();
     if number.is_nan() {
         NONE
     } else if bits == 1 << 31 {
-        // Both zeros are one number.
+        // Minus zero has the key of zero.
         bits
     } else if bits >> 31 == 1 {
         !bits
@@ -33,7 +33,7 @@ fn ordered(number: f32) -> u32 {
 }
 
 impl Metric {
-    /// The key of a sum over the columns and the squared lengths, which only the cosine needs.
+    /// Returns the key of a sum over the columns. Only the cosine needs the squared lengths.
     #[inline(always)]
     pub(crate) fn key(self, sum: f32, left_square: f32, right_square: f32) -> u32 {
         match self {
@@ -44,16 +44,16 @@ impl Metric {
         }
     }
 
-    /// The number that `key` stands for.
+    /// Returns the number whose key is `key`.
     pub(crate) fn number(self, key: u32) -> f32 {
         let number = f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
         if self == Self::InnerProduct { -number } else { number }
     }
 }
 
-/// The sum over the columns of `left` rows and one right row, `SQUARES` for squared differences and otherwise products.
+/// Sums squared differences (`SQUARES`) or products over the columns, for each `left` row with one right row.
 ///
-/// Each sum is kept in [`LANES`] lanes, which are added at the end: a sum depends on its two rows alone.
+/// Each sum has [`LANES`] partial sums, which are added at the end, so a sum depends on its two rows alone.
 #[inline(always)]
 fn sums<const SQUARES: bool, const ROWS: usize>(left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
     let step = |a: f32, b: f32| if SQUARES { (a - b) * (a - b) } else { a * b };
@@ -78,7 +78,7 @@ fn sums<const SQUARES: bool, const ROWS: usize>(left: [&[f32]; ROWS], right: &[f
     lanes.map(add_up)
 }
 
-/// Halves added to halves, which is exact to a few bits and quick.
+/// Adds up the lanes by halves, which vectorises and rounds little.
 #[inline(always)]
 fn add_up(mut lanes: [f32; LANES]) -> f32 {
     let mut count = LANES / 2;
@@ -91,8 +91,8 @@ fn add_up(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Calls `take(left row, right row, key)` for every pair, the right rows in order for each left row. `left` and `right` are whole
-/// rows of `columns` numbers.
+/// Calls `take(left row, right row, key)` for every pair, the right rows in order for each left row. `left` and `right`
+/// are whole rows of `columns` numbers.
 #[inline(always)]
 pub(crate) fn for_each_key(
     metric: Metric,
@@ -101,9 +101,9 @@ pub(crate) fn for_each_key(
     columns: usize,
     mut take: impl FnMut(usize, usize, u32),
 ) {
-    /// Left rows that meet a right row at once, so that it is loaded once for all.
+    /// Left rows that are compared with a right row at once, so that it is loaded once for all of them.
     const ROWS: usize = 4;
-    /// Right rows of a block, which stays in the second-level cache.
+    /// Bytes of a block of right rows, which stays in the second-level cache.
     const BLOCK_BYTES: usize = 128 << 10;
     let squares = |rows: &[f32]| -> Vec<f32> {
         let square = |row: &[f32]| sums::<false, 1>([row], row)[0];

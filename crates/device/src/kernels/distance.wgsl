@@ -1,5 +1,5 @@
-// Distances of some left rows to some right rows, as keys that order them: shared by `nearest.wgsl` and `kmeans.wgsl`, which
-// come after it in one source.
+// Distances between left rows and right rows, as keys that have their order. `nearest.wgsl` and `kmeans.wgsl` share this
+// file, which precedes each of them in one source.
 //
 // A work group of 16 × 16 lanes takes 16 × ROWS left rows and 64 right rows. Both come through shared memory, 16
 // columns at a time, and a lane keeps the sums of ROWS × 4 pairs in registers. Every pair is summed in the order of its
@@ -13,9 +13,9 @@ override ROWS: u32 = 4u;
 const LANES = 16u;
 const COLUMNS = 16u;
 const RIGHT_ROWS = 64u;
-// One more than the rows, so that lanes that store a column meet different memory banks.
+// One more than the rows, so that lanes that store a column use different memory banks.
 const STRIDE = 65u;
-// A key that no number has: of NaN, of the cosine of a zero vector, and of no row at all.
+// The key of NaN, of the cosine of a zero vector, and of an absent row; no number has it.
 const NONE = 0xffffffffu;
 
 @group(0) @binding(0) var<storage, read> left: array<f32>;
@@ -24,13 +24,13 @@ const NONE = 0xffffffffu;
 var<workgroup> left_part: array<f32, 1040>;
 var<workgroup> right_part: array<f32, 1040>;
 
-// The key of `number`: keys as unsigned numbers are in the order of the numbers, and NaN comes last.
+// Returns the key of `number`. Keys, as unsigned numbers, are in the order of the numbers, with NaN last.
 fn ordered(number: f32) -> u32 {
     let bits = bitcast<u32>(number);
     if (bits & 0x7fffffffu) > 0x7f800000u {
         return NONE;
     }
-    // Both zeros are one number.
+    // Minus zero has the key of zero.
     if bits == 0x80000000u {
         return bits;
     }
@@ -50,8 +50,8 @@ fn key(sum: f32, left_square: f32, right_square: f32) -> u32 {
     return ordered(1.0 - sum / (sqrt(left_square) * sqrt(right_square)));
 }
 
-// The keys of this lane: row i of the result is left row `first_left + y + 16 i`, column j right row `first_right + x + 16 j`, for
-// a lane at (x, y). Rows from `left_end` and `right_end` on are not read, and their keys mean nothing.
+// Computes the keys of the lane at (x, y): row i of the result is left row `first_left + y + 16 i`, column j is right row
+// `first_right + x + 16 j`. Rows from `left_end` and `right_end` on are not read, and their keys are undefined.
 fn distances(columns: u32, first_left: u32, left_end: u32, first_right: u32, right_end: u32, lane: vec2<u32>)
     -> array<vec4<u32>, 4> {
     var sums: array<vec4<f32>, 4>;
@@ -99,7 +99,7 @@ fn distances(columns: u32, first_left: u32, left_end: u32, first_right: u32, rig
     return keys;
 }
 
-// Whether `a` comes before `b`: both are a key and a row.
+// Returns whether `a` precedes `b`. Each is a key and a row.
 fn before(a: vec2<u32>, b: vec2<u32>) -> bool {
     return a.x < b.x || (a.x == b.x && a.y < b.y);
 }

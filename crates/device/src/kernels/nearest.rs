@@ -1,11 +1,11 @@
-//! The rows of a matrix that are nearest to each of some queries, found by comparing all of them.
+//! The rows of a matrix that are nearest to each of several queries, found by comparing every row.
 //!
-//! Hits are in order of distance, and rows of equal distance in order of their number. A row with NaN in it, or a query, is
-//! never near: such a row is not found, and such a query finds nothing. Nor is a row of zeros found by the cosine. So a
-//! query has fewer hits than asked for when fewer rows can be.
+//! Hits are in order of distance, and rows of equal distance in order of their number. A row with NaN is not found, and
+//! a query with NaN finds nothing; the cosine does not find a row of zeros. A query has fewer hits than wanted when
+//! fewer rows can be found.
 //!
-//! The device agrees with the CPU within [`TOLERANCE`]; where rows are nearer to each other than that, their order may
-//! differ. Equal rows have equal distances on either.
+//! The device agrees with the CPU within [`TOLERANCE`]; rows whose distances differ by less may change their order.
+//! Equal rows have equal distances on both.
 
 use cenote_base::{Error, Result};
 
@@ -17,18 +17,19 @@ use crate::work::{Pending, Work};
 
 /// The most hits of a query.
 pub const HITS_MAX: usize = 256;
-/// How far a distance on the device may be from the CPU's: for the cosine as it stands, otherwise as a part of the sum of the
-/// squared lengths of both rows.
+/// The most by which a distance on the device differs from the CPU's: absolute for the cosine, otherwise as a part of
+/// the sum of the squared lengths of both rows.
 pub const TOLERANCE: f32 = 1e-5;
 
-/// Keys of queries and rows that are kept at once.
+/// The most bytes of keys, of queries times rows, that are kept at once.
 const KEYS_BYTES_MAX: u64 = 32 << 20;
-/// Queries of one submission.
+/// The most queries of a submission.
 const QUERIES_MAX: usize = 256;
-/// Rows of which one work group picks, and right rows of a work group that measures; see the WGSL.
+/// Rows from which one work group picks; see the WGSL.
 const PICK_ROWS: usize = 4096;
+/// Rows of the matrix that one work group measures; see the WGSL.
 const MEASURE_ROWS: usize = 64;
-/// So many groups can stand in a row of the grid.
+/// The most rows of a block: as many groups as a row of the grid holds.
 const BLOCK_ROWS_MAX: usize = 65_535 * MEASURE_ROWS;
 
 const SOURCE: &str = concat!(include_str!("distance.wgsl"), include_str!("nearest.wgsl"));
@@ -44,16 +45,17 @@ const GATHER: Kernel = kernel("gather", &[]);
 /// A row that was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
-    /// Its number in the matrix.
+    /// The number of the row in the matrix.
     pub row: u32,
-    /// What the [`Metric`] says; for [`Metric::InnerProduct`] the product itself.
+    /// The distance by the [`Metric`]; for [`Metric::InnerProduct`] the product itself.
     pub distance: f32,
 }
 
-/// The `wanted` rows of `matrix` nearest to each row of `queries`, both rows of `columns` numbers.
+/// Finds the `wanted` rows of `matrix` nearest to each row of `queries`. Both have rows of `columns` numbers.
 ///
 /// # Errors
-/// `InvalidInput` when a slice is no whole rows, or `wanted` is 0 or more than [`HITS_MAX`].
+/// `InvalidInput` when the length of a slice is not a multiple of `columns`, or `wanted` is 0 or more than
+/// [`HITS_MAX`].
 pub fn on_cpu(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, wanted: usize) -> Result<Vec<Vec<Hit>>> {
     check(wanted)?;
     count_rows("matrix", matrix, columns)?;
@@ -68,10 +70,10 @@ vectorised! {
     }
 }
 
-/// [`on_cpu`] on the device that holds `matrix`. Queries go in groups, so any number of them is fine.
+/// Runs [`on_cpu`] on the device that holds `matrix`. There may be any number of queries: they are submitted in groups.
 ///
 /// # Errors
-/// As [`on_cpu`], and `ResourceExhausted` when the memory bound leaves no room to work.
+/// Those of [`on_cpu`], and `ResourceExhausted` when the memory bound leaves too little room.
 pub fn on_device(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Result<Pending<Vec<Vec<Hit>>>> {
     check(wanted)?;
     let columns = matrix.columns();
@@ -113,9 +115,9 @@ struct Params {
     end_place: u32,
 }
 
-/// The kernel that measures so many queries, and how many rows of its work groups they take.
+/// Returns the kernel that measures `queries` queries, and the rows of its grid.
 fn measure(metric: Metric, queries: usize) -> (Kernel, u32) {
-    /// Queries of a work group with one query a lane; a group with four times as many loads the matrix less often.
+    /// Queries of a work group with one query a lane. A group with four queries a lane loads the matrix less often.
     const FEW: usize = 16;
     let few = queries <= FEW;
     let measure = kernel(
@@ -132,13 +134,13 @@ fn measure(metric: Metric, queries: usize) -> (Kernel, u32) {
     (measure, queries.div_ceil(if few { FEW } else { 4 * FEW }) as u32)
 }
 
-/// Rows of the matrix whose keys, for `queries`, are kept at once.
+/// Returns the rows of the matrix whose keys are kept at once, for `queries` queries.
 fn block_rows(device: &Device, queries: usize) -> usize {
     let bytes = KEYS_BYTES_MAX.min(device.pool().bytes_max() / 8);
     (bytes as usize / size_of::<u32>() / queries).clamp(MEASURE_ROWS, BLOCK_ROWS_MAX)
 }
 
-/// One group of queries.
+/// Submits one group of queries.
 fn submit(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Result<Pending<Vec<Vec<Hit>>>> {
     let device = matrix.device();
     let columns = matrix.columns();
@@ -194,9 +196,9 @@ fn submit(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Re
 #[derive(Clone)]
 struct Nearest {
     wanted: usize,
-    /// Key and row in one number, which has their order.
+    /// Key and row in one number, which sorts by key, then row.
     entries: Vec<u64>,
-    /// What an entry must come before to be kept.
+    /// The entry that another must precede to be kept.
     limit: u64,
 }
 

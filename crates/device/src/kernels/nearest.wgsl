@@ -1,24 +1,25 @@
-// After `distance.wgsl`. Keys of queries and rows are kept in a block of memory, from which each work group picks the nearest of
-// one query and some rows; last, the picks of a query are merged.
+// After `distance.wgsl`: a block of memory holds the keys of queries and rows. Each work group picks the nearest of some
+// rows for one query; then the picks of a query are merged.
 
-// Rows of which a work group of `pick` picks.
+// The rows from which a work group of `pick` picks.
 const PICK_ROWS = 4096u;
-// The nearest that a work group keeps, and the candidates that wait to be compared with them.
+// The rows that a work group keeps as the nearest, and the candidates that wait to be compared with them: 256 of each.
 const KEPT = 256u;
 
 struct Params {
     columns: u32,
     queries: u32,
-    // The rows of this block are `first_row` to `end_row` of the part of the matrix at binding 1, and the first row of that part is
-    // row `part_row` of the matrix.
+    // The rows of this block are `first_row` to `end_row` of the part of the matrix at binding 1, whose first row is row
+    // `part_row` of the matrix.
     first_row: u32,
     end_row: u32,
     part_row: u32,
-    // How many are wanted of each query.
+    // The number of rows wanted for each query.
     wanted: u32,
-    // Places for picks of each query. Place 0 holds what was merged before; it is full from the second block on.
+    // The places for picks of each query. Place 0 has the merged picks of earlier blocks, and is full from the second
+    // block on.
     places: u32,
-    // The places that this block fills or, to be merged, also the place before them.
+    // The places that are merged: those that this block fills, and place 0 once it is full.
     first_place: u32,
     end_place: u32,
 }
@@ -47,7 +48,7 @@ fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
 // queries × places × wanted: key and row, the nearest first; NONE and NONE where there are fewer.
 @group(0) @binding(1) var<storage, read_write> picks: array<vec2<u32>>;
 
-// The kept in order, then the candidates in any order.
+// The kept rows in order, then the candidates in any order.
 var<workgroup> entries: array<vec2<u32>, 512>;
 var<workgroup> candidates: atomic<u32>;
 var<workgroup> waiting: u32;
@@ -85,7 +86,7 @@ fn start(lane: u32) {
 
 // Takes one entry of every lane. All lanes must call it together.
 fn offer(lane: u32, entry: vec2<u32>) {
-    // Only what comes before the last that is wanted can be among the wanted.
+    // Only an entry that precedes the last wanted one can be among the wanted.
     var open = before(entry, entries[params.wanted - 1u]);
     loop {
         if open {

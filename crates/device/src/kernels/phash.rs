@@ -2,8 +2,8 @@
 //!
 //! The DCT hash of Christoph Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010),
 //! chapter 3.2.1: DCT-II of a picture of 32 × 32 grey pixels, the 8 × 8 lowest frequencies without the first row and
-//! column, each compared with their median. Coefficients below 0.01 grey levels are noise and count as 0, so a picture of
-//! one colour hashes to 0. Bit `8 v + u` stands for the frequency `u + 1` across and `v + 1` down.
+//! column, each compared with their median. Coefficients below 0.01 grey levels are noise and count as 0, so a picture
+//! of one colour hashes to 0. Bit `8 v + u` stands for the frequency `u + 1` across and `v + 1` down.
 //!
 //! The device agrees with the CPU in every bit whose coefficient is further than [`TOLERANCE`] from the median and, in
 //! magnitude, from the noise limit.
@@ -19,10 +19,10 @@ use crate::work::{Pending, Work};
 
 /// The side of a picture, in pixels.
 pub const SIDE: usize = 32;
-/// In grey levels: how far the coefficients of CPU and device may differ.
+/// The most by which a coefficient on the device differs from the CPU's, in grey levels.
 pub const TOLERANCE: f32 = 0.005;
 
-/// Bytes of a picture.
+/// The bytes of a picture.
 const PICTURE_BYTES: usize = SIDE * SIDE;
 /// The side of the block of frequencies that is kept.
 const BLOCK: usize = 8;
@@ -31,7 +31,7 @@ const NOISE: f32 = 0.01;
 
 const HASH: Kernel = Kernel { source: include_str!("phash.wgsl"), entry: "hash", constants: &[] };
 
-/// The rows 1 to 8 of the orthonormal DCT-II matrix of size 32.
+/// Rows 1 to 8 of the orthonormal DCT-II matrix of size 32.
 static BASIS: LazyLock<[[f32; SIDE]; BLOCK]> = LazyLock::new(|| {
     std::array::from_fn(|frequency| {
         std::array::from_fn(|place| {
@@ -41,7 +41,7 @@ static BASIS: LazyLock<[[f32; SIDE]; BLOCK]> = LazyLock::new(|| {
     })
 });
 
-/// The hashes of `pictures`, grey pictures of [`SIDE`] × [`SIDE`] bytes one after the other, by rows.
+/// Hashes `pictures`, grey pictures of [`SIDE`] × [`SIDE`] bytes one after the other, row by row.
 ///
 /// # Errors
 /// `InvalidInput` when `pictures` does not hold whole pictures.
@@ -50,10 +50,10 @@ pub fn on_cpu(pictures: &[u8]) -> Result<Vec<u64>> {
     Ok(pictures.chunks_exact(PICTURE_BYTES).map(|picture| hash(&coefficients(picture))).collect())
 }
 
-/// [`on_cpu`] on a device.
+/// Runs [`on_cpu`] on a device.
 ///
 /// # Errors
-/// As [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
+/// Those of [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
 pub fn on_device(device: &Device, pictures: &[u8]) -> Result<Pending<Vec<u64>>> {
     check(pictures)?;
     let count = pictures.len() / PICTURE_BYTES;
@@ -76,7 +76,7 @@ fn check(pictures: &[u8]) -> Result<()> {
     Err(Error::invalid_input(format!("pictures of {PICTURE_BYTES} grey bytes each cannot be {bytes} bytes together")))
 }
 
-/// The kept frequencies, with noise as 0.
+/// Computes the coefficients of the frequencies that are kept, with noise as 0.
 fn coefficients(picture: &[u8]) -> [f32; BLOCK * BLOCK] {
     let mut by_row = [[0.0f32; SIDE]; BLOCK];
     for (line, pixels) in picture.chunks_exact(SIDE).enumerate() {

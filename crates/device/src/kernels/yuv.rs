@@ -1,7 +1,7 @@
-//! Frames of a video as RGB: YUV 4:2:0 in three planes, by BT.601 or BT.709.
+//! Frames of a video in RGB, from YUV 4:2:0 in three planes, by BT.601 or BT.709.
 //!
-//! A chroma sample is used for its four pixels as it is, without interpolation. The arithmetic is whole numbers with 16 bits
-//! behind the point, so CPU and device agree in every bit, and values are within one of those computed without rounding.
+//! The four pixels of a chroma sample share it, without interpolation. The arithmetic is fixed-point with 16 fractional
+//! bits, so CPU and device agree in every bit, and values are within one of those computed without rounding.
 
 use cenote_base::{Error, Result};
 
@@ -10,46 +10,46 @@ use crate::kernels::grid;
 use crate::simd::vectorised;
 use crate::work::{Pending, Work};
 
-/// Pixels of a work group; see the WGSL.
+/// The pixels of a work group; see the WGSL.
 const GROUP_PIXELS: usize = 256;
 
 const CONVERT: Kernel = Kernel { source: include_str!("yuv.wgsl"), entry: "convert", constants: &[] };
 
-/// A frame of video, of which each plane may have wider lines than it uses. The chroma planes have half the width and height,
-/// rounded up.
+/// A frame of video. The lines of a plane may be longer than its samples. The chroma planes have half the width and
+/// height of the luma, rounded up.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// Luma.
+    /// The luma.
     pub y: Plane<'a>,
-    /// Chroma towards blue.
+    /// The chroma towards blue.
     pub u: Plane<'a>,
-    /// Chroma towards red.
+    /// The chroma towards red.
     pub v: Plane<'a>,
 }
 
-/// Bytes by lines.
+/// A plane of samples, line by line.
 #[derive(Debug, Clone, Copy)]
 pub struct Plane<'a> {
-    /// The last line may end with its last sample.
+    /// The samples. The last line may end with its last sample.
     pub bytes: &'a [u8],
-    /// From the begin of a line to the next, in bytes.
+    /// Bytes from the start of a line to the start of the next.
     pub stride: usize,
 }
 
-/// What all frames of a batch have in common.
+/// The format that all frames of a batch share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
-    /// In pixels.
+    /// The width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// The height in pixels.
     pub height: u32,
-    /// What the colours mean.
+    /// The weights of the colours in the luma.
     pub matrix: ColourMatrix,
-    /// What the numbers mean.
+    /// The numbers of black and white.
     pub range: Range,
 }
 
-/// Which weights red, green and blue have in the luma.
+/// The weights of red, green and blue in the luma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ColourMatrix {
     /// ITU-R BT.601, of standard definition.
@@ -58,16 +58,16 @@ pub enum ColourMatrix {
     Bt709,
 }
 
-/// Which numbers are black and white.
+/// The numbers of black and white.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Range {
     /// Luma from 16 to 235, chroma from 16 to 240: most video.
     Limited,
-    /// All from 0 to 255: JPEG and some cameras.
+    /// Luma and chroma from 0 to 255: JPEG and some cameras.
     Full,
 }
 
-/// Fixed point, 16 bits behind the point.
+/// The coefficients of the conversion, fixed-point with 16 fractional bits.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Coefficients {
@@ -120,13 +120,13 @@ impl Format {
         self.width as usize * self.height as usize
     }
 
-    /// Width and height of a chroma plane.
+    /// Returns the width and height of a chroma plane.
     fn chroma(&self) -> (usize, usize) {
         (self.width.div_ceil(2) as usize, self.height.div_ceil(2) as usize)
     }
 }
 
-/// RGB bytes of `frames` × lines × columns × 3 (NHWC), one after the other.
+/// Converts `frames` to RGB bytes, as frames × lines × columns × 3 (NHWC).
 ///
 /// # Errors
 /// `InvalidInput` when a plane is too small for the format; the message names the frame by its place.
@@ -143,10 +143,10 @@ pub fn on_cpu(frames: &[Frame<'_>], format: &Format) -> Result<Vec<u8>> {
     Ok(pixels)
 }
 
-/// [`on_cpu`] on a device.
+/// Runs [`on_cpu`] on a device.
 ///
 /// # Errors
-/// As [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
+/// Those of [`on_cpu`], and `ResourceExhausted` when the batch does not fit the device.
 pub fn on_device(device: &Device, frames: &[Frame<'_>], format: &Format) -> Result<Pending<Vec<u8>>> {
     check(frames, format)?;
     let count = frames.len() * format.pixels();
@@ -183,7 +183,7 @@ struct Params {
     coefficients: Coefficients,
 }
 
-/// The planes with their width and height.
+/// Returns the planes with their width and height.
 fn planes<'a>(frame: &Frame<'a>, format: &Format) -> [(Plane<'a>, usize, usize); 3] {
     let (width, height) = format.chroma();
     [(frame.y, format.width as usize, format.height as usize), (frame.u, width, height), (frame.v, width, height)]

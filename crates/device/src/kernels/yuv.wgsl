@@ -4,7 +4,7 @@ struct Params {
     width: u32,
     height: u32,
     frames: u32,
-    // Fixed point, 16 bits behind the point; see `yuv.rs`.
+    // Fixed-point with 16 fractional bits; see `yuv.rs`.
     luma: i32,
     luma_base: i32,
     red_of_v: i32,
@@ -54,7 +54,7 @@ fn convert(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var i = 0u; i < 4u; i++) {
         colours[i] = rgb(min(4u * four + i, count - 1u));
     }
-    // The buffer holds whole fours, so the last words have room behind the last pixel.
+    // The buffer has a multiple of four pixels, so the last words fit behind the last pixel.
     pixels[3u * four] = colours[0] | (colours[1] << 24u);
     pixels[3u * four + 1u] = (colours[1] >> 8u) | (colours[2] << 16u);
     pixels[3u * four + 2u] = (colours[2] >> 16u) | (colours[3] << 8u);

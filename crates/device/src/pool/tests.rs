@@ -7,15 +7,16 @@ use crate::{Matrix, phash, testing};
 const BOUND: u64 = 1 << 20;
 
 #[test]
-fn buffers_are_used_again() {
+fn buffers_are_reused() {
     let device = testing::open_with(BOUND);
     let pool = device.pool();
     let first = pool.lease(Purpose::Work, 1000).unwrap();
     let buffer = first.buffer().clone();
-    let (used, idle) = pool.held_bytes();
-    assert!((1000..2000).contains(&used) && idle == 0, "{used}, {idle}");
+    let used_bytes = pool.held().used_bytes;
+    assert!((1000..2000).contains(&used_bytes), "{used_bytes}");
+    assert_eq!(pool.held(), Held { used_bytes, idle_bytes: 0 });
     drop(first);
-    assert_eq!(pool.held_bytes(), (0, used));
+    assert_eq!(pool.held(), Held { used_bytes: 0, idle_bytes: used_bytes });
     assert_eq!(*pool.lease(Purpose::Work, 999).unwrap().buffer(), buffer);
     assert_ne!(*pool.lease(Purpose::Read, 1000).unwrap().buffer(), buffer, "it is for another purpose");
     assert_ne!(*pool.lease(Purpose::Work, 100_000).unwrap().buffer(), buffer, "it is too small");
@@ -27,8 +28,8 @@ fn idle_buffers_give_way() {
     let pool = device.pool();
     for kibibytes in 1..500 {
         let lease = pool.lease(Purpose::Work, kibibytes << 10).unwrap();
-        let (used, idle) = pool.held_bytes();
-        assert!(used >= lease.bytes() && used + idle <= BOUND, "{used} and {idle}");
+        let held = pool.held();
+        assert!(held.used_bytes >= lease.bytes() && held.used_bytes + held.idle_bytes <= BOUND, "{held:?}");
     }
 }
 
@@ -66,7 +67,7 @@ fn nothing_leaks_over_many_batches() {
     let pictures = vec![7; 100 * 1024];
     for turn in 0..50 {
         let pending = phash::on_device(&device, &pictures).unwrap();
-        // Results that nobody wants give their buffers back, too.
+        // Abandoned results return their buffers too.
         if turn % 2 == 0 {
             pending.wait().unwrap();
         }

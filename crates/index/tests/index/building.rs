@@ -1,4 +1,4 @@
-//! Indexes that are made, fail and go while rows are written and searched.
+//! Indexes that are built, fail to build and are dropped while rows are written and searched.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::cutting::Watcher;
 
 const DIMENSIONS: i32 = 4;
 
-/// Row `id` says `common`, a word of its own and one of seven; its vector leads with `id`.
+/// Makes rows `ids`. The text of a row has `common`, a word of its own and one of seven; its vector begins with `id`.
 fn batch(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
     let ids: Vec<i64> = ids.into_iter().collect();
     let note = |id: &i64| Some(format!("common row{id} seventh{}", id % 7));
@@ -56,7 +56,7 @@ fn vector_spec() -> IndexSpec {
     IndexSpec::new("vector", IndexKind::vector(Metric::L2))
 }
 
-/// Each row found, once.
+/// Returns the ids of the rows found, and checks that each was found once.
 fn ids(found: &RecordBatch) -> BTreeSet<i64> {
     let ids = found["id"].as_primitive::<Int64Type>().values();
     let unique: BTreeSet<i64> = ids.iter().copied().collect();
@@ -95,7 +95,7 @@ async fn a_search_whose_index_is_dropped_ends_right_or_says_that_there_is_none()
                     }
                     Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error:#}"),
                 }
-                // Without an index a search by vectors is exact.
+                // A vector search without an index is exact.
                 assert_eq!(nearest(&snapshot, 100 * which, 1).await, BTreeSet::from([100 * which]));
                 if is_last {
                     return found;
@@ -112,7 +112,7 @@ async fn a_search_whose_index_is_dropped_ends_right_or_says_that_there_is_none()
         INDEXES.remove(&table, "note_text").await.unwrap();
         INDEXES.remove(&table, "vector_l2").await.unwrap();
         table.collect(Some(Duration::ZERO)).await.unwrap();
-        // Who has begun goes on with what was there.
+        // A snapshot still uses the index that it was taken with.
         assert_eq!(with_words(&held, "row5 OR row6").await.unwrap(), BTreeSet::from([5, 6]));
         assert_eq!(nearest(&held, 300, 1).await, BTreeSet::from([300]));
     }
@@ -133,7 +133,7 @@ async fn an_index_built_while_rows_arrive_finds_every_acknowledged_row_once() {
     let writer = {
         let (table, is_done) = (table.clone(), Arc::clone(&is_done));
         tokio::spawn(async move {
-            // A thousand rows a second: half of them new, half of them there.
+            // A thousand rows per second, half of them new, half of them updates.
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             let mut next = 2_000;
             while !is_done.load(Ordering::Relaxed) {
@@ -167,10 +167,10 @@ async fn an_index_built_while_rows_arrive_finds_every_acknowledged_row_once() {
     }
 }
 
-/// Where the test of a full disk finds its table when it runs again under a limit.
+/// The environment variable that tells the second process of the full-disk test where its table is.
 const FULL_DISK: &str = "CENOTE_TEST_FULL_DISK";
 
-/// A second process may write no file above a limit that the index does not keep to.
+/// Runs a second process under a limit of file sizes that the index exceeds.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_that_the_disk_has_no_room_for_leaves_the_old_index_and_the_next_one_works() {
@@ -214,17 +214,18 @@ async fn build_without_room(directory: &Path) {
         assert!(format!("{error:#}").contains("File too large"), "{error:#}");
         let snapshot = table.snapshot().await.unwrap();
         assert_eq!(INDEXES.list(&snapshot).await.unwrap(), before, "the old index serves on");
-        // Also a row that it has not seen.
+        // A row that the index lacks is found too.
         assert_eq!(with_words(&snapshot, "row20000 row7").await.unwrap(), BTreeSet::from([7, 20_000]));
     }
 }
 
-/// Rows of a piece, at least, and of a file.
-const PIECE_ROWS: usize = 300;
+/// Rows of a segment, at least.
+const SEGMENT_ROWS: usize = 300;
+/// Rows of a fragment.
 const FILE_ROWS: i64 = 250;
 
-fn in_pieces() -> Indexes {
-    Indexes::new(IndexOptions { piece_rows: PIECE_ROWS, ..IndexOptions::default() })
+fn in_segments() -> Indexes {
+    Indexes::new(IndexOptions { segment_rows: SEGMENT_ROWS, ..IndexOptions::default() })
 }
 
 async fn only_index(indexes: &Indexes, table: &Table) -> IndexInfo {
@@ -238,27 +239,27 @@ async fn create(indexes: &Indexes, table: &Table, spec: &IndexSpec, progress: &A
     indexes.create_watched(table, spec, &progress).await.unwrap()
 }
 
-/// Goes on with the build of `spec`, which is asked for again or left to upkeep; how many rows were built in the first case.
-async fn go_on(table: &Table, spec: &IndexSpec, is_asked_for: bool) -> (IndexInfo, usize) {
-    let (indexes, watcher) = (in_pieces(), Watcher::until("", u64::MAX));
+/// Resumes the build of `spec`, by creating it again or by upkeep. Returns the number of rows built in the first case.
+async fn resume(table: &Table, spec: &IndexSpec, is_asked_for: bool) -> (IndexInfo, usize) {
+    let (indexes, watcher) = (in_segments(), Watcher::until("", u64::MAX));
     match is_asked_for {
         true => drop(create(&indexes, table, spec, &watcher).await),
         false => indexes.optimize(table).await.unwrap(),
     }
-    let again = watcher.done("pieces") as usize;
+    let again = watcher.done("segments") as usize;
     assert_eq!(again > 0, is_asked_for);
     (only_index(&indexes, table).await, again)
 }
 
-/// Cuts off the build of `spec` when pieces with so many rows are there.
+/// Interrupts the build of `spec` when segments with `rows` rows are built.
 async fn cut_off(table: &Table, spec: &IndexSpec, rows: u64) {
-    let watcher = Watcher::until("pieces", rows);
+    let watcher = Watcher::until("segments", rows);
     let (table, spec, progress) = (table.clone(), spec.clone(), Arc::clone(&watcher));
-    watcher.cut_off(async move { create(&in_pieces(), &table, &spec, &progress).await }).await;
+    watcher.cut_off(async move { create(&in_segments(), &table, &spec, &progress).await }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
+async fn an_interrupted_build_is_right_and_resumes_from_its_last_segment() {
     for (kind, cut_at) in [("ivf_flat", 0), ("ivf_flat", 500), ("ivf_pq", 500), ("ivf_hnsw_sq", 1_000)] {
         let directory = tempfile::tempdir().unwrap();
         let table = table(directory.path()).await;
@@ -268,11 +269,11 @@ async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
         }
         let spec = IndexSpec::new("vector", IndexKind::parse(kind, [("sub_vectors", "4")]).unwrap());
         cut_off(&table, &spec, cut_at).await;
-        let cut = only_index(&in_pieces(), &table).await;
-        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= PIECE_ROWS, "{kind}: {cut:?}");
-        // It serves as it is; rows go and come.
+        let cut = only_index(&in_segments(), &table).await;
+        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= SEGMENT_ROWS, "{kind}: {cut:?}");
+        // The unfinished index serves searches while rows are deleted and written.
         let snapshot = table.snapshot().await.unwrap();
-        // Numbers of 8 bits tell so many from each other.
+        // Distances of 8-bit vectors are approximate.
         let slack = if kind == "ivf_flat" { 2 } else { 10 };
         let is_near =
             |found: &BTreeSet<i64>, to: i64| found.len() == 5 && found.iter().all(|id| (id - to).abs() <= slack);
@@ -281,7 +282,7 @@ async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
         table.delete_where("id < 100 or id >= 1990".into()).await.unwrap();
         table.upsert(batch(1_995..2_010)).await.unwrap();
 
-        let (done, again) = go_on(&table, &spec, cut_at == 500).await;
+        let (done, again) = resume(&table, &spec, cut_at == 500).await;
         assert_eq!((done.rows_indexed, done.rows_unindexed), (1_905, 0), "{kind}");
         assert!(done.segments > 2 && done.segments <= 8, "{kind}: {done:?}");
         assert!(again <= 1_905 - cut.rows_indexed + 100, "{kind}: built again");
@@ -290,7 +291,7 @@ async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
             let found = nearest(&snapshot, to, 5).await;
             assert!(is_near(&found, to), "{kind}, {to}: {found:?}");
         }
-        // It is whole now: upkeep adds what is new to it, and asked for again it is built anew, as one.
+        // The index is complete: upkeep adds what is new, and creating it again rebuilds it in one segment.
         table.upsert(batch(2_010..2_050)).await.unwrap();
         INDEXES.optimize(&table).await.unwrap();
         assert!(only_index(&INDEXES, &table).await.segments > 2, "{kind}");
@@ -298,7 +299,7 @@ async fn a_build_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
     }
 }
 
-/// The ids of the rows from `first` to before `last`, as an index of `kind` finds them. Ids have four digits.
+/// Finds the ids from `first` to before `last` by an index of `kind`. Ids have four digits.
 async fn between(snapshot: &Snapshot, kind: &str, first: i64, last: i64) -> BTreeSet<i64> {
     let words: Vec<String> = (first..last).map(|id| format!("row{id}")).collect();
     let filter = match kind {
@@ -311,7 +312,7 @@ async fn between(snapshot: &Snapshot, kind: &str, first: i64, last: i64) -> BTre
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_over_texts_or_numbers_that_is_cut_off_is_right_and_goes_on_from_its_last_piece() {
+async fn an_interrupted_build_over_texts_or_numbers_is_right_and_resumes_from_its_last_segment() {
     for (kind, column, cut_at) in [
         ("text", "note", 0),
         ("text", "note", 500),
@@ -329,19 +330,19 @@ async fn a_build_over_texts_or_numbers_that_is_cut_off_is_right_and_goes_on_from
         }
         let spec = IndexSpec::new(column, IndexKind::parse(kind, []).unwrap());
         cut_off(&table, &spec, cut_at).await;
-        let cut = only_index(&in_pieces(), &table).await;
-        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= PIECE_ROWS, "{kind}: {cut:?}");
-        // It serves as it is; rows go and come.
+        let cut = only_index(&in_segments(), &table).await;
+        assert!(cut.rows_indexed as u64 >= cut_at && cut.rows_unindexed >= SEGMENT_ROWS, "{kind}: {cut:?}");
+        // The unfinished index serves searches while rows are deleted and written.
         let snapshot = table.snapshot().await.unwrap();
         assert_eq!(between(&snapshot, kind, 1_200, 1_800).await, (1_200..1_800).collect(), "{kind}");
         table.delete_where("id < 1100 or id >= 2990".into()).await.unwrap();
         table.upsert(batch(2_995..3_010)).await.unwrap();
 
-        let (done, again) = go_on(&table, &spec, cut_at == 500).await;
+        let (done, again) = resume(&table, &spec, cut_at == 500).await;
         assert_eq!((done.rows_indexed, done.rows_unindexed), (1_905, 0), "{kind}");
         assert!(done.segments > 2 && done.segments <= 8, "{kind}: {done:?}");
         assert!(again <= 1_905 - cut.rows_indexed + 100, "{kind}: built again");
-        // Whole, and then with what is new, and then built anew as one.
+        // The index is complete, then gets what is new, and is then rebuilt in one segment.
         table.upsert(batch(3_010..3_050)).await.unwrap();
         for round in 0..3 {
             let snapshot = table.snapshot().await.unwrap();
@@ -358,8 +359,8 @@ async fn a_build_over_texts_or_numbers_that_is_cut_off_is_right_and_goes_on_from
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn texts_and_numbers_of_a_piece_that_change_in_place_are_found_as_they_are() {
-    // While pieces are missing, or when all are there.
+async fn texts_and_numbers_of_a_segment_that_change_in_place_are_found_as_they_are() {
+    // While segments are missing, and when the index is complete.
     for (kind, is_whole) in [("text", false), ("btree", false), ("text", true), ("btree", true)] {
         let directory = tempfile::tempdir().unwrap();
         let options = StoreOptions { bulk_bytes: ByteSize(1 << 10), ..StoreOptions::default() };
@@ -369,10 +370,10 @@ async fn texts_and_numbers_of_a_piece_that_change_in_place_are_found_as_they_are
         }
         let spec = IndexSpec::new("note", IndexKind::parse(kind, []).unwrap());
         match is_whole {
-            true => assert!(create(&in_pieces(), &table, &spec, &Watcher::until("", u64::MAX)).await.segments > 2),
+            true => assert!(create(&in_segments(), &table, &spec, &Watcher::until("", u64::MAX)).await.segments > 2),
             false => cut_off(&table, &spec, 500).await,
         }
-        // The first file's rows say what those of none do.
+        // The rows of the first file get texts that no other row has.
         let moved = batch(0..FILE_ROWS);
         let notes: StringArray = (0..FILE_ROWS).map(|id| Some(format!("moved{}", id % 7))).collect();
         let fields = Arc::new(moved.schema().project(&[0, 1]).unwrap());
@@ -380,7 +381,7 @@ async fn texts_and_numbers_of_a_piece_that_change_in_place_are_found_as_they_are
         table.update(moved).await.unwrap();
         let patched = table.snapshot().await.unwrap();
         assert_eq!((patched.changed_rows(), patched.base().fragments().len()), (0, 8), "the rows must keep their ids");
-        let (done, _) = go_on(&table, &spec, !is_whole).await;
+        let (done, _) = resume(&table, &spec, !is_whole).await;
         assert_eq!((done.rows_indexed, done.rows_unindexed), (2_000, 0), "{kind}");
         let saying = async |snapshot: &Snapshot, word: &str, note: &str| match kind {
             "text" => with_words(snapshot, word).await.unwrap(),
@@ -397,7 +398,7 @@ async fn texts_and_numbers_of_a_piece_that_change_in_place_are_found_as_they_are
             assert_eq!(saying(&snapshot, word, note).await, BTreeSet::new(), "{kind}, round {round}");
             let (word, note) = ("row300", "common row300 seventh6");
             assert_eq!(saying(&snapshot, word, note).await, BTreeSet::from([300]), "{kind}, round {round}");
-            // So many that all pieces become one.
+            // Enough rows that all segments become one.
             table.upsert(batch(3_000..4_900)).await.unwrap();
             table.delete_where("id >= 3000".into()).await.unwrap();
             INDEXES.optimize(&table).await.unwrap();
@@ -405,25 +406,26 @@ async fn texts_and_numbers_of_a_piece_that_change_in_place_are_found_as_they_are
     }
 }
 
-/// Each upkeep builds a piece of what is new, or of that and the newest pieces, so that there are few, and most rows stay where they are.
+/// Checks that each upkeep builds a segment of what is new, alone or with the newest segments: there are few segments,
+/// and most rows stay where they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn upkeep_of_texts_leaves_large_pieces_alone() {
+async fn upkeep_of_texts_leaves_large_segments_alone() {
     let directory = tempfile::tempdir().unwrap();
     let table = table(directory.path()).await;
     table.upsert(batch(0..4_000)).await.unwrap();
     let built = INDEXES.create(&table, &text_spec()).await.unwrap();
-    let pieces = async || {
+    let segments = async || {
         let base = Arc::clone(table.snapshot().await.unwrap().base());
         base.load_indices_by_name(&built.name).await.unwrap()
     };
-    let first = pieces().await.remove(0).uuid;
+    let first = segments().await.remove(0).uuid;
     for round in 0..12 {
-        // Some rows are replaced, which takes them out of the first piece.
+        // Some rows are replaced, which makes them stale in the first segment.
         let new = 4_000 + round * 20;
         table.upsert(batch((new..new + 20).chain(round * 3..round * 3 + 3))).await.unwrap();
         table.fold().await.unwrap();
         INDEXES.optimize(&table).await.unwrap();
-        let kept = pieces().await;
+        let kept = segments().await;
         assert!(kept[0].uuid == first && kept.len() <= 5, "round {round}: {kept:?}");
         let index = only_index(&INDEXES, &table).await;
         assert_eq!((index.rows_indexed as i64, index.rows_unindexed), (new + 20, 0));
@@ -431,14 +433,14 @@ async fn upkeep_of_texts_leaves_large_pieces_alone() {
         assert_eq!(with_words(&snapshot, "common").await.unwrap(), (0..new + 20).collect());
         assert_eq!(with_words(&snapshot, "row1 row4001").await.unwrap(), BTreeSet::from([1, 4_001]));
     }
-    // As many again are more than the first piece is worth.
+    // Twice the rows are too many for the first segment to remain.
     table.upsert(batch(5_000..7_000)).await.unwrap();
     INDEXES.optimize(&table).await.unwrap();
-    assert!(pieces().await.iter().all(|piece| piece.uuid != first));
+    assert!(segments().await.iter().all(|segment| segment.uuid != first));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found_as_they_are() {
+async fn rows_of_a_segment_that_change_in_place_before_the_build_resumes_are_found_as_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let options = StoreOptions { bulk_bytes: ByteSize(1 << 10), ..StoreOptions::default() };
     let table = table_with(directory.path(), options).await;
@@ -447,7 +449,7 @@ async fn rows_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found
     }
     let spec = IndexSpec::new("vector", IndexKind::parse("ivf_flat", []).unwrap());
     cut_off(&table, &spec, 500).await;
-    // The first file's vectors move far away.
+    // The vectors of the first file move far away.
     let moved = batch(0..FILE_ROWS);
     let numbers = (0..FILE_ROWS).flat_map(|id| [(10_000 + id) as f32, 1.0, 2.0, 3.0]);
     let item = Arc::new(Field::new("item", DataType::Float32, true));
@@ -457,14 +459,14 @@ async fn rows_of_a_piece_that_change_in_place_before_the_build_goes_on_are_found
     table.update(moved).await.unwrap();
     let patched = table.snapshot().await.unwrap();
     assert_eq!((patched.changed_rows(), patched.base().fragments().len()), (0, 8), "the rows must keep their ids");
-    let done = create(&in_pieces(), &table, &spec, &Watcher::until("", u64::MAX)).await;
+    let done = create(&in_segments(), &table, &spec, &Watcher::until("", u64::MAX)).await;
     assert!(done.rows_indexed == 2_000 && done.segments > 3, "{done:?}");
     for _ in 0..2 {
         let snapshot = table.snapshot().await.unwrap();
         assert_eq!(nearest(&snapshot, 10_100, 5).await, (98..103).collect());
         assert_eq!(nearest(&snapshot, 0, 5).await, (250..255).collect());
         assert_eq!(nearest(&snapshot, 0, 2_000).await, (0..2_000).collect());
-        // So many that all pieces become one.
+        // Enough rows that all segments become one.
         table.upsert(batch(3_000..4_900)).await.unwrap();
         table.delete_where("id >= 3000".into()).await.unwrap();
         INDEXES.optimize(&table).await.unwrap();
@@ -486,7 +488,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Keys a, b, d and e, with values 4, 2, 2 and 4: see the store's own test of them.
+/// Uses keys a, b, d and e, with values 4, 2, 2 and 4, as the store's own test does.
 #[tokio::test]
 async fn tables_of_earlier_formats_are_indexed_and_searched() {
     for fixture in std::fs::read_dir(fixtures()).unwrap() {
@@ -509,7 +511,7 @@ async fn tables_of_earlier_formats_are_indexed_and_searched() {
     }
 }
 
-/// Indexes were once known by what was built alone.
+/// Lakes of an earlier version have built indexes without definitions.
 #[tokio::test]
 async fn indexes_without_definitions_are_listed_searched_kept_current_and_dropped() {
     let directory = tempfile::tempdir().unwrap();
@@ -542,7 +544,7 @@ async fn indexes_without_definitions_are_listed_searched_kept_current_and_droppe
     assert_eq!(INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().len(), 1);
 }
 
-/// Takes the first points for centres, or fails.
+/// A trainer that returns the first points as centres, or fails.
 #[derive(Debug)]
 struct First {
     centres: AtomicUsize,
@@ -569,7 +571,7 @@ async fn centres_that_others_learn_are_those_of_the_partitions() {
         ("ivf_flat", "l2", false, true),
         ("ivf_sq", "cosine", false, true),
         ("ivf_sq", "l2", true, true),
-        // Lance's clusters are of another distance.
+        // Lance clusters by another distance.
         ("ivf_flat", "dot", false, false),
     ] {
         let trainer = Arc::new(First { centres: AtomicUsize::new(0), fails });

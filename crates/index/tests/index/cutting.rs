@@ -1,4 +1,4 @@
-//! Builds that are cut off.
+//! Builds that are interrupted.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -7,13 +7,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use cenote_base::Progress;
 use tokio::sync::Notify;
 
-/// Counts what a build does, and knows when it has come far enough.
+/// A progress that counts the units of a build, and holds it at a given point.
 pub struct Watcher {
-    /// A stage by the end of its name, and how many units of it are enough.
+    /// The point at which the build is held: the end of a stage's name, and the units of that stage.
     enough: (&'static str, u64),
     done: Mutex<BTreeMap<String, u64>>,
     reached: Notify,
-    /// Whether the build was cut off: until then it waits where it has come far enough.
+    /// Whether the build has been interrupted, which releases it.
     is_cut: (Mutex<bool>, Condvar),
 }
 
@@ -23,7 +23,7 @@ impl Watcher {
         Arc::new(Self { enough: (stage, units), done: Mutex::default(), reached: Notify::new(), is_cut })
     }
 
-    /// Units done of a stage.
+    /// Returns the units done of the stages whose names end in `stage`.
     pub fn done(&self, stage: &str) -> u64 {
         let done = self.done.lock().unwrap();
         done.iter().filter(|(name, _)| name.ends_with(stage)).map(|(_, units)| *units).sum()
@@ -38,7 +38,7 @@ impl Watcher {
         }
     }
 
-    /// Runs `build`, which tells this one, and cuts it off when it has come far enough.
+    /// Runs `build`, which reports to this progress, and interrupts it when it is held.
     pub async fn cut_off<T: Send + 'static>(&self, build: impl Future<Output = T> + Send + 'static) {
         let build = tokio::spawn(build);
         self.reached.notified().await;

@@ -1,4 +1,4 @@
-//! Every kind of index over every sort of column it covers, beside brute force; and columns that are unusual but real.
+//! Every kind of index over every type of column that it covers, compared with brute force; and unusual columns.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec};
 
 use crate::INDEXES;
 
-/// Rows with vectors of `item`, of which every hundredth has none, some words, labels, and a number.
+/// Makes rows with vectors of `item` (null in every hundredth row), some words, labels, and a number.
 fn batch(ids: std::ops::Range<i64>, vectors: &[Vec<f32>], item: &DataType) -> RecordBatch {
     let width = vectors[0].len();
     let numbers = Float32Array::from_iter_values(vectors.iter().flatten().copied());
@@ -47,7 +47,7 @@ fn vectors(random: &mut Random, rows: usize, width: usize, item: &DataType) -> V
     let mut number = || match item {
         DataType::UInt8 => random.below(256) as f32,
         DataType::Int8 => random.below(256) as f32 - 128.0,
-        // What Float16 has too.
+        // Numbers that Float16 represents exactly.
         _ => (random.below(513) as f32 - 256.0) / 256.0,
     };
     (0..rows).map(|_| (0..width).map(|_| number()).collect()).collect()
@@ -71,7 +71,7 @@ fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
     }
 }
 
-/// Recall of the nearest ten of some vectors, all as many as there are and by their own distance.
+/// Returns the recall of the nearest ten of some vectors, and checks the number of hits and their distances.
 async fn recall(table: &Table, metric: Metric, all: &[Vec<f32>]) -> f64 {
     let snapshot = table.snapshot().await.unwrap();
     let (mut found, mut wanted) = (0, 0);
@@ -93,7 +93,7 @@ async fn recall(table: &Table, metric: Metric, all: &[Vec<f32>]) -> f64 {
     found as f64 / wanted as f64
 }
 
-/// Whether a row is to be found.
+/// Tells whether a row, by its id, is to be found.
 type Wanted = Box<dyn Fn(i64) -> bool>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,7 +162,7 @@ async fn what_cannot_be_built_is_refused_in_words() {
     }
 }
 
-/// Numbers between those that Float16 has, too large for it, and too small.
+/// Queries with numbers between those of Float16, too large for it, and too small.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_that_float16_cannot_hold_is_compared_as_it_is() {
     let all: Vec<Vec<f32>> = (0..99).map(|row| vec![1000.0 + row as f32, 1.0]).collect();
@@ -192,7 +192,7 @@ async fn a_query_that_float16_cannot_hold_is_compared_as_it_is() {
     }
 }
 
-/// All rows equal, fewer rows than partitions, one number, and 4,096 of them.
+/// Searches columns whose rows are all equal, fewer than the partitions, of one number, and of 4,096 numbers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unusual_columns_are_searched_right() {
     let mut random = Random::new(3);
@@ -231,7 +231,7 @@ async fn every_scalar_kind_filters_as_a_scan_does() {
         INDEXES.create(&table, &IndexSpec::new(column, IndexKind::parse(kind, []).unwrap())).await.unwrap();
         let mut known: BTreeSet<i64> = (0..500).collect();
         for step in 0..4_i64 {
-            // Rows that are replaced, deleted, and new; some of it folded, optimised, compacted.
+            // Rows are replaced, deleted and added, and some of that folded, optimised and compacted.
             let from = step * 70;
             let ids = from..from + 60;
             table
@@ -288,7 +288,7 @@ async fn a_damaged_index_costs_time_and_no_row_until_it_is_made_anew() {
             false => std::fs::write(path, b"damaged").unwrap(),
         }
     }
-    // Another process, which has nothing of it in memory.
+    // Another process, with nothing in memory.
     let table = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
     assert!(recall(&table, Metric::L2, &all).await > 0.999);
     let words = async || {
@@ -305,7 +305,7 @@ async fn a_damaged_index_costs_time_and_no_row_until_it_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn texts_are_read_by_language_and_by_pieces() {
+async fn texts_are_split_by_language_and_by_ngrams() {
     let directory = tempfile::tempdir().unwrap();
     let all = vectors(&mut Random::new(6), 30, 2, &DataType::Float32);
     let table = table(&directory, batch(0..20, &all[..20], &DataType::Float32)).await;
@@ -320,7 +320,7 @@ async fn texts_are_read_by_language_and_by_pieces() {
     ] {
         let kind = IndexKind::parse("text", options.clone()).unwrap();
         INDEXES.create(&table, &IndexSpec::new("words", kind)).await.unwrap();
-        // The last ten are not in the index.
+        // The index lacks the last ten rows.
         table.upsert(batch(20..30, &all[20..], &DataType::Float32)).await.unwrap();
         for (query, rows) in finds {
             assert_eq!(found(query).await, rows, "{options:?}: {query}");
@@ -348,7 +348,7 @@ async fn tuning_reaches_the_recall_asked_for_and_keeps_what_it_found() {
             "{index:?}"
         );
         assert!(recall(&table, Metric::L2, &all).await > 0.9);
-        // Much has changed: it is measured again, and the definition says so.
+        // Many rows have changed: the index is measured again, and its definition says so.
         let more = vectors(&mut Random::new(8), 2000, 24, &DataType::Float32);
         table.upsert(batch(4000..6000, &more, &DataType::Float32)).await.unwrap();
         all.extend(more);
@@ -374,7 +374,7 @@ async fn an_index_that_learned_from_rows_that_are_gone_is_built_anew_when_its_re
     INDEXES.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
     let tuning = INDEXES.tune(&table, "vector", None, 0.95, 1).await.unwrap();
     assert!(tuning.chosen.recall >= 0.95, "{tuning:?}");
-    // Codes for the old ones tell the new ones not apart.
+    // Codes trained on the old vectors do not distinguish the new ones.
     let new = far(vectors(&mut Random::new(10), 880, 8, &DataType::Float32));
     table.upsert(batch(900..1780, &new, &DataType::Float32)).await.unwrap();
     INDEXES.optimize(&table).await.unwrap();
@@ -387,7 +387,7 @@ async fn an_index_that_learned_from_rows_that_are_gone_is_built_anew_when_its_re
     table.upsert(batch(1781..2081, &more, &DataType::Float32)).await.unwrap();
     INDEXES.optimize(&table).await.unwrap();
     let done = INDEXES.retune(&table).await.unwrap();
-    assert!(done.len() == 1 && done[0].contains("built anew"), "{done:?}");
+    assert!(done.len() == 1 && done[0].contains("was rebuilt"), "{done:?}");
     let index = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().remove(0);
     assert!(index.measured.unwrap().recall >= 0.93 && index.rows_unindexed == 0, "{index:?}");
 }

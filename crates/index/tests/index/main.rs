@@ -1,5 +1,5 @@
-//! What indexes promise, against brute force and plain models, while rows come, change and go. One binary, because each
-//! would be linked with all of Lance.
+//! The promises of indexes, checked against brute force and plain models while rows are written, changed and deleted.
+//! One binary, because each would link all of Lance.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod building;
@@ -16,5 +16,5 @@ use std::sync::LazyLock;
 
 use cenote_index::Indexes;
 
-/// What tests search by, unless what is kept between searches is their subject.
+/// The indexes of all tests but those of caches.
 static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);

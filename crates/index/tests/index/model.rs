@@ -1,7 +1,7 @@
-//! Every search against a plain map, while rows are written, folded, indexed, compacted, loaded in bulk, their columns
-//! change, and the table is dropped and made anew. A failure names the seed and the step that replay it: `CENOTE_SEED=7
-//! CENOTE_STEPS=2000 cargo nextest run
-//! --workspace --test index model::`; `CENOTE_LONG=1` takes many seeds.
+//! Every search against a plain map, while rows are written, folded, indexed, compacted and loaded in bulk, columns
+//! change, and the table is dropped and created again. A failure names the seed and the step that replay it:
+//! `CENOTE_SEED=7 CENOTE_STEPS=2000 cargo nextest run --workspace --test index model::`. `CENOTE_LONG=1` runs many
+//! seeds.
 
 mod plain;
 mod queries;
@@ -25,18 +25,18 @@ use self::queries::Query;
 use self::searches::Recall;
 use crate::INDEXES;
 
-/// What one run is about.
+/// The setting of a run.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     metric: Metric,
     /// Keys are from 0 to this.
     keys: u64,
-    /// With a column of media, whose updates take another path.
+    /// Whether the table has a column of media, whose updates take another path.
     has_media: bool,
     steps: usize,
 }
 
-/// Limits so small that some writes go straight to the base.
+/// Returns limits that are small enough for some writes to go straight to the base.
 fn options() -> StoreOptions {
     StoreOptions { bulk_bytes: ByteSize(16_000), fold_rows: 250, ..StoreOptions::default() }
 }
@@ -55,7 +55,7 @@ fn vectors<'a>(rows: impl Iterator<Item = Option<&'a Vec<f32>>>) -> FixedSizeLis
     builder.finish()
 }
 
-/// The columns named, of `rows`.
+/// Makes a batch of `columns` of `rows`.
 fn batch(rows: &Rows, columns: &[&str]) -> RecordBatch {
     let column = |name: &&str| -> (Field, ArrayRef) {
         match *name {
@@ -97,7 +97,7 @@ struct Check {
     directory: tempfile::TempDir,
     store: Store,
     table: Table,
-    /// Another process's view of the same files.
+    /// The same table, as another process sees it.
     reader: Table,
     rows: Rows,
     versions: BTreeMap<Version, Rows>,
@@ -234,7 +234,7 @@ impl Check {
         "upsert"
     }
 
-    /// Some columns of some rows; also of rows that are not there, which stay away.
+    /// Updates some columns of some rows, and of rows that do not exist, which must not appear.
     async fn update(&mut self, step: usize) -> &'static str {
         let max = if self.random.below(6) == 0 { 3 * self.setting.keys } else { 8 };
         let mut columns = vec!["id"];
@@ -261,7 +261,7 @@ impl Check {
         "update"
     }
 
-    /// Another table of the same name, which has nothing of this one.
+    /// Drops the table, and creates another of the same name.
     async fn make_anew(&mut self) -> &'static str {
         self.held.clear();
         self.store.drop_table("t").await.unwrap();
@@ -275,7 +275,7 @@ impl Check {
         "drop and create"
     }
 
-    /// Every row, so that the base holds none that counts; its vectors or its texts become null.
+    /// Replaces every row, so that no row of the base is live. Vectors or texts become null.
     async fn replace_all(&mut self, step: usize) -> &'static str {
         let ids: Vec<i64> = self.rows.keys().copied().collect();
         let which = self.random.below(3);
@@ -292,7 +292,7 @@ impl Check {
         ["replace all, no vectors", "replace all, no notes", "replace all"][which as usize]
     }
 
-    /// In two parts, committed as one.
+    /// Loads rows in bulk, in two parts that are committed together.
     async fn load(&mut self, step: usize) -> &'static str {
         let (mut parts, mut loaded) = (Vec::new(), Rows::new());
         for part in 0..2 {
@@ -307,7 +307,7 @@ impl Check {
     }
 
     async fn collect(&mut self) -> &'static str {
-        // A snapshot is safe from collections in its own process only.
+        // A snapshot protects its files from collection in its own process only.
         self.held.clear();
         let oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
         self.versions.retain(|version, _| *version >= oldest);
@@ -355,7 +355,7 @@ impl Check {
     }
 
     async fn vector_index(&mut self) -> &'static str {
-        // Sometimes another one on the same column.
+        // Sometimes a second index on the same column.
         let metric = if self.random.below(3) == 0 { Metric::Cosine } else { self.setting.metric };
         let kind = if self.random.below(2) == 0 { IndexKind::hnsw(metric) } else { IndexKind::vector(metric) };
         let spec = IndexSpec::new("embedding", kind);
@@ -421,7 +421,7 @@ fn number(name: &str) -> Option<usize> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Runs `setting` with `seeds` seeds, many more of them under `CENOTE_LONG`, or the one of `CENOTE_SEED`.
+/// Runs `setting` with `seeds` seeds, with many more under `CENOTE_LONG`, or with the one of `CENOTE_SEED`.
 async fn run_all(setting: Setting, seeds: u64) -> Recall {
     let is_long = std::env::var_os("CENOTE_LONG").is_some();
     let last = if is_long { 20 * seeds } else { seeds };
@@ -451,7 +451,8 @@ async fn searches_beside_media_equal_a_scan_of_a_map() {
     run_all(Setting { metric: Metric::Dot, keys: 60, has_media: true, steps: 40 }, 1).await;
 }
 
-/// Whatever stands where: in the index, late, in the change store; folded, taken in, or indexed at once.
+/// Checks rows wherever they are: in the index, uncovered, or in the change store; folded, added to an index, or
+/// indexed at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_queries_score_alike_before_and_after_a_fold_and_upkeep() {
     let seed = number("CENOTE_SEED").map_or(1, |seed| seed as u64);
@@ -491,7 +492,7 @@ async fn text_queries_score_alike_before_and_after_a_fold_and_upkeep() {
     }
 }
 
-/// So many rows that vectors are quantised and walked as a graph.
+/// Enough rows for vectors to be quantised and walked as a graph.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_graph_finds_nine_of_ten_and_never_a_wrong_row() {
     let recall = run_all(Setting { metric: Metric::L2, keys: 7_000, has_media: false, steps: 12 }, 1).await;

@@ -1,5 +1,5 @@
-//! What searches keep costs what was written since, not what is there. `CENOTE_LONG=1` has a million rows, and tells
-//! the times.
+//! The cost of filling the caches of searches depends on what was written since, not on the size of the table.
+//! `CENOTE_LONG=1` runs with a million rows, and prints times.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,7 @@ const WIDTH: i32 = 4;
 /// Rows of one fold.
 const FOLDED: i64 = 100;
 
-/// Row `id` in its `round`th form.
+/// Makes rows `ids`, as they are after `round` updates.
 fn batch(ids: impl IntoIterator<Item = i64>, round: i64) -> RecordBatch {
     let ids: Vec<i64> = ids.into_iter().collect();
     let mut random = Random::new(round as u64);
@@ -36,7 +36,7 @@ fn batch(ids: impl IntoIterator<Item = i64>, round: i64) -> RecordBatch {
 }
 
 async fn table(directory: &tempfile::TempDir, rows: i64) -> Table {
-    // The rows are one file from the start.
+    // All rows are in one file at first.
     let options = StoreOptions { bulk_bytes: ByteSize(256 << 10), ..StoreOptions::default() };
     let store = Store::open(directory.path(), options).await.unwrap();
     let table = store.create_table("t", TableSpec::new(batch([0], 0).schema(), ["id"])).await.unwrap();
@@ -44,7 +44,7 @@ async fn table(directory: &tempfile::TempDir, rows: i64) -> Table {
     table
 }
 
-/// Half of them replace rows from all over the table, half are new.
+/// Folds `rows` rows: half of them replace rows from all over the table, half are new.
 async fn fold(table: &Table, rows: i64, round: i64) {
     let replaced = (0..FOLDED / 2).map(|row| (row * (2 * rows / FOLDED) + round) % rows);
     let new = rows + round * FOLDED / 2..rows + (round + 1) * FOLDED / 2;
@@ -89,8 +89,8 @@ async fn what_searches_keep_costs_what_a_fold_changed() {
     for round in 1..6 {
         fold(&table, rows, round).await;
         let after = search(round).await;
-        // Which rows are live, which satisfy the filter, the vectors and the texts of the new ones: some looks at each,
-        // and at those of earlier folds whose files are joined.
+        // The live rows, the filtered rows, the vectors and the texts of the new rows are each read some times, and so
+        // are the rows of earlier folds whose files are merged.
         let looked_at = after - before;
         assert!((FOLDED..40 * FOLDED).contains(&looked_at), "round {round}: {looked_at} rows for {FOLDED}");
         before = after;
@@ -116,7 +116,7 @@ async fn a_graph_takes_in_what_a_fold_changed_and_looks_at_no_other_row() {
     }
 }
 
-/// Adds up what is written to the directory of graphs.
+/// A meter of the bytes written to the directory of graphs.
 struct Weigher {
     directory: PathBuf,
     seen: Mutex<BTreeSet<(u64, i64, i64)>>,
@@ -158,7 +158,7 @@ async fn all_that_a_build_saves_is_a_few_times_its_graph() {
     weigher.look();
     let files = std::fs::read_dir(&graphs).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
     let (written, graph): (u64, u64) = (*weigher.bytes.lock().unwrap(), files.sum());
-    // Saved whole after each of its twenty batches it would have written more than ten times its graph.
+    // Saving the whole graph after each of twenty batches would write more than ten times its size.
     assert!(
         written > 2 * graph,
         "{written} bytes were seen of a graph of {graph}: a build that is cut off has lost it"

@@ -1,4 +1,4 @@
-//! A table that is made under the name of one that was dropped: nothing that was kept of the other answers for it.
+//! A table that is created under the name of a dropped one: nothing that was cached for the former answers for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Metric, TextQuery, VectorQuery};
 use cenote_store::{Filter, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec};
 
-/// The rows of a table: row `id` lies at `id + shift`, and says so.
+/// The content of a table: the vector of row `id` is at `id + shift`, and its text says so.
 #[derive(Clone, Copy)]
 struct Content {
     rows: i64,
@@ -36,7 +36,7 @@ impl Content {
         .unwrap()
     }
 
-    /// The ids of the `k` rows of this color nearest to `at`.
+    /// Returns the ids of the `k` rows of `color` nearest to `at`.
     fn nearest(self, at: i64, k: usize, color: Option<i64>) -> Vec<i64> {
         let mut ids: Vec<i64> =
             (0..self.rows).filter(|id| color.is_none_or(|color| self.color(*id) == color)).collect();
@@ -50,7 +50,7 @@ fn ids(batch: &RecordBatch) -> Vec<i64> {
     batch["id"].as_primitive::<Int64Type>().values().to_vec()
 }
 
-/// Every sort of search beside brute force, each twice: the second time by what the first one left.
+/// Compares every sort of search with brute force, each twice: the second time with what the first has cached.
 async fn check(indexes: &Indexes, snapshot: &Snapshot, content: Content, about: &str) {
     let has_text = indexes.text_columns(snapshot, None).await.is_ok();
     for _ in 0..2 {
@@ -79,7 +79,7 @@ async fn check(indexes: &Indexes, snapshot: &Snapshot, content: Content, about: 
     }
 }
 
-/// Indexes of each sort.
+/// Returns indexes of each sort.
 fn specs() -> BTreeMap<&'static str, Vec<IndexSpec>> {
     let of = |column: &str, kind: IndexKind| IndexSpec::new(column, kind);
     let disk = || of("vector", IndexKind::parse("ivf_flat", [("partitions", "2")]).unwrap());
@@ -102,7 +102,7 @@ async fn store(directory: &Path) -> Store {
     Store::open(directory, StoreOptions::default()).await.unwrap()
 }
 
-/// A table of `content`, through the same steps each time, so that its versions have the same numbers.
+/// Makes a table of `content`, by the same steps each time, so that its versions have the same numbers.
 async fn make(store: &Store, indexes: &Indexes, content: Content, specs: &[IndexSpec]) -> Table {
     let table = store.create_table("t", TableSpec::new(content.batch().schema(), ["id"])).await.unwrap();
     table.upsert(content.batch()).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_table_made_under_the_name_of_a_dropped_one_is_searched_by_its_own_row
         for (round, content) in CONTENTS.into_iter().enumerate() {
             let table = make(&store, &indexes, content, &specs).await;
             check(&indexes, &table.snapshot().await.unwrap(), content, &format!("{sort}, round {round}")).await;
-            // One that was not told of the drop knows no less.
+            // Indexes that were not told of the drop are right too.
             if round % 2 == 1 {
                 indexes.forget_table(&table).await.unwrap();
             }
@@ -149,7 +149,7 @@ async fn a_table_that_another_process_made_anew_is_searched_by_its_own_rows() {
         let place = directory.path().join("t");
         let (here, indexes) = (store(&place).await, saved_in(&directory));
         for (round, content) in CONTENTS.into_iter().enumerate() {
-            // Made, and at the end dropped, by another process, which has graphs of its own.
+            // Another process, with graphs of its own, creates the table and drops it at the end.
             let (elsewhere, others) = (store(&place).await, Indexes::default());
             make(&elsewhere, &others, content, &specs).await;
             let table = here.table("t").await.unwrap();

@@ -1,4 +1,4 @@
-//! One test for each fault that users of comparable systems reported: it must not be ours.
+//! One test for each fault that users of comparable systems have reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::INDEXES;
 
 const DIMENSIONS: i32 = 4;
 
-/// Row `id`: `kind` is its remainder by ten, `note` says which value it has, and its vector leads with `value`.
+/// Makes rows `ids`: `kind` is the id modulo ten, `note` has the value as a word, and the vector begins with `value`.
 fn batch(ids: impl IntoIterator<Item = i64>, value: i64) -> RecordBatch {
     let ids: Vec<i64> = ids.into_iter().collect();
     let kinds: ArrayRef = Arc::new(ids.iter().map(|id| Some(format!("k{}", id % 10))).collect::<StringArray>());
@@ -171,8 +171,8 @@ async fn acknowledged_rows_are_there_after_a_replay() {
     assert_eq!(snapshot.collect(&ScanRequest::default()).await.unwrap(), before);
 }
 
-/// LanceDB: full-text search did not see new rows until the index was optimised. Paimon: rows above the last compaction were
-/// invisible, and a global index did not return rows that it had not seen.
+/// LanceDB: full-text search did not find new rows until the index was optimised. Paimon: rows above the last
+/// compaction were invisible, and a global index did not return rows that it lacked.
 #[tokio::test]
 async fn new_rows_are_found_before_any_maintenance() {
     let directory = tempfile::tempdir().unwrap();
@@ -188,7 +188,7 @@ async fn new_rows_are_found_before_any_maintenance() {
         assert_eq!(with_word(&snapshot, "common").await.len(), 300);
         assert_eq!(nearest(&snapshot, 9, 2, None).await, [7, 1_000]);
         assert!(!filtered(&snapshot, "kind = 'k8'").await.contains(&8));
-        // Once from the change store, once from fragments that no index has seen.
+        // First from the change store, then from fragments that no index covers.
         table.fold().await.unwrap();
     }
 }
@@ -210,7 +210,8 @@ async fn a_filtered_search_gives_k_rows_when_there_are_k() {
     }
 }
 
-/// lance, after 60 small upserts: takes of random rows became a thousand times slower; here that they stay right.
+/// lance, after 60 small upserts: takes of random rows became a thousand times slower. This checks that they stay
+/// right.
 #[tokio::test]
 async fn rows_are_taken_by_id_and_key_after_many_small_upserts() {
     let directory = tempfile::tempdir().unwrap();
@@ -255,7 +256,7 @@ async fn upkeep_goes_on_when_a_column_has_no_vectors_any_more() {
     assert_eq!(nearest(&table.snapshot().await.unwrap(), 3, 5, None).await.len(), 5);
 }
 
-/// A compaction rewrites files without the rows that were deleted; the index still holds those.
+/// Compacts a table: its files lose the deleted rows, which an index still holds.
 #[tokio::test]
 async fn a_row_that_a_compaction_removed_is_no_hit() {
     let directory = tempfile::tempdir().unwrap();
@@ -272,7 +273,7 @@ async fn a_row_that_a_compaction_removed_is_no_hit() {
     assert_eq!(with_word(&snapshot, "common").await, (10..20).collect());
 }
 
-/// Lance compares with whole batches, and where one is a part of another it takes the nulls of other rows for its own.
+/// Lance compares whole batches; for a slice of a batch, it applied the nulls of other rows.
 #[tokio::test]
 async fn a_row_without_a_vector_is_no_hit_in_a_large_filtered_search() {
     let with_nulls = |ids: Vec<i64>, null: fn(&i64) -> bool| {

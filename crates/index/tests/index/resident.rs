@@ -1,4 +1,4 @@
-//! The index in memory: never wrong while the table changes under it, and not built twice.
+//! The index in memory: its searches are never stale while the table changes, and it is not built twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ async fn table(directory: &tempfile::TempDir) -> Table {
     table_with(directory, StoreOptions::default()).await
 }
 
-/// One whose base large changes patch in place.
+/// Makes a table whose base is patched in place by large changes.
 async fn patched_table(directory: &tempfile::TempDir) -> Table {
     table_with(directory, StoreOptions { bulk_bytes: ByteSize(16 << 10), ..StoreOptions::default() }).await
 }
@@ -68,7 +68,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 
-/// Twenty searches beside brute force; the share of the nearest that was found, and how the last one went.
+/// Compares twenty searches with brute force. Returns the recall, and the strategy of the last search.
 async fn compare(indexes: &Indexes, snapshot: &Snapshot, model: &Model, color: Option<i64>) -> (f64, Strategy) {
     let (mut found, mut wanted, mut strategy) = (0, 0, Strategy::Exact);
     let mut random = Random::new(3);
@@ -123,7 +123,7 @@ async fn searches_are_right_while_rows_come_change_and_go() {
                 table.delete(&batch(&rows(&mut random, from..from + 120))).await.unwrap();
                 model.retain(|id, _| !(from..from + 120).contains(id));
             }
-            // So many that the column is patched in place, under the same row ids.
+            // Enough rows for the column to be patched in place, under the same row ids.
             2 => {
                 let ids: Vec<i64> = model.keys().copied().filter(|id| id % 2 == 0).collect();
                 let new = rows(&mut random, ids.into_iter());
@@ -149,7 +149,7 @@ async fn searches_are_right_while_rows_come_change_and_go() {
     }
 }
 
-/// Searches until the graph in memory has every row, and says how many bytes it takes.
+/// Searches until the graph in memory has every row. Returns the bytes that it takes.
 async fn catch_up(indexes: &Indexes, table: &Table, model: &Model) -> u64 {
     for _ in 0..1000 {
         let snapshot = table.snapshot().await.unwrap();
@@ -180,7 +180,7 @@ async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
         held.push((table.snapshot().await.unwrap(), model.clone()));
         catch_up(&indexes, &table, &model).await;
         held.push((table.snapshot().await.unwrap(), model.clone()));
-        // Also of rows that only the change store has had.
+        // Some of these rows were only ever in the change store.
         table.delete(&batch(&rows(&mut random, 5000 + round * 400..5100 + round * 400))).await.unwrap();
         model.retain(|id, _| !(5000 + round * 400..5100 + round * 400).contains(id));
         let (recall, _) = compare(&indexes, &table.snapshot().await.unwrap(), &model, None).await;
@@ -194,7 +194,7 @@ async fn the_graph_takes_in_changes_and_keeps_them_when_they_are_folded() {
     table.fold().await.unwrap();
     assert_eq!(table.snapshot().await.unwrap().changed_rows(), 0);
     let after = catch_up(&indexes, &table, &model).await;
-    // Some 2,500 rows have moved; each would have taken hundreds of bytes anew.
+    // Some 2,500 rows have moved; each new node would have taken hundreds of bytes.
     assert!(after < before + 20_000, "{before} bytes, then {after}");
     for (snapshot, model) in &held {
         let (recall, _) = compare(&indexes, snapshot, model, None).await;
@@ -228,7 +228,7 @@ async fn a_file_that_is_patched_alone_is_read_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() {
+async fn an_index_on_disk_gets_segments_of_what_is_new_and_none_of_what_it_knew() {
     let directory = tempfile::tempdir().unwrap();
     let (table, indexes, mut random) = (patched_table(&directory).await, Indexes::default(), Random::new(7));
     let mut model = Model::new();
@@ -237,17 +237,17 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
         table.upsert(batch(&new)).await.unwrap();
         model.extend(new);
     }
-    // One partition: every vector is compared, so nothing but a wrong row could be missed.
+    // With one partition every vector is compared, so that recall must be 1.
     let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
     indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
-    let mut pieces = Vec::new();
+    let mut segments = Vec::new();
     for step in 0..6 {
         let more = if step == 5 { 2500 } else { 50 };
         let new = rows(&mut random, (step * 40..step * 40 + 50).chain(9000 + step * 100..9000 + step * 100 + more));
         table.upsert(batch(&new)).await.unwrap();
         model.extend(new);
         if step == 3 {
-            // A file's column is patched in place: the index has seen these rows with other vectors.
+            // The column is patched in place: the index has stale vectors of these rows.
             let new = rows(&mut random, 7500..8000);
             table.fold().await.unwrap();
             table.update(batch(&new).project(&[0, 2]).unwrap()).await.unwrap();
@@ -259,12 +259,12 @@ async fn an_index_on_disk_gets_pieces_of_what_is_new_and_none_of_what_it_knew() 
         let snapshot = table.snapshot().await.unwrap();
         let index = indexes.list(&snapshot).await.unwrap().remove(0);
         assert_eq!(index.rows_unindexed, 0, "step {step}: {index:?}");
-        pieces.push(index.segments);
+        segments.push(index.segments);
         let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
         assert!(recall == 1.0 && matches!(strategy, Strategy::Index(..)), "step {step}: {recall} by {strategy}");
     }
-    // A piece, some that take it in, one with the patched file's rows, another, and all in one.
-    assert_eq!(pieces, [2, 2, 2, 2, 3, 1]);
+    // A new segment, some that replace it, one with the rows of the patched file, another, and all in one.
+    assert_eq!(segments, [2, 2, 2, 2, 3, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,7 +295,7 @@ async fn an_index_on_disk_answers_by_itself_where_it_has_as_many_dead_rows_as_th
     table.upsert(batch(&model)).await.unwrap();
     let kind = IndexKind::parse("ivf_flat", [("partitions", "1")]).unwrap();
     indexes.create(&table, &IndexSpec::new("vector", kind)).await.unwrap();
-    // The base has as many live rows as the index has vectors, and they are not the same.
+    // The base has as many live rows as the index has vectors, but not the same ones.
     let nulls = model.values().filter(|vector| vector.is_none()).count();
     let dead: Vec<(i64, Vec<f32>)> =
         model.iter().filter_map(|(id, vector)| Some((*id, vector.clone()?))).take(nulls).collect();
@@ -334,7 +334,7 @@ async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     let (recall, strategy) = compare(&other, &table.snapshot().await.unwrap(), &model, None).await;
     assert!(recall > 0.95 && is_resident(&strategy), "{recall} by {strategy}");
 
-    // A damaged file is built anew.
+    // A damaged graph is rebuilt.
     for graph in graphs().iter().filter(|file| file.extension().is_some_and(|end| end == "graph")) {
         let mut bytes = std::fs::read(graph).unwrap();
         let middle = bytes.len() / 2;
@@ -372,7 +372,7 @@ async fn a_build_that_is_cut_off_goes_on_from_what_was_saved() {
     let indexes = always();
     watcher.cut_off(async move { indexes.create_watched(&table_of, &spec(), &progress).await }).await;
     assert_eq!(always().list(&table.snapshot().await.unwrap()).await.unwrap(), []);
-    // Some that it has change meanwhile, and some go.
+    // Meanwhile some of the rows in the graph change, and some are deleted.
     let new = rows(&mut random, 100..130);
     table.upsert(batch(&new)).await.unwrap();
     model.extend(new);
@@ -385,7 +385,7 @@ async fn a_build_that_is_cut_off_goes_on_from_what_was_saved() {
     assert!((4_000..ROWS).contains(&known), "{known} rows were saved");
     let (recall, strategy) = compare(&indexes, &table.snapshot().await.unwrap(), &model, None).await;
     assert!(recall > 0.95 && is_resident(&strategy), "{recall} by {strategy}");
-    // Asked for when it is there, it is built anew.
+    // Creating an index that exists rebuilds it.
     let watcher = Watcher::until("", u64::MAX);
     build(&indexes, &watcher).await;
     assert_eq!(watcher.done("restore"), 0);
@@ -429,7 +429,7 @@ async fn an_index_of_nothing_keeps_its_definition_through_purge() {
         listed.into_iter().map(|index| index.structure).collect::<Vec<_>>()
     };
     assert_eq!(structures().await, ["HNSW", "IVF_PQ"]);
-    // No row has a vector any more.
+    // No row has a vector now.
     model.values_mut().for_each(|vector| *vector = None);
     table.upsert(batch(&model)).await.unwrap();
     table.compact(true).await.unwrap();

@@ -1,4 +1,4 @@
-//! Search against a plain in-memory model, while rows come, change and go.
+//! Search against a plain model in memory, while rows are written, changed and deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ async fn fill(table: &Table, model: &mut Model, random: &mut Random, ids: std::o
     model.extend(rows);
 }
 
-/// One random change, in the table and in the model.
+/// Makes a random change to the table and to the model.
 async fn change(table: &Table, model: &mut Model, random: &mut Random) {
     let known: Vec<i64> = model.keys().copied().collect();
     let pick = |random: &mut Random| known[random.below(known.len() as u64) as usize];
@@ -160,7 +160,7 @@ impl Named for RecordBatch {
     }
 }
 
-/// The found rows are the model's nearest, with their distances, in order.
+/// Checks that the rows found are the nearest of the model, in order, with their distances.
 fn check_vectors(found: &RecordBatch, model: &Model, query: &VectorQuery, metric: Metric, keep: impl Fn(&Row) -> bool) {
     let mut expected: Vec<f32> = model
         .values()
@@ -260,7 +260,7 @@ async fn search_equals_brute_force_under_dot_and_with_few_rows() {
     run_changes(3, Metric::Dot, 5).await;
 }
 
-/// Kinds, and what is built for them when whole vectors would be too many.
+/// Kinds with the structures that are built for many rows.
 const MANY_ROWS: [(&str, &str); 2] = [("vector", "IVF_SQ"), ("ivf_hnsw_sq", "IVF_HNSW_SQ")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -282,7 +282,7 @@ async fn recall_is_high(kind: &str, structure: &str) {
         change(&table, &mut model, &mut random).await;
     }
     let (mut right, mut wanted) = (0, 0);
-    // Where the rows of a filter are is remembered from the second search on, while they change.
+    // From the second search on, the positions of filtered rows are cached, while the rows change.
     for _ in 0..3 {
         let snapshot = table.snapshot().await.unwrap();
         for color in 0..20 {
@@ -290,7 +290,7 @@ async fn recall_is_high(kind: &str, structure: &str) {
                 columns: Some(vec!["id".to_owned()]),
                 ..VectorQuery::new("embedding", random_vector(&mut random), 30)
             };
-            // All rows; so few that each is compared; and some that only an index that looks farther finds all of.
+            // All rows; few enough that each is compared; and some that take probing more partitions.
             for colors in [0..100, color..color + 1, color..color + 25] {
                 let filter = format!("color >= {} AND color < {}", colors.start, colors.end);
                 let filter = (colors != (0..100)).then(|| filter.into());
@@ -374,7 +374,7 @@ async fn an_index_that_its_table_has_outgrown_is_built_anew() {
     let index = INDEXES.create(&table, &IndexSpec::new("embedding", IndexKind::vector(Metric::L2))).await.unwrap();
     assert_eq!(index.structure, "IVF_FLAT");
     let tuned = INDEXES.tune(&table, "embedding", None, 0.9, 1).await.unwrap();
-    // Never so many at once that they outnumber what the index has.
+    // Never more at once than the index has, which would rebuild it.
     for ids in [1_500..2_500, 2_500..4_000, 4_000..6_100] {
         fill(&table, &mut model, &mut random, ids).await;
         table.fold().await.unwrap();
@@ -382,7 +382,7 @@ async fn an_index_that_its_table_has_outgrown_is_built_anew() {
     }
     let index = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().remove(0);
     assert_eq!((index.structure.as_str(), index.segments), ("IVF_SQ", 1));
-    // What was measured on the old one is measured again.
+    // Settings that were measured on the old index are dropped.
     assert_eq!(index.search, SearchSettings::default());
     INDEXES.retune(&table).await.unwrap();
     let index = INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().remove(0);
@@ -473,7 +473,7 @@ async fn a_text_query_says_what_must_may_and_must_not_be_there() {
         [(1, row("red fast car")), (2, row("blue fast car")), (3, row("the colour red")), (4, row("naïve café"))];
     table.upsert(batch(&rows)).await.unwrap();
     INDEXES.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
-    // What no index has seen, in files and in the change store.
+    // Rows that the index lacks, in fragments and in the change store.
     table.upsert(batch(&[(5, row("one more red card")), (1, row("green fast car"))])).await.unwrap();
     table.fold().await.unwrap();
     table.upsert(batch(&[(6, row("gray colours, and a bicycle"))])).await.unwrap();
@@ -509,7 +509,7 @@ async fn a_text_query_says_what_must_may_and_must_not_be_there() {
         error.message(),
         "text query: `(car` at character 5 is not closed; add `)`, or write `\\(` for the character"
     );
-    // The longest words that an index keeps, in letters of one byte and of more.
+    // The longest words that an index holds, in letters of one byte and of two.
     for word in ["x".repeat(39), "ж".repeat(19)] {
         assert_eq!(search(&format!("{word}~2"), false).await, [0; 0]);
     }
@@ -565,7 +565,7 @@ async fn a_score_is_the_same_before_and_after_a_fold_and_an_index_upkeep() {
     let (_directory, table) = table().await;
     fill(&table, &mut model, &mut random, 0..300).await;
     INDEXES.create(&table, &IndexSpec::new("note", IndexKind::full_text())).await.unwrap();
-    // Some rows go, some change and some are new, so that the index counts other words than are there.
+    // Some rows are deleted, some change and some are new, so that the counts of the index are stale.
     fill(&table, &mut model, &mut random, 250..400).await;
     let earlier = table.snapshot().await.unwrap();
     table.delete_where("id % 7 = 0".into()).await.unwrap();
@@ -577,7 +577,7 @@ async fn a_score_is_the_same_before_and_after_a_fold_and_an_index_upkeep() {
     let scores = async |filter: Option<&str>| scores_in(&table.snapshot().await.unwrap(), filter).await;
     let before = scores(None).await;
     assert!(before.len() > 50);
-    // What searches keep of a later version says nothing of an earlier one, and the other way round.
+    // What is cached for a later version is not used for an earlier one, and vice versa.
     let of_earlier = scores_in(&earlier, None).await;
     let anew = Indexes::default().text_search(&earlier, &TextQuery::new("apple garden kitten", 1_000)).await.unwrap();
     assert_eq!(of_earlier, ids(&anew).into_iter().zip(anew.floats(SCORE)).collect());

@@ -65,7 +65,7 @@ fn photo_batch(rows: &[(i64, String, Option<[f32; 4]>)]) -> RecordBatch {
     RecordBatch::try_new(photos_schema(), columns).unwrap()
 }
 
-/// Three toy operators: a count, a vector of four numbers, and two outputs of which odd texts get an error.
+/// Registers toy operators: a count, a vector of four numbers, two outputs, and one whose model is missing.
 fn registry() -> Registry {
     let mut registry = Registry::default();
     registry.register(
@@ -112,7 +112,7 @@ fn registry() -> Registry {
     registry
 }
 
-/// One core, so that operators never run beside each other.
+/// Makes a scheduler of one core, so that operators never run side by side.
 fn scheduler() -> Scheduler {
     Scheduler::new(SchedulerOptions { cpu_cores: 1.0, ..SchedulerOptions::default() }).unwrap()
 }
@@ -141,7 +141,7 @@ impl Lake {
             indexes.create(&photos, &IndexSpec::new("embedding", IndexKind::vector(metric))).await.unwrap();
         }
         indexes.create(&photos, &IndexSpec::new("caption", IndexKind::full_text())).await.unwrap();
-        // The last hundred are not in the indexes.
+        // The indexes lag: the last hundred rows are not in them.
         photos.upsert(photo_batch(&rows[300..])).await.unwrap();
 
         let bare_schema = Arc::new(Schema::new(vec![

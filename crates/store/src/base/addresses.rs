@@ -1,7 +1,8 @@
-//! Where the rows of a base are, by row id.
+//! The places of the rows of a base, by row id.
 //!
-//! Lance has an index of row ids too. It finds the nth row of a fragment with holes by counting from the start, for each id, and is
-//! made anew for every version. This one keeps the live rows of a fragment in runs and shares them between versions.
+//! Lance has an index of row ids too, but it is rebuilt for every version, and in a fragment with holes it finds the
+//! nth row by counting from the start, for each id. This one keeps the live rows of a fragment in runs, and shares them
+//! between versions.
 
 use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
@@ -21,7 +22,7 @@ use crate::base::pages::Pages;
 use crate::errors::lance_error;
 use crate::state::table_state::blocking;
 
-/// Rows whose ids and offsets both go up by one.
+/// Rows whose ids and offsets both increase by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     first: u64,
@@ -33,7 +34,7 @@ struct Run {
 #[derive(Debug)]
 pub(crate) struct FragmentPlaces {
     fragment: u32,
-    /// In order of their ids.
+    /// Sorted by id.
     runs: Vec<Run>,
     ids: RangeInclusive<u64>,
 }
@@ -92,7 +93,7 @@ impl FragmentPlaces {
         }
         runs.sort_unstable_by_key(|run| run.first);
         runs.shrink_to_fit();
-        // Of no rows: a range that nothing is in.
+        // Without rows, an empty range.
         let ids = match (runs.first(), runs.last()) {
             (Some(first), Some(last)) => first.first..=last.first + u64::from(last.rows) - 1,
             _ => RangeInclusive::new(1, 0),
@@ -114,7 +115,7 @@ impl FragmentPlaces {
     }
 }
 
-/// Adds `run`, which may go on where the last one ends.
+/// Adds `run`, merging it with the last one if it continues that.
 fn push(runs: &mut Vec<Run>, run: Run) {
     match runs.last_mut() {
         _ if run.rows == 0 => {}
@@ -125,7 +126,7 @@ fn push(runs: &mut Vec<Run>, run: Run) {
     }
 }
 
-/// Stands for a fragment as it is in one version: its files, and which of its rows are deleted.
+/// Returns a hash that identifies a fragment as it is in one version, by its files and deletions.
 fn identity(fragment: &FileFragment) -> u128 {
     let metadata = fragment.metadata();
     let mut hasher = SipHasher13::new();
@@ -147,7 +148,8 @@ mod tests {
     fn rows_are_found_wherever_compactions_left_them() {
         let mut random = Random::new(5);
         for _ in 0..500 {
-            // Files one behind another, in any order of their ids, with and without holes, and some rows deleted since.
+            // Files one after another, in any order of their ids, with and without holes, and with some rows deleted
+            // since.
             let parts = 1 + random.below(4);
             let mut starts: Vec<u64> = (0..parts).map(|part| part * 40).collect();
             starts.sort_by_cached_key(|_| random.next_u64());

@@ -1,7 +1,7 @@
-//! The base of a table: commits to its Lance dataset, by position instead of by join.
+//! Commits to the base of a table: a Lance dataset, changed by position instead of by join.
 //!
-//! A row that changes gets a new row id: an index that holds the old one is then late for the new row, and never wrong
-//! about the old one.
+//! A changed row gets a new row id: an index that holds the old one lags for the new row, and is never wrong about the
+//! old one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::rows::primary_key::PrimaryKey;
 use crate::state::table_state::blocking;
 use crate::store::write_params;
 
-/// Opens the dataset at `uri`, at `version` or the newest one, to be changed through `handler`.
+/// Opens the dataset at `uri` at `version`, or at its newest version; `handler` commits changes to it.
 pub(crate) async fn load(
     uri: &str,
     session: &Arc<Session>,
@@ -52,10 +52,10 @@ pub(crate) async fn load(
     builder.load().await.map_err(lance_error)
 }
 
-/// What the Lance tags begin with that keep versions of the base from collection.
+/// Prefix of the Lance tags that protect versions of the base from Lance's cleanup.
 const PROTECTED: &str = "cenote-base-";
 
-/// Keeps `versions` of the base from Lance's collection.
+/// Protects `versions` of the base from Lance's cleanup.
 pub(crate) async fn protect(dataset: &Dataset, versions: &BTreeSet<u64>) -> Result<()> {
     let already: BTreeSet<u64> = protected(dataset).await?.into_iter().map(|(_, version)| version).collect();
     for version in versions.difference(&already).copied() {
@@ -64,7 +64,7 @@ pub(crate) async fn protect(dataset: &Dataset, versions: &BTreeSet<u64>) -> Resu
     Ok(())
 }
 
-/// Gives up all versions that were kept, but `versions`.
+/// Removes the protection of all versions except `versions`.
 pub(crate) async fn unprotect(dataset: &Dataset, versions: &BTreeSet<u64>) -> Result<()> {
     for (tag, _) in protected(dataset).await?.into_iter().filter(|(_, version)| !versions.contains(version)) {
         dataset.tags().delete(&tag).await.map_err(lance_error)?;
@@ -89,11 +89,11 @@ pub(crate) async fn stage(dataset: &Arc<Dataset>, rows: Vec<RecordBatch>, faults
     faults.check("base.staged")?;
     match insert.operation {
         Operation::Append { fragments } => Ok(fragments),
-        other => Err(Error::internal(format!("writing rows gave the operation {other}"))),
+        other => Err(Error::internal(format!("writing rows returned the operation {other}"))),
     }
 }
 
-/// One commit that takes out the rows `superseded` and puts in `fragments`.
+/// Commits the deletion of the rows `superseded` together with the addition of `fragments`.
 pub(crate) async fn replace(
     reader: &RowReader,
     superseded: &[u64],
@@ -104,7 +104,7 @@ pub(crate) async fn replace(
     let (mut removed_fragment_ids, mut updated_fragments) = (Vec::new(), Vec::new());
     for (fragment, offsets) in by_fragment(reader, superseded).await? {
         let file = dataset.get_fragment(fragment as usize);
-        let file = file.ok_or_else(|| Error::corrupt(format!("the base names fragment {fragment} and has none")))?;
+        let file = file.ok_or_else(|| Error::corrupt(format!("fragment {fragment} is missing from the base")))?;
         match file.extend_deletions(offsets).await.map_err(lance_error)? {
             Some(file) => updated_fragments.push(file.metadata().clone()),
             None => removed_fragment_ids.push(u64::from(fragment)),
@@ -124,7 +124,7 @@ pub(crate) async fn replace(
     commit(dataset, operation, faults).await
 }
 
-/// Row ids as offsets in fragments.
+/// Groups row ids by fragment, as offsets.
 async fn by_fragment(reader: &RowReader, row_ids: &[u64]) -> Result<BTreeMap<u32, Vec<u32>>> {
     let mut fragments: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for address in addresses(reader, row_ids).await? {
@@ -133,7 +133,7 @@ async fn by_fragment(reader: &RowReader, row_ids: &[u64]) -> Result<BTreeMap<u32
     Ok(fragments)
 }
 
-/// Where rows are.
+/// Returns the addresses of rows.
 pub(crate) async fn addresses(reader: &RowReader, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
     let places = reader.places().await?;
     let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
@@ -151,8 +151,8 @@ pub(crate) async fn commit(dataset: &Arc<Dataset>, operation: Operation, faults:
     Ok(committed)
 }
 
-/// The keys of the rows that `new` may have otherwise than `old`, and those that it lacks, which `keys`, the index of
-/// `new`, does not know. Only files are looked at that have changed.
+/// Returns the keys of rows that may differ between `old` and `new`, and of rows that `new` lacks, which `keys`, the
+/// index of `new`, does not have. Reads only files that have changed.
 pub(crate) async fn difference(
     old: &Dataset,
     new: &Dataset,
@@ -165,7 +165,7 @@ pub(crate) async fn difference(
     };
     let (before, after) = (by_id(old), by_id(new));
     let paths = |fragment: &Fragment| fragment.files.iter().map(|file| file.path.clone()).collect::<Vec<_>>();
-    // A patch in place puts other files into a fragment.
+    // A patch in place replaces files of a fragment.
     let is_new = |fragment: &Fragment| before.get(&fragment.id).is_none_or(|old| paths(old) != paths(fragment));
     let has_lost =
         |fragment: &Fragment| after.get(&fragment.id).is_none_or(|new| new.deletion_file != fragment.deletion_file);
@@ -186,7 +186,7 @@ pub(crate) async fn difference(
     Ok(written.chain(deleted).boxed())
 }
 
-/// The key columns and row ids of `fragments` of `dataset`.
+/// Reads the key columns and row ids of `fragments` of `dataset`.
 async fn key_rows(
     dataset: &Dataset,
     fragments: Vec<Fragment>,
@@ -203,7 +203,7 @@ async fn key_rows(
 /// The hash of a key and its row id.
 pub(crate) type KeyEntry = (u128, Option<u64>);
 
-/// The hash of every key in `dataset` with its row id; only in files that `old` has not, when one is given.
+/// Reads the hash of every key in `dataset` with its row id; only from fragments that `old` lacks, if it is given.
 pub(crate) async fn keys(
     dataset: &Dataset,
     old: Option<&Dataset>,
@@ -218,7 +218,7 @@ pub(crate) async fn keys(
         let key = key.clone();
         blocking(move || {
             let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-            let row_ids = row_ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?;
+            let row_ids = row_ids.ok_or_else(|| Error::internal("the scan returned no row ids"))?;
             let hashes = key.hash(&key.project(&rows)?, secret)?;
             Ok(hashes.into_iter().zip(row_ids.values().iter().map(|row| Some(*row))).collect())
         })
@@ -226,7 +226,7 @@ pub(crate) async fn keys(
     Ok(hashed.boxed())
 }
 
-/// [`keys`], all in memory.
+/// Collects [`keys`] in memory.
 pub(crate) async fn all_keys(
     dataset: &Dataset,
     old: Option<&Dataset>,

@@ -1,10 +1,10 @@
-//! What keeps two processes from changing one base: a commit must follow the newest version that its process knows.
+//! The fence: a commit to a base must follow the newest version that its process knows.
 //!
-//! Lance puts a commit behind those of others when their rows do not touch. Here they do: two folds of the same writes
-//! would each insert them. A process that lost its lease, or that somebody else's tool overtook, fails instead, and
-//! takes in the version that it did not know.
+//! Lance rebases a commit onto those of other processes if their rows do not overlap. That would be wrong here: two
+//! folds of the same writes would each insert them. A process that lost its lease, or was overtaken by another tool,
+//! fails instead, and then loads the version that it did not know.
 //!
-//! A commit also gets the files that its version names onto the disk before the version is there.
+//! A commit also syncs the files that its version names before the version exists.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,38 +27,38 @@ use crate::base::version_files::VersionFiles;
 use crate::state::location::store_params;
 use crate::writing::gate::Gate;
 
-/// A commit handler that lets only the next version pass.
+/// A commit handler that admits only the next version.
 #[derive(Debug)]
 pub(crate) struct Fence {
     inner: Arc<dyn CommitHandler>,
     known: Arc<AtomicU64>,
-    /// Takes the right to commit when there is something to commit; without one, the caller has it.
+    /// Takes the right to commit when Lance is about to commit; without a gate, the caller holds the right.
     gate: Option<Arc<Gate>>,
 }
 
 impl Fence {
-    /// The fence of the dataset at `uri`, of which no version is known yet.
+    /// Makes the fence of the dataset at `uri`, of which no version is known yet.
     pub(crate) async fn new(uri: &str, object_store: &HashMap<String, String>) -> Result<Self> {
         let params = Some(store_params(object_store));
         Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: Arc::default(), gate: None })
     }
 
-    /// Returns this fence with `gate` before it.
+    /// Returns this fence with `gate` in front of it.
     pub(crate) fn behind(&self, gate: &Arc<Gate>) -> Self {
         Self { inner: Arc::clone(&self.inner), known: Arc::clone(&self.known), gate: Some(Arc::clone(gate)) }
     }
 
-    /// Whether `version` is the one that comes next.
+    /// Returns whether `version` is the next one.
     pub(crate) fn is_next(&self, version: u64) -> bool {
         version == self.known.load(Ordering::Acquire) + 1
     }
 
-    /// Takes note of a version that was committed.
+    /// Records a version that was committed.
     pub(crate) fn learn(&self, version: u64) {
         self.known.fetch_max(version, Ordering::AcqRel);
     }
 
-    /// Syncs `files`, which version `version` is about to name, but for those that the version before names.
+    /// Syncs `files`, which version `version` is about to name, except for those that the version before it names.
     async fn sync_files(&self, files: VersionFiles, version: u64, base: &Path, store: &ObjectStore) -> Result<()> {
         let before = match version - 1 {
             0 => None,
@@ -155,7 +155,7 @@ impl CommitHandler for Fence {
             Some(gate) => Some(Box::pin(gate.enter(version)).await?),
             None if self.is_next(version) => None,
             None => {
-                let what = format!("somebody else committed version {} of the base; try again", version - 1);
+                let what = format!("another process committed version {} of the base; try again", version - 1);
                 return Err(CommitError::OtherError(Error::commit_conflict_source(version, what.into())));
             }
         };

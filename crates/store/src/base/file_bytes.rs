@@ -1,4 +1,4 @@
-//! How many bytes the files of a base take up, with the media that lie in files beside them.
+//! The sizes of the files of a base, including the media in files beside them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use lance_table::format::{DataFile, Fragment};
 use crate::base::media;
 use crate::errors::lance_error;
 
-/// Remembers what lies beside the data files of a table: neither ever changes.
+/// A cache of the sizes of media beside data files; neither ever changes.
 #[derive(Debug, Default)]
 pub(crate) struct FileBytes {
     /// Bytes of media, by the path of the data file.
@@ -19,7 +19,7 @@ pub(crate) struct FileBytes {
 }
 
 impl FileBytes {
-    /// The bytes of `fragment`, which is one of `base` or was written to be.
+    /// Returns the bytes of `fragment`, which belongs to `base` or was written for it.
     pub(crate) async fn of(&self, base: &Dataset, fragment: &Fragment) -> Result<u64> {
         let mut bytes = 0;
         for file in &fragment.files {
@@ -28,7 +28,7 @@ impl FileBytes {
         Ok(bytes)
     }
 
-    /// The bytes of the files that `new` has and `old` has not.
+    /// Returns the bytes of the files that `new` has and `old` does not.
     pub(crate) async fn added(&self, old: &Dataset, new: &Dataset) -> Result<u64> {
         let files = |base: &Dataset| base.fragments().iter().flat_map(|fragment| fragment.files.clone()).collect();
         let known: Vec<DataFile> = files(old);
@@ -38,7 +38,7 @@ impl FileBytes {
         for file in all.iter().filter(|file| !known.contains(&file.path)) {
             bytes += self.of_file(new, file).await?;
         }
-        // What is gone is not asked for again.
+        // Removed files are not asked for again.
         let paths: HashSet<&str> = all.iter().map(|file| file.path.as_str()).collect();
         self.beside.lock().retain(|path, _| paths.contains(path.as_str()));
         Ok(bytes)

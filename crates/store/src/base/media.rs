@@ -1,8 +1,8 @@
-//! Media of a base's rows.
+//! Media of the rows of a base.
 //!
-//! A media column has a descriptor a row, which says in what file the row's bytes are, and where. Descriptors are read
-//! through the cache of pages. Bytes of a local file are read straight into the array in which they are given; all
-//! others come through Lance.
+//! A media column has a descriptor per row, which gives the file and the position of the row's bytes. Descriptors are
+//! read through the cache of pages. Bytes in local files are read straight into the output array; all others come
+//! through Lance.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,7 +30,7 @@ use crate::errors::{arrow_error, lance_error};
 use crate::files::os_cache::{announce, read_cached};
 use crate::state::table_state::blocking;
 
-/// So many files are kept open.
+/// Maximum number of open files.
 const FILES_MAX: usize = 256;
 
 /// Open files with media of one version of a base.
@@ -44,27 +44,27 @@ struct MediaFile {
     bytes: u64,
 }
 
-/// Where the bytes of one row are.
+/// The place of the bytes of one row.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    /// Which of [`Pieces::files`].
+    /// An index into [`Pieces::files`].
     file: usize,
     position: u64,
     bytes: u64,
 }
 
-/// Where the bytes of some rows are.
+/// The places of the bytes of some rows.
 #[derive(Debug, Default)]
 struct Pieces {
     files: Vec<PathBuf>,
-    /// One a row; `None` for null.
+    /// One per row; `None` for null.
     rows: Vec<Option<Piece>>,
 }
 
-/// The bytes in `column` of the rows with these ids, in their order.
+/// Reads the bytes in `column` of the rows with these ids, in their order.
 ///
 /// # Errors
-/// `NotFound` when a row is not there, `Corrupt` when its bytes are not.
+/// `NotFound` when a row does not exist, `Corrupt` when its bytes do not.
 pub(crate) async fn read(reader: &RowReader, column: &str, row_ids: &[u64]) -> Result<ArrayRef> {
     let addresses = reader.find(row_ids).await?;
     match local_pieces(reader, column, &addresses).await? {
@@ -76,7 +76,7 @@ pub(crate) async fn read(reader: &RowReader, column: &str, row_ids: &[u64]) -> R
     }
 }
 
-/// The sizes in bytes of media, in the order of the row ids; 0 for null. Reads none of them.
+/// Returns the sizes in bytes of media, in the order of the row ids; 0 for null. Reads no media.
 pub(crate) async fn sizes(reader: &RowReader, column: &str, row_ids: &[u64]) -> Result<Vec<u64>> {
     let addresses = reader.find(row_ids).await?;
     if let Some(pieces) = local_pieces(reader, column, &addresses).await? {
@@ -87,7 +87,7 @@ pub(crate) async fn sizes(reader: &RowReader, column: &str, row_ids: &[u64]) -> 
     Ok(found.into_iter().map(|media| media.map_or(0, |media| media.size())).collect())
 }
 
-/// Where in local files the bytes of these rows are; `None` when some are elsewhere.
+/// Locates the bytes of these rows in local files; `None` when some are elsewhere.
 async fn local_pieces(reader: &RowReader, column: &str, addresses: &[RowAddress]) -> Result<Option<Pieces>> {
     let base = reader.base();
     let store = base.object_store(None).await.map_err(lance_error)?;
@@ -101,7 +101,7 @@ async fn local_pieces(reader: &RowReader, column: &str, addresses: &[RowAddress]
     let descriptors = rows.columns().first().and_then(|column| column.as_struct_opt());
     let descriptors = descriptors.and_then(Descriptors::of);
     let descriptors =
-        descriptors.ok_or_else(|| Error::corrupt(format!("column `{column}` does not say where its media are")))?;
+        descriptors.ok_or_else(|| Error::corrupt(format!("column `{column}` has no media descriptors")))?;
 
     let mut pieces = Pieces::default();
     let mut known: HashMap<(u32, Option<u32>), usize> = HashMap::new();
@@ -124,7 +124,7 @@ async fn local_pieces(reader: &RowReader, column: &str, addresses: &[RowAddress]
                 let data = data.as_ref().and_then(|fragment| fragment.data_file_for_field(field));
                 let data =
                     data.ok_or_else(|| Error::corrupt(format!("fragment {fragment} has no file for `{column}`")))?;
-                // Then it is of another dataset.
+                // The file belongs to another dataset.
                 if data.base_id.is_some() {
                     return Ok(None);
                 }
@@ -138,7 +138,7 @@ async fn local_pieces(reader: &RowReader, column: &str, addresses: &[RowAddress]
     Ok(Some(pieces))
 }
 
-/// The folder beside a data file in which its larger media are.
+/// Returns the folder beside a data file that holds its larger media.
 pub(crate) fn folder(base: &Dataset, data: &DataFile) -> ObjectPath {
     base.data_dir().join(stem(data))
 }
@@ -147,7 +147,7 @@ fn stem(data: &DataFile) -> &str {
     data.path.strip_suffix(".lance").unwrap_or(&data.path)
 }
 
-/// The file with the media of a data file: itself, or one beside it.
+/// Returns the file that holds media of a data file: the file itself, or one beside it.
 fn path(base: &Dataset, data: &DataFile, sidecar: Option<u32>) -> PathBuf {
     let folder = base.data_dir();
     let path = match sidecar {
@@ -161,20 +161,20 @@ async fn read_by_lance(base: &Arc<Dataset>, column: &str, addresses: &[RowAddres
     let addresses: Vec<u64> = addresses.iter().copied().map(u64::from).collect();
     let rows = addresses.len();
     let read = base.read_blobs(column).map_err(lance_error)?.with_row_addresses(addresses);
-    // They come in the order asked for, and are read together where they are near each other.
+    // Lance returns them in the order of the addresses, and reads neighbours together.
     let media = read.try_into_stream().await.map_err(lance_error)?;
     let media: Vec<_> = media.map_ok(|media| media.data).try_collect().await.map_err(lance_error)?;
     if media.len() != rows {
         return Err(Error::not_found("a row id names no row of this snapshot"));
     }
-    // Made as large as it will be: growing copies all of it again and again.
+    // Allocated at its final size: growing would copy the bytes repeatedly.
     let bytes = media.iter().flatten().map(|media| media.len()).sum();
     let mut builder = LargeBinaryBuilder::with_capacity(media.len(), bytes);
     media.into_iter().for_each(|media| builder.append_option(media));
     Ok(Arc::new(builder.finish()))
 }
 
-/// Columns of Lance's descriptors of media, version 2.
+/// The columns of Lance's media descriptors, version 2.
 struct Descriptors<'a> {
     all: &'a StructArray,
     kinds: &'a PrimitiveArray<UInt8Type>,
@@ -197,14 +197,14 @@ impl<'a> Descriptors<'a> {
         })
     }
 
-    /// `None` for null.
+    /// Returns the kind of the row's descriptor; `None` for null.
     fn kind(&self, row: usize) -> Option<u8> {
         (self.all.is_valid(row) && self.kinds.is_valid(row)).then(|| self.kinds.value(row))
     }
 }
 
 impl Pieces {
-    /// Reads them into one array. Blocks.
+    /// Reads the bytes into one array. Does blocking I/O.
     fn read(&self, open: &MediaFiles) -> Result<ArrayRef> {
         let files = self.files.iter().map(|path| open.get(path)).collect::<Result<Vec<_>>>()?;
         for piece in self.rows.iter().flatten() {
@@ -222,8 +222,8 @@ impl Pieces {
             rest = tail;
         }
         parts.sort_unstable_by_key(|(piece, _)| (piece.file, piece.position));
-        // What the system has in memory is copied at once. The disk is told of all the rest before any of it is waited
-        // for.
+        // What the operating system has in memory is copied at once. All other reads are announced before the first of
+        // them is awaited.
         parts.retain_mut(|(piece, part)| !read_cached(&files[piece.file].file, part, piece.position).unwrap_or(false));
         parts.iter().for_each(|(piece, _)| announce(&files[piece.file].file, piece.position, piece.bytes));
         for (piece, part) in parts {
@@ -257,7 +257,7 @@ impl MediaFile {
         Ok(Self { path: path.to_owned(), file, bytes })
     }
 
-    /// Nothing is made room for that the file does not have.
+    /// Checks that the file has the bytes of `piece`, before memory is allocated for them.
     fn check(&self, piece: &Piece) -> Result<()> {
         match piece.position.checked_add(piece.bytes) {
             Some(end) if end <= self.bytes => Ok(()),
@@ -273,8 +273,8 @@ impl MediaFile {
 fn failed(path: &Path, error: io::Error) -> Error {
     let path = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound => Error::corrupt(format!("{path} is gone, and rows have their media there")),
-        io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{path} ends before the media that rows have there")),
+        io::ErrorKind::NotFound => Error::corrupt(format!("{path} is missing, and holds the media of some rows")),
+        io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{path} ends before the media of some rows")),
         _ => Error::from(error).context(format!("read {path}")),
     }
 }

@@ -1,7 +1,7 @@
-//! Rows of a base by row id, through a cache of decoded pages.
+//! Rows of a base by row id, read through a cache of decoded pages.
 //!
-//! A page is a run of rows of one column of one fragment, about [`PAGE_BYTES`] of file. Files of a base never change, so a page
-//! never does either: rows that were deleted since are in it, and nobody asks for them.
+//! A page is a run of rows of one column of one fragment, about [`PAGE_BYTES`] of file. Files of a base never change,
+//! so pages do not either: they include rows that were deleted since, which nobody asks for.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -29,34 +29,34 @@ use crate::errors::{arrow_error, lance_error};
 use crate::reading::widths::value_bytes;
 use crate::rows::schema::fixed_bytes;
 
-/// A page holds the rows of so many bytes of a fragment's files, and so fewer of each column.
+/// Target bytes of a page: all columns of its rows as stored in the fragment's files; each column holds a part of them.
 const PAGE_BYTES: u64 = 64 * 1024;
 const PAGE_ROWS_MAX: u64 = 8192;
-/// Target size of a decoded page, at most, in bytes: what is compressed well may be much larger than its file.
+/// Maximum target bytes of a decoded page: well-compressed data may be much larger than its file.
 const DECODED_BYTES_MAX: u64 = 1 << 20;
-/// Rows of a fragment that are measured.
+/// Rows per fragment that are read to estimate the width of its rows.
 const MEASURED_ROWS: u32 = 4;
-/// Descriptors of media are this small, however large the rows of their file are.
+/// Bytes of a media descriptor, however large the rows of its file are.
 const DESCRIPTOR_BYTES: u64 = 32;
-/// One call reads so many pages at most; rows in others it reads one by one.
+/// Maximum pages that one call reads; it reads rows of further pages one by one.
 const PAGES_READ_MAX: usize = 4;
-/// Fragments whose rows' widths are remembered.
+/// Fragments whose row widths are cached.
 const MEASURES_MAX: u64 = 10_000;
-/// So many files are kept open.
+/// Maximum number of open files.
 const FILES_MAX: usize = 256;
-/// A call for more rows reads them without pages.
+/// Maximum rows of a call that uses pages; larger calls read without them.
 const ROWS_MAX: usize = 1024;
 
-/// Decoded pages, and where rows are, bounded in bytes.
+/// A cache of decoded pages and of places of rows, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Pages {
     cache: Cache<PageKey, ArrayRef>,
-    /// Bytes of a row in memory, by the files of its fragment and the columns.
+    /// Bytes of a row in memory, keyed by the files of its fragment and the columns.
     row_bytes: Cache<(u128, Vec<i32>), u64>,
     pub(crate) places: Cache<u128, Arc<FragmentPlaces>>,
 }
 
-/// A page of a column: the files that make up the fragment, the field, and which page.
+/// The key of a page: a hash of the fragment's files, the field, and the number and size of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct PageKey {
     files: u128,
@@ -65,22 +65,22 @@ struct PageKey {
     page_rows: u32,
 }
 
-/// A fragment, and the fields that are read of it.
+/// A fragment, and the fields that are read from it.
 type FileKey = (u32, Vec<i32>);
 
-/// Reads rows of one version of a base.
+/// A reader of rows of one version of a base.
 #[derive(Debug)]
 pub(crate) struct RowReader {
     base: Arc<Dataset>,
     pages: Arc<Pages>,
-    /// Made when it is first asked for.
+    /// Initialised on first use.
     places: OnceCell<Places>,
-    /// Opened when they are first read.
+    /// Opened on first use.
     files: Mutex<HashMap<FileKey, Arc<FragmentReader>>>,
     media_files: Arc<MediaFiles>,
 }
 
-/// A run of rows of a fragment, of which some are asked for.
+/// A run of rows of a fragment, some of which are requested.
 struct Run {
     fragment: FileFragment,
     rows: Range<u32>,
@@ -124,15 +124,16 @@ impl RowReader {
         }
     }
 
-    /// The rows with these ids, in their order.
+    /// Returns the rows with these ids, in their order.
     ///
     /// # Errors
-    /// `NotFound` when one is not there.
+    /// `NotFound` when a row does not exist.
     pub(crate) async fn take(&self, row_ids: &[u64], columns: &Schema) -> Result<RecordBatch> {
         self.take_at(&self.find(row_ids).await?, columns).await
     }
 
-    /// The rows at these addresses, in their order; of media their descriptors, and then no other columns.
+    /// Returns the rows at these addresses, in their order. Media columns yield their descriptors and cannot be mixed
+    /// with other columns.
     pub(crate) async fn take_at(&self, addresses: &[RowAddress], columns: &Schema) -> Result<RecordBatch> {
         if addresses.len() > ROWS_MAX {
             return self.take_many(addresses, columns).await;
@@ -144,7 +145,7 @@ impl RowReader {
         let read = try_join_all(missing.iter().map(|run| self.read(&runs[*run], columns))).await?;
         missing.into_iter().zip(read).for_each(|(run, page)| held[run] = Some(page));
 
-        // Rows of the others, by fragment: where they are there.
+        // Rows of pages that are not read, by fragment: they are read one by one.
         let mut alone: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         let unread = places.iter().zip(addresses).filter(|((run, _), _)| held[*run].is_none());
         for (_, address) in unread {
@@ -178,7 +179,7 @@ impl RowReader {
         assemble(&pages, &places, columns)
     }
 
-    /// Up to `rows` rows from each of `places` places spread over the base; deleted ones are among them.
+    /// Returns up to `rows` rows from each of `places` places spread over the base, deleted rows included.
     pub(crate) async fn sample(&self, columns: &Schema, places: u64, rows: usize) -> Result<Vec<RecordBatch>> {
         let mut fragments = Vec::new();
         let mut all = 0;
@@ -207,7 +208,7 @@ impl RowReader {
         Ok(places.into_iter().map(cut).collect())
     }
 
-    /// The runs in which these rows are, and for each row the run and its place there.
+    /// Returns the runs that hold these rows, and for each row its run and its position in it.
     async fn runs(&self, addresses: &[RowAddress], columns: &Schema) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
         let is_media = columns.fields.iter().all(Field::is_blob);
         let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(addresses.len()));
@@ -277,7 +278,7 @@ impl RowReader {
         Ok(row_bytes)
     }
 
-    /// A fragment, opened to read `columns` of any of its rows.
+    /// Opens a fragment to read `columns` of any of its rows, or returns the cached reader.
     async fn file(&self, id: u32, columns: &Schema) -> Result<Arc<FragmentReader>> {
         let key = (id, columns.fields.iter().map(|field| field.id).collect());
         if let Some(file) = self.files.lock().get(&key) {
@@ -311,22 +312,22 @@ impl RowReader {
         &self.base
     }
 
-    /// Where each live row is.
+    /// Returns the places of all live rows.
     pub(crate) async fn places(&self) -> Result<&Places> {
         self.places.get_or_try_init(|| Box::pin(Places::of(&self.base, &self.pages))).await
     }
 
-    /// Where rows are.
+    /// Returns the addresses of rows.
     ///
     /// # Errors
-    /// `NotFound` when one is not there.
+    /// `NotFound` when a row does not exist.
     pub(crate) async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
         let places = self.places().await?;
         let gone = || Error::not_found("a row id names no row of this snapshot");
         row_ids.iter().map(|row| places.get(*row).ok_or_else(gone)).collect()
     }
 
-    /// Rows read by Lance.
+    /// Reads rows through Lance, without pages.
     async fn take_many(&self, addresses: &[RowAddress], columns: &Schema) -> Result<RecordBatch> {
         let rows = addresses.len();
         let plan = ProjectionRequest::from(columns.clone()).into_projection_plan(Arc::clone(&self.base));
@@ -339,16 +340,17 @@ impl RowReader {
         let batch = Box::pin(take.map_err(lance_error)?.execute()).await.map_err(lance_error)?;
         match batch.num_rows() == rows {
             true => Ok(batch),
-            false => Err(Error::corrupt("the base gave fewer rows than it has")),
+            false => Err(Error::corrupt("the base returned fewer rows than requested")),
         }
     }
 }
 
 fn fragment(base: &Dataset, id: u32) -> Result<FileFragment> {
-    base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("the base names fragment {id} and has none")))
+    base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("fragment {id} is missing from the base")))
 }
 
-/// A fragment, what stands for its files, and how many rows a page of it has, which may be one of descriptors of media.
+/// Opens a fragment. Returns it with a hash that identifies its files, and the number of rows in its pages (of media
+/// descriptors if `is_media`).
 async fn open(base: &Dataset, id: u32, is_media: bool) -> Result<(FileFragment, u128, u32)> {
     let fragment = fragment(base, id)?;
     let mut hasher = SipHasher13::new();
@@ -364,7 +366,7 @@ async fn open(base: &Dataset, id: u32, is_media: bool) -> Result<(FileFragment, 
     Ok((fragment, hasher.finish128().as_u128(), page_rows))
 }
 
-/// The rows at `places`, each a page and a row in it.
+/// Gathers the rows at `places`, each a page and a row in it.
 fn assemble(pages: &[Vec<ArrayRef>], places: &[(usize, usize)], columns: &Schema) -> Result<RecordBatch> {
     let schema = arrow::datatypes::Schema::from(columns);
     let column = |column: usize| {

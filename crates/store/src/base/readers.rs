@@ -1,20 +1,20 @@
-//! Who reads which version of the base, in this process and in others: a collection leaves those alone.
+//! The versions of a base that are being read, in this process and in others. A collection spares them.
 //!
-//! On a local disk a process holds a shared lock on the manifest of a version as long as it has a snapshot of it, or a
-//! scan that was begun on one. A collection tries for an exclusive lock on each version that it wants to remove, and
-//! leaves one that it does not get. Nobody waits: the lock is had or not.
+//! On a local disk, a process holds a shared lock on the manifest of a version as long as it has a snapshot of that
+//! version, or a scan begun on one. A collection tries to take an exclusive lock on each version that it wants to
+//! remove, and spares a version if that fails. Neither side ever waits for a lock.
 //!
-//! A reader locks the version that it takes for the current one, *then* finds the log at its end, and starts again when
-//! the log names another version. A collection logs what it removes, *then* tries the locks. So the collection finds
-//! the lock, or the reader finds the record, as in Dekker's algorithm; that the manifest may be gone by the time that
-//! it is locked does not matter.
+//! A reader locks the version that it considers current, *then* reads the log to its end, and starts again if the log
+//! names another version. A collection logs what it removes, *then* tries the locks. So either the collection finds the
+//! lock, or the reader finds the record, as in Dekker's algorithm. It does not matter if the manifest is removed before
+//! it is locked.
 //!
-//! The operating system gives back the locks of a process that ends, however it ends. A child made by a fork shares
-//! them: what the parent gives back is given back for both, what the child drops gives back nothing, and what the
-//! parent held when it ended is held until the child ends or runs another program.
+//! The operating system releases the locks of a process that ends, however it ends. A forked child shares them: what
+//! the parent releases is released for both, what the child drops releases nothing, and what the parent held when it
+//! ended is held until the child ends or executes another program.
 //!
-//! An object store has no locks. There a collection knows the readers of its own process alone, and a reader in another
-//! one fails with `NotFound` when it comes to a file that was removed.
+//! An object store has no locks. There a collection knows only the readers of its own process, and a reader in another
+//! process fails with `NotFound` when it reaches a removed file.
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -32,7 +32,7 @@ pub(crate) struct Readers {
     /// The directory of the manifests; `None` in an object store.
     manifests: Option<PathBuf>,
     known: Mutex<Vec<Known>>,
-    /// The process whose locks these are.
+    /// The id of the process that holds the locks.
     process: u32,
 }
 
@@ -42,12 +42,12 @@ struct Known {
     base: Weak<Dataset>,
     version: u64,
     readings: usize,
-    /// Open from the first reading on, for the next one.
+    /// Opened by the first reading, and kept open for the next ones.
     manifest: Option<File>,
     is_locked: bool,
 }
 
-/// A version of the base whose files are kept as long as this is.
+/// A pinned version of the base: its files are kept as long as this value exists.
 #[derive(Debug)]
 pub(crate) struct Reading {
     readers: Arc<Readers>,
@@ -55,14 +55,14 @@ pub(crate) struct Reading {
 }
 
 impl Readers {
-    /// Knows of no reader yet, of the base whose manifests are in the directory `manifests`.
+    /// Makes an empty registry for the base whose manifests are in the directory `manifests`.
     pub(crate) fn new(manifests: Option<PathBuf>) -> Self {
         Self { manifests, known: Mutex::default(), process: std::process::id() }
     }
 
-    /// Keeps the files of `base`, if a collection that was logged has not removed them already: see the module's
-    /// description for what has to be asked after it. It takes a system call where nobody reads the version yet, and
-    /// another one when nobody reads it any more.
+    /// Pins the files of `base`, unless a collection that was logged has already removed them: the module's description
+    /// says what to check afterwards. Costs one system call for the first reading of a version, and one when its last
+    /// reading ends.
     pub(crate) fn read(self: &Arc<Self>, base: &Arc<Dataset>) -> Reading {
         let mut known = self.known.lock();
         let at = known.iter().position(|known| known.is_of(base)).unwrap_or_else(|| {
@@ -78,7 +78,7 @@ impl Readers {
         Reading { readers: Arc::clone(self), base: Arc::clone(base) }
     }
 
-    /// Returns the versions before `end` that somebody reads. Blocks.
+    /// Returns the versions before `end` that are being read. Does blocking I/O.
     pub(crate) fn versions_before(&self, end: u64) -> Result<BTreeSet<u64>> {
         let mut found: BTreeSet<u64> = {
             let known = self.known.lock();
@@ -119,14 +119,14 @@ impl Known {
             let name = base.manifest_location().path.filename();
             self.manifest = name.and_then(|name| File::open(manifests.join(name)).ok());
         }
-        // One that is gone or that a collection tries is not current any more, which the log says. Where there are no
-        // locks at all, nobody collects.
+        // If the manifest is gone or a collection is trying its lock, the version is not current any more, and the log
+        // says so. On systems without locks, nobody collects.
         self.is_locked = self.manifest.as_ref().is_some_and(|manifest| manifest.try_lock_shared().is_ok());
     }
 
     fn unlock(&mut self) {
         if self.is_locked && self.manifest.as_ref().is_none_or(|manifest| manifest.unlock().is_err()) {
-            // Closing it gives the lock back too.
+            // Closing the file releases the lock too.
             self.manifest = None;
         }
         self.is_locked = false;
@@ -134,7 +134,7 @@ impl Known {
 }
 
 impl Reading {
-    /// The version that is read.
+    /// Returns the pinned version.
     pub(crate) fn base(&self) -> &Arc<Dataset> {
         &self.base
     }
@@ -154,21 +154,21 @@ impl Drop for Reading {
     }
 }
 
-/// The version whose manifest is called `name`.
+/// Returns the version whose manifest is called `name`.
 fn version_of(name: &str) -> Option<u64> {
     ManifestNamingScheme::detect_scheme(name)?.parse_version(name)
 }
 
-/// Whether somebody has locked the manifest at `path`.
+/// Returns whether any process has locked the manifest at `path`.
 fn is_locked(path: &Path) -> Result<bool> {
-    let failed = || format!("ask who reads {}", path.display());
-    // To be written: a network file system takes no exclusive lock on what is open for reading alone.
+    let failed = || format!("check for readers of {}", path.display());
+    // Opened for writing, because network file systems grant no exclusive lock on a file opened for reading only.
     let manifest = match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         manifest => manifest.context(failed)?,
     };
     match manifest.try_lock() {
-        // Given back at once.
+        // Released at once, with the file.
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(source)) => Err(Error::from(source).context(failed())),

@@ -1,8 +1,8 @@
-//! Lance's sessions, one a table, over caches that all tables share.
+//! Lance sessions, one per table, over caches that all tables share.
 //!
-//! Lance caches some of what it reads under the address and the version of a dataset. A table that is made under the
-//! name of one that was dropped has the same addresses and counts its versions anew, so the entries of each table are
-//! kept under the table's identity as well.
+//! Lance keys some cache entries by the address and the version of a dataset. A table that is made under the name of a
+//! dropped one has the same addresses and restarts its versions, so the entries of each table are kept under the
+//! table's identity as well.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use lance_core::cache::{
 
 use crate::store::StoreOptions;
 
-/// What tells a table from all others, those of its name too.
+/// What distinguishes a table from all others, including those of its name.
 pub(crate) type Identity = (u64, u64);
 
 /// Returns an identity that no table has.
@@ -28,7 +28,7 @@ pub(crate) fn new_identity() -> Identity {
     (random(), random())
 }
 
-/// The caches that all tables of a store share, bounded in bytes together.
+/// The caches that all tables of a store share, with one limit in bytes for all of them.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     indexes: Arc<dyn CacheBackend>,
@@ -49,7 +49,7 @@ impl Sessions {
         }
     }
 
-    /// Returns a session that sees the entries of table `identity` alone.
+    /// Returns a session that sees only the entries of table `identity`.
     pub(crate) fn of(&self, identity: Identity) -> Arc<Session> {
         let mut mask = [0; 16];
         mask[..8].copy_from_slice(&identity.0.to_le_bytes());
@@ -59,14 +59,14 @@ impl Sessions {
         Arc::new(Session::with_cache_backends(part(&self.indexes), part(&self.metadata), Arc::clone(&self.stores)))
     }
 
-    /// The object stores that sessions have opened.
+    /// Returns the object stores that sessions have opened.
     pub(crate) fn stores(&self) -> &Arc<ObjectStoreRegistry> {
         &self.stores
     }
 }
 
-/// The entries of one table in a cache: Lance's keys, which are digests, differ from those of other tables by a random
-/// mask.
+/// The entries of one table in a cache. Lance's keys are digests; a random mask makes them differ from those of other
+/// tables.
 #[derive(Debug)]
 struct Part {
     cache: Arc<dyn CacheBackend>,

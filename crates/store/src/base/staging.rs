@@ -1,12 +1,11 @@
 //! Claims on files that no version of the base names yet, and on versions that long work reads.
 //!
-//! Whoever writes files without the right to change the base leaves a claim first, and says now and then that it is
-//! alive. Rows that were staged for a later commit leave a claim with the names of their files, for [`KEPT`]. A
-//! collection leaves alone what is claimed. It lists files first and claims then, so that a file it lists has a claim,
-//! or belongs to a commit that came before, or to nobody.
+//! A process that writes files without the right to change the base first leaves a claim, and then sends heartbeats.
+//! Rows that were staged for a later commit leave a claim with the names of their files, valid for [`KEPT`]. A
+//! collection spares what is claimed. It lists the files first and reads the claims afterwards, so that each file on
+//! its list is claimed, belongs to an earlier commit, or belongs to nobody.
 //!
-//! Who asks whether a claim's owner is alive goes by its own clock alone: without a beat for a while, the owner is
-//! dead.
+//! A process judges the owners of claims by its own clock alone: an owner without a heartbeat for a while is dead.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -22,26 +21,26 @@ use tokio::task::AbortHandle;
 
 use crate::files::objects::Objects;
 
-/// How long rows that were staged wait for their commit.
+/// How long staged rows are kept for their commit.
 pub(crate) const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// How many beats fit into the time after which a silent owner is dead.
+/// Heartbeats per patience: a silent owner counts as dead after this many intervals.
 const BEATS: u32 = 6;
-/// How often a claim is looked at until its owner gives a sign of life.
+/// Maximum interval of checks for a heartbeat of a claim's owner.
 const POLL_MAX: Duration = Duration::from_millis(100);
 
-/// What a claim's owner does.
+/// The kind of work that a claim is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
-    /// It writes rows.
+    /// Writing rows.
     Rows,
-    /// It reads the base to build something from its files, such as an index.
+    /// Reading the base to build something from its files, such as an index.
     Build,
-    /// It joins files of the base.
+    /// Joining files of the base.
     Join,
 }
 
-/// A claim, as it is written down.
+/// A claim as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Claimed {
     owner: String,
@@ -49,7 +48,7 @@ struct Claimed {
     work: Work,
     /// The version of the base that the work reads.
     base: u64,
-    /// When all files were written, and what they are called: microseconds since 1970.
+    /// When all files were written, in microseconds since 1970; and the names of the files.
     staged: Option<i64>,
     files: Vec<String>,
 }
@@ -59,44 +58,44 @@ struct Claimed {
 pub(crate) struct Staging {
     objects: Objects,
     patience: Duration,
-    /// The claims of this process that are alive.
+    /// The live claims of this process.
     ours: Arc<Mutex<HashSet<String>>>,
 }
 
-/// What is claimed.
+/// The files and work that claims protect.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// Who writes files that cannot be told yet.
+    /// Claims of work in progress, whose files are not known yet.
     writing: Vec<Claimed>,
     /// Files that wait for their commit.
     pub(crate) files: HashSet<String>,
 }
 
 impl Claims {
-    /// Whether files are written that cannot be told yet.
+    /// Returns whether files are being written whose names are not known yet.
     pub(crate) fn is_writing(&self) -> bool {
         !self.writing.is_empty()
     }
 
-    /// Whether somebody builds something from the files of the base.
+    /// Returns whether something is being built from the files of the base.
     pub(crate) fn is_building(&self) -> bool {
         self.writing.iter().any(|claimed| claimed.work == Work::Build)
     }
 
-    /// The oldest version of the base that work reads.
+    /// Returns the oldest version of the base that work in progress reads.
     pub(crate) fn oldest_base(&self) -> Option<u64> {
         self.writing.iter().map(|claimed| claimed.base).min()
     }
 }
 
-/// A claim of this process. Dropped without an end, it is taken back: its files are nobody's.
+/// A claim of this process. If it is dropped without being ended, it is withdrawn: its files belong to nobody.
 #[derive(Debug)]
 pub(crate) struct Claim {
     staging: Staging,
     name: String,
     claimed: Claimed,
     beating: AbortHandle,
-    /// Whether the claim is over; held while the claim is written, so that no beat lands behind what ends it.
+    /// Whether the claim has ended. Locked while the claim is written, so that no heartbeat follows its end.
     is_over: Arc<tokio::sync::Mutex<bool>>,
 }
 
@@ -130,8 +129,8 @@ impl Staging {
             }
             claimed.beat += 1;
             if let Err(error) = self.write(&name, &claimed).await {
-                // The next one may arrive; when none does in time, the commit finds its files gone and says so.
-                tracing::warn!(%error, "a sign of life was lost");
+                // The next one may arrive; if none does in time, the commit finds its files missing and fails.
+                tracing::warn!(%error, "a heartbeat of a claim was lost");
             }
         }
     }
@@ -142,10 +141,10 @@ impl Staging {
         self.objects.put(name, bytes.into()).await
     }
 
-    /// Takes back a claim; one that is gone is passed over. One that cannot be removed falls silent, or gets too old.
+    /// Withdraws a claim, if it exists. One that cannot be removed expires.
     pub(crate) async fn forget(&self, name: &str) {
         if let Err(error) = self.objects.delete(name).await {
-            tracing::warn!(%error, "a claim on files stays until it is too old");
+            tracing::warn!(%error, "a claim on files stays until it expires");
         }
     }
 
@@ -154,8 +153,8 @@ impl Staging {
         self.objects.delete_all().await
     }
 
-    /// Removes the claims of the dead, and those whose rows were not committed in time. Takes a while where an owner is
-    /// dead, and a beat's time where one is alive in another process.
+    /// Removes the claims of dead owners, and those whose rows were not committed in time. Takes the whole patience
+    /// where an owner is dead, and one heartbeat's interval where one is alive in another process.
     pub(crate) async fn bury(&self, now: Timestamp) -> Result<()> {
         let start = Instant::now();
         let mut silent: BTreeMap<String, Claimed> = BTreeMap::new();
@@ -183,7 +182,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Returns all claims there are.
+    /// Returns all claims.
     pub(crate) async fn claims(&self) -> Result<Claims> {
         let mut claims = Claims::default();
         for (_, claimed) in self.read().await? {
@@ -198,7 +197,7 @@ impl Staging {
     async fn read(&self) -> Result<Vec<(String, Claimed)>> {
         let mut found = Vec::new();
         for name in self.objects.list().await? {
-            // Taken back meanwhile, or half written: then its owner writes it again.
+            // It was withdrawn meanwhile, or half written; then its owner writes it again.
             let bytes: Option<Bytes> = self.objects.get(&name).await?;
             let claimed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             found.extend(claimed.map(|claimed| (name, claimed)));
@@ -208,13 +207,13 @@ impl Staging {
 }
 
 impl Claim {
-    /// Ends the claim: its files have a version that names them, or are nobody's.
+    /// Ends the claim: a version names its files now, or they belong to nobody.
     pub(crate) async fn end(self) {
         *self.is_over.lock().await = true;
         self.staging.forget(&self.name).await;
     }
 
-    /// Keeps the claim for `files`, which wait for a commit; what it is called then.
+    /// Converts the claim into one for `files`, which wait for a commit. Returns its name.
     pub(crate) async fn keep(mut self, files: Vec<String>, now: Timestamp) -> Result<String> {
         *self.is_over.lock().await = true;
         self.claimed = Claimed { staged: Some(now.0), files, ..self.claimed.clone() };
@@ -230,7 +229,7 @@ impl Drop for Claim {
         if self.is_over.try_lock().is_ok_and(|is_over| *is_over) {
             return;
         }
-        // Where there is nothing to run it on any more, the claim falls silent.
+        // Without a runtime, the claim's heartbeats just stop.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (staging, name) = (self.staging.clone(), std::mem::take(&mut self.name));
             runtime.spawn(async move { staging.forget(&name).await });

@@ -1,4 +1,4 @@
-//! The files that a version of a base on a local disk names, and getting them onto the disk before it does.
+//! The files that a version of a base on a local disk names, and syncing them before the version exists.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use crate::state::table_state::blocking;
 
 const DATA: &str = "data";
 
-/// See the module's description. Paths are relative to the dataset.
+/// The files that a version names, as paths relative to the dataset.
 #[derive(Debug, Default)]
 pub(crate) struct VersionFiles {
     files: HashSet<PathBuf>,
-    /// Directories of files that the version names by the directory alone, or that belong to a file of the same stem.
+    /// Directories whose files the version names by the directory alone, or through a file of the same stem.
     directories: HashSet<PathBuf>,
 }
 
 impl VersionFiles {
-    /// Those of the version that `manifest` and `indices` describe.
+    /// Returns the files of the version that `manifest` and `indices` describe.
     pub(crate) fn new(manifest: &Manifest, indices: &[IndexMetadata]) -> Self {
         let mut all = Self::default();
         manifest.fragments.iter().for_each(|fragment| all.add(fragment));
@@ -33,7 +33,7 @@ impl VersionFiles {
         all
     }
 
-    /// Those of `dataset`.
+    /// Returns the files of `dataset`.
     pub(crate) async fn of(dataset: &Dataset) -> Result<Self> {
         let indices = dataset.load_indices().await.map_err(lance_error)?;
         let mut all = Self::new(dataset.manifest(), &indices);
@@ -43,13 +43,13 @@ impl VersionFiles {
         Ok(all)
     }
 
-    /// Adds the file with the transaction that made the version: needed where the manifest has no copy of it.
+    /// Adds the file of the transaction that made the version, which is needed if the manifest has no copy of it.
     pub(crate) fn add_transaction(&mut self, manifest: &Manifest) {
         let name = manifest.transaction_file.iter().filter(|name| !name.is_empty());
         self.files.extend(name.map(|name| Path::new("_transactions").join(name)));
     }
 
-    /// Those of `fragments` alone.
+    /// Returns the files of `fragments` alone.
     pub(crate) fn of_fragments(fragments: &[Fragment]) -> Self {
         let mut all = Self::default();
         fragments.iter().for_each(|fragment| all.add(fragment));
@@ -59,7 +59,7 @@ impl VersionFiles {
     fn add(&mut self, fragment: &Fragment) {
         for file in fragment.referenced_lance_files().filter(|file| file.base_id.is_none()) {
             let path = Path::new(DATA).join(&file.path);
-            // Where media is that does not fit into the file itself.
+            // Holds media that do not fit into the file itself.
             self.directories.insert(path.with_extension(""));
             self.files.insert(path);
         }
@@ -68,24 +68,24 @@ impl VersionFiles {
         }
     }
 
-    /// Syncs what is in these and not in `before`, an earlier version of the same dataset, with the directories that
-    /// lead to it from the one that the dataset is in.
+    /// Syncs the files that `before`, an earlier version of the same dataset, does not name, and the directories that
+    /// lead to them from the dataset's parent.
     ///
     /// # Errors
-    /// `NotFound` when a file is not there.
+    /// `NotFound` when a file does not exist.
     pub(crate) async fn sync(self, dataset: PathBuf, before: Option<Self>) -> Result<()> {
         let (files, directories) = blocking(move || self.added(&dataset, before)).await?;
         durable::sync(files, directories).await
     }
 
-    /// What [`sync`](Self::sync) syncs.
+    /// Returns the files and directories that [`sync`](Self::sync) syncs.
     fn added(&self, dataset: &Path, before: Option<Self>) -> Result<(Vec<PathBuf>, BTreeSet<PathBuf>)> {
         let mut directories = BTreeSet::new();
         if before.is_none() {
             directories.extend([Some(dataset), dataset.parent()].into_iter().flatten().map(Path::to_owned));
         }
         let before = before.unwrap_or_default();
-        // Directories that have a name on the disk, because something in them has.
+        // Directories whose names are durable, because something in them is.
         let mut named = HashSet::from([Path::new("")]);
         named.extend(before.files.iter().chain(&before.directories).filter_map(|path| path.parent()));
 
@@ -104,7 +104,7 @@ impl VersionFiles {
     }
 }
 
-/// Adds the files below `directory` of `dataset`, if it is there.
+/// Adds the files below `directory` of `dataset`, if it exists.
 fn list(dataset: &Path, directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let path = dataset.join(directory);
     let entries = match std::fs::read_dir(&path) {
@@ -122,7 +122,7 @@ fn list(dataset: &Path, directory: &Path, files: &mut Vec<PathBuf>) -> Result<()
     Ok(())
 }
 
-/// Syncs what `new` has and `old` has not, and `new` itself: somebody may have made it who syncs nothing.
+/// Syncs what `new` names and `old` does not, and `new` itself: a tool that syncs nothing may have made it.
 pub(crate) async fn sync_adopted(old: &Dataset, new: &Dataset) -> Result<()> {
     let store = new.object_store(None).await.map_err(lance_error)?;
     if !store.has_direct_local_paths() {
@@ -136,7 +136,7 @@ pub(crate) async fn sync_adopted(old: &Dataset, new: &Dataset) -> Result<()> {
     durable::sync(vec![manifest], versions.into_iter().collect()).await
 }
 
-/// Syncs rows that were staged for `dataset`, so that whoever commits them finds them.
+/// Syncs rows that were staged for `dataset`, so that they are durable before they are committed.
 pub(crate) async fn sync_staged(dataset: &Dataset, fragments: &[Fragment]) -> Result<()> {
     let store = dataset.object_store(None).await.map_err(lance_error)?;
     if !store.has_direct_local_paths() {
@@ -149,7 +149,7 @@ pub(crate) async fn sync_staged(dataset: &Dataset, fragments: &[Fragment]) -> Re
 /// Runs `work`, which writes new files of `dataset`, and syncs them as they grow. See [`durable::syncing`].
 ///
 /// # Errors
-/// That of `work`, or of a sync.
+/// Those of `work`, or of a sync.
 pub(crate) async fn syncing<T>(dataset: &Dataset, work: impl Future<Output = Result<T>>) -> Result<T> {
     let store = dataset.object_store(None).await.map_err(lance_error)?;
     if !store.has_direct_local_paths() {

@@ -1,8 +1,8 @@
-//! The change store in memory: the writes that are not part of the base yet, and which rows of the base they supersede.
+//! The change store in memory: the writes that the base does not hold yet, and the base rows that they supersede.
 //!
-//! Rows live in chunks, one a write, that are never changed: a row that a later write supersedes is marked with that
-//! write's version, so that any number of snapshots share the chunks. A layer indexes the newest entry of each key
-//! written since the log segment of the same place began; a fold takes all layers but the last one into the base.
+//! Rows live in chunks, one per write, that never change: a superseded row is marked with the version that superseded
+//! it, so that any number of snapshots share the chunks. A layer indexes the newest entry of each key written since the
+//! corresponding log segment began; a fold moves all layers but the last one into the base.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,10 +15,10 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use smallvec::SmallVec;
 
 const LIVE: u64 = u64::MAX;
-/// What an entry costs beside its row: the key's hash, places and mark.
+/// Bytes of an entry in addition to its row: the key's hash, places and mark.
 const ENTRY_BYTES: usize = 160;
 
-/// The rows of one write, in the table's logical schema of then.
+/// The rows of one write, in the table's logical schema at that time.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) version: u64,
@@ -29,19 +29,19 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Whether `row` is the newest of its key at `version`.
+    /// Returns whether `row` is the newest of its key at `version`.
     pub(crate) fn is_live(&self, row: usize, version: u64) -> bool {
         self.version <= version && self.superseded_at[row].load(Ordering::Acquire) > version
     }
 }
 
-/// A row of the change store: chunk and row in it.
+/// The place of a row in the change store: its chunk, and the row in it.
 type Place = (usize, usize);
 
-/// A map by the hash of a key, which is as random as a hash of it would be.
+/// A map keyed by hashes of keys, which need no further hashing.
 pub(crate) type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Itself>>;
 
-/// Takes a number for its hash.
+/// A hasher that returns the number it is given.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Itself(u64);
 
@@ -59,15 +59,15 @@ impl Hasher for Itself {
     }
 }
 
-/// Every row of the chunks, oldest first, by key: snapshots that share the chunks share it.
+/// All rows of the chunks by key, oldest first; shared by the snapshots that share the chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Rows(RwLock<ByHash<Places>>);
 
-/// The rows of a key, oldest first: most have one.
+/// The rows of a key, oldest first; most keys have one.
 type Places = SmallVec<[(u32, u32); 1]>;
 
 impl Rows {
-    /// For each of `hashes` the row that `is_live` picks.
+    /// Returns for each of `hashes` its newest row for which `is_live` holds.
     pub(crate) fn find(&self, hashes: &[u128], is_live: impl Fn(Place) -> bool) -> Vec<Option<Place>> {
         let rows = self.0.read();
         let live = |places: &Places| {
@@ -80,9 +80,9 @@ impl Rows {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// Where the row is; `None` when it was deleted.
+    /// The place of the row; `None` when it was deleted.
     place: Option<Place>,
-    /// The row of the base that it supersedes.
+    /// The row id of the base row that it supersedes.
     base: Option<u64>,
 }
 
@@ -90,12 +90,12 @@ struct Entry {
 struct Layer {
     entries: ByHash<Entry>,
     bytes: usize,
-    /// The versions of its first and last write; 0 when there was none.
+    /// The versions of its first and last write; 0 while there is none.
     first: u64,
     last: u64,
 }
 
-/// What a write changed.
+/// The numbers of rows that a write changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) inserted: usize,
@@ -109,15 +109,15 @@ pub(crate) struct Changes {
     layers: Vec<Layer>,
     /// The chunks of all layers, oldest first.
     pub(crate) chunks: Arc<Vec<Arc<Chunk>>>,
-    /// Where they have each key.
+    /// The places of each key in `chunks`.
     pub(crate) by_key: Arc<Rows>,
-    /// The rows of the base that are superseded.
+    /// The row ids of superseded base rows.
     pub(crate) mask: Arc<RowAddrTreeMap>,
-    /// How many those are.
+    /// The number of row ids in `mask`.
     pub(crate) masked: usize,
-    /// Rows of the change store that are live.
+    /// Live rows in `chunks`.
     pub(crate) live: usize,
-    /// Rows of the change store.
+    /// All rows in `chunks`.
     pub(crate) rows: usize,
 }
 
@@ -136,17 +136,17 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Bytes held.
+    /// Returns the bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.layers.iter().map(|layer| layer.bytes).sum()
     }
 
-    /// Keys written and not folded, over all layers.
+    /// Returns the number of unfolded keys, summed over all layers.
     pub(crate) fn entries(&self) -> usize {
         self.layers.iter().map(|layer| layer.entries.len()).sum()
     }
 
-    /// Parts that a fold takes as one.
+    /// Returns the number of layers with entries, which a fold merges.
     pub(crate) fn runs(&self) -> usize {
         self.layers.iter().filter(|layer| !layer.entries.is_empty()).count()
     }
@@ -170,12 +170,12 @@ impl Changes {
         self.find(hash).is_some()
     }
 
-    /// Those of `hashes` that only the base may know.
+    /// Returns those of `hashes` that the change store does not have; only the base may have them.
     pub(crate) fn unknown(&self, hashes: &[u128]) -> Vec<u128> {
         hashes.iter().copied().filter(|hash| !self.contains(*hash)).collect()
     }
 
-    /// Takes in rows, one a key, that replace what was there.
+    /// Applies rows, one per key, that supersede what was there.
     pub(crate) fn upsert(
         &mut self,
         version: u64,
@@ -205,7 +205,7 @@ impl Changes {
         counts
     }
 
-    /// Takes in deletions.
+    /// Applies deletions.
     pub(crate) fn delete(&mut self, version: u64, hashes: &[u128], bases: &ByHash<u64>) -> Counts {
         let deleted = hashes.iter().filter(|hash| self.supersede(version, **hash, None, bases)).count();
         self.note_write(version, hashes.len() * ENTRY_BYTES);
@@ -220,7 +220,7 @@ impl Changes {
         }
     }
 
-    /// Makes `place` the newest word on a key; whether there was a row.
+    /// Makes `place` the newest entry of a key. Returns whether the key had a row.
     fn supersede(&mut self, version: u64, hash: u128, place: Option<Place>, bases: &ByHash<u64>) -> bool {
         let known = self.find(hash);
         let base = known.map_or_else(|| bases.get(&hash).copied(), |entry| entry.base);
@@ -237,15 +237,15 @@ impl Changes {
             Arc::make_mut(&mut self.mask).insert(base);
             self.masked += 1;
         }
-        // Also of a key that is nowhere and deleted: the log says so too, and whoever reads it again must not apply it
-        // to a row that came to the base later, behind the log's back.
+        // Deletions of absent keys are entered too: the log has them, and replaying it must not apply them to a row
+        // that a later direct write brings into the base.
         if let Some(layer) = self.layers.last_mut() {
             layer.entries.insert(hash, Entry { place, base });
         }
         was_there
     }
 
-    /// The newest row of each key in all layers, and the rows of the base that they supersede.
+    /// Returns the newest row of each key in all layers, and the base rows that these supersede.
     pub(crate) fn to_fold(&self) -> ToFold {
         let mut newest: ByHash<Entry> = ByHash::default();
         for layer in &self.layers {
@@ -259,26 +259,27 @@ impl Changes {
                 None => fold.deleted.push(hash),
             }
         }
-        // In the order they came, which is the order people expect.
+        // The order of the writes is the order people expect.
         fold.rows.sort_unstable();
         fold
     }
 
-    /// Whether the base may have other rows than before of the keys written here, when it holds the writes up to
-    /// `version` and direct writes of the keys `touched`.
+    /// Returns whether a base that holds the writes up to `version`, and direct writes of the keys `touched`, changes
+    /// what is held here: entries that are folded, or the base rows that entries supersede.
     pub(crate) fn is_cut_by(&self, version: u64, touched: &[u128]) -> bool {
         let is_folded = |layer: &Layer| layer.first > 0 && layer.first <= version;
         self.layers.iter().any(is_folded) || touched.iter().any(|hash| self.contains(*hash))
     }
 
-    /// The keys written after `version`.
+    /// Returns the keys written after `version`.
     pub(crate) fn keys_after(&self, version: u64) -> Vec<u128> {
         let kept = self.layers.iter().filter(|layer| layer.last > version);
         kept.flat_map(|layer| layer.entries.keys().copied()).collect::<HashSet<_>>().into_iter().collect()
     }
 
-    /// Forgets the writes up to `version`, which the base has now; the rows that the others supersede there are in
-    /// `bases`. Snapshots taken before keep what they had. `None` when a layer holds both.
+    /// Returns the change store without the writes up to `version`, which the base holds now; `bases` has the base rows
+    /// that the remaining ones supersede. Older snapshots keep what they had. Returns `None` when a layer has writes on
+    /// both sides of `version`.
     pub(crate) fn folded(&self, version: u64, bases: &ByHash<u64>) -> Option<Self> {
         let kept = self.layers.iter().filter(|layer| layer.last > version).collect::<Vec<_>>();
         if kept.iter().any(|layer| layer.first <= version) {
@@ -321,12 +322,12 @@ impl Changes {
     }
 }
 
-/// What a fold moves into the base.
+/// The rows and deletions that a fold moves into the base.
 #[derive(Debug)]
 pub(crate) struct ToFold {
-    /// Row ids of the base.
+    /// Row ids of base rows to delete.
     pub(crate) superseded: Vec<u64>,
-    /// Keys that are gone.
+    /// Hashes of deleted keys.
     pub(crate) deleted: Vec<u128>,
     /// Rows to add, each with the hash of its key.
     pub(crate) rows: Vec<(Place, u128)>,

@@ -1,11 +1,11 @@
-//! Blocks of remote files on the local disk.
+//! A cache on the local disk for blocks of remote files.
 //!
-//! What a base has under a name never changes, so a block that was read once is right for ever. Manifests, logs and
-//! leases do change, or are asked for to see whether they are there, and are always read where they are.
+//! A base file never changes, so a block that was read once stays valid forever. Manifests, logs and leases do change,
+//! or are read to see whether they exist, so they are always read from the object store.
 //!
-//! A block is a file of its own, its bytes and their checksum: one that is damaged, or that another process removed, is
-//! read from afar again. Each process bounds the directory by what it sees of it. What a process deletes goes from its
-//! own cache too; caches of other machines keep blocks of it until these are crowded out.
+//! Each block is a file with its bytes and their checksum. A block that is damaged, or that another process removed, is
+//! fetched again. Each process bounds the directory by what it knows of it. A process that deletes a remote file drops
+//! its blocks; the caches of other machines keep theirs until they are evicted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,34 +33,34 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::files::objects::PARALLEL;
 
-/// A block of a remote file, but for the last one.
+/// Bytes of a block of a remote file; the last block may be shorter.
 const BLOCK_BYTES: u64 = 256 << 10;
 const CHECKSUM_BYTES: usize = 4;
 /// The folders of a base in which files never change.
 const FOLDERS: [&str; 3] = ["data", "_deletions", "_indices"];
 
-/// What a cache of remote files holds and has done.
+/// The size and the use of a cache of remote files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BlockCacheUsage {
     /// Bytes on the local disk.
     pub bytes: u64,
-    /// Bytes that were read there, since the store was opened.
+    /// Bytes that were read from it since the store was opened.
     pub hit_bytes: u64,
-    /// Bytes that were read from afar instead.
+    /// Bytes that were fetched from the object store instead.
     pub missed_bytes: u64,
 }
 
-/// See the module's description.
+/// The cache: see the module's description.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     directory: PathBuf,
-    /// The blocks there are, with the bytes of their files.
+    /// The cached blocks, with the bytes of their files.
     kept: Cache<Block, u32>,
     hit_bytes: AtomicU64,
     missed_bytes: AtomicU64,
 }
 
-/// A part of a remote file, which is known by a hash of its store and name.
+/// A block of a remote file, which is identified by a hash of its store and name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Block {
     file: u128,
@@ -79,14 +79,15 @@ impl Block {
 }
 
 impl BlockCache {
-    /// The cache in `directory`, which is made if it does not exist, of at most `bytes_max`. Blocks.
+    /// Opens the cache in `directory`, which is created if it does not exist, with a limit of `bytes_max`. Does
+    /// blocking I/O.
     pub(crate) fn open(directory: PathBuf, bytes_max: ByteSize) -> Result<Self> {
         let failed = || format!("read the cache in {}", directory.display());
         std::fs::create_dir_all(&directory).context(failed)?;
         let removed_from = directory.clone();
         let remove = move |block: Arc<Block>, _: u32, cause: RemovalCause| {
             if cause != RemovalCause::Replaced {
-                // One that another process removed is gone all the same.
+                // Another process may have removed it already.
                 drop(std::fs::remove_file(removed_from.join(block.name())));
             }
         };
@@ -104,7 +105,7 @@ impl BlockCache {
             let bytes = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
             match entry.file_name().to_str().and_then(Block::parse) {
                 Some(block) => found.push((metadata.modified().ok(), block, bytes)),
-                // Written when its process ended.
+                // A part left behind by a process that ended while it wrote it.
                 None if is_abandoned(&metadata) => drop(std::fs::remove_file(entry.path())),
                 None => {}
             }
@@ -123,7 +124,7 @@ impl BlockCache {
         }
     }
 
-    /// The bytes of a block; `None` when they have to be read from afar. Blocks.
+    /// Reads a block; `None` when it has to be fetched. Does blocking I/O.
     fn read(&self, block: Block) -> Option<Bytes> {
         self.kept.get(&block)?;
         let whole = std::fs::read(self.directory.join(block.name())).ok().and_then(|mut bytes| {
@@ -136,14 +137,14 @@ impl BlockCache {
         whole.map(Bytes::from)
     }
 
-    /// Gives up the blocks of `file`, which is gone. Blocks.
+    /// Drops the blocks of `file`, which was deleted. Does blocking I/O.
     fn forget(&self, file: u128) {
         let blocks: Vec<Block> = self.kept.iter().map(|(block, _)| *block).filter(|block| block.file == file).collect();
         blocks.iter().for_each(|block| self.kept.invalidate(block));
         self.kept.run_pending_tasks();
     }
 
-    /// Keeps a block. Blocks.
+    /// Writes a block. Does blocking I/O.
     fn keep(&self, block: Block, bytes: &[u8]) -> std::io::Result<()> {
         let path = self.directory.join(block.name());
         let part = self.directory.join(format!(
@@ -159,13 +160,13 @@ impl BlockCache {
     }
 }
 
-/// Whether a part of a block is too old to be still written.
+/// Returns whether a partly written block is too old to be still in progress.
 fn is_abandoned(metadata: &std::fs::Metadata) -> bool {
     let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
     age.is_some_and(|age| age.as_secs() > 3600)
 }
 
-/// Puts a cache before each object store that Lance opens.
+/// A wrapper that puts the cache before each object store that Lance opens.
 #[derive(Debug)]
 pub(crate) struct Caching(pub(crate) Arc<BlockCache>);
 
@@ -179,11 +180,11 @@ impl WrappingObjectStore for Caching {
     }
 }
 
-/// An object store with a cache before it.
+/// An object store with the cache before it.
 #[derive(Debug)]
 struct Cached {
     cache: Arc<BlockCache>,
-    /// Names the store.
+    /// The name of the store.
     store: String,
     inner: Arc<dyn ObjectStore>,
 }
@@ -195,7 +196,7 @@ impl fmt::Display for Cached {
 }
 
 impl Cached {
-    /// The bytes of `range` of the file at `location`; fewer where it ends.
+    /// Reads `range` of the file at `location`, or less at its end.
     async fn read(&self, location: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
         let file = file(&self.store, location);
         let numbers = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
@@ -208,7 +209,7 @@ impl Cached {
         let mut blocks = here.await?;
         self.cache.hit_bytes.fetch_add(blocks.values().map(|block| block.len() as u64).sum(), Ordering::Relaxed);
 
-        // Blocks that follow each other are one request.
+        // Fetch adjacent blocks in one request.
         let mut missing: Vec<Range<u64>> = Vec::new();
         for number in numbers.clone().filter(|number| !blocks.contains_key(number)) {
             match missing.last_mut() {
@@ -231,7 +232,7 @@ impl Cached {
 }
 
 impl Cached {
-    /// Reads a run of blocks from afar, and keeps them.
+    /// Fetches a run of blocks from the object store, and caches them.
     async fn fetch(&self, location: &Path, file: u128, run: Range<u64>) -> object_store::Result<Vec<(u64, Bytes)>> {
         let bounds = run.start * BLOCK_BYTES..run.end * BLOCK_BYTES;
         let options = GetOptions { range: Some(GetRange::Bounded(bounds)), ..GetOptions::default() };
@@ -244,7 +245,7 @@ impl Cached {
         off_executor(move || {
             for (number, bytes) in kept {
                 if let Err(error) = cache.keep(Block { file, number }, &bytes) {
-                    tracing::warn!(%error, directory = %cache.directory.display(), "a part of a remote file cannot be kept");
+                    tracing::warn!(%error, directory = %cache.directory.display(), "a remote block cannot be cached");
                     return;
                 }
             }
@@ -254,14 +255,14 @@ impl Cached {
     }
 }
 
-/// Stands for the file at `location` of `store`.
+/// Returns the hash that identifies the file at `location` of `store`.
 fn file(store: &str, location: &Path) -> u128 {
     let mut hasher = SipHasher13::new();
     std::hash::Hash::hash(&(store, location.as_ref()), &mut hasher);
     hasher.finish128().as_u128()
 }
 
-/// Whether what is at `location` never changes.
+/// Returns whether the file at `location` never changes.
 fn is_constant(location: &Path) -> bool {
     let parts: Vec<_> = location.parts().collect();
     parts.windows(2).any(|pair| pair[0].as_ref().ends_with(".lance") && FOLDERS.contains(&pair[1].as_ref()))
@@ -291,7 +292,7 @@ impl ObjectStore for Cached {
         let bytes = self.read(location, range.clone()).await?;
         let read = range.start..range.start + bytes.len() as u64;
         if read.is_empty() {
-            // Behind the end: the store says so itself.
+            // The range begins after the end of the file: let the store report that.
             return self.inner.get_opts(location, options).await;
         }
         let meta = ObjectMeta {
@@ -334,11 +335,11 @@ impl ObjectStore for Cached {
         locations: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
         let (cache, store) = (Arc::clone(&self.cache), self.store.clone());
-        // What is deleted shall not be left here either.
+        // Deleted files must not remain in the cache either.
         let forget = move |location: Path| {
             let (cache, file) = (Arc::clone(&cache), file(&store, &location));
             async move {
-                // Other files have no blocks.
+                // Files that may change have no blocks.
                 if is_constant(&location) {
                     off_executor(move || cache.forget(file)).await?;
                 }

@@ -1,12 +1,12 @@
-//! What outlasts a power cut: files and directories that are on the disk before anything names them.
+//! Durability on local disks: files and directories reach the disk before anything names them.
 //!
-//! A name that outlasts what it names is worse than neither: the table that follows it does not open. So a file's
-//! content is synced before its name is there for good, and everything a version of the base or a record of the log
-//! names is synced, with the directories that lead to it, before the version or the record is written.
+//! A name that survives a power cut without its content is worse than neither: the table that follows it does not open.
+//! So a file's content is synced before its name becomes permanent. Everything that a version of the base or a log
+//! record names is synced, with the directories that lead to it, before the version or the record is written.
 //!
-//! Lance syncs nothing by itself. What it finds by listing directories (manifests, tags) it writes through the object
-//! store that [`syncing_store`] gives it. Its other files it writes past that store; [`sync`] is called for those when
-//! a version is about to name them (`version_files.rs`).
+//! Lance syncs nothing by itself. The files that it finds by listing directories (manifests, tags) it writes through
+//! the object store that [`syncing_store`] gives it. Its other files bypass that store; they are synced by [`sync`]
+//! when a version is about to name them (`version_files.rs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -25,12 +25,12 @@ use object_store::local::LocalFileSystem;
 
 use crate::state::table_state::blocking;
 
-/// Files or directories synced at once: a disk makes one barrier of several requests.
+/// Files or directories synced in parallel: a disk merges several requests into one barrier.
 const PARALLEL: usize = 8;
 
-/// Bytes by which a file has grown when it is synced while it is written.
+/// A file is synced while it is written each time it has grown by this many bytes.
 const SYNC_BYTES: u64 = 4 << 20;
-/// Time between two looks at what is written.
+/// Interval of checks for files that have grown.
 const SYNC_PERIOD: Duration = Duration::from_millis(10);
 
 /// Syncs the content of the file at `path`.
@@ -43,8 +43,7 @@ pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).context(|| format!("sync {}", path.display()))
 }
 
-/// Makes the directory at `path` with those that lead to it, so that they outlast a power cut; one that is there is
-/// left alone.
+/// Creates the directory at `path` and its parents durably; existing directories are left alone.
 pub(crate) fn make_directory(path: &Path) -> Result<()> {
     let failed = || format!("make directory {}", path.display());
     if path.is_dir() {
@@ -53,7 +52,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_directory(parent)?;
     match std::fs::create_dir(path) {
-        // Somebody else made it meanwhile.
+        // Another process created it meanwhile.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made.context(failed)?,
     }
@@ -71,10 +70,10 @@ pub(crate) async fn sync(files: Vec<PathBuf>, directories: BTreeSet<PathBuf>) ->
 
 /// Runs `work`, which writes new files to `directory`, and syncs them as they grow.
 ///
-/// One sync at the end would hold up those of everybody else for as long: a disk has one queue.
+/// One sync at the end would delay all other syncs for as long, because a disk has one queue.
 ///
 /// # Errors
-/// That of `work`, or of a sync: the system tells of a failed write once.
+/// Those of `work`, or of a sync: the operating system reports a failed write only once.
 pub(crate) async fn syncing<T>(directory: PathBuf, work: impl Future<Output = Result<T>>) -> Result<T> {
     let growing = blocking(move || Growing::new(directory)).await?;
     let sync_on = async {
@@ -85,7 +84,7 @@ pub(crate) async fn syncing<T>(directory: PathBuf, work: impl Future<Output = Re
                 Ok(growing) => growing,
                 Err(error) => return error,
             };
-            // Looking takes a while where there are many files.
+            // Listing takes a while where there are many files.
             tokio::time::sleep(SYNC_PERIOD.max(9 * start.elapsed())).await;
         }
     };
@@ -95,11 +94,11 @@ pub(crate) async fn syncing<T>(directory: PathBuf, work: impl Future<Output = Re
     }
 }
 
-/// The files of a directory that were not there at first.
+/// The files of a directory that are new since this value was made.
 struct Growing {
     directory: PathBuf,
     old: HashSet<OsString>,
-    /// Bytes that were synced of each.
+    /// The synced bytes of each file.
     synced: HashMap<OsString, u64>,
 }
 
@@ -111,9 +110,13 @@ impl Growing {
     }
 
     fn names(&self) -> Result<Vec<OsString>> {
-        let list =
-            || std::fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>();
-        list().context(|| format!("list {}", self.directory.display()))
+        let entries = std::fs::read_dir(&self.directory);
+        let names: io::Result<_> = entries.and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+        match names {
+            // Whoever writes the first file makes it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.context(|| format!("list {}", self.directory.display())),
+        }
     }
 
     /// Syncs the files that have grown enough.
@@ -123,7 +126,7 @@ impl Growing {
                 continue;
             }
             let path = self.directory.join(&name);
-            // One that was renamed or removed meanwhile has another name, or nobody who needs it.
+            // A file that was renamed or removed meanwhile is found under its new name, or not needed.
             let Ok(metadata) = std::fs::metadata(&path) else { continue };
             let synced = self.synced.entry(name).or_default();
             if !metadata.is_file() || metadata.len() < *synced + SYNC_BYTES {
@@ -139,9 +142,10 @@ impl Growing {
     }
 }
 
-/// Makes Lance's store of a local disk one that syncs what is put, copied and renamed: content first, then the name.
+/// Returns a wrapper for Lance's store of a local disk that syncs what is put, copied and renamed: content first, then
+/// the name.
 pub(crate) fn syncing_store() -> Arc<dyn WrappingObjectStore> {
-    // One for the process: Lance shares stores that were opened through the same wrapper.
+    // One per process: Lance shares stores that were opened through the same wrapper.
     static SYNCING: LazyLock<Arc<dyn WrappingObjectStore>> = LazyLock::new(|| Arc::new(Syncing));
     Arc::clone(&SYNCING)
 }
@@ -159,7 +163,7 @@ impl WrappingObjectStore for Syncing {
     }
 }
 
-/// Removes the directory at `path` for good, or finds that there is none.
+/// Removes the directory at `path` durably, if it exists.
 pub(crate) async fn remove_directory(path: PathBuf) -> Result<()> {
     blocking(move || match std::fs::remove_dir_all(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,4 +1,4 @@
-//! Objects under one prefix of an object store: made once or replaced whole, and read whole.
+//! Objects under a prefix of an object store, each created once or replaced whole, and read whole.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path as FilePath;
@@ -15,12 +15,12 @@ use crate::Faults;
 use crate::errors::is_full_disk;
 use crate::keys::key_index::PART;
 
-/// So much of a file is in memory while it is copied.
+/// Bytes of a file in memory while it is copied.
 const PART_BYTES: usize = 8 << 20;
-/// Requests under way at once.
+/// Maximum requests in flight.
 pub(crate) const PARALLEL: usize = 16;
 
-/// See the module's description. Cheap to clone.
+/// The objects under one prefix. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
@@ -33,12 +33,12 @@ impl Objects {
         Self { store, prefix, faults }
     }
 
-    /// The objects below `name`.
+    /// Returns the objects below `name`.
     pub(crate) fn under(&self, name: &str) -> Self {
         Self { prefix: self.path(name), ..self.clone() }
     }
 
-    /// The whole name of an object, for people.
+    /// Returns the full name of an object, for messages.
     pub(crate) fn name(&self, name: &str) -> String {
         self.path(name).to_string()
     }
@@ -47,7 +47,7 @@ impl Objects {
         name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
-    /// The bytes of an object; `None` when there is none.
+    /// Reads an object; `None` when it does not exist.
     pub(crate) async fn get(&self, name: &str) -> Result<Option<Bytes>> {
         let read = async { self.store.get(&self.path(name)).await?.bytes().await };
         found(read.await).map_err(|error| error.context(format!("read {}", self.name(name))))
@@ -57,30 +57,31 @@ impl Objects {
         Ok(self.size(name).await?.is_some())
     }
 
-    /// The bytes that an object has; `None` when there is none.
+    /// Returns the bytes of an object; `None` when it does not exist.
     pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>> {
         let head = found(self.store.head(&self.path(name)).await);
         head.map(|head| head.map(|head| head.size))
             .map_err(|error| error.context(format!("look for {}", self.name(name))))
     }
 
-    /// What tells an object from others that are made under its name; `None` when there is none.
+    /// Returns a stamp that distinguishes an object from later ones of its name; `None` when it does not exist.
     pub(crate) async fn stamp(&self, name: &str) -> Result<Option<String>> {
         let head = found(self.store.head(&self.path(name)).await);
         let head = head.map_err(|error| error.context(format!("look for {}", self.name(name))))?;
         Ok(head.map(|head| head.e_tag.unwrap_or_else(|| format!("{} {}", head.last_modified, head.size))))
     }
 
-    /// Makes an object; false when there is another one of this name.
+    /// Creates an object. Returns false when another one of this name exists.
     ///
-    /// After an error the object may be there or come to be there: a request that timed out may still arrive.
+    /// After an error the object may exist or still appear: a request that timed out may arrive later.
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
         self.faults.check("object.create")?;
         let path = self.path(name);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let made = match self.store.put_opts(&path, bytes.clone().into(), options).await {
             Ok(_) => true,
-            // A try whose answer was lost, and its repetition found it: then it has our bytes.
+            // A repeated request may find the object that the first one made, whose answer was lost: then it has our
+            // bytes.
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 self.get(name).await? == Some(bytes)
             }
@@ -90,14 +91,14 @@ impl Objects {
         Ok(made)
     }
 
-    /// Makes an object or replaces it.
+    /// Creates or replaces an object.
     pub(crate) async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.faults.check("object.put")?;
         let put = self.store.put(&self.path(name), bytes.into()).await;
         put.map(drop).map_err(|error| object_error(error).context(format!("write {}", self.name(name))))
     }
 
-    /// The names of all objects, in order.
+    /// Lists the names of all objects, in order.
     pub(crate) async fn list(&self) -> Result<Vec<String>> {
         let found: Vec<Path> = self.paths().await?;
         let prefix = self.prefix.as_ref().len() + 1;
@@ -107,14 +108,14 @@ impl Objects {
         Ok(names)
     }
 
-    /// Bytes of all objects.
+    /// Returns the bytes of all objects.
     pub(crate) async fn bytes(&self) -> Result<u64> {
         let listed = self.store.list(Some(&self.prefix));
         let bytes = listed.try_fold(0, |sum, object| async move { Ok(sum + object.size) }).await;
         bytes.map_err(|error| object_error(error).context(format!("list {}", self.prefix)))
     }
 
-    /// The names of the folders right below, in order.
+    /// Lists the names of the folders directly below the prefix, in order.
     pub(crate) async fn folders(&self) -> Result<Vec<String>> {
         let listed = self.store.list_with_delimiter(Some(&self.prefix)).await;
         let listed = listed.map_err(|error| object_error(error).context(format!("list {}", self.prefix)))?;
@@ -124,7 +125,7 @@ impl Objects {
         Ok(names)
     }
 
-    /// Whether there is any object.
+    /// Returns whether there is any object.
     pub(crate) async fn any(&self) -> Result<bool> {
         let first = self.store.list(Some(&self.prefix)).next().await.transpose();
         first.map(|first| first.is_some()).map_err(|error| object_error(error).context(format!("list {}", self.prefix)))
@@ -135,14 +136,14 @@ impl Objects {
         listed.map_err(|error| object_error(error).context(format!("list {}", self.prefix)))
     }
 
-    /// Removes an object, or finds that there is none.
+    /// Removes an object, if it exists.
     pub(crate) async fn delete(&self, name: &str) -> Result<()> {
         self.faults.check("object.delete")?;
         let removed = found(self.store.delete(&self.path(name)).await);
         removed.map(drop).map_err(|error| error.context(format!("remove {}", self.name(name))))
     }
 
-    /// Removes objects, many with one request where the store can; those that are not there are passed over.
+    /// Removes objects, many per request where the store can; absent ones are skipped.
     pub(crate) async fn delete_many(&self, names: Vec<String>) -> Result<()> {
         self.delete_paths(names.iter().map(|name| self.path(name)).collect()).await
     }
@@ -159,7 +160,7 @@ impl Objects {
         removed.map_err(|error| error.context(format!("remove objects of {}", self.prefix)))
     }
 
-    /// Copies a file here, in parts.
+    /// Uploads a file in parts.
     pub(crate) async fn upload(&self, name: &str, file: &FilePath) -> Result<()> {
         self.faults.check("object.put")?;
         let failed = || format!("copy {} to {}", file.display(), self.name(name));
@@ -174,7 +175,7 @@ impl Objects {
         while !part.is_empty() {
             let put = upload.put_part(std::mem::take(&mut part).into()).await;
             if let Err(error) = put {
-                // What was sent so far is nowhere to be seen; the store forgets it in its own time when this fails too.
+                // The parts sent so far stay invisible; if this fails too, the store removes them eventually.
                 drop(upload.abort().await);
                 return Err(object_error(error).context(failed()));
             }
@@ -183,11 +184,12 @@ impl Objects {
         upload.complete().await.map(drop).map_err(|error| object_error(error).context(failed()))
     }
 
-    /// Copies an object to a file, which is there whole or not at all; false when there is no such object.
+    /// Downloads an object to a file, which appears as a whole or not at all. Returns false when the object does not
+    /// exist.
     pub(crate) async fn download(&self, name: &str, file: &FilePath) -> Result<bool> {
         let failed = || format!("copy {} to {}", self.name(name), file.display());
         let Some(object) = found(self.store.get(&self.path(name)).await)? else { return Ok(false) };
-        // A name of its own: others may be copying it too.
+        // A unique name, since others may be downloading it too.
         let part = file.with_extension(format!("{:016x}.{PART}", RandomState::new().hash_one(std::process::id())));
         let copy = async {
             let mut target = tokio::fs::File::create_new(&part).await.context(failed)?;
@@ -200,7 +202,7 @@ impl Objects {
         };
         let copied = copy.await;
         if copied.is_err() {
-            // It may never have been made.
+            // It may not exist.
             drop(tokio::fs::remove_file(&part).await);
         }
         copied.map(|()| true)

@@ -1,5 +1,5 @@
-//! Where the files of a table's key index are: in a local directory, and for a table in an object store there too, from
-//! where other processes copy what they lack.
+//! The storage of a table's key index: a local directory. For a table in an object store, there is a copy in the store,
+//! from which other processes download what they lack.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use crate::files::objects::{Objects, PARALLEL};
 use crate::keys::key_index::{KeyIndex, Manifest, manifest_name};
 use crate::state::table_state::blocking;
 
-/// Entries sorted in memory at a time while an index is made anew.
+/// Entries sorted in memory at a time while an index is rebuilt.
 pub(crate) const BATCH_ENTRIES: usize = 1 << 20;
 
-/// See the module's description.
+/// The files of a key index, and their copy in an object store if there is one.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyFiles {
     directory: PathBuf,
@@ -28,20 +28,21 @@ impl KeyFiles {
         Self { directory, mirror }
     }
 
-    /// Where they are, for people.
+    /// Returns their location, for messages.
     pub(crate) fn name(&self) -> String {
         self.directory.display().to_string()
     }
 
-    /// An index without entries.
+    /// Makes an index without entries.
     pub(crate) async fn empty(&self) -> Result<KeyIndex> {
         let directory = self.directory.clone();
         blocking(move || KeyIndex::empty(&directory)).await
     }
 
-    /// The index of base version `version`; `None` when none was written for it, or a file of it is gone or damaged.
+    /// Opens the index of base version `version`; `None` when none was written for it, or one of its files is missing
+    /// or damaged.
     pub(crate) async fn open(&self, version: u64) -> Result<Option<KeyIndex>> {
-        // A second time when another process removed a copy meanwhile, or one was damaged.
+        // Tried a second time in case another process removed a copy meanwhile, or a copy was damaged.
         for _ in 0..2 {
             if let Some(mirror) = &self.mirror
                 && !self.fetch(mirror, version).await?
@@ -62,7 +63,8 @@ impl KeyFiles {
         Ok(None)
     }
 
-    /// Copies what is lacking here of the index of base version `version`; false when it is not whole there either.
+    /// Downloads missing files of the index of base version `version`. Returns false if it is incomplete in the object
+    /// store too.
     async fn fetch(&self, mirror: &Objects, version: u64) -> Result<bool> {
         tokio::fs::create_dir_all(&self.directory).await.context(|| format!("make directory {}", self.name()))?;
         let name = manifest_name(version);
@@ -87,14 +89,14 @@ impl KeyFiles {
         }
         mirror.download(&name, &self.directory.join(&name)).await?;
         if is_new {
-            // A process that only reads collects nothing, and so learns here what was collected.
+            // A process that only reads does not collect; here it learns what was collected elsewhere.
             let (directory, known) = (self.directory.clone(), mirror.list().await?.into_iter().collect());
             blocking(move || KeyIndex::tidy(&directory, &known)).await?;
         }
         Ok(true)
     }
 
-    /// Makes `keys` the index of base version `version`.
+    /// Saves `keys` as the index of base version `version`.
     pub(crate) async fn save(&self, keys: KeyIndex, version: u64) -> Result<KeyIndex> {
         let keys = blocking(move || keys.save(version).map(|()| keys)).await?;
         if let Some(mirror) = &self.mirror {
@@ -102,14 +104,14 @@ impl KeyFiles {
             for level in keys.level_names().filter(|level| !there.contains(*level)) {
                 mirror.upload(level, &self.directory.join(level)).await?;
             }
-            // Last: what it names must be there.
+            // The manifest goes last: what it names must exist.
             let name = manifest_name(version);
             mirror.upload(&name, &self.directory.join(&name)).await?;
         }
         Ok(keys)
     }
 
-    /// Removes what belongs to no base version in `keep`.
+    /// Removes files that belong to no base version in `keep`.
     pub(crate) async fn collect(&self, keep: BTreeSet<u64>) -> Result<()> {
         if let Some(mirror) = &self.mirror {
             let names: Vec<String> = keep.iter().map(|version| manifest_name(*version)).collect();
@@ -133,7 +135,7 @@ impl KeyFiles {
         blocking(move || KeyIndex::collect(&directory, &keep)).await
     }
 
-    /// Removes them all.
+    /// Removes all files.
     pub(crate) async fn remove(&self) -> Result<()> {
         if let Some(mirror) = &self.mirror {
             mirror.delete_all().await?;

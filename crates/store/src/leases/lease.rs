@@ -1,13 +1,13 @@
-//! One writer a table, in any process.
+//! Leases: one writer per table, across all processes.
 //!
-//! On a local disk: advisory locks on two files beside the table, one for who writes the log and one for who changes
-//! the base, released by the operating system when their holder ends, however it ends.
+//! On a local disk, they are advisory locks on two files beside the table, one for writing the log and one for changing
+//! the base. The operating system releases them when their holder ends, however it ends.
 //!
-//! In an object store: one lease for both. It is the object with the highest number among a table's leases; making the
-//! next number, which only one can do, is taking over. Its holder beats: it replaces the object now and then, and gives
-//! the lease up when it has not written for a while. Who wants the lease and sees no beat for a while, by its own clock
-//! alone, takes it for abandoned. A holder that was only slow finds out at its next write to the log or the base, which
-//! its successor has fenced.
+//! One lease serves both in an object store. It is the object with the highest number among a table's leases; creating
+//! the next number, which only one process can do, takes the lease over. Its holder sends heartbeats by replacing the
+//! object, and releases the lease when it has not written for a while. A process that wants the lease and sees no
+//! heartbeat for a while, by its own clock alone, considers it abandoned. A holder that was merely slow finds out at
+//! its next write to the log or the base, which its successor has fenced.
 
 use std::fs::{File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -27,27 +27,27 @@ use crate::files::objects::Objects;
 const FILE_POLL: Duration = Duration::from_millis(2);
 const OBJECT_POLL: Duration = Duration::from_millis(100);
 
-/// The right to do something to a table that only one may do at a time, until dropped. Within a process a mutex comes
-/// first: a file lock does not order those who wait for it.
+/// An exclusive right on a table, held until it is dropped. Within a process, waiters must queue at a mutex first,
+/// because a file lock does not order them.
 #[derive(Debug)]
 pub(crate) struct Lease {
     file: Option<File>,
-    /// Which of a table's leases it is, in an object store, and that it is in use.
+    /// The number of the lease in an object store, and a mark that it is in use.
     number: u64,
     _use: Option<Arc<()>>,
 }
 
 impl Lease {
-    /// Says what is done under it, for who looks from another process.
+    /// Records what is done under the lease, for other processes to report.
     pub(crate) fn say(&self, what: &str) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let said = format!("process {}: {what}", std::process::id());
         let written = file.set_len(0).and_then(|()| file.write_all_at(said.as_bytes(), 0));
-        written.context(|| format!("say in a lock file what is done: {what}"))
+        written.context(|| format!("record `{what}` in a lock file"))
     }
 }
 
-/// What gives leases on a table.
+/// The source of leases on a table.
 #[derive(Debug)]
 pub(crate) enum Leases {
     Files { writer: PathBuf, base: PathBuf },
@@ -58,7 +58,7 @@ impl Leases {
     /// Waits for the right to write the log.
     ///
     /// # Errors
-    /// `Conflict` when another process has had it for longer than `wait_max`.
+    /// `Conflict` when another process holds it for longer than `wait_max`.
     pub(crate) async fn writer(&self, wait_max: Duration) -> Result<Lease> {
         match self {
             Self::Files { writer, .. } => lock(writer, wait_max).await,
@@ -69,7 +69,7 @@ impl Leases {
     /// Waits for the right to change the base.
     ///
     /// # Errors
-    /// As [`writer`](Self::writer).
+    /// Those of [`writer`](Self::writer).
     pub(crate) async fn base(&self, wait_max: Duration) -> Result<Lease> {
         match self {
             Self::Files { base, .. } => lock(base, wait_max).await,
@@ -77,7 +77,7 @@ impl Leases {
         }
     }
 
-    /// The right to change the base, unless another process has it.
+    /// Takes the right to change the base, unless another process has it.
     pub(crate) async fn try_base(&self) -> Result<Option<Lease>> {
         match self {
             Self::Files { base, .. } => try_lock(base),
@@ -85,10 +85,10 @@ impl Leases {
         }
     }
 
-    /// What another process does to the base, as far as it says so.
+    /// Returns what another process is doing to the base, if it recorded that.
     pub(crate) fn elsewhere(&self) -> Result<Option<String>> {
         match self {
-            // A lock that cannot be had at all, as on a read-only file system, says nothing.
+            // A lock that cannot be taken for other reasons, such as a read-only file system, tells nothing.
             Self::Files { base, .. } if matches!(try_lock(base), Ok(None)) => {
                 let said = std::fs::read_to_string(base).context(|| format!("read {}", base.display()))?;
                 Ok(Some(said).filter(|said| !said.is_empty()))
@@ -97,7 +97,7 @@ impl Leases {
         }
     }
 
-    /// Whether nobody else can have written since [`settle`](Self::settle).
+    /// Returns whether no other process can have written since [`settle`](Self::settle).
     pub(crate) fn is_sole(&self) -> bool {
         match self {
             Self::Files { .. } => false,
@@ -105,7 +105,7 @@ impl Leases {
         }
     }
 
-    /// Whether a lease that was given and not returned is ours still, whatever time has passed.
+    /// Returns whether a lease that was given out and not returned is certainly still ours, however long ago that was.
     pub(crate) fn is_certain(&self) -> bool {
         match self {
             Self::Files { .. } => true,
@@ -113,7 +113,8 @@ impl Leases {
         }
     }
 
-    /// Whether somebody may have had the right to write between this lease and the one that was last asked about.
+    /// Returns whether another process may have held the right to write between this lease and the one of the last
+    /// call.
     pub(crate) fn is_new(&self, lease: &Lease) -> bool {
         match self {
             Self::Files { .. } => true,
@@ -121,7 +122,7 @@ impl Leases {
         }
     }
 
-    /// Whether nobody has taken over since `lease` was given, whatever time has passed.
+    /// Returns whether nobody has taken over since `lease` was given out, however long ago that was.
     pub(crate) async fn is_newest(&self, lease: &Lease) -> Result<bool> {
         match self {
             Self::Files { .. } => Ok(true),
@@ -129,14 +130,15 @@ impl Leases {
         }
     }
 
-    /// Says that everything was taken in that was in the log when `lease` was given.
+    /// Records that everything was applied that was in the log when `lease` was given out.
     pub(crate) fn settle(&self, lease: &Lease) {
         if let Self::Objects(table) = self {
             table.settled.store(lease.number, Ordering::Release);
         }
     }
 
-    /// Says that nobody knows what is in the log: a write to it failed.
+    /// Records that the end of the log is unknown, because a write to it failed; and that the lease was lost, if
+    /// `is_lost`.
     pub(crate) fn unsettle(&self, is_lost: bool) {
         if let Self::Objects(table) = self {
             table.settled.store(0, Ordering::Release);
@@ -146,7 +148,7 @@ impl Leases {
         }
     }
 
-    /// Lets others write at once.
+    /// Releases the lease, so that others can write at once.
     pub(crate) async fn release(&self) -> Result<()> {
         match self {
             Self::Files { .. } => Ok(()),
@@ -155,7 +157,7 @@ impl Leases {
     }
 }
 
-/// Waits for the lock on `path` while another process has it.
+/// Waits for the lock on `path` while another process holds it.
 async fn lock(path: &Path, wait_max: Duration) -> Result<Lease> {
     let start = Instant::now();
     loop {
@@ -169,7 +171,7 @@ async fn lock(path: &Path, wait_max: Duration) -> Result<Lease> {
     }
 }
 
-/// The lock on `path`, unless somebody has it.
+/// Takes the lock on `path`, unless it is held.
 fn try_lock(path: &Path) -> Result<Option<Lease>> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.context(|| format!("open lock file {}", path.display()))?;
@@ -185,23 +187,23 @@ fn busy(who: &str, waited: Duration) -> Error {
     Error::conflict(format!("{who} has been writing to this table for {seconds} s; wait for it to end and try again"))
 }
 
-/// See the module's description.
+/// The lease of a table in an object store: see the module's description.
 #[derive(Debug)]
 pub(crate) struct TableLease {
     objects: Objects,
-    /// This process, on its machine, and which of its kind: no two are called the same.
+    /// The unique name of the holder: process, machine, and a random number.
     holder: String,
-    /// Without a beat for so long, a lease is abandoned.
+    /// How long a lease may go without a heartbeat before it counts as abandoned.
     patience: Duration,
     held: Mutex<Option<Held>>,
-    /// The number of the lease under which the log was read to its end.
+    /// The number of the lease under which the log was last read to its end.
     settled: AtomicU64,
-    /// See [`Leases::is_new`].
+    /// The number of the lease that [`Leases::is_new`] was last asked about.
     asked: AtomicU64,
-    /// Who has been lent the lease, and when somebody was last.
+    /// Cloned by leases that are lent; `used` is when one last was.
     uses: Arc<()>,
     used: Mutex<Instant>,
-    /// Who takes the lease or beats.
+    /// Held while the lease is taken, renewed or released.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -209,11 +211,11 @@ pub(crate) struct TableLease {
 struct Held {
     number: u64,
     beat: u64,
-    /// When the newest beat that arrived was sent.
+    /// When the newest heartbeat that arrived was sent.
     since: Instant,
 }
 
-/// What a lease object says.
+/// The content of a lease object.
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
 struct Claim {
     holder: String,
@@ -239,7 +241,7 @@ impl TableLease {
         }
     }
 
-    /// The number of the lease when this process has it, and nobody can have found it abandoned.
+    /// Returns the number of the lease if this process holds it and nobody can have found it abandoned.
     fn held(&self) -> Option<u64> {
         self.held.lock().filter(|held| held.since.elapsed() < self.patience / 2).map(|held| held.number)
     }
@@ -253,12 +255,12 @@ impl TableLease {
         Lease { file: None, number, _use: Some(Arc::clone(&self.uses)) }
     }
 
-    /// Whether nobody in this process has written for a while.
+    /// Returns whether nothing in this process has written for a while.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.uses) == 1 && self.used.lock().elapsed() > self.patience
     }
 
-    /// The highest of the numbers that are the names of leases.
+    /// Returns the highest of the numbers that are names of leases.
     fn latest(names: &[String]) -> Option<u64> {
         names.iter().filter_map(|name| name.parse().ok()).max()
     }
@@ -268,7 +270,7 @@ impl TableLease {
             return Ok(self.lend(number));
         }
         let _turn = self.turn.lock().await;
-        // Whoever had the turn may have taken it.
+        // The previous holder of the turn may have taken the lease.
         let number = match self.held() {
             Some(number) => number,
             None => self.take(wait_max).await?,
@@ -315,7 +317,7 @@ impl TableLease {
         }
     }
 
-    /// Beats in the background until lease `number` is released or lost, or nobody uses it any more.
+    /// Sends heartbeats in the background until lease `number` is released, lost or idle.
     fn keep_beating(self: &Arc<Self>, number: u64) {
         let lease = Arc::downgrade(self);
         let pause = self.patience / 6;
@@ -326,19 +328,19 @@ impl TableLease {
                 match lease.beat(number).await {
                     Ok(true) => {}
                     Ok(false) => return,
-                    // The next one may arrive; when none does in time, the lease is taken anew before the next write.
-                    Err(error) => tracing::warn!(%error, "a sign of life was lost"),
+                    // The next one may arrive; if none does in time, the lease is taken again before the next write.
+                    Err(error) => tracing::warn!(%error, "a heartbeat of a lease was lost"),
                 }
             }
         });
     }
 
-    /// Replaces the object of lease `number`; false when we do not have it.
+    /// Replaces the object of lease `number`. Returns false if this process no longer holds it.
     async fn beat(&self, number: u64) -> Result<bool> {
         let _turn = self.turn.lock().await;
         let Some(held) = self.held.lock().filter(|held| held.number == number) else { return Ok(false) };
         if held.since.elapsed() >= self.patience / 2 {
-            // Somebody may have it by now.
+            // Another process may hold it by now.
             *self.held.lock() = None;
             return Ok(false);
         }

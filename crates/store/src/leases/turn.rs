@@ -1,9 +1,9 @@
-//! One at a time over several writes: the turn of whoever reads a table, judges, and writes what it has judged, to that
-//! table and to others.
+//! Turns: exclusive access across several calls, for work that reads a table, decides, and writes to that table and to
+//! others.
 //!
-//! A turn orders those who ask for it and nobody else: writes, folds and reads go on beside it. It is a lease of its
-//! own (`lease.rs`), on a local disk a lock on `NAME.turn.lock`, and comes before all of the store's own locks: nothing
-//! in the store waits for a turn.
+//! A turn orders only those who ask for it; writes, folds and reads go on beside it. It is a lease of its own
+//! (`lease.rs`), on a local disk a lock on `NAME.turn.lock`, and comes before all of the store's own locks: nothing in
+//! the store waits for a turn.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::leases::lease::{Lease, Leases, TableLease};
 
-/// What gives turns on a table.
+/// The source of turns on a table.
 #[derive(Debug)]
 pub(crate) struct Turns {
     leases: Arc<Leases>,
-    /// Orders those who wait in this process.
+    /// Orders the waiters of this process.
     queue: Arc<Mutex<()>>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Turns {
 #[derive(Debug)]
 pub struct Turn {
     leases: Arc<Leases>,
-    /// Given back in this order.
+    /// Released in this order.
     held: Option<(Lease, OwnedMutexGuard<()>)>,
 }
 
@@ -43,7 +43,7 @@ impl Turns {
         Self { leases: Arc::new(leases), queue: Arc::default() }
     }
 
-    /// Waits for the turn, for another process `wait_max` at most.
+    /// Waits for the turn; for another process at most `wait_max`.
     pub(crate) async fn take(&self, wait_max: Duration) -> Result<Turn> {
         let guard = Arc::clone(&self.queue).lock_owned().await;
         let lease = self.leases.writer(wait_max).await?;
@@ -52,11 +52,11 @@ impl Turns {
 }
 
 impl Turn {
-    /// Whether nobody else has had the turn since it was taken. In an object store, who stands still for long is taken
-    /// for dead and loses it, and what it writes then may come after what others have written.
+    /// Returns whether nobody else has had the turn since it was taken. A holder in an object store that stalls for
+    /// long counts as dead and loses the turn, and its writes may then come after those of others.
     ///
     /// # Errors
-    /// What asking the object store met.
+    /// Those of the object store.
     pub async fn is_ours(&self) -> Result<bool> {
         match &self.held {
             Some((lease, _)) => self.leases.is_newest(lease).await,
@@ -64,7 +64,7 @@ impl Turn {
         }
     }
 
-    /// Ends the turn, and returns when others can have it.
+    /// Ends the turn, and returns when others can take it.
     pub async fn end(mut self) {
         let held = self.held.take();
         release(&self.leases).await;
@@ -75,7 +75,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let Some(held) = self.held.take() else { return };
-        // A lock on a file is given back with the file. Where there is nothing to run the rest on, the lease runs out.
+        // A file lock is released with its file. Without a runtime for the rest, the lease runs out.
         if let (Leases::Objects(_), Ok(runtime)) = (self.leases.as_ref(), tokio::runtime::Handle::try_current()) {
             let leases = Arc::clone(&self.leases);
             runtime.spawn(async move {
@@ -89,7 +89,7 @@ impl Drop for Turn {
 async fn release(leases: &Leases) {
     let released: Result<(), Error> = leases.release().await;
     if let Err(error) = released {
-        tracing::warn!(%error, "others wait for a turn until its lease runs out");
+        tracing::warn!(%error, "a turn was not released: others wait until its lease runs out");
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
         let objects = Objects::new(Arc::new(InMemory::new()), Path::from("lake"), Faults::default());
         let turns = Turns::of_objects(TableLease::new(objects.clone(), PATIENCE));
         let turn = turns.take(LONG).await.unwrap();
-        // What somebody does who sees no sign of life.
+        // What a process does that has seen no heartbeat.
         assert!(objects.create("2", bytes::Bytes::from_static(b"{}")).await.unwrap());
         assert!(!turn.is_ours().await.unwrap());
     }

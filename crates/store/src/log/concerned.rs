@@ -1,7 +1,7 @@
-//! The keys that a new base concerns, on their way to the log.
+//! The keys that a write to the base concerned, on their way to the log.
 //!
-//! They are logged in parts, each a record before that of the base, so that no record and nobody's memory grows with
-//! the write. A part that is not followed by its base, because its writer died, means nothing.
+//! They are logged in parts, as records before that of the base, so that neither a record nor memory grows with the
+//! write. Parts whose base record never follows, because their writer died, mean nothing.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
@@ -13,16 +13,16 @@ use crate::errors::arrow_error;
 /// Keys of rows that a write to the base concerned.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Concerned {
-    /// Keys that have new values.
+    /// Keys with new values.
     pub(crate) written: Option<RecordBatch>,
-    /// Keys that are gone.
+    /// Deleted keys.
     pub(crate) deleted: Option<RecordBatch>,
 }
 
-/// The parts that stand before a base's record.
+/// The parts that precede a base's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeyParts {
-    /// Tells these parts from those of a writer that died.
+    /// Distinguishes these parts from those of a writer that died.
     pub(crate) id: u64,
     pub(crate) count: u64,
 }
@@ -40,7 +40,7 @@ impl Concerned {
         [&self.written, &self.deleted].into_iter().flatten()
     }
 
-    /// Bytes of the keys in memory.
+    /// Returns the bytes of the keys in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.batches().map(row_bytes).sum()
     }
@@ -49,7 +49,7 @@ impl Concerned {
         self.batches().all(|keys| keys.num_rows() == 0)
     }
 
-    /// Adds pieces of these keys to `pieces`, each of at most `bytes_max` or one row.
+    /// Splits these keys into pieces of at most `bytes_max` bytes, or one row, and adds them to `pieces`.
     pub(crate) fn split(self, bytes_max: usize, pieces: &mut Vec<Self>) {
         let rows = |keys: &Option<RecordBatch>| keys.as_ref().map_or(0, RecordBatch::num_rows);
         let (written, deleted) = (rows(&self.written), rows(&self.deleted));
@@ -67,7 +67,7 @@ impl Concerned {
         }
     }
 
-    /// All keys of `pieces`.
+    /// Joins all keys of `pieces`.
     pub(crate) fn join(pieces: &[Self]) -> Result<Self> {
         let side = |side: fn(&Self) -> Option<&RecordBatch>| {
             let batches: Vec<&RecordBatch> = pieces.iter().filter_map(side).collect();
@@ -78,7 +78,7 @@ impl Concerned {
     }
 }
 
-/// Bytes of `rows`, which may be a slice of a larger batch.
+/// Returns the bytes of `rows`, which may be a slice of a larger batch.
 pub(crate) fn row_bytes(rows: &RecordBatch) -> usize {
     let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
     rows.columns().iter().map(|column| bytes(column.as_ref())).sum()

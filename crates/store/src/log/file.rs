@@ -1,4 +1,4 @@
-//! A log on a local disk: a file for each segment, which grows.
+//! A log on a local disk: one growing file per segment.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -27,12 +27,12 @@ pub(super) struct Files {
 #[derive(Debug)]
 struct FileSegment {
     path: PathBuf,
-    /// Open to be read, until it is written.
+    /// Opened for reading until the first write.
     file: Arc<File>,
     can_write: bool,
     /// Bytes that were read or written.
     end: u64,
-    /// Bytes that are known to be on the disk.
+    /// Bytes that are known to be durable.
     synced: u64,
     faults: Faults,
 }
@@ -83,7 +83,7 @@ impl Segments for Files {
     async fn open(&self, number: u64) -> Result<Option<Box<dyn Segment>>> {
         let (path, faults) = (self.path(number), self.faults.clone());
         blocking(move || {
-            // Who only reads may not be allowed to write.
+            // A process that only reads may not be allowed to write.
             let file = match File::open(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
                 file => Arc::new(file.context(|| format!("open log segment {}", path.display()))?),
@@ -123,7 +123,7 @@ impl Segments for Files {
 }
 
 impl FileSegment {
-    /// The file, open to be written.
+    /// Returns the file, opened for writing.
     async fn writable(&mut self) -> Result<Arc<File>> {
         if !self.can_write {
             let path = self.path.clone();
@@ -169,10 +169,10 @@ impl Segment for FileSegment {
     }
 
     async fn news(&self) -> Result<News> {
-        // A moment's work: a system call that touches no disk.
+        // Not worth another thread: a system call that does not touch the disk.
         let metadata = self.file.metadata().context(|| self.place(0))?;
         Ok(match () {
-            // Removed, or cut off before the place that was read to.
+            // Removed, or cut off before the position.
             () if metadata.nlink() == 0 || metadata.len() < self.end => News::Gone,
             () if seen_to(&self.file, self.end, metadata.len()).context(|| self.place(0))? > self.end => News::More,
             () => News::None,
@@ -185,7 +185,7 @@ impl Segment for FileSegment {
             let seen = |length| seen_to(&file, end, length).context(|| place.clone());
             let left = seen(file.metadata().context(|| place.clone())?.len())?.saturating_sub(end);
             let mut bytes = vec![0; wanted.min(usize::try_from(left).unwrap_or(usize::MAX))];
-            // The file may shrink meanwhile, when another process cuts off a torn end.
+            // The file may shrink meanwhile, when another process cuts off an interrupted write.
             let mut filled = 0;
             while filled < bytes.len() {
                 match file.read_at(&mut bytes[filled..], end + filled as u64).context(|| place.clone())? {
@@ -193,7 +193,7 @@ impl Segment for FileSegment {
                     count => filled += count,
                 }
             }
-            // Another group may have come in the place of one that was refused.
+            // Another group may have replaced one that failed.
             bytes.truncate((seen(end + filled as u64)? - end) as usize);
             Ok(bytes.into())
         })
@@ -210,7 +210,8 @@ impl Segment for FileSegment {
         let unseen = blocking(move || {
             let unseen = Unseen::behind(Arc::clone(&file), end).context(|| place.clone())?;
             write(&file, end, &bytes, sync, &faults).context(|| place.clone()).or_else(|error| {
-                // After a failed sync nobody knows what the disk holds: it must not come back as if acknowledged.
+                // After a failed sync, nobody knows what the disk holds: the write must not reappear as if
+                // acknowledged.
                 truncate(&file, end, &faults).context(|| place)?;
                 Err(error)
             })?;

@@ -1,11 +1,11 @@
-//! Frames: the writes in a log, each whole or not there.
+//! Frames: the entries of a log, each complete or absent.
 //!
 //! ```text
 //! frame = magic "CNLG" · length u32 · crc32 u32 · body        (little-endian; length and crc of the body)
 //! body  = kind u8 · epoch u32 · version u64 · time i64 · synced u64 · payload
 //! ```
 //!
-//! A body without `synced`, which is of an earlier version of Cenote, has a kind without the bit [`HAS_SYNCED`].
+//! Bodies of earlier versions of Cenote have no `synced`; their kind lacks the bit [`HAS_SYNCED`].
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
@@ -22,19 +22,19 @@ pub(super) const HEADER_BYTES: usize = 12;
 const BODY_HEADER_BYTES: usize = 21;
 const HAS_SYNCED: u8 = 0x80;
 
-/// What a frame says of the log that it is in.
+/// The state of the log that a frame records.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stamp {
-    /// How often the writer had changed.
+    /// How many times the writer had changed.
     pub(super) epoch: u32,
-    /// Bytes of the segment that were on the disk before the frame was written.
+    /// Bytes of the segment that were durable before the frame was written.
     pub(super) synced: u64,
 }
 
 /// One entry of the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
-    /// The table's version from this write on; records that change no row repeat the version before.
+    /// The table's version from this write on; records that change no row repeat the previous version.
     pub(crate) version: u64,
     pub(crate) time: Timestamp,
     pub(crate) record: Record,
@@ -44,23 +44,23 @@ pub(crate) struct Frame {
 pub(crate) enum Record {
     /// The history up to here: the first frame of each segment.
     Checkpoint(Checkpoint),
-    /// Whole rows in the table's logical schema, one a key.
+    /// Whole rows in the table's logical schema, one per key.
     Upsert(RecordBatch),
-    /// Keys whose rows are gone.
+    /// Keys whose rows are deleted.
     Delete(RecordBatch),
-    /// The base has a new version. For a write that went straight to it: the keys that it concerned, together with
-    /// those in `parts` before it.
+    /// A new version of the base. If a direct write made it: the keys that the write concerned, together with those in
+    /// the preceding `parts`.
     Base { mark: BaseMark, parts: Option<KeyParts>, keys: Concerned },
     /// A tag or a consumer was set or removed.
     Note(Note),
-    /// The end of the segment: the next one is named by this version.
+    /// The end of the segment; the version that names the next one.
     Sealed(u64),
-    /// Keys that a base concerns whose record follows, and has these parts; else nothing.
+    /// Some of the keys of a later `Base` record that names these parts; meaningless without that record.
     Keys { parts: u64, keys: Concerned },
 }
 
 impl Record {
-    /// The hashes of the keys of its rows, under `secret`.
+    /// Returns the hashes of the keys of its rows, under `secret`.
     pub(crate) fn hashes(&self, key: &PrimaryKey, secret: (u64, u64)) -> Result<Vec<u128>> {
         match self {
             Self::Upsert(batch) | Self::Delete(batch) => key.hash(&key.project(batch)?, secret),
@@ -68,7 +68,7 @@ impl Record {
         }
     }
 
-    /// Bytes of its rows in memory.
+    /// Returns the bytes of its rows in memory.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upsert(batch) | Self::Delete(batch) => batch.get_array_memory_size(),
@@ -122,7 +122,7 @@ impl Frame {
         Ok(())
     }
 
-    /// The frame that `body` holds, and what it says of the log.
+    /// Decodes the frame in `body`, and its stamp.
     pub(super) fn decode(body: &[u8]) -> Result<(Stamp, Self)> {
         let mut rest = body;
         let mut take = |count: usize| -> Result<&[u8]> {
@@ -144,7 +144,7 @@ impl Frame {
             3 => {
                 let mut parts = Parts(payload);
                 let (mark, keys) = (from_json(parts.next()?)?, parts.keys()?);
-                // Before there were parts of keys, a record ended here.
+                // Before keys came in parts, a record ended here.
                 let parts = if parts.0.is_empty() { &[] } else { parts.next()? };
                 let parts = if parts.is_empty() { None } else { Some(from_json(parts)?) };
                 Record::Base { mark, parts, keys }
@@ -157,7 +157,7 @@ impl Frame {
             }
             other => {
                 let what =
-                    format!("a log record of kind {other} is of a newer version of Cenote: open it with that one");
+                    format!("a log record of kind {other} was written by a newer version of Cenote: use that version");
                 return Err(Error::unsupported(what));
             }
         };
@@ -165,29 +165,28 @@ impl Frame {
     }
 }
 
-/// The body of the frame that `bytes` begin with, if it is whole.
+/// Returns the body of the frame at the start of `bytes`, if it is complete and its checksum matches.
 pub(super) fn whole_body(bytes: &[u8]) -> Option<&[u8]> {
     let body = bytes.get(HEADER_BYTES..frame_bytes(bytes)?)?;
     let crc = u32::from_le_bytes(bytes[8..12].try_into().ok()?);
     (body.len() >= BODY_HEADER_BYTES && crc32fast::hash(body) == crc).then_some(body)
 }
 
-/// The length of the frame that `bytes` begin with, if a frame's header is there.
+/// Returns the length of the frame at the start of `bytes`, if there is a frame's header.
 pub(super) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
     let header = bytes.get(..HEADER_BYTES).filter(|header| header[..4] == MAGIC)?;
     HEADER_BYTES.checked_add(u32::from_le_bytes(header[4..8].try_into().ok()?) as usize)
 }
 
-/// Whether a whole frame is anywhere in `bytes` that was written when what is at `place` of the segment was on the
-/// disk.
+/// Returns whether `bytes` contain a complete frame that was written when position `place` of the segment was durable.
 pub(super) fn has_witness(bytes: &[u8], place: u64) -> bool {
     let starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
     let mut bodies = starts.filter_map(|(at, _)| whole_body(&bytes[at..]));
-    // Earlier versions of Cenote did not say, and wrote a frame at a time as a rule.
+    // Earlier versions of Cenote did not record this, and usually wrote one frame at a time.
     bodies.any(|body| synced(body).is_none_or(|synced| synced > place))
 }
 
-/// What the frame in `body` says was on the disk before it, if it says so.
+/// Returns how much of the segment was durable before the frame in `body` was written, if it records that.
 fn synced(body: &[u8]) -> Option<u64> {
     let bytes = body.get(BODY_HEADER_BYTES..BODY_HEADER_BYTES + 8)?;
     (body[0] & HAS_SYNCED != 0).then(|| bytes.try_into().map(u64::from_le_bytes).ok())?
@@ -198,7 +197,7 @@ fn write_batch(bytes: &mut Vec<u8>, batch: &RecordBatch) -> Result<()> {
     writer.write(batch).and_then(|()| writer.finish()).map_err(arrow_error)
 }
 
-/// Writes a part of a record and before it its length; one that is not there is empty.
+/// Writes the length of a part of a record, then the part; an absent part is empty.
 fn write_part(bytes: &mut Vec<u8>, part: Option<Vec<u8>>) {
     let part = part.unwrap_or_default();
     bytes.extend((part.len() as u64).to_le_bytes());
@@ -216,7 +215,7 @@ fn write_keys(bytes: &mut Vec<u8>, keys: &Concerned) -> Result<()> {
     Ok(())
 }
 
-/// The parts of a record that are not read yet.
+/// The parts of a record that were not read yet.
 struct Parts<'a>(&'a [u8]);
 
 impl<'a> Parts<'a> {
@@ -235,7 +234,7 @@ impl<'a> Parts<'a> {
 }
 
 fn unreadable() -> Error {
-    Error::corrupt("the frame's checksum is right and its content is not")
+    Error::corrupt("the frame's checksum matches, but its content is invalid")
 }
 
 fn read_batch(bytes: &[u8]) -> Result<RecordBatch> {

@@ -1,4 +1,4 @@
-//! What a table's log says of its base: which Lance versions there were, what each holds, and who still needs what.
+//! The history of a table's base as its log records it: the Lance versions, what each holds, and what is still needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::base::sessions::{Identity, new_identity};
 
-/// The format of log segments and their checkpoints. Since 2, versions between tagged ones and the oldest other may be
-/// gone.
+/// The format of log segments and their checkpoints. Since format 2, versions between tagged ones and the oldest
+/// untagged one may have been collected.
 const FORMAT: u32 = 2;
 
 /// One version of the base.
@@ -19,22 +19,22 @@ pub(crate) struct BaseMark {
     pub(crate) base: u64,
     /// The first Lance version with the same rows.
     pub(crate) since: u64,
-    /// The newest write it holds. Those between `folded` and this one that are not in the log as rows went straight to
-    /// it.
+    /// The newest write that it holds. Writes after `folded` up to this one that the log does not hold as rows went
+    /// directly to the base.
     pub(crate) version: u64,
-    /// Every write up to here is in it.
+    /// The version up to which every write is in the base.
     pub(crate) folded: u64,
-    /// The Lance version whose key index fits.
+    /// The Lance version that the key index is named after.
     pub(crate) keys: u64,
-    /// When `version` was written, or a little later: microseconds since 1970.
+    /// When `version` was written, or a little later, in microseconds since 1970.
     pub(crate) time: i64,
-    /// When it became the base, in place of the one before: microseconds since 1970.
+    /// When this version became the base, in microseconds since 1970.
     #[serde(default)]
     pub(crate) made: i64,
-    /// Bytes that were written to the table since it was made.
+    /// Bytes that were written to the table since it was created.
     #[serde(default)]
     pub(crate) accepted: u64,
-    /// Bytes that were written for them, to the log and to the base.
+    /// Bytes that were written to the log and the base for them.
     #[serde(default)]
     pub(crate) stored: u64,
 }
@@ -43,11 +43,11 @@ pub(crate) struct BaseMark {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Note {
-    /// A name for a version, which is kept until the name is removed.
+    /// A name for a version was set, or removed (`None`); the version is kept as long as it has a name.
     Tag { name: String, version: Option<u64> },
-    /// How far a reader of the change feed has come, or that it is gone.
+    /// The position of a consumer of the change feed was set, or removed (`None`).
     Consumer { name: String, version: Option<u64> },
-    /// Base versions below `base` are gone, but for those that tags name a version of.
+    /// Base versions below `base` were removed, except those of which tags name a version.
     Collected {
         base: u64,
         #[serde(default)]
@@ -55,60 +55,60 @@ pub(crate) enum Note {
     },
 }
 
-/// The state that notes and marks add up to.
+/// The state that results from all marks and notes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct History {
     /// The versions of the base, oldest first; the last one is current.
     pub(crate) marks: Vec<BaseMark>,
     pub(crate) tags: BTreeMap<String, u64>,
     pub(crate) consumers: BTreeMap<String, u64>,
-    /// The oldest version that was left when the past was last collected, tagged ones apart.
+    /// The oldest version that the last collection left, apart from tagged ones.
     #[serde(default)]
     oldest: u64,
-    /// What keys are hashed with: random for each table, so that nobody can choose keys that collide. It tells the
-    /// table from others of its name too.
+    /// The secret that keys are hashed with: random for each table, so that nobody can choose keys that collide. It
+    /// also distinguishes the table from others of its name.
     pub(crate) hash_key: Identity,
 }
 
 impl History {
-    /// The history of a table whose base is `mark` and that nothing is known of before.
+    /// Makes the history of a table whose base is `mark`, with no earlier versions.
     pub(crate) fn new(mark: BaseMark) -> Self {
         Self { marks: vec![mark], hash_key: new_identity(), ..Self::default() }
     }
 
-    /// The current version of the base.
+    /// Returns the current version of the base.
     pub(crate) fn current(&self) -> Result<BaseMark> {
         self.marks.last().copied().ok_or_else(|| Error::corrupt("the table's history names no base"))
     }
 
-    /// The version from which on every one can be read. The log goes back at least as far.
+    /// Returns the oldest version from which on every version can be read. The log reaches at least as far back.
     pub(crate) fn oldest(&self) -> u64 {
         self.oldest.max(self.marks.first().map_or(0, |mark| mark.version))
     }
 
-    /// Whether `version`, which is no newer than the newest, can be read.
+    /// Returns whether `version`, which is not newer than the newest, can be read.
     pub(crate) fn has(&self, version: Version) -> bool {
         version.0 >= self.oldest() || self.tags.values().any(|tagged| *tagged == version.0)
     }
 
-    /// The tagged versions before `oldest`, in order, each with the base that it is read from.
+    /// Returns the tagged versions before `oldest`, in order, each with the base that it is read from.
     pub(crate) fn tagged_before(&self, oldest: u64) -> BTreeMap<u64, BaseMark> {
         let versions = self.tags.values().copied().filter(|version| *version < oldest);
         versions.filter_map(|version| Some((version, self.at(Version(version))?))).collect()
     }
 
-    /// The newest base that holds nothing newer than `version`.
+    /// Returns the newest base that holds nothing newer than `version`.
     pub(crate) fn at(&self, version: Version) -> Option<BaseMark> {
         self.marks.iter().rev().find(|mark| mark.version <= version.0).copied()
     }
 
-    /// The base that was current at `time`, if one is known that was.
+    /// Returns the base that was current at `time`, if it is known.
     pub(crate) fn current_at(&self, time: i64) -> Option<BaseMark> {
         self.marks.iter().rev().find(|mark| mark.made <= time).copied()
     }
 
     pub(crate) fn add(&mut self, mark: BaseMark) {
-        // Of several bases with the same rows (an index was built), the newest will do.
+        // The newest of several bases with the same rows suffices; building an index makes such bases.
         let same = self.marks.pop_if(|old| (old.version, old.folded) == (mark.version, mark.folded));
         let since = same.map_or(mark.base, |same| same.since);
         self.marks.push(BaseMark { since, ..mark });
@@ -131,7 +131,7 @@ impl History {
     }
 }
 
-/// The first frame of a segment: all that the segments before it add up to, rows apart.
+/// The first frame of a segment: the result of the segments before it, without rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     format: u32,
@@ -151,7 +151,7 @@ impl Checkpoint {
             format: u32,
         }
         let unreadable = |source| Error::corrupt("the checkpoint of a log segment is unreadable").with_source(source);
-        // The format first: a newer one may have other fields.
+        // The format is parsed first, because a newer one may have other fields.
         let Format { format } = serde_json::from_slice(bytes).map_err(unreadable)?;
         if format > FORMAT {
             return Err(Error::unsupported(format!(

@@ -1,17 +1,17 @@
-//! The write-ahead log of a table: what was acknowledged, in order, before it is part of the base.
+//! The write-ahead log of a table: acknowledged writes, in order, until the base holds them.
 //!
-//! A log is a chain of segments, each named by the first version it may hold. A segment is a sequence of frames. The
-//! first one is a checkpoint of the table's history, so that older segments can go; the last one of a finished segment
-//! names the next, which is then begun: a crash between the two leaves a log whose next writer begins it. Readers in
-//! other processes follow the log as it grows. On a local disk a segment is a file, in an object store an object for
-//! each group of writes.
+//! A log is a chain of segments, each named by the first version it may hold. A segment is a sequence of frames. Its
+//! first frame is a checkpoint of the table's history, so that older segments can be removed. Its last frame, once it
+//! has ended, names the next segment, which is begun afterwards: if a crash comes between the two, the next writer
+//! begins it. Readers in other processes follow the log as it grows. On a local disk a segment is a file; in an object
+//! store it is one object per group of writes.
 //!
-//! The epoch in each frame counts changes of writer: a frame of an older epoch behind one of a newer one is no frame.
+//! The epoch in each frame counts changes of the writer. A frame with an older epoch than the frame before it is
+//! damage.
 //!
-//! When the power fails, a disk may have any part of what was written since the last sync: the end of a group and not
-//! its beginning. So each frame says how much of its segment was on the disk before it was written. A broken frame is
-//! damage when a whole one behind it vouches for it; otherwise nobody was told that it was written, and it ends the
-//! log.
+//! After a power failure, a disk may hold any part of what was written since the last sync, such as the end of a group
+//! without its beginning. So each frame records how much of its segment was durable before it was written. A broken
+//! frame is damage if a later intact frame vouches for it; otherwise it was never acknowledged, and the log ends there.
 
 pub(crate) mod concerned;
 mod file;
@@ -40,37 +40,37 @@ pub(crate) use segment::News;
 use segment::{Segment, Segments};
 pub(crate) use unseen::Unseen;
 
-/// So much of a segment is read at once; a single larger frame is read whole.
+/// Bytes of a segment per read; a single larger frame is read whole.
 const READ_BYTES: usize = 8 << 20;
-/// A group of so many bytes is encoded where the caller is: waking a thread costs as much.
+/// Bytes of a group that are encoded on the caller's thread: waking another thread costs as much.
 const SHORT_BYTES: usize = 128 << 10;
 
-/// How often the log is read again from the start when segments were collected that were to be read.
+/// How many times the log is read again from the start when segments were collected before they could be read.
 pub(crate) const COLLECTED_TRIES: usize = 8;
 
-/// Where the log of a table is.
+/// The location of a table's log.
 #[derive(Debug, Clone)]
 pub(crate) enum LogPlace {
     Directory(PathBuf, Faults),
     Objects(Objects),
 }
 
-/// A place in a log, from which it is read on, and at whose end it is written.
+/// A position in a log, from which it is read and at whose end it is written.
 #[derive(Debug)]
 pub(crate) struct Log {
     segments: Arc<dyn Segments>,
     /// The first version that the segment may hold.
     number: u64,
-    /// `None` while the segment is not there: the one before was ended, and nobody began it.
+    /// `None` while the segment does not exist: the one before has ended, and nobody has begun this one.
     segment: Option<Box<dyn Segment>>,
     epoch: u32,
 }
 
-/// Frames that were read, and how many bytes those were.
+/// Frames that were read, and how many bytes they took.
 struct Parsed {
     frames: Vec<Frame>,
     bytes: usize,
-    /// What the newest of them says.
+    /// The stamp of the newest frame.
     stamp: Stamp,
     sealed: Option<u64>,
 }
@@ -85,7 +85,7 @@ impl LogPlace {
         }
     }
 
-    /// Whether there is a log.
+    /// Returns whether the log exists.
     pub(crate) async fn exists(&self) -> Result<bool> {
         match self {
             Self::Directory(directory, _) => Ok(tokio::fs::try_exists(directory).await?),
@@ -93,7 +93,7 @@ impl LogPlace {
         }
     }
 
-    /// Starts a log.
+    /// Creates the log.
     pub(crate) async fn create(&self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
         let number = checkpoint.version + 1;
         let bytes = encode(vec![checkpoint_frame(checkpoint, time)], Stamp { epoch: 1, synced: 0 }).await?.1;
@@ -101,13 +101,13 @@ impl LogPlace {
             Self::Directory(directory, faults) => (directory, faults),
             Self::Objects(_) => {
                 return match self.segments().create(number, bytes).await {
-                    // Somebody else started it.
+                    // Another process created it first.
                     Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
                     made => made.map(drop),
                 };
             }
         };
-        // Under another name until it is whole, so that a crash leaves a log or none.
+        // Under another name until it is complete, so that a crash leaves a complete log or none.
         let part = directory.with_extension("part");
         let failed = || format!("make directory {}", directory.display());
         tokio::fs::create_dir_all(&part).await.context(failed)?;
@@ -117,7 +117,7 @@ impl LogPlace {
         blocking(move || sync_directory(&parent)).await
     }
 
-    /// Removes the log, or finds that there is none.
+    /// Removes the log, if it exists.
     pub(crate) async fn remove(&self) -> Result<()> {
         match self {
             Self::Objects(objects) => objects.delete_all().await,
@@ -127,14 +127,14 @@ impl LogPlace {
 }
 
 impl Log {
-    /// The log from the beginning of the segment that holds `version`, or of the oldest one there is when it begins
+    /// Opens the log at the beginning of the segment that holds `version`, or of the oldest segment if that begins
     /// later.
     pub(crate) async fn open(place: &LogPlace, version: u64) -> Result<Self> {
         let segments = place.segments();
         let mut numbers = segments.list().await?;
         loop {
             let mut at = numbers.partition_point(|number| *number <= version).max(1);
-            // The beginning of the newest segment may have been cut short: the end of the one before leads to it.
+            // The beginning of the newest segment may be incomplete: the end of the one before leads to it.
             while at > 0 && at <= numbers.len() {
                 let number = numbers[at - 1];
                 if let Some(mut segment) = segments.open(number).await? {
@@ -154,17 +154,17 @@ impl Log {
         }
     }
 
-    /// What is wrong when segments are missing each time that the log is read.
+    /// Returns the error for segments that are missing however often the log is read.
     pub(crate) fn gap(&self) -> Error {
         Error::corrupt(format!("the log in {} lacks a segment between others; restore it", self.segments.name()))
     }
 
-    /// Where the log is, for people.
+    /// Returns the location of the log, for messages.
     pub(crate) fn name(&self) -> String {
         self.segments.name()
     }
 
-    /// What there is that was not read.
+    /// Returns whether there is more to read.
     pub(crate) async fn news(&mut self) -> Result<News> {
         if self.segment.is_none() {
             self.segment = self.segments.open(self.number).await?;
@@ -172,24 +172,24 @@ impl Log {
         if let Some(segment) = &self.segment {
             return segment.news().await;
         }
-        // Somebody may have begun it, ended it and collected it.
+        // Another process may have begun this segment, ended it and collected it.
         let later = self.segments.list().await?.last().is_some_and(|last| *last > self.number);
         Ok(if later { News::Gone } else { News::None })
     }
 
-    /// The next whole frames, in order: empty at the end, `None` when what follows was collected. A frame that is not
-    /// whole yet is left for later.
+    /// Returns the next complete frames, in order: an empty list at the end, `None` when what follows was collected. An
+    /// incomplete frame is left for later.
     ///
     /// # Errors
-    /// `Corrupt` when a frame that was on the disk is not whole, which no interrupted write leaves behind.
+    /// `Corrupt` when a frame that was durable is broken, which no interrupted write causes.
     pub(crate) async fn read(&mut self) -> Result<Option<Vec<Frame>>> {
         let frames = self.read_segments().await?;
-        // The end of what is there is not the end of the log when segments are missing behind it.
+        // If segments after this position are missing, the end of what exists is not the end of the log.
         let is_sound = !frames.is_empty() || self.news().await? != News::Gone;
         Ok(is_sound.then_some(frames))
     }
 
-    /// The next whole frames of the segments that are there one behind the other.
+    /// Returns the next complete frames of consecutive segments.
     async fn read_segments(&mut self) -> Result<Vec<Frame>> {
         loop {
             if self.segment.is_none() {
@@ -227,7 +227,7 @@ impl Log {
         }
     }
 
-    /// Cuts off what an interrupted write left at the end; how many bytes that were. Only the holder of the lease may.
+    /// Cuts off what an interrupted write left at the end, and returns its bytes. Requires the lease.
     pub(crate) async fn repair(&mut self) -> Result<u64> {
         let Some(segment) = &mut self.segment else { return Ok(0) };
         let rest = segment.peek(usize::MAX).await?;
@@ -235,7 +235,7 @@ impl Log {
         segment.truncate().await
     }
 
-    /// Whether the segment lacks its beginning: [`begin`](Self::begin) has to come before anything else.
+    /// Returns whether the segment lacks its beginning, so that [`begin`](Self::begin) must precede any write.
     pub(crate) fn lacks_beginning(&self) -> bool {
         self.segment.as_ref().is_none_or(|segment| segment.end() == 0)
     }
@@ -248,20 +248,20 @@ impl Log {
         Ok(())
     }
 
-    /// Begins a new epoch: before the first write behind another writer's.
+    /// Begins a new epoch, before the first write after another writer's.
     pub(crate) fn next_epoch(&mut self) {
         self.epoch += 1;
     }
 
-    /// Adds `frames` as one group, and gives them back: durable when it returns (or with the operating system, unless
-    /// `sync`), and unseen. When it fails on a local disk, they are not there; in an object store they may come to be
-    /// there.
+    /// Appends `frames` as one group, and returns them. When it returns, they are durable (or with the operating
+    /// system, unless `sync`), and unseen. If it fails on a local disk, they are not in the log; in an object store
+    /// they may still arrive.
     pub(crate) async fn append(&mut self, frames: Vec<Frame>, sync: bool) -> Result<(Vec<Frame>, Unseen)> {
         let Some(segment) = &mut self.segment else {
-            return Err(Error::internal("the log is written before its segment is begun"));
+            return Err(Error::internal("the log was written before its segment began"));
         };
         if sync && segment.synced() < segment.end() {
-            // What another process wrote, or this one without syncing it: the frames vouch for it.
+            // Sync what another process wrote, or this one without a sync: the new frames vouch for it.
             segment.sync().await?;
         }
         let stamp = Stamp { epoch: self.epoch, synced: segment.synced() };
@@ -270,12 +270,12 @@ impl Log {
         Ok((frames, unseen))
     }
 
-    /// Ends the segment after `checkpoint`'s version and begins the next.
+    /// Ends the segment after `checkpoint`'s version and begins the next one.
     pub(crate) async fn roll(&mut self, checkpoint: Checkpoint, time: Timestamp) -> Result<()> {
         let version = checkpoint.version;
         let next = version + 1;
         if next == self.number {
-            // Nothing was written since the last one began.
+            // Nothing was written since the segment began.
             return Ok(());
         }
         self.append(vec![Frame { version, time, record: Record::Sealed(next) }], true).await?;
@@ -283,8 +283,7 @@ impl Log {
         self.begin(checkpoint, time).await
     }
 
-    /// Returns the version that precedes the longest run of newest segments that hold at most `bytes_max` bytes
-    /// together.
+    /// Returns the version before the longest run of newest segments that hold at most `bytes_max` bytes together.
     pub(crate) async fn version_before(&self, bytes_max: u64) -> Result<u64> {
         let mut left = bytes_max;
         let mut oldest = self.number;
@@ -295,7 +294,7 @@ impl Log {
         Ok(oldest - 1)
     }
 
-    /// The segments before the newest one, which can be removed while somebody else writes.
+    /// Returns the segments before the newest one, which can be removed while others write.
     pub(crate) fn past(&self) -> Past {
         Past { segments: Arc::clone(&self.segments), end: self.number }
     }
@@ -305,16 +304,16 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct Past {
     segments: Arc<dyn Segments>,
-    /// The number of the first segment that is not one of them.
+    /// The number of the first segment that has not ended.
     end: u64,
 }
 
 impl Past {
-    /// Removes the ended segments that hold no version of `needed`; how many those were.
+    /// Removes the ended segments that hold no version of `needed`, and returns their number.
     pub(crate) async fn collect(&self, needed: &[RangeInclusive<u64>]) -> Result<usize> {
         let numbers = self.segments.list().await?;
         let pairs = numbers.windows(2).filter(|pair| pair[1] <= self.end);
-        // A segment ends where the next one begins, or earlier.
+        // A segment ends at or before the beginning of the next one.
         let is_needed = |pair: &[u64]| {
             needed.iter().any(|range| !range.is_empty() && *range.start() < pair[1] && *range.end() >= pair[0])
         };
@@ -343,7 +342,7 @@ async fn encode(frames: Vec<Frame>, stamp: Stamp) -> Result<(Vec<Frame>, Vec<u8>
     .await
 }
 
-/// The whole frames that `bytes` begin with, up to the end of a segment; `stamp` is what the one before says.
+/// Parses the complete frames at the start of `bytes`, up to the end of a segment; `stamp` is that of the frame before.
 fn parse(bytes: &Bytes, stamp: Stamp) -> std::result::Result<Parsed, (usize, Error)> {
     let mut parsed = Parsed { frames: Vec::new(), bytes: 0, stamp, sealed: None };
     while parsed.sealed.is_none()
@@ -365,8 +364,8 @@ fn parse(bytes: &Bytes, stamp: Stamp) -> std::result::Result<Parsed, (usize, Err
     Ok(parsed)
 }
 
-/// `bytes` begin with something that is no whole frame: an interrupted write, unless there are no such here, or a frame
-/// that follows vouches for it.
+/// Checks `bytes`, which begin with an incomplete frame. That is an interrupted write, unless such writes cannot occur
+/// here, or a later frame vouches for it.
 fn check_tail(segment: &dyn Segment, bytes: &[u8]) -> Result<()> {
     if bytes.is_empty() {
         return Ok(());

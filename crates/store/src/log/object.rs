@@ -1,7 +1,7 @@
-//! A log in an object store: an object for each group of writes, made once, numbered without a gap.
+//! A log in an object store: one object per group of writes, created once and numbered without gaps.
 //!
-//! To write behind what was read is to make the object with the next number, which the store lets only one of several
-//! writers do. So a writer that was taken for dead finds out at its next write, whatever its clock says.
+//! A write creates the object with the next number, which the store lets only one of several writers do. So a writer
+//! that was considered dead finds out at its next write, whatever its clock says.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use super::segment::{News, Segment, Segments};
 use super::unseen::Unseen;
 use crate::files::objects::{Objects, PARALLEL};
 
-/// Objects read ahead at once, at most, and bytes of them.
+/// Maximum objects read ahead in parallel, and their bytes.
 const AHEAD_MAX: usize = 32;
 const AHEAD_BYTES: usize = 16 << 20;
 
@@ -26,13 +26,13 @@ pub(super) struct Groups {
 #[derive(Debug)]
 struct ObjectSegment {
     objects: Objects,
-    /// The stamp of object 0: that of another table, made under the name of this one, differs.
+    /// The stamp of object 0. It differs for another table that was made under this one's name.
     first: Option<String>,
-    /// The number of the first object of which not everything was read.
+    /// The number of the first object that was not read completely.
     next: u64,
-    /// Objects from there on, the first without what was read of it.
+    /// Objects from `next` on, the first without the part that was read.
     ahead: VecDeque<Bytes>,
-    /// How many to read ahead.
+    /// How many objects to read ahead.
     width: usize,
 }
 
@@ -60,8 +60,8 @@ impl Segments for Groups {
 
     async fn list(&self) -> Result<Vec<u64>> {
         let folders = self.objects.folders().await?;
-        // On a disk, as in some stores, folders are real and outlive what was in them: collected segments, and those of
-        // a table that had this one's name.
+        // Stores with real folders, such as a disk, keep the folders of collected segments, and of an earlier table of
+        // this name.
         let numbers: Vec<u64> = folders.iter().filter_map(|name| name.parse().ok()).collect();
         let checked = stream::iter(numbers).map(|number| async move {
             let is_there = self.segment(number).objects.exists(&object_name(0)).await?;
@@ -95,7 +95,7 @@ impl Segments for Groups {
         });
         let listed: Vec<_> = listed.buffered(PARALLEL).try_collect().await?;
         let (first, rest) = listed.into_iter().flatten().partition(|name| name.ends_with(&object_name(0)));
-        // The first ones last: each says whether its segment is there.
+        // Object 0 goes last: it says whether the segment exists.
         self.objects.delete_many(rest).await?;
         self.objects.delete_many(first).await
     }
@@ -115,7 +115,7 @@ impl Segment for ObjectSegment {
         false
     }
 
-    /// Objects are whole: a number of them stands for bytes.
+    /// Returns the position in objects instead of bytes, because objects are written whole.
     fn end(&self) -> u64 {
         self.next
     }
@@ -153,7 +153,7 @@ impl Segment for ObjectSegment {
             });
             let found: Vec<Option<Bytes>> = read.buffered(AHEAD_MAX).try_collect().await?;
             self.ahead = found.into_iter().map_while(|object| object).collect();
-            // A long log is read ever more objects at a time, one that is followed one by one.
+            // A long log is read with growing read-ahead; a log that is being followed is read object by object.
             let bytes: usize = self.ahead.iter().map(Bytes::len).sum();
             let all = self.ahead.len() == self.width;
             self.width = match all && bytes < AHEAD_BYTES / 2 {
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::Faults;
 
-    /// On a disk, as in stores with real folders, the folder of a segment that was removed is left.
+    /// Keeps the folder of a removed segment, as stores with real folders do.
     #[tokio::test]
     async fn an_empty_folder_is_no_segment() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a log adds up to: the table's history, and the writes that its base does not hold.
+//! Replaying a log: the table's history, and the writes that its base does not hold.
 
 use cenote_base::{Error, Result, Timestamp};
 
@@ -6,20 +6,20 @@ use crate::Version;
 use crate::log::history::History;
 use crate::log::{COLLECTED_TRIES, Frame, Log, LogPlace, Record};
 
-/// See the module's description.
+/// The result of reading a log.
 #[derive(Debug)]
 pub(crate) struct Replayed {
     pub(crate) version: u64,
     pub(crate) time: Timestamp,
     pub(crate) history: History,
-    /// The writes that are not folded.
+    /// The unfolded writes.
     pub(crate) rows: Vec<Frame>,
 }
 
-/// The log from some segment on, read to its end or to some version.
+/// The result of reading the log from some segment to its end, or to some version.
 struct Scan {
     log: Log,
-    /// Every write from this version on was seen.
+    /// The version from which on every write was seen.
     from: u64,
     replayed: Replayed,
 }
@@ -40,7 +40,7 @@ pub(crate) async fn replay(place: &LogPlace) -> Result<(Log, Replayed)> {
     Ok((scanned.log, scanned.replayed))
 }
 
-/// Reads the log as far as `version`: the newest base that holds nothing newer, and the writes from there to `version`.
+/// Reads the log up to `version`: the newest base that holds nothing newer, and the writes from there to `version`.
 pub(crate) async fn replay_to(place: &LogPlace, version: Version) -> Result<Replayed> {
     let gone = || Error::not_found(format!("version {version} was collected"));
     let mut history = scan(place, u64::MAX, u64::MAX).await?.replayed.history;
@@ -66,7 +66,7 @@ async fn scan(place: &LogPlace, start: u64, end: u64) -> Result<Scan> {
     Err(Log::open(place, start).await?.gap())
 }
 
-/// `None` when segments that it needs were collected meanwhile.
+/// Reads the log from `start` to `end`; `None` when segments that it needs were collected meanwhile.
 async fn try_scan(place: &LogPlace, start: u64, end: u64) -> Result<Option<Scan>> {
     let mut log = Log::open(place, start).await?;
     let mut replayed = Replayed { version: 0, time: Timestamp(0), history: History::default(), rows: Vec::new() };
@@ -74,7 +74,7 @@ async fn try_scan(place: &LogPlace, start: u64, end: u64) -> Result<Option<Scan>
     'log: loop {
         let frames = match log.read().await? {
             Some(frames) if !frames.is_empty() => frames,
-            // What follows a version with a tag may be gone.
+            // The log after a tagged version may have been collected.
             None if replayed.version < end => return Ok(None),
             _ => break,
         };

@@ -1,18 +1,18 @@
-//! What a writer adds to a file of the log stays out of others' sight until its own readers see it.
+//! Hides what a writer appends to a log file from other processes until the writer's own readers see it.
 //!
-//! The bytes of a group are in the file before they are on the disk, and before the memory of its writer has them.
-//! Whoever read them then would see a write that may be refused yet, and would see it earlier than the process that
-//! writes it. So the writer locks the file from its end on (an *open file description lock*, fcntl(2)), and others read
-//! up to the lock. The lock goes with its writer: of a process that dies, everybody sees the same whole frames. Systems
-//! other than Linux have no such locks, and show a group while it is written.
+//! The bytes of a group are in the file before they are durable, and before the writer has applied them. A process that
+//! read them then would see a write that may still fail, and would see it before the writing process does. So the
+//! writer locks the file from its end on (an *open file description lock*, fcntl(2)), and other processes read up to
+//! the lock. The lock is released when its process dies, and then every process sees the same complete frames. Systems
+//! other than Linux have no such locks, and show a group while it is being written.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use cenote_base::Result;
 
-/// A group that was added to the log: nobody else sees it before this is dropped, which its writer does in the moment
-/// in which its own readers are shown it. Nothing where groups appear at once and whole.
+/// A group that was appended to the log and is hidden from other processes until this is dropped, which its writer does
+/// at the moment it shows the group to its own readers. Empty where groups appear as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Unseen {
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is nothing to unlock"))]
@@ -27,12 +27,12 @@ mod locks {
 
     use super::*;
 
-    /// A lock of `kind` on the bytes from `start` on: `length` of them, or with 0 all.
+    /// Returns a lock of `kind` on `length` bytes from `start`, or on all bytes from there if `length` is 0.
     fn lock(kind: c_int, start: u64, length: u64) -> flock {
         flock {
             l_type: kind as _,
             l_whence: SEEK_SET as _,
-            // No file is larger than an `i64` says.
+            // No file is longer than `i64::MAX` bytes.
             l_start: start as _,
             l_len: length as _,
             l_pid: 0,
@@ -49,7 +49,7 @@ mod locks {
     }
 
     impl Unseen {
-        /// Keeps what `file`, open to be written, gets from `end` on from others.
+        /// Hides what is written to `file`, which is open for writing, from byte `end` on.
         pub(in crate::log) fn behind(file: Arc<File>, end: u64) -> Result<Self> {
             fcntl(&file, F_OFD_SETLK, &mut lock(F_WRLCK, end, 0))?;
             Ok(Self { file: Some(file) })
@@ -60,12 +60,12 @@ mod locks {
         fn drop(&mut self) {
             let Some(file) = self.file.take() else { return };
             if let Err(error) = fcntl(&file, F_OFD_SETLK, &mut lock(F_UNLCK, 0, 0)) {
-                tracing::error!(%error, "other processes cannot see what was written until this table is closed");
+                tracing::error!(%error, "other processes cannot see the write until this table is closed");
             }
         }
     }
 
-    /// How far others than its writer may read in `file`, of `length` bytes, from `end` on.
+    /// Returns how far processes other than the writer may read `file`, of `length` bytes, from `end` on.
     pub(in crate::log) fn seen_to(file: &File, end: u64, length: u64) -> Result<u64> {
         if length <= end {
             return Ok(length);

@@ -1,4 +1,4 @@
-//! Batches of a scan: their columns, their sizes, and the memory that they keep.
+//! The batches of a scan: their columns, their sizes, and the memory they hold.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::base::readers::Reading;
 use crate::errors::arrow_error;
 use crate::reading::snapshot::RecordBatches;
 
-/// `batches`, which are read from the base that `reading` keeps, up to the first error. The base is kept until the last
-/// batch was read: whoever holds the stream on keeps nothing.
+/// Returns `batches`, up to the first error, pinning the base that they are read from. The pin ends with the last
+/// batch, even if the caller keeps the stream.
 pub(crate) fn keeping(reading: Arc<Reading>, batches: RecordBatches) -> RecordBatches {
     let next = |open: Option<(RecordBatches, Arc<Reading>)>| async move {
         let (mut batches, reading) = open?;
@@ -23,7 +23,7 @@ pub(crate) fn keeping(reading: Arc<Reading>, batches: RecordBatches) -> RecordBa
     stream::unfold(Some((batches, reading)), next).fuse().boxed()
 }
 
-/// The first `rows` rows of `batches`.
+/// Returns the first `rows` rows of `batches`.
 pub(crate) fn first_rows(
     batches: impl Stream<Item = Result<RecordBatch>>,
     rows: usize,
@@ -37,12 +37,12 @@ pub(crate) fn first_rows(
     batches.scan(rows, cut)
 }
 
-/// `batch` in the columns, order and types of `schema`.
+/// Returns `batch` with the columns, order and types of `schema`.
 pub(crate) fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| {
         let column = batch
             .column_by_name(field.name())
-            .ok_or_else(|| Error::internal(format!("scan lost column `{}`", field.name())))?;
+            .ok_or_else(|| Error::internal(format!("a scan lost column `{}`", field.name())))?;
         if column.data_type() == field.data_type() {
             return Ok(Arc::clone(column));
         }
@@ -53,14 +53,14 @@ pub(crate) fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
 }
 
-/// `batch` in parts of at most `rows` rows.
+/// Splits `batch` into parts of at most `rows` rows.
 pub(crate) fn parts(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
     let starts = (0..batch.num_rows()).step_by(rows);
     starts.map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
 }
 
-/// Copies the columns of `batch` whose buffers hold more than twice what it needs: the last rows of a page would keep
-/// all of it, and whoever accounts for batches one by one would count the page once for each.
+/// Copies the columns of `batch` whose buffers are more than twice as large as needed. Otherwise the last rows of a
+/// page would hold all of it, and accounting for batches one by one would count the page once for each.
 pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(|column| {
         let data = column.to_data();

@@ -1,4 +1,4 @@
-//! Scans of wide rows: which rows there are is found first, and then they are read, some megabytes at a time.
+//! Scans of wide rows, which first find the rows and then read them, a few megabytes at a time.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::errors::arrow_error;
 use crate::reading::snapshot::{BATCH_BYTES, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 use crate::rows::schema::is_blob;
 
-/// Rows of a batch, at most.
+/// Maximum rows per batch.
 const ROWS_MAX: usize = 1024;
-/// Batches read ahead of the one that is taken.
+/// Batches read ahead of the consumer.
 const AHEAD: usize = 3;
 
 impl Snapshot {
-    /// [`scan`](Self::scan) in batches of [`BATCH_BYTES`] at most, or one row.
+    /// Scans as [`scan`](Self::scan) does, in batches of at most [`BATCH_BYTES`], or one row.
     pub(crate) fn scan_late<'a>(
         &'a self,
         request: &'a ScanRequest,
@@ -46,8 +46,8 @@ impl Snapshot {
         Ok(batches.try_buffered(AHEAD).boxed())
     }
 
-    /// Cuts the row ids of `batch` into those of batches of at most `rows_max` rows of the columns of `wanted`, of which
-    /// those that hold no media take `plain_bytes` a row.
+    /// Splits the row ids of `batch` into those of batches with at most `rows_max` rows of the columns of `wanted`,
+    /// whose columns without media take `plain_bytes` per row.
     async fn pieces(
         &self,
         batch: &RecordBatch,
@@ -78,5 +78,5 @@ impl Snapshot {
 
 pub(crate) fn row_ids(batch: &RecordBatch) -> Result<&[u64]> {
     let ids = batch.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    Ok(ids.ok_or_else(|| Error::internal("the scan gave no row ids"))?.values())
+    Ok(ids.ok_or_else(|| Error::internal("the scan returned no row ids"))?.values())
 }

@@ -1,4 +1,4 @@
-//! Of how many rows a filter is true, by a sample.
+//! Estimates of how many rows a filter keeps, from a sample.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::base::pages::RowReader;
 use crate::rows::filter::Filter;
 use crate::rows::schema::is_blob;
 
-/// Rows of so many places of the base are looked at, and so many of each.
+/// Places of the base that are sampled, and rows sampled at each.
 const PLACES: u64 = 8;
 const PLACE_ROWS: usize = 128;
 
-/// About which part of the base's rows satisfies `filter`, from 0 to 1; `None` when a few rows do not say.
+/// Estimates which share of the base's rows satisfies `filter`, from 0 to 1; `None` if a sample cannot tell.
 pub(crate) async fn share(reader: &RowReader, filter: &Filter) -> Result<Option<f64>> {
     let base = reader.base();
     let stored = Arc::new(Schema::from(base.schema()));
@@ -26,7 +26,7 @@ pub(crate) async fn share(reader: &RowReader, filter: &Filter) -> Result<Option<
         .filter_map(|name| name.split('.').next().map(str::to_owned))
         .collect();
     let columns: Vec<&String> = columns.iter().collect();
-    // The scan tells what is wrong with it.
+    // The scan will report what is wrong with the filter.
     let Ok(projected) = base.schema().project(&columns) else { return Ok(None) };
     let fields = Arc::new(Schema::from(&projected));
     if fields.fields().is_empty() || fields.fields().iter().any(|field| is_blob(field)) {
@@ -35,7 +35,7 @@ pub(crate) async fn share(reader: &RowReader, filter: &Filter) -> Result<Option<
     let predicate = filter.predicate(&fields)?;
     let (mut rows, mut selected) = (0, 0);
     for sample in reader.sample(&projected, PLACES, PLACE_ROWS).await? {
-        // A row on which it fails is for the scan to tell of, if it comes there.
+        // If the filter fails on a row, the scan reports that, should it reach the row.
         let value = predicate.evaluate(&sample).and_then(|value| value.into_array(sample.num_rows()));
         let Some(found) = value.ok().and_then(|value| value.as_boolean_opt().map(|found| found.true_count())) else {
             return Ok(None);
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(share("1 / (id - id) > 0").await.unwrap(), None, "the scan says so");
         assert_eq!(share("nothing > 0").await.unwrap(), None);
 
-        // However many rows pass, each comes whole.
+        // However many rows pass, each is read completely.
         table
             .upsert(RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![7, -1])) as ArrayRef)]).unwrap())
             .await

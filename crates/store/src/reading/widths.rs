@@ -1,4 +1,4 @@
-//! How many bytes rows take in memory. Files do not say: a text that repeats itself takes a thousandth of them on disk.
+//! Estimates of the bytes of rows in memory. The files do not tell: repetitive text takes a thousandth of them on disk.
 
 use std::collections::HashSet;
 
@@ -20,9 +20,9 @@ const FILES: usize = 8;
 /// Bytes of a row in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowBytes {
-    /// Of the columns whose values all have one size.
+    /// Bytes of the columns whose values all have one size.
     pub(crate) fixed: u64,
-    /// Of the others, on average.
+    /// Average bytes of the other columns.
     pub(crate) varying: u64,
 }
 
@@ -32,13 +32,13 @@ impl RowBytes {
     }
 }
 
-/// Rows of `row_bytes` each that make a batch of a scan.
+/// Returns how many rows of `row_bytes` each make a batch of a scan.
 pub fn batch_rows(row_bytes: u64) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS as u64) as usize
 }
 
 impl Snapshot {
-    /// Estimates the bytes of a row's columns of `schema` in memory, from a sample of the rows.
+    /// Estimates the bytes in memory of a row with the columns of `schema`, from a sample of rows.
     pub async fn row_bytes(&self, schema: &Schema) -> Result<u64> {
         let mut row_bytes = self.plain_row_bytes(schema).boxed().await?.all();
         let media: Vec<_> = schema.fields().iter().filter(|field| is_blob(field)).collect();
@@ -53,7 +53,7 @@ impl Snapshot {
         Ok(row_bytes)
     }
 
-    /// Estimates the bytes of a row's columns of `schema` that hold no media.
+    /// Estimates the bytes in memory of a row with the columns of `schema`, without media.
     pub(crate) async fn plain_row_bytes(&self, schema: &Schema) -> Result<RowBytes> {
         let varies = |field: &&arrow::datatypes::FieldRef| !is_blob(field) && fixed_bytes(field.data_type()) == 0;
         let names = schema.fields().iter().filter(varies).map(|field| field.name());
@@ -76,13 +76,13 @@ impl Snapshot {
             }
             rows += count;
         }
-        // A few rows may be all that is wide: then the files tell.
+        // If only a few rows are wide, a sample misses them, but the files show it.
         let varying = self.reader().sampled_row_bytes(&columns, FILES).await?.max(on_disk / rows.max(1));
         Ok(RowBytes { fixed, varying })
     }
 }
 
-/// Bytes of the values of `batch` in memory, which may be a part of what its buffers hold.
+/// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
 pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
     let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or_default();
     batch.columns().iter().map(|column| bytes(column) as u64).sum()

@@ -1,7 +1,7 @@
-//! Which columns a table may have: names and types that every later read, fold and filter can deal with.
+//! The columns that a table may have: names and types that every later read, fold and filter supports.
 //!
-//! Lance takes more when a table is made than it can write or read back. Only new columns are checked: a table that has
-//! such a column already still opens.
+//! Lance accepts more when a table is created than it can write or read back. Only new columns are checked: a table
+//! that already has an unsupported column still opens.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use cenote_base::{Error, Result};
 use lance_core::is_system_column;
 
-/// Columns whose names start so are Cenote's own: stored, but not part of
+/// The prefix of the names of Cenote's own columns: they are stored, but not part of
 /// [`Snapshot::schema`](crate::Snapshot::schema).
 pub const HIDDEN_PREFIX: &str = "_cenote_";
 
 /// Columns that searches add to those of the table.
 const SEARCH_COLUMNS: [&str; 2] = ["_distance", "_score"];
 
-/// Whose columns are checked: only Cenote's own may have names in [`HIDDEN_PREFIX`].
+/// The owner of the checked columns: only Cenote's own may have names that begin with [`HIDDEN_PREFIX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     Caller,
@@ -33,10 +33,10 @@ pub(crate) fn check(field: &Field, owner: Owner) -> Result<()> {
     check_type(field.data_type()).map_err(|error| error.context(format!("column `{}`", field.name())))
 }
 
-/// `schema` with the types that its columns are stored with.
+/// Returns `schema` with the types in which its columns are stored.
 ///
-/// Keys of dictionaries have 32 bits or more: the values of many writes come together in one. Entries of maps have no
-/// order.
+/// Keys of dictionaries have at least 32 bits, because one dictionary holds the values of many writes. Entries of maps
+/// are unordered.
 pub(crate) fn stored(schema: &Schema) -> Schema {
     Schema::new_with_metadata(stored_fields(schema.fields()), schema.metadata().clone())
 }
@@ -64,7 +64,7 @@ fn stored_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// The first of `names` that is there twice.
+/// Returns the first of `names` that is repeated.
 pub(crate) fn repeated<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
     let mut seen = HashSet::new();
     names.into_iter().find(|name| !seen.insert(*name))
@@ -89,7 +89,7 @@ fn check_name(name: &str, owner: Owner) -> Result<()> {
     Err(Error::invalid_input(format!("column `{}`: {wrong}", name.escape_debug())))
 }
 
-/// Checks `data_type` and all types within it. Fields within structs have any names, each its own.
+/// Checks `data_type` and all types within it. Fields of structs may have any names, but must have distinct ones.
 fn check_type(data_type: &DataType) -> Result<()> {
     match data_type {
         DataType::Struct(fields) => {
@@ -113,7 +113,7 @@ fn check_type(data_type: &DataType) -> Result<()> {
     }
 }
 
-/// Checks what the fixed-size list `whole` holds: Lance writes values of one size, and only those.
+/// Checks the items of the fixed-size list `whole`: Lance can write only values of one size.
 fn check_fixed(whole: &DataType, item: &DataType) -> Result<()> {
     match item {
         DataType::FixedSizeList(item, _) => check_fixed(whole, item.data_type()),

@@ -1,10 +1,10 @@
-//! Which rows a scan wants.
+//! Filters: which rows a scan wants.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use cenote_base::{Error, Result};
 use lance::deps::datafusion::common::tree_node::TreeNode;
 use lance::deps::datafusion::logical_expr::Volatility;
@@ -14,12 +14,12 @@ use lance_datafusion::planner::Planner;
 
 use crate::errors::lance_error;
 
-/// Which rows: a SQL predicate over the table's columns, or an expression of the query engine.
+/// A condition on rows: a SQL predicate over the table's columns, or an expression of the query engine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
-    /// For example `width >= 640 AND format = 'jpeg'`.
+    /// A SQL predicate such as `width >= 640 AND format = 'jpeg'`.
     Sql(String),
-    /// What a planner pushes down.
+    /// An expression that a planner pushes down.
     Expr(Box<Expr>),
 }
 
@@ -51,7 +51,19 @@ impl fmt::Display for Filter {
 }
 
 impl Filter {
-    /// As it is computed over rows of `schema`.
+    /// Checks that the filter is a condition on rows of `schema`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it does not parse, names another column, compares other types, or is not a condition.
+    pub fn check(&self, schema: &SchemaRef) -> Result<()> {
+        let kind = self.predicate(schema)?.data_type(schema);
+        match kind.map_err(|source| lance_error(source.into()).context(format!("filter `{self}`")))? {
+            DataType::Boolean => Ok(()),
+            _ => Err(Error::invalid_input(format!("filter `{self}` is not a condition"))),
+        }
+    }
+
+    /// Returns the filter as a physical expression over rows of `schema`.
     pub(crate) fn predicate(&self, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
         let planner = Planner::new(Arc::clone(schema));
         let expression = planner.optimize_expr(self.expression(schema)?);
@@ -59,7 +71,8 @@ impl Filter {
         predicate.map_err(|source| lance_error(source).context(format!("filter `{self}`")))
     }
 
-    /// Whether a row satisfies it whenever it is asked: not where it depends on the time, or on chance.
+    /// Returns whether the filter gives the same result for a row each time, that is, whether it depends neither on the
+    /// time nor on chance.
     pub(crate) fn is_steady(&self, schema: &SchemaRef) -> Result<bool> {
         let varies = |node: &Expr| {
             Ok(matches!(node, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable))
@@ -70,12 +83,12 @@ impl Filter {
             .map_err(|source| Error::internal(format!("read filter `{self}`")).with_source(source))
     }
 
-    /// The names of the columns that it compares.
+    /// Returns the names of the columns that it compares.
     pub(crate) fn columns(&self, schema: &SchemaRef) -> Result<HashSet<String>> {
         Ok(self.expression(schema)?.column_refs().into_iter().map(|column| column.name.clone()).collect())
     }
 
-    /// As DataFusion has it, its columns and types those of `schema`.
+    /// Returns the filter as a DataFusion expression, with the columns and types of `schema`.
     pub(crate) fn expression(&self, schema: &SchemaRef) -> Result<Expr> {
         match self {
             Self::Sql(text) => Planner::new(Arc::clone(schema)).parse_filter(text),

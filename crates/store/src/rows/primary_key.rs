@@ -1,4 +1,4 @@
-//! Primary keys: which columns they may have, how rows are told apart, and how a key becomes a filter.
+//! Primary keys: the columns they may have, how rows are told apart, and keys as filters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::rows::cast;
 use crate::rows::column;
 use crate::rows::filter::Filter;
 
-/// Bytes of one key: what the log could not name must not reach the base.
+/// Maximum bytes of one key: a key that the log could not hold must not reach the base.
 const KEY_BYTES_MAX: usize = 1 << 30;
 const KEY_POSITION: &str = "lance-schema:unenforced-primary-key:position";
 
-/// The columns whose values name a row: one or more, never null; integers, strings, binary, dates, timestamps, or
+/// The columns whose values identify a row: one or more, never null; integers, strings, binary, dates, timestamps, or
 /// `FixedSizeBinary(16)` for UUIDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrimaryKey {
@@ -29,7 +29,7 @@ pub struct PrimaryKey {
 }
 
 impl PrimaryKey {
-    /// The key over `columns` of `schema`.
+    /// Makes the key over `columns` of `schema`.
     ///
     /// # Errors
     /// `InvalidInput` when no column is given, or one is repeated, unknown, nullable, or of a type that cannot be a
@@ -51,7 +51,7 @@ impl PrimaryKey {
             }
             if !is_key_type(field.data_type()) {
                 return Err(Error::invalid_input(format!(
-                    "primary key column `{name}` is {}; a key is an integer, a string, binary, a date, a timestamp or a UUID",
+                    "primary key column `{name}` is {}; a key is an integer, string, binary, date, timestamp or UUID",
                     field.data_type()
                 )));
             }
@@ -61,7 +61,7 @@ impl PrimaryKey {
         Ok(Self { schema })
     }
 
-    /// The key recorded in a stored schema.
+    /// Returns the key that a stored schema records.
     pub(crate) fn of_stored(schema: &Schema) -> Result<Self> {
         let mut columns: Vec<(u32, FieldRef)> = schema
             .fields()
@@ -88,21 +88,21 @@ impl PrimaryKey {
         fields.map(mark).collect()
     }
 
-    /// The key's columns, in order, without metadata.
+    /// Returns the key's columns, in order, without metadata.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// The key's column names, in order.
+    /// Returns the names of the key's columns, in order.
     pub fn columns(&self) -> Vec<String> {
         self.schema.fields().iter().map(|field| field.name().clone()).collect()
     }
 
-    /// The key's columns of `batch`, cast to the key's types.
+    /// Returns the key's columns of `batch`, cast to the key's types.
     ///
     /// # Errors
-    /// `InvalidInput` when one is missing, given twice, null or holds a value that the key's type cannot hold as it is:
-    /// 1.9 does not name row 1.
+    /// `InvalidInput` when a column is missing, given twice, null or holds a value that the key's type cannot hold
+    /// without loss: 1.9 does not name row 1.
     pub fn project(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.schema.fields().iter().map(|field| {
             let fields = batch.schema_ref().fields();
@@ -123,10 +123,10 @@ impl PrimaryKey {
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<Vec<_>>>()?).map_err(arrow_error)
     }
 
-    /// Keys from text, one row for each element of `rows`, each with one text a key column.
+    /// Parses keys from text: one key for each element of `rows`, with one text per key column.
     ///
     /// # Errors
-    /// `InvalidInput` naming the text that is no value of its column's type.
+    /// `InvalidInput` naming the text that is not a value of its column's type.
     pub fn parse(&self, rows: &[Vec<String>]) -> Result<RecordBatch> {
         let width = self.schema.fields().len();
         if let Some(row) = rows.iter().find(|row| row.len() != width) {
@@ -138,7 +138,7 @@ impl PrimaryKey {
             let values = parse_texts(texts, field)?;
             match (0..values.len()).find(|&row| values.is_null(row)) {
                 Some(row) => Err(Error::invalid_input(format!(
-                    "`{}` is no {} for key column `{}`",
+                    "`{}` is not a valid {} for key column `{}`",
                     rows[row][index],
                     field.data_type(),
                     field.name()
@@ -149,7 +149,7 @@ impl PrimaryKey {
         RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<Vec<_>>>()?).map_err(arrow_error)
     }
 
-    /// Bytes that are equal for equal keys and order as keys do, one for each row of `keys` (this key's columns).
+    /// Encodes each row of `keys` (this key's columns) as bytes that are equal for equal keys and sort as the keys do.
     pub fn encode(&self, keys: &RecordBatch) -> Result<Vec<OwnedRow>> {
         let fields = self.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(arrow_error)?;
@@ -157,8 +157,8 @@ impl PrimaryKey {
         Ok(rows.iter().map(|row| row.owned()).collect())
     }
 
-    /// A hash of each row of `keys` (this key's columns): SipHash-1-3 (Aumasson, Bernstein, 2012) of 128 bits under a
-    /// secret key, so that two keys with one hash are not to be met with.
+    /// Hashes each row of `keys` (this key's columns) with SipHash-1-3 (Aumasson, Bernstein, 2012) to 128 bits under a
+    /// secret, so that collisions need not be expected.
     pub(crate) fn hash(&self, keys: &RecordBatch, secret: (u64, u64)) -> Result<Vec<u128>> {
         let fields = self.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(arrow_error)?;
@@ -171,7 +171,7 @@ impl PrimaryKey {
         Ok(rows.iter().map(hash).collect())
     }
 
-    /// `batch` with only the last row of each key, in the order of those rows.
+    /// Returns `batch` with only the last row of each key, in the order of those rows.
     pub(crate) fn keep_last(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let keys = self.encode(&self.project(batch)?)?;
         let mut last: HashMap<&OwnedRow, u32> = HashMap::with_capacity(keys.len());
@@ -186,7 +186,7 @@ impl PrimaryKey {
         take_record_batch(batch, &UInt32Array::from(rows)).map_err(arrow_error)
     }
 
-    /// The filter that rows with one of `keys` (this key's columns) satisfy and no other row does.
+    /// Returns the filter that exactly the rows with one of `keys` (this key's columns) satisfy.
     pub fn filter(&self, keys: &RecordBatch) -> Result<Filter> {
         Ok(self.expression(keys)?.into())
     }
@@ -232,7 +232,7 @@ fn is_key_type(data_type: &DataType) -> bool {
         )
 }
 
-/// Parses texts as values of `field`. Binary is hexadecimal, and null where it is not; a UUID may have hyphens.
+/// Parses texts as values of `field`. Binary is hexadecimal, and null where the text is not; a UUID may have hyphens.
 fn parse_texts(texts: StringArray, field: &Field) -> Result<ArrayRef> {
     match field.data_type() {
         DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {

@@ -1,7 +1,7 @@
-//! The schema a caller sees, and the one Lance stores.
+//! The schema that callers see, and the one that Lance stores.
 //!
-//! A blob column is `LargeBinary` to callers and a Lance blob (v2) on disk: small values lie in the data file, larger
-//! ones beside it, and a scan that does not name the column never touches its bytes.
+//! A blob column is `LargeBinary` to callers and a Lance blob (v2) on disk: small values are in the data file, larger
+//! ones beside it, and a scan that does not name the column never reads their bytes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use crate::rows::cast;
 use crate::rows::column::{self, HIDDEN_PREFIX};
 use crate::rows::primary_key::PrimaryKey;
 
-/// Field metadata that marks a media column; its value is `blob`.
+/// The field metadata that marks a media column; its value is `blob`.
 pub const BLOB_TYPE_KEY: &str = "cenote:type";
 
 const EXTENSION_NAME_KEY: &str = "ARROW:extension:name";
 const LANCE_BLOB: &str = "lance.blob.v2";
 
-/// A nullable media column: bytes kept apart from the other columns.
+/// Makes a nullable media column: bytes kept apart from the other columns.
 pub fn blob_field(name: &str) -> Field {
     let metadata = HashMap::from([(BLOB_TYPE_KEY.to_owned(), "blob".to_owned())]);
     Field::new(name, DataType::LargeBinary, true).with_metadata(metadata)
 }
 
-/// Whether `field` is a media column, in a caller's schema or in a stored one.
+/// Returns whether `field` is a media column, in a caller's schema or in a stored one.
 pub fn is_blob(field: &Field) -> bool {
     field.metadata().get(BLOB_TYPE_KEY).is_some_and(|value| value == "blob")
         || field.metadata().get(EXTENSION_NAME_KEY).is_some_and(|name| name == LANCE_BLOB)
 }
 
-/// Bytes of one value of `data_type` in memory, null or not, where all its values are of one size; else 0.
+/// Returns the bytes of a value of `data_type` in memory, null or not, if all its values have one size; otherwise 0.
 pub fn fixed_bytes(data_type: &DataType) -> u64 {
     match data_type {
         DataType::FixedSizeList(item, length) => fixed_bytes(item.data_type()) * u64::try_from(*length).unwrap_or(0),
@@ -45,12 +45,12 @@ pub fn fixed_bytes(data_type: &DataType) -> u64 {
     }
 }
 
-/// Bytes that a row of `schema` takes in memory at least: nulls take few on disk.
+/// Returns the minimum bytes of a row of `schema` in memory; nulls take fewer on disk.
 pub(crate) fn row_bytes_min(schema: &Schema) -> u64 {
     schema.fields().iter().map(|field| fixed_bytes(field.data_type())).sum()
 }
 
-/// The stored form of a caller's schema.
+/// Converts a caller's schema to its stored form.
 pub(crate) fn to_stored(schema: &Schema, key: &PrimaryKey) -> Schema {
     let fields = schema
         .fields()
@@ -59,35 +59,35 @@ pub(crate) fn to_stored(schema: &Schema, key: &PrimaryKey) -> Schema {
     Schema::new(key.annotate(fields))
 }
 
-/// The caller's form of a stored schema, Cenote's own columns included.
+/// Converts a stored schema to the caller's form, including Cenote's own columns.
 pub(crate) fn to_logical(schema: &Schema) -> Schema {
     let fields = schema.fields().iter().map(|field| {
         if is_blob(field) {
             Arc::new(blob_field(field.name()))
         } else {
-            // Lance marks primary keys in the field's metadata: callers learn them from `Table::primary_key`.
+            // Lance marks primary keys in the metadata of fields; callers get them from `Snapshot::primary_key`.
             Arc::new(field.as_ref().clone().with_metadata(HashMap::new()))
         }
     });
     Schema::new(fields.collect::<Vec<_>>())
 }
 
-/// `schema` without Cenote's own columns.
+/// Returns `schema` without Cenote's own columns.
 pub(crate) fn visible(schema: &Schema) -> Schema {
     Schema::new(
         schema.fields().iter().filter(|field| !field.name().starts_with(HIDDEN_PREFIX)).cloned().collect::<Vec<_>>(),
     )
 }
 
-/// Whether an upsert takes a batch's missing columns as null, or leaves them out.
+/// The treatment of columns that a batch lacks: they become null, or are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     Null,
     Absent,
 }
 
-/// `batch` in the logical schema's columns, order and types, checked: types are [cast](cast::exact) where that loses
-/// nothing.
+/// Checks `batch` and returns it with the columns, order and types of the logical schema, [cast](cast::exact) where
+/// nothing is lost.
 pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missing) -> Result<RecordBatch> {
     if let Some(unknown) = batch.schema().fields().iter().find(|field| logical.index_of(field.name()).is_err()) {
         let known = visible(logical).fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(", ");
@@ -121,7 +121,7 @@ pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missin
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
 }
 
-/// Refuses vectors with a number that is missing, NaN or infinite: no distance to them would mean anything.
+/// Refuses vectors with a number that is missing, NaN or infinite: distances to them would be meaningless.
 fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
     use DataType::{Float16, Float32, Float64, Int8, UInt8};
     let Some(list) = column.as_fixed_size_list_opt() else { return Ok(()) };
@@ -129,7 +129,7 @@ fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
     if !matches!(numbers.data_type(), Float16 | Float32 | Float64 | Int8 | UInt8) {
         return Ok(());
     }
-    // Almost always all are there and finite; beneath a vector that is null may be anything.
+    // Usually all numbers are present and finite; the values under a null vector may be anything.
     if is_finite(numbers) {
         return Ok(());
     }
@@ -140,15 +140,15 @@ fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
-        "column `{}` holds vectors with numbers that are NaN, infinite or null, in rows {}: mend or leave out those rows",
+        "column `{}` holds vectors with numbers that are NaN, infinite or null, in rows {}: fix or omit those rows",
         field.name(),
         rows.join(", ")
     )))
 }
 
-/// Whether each of `numbers` is there, and neither NaN nor infinite.
+/// Returns whether all of `numbers` are present and finite.
 fn is_finite(numbers: &ArrayRef) -> bool {
-    // Without an early end, so that many are compared at once.
+    // Without an early exit, so that the loop is vectorised.
     let is_finite = match numbers.data_type() {
         DataType::Float16 => {
             numbers.as_primitive::<Float16Type>().values().iter().fold(true, |all, n| all & n.is_finite())
@@ -164,7 +164,7 @@ fn is_finite(numbers: &ArrayRef) -> bool {
     is_finite && numbers.null_count() == 0
 }
 
-/// A checked `batch` in the stored form: blobs wrapped.
+/// Converts a checked `batch` to the stored form, with blobs wrapped.
 pub(crate) fn to_stored_batch(batch: &RecordBatch, stored: &Schema) -> Result<RecordBatch> {
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns = Vec::with_capacity(batch.num_columns());
@@ -189,7 +189,7 @@ fn wrap_blobs(column: &ArrayRef) -> Result<ArrayRef> {
     builder.finish().map_err(lance_error)
 }
 
-/// The projection of `schema` to `columns`, in their order; one that is named twice is there once, where it was first.
+/// Projects `schema` to `columns`, in their order; a repeated column appears once, at its first position.
 pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> {
     let fields = columns.iter().map(|name| {
         schema.fields().find(name).map(|(_, field)| Arc::clone(field)).ok_or_else(|| {
@@ -203,7 +203,7 @@ pub(crate) fn project(schema: &Schema, columns: &[String]) -> Result<SchemaRef> 
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// `batch` in the columns of `schema`: one that it lacks is null, one that `schema` lacks is left out.
+/// Converts `batch` to the columns of `schema`: columns that it lacks are null, others are dropped.
 pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
         Some(column) => cast::exact(column, field),

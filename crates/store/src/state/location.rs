@@ -1,4 +1,4 @@
-//! Where a store is, and where in it the parts of a table are: a local directory, or a prefix of an object store.
+//! The location of a store, and of the parts of each table in it: a local directory, or a prefix of an object store.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,32 +27,32 @@ use crate::state::table_state::blocking;
 use crate::store::StoreOptions;
 
 const EXTENSION: &str = "lance";
-/// What the directory of a table is called while it is removed ends so.
+/// The suffix of a table's directory while the table is being removed.
 const DROPPED: &str = ".dropped";
-/// The folder of a base that holds its versions: without one there is no table.
+/// The folder of a base that holds its versions; a directory without any is not a table.
 const VERSIONS: &str = "_versions";
-/// Tables asked for at once.
+/// Maximum number of tables looked up in parallel.
 const PARALLEL: usize = 16;
 
-/// Where a store is.
+/// The location of a store.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Directory {
         path: PathBuf,
-        /// The same files, by the interface of an object store.
+        /// The same files through the interface of an object store.
         objects: Objects,
     },
     Objects {
         objects: Objects,
         uri: String,
-        /// Where copies are that are read often.
+        /// The directory for copies of what is read often.
         cache: PathBuf,
-        /// What of the bases is kept there too.
+        /// The cache of blocks of base files, in the same directory.
         blocks: Option<Arc<Caching>>,
     },
 }
 
-/// The bytes of file `name` at `location`, which is a directory or a URI; `None` when there is none.
+/// Reads the file `name` at `location`, a directory or a URI; `None` when it does not exist.
 pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
         return Ok(objects.get(name).await?.map(Vec::from));
@@ -65,8 +65,8 @@ pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Makes file `name` at `location`, which is a directory, made if it does not exist, or a URI. The file is there whole
-/// or not at all, and on the disk when this returns; false when there is one.
+/// Creates the file `name` at `location`: a directory, which is created if it does not exist, or a URI. The file
+/// appears as a whole or not at all, and is durable when this returns. Returns false if it exists already.
 pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<bool> {
     if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
         return objects.create(name, bytes.into()).await;
@@ -90,19 +90,19 @@ pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<
     .await
 }
 
-/// What Lance is told of a local disk.
+/// Returns the parameters with which Lance opens a local disk.
 fn local_params(options: &HashMap<String, String>) -> ObjectStoreParams {
     ObjectStoreParams { object_store_wrapper: Some(syncing_store()), ..store_params(options) }
 }
 
-/// What Lance is told of an object store.
+/// Returns the parameters with which Lance opens an object store.
 pub(crate) fn store_params(options: &HashMap<String, String>) -> ObjectStoreParams {
     let accessor =
         (!options.is_empty()).then(|| Arc::new(StorageOptionsAccessor::with_static_options(options.clone())));
     ObjectStoreParams { storage_options_accessor: accessor, ..ObjectStoreParams::default() }
 }
 
-/// And of the cache before it.
+/// Returns the parameters with which Lance opens an object store behind a cache of blocks.
 fn cached_params(options: &HashMap<String, String>, blocks: Option<&Arc<Caching>>) -> ObjectStoreParams {
     let wrapper = blocks.map(|blocks| Arc::clone(blocks) as _);
     ObjectStoreParams { object_store_wrapper: wrapper, ..store_params(options) }
@@ -112,7 +112,7 @@ fn uri(location: &Path) -> Option<&str> {
     location.to_str().filter(|text| text.contains("://"))
 }
 
-/// The objects at `location`, when that is a URI.
+/// Opens `location` as an object store if it is a URI.
 async fn objects_at(
     location: &Path,
     registry: &Arc<ObjectStoreRegistry>,
@@ -127,10 +127,10 @@ async fn objects_at(
     Ok(Some(Objects::new(Arc::clone(&store.inner), prefix, options.faults.clone())))
 }
 
-/// Where the parts of a table are.
+/// The location of the parts of a table.
 #[derive(Debug)]
 pub(crate) struct TablePlace {
-    /// The Lance dataset, and what Lance is told of the store that it is in.
+    /// The URI of the Lance dataset, and the parameters with which Lance opens its store.
     pub(crate) base: String,
     pub(crate) params: ObjectStoreParams,
     /// The files of the dataset.
@@ -143,7 +143,7 @@ pub(crate) struct TablePlace {
 }
 
 impl TablePlace {
-    /// Takes note of the table that is there now, to see later whether it still is.
+    /// Records which table exists now, so that its removal can be detected later.
     pub(crate) async fn presence(&self) -> Result<Presence> {
         match &self.log {
             LogPlace::Directory(log, _) => Presence::of_directories(PathBuf::from(&self.base), log.clone()).await,
@@ -151,7 +151,7 @@ impl TablePlace {
         }
     }
 
-    /// Who reads the base; nobody yet.
+    /// Returns an empty registry of the base's readers.
     pub(crate) fn readers(&self) -> Readers {
         let is_local = matches!(self.log, LogPlace::Directory(..));
         Readers::new(is_local.then(|| PathBuf::from(&self.base).join(VERSIONS)))
@@ -159,7 +159,7 @@ impl TablePlace {
 }
 
 impl Place {
-    /// The store at `location`: a directory, which is made if it does not exist, or a URI.
+    /// Opens the store at `location`: a directory, which is created if it does not exist, or a URI.
     pub(crate) async fn open(
         location: &Path,
         stores: &Arc<ObjectStoreRegistry>,
@@ -181,8 +181,8 @@ impl Place {
             let files = files.map_err(|source| Error::internal(failed()).with_source(source))?;
             let objects = Objects::new(Arc::new(files), ObjectPath::default(), options.faults.clone());
             if let Err(error) = remove_dropped(&path, None).await {
-                // Space is lost and nothing else: the directory may be read-only.
-                tracing::warn!(%error, "what was dropped cannot be removed");
+                // This only wastes space, and the directory may be read-only.
+                tracing::warn!(%error, "files of dropped tables cannot be removed");
             }
             return Ok(Self::Directory { path, objects });
         };
@@ -192,7 +192,7 @@ impl Place {
         Ok(Self::Objects { objects, uri, cache, blocks })
     }
 
-    /// The cache of remote files, if there is one.
+    /// Returns the cache of remote files, if there is one.
     pub(crate) fn blocks(&self) -> Option<&Arc<Caching>> {
         match self {
             Self::Directory { .. } => None,
@@ -206,12 +206,12 @@ impl Place {
         }
     }
 
-    /// The files of the base of table `name`.
+    /// Returns the files of the base of table `name`.
     fn files(&self, name: &str) -> Objects {
         self.objects().under(&format!("{name}.{EXTENSION}"))
     }
 
-    /// Where the parts of table `name` are.
+    /// Returns the location of the parts of table `name`.
     pub(crate) fn table(&self, name: &str, options: &StoreOptions) -> TablePlace {
         let files = self.files(name);
         let staging = Staging::new(self.objects().under(&format!("{name}.staged")), options.lease_patience);
@@ -249,15 +249,15 @@ impl Place {
         }
     }
 
-    /// Whether there is a table called `name`. A directory without versions is what a drop that was cut short left, or
-    /// a build that did not know of the drop.
+    /// Returns whether table `name` exists. A directory without versions is what an interrupted drop left, or an index
+    /// build that did not know of the drop.
     pub(crate) async fn has_table(&self, name: &str) -> Result<bool> {
         let Self::Directory { path, .. } = self else { return self.files(name).under(VERSIONS).any().await };
         let path = path.join(format!("{name}.{EXTENSION}")).join(VERSIONS);
         blocking(move || has_version(&path)).await
     }
 
-    /// The names of all tables, sorted.
+    /// Lists the names of all tables, sorted.
     pub(crate) async fn tables(&self) -> Result<Vec<String>> {
         let named = |name: &str| Some(name.strip_suffix(EXTENSION)?.strip_suffix('.')?.to_owned());
         let folders = match self {
@@ -276,8 +276,7 @@ impl Place {
         Ok(names)
     }
 
-    /// Removes for good what was left of table `name` by a drop or a creation that was cut short, before it is made
-    /// anew.
+    /// Removes what an interrupted drop or creation left of table `name`, so that it can be created again.
     pub(crate) async fn clear(&self, name: &str, options: &StoreOptions) -> Result<()> {
         match self {
             Self::Directory { path, .. } => {
@@ -292,7 +291,7 @@ impl Place {
         place.staging.remove().await
     }
 
-    /// Removes table `name`. When it is cut short the table is gone or whole.
+    /// Removes table `name`. When interrupted, the table is either gone or intact.
     pub(crate) async fn drop_table(&self, name: &str, options: &StoreOptions) -> Result<()> {
         if let Self::Objects { .. } = self {
             self.files(name).under(VERSIONS).delete_all().await?;
@@ -300,7 +299,7 @@ impl Place {
         self.clear(name, options).await
     }
 
-    /// Bytes of table `name`: base and log, all versions together.
+    /// Returns the bytes of table `name`: base and log, all versions together.
     pub(crate) async fn bytes(&self, name: &str) -> Result<u64> {
         let parts = [format!("{name}.{EXTENSION}"), format!("{name}.changes")];
         match self {
@@ -316,7 +315,7 @@ impl Place {
     }
 }
 
-/// Takes the base of table `name` in `directory` out of sight, if it is there, under a name that no other drop chooses.
+/// Renames the base of table `name` in `directory`, if there is one, to a name that no other drop chooses.
 async fn set_aside(directory: &Path, name: &str) -> Result<()> {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     let path = directory.join(format!("{name}.{EXTENSION}"));
@@ -325,13 +324,13 @@ async fn set_aside(directory: &Path, name: &str) -> Result<()> {
         moved => {
             moved.context(|| format!("drop table `{name}`"))?;
             let directory = directory.to_path_buf();
-            // What is removed next must not outlast the name on the disk.
+            // The rename must be durable before the other parts are removed.
             blocking(move || sync_directory(&directory)).await
         }
     }
 }
 
-/// Removes what drops in `directory` set aside: of table `name`, or of all.
+/// Removes what drops in `directory` set aside: of table `name`, or of all tables.
 async fn remove_dropped(directory: &Path, name: Option<&str>) -> Result<()> {
     for file in file_names(directory).await? {
         let is_of = |name: &str| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
@@ -340,7 +339,7 @@ async fn remove_dropped(directory: &Path, name: Option<&str>) -> Result<()> {
         }
         let path = directory.join(file);
         match tokio::fs::remove_dir_all(&path).await {
-            // Another process removes it too.
+            // Another process removed it too.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             removed => removed.context(|| format!("remove {}", path.display()))?,
         }
@@ -358,7 +357,7 @@ async fn file_names(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether there is a manifest in the directory `versions`: a creation that was cut short leaves none.
+/// Returns whether the directory `versions` holds a manifest; an interrupted creation leaves none.
 fn has_version(versions: &Path) -> Result<bool> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     let failed = || format!("look for {}", versions.display());
@@ -383,7 +382,7 @@ fn directory_bytes(directory: &Path) -> Result<u64> {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => open.push(entry.path()),
                 Ok(metadata) => bytes += metadata.len(),
-                // A file that a writer replaced meanwhile.
+                // A writer replaced the file meanwhile.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }

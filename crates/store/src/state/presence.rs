@@ -1,4 +1,4 @@
-//! Whether a table that is in use is still there: another process may drop it, and make another one under its name.
+//! Detects that a table in use was dropped: another process may drop it, and make another one under its name.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ pub(crate) enum Presence {
         base: PathBuf,
         device: u64,
         inode: u64,
-        /// The log, open: its number is given to no other directory meanwhile.
+        /// The log, kept open so that its inode number is not reused.
         log: File,
     },
     /// The versions of a base in an object store, which a drop removes first.
@@ -35,8 +35,8 @@ impl Presence {
         .await
     }
 
-    /// Whether the table is seen to be gone without asking an object store, where it never is: on a disk that takes two
-    /// system calls, which wait for nothing.
+    /// Returns whether the table is known to be gone without a request. On a local disk this costs two system calls,
+    /// which do not wait; for an object store it always returns false.
     pub(crate) fn is_gone(&self) -> Result<bool> {
         let Self::Directories { base, device, inode, log } = self else { return Ok(false) };
         if log.metadata()?.nlink() == 0 {
@@ -49,7 +49,7 @@ impl Presence {
         }
     }
 
-    /// Whether the table is gone, wherever it is.
+    /// Returns whether the table is gone, asking the object store if it is in one.
     pub(crate) async fn ask(&self) -> Result<bool> {
         match self {
             Self::Directories { .. } => self.is_gone(),

@@ -1,8 +1,8 @@
-//! A table in this process: its base and change store as of the newest version known, and the log behind them.
+//! A table in this process: the base and change store of the newest known version, and the log behind them.
 //!
-//! Lock order: `base_turn` (who changes the base), then `write_turn` (who writes), then `log`, then `inner` and `queue`
-//! (never across `.await`). The first two come with a lease each, because other processes write too. What writes is in
-//! `commit`, what changes the base in `install` and `fold`.
+//! Lock order: `base_turn` (changing the base), `write_turn` (writing), `log`, then `inner` and `queue` (these two
+//! never across `.await`). The first two come with a lease each, because other processes write too. `commit` does the
+//! writing; `install` and `fold` change the base.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -45,7 +45,7 @@ pub(crate) struct State {
     pub(crate) place: TablePlace,
     pub(crate) options: StoreOptions,
     sessions: Arc<Sessions>,
-    /// Sees whether the table is still there, and whether it was seen to be gone.
+    /// Detects that the table was dropped; `is_gone` records that it was.
     presence: Presence,
     is_gone: AtomicBool,
     pub(crate) pages: Arc<Pages>,
@@ -54,21 +54,21 @@ pub(crate) struct State {
     pub(crate) inner: Mutex<Inner>,
     pub(crate) write_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) log: Arc<tokio::sync::Mutex<Tail>>,
-    /// Whether this process has the right to write and has taken in what others wrote before: then nobody else can
-    /// write, and memory holds everything that was acknowledged anywhere.
+    /// Whether this process has the right to write and has applied everything that others wrote before. While it is
+    /// true, nobody else can write, and memory holds everything that was acknowledged in any process.
     pub(crate) is_writing: watch::Sender<bool>,
     pub(crate) base_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) upkeep: Upkeep,
-    /// Whether the base may have a version that was not logged, because who committed it died or failed.
+    /// Whether the base may have a version that was not logged, because the process that committed it died or failed.
     pub(crate) suspect: AtomicBool,
-    /// Who reads which version of the base.
+    /// The versions of the base that are being read in this process.
     pub(crate) readers: Arc<Readers>,
-    /// Held by snapshots and feeds.
+    /// Cloned by snapshots and feeds.
     uses: Arc<()>,
 }
 
-/// What the newest version is made of.
+/// The newest version known in memory.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) version: u64,
@@ -79,19 +79,19 @@ pub(crate) struct Inner {
     pub(crate) reader: Arc<RowReader>,
     pub(crate) keys: KeyIndex,
     pub(crate) changes: Changes,
-    /// Bytes of rows written since the base was.
+    /// Bytes of rows that were written since the last fold.
     pub(crate) accepted: u64,
-    /// When the oldest of them were.
+    /// Time of the oldest write that is not folded.
     pub(crate) since: Option<Timestamp>,
 }
 
-/// The end of the log.
+/// The position in the log up to which this process has read.
 #[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) log: Log,
-    /// Whether the newest frame is one of ours.
+    /// Whether this process wrote the newest frame.
     pub(crate) ours: bool,
-    /// Whether frames were read and not taken in, because that failed or its caller gave up.
+    /// Whether frames were read and not applied, because that failed or was cancelled.
     behind: bool,
 }
 
@@ -101,10 +101,11 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     done.map_err(|source| Error::internal("a storage task ended early").with_source(source))?
 }
 
-/// So many rows are looked up or taken in where the caller is: a thread that has to be woken costs several times that.
+/// Maximum rows that are looked up or applied on the caller's thread: waking another thread costs several times as
+/// much.
 pub(crate) const SHORT_ROWS: usize = 256;
 
-/// Runs short work where the caller is, other work off the executor.
+/// Runs short work on the caller's thread, other work off the executor.
 pub(crate) async fn blocking_unless<T: Send + 'static>(
     is_short: bool,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -112,14 +113,14 @@ pub(crate) async fn blocking_unless<T: Send + 'static>(
     if is_short { work() } else { blocking(work).await }
 }
 
-/// Runs `work` to its end even when the caller gives up waiting: what is half done on disk must be finished in memory.
+/// Runs `work` to its end even when the caller is cancelled: what is half done on disk must be finished in memory.
 pub(crate) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let done = tokio::spawn(work.boxed()).await;
     done.map_err(|source| Error::internal("a storage task ended early").with_source(source))?
 }
 
 impl State {
-    /// Opens a table; its log is made when it has none yet.
+    /// Opens a table, and creates its log if it has none yet.
     pub(crate) async fn open(
         name: String,
         store: WeakStore,
@@ -134,18 +135,19 @@ impl State {
                 start_log(&place, &sessions, &options).await?;
             }
             drop(lease);
-            // Who only reads must not keep others from writing.
+            // A process that only reads must not keep others from writing.
             place.leases.release().await?;
         }
         let fence = Arc::new(Fence::new(&place.base, &options.object_store).await.map_err(lance_error)?);
-        // Before what is read: a table that takes its place meanwhile is then seen to be another.
+        // Opened before anything is read, so that a table which takes this one's place meanwhile is recognised as
+        // another.
         let presence = place.presence().await?;
         let readers = Arc::new(place.readers());
         let (log, key, inner) = loop {
             let (mut log, replayed, base) = newest(&place, &sessions, &fence).await?;
             let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
             match Inner::new(&place.keys, &pages, &key, Arc::new(base), replayed).await {
-                // It was replaced and collected since the log was read.
+                // The base was replaced and collected since the log was read.
                 Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
                 inner => break (log, key, inner?),
             }
@@ -174,7 +176,7 @@ impl State {
         }))
     }
 
-    /// Whether the table was dropped, as far as can be seen at once.
+    /// Returns whether the table was dropped, as far as is known without a request.
     pub(crate) fn is_gone(&self) -> Result<bool> {
         Ok(self.is_gone.load(Ordering::Acquire) || self.presence.is_gone()?)
     }
@@ -193,33 +195,34 @@ impl State {
         ))
     }
 
-    /// Whether nobody in this process uses the table, `this` being the only hold on its state.
+    /// Returns whether nothing in this process uses the table, given that `this` is the only handle of its state.
     pub(crate) fn is_idle(this: &Arc<Self>) -> bool {
         Arc::strong_count(this) == 1 && Arc::strong_count(&this.uses) == 1
     }
 
-    /// Says that the table is used, until it is dropped.
+    /// Marks the table as used until the returned value is dropped.
     pub(crate) fn note_user(&self) -> Arc<()> {
         Arc::clone(&self.uses)
     }
 
-    /// A handle of this table, unless the store is gone.
+    /// Returns a handle of this table, unless the store was dropped.
     pub(crate) fn table(&self) -> Option<Table> {
         self.store.upgrade().map(|store| Table::new(store, &self.name))
     }
 
-    /// Version `base` of the base.
+    /// Loads version `base` of the base.
     pub(crate) async fn load_base(&self, base: u64) -> Result<Dataset> {
         self.load_base_through(base, Arc::clone(&self.fence) as _).await
     }
 
-    /// Version `base` of the base, whose changes `handler` commits.
+    /// Loads version `base` of the base, with `handler` to commit changes to it.
     pub(crate) async fn load_base_through(&self, base: u64, handler: Arc<dyn CommitHandler>) -> Result<Dataset> {
         let session = self.sessions.of(self.hash_key());
         dataset::load(&self.place.base, &session, &self.place.params, Some(base), Some(handler)).await
     }
 
-    /// The newest version: everything that was acknowledged, by any process, before it was asked for.
+    /// Returns a snapshot of the newest version, which holds every write that any process had acknowledged before the
+    /// call.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
         let mut is_writing = self.is_writing.subscribe();
         loop {
@@ -229,7 +232,7 @@ impl State {
             }
             if is_ours && leases.is_certain() {
                 let snapshot = self.view()?;
-                // Else another process may have removed its base before it was locked.
+                // Otherwise another process may have removed the snapshot's base before its lock was taken.
                 if is_writing.has_changed().is_ok_and(|has_changed| !has_changed) {
                     return Ok(snapshot);
                 }
@@ -239,11 +242,11 @@ impl State {
             let mut tail = tokio::select! {
                 biased;
                 tail = tail => tail,
-                // A writer of this process has the log, and has read it to its end.
+                // A writer of this process holds the log and has read it to its end.
                 _ = is_writing.changed() => continue,
             };
             loop {
-                // Before the log is read: see `readers`.
+                // Pinned before the log is read: see `readers`.
                 let reading = self.read_current();
                 self.catch_up(&mut tail).boxed().await?;
                 if let Some(snapshot) = self.view_of(reading)? {
@@ -253,8 +256,8 @@ impl State {
         }
     }
 
-    /// The newest version known in memory. Its files are there for sure when nobody else can write, or change the base,
-    /// until it returns.
+    /// Returns a snapshot of the newest version known in memory. Its files are certain to exist only if nobody else can
+    /// write or change the base during the call.
     pub(crate) fn view(&self) -> Result<Snapshot> {
         loop {
             if let Some(snapshot) = self.view_of(self.read_current())? {
@@ -263,20 +266,20 @@ impl State {
         }
     }
 
-    /// Keeps the files of the newest base known in memory.
+    /// Pins the newest base known in memory.
     fn read_current(&self) -> Reading {
         let base = Arc::clone(&self.inner.lock().base);
         self.readers.read(&base)
     }
 
-    /// The newest version known in memory, unless it has another base than the one that is kept.
+    /// Returns a snapshot of the newest version known in memory, or `None` if its base is not the one that is pinned.
     fn view_of(&self, reading: Reading) -> Result<Option<Snapshot>> {
         let inner = self.inner.lock();
         let is_current = Arc::ptr_eq(&inner.base, reading.base());
         is_current.then(|| Snapshot::new(&inner, self.key.clone(), self.note_user(), reading)).transpose()
     }
 
-    /// The table as it was at `version`.
+    /// Returns the table as it was at `version`.
     pub(crate) async fn snapshot_at(self: &Arc<Self>, version: Version) -> Result<Snapshot> {
         let newest = self.snapshot().await?;
         if version == newest.version() {
@@ -288,7 +291,7 @@ impl State {
             let read_from = |history: &History| history.at(version).map(|mark| mark.base);
             let before = read_from(&self.history());
             let then = self.replayed_to(version).boxed().await;
-            // Its base may have been collected before it was kept, which the log says by now: see `readers`.
+            // The base may have been collected before it was pinned; the log says so by now: see `readers`.
             self.snapshot().await?;
             let now = read_from(&self.history());
             match then {
@@ -301,7 +304,7 @@ impl State {
         }
     }
 
-    /// The table as it was at `version`, if the base that it is read from is not collected meanwhile.
+    /// Returns the table as it was at `version`, provided that the base it starts from is not collected meanwhile.
     async fn replayed_to(&self, version: Version) -> Result<Snapshot> {
         let replayed = replay_to(&self.place.log, version).await?;
         let base = Arc::new(self.load_base(replayed.history.current()?.base).await?);
@@ -330,7 +333,7 @@ impl State {
         Arc::clone(&self.inner.lock().history)
     }
 
-    /// Takes in what other processes wrote; whether something is left behind it that is no whole write.
+    /// Applies what other processes wrote. Returns whether an incomplete write is left at the end of the log.
     pub(crate) async fn catch_up(self: &Arc<Self>, tail: &mut Tail) -> Result<bool> {
         loop {
             let news = if tail.behind { News::Gone } else { tail.log.news().await? };
@@ -353,7 +356,7 @@ impl State {
         }
     }
 
-    /// Applies frames that were read from `tail`; false when the state must be built anew.
+    /// Applies frames that were read from `tail`. Returns false when the state must be rebuilt.
     async fn take_in_all(self: &Arc<Self>, tail: &mut Tail, frames: Option<Vec<Frame>>) -> Result<bool> {
         let Some(frames) = frames else { return Ok(false) };
         tail.ours = false;
@@ -367,7 +370,7 @@ impl State {
         Ok(true)
     }
 
-    /// Applies a frame of another process; false when the state must be built anew.
+    /// Applies a frame of another process. Returns false when the state must be rebuilt.
     async fn take_in(self: &Arc<Self>, frame: Frame) -> Result<bool> {
         match frame.record {
             Record::Checkpoint(_) => self.inner.lock().changes.seal(),
@@ -384,7 +387,7 @@ impl State {
             }
             Record::Base { mark, parts, keys: concerned } => {
                 let base = match self.load_base(mark.base).await {
-                    // It was replaced and collected since.
+                    // The base was replaced and collected since.
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
                     base => base?,
                 };
@@ -405,14 +408,14 @@ impl State {
         Ok(true)
     }
 
-    /// Reads the whole state again: the log went on somewhere that does not follow from where this process stood.
+    /// Rebuilds the state: the log does not continue from where this process stood.
     ///
     /// # Errors
     /// `NotFound` when the table was dropped, and perhaps another one made under its name.
     async fn reopen(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
         self.check_presence().await?;
         if !self.place.log.exists().await? {
-            // A table that was made under its name, and not opened yet, has none.
+            // A new table of the same name has no log until it is opened.
             return Err(self.gone());
         }
         let (log, inner) = loop {
@@ -421,7 +424,7 @@ impl State {
                 return Err(self.gone());
             }
             match Inner::new(&self.place.keys, &self.pages, &self.key, Arc::new(base), replayed).await {
-                // As when the table is opened.
+                // The base was replaced and collected since the log was read.
                 Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
                 inner => break (log, inner?),
             }
@@ -432,8 +435,8 @@ impl State {
         Ok(())
     }
 
-    /// The rows of the base with these keys, as far as the change store does not know the keys itself. The only part of
-    /// a write that can fail, and so done before it is logged.
+    /// Looks up the base rows with these keys, except for keys that the change store knows. Called before a write is
+    /// logged, because it is the only part of applying one that can fail.
     pub(crate) async fn resolve(self: &Arc<Self>, hashes: &[u128]) -> Result<ByHash<u64>> {
         let (unknown, keys) = {
             let inner = self.inner.lock();
@@ -451,19 +454,20 @@ impl State {
         self.inner.lock().history.hash_key
     }
 
-    /// The version and time of the next write.
+    /// Returns the version and time for the next write.
     pub(crate) fn next(&self) -> (u64, Timestamp) {
         let (version, time) = self.now();
         (version + 1, time)
     }
 
-    /// The newest version, and the time: never before that of the last write, whatever the clock says.
+    /// Returns the newest version, and the current time: never before that of the last write, even if the clock goes
+    /// back.
     pub(crate) fn now(&self) -> (u64, Timestamp) {
         let inner = self.inner.lock();
         (inner.version, inner.time.max(self.options.clock.now()))
     }
 
-    /// Every version that can be read, with its time.
+    /// Lists every version that can be read, with its time.
     pub(crate) async fn versions(self: &Arc<Self>) -> Result<Vec<(Version, i64)>> {
         for _ in 0..COLLECTED_TRIES {
             self.snapshot().await?;
@@ -483,8 +487,8 @@ impl State {
         Err(self.log.lock().await.log.gap())
     }
 
-    /// Adds those `wanted` of the versions that can be read from the base `mark` and what the log says behind it; false
-    /// when some were collected meanwhile.
+    /// Adds the `wanted` versions that can be read from base `mark` and the log after it. Returns false when some of
+    /// them were collected meanwhile.
     async fn add_versions(
         &self,
         mark: BaseMark,
@@ -500,10 +504,10 @@ impl State {
         let mut log = Log::open(&self.place.log, mark.version + 1).await?;
         while let Some(frames) = log.read().await? {
             for frame in frames.iter().filter(|frame| frame.version > mark.version && wanted.contains(&frame.version)) {
-                // Records that change no row repeat a version: its time is that of the write.
+                // Records that change no row repeat the version of the write before them: the write's time counts.
                 versions.entry(Version(frame.version)).or_insert(frame.time.0);
             }
-            // What follows a version with a tag may be gone.
+            // The log after a tagged version may have been collected.
             if frames.last().is_none_or(|frame| frame.version >= *wanted.end()) {
                 return Ok(true);
             }
@@ -511,7 +515,7 @@ impl State {
         Ok(false)
     }
 
-    /// Whether the change store has a word on any of these keys.
+    /// Returns whether the change store has a row or a deletion for any of these keys.
     pub(crate) fn knows_any(&self, hashes: &[u128]) -> bool {
         let inner = self.inner.lock();
         hashes.iter().any(|hash| inner.changes.contains(*hash))
@@ -575,7 +579,7 @@ impl Inner {
     }
 }
 
-/// What the log adds up to, and its newest base.
+/// Replays the log and loads its newest base.
 async fn newest(place: &TablePlace, sessions: &Sessions, fence: &Arc<Fence>) -> Result<(Log, Replayed, Dataset)> {
     loop {
         let (mut log, replayed) = replay(&place.log).await?;
@@ -583,7 +587,7 @@ async fn newest(place: &TablePlace, sessions: &Sessions, fence: &Arc<Fence>) -> 
         fence.learn(base);
         let session = sessions.of(replayed.history.hash_key);
         match dataset::load(&place.base, &session, &place.params, Some(base), Some(Arc::clone(fence) as _)).await {
-            // It was replaced and collected since the log was read.
+            // The base was replaced and collected since the log was read.
             Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
             base => return Ok((log, replayed, base?)),
         }
@@ -599,7 +603,7 @@ async fn start_log(place: &TablePlace, sessions: &Sessions, options: &StoreOptio
     place.log.create(Checkpoint::new(base, History::new(mark)), time).await
 }
 
-/// The key index of `base`, built anew when it is not there.
+/// Opens the key index of `base`, and builds it if it does not exist.
 pub(crate) async fn key_index(
     files: &KeyFiles,
     key: &PrimaryKey,
@@ -607,7 +611,7 @@ pub(crate) async fn key_index(
     base: &Dataset,
     version: u64,
 ) -> Result<KeyIndex> {
-    // A collection by another process may remove the files of an index that is being made; it does so once.
+    // A collection by another process may remove files of the index while it is built, but only once.
     for _ in 0..2 {
         if let Some(keys) = files.open(version).await? {
             return Ok(keys);
@@ -617,7 +621,7 @@ pub(crate) async fn key_index(
             made => return made,
         }
     }
-    Err(Error::unavailable(format!("the key index in {} is removed again and again", files.name())))
+    Err(Error::unavailable(format!("the key index in {} keeps being removed while it is built", files.name())))
 }
 
 async fn build_key_index(

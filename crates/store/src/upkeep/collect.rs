@@ -1,4 +1,4 @@
-//! Removing the past: versions of the base, segments of the log, and files that belong to nobody.
+//! Collection: removing versions of the base, segments of the log, and files that belong to nobody.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,59 +19,59 @@ use crate::files::objects::Objects;
 use crate::log::history::Note;
 use crate::state::table_state::{State, blocking, detached};
 
-/// The property that says for how many seconds the past can be read; by default a day.
+/// The property that sets for how many seconds the past can be read; one day by default.
 pub const RETENTION_PROPERTY: &str = "cenote.retention_seconds";
-/// The property that says how many bytes of the log are kept at most, whatever its age and whoever reads it; by default
-/// any number. Tags keep what they name all the same.
+/// The property that sets how many bytes of the log are kept at most, whatever its age and whoever reads it; unlimited
+/// by default. Tagged versions are kept all the same.
 pub const RETENTION_BYTES_PROPERTY: &str = "cenote.retention_bytes";
 const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The folders of a base whose files versions name.
+/// The folders of a base with files that versions name.
 const FOLDERS: [&str; 4] = ["data", "_deletions", "_indices", "_transactions"];
 
-/// What a collection removed.
+/// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Versions of the base.
+    /// Removed versions of the base.
     pub bases: u64,
-    /// Segments of the log.
+    /// Removed segments of the log.
     pub segments: usize,
-    /// Bytes of the base's files.
+    /// Bytes of removed files of the base.
     pub bytes: u64,
-    /// Versions of the base that were to be removed and are left, with all later ones, because somebody reads them.
-    /// They go when somebody collects again and nobody reads them any more.
+    /// Versions of the base that were due for removal and were left, with all later ones, because they are being read.
+    /// A later collection removes them once nobody reads them.
     pub held: usize,
-    /// The oldest version that can still be read, tagged ones apart.
+    /// The oldest version that can still be read, apart from tagged ones.
     pub oldest: Version,
 }
 
-/// For how long the past of a table with `properties` can be read.
+/// Returns for how long the past of a table with `properties` can be read.
 pub(crate) fn retention(properties: &HashMap<String, String>) -> Result<Duration> {
     let seconds = properties.get(RETENTION_PROPERTY).map(|text| parse_limit(RETENTION_PROPERTY, text)).transpose()?;
     Ok(seconds.map_or(RETENTION_DEFAULT, Duration::from_secs))
 }
 
-/// The number that `text` gives for the limit `property`.
+/// Parses `text` as the value of the limit `property`.
 pub(crate) fn parse_limit(property: &str, text: &str) -> Result<u64> {
     let unit = if property == RETENTION_PROPERTY { "seconds" } else { "bytes" };
     text.parse()
-        .map_err(|_| Error::invalid_input(format!("property `{property}` is `{text}`: it is a number of {unit}")))
+        .map_err(|_| Error::invalid_input(format!("property `{property}` is a number of {unit}, found `{text}`")))
 }
 
-/// Removes what only versions before `keep` ago need. With no time at all, also what a crash left.
+/// Removes what only versions before `keep` ago need. If `keep` is zero, also removes what crashes left.
 pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collected> {
     let state = Arc::clone(state);
     detached(async move {
         state.place.staging.bury(state.options.clock.now()).await?;
         let _changing = state.changing().await?;
-        // Before the claims are read: see `staging`.
+        // Listed before the claims are read: see `staging`.
         let found = if keep.is_zero() { files(&state.place.files).await? } else { HashSet::new() };
         let claims = state.place.staging.claims().await?;
         let mut writing = state.writing().await?;
         state.adopt(&mut writing).boxed().await?;
         let history = state.history();
         let cutoff = state.now().1.0.saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
-        // Only what a base holds can begin the past that is left.
+        // The retained past can begin only at a base.
         let aged = history.marks.iter().rev().find(|mark| mark.time <= cutoff);
         let aged = aged.map_or(history.oldest(), |mark| mark.version);
         let followed = history.consumers.values().copied().chain([aged]).min().unwrap_or(aged);
@@ -80,17 +80,17 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
             Some(text) => writing.log().version_before(parse_limit(RETENTION_BYTES_PROPERTY, &text)?).await?,
             None => 0,
         };
-        // What was collected before is gone, whatever is wanted now.
+        // What was collected earlier cannot come back.
         let wanted = followed.max(large).max(history.oldest());
         let Some(oldest) = history.at(Version(wanted)) else { return Ok(Collected::default()) };
-        // Another base with the same rows, or with more of the log's, may have been made since: processes that this one
-        // does not know of may read the one before.
+        // A base with the same rows, or with more of the log's, may have replaced `oldest.base` since. Processes that
+        // this one does not know of may still read the earlier bases.
         let lately = history.current_at(cutoff).map_or(0, |mark| mark.base);
         let tagged = history.tagged_before(oldest.version);
         let bases: BTreeSet<u64> = tagged.values().map(|mark| mark.base).collect();
         let base = Arc::clone(state.view()?.base());
         dataset::protect(&base, &bases).await?;
-        // Said before it is done: a version that is said to be there must be.
+        // Logged before it is done: a version that the log lists must exist.
         writing.note(Note::Collected { base: oldest.base, tagged: bases.clone() }).await?;
         state.roll_if_folded(&mut writing).await?;
         let past = writing.log().past();
@@ -103,7 +103,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         state.place.keys.collect(kept_keys).await?;
         dataset::unprotect(&base, &bases).await?;
         let end = claims.oldest_base().into_iter().chain([oldest.base, lately]).fold(u64::MAX, u64::min);
-        // After it was logged what goes: see `readers`.
+        // Checked after the removals were logged: see `readers`.
         let readers = Arc::clone(&state.readers);
         let mut held = blocking(move || readers.versions_before(end)).await?;
         held.retain(|base| !bases.contains(base));
@@ -113,7 +113,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
             ..CleanupPolicy::default()
         };
         let removed = base.cleanup(policy).execute().boxed().await.map_err(lance_error)?;
-        // Where somebody writes files that cannot be told yet, nobody's files are left for the next time.
+        // While files are being written that are not known yet, unclaimed files are left for the next collection.
         let swept = if claims.is_writing() { 0 } else { sweep(&state, &base, found, &claims.files).boxed().await? };
         Ok(Collected {
             bases: removed.old_versions,
@@ -126,7 +126,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
     .await
 }
 
-/// The names of files that versions may name.
+/// Lists the files that versions may name.
 async fn files(base: &Objects) -> Result<HashSet<String>> {
     let mut found = HashSet::new();
     for folder in FOLDERS {
@@ -135,7 +135,7 @@ async fn files(base: &Objects) -> Result<HashSet<String>> {
     Ok(found)
 }
 
-/// Removes those of `found` that no version of the base names and that are not `claimed`; the bytes that these had.
+/// Removes those of `found` that no version of the base names and that are not `claimed`. Returns their bytes.
 async fn sweep(state: &State, base: &Dataset, found: HashSet<String>, claimed: &HashSet<String>) -> Result<u64> {
     if found.is_empty() {
         return Ok(0);
@@ -154,7 +154,7 @@ async fn sweep(state: &State, base: &Dataset, found: HashSet<String>, claimed: &
     }
     let mut bytes = 0;
     for file in found.into_iter().filter(|file| !needed.contains(&unit(file))) {
-        // Those that the cleanup removed are gone.
+        // Lance's cleanup removed some already.
         if let Some(size) = state.place.files.size(&file).await? {
             state.place.files.delete(&file).await?;
             bytes += size;
@@ -163,8 +163,8 @@ async fn sweep(state: &State, base: &Dataset, found: HashSet<String>, claimed: &
     Ok(bytes)
 }
 
-/// What a file of the base is kept or removed with: an index is a folder, and media lie in a folder named after the
-/// data file that they belong to.
+/// Returns the unit in which a file of the base is kept or removed: an index is a folder, and media are in a folder
+/// named after their data file.
 fn unit(file: &str) -> String {
     match file.split('/').collect::<Vec<_>>()[..] {
         [folder @ "data", name, ..] => format!("{folder}/{}", name.strip_suffix(".lance").unwrap_or(name)),

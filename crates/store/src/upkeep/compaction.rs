@@ -1,9 +1,9 @@
-//! Joining files of a base: their rows are written anew to one file, which takes their place.
+//! Joins of files of a base: their rows are rewritten to one file, which replaces them.
 //!
-//! Nobody waits for it. The rows are read from a version of the base that stays as it is, while writers and folds go
-//! on; the right to change the base is taken for the commit alone. Rows that were deleted meanwhile are deleted in the
-//! new file too. Where a file was changed otherwise, or is gone, what was written is given up. Rows keep their row ids,
-//! so indexes that hold row ids go on covering them; one that holds addresses is late for the new file.
+//! Nobody waits for a join. It reads the rows of a pinned version of the base while writers and folds go on, and takes
+//! the right to change the base only for its commit. Rows that were deleted meanwhile are deleted in the new file too.
+//! If one of the files was changed otherwise or removed, the new file is discarded. Rows keep their row ids, so indexes
+//! that hold row ids continue to cover them; indexes that hold addresses lag for the new file.
 //!
 //! Media are copied with their rows.
 
@@ -29,31 +29,31 @@ use crate::state::table_state::State;
 use crate::upkeep::levels::{self, File, Group, Limits};
 use crate::writing::direct;
 
-/// A file that has lost this share of its rows is written anew when somebody asks for it.
+/// A requested compaction rewrites a file that has lost this share of its rows.
 const DELETED_SHARE: f64 = 0.1;
-/// Rows are read and written in steps of about this many bytes, media included, and at most this many rows.
+/// Rows are read and written in steps of about `STEP_BYTES`, media included, and at most `STEP_ROWS_MAX` rows.
 const STEP_BYTES: u64 = 8 << 20;
 const STEP_ROWS_MAX: usize = 8192;
-/// Bytes that are read ahead of what is written.
+/// Bytes that are read ahead of the writer.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
-/// Joining that was asked for is tried this often while somebody changes the files.
+/// Attempts of a requested compaction while others change the files.
 const TRIES: usize = 3;
-/// Files that are measured at once.
+/// Files measured in parallel.
 const PARALLEL: usize = 16;
-/// How often it is looked whether something is still built from the files.
+/// Interval of checks whether something is still being built from the files.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Joins the files of which there are enough, and writes those anew that have lost most of their rows.
+/// Joins files where there are enough of them, and rewrites those that have lost most of their rows.
 pub(crate) async fn join_due(state: &Arc<State>) -> Result<()> {
-    // Joining that was asked for does all of this.
+    // A requested compaction does all of this.
     let Ok(_turn) = state.upkeep.joining.try_lock() else { return Ok(()) };
     join(state, levels::due).boxed().await.map(drop)
 }
 
-/// Joins all small files, and writes those anew that have lost rows: a tenth of them, or with `purge` any.
+/// Joins all small files, and rewrites those that have lost a tenth of their rows, or with `purge` any row.
 ///
 /// # Errors
-/// `Conflict` when the files are changed again and again, or something is built from them all the time.
+/// `Conflict` when the files keep changing, or something is being built from them all the time.
 pub(crate) async fn compact(state: &Arc<State>, purge: bool) -> Result<()> {
     state.fold().await?;
     let _turn = state.upkeep.joining.lock().await;
@@ -67,7 +67,7 @@ pub(crate) async fn compact(state: &Arc<State>, purge: bool) -> Result<()> {
         }
     }
     Err(Error::conflict(format!(
-        "the files of table `{}` were changed {TRIES} times while they were joined: join them when less is written",
+        "the files of table `{}` changed {TRIES} times while they were joined: compact when less is written",
         state.name
     )))
 }
@@ -78,7 +78,7 @@ async fn wait_for_builds(state: &State) -> Result<()> {
     while state.place.staging.claims().await?.is_building() {
         if start.elapsed() >= state.options.writer_wait_max {
             return Err(Error::conflict(format!(
-                "something is built from the files of table `{}`, such as an index: join them when that is done",
+                "something is being built from the files of table `{}`, such as an index: compact when it is done",
                 state.name
             )));
         }
@@ -91,7 +91,7 @@ fn limits(state: &State) -> Limits {
     Limits { bytes: state.options.file_bytes.0, rows: state.options.file_rows }
 }
 
-/// The files of `base`, oldest first.
+/// Returns the files of `base`, oldest first.
 async fn files(state: &State, base: &Dataset) -> Result<Vec<File>> {
     let indexes = following(base).await?;
     let sizes = base.fragments().iter().map(|fragment| state.upkeep.file_bytes.of(base, fragment));
@@ -106,8 +106,8 @@ async fn files(state: &State, base: &Dataset) -> Result<Vec<File>> {
     Ok(base.fragments().iter().zip(sizes).map(file).collect())
 }
 
-/// The indexes whose coverage follows rows to another file, which takes that they cover all of the files that are
-/// joined or none.
+/// Returns the indexes whose coverage follows rows to another file, which requires that they cover all joined files or
+/// none.
 async fn following(base: &Dataset) -> Result<Vec<IndexMetadata>> {
     let indexes = base.load_indices().await.map_err(lance_error)?;
     Ok(indexes.iter().filter(|index| !index.results_are_row_addrs()).cloned().collect())
@@ -117,8 +117,8 @@ fn covers(index: &IndexMetadata, fragment: &Fragment) -> bool {
     index.fragment_bitmap.as_ref().is_some_and(|files| files.contains(fragment.id as u32))
 }
 
-/// Joins what `plan` says; false when files were changed meanwhile, other than by deletions, or something is built from
-/// them.
+/// Joins the groups that `plan` selects. Returns false when files were changed meanwhile, other than by deletions, or
+/// something is being built from them.
 async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) -> Result<bool> {
     let plan = async |snapshot: &Snapshot| Ok::<_, Error>(plan(&files(state, snapshot.base()).await?, limits(state)));
     let snapshot = state.snapshot().boxed().await?;
@@ -126,7 +126,7 @@ async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) 
         return Ok(true);
     }
     let claim = state.place.staging.claim(Work::Join, snapshot.base().version().version).await?;
-    // Taken after the claim, which keeps other processes from removing what it reads, and held to the end.
+    // Taken after the claim, which keeps other processes from removing what the snapshot reads, and held to the end.
     let snapshot = state.snapshot().boxed().await?;
     let mut all_joined = true;
     for group in plan(&snapshot).await? {
@@ -137,16 +137,16 @@ async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) 
     Ok(all_joined)
 }
 
-/// Joins `group` into one file; whether its files were as they are in `snapshot`, but for deletions.
+/// Joins `group` into one file. Returns whether its files were as in `snapshot`, except for deletions.
 async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> Result<bool> {
-    // What is built from files that are gone is in vain, and may have taken long.
+    // A build from files that are replaced would be in vain, and may have taken long.
     if state.place.staging.claims().await?.is_building() {
         return Ok(false);
     }
     let faults = &state.options.faults;
     faults.check("join.write")?;
     let joined = syncing(snapshot.base(), rewrite(snapshot, group, limits(state))).boxed().await?;
-    // Here it takes no turn.
+    // Synced here, where no right is held.
     sync_staged(snapshot.base(), &joined.new_fragments).await?;
     faults.check("join.written")?;
     let commit = async |newest: &mut Dataset| {
@@ -162,8 +162,8 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
     Box::pin(direct::rearrange(state, commit)).await
 }
 
-/// Writes the rows of `group` to files that no version of the base names yet: one, unless it would be much larger than
-/// wanted.
+/// Writes the rows of `group` to files that no version of the base names yet: one file, unless it would be much larger
+/// than the target.
 async fn rewrite(snapshot: &Snapshot, group: &[File], limits: Limits) -> Result<RewriteResult> {
     let base = snapshot.base();
     let (rows, bytes) = (levels::live_rows(group), levels::live_bytes(group));
@@ -174,7 +174,7 @@ async fn rewrite(snapshot: &Snapshot, group: &[File], limits: Limits) -> Result<
         target_rows_per_fragment: (rows / files).max(1),
         batch_size: Some(((STEP_BYTES / row_bytes) as usize).clamp(1, STEP_ROWS_MAX)),
         io_buffer_size: Some(READ_AHEAD_BYTES),
-        // Such an index is not carried over: that takes as long as to read all of it.
+        // Carrying such an index over would take as long as reading all of it.
         has_eager_remappable_index: Some(false),
         ..CompactionOptions::default()
     };
@@ -184,11 +184,11 @@ async fn rewrite(snapshot: &Snapshot, group: &[File], limits: Limits) -> Result<
     task.execute(base).await.map_err(lance_error)
 }
 
-/// `joined`, which was written from `base`, as a change of `newest`; `None` when a file in it was changed otherwise
-/// than by deletions, or is gone.
+/// Returns `joined`, which was written from `base`, as a change of `newest`; `None` when one of its files was changed
+/// other than by deletions, or removed.
 async fn carried_over(base: &Arc<Dataset>, newest: &Arc<Dataset>, joined: RewriteResult) -> Result<Option<Operation>> {
     let mut old_fragments = Vec::with_capacity(joined.original_fragments.len());
-    // Rows that were deleted meanwhile, by their place among those that were joined.
+    // Rows that were deleted meanwhile, as positions in the sequence of joined rows.
     let (mut deleted, mut start): (Vec<usize>, usize) = (Vec::new(), 0);
     for old in joined.original_fragments {
         let Some(now) = newest.get_fragment(old.id as usize) else { return Ok(None) };
@@ -211,7 +211,7 @@ async fn carried_over(base: &Arc<Dataset>, newest: &Arc<Dataset>, joined: Rewrit
         }
     }
     let mut new_fragments = Vec::with_capacity(joined.new_fragments.len());
-    // Nobody else makes files while this process has the right to change the base.
+    // Nobody else makes fragments while this process has the right to change the base.
     let ids = newest.manifest().max_fragment_id().map_or(0, |id| id + 1)..;
     let mut start = 0;
     for (id, fragment) in ids.zip(joined.new_fragments) {
@@ -227,7 +227,7 @@ async fn carried_over(base: &Arc<Dataset>, newest: &Arc<Dataset>, joined: Rewrit
     Ok(Some(Operation::Rewrite { groups, rewritten_indices: Vec::new(), frag_reuse_index: None }))
 }
 
-/// The rows of `file` that are deleted, ascending.
+/// Returns the offsets of deleted rows of `file`, ascending.
 async fn deletions(file: &FileFragment) -> Result<Vec<u32>> {
     let deleted = file.get_deletion_vector().await.map_err(lance_error)?;
     Ok(deleted.as_deref().map(DeletionVector::to_sorted_iter).into_iter().flatten().collect())

@@ -1,7 +1,7 @@
-//! Folding: the writes of a sealed change store as one commit to the base.
+//! Folds: the writes of a sealed change store become one commit to the base.
 //!
-//! A fold reads nothing but memory, writes each row once, and changes no row that the log does not hold too: when it is cut
-//! short anywhere, doing it again gives the same rows.
+//! A fold reads nothing but memory, writes each row once, and changes no row that the log does not hold too. If it is
+//! interrupted at any point, repeating it gives the same rows.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ use crate::store::schemas;
 use crate::writing::commit::Writing;
 use crate::writing::log_base::{Changing, Folded};
 
-/// Rows of one batch handed to the base.
+/// Rows per batch handed to the base.
 const BATCH_ROWS: usize = 8192;
 
-/// A change store as it was when its segment of the log ended.
+/// A change store as of the end of its log segment.
 #[derive(Debug)]
 struct Sealed {
-    /// The newest write in it, and when that was.
+    /// The newest write in it, and the time of that write.
     version: u64,
     time: Timestamp,
     reader: Arc<RowReader>,
@@ -37,7 +37,7 @@ struct Sealed {
 }
 
 impl State {
-    /// Moves what was written so far into the base. Writers go on meanwhile.
+    /// Moves everything written so far into the base. Writers go on meanwhile.
     pub(crate) async fn fold(self: &Arc<Self>) -> Result<()> {
         let state = Arc::clone(self);
         detached(async move {
@@ -53,7 +53,7 @@ impl State {
         .await
     }
 
-    /// Moves everything into the base while nobody writes.
+    /// Moves everything into the base while the caller keeps others from writing.
     pub(crate) async fn fold_all(self: &Arc<Self>, changing: &Changing, writing: &mut Writing) -> Result<()> {
         self.adopt(writing).await?;
         let Some(sealed) = self.seal(writing).await? else { return Ok(()) };
@@ -61,7 +61,7 @@ impl State {
         self.finish(changing, writing, folded).await
     }
 
-    /// Ends the log's segment and the layer of the change store that goes with it.
+    /// Ends the log's current segment and the corresponding layer of the change store.
     async fn seal(&self, writing: &mut Writing) -> Result<Option<Sealed>> {
         let (version, time) = self.now();
         if self.inner.lock().changes.is_empty() {
@@ -81,7 +81,7 @@ impl State {
         Ok(Some(sealed))
     }
 
-    /// Ends the log's segment when `version` is the newest, so that what keeps that version keeps nothing newer.
+    /// Ends the log's current segment if `version` is the newest, so that keeping this version keeps nothing newer.
     pub(crate) async fn roll_behind(&self, writing: &mut Writing, version: Version) -> Result<()> {
         let (newest, time) = self.now();
         if version.0 < newest {
@@ -92,7 +92,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends the log's segment when everything in it is folded, so that it can be collected.
+    /// Ends the log's current segment if everything in it is folded, so that it can be collected.
     pub(crate) async fn roll_if_folded(&self, writing: &mut Writing) -> Result<()> {
         let (version, time) = self.now();
         if self.history().current()?.folded < version {

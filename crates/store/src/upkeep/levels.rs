@@ -1,30 +1,30 @@
-//! Which files of a base are joined.
+//! Planning which files of a base to join.
 //!
-//! Files lie in levels by their number of rows: a level's files have 1, 32, 1,024 or 32,768 rows and more. Files of one
-//! level are joined as soon as they are enough for one of the next, so a row is written anew once a level. Rows add up
-//! exactly when files are joined, which bytes do not: a small file is mostly overhead. A file that is large enough, in
-//! rows or in bytes, is full and left alone, so wide rows pass fewer levels. A file that has lost most of its rows
-//! counts for what is left of it.
+//! Files form levels by their number of rows: the files of successive levels have at least 1, 32, 1,024 and 32,768
+//! rows. Files of one level are joined as soon as they add up to one of the next level, so a row is rewritten once per
+//! level. Rows add up exactly when files are joined and bytes do not, because a small file is mostly overhead. A file
+//! that is large enough, in rows or in bytes, is full and left alone, so wide rows pass fewer levels. A file that has
+//! lost most of its rows counts by what is left of it.
 //!
-//! Only files that the same indexes cover are joined, because an index covers all rows of a file or none.
+//! Only files that are covered by the same indexes are joined, because an index covers all rows of a file or none.
 
 use std::collections::BTreeMap;
 
 /// Rows of a file of one level, relative to the level below.
 const LEVEL_RATIO: usize = 32;
-/// A file that has lost this share of its rows is written anew by itself, when nobody asks for it.
+/// Upkeep rewrites a file by itself once it has lost this share of its rows.
 const DELETED_SHARE: f64 = 0.5;
 
-/// How large files get.
+/// The target sizes of joined files.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Files are joined into one of about this many bytes, media included, and at most twice as many.
+    /// Target bytes of a joined file, media included; it has at most twice as many.
     pub(crate) bytes: u64,
-    /// Files are joined into one of about this many rows, and at most twice as many.
+    /// Target rows of a joined file; it has at most twice as many.
     pub(crate) rows: usize,
 }
 
-/// A file of a base and what it has.
+/// A file of a base with its sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct File {
     pub(crate) fragment: u64,
@@ -51,19 +51,20 @@ impl File {
         self.deleted as f64 > self.rows as f64 * share
     }
 
-    /// Its level, or `None` when it is full.
+    /// Returns its level, or `None` when it is full.
     fn level(&self, limits: Limits) -> Option<u32> {
         let (rows, bytes) = match self.has_lost(DELETED_SHARE) {
             true => (self.live(), self.live_bytes()),
             false => (self.rows, self.bytes),
         };
-        // Half of the bytes are enough: a joined file is smaller than its parts, and must not be taken for one of them.
+        // Half of the bytes suffice: a joined file is smaller than its parts together, and must not be joined with such
+        // parts again.
         let is_full = rows >= limits.rows || bytes >= limits.bytes / 2;
         (!is_full).then(|| rows.max(1).ilog(LEVEL_RATIO))
     }
 }
 
-/// Files that may be joined, until there are enough of them.
+/// Files to join, until there are enough of them.
 #[derive(Debug, Default)]
 struct Gathered {
     files: Group,
@@ -72,7 +73,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Adds `file`; all of them once they have `rows` rows or `bytes` bytes.
+    /// Adds `file`; returns all files once they have `rows` rows or `bytes` bytes together.
     fn add(&mut self, file: &File, rows: usize, bytes: u64) -> Option<Group> {
         self.files.push(file.clone());
         self.rows += file.live();
@@ -81,17 +82,17 @@ impl Gathered {
     }
 }
 
-/// How many rows are left in `group`.
+/// Returns the live rows of `group`.
 pub(crate) fn live_rows(group: &[File]) -> usize {
     group.iter().map(File::live).sum()
 }
 
-/// How many bytes those rows have.
+/// Returns the bytes of the live rows of `group`.
 pub(crate) fn live_bytes(group: &[File]) -> u64 {
     group.iter().map(File::live_bytes).sum()
 }
 
-/// What to join of `files`, which are in the order of their age, when nobody asks for it.
+/// Plans the joins that upkeep does by itself; `files` are in order of age.
 pub(crate) fn due(files: &[File], limits: Limits) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut levels: BTreeMap<(&[usize], u32), Gathered> = BTreeMap::new();
@@ -105,7 +106,7 @@ pub(crate) fn due(files: &[File], limits: Limits) -> Vec<Group> {
     groups
 }
 
-/// What to join of `files` when somebody asks for it: all that are not full, and those that have lost more than
+/// Plans the joins of a requested compaction: all files that are not full, and those that have lost more than
 /// `deleted_share` of their rows.
 pub(crate) fn all(files: &[File], limits: Limits, deleted_share: f64) -> Vec<Group> {
     let mut groups = Vec::new();
@@ -126,7 +127,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
     const LIMITS: Limits = Limits { bytes: 16 * MIB, rows: 1 << 17 };
-    /// What a file has beside its rows.
+    /// Bytes of a file in addition to its rows.
     const OVERHEAD_BYTES: u64 = 1_500;
 
     /// A table that is written fold by fold.
@@ -134,12 +135,12 @@ mod tests {
     struct Simulation {
         row_bytes: u64,
         files: Vec<File>,
-        /// The fragment that each row was folded to, by its key; and those that took the place of fragments.
+        /// The fragment to which each row was folded, by key; and the fragment that replaced each fragment.
         folded_to: Vec<u64>,
         joined_to: Vec<u64>,
         accepted: u64,
         stored: u64,
-        /// The most files that were not full.
+        /// The maximum number of files that were not full.
         files_max: usize,
     }
 
@@ -159,7 +160,7 @@ mod tests {
             fragment
         }
 
-        /// Logs and folds `rows` rows, of which `replaced` in a hundred replace others, and joins what is due.
+        /// Logs and folds `rows` rows, of which `replaced` percent replace others, and joins what is due.
         fn fold(&mut self, rows: usize, replaced: u64, random: &mut Random) {
             self.stored += rows as u64 * self.row_bytes;
             self.accepted += rows as u64 * self.row_bytes;
@@ -170,7 +171,7 @@ mod tests {
                 let old = self.folded_to.get(key).map(|old| self.newest(*old)).filter(|old| *old != fragment);
                 match old.filter(|_| random.below(100) < replaced) {
                     Some(old) => {
-                        // Fragments have their numbers in the order of their age.
+                        // Fragments are numbered in order of age.
                         let file = self.files.partition_point(|file| file.fragment < old);
                         self.files[file].deleted += 1;
                         self.folded_to[key] = fragment;
@@ -219,7 +220,7 @@ mod tests {
     fn a_full_file_is_left_alone_and_a_small_one_waits_for_others() {
         let mut files = vec![file(1, 700, 0, 9 * MIB), file(2, 1 << 17, 0, MIB)];
         files.extend((3..=28).map(|fragment| file(fragment, 40, 0, 2_000)));
-        // There were enough rows for the next level, and some of them are gone.
+        // They had enough rows for the next level, until some were deleted.
         files[4].deleted = 20;
         assert_eq!(fragments(&due(&files, LIMITS)), [[0; 0]; 0]);
         files.push(file(29, 40, 0, 2_000));

@@ -1,7 +1,7 @@
-//! Keeping a table in shape while it is written: when to fold, and what to do then.
+//! Upkeep of a table while it is written: when to fold, and what follows a fold.
 //!
-//! Upkeep runs in the background of whatever process writes, and never makes a write wait, but for one that finds the
-//! change store four times as full as what starts a fold.
+//! Upkeep runs in the background of every process that writes, and never delays a write, unless the change store is
+//! four times as full as what starts a fold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,42 +16,43 @@ use crate::base::file_bytes::FileBytes;
 use crate::state::table_state::State;
 use crate::upkeep::{collect, compaction};
 
-/// A change store of so many rows is folded when more than half of them are superseded.
+/// Rows of a change store from which it is folded once more than half of them are superseded.
 const DUPLICATE_ROWS_MIN: usize = 4096;
 
-/// What is to be done for a table after its writes were folded, by who knows more of it than this crate: its indexes.
+/// A hook for work on a table after a fold that this crate does not know, such as bringing its indexes up to date.
 pub trait AfterFold: std::fmt::Debug + Send + Sync {
-    /// Called in the background; an error is logged.
+    /// Does the work, in the background; an error is logged.
     fn after_fold(&self, table: Table) -> BoxFuture<'static, Result<()>>;
 }
 
-/// How far a table's base is behind its writes, and what is done about it.
+/// The lag of a table's base behind its writes, and the state of upkeep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpkeepStatus {
-    /// Keys that were written since, over all runs.
+    /// Unfolded keys, summed over all runs.
     pub keys: usize,
     /// Bytes of their rows in memory.
     pub bytes: usize,
-    /// Runs: parts of the change store that a fold takes as one.
+    /// Runs: parts of the change store that a fold merges.
     pub runs: usize,
-    /// When the oldest of these writes came.
+    /// Time of the oldest unfolded write.
     pub since: Option<Timestamp>,
     /// Data files of the base.
     pub files: usize,
-    /// Bytes written to log and base for each byte that was written to the table, since it was made; indexes apart.
+    /// Bytes written to log and base for each byte written to the table, since it was created; without indexes.
     pub amplification: f64,
-    /// What upkeep does now, in this process or another, and why.
+    /// What upkeep is doing, in this process or another, and why.
     pub doing: Option<String>,
     /// Why the last upkeep in this process failed.
     pub failure: Option<String>,
 }
 
-/// What upkeep in this process does. Folds are quick, and writers wait for them; other work is not and they do not.
+/// The state of upkeep in this process. Folds are short, and writers wait for them; other work is long, and they do
+/// not.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
     is_folding: AtomicBool,
     is_waiting: AtomicBool,
-    /// The turn to do what takes long, and whether somebody waits for it.
+    /// The turn to do long work, and whether somebody waits for it.
     tending: tokio::sync::Mutex<()>,
     is_tending_due: AtomicBool,
     /// The turn to join files.
@@ -63,24 +64,24 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Says what is done now that takes long.
+    /// Records the long work that has begun.
     pub(crate) fn say(&self, what: impl Into<String>) {
         *self.doing.lock() = Some(what.into());
     }
 
-    /// Says that it is done.
+    /// Records that it has ended.
     pub(crate) fn done(&self) {
         *self.doing.lock() = None;
     }
 
-    /// What is done now; what is quick first.
+    /// Returns what is being done; short work takes precedence.
     pub(crate) fn doing(&self) -> Option<String> {
         self.folding.lock().clone().or_else(|| self.doing.lock().clone())
     }
 }
 
 impl State {
-    /// Starts a fold in the background when there is a reason and none runs, or has somebody look again later.
+    /// Starts a fold in the background if there is a reason and none is running; otherwise schedules another check.
     pub(crate) fn keep_up(self: &Arc<Self>) {
         if let Some(reason) = self.reason_to_fold() {
             if !self.upkeep.is_folding.swap(true, Ordering::AcqRel) {
@@ -98,7 +99,7 @@ impl State {
         }
     }
 
-    /// Whether there are writes that the base does not hold.
+    /// Returns whether there are writes that the base does not hold.
     pub(crate) fn has_changes(&self) -> bool {
         !self.inner.lock().changes.is_empty()
     }
@@ -108,8 +109,10 @@ impl State {
         let (changes, options) = (&inner.changes, &self.options);
         let age = inner.since.map_or(0, |since| options.clock.now().0.saturating_sub(since.0));
         match () {
-            () if changes.bytes() as u64 >= options.fold_bytes.0 => Some(format!("{} are full", options.fold_bytes)),
-            () if changes.entries() >= options.fold_rows => Some(format!("{} rows are full", options.fold_rows)),
+            () if changes.bytes() as u64 >= options.fold_bytes.0 => {
+                Some(format!("{} are unfolded", options.fold_bytes))
+            }
+            () if changes.entries() >= options.fold_rows => Some(format!("{} rows are unfolded", options.fold_rows)),
             () if !changes.is_empty() && u128::try_from(age).unwrap_or(0) >= options.fold_age.as_micros() => {
                 Some(format!("the oldest write is {} s old", age / 1_000_000))
             }
@@ -120,7 +123,7 @@ impl State {
         }
     }
 
-    /// Does now, and in the foreground, what upkeep would do by itself; why it did, or `None` when there was no reason.
+    /// Runs upkeep in the foreground if there is a reason to, and returns the reason.
     pub(crate) async fn tend(self: &Arc<Self>) -> Result<Option<String>> {
         self.snapshot().boxed().await?;
         let Some(reason) = self.reason_to_fold() else { return Ok(None) };
@@ -133,11 +136,12 @@ impl State {
         let outcome = self.fold_because(&reason).await;
         self.upkeep.is_folding.store(false, Ordering::Release);
         match outcome {
-            // Who waits already will see this fold too.
+            // A task that already waits for the turn covers this fold too.
             Ok(()) if self.upkeep.is_tending_due.swap(true, Ordering::AcqRel) => {}
             Ok(()) => drop(tokio::spawn(self.run_follow_up().boxed())),
             Err(error) => {
-                // Nothing is lost: the next write tries again, and a full change store makes writers wait and see it.
+                // Nothing is lost: the next write tries again, and once the change store is full, writers wait and see
+                // the error.
                 tracing::warn!(%error, table = self.name, "a fold failed");
                 *self.upkeep.failure.lock() = Some(error.to_string());
             }
@@ -160,7 +164,7 @@ impl State {
         *self.upkeep.failure.lock() = outcome.err().map(|error| error.to_string());
     }
 
-    /// Does what is due after a fold, when nobody else does it.
+    /// Does what is due after a fold, once no other task does it.
     async fn follow_up(self: &Arc<Self>) -> Result<()> {
         let _turn = self.upkeep.tending.lock().await;
         self.upkeep.is_tending_due.store(false, Ordering::Release);
@@ -170,23 +174,23 @@ impl State {
     }
 
     async fn work(self: &Arc<Self>) -> Result<()> {
-        // First, because indexes that hold addresses of rows are late for joined files.
+        // First, because indexes that hold addresses lag for joined files.
         compaction::join_due(self).boxed().await?;
-        // Who drops the store wants no more of it.
+        // Indexes need no update once the store was dropped.
         if let Some(hook) = &self.options.after_fold
             && let Some(table) = self.table()
         {
-            self.upkeep.say("indexing what was folded");
+            self.upkeep.say("bringing indexes up to date");
             hook.after_fold(table).await?;
         }
-        self.upkeep.say("removing what nobody needs any more");
+        self.upkeep.say("removing unneeded history");
         collect::collect(self, collect::retention(self.view()?.properties())?).boxed().await.map(drop)
     }
 
-    /// See [`UpkeepStatus`].
+    /// Returns how far the base lags and what is being done: see [`UpkeepStatus`].
     pub(crate) fn upkeep_status(&self) -> Result<UpkeepStatus> {
         let doing = self.upkeep.doing();
-        // Not while this process changes the base: its own lock would look like another's.
+        // Skipped while this process changes the base: its own lock would look like another process's.
         let doing = match (doing, self.base_turn.try_lock()) {
             (None, Ok(_turn)) => self.place.leases.elsewhere()?,
             (doing, _) => doing,

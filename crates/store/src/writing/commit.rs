@@ -1,4 +1,4 @@
-//! Writing the log: whose turn it is, and how writes that wait together are synced together.
+//! Writing the log: the turn to write, and group commit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,37 +15,37 @@ use crate::log::{Frame, Log, Record, Unseen};
 use crate::state::table_state::{SHORT_ROWS, State, Tail, blocking_unless};
 use crate::table::DURABILITY_PROPERTY;
 
-/// A group of writes is synced once it holds so many bytes, or nobody waits.
+/// Bytes of writes at which a group is committed without taking more.
 const GROUP_BYTES_MAX: usize = 8 << 20;
-/// A writer waits for a fold when the change store holds so many times what starts one.
+/// A writer waits for a fold when the change store holds `BACKPRESSURE` times the bytes that start one.
 const BACKPRESSURE: u64 = 4;
 
-/// How often a group is tried whose place in the log somebody else took.
+/// Attempts to commit a group when another writer has taken its place in the log.
 const TRIES: usize = 3;
 
-/// The writes that wait.
+/// The writes that wait for a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     requests: VecDeque<Request>,
-    /// Whether somebody is committing: who finds nobody has to.
+    /// Whether a commit is being led; a writer that finds none leads the next one.
     led: bool,
 }
 
-/// A write that waits for its group.
+/// A write that waits for its group to be committed.
 #[derive(Debug)]
 struct Request {
     write: RowWrite,
     reply: oneshot::Sender<Result<WriteReport>>,
 }
 
-/// Rows to put or keys to delete, with the hashes of their keys.
+/// Rows to upsert or keys to delete, with the hashes of their keys.
 #[derive(Debug, Clone)]
 pub(crate) struct RowWrite {
     pub(crate) record: Record,
     pub(crate) hashes: Vec<u128>,
 }
 
-/// The right to write the log. What it is made of is given back in this order.
+/// The right to write the log. The fields are released in their order.
 #[derive(Debug)]
 pub(crate) struct Writing {
     _said: Said,
@@ -55,7 +55,7 @@ pub(crate) struct Writing {
     _turn: OwnedMutexGuard<()>,
 }
 
-/// Says that memory is as new as the log, as long as this process has the right to write it.
+/// A guard that marks memory as current with the log, while this process has the right to write.
 #[derive(Debug)]
 struct Said(Arc<State>);
 
@@ -73,11 +73,11 @@ impl Drop for Said {
 }
 
 impl State {
-    /// Waits for the turn to write the log, with everything that others wrote taken in.
+    /// Waits for the right to write the log, and applies everything that others wrote.
     pub(crate) async fn writing(self: &Arc<Self>) -> Result<Writing> {
         let turn = Arc::clone(&self.write_turn).lock_owned().await;
         let lease = self.place.leases.writer(self.options.writer_wait_max).await?;
-        // Last, so that readers take in what others write while this process waits for them.
+        // Taken last, so that readers can apply what others write while this process waits.
         let mut tail = Arc::clone(&self.log).lock_owned().await;
         if !self.place.leases.is_sole() {
             if self.place.leases.is_new(&lease) {
@@ -99,8 +99,8 @@ impl State {
             let checkpoint = Checkpoint::new(version, self.history().as_ref().clone());
             writing.tail.log.begin(checkpoint, time).await?;
         }
-        // Before rows are read in order to write them: what an unlogged version holds is older. Whoever holds the base
-        // is alive and logs what they commit.
+        // Adopt unlogged base versions before the caller reads rows that it will write, because they are older. If
+        // another process holds the base, it is alive and logs its own commits.
         if self.suspect.load(Ordering::Acquire)
             && let Ok(_turn) = Arc::clone(&self.base_turn).try_lock_owned()
             && let Some(_lease) = self.place.leases.try_base().await?
@@ -120,7 +120,7 @@ impl State {
         Ok(())
     }
 
-    /// Writes rows or deletions; durable when it returns. Writes that wait together are synced together.
+    /// Writes rows or deletions; durable when it returns. Waiting writes are committed as a group.
     pub(crate) async fn write(self: &Arc<Self>, write: RowWrite) -> Result<WriteReport> {
         self.make_room().await?;
         let (reply, answer) = oneshot::channel();
@@ -130,7 +130,7 @@ impl State {
             !std::mem::replace(&mut queue.led, true)
         };
         if lead {
-            // A task of its own: a caller that gives up must not leave a group half committed.
+            // A separate task: a caller that is cancelled must not leave a group half committed.
             tokio::spawn(Arc::clone(self).lead().boxed());
         }
         let report = answer.await.map_err(|_| Error::internal("a write was dropped before it was done"))??;
@@ -161,7 +161,7 @@ impl State {
                     Err(error) => Err(error),
                 };
             }
-            // A receiver that is gone belongs to a caller that gave up: its write is done all the same.
+            // A closed receiver belongs to a cancelled caller, whose write is done all the same.
             match outcome {
                 Ok(reports) => {
                     replies.into_iter().zip(reports).for_each(|(reply, report)| drop(reply.send(Ok(report))))
@@ -174,7 +174,7 @@ impl State {
         }
     }
 
-    /// Logs `writes` as one group and applies them, each as a version of its own. To be run to its end.
+    /// Logs `writes` as one group and applies them, each as a version of its own. Must not be cancelled.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         mut writing: Writing,
@@ -198,10 +198,10 @@ impl State {
                 counts.report(frame.version)
             });
             let reports = applied.collect();
-            // In one moment for readers here and elsewhere.
+            // Readers here and in other processes see the group at the same moment.
             drop(unseen);
             drop(inner);
-            // Kept until memory says what the log says.
+            // Held until memory agrees with the log.
             drop(writing);
             Ok(reports)
         })
@@ -216,7 +216,7 @@ impl Writing {
         self.judge(appended)
     }
 
-    /// Logs what is kept or not.
+    /// Logs `note` and applies it to the history.
     pub(crate) async fn note(&mut self, note: Note) -> Result<()> {
         let (version, time) = self.state.now();
         let (_, unseen) = self.append(vec![Frame { version, time, record: Record::Note(note.clone()) }], true).await?;
@@ -226,7 +226,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Ends the log's segment.
+    /// Ends the log's current segment.
     pub(crate) async fn roll(&mut self, version: u64, time: Timestamp) -> Result<()> {
         self.claim();
         let checkpoint = Checkpoint::new(version, self.state.history().as_ref().clone());
@@ -234,7 +234,7 @@ impl Writing {
         self.judge(rolled)
     }
 
-    /// Looks at what became of a write to the log: when it failed, it may be there all the same.
+    /// Handles the outcome of a write to the log: a failed write may still be in the log.
     fn judge<T>(&self, outcome: Result<T>) -> Result<T> {
         if let Err(error) = &outcome {
             self.state.place.leases.unsettle(error.kind() == ErrorKind::Conflict);
@@ -242,7 +242,7 @@ impl Writing {
         outcome
     }
 
-    /// Makes what follows in the log ours.
+    /// Begins an epoch of this process, unless the newest frame is its own.
     fn claim(&mut self) {
         if !std::mem::replace(&mut self.tail.ours, true) {
             self.tail.log.next_epoch();
@@ -255,7 +255,7 @@ impl Writing {
 }
 
 impl Queue {
-    /// The requests of the next group; without any, nobody leads.
+    /// Takes the requests of the next group. If there are none, nobody leads any more.
     fn take_group(&mut self) -> Vec<Request> {
         let mut group = Vec::new();
         let mut bytes = 0;

@@ -1,9 +1,9 @@
-//! Writes that go straight to the base: large loads, columns of tables with media, and changes of the table itself.
+//! Direct writes, which go straight to the base: large loads, large updates and deletions, and changes of the table
+//! itself.
 //!
-//! Each is one Lance commit and then one record in the log, which names the keys it concerned. A crash between the two
-//! leaves a base version that nobody was told of; the next one who changes the base takes it over. Where the change
-//! store has a word on a key of the write, it is folded first, so that the newest word on a key is never below an older
-//! one.
+//! Each is one Lance commit followed by one log record, which names the keys it concerned. A crash between the two
+//! leaves a base version that the log does not mention; the next process that changes the base adopts it. If the change
+//! store has one of the keys, it is folded first, so that an older write never hides a newer one.
 
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ use crate::{Version, WriteReport};
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
 #[derive(Debug, Clone)]
 pub struct Staged {
-    /// What keeps its files from collection; `None`: their age, of less than seven days.
+    /// The claim that protects the files from collection; `None`: they are protected by age, for seven days.
     claim: Option<String>,
     fragments: Vec<Fragment>,
-    /// The keys of the rows, in several batches: together they may be larger than Arrow's offsets count.
+    /// The keys of the rows, in several batches: together they may exceed Arrow's offsets.
     keys: Vec<RecordBatch>,
-    /// The logical schema that the rows were written with.
+    /// The logical schema with which the rows were written.
     schema: SchemaRef,
 }
 
-/// What of [`Staged`] is not Arrow.
+/// The parts of [`Staged`] that are not stored as Arrow.
 #[derive(Debug, Serialize, Deserialize)]
 struct StagedHeader {
     format: u32,
@@ -54,23 +54,23 @@ struct StagedHeader {
     fragments: Vec<Fragment>,
 }
 
-/// Since 2, the keys are several batches.
+/// Since format 2, the keys are several batches.
 const STAGED_FORMAT: u32 = 2;
-/// Files that a commit looks for at once.
+/// Files that a commit checks in parallel.
 const CHECKS: usize = 16;
 
 impl Staged {
-    /// How many rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.keys.iter().map(RecordBatch::num_rows).sum()
     }
 
-    /// Gets the rows onto the disk: whoever commits them may do so after this machine has lost power.
+    /// Makes the rows durable: they may be committed after this machine has lost power.
     pub(crate) async fn sync(&self, dataset: &Dataset) -> Result<()> {
         sync_staged(dataset, &self.fragments).await
     }
 
-    /// Bytes that [`from_bytes`](Self::from_bytes) reads, in any process.
+    /// Serialises the rows, for [`from_bytes`](Self::from_bytes) in any process.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let header =
             StagedHeader { format: STAGED_FORMAT, claim: self.claim.clone(), fragments: self.fragments.clone() };
@@ -92,7 +92,7 @@ impl Staged {
     /// # Errors
     /// `InvalidInput` when `bytes` are not those of [`to_bytes`](Self::to_bytes).
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let wrong = || Error::invalid_input("these bytes are no staged rows");
+        let wrong = || Error::invalid_input("these bytes are not staged rows");
         let mut rest = bytes;
         let mut part = || -> Result<&[u8]> {
             let (length, tail) = rest.split_first_chunk::<8>().ok_or_else(wrong)?;
@@ -112,7 +112,8 @@ impl Staged {
     }
 }
 
-/// Writes rows, checked and in the logical schema, to files, which are claimed until they are committed or too old.
+/// Writes rows, checked and in the logical schema, to files. A claim protects the files until they are committed or too
+/// old.
 pub(crate) async fn stage(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
     let claim = state.place.staging.claim(Work::Rows, dataset.version().version).await?;
     let staged = write(state, dataset, batches).await?;
@@ -130,7 +131,7 @@ async fn write(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>)
     Ok(Staged { claim: None, fragments, keys, schema: Arc::new(logical) })
 }
 
-/// Puts rows, one a key, in the logical schema. The files are written before any turn is taken.
+/// Upserts rows, one per key, in the logical schema. The files are written before any turn is taken.
 pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
@@ -148,7 +149,7 @@ pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Res
     .await
 }
 
-/// Makes staged rows, wherever they were staged, one version of the table.
+/// Commits staged rows, wherever they were staged, as one version of the table.
 pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
@@ -166,7 +167,7 @@ pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<Wr
 }
 
 /// # Errors
-/// `Conflict` when a file of staged rows is not there, or not whole.
+/// `Conflict` when a file of staged rows is missing or incomplete.
 pub(crate) async fn check_files(state: &State, fragments: impl IntoIterator<Item = &Fragment>) -> Result<()> {
     let files = fragments.into_iter().flat_map(|fragment| &fragment.files);
     let checks = files.map(|file| async move {
@@ -175,8 +176,8 @@ pub(crate) async fn check_files(state: &State, fragments: impl IntoIterator<Item
         match there {
             Some(there) if wanted.is_none_or(|wanted| wanted == there) => Ok(()),
             _ => Err(Error::conflict(format!(
-                "staged rows are not there any more (file {}): they wait seven days for their commit, if who writes them \
-                 is not silent for long; stage them again",
+                "staged rows no longer exist (file {}): they are kept for seven days, unless their writer stops \
+                 sending heartbeats; stage them again",
                 file.path
             ))),
         }
@@ -194,7 +195,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
         return Err(Error::invalid_input("a key was staged twice: stage each key in one place"));
     }
     drop(seen);
-    // Nobody collects while the base may be changed here.
+    // No collection can run while the right to change the base is held.
     check_files(state, staged.iter().flat_map(|staged| &staged.fragments)).await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;
@@ -217,7 +218,7 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     Ok(WriteReport { version, inserted: rows - updated, updated, deleted: 0 })
 }
 
-/// Sets columns.
+/// Sets columns of existing rows.
 pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
@@ -245,7 +246,7 @@ pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteRe
     .await
 }
 
-/// Takes out the rows of `keys`.
+/// Deletes the rows of `keys`.
 pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u128>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
@@ -256,7 +257,7 @@ pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u1
     .await
 }
 
-/// As [`delete`], by who has the turns.
+/// Deletes rows as [`delete`] does, with rights that the caller holds.
 pub(crate) async fn delete_while(
     state: &Arc<State>,
     changing: &Changing,
@@ -282,7 +283,7 @@ pub(crate) async fn delete_while(
     Ok(report)
 }
 
-/// Changes the schema or the properties. Everything is folded first: rows in the change store are of the schema that
+/// Changes the schema or the properties. Everything is folded first, because rows in the change store have the schema
 /// they were written with.
 pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<()>) -> Result<Version> {
     let changing = state.changing().await?;
@@ -300,13 +301,13 @@ pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Data
     log_direct(state, changing, writing, direct).await
 }
 
-/// Logs what was committed, even when the caller gives up waiting.
+/// Logs a base version that was committed, even when the caller is cancelled.
 async fn log_direct(state: &Arc<State>, changing: Changing, mut writing: Writing, direct: Direct) -> Result<Version> {
     let state = Arc::clone(state);
     detached(async move { state.finish_direct(&changing, &mut writing, direct).await }).await
 }
 
-/// Changes the base without changing its rows, while nobody else changes it.
+/// Changes the base without changing its rows, holding the right to change it throughout.
 pub(crate) async fn rearrange<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<T>) -> Result<T> {
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
@@ -315,7 +316,7 @@ pub(crate) async fn rearrange<T>(state: &Arc<State>, change: impl AsyncFnOnce(&m
     drop(writing);
     let before = dataset.version().version;
     let done = Box::pin(change(&mut dataset)).await;
-    // Even a change that failed may have committed a part.
+    // Even a failed change may have committed a part.
     if dataset.version().version != before {
         let writing = state.writing().await?;
         let direct = Direct { base: dataset, entries: Vec::new(), concerned: Vec::new(), is_write: false };

@@ -1,10 +1,8 @@
-//! Long work on the base, such as an index build, takes the right to change the base for the moment of its commit
-//! alone.
+//! The gate: long work on the base, such as an index build, takes the right to change the base only for its commit.
 //!
-//! The work reads a version of the base that stays as it is, while writers, folds and other work go on. When Lance
-//! commits what came of it, the gate takes the turns, and tells Lance to try again if the base has moved: Lance then
-//! carries the work over to the newest version, or fails where that is impossible. What was committed is logged before
-//! the turns are given back.
+//! The work reads a pinned version of the base, while writers, folds and other work go on. When Lance commits the
+//! result, the gate takes the rights, and tells Lance to try again if the base has moved: Lance then carries the work
+//! over to the newest version, or fails if that is impossible. The commit is logged before the rights are released.
 
 use std::sync::Arc;
 
@@ -19,11 +17,11 @@ use crate::state::table_state::{State, detached};
 use crate::writing::commit::Writing;
 use crate::writing::log_base::{Changing, Direct};
 
-/// What stands before the commits of one piece of work.
+/// The gate before the commits of one piece of work.
 #[derive(Debug)]
 pub(crate) struct Gate {
     state: Arc<State>,
-    /// The turn of a commit that came too late, so that nobody else commits before it tries again.
+    /// The right of a commit that came too late, kept so that nobody else commits before it tries again.
     kept: Mutex<Option<Changing>>,
     failure: Mutex<Option<Error>>,
 }
@@ -66,7 +64,7 @@ impl Gate {
         Ok((changing, writing))
     }
 
-    /// Remembers what Lance's error would lose.
+    /// Keeps the error, because Lance's error loses its kind.
     fn fail(&self, error: Error) -> CommitError {
         let what = lance::Error::wrapped(error.to_string().into());
         self.failure.lock().get_or_insert(error);
@@ -75,7 +73,7 @@ impl Gate {
 }
 
 impl Entered {
-    /// Logs `version`, which was committed, and lets others go on.
+    /// Logs `version`, which was committed, and releases the rights.
     pub(crate) async fn log(self, version: u64) -> std::result::Result<(), CommitError> {
         let Self { gate, changing, mut writing } = self;
         let state = Arc::clone(&gate.state);
@@ -89,12 +87,11 @@ impl Entered {
     }
 }
 
-/// Runs `change`, which leaves the rows as they are, over the newest version of the base. Each of its commits is
-/// logged.
+/// Runs `change`, which leaves the rows as they are, on the newest version of the base. Each of its commits is logged.
 pub(crate) async fn maintain<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<T>) -> Result<T> {
     let known = state.snapshot().boxed().await?.base().version().version;
     let claim = state.place.staging.claim(Work::Build, known).await?;
-    // Held, and so kept, to the end; taken after the claim, which keeps it from other processes.
+    // Pins the version to the end; taken after the claim, which protects it from other processes.
     let snapshot = state.snapshot().boxed().await?;
     let gate = Gate::new(state);
     let fence = Arc::new(state.fence.behind(&gate));

@@ -1,4 +1,4 @@
-//! Taking in a new version of the base: who may make one, how it is logged, and how it replaces the one before.
+//! Installing a new version of the base: the right to make one, its log record, and how it replaces the one before.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::log::{Frame, Record, Unseen};
 use crate::state::table_state::{State, blocking, key_index};
 use crate::writing::commit::Writing;
 
-/// Keys of so many bytes end their segment of the log: whoever opens the table need not read it.
+/// Bytes of keys from which a direct write ends its log segment, so that opening the table need not read them.
 const LONG_RECORD_BYTES: usize = 1 << 20;
 
-/// Bytes of keys in one record: as many as a write to the log holds, within these.
+/// Bounds of the bytes of keys in one record, which holds about as many as a write to the change store.
 const PART_BYTES_MIN: u64 = 64 << 10;
 const PART_BYTES_MAX: u64 = 64 << 20;
 
@@ -38,7 +38,7 @@ pub(crate) struct Changing {
     _lease: Lease,
 }
 
-/// A base with everything up to `version`, which was written at `time`, in it.
+/// A base that holds everything up to `version`, which was written at `time`.
 #[derive(Debug)]
 pub(crate) struct Folded {
     pub(crate) version: u64,
@@ -47,32 +47,32 @@ pub(crate) struct Folded {
     pub(crate) keys: KeyIndex,
 }
 
-/// A base that was changed without the change store.
+/// A base that was changed by a direct write.
 #[derive(Debug)]
 pub(crate) struct Direct {
     pub(crate) base: Dataset,
-    /// Where keys are that were not there before, and those that are gone.
+    /// Hashes of new keys with their row ids, and of deleted keys (`None`).
     pub(crate) entries: Vec<(u128, Option<u64>)>,
-    /// The keys of rows that have new values, and of those that are gone.
+    /// The keys of rows with new values, and the deleted keys.
     pub(crate) concerned: Vec<Concerned>,
-    /// Whether readers see another table: a new version.
+    /// Whether readers see a difference, so that it is a new version.
     pub(crate) is_write: bool,
 }
 
 impl State {
-    /// Waits for the turn to change the base.
+    /// Waits for the right to change the base.
     pub(crate) async fn changing(&self) -> Result<Changing> {
         let turn = Arc::clone(&self.base_turn).lock_owned().await;
         let lease = self.place.leases.base(self.options.writer_wait_max).await?;
         lease.say(self.upkeep.doing().as_deref().unwrap_or("writing to the base"))?;
-        // Until what is done with it is logged.
+        // It stays suspect until what is done with the right is logged.
         self.suspect.store(true, Ordering::Release);
         Ok(Changing { _turn: turn, _lease: lease })
     }
 
-    /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the
-    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile. What it wrote
-    /// there is `unseen` until then.
+    /// Makes `mark` the current base, which includes direct writes of the keys `touched` (`None`: too many to list).
+    /// Returns false when the change store cannot be cut there. The caller holds the end of the log, so nothing is
+    /// written meanwhile; what it wrote there is `unseen` until the base is installed.
     #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     pub(crate) async fn install(
         self: &Arc<Self>,
@@ -97,7 +97,7 @@ impl State {
                 let is_cut = touched.is_none() || inner.changes.is_cut_by(mark.folded, &hashes);
                 is_cut.then(|| inner.changes.keys_after(mark.folded))
             };
-            // Read from the disk while readers go on.
+            // Reads the disk without holding the lock, so that readers go on.
             let bases: Option<ByHash<u64>> = match later {
                 Some(later) => {
                     let rows = keys.get_many(&later)?;
@@ -110,7 +110,7 @@ impl State {
             let mut inner = state.inner.lock();
             if let Some(bases) = bases {
                 let Some(changes) = inner.changes.folded(mark.folded, &bases) else { return Ok(false) };
-                // What is left came while the fold went on.
+                // The remaining writes came during the fold.
                 inner.since = (!changes.is_empty()).then_some(time);
                 inner.changes = changes;
             }
@@ -119,14 +119,14 @@ impl State {
             inner.time = inner.time.max(time);
             inner.accepted = 0;
             (inner.base, inner.base_rows, inner.reader, inner.keys) = (base, base_rows, reader, keys);
-            // In one moment for readers here and elsewhere.
+            // Readers here and in other processes see the new base at the same moment.
             drop(unseen);
             Ok(true)
         })
         .await
     }
 
-    /// Takes over base versions that a process committed and died before it could log them.
+    /// Adopts base versions that a process committed but did not log before it died.
     pub(crate) async fn adopt(self: &Arc<Self>, writing: &mut Writing) -> Result<()> {
         let (old, mark, secret) = {
             let inner = self.inner.lock();
@@ -136,7 +136,7 @@ impl State {
         if latest <= mark.base {
             return Ok(());
         }
-        tracing::warn!(base = latest, path = self.place.base, "took over a base version that was not logged");
+        tracing::warn!(base = latest, path = self.place.base, "adopted a base version that was not logged");
         let base = self.load_base(latest).await?;
         sync_adopted(&old, &base).boxed().await?;
         let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
@@ -176,8 +176,8 @@ impl State {
         self.log_base(writing, version, time, mark, folded.base, folded.keys, none).await.map(drop)
     }
 
-    /// Logs and installs a base that was written directly, with the keys that it concerned: none when its rows are the
-    /// same.
+    /// Logs and installs a base that was written directly, with the keys that it concerned; there are none if its rows
+    /// are unchanged.
     pub(crate) async fn finish_direct(
         self: &Arc<Self>,
         _changing: &Changing,
@@ -209,18 +209,19 @@ impl State {
         let logged = self.log_base(writing, version, time, mark, direct.base, keys, concerned).await?;
         let is_long = logged >= LONG_RECORD_BYTES;
         if is_long && let Err(error) = self.roll_if_folded(writing).await {
-            // What was written is there; only opening the table takes longer.
-            tracing::warn!(%error, log = writing.log().name(), "the segment of the log cannot be ended");
+            // The write is committed; only opening the table takes longer.
+            tracing::warn!(%error, log = writing.log().name(), "a segment of the log cannot be ended");
         }
         Ok(Version(version))
     }
 
-    /// `mark` with the bytes counted that went into `new`, which are new to Cenote when `is_write`, else written again.
+    /// Returns `mark` with the bytes of `new` added to its counts: as accepted if `is_write`, otherwise as rewritten
+    /// only.
     async fn account(&self, mark: BaseMark, new: &Dataset, is_write: bool) -> BaseMark {
         let old = Arc::clone(&self.inner.lock().base);
         let files = self.upkeep.file_bytes.added(&old, new).await.unwrap_or_else(|error| {
-            // A write that is done does not fail for a figure about it.
-            tracing::warn!(%error, table = self.name, "what was written cannot be measured");
+            // A committed write must not fail because of a statistic about it.
+            tracing::warn!(%error, table = self.name, "the size of a write cannot be measured");
             0
         });
         let logged = self.inner.lock().accepted;
@@ -228,7 +229,7 @@ impl State {
         BaseMark { accepted, stored: mark.stored + logged + files, ..mark }
     }
 
-    /// Returns the bytes of the keys that were logged.
+    /// Logs and installs a base. Returns the bytes of the keys that were logged.
     #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     async fn log_base(
         self: &Arc<Self>,
@@ -248,8 +249,8 @@ impl State {
         }
     }
 
-    /// Logs a new base, `mark`, unseen, and before it the keys that it concerns. Returns the bytes of those, and the
-    /// keys if they are few.
+    /// Logs the new base `mark` and, before it, the keys that it concerns. Returns the bytes of these keys, the keys
+    /// themselves if they fit in one record, and the guard that keeps the record unseen.
     async fn append_base(
         &self,
         writing: &mut Writing,

@@ -1,9 +1,9 @@
-//! Columns of rows that are there get new values.
+//! Updates: new values in some columns of existing rows.
 //!
-//! Where that writes less, the columns of the rows' files are written anew beside the others, which stay as they are,
-//! and the rows keep their row ids. Elsewhere, as where few rows of a file change, the rows are written whole, under
-//! new ids: to the change store, or to files of their own when they are large. Values are read and written in steps of
-//! some megabytes, however large they are.
+//! Where that writes less, the columns are rewritten for whole files beside the other columns, which stay as they are,
+//! and the rows keep their row ids. Elsewhere, for example where few rows of a file change, the rows are written whole
+//! under new ids: to the change store, or to files of their own when they are large. Values are read and written in
+//! steps of a few megabytes, however large they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -32,26 +32,26 @@ use crate::rows::schema;
 use crate::state::table_state::blocking;
 use crate::store::schemas;
 
-/// An update that touches fewer than one row in this many of its files' rows rewrites its rows whole, and so does one
-/// of every column, which leaves nothing in place.
+/// Rows are patched in place if at least `1 / PATCH_ROWS_DIVISOR` of the rows of their files change. Otherwise they are
+/// rewritten whole, as they are when every column is set, which leaves nothing in place.
 const PATCH_ROWS_DIVISOR: usize = 16;
-/// Columns are patched in place when that writes at most this many times the bytes of the rows written whole, which
-/// costs more later: they get new ids, for indexes to follow, and leave gaps, for files to be joined over.
+/// Columns are patched in place when that writes at most this many times the bytes of the whole rows. Whole rows cost
+/// more later: they get new ids, which indexes must follow, and leave gaps, which joins of files must close.
 const PATCH_BYTES_FACTOR: u64 = 4;
-/// A patch in place that writes no more than this is done whatever the rows would take.
+/// Bytes up to which a patch in place is always preferred.
 const PATCH_BYTES_FREE: u64 = 4 << 20;
-/// Rows that are written whole are read and written in pieces of about this many bytes, and at most this many rows,
+/// Rows that are written whole are read and written in pieces of about `PIECE_BYTES` and at most `PIECE_ROWS_MAX` rows,
 /// each a file.
 const PIECE_BYTES: u64 = 64 << 20;
 const PIECE_ROWS_MAX: usize = 65_536;
-/// New and old values are joined in steps of about so many bytes and at most so many rows.
+/// New and old values are merged in steps of about `STEP_BYTES` and at most `STEP_ROWS_MAX` rows.
 const STEP_BYTES: usize = 8 << 20;
 const STEP_ROWS_MAX: usize = 16_384;
-/// What a file has for a row that the update does not touch.
+/// Marks a row of a file that the update does not touch.
 const UNTOUCHED: u32 = u32::MAX;
 
-/// Whether an update by `batch` belongs in the base, because it is large itself, touches many rows of their files, or
-/// touches large rows: what goes to the change store is written whole there, and once more by the fold.
+/// Returns whether an update by `batch` should go to the base, because it is large itself, touches many rows of their
+/// files, or touches large rows: the change store would write whole rows, and the fold would write them again.
 pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_bytes: u64) -> Result<bool> {
     if batch.get_array_memory_size() as u64 >= bulk_bytes || batch.num_rows() > WRITE_ROWS_MAX {
         return Ok(true);
@@ -64,13 +64,12 @@ pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_byt
     Ok(row_bytes(snapshot, &row_ids).await?.into_iter().sum::<u64>() >= bulk_bytes)
 }
 
-/// Whether the columns of `batch`, new values of the rows `row_ids`, are to be written anew for all rows of their
-/// files.
+/// Returns whether to rewrite the columns of `batch`, new values of the rows `row_ids`, for all rows of their files.
 async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64]) -> Result<bool> {
     let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
     let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
     let fragments: BTreeSet<u32> = found.iter().map(|address| address.fragment_id()).collect();
-    // Deleted rows are written too.
+    // Deleted rows are rewritten too.
     let rows = |id: u32| base.get_fragment(id as usize).and_then(|file| file.metadata().physical_rows).unwrap_or(0);
     let written: usize = fragments.into_iter().map(rows).sum();
     if found.is_empty() || found.len() * PATCH_ROWS_DIVISOR < written {
@@ -85,8 +84,8 @@ async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u
     Ok(in_place <= PATCH_BYTES_FACTOR * (kept + found.len() as u64 * value_bytes))
 }
 
-/// Returns about how many bytes each of these rows has, media included, and reads none of them. A row of the change
-/// store counts for its media alone.
+/// Returns roughly how many bytes each of these rows has, media included, without reading the rows. A row of the change
+/// store counts only its media.
 async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
     let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
     let mut average: HashMap<u32, u64> = HashMap::new();
@@ -105,8 +104,8 @@ async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
     Ok(bytes)
 }
 
-/// The rows `row_ids`, whole and in the logical schema, with the columns of `given`, which has a row for each, in place
-/// of their own.
+/// Reads the rows `row_ids` whole, in the logical schema, with the columns of `given` (one row for each) replacing
+/// their own.
 pub(crate) async fn whole_rows(snapshot: &Snapshot, given: &RecordBatch, row_ids: &[u64]) -> Result<RecordBatch> {
     let logical = snapshot.full_schema();
     let others = logical.fields().iter().map(|field| field.name().clone());
@@ -119,7 +118,7 @@ pub(crate) async fn whole_rows(snapshot: &Snapshot, given: &RecordBatch, row_ids
     RecordBatch::try_new(Arc::clone(logical), columns.collect::<Result<Vec<_>>>()?).map_err(arrow_error)
 }
 
-/// Sets columns of the rows whose keys `batch` (in the logical schema) has; all of them are in the base, under
+/// Sets columns of the rows with the keys of `batch` (in the logical schema), all of which are in the base under
 /// `row_ids`.
 pub(crate) async fn patch(
     snapshot: &Snapshot,
@@ -137,10 +136,10 @@ pub(crate) async fn patch(
     rewrite_rows(snapshot, &batch, row_ids, faults).await
 }
 
-/// Writes the rows `row_ids` anew, whole, with the columns of `batch` in place of their own.
+/// Rewrites the rows `row_ids` whole, with the columns of `batch` replacing their own.
 async fn rewrite_rows(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64], faults: &Faults) -> Result<Dataset> {
     let (base, stored) = (snapshot.base(), schemas(snapshot.base()).1);
-    // In the order in which they lie, so that each piece is read from one place.
+    // Storage order, so that each piece is read from one place.
     let addresses = addresses(snapshot.reader(), row_ids).await?;
     let mut order: Vec<u32> = (0..).take(addresses.len()).collect();
     order.sort_unstable_by_key(|row| u64::from(addresses[*row as usize]));
@@ -163,8 +162,8 @@ async fn rewrite_rows(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64],
     replace(snapshot.reader(), row_ids, fragments, faults).await
 }
 
-/// Writes the columns of `batch`, other than the key, anew for the files of the rows at `addresses`. Lance's merge
-/// would do it too, and sort all of the batch first, in memory that large values do not fit in.
+/// Rewrites the columns of `batch`, except the key, for the files of the rows at `addresses`. Lance's merge could do
+/// this too, but sorts the whole batch first, in memory that large values do not fit in.
 async fn patch_columns(
     dataset: &Arc<Dataset>,
     key: &PrimaryKey,
@@ -182,7 +181,7 @@ async fn patch_columns(
     let (mut updated_fragments, mut fields_modified, mut offsets) = (Vec::new(), BTreeSet::new(), HashMap::new());
     for (id, rows) in touched {
         let file = dataset.get_fragment(id as usize);
-        let file = file.ok_or_else(|| Error::corrupt(format!("the base names fragment {id} and has none")))?;
+        let file = file.ok_or_else(|| Error::corrupt(format!("fragment {id} is missing from the base")))?;
         let (fragment, fields) = rewrite(dataset, file, &values, &rows).boxed().await?;
         updated_fragments.push(fragment);
         fields_modified.extend(fields);
@@ -202,8 +201,8 @@ async fn patch_columns(
     commit(dataset, operation, faults).await
 }
 
-/// `file` with `values`, none of them media, at `rows`, each an offset in it and a row of the values; and which fields
-/// have changed.
+/// Writes `values`, none of them media, into `file` at `rows`, each an offset in the file and a row of the values.
+/// Returns the new fragment and the fields that changed.
 async fn rewrite(
     dataset: &Arc<Dataset>,
     file: FileFragment,
@@ -219,7 +218,7 @@ async fn rewrite(
         row_at[*offset as usize] = *row;
     }
     let old = match file.metadata().num_rows() {
-        // Nothing is left of it.
+        // All live rows get new values.
         Some(live) if live == rows.len() => None,
         _ => {
             let mut scanner = dataset.scan();
@@ -235,9 +234,9 @@ async fn rewrite(
     Ok(with_file(file.metadata().clone(), written.1))
 }
 
-/// `fragment` with the columns of `file`, instead of those that other files of it have, and their fields.
+/// Returns `fragment` with the columns of `file` replacing those in its other files, and the fields of these columns.
 fn with_file(mut fragment: Fragment, file: DataFile) -> (Fragment, Vec<u32>) {
-    /// What Lance takes for a field that another file has.
+    /// Lance's marker for a field that another file holds.
     const OBSOLETE: i32 = -2;
     for other in &mut fragment.files {
         let rest = |field: &i32| if file.fields.contains(field) { OBSOLETE } else { *field };
@@ -249,16 +248,16 @@ fn with_file(mut fragment: Fragment, file: DataFile) -> (Fragment, Vec<u32>) {
     (fragment, fields)
 }
 
-/// The columns of one file, row by row as they lie there: new values, old ones, and anything for deleted rows.
+/// The columns of one file in row order: new values, old ones, and arbitrary values for deleted rows.
 struct Joined {
     values: Arc<RecordBatch>,
-    /// For each row of the file its row in `values`, or [`UNTOUCHED`].
+    /// For each row of the file, its row in `values` or [`UNTOUCHED`].
     row_at: Arc<[u32]>,
     next: usize,
     step_rows: usize,
-    /// The old values that are needed, with their addresses, in order.
+    /// The old values that are needed, with their addresses, in row order.
     old: Option<DatasetRecordBatchStream>,
-    /// What was read of them and not yet joined.
+    /// Old values that were read and not yet merged.
     read: Option<RecordBatch>,
 }
 
@@ -283,7 +282,7 @@ impl Joined {
                 let addresses = addresses_of(&read)?;
                 let rows = addresses.partition_point(|address| row_offset(*address) < limit);
                 if rows < addresses.len() {
-                    // Many deleted rows lie before the rest.
+                    // Many deleted rows precede the rest.
                     self.read = Some(read.slice(rows, addresses.len() - rows));
                     (Some(read.slice(0, rows)), limit)
                 } else {
@@ -291,7 +290,7 @@ impl Joined {
                     (Some(read), end)
                 }
             }
-            // Rows that are new, and deleted ones behind the last that is old.
+            // The rest are new values, and deleted rows behind the last old value.
             None if self.next == limit => return Ok(None),
             None => (None, limit),
         };
@@ -301,14 +300,14 @@ impl Joined {
     }
 }
 
-/// The values of `rows`.
+/// Merges new and old values of `rows`.
 fn join(values: &RecordBatch, old: Option<&RecordBatch>, row_at: &[u32], rows: Range<usize>) -> Result<RecordBatch> {
     let new = &row_at[rows.clone()];
     let first = new.first().copied().unwrap_or(UNTOUCHED);
     if first != UNTOUCHED && new.iter().zip(first..).all(|(row, expected)| *row == expected) {
         return Ok(values.slice(first as usize, new.len()));
     }
-    // 0 for a new value, 1 for an old one, 2 for a row that is deleted.
+    // 0: a new value, 1: an old value, 2: a deleted row.
     let mut sources: Vec<(usize, usize)> =
         new.iter().map(|row| if *row == UNTOUCHED { (2, 0) } else { (0, *row as usize) }).collect();
     if let Some(old) = old {
@@ -320,7 +319,7 @@ fn join(values: &RecordBatch, old: Option<&RecordBatch>, row_at: &[u32], rows: R
         }
     }
     let column = |(field, new): (&Arc<Field>, &ArrayRef)| {
-        let lost = || Error::internal(format!("the scan gave no column `{}`", field.name()));
+        let lost = || Error::internal(format!("the scan returned no column `{}`", field.name()));
         let gap = if field.is_nullable() { new_null_array(field.data_type(), 1) } else { new.slice(0, 1) };
         let kept = match old {
             Some(old) => Arc::clone(old.column_by_name(field.name()).ok_or_else(lost)?),
@@ -334,7 +333,7 @@ fn join(values: &RecordBatch, old: Option<&RecordBatch>, row_at: &[u32], rows: R
 
 fn addresses_of(batch: &RecordBatch) -> Result<&[u64]> {
     let addresses = batch.column_by_name(ROW_ADDR).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    Ok(addresses.ok_or_else(|| Error::internal("the scan gave no row addresses"))?.values())
+    Ok(addresses.ok_or_else(|| Error::internal("the scan returned no row addresses"))?.values())
 }
 
 fn row_offset(address: u64) -> usize {

@@ -1,8 +1,8 @@
-//! Deleting by a condition: exactly the rows that satisfy it when they are deleted.
+//! Deletion by a condition: deletes exactly the rows that satisfy it at that moment.
 //!
-//! Rows are looked for while others write. Once it is this write's turn, those that changed meanwhile are looked at
-//! again, which costs what they are. Where the base was replaced meanwhile, the search begins anew, and in the end it
-//! is made while nobody else writes.
+//! The search for rows runs while others write. Once this write has its turn, it checks only the rows that changed
+//! meanwhile. If the base was replaced meanwhile, the search is repeated, and in the end it runs while nobody else
+//! writes.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::writing::commit::{RowWrite, Writing};
 use crate::writing::direct;
 use crate::writing::log_base::Changing;
 
-/// Searches while others write, before one while nobody does.
+/// Searches that run while others write, before one that excludes other writers.
 const TRIES: usize = 3;
 
 /// Deletes the rows that satisfy `filter`.
@@ -36,14 +36,14 @@ pub(crate) async fn delete(state: &Arc<State>, filter: Filter) -> Result<WriteRe
             return delete_now(state, changing, writing, keys).await;
         }
     }
-    // With both turns, either kind of deletion can be made, whatever number of rows there are.
+    // With both rights, either kind of deletion is possible, however many rows there are.
     let changing = turn(state, usize::MAX).await?;
     let writing = state.writing().boxed().await?;
     let keys = found(&state.view()?, &filter).boxed().await?;
     delete_now(state, changing, writing, keys).await
 }
 
-/// Takes the turn to change the base where `rows` are many; otherwise waits until the change store has room for their
+/// Takes the right to change the base if `rows` are many; otherwise waits until the change store has room for their
 /// deletion.
 async fn turn(state: &Arc<State>, rows: usize) -> Result<Option<Changing>> {
     match rows >= state.options.fold_rows {
@@ -52,7 +52,7 @@ async fn turn(state: &Arc<State>, rows: usize) -> Result<Option<Changing>> {
     }
 }
 
-/// The keys and row ids of the rows of `snapshot` that satisfy `filter`.
+/// Finds the keys and row ids of the rows of `snapshot` that satisfy `filter`.
 async fn found(snapshot: &Snapshot, filter: &Filter) -> Result<RecordBatch> {
     snapshot.collect(&request(snapshot, filter)).await
 }
@@ -61,7 +61,7 @@ fn request(snapshot: &Snapshot, filter: &Filter) -> ScanRequest {
     ScanRequest::default().columns(snapshot.primary_key().columns()).filter(filter.clone()).with_row_id()
 }
 
-/// What is `found` at `then`, as of `now`; `None` where it would have to be searched for anew.
+/// Updates what was `found` at `then` to `now`; `None` if the search must be repeated.
 async fn still(then: &Snapshot, now: &Snapshot, found: RecordBatch, filter: &Filter) -> Result<Option<RecordBatch>> {
     if then.version() == now.version() {
         return Ok(Some(found));
@@ -70,7 +70,7 @@ async fn still(then: &Snapshot, now: &Snapshot, found: RecordBatch, filter: &Fil
         return Ok(None);
     }
     let row_ids = found.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let row_ids = row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?;
+    let row_ids = row_ids.ok_or_else(|| Error::internal("a scan returned no row ids"))?;
     let is_there: BooleanArray = row_ids.values().iter().map(|row| Some(now.is_live(*row))).collect();
     let mut parts = vec![filter_record_batch(&found, &is_there).map_err(arrow_error)?];
     parts.extend(now.changed_since(then.version(), &request(now, filter)).await?);
@@ -100,7 +100,7 @@ async fn delete_now(
                 _ => {
                     let reports =
                         state.commit(writing, vec![RowWrite { record: Record::Delete(keys), hashes }]).await?;
-                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit gave no report"))
+                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))
                 }
             }
         })
@@ -125,8 +125,7 @@ mod tests {
         RecordBatch::try_from_iter([("id", column(ids)), ("value", column(values))]).unwrap()
     }
 
-    /// Written between the search and the turn: a row that matches no longer, one that does by now, and one that is
-    /// gone.
+    /// Three writes between search and turn: one row no longer matches, one now does, and one is deleted.
     #[tokio::test]
     async fn what_was_found_is_looked_at_again_where_it_was_written_meanwhile() {
         let directory = tempfile::tempdir().unwrap();

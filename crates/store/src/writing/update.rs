@@ -1,4 +1,4 @@
-//! Setting columns of rows that are there: of which rows, and what else that voids.
+//! Updates: the rows and columns that an update sets, and the columns that become void with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::reading::snapshot::Snapshot;
 use crate::rows::schema;
 use crate::table::{DEPENDENTS_PROPERTY, VOID};
 
-/// Rows compared by value at a time: their columns may hold media.
+/// Rows compared by value at a time; their columns may hold media.
 const COMPARED_ROWS: usize = 64;
 
-/// New values of columns.
+/// New values of some columns.
 #[derive(Debug)]
 pub(crate) struct Update {
-    /// The key and the values, checked, one row a key.
+    /// The key and the new values, checked, with one row per key.
     pub(crate) batch: RecordBatch,
-    /// What the values were computed from: columns of an earlier snapshot. Rows in which these have changed are left
-    /// alone.
+    /// The columns that the values were computed from, and the earlier snapshot in which they were read. Rows whose
+    /// values in these columns have changed since are skipped.
     pub(crate) read: Option<(Snapshot, Vec<String>)>,
 }
 
 impl Update {
-    /// Returns what is to be set in `now`, with what that voids, and the ids of its rows.
+    /// Returns the values to set in `now`, including voided columns, and the ids of their rows.
     pub(crate) async fn at(&self, now: &Snapshot) -> Result<(RecordBatch, Vec<u64>)> {
         let keys = now.primary_key().project(&self.batch)?;
         let mut found = now.locate(&keys).await?;
@@ -47,18 +47,18 @@ impl Update {
     }
 }
 
-/// The value of [`DEPENDENTS_PROPERTY`]: which columns are void when one changes.
+/// Parses [`DEPENDENTS_PROPERTY`]: for each column, the columns that become void when it changes.
 pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, BTreeSet<String>>> {
     serde_json::from_str(text)
 }
 
-/// `batch`, which sets the rows `row_ids`, with a column of void values for each that is void when one of the batch's
-/// changes.
+/// Returns `batch`, which sets the rows `row_ids`, with a column of void values added for each column that depends on
+/// one of the batch's.
 async fn void_dependents(snapshot: &Snapshot, batch: RecordBatch, row_ids: &[u64]) -> Result<RecordBatch> {
     let dependents = snapshot.dependents()?;
     let schema = batch.schema();
     let changed = schema.fields().iter().filter_map(|field| dependents.get(field.name())).flatten();
-    // A dependent that was dropped meanwhile has nothing to void.
+    // A dependent column may have been dropped meanwhile.
     let is_stored = |name: &&String| snapshot.full_schema().index_of(name).is_ok() && schema.index_of(name).is_err();
     let void: BTreeSet<String> = changed.filter(is_stored).cloned().collect();
     if void.is_empty() || row_ids.is_empty() {
@@ -78,10 +78,10 @@ async fn void_dependents(snapshot: &Snapshot, batch: RecordBatch, row_ids: &[u64
 }
 
 impl Snapshot {
-    /// What [`DEPENDENTS_PROPERTY`] says: for each column, those that are void when it changes.
+    /// Returns the value of [`DEPENDENTS_PROPERTY`]: for each column, the columns that become void when it changes.
     ///
     /// # Errors
-    /// `Corrupt` when it cannot be read.
+    /// `Corrupt` when the value cannot be parsed.
     pub fn dependents(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let Some(text) = self.properties().get(DEPENDENTS_PROPERTY) else { return Ok(BTreeMap::new()) };
         parse_dependents(text).map_err(|source| {
@@ -89,18 +89,18 @@ impl Snapshot {
         })
     }
 
-    /// For each of `keys` (the primary key's columns), whether there is a row with it whose `columns` are as they were
-    /// in `then`, an earlier snapshot of the table.
+    /// Returns for each of `keys` (the primary key's columns) whether it has a row whose `columns` are as they were in
+    /// `then`, an earlier snapshot of the table.
     ///
-    /// A row that has kept its id and its files is as it was. One that has not, because it was written, or moved by a
-    /// fold or a join of files, is compared by value.
+    /// A row that has kept its id and its files is unchanged. Other rows, which were written, or moved by a fold or a
+    /// join of files, are compared by value.
     ///
     /// # Errors
     /// `NotFound` for a column that the table does not have.
     pub async fn unchanged_since(&self, then: &Snapshot, keys: &RecordBatch, columns: &[String]) -> Result<Vec<bool>> {
         let (before, now) = (then.locate(keys).await?, self.locate(keys).await?);
         let mut unchanged = vec![false; keys.num_rows()];
-        // Those whose ids are the same in both bases, and those to be compared: their places in `keys`.
+        // Positions in `keys`: of rows with the same id in both bases, and of rows to compare.
         let (mut kept, mut compared) = (Vec::new(), Vec::new());
         let is_one_base = Arc::ptr_eq(then.base(), self.base());
         for (at, ids) in before.iter().zip(&now).enumerate() {
@@ -138,7 +138,7 @@ impl Snapshot {
     }
 }
 
-/// The files of a fragment that hold `columns`; `None` where the base lacks the fragment or a column.
+/// Returns the files of a fragment that hold `columns`; `None` if the base lacks the fragment or a column.
 fn files<'a>(base: &'a Dataset, fragment: u64, columns: &[String]) -> Option<Vec<&'a str>> {
     let fragment = base.fragments().iter().find(|other| other.id == fragment)?;
     let mut files = Vec::new();

@@ -1,4 +1,4 @@
-//! Which columns a table takes, and what a batch must say of them.
+//! The columns that a table accepts, and what a batch must say about them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn ids(values: &[i64]) -> ArrayRef {
     Arc::new(Int64Array::from(values.to_vec()))
 }
 
-/// A batch whose columns may have one name.
+/// Makes a batch whose columns may share a name.
 fn batch(columns: &[(&str, ArrayRef)]) -> RecordBatch {
     let fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
     let columns = columns.iter().map(|(_, column)| Arc::clone(column)).collect();
@@ -139,7 +139,7 @@ async fn names_that_nobody_could_use_are_refused_for_new_columns() {
     let both = [Field::new("a", DataType::Int64, true), Field::new("a", DataType::Utf8, true)];
     refused(store.create_table("u", spec(both.clone())).await, "column `a` is given twice");
     refused(table.add_columns(&both).await, "column `a` is given twice");
-    // Cenote's own have their own door, and fields of structs any name but none.
+    // Cenote adds its own columns by another function. Fields of structs may have any name except none.
     table.add_own_columns(&[Field::new("_cenote_x", DataType::Int64, true)]).await.unwrap();
     let unnamed = DataType::Struct(Fields::from(vec![Field::new("", DataType::Int64, true)]));
     refused(
@@ -233,12 +233,12 @@ async fn vectors_have_all_their_numbers_and_finite_ones() {
         let says = "column `v` holds vectors with numbers that are NaN, infinite or null, in rows 1:";
         refused(table.upsert(rows(None)).await, says);
         refused(table.update(rows(None)).await, says);
-        // What lies beneath a vector that is null is no number of it.
+        // Values under a null vector do not count.
         let nulls = NullBuffer::from(vec![true, false, true]);
         assert_eq!(table.upsert(rows(Some(nulls))).await.unwrap().inserted, 3);
         refused(table.upsert(rows(None).slice(1, 2)).await, "in rows 0:");
     }
-    // Lists of other numbers are no vectors.
+    // Lists of other numbers are not vectors.
     let field = Field::new("v", fixed(DataType::Int64), true);
     let table = store.create_table("boxes", spec([field])).await.unwrap();
     let numbers = Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef;
@@ -294,8 +294,8 @@ async fn a_number_that_is_void_is_zero_where_it_was_set_and_null_where_not() {
     }
 }
 
-/// Keys of eight bits, as pandas makes them, are too few for what several writes bring; maps say that they are sorted
-/// where nothing keeps them so.
+/// Uses keys of eight bits, as pandas makes them, which are too few for the values of several writes, and a map that
+/// claims to be sorted, which nothing maintains.
 #[tokio::test]
 async fn dictionaries_with_short_keys_and_sorted_maps_hold_what_all_writes_bring() {
     let (_directory, store) = new_store().await;

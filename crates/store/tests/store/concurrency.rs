@@ -1,4 +1,4 @@
-//! Many writers in one process and two stores on one directory, which lock and follow as two processes do.
+//! Many writers in one process, and two stores on one directory, which lock and follow each other as two processes do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ async fn two_tables(directory: &std::path::Path) -> [Table; 2] {
     [table, Store::open(directory, options()).await.unwrap().table("t").await.unwrap()]
 }
 
-/// Transfers between accounts of a writer's own, each in one call: no snapshot sees money made or lost.
+/// Transfers money between a writer's own accounts, each time in one call: no snapshot sees money appear or vanish.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_never_sees_half_a_write() {
     let directory = tempfile::tempdir().unwrap();
@@ -80,8 +80,9 @@ async fn a_snapshot_never_sees_half_a_write() {
     }
 }
 
-/// Every acknowledged write is in the feed once, at its version; versions order each writer's writes; and each snapshot
-/// is what the feed adds up to at its version (Kingsbury, Alvaro: "Elle", VLDB 2020, with the order given by the feed).
+/// Checks that every acknowledged write is in the feed once, at its version; that versions order each writer's writes;
+/// and that each snapshot is what the feed adds up to at its version (Kingsbury, Alvaro: "Elle", VLDB 2020, with the
+/// order given by the feed).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_have_one_order_that_everybody_sees() {
     let directory = tempfile::tempdir().unwrap();
@@ -139,7 +140,7 @@ async fn writes_have_one_order_that_everybody_sees() {
     assert_eq!(contents(&tables[0].snapshot().await.unwrap()).await, rows);
 }
 
-/// Files written anywhere, by anybody, at the same time; one version, with keys unique.
+/// Stages files in several places at the same time, and commits them as one version with unique keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_staged_in_many_places_are_committed_at_once() {
     let directory = tempfile::tempdir().unwrap();

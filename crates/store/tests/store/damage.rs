@@ -1,4 +1,4 @@
-//! Files that a crash, a disk or another version left: read as far as they are right, and named where they are not.
+//! Files left by a crash, by a disk or by another version: read as far as they are valid, and named where they are not.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -33,7 +33,7 @@ async fn values(table: &Table) -> Result<Vec<i64>> {
     Ok(rows.into_iter().map(|(_, value)| value).collect())
 }
 
-/// A table of three rows, each written by itself, none folded.
+/// Makes a table of three rows, each written by itself, none folded.
 async fn three_writes() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let fields = vec![Field::new("id", DataType::Int64, false), Field::new("value", DataType::Int64, true)];
@@ -45,13 +45,13 @@ async fn three_writes() -> tempfile::TempDir {
     directory
 }
 
-/// The segments of the log.
+/// Lists the segments of the log.
 fn segments(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory.join("t.changes")).unwrap();
     entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect()
 }
 
-/// The newest of them.
+/// Returns the newest segment.
 fn segment(directory: &Path) -> PathBuf {
     segments(directory).into_iter().max().unwrap()
 }
@@ -62,7 +62,7 @@ async fn a_torn_end_of_the_log_is_cut_off_and_writing_goes_on() {
     let path = segment(directory.path());
     let whole = std::fs::read(&path).unwrap();
     for cut in [1, 10, 100] {
-        // Half of the last write, and then half of one that nobody acknowledged.
+        // Half of the last write, and then half of one that was never acknowledged.
         std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
         let table = open(directory.path()).await.unwrap();
         assert_eq!(values(&table).await.unwrap(), [0, 1], "{cut} bytes short");
@@ -80,7 +80,7 @@ async fn damage_in_the_middle_of_the_log_is_an_error_that_names_the_file() {
     let directory = three_writes().await;
     let path = segment(directory.path());
     let mut bytes = std::fs::read(&path).unwrap();
-    // In the second write: the third is whole behind it.
+    // Damages the second write; the third one after it is intact.
     let frames: Vec<usize> = bytes.windows(4).enumerate().filter(|(_, w)| *w == b"CNLG").map(|(at, _)| at).collect();
     bytes[frames[2] + 60] ^= 0x40;
     std::fs::write(&path, &bytes).unwrap();
@@ -91,7 +91,7 @@ async fn damage_in_the_middle_of_the_log_is_an_error_that_names_the_file() {
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged log was changed");
 }
 
-/// Writes that were not synced can come to be on the disk in any order.
+/// Unsynced writes may reach the disk in any order.
 #[tokio::test]
 async fn a_write_that_was_not_synced_ends_the_log_when_it_is_torn_whatever_is_behind_it() {
     let directory = three_writes().await;
@@ -112,7 +112,6 @@ async fn a_write_that_was_not_synced_ends_the_log_when_it_is_torn_whatever_is_be
     assert_eq!(values(&open(directory.path()).await.unwrap()).await.unwrap(), [0, 1, 2, 3]);
 }
 
-/// Each process that writes vouches for what was there before it.
 #[tokio::test]
 async fn a_segment_of_the_log_that_somebody_removed_is_missed() {
     let directory = three_writes().await;
@@ -129,6 +128,7 @@ async fn a_segment_of_the_log_that_somebody_removed_is_missed() {
     assert!(error.to_string().contains("lacks a segment between others"), "{error}");
 }
 
+/// Writes from several processes, each of which vouches for what existed before it.
 #[tokio::test]
 async fn damage_is_found_in_what_other_processes_wrote() {
     let directory = three_writes().await;
@@ -174,11 +174,11 @@ async fn a_key_index_that_is_gone_is_made_anew() {
     assert_eq!(values(&table).await.unwrap(), [0, 7, 7, 7, 7]);
 }
 
-/// Entries that are not what was written would make a key that is there look new.
+/// Damages entries so that an existing key would look new.
 #[tokio::test]
 async fn a_damaged_key_index_makes_no_key_twice_and_is_made_anew() {
     const ROWS: i64 = 5_000;
-    // In a directory, and in an object store, whose copy is damaged alone or together with the original.
+    // A directory, and an object store whose local copy is damaged, alone or together with the original.
     for (is_remote, damaged) in [(false, "store"), (true, "cache"), (true, "")] {
         let directory = tempfile::tempdir().unwrap();
         let open = async || {
@@ -203,7 +203,7 @@ async fn a_damaged_key_index_makes_no_key_twice_and_is_made_anew() {
             bytes[8_192..12_288].fill(0);
             std::fs::write(&file, bytes).unwrap();
         }
-        // Whoever meets the damage first may be told of it; nobody is given what it says.
+        // The first process that meets the damage may get an error, but nobody gets wrong data.
         let mut tries = 0;
         let report = loop {
             let store = open().await;
@@ -222,7 +222,7 @@ async fn a_damaged_key_index_makes_no_key_twice_and_is_made_anew() {
     }
 }
 
-/// All files of key indexes under `directory`.
+/// Lists all files of key indexes under `directory`.
 fn key_files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.flat_map(|path| match path.is_dir() {

@@ -1,5 +1,5 @@
-//! Disks that are full, read-only, or closed in one place: a clear error, nothing acknowledged is lost, and the next
-//! write works once the cause is gone. Where file systems cannot be mounted, the tests say that they are skipped.
+//! Disks that are full, read-only, or closed in one place: errors are clear, nothing acknowledged is lost, and the next
+//! write succeeds once the cause is gone. Where file systems cannot be mounted, the tests print that they are skipped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec};
 
 type Rows = BTreeMap<i64, i64>;
 
-/// A mounted file system, until dropped.
+/// A file system that stays mounted until this is dropped.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -66,7 +66,7 @@ async fn rows(table: &Table) -> Rows {
     ids.values().iter().copied().zip(values.values().iter().copied()).collect()
 }
 
-/// The keys that write `number` writes, if any.
+/// Returns the keys that write `number` writes, if any.
 fn written(number: i64) -> Option<std::ops::Range<i64>> {
     let start = number * 10_000;
     match number % 6 {
@@ -76,7 +76,7 @@ fn written(number: i64) -> Option<std::ops::Range<i64>> {
     }
 }
 
-/// Each kind of write touches the disk in another way.
+/// Performs write `number`; each kind of write touches the disk in another way.
 async fn write(table: &Table, number: i64) -> Result<()> {
     match (written(number), number % 6) {
         (Some(keys), _) => table.upsert(batch(keys, number)).await.map(drop),
@@ -86,7 +86,7 @@ async fn write(table: &Table, number: i64) -> Result<()> {
     }
 }
 
-/// The disk has room for a little more each time, so that it is full at another operation.
+/// Gives the disk a little more room each time, so that it is full at different operations.
 #[tokio::test]
 async fn a_full_disk_loses_nothing_and_writes_go_on_once_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ async fn a_full_disk_loses_nothing_and_writes_go_on_once_there_is_room() {
     let mut possible = vec![Rows::new()];
     let mut failures = 0;
     for number in 0..90 {
-        // Pages of a disk in memory are 4 KiB.
+        // Pages of a disk in memory have 4 KiB.
         let room = usize::try_from(number / 6).unwrap() * 4096;
         fill(&ballast, room);
         let outcome = write(&table, number).await;
@@ -111,7 +111,7 @@ async fn a_full_disk_loses_nothing_and_writes_go_on_once_there_is_room() {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{number} with {room} bytes: {error:#}");
                 failures += 1;
-                // As a whole or not at all, and that may show later.
+                // As a whole or not at all, and perhaps visible only later.
                 applied.retain(|rows| !possible.contains(rows));
                 possible.extend(applied);
             }
@@ -121,7 +121,7 @@ async fn a_full_disk_loses_nothing_and_writes_go_on_once_there_is_room() {
         possible.iter_mut().for_each(|rows| rows.extend([(-1, number)]));
         if number % 6 == 5 {
             table.compact(false).await.unwrap();
-            // Nothing is left to show.
+            // Nothing is pending.
             possible = vec![rows(&table).await];
         }
         if number % 15 == 14 {
@@ -134,7 +134,7 @@ async fn a_full_disk_loses_nothing_and_writes_go_on_once_there_is_room() {
     assert!(possible.contains(&rows(&store.table("t").await.unwrap()).await));
 }
 
-/// Fills the file system of `ballast` but for `room` bytes.
+/// Fills the file system of `ballast` except for `room` bytes.
 fn fill(ballast: &Path, room: usize) {
     use std::io::Write;
     let mut file = std::fs::File::create(ballast).unwrap();
@@ -192,7 +192,7 @@ async fn a_lake_on_a_read_only_file_system_is_read() {
     assert_eq!(rows(&table).await, expected);
 }
 
-/// The directories in the middle of a lake, each closed in turn.
+/// Closes the directories in the middle of a lake, one after another.
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_costs_only_the_writes_that_need_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -212,15 +212,15 @@ async fn a_directory_that_cannot_be_written_costs_only_the_writes_that_need_it()
     ];
     for (number, closed) in (1..).zip(below) {
         let Some(mount) = Mount::read_only(&directory.path().join(closed)) else { return };
-        // Rows of the same file stay, and are marked as deleted.
+        // Some rows of the same file stay, so that the others are marked as deleted.
         let range = 4_000 + number * 100..9_000;
-        // As a process that starts now sees it.
+        // As seen by a process that starts now.
         let store = open(directory.path()).await.unwrap();
         let table = store.table("t").await.unwrap();
         let error = table.upsert(batch(range.clone(), number)).await.unwrap_err();
         assert!(error.to_string().to_lowercase().contains("read-only"), "{closed}: {error:#}");
         assert_eq!(rows(&table).await, expected, "{closed}");
-        // What needs only the log goes on; one that finds a commit that was not logged needs the key index too.
+        // Writes that need only the log succeed; a process that finds an unlogged commit needs the key index too.
         let small = table.upsert(batch(20..21, number)).await;
         if small.is_ok() {
             expected.insert(20, number);

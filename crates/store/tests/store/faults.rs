@@ -1,5 +1,5 @@
-//! What is left when a storage operation fails, or the process dies at it: for each operation of a workload in turn,
-//! until the workload passes untouched. `CENOTE_LONG=1` takes every operation; otherwise every third.
+//! What is left when a storage operation fails, or the process dies at it, for each operation of a workload in turn
+//! until the workload passes untouched. `CENOTE_LONG=1` tries every operation, otherwise every third.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use cenote_store::{Faults, ScanRequest, Store, StoreOptions, Table, TableSpec};
 
 type Rows = BTreeMap<i64, Option<i64>>;
 
-/// Whether the process goes on after the fault, or is as good as dead: every later operation fails too.
+/// The state of the process after the fault: it goes on, or it is as good as dead and every later operation fails too.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
     Fail,
@@ -46,7 +46,7 @@ fn failing(at: usize, mode: Mode) -> (Faults, Arc<AtomicUsize>) {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Put(i64, i64, i64),
-    /// Sets the number of the keys that are there.
+    /// Sets the value of existing keys.
     Patch(i64, i64, i64),
     Delete(i64, i64),
     Fold,
@@ -55,7 +55,7 @@ enum Step {
     Collect,
 }
 
-/// Ranges of keys, and values. The wide ones go straight to the base.
+/// Ranges of keys, and values. Wide ranges go straight to the base.
 const WORKLOAD: [Step; 18] = [
     Step::Put(0, 5, 1),
     Step::Put(3, 8, 2),
@@ -109,25 +109,25 @@ async fn contents(table: &Table) -> Rows {
     let batch = snapshot.collect(&ScanRequest::default().columns(["id", "value"])).await.unwrap();
     let (ids, values) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
     let rows: Rows = ids.values().iter().zip(values).map(|(id, value)| (*id, value)).collect();
-    assert_eq!(rows.len(), ids.len(), "a key stands twice");
+    assert_eq!(rows.len(), ids.len(), "a key occurs twice");
     assert_eq!(snapshot.count(None).await.unwrap(), rows.len());
     rows
 }
 
-/// Runs the workload with a fault at operation `at`; how many operations there were.
+/// Runs the workload with a fault at operation `at`. Returns the number of operations.
 async fn run(at: usize, mode: Mode) -> usize {
     let directory = tempfile::tempdir().unwrap();
     let whole = Store::open(directory.path(), options(Faults::default())).await.unwrap();
     let fields = vec![Field::new("id", DataType::Int64, false), Field::new("value", DataType::Int64, true)];
     whole.create_table("t", TableSpec::new(Arc::new(Schema::new(fields)), ["id"])).await.unwrap();
-    // The first use makes the log.
+    // The first use creates the log.
     assert!(contents(&whole.table("t").await.unwrap()).await.is_empty());
     drop(whole);
 
     let (faults, count) = failing(at, mode);
     let store = Store::open(directory.path(), options(faults)).await.unwrap();
     let table = store.table("t").await.unwrap();
-    // What the table may hold: with and without writes that failed, each as a whole.
+    // The possible contents: with and without the writes that failed, each as a whole.
     let mut possible = vec![Rows::new()];
     for step in WORKLOAD {
         let outcome = perform(&table, step).await;
@@ -152,7 +152,7 @@ async fn run(at: usize, mode: Mode) -> usize {
     let table = store.table("t").await.unwrap();
     let seen = contents(&table).await;
     assert!(possible.contains(&seen), "{at} {mode:?} reopened: {seen:?} is none of {possible:?}");
-    // It goes on as if nothing had been: also with what a dead process had begun and not logged.
+    // The table works on as if nothing had happened, also with what a dead process had begun and not logged.
     for step in [Step::Put(1_000, 1_003, 1), Step::Fold, Step::Put(5_000, 5_500, 2), Step::Compact, Step::Collect] {
         perform(&table, step).await.unwrap();
         possible.iter_mut().for_each(|rows| apply(rows, step));

@@ -1,5 +1,4 @@
-//! What the change feed promises to whoever reads it: each change once, whatever is interrupted, in batches of bounded
-//! size.
+//! The promises of the change feed: each change once, whatever is interrupted, in batches of bounded size.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -56,7 +55,7 @@ fn changes(batch: &RecordBatch) -> Vec<Change> {
     (0..batch.num_rows()).map(change).collect()
 }
 
-/// All that is left of `feed`.
+/// Reads the rest of `feed`.
 async fn rest(feed: &mut ChangeFeed) -> Vec<Change> {
     let mut all = Vec::new();
     while let Some(batch) = feed.next().await.unwrap() {
@@ -73,7 +72,7 @@ async fn version(table: &Table) -> Version {
     table.snapshot().await.unwrap().version()
 }
 
-/// Some writes of each kind.
+/// Performs some writes of each kind.
 async fn write_all_kinds(table: &Table) {
     table.upsert(batch(0..50, 1)).await.unwrap();
     table.upsert(batch(0..1_000, 2)).await.unwrap();
@@ -98,7 +97,7 @@ async fn whoever_stops_waiting_for_changes_loses_none() {
     let mut feed = table.changes(start).await.unwrap();
     let (mut random, mut seen, mut dropped) = (Random::new(1), Vec::new(), 0);
     'feed: loop {
-        // Each time it may go on for a little longer, so that it is cut off everywhere and comes to its end.
+        // Each try may go on a little longer, so that calls are cut off at every point and still reach the end.
         for patience in 0.. {
             let mut next = Box::pin(feed.next());
             let mut outcome = Poll::Pending;
@@ -130,7 +129,7 @@ async fn a_feed_that_failed_goes_on_where_it_stood() {
     let table = new_table(directory.path()).await;
     let first = table.upsert(batch(0..1_000, 1)).await.unwrap().version;
     let second = table.upsert(batch(500..1_500, 2)).await.unwrap().version;
-    // A process that has none of it in memory, and finds the files away for a while.
+    // A process that has nothing in memory, and cannot find the files for a while.
     let reader = open(directory.path(), Faults::default()).await;
     let mut feed = reader.changes(first).await.unwrap();
     let (data, away) = (directory.path().join("t.lance/data"), directory.path().join("away"));
@@ -146,7 +145,7 @@ async fn a_feed_that_failed_goes_on_where_it_stood() {
     assert_eq!(feed.version(), second);
 }
 
-/// So many keys that the log names them in several records.
+/// Writes more keys than the log names in one record.
 #[tokio::test]
 async fn a_large_write_comes_in_parts_and_is_passed_with_the_last() {
     const ROWS: i64 = 40_000;
@@ -179,7 +178,7 @@ async fn a_large_write_comes_in_parts_and_is_passed_with_the_last() {
         }
         let passed = feed.version();
         if passed > seen {
-            // All of a write was given, and nothing of the next one.
+            // All of a write was returned, and nothing of the next one.
             let expected = [(large, ROWS as usize), (deleted, 0), (last, 1)];
             assert!(expected.contains(&(passed, rows.len())), "{} rows at {passed}", rows.len());
             seen = passed;
@@ -188,7 +187,7 @@ async fn a_large_write_comes_in_parts_and_is_passed_with_the_last() {
     assert!(batches > 2 * ROWS / 8_192, "{batches} batches");
     assert_eq!(rows, BTreeMap::from([(7, 3)]));
 
-    // Whoever kept the version in the middle of a write is given all of it again.
+    // A reader that stored the version in the middle of a write receives all of it again.
     let mut feed = table.changes(start).await.unwrap();
     let begun = changes(&feed.next().await.unwrap().unwrap());
     assert_eq!((feed.version(), begun[0].0), (start, large.0));
@@ -197,7 +196,7 @@ async fn a_large_write_comes_in_parts_and_is_passed_with_the_last() {
     assert_eq!(again.len(), ROWS as usize);
 }
 
-/// The write was committed to the base, and its process died before the log said so.
+/// Fails after the commit to the base and before its log record, as if the process died.
 #[tokio::test]
 async fn a_patch_in_place_that_was_not_logged_reaches_the_feed() {
     let directory = tempfile::tempdir().unwrap();
@@ -217,7 +216,7 @@ async fn a_patch_in_place_that_was_not_logged_reaches_the_feed() {
     assert_eq!(rest(&mut table.changes(start).await.unwrap()).await, expected);
 }
 
-/// The fold was committed to the base, and its process died before the log said so; meanwhile a key was written again
+/// Fails after a fold's commit and before its log record, as if the process died. Meanwhile a key is written again
 /// whose deletion was folded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_fold_that_was_not_logged_deletes_nothing_in_the_feed() {
@@ -254,7 +253,7 @@ async fn a_fold_that_was_not_logged_deletes_nothing_in_the_feed() {
     assert_eq!(rest(&mut table.changes(start).await.unwrap()).await, expected);
 }
 
-/// A large write that is cut off at each of its writes to the log, or after them, is in the feed once or not at all.
+/// Cuts a large write off at each of its writes to the log, or after them; it must be in the feed once or not at all.
 #[tokio::test]
 async fn keys_without_their_base_mean_nothing() {
     for fault in 1.. {

@@ -1,6 +1,7 @@
-//! Files that earlier versions of Cenote wrote must be read by this one, for ever.
+//! This version of Cenote must read the files of all earlier versions.
 //!
-//! `CENOTE_WRITE_FIXTURE=format-2 cargo nextest run --workspace --test store fixtures::` writes a new one, when a format changes.
+//! A new fixture is written when a format changes: `CENOTE_WRITE_FIXTURE=format-2 cargo nextest run --workspace --test
+//! store fixtures::`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,8 @@ fn batch(ids: &[&str], value: i64) -> RecordBatch {
     RecordBatch::try_from_iter([("id", Arc::new(ids) as _), ("value", Arc::new(values) as _)]).unwrap()
 }
 
-/// Two writes in the base, one of them replaced there; a deletion and two writes in the log; tags, one of them of a version
-/// whose followers were collected (since format 2); a consumer.
+/// Writes two writes to the base, one of them replaced there; a deletion and two writes to the log; tags, one of them
+/// of a version whose successors were collected (since format 2); and a consumer.
 async fn write(directory: &Path) {
     let store = Store::open(directory, options()).await.unwrap();
     let fields = vec![Field::new("id", DataType::Utf8, false), Field::new("value", DataType::Int64, true)];

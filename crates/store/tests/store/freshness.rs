@@ -1,5 +1,5 @@
-//! Reads are linearizable over processes (Herlihy, Wing, 1990): what any process had acknowledged before a read began
-//! is in it.
+//! Reads are linearizable across processes (Herlihy, Wing, 1990): a read holds what any process had acknowledged before
+//! it began.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -20,12 +20,12 @@ const CHILD: &str = "CENOTE_FRESH_CHILD";
 /// How long both processes write and read.
 const LIFE: Duration = Duration::from_millis(2_500);
 
-/// Small limits: rows are folded, and written directly, all the time.
+/// Returns small limits, so that rows are folded and written directly all the time.
 fn options() -> StoreOptions {
     StoreOptions { fold_rows: 200, bulk_bytes: ByteSize(20_000), ..StoreOptions::default() }
 }
 
-/// Writes its number to row 0 again and again, and says each that was acknowledged.
+/// Writes its number to row 0 repeatedly, and prints each acknowledged one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let Ok(directory) = std::env::var(CHILD) else { return };
@@ -45,7 +45,7 @@ fn start_child(directory: &Path) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
 }
 
-/// Row 0, read in one way or another.
+/// Reads row 0 in one of several ways.
 async fn read(table: &Table, way: usize) -> i64 {
     let snapshot = table.snapshot().await.unwrap();
     match way % 3 {
@@ -55,7 +55,7 @@ async fn read(table: &Table, way: usize) -> i64 {
         }
         1 => contents(&snapshot).await[&0],
         _ => {
-            // At most how many it is, by the number of rows that are no larger.
+            // Starts from a scan's value and raises it while a count finds a larger one.
             let mut number = contents(&snapshot).await[&0];
             while snapshot.count(Some(format!("id = 0 AND value > {number}").into())).await.unwrap() > 0 {
                 number += 1;
@@ -65,7 +65,7 @@ async fn read(table: &Table, way: usize) -> i64 {
     }
 }
 
-/// What others do while a group of the log is on its way to the disk, or is refused by it.
+/// Reads from other processes while a group of the log is being synced, or fails to be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_sees_a_write_before_it_is_on_the_disk() {
     let directory = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ async fn nobody_sees_a_write_before_it_is_on_the_disk() {
     }
 }
 
-/// Whoever was told of a write by another process finds it in the writer's own.
+/// Checks that a write which another process has seen is visible in the writer's own reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_writer_sees_a_write_no_later_than_others() {
     let directory = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ async fn a_read_has_what_other_processes_had_acknowledged_when_it_began() {
         })
     };
     let mut tasks = Vec::new();
-    // One that writes, for which others of its process take nothing for granted.
+    // A writer in this process too: its other tasks must not rely on the right to write longer than it is held.
     let (writing, writes) = (table.clone(), Arc::clone(&done));
     tasks.push(tokio::spawn(async move {
         let mut count = 0;
@@ -174,7 +174,7 @@ async fn a_read_has_what_other_processes_had_acknowledged_when_it_began() {
             reads
         }));
     }
-    // And the feed, which ends where everything acknowledged was given.
+    // The feed ends only after everything acknowledged.
     let (followed, heard, until) = (table.clone(), Arc::clone(&published), Arc::clone(&done));
     tasks.push(tokio::spawn(async move {
         let mut feed = followed.changes(followed.snapshot().await.unwrap().version()).await.unwrap();
@@ -203,8 +203,9 @@ async fn a_read_has_what_other_processes_had_acknowledged_when_it_began() {
     assert!(published.load(Ordering::SeqCst) > 20, "the child hardly wrote");
 }
 
-/// A tag keeps the segment of the log in which a process stands, and the one behind it is collected: what the process
-/// reads to there is not the end of the log. At the true end it would have begun another log, and lost what it wrote.
+/// Leaves a process in a segment of the log that a tag keeps, and collects the segment after it: the end of what the
+/// process can read there is not the end of the log. If it were taken for that, the process would begin another log,
+/// and lose what it wrote.
 #[tokio::test]
 async fn a_place_in_the_log_behind_which_segments_are_missing_is_not_its_end() {
     for scheme in ["", "file-object-store://"] {
@@ -242,7 +243,8 @@ async fn a_place_in_the_log_behind_which_segments_are_missing_is_not_its_end() {
     }
 }
 
-/// As [`above`](a_place_in_the_log_behind_which_segments_are_missing_is_not_its_end), when the process writes at once.
+/// Does the same as [`above`](a_place_in_the_log_behind_which_segments_are_missing_is_not_its_end), but the process
+/// writes at once.
 #[tokio::test]
 async fn a_process_that_stood_behind_a_collection_writes_at_the_true_end_of_the_log() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A table that is dropped, and one that is made under its name: nothing of the one is in the other, in any process.
+//! A table that is dropped, and another one made under its name: nothing of the one is in the other, in any process.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ async fn a_handle_follows_its_name_when_another_process_makes_the_table_anew() {
     let directory = tempfile::tempdir().unwrap();
     let (store, other) = (open(directory.path()).await, open(directory.path()).await);
     let table = store.create_table("t", spec()).await.unwrap();
-    // The former table has had many versions, more than the next will have for long.
+    // The former table has had many versions, more than the next one will have for long.
     for number in 0..8 {
         table.upsert(batch((0..20).map(|id| (id, number)))).await.unwrap();
         table.fold().await.unwrap();
@@ -63,7 +63,7 @@ async fn a_handle_follows_its_name_when_another_process_makes_the_table_anew() {
     assert_eq!(read(ScanRequest::default().filter("name >= 'n40'")).await, names[40..]);
     let got = table.snapshot().await.unwrap().get(&named(vec!["n07".into(), "x".into()]), None).await.unwrap();
     assert_eq!(got.num_rows(), 1);
-    // What was committed under the fence of the former table's versions.
+    // Commits pass the fence, although the former table had higher versions.
     table.upsert(named(vec!["m".into()])).await.unwrap();
     table.fold().await.unwrap();
     table.delete(&named(vec!["n00".into()])).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_handle_follows_its_name_when_another_process_makes_the_table_anew() {
     assert_eq!(seen, expected.len());
 }
 
-/// What Lance keeps of a version is not what it has for that version of the next table of the name.
+/// Checks that what Lance caches for a version is not used for that version of the next table of the name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_a_dropped_table_mask_none_of_the_next() {
     let directory = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ async fn a_drop_that_was_cut_short_leaves_no_table_and_no_obstacle() {
     for round in 0..3 {
         let table = store.create_table("t", spec()).await.unwrap();
         table.upsert(batch((0..100).map(|id| (id, round)))).await.unwrap();
-        // What earlier versions of this program left when they were cut short.
+        // What earlier versions of Cenote left when they were interrupted.
         std::fs::create_dir(directory.path().join("t.dropped")).unwrap();
         std::fs::write(directory.path().join("t.dropped/left"), "x").unwrap();
         cut.store(true, Ordering::SeqCst);
@@ -145,7 +145,7 @@ async fn work_on_a_table_that_is_dropped_neither_brings_it_back_nor_reaches_the_
                 if is_made_anew {
                     other.create_table("t", spec()).await?.upsert(batch([(7, 7)])).await?;
                 }
-                // As a build does that does not know of the drop.
+                // Like an index build that does not know of the drop.
                 let path = directory.path().join("t.lance/_indices/9");
                 std::fs::create_dir_all(&path)?;
                 std::fs::write(path.join("part"), "x")?;
@@ -178,7 +178,7 @@ async fn a_lake_of_many_tables_keeps_few_of_them_open() {
         table.upsert(batch([(number, number)])).await.unwrap();
         handles.push(table);
     }
-    // Those with a snapshot stay open beside them.
+    // Tables with a snapshot stay open in addition.
     let held = handles[3].snapshot().await.unwrap();
     for (number, table) in (0..).zip(&handles) {
         assert_eq!(contents(&table.snapshot().await.unwrap()).await, rows([(number, number)]));

@@ -1,4 +1,4 @@
-//! Files of a base that are joined while the table is written.
+//! Joins of base files while the table is written.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -19,7 +19,7 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![id, Field::new("note", DataType::Utf8, true), blob_field("data")]))
 }
 
-/// Media of all kinds: null, within the data file, and beside it.
+/// Returns media of each kind: null, inside the data file, and beside it.
 fn media(id: i64) -> Option<Vec<u8>> {
     let bytes = [0, 10, 3_000, 70_000][id as usize % 4];
     (id % 5 > 0).then(|| vec![id as u8; bytes + id as usize % 7])
@@ -55,11 +55,11 @@ async fn read(snapshot: &Snapshot) -> Rows {
         (ids.value(row), (notes.value(row).to_owned(), data))
     };
     let read: Rows = (0..rows.num_rows()).map(row).collect();
-    assert_eq!(read.len(), rows.num_rows(), "a key stands twice");
+    assert_eq!(read.len(), rows.num_rows(), "a key occurs twice");
     read
 }
 
-/// Row ids by key.
+/// Returns row ids by key.
 async fn row_ids(snapshot: &Snapshot) -> BTreeMap<i64, u64> {
     let rows = snapshot.collect(&ScanRequest::default().columns(["id"]).with_row_id()).await.unwrap();
     let row_ids = rows[ROW_ID].as_primitive::<UInt64Type>().values().iter().copied();
@@ -70,7 +70,7 @@ fn files(snapshot: &Snapshot) -> Vec<usize> {
     snapshot.base().fragments().iter().map(|fragment| fragment.num_rows().unwrap()).collect()
 }
 
-/// A table of which [`PARTS`] files have [`PART`] rows each.
+/// Makes a table of [`PARTS`] files with [`PART`] rows each.
 async fn in_parts(directory: &Path, options: StoreOptions) -> Table {
     let store = Store::open(directory, options).await.unwrap();
     let table = store.create_table("t", TableSpec::new(schema(), ["id"])).await.unwrap();
@@ -84,7 +84,7 @@ async fn in_parts(directory: &Path, options: StoreOptions) -> Table {
 const PARTS: i64 = 4;
 const PART: i64 = 40;
 
-/// Stops who joins before each commit, until it is let go.
+/// Stops a join before each commit until it may go on.
 struct Stop {
     reached: Receiver<()>,
     go: SyncSender<()>,
@@ -96,7 +96,7 @@ impl Stop {
         let let_go = Mutex::new(let_go);
         let faults = Faults::new(move |operation| {
             if operation == "join.written" && reach.send(()).is_ok() {
-                // Nobody is left who would say so.
+                // The test may have ended.
                 let _ = let_go.lock().unwrap().recv();
             }
             Ok(())
@@ -132,7 +132,8 @@ async fn writers_and_folds_go_on_while_files_are_joined() {
     });
     let stop = stop.reached().await;
 
-    // Much more than makes writers wait for a fold: rows that are joined are replaced and deleted, others come.
+    // Far more than what makes writers wait for a fold: rows of the joined files are replaced and deleted, others are
+    // added.
     let mut rows = expected(0..PARTS * PART, "first");
     for round in 0..20 {
         table.upsert(whole([round * 7, 1_000 + round], "second")).await.unwrap();
@@ -157,7 +158,7 @@ async fn writers_and_folds_go_on_while_files_are_joined() {
     let after = row_ids(&now).await;
     let kept = rows.iter().filter(|(_, row)| row.0 == "first");
     kept.for_each(|(id, _)| assert_eq!(after[id], before[id], "{id}"));
-    // And so it is for who opens the table, and after all files are joined.
+    // The same holds for a process that opens the table, and after all files are joined.
     let other = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
     assert!(read(&other.snapshot().await.unwrap()).await == rows);
     other.compact(true).await.unwrap();
@@ -186,7 +187,7 @@ async fn a_file_that_is_patched_while_it_is_joined_keeps_the_patch() {
     let patched = table.snapshot().await.unwrap();
     assert_eq!(files(&patched), [PART as usize; PARTS as usize]);
     stop.go.send(()).unwrap();
-    // What was written is given up, and all is done again.
+    // The new file is discarded, and the join is repeated.
     stop = stop.reached().await;
     assert_eq!(files(&table.snapshot().await.unwrap()), files(&patched));
     stop.end();
@@ -220,7 +221,7 @@ async fn joining_that_is_outrun_each_time_says_so_and_changes_nothing() {
     assert!(read(&now).await == rows);
 }
 
-/// Two stores on one directory are to each other as two processes are.
+/// Joins from two stores on one directory, which relate to each other as two processes do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn files_that_two_processes_join_are_joined_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -249,7 +250,7 @@ async fn files_that_two_processes_join_are_joined_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rows_are_a_map_however_writes_and_joins_meet() {
     let directory = tempfile::tempdir().unwrap();
-    // Files are joined where they are four times as many rows as a fold brings, and any write may come in between.
+    // Files are joined once they have four times the rows of a fold, and any write may come in between.
     let seen = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&seen);
     let faults = Faults::new(move |operation| {

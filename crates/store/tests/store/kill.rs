@@ -1,5 +1,5 @@
-//! A process that writes, killed with SIGKILL at random moments, again and again on the same table. `CENOTE_LONG=1` does it a
-//! thousand times; `CENOTE_SEED` replays the moments as far as the machine allows.
+//! A process that writes and is killed with SIGKILL at random moments, repeatedly on the same table. `CENOTE_LONG=1`
+//! does it a thousand times; `CENOTE_SEED` replays the moments as far as the machine allows.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -27,7 +27,7 @@ fn options() -> StoreOptions {
     }
 }
 
-/// What write number `number` does: keys, and their value or `None` for a deletion.
+/// Returns what write number `number` does: its keys, and their value or `None` for a deletion.
 fn write(number: u64) -> (Vec<i64>, Option<i64>) {
     let mut random = Random::new(number);
     let count = match random.below(20) {
@@ -69,11 +69,11 @@ async fn contents(table: &Table) -> Rows {
         assert_eq!(notes.value(row), format!("{} at {}", ids.value(row), values.value(row)), "a row is torn");
     }
     let rows: Rows = ids.values().iter().copied().zip(values.values().iter().copied()).collect();
-    assert_eq!(rows.len(), batch.num_rows(), "a key stands twice");
+    assert_eq!(rows.len(), batch.num_rows(), "a key occurs twice");
     rows
 }
 
-/// Writes from `CENOTE_KILL_CHILD`'s number on, and says which writes were acknowledged, until it is killed.
+/// Writes from `CENOTE_KILL_CHILD`'s number on, and reports acknowledged writes, until it is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let Ok(arguments) = std::env::var(CHILD) else { return };
@@ -95,7 +95,7 @@ async fn child() {
     }
 }
 
-/// Lets a child write from `first` on for `life`; the last write it acknowledged.
+/// Lets a child write from `first` on for `life`. Returns the last write that it acknowledged.
 fn run_child(directory: &Path, first: u64, life: Duration) -> Option<u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])
@@ -112,7 +112,7 @@ fn run_child(directory: &Path, first: u64, life: Duration) -> Option<u64> {
             last = Some(number.parse().unwrap());
         }
         if start.elapsed() > life {
-            // SIGKILL; what it said before is still in the pipe, and is read on to the end.
+            // SIGKILL. What it printed before is still in the pipe, and is read to the end.
             child.kill().unwrap();
         }
     }
@@ -149,7 +149,7 @@ async fn a_killed_writer_loses_nothing_acknowledged() {
         let mut with_next = rows.clone();
         apply(&mut with_next, last + 1);
         next = last + 1;
-        // The write in hand is there as a whole or not at all.
+        // The write in flight is there as a whole or not at all.
         if seen != rows {
             assert_eq!(
                 seen, with_next,

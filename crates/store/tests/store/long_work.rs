@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::support::rows::{batch, contents, spec};
 
-/// More than what makes writers wait for a fold.
+/// More writes than what makes writers wait for a fold.
 const WRITES: i64 = 60;
 const ROWS: i64 = 200;
-/// What would never come is given up after this.
+/// Time after which the test gives up waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -42,7 +42,7 @@ async fn writers_and_folds_go_on_while_the_base_is_worked_on() {
                     begun.take().unwrap().send(version).unwrap();
                     going_on.take().unwrap().await.unwrap();
                     assert_eq!(dataset.count_rows(None).await.map_err(lance_error)?, 10_000, "what it reads has moved");
-                    // Two commits, each of which finds another base than it knows.
+                    // Two commits, each of which finds a newer base than it knows.
                     dataset.update_config([("one", "1")]).await.map_err(lance_error)?;
                     dataset.update_config([("two", "2")]).await.map(drop).map_err(lance_error)
                 })
@@ -65,7 +65,7 @@ async fn writers_and_folds_go_on_while_the_base_is_worked_on() {
             .add_columns(&[arrow::datatypes::Field::new("extra", arrow::datatypes::DataType::Utf8, true)])
             .await
             .unwrap();
-        // A collection elsewhere leaves the version that is worked on.
+        // A collection elsewhere spares the version that is worked on.
         other.collect(Some(Duration::ZERO)).await.unwrap();
     };
     tokio::time::timeout(PATIENCE, writes).await.expect("writers waited for the work");
@@ -83,7 +83,7 @@ async fn writers_and_folds_go_on_while_the_base_is_worked_on() {
     }
 }
 
-/// What is read of the log to collect the past is a beginning here and there, however long it is.
+/// Checks that a collection reads only the beginnings of some segments, however long the log is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collection_does_not_read_the_log() {
     let directory = tempfile::tempdir().unwrap();
@@ -100,7 +100,7 @@ async fn a_collection_does_not_read_the_log() {
         .collect();
     segments.sort();
     assert!(segments.len() > 3, "{segments:?}");
-    // A byte of a row that was folded long since.
+    // A byte of a row that was folded long ago.
     let mut bytes = std::fs::read(&segments[1]).unwrap();
     let at = bytes.len() / 2;
     bytes[at] ^= 1;

@@ -1,5 +1,5 @@
-//! What the store promises, against plain models, other programs, faults and the death of the process. One binary,
-//! because each would be linked with all of Lance.
+//! The promises of the store, checked against plain models, other programs, faults and the death of the process. One
+//! binary, because each would have to be linked with all of Lance.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod columns;

@@ -1,4 +1,4 @@
-//! Media by row, wherever Lance keeps them.
+//! Media by row, wherever Lance stores them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use cenote_base::{ErrorKind, Random};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, blob_field};
 
-/// Up to 64 KiB Lance keeps in the data file, up to 4 MiB with others in a file beside it, and more in a file of its own.
+/// Lance keeps up to 64 KiB in the data file, up to 4 MiB with others in a file beside it, and more in a file of its
+/// own.
 const SIZES: [Option<usize>; 9] =
     [None, Some(0), Some(1), Some(3_000), Some(65_536), Some(65_537), Some(90_000), Some(400_000), Some(4_200_000)];
 
@@ -28,7 +29,7 @@ async fn upsert(table: &Table, media: &Media) {
     table.upsert(RecordBatch::try_new(schema, vec![Arc::new(ids), Arc::new(data)]).unwrap()).await.unwrap();
 }
 
-/// Ids and row ids.
+/// Returns ids and row ids.
 async fn rows(snapshot: &Snapshot) -> Vec<(i64, u64)> {
     let rows = snapshot.collect(&ScanRequest::default().columns(["id"]).with_row_id()).await.unwrap();
     let ids = rows["id"].as_primitive::<Int64Type>().values().iter().copied();
@@ -100,7 +101,7 @@ async fn more_media_than_pages_hold_are_read_at_once() {
     check(&snapshot, &rows[..100], &media).await;
 }
 
-/// The files with media beside the data files.
+/// Lists the files with media beside the data files.
 fn sidecars(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries
@@ -136,7 +137,7 @@ async fn media_that_are_gone_are_an_error_that_names_the_file() {
     std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     let error = read().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert_eq!(error.to_string(), format!("{} ends before the media that rows have there", path.display()));
+    assert_eq!(error.to_string(), format!("{} ends before the media of some rows", path.display()));
 
     std::fs::remove_file(&path).unwrap();
     let table = Store::open(directory.path(), StoreOptions::default()).await.unwrap().table("t").await.unwrap();
@@ -144,5 +145,5 @@ async fn media_that_are_gone_are_an_error_that_names_the_file() {
     let row = rows(&snapshot).await[0].1;
     let error = snapshot.take(&[row], &["data".to_owned()]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert_eq!(error.to_string(), format!("{} is gone, and rows have their media there", path.display()));
+    assert_eq!(error.to_string(), format!("{} is missing, and holds the media of some rows", path.display()));
 }

@@ -15,7 +15,7 @@ use cenote_store::{
 
 const KEYS: u64 = 24;
 
-/// Note, number and media of a row: how many bytes of which value.
+/// Note, number and media of a row; media as their length and the value of each byte.
 type Row = (Option<String>, Option<i64>, Option<(usize, u8)>);
 type Rows = BTreeMap<String, Row>;
 
@@ -31,20 +31,20 @@ struct Check {
     has_media: bool,
     rows: Rows,
     versions: BTreeMap<Version, Rows>,
-    /// With the number of the store that it was taken from.
+    /// Snapshots, each with the number of the store that it was taken from.
     held: Vec<(usize, Snapshot, Rows)>,
     /// Numbers of the stores of `table` and `reader`.
     stores: (usize, usize),
     tags: BTreeMap<String, Version>,
-    /// From here on, the last collection left every version.
+    /// The last collection left every version from here on.
     oldest: Version,
     has_extra: bool,
     feed: ChangeFeed,
-    /// What the feed's changes add up to.
+    /// The rows that the feed's changes add up to.
     followed: Rows,
-    /// Rows in files that wait for their commit, and whether there was a column more when they were staged.
+    /// Rows in files that wait for their commit, and whether the extra column existed when they were staged.
     staged: Vec<(Staged, Rows, bool)>,
-    /// Another table of the store, which is told from this one.
+    /// Another table of the store, which must not be confused with this one.
     beside: Table,
     beside_rows: Rows,
 }
@@ -57,8 +57,8 @@ fn steps(default: usize) -> usize {
     std::env::var("CENOTE_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A store with small limits, so that folds and direct writes happen often: a directory, or the same as an object
-/// store.
+/// Opens a store with small limits, so that folds and direct writes happen often: a directory, or the same directory as
+/// an object store.
 async fn open(directory: &Path, is_remote: bool) -> Store {
     let options = StoreOptions {
         cache_directory: directory.join("cache"),
@@ -131,7 +131,7 @@ impl Check {
         self.versions.insert(version, self.rows.clone());
     }
 
-    /// Some keys, each once.
+    /// Returns some keys, each once.
     fn ids(&mut self, max: u64) -> Vec<String> {
         let count = 1 + self.random.below(max);
         let mut ids: Vec<String> = (0..count).map(|_| format!("k{:02}", self.random.below(KEYS))).collect();
@@ -176,7 +176,7 @@ impl Check {
         assert_eq!(self.followed, rows);
     }
 
-    /// Takes in the feed's changes, which say what was before them too.
+    /// Applies the feed's changes, and checks the values before each change.
     async fn follow(&mut self) {
         while let Some(changes) = self.feed.next().await.unwrap() {
             let keys = changes["key"].as_struct().column(0).as_string::<i32>();
@@ -280,7 +280,7 @@ impl Check {
         ];
         let batch = RecordBatch::try_new(schema(false), columns).unwrap();
         let staged = if writer { &self.table } else { &self.reader }.stage(vec![batch]).await.unwrap();
-        // As it comes to another process.
+        // As it arrives in another process.
         let staged = Staged::from_bytes(&staged.to_bytes().unwrap()).unwrap();
         let rows = ids.into_iter().map(|id| (id, (Some("staged".to_owned()), Some(step as i64), None))).collect();
         self.staged.push((staged, rows, self.has_extra));
@@ -303,7 +303,7 @@ impl Check {
         self.remember(outcome.unwrap().version);
     }
 
-    /// Sets numbers by what an earlier snapshot says of notes.
+    /// Sets numbers that depend on the notes of an earlier snapshot.
     async fn update_unchanged(&mut self, step: usize) {
         let Some((_, read, then)) = self.held.last().cloned() else { return };
         let ids = self.ids(8);
@@ -326,7 +326,7 @@ impl Check {
         self.remember(report.version);
     }
 
-    /// Another process drops the table and makes one of its name, or this one does.
+    /// Drops the table and creates one of its name, in this process or another.
     async fn make_anew(&mut self) {
         let store = if self.random.below(2) == 0 { &self.opened.0 } else { &self.opened.1 };
         for store in [&self.opened.0, &self.opened.1] {
@@ -367,7 +367,7 @@ impl Check {
         let store = open(self.directory.path(), self.is_remote).await;
         self.table = store.table("t").await.unwrap();
         let old = std::mem::replace(&mut self.opened.0, store);
-        // Else the lease runs out.
+        // Otherwise the lease runs out.
         if self.random.below(4) > 0 {
             old.release().await.unwrap();
         }
@@ -420,7 +420,7 @@ impl Check {
     async fn shrink(&mut self) {
         self.table.compact(self.random.below(2) == 0).await.unwrap();
         if self.random.below(3) == 0 {
-            // A snapshot is safe from such a collection in its own process alone.
+            // A snapshot is safe from such a collection only in its own process.
             self.held.retain(|(store, _, _)| *store == self.stores.0);
             self.oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
             self.forget().await;
@@ -435,7 +435,7 @@ impl Check {
         version >= self.oldest || self.tags.values().any(|tagged| *tagged == version)
     }
 
-    /// Gives up the versions that nothing keeps, one of which is seen to be gone.
+    /// Forgets the versions that nothing keeps, and checks that one of them is gone.
     async fn forget(&mut self) {
         let gone: Vec<Version> = self.versions.keys().copied().filter(|version| !self.is_kept(*version)).collect();
         for version in &gone {
@@ -447,7 +447,7 @@ impl Check {
         }
     }
 
-    /// By count, filter, row id or key, of a snapshot that has `rows`.
+    /// Reads a snapshot that has `rows` by count, filter, row id or key.
     async fn read_otherwise(&mut self, snapshot: &Snapshot, rows: &Rows) {
         let wanted = |row: &Row| row.1.is_some_and(|number| number % 2 == 0) && row.0.is_some();
         let expected: Vec<&String> = rows.iter().filter(|(_, row)| wanted(row)).map(|(id, _)| id).collect();
@@ -502,7 +502,7 @@ async fn contents(snapshot: &Snapshot, has_media: bool) -> Rows {
             (ids.value(row).to_owned(), (note, numbers.is_valid(row).then(|| numbers.value(row)), media))
         })
         .collect();
-    assert_eq!(rows.len(), batch.num_rows(), "a key stands twice");
+    assert_eq!(rows.len(), batch.num_rows(), "a key occurs twice");
     rows
 }
 

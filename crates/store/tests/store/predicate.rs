@@ -1,5 +1,5 @@
-//! Writes that depend on what is there: a deletion by a condition takes the rows that satisfy it, and no others, and a
-//! value is set only where what it was computed from is unchanged, whatever is written at the same time.
+//! Writes that depend on what is there: a deletion by condition takes exactly the rows that satisfy it, and a value is
+//! set only where what it was computed from is unchanged, whatever is written at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use cenote_store::{ScanRequest, Store, StoreOptions};
 
 use crate::support::rows::{batch, contents, spec};
 
-/// Rows that a search takes some milliseconds for.
+/// Enough rows for a search to take some milliseconds.
 const ROWS: i64 = 30_000;
 const WRITERS: i64 = 3;
 const ROUNDS: i64 = 60;
@@ -37,7 +37,7 @@ async fn a_row_that_no_longer_matches_is_not_deleted() {
         let table = if writer % 2 == 0 { table.clone() } else { other.clone() };
         tokio::spawn(async move {
             for round in 1..=ROUNDS {
-                // One that is to be deleted, and at once one under its key that is not.
+                // A row that is to be deleted, and at once one under its key that is not.
                 table.upsert(batch([(writer, round)])).await.unwrap();
                 table.upsert(batch([(writer, -round)])).await.unwrap();
                 let seen = contents(&table.snapshot().await.unwrap()).await;
@@ -54,7 +54,7 @@ async fn a_row_that_no_longer_matches_is_not_deleted() {
     }
     assert!(deleted.load(Ordering::SeqCst) > 0, "nothing was ever deleted");
     assert_eq!(contents(&table.snapshot().await.unwrap()).await.len() as i64, ROWS + WRITERS);
-    // And what matches goes: few rows, those of the change store too, and many.
+    // Matching rows are deleted: few, also in the change store, and many.
     table.upsert(batch([(1, 1), (2, 2), (1_001, 3)])).await.unwrap();
     assert_eq!(table.delete_where("value >= 0".into()).await.unwrap().deleted, 3);
     let report = other.delete_where("id < 20000".into()).await.unwrap();
@@ -62,11 +62,11 @@ async fn a_row_that_no_longer_matches_is_not_deleted() {
     assert_eq!(table.snapshot().await.unwrap().count(Some("id < 20000".into())).await.unwrap(), 0);
 }
 
-/// Values that were computed from rows are set where these rows are as they were, however they have moved since.
+/// Sets values computed from rows only where those rows are unchanged, however they were moved since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_is_set_only_where_what_it_was_computed_from_is_unchanged() {
     const ROWS: i64 = 400;
-    // Of the update: through the change store, or straight to the base.
+    // Sends the update through the change store, or straight to the base.
     for bulk_bytes in [ByteSize::mib(8), ByteSize(2_000)] {
         for moves in 0..4 {
             let directory = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ async fn a_value_is_set_only_where_what_it_was_computed_from_is_unchanged() {
                 table.compact(true).await.unwrap();
             }
             if moves > 2 {
-                // So many rows that their column is patched in place, to what they were and to something else.
+                // Enough rows that their column is patched in place, to their old values and to others.
                 table.update(batch((200..ROWS).map(|id| (id, if id % 2 == 0 { id } else { -id })))).await.unwrap();
             }
             let is_unchanged = |id: &i64| ![1, 3, ROWS].contains(id) && (moves < 3 || *id < 200 || id % 2 == 0);

@@ -1,4 +1,4 @@
-//! Whoever reads a version keeps its files from a purge by another process, and only as long as it reads.
+//! A reader of a version keeps its files from a purge by another process, and only as long as it reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::support::rows::{batch, contents, spec};
 
 const CHILD: &str = "CENOTE_READERS_CHILD";
-/// Rows of a file, and files.
+/// Rows per file, and files.
 const ROWS: i64 = 500;
 const FILES: i64 = 6;
 /// How long one process reads while another one purges.
@@ -27,7 +27,7 @@ async fn open(directory: &Path) -> Table {
     Store::open(directory, StoreOptions::default()).await.unwrap().table("t").await.unwrap()
 }
 
-/// A table of several files, and what is in it.
+/// Makes a table of several files, and returns its contents.
 async fn filled(directory: &Path) -> (Table, BTreeMap<i64, i64>) {
     let store = Store::open(directory, StoreOptions::default()).await.unwrap();
     let table = store.create_table("t", spec()).await.unwrap();
@@ -70,7 +70,7 @@ fn files_of(snapshot: &Snapshot) -> BTreeSet<String> {
     files.map(|file| file.path.clone()).collect()
 }
 
-/// Begins to read all rows, some at a time. The snapshot is gone when it returns.
+/// Begins to read all rows, some at a time. The snapshot is dropped when it returns.
 async fn begin(table: &Table) -> (BTreeSet<String>, RecordBatch, RecordBatches) {
     let snapshot = table.snapshot().await.unwrap();
     let request = ScanRequest::default().columns(["id", "value"]).batch_rows(10);
@@ -95,7 +95,7 @@ async fn a_scan_is_read_to_its_end_while_another_process_purges() {
         assert!(purge(&table).await.held > 0, "nobody was said to read");
     }
     assert!(data_files(directory.path()).is_superset(&files), "files are gone that are read");
-    // Neither keeps it from reading on, or from being written.
+    // Both processes can still read the newest version.
     assert_eq!(
         contents(&other.snapshot().await.unwrap()).await.len(),
         contents(&table.snapshot().await.unwrap()).await.len()
@@ -105,7 +105,7 @@ async fn a_scan_is_read_to_its_end_while_another_process_purges() {
         batches.push(batch.unwrap());
     }
     assert_eq!(rows_of(&batches), expected);
-    // What has ended keeps nothing, dropped or not.
+    // A scan that has ended keeps nothing, dropped or not.
     purge_all(&table, directory.path(), &files).await;
     assert!(scan.next().await.is_none());
 }
@@ -136,7 +136,7 @@ async fn a_snapshot_of_the_past_is_kept_while_another_process_purges() {
     let files = files_of(&then);
     assert!(purge(&table).await.held > 0, "nobody was said to read");
     assert_eq!(contents(&then).await, expected);
-    // It cannot be read anew.
+    // It cannot be opened again.
     assert_eq!(other.snapshot_at(past).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(contents(&then.clone()).await, expected);
     drop(then);
@@ -152,7 +152,7 @@ async fn a_process_that_reads_nothing_keeps_nothing() {
     assert_eq!(contents(&snapshot).await, expected);
     let files = files_of(&snapshot);
     drop(snapshot);
-    // One that is given up keeps nothing either.
+    // A scan that is dropped early keeps nothing either.
     drop(begin(&other).await);
     thin(&table).await;
     purge_all(&table, directory.path(), &files).await;

@@ -1,4 +1,4 @@
-//! A store on an S3 server that is really there (moto, on loopback), and the same behind a network that fails.
+//! A store on a real S3 server (moto, on loopback), and the same behind a failing network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -47,7 +47,7 @@ async fn rows_of(snapshot: &cenote_store::Snapshot) -> Rows {
     let batch = snapshot.collect(&ScanRequest::default().columns(["id", "value"])).await.unwrap();
     let (ids, values) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
     let rows: Rows = ids.values().iter().copied().zip(values.values().iter().copied()).collect();
-    assert_eq!(rows.len(), ids.len(), "a key stands twice");
+    assert_eq!(rows.len(), ids.len(), "a key occurs twice");
     rows
 }
 
@@ -71,7 +71,7 @@ async fn does_what_a_directory_does() {
     table.delete(&batch(0..2, 0)).await.unwrap();
     assert_eq!(contents(&table).await, expected(&[(2..8, 1), (8..10, 2)]));
 
-    // Another process, with a cache of its own, sees each write at once, folded or not.
+    // Another process, with its own cache, sees each write at once, folded or not.
     let elsewhere = tempfile::tempdir().unwrap();
     let reader = Store::open(server.uri("lake"), options(&server, elsewhere.path())).await.unwrap();
     let reader = reader.table("t").await.unwrap();
@@ -99,7 +99,7 @@ async fn does_what_a_directory_does() {
     assert_eq!(rows_of(&reader.snapshot_of("first").await.unwrap()).await, expected(&[(0..10, 1)]));
     assert_eq!(reader.changes(tagged).await.unwrap_err().kind(), ErrorKind::NotFound);
 
-    // What was cached can be lost.
+    // The cache can be lost.
     drop((store, table, reader));
     std::fs::remove_dir_all(cache.path()).unwrap();
     let store = Store::open(server.uri("lake"), options(&server, cache.path())).await.unwrap();
@@ -154,13 +154,13 @@ async fn a_second_writer_is_refused_or_takes_over() {
     assert!(refused.to_string().contains("process"), "{refused}");
     first.release().await.unwrap();
     second.table("t").await.unwrap().upsert(batch(0..1, 2)).await.unwrap();
-    // The first one comes back, and takes in what the second wrote.
+    // The first one comes back, and applies what the second wrote.
     second.release().await.unwrap();
     assert_eq!(table.upsert(batch(1..2, 3)).await.unwrap().inserted, 1);
     assert_eq!(contents(&table).await, Rows::from([(0, 2), (1, 3)]));
     assert_eq!(contents(&second.table("t").await.unwrap()).await, Rows::from([(0, 2), (1, 3)]));
 
-    // A writer that dies releases nothing: the next one waits until it is taken for dead.
+    // A writer that dies releases nothing: the next one waits until it counts as dead.
     drop((first, table));
     let third = Store::open(server.uri("lake"), options(&server, cache.path())).await.unwrap();
     third.table("t").await.unwrap().upsert(batch(2..3, 4)).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_writer_that_was_taken_for_dead_is_fenced() {
     let cache = tempfile::tempdir().unwrap();
     let store = Store::open(server.uri("lake"), options(&server, cache.path())).await.unwrap();
     store.create_table("t", spec()).await.unwrap();
-    // A writer whose signs of life are lost, and whose third write to the log hangs just before it is sent.
+    // A writer whose heartbeats are lost, and whose third write to the log hangs just before it is sent.
     let gate = Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
     let (waits, armed) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(usize::MAX)));
     let countdown = Arc::clone(&armed);
@@ -204,7 +204,7 @@ async fn a_writer_that_was_taken_for_dead_is_fenced() {
     armed.store(usize::MAX, Ordering::SeqCst);
     *gate.0.lock().unwrap() = true;
     gate.1.notify_all();
-    // The slow one notices, takes in what happened, and writes behind it.
+    // The slow one notices, applies what happened, and writes after it.
     hanging.await.unwrap().unwrap();
     assert_eq!(contents(&table).await, Rows::from([(0, 2), (1, 2)]));
     let versions: Vec<Version> = table.versions().await.unwrap().into_iter().map(|(version, _)| version).collect();
@@ -237,14 +237,14 @@ async fn what_was_read_is_read_from_the_local_disk() {
     assert!(usage.missed_bytes > 100_000, "{usage:?}");
     assert_eq!(usage.bytes, files().values().sum::<u64>());
 
-    // Another process reads nothing of the base from afar.
+    // Another process fetches nothing of the base.
     let second = open(1 << 30).await;
     assert_eq!(read(&second).await, expected);
     let usage = second.block_cache().unwrap();
     assert_eq!((usage.missed_bytes, usage.bytes), (0, files().values().sum::<u64>()));
     assert!(usage.hit_bytes > 100_000, "{usage:?}");
 
-    // A damaged block is no block, and one that is gone neither.
+    // A damaged block is not used, and neither is one that was removed.
     let (path, _) = files().into_iter().max_by_key(|(_, bytes)| *bytes).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[1000] ^= 1;
@@ -255,7 +255,7 @@ async fn what_was_read_is_read_from_the_local_disk() {
     files().into_keys().for_each(|path| std::fs::remove_file(path).unwrap());
     assert_eq!(read(&third).await, expected);
 
-    // It stays within its bounds, whatever was there.
+    // The cache stays within its limit, whatever it held before.
     let small = open(300 << 10).await;
     assert_eq!(read(&small).await, expected);
     let usage = small.block_cache().unwrap();
@@ -264,7 +264,7 @@ async fn what_was_read_is_read_from_the_local_disk() {
     assert_eq!(open(0).await.block_cache(), None);
     assert_eq!(read(&open(0).await).await, expected);
 
-    // What is deleted there is left here no longer than there.
+    // Files that are deleted in the store do not stay in the cache.
     let own = || {
         let entries = std::fs::read_dir(writer.path().join("blocks")).unwrap();
         entries.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
@@ -283,7 +283,7 @@ async fn what_was_read_is_read_from_the_local_disk() {
     assert_eq!(own(), BTreeSet::new());
 }
 
-/// Writes through a network that resets, stalls, cuts and refuses; and a reader behind a good one.
+/// Writes through a network that resets, stalls, cuts and refuses, and reads over a good one.
 async fn survive(network: Network, seed: u64) {
     let server = Server::start().await;
     let cache = tempfile::tempdir().unwrap();
@@ -296,7 +296,7 @@ async fn survive(network: Network, seed: u64) {
     options.object_store = proxy.options();
     options.lease_patience = Duration::from_secs(5);
 
-    // What each key may be: what was acknowledged last, and what was tried since and failed.
+    // The possible values of each key: the last one acknowledged, and those that were tried since and failed.
     let mut possible: BTreeMap<i64, Vec<Option<i64>>> = BTreeMap::new();
     let mut table = None;
     let mut acknowledged = 0;

@@ -1,4 +1,4 @@
-//! Files that no version names yet are left alone as long as somebody wants them, and no longer.
+//! Files that no version names yet are kept as long as somebody needs them, and no longer.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn options() -> StoreOptions {
     StoreOptions { bulk_bytes: ByteSize(10_000), lease_patience: PATIENCE, ..StoreOptions::default() }
 }
 
-/// Leaves nothing of the past, nor of what nobody wants.
+/// Leaves nothing of the past, nor anything unneeded.
 async fn purge(table: &Table) {
     table.compact(true).await.unwrap();
     table.collect(Some(Duration::ZERO)).await.unwrap();
@@ -55,7 +55,7 @@ async fn a_purge_leaves_what_another_process_is_writing() {
         let is_armed = Arc::clone(&is_armed);
         Faults::new(move |operation| {
             if operation == "base.staged" && is_armed.swap(false, Ordering::SeqCst) {
-                // Its files are there, and no version names them.
+                // Its files exist, and no version names them.
                 arrived.send(()).unwrap();
                 going_on.lock().unwrap().recv().unwrap();
             }
@@ -73,7 +73,7 @@ async fn a_purge_leaves_what_another_process_is_writing() {
     });
     tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
     purge(&other).await;
-    // Who writes meanwhile waits for nobody.
+    // Other writers need not wait meanwhile.
     other.upsert(batch([(0, 5)])).await.unwrap();
     go_on.send(()).unwrap();
     writing.await.unwrap().unwrap();

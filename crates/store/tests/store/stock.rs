@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use cenote_store::{Store, StoreOptions, Table, TableSpec, blob_field};
 
-/// Prints what pylance finds, a line a row: every column, media as its length and first byte.
+/// Prints what pylance finds, one line per row: every column, media as their length and first byte.
 const READ: &str = r#"
 import sys, lance
 dataset = lance.dataset(sys.argv[1])
@@ -93,7 +93,7 @@ async fn pylance_reads_what_was_folded() {
     table.fold().await.unwrap();
     assert_eq!(read(directory.path()), expected(&[(0..40, "one")]));
 
-    // What is not folded is not there, and takes nothing away.
+    // Unfolded writes are not there, and take nothing away.
     table.upsert(rows(10..20, "two")).await.unwrap();
     table.delete(&rows(0..5, "").project(&[0]).unwrap()).await.unwrap();
     assert_eq!(read(directory.path()), expected(&[(0..40, "one")]));

@@ -1,4 +1,4 @@
-//! A table against what its documentation promises.
+//! A table, checked against its documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ async fn new_table() -> (tempfile::TempDir, Store, Table) {
     (directory, store, table)
 }
 
-/// Rows of (id, note, media); size is the media's length.
+/// Makes rows of (id, note, media); size is the length of the media.
 fn rows(rows: &[(&str, &str, Option<&[u8]>)]) -> RecordBatch {
     RecordBatch::try_new(
         schema(),
@@ -60,7 +60,7 @@ async fn contents(snapshot: &Snapshot) -> Model {
             (ids.value(row).to_owned(), (note, data.is_valid(row).then(|| data.value(row).to_vec())))
         })
         .collect();
-    assert_eq!(model.len(), batch.num_rows(), "a key stands twice");
+    assert_eq!(model.len(), batch.num_rows(), "a key occurs twice");
     model
 }
 
@@ -122,7 +122,7 @@ async fn updates_keep_media_whether_rows_or_columns_are_rewritten() {
     }
 }
 
-/// Values of 20 KB, so that a file is read and written in several steps.
+/// Uses values of 20 KB, so that a file is read and written in several steps.
 #[tokio::test]
 async fn large_values_are_patched_in_files_with_deleted_and_untouched_rows() {
     let directory = tempfile::tempdir().unwrap();
@@ -164,7 +164,7 @@ async fn large_values_are_patched_in_files_with_deleted_and_untouched_rows() {
             assert_eq!(texts.is_valid(row).then(|| texts.value(row).to_owned()), large(id, round), "{id}");
         }
     };
-    // Nothing is deleted yet, and nothing in order.
+    // Nothing is deleted yet, and the update is unordered.
     let all: Vec<i64> = (0..1_500).rev().collect();
     table.update(batch(&all, 4, &[0, 1, 2])).await.unwrap();
     expected.extend(all.iter().map(|id| (*id, 4)));
@@ -182,7 +182,7 @@ async fn large_values_are_patched_in_files_with_deleted_and_untouched_rows() {
     let rows_before = rows(&table).await;
 
     let live: Vec<i64> = expected.keys().copied().collect();
-    // All rows in order, some in any order, all of one file, few of the other.
+    // All rows in order; some in arbitrary order; all of one file and few of the other.
     let some: Vec<i64> = (0..500).map(|_| live[random.below(live.len() as u64) as usize]).collect();
     let some: Vec<i64> = some.into_iter().collect::<BTreeSet<_>>().into_iter().rev().collect();
     let one: Vec<i64> = live.iter().copied().filter(|id| *id < 700 || *id == 900).collect();
@@ -295,7 +295,7 @@ async fn bad_batches_are_refused_and_write_nothing() {
     assert_eq!(table.snapshot().await.unwrap().count(None).await.unwrap(), 0);
 }
 
-/// 1.7 is not stored as 1, and the key 1.9 does not name row 1.
+/// Does not store 1.7 as 1, and does not take the key 1.9 for row 1.
 #[tokio::test]
 async fn what_a_column_cannot_hold_is_refused_and_reaches_no_row() {
     let directory = tempfile::tempdir().unwrap();
@@ -389,7 +389,7 @@ async fn a_changed_row_has_one_id_in_every_snapshot_and_process_until_it_changes
     assert_eq!((then.is_changed(a), then.is_changed(b), then.is_changed(0)), (true, true, false));
 }
 
-/// A row that was patched lies behind its neighbours, and a compaction writes them down in that order.
+/// Compacts a row that was patched and so lies behind its neighbours; the compaction writes them in that order.
 #[tokio::test]
 async fn rows_are_replaced_where_a_file_has_them_out_of_order() {
     let (_directory, _store, table) = new_table().await;
@@ -417,7 +417,7 @@ async fn rows_are_replaced_where_a_file_has_them_out_of_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_writers_keep_keys_unique_and_lose_nothing() {
     let (directory, _store, _table) = new_table().await;
-    // Two stores on one directory lock like two processes do.
+    // Two stores on one directory lock each other as two processes do.
     let mut writers = Vec::new();
     for writer in 0..4 {
         let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
@@ -437,7 +437,7 @@ async fn concurrent_writers_keep_keys_unique_and_lose_nothing() {
     assert_eq!(now.len(), 4 * 5 + 1);
 }
 
-/// Whatever a scan is asked for, it gives wide rows some megabytes at a time, and the same ones.
+/// Whatever a scan requests, it returns wide rows a few megabytes at a time, and the same rows.
 #[tokio::test]
 async fn batches_of_wide_rows_are_bounded_in_bytes() {
     const ROWS: usize = 600;

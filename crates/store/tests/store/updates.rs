@@ -1,4 +1,4 @@
-//! Updates of columns: where they are written, what that costs, and that everything else stays as it is.
+//! Updates of columns: where they are written, what they cost, and that everything else stays as it is.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn notes(ids: impl IntoIterator<Item = i64>, note: &str) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
-/// A table of [`ROWS`] rows with media, all of them in one file of the base; and what is in it.
+/// Makes a table of [`ROWS`] rows with media, all in one file of the base. Returns it with its contents.
 async fn filled(directory: &Path, options: StoreOptions) -> (Table, Rows) {
     let store = Store::open(directory, options).await.unwrap();
     let schema = Arc::new(Schema::new(fields().to_vec()));
@@ -55,7 +55,7 @@ async fn read(snapshot: &Snapshot) -> Rows {
     (0..rows.num_rows()).map(row).collect()
 }
 
-/// The data files of the base, each with how many of its rows are live.
+/// Returns the data files of the base, each with the number of its live rows.
 fn files(snapshot: &Snapshot) -> Vec<(String, usize)> {
     let fragments = snapshot.base().fragments().iter();
     fragments.map(|fragment| (fragment.files[0].path.clone(), fragment.num_rows().unwrap())).collect()
@@ -100,7 +100,7 @@ async fn a_sparse_update_of_large_rows_goes_to_a_file_of_its_own() {
     let options = StoreOptions { bulk_bytes: ByteSize(10_000), ..StoreOptions::default() };
     let (table, mut expected) = filled(directory.path(), options).await;
     let before = table.snapshot().await.unwrap();
-    // In no order, some of rows that are not there.
+    // Unordered, and some of the rows do not exist.
     let ids = (0..ROWS + 200).step_by(40).map(|id| (id * 1_207) % (ROWS + 200));
     let ids: Vec<i64> = ids.collect();
     let updated = ids.iter().filter(|id| **id < ROWS).count();
@@ -111,12 +111,12 @@ async fn a_sparse_update_of_large_rows_goes_to_a_file_of_its_own() {
     assert_eq!(files(&now)[0], (files(&before)[0].0.clone(), ROWS as usize - updated));
     assert_eq!((files(&now)[1].1, files(&now).len(), table.upkeep().await.unwrap().keys), (updated, 2, 0));
     assert!(read(&now).await == expected);
-    // Each is found by its key where it is now.
+    // Each row is found by its key at its new place.
     let found = now.get(&notes(ids, ""), Some(vec!["note".into()])).await.unwrap();
     assert_eq!(found["note"].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), vec!["sparse"; updated]);
 }
 
-/// Bytes of all files under `directory`.
+/// Returns the bytes of all files under `directory`.
 fn bytes_under(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
     let bytes = entries.map(|entry| match entry.metadata().unwrap() {
@@ -126,7 +126,7 @@ fn bytes_under(directory: &Path) -> u64 {
     bytes.sum()
 }
 
-/// As a run does that fills a column, some rows at a time.
+/// Updates like a run that fills a column some rows at a time.
 #[tokio::test]
 async fn wide_values_are_not_written_again_with_each_part_of_a_file() {
     const PARTS: i64 = 16;
@@ -159,7 +159,7 @@ async fn an_update_waits_for_room_in_the_change_store() {
     let options = StoreOptions { fold_bytes: ByteSize(20_000), faults, ..StoreOptions::default() };
     let (table, mut expected) = filled(directory.path(), options).await;
     is_broken.store(true, Ordering::SeqCst);
-    // Each is taken as long as there is room, and then all are refused, as upserts are.
+    // Updates are accepted as long as there is room, and then all are refused, as upserts are.
     let mut refused = 0;
     for id in 0..500 {
         match table.update(notes([id], "late")).await {

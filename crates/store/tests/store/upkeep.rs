@@ -1,5 +1,4 @@
-//! What upkeep costs, and what it leaves: bytes written for each byte that was given, and bytes that nobody can read
-//! any more.
+//! The cost and the result of upkeep: bytes written per byte received, and bytes left that nobody can read any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
 use cenote_base::{ByteSize, ErrorKind, ManualClock, Random, Timestamp};
 use cenote_store::{Faults, RETENTION_PROPERTY, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, Version};
 
-/// `ids` with vectors of `dimensions` numbers, the first of which is `value`.
+/// Makes rows of `ids` with vectors of `dimensions` numbers, the first of which is `value`.
 fn vectors(ids: &[i64], value: usize, dimensions: usize, random: &mut Random) -> RecordBatch {
     let number = |at: usize| if at.is_multiple_of(dimensions) { value as f32 } else { random.next_u64() as f32 };
     let numbers = (0..ids.len() * dimensions).map(number).collect::<Float32Array>();
@@ -22,7 +21,7 @@ fn vectors(ids: &[i64], value: usize, dimensions: usize, random: &mut Random) ->
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, name != "id"))).unwrap()
 }
 
-/// The first number of each row's vector.
+/// Returns the first number of each row's vector.
 async fn values(table: &Table, dimensions: usize) -> BTreeMap<i64, usize> {
     let batch = table.snapshot().await.unwrap().collect(&ScanRequest::default()).await.unwrap();
     let ids = batch["id"].as_primitive::<Int64Type>().values().iter().copied();
@@ -30,8 +29,8 @@ async fn values(table: &Table, dimensions: usize) -> BTreeMap<i64, usize> {
     ids.zip(numbers.iter().step_by(dimensions).map(|number| *number as usize)).collect()
 }
 
-/// Writes `folds` times `rows` rows of `dimensions` numbers, of which half replace others, and sees that files become
-/// full at `file_rows` rows or `file_bytes` bytes and the small ones stay few.
+/// Folds `rows` rows of `dimensions` numbers, half of which replace others, `folds` times. Checks that files become
+/// full at `file_rows` rows or `file_bytes` bytes, and that small files stay few.
 async fn keep_in_shape(dimensions: usize, rows: usize, folds: usize, file_rows: usize, file_bytes: ByteSize) {
     let directory = tempfile::tempdir().unwrap();
     // Every call is a reason to fold.
@@ -40,7 +39,7 @@ async fn keep_in_shape(dimensions: usize, rows: usize, folds: usize, file_rows: 
     let mut random = Random::new(1);
     let schema = vectors(&[], 0, dimensions, &mut random).schema();
     let mut spec = TableSpec::new(schema, ["id"]);
-    // What the past costs is not asked here.
+    // The cost of history is not measured here.
     spec.properties.insert(RETENTION_PROPERTY.to_owned(), "0".to_owned());
     let table = store.create_table("t", spec).await.unwrap();
     let mut expected: BTreeMap<i64, usize> = BTreeMap::new();
@@ -69,7 +68,7 @@ async fn keep_in_shape(dimensions: usize, rows: usize, folds: usize, file_rows: 
     assert_eq!(values(&table, dimensions).await, expected);
     assert!(full_max > 0, "no file became full");
     assert!(files_max <= 2 * 32, "{files_max} small files");
-    // The log and the base are two.
+    // Writing to the log and to the base makes two.
     let status = table.upkeep().await.unwrap();
     assert!((2.0..=5.0).contains(&status.amplification), "{status:?}");
     table.compact(false).await.unwrap();
@@ -78,7 +77,7 @@ async fn keep_in_shape(dimensions: usize, rows: usize, folds: usize, file_rows: 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_byte_of_narrow_rows_is_written_five_times_at_most() {
-    // Two levels, and then full.
+    // Two levels below full files.
     keep_in_shape(64, 40, 200, 1_500, ByteSize::mib(64)).await;
 }
 
@@ -121,7 +120,7 @@ async fn read(snapshot: &Snapshot) -> BTreeMap<i64, String> {
     ids.values().iter().copied().zip(notes.iter().flatten().map(str::to_owned)).collect()
 }
 
-/// How many files under `directory` hold `text`.
+/// Counts the files under `directory` that hold `text`.
 fn files_with(directory: &Path, text: &str) -> usize {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let count = |path: std::path::PathBuf| match path.is_dir() {
@@ -139,8 +138,8 @@ async fn a_tag_keeps_its_version_and_nothing_after_it() {
     let rows = |parts: &[(std::ops::Range<i64>, &str)]| -> BTreeMap<i64, String> {
         parts.iter().flat_map(|(ids, note)| ids.clone().map(|id| (id, (*note).to_owned()))).collect()
     };
-    // One tag on a base, one on writes behind it that were folded later; and rows that came and went before, between,
-    // after.
+    // One tag is on a base, one on later writes that were folded afterwards. Some rows were inserted and deleted
+    // before, between and after them.
     table.upsert(notes(20..21, "firstsecret")).await.unwrap();
     table.delete(&notes(20..21, "")).await.unwrap();
     let plain = table.upsert(notes(0..4, "plain")).await.unwrap().version;
@@ -179,13 +178,13 @@ async fn a_tag_keeps_its_version_and_nothing_after_it() {
             "there is no version {between}: versions {newest} to {newest} can be read, and older ones that have a tag"
         );
         assert_eq!(error.to_string(), what);
-        // What followed a tagged version is gone, and the feed must not pass over it.
+        // The versions after a tagged one are gone, and the feed must not skip them.
         let error = table.changes(plain).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
     assert_eq!(read(&held).await, expected[0].2);
 
-    // Nothing of it is forgotten by what comes later, nor kept longer than its tag.
+    // Later collections neither lose what a tag keeps, nor keep it longer than the tag.
     for round in 0..4 {
         table.upsert(notes([30 + round], "later")).await.unwrap();
         table.fold().await.unwrap();
@@ -213,7 +212,7 @@ async fn a_reader_elsewhere_keeps_its_snapshot_for_the_time_of_retention() {
         table.upsert(notes(part * 10..part * 10 + 10, "old")).await.unwrap();
         table.fold().await.unwrap();
     }
-    // Nothing was written for longer than the past is kept, and then the same rows are written anew.
+    // Nothing was written for longer than the retention, and then the same rows are rewritten.
     clock.advance(48 * HOUR);
     let elsewhere = Store::open(directory.path(), options).await.unwrap().table("t").await.unwrap();
     let held = elsewhere.snapshot().await.unwrap();
@@ -228,7 +227,7 @@ async fn a_reader_elsewhere_keeps_its_snapshot_for_the_time_of_retention() {
     clock.advance(2 * HOUR);
     let files = || std::fs::read_dir(directory.path().join("t.lance/data")).unwrap().count();
     let before = files();
-    // On a local disk for longer than that, as long as it is held.
+    // On a local disk, beyond that as long as it is held.
     assert!(table.collect(None).await.unwrap().held > 0);
     assert_eq!((read(&held).await.len(), files()), (30, before));
     drop(held);
@@ -237,7 +236,7 @@ async fn a_reader_elsewhere_keeps_its_snapshot_for_the_time_of_retention() {
     assert_eq!(read(&table.snapshot().await.unwrap()).await.len(), 30);
 }
 
-/// As in an object store, with a copy of the key index on the reader's disk.
+/// Keeps the table in an object store, with a copy of the key index on the reader's disk.
 #[tokio::test]
 async fn who_only_reads_keeps_no_key_files_of_the_past() {
     let directory = tempfile::tempdir().unwrap();
@@ -277,7 +276,7 @@ async fn who_only_reads_keeps_no_key_files_of_the_past() {
     }
 }
 
-/// Each request to an object store takes a while, and nobody writes while the log is collected.
+/// Counts requests: each takes a while, and nobody can write during a collection.
 #[tokio::test]
 async fn segments_of_the_log_are_removed_with_few_requests() {
     let directory = tempfile::tempdir().unwrap();

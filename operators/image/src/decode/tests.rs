@@ -2,13 +2,18 @@
 use image::{GrayImage, ImageBuffer, Luma, Rgb, Rgba, RgbaImage};
 
 use super::*;
-use crate::testing::{self, claiming_png, encode, jpeg, scene, with_exif};
+use crate::testing::{self, FULL, claiming_png, encode, jpeg, scene, with_exif};
+
+/// Decodes `bytes`; with `target` (width, height) possibly scaled down, but not below it.
+fn decode_rgb(bytes: &[u8], target: Option<(u32, u32)>) -> Result<RgbImage, String> {
+    Decoder::default().decode(bytes, target.map_or(FULL, |(width, height)| Target::Cover(width, height)))
+}
 
 fn refusal(bytes: &[u8]) -> String {
     decode_rgb(bytes, None).unwrap_err()
 }
 
-/// The mean absolute difference of two pictures of one size.
+/// Returns the mean absolute difference of two pictures of one size.
 fn difference(a: &RgbImage, b: &RgbImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let sum: u64 = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
@@ -40,7 +45,7 @@ fn every_kind_of_pixel_becomes_rgb8() {
 
 #[test]
 fn orientation_is_applied() {
-    // Red above left, green above right, blue below left, white below right.
+    // Top left red, top right green, bottom left blue, bottom right white.
     let stored = RgbImage::from_fn(64, 32, |x, y| match (x < 32, y < 16) {
         (true, true) => Rgb([255, 0, 0]),
         (false, true) => Rgb([0, 255, 0]),
@@ -97,7 +102,7 @@ fn a_scaled_jpeg_is_the_smallest_that_is_large_enough_and_looks_the_same() {
 
 #[test]
 fn cmyk_becomes_rgb() {
-    // As Adobe's software stores it: 255 is no ink.
+    // Inverted, as Adobe's software stores it: 255 stands for no ink.
     let inks = [[0u8, 255, 255, 255], [255, 255, 255, 255], [255, 255, 255, 0], [255, 0, 255, 255]];
     let pixels: Vec<u8> = inks.iter().flat_map(|ink| ink.repeat(16 * 16)).collect();
     let source = turbojpeg::Image {
@@ -171,7 +176,7 @@ fn bytes_behind_the_end_do_no_harm() {
 #[test]
 fn damage_anywhere_is_no_panic() {
     let mut random = cenote_base::Random::new(3);
-    // ICO wants an alpha channel.
+    // ICO requires an alpha channel.
     let scene = DynamicImage::ImageRgb8(scene(60, 40)).into_rgba8();
     let mut all = vec![with_exif(&jpeg(&DynamicImage::from(scene.clone()).into_rgb8(), 80), 8, "2020:01:01 00:00:00")];
     for format in
@@ -192,7 +197,7 @@ fn damage_anywhere_is_no_panic() {
                 decoder.recycle(image);
             }
         }
-        assert_eq!(decoder.decode(whole, Target::Full).map(|image| image.dimensions().0.max(60)), Ok(60), "undamaged");
+        assert_eq!(decoder.decode(whole, FULL).map(|image| image.dimensions().0.max(60)), Ok(60), "undamaged");
     }
 }
 

@@ -13,7 +13,7 @@ fn run(rows: &[&[u8]]) -> Output {
 
 #[test]
 fn conforms() {
-    // A missing time, camera or orientation is null and no error.
+    // A missing time, camera or orientation is null, not an error.
     let (good, bad) = (testing::readable(), testing::unreadable());
     let operator = testing::bind(definition(), &OperatorSpec::new("describe_image"));
     let (good, bad) = (testing::column(&testing::slices(&good)), testing::column(&testing::slices(&bad)));

@@ -9,6 +9,7 @@ use cenote_operator::{BoundOperator, OperatorSpec, Registry, conformance};
 use image::{ImageFormat, Rgb};
 
 use super::*;
+use crate::testing::FULL;
 
 static MODELS: LazyLock<Arc<ModelRegistry>> =
     LazyLock::new(|| Arc::new(ModelRegistry::new(ModelOptions::default()).unwrap()));
@@ -100,7 +101,8 @@ fn the_middle_square_keeps_the_middle() {
     assert_eq!(planes, [-127.0 / 128.0, 0.0, 1.0]);
 }
 
-/// Golden outputs were made with the reference weights at 16 bits, and their text space has a ridge head beside ConSE.
+/// Checks golden outputs, which were made with the reference weights at 16 bits. Their text space has a ridge head
+/// beside ConSE.
 #[test]
 fn reference_outputs_are_near() {
     let assets = std::env::var_os("CENOTE_ASSETS").map_or_else(|| "../../../shared/assets".into(), PathBuf::from);
@@ -113,7 +115,8 @@ fn reference_outputs_are_near() {
     let model = MODELS.model(MODEL).unwrap();
     for case in golden["image"].as_array().unwrap() {
         let file = case["png"].as_str().unwrap();
-        let square = decode_rgb(&std::fs::read(directory.join(file)).unwrap(), None).unwrap();
+        let bytes = std::fs::read(directory.join(file)).unwrap();
+        let square = Decoder::default().decode(&bytes, FULL).unwrap();
         let image = Tensor::f32(vec![1, 3, SIDE, SIDE], planes(&square)).unwrap();
         let outputs = model.run([("image", image)], &["features", "logits", "text_space"]).unwrap();
         let [features, logits, text] = outputs.iter().map(|t| t.as_f32().unwrap()).collect::<Vec<_>>()[..] else {

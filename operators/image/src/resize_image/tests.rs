@@ -94,7 +94,7 @@ fn wrong_parameters_are_refused() {
     assert!(registry.bind(&OperatorSpec::new("resize_image").with("fit", "crop")).is_err());
 }
 
-/// Prints the rate; run with `--no-capture`. It fails only when far too slow, for the machine may be busy.
+/// Prints the rate; run with `--no-capture`. Fails only when far too slow, because the machine may be busy.
 #[test]
 fn photographs_are_resized_fast() {
     let mut scene = testing::scene(640, 480);

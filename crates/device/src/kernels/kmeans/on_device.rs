@@ -1,21 +1,22 @@
-//! K-means with the points on a device.
+//! K-means on a device.
 
 use std::sync::Arc;
 
 use cenote_base::Result;
 
-use super::{Clusters, Members, Options, Steps, check, first_centroids, lloyd};
+use super::lloyd::{Assignment, Clustering, Clusters, Members, Options, Reseed, Steps};
 use crate::device::{Device, Kernel};
 use crate::kernels::grid;
 use crate::matrix::Matrix;
 use crate::pool::Lease;
 use crate::work::Work;
 
-/// Points of a work group that assigns, and columns of one that adds up; see the WGSL.
+/// Points of a work group of the kernel `assign`; see the WGSL.
 const ASSIGN_POINTS: usize = 64;
+/// Columns of a work group of the kernels `sum` and `shift`; see the WGSL.
 const SUM_COLUMNS: usize = 64;
 
-const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("../kmeans.wgsl"));
+const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("kmeans.wgsl"));
 
 const fn kernel(entry: &'static str) -> Kernel {
     Kernel { source: SOURCE, entry, constants: &[] }
@@ -34,16 +35,17 @@ struct Params {
     go_on: u32,
 }
 
-/// [`on_cpu`](super::on_cpu) on a device, which holds the points meanwhile. Blocks until it is done.
+/// Runs [`on_cpu`](super::on_cpu) on a device, which holds the points meanwhile. Blocks the calling thread until the
+/// last iteration.
 ///
 /// # Errors
-/// As [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and the errors of
+/// Those of [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and
+/// the errors of
 /// [`Pending::wait`](crate::Pending::wait).
 pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
-    let usable = check(points, columns, options)?;
-    let centroids = first_centroids(points, columns, &usable, options);
-    let steps = OnDevice::new(Matrix::upload(device, points, columns)?, points, &centroids)?;
-    lloyd(steps, points, columns, &usable, options)
+    let clustering = Clustering::new(points, columns, options)?;
+    let centroids = clustering.first_centroids();
+    clustering.run(OnDevice::new(Matrix::upload(device, points, columns)?, points, &centroids)?)
 }
 
 pub(super) struct OnDevice<'a> {
@@ -66,21 +68,21 @@ impl<'a> OnDevice<'a> {
         Params { columns: self.matrix.columns() as u32, points: points as u32, centroids: self.count as u32, go_on: 0 }
     }
 
-    /// A work group for 64 columns of each centroid.
+    /// Returns the grid with a work group for each [`SUM_COLUMNS`] columns of each centroid.
     fn column_groups(&self) -> [u32; 3] {
         [self.matrix.columns().div_ceil(SUM_COLUMNS) as u32, self.count as u32, 1]
     }
 }
 
 impl Steps for OnDevice<'_> {
-    fn assign(&mut self) -> Result<Vec<[u32; 2]>> {
+    fn assign(&mut self) -> Result<Vec<Assignment>> {
         let mut pending = Vec::new();
         for part in self.matrix.parts() {
             let mut work = Work::new(self.matrix.device())?;
-            let nearest = work.buffer::<[u32; 2]>(part.rows)?;
+            let nearest = work.buffer::<Assignment>(part.rows)?;
             let buffers = [&*part.buffer, &*self.centroids, &*nearest];
             work.dispatch(ASSIGN, &buffers, &self.params(part.rows), grid(part.rows.div_ceil(ASSIGN_POINTS)))?;
-            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, [u32; 2]>)?);
+            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, Assignment>)?);
         }
         let mut nearest = Vec::with_capacity(self.matrix.rows());
         for pending in pending {
@@ -89,7 +91,7 @@ impl Steps for OnDevice<'_> {
         Ok(nearest)
     }
 
-    fn update(&mut self, members: &Members, reseeded: &[(u32, u32)]) -> Result<()> {
+    fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()> {
         let device = self.matrix.device();
         let columns = self.matrix.columns();
         let mut work = Work::new(device)?;
@@ -105,10 +107,10 @@ impl Steps for OnDevice<'_> {
         let counts = work.upload(&counts)?;
         work.dispatch(SHIFT, &[&counts, &sums, &self.centroids], &self.params(0), self.column_groups())?;
         work.submit();
-        // Writes come before the kernels of their batch, so these are a batch of their own.
+        // Writes precede the kernels of their batch, and these must follow, so they are a batch of their own.
         let mut work = Work::new(device)?;
-        for &(centroid, row) in reseeded {
-            let point = &self.points[row as usize * columns..][..columns];
+        for &Reseed { centroid, point } in reseeds {
+            let point = &self.points[point as usize * columns..][..columns];
             let offset = centroid as usize * columns * size_of::<f32>();
             work.write(&self.centroids, offset as u64, bytemuck::cast_slice(point))?;
         }

@@ -1,10 +1,14 @@
 #![allow(clippy::unwrap_used)]
 use cenote_base::{ErrorKind, Random};
 
+use super::lloyd::{Assignment, Members, Reseed, Steps, reseeds};
+use super::on_cpu::OnCpu;
 use super::on_device::OnDevice;
 use super::*;
+use crate::kernels::distance::Metric;
+use crate::kernels::nearest;
 use crate::matrix::Matrix;
-use crate::{nearest, testing};
+use crate::testing;
 
 fn options(centroids: usize) -> Options {
     Options { centroids, iterations_max: 20, improvement_min: 1e-4, init: Init::PlusPlus, seed: 7 }
@@ -31,19 +35,19 @@ fn one_step_agrees_with_the_plain_computation() {
         for (point, (gpu, cpu)) in points.chunks_exact(columns).zip(by_gpu.iter().zip(&by_cpu)) {
             let squares: Vec<f64> = first.chunks_exact(columns).map(|row| plain_square(point, row)).collect();
             let least = squares.iter().copied().fold(f64::INFINITY, f64::min);
-            for [key, centroid] in [gpu, cpu] {
+            for Assignment { key, centroid } in [gpu, cpu] {
                 // No coordinate is further than 1 from 0.
                 let margin = f64::from(nearest::TOLERANCE) * 2.0 * columns as f64;
                 assert!((squares[*centroid as usize] - least).abs() <= margin);
                 assert!((f64::from(Metric::L2.number(*key)) - least).abs() <= margin);
             }
         }
-        let assigned: Vec<u32> = by_cpu.iter().map(|[_, centroid]| *centroid).collect();
+        let assigned: Vec<u32> = by_cpu.iter().map(|assigned| assigned.centroid).collect();
         let members = Members::new(&assigned, centroids);
         let empty = (0..centroids).find(|&centroid| members.of(centroid).is_empty());
-        let reseeded: Vec<(u32, u32)> = empty.map(|centroid| (centroid as u32, 0)).into_iter().collect();
-        gpu.update(&members, &reseeded).unwrap();
-        cpu.update(&members, &reseeded).unwrap();
+        let reseeds = empty.map(|centroid| Reseed { centroid: centroid as u32, point: 0 });
+        gpu.update(&members, reseeds.as_slice()).unwrap();
+        cpu.update(&members, reseeds.as_slice()).unwrap();
         let (gpu, cpu) = (gpu.centroids().unwrap(), cpu.centroids().unwrap());
         for centroid in 0..centroids {
             let rows: Vec<usize> = (0..count).filter(|&row| assigned[row] == centroid as u32).collect();
@@ -129,13 +133,13 @@ fn an_empty_cluster_starts_again_at_the_farthest_point() {
 
 fn starts_again(mut steps: impl Steps) {
     let assigned = steps.assign().unwrap();
-    let nearest: Vec<u32> = assigned.iter().map(|[_, centroid]| *centroid).collect();
+    let nearest: Vec<u32> = assigned.iter().map(|assigned| assigned.centroid).collect();
     assert_eq!(nearest, [0, 0, 0, 0], "the first of equal centroids");
     let members = Members::new(&nearest, 2);
-    let reseeded = reseeded(&members, &assigned, &[0, 1, 2, 3], 2);
-    assert_eq!(reseeded, [(1, 3)]);
-    steps.update(&members, &reseeded).unwrap();
-    let nearest: Vec<u32> = steps.assign().unwrap().iter().map(|[_, centroid]| *centroid).collect();
+    let reseeds = reseeds(&members, &assigned, &[0, 1, 2, 3]);
+    assert_eq!(reseeds, [Reseed { centroid: 1, point: 3 }]);
+    steps.update(&members, &reseeds).unwrap();
+    let nearest: Vec<u32> = steps.assign().unwrap().iter().map(|assigned| assigned.centroid).collect();
     assert_eq!(nearest, [0, 0, 0, 1]);
 }
 

@@ -6,7 +6,7 @@ use crate::testing;
 
 const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
 
-/// The distance in f64, none when it is undefined; and the scale that the tolerance is a part of.
+/// Computes the distance in f64, `None` when it is undefined, and the scale that the tolerance is a part of.
 fn plain(metric: Metric, a: &[f32], b: &[f32]) -> (Option<f64>, f64) {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let (aa, bb, ab) = (product(a, a), product(b, b), product(a, b));
@@ -19,7 +19,7 @@ fn plain(metric: Metric, a: &[f32], b: &[f32]) -> (Option<f64>, f64) {
     ((!distance.is_nan()).then_some(distance), scale)
 }
 
-/// Hits must be what an exact sort would give, but for distances within the tolerance.
+/// Checks that `hits` are those of an exact sort, but for distances within the tolerance.
 fn check_hits(metric: Metric, query: &[f32], matrix: &[f32], columns: usize, wanted: usize, hits: &[Hit]) {
     let near = |distance: f64| if metric == Metric::InnerProduct { -distance } else { distance };
     let all: Vec<_> = matrix.chunks_exact(columns).map(|row| plain(metric, query, row)).collect();
@@ -81,7 +81,7 @@ fn parts_and_blocks_are_one_matrix() {
     let (rows, columns, wanted) = (12_345, 4, 200);
     let mut random = Random::new(5);
     let (left, right) = (testing::numbers(&mut random, 33 * columns), testing::numbers(&mut random, rows * columns));
-    // So little memory that keys of 33 queries need blocks of some 1,000 rows.
+    // With this little memory, the keys of 33 queries are made in blocks of some 1,000 rows.
     let device = testing::open_with(1 << 20);
     let matrix = Matrix::upload_in_parts(&device, &right, columns, 80_000).unwrap();
     assert_eq!(matrix.parts().len(), 3);
@@ -97,7 +97,7 @@ fn parts_and_blocks_are_one_matrix() {
 #[test]
 fn equal_rows_come_in_order() {
     let device = testing::device();
-    // Five rows over and over, so that each distance comes 2,000 times; worst first, so that all are candidates once.
+    // Five rows over and over, so that each distance occurs 2,000 times; worst first, so that all are candidates once.
     let mut right: Vec<f32> = (0..10_000).flat_map(|row| [(9_999 - row) as f32 / 2000.0, 0.25]).collect();
     right.chunks_exact_mut(2).for_each(|row| row[0] = row[0].floor() + 1.0);
     let left = [0.0, 0.25, 1.0, -1.0];
@@ -129,7 +129,7 @@ fn what_is_undefined_is_not_found() {
         let counts = |hits: &[Vec<Hit>]| hits.iter().map(Vec::len).collect::<Vec<_>>();
         let expected = match metric {
             Metric::L2 => [99, 0, 99],
-            // Infinity times zero is not a number.
+            // Infinity times zero is NaN.
             Metric::InnerProduct => [99, 0, 98],
             Metric::Cosine => [97, 0, 0],
         };

@@ -4,7 +4,7 @@ use cenote_base::{ErrorKind, Random};
 use super::*;
 use crate::testing;
 
-/// The bits that CPU and device must agree in.
+/// Returns the bits in which CPU and device must agree.
 fn certain(picture: &[u8]) -> u64 {
     let block = coefficients(picture);
     let median = median(&block);
@@ -16,7 +16,7 @@ fn certain(picture: &[u8]) -> u64 {
     block.iter().enumerate().fold(0, |bits, (bit, &value)| bits | (u64::from(far(value)) << bit))
 }
 
-/// The definition, in f64 and without its separation into rows and columns.
+/// Computes the definition in f64, without separating rows and columns.
 fn plain(picture: &[u8]) -> u64 {
     let wave = |frequency: usize, place: usize| (PI * (2.0 * place as f64 + 1.0) * frequency as f64 / 64.0).cos() / 4.0;
     let mut block = Vec::new();
@@ -35,7 +35,7 @@ fn plain(picture: &[u8]) -> u64 {
     block.iter().enumerate().fold(0, |hash, (bit, &value)| hash | (u64::from(value > median) << bit))
 }
 
-/// Noise, gradients, one colour and single points.
+/// Makes pictures of noise, gradients, one colour and single points.
 fn pictures(random: &mut Random, count: usize) -> Vec<u8> {
     let mut pictures = testing::bytes(random, count * PICTURE_BYTES);
     for (index, picture) in pictures.chunks_exact_mut(PICTURE_BYTES).enumerate() {

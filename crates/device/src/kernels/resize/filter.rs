@@ -1,8 +1,8 @@
-//! Which source pixels count for a target pixel, and how much.
+//! The weights of source pixels in a target pixel, along one direction.
 
 /// A triangle filter along one direction, as Pillow's `precompute_coeffs` makes it.
 pub(super) struct Filter {
-    /// Of each target pixel.
+    /// The source pixels of each target pixel.
     pub(super) spans: Vec<Span>,
     pub(super) weights: Vec<f32>,
 }
@@ -11,13 +11,21 @@ pub(super) struct Filter {
 pub(super) struct Span {
     pub(super) first: u32,
     pub(super) count: u32,
-    /// Where their weights begin.
+    /// The index of their first weight.
     pub(super) weights: u32,
 }
 
+/// The part of a line of source pixels that is resized, in pixels and fractions of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Section {
+    pub(super) start: f64,
+    pub(super) extent: f64,
+}
+
 impl Filter {
-    /// From the `extent` pixels that begin at `start`, of the `source` pixels there are, to `target` pixels, none of them 0.
-    pub(super) fn new(source: u32, (start, extent): (f64, f64), target: u32) -> Self {
+    /// Makes the filter from `section` of `source` pixels to `target` pixels. None of the three may be empty.
+    pub(super) fn new(source: u32, section: Section, target: u32) -> Self {
+        let Section { start, extent } = section;
         let scale = extent / f64::from(target);
         // Half the width of the triangle: one source pixel, or one target pixel when that is wider.
         let support = scale.max(1.0);
@@ -34,6 +42,7 @@ impl Filter {
         filter
     }
 
+    /// Returns the weights of the source pixels of `span`.
     pub(super) fn weights(&self, span: &Span) -> &[f32] {
         &self.weights[span.weights as usize..][..span.count as usize]
     }

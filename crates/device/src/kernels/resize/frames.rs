@@ -1,32 +1,34 @@
-//! Pictures of any size as frames of one: RGB bytes by lines, three a pixel.
+//! Pictures of any size as frames of one size: RGB bytes line by line, three a pixel.
 //!
-//! The filter is that of [the parent](super); values are rounded once, at the end. There is no twin for the CPU here, because
-//! libraries have one that rounds after each direction and is quicker for it: what they make is within one grey level.
+//! The filter is that of [`resize`](super); values are rounded once, at the end. This module has no `on_cpu`, because
+//! libraries have one that rounds after each direction, which is faster and within one grey level.
 
 use cenote_base::{Error, Result};
 
-use super::{Crop, Filters, Kernel, Params, Source, run};
-use crate::device::Device;
+use super::filter::Section;
+use super::{Batch, Crop, Filters, Params, Source};
+use crate::device::{Device, Kernel};
 use crate::kernels::grid;
 use crate::work::Pending;
 
-const FRAME: Kernel = Kernel { source: include_str!("../resize.wgsl"), entry: "frame", constants: &[] };
-/// Lanes of a work group, and pixels that each makes; see the WGSL.
+const FRAME: Kernel = Kernel { source: include_str!("resize.wgsl"), entry: "frame", constants: &[] };
+/// The lanes of a work group; see the WGSL.
 const GROUP_LANES: usize = 64;
+/// The pixels that a lane makes; see the WGSL.
 const LANE_PIXELS: usize = 4;
 
-/// A picture and where it goes in its frame.
+/// A picture and its place in a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
-    /// RGB bytes by lines, three a pixel.
+    /// The RGB bytes line by line, three a pixel.
     pub pixels: &'a [u8],
-    /// In pixels.
+    /// The width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// The height in pixels.
     pub height: u32,
-    /// What is resized. Pixels beside it count as far as the filter reaches.
+    /// The part that is resized. Pixels beside it count as far as the filter reaches.
     pub part: Part,
-    /// Where it goes. The rest of the frame is black.
+    /// The part of the frame that the picture fills. The rest of the frame is black.
     pub place: Crop,
 }
 
@@ -37,24 +39,25 @@ pub struct Part {
     pub left: f64,
     /// The first line.
     pub top: f64,
-    /// How many columns.
+    /// The number of columns.
     pub width: f64,
-    /// How many lines.
+    /// The number of lines.
     pub height: f64,
 }
 
 impl Part {
-    /// All of a picture of this size.
+    /// Makes the part that is all of a picture of this size.
     pub fn whole(width: u32, height: u32) -> Self {
         Self { left: 0.0, top: 0.0, width: f64::from(width), height: f64::from(height) }
     }
 }
 
-/// The frames of `pictures`, each of `width` × `height` pixels, one after the other.
+/// Makes a frame of `width` × `height` pixels of each of `pictures`, one after the other.
 ///
 /// # Errors
-/// `InvalidInput` when a picture's bytes are not its size, its part is empty or sticks out, its place does, or the frame is empty; the
-/// message names the picture by its place in the batch. `ResourceExhausted` when the batch does not fit the device.
+/// `InvalidInput` when a picture's bytes are not its size, its part or its place is empty or sticks out, or the frame
+/// is empty; the message names the picture by its index in the batch. `ResourceExhausted` when the batch does not fit
+/// the device.
 pub fn on_device<'a>(
     device: &Device,
     pictures: &[Picture<'a>],
@@ -68,8 +71,10 @@ pub fn on_device<'a>(
     let mut filters = Filters::default();
     let source = |picture: &Picture<'a>| {
         let (part, place) = (picture.part, picture.place);
-        let columns = filters.place_part(picture.width, (part.left, part.width), place.width);
-        let lines = filters.place_part(picture.height, (part.top, part.height), place.height);
+        let across = Section { start: part.left, extent: part.width };
+        let down = Section { start: part.top, extent: part.height };
+        let columns = filters.section(picture.width, across, place.width);
+        let lines = filters.section(picture.height, down, place.height);
         Source { pixels: picture.pixels, first: 0, stride: 3 * picture.width as usize, columns, lines, place }
     };
     let sources: Vec<_> = pictures.iter().map(source).collect();
@@ -78,12 +83,13 @@ pub fn on_device<'a>(
     let across_lanes = across * GROUP_LANES as u32;
     let params = Params { width, height, across: across_lanes, padding: 0, scale: [0.0; 4], offset: [0.0; 4] };
     let (count, frame_bytes, stride) = (pictures.len(), 3 * pixels, 3 * LANE_PIXELS * lanes);
-    // A frame that is no whole number of words has bytes behind it.
+    // A frame is padded to a whole number of words.
     let frames = move |bytes: &[u8]| match stride == frame_bytes {
         true => bytes[..count * stride].to_vec(),
         false => bytes.chunks_exact(stride).take(count).flat_map(|frame| &frame[..frame_bytes]).copied().collect(),
     };
-    run(device, FRAME, (&sources, &filters), &params, (count * stride / 4, [across, down, count as u32]), frames)
+    let (groups, words) = ([across, down, count as u32], count * stride / 4);
+    Batch { kernel: FRAME, sources, filters, params, groups, words }.run(device, frames)
 }
 
 fn check(number: usize, picture: &Picture<'_>, (frame_width, frame_height): (u32, u32)) -> Result<()> {
@@ -95,7 +101,7 @@ fn check(number: usize, picture: &Picture<'_>, (frame_width, frame_height): (u32
             pixels.len()
         )));
     }
-    // Rounding may take a part over the edge by a little, which the filters cut off.
+    // Rounding may push a part over the edge by a little, which the filters cut off.
     let inside = |start: f64, extent: f64, size: u32| {
         start >= 0.0 && extent > 0.0 && extent.is_finite() && start + extent <= f64::from(size) + 1e-6
     };
@@ -123,7 +129,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// The definition in f64: every source pixel under the product of two triangles, in grey levels.
+    /// Computes the definition in f64: every source pixel under the product of two triangles, in grey levels.
     fn plain(picture: &Picture<'_>, (width, height): (u32, u32)) -> Vec<f64> {
         let weights = |place: u32, source: u32, start: f64, extent: f64, target: u32| -> Vec<f64> {
             let scale = extent / f64::from(target);

@@ -7,7 +7,7 @@ use crate::testing;
 const MATRICES: [ColourMatrix; 2] = [ColourMatrix::Bt601, ColourMatrix::Bt709];
 const RANGES: [Range; 2] = [Range::Limited, Range::Full];
 
-/// Planes of a frame with `gap` bytes behind each line but the last.
+/// Makes the planes of a frame with `gap` bytes behind each line but the last.
 struct Planes {
     y: Vec<u8>,
     u: Vec<u8>,
@@ -34,7 +34,7 @@ impl Planes {
     }
 }
 
-/// The formulas of the recommendations, in f64.
+/// Computes the formulas of the recommendations in f64.
 fn plain(format: &Format, y: u8, u: u8, v: u8) -> [f64; 3] {
     let (kr, kb) = if format.matrix == ColourMatrix::Bt601 { (0.299, 0.114) } else { (0.2126, 0.0722) };
     let (y, u, v) = match format.range {
@@ -102,7 +102,7 @@ fn both_agree_in_every_byte_at_odd_sizes() {
             let cpu = on_cpu(&frames, &format).unwrap();
             assert_eq!(cpu.len(), count * width * height * 3);
             assert_eq!(on_device(&device, &frames, &format).unwrap().wait().unwrap(), cpu, "{format:?}");
-            // Each pixel by itself, from where its samples are.
+            // Each pixel by itself, from its own samples.
             for _ in 0..50 {
                 let mut below = |bound: usize| random.below(bound as u64) as usize;
                 let (frame, x, y) = (below(count), below(width), below(height));

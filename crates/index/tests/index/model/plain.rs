@@ -1,4 +1,4 @@
-//! The plain model: what each search must give, from the rows alone.
+//! The plain model: the expected result of each search, computed from the rows alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use cenote_index::Metric;
 
 pub const DIMENSIONS: usize = 8;
 
-/// Words as they stand in a text, with the word that an English index keeps of them; `None`: a stop word.
+/// Words of texts, each with the term that an English index makes of it; `None`: a stop word.
 const WORDS: [(&str, Option<&str>); 14] = [
     ("car", Some("car")),
     ("cars", Some("car")),
@@ -29,7 +29,7 @@ const WORDS: [(&str, Option<&str>); 14] = [
 pub struct Row {
     pub color: Option<i64>,
     pub note: Option<String>,
-    /// Of a column that comes and goes.
+    /// The value of a column that is added and dropped.
     pub title: Option<String>,
     pub vector: Option<Vec<f32>>,
 }
@@ -51,7 +51,7 @@ impl Row {
     }
 }
 
-/// Of few values, so that there are ties and zero vectors.
+/// Returns a vector of few distinct values, so that there are ties and zero vectors.
 pub fn vector(random: &mut Random) -> Vec<f32> {
     if random.below(20) == 0 {
         return vec![0.0; DIMENSIONS];
@@ -59,7 +59,7 @@ pub fn vector(random: &mut Random) -> Vec<f32> {
     (0..DIMENSIONS).map(|_| random.below(5) as f32 - 2.0).collect()
 }
 
-/// One that has a direction.
+/// Returns a vector that is not zero.
 pub fn query_vector(random: &mut Random) -> Vec<f32> {
     let mut vector = vector(random);
     vector[0] = 1.0 + random.below(2) as f32;
@@ -70,12 +70,12 @@ pub fn word(random: &mut Random) -> &'static str {
     WORDS[random.below(WORDS.len() as u64) as usize].0
 }
 
-/// One that is no stop word.
+/// Returns a word that is not a stop word.
 pub fn content_word(random: &mut Random) -> &'static str {
     WORDS[random.below(12) as usize].0
 }
 
-/// Words between many sorts of gaps, or none at all.
+/// Returns words with many sorts of gaps between them, or none at all.
 fn text(random: &mut Random, step: usize) -> String {
     let mut text = String::new();
     for _ in 0..random.below(7) {
@@ -88,7 +88,7 @@ fn text(random: &mut Random, step: usize) -> String {
     text
 }
 
-/// What an English index keeps of `text`: each word with its place.
+/// Returns the terms that an English index makes of `text`, each with its position.
 pub fn words(text: &str) -> Vec<(usize, String)> {
     let separate = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let kept = |word: &str| match WORDS.iter().find(|(written, _)| written.eq_ignore_ascii_case(word)) {
@@ -98,7 +98,7 @@ pub fn words(text: &str) -> Vec<(usize, String)> {
     separate.enumerate().filter_map(|(place, word)| Some((place, kept(word)?))).collect()
 }
 
-/// `None`: no distance.
+/// Returns the distance between two vectors; `None` where it is undefined.
 pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> Option<f32> {
     let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
     let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -110,7 +110,7 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> Option<f32> {
     }
 }
 
-/// The rows of a filter, and its text.
+/// A filter.
 #[derive(Debug, Clone, Copy)]
 pub enum Keep {
     All,

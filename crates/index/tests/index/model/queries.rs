@@ -1,4 +1,4 @@
-//! Text queries as trees, and the score of every row by one, from the rows alone.
+//! Text queries as trees, and the scores of rows by a query, computed from the rows alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,9 @@ use cenote_base::Random;
 
 use super::plain::{Rows, content_word, word, words};
 
-/// Nothing but a stem that an English index leaves as it is; some are near to words that rows have.
+/// Words that an English index leaves as they are; some are similar to words that rows have.
 const MISSPELT: [&str; 9] = ["cra", "cart", "hos", "serch", "gren", "lihgt", "cafet", "step1", "step12"];
-/// A fuzzy word stands for so many words at most.
+/// The most words that a fuzzy word stands for.
 const EXPANSIONS_MAX: usize = 50;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +30,7 @@ impl Query {
         Self::Group { must, should: Vec::new(), must_not: Vec::new() }
     }
 
-    /// With what can be written when words side by side are all needed, `all_words`.
+    /// Returns a random query; with `all_words`, one that can be written when all adjacent words are required.
     pub fn random(random: &mut Random, depth: usize, all_words: bool) -> Self {
         match random.below(if depth == 0 { 6 } else { 10 }) {
             0..=2 => Self::Word(word(random).to_owned()),
@@ -58,7 +58,7 @@ impl Query {
         }
     }
 
-    /// As a user writes it, in one of the ways that there are.
+    /// Writes the query as a user would, in a random one of the possible ways.
     pub fn written(&self, random: &mut Random, all_words: bool) -> String {
         match self {
             Self::Word(word) => word.clone(),
@@ -93,7 +93,7 @@ impl Query {
         }
     }
 
-    /// Whether nothing is left of it without stop words.
+    /// Returns whether the query has stop words only.
     fn is_empty(&self) -> bool {
         match self {
             Self::Word(text) | Self::Phrase(text) | Self::Fuzzy(text, _) => words(text).is_empty(),
@@ -110,8 +110,8 @@ struct Corpus {
     average: f64,
 }
 
-/// The score of each row of `rows` whose `column` fits `query`, as if all of them were indexed at once: BM25 with k1 = 1.2 and
-/// b = 0.75 over the rows that have words. Robertson, Zaragoza: "The Probabilistic Relevance Framework: BM25 and
+/// Returns the score of each row whose `column` matches `query`, as if all `rows` were in one index: BM25 with k1 = 1.2
+/// and b = 0.75 over the rows that have words. Robertson, Zaragoza: "The Probabilistic Relevance Framework: BM25 and
 /// Beyond", 2009.
 pub fn scores(rows: &Rows, column: &str, query: &Query) -> BTreeMap<i64, f64> {
     let with_words = rows.iter().filter_map(|(id, row)| Some((*id, words(row.text(column)?))));
@@ -129,7 +129,7 @@ impl Corpus {
         self.rows.iter().filter(|(_, own)| times(own, word) > 0.0).count()
     }
 
-    /// The scores of rows by `word`, as if `rows_with` rows had it.
+    /// Returns the scores of rows by `word`, as if `rows_with` rows had it.
     fn scores_by(&self, word: &str, rows_with: usize) -> BTreeMap<i64, f64> {
         const K1: f64 = 1.2;
         const B: f64 = 0.75;
@@ -166,7 +166,8 @@ impl Corpus {
         fitting.map(|(id, _)| (*id, parts.iter().map(|part| part[id]).sum())).collect()
     }
 
-    /// Lucene's way: the sum over similar words, each weighed by its similarity, all as common as the commonest.
+    /// Scores rows as Lucene does: the sum over similar words, each weighed by its similarity, all as common as the
+    /// commonest.
     fn fuzzy(&self, word: &str, edits: Option<usize>) -> BTreeMap<i64, f64> {
         let max = edits.unwrap_or(match word.len() {
             0..=2 => 0,
@@ -200,7 +201,7 @@ impl Corpus {
         found
     }
 
-    /// The scores by each of `queries`; a word that stands there twice counts once.
+    /// Returns the scores by each of `queries`; a repeated word counts once.
     fn parts(&self, queries: &[Query]) -> Vec<BTreeMap<i64, f64>> {
         let mut known = BTreeSet::new();
         let is_new = |query: &&Query| match query {
@@ -225,7 +226,7 @@ fn sum(parts: impl Iterator<Item = (f64, BTreeMap<i64, f64>)>) -> BTreeMap<i64, 
     sum
 }
 
-/// By the definition, without a table.
+/// Counts the edits between two words by the definition, without dynamic programming.
 fn edits_between(a: &str, b: &str) -> usize {
     let mut reached: BTreeMap<(usize, usize), usize> = BTreeMap::from([((0, 0), 0)]);
     for i in 0..=a.len() {

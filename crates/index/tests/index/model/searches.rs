@@ -1,4 +1,4 @@
-//! Each search of a snapshot beside the plain model.
+//! Each search of a snapshot, compared with the plain model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::plain::{Keep, Row, Rows, content_word, distance, query_vector, word};
 use super::queries::{Query, scores};
 use crate::INDEXES;
 
-/// Of the hits that exact search gives, how many were found.
+/// The hits found, and those that the exact search returns.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Recall {
     pub found: usize,
@@ -38,7 +38,7 @@ fn floats(found: &RecordBatch, name: &str) -> Vec<f32> {
     found[name].as_primitive::<Float32Type>().values().to_vec()
 }
 
-/// One search of each sort.
+/// Checks one search of each sort.
 pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest: &str, recall: &mut Recall) {
     let indexes = INDEXES.list(snapshot).await.unwrap();
     for index in &indexes {
@@ -53,7 +53,7 @@ pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest
 
     let vector = query_vector(random);
     check_vector(snapshot, rows, &indexes, &vector, k, None, second, recall).await;
-    // The same filter each time: where its rows are is remembered from one search to the next.
+    // The same filter each time, so that the positions of its rows are cached.
     check_vector(snapshot, rows, &indexes, &vector, k, None, Keep::ColorBelow(3), recall).await;
     let metric = [Metric::L2, Metric::Cosine, Metric::Dot][random.below(3) as usize];
     check_vector(snapshot, rows, &indexes, &vector, k, Some(metric), Keep::All, recall).await;
@@ -104,7 +104,7 @@ pub async fn check(snapshot: &Snapshot, rows: &Rows, random: &mut Random, newest
     check_hybrid(snapshot, rows, &HybridQuery { vector: near, text: of_one, k }, third, &fitting).await;
 }
 
-/// The same rows by a filter, a count, and their row ids.
+/// Checks that a filter, a count and a read by row ids give the same rows.
 async fn check_filter(snapshot: &Snapshot, rows: &Rows, random: &mut Random, keep: Keep) {
     let wanted = keep.of(rows);
     assert_eq!(snapshot.count(None).await.unwrap(), rows.len());
@@ -129,7 +129,7 @@ async fn check_filter(snapshot: &Snapshot, rows: &Rows, random: &mut Random, kee
     }
 }
 
-/// The nearest rows of `rows`, exactly as many as there are, each once and by its own vector.
+/// Checks that the nearest rows are found, as many as there are, each once and by its current vector.
 #[expect(clippy::too_many_arguments)]
 async fn check_vector(
     snapshot: &Snapshot,
@@ -173,7 +173,7 @@ async fn check_vector(
     }
 }
 
-/// Exactly the rows of `rows` that fit `asked`, or the best of them; each by its best column.
+/// Checks that exactly the rows that match `asked` are found, or the best of them, each by its best column.
 pub async fn check_text(
     snapshot: &Snapshot,
     rows: &Rows,
@@ -204,7 +204,7 @@ pub async fn check_text(
     }
 }
 
-/// The two rankings fused, and no row that neither may have.
+/// Checks that the two rankings are fused, and that every row is in one of them.
 async fn check_hybrid(snapshot: &Snapshot, rows: &Rows, query: &HybridQuery, keep: Keep, fitting: &BTreeMap<i64, f64>) {
     let found = INDEXES.hybrid_search(snapshot, query).await.unwrap();
     for id in id_set(&found) {

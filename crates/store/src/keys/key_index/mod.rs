@@ -1,18 +1,18 @@
-//! Where in the base each key is: hashes of keys to row ids, in files that are never changed.
+//! The key index: hashes of keys to row ids of the base, in files that never change.
 //!
-//! A log-structured merge tree (O'Neil, Cheng, Gawlick, O'Neil, 1996) of few levels, newest first. A level is one file
-//! of entries sorted by hash and a directory of buckets by the hash's top bits, which is all that is kept in memory:
-//! hashes are uniform, so a lookup is one small read a level, whatever the table's size.
+//! It is a log-structured merge tree (O'Neil, Cheng, Gawlick, O'Neil, 1996) of few levels, newest first. A level is one
+//! file: entries sorted by hash, and a directory of buckets by the top bits of the hash. Only the directory is kept in
+//! memory. Hashes are uniform, so a lookup is one small read per level whatever the table's size.
 //!
 //! ```text
 //! level     = entry* directory footer
-//! entry     = hash u128 (big-endian) · row id u64 (little-endian); the largest row id says that the key is gone
+//! entry     = hash u128 (big-endian) · row id u64 (little-endian); the largest row id marks a deleted key
 //! directory = number of the first entry of each bucket, and the number of entries: u64*; crc32 of each bucket: u32*
 //! footer    = entries u64 · bucket bits u32 · format u32 · crc32 of directory and these three u32 · magic "CENOTEKI"
 //! ```
 //!
-//! A bucket is checked whenever it is read: entries that a disk made up would name one key twice. Format 1 has no
-//! checksums of buckets.
+//! A bucket's checksum is verified on every read: with damaged entries, a table could end up with one key twice. Format
+//! 1 has no checksums of buckets.
 
 use std::collections::BTreeSet;
 use std::fs::{DirEntry, File};
@@ -35,17 +35,17 @@ const FORMAT: u32 = 2;
 const ENTRY_BYTES: usize = 24;
 const FOOTER_BYTES: usize = 28;
 const BUCKET_ENTRIES: u64 = 128;
-/// Buckets read at once where all are.
+/// Buckets per read when a whole level is read.
 const BUCKETS_READ: usize = 64;
-/// The extension of a file that is being written, and how old such a file is that was left behind.
+/// The extension of a file that is still being written; and the age from which such a file counts as left behind.
 pub(crate) const PART: &str = "part";
 const ABANDONED_AGE: Duration = Duration::from_secs(3600);
-/// The row id of a key that is gone.
+/// The row id that marks a deleted key.
 const GONE: u64 = u64::MAX;
-/// The newest level is merged into the next one when it has at least one in so many of its entries.
+/// The newest level is merged into the next one when it has at least `1 / MERGE_RATIO` as many entries.
 const MERGE_RATIO: u64 = 4;
 
-/// See the module's description. Cheap to clone; its calls block.
+/// The key index of one base version: see the module's description. Cheap to clone; its calls block.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyIndex {
     directory: Arc<Path>,
@@ -60,13 +60,13 @@ struct Level {
     file: File,
     entries: u64,
     bucket_bits: u32,
-    /// The number of the first entry of each bucket, and the number of entries.
+    /// The number of the first entry of each bucket, followed by the number of entries.
     buckets: Vec<u64>,
     /// The checksum of each bucket; empty in format 1.
     checksums: Vec<u32>,
 }
 
-/// The file that says what the index of a base version consists of.
+/// The file that lists the levels of the index of one base version.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     format: u32,
@@ -75,7 +75,7 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest in `bytes`, which are those of `name`.
+    /// Parses the manifest `bytes` of the file `name`.
     pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Self> {
         let manifest: Self = serde_json::from_slice(bytes)
             .map_err(|source| Error::corrupt(format!("{name} is unreadable")).with_source(source))?;
@@ -85,13 +85,13 @@ impl Manifest {
 }
 
 impl KeyIndex {
-    /// An index without entries that lives in `directory`, which is made if it does not exist.
+    /// Makes an index without entries in `directory`, which is created if it does not exist.
     pub(crate) fn empty(directory: &Path) -> Result<Self> {
         make_directory(directory)?;
         Ok(Self { directory: directory.into(), levels: Vec::new() })
     }
 
-    /// The index of base version `version`; `None` when none was written for it, or a file of it is gone.
+    /// Opens the index of base version `version`; `None` when none was written for it, or one of its files is missing.
     pub(crate) fn open(directory: &Path, version: u64) -> Result<Option<Self>> {
         let Some(manifest) = read_manifest(directory, version)? else { return Ok(None) };
         let mut levels = Vec::with_capacity(manifest.levels.len());
@@ -104,14 +104,14 @@ impl KeyIndex {
         Ok(Some(Self { directory: directory.into(), levels }))
     }
 
-    /// The row id of each key, in their order; `None` where it is absent.
+    /// Returns the row id of each key, in the order of `hashes`; `None` for an absent key.
     pub(crate) fn get_many(&self, hashes: &[u128]) -> Result<Vec<Option<u64>>> {
         let found = self.search(hashes, read_waiting)?;
-        found.ok_or_else(|| Error::internal("a read that waits came back with nothing"))
+        found.ok_or_else(|| Error::internal("a blocking read returned nothing"))
     }
 
-    /// As [`get_many`](Self::get_many), without waiting for the disk: `None` when the operating system does not have
-    /// all of it in memory.
+    /// Looks keys up as [`get_many`](Self::get_many) does, without waiting for the disk; `None` unless the operating
+    /// system has everything in memory.
     pub(crate) fn get_many_cached(&self, hashes: &[u128]) -> Result<Option<Vec<Option<u64>>>> {
         self.search(hashes, read_cached)
     }
@@ -121,7 +121,7 @@ impl KeyIndex {
         if self.levels.is_empty() {
             return Ok(Some(found));
         }
-        // In the order of the files, so that neighbours share a read.
+        // Look keys up in the order of the files, so that neighbours share a read.
         let mut open: Vec<usize> = (0..hashes.len()).collect();
         open.sort_unstable_by_key(|at| hashes[*at]);
         for level in &self.levels {
@@ -142,8 +142,8 @@ impl KeyIndex {
         Ok(Some(found))
     }
 
-    /// This index with `entries` over it (`None`: the key is gone), each key once, on the way to base version
-    /// `version`.
+    /// Returns this index with `entries` added as its newest level (`None`: the key was deleted), each key once; new
+    /// files are named after base version `version`.
     pub(crate) fn advance(&self, version: u64, entries: Vec<(u128, Option<u64>)>) -> Result<Self> {
         let mut levels = self.levels.clone();
         if !entries.is_empty() {
@@ -169,7 +169,7 @@ impl KeyIndex {
         Ok(Self { directory: Arc::clone(&self.directory), levels })
     }
 
-    /// Whether file `name` is there and all of it is what was written; a damaged one is removed.
+    /// Returns whether the file `name` exists and is intact; removes it if it is damaged.
     pub(crate) fn is_whole(directory: &Path, name: &str) -> Result<bool> {
         let read = Level::open(directory, name.to_owned()).and_then(|level| match level {
             Some(level) => Arc::new(level).entries().try_for_each(|entry| entry.map(drop)).map(|()| true),
@@ -185,7 +185,7 @@ impl KeyIndex {
         }
     }
 
-    /// Removes what is damaged of the index of base version `version`.
+    /// Removes damaged files of the index of base version `version`.
     pub(crate) fn discard_damaged(directory: &Path, version: u64) -> Result<()> {
         match read_manifest(directory, version) {
             Err(error) if error.kind() == ErrorKind::Corrupt => remove(&directory.join(manifest_name(version))),
@@ -196,12 +196,12 @@ impl KeyIndex {
         }
     }
 
-    /// The names of its files, newest first.
+    /// Returns the names of the level files, newest first.
     pub(crate) fn level_names(&self) -> impl Iterator<Item = &str> {
         self.levels.iter().map(|level| level.name.as_str())
     }
 
-    /// Makes this the index of base version `version`; on the disk when it returns.
+    /// Saves this as the index of base version `version`; durable when it returns.
     pub(crate) fn save(&self, version: u64) -> Result<()> {
         let names = self.level_names().map(str::to_owned).collect();
         let text = serde_json::to_vec(&Manifest { format: FORMAT, levels: names })
@@ -211,11 +211,11 @@ impl KeyIndex {
         let mut file = File::create_new(&part).context(|| format!("make {}", part.display()))?;
         file.write_all(&text).and_then(|()| file.sync_all()).context(|| format!("write {}", part.display()))?;
         std::fs::rename(&part, &path).context(|| format!("write {}", path.display()))?;
-        // Its own name and those of the levels that it names.
+        // Makes durable the manifest's name and those of the levels in it.
         sync_directory(&self.directory)
     }
 
-    /// Removes what belongs to no base version in `keep`.
+    /// Removes files that belong to no base version in `keep`.
     pub(crate) fn collect(directory: &Path, keep: &BTreeSet<u64>) -> Result<()> {
         let mut needed = BTreeSet::new();
         for version in keep {
@@ -232,7 +232,7 @@ impl KeyIndex {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            // Another process may be writing a part.
+            // Another process may be writing this file.
             let is_part = name.to_string_lossy().ends_with(PART) && !is_abandoned(&entry);
             if !is_part && !needed.contains(name.to_string_lossy().as_ref()) {
                 remove(&entry.path())?;
@@ -241,7 +241,7 @@ impl KeyIndex {
         Ok(())
     }
 
-    /// Removes files that are not in `known` and have not been written lately: copies of what was collected elsewhere.
+    /// Removes files that are not in `known` and were not written recently: copies of what was collected elsewhere.
     pub(crate) fn tidy(directory: &Path, known: &BTreeSet<String>) -> Result<()> {
         for entry in std::fs::read_dir(directory).context(|| format!("list {}", directory.display()))? {
             let entry = entry?;
@@ -277,7 +277,7 @@ impl Bucket {
     }
 }
 
-/// Fills a buffer from a place in a file; false when that would have to wait, and must not.
+/// Fills a buffer from an offset of a file. Returns false if it would have to wait for the disk and must not.
 type ReadAt = fn(&File, &mut [u8], u64) -> std::io::Result<bool>;
 
 fn read_waiting(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<bool> {
@@ -292,7 +292,7 @@ impl Level {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::from(error).context(format!("open {}", path.display()))),
         };
-        let damaged = || Error::corrupt(format!("{} is damaged: remove it, and it is made anew", path.display()));
+        let damaged = || Error::corrupt(format!("{} is damaged: remove it, and it is rebuilt", path.display()));
         let length = file.metadata()?.len();
         let at = length.checked_sub(FOOTER_BYTES as u64).ok_or_else(damaged)?;
         let mut footer = [0; FOOTER_BYTES];
@@ -322,7 +322,7 @@ impl Level {
         Ok(Some(Self { name, path, file, entries, bucket_bits, buckets, checksums }))
     }
 
-    /// Writes sorted entries, some `expected` of them; `None` when there are none.
+    /// Writes sorted entries, about `expected` of them; returns `None` if there are none.
     fn write(
         directory: &Path,
         version: u64,
@@ -376,7 +376,7 @@ impl Level {
         Ok(Some(Self { name, path, file, entries, bucket_bits, buckets, checksums }))
     }
 
-    /// Makes `bucket` the one in which `hash` is, if it is anywhere; false when `read` does not wait for it.
+    /// Makes `bucket` the one that would hold `hash`. Returns false if `read` would have to wait.
     fn read_bucket(&self, hash: u128, bucket: &mut Bucket, read: ReadAt) -> Result<bool> {
         let number = bucket_of(hash, self.bucket_bits);
         if bucket.number == Some(number) {
@@ -390,11 +390,10 @@ impl Level {
         Ok(true)
     }
 
-    /// Fills `bytes` with the entries of `buckets`; false when `read` does not wait for them.
+    /// Fills `bytes` with the entries of `buckets`. Returns false if `read` would have to wait.
     ///
     /// # Errors
-    /// `Corrupt` when they are not what was written. The file is then removed, so that whoever opens the index makes it
-    /// anew.
+    /// `Corrupt` when a checksum does not match. The file is then removed, so that opening the index rebuilds it.
     fn read_buckets(&self, buckets: Range<usize>, bytes: &mut Vec<u8>, read: ReadAt) -> Result<bool> {
         let (start, end) = (self.buckets[buckets.start], self.buckets[buckets.end]);
         bytes.resize((end - start) as usize * ENTRY_BYTES, 0);
@@ -409,8 +408,7 @@ impl Level {
             rest = after;
             if crc32fast::hash(bucket) != *checksum {
                 remove(&self.path)?;
-                let what =
-                    format!("{} was damaged, and is made anew when the table is opened again", self.path.display());
+                let what = format!("{} was damaged; it is rebuilt when the table is opened again", self.path.display());
                 return Err(Error::corrupt(what));
             }
         }
@@ -425,10 +423,10 @@ impl Level {
 /// The entries of a level, in order.
 struct Entries {
     level: Arc<Level>,
-    /// The first bucket that was not read.
+    /// The first bucket that has not been read.
     next: usize,
     bytes: Vec<u8>,
-    /// How many of `bytes` were given.
+    /// The offset in `bytes` of the next entry.
     at: usize,
 }
 
@@ -457,7 +455,7 @@ impl Iterator for Entries {
     }
 }
 
-/// Two levels as one: of equal keys, the newer entry.
+/// Merges two levels; where both have a key, the newer entry wins.
 struct Merge {
     newer: Entries,
     older: Entries,
@@ -500,7 +498,7 @@ impl Iterator for Merge {
 }
 
 fn bucket_of(hash: u128, bits: u32) -> usize {
-    // A shift by all 128 bits is none.
+    // Shifting by all 128 bits overflows and means bucket 0.
     hash.checked_shr(128 - bits).unwrap_or(0) as usize
 }
 
@@ -523,7 +521,7 @@ fn check_format(format: u32, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file, or finds that another process did.
+/// Removes a file, unless another process already did.
 fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -533,13 +531,13 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether nobody has written a file for so long that nobody will.
+/// Returns whether a file has not been written for so long that its writer must be gone.
 fn is_abandoned(entry: &DirEntry) -> bool {
     let modified = entry.metadata().and_then(|metadata| metadata.modified());
     modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= ABANDONED_AGE))
 }
 
-/// The name of the manifest of base version `version`.
+/// Returns the name of the manifest of base version `version`.
 pub(crate) fn manifest_name(version: u64) -> String {
     format!("{version}.json")
 }
@@ -553,10 +551,10 @@ fn read_manifest(directory: &Path, version: u64) -> Result<Option<Manifest>> {
     }
 }
 
-/// A name that no other process and no other call chooses.
+/// Returns a name that no other process and no other call chooses.
 fn unique_name(version: u64, extension: &str) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    // Process numbers are used again, and by other containers: the hasher is seeded by the operating system.
+    // Process ids are reused, also by other containers, so a hasher seeded by the operating system adds randomness.
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     format!("{version}-{random:016x}-{}.{extension}", COUNTER.fetch_add(1, Ordering::Relaxed))
 }

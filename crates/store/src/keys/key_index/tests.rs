@@ -6,7 +6,7 @@ use cenote_base::Random;
 
 use super::*;
 
-/// A hash near a border of the buckets, or among few others with the same top bits, or anywhere.
+/// Returns a hash near a border of the buckets, or one of few with the same top bits, or any hash.
 fn hash(random: &mut Random) -> u128 {
     let low = u128::from(random.below(200));
     match random.below(4) {
@@ -22,7 +22,7 @@ fn check(index: &KeyIndex, model: &BTreeMap<u128, u64>, asked: &[u128]) {
     assert_eq!(index.get_many(asked).unwrap(), expected);
     for (hash, row) in asked.iter().zip(expected).take(20) {
         assert_eq!(index.get_many(&[*hash]).unwrap(), [row], "{hash:x}");
-        // It may not be in memory, but is never another.
+        // It may not be in memory, but is never wrong.
         assert!(index.get_many_cached(&[*hash]).unwrap().is_none_or(|cached| cached == [row]), "{hash:x}");
     }
 }
@@ -38,7 +38,7 @@ fn files(directory: &Path) -> BTreeSet<String> {
     names.collect()
 }
 
-/// The index of version 1 with one level of `count` entries.
+/// Makes the index of version 1 with one level of `count` entries.
 fn one_level(directory: &Path, count: u64) -> (KeyIndex, PathBuf) {
     let mut random = Random::new(3);
     let mut hash = || u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
@@ -74,7 +74,7 @@ fn answers_as_a_map_does_after_every_advance_and_reopen() {
                     None => model.remove(hash),
                 };
             }
-            // In no order: the largest low bits first.
+            // Unordered: the largest low bits first.
             let mut entries: Vec<_> = entries.into_iter().collect();
             entries.sort_by_key(|(hash, _)| std::cmp::Reverse(*hash as u64));
             index = advance(&index, version, entries);
@@ -85,7 +85,7 @@ fn answers_as_a_map_does_after_every_advance_and_reopen() {
             check(&reopened, &model, &asked);
             check(&reopened, &model, &model.keys().copied().collect::<Vec<_>>());
             past.push((reopened, model.clone()));
-            // Half of the time the next one is made from what was read, not from what was written.
+            // Half of the time, the next index is made from what was read instead of what was written.
             if random.below(2) == 0 {
                 index = KeyIndex::open(directory.path(), version).unwrap().unwrap();
             }
@@ -111,7 +111,7 @@ fn levels_stay_few_and_each_is_over_four_times_the_newer() {
         for pair in index.levels.windows(2) {
             assert!(pair[0].entries * MERGE_RATIO < pair[1].entries, "{index:?}");
         }
-        // What is left is enough to go on.
+        // What is left suffices to go on.
         KeyIndex::collect(directory.path(), &BTreeSet::from([version])).unwrap();
     }
     assert!((3..=4).contains(&levels_max), "{levels_max} levels");
@@ -179,7 +179,7 @@ fn a_truncated_level_is_corrupt() {
         std::fs::write(&path, &bytes[..length]).unwrap();
         assert_eq!(open_error(directory.path()), ErrorKind::Corrupt, "{length} bytes");
     }
-    // The footer is whole, and what it speaks of is not.
+    // The footer is intact, but not what it describes.
     std::fs::write(&path, &bytes[ENTRY_BYTES..]).unwrap();
     assert_eq!(open_error(directory.path()), ErrorKind::Corrupt);
     let error = KeyIndex::open(directory.path(), 1).unwrap_err();
@@ -197,7 +197,7 @@ fn a_flipped_bit_of_directory_or_footer_is_noticed() {
         flipped[at] ^= 1 << (at % 8);
         std::fs::write(&path, &flipped).unwrap();
         let kind = open_error(directory.path());
-        // A flipped format is taken for one that a later version wrote.
+        // A flipped format looks like one of a later version.
         assert!(kind == ErrorKind::Corrupt || format.contains(&at) && kind == ErrorKind::Unsupported, "{at}: {kind}");
     }
     std::fs::write(&path, &bytes).unwrap();
@@ -226,7 +226,7 @@ fn entries_that_a_disk_made_up_are_no_answer_and_their_file_is_given_up() {
         std::fs::write(&path, &bytes).unwrap();
         KeyIndex::discard_damaged(directory.path(), 1).unwrap();
         assert!(!path.exists());
-        // What is left is right all the same.
+        // The rest is still valid.
         let last = keys.last().copied().unwrap();
         assert!(index.get_many(&[last]).unwrap()[0].is_some());
     }

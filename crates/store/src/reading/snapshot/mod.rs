@@ -1,4 +1,4 @@
-//! Reading a table as it was at one version.
+//! Reads of a table as it was at one version.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,86 +29,86 @@ use crate::rows::primary_key::PrimaryKey;
 use crate::rows::schema;
 use crate::state::table_state::{Inner, SHORT_ROWS, blocking};
 
-/// Rows of one batch of the change store.
+/// Rows per batch of the change store.
 pub(crate) const BATCH_ROWS: usize = 8192;
 /// Target size of a scan's batches, in bytes.
 pub(crate) const BATCH_BYTES: u64 = 4 << 20;
 /// Read-ahead of a scan, in bytes.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
-/// Bytes of a row's values of varying sizes from which on a scan first finds the rows and then reads them: Lance would
-/// read whole pages of them.
+/// Bytes of variable-width values per row from which a scan locates the rows first and reads them afterwards: Lance
+/// would read whole pages of such columns.
 const WIDE_ROW_BYTES: u64 = 8 << 10;
-/// Bytes of a row from which on a scan whose filter keeps few rows does so: Lance would read as many rows at once as it
-/// compares.
+/// The same for a scan whose filter keeps few rows, in bytes of the whole row: Lance would read as many rows at a time
+/// as it compares.
 const WIDE_CHOSEN_ROW_BYTES: u64 = 4 << 10;
 
-/// Of a base with fewer rows a filter is not tried out first.
+/// Rows of a base below which a scan does not sample its filter first.
 const SAMPLED_ROWS_MIN: usize = 16_384;
 
-/// The column in which a scan gives row ids (`UInt64`): they name a row within one snapshot, and in others until it is
-/// folded.
+/// The column of row ids (`UInt64`) in a scan. A row id names a row of its snapshot, and the same row of other
+/// snapshots until that row is folded.
 pub const ROW_ID: &str = "_rowid";
 
 /// A stream of batches of one schema.
 pub type RecordBatches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 
-/// What to read. The default is every visible column of every row.
+/// The columns and rows to read. The default is every visible column of every row.
 #[derive(Debug, Clone, Default)]
 pub struct ScanRequest {
-    /// Columns in the order wanted, each once even if it is named twice; `None`: all visible ones.
+    /// Columns in the order wanted, each once even if it is named twice; `None`: all visible columns.
     pub columns: Option<Vec<String>>,
-    /// Rows wanted; `None`: all.
+    /// The rows to read; `None`: all.
     pub filter: Option<Filter>,
-    /// At most so many rows.
+    /// The maximum number of rows; `None`: unlimited.
     pub limit: Option<usize>,
     /// Whether to append the column [`ROW_ID`].
     pub with_row_id: bool,
-    /// Rows of a batch, at most. A batch of wide rows has fewer: it holds about 4 MiB.
+    /// Maximum rows per batch. A batch of wide rows has fewer: it holds about 4 MiB.
     pub batch_rows: Option<usize>,
 }
 
 impl ScanRequest {
-    /// Only these columns.
+    /// Selects these columns only.
     pub fn columns<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
         self.columns = Some(columns.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Only rows that satisfy `filter`.
+    /// Selects only rows that satisfy `filter`.
     pub fn filter(mut self, filter: impl Into<Filter>) -> Self {
         self.filter = Some(filter.into());
         self
     }
 
-    /// At most `rows` rows.
+    /// Stops after `rows` rows.
     pub fn limit(mut self, rows: usize) -> Self {
         self.limit = Some(rows);
         self
     }
 
-    /// With the column [`ROW_ID`].
+    /// Appends the column [`ROW_ID`].
     pub fn with_row_id(mut self) -> Self {
         self.with_row_id = true;
         self
     }
 
-    /// At most `rows` rows a batch.
+    /// Limits batches to `rows` rows.
     pub fn batch_rows(mut self, rows: usize) -> Self {
         self.batch_rows = Some(rows);
         self
     }
 }
 
-/// The bit that marks a row id of the change store; the version of the row's write and its place in that follow. So a
-/// row has one id in all snapshots until it is folded, in every process.
+/// The bit that marks a row id of the change store. The version of the row's write and the row's place in that write
+/// follow, so a row has one id in all snapshots and processes until it is folded.
 const CHANGED: u64 = 1 << 63;
-/// Bits of a row's place in its write.
+/// Bits of a row id that hold the row's place in its write.
 const PLACE_BITS: u32 = 24;
-/// A write of more rows is not taken into the change store.
+/// Maximum rows of a write to the change store; larger writes go to the base.
 pub(crate) const WRITE_ROWS_MAX: usize = 1 << PLACE_BITS;
 
-/// A table at one version: its base, less the rows that later writes supersede, and those writes' newest rows. Cheap to
-/// clone; never changes.
+/// A table at one version: its base without the rows that later writes supersede, plus the newest rows of those writes.
+/// Cheap to clone; never changes.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     version: Version,
@@ -120,21 +120,21 @@ pub struct Snapshot {
     history: Arc<History>,
     chunks: Arc<Vec<Arc<Chunk>>>,
     by_key: Arc<Rows>,
-    /// The rows of the base that are superseded, and how many those are.
+    /// The row ids of superseded base rows; `masked` is their number.
     mask: Arc<RowAddrTreeMap>,
     masked: usize,
-    /// The rows of `chunks` that are live.
+    /// The number of live rows in `chunks`.
     changed_rows: usize,
     logical: SchemaRef,
     visible: SchemaRef,
-    /// Keeps the files of the base.
+    /// Pins the files of the base.
     reading: Arc<Reading>,
     /// Keeps the table open in this process.
     _use: Arc<()>,
 }
 
 impl Snapshot {
-    /// The newest version that `newest` knows, whose base `reading` keeps.
+    /// Makes a snapshot of the newest version that `newest` knows; `reading` pins its base.
     pub(crate) fn new(newest: &Inner, key: PrimaryKey, table_use: Arc<()>, reading: Reading) -> Result<Self> {
         let logical = schema::to_logical(&Schema::from(newest.base.schema()));
         let visible = Arc::new(schema::visible(&logical));
@@ -159,42 +159,42 @@ impl Snapshot {
         })
     }
 
-    /// Which version this is.
+    /// Returns the version that this snapshot shows.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Of the table: another one has another, even if it was made under the name of one that was dropped.
+    /// Returns the identity of the table. It differs even from that of a dropped table of the same name.
     pub fn identity(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.history.hash_key.hash(&mut hasher);
         hasher.finish()
     }
 
-    /// A number for the rows and where they are: snapshots of one table with the same number have the same rows under
-    /// the same row ids, in any process.
+    /// Returns a number for the rows and where they are stored: snapshots of one table with the same number have the
+    /// same rows under the same row ids, in any process.
     pub fn placement(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.identity(), self.version().0, self.base().version().version).hash(&mut hasher);
         hasher.finish()
     }
 
-    /// The columns, without Cenote's own.
+    /// Returns the schema without Cenote's own columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.visible
     }
 
-    /// All columns, Cenote's own too.
+    /// Returns the schema with Cenote's own columns.
     pub fn full_schema(&self) -> &SchemaRef {
         &self.logical
     }
 
-    /// The primary key.
+    /// Returns the primary key.
     pub fn primary_key(&self) -> &PrimaryKey {
         &self.key
     }
 
-    /// The Lance dataset of the base, in which later writes may have superseded rows: see
+    /// Returns the Lance dataset of the base. Later writes may have superseded some of its rows: see
     /// [`base_scanner`](Self::base_scanner).
     pub fn base(&self) -> &Arc<Dataset> {
         &self.base
@@ -204,19 +204,19 @@ impl Snapshot {
         &self.reader
     }
 
-    /// The oldest version of the table that could be read when the snapshot was taken.
+    /// Returns the oldest version of the table that was readable when the snapshot was taken.
     pub fn oldest_version(&self) -> Version {
         Version(self.history.oldest())
     }
 
-    /// The newest write that version `lance` of the base holds.
+    /// Returns the version of the newest write that version `lance` of the base holds.
     pub fn version_of_base(&self, lance: u64) -> Version {
         let mark = self.history.marks.iter().rev().find(|mark| mark.since <= lance);
         Version(mark.map_or(0, |mark| mark.version))
     }
 
-    /// A Lance scan or search of the base that passes over superseded rows. What it finds is the whole answer together
-    /// with [`changed`](Self::changed).
+    /// Returns a Lance scan or search of the base that skips superseded rows. Its result and that of
+    /// [`changed`](Self::changed) together are complete.
     pub fn base_scanner(&self) -> Scanner {
         let mut scanner = self.base.scan();
         if self.masked > 0 {
@@ -225,37 +225,37 @@ impl Snapshot {
         scanner
     }
 
-    /// The row ids of the base's rows that later writes supersede.
+    /// Returns the row ids of base rows that later writes supersede.
     pub fn superseded(&self) -> &Arc<RowAddrTreeMap> {
         &self.mask
     }
 
-    /// How many rows were written since the base was, and are in this snapshot.
+    /// Returns how many rows of this snapshot the base does not hold yet.
     pub fn changed_rows(&self) -> usize {
         self.changed_rows
     }
 
-    /// How many of them came after `version`, those that a later write superseded too.
+    /// Counts the change store's rows that were written after `version`, superseded ones included.
     pub fn changed_rows_since(&self, version: Version) -> usize {
         self.chunks[self.chunks_to(version)..].iter().map(|chunk| chunk.hashes.len()).sum()
     }
 
-    /// Whether `row_id` is of a row that was written since the base was, and is in this snapshot.
+    /// Returns whether `row_id` names a row of this snapshot that the base does not hold yet.
     pub fn is_changed(&self, row_id: u64) -> bool {
         self.place(row_id).is_some_and(|(chunk, row)| self.chunks[chunk].is_live(row, self.version.0))
     }
 
-    /// Whether `row_id` is of a row of the change store.
+    /// Returns whether `row_id` is a row id of the change store.
     pub(crate) fn is_of_changes(row_id: u64) -> bool {
         row_id & CHANGED != 0
     }
 
-    /// Whether `row_id`, of a row of this base or its change store, is of one that no later write supersedes.
+    /// Returns whether no later write supersedes the row `row_id` of this base or its change store.
     pub(crate) fn is_live(&self, row_id: u64) -> bool {
         if row_id & CHANGED == 0 { !self.is_superseded(row_id) } else { self.is_changed(row_id) }
     }
 
-    /// How many chunks are of writes up to `version`.
+    /// Returns how many chunks hold writes up to `version`.
     fn chunks_to(&self, version: Version) -> usize {
         self.chunks.partition_point(|chunk| chunk.version <= version.0)
     }
@@ -271,12 +271,12 @@ impl Snapshot {
         CHANGED | self.chunks[chunk].version << PLACE_BITS | row as u64
     }
 
-    /// What [`Table::set_properties`](crate::Table::set_properties) stored, at this version.
+    /// Returns the properties that [`Table::set_properties`](crate::Table::set_properties) had stored at this version.
     pub fn properties(&self) -> &HashMap<String, String> {
         self.base.config()
     }
 
-    /// The schema that [`scan`](Self::scan) will give.
+    /// Returns the schema of the batches of [`scan`](Self::scan).
     ///
     /// # Errors
     /// `NotFound` naming a column that the table does not have.
@@ -292,8 +292,8 @@ impl Snapshot {
         Ok(Arc::new(Schema::new(schema.fields().iter().cloned().chain([row_id]).collect::<Vec<_>>())))
     }
 
-    /// Streams the rows asked for, in no promised order. Bytes of a media column are read only if the request names it
-    /// (or names no columns).
+    /// Streams the requested rows, in no promised order. Bytes of a media column are read only if the request names the
+    /// column (or names no columns).
     ///
     /// # Errors
     /// `NotFound` for an unknown column, `InvalidInput` for a filter that does not parse or type-check; the stream ends
@@ -320,8 +320,8 @@ impl Snapshot {
         if limit == Some(0) {
             return Ok(changed.boxed());
         }
-        // Lance evaluates a filter under a mask row by row, whatever scalar indexes there are: then superseded rows go
-        // here.
+        // Under a mask, Lance evaluates a filter row by row and ignores scalar indexes. Superseded rows are then
+        // dropped here instead.
         let masks_here = request.filter.is_some() && self.masked > 0;
         let mut scanner = if masks_here { self.base.scan() } else { self.base_scanner() };
         let names: Vec<&str> =
@@ -346,8 +346,9 @@ impl Snapshot {
         if request.with_row_id || masks_here {
             scanner.with_row_id();
         }
-        // By rows, not by Lance's own bound of bytes: that one counts the whole page for each batch that is a part of it,
-        // and ends at batches of one row. Under a filter that keeps few rows, other columns are read only for those.
+        // Bound batches by rows instead of Lance's own limit in bytes: that limit counts a whole page for each batch
+        // that holds a part of it, and shrinks batches down to one row. With a filter that keeps few rows, the other
+        // columns are read only for those.
         let first = match &request.filter {
             Some(filter) if is_loose => self.columns_read(&schema, Some(filter))?,
             Some(filter) => self.columns_read(&Schema::empty(), Some(filter))?,
@@ -371,7 +372,7 @@ impl Snapshot {
             };
             futures::future::ready(live.and_then(|batch| reshape(&batch, &schema)))
         });
-        // Lance puts rows of several files together, beyond the size of a batch.
+        // Lance combines rows of several files into batches larger than the batch size.
         let most = request.batch_rows.unwrap_or(usize::MAX).max(1);
         let stream =
             stream.map_ok(move |batch| stream::iter(parts(&batch, most).into_iter().map(compact))).try_flatten();
@@ -382,31 +383,31 @@ impl Snapshot {
         }
     }
 
-    /// Whether `filter` keeps enough rows that scanning their other columns beats reading them row by row, which Lance
-    /// does with wide columns because it expects filters to keep few rows.
+    /// Returns whether `filter` keeps enough rows that scanning the other columns beats reading them row by row, as
+    /// Lance does with wide columns because it expects filters to be selective.
     async fn is_loose(&self, filter: &Filter, wanted: &Schema) -> Result<bool> {
         let is_narrow = |kind: &DataType| kind.primitive_width().is_some_and(|bytes| bytes <= 8);
         let is_wide = |field: &Arc<Field>| !schema::is_blob(field) && !is_narrow(field.data_type());
         if self.base_rows < SAMPLED_ROWS_MIN || !wanted.fields().iter().any(is_wide) {
             return Ok(false);
         }
-        // At worst twice what is wanted is read.
+        // A scan then reads at most twice what is wanted.
         Ok(selectivity::share(&self.reader, filter).await?.is_some_and(|share| share >= 0.5))
     }
 
-    /// The rows asked for that were written since the base was: what [`base_scanner`](Self::base_scanner) does not
+    /// Returns the requested rows that the base does not hold yet, which [`base_scanner`](Self::base_scanner) does not
     /// find.
     ///
     /// # Errors
-    /// As [`scan`](Self::scan).
+    /// Those of [`scan`](Self::scan).
     pub async fn changed(&self, request: &ScanRequest) -> Result<Vec<RecordBatch>> {
         self.changed_since(Version(0), request).await
     }
 
-    /// Of what [`changed`](Self::changed) gives, what was written after `version`.
+    /// Returns those rows of [`changed`](Self::changed) that were written after `version`.
     ///
     /// # Errors
-    /// As [`scan`](Self::scan).
+    /// Those of [`scan`](Self::scan).
     pub async fn changed_since(&self, version: Version, request: &ScanRequest) -> Result<Vec<RecordBatch>> {
         let schema = self.scan_schema(request)?;
         if self.chunks_to(version) == self.chunks.len() {
@@ -414,7 +415,7 @@ impl Snapshot {
         }
         let (snapshot, request) = (self.clone(), request.clone());
         blocking(move || {
-            // No more columns than are wanted or compared: others may hold media.
+            // Read only the columns that are wanted or compared: others may hold media.
             let read = snapshot.columns_read(&schema, request.filter.as_ref())?;
             let filter = request.filter.as_ref().map(|filter| filter.predicate(&read)).transpose()?;
             let places = snapshot.live_places(version);
@@ -429,7 +430,7 @@ impl Snapshot {
                         Error::invalid_input(format!("the filter fails on a row: {source}")).with_source(source)
                     })?;
                     let selected = selected.as_boolean_opt();
-                    let selected = selected.ok_or_else(|| Error::invalid_input("the filter is no condition"))?;
+                    let selected = selected.ok_or_else(|| Error::invalid_input("the filter is not a condition"))?;
                     rows = filter_record_batch(&rows, selected).map_err(arrow_error)?;
                     row_ids = filter_array(&row_ids, selected).map_err(arrow_error)?.as_primitive().clone();
                 }
@@ -455,13 +456,13 @@ impl Snapshot {
         .await
     }
 
-    /// The columns of the table that are wanted in `schema`, or that `filter` compares.
+    /// Returns the columns of the table that `schema` wants or `filter` compares.
     fn columns_read(&self, schema: &Schema, filter: Option<&Filter>) -> Result<SchemaRef> {
         let compared = filter.map(|filter| filter.columns(&self.logical)).transpose()?.unwrap_or_default();
         if let Some(filter) = filter
             && compared.iter().any(|name| self.logical.index_of(name).is_err())
         {
-            // With all columns that there are, the error can name them.
+            // Checked against all columns, so that the error can name them.
             filter.predicate(&self.logical)?;
         }
         let is_read = |name: &String| schema.index_of(name).is_ok() || compared.contains(name);
@@ -469,8 +470,8 @@ impl Snapshot {
         Ok(Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>())))
     }
 
-    /// Whether the same rows of this snapshot satisfy `filter` whenever it is asked: not where it depends on the time,
-    /// or on chance.
+    /// Returns whether `filter` selects the same rows of this snapshot each time it is evaluated, that is, whether it
+    /// depends neither on the time nor on chance.
     ///
     /// # Errors
     /// `InvalidInput` when it does not parse.
@@ -478,7 +479,7 @@ impl Snapshot {
         filter.is_steady(&self.logical)
     }
 
-    /// The rows of writes after `since`.
+    /// Returns the places of live rows that were written after `since`.
     fn live_places(&self, since: Version) -> Vec<(usize, usize)> {
         let version = self.version.0;
         let rows = |(chunk, rows): (usize, &Arc<Chunk>)| {
@@ -488,7 +489,7 @@ impl Snapshot {
         self.chunks.iter().enumerate().skip(self.chunks_to(since)).flat_map(rows).collect()
     }
 
-    /// Rows of the change store, in the columns of `schema`.
+    /// Gathers rows of the change store, in the columns of `schema`.
     fn gather(&self, places: &[(usize, usize)], schema: &SchemaRef) -> Result<RecordBatch> {
         let mut used: Vec<usize> = places.iter().map(|(chunk, _)| *chunk).collect();
         used.dedup();
@@ -507,12 +508,12 @@ impl Snapshot {
         interleave_record_batch(&sources, &places).map_err(arrow_error)
     }
 
-    /// The row id of each key that is there, in the order of `keys` (the primary key's columns).
+    /// Returns the row id of each key, in the order of `keys` (the primary key's columns); `None` for an absent key.
     pub async fn locate(&self, keys: &RecordBatch) -> Result<Vec<Option<u64>>> {
         self.locate_hashes(self.key.hash(&self.key.project(keys)?, self.history.hash_key)?).await
     }
 
-    /// As [`locate`](Self::locate), by the hashes of the keys.
+    /// Locates rows by the hashes of their keys: see [`locate`](Self::locate).
     pub(crate) async fn locate_hashes(&self, hashes: Vec<u128>) -> Result<Vec<Option<u64>>> {
         if hashes.len() <= SHORT_ROWS
             && let Some(found) = self.find(&hashes, KeyIndex::get_many_cached)?
@@ -521,10 +522,10 @@ impl Snapshot {
         }
         let snapshot = self.clone();
         let find = move || snapshot.find(&hashes, |keys, hashes| keys.get_many(hashes).map(Some));
-        blocking(find).await?.ok_or_else(|| Error::internal("a lookup that waits came back with nothing"))
+        blocking(find).await?.ok_or_else(|| Error::internal("a blocking lookup returned nothing"))
     }
 
-    /// The row id of each key, when `search` finds the rows of the base.
+    /// Returns the row id of each key, finding rows of the base with `search`; `None` if `search` would have to wait.
     fn find(
         &self,
         hashes: &[u128],
@@ -544,14 +545,14 @@ impl Snapshot {
         Ok(Some(found))
     }
 
-    /// The rows asked for, as one batch. For results that are known to be small.
+    /// Reads the requested rows into one batch; for results that are known to be small.
     pub async fn collect(&self, request: &ScanRequest) -> Result<RecordBatch> {
         let schema = self.scan_schema(request)?;
         let batches: Vec<RecordBatch> = self.scan(request).await?.try_collect().await?;
         arrow::compute::concat_batches(&schema, &batches).map_err(arrow_error)
     }
 
-    /// How many rows there are, or satisfy `filter`.
+    /// Counts all rows, or those that satisfy `filter`.
     pub async fn count(&self, filter: Option<Filter>) -> Result<usize> {
         match filter {
             None => Ok(self.base_rows - self.masked + self.changed_rows),
@@ -564,21 +565,21 @@ impl Snapshot {
         }
     }
 
-    /// The rows of `batch`, which has row ids, that are not superseded.
+    /// Returns the rows of `batch`, which has row ids, that are not superseded.
     fn without_superseded(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let row_ids = batch.column_by_name(ROW_ID).and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
-        let row_ids = row_ids.ok_or_else(|| Error::internal("a scan gave no row ids"))?;
+        let row_ids = row_ids.ok_or_else(|| Error::internal("a scan returned no row ids"))?;
         let live = row_ids.values().iter().map(|row| Some(!self.is_superseded(*row))).collect();
         filter_record_batch(batch, &live).map_err(arrow_error)
     }
 
     fn is_superseded(&self, row_id: u64) -> bool {
-        // A mask is kept by the upper and lower half of its numbers, as if they were row addresses.
+        // The mask stores the upper and lower halves of row ids separately, as if they were row addresses.
         let lower = self.mask.get_fragment_bitmap((row_id >> 32) as u32);
         lower.is_some_and(|lower| lower.contains(row_id as u32))
     }
 
-    /// The rows with these keys, in no promised order; a key that is absent gives no row.
+    /// Returns the rows with these keys, in no promised order; absent keys are skipped.
     ///
     /// `keys` holds at least the primary key's columns; `columns` as in [`ScanRequest::columns`].
     pub async fn get(&self, keys: &RecordBatch, columns: Option<Vec<String>>) -> Result<RecordBatch> {
@@ -592,7 +593,7 @@ impl Snapshot {
         self.take(&row_ids, &columns).await
     }
 
-    /// The rows with these row ids, in the order of `row_ids`; media columns as bytes; `columns` as in
+    /// Returns the rows with these row ids, in the order of `row_ids`, with media columns as bytes; `columns` as in
     /// [`ScanRequest::columns`].
     ///
     /// # Errors
@@ -612,14 +613,14 @@ impl Snapshot {
         if changed.places.is_empty() {
             return Ok(from_base);
         }
-        // Where each row asked for is: in the first or the second of the two.
+        // For each requested row: 0 (change store) or 1 (base), and its position in that batch.
         let mut order = vec![(0, 0); row_ids.len()];
         changed.at.iter().enumerate().for_each(|(row, at)| order[*at] = (0, row));
         base.at.iter().enumerate().for_each(|(row, at)| order[*at] = (1, row));
         interleave_record_batch(&[&from_changes, &from_base], &order).map_err(arrow_error)
     }
 
-    /// `row_ids` as those of the change store and those of the base, with their positions.
+    /// Splits `row_ids` into those of the change store and those of the base, each with its position in `row_ids`.
     fn split(&self, row_ids: &[u64]) -> Result<(ChangedRows, BaseRows)> {
         let (mut changed, mut base) = (ChangedRows::default(), BaseRows::default());
         for (at, row_id) in row_ids.iter().enumerate() {
@@ -654,14 +655,15 @@ impl Snapshot {
         }
         let columns = schema.fields().iter().map(|field| {
             let column = arrays.remove(field.name().as_str());
-            column.ok_or_else(|| Error::internal(format!("take lost column `{}`", field.name())))
+            column.ok_or_else(|| Error::internal(format!("a read by row id lost column `{}`", field.name())))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
         RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
     }
 
-    /// The sizes in bytes of media column `column` for these row ids, in their order; 0 for null. Reads no media.
+    /// Returns the sizes in bytes of media column `column` for these row ids, in their order; 0 for null. Reads no
+    /// media.
     pub async fn blob_sizes(&self, column: &str, row_ids: &[u64]) -> Result<Vec<u64>> {
         let (changed, base) = self.split(row_ids)?;
         let mut sizes = vec![0; row_ids.len()];
@@ -690,7 +692,7 @@ struct BaseRows {
     row_ids: Vec<u64>,
 }
 
-/// Row ids of writes after `version` begin here, if their rows are not folded.
+/// Returns the lowest row id that a write after `version` can have while its rows are not folded.
 pub fn row_ids_after(version: Version) -> u64 {
     CHANGED | (version.0 + 1) << PLACE_BITS
 }

@@ -1,11 +1,11 @@
-//! Casts of what callers give to the types of columns, taken only where they lose nothing.
+//! Lossless casts of callers' values to the types of columns.
 //!
-//! A value fits when casting it back gives the same value, inside lists and structs too. Two kinds are judged
-//! otherwise:
+//! A value fits if casting it back gives the same value, also inside lists and structs. Two kinds of values are judged
+//! differently:
 //!
-//! - A float is rounded into a narrower float type, since 0.1 is exact in none of them, unless it becomes infinite.
-//! - Text is parsed. It need not be spelled as its value would be (`007`), and must say no more than the type holds: no
-//!   microseconds for a column of seconds. A numeral for a float column is rounded as a literal is.
+//! - A float is rounded to a narrower float type, since even 0.1 is exact in none of them, unless it becomes infinite.
+//! - Text is parsed. It need not be spelled like its value (`007`), but must not say more than the type holds: no
+//!   microseconds for a column of seconds. A numeral for a float column is rounded like a literal.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub(crate) fn exact(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     })
 }
 
-/// The first row of `column` whose value does not fit: some row's does not.
+/// Returns the first row of `column` whose value does not fit, given that there is one.
 fn first_lost(column: &ArrayRef, wanted: &DataType) -> usize {
     let (mut first, mut rows) = (0, column.len());
     while rows > 1 {
@@ -114,7 +114,7 @@ fn values(array: &ArrayRef, wanted: &DataType) -> Cast {
 
 fn list<O: OffsetSizeTrait>(list: &GenericListArray<O>, item: &Arc<Field>) -> Cast {
     let offsets = list.offsets();
-    // What lies outside is not part of the array.
+    // Items outside this range are not part of the array.
     let (first, last) = (offsets[0], offsets[list.len()]);
     let items = list.values().slice(first.as_usize(), (last - first).as_usize());
     let Some(items) = values(&items, item.data_type())? else { return Ok(None) };
@@ -144,14 +144,14 @@ fn leaves(array: &ArrayRef, wanted: &DataType) -> Cast {
     let Some(converted) = keeping_nulls(array, convert(array, wanted)?)? else { return Ok(None) };
     let is_kept = match (given, wanted) {
         _ if is_text(given) && (wanted.is_primitive() || wanted == &DataType::Boolean) => parses(array, &converted)?,
-        // These differ in how bytes are laid out.
+        // Their types differ only in the layout of bytes.
         _ if is_text(given) && is_text(wanted) || is_bytes(given) && is_bytes(wanted) => true,
         _ => cast(&converted, given).is_ok_and(|back| back.as_ref() == array.as_ref()),
     };
     Ok(is_kept.then_some(converted))
 }
 
-/// As Arrow casts, which does not look for overflow where days become times.
+/// Casts as Arrow does, but with a check for overflow when dates become timestamps.
 fn convert(array: &ArrayRef, wanted: &DataType) -> std::result::Result<ArrayRef, ArrowError> {
     match (array.data_type(), wanted) {
         (DataType::Date32 | DataType::Date64, DataType::Timestamp(..)) => {
@@ -161,13 +161,13 @@ fn convert(array: &ArrayRef, wanted: &DataType) -> std::result::Result<ArrayRef,
     }
 }
 
-/// `converted`, unless it has a null where `array` has a value: what a cast makes of a value that the type cannot
+/// Returns `converted`, unless it has a null where `array` has a value, as casts have for values that the type cannot
 /// represent.
 fn keeping_nulls(array: &ArrayRef, converted: ArrayRef) -> Cast {
     Ok((converted.logical_null_count() == array.logical_null_count()).then_some(converted))
 }
 
-/// `array` as another type of floats.
+/// Casts `array` to another float type.
 fn rounded(array: &ArrayRef, wanted: &DataType) -> Cast {
     let converted = cast(array, wanted)?;
     let (before, after) = (cast(array, &DataType::Float64)?, cast(&converted, &DataType::Float64)?);
@@ -178,7 +178,7 @@ fn rounded(array: &ArrayRef, wanted: &DataType) -> Cast {
     Ok((!before.iter().zip(after).any(overflows)).then_some(converted))
 }
 
-/// `array` with 0.0 for -0.0, which is equal and has other bits.
+/// Returns `array` with 0.0 for -0.0, which is equal but has other bits.
 fn positive_zeros(array: &ArrayRef) -> ArrayRef {
     fn map<T: ArrowPrimitiveType>(array: &ArrayRef, op: impl Fn(T::Native) -> T::Native) -> ArrayRef {
         Arc::new(array.as_primitive::<T>().unary::<_, T>(op))
@@ -190,7 +190,7 @@ fn positive_zeros(array: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// Whether each text says nothing that is not in the value that was parsed from it.
+/// Returns whether no text says more than the value that was parsed from it.
 fn parses(texts: &ArrayRef, parsed: &ArrayRef) -> std::result::Result<bool, ArrowError> {
     let widest = match parsed.data_type() {
         DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
@@ -198,7 +198,7 @@ fn parses(texts: &ArrayRef, parsed: &ArrayRef) -> std::result::Result<bool, Arro
         DataType::Time32(_) | DataType::Time64(_) => DataType::Time64(TimeUnit::Nanosecond),
         data_type if data_type.is_decimal() => DataType::Decimal256(76, 38),
         data_type if data_type.is_floating() => DataType::Float64,
-        // Anything else is parsed whole or not at all.
+        // Other types are parsed completely or not at all.
         _ => return Ok(true),
     };
     let (said, kept) = (cast(texts, &widest)?, convert(parsed, &widest)?);

@@ -44,7 +44,7 @@ fn taken(given: &ArrayRef, wanted: &DataType, expected: &ArrayRef) {
     assert_eq!(cast.data_type(), wanted);
 }
 
-/// `given` is refused, because of `row`, whose value is shown as `value`.
+/// Checks that `given` is refused because of `row`, whose value is shown as `value`.
 #[track_caller]
 fn refused(given: &ArrayRef, wanted: &DataType, row: usize, value: &str) {
     let error = exact(given, &Field::new("c", wanted.clone(), true)).unwrap_err();
@@ -119,7 +119,7 @@ fn text_is_taken_where_it_says_no_more_than_the_type_holds() {
     }
     refused(&texts(["2024-02-29T12:30:00.5"]), &SECONDS, 0, "2024-02-29T12:30:00.5");
     refused(&texts(["2024-02-29", "2024-02-29T12:30:00"]), &DataType::Date32, 1, "2024-02-29T12:30:00");
-    // Beyond what nanoseconds reach.
+    // Beyond the range of nanoseconds.
     taken(&texts(["1066-10-14"]), &DataType::Date32, &array(Date32Array::from(vec![-329_893])));
     taken(&ints([12]), &DataType::Utf8, &texts(["12"]));
     refused(&array(BinaryArray::from(vec![b"\xff".as_slice()])), &DataType::Utf8, 0, "ff");
@@ -139,14 +139,14 @@ fn lists_and_structs_are_judged_by_what_is_in_them() {
     let wide = vec![Some(vec![Some(1)]), Some(vec![Some(2), Some(1 << 40)])];
     let large = DataType::LargeList(item(DataType::Int32));
     refused(&array(lists(wide.clone())), &large, 1, "[2, 1099511627776]");
-    // A slice is judged without what is around it.
+    // A slice is judged without the rows around it.
     let around = array(lists(wide).slice(0, 1));
     let one = LargeListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1)])]);
     taken(&around, &large, &array(one));
     let uneven = array(lists(vec![Some(vec![Some(1), Some(2)]), Some(vec![Some(3)])]));
     refused(&uneven, &vectors(2, DataType::Int64), 1, "[3]");
 
-    // Vectors come as lists of any floats.
+    // Vectors may be given as lists of any floats.
     let given = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(0.1), Some(0.2)])]);
     let vector = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>([Some(vec![Some(0.1), Some(0.2)])], 2);
     taken(&array(given), &vectors(2, DataType::Float32), &array(vector));
@@ -170,6 +170,6 @@ fn encodings_lose_nothing() {
     taken(&array(dictionary), &DataType::Int32, &array(Int32Array::from(vec![Some(7), None, Some(7)])));
     let error = exact(&ints([1]), &Field::new("c", DataType::Struct(Fields::empty()), true)).unwrap_err();
     assert_eq!(error.to_string(), "column `c` is Struct(), found Int64");
-    // What comes back as something else is no cast.
+    // A value that comes back as something else was not cast.
     refused(&ints([1]), &DataType::Binary, 0, "1");
 }

@@ -1,9 +1,9 @@
-//! A disk that may lose power: what of a directory is there for certain, and what may be.
+//! A model of a disk that may lose power: what of a directory is certainly there, and what may be.
 //!
-//! Certain is the content of a file as of the start of its newest finished sync, and the entries of a directory as of
-//! that of the directory. Of everything since, any part may be there, in any order: entries (a rename is there or not,
-//! never half), and sectors, in files of any length between the old and the new one, with zeros where nothing was
-//! written.
+//! Two things are certain: the content of a file as of the start of its newest finished sync, and the entries of a
+//! directory as of the start of its own. Any part of everything later may be there, in any order: entries (a rename has
+//! happened or not, never half), and sectors, in files of any length between the old and the new one, with zeros where
+//! nothing was written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +12,7 @@ use cenote_base::Random;
 
 use super::trace::Event;
 
-/// A disk writes so many bytes as a whole.
+/// Bytes that a disk writes atomically.
 const SECTOR_BYTES: usize = 512;
 
 type NodeId = usize;
@@ -35,7 +35,7 @@ struct File {
 struct Directory {
     now: BTreeMap<String, NodeId>,
     synced: BTreeMap<String, NodeId>,
-    /// Changes since, each with when it was.
+    /// Changes since then, each with its time.
     pending: Vec<(usize, Change)>,
 }
 
@@ -46,15 +46,15 @@ enum Change {
     Rename(String, String, NodeId),
 }
 
-/// See the module's description.
+/// The model of a disk: see the module's description.
 #[derive(Debug)]
 pub struct Disk {
-    /// The directory whose content it is, which is empty at first.
+    /// The directory that is modelled, empty at first.
     root: PathBuf,
     nodes: Vec<Node>,
-    /// Events so far.
+    /// The number of events so far.
     now: usize,
-    /// The syncs under way, by thread: of which node, when it began, and the content of a file then.
+    /// Syncs in progress, by thread: their node, when they began, and the content of the file at that time.
     syncing: HashMap<u32, (NodeId, usize, Vec<u8>)>,
 }
 
@@ -71,7 +71,7 @@ impl Disk {
         }
     }
 
-    /// What is at `path`; `None` when it is elsewhere, or gone.
+    /// Returns the node at `path`; `None` when it is outside the root, or removed.
     fn find(&self, path: &Path) -> Option<NodeId> {
         let mut at = 0;
         for part in path.strip_prefix(&self.root).ok()?.components() {
@@ -81,7 +81,7 @@ impl Disk {
         Some(at)
     }
 
-    /// The directory and the name of `path`; `None` when it is elsewhere.
+    /// Returns the directory and the name of `path`; `None` when it is outside the root.
     fn place(&self, path: &Path) -> Option<(NodeId, String)> {
         Some((self.find(path.parent()?)?, path.file_name()?.to_str()?.to_owned()))
     }
@@ -99,7 +99,7 @@ impl Disk {
         self.change(directory, Change::Link(name, self.nodes.len() - 1));
     }
 
-    /// The file at `path`, to be changed.
+    /// Returns the content of the file at `path`, for changes.
     fn file(&mut self, path: &Path) -> Option<&mut Vec<u8>> {
         let id = self.find(path)?;
         match &mut self.nodes[id] {
@@ -172,8 +172,8 @@ impl Disk {
         }
     }
 
-    /// Writes to `target`, an empty directory, what is there after a power cut: what is certain, and with `chance` some
-    /// of the rest.
+    /// Writes to `target`, an empty directory, what is there after a power cut: everything certain, and with `chance`
+    /// some of the rest.
     pub fn write(&self, target: &Path, chance: &mut Option<Chance>) {
         let mut contents = HashMap::new();
         self.write_node(0, target, chance, &mut contents);
@@ -223,11 +223,11 @@ fn apply(entries: &mut BTreeMap<String, NodeId>, change: &Change) {
     }
 }
 
-/// What of the uncertain is there.
+/// A random choice of the uncertain parts that are there.
 #[derive(Debug)]
 pub struct Chance {
     random: Random,
-    /// How likely a part is.
+    /// The probability of each part.
     share: f64,
 }
 

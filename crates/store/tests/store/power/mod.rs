@@ -1,7 +1,7 @@
-//! A machine that loses power: what was acknowledged is there, what was in hand is there as a whole or not at all, and
-//! work goes on. What a process does to its files is recorded, and the disk is looked at as it may be after each
-//! acknowledgement and at random moments between. `CENOTE_LONG=1` looks at many more; `CENOTE_SEED` replays a failure
-//! as far as threads allow.
+//! A machine that loses power: acknowledged writes are there, a write in flight is there as a whole or not at all, and
+//! work goes on. The test records what a process does to its files, and checks the disk as it may be after each
+//! acknowledgement and at random moments between. `CENOTE_LONG=1` checks many more; `CENOTE_SEED` replays a failure as
+//! far as threads allow.
 
 mod disk;
 mod trace;
@@ -21,20 +21,20 @@ use tokio::task::JoinSet;
 use trace::Event;
 
 const CHILD: &str = "CENOTE_POWER_CHILD";
-/// Disks looked at at once.
+/// Disks checked in parallel.
 const PARALLEL: usize = 4;
 
-/// What a table is made with.
+/// A kind of table.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Plain,
     /// With pictures, some in the data file and some beside it.
     Media,
-    /// Acknowledged when the operating system has it.
+    /// Writes are acknowledged when the operating system has them.
     Relaxed,
 }
 
-/// Tables by name, so that a step is short: what a table is called says what it is.
+/// Returns the kind of a table, which its name tells so that steps stay short.
 fn kind(table: &str) -> Kind {
     match table {
         "media" => Kind::Media,
@@ -47,11 +47,11 @@ fn kind(table: &str) -> Kind {
 enum Step {
     Create,
     Drop,
-    /// Keys from, to, and their value. A wide range goes straight to the base.
+    /// Upserts keys from, to, with their value. A wide range goes straight to the base.
     Put(i64, i64, i64),
-    /// The same in so many calls at once, a part of the keys each.
+    /// Upserts the same in several concurrent calls, each with a part of the keys.
     Together(i64, i64, i64, i64),
-    /// Sets the value of the keys that are there.
+    /// Sets the value of existing keys.
     Patch(i64, i64, i64),
     Delete(i64, i64),
     Stage(i64, i64, i64),
@@ -119,7 +119,7 @@ const WORKLOAD: &[(&str, Step)] = &[
 
 type Rows = BTreeMap<i64, i64>;
 
-/// What a table holds.
+/// The contents of a table.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Contents {
     rows: Rows,
@@ -129,7 +129,7 @@ struct Contents {
     properties: Vec<String>,
 }
 
-/// What a table may be after a power cut; `None`: there is none.
+/// The possible states of a table after a power cut; `None`: it does not exist.
 type Possible = Vec<Option<Contents>>;
 
 fn options() -> StoreOptions {
@@ -150,7 +150,7 @@ fn spec(kind: Kind) -> TableSpec {
     spec
 }
 
-/// Long enough that a row fills some sectors.
+/// Returns a text long enough that a row fills some sectors.
 fn text(id: i64, value: i64) -> String {
     format!("{id} at {value}; ").repeat(60)
 }
@@ -188,7 +188,7 @@ async fn perform(store: &Store, name: &str, step: Step) -> Result<()> {
             let starts = (from..to).step_by(part as usize);
             try_join_all(starts.map(|start| table.upsert(batch(kind, start, start + part, value)))).await.map(drop)
         }
-        // Texts and pictures stay as they are: see `read`.
+        // Texts and pictures stay as they are: see `rows`.
         Patch(from, to, value) => {
             table.update(batch(Kind::Plain, from, to, value).project(&[0, 1]).unwrap()).await.map(drop)
         }
@@ -211,8 +211,8 @@ async fn perform(store: &Store, name: &str, step: Step) -> Result<()> {
     }
 }
 
-/// What becomes of `before` by `step`: the whole of it last, before that what a part of it that is a write of its own
-/// leaves.
+/// Returns the possible results of `step` on `before`: the complete one last, before it those of its parts that are
+/// writes of their own.
 fn outcomes(before: &Option<Contents>, name: &str, step: Step) -> Possible {
     let mut after = before.clone().unwrap_or_default();
     let put = |rows: &mut Rows, from: i64, to: i64, value: i64| rows.extend((from..to).map(|id| (id, value)));
@@ -248,7 +248,7 @@ fn outcomes(before: &Option<Contents>, name: &str, step: Step) -> Possible {
     vec![Some(after)]
 }
 
-/// What a table may be once `step` was acknowledged, when it may have been one of `before`.
+/// Returns the possible states of a table once `step` was acknowledged, if it was in one of the states `before`.
 fn acknowledge(before: &Possible, name: &str, step: Step) -> Possible {
     let newest = outcomes(before.last().unwrap(), name, step).pop().unwrap();
     match (kind(name), step) {
@@ -262,7 +262,7 @@ async fn rows(snapshot: &cenote_store::Snapshot) -> Rows {
     let found = snapshot.collect(&ScanRequest::default().columns(["id", "value", "text"]).with_row_id()).await.unwrap();
     let (ids, values) = (found["id"].as_primitive::<Int64Type>(), found["value"].as_primitive::<Int64Type>());
     let texts = found["text"].as_string::<i32>();
-    // A patch leaves the text of the write before.
+    // A patch leaves the text of the previous write.
     let written =
         |row: usize| texts.value(row).split(" at ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap();
     for (row, id) in ids.values().iter().enumerate() {
@@ -277,7 +277,7 @@ async fn rows(snapshot: &cenote_store::Snapshot) -> Rows {
         }
     }
     let rows: Rows = ids.values().iter().copied().zip(values.values().iter().copied()).collect();
-    assert_eq!(rows.len(), ids.len(), "a key stands twice");
+    assert_eq!(rows.len(), ids.len(), "a key occurs twice");
     rows
 }
 
@@ -306,7 +306,8 @@ async fn contents(table: &Table) -> Contents {
     }
 }
 
-/// Opens the lake that a power cut left at `path`, compares it with what it may be, and goes on with table `used`.
+/// Opens the lake that a power cut left at `path`, compares it with its possible states, and continues with table
+/// `used`.
 async fn check(path: &Path, possible: &BTreeMap<&str, Possible>, used: &str) {
     let store = Store::open(path, options()).await.unwrap();
     let listed = store.tables().await.unwrap();
@@ -324,7 +325,7 @@ async fn check(path: &Path, possible: &BTreeMap<&str, Possible>, used: &str) {
         if seen.is_none() {
             perform(&store, name, Create).await.unwrap();
         }
-        // A commit that was not logged is taken in by the next write.
+        // The next write adopts a commit that was not logged.
         let since = possible.iter().skip_while(|possible| **possible != seen);
         let mut after: Possible = since
             .map(|seen| match seen {
@@ -341,7 +342,8 @@ async fn check(path: &Path, possible: &BTreeMap<&str, Possible>, used: &str) {
     }
 }
 
-/// A directory in memory where there is one: syncing costs nothing there, and what it is worth is in the recording.
+/// Makes a directory, in memory where possible: syncing costs nothing there, and its effect is simulated from the
+/// recording.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }

@@ -1,19 +1,19 @@
-//! What a process does to files, as `strace` sees it: the system calls of all of its code, Lance's too.
+//! What a process does to files, as `strace` sees it: the system calls of all its code, including Lance.
 
 use std::collections::HashMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The calls that change files or sync them. One that is not known here fails the test.
+/// The calls that change files or sync them. A call that the trace cannot interpret fails the test.
 const CALLS: &str = "?creat,openat,?openat2,write,writev,pwrite64,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,\
-    copy_file_range,sendfile,splice,?rename,renameat,renameat2,?link,linkat,?symlink,symlinkat,?unlink,unlinkat,?mkdir,mkdirat,\
-    ?rmdir,fsync,fdatasync,sync,syncfs,sync_file_range,msync";
+    copy_file_range,sendfile,splice,?rename,renameat,renameat2,?link,linkat,?symlink,symlinkat,?unlink,unlinkat,?mkdir,\
+    mkdirat,?rmdir,fsync,fdatasync,sync,syncfs,sync_file_range,msync";
 
-/// One change to a file, or a mark.
+/// A change to a file, or a mark.
 #[derive(Debug)]
 pub enum Event {
-    /// A file is opened that may be there already.
+    /// A file is opened, which may exist already.
     Create {
         path: PathBuf,
         truncate: bool,
@@ -32,7 +32,7 @@ pub enum Event {
         from: PathBuf,
         to: PathBuf,
     },
-    /// A file or an empty directory goes.
+    /// A file or an empty directory is removed.
     Unlink(PathBuf),
     Rename {
         from: PathBuf,
@@ -51,7 +51,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// What happens, for people.
+    /// Describes the event, for messages.
     pub fn summary(&self) -> String {
         match self {
             Self::Write { path, at, bytes } => format!("write of {} bytes at {at} of {}", bytes.len(), path.display()),
@@ -60,12 +60,12 @@ impl Event {
     }
 }
 
-/// Says in the trace of this process that something is done. `root` is the directory that is traced.
+/// Marks in the trace of this process that something is done. `root` is the directory that is traced.
 pub fn mark(root: &Path, number: usize) {
     drop(std::fs::File::open(root.join(format!("mark-{number}"))));
 }
 
-/// Whether processes can be traced here.
+/// Returns whether processes can be traced here.
 pub fn can_trace() -> bool {
     let traced = Command::new("strace").args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "true"]).output();
     traced.is_ok_and(|output| output.status.success())
@@ -95,14 +95,14 @@ pub fn record(test: &str, variable: (&str, &str), root: &Path) -> Vec<Event> {
 struct Trace {
     root: PathBuf,
     events: Vec<Event>,
-    /// What threads began and did not end, as far as it was printed.
+    /// The calls that threads have begun and not ended, as printed so far.
     unfinished: HashMap<u32, String>,
-    /// Where the next write to an open file goes.
+    /// The position of the next write to each open file.
     positions: HashMap<u32, usize>,
 }
 
 impl Trace {
-    /// Takes in a line, which is a call, or its beginning, or the rest of one.
+    /// Parses a line, which is a call, the beginning of a call, or the rest of one.
     fn read(&mut self, line: &str) {
         let (thread, line) = line.trim_start().split_once(' ').unwrap();
         let (thread, line) = (thread.parse().unwrap(), line.trim_start());
@@ -122,7 +122,7 @@ impl Trace {
         }
     }
 
-    /// A sync makes durable what was there when it began.
+    /// Records that a sync began: it makes durable what exists at that time.
     fn begin(&mut self, thread: u32, call: &str) {
         if let Some(arguments) = call.strip_prefix("fsync(").or_else(|| call.strip_prefix("fdatasync(")) {
             let (_, path) = descriptor(arguments);
@@ -130,7 +130,7 @@ impl Trace {
         }
     }
 
-    /// Everything else is done when it ends.
+    /// Records a call that ended. Everything except a sync takes effect then.
     fn end(&mut self, thread: u32, call: &str) {
         let (name, rest) = call.split_once('(').unwrap();
         let (arguments, result) = rest.rsplit_once(" = ").unwrap();
@@ -147,7 +147,7 @@ impl Trace {
             }
             return;
         };
-        // Paths apart, so that their strings are not taken for bytes.
+        // Paths are parsed separately, so that they are not taken for bytes.
         let paths = || paths(arguments);
         let mut add = |event: Event| self.events.push(event);
         match name {
@@ -193,7 +193,7 @@ impl Trace {
     }
 }
 
-/// The number and the path of the open file that `arguments` begin with; no path when it has lost its name.
+/// Returns the number and the path of the open file that `arguments` begin with; an empty path if it was removed.
 fn descriptor(arguments: &str) -> (u32, PathBuf) {
     let (number, rest) = arguments.split_once('<').unwrap_or((arguments, ""));
     let number = number.split([',', ')']).next().unwrap().parse().unwrap_or(u32::MAX);
@@ -202,7 +202,7 @@ fn descriptor(arguments: &str) -> (u32, PathBuf) {
     (number, String::from_utf8(unescape(path)).unwrap().into())
 }
 
-/// The paths among `arguments`, those that are relative to an open directory made whole.
+/// Returns the paths among `arguments`, with those relative to an open directory made absolute.
 fn paths(arguments: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directory = PathBuf::new();
@@ -225,7 +225,7 @@ fn strings(arguments: &str) -> Vec<String> {
     byte_strings(arguments).into_iter().filter_map(|bytes| String::from_utf8(bytes).ok()).collect()
 }
 
-/// The strings among `arguments`.
+/// Returns the strings among `arguments`.
 fn byte_strings(arguments: &str) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     let mut rest = arguments;
@@ -241,7 +241,7 @@ fn byte_strings(arguments: &str) -> Vec<Vec<u8>> {
     found
 }
 
-/// The bytes that `text` stands for, which is written as in C.
+/// Returns the bytes that `text`, which is escaped as in C, stands for.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() / 4);
     let mut rest = text.as_bytes();

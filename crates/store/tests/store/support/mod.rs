@@ -1,11 +1,11 @@
-//! What several tests share.
+//! Helpers that several tests share.
 
 pub mod rows;
 pub mod s3;
 
 use std::path::PathBuf;
 
-/// Where `scripts/setup tests` puts programs that tests run against.
+/// Returns the directory where `scripts/setup tests` puts programs that tests run against.
 pub fn test_environment() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("CENOTE_CACHE")

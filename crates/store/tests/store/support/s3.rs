@@ -1,4 +1,4 @@
-//! An S3 server on loopback, and a network before it that fails.
+//! An S3 server on loopback, and a failing network in front of it.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,24 +14,24 @@ use tokio::task::JoinHandle;
 
 const BUCKET: &str = "bucket";
 
-/// moto's server, which ends with this value.
+/// moto's server, which ends when this value is dropped.
 pub struct Server {
     process: Child,
     address: SocketAddr,
 }
 
-/// What a network does to connections.
+/// A kind of network failure.
 #[derive(Debug, Clone, Copy)]
 pub enum Network {
-    /// Some end after so many bytes to the server, which tears requests.
+    /// Some connections end after a number of bytes to the server, which tears requests.
     Resets,
-    /// Some end before the answer comes: the server did what was asked.
+    /// Some connections end before the answer arrives, although the server did what was asked.
     LostAnswers,
-    /// Some requests are answered by 503, and some late.
+    /// Some requests are answered with 503, and some late.
     Busy,
 }
 
-/// A network before a server.
+/// A network in front of a server.
 pub struct Proxy {
     address: SocketAddr,
     faults: Arc<AtomicUsize>,
@@ -68,17 +68,17 @@ impl Server {
         server
     }
 
-    /// `prefix` in the server's bucket.
+    /// Returns the URI of `prefix` in the server's bucket.
     pub fn uri(&self, prefix: &str) -> String {
         format!("s3://{BUCKET}/{prefix}")
     }
 
-    /// What a client must know.
+    /// Returns the options that a client needs.
     pub fn options(&self) -> HashMap<String, String> {
         options(self.address)
     }
 
-    /// A network before this server, whose faults `seed` decides.
+    /// Starts a network in front of this server; `seed` decides its faults.
     pub async fn behind(&self, network: Network, seed: u64) -> Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -89,7 +89,7 @@ impl Server {
             while let Ok((client, _)) = listener.accept().await {
                 let draw = random.next_u64();
                 let count = Arc::clone(&count);
-                // What a connection ends with is its client's to see.
+                // The client sees how a connection ends.
                 tokio::spawn(async move { drop(carry(client, server, network, draw, &count).await) });
             }
         });
@@ -109,7 +109,7 @@ impl Proxy {
         options(self.address)
     }
 
-    /// How often the network failed.
+    /// Returns how many times the network failed.
     pub fn faults(&self) -> usize {
         self.faults.load(Ordering::SeqCst)
     }

@@ -1,0 +1,84 @@
+//! Tasks: consecutive steps of a group that run as one, and the resources that they ask for together.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use cenote_base::Resources;
+
+use crate::devices::{DEVICE_SHARE, Devices};
+use crate::engine::Engine;
+use crate::plan::PlannedStep;
+
+/// Shares of the scheduler's memory: one bounds the rows of a pass, the other a task.
+pub(super) const MEMORY_SHARES: u64 = 2;
+
+/// Steps that run as one task.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Task {
+    /// The numbers of the steps.
+    pub(crate) steps: Range<usize>,
+    /// The resources that the task asks for.
+    pub(crate) resources: Resources,
+}
+
+/// Splits `steps` into tasks.
+pub(crate) fn tasks(engine: &Engine, steps: &[Arc<PlannedStep>]) -> Vec<Task> {
+    let devices = engine.options().devices.as_ref();
+    let requests: Vec<Resources> = steps.iter().map(|step| request(step, devices)).collect();
+    fuse(&requests, engine.scheduler().usage().total.memory_bytes / MEMORY_SHARES)
+}
+
+/// Returns the resources that `step` asks for, including the device that its kernel may run on.
+fn request(step: &PlannedStep, devices: Option<&Devices>) -> Resources {
+    let resources = step.operator.resources();
+    match devices.filter(|devices| devices.kernel(&step.operator).is_some()) {
+        Some(devices) => resources.with_device(devices.class.as_str(), DEVICE_SHARE),
+        None => resources,
+    }
+}
+
+/// Joins consecutive requests that ask for no device and for the same share of CPU, as long as their memory together
+/// is at most `memory_bytes_max`.
+fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<Task> {
+    let alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
+    let mut tasks: Vec<Task> = Vec::new();
+    for (number, request) in requests.iter().enumerate() {
+        match tasks.last_mut() {
+            Some(Task { steps, resources })
+                if !alone(resources)
+                    && !alone(request)
+                    && resources.cpu == request.cpu
+                    && resources.memory_bytes.saturating_add(request.memory_bytes) <= memory_bytes_max =>
+            {
+                steps.end = number + 1;
+                // Each step keeps its state while the next one runs.
+                resources.memory_bytes += request.memory_bytes;
+            }
+            _ => tasks.push(Task { steps: number..number + 1, resources: request.clone() }),
+        }
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use cenote_base::Share;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_fused_where_nothing_forbids_it() {
+        let step = |memory: u64| Resources::cpu(1.0).with_memory_bytes(memory);
+        let device = step(1).with_device("gpu", Share::Fraction(1.0));
+        let requests = [step(10), step(20), Resources::cpu(2.0), device.clone(), step(60), step(50)];
+        let task = |steps: Range<usize>, resources: Resources| Task { steps, resources };
+        let expected = [
+            task(0..2, step(30)),
+            task(2..3, Resources::cpu(2.0)),
+            task(3..4, device),
+            task(4..5, step(60)),
+            task(5..6, step(50)),
+        ];
+        assert_eq!(fuse(&requests, 100), expected);
+    }
+}

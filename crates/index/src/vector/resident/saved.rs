@@ -1,0 +1,115 @@
+//! A resident index on disk: the graph, and temporary it a manifest that names it and what it is complete for.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cenote_base::{Context, Error, Result};
+use cenote_graph::Graph;
+use serde::{Deserialize, Serialize};
+
+use crate::kind::VectorOptions;
+
+/// The format of a [`Manifest`].
+const FORMAT: u32 = 2;
+
+/// A graph and what it is complete for. It may also have some rows of other fragments.
+pub(super) struct SavedGraph<G> {
+    pub(super) graph: G,
+    /// The fragments that the graph is complete for, each with the data file that holds the column.
+    pub(super) covered: HashMap<u32, String>,
+    /// The first version of the base that the graph is complete for.
+    pub(super) complete_from: u64,
+}
+
+/// The subject of a graph: the identity of a table, the field id of a column, and the options of the index.
+#[derive(PartialEq, Serialize, Deserialize)]
+pub(super) struct Subject {
+    pub(super) table: u64,
+    pub(super) field: i32,
+    pub(super) options: VectorOptions,
+}
+
+/// The manifest of a saved graph.
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    #[serde(flatten)]
+    subject: Subject,
+    covered: HashMap<u32, String>,
+    complete_from: u64,
+    /// The name of the file with the graph, in the same directory.
+    graph: String,
+}
+
+/// Saves a graph, with `file` as its manifest, and removes the graph that `file` named before.
+pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>) -> Result<()> {
+    let directory = file.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
+    let previous = read_manifest(file)?.map(|manifest| directory.join(manifest.graph));
+    // Processes that share the directory write different files, and none reads a half-written one.
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index");
+    let graph = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
+    saved.graph.save(&directory.join(&graph))?;
+    let manifest = Manifest {
+        format: FORMAT,
+        subject,
+        covered: saved.covered.clone(),
+        complete_from: saved.complete_from,
+        graph: graph.clone(),
+    };
+    let text =
+        serde_json::to_vec(&manifest).map_err(|source| Error::internal("write a manifest").with_source(source))?;
+    let temporary = file.with_extension(format!("{}.writing", std::process::id()));
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, file))
+        .context(|| format!("write {}", file.display()))?;
+    match previous.filter(|previous| *previous != directory.join(&graph)) {
+        // A process that still reads it has it open.
+        Some(previous) => remove_if_exists(&previous),
+        None => Ok(()),
+    }
+}
+
+/// Restores the graph that `file` names, if its subject is `subject` and not, for example, an earlier table of the same
+/// name.
+///
+/// # Errors
+/// `Corrupt` when the graph cannot be read; `ResourceExhausted` when it does not fit.
+pub(super) fn restore(file: &Path, subject: &Subject, capacity_bytes: u64) -> Result<Option<SavedGraph<Graph>>> {
+    let Some(manifest) = read_manifest(file)?.filter(|manifest| manifest.subject == *subject) else { return Ok(None) };
+    let path = file.with_file_name(&manifest.graph);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let graph = Graph::load(&path, capacity_bytes)?;
+    Ok(Some(SavedGraph { graph, covered: manifest.covered, complete_from: manifest.complete_from }))
+}
+
+/// Removes the manifest `file` and the graph that it names.
+pub(crate) fn remove(file: &Path) {
+    let graph: Option<PathBuf> = read_manifest(file).ok().flatten().map(|manifest| file.with_file_name(manifest.graph));
+    for path in graph.iter().map(PathBuf::as_path).chain([file]) {
+        if let Err(error) = remove_if_exists(path) {
+            tracing::warn!(%error, "a saved graph cannot be removed");
+        }
+    }
+}
+
+fn remove_if_exists(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::from(error).context(format!("remove {}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_manifest(file: &Path) -> Result<Option<Manifest>> {
+    match std::fs::read(file) {
+        // A manifest that cannot be read names nothing: the graph is rebuilt.
+        Ok(text) => Ok(serde_json::from_slice::<Manifest>(&text).ok().filter(|manifest| manifest.format == FORMAT)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::from(error).context(format!("read {}", file.display()))),
+    }
+}

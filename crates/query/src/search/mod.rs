@@ -1,0 +1,9 @@
+//! Searches of a table's indexes: from a table function or from a sort with a limit to a step of a plan. Nothing here
+//! knows how an index is built.
+
+pub(crate) mod nearest_rule;
+pub(crate) mod table_function;
+
+mod constant;
+mod plan;
+mod table;

@@ -1,0 +1,80 @@
+//! Checks of a statement before it is planned: that it only reads, and which tables its table functions search.
+
+use std::ops::ControlFlow;
+
+use cenote_base::{Error, Result};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, Statement as Ast, TableFactor, Value, Visit, Visitor,
+};
+
+use crate::search::table_function::is_search;
+
+/// Checks that `statement` only reads.
+///
+/// # Errors
+/// `Unsupported` for a statement that would change something, naming what does so instead.
+pub(crate) fn check_reads(statement: &Statement) -> Result<()> {
+    let (what, instead) = match statement {
+        Statement::Statement(ast) => match ast.as_ref() {
+            Ast::Query(_)
+            | Ast::ShowTables { .. }
+            | Ast::ShowColumns { .. }
+            | Ast::ShowVariable { .. }
+            | Ast::ShowFunctions { .. }
+            | Ast::ShowSchemas { .. }
+            | Ast::ExplainTable { .. } => return Ok(()),
+            Ast::Explain { statement, .. } => return check_reads(&Statement::Statement(statement.clone())),
+            Ast::Insert(_) => ("INSERT", "`cenote ingest TABLE PATH…` or `Table::upsert`"),
+            Ast::Update { .. } => ("UPDATE", "`Table::update`"),
+            Ast::Delete(_) => ("DELETE", "`cenote delete TABLE KEY…` or `Table::delete`"),
+            Ast::Merge { .. } => ("MERGE", "`Table::upsert`"),
+            Ast::CreateTable(_) => ("CREATE TABLE", "`cenote ingest TABLE PATH…` or `Lake::create_table`"),
+            Ast::AlterTable { .. } => ("ALTER TABLE", "`cenote run RECIPE` or `Table::add_columns`"),
+            Ast::Drop { .. } => ("DROP", "`Lake::drop_table`, or `DROP INDEX name ON table`"),
+            Ast::Truncate { .. } => ("TRUNCATE", "`cenote delete TABLE KEY…` or `Table::delete_where`"),
+            Ast::Copy { .. } => ("COPY", "`cenote ingest TABLE PATH…`, and `cenote sql … --format` for output"),
+            Ast::Set(_) => ("SET", "`QueryOptions`"),
+            _ => ("this statement", "SELECT, EXPLAIN, SHOW and DESCRIBE; changes go through the API and the commands"),
+        },
+        Statement::Explain(explain) => return check_reads(&explain.statement),
+        Statement::CopyTo(_) => ("COPY", "`cenote sql … --format csv|json|arrow`"),
+        Statement::CreateExternalTable(_) => ("CREATE EXTERNAL TABLE", "`cenote ingest TABLE PATH…`"),
+        Statement::Reset(_) => ("RESET", "`QueryOptions`"),
+    };
+    Err(Error::unsupported(format!("SQL only reads, and {what} does not; use {instead}")))
+}
+
+/// Returns the tables that the search functions of `statement` name. They are pinned before planning, because a table
+/// function is planned without `async`.
+pub(crate) fn searched_tables(statement: &Statement) -> Vec<String> {
+    let mut searched = Searched::default();
+    let mut statement = statement;
+    while let Statement::Explain(explain) = statement {
+        statement = &explain.statement;
+    }
+    if let Statement::Statement(ast) = statement {
+        let _ = ast.visit(&mut searched);
+    }
+    searched.tables
+}
+
+#[derive(Default)]
+struct Searched {
+    tables: Vec<String>,
+}
+
+impl Visitor for Searched {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: Some(args), .. } = factor
+            && is_search(&name.to_string().to_lowercase())
+            && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = args.args.first()
+            && let Value::SingleQuotedString(table) = &value.value
+        {
+            self.tables.push(table.clone());
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,8 @@
+//! Stored tables as DataFusion sees them: pinned to a version, listed in a catalog and scanned under the filters that
+//! the store evaluates. Nothing here knows searches.
+
+pub(crate) mod catalog;
+pub(crate) mod pinned;
+pub(crate) mod pushdown;
+pub(crate) mod scan;
+pub(crate) mod stored;

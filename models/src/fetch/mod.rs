@@ -1,0 +1,8 @@
+//! Files out of packages of public registries, in a local cache. Nothing here knows models.
+
+pub(crate) mod cache;
+pub(crate) mod command;
+pub(crate) mod digest;
+pub(crate) mod package;
+
+mod archive;
