@@ -19,12 +19,12 @@ use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::FutureExt;
 
 use crate::Version;
-use crate::concerned::{Concerned, KeyParts, row_bytes};
-use crate::fault::arrow_error;
+use crate::errors::arrow_error;
+use crate::log::concerned::{Concerned, KeyParts, row_bytes};
 use crate::log::{Frame, Log, News, Record};
-use crate::schema;
-use crate::snapshot::Snapshot;
-use crate::state::{State, blocking};
+use crate::reading::snapshot::Snapshot;
+use crate::rows::schema;
+use crate::state::table_state::{State, blocking};
 
 /// Changes overlaid on a snapshot before a newer snapshot is taken: maximum rows, and maximum bytes.
 const RECENT_ROWS_MAX: usize = 50_000;

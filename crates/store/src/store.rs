@@ -17,19 +17,19 @@ use lance_file::version::LanceFileVersion;
 use tokio::sync::OnceCell;
 
 use crate::Faults;
-use crate::block_cache::BlockCacheUsage;
-use crate::column::{self, Owner};
-use crate::fault::lance_error;
-use crate::fence::Fence;
-use crate::key::PrimaryKey;
-use crate::lease::{Lease, Leases};
-use crate::pages::Pages;
-use crate::place::Place;
-use crate::schema;
-use crate::sessions::{Sessions, new_identity};
-use crate::state::State;
+use crate::base::fence::Fence;
+use crate::base::pages::Pages;
+use crate::base::sessions::{Sessions, new_identity};
+use crate::errors::lance_error;
+use crate::files::block_cache::BlockCacheUsage;
+use crate::leases::lease::{Lease, Leases};
+use crate::rows::column::{self, Owner};
+use crate::rows::primary_key::PrimaryKey;
+use crate::rows::schema;
+use crate::state::location::Place;
+use crate::state::table_state::State;
 use crate::table::{Table, check_property};
-use crate::upkeep::AfterFold;
+use crate::upkeep::schedule::AfterFold;
 
 /// Limits and settings of a [`Store`].
 #[derive(Debug, Clone)]

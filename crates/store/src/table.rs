@@ -18,28 +18,28 @@ use lance::Dataset;
 use lance::dataset::NewColumnTransform;
 
 use crate::Version;
-use crate::block_cache::BlockCacheUsage;
-use crate::changes::ByHash;
-use crate::collect::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
-use crate::column::{self, Owner};
-use crate::commit::RowWrite;
-use crate::compaction;
-use crate::direct::{self, Staged};
-use crate::fault::{arrow_error, lance_error};
+use crate::changes::change_store::ByHash;
+use crate::errors::{arrow_error, lance_error};
 use crate::feed::ChangeFeed;
-use crate::filter::Filter;
-use crate::gate;
-use crate::history::Note;
+use crate::files::block_cache::BlockCacheUsage;
+use crate::leases::turn::Turn;
 use crate::log::Record;
-use crate::patch;
-use crate::predicate;
-use crate::schema::{self, Missing};
-use crate::snapshot::{Snapshot, WRITE_ROWS_MAX};
-use crate::state::{State, detached};
+use crate::log::history::Note;
+use crate::reading::snapshot::{Snapshot, WRITE_ROWS_MAX};
+use crate::rows::column::{self, Owner};
+use crate::rows::filter::Filter;
+use crate::rows::schema::{self, Missing};
+use crate::state::table_state::{State, detached};
 use crate::store::{Store, schemas};
-use crate::turn::Turn;
-use crate::update::{Update, parse_dependents};
-use crate::upkeep::UpkeepStatus;
+use crate::upkeep::collect::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
+use crate::upkeep::compaction;
+use crate::upkeep::schedule::UpkeepStatus;
+use crate::writing::commit::RowWrite;
+use crate::writing::direct::{self, Staged};
+use crate::writing::gate;
+use crate::writing::patch;
+use crate::writing::predicate;
+use crate::writing::update::{Update, parse_dependents};
 
 /// The property that lists which columns become void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`] sets the dependent columns to null along with the change; a 64-bit integer that was not

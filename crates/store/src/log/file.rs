@@ -12,8 +12,8 @@ use cenote_base::{Context, Error, Result};
 use super::segment::{News, Segment, Segments};
 use super::unseen::{Unseen, seen_to};
 use crate::Faults;
-use crate::durable::sync_directory;
-use crate::state::blocking;
+use crate::files::durable::sync_directory;
+use crate::state::table_state::blocking;
 
 const EXTENSION: &str = "log";
 

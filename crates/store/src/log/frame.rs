@@ -12,10 +12,10 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use cenote_base::{Error, Result, Timestamp};
 
-use crate::concerned::{Concerned, KeyParts};
-use crate::fault::arrow_error;
-use crate::history::{BaseMark, Checkpoint, Note};
-use crate::key::PrimaryKey;
+use crate::errors::arrow_error;
+use crate::log::concerned::{Concerned, KeyParts};
+use crate::log::history::{BaseMark, Checkpoint, Note};
+use crate::rows::primary_key::PrimaryKey;
 
 const MAGIC: [u8; 4] = *b"CNLG";
 pub(super) const HEADER_BYTES: usize = 12;

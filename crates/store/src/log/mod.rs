@@ -13,9 +13,12 @@
 //! without its beginning. So each frame records how much of its segment was durable before it was written. A broken
 //! frame is damage if a later intact frame vouches for it; otherwise it was never acknowledged, and the log ends there.
 
+pub(crate) mod concerned;
 mod file;
 mod frame;
+pub(crate) mod history;
 mod object;
+pub(crate) mod replay;
 mod segment;
 mod unseen;
 
@@ -27,10 +30,10 @@ use bytes::Bytes;
 use cenote_base::{Context, Error, ErrorKind, Result, Timestamp};
 
 use crate::Faults;
-use crate::durable::{remove_directory, sync_directory};
-use crate::history::Checkpoint;
-use crate::objects::Objects;
-use crate::state::{blocking, blocking_unless};
+use crate::files::durable::{remove_directory, sync_directory};
+use crate::files::objects::Objects;
+use crate::log::history::Checkpoint;
+use crate::state::table_state::{blocking, blocking_unless};
 pub(crate) use frame::{Frame, Record};
 use frame::{HEADER_BYTES, Stamp, frame_bytes, whole_body};
 pub(crate) use segment::News;

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::segment::{News, Segment, Segments};
 use super::unseen::Unseen;
-use crate::objects::{Objects, PARALLEL};
+use crate::files::objects::{Objects, PARALLEL};
 
 /// Maximum objects read ahead in parallel, and their bytes.
 const AHEAD_MAX: usize = 32;

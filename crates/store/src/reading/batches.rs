@@ -1,0 +1,78 @@
+//! The batches of a scan: their columns, their sizes, and the memory they hold.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, MutableArrayData, RecordBatch, RecordBatchOptions, make_array};
+use arrow::datatypes::SchemaRef;
+use cenote_base::{Error, Result};
+use futures::{Stream, StreamExt, stream};
+
+use crate::base::readers::Reading;
+use crate::errors::arrow_error;
+use crate::reading::snapshot::RecordBatches;
+
+/// Returns `batches`, up to the first error, pinning the base that they are read from. The pin ends with the last
+/// batch, even if the caller keeps the stream.
+pub(crate) fn keeping(reading: Arc<Reading>, batches: RecordBatches) -> RecordBatches {
+    let next = |open: Option<(RecordBatches, Arc<Reading>)>| async move {
+        let (mut batches, reading) = open?;
+        let batch = batches.next().await?;
+        let open = batch.is_ok().then_some((batches, reading));
+        Some((batch, open))
+    };
+    stream::unfold(Some((batches, reading)), next).fuse().boxed()
+}
+
+/// Returns the first `rows` rows of `batches`.
+pub(crate) fn first_rows(
+    batches: impl Stream<Item = Result<RecordBatch>>,
+    rows: usize,
+) -> impl Stream<Item = Result<RecordBatch>> {
+    let cut = |left: &mut usize, batch: Result<RecordBatch>| {
+        let batch = batch.map(|batch| batch.slice(0, batch.num_rows().min(*left)));
+        let is_over = *left == 0;
+        *left -= batch.as_ref().map_or(0, RecordBatch::num_rows);
+        futures::future::ready((!is_over).then_some(batch))
+    };
+    batches.scan(rows, cut)
+}
+
+/// Returns `batch` with the columns, order and types of `schema`.
+pub(crate) fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| {
+        let column = batch
+            .column_by_name(field.name())
+            .ok_or_else(|| Error::internal(format!("a scan lost column `{}`", field.name())))?;
+        if column.data_type() == field.data_type() {
+            return Ok(Arc::clone(column));
+        }
+        arrow::compute::cast(column, field.data_type()).map_err(arrow_error)
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
+}
+
+/// Splits `batch` into parts of at most `rows` rows.
+pub(crate) fn parts(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
+    let starts = (0..batch.num_rows()).step_by(rows);
+    starts.map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
+}
+
+/// Copies the columns of `batch` whose buffers are more than twice as large as needed. Otherwise the last rows of a
+/// page would hold all of it, and accounting for batches one by one would count the page once for each.
+pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().map(|column| {
+        let data = column.to_data();
+        let needed = data.get_slice_memory_size().unwrap_or(usize::MAX);
+        if column.get_buffer_memory_size() / 2 <= needed {
+            return Arc::clone(column);
+        }
+        let mut copy = MutableArrayData::new(vec![&data], false, data.len());
+        copy.extend(0, 0, data.len());
+        make_array(copy.freeze())
+    });
+    let columns: Vec<ArrayRef> = columns.collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options).map_err(arrow_error)
+}

@@ -1,0 +1,89 @@
+//! Estimates of the bytes of rows in memory. The files do not tell: repetitive text takes a thousandth of them on disk.
+
+use std::collections::HashSet;
+
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::Schema;
+use cenote_base::Result;
+use futures::FutureExt;
+
+use crate::errors::lance_error;
+use crate::reading::late::row_ids;
+use crate::reading::snapshot::{BATCH_BYTES, BATCH_ROWS, ScanRequest, Snapshot};
+use crate::rows::schema::{fixed_bytes, is_blob, row_bytes_min};
+
+/// Rows whose media are measured.
+const MEDIA_ROWS: usize = 256;
+/// Files of the base whose rows are measured.
+const FILES: usize = 8;
+
+/// Bytes of a row in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowBytes {
+    /// Bytes of the columns whose values all have one size.
+    pub(crate) fixed: u64,
+    /// Average bytes of the other columns.
+    pub(crate) varying: u64,
+}
+
+impl RowBytes {
+    pub(crate) fn all(self) -> u64 {
+        self.fixed + self.varying
+    }
+}
+
+/// Returns how many rows of `row_bytes` each make a batch of a scan.
+pub fn batch_rows(row_bytes: u64) -> usize {
+    (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS as u64) as usize
+}
+
+impl Snapshot {
+    /// Estimates the bytes in memory of a row with the columns of `schema`, from a sample of rows.
+    pub async fn row_bytes(&self, schema: &Schema) -> Result<u64> {
+        let mut row_bytes = self.plain_row_bytes(schema).boxed().await?.all();
+        let media: Vec<_> = schema.fields().iter().filter(|field| is_blob(field)).collect();
+        if !media.is_empty() {
+            let first = self.collect(&ScanRequest::default().columns([""; 0]).with_row_id().limit(MEDIA_ROWS)).await?;
+            let ids = row_ids(&first)?;
+            for column in media {
+                let bytes: u64 = self.blob_sizes(column.name(), ids).await?.iter().sum();
+                row_bytes += bytes / ids.len().max(1) as u64;
+            }
+        }
+        Ok(row_bytes)
+    }
+
+    /// Estimates the bytes in memory of a row with the columns of `schema`, without media.
+    pub(crate) async fn plain_row_bytes(&self, schema: &Schema) -> Result<RowBytes> {
+        let varies = |field: &&arrow::datatypes::FieldRef| !is_blob(field) && fixed_bytes(field.data_type()) == 0;
+        let names = schema.fields().iter().filter(varies).map(|field| field.name());
+        let names: Vec<&String> = names.filter(|name| self.base().schema().field(name).is_some()).collect();
+        let fixed = row_bytes_min(schema);
+        if names.is_empty() {
+            return Ok(RowBytes { fixed, varying: 0 });
+        }
+        let columns = self.base().schema().project(&names).map_err(lance_error)?;
+        let fields: HashSet<i32> = columns.fields.iter().map(|field| field.id).collect();
+        let (mut on_disk, mut rows) = (0, 0);
+        for fragment in self.base().fragments().iter() {
+            let count = fragment.physical_rows.unwrap_or(0) as u64;
+            let files = fragment.files.iter().filter(|file| file.fields.iter().any(|field| fields.contains(field)));
+            for file in files {
+                let others = file.fields.iter().filter_map(|field| self.base().schema().field_by_id(*field));
+                let fixed: u64 = others.map(|field| fixed_bytes(&field.data_type())).sum();
+                let bytes = file.file_size_bytes.get().map_or(0, u64::from);
+                on_disk += bytes.saturating_sub(count * fixed);
+            }
+            rows += count;
+        }
+        // If only a few rows are wide, a sample misses them, but the files show it.
+        let varying = self.reader().sampled_row_bytes(&columns, FILES).await?.max(on_disk / rows.max(1));
+        Ok(RowBytes { fixed, varying })
+    }
+}
+
+/// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
+pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
+    let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or_default();
+    batch.columns().iter().map(|column| bytes(column) as u64).sum()
+}

@@ -1,0 +1,8 @@
+//! A table that is open in this process: where its parts are, and how its state follows the log.
+//!
+//! Knows how to take in what any process wrote. Must not know what is written, or when upkeep is due.
+
+pub(crate) mod location;
+
+pub(crate) mod presence;
+pub(crate) mod table_state;
