@@ -1,5 +1,5 @@
-//! The fingerprints that a change of a column voids: a property of the table, in which every recipe that runs over it
-//! has its part.
+//! The fingerprints that a change of a column voids: a property of the table, to which every recipe that runs over the
+//! table contributes its steps.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

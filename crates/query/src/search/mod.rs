@@ -1,4 +1,4 @@
-//! Searches of a table's indexes: from a table function or from a sort with a limit to a step of a plan. Nothing here
+//! Searches of a table's indexes as steps of a plan: from a table function, or from a sort with a limit. Nothing here
 //! knows how an index is built.
 
 pub(crate) mod nearest_rule;
