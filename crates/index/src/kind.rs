@@ -54,11 +54,11 @@ pub enum VectorStructure {
     IvfFlat,
     /// On disk: product-quantised vectors.
     IvfPq,
-    /// On disk: vectors of 8 bits a number.
+    /// On disk: vectors of 8 bits per number.
     IvfSq,
-    /// On disk: vectors of some bits a number after a rotation (RaBitQ).
+    /// On disk: vectors of a few bits per number after a rotation (RaBitQ).
     IvfRq,
-    /// On disk: a graph over vectors of 8 bits a number in each partition.
+    /// On disk: a graph over vectors of 8 bits per number in each partition.
     IvfHnswSq,
     /// On disk: a graph over product-quantised vectors in each partition.
     IvfHnswPq,

@@ -169,7 +169,7 @@ impl Pipeline {
         let state = Mutex::new(state);
         let shared =
             Arc::new(PipelineShared { plan, batches, bytes_max, state, made: Condvar::new(), room: Condvar::new() });
-        // There is no use for more threads than batches.
+        // More threads than batches would have nothing to do.
         for number in 0..threads.min(usize::try_from(batches - given.min(batches)).unwrap_or(threads)) {
             let (shared, handle) = (Arc::clone(&shared), handle.clone());
             std::thread::Builder::new()
@@ -268,8 +268,8 @@ impl PipelineShared {
         }
     }
 
-    /// Begins to read the next batch. Returns `None` at the end of the epoch, and also where there is no room yet and
-    /// `wait` is false.
+    /// Begins to read the next batch. Returns `None` at the end of the epoch, and also if `wait` is false and the batch
+    /// does not fit yet.
     fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<PendingBatch> {
         let number = self.claim(wait)?;
         let plan = &self.plan;
@@ -287,8 +287,8 @@ impl PipelineShared {
         Some(PendingBatch { number, step, samples, repeated, rows: AbortOnDrop(rows) })
     }
 
-    /// Claims the next batch once there is room for it, and returns its number. Returns `None` at the end of the epoch,
-    /// and also where there is no room yet and `wait` is false.
+    /// Claims the next batch once it fits, and returns its number. Returns `None` at the end of the epoch, and also if
+    /// `wait` is false and the batch does not fit yet.
     fn claim(&self, wait: bool) -> Option<u64> {
         let mut state = self.state.lock();
         loop {

@@ -3,8 +3,8 @@
 //! The space `text` is that of MiniLM's sentence vectors: a picture's vector lies near those of sentences that describe
 //! it, so that `embed_text` finds pictures by words. It is formed from the names of the 1000 ImageNet classes (ConSE,
 //! Norouzi et al. 2014). Unlike CLIP, it cannot express what no class name comes near. Among 111 captioned COCO
-//! pictures, 85% of the captions find their picture in the first ten (9% by chance), and 35% find it first. In the
-//! space `features`, pictures that look alike have near vectors.
+//! pictures, 85% of the captions find their picture in the first ten (9% by chance), and 35% find it first. Near
+//! vectors in the space `features` mean pictures that look alike.
 
 use std::sync::Arc;
 

@@ -28,7 +28,7 @@ use crate::blocking::blocking;
 
 /// Row ids that are read from a segment at once.
 const READ_ROWS: usize = 1 << 20;
-/// The most words whose counts a segment caches.
+/// Words whose counts a segment caches, at most.
 const COUNTED_TERMS_MAX: usize = 10_000;
 
 /// Counts of rows and words, by which BM25 weighs some terms.

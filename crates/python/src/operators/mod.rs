@@ -27,7 +27,7 @@ use crate::interchange;
 /// Consecutive rows that may each cost a worker a child process. Beyond them the operator is to blame.
 const LOST_ROWS_MAX: usize = 16;
 
-/// The least time that a child has to start, for the interpreter and its imports.
+/// Time that a child has to start, at least: for the interpreter and its imports.
 const START_MAX_LEAST: Duration = Duration::from_secs(60);
 
 /// The operators declared in this process, which every lake opened afterwards knows. The lock is only held under the

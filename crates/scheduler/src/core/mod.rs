@@ -50,11 +50,11 @@ pub(crate) struct Core {
     trace: Trace,
     /// The job of work that names none.
     default_job: Key,
-    /// When something last began or ended.
+    /// The time at which something last began or ended.
     last_progress: Instant,
-    /// No new work is accepted.
+    /// Whether new work is refused.
     is_draining: bool,
-    /// The last handle of the scheduler was dropped: its threads end.
+    /// Whether the last handle of the scheduler was dropped, so that the threads end.
     is_closed: bool,
     drain_waiters: Vec<oneshot::Sender<()>>,
     tasks_max: usize,
