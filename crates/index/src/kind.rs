@@ -159,7 +159,10 @@ impl IndexKind {
         } else {
             let names = VECTOR_NAMES.iter().map(|(name, _)| *name).chain(["text"]);
             let names: Vec<&str> = names.chain(SCALAR_NAMES.iter().map(|(name, _)| *name)).collect();
-            return Err(Error::invalid_input(format!("`{word}` is no kind of index: use one of {}", names.join(", "))));
+            return Err(Error::invalid_input(format!(
+                "`{word}` is not a kind of index: use one of {}",
+                names.join(", ")
+            )));
         };
         for (name, value) in options {
             kind.set(name, value)?;

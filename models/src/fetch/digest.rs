@@ -45,7 +45,7 @@ pub(crate) fn verify(path: &Path, expected: &str, what: &str) -> Result<()> {
     if found.eq_ignore_ascii_case(expected) {
         return Ok(());
     }
-    Err(Error::corrupt(format!("{what} has SHA-256 {found}, the manifest says {expected}: {}", path.display())))
+    Err(Error::corrupt(format!("{what} has SHA-256 {found}, but the manifest says {expected}: {}", path.display())))
 }
 
 #[cfg(test)]

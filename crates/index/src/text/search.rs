@@ -295,7 +295,7 @@ impl ColumnSearch<'_> {
         let opened = opened.map_err(lance_error)?;
         let inverted = opened.as_any().downcast_ref::<InvertedIndex>();
         let inverted =
-            inverted.ok_or_else(|| Error::corrupt(format!("index `{}` is no full-text index", self.index.name)))?;
+            inverted.ok_or_else(|| Error::corrupt(format!("index `{}` is not a full-text index", self.index.name)))?;
         let rows = self.indexes.unindexed_texts().indexed_rows(self.snapshot, metadata).await?;
         Ok(TextSegment::new(Arc::new(inverted.clone()), rows, live.clone()))
     }

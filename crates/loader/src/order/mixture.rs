@@ -31,7 +31,7 @@ impl Mixture {
             (None, Some(_)) => return Err(Error::invalid_input("epoch_rows is only for sources with weights")),
             (Some(weights), epoch_rows) => {
                 if weights.iter().any(|weight| !weight.is_finite() || *weight <= 0.0) {
-                    return Err(Error::invalid_input("weights are positive numbers"));
+                    return Err(Error::invalid_input("weights must be positive numbers"));
                 }
                 if let Some(empty) = rows.iter().position(|rows| *rows == 0) {
                     return Err(Error::invalid_input(format!(

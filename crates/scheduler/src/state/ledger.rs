@@ -223,11 +223,11 @@ impl Ledger {
     /// Converts `wanted` to the ledger's units.
     ///
     /// # Errors
-    /// `InvalidInput` for amounts that make no sense; `ResourceExhausted` for amounts that no wait could ever free.
+    /// `InvalidInput` for amounts that are out of range; `ResourceExhausted` for amounts that no wait could ever free.
     pub(crate) fn request(&self, wanted: &Resources) -> Result<Request> {
         let refuse = |message: String| Err(Error::resource_exhausted(message));
         if !wanted.cpu.is_finite() || wanted.cpu < 0.0 {
-            return Err(Error::invalid_input(format!("a request for {} CPU cores makes no sense", wanted.cpu)));
+            return Err(Error::invalid_input(format!("CPU cores must be a number ≥ 0, found {}", wanted.cpu)));
         }
         let cpu_millis = millis(wanted.cpu);
         if cpu_millis > self.cpu_millis.total {
@@ -258,11 +258,11 @@ impl Ledger {
         let amount = match wanted.share {
             Share::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
                 return Err(Error::invalid_input(format!(
-                    "a share of {share} of a `{class}` makes no sense; it is above 0 and at most 1"
+                    "a share of a `{class}` must be above 0 and at most 1, found {share}"
                 )));
             }
             Share::MemoryBytes(0) => {
-                return Err(Error::invalid_input(format!("a share of 0 bytes of a `{class}` makes no sense")));
+                return Err(Error::invalid_input(format!("a share of a `{class}` must be at least 1 byte, found 0")));
             }
             Share::Fraction(share) => DeviceAmount::Millionths((f64::from(share) * 1e6).round() as u64),
             Share::MemoryBytes(bytes) => DeviceAmount::Bytes(bytes),

@@ -150,7 +150,7 @@ impl<'a> Clustering<'a> {
             return Ok(Self { points, columns, options, usable });
         }
         Err(Error::invalid_input(format!(
-            "{} centroids of {} points with finite numbers: from 1 to {most} are possible",
+            "{} centroids cannot be made of {} points with finite numbers: from 1 to {most} are possible",
             options.centroids,
             usable.len()
         )))
