@@ -1,5 +1,6 @@
-//! The kernels: each in WGSL and for the CPU, with the tolerance between the two. Nothing here knows how a device is
-//! found.
+//! The kernels: each in WGSL and for the CPU, with the tolerance between the two.
+//!
+//! This part does not know how a device is found.
 
 pub(crate) mod distance;
 pub mod kmeans;

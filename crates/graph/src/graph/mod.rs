@@ -1,6 +1,6 @@
 //! The graph: its parts and their locks; each kind of operation has a file of its own.
 //!
-//! It knows nothing of where labels and vectors come from.
+//! This part does not know where labels and vectors come from.
 
 mod consolidate;
 mod insert;

@@ -103,7 +103,7 @@ pub(super) struct TextSegment {
     counted: Mutex<CountedTerms>,
 }
 
-/// The cached counts of a segment's live rows: subtracting rows that are gone takes reading their postings.
+/// The cached counts of a segment's live rows: counting again would read the postings of the rows that are gone.
 #[derive(Debug, Default)]
 struct CountedTerms {
     rows: usize,

@@ -1,7 +1,7 @@
 //! The order of the samples of an epoch: a function of the seed, the epoch and the numbers of rows, computed rather
 //! than stored.
 //!
-//! This part knows of a source only the number and the lengths of its rows, and nothing of ranks or batches.
+//! This part does not know ranks or batches, and of a source only the number and the lengths of its rows.
 
 pub(crate) mod buckets;
 pub(crate) mod mixture;

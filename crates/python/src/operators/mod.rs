@@ -1,4 +1,4 @@
-//! Operators written in Python: a definition each, whose workers are child processes.
+//! Operators written in Python: each has a definition, and workers that are child processes.
 //!
 //! A Python function runs beside this process, not in it: it shares no interpreter lock with others, and may crash or
 //! exhaust its memory without harm. The row on which it does so is set aside like any other bad row.

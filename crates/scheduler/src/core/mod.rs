@@ -1,8 +1,8 @@
 //! All decisions of the scheduler, as transitions of plain state.
 //!
-//! Whoever drives the core hands in tasks, asks for the next one to run, reports how it went, and tells the time.
-//! Threads do so in a process, and a seeded driver in the simulation. Everything that has to happen without the lock,
-//! because it runs or drops code of the caller's, is left as an [`Effect`].
+//! The driver of the core hands in tasks, asks for the next one to run, reports how it went, and tells the time.
+//! Threads are its driver in a process, and a seeded loop is in the simulation. Everything that has to happen without
+//! the lock, because it runs or drops code of the caller's, is left as an [`Effect`].
 //!
 //! The core does no I/O, reads no clock and starts no thread, and it does not know the types that callers hold.
 
