@@ -47,7 +47,7 @@ pub(super) struct Piece {
 
 /// Sends the rows `row_ids` in pieces.
 ///
-/// Stops without error when the receiver is gone: whoever dropped it has the reason.
+/// Stops without error when the receiver is gone: the side that dropped it reports the reason.
 pub(super) async fn read(
     snapshot: Snapshot,
     row_ids: Vec<u64>,

@@ -1,4 +1,4 @@
-//! Tasks: consecutive steps of a group that run as one, and the resources that they ask for together.
+//! Tasks: consecutive steps of a group that run as one, and the resources that they request together.
 
 use std::ops::Range;
 use std::sync::Arc;

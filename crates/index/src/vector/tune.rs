@@ -18,7 +18,7 @@ use crate::metric::Metric;
 const QUERIES: usize = 100;
 /// Sampled queries that check whether the recall of a tuned index still holds.
 const QUERIES_CHECK: usize = 32;
-/// Rows that a sampled query asks for.
+/// Rows that a sampled query requests.
 const K: usize = 10;
 /// The relative difference up to which two distances count as equal.
 const TIE: f32 = 1e-6;

@@ -152,7 +152,7 @@ impl DeviceAccount {
         self.used_bytes
     }
 
-    /// Returns the bytes of this device that `wanted` asks for.
+    /// Returns the bytes of this device that `wanted` requests.
     fn bytes_of(&self, wanted: &DeviceRequest) -> u64 {
         match wanted.amount {
             DeviceAmount::Bytes(bytes) => bytes,
@@ -182,7 +182,7 @@ impl Request {
         (self.memory_bytes, self.task_bytes) = (bytes, Some(task_bytes));
     }
 
-    /// Returns the part of an actor's request that a call on an existing state asks for: the CPU.
+    /// Returns the part of an actor's request that a call on an existing state needs: the CPU.
     pub(super) fn for_call(&self) -> Self {
         Self { cpu_millis: self.cpu_millis, on_state: true, ..Self::default() }
     }
@@ -305,7 +305,7 @@ impl Ledger {
         wanted.units > self.named[wanted.resource].units.free()
     }
 
-    /// Returns whether `ahead` and `behind` ask for a common resource that `ahead` cannot have now.
+    /// Returns whether `ahead` and `behind` request a common resource that `ahead` cannot have now.
     pub(super) fn contend(&self, ahead: Demand<'_>, behind: Demand<'_>) -> bool {
         let lacks_memory = ahead.request.memory_bytes + ahead.inputs_bytes > 0 && !self.has_memory(ahead);
         let (inputs_bytes, ahead, behind) = (behind.inputs_bytes, ahead.request, behind.request);
@@ -321,7 +321,7 @@ impl Ledger {
             || self.lacks_units_of(wanted.request, &held.request)
     }
 
-    /// Returns whether `request` is short of a named resource that `other` asks for too.
+    /// Returns whether `request` is short of a named resource that `other` requests too.
     fn lacks_units_of(&self, request: &Request, other: &Request) -> bool {
         let asks_too = |wanted: &NamedUnits| other.named.iter().any(|units| units.resource == wanted.resource);
         request.named.iter().any(|wanted| self.is_short_of(wanted) && asks_too(wanted))
