@@ -2,9 +2,8 @@
 //!
 //! A [`Manifest`] names the source of a model's file (a package of a public registry, a local file, a converter that
 //! runs here), and its inputs and outputs. [`ModelRegistry`] finds, fetches, builds and loads each model once, and
-//! shares it.
-//! [`Package`] is a package of a registry, pinned by version and SHA-256, whose files are extracted into a local cache.
-//! ONNX Runtime is loaded at run time; [`Runtime`] lists the places where it is looked for.
+//! shares it. [`Package`] is a package of a registry, pinned by version and SHA-256, whose files are extracted into a
+//! local cache. ONNX Runtime is loaded at run time; [`Runtime`] lists the places where it is looked for.
 //!
 //! This crate does not know operators, tables or media. It does not train, and does not download from model hubs.
 //!

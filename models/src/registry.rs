@@ -16,8 +16,8 @@ use crate::run::runtime::{Provider, Runtime, Search, SessionOptions};
 use crate::run::text::TextEncoder;
 use crate::run::tokenizer::Tokenizer;
 
-/// Memory of a session: about `SESSION_FILES` · bytes of the model's file, for the weights as stored and as the kernels
-/// need them, and for the tensors between layers.
+/// Memory of a session: about `SESSION_FILES` times the bytes of the model's file, for the weights as stored and as the
+/// kernels need them, and for the tensors between layers.
 const SESSION_FILES: u64 = 4;
 
 /// The settings of a [`ModelRegistry`].
@@ -31,9 +31,9 @@ pub struct ModelOptions {
     pub onnxruntime: Option<PathBuf>,
     /// The threads of a session. Results may differ in the last bits between settings.
     pub threads_per_session: usize,
-    /// The most open sessions of a model, each of which holds the model's weights. `None`: as many as CPU cores.
+    /// Open sessions of a model, at most, each of which holds the model's weights. `None`: as many as CPU cores.
     pub sessions_max: Option<usize>,
-    /// The most bytes that the sessions of a model hold together; one session may always be open. `None`: any number.
+    /// Bytes that the sessions of a model hold together, at most; one session may always be open. `None`: any number.
     pub sessions_bytes_max: Option<ByteSize>,
     /// The hardware that runs models.
     pub provider: Provider,
@@ -42,7 +42,7 @@ pub struct ModelOptions {
 }
 
 impl Default for ModelOptions {
-    /// Returns one thread a session, as many sessions as cores, and fetching on.
+    /// Returns one thread per session, as many sessions as cores, and fetching on.
     fn default() -> Self {
         Self {
             cache_dir: None,
@@ -183,7 +183,7 @@ impl ModelRegistry {
         })
     }
 
-    /// Returns the most open sessions of the model at `path`.
+    /// Returns the maximum number of open sessions of the model at `path`.
     fn sessions_of(&self, path: &Path) -> Result<usize> {
         let Some(bytes_max) = self.sessions_bytes_max else { return Ok(self.sessions_max) };
         let bytes = std::fs::metadata(path).context(|| format!("look at model {}", path.display()))?.len();

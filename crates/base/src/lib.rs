@@ -1,5 +1,5 @@
 //! The types that every Cenote crate shares: the error, the clock, seeded randomness, locks, resource requests, byte
-//! sizes, packing of rows into bounded pieces, and the guess at a name that was meant.
+//! sizes, packing of rows into bounded pieces, and suggestions for unknown names.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!

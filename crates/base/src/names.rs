@@ -1,11 +1,11 @@
-//! Names that are not there: the guess at the name that was meant, and the error that lists those there are.
+//! Unknown names: the suggestion of a similar known one, and the error that lists those that exist.
 
 use crate::error::Error;
 
-/// The least likeness, from 0 to 1, of a name that may have been meant.
+/// The least similarity, from 0 to 1, of a name that is suggested.
 const LIKENESS_MIN: f64 = 0.5;
 
-/// Returns the candidate most like `name`, whatever the case of its letters, if any is like enough to have been meant.
+/// Returns the candidate most similar to `name`, ignoring case, if it is similar enough to be suggested.
 ///
 /// ```
 /// use cenote_base::closest;
@@ -29,7 +29,7 @@ pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
     closest(name, candidates).map_or_else(String::new, |candidate| format!(": did you mean `{candidate}`?"))
 }
 
-/// Makes the `NotFound` for a `what` called `name`, which lists the names there are.
+/// Makes the `NotFound` error for a `what` called `name`: it suggests a similar name and lists the known ones.
 ///
 /// ```
 /// use cenote_base::unknown;

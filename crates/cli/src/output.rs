@@ -141,7 +141,7 @@ pub fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
-/// Returns whether `error` came of a closed standard output.
+/// Returns whether `error` comes from a closed standard output.
 pub fn is_broken_pipe(error: &Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {

@@ -130,7 +130,7 @@ pub struct Sight {
 
 impl Drop for Sight {
     fn drop(&mut self) {
-        // A socket that stays is removed by whoever connects to it in vain.
+        // A socket that is left behind is removed by the next process that fails to connect to it.
         drop(std::fs::remove_file(&self.socket));
     }
 }
@@ -172,13 +172,13 @@ fn listen(socket: &Path) -> Result<UnixListener> {
     let directory = directory();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     made.context(|| format!("make {}", directory.display()))?;
-    // Where no runtime directory is set, somebody else may have made it in the directory that everybody shares.
+    // Without a runtime directory, it is in the shared temporary directory, where another user may have created it.
     let ours = std::fs::metadata("/proc/self").and_then(|ours| Ok((ours.uid(), std::fs::metadata(&directory)?)));
     let (user, found) = ours.context(|| format!("look at {}", directory.display()))?;
     if found.uid() != user || found.mode() & 0o077 != 0 {
         return Err(Error::unavailable(format!("{} is open to other users", directory.display())));
     }
-    // A killed process of the same number may have left a socket.
+    // A killed process with the same number may have left a socket.
     drop(std::fs::remove_file(socket));
     UnixListener::bind(socket).context(|| format!("listen at {}", socket.display()))
 }

@@ -125,7 +125,7 @@ fn errors_say_what_to_do() {
     let elsewhere = nowhere.path().join("none");
     let text = lake.fails(&["--lake", elsewhere.to_str().unwrap(), "tables"], 1);
     assert!(text.contains("is not a lake; create one with `cenote --lake"), "{text}");
-    assert!(lake.fails(&["init"], 1).contains("is a lake already"));
+    assert!(lake.fails(&["init"], 1).contains("is already a lake"));
     assert_eq!(lake.fails(&["get", "photos", "a"], 1), "error: no table `photos`; there are none\n");
     assert!(lake.fails(&["ingest", "photos", "no/such/file"], 1).contains("read no/such/file"));
     lake.fails(&["frobnicate"], 2);

@@ -1,7 +1,7 @@
 //! Benchmark of every kernel on one CPU thread and on a device: throughput, ratio, and the shares of the device's time.
 //!
 //! Usage: `kernels [SCALE]`. The matrices of searches and clusters have SCALE times 100,000 rows; 0.1 suits a software
-//! device. The first GPU is used, else software Vulkan. The output is a line of JSON a kernel, then the same as a
+//! device. The first GPU is used, else software Vulkan. The output is a line of JSON per kernel, then the same as a
 //! table. The CPU's figure is for one thread; n threads do up to n times as much.
 
 #![allow(clippy::print_stdout)] // The figures are its output.
@@ -15,13 +15,13 @@ use cenote_device::yuv::{ColourMatrix, Format, Frame, Plane, Range};
 use cenote_device::{Device, Matrix, Metric, Pending, gpu_or_software, kmeans, nearest, phash, resize, yuv};
 
 const MEMORY_BYTES_MAX: u64 = 2 << 30;
-/// The batches of a figure, which is their median.
+/// Batches per measurement; the figure is their median.
 const BATCHES: u32 = 5;
 
 struct Bench {
     device: Device,
     matrix_rows: usize,
-    /// The rows of the table, one a kernel.
+    /// The rows of the table, one per kernel.
     rows: Vec<serde_json::Value>,
 }
 

@@ -13,7 +13,7 @@ use crate::pool::Pool;
 /// An opened device. Clones share it.
 ///
 /// Its methods and the kernels block the calling thread while data is copied and while a result is awaited, so they
-/// belong on a thread of their own and never on an async executor's. The intended use is one owner thread a device,
+/// belong on a thread of their own and never on an async executor's. The intended use is one owner thread per device,
 /// which submits the next batch before it waits for the last. Work runs in the order of submission.
 ///
 /// ```
@@ -75,7 +75,7 @@ pub(crate) struct Kernel {
     pub(crate) constants: &'static [(&'static str, u32)],
 }
 
-/// The faults that the driver reported, which it does at any time; the next call returns them.
+/// The faults that the driver has reported. It may report them at any time; the next call returns them.
 #[derive(Default)]
 struct Fault {
     lost: Mutex<Option<String>>,

@@ -11,7 +11,7 @@ use cenote_base::{Error, Result};
 const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part, or, for tests without a GPU, \
                        Mesa's software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
 
-/// The sort of hardware that a device is.
+/// The type of hardware that a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceKind {
     /// A GPU with memory of its own.
@@ -45,7 +45,7 @@ pub struct DeviceInfo {
     pub name: String,
     /// The driver's interface: always `vulkan` for now.
     pub backend: String,
-    /// The sort of hardware.
+    /// The type of hardware.
     pub kind: DeviceKind,
     /// The driver's name and version.
     pub driver: String,
@@ -53,9 +53,9 @@ pub struct DeviceInfo {
     pub bus: String,
     /// Bytes of memory local to the device; for an integrated or software device, of the memory that it shares.
     pub memory_bytes: u64,
-    /// The most bytes of a buffer.
+    /// Bytes of a buffer, at most.
     pub buffer_bytes_max: u64,
-    /// The most bytes of a buffer that a kernel can access.
+    /// Bytes of a buffer that a kernel can access, at most.
     pub binding_bytes_max: u64,
 }
 

@@ -17,7 +17,7 @@
 //! is fetched.
 //!
 //! Devices are Vulkan's, through wgpu. Without a GPU, Mesa's software Vulkan serves the tests; [`gpu`] does not return
-//! it, because `on_cpu` is faster. Vulkan is not loaded before a device is asked for.
+//! it, because `on_cpu` is faster. Vulkan is not loaded before a device is requested.
 //!
 //! This crate does not know operators, tables or media files, and does not decide what runs where: that takes measured
 //! rates, for which [`Device::usage`] has the figures.

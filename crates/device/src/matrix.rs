@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::pool::Lease;
 use crate::work::Work;
 
-/// The most bytes of a matrix in one buffer, on a device that allows larger ones.
+/// Bytes of a matrix in one buffer, at most, on a device that allows larger ones.
 const PART_BYTES_MAX: u64 = 1 << 30;
 
 /// A matrix of `f32` on a device, row by row, which holds its memory until it is dropped.

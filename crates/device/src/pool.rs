@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 
-/// The least difference in bytes between two sizes of buffers.
+/// The smallest step between two sizes of buffers, in bytes.
 const STEP_BYTES_MIN: u64 = 256;
 
 /// The purpose of a buffer, which is reused for the same purpose only.
@@ -149,7 +149,7 @@ impl Lease {
         &self.buffer
     }
 
-    /// Returns the bytes that were asked for.
+    /// Returns the bytes that were requested.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }

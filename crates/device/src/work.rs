@@ -11,9 +11,9 @@ use cenote_base::{Error, Result};
 use crate::device::{Device, Kernel};
 use crate::pool::{Lease, Purpose, Reservation};
 
-/// The bytes of a piece of an upload: a large upload needs little memory beside its destination.
+/// Bytes per piece of an upload: a large upload needs little memory beside its destination.
 const PIECE_BYTES: usize = 16 << 20;
-/// The seconds after which the device of an unfinished batch counts as hanging.
+/// Seconds after which the device of an unfinished batch counts as hung.
 const BATCH_SECONDS_MAX: u64 = 300;
 /// The bytes of two time stamps.
 const CLOCK_BYTES: u64 = 16;

@@ -13,7 +13,7 @@ use crate::devices::Devices;
 /// Bounds of an [`Engine`].
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// The most bytes of media that a row may hold.
+    /// Bytes of media that a row may hold, at most.
     pub row_bytes_max: ByteSize,
     /// The whole memory budget, of which the scheduler's memory is a share. Errors state the budget that would suffice.
     pub budget_bytes: ByteSize,
@@ -39,11 +39,11 @@ impl Default for EngineOptions {
 pub struct RunOptions {
     /// Whether to process again the rows that failed before and have not changed since.
     pub retry_errors: bool,
-    /// `Some` for a dry run: the most rows of each step to process; nothing is written.
+    /// `Some` for a dry run, which writes nothing: the maximum number of rows to process per step.
     pub dry_run_rows: Option<usize>,
-    /// Told of the run's progress; stages are named after their table and operators.
+    /// The listener for the run's progress; stages are named after their table and operators.
     pub progress: Arc<dyn Progress>,
-    /// Stops the run. What was committed stays, and the next run resumes from there.
+    /// The flag that stops the run. What was committed stays, and the next run resumes from there.
     pub cancel: Cancel,
 }
 

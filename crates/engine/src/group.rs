@@ -20,7 +20,7 @@ use crate::record::keys;
 /// The steps of a group that a row went through: bit `n` stands for step `n`.
 pub(crate) type Pattern = u64;
 
-/// Steps of a group, at most: a [`Pattern`] has a bit for each.
+/// Steps of a group, at most: a [`Pattern`] has one bit for each.
 const GROUP_STEPS_MAX: usize = 64;
 
 /// Consecutive steps over one table that share a pass.
@@ -32,8 +32,8 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Splits `planned` into ranges of consecutive steps that share a pass: one table, row-wise, and no predicate over
-    /// an output of the pass itself.
+    /// Splits `planned` into ranges of consecutive steps that share a pass: over one table, row-wise, and without a
+    /// predicate over an output of the same pass.
     pub(crate) fn split(planned: &[Arc<PlannedStep>]) -> Vec<Range<usize>> {
         let alone = |step: &Arc<PlannedStep>| step.child.is_some();
         let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -59,12 +59,12 @@ impl Group {
     }
 }
 
-/// Returns whether `name` is a word of `predicate`. A word inside a string literal counts too: that only costs a pass.
+/// Returns whether `name` is a word of `predicate`. A match inside a string literal only costs an extra pass.
 fn mentions(predicate: &str, name: &str) -> bool {
     predicate.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
 }
 
-/// The rows that a group works on.
+/// The rows that a group works on, at one snapshot.
 pub(crate) struct Work {
     pub(crate) snapshot: Snapshot,
     /// For each step, the ids of the rows that it must process.
@@ -72,7 +72,7 @@ pub(crate) struct Work {
     /// For each step, the ids of the rows that it no longer applies to and that still hold its values.
     pub(crate) cleared: Vec<BTreeSet<u64>>,
     rows_total: usize,
-    /// Keys of the rows that had failed before this run, by step label.
+    /// The keys of the rows that had failed before this run, by step label.
     recorded: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -136,7 +136,7 @@ impl Work {
         self.stale.iter().flat_map(|stale| stale.iter()).copied().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Returns the report of `step` before it runs.
+    /// Returns the report of `step` before any row is processed.
     pub(crate) fn report(&self, step: &PlannedStep) -> StepReport {
         StepReport {
             table: step.table.clone(),
@@ -174,7 +174,7 @@ impl Work {
         self.matching(key.filter(&keys::parse(key, &texts)?)?).await
     }
 
-    /// Returns those of `rows` that `step` applies to.
+    /// Returns the rows among `rows` that `step` applies to.
     async fn applicable(&self, step: &PlannedStep, mut rows: BTreeSet<u64>) -> Result<BTreeSet<u64>> {
         if let Some(filter) = step.filter.as_deref().filter(|_| !rows.is_empty()) {
             let applies = self.rows(filter).await?;
@@ -183,7 +183,8 @@ impl Work {
         Ok(rows)
     }
 
-    /// Adds to each step's rows those for which an earlier step of the group makes one of its inputs anew.
+    /// Adds to the stale rows of each step the rows for which an earlier step of the group derives one of its inputs
+    /// again.
     async fn follow_inputs(&mut self, group: &Group) -> Result<()> {
         for number in 0..group.steps.len() {
             let step = &group.steps[number];
@@ -199,7 +200,7 @@ impl Work {
         Ok(())
     }
 
-    /// Keeps the first `rows` rows of each step, and clears none: for a dry run.
+    /// Keeps only the first `rows` stale rows of each step, and clears none: for a dry run.
     fn limit(&mut self, rows: usize) {
         for stale in &mut self.stale {
             *stale = Arc::new(stale.iter().copied().take(rows).collect());
@@ -211,13 +212,13 @@ impl Work {
 /// The outcome of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// The table that it read.
+    /// The table that the step reads.
     pub table: String,
-    /// Its operator.
+    /// The name of its operator.
     pub operator: String,
-    /// What it makes: columns of that table, or a child table.
+    /// What the step writes: columns of that table, or a child table.
     pub target: String,
-    /// Rows of the table.
+    /// All rows of the table.
     pub rows_total: usize,
     /// Rows that the operator processed.
     pub rows_processed: usize,

@@ -1,4 +1,5 @@
-//! What a group's tables need before its pass: child tables, columns to fill, and the record of how they are made.
+//! The preparation of a group's tables for its pass: child tables, columns to fill, and the record of how they are
+//! made.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -99,7 +99,7 @@ impl Keep {
     }
 }
 
-/// An index that a recipe asks for: plain data, which whoever owns indexes acts on.
+/// An index that a recipe requests: plain data, on which the owner of the indexes acts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexRequest {

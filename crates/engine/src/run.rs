@@ -32,7 +32,7 @@ pub struct StagePlan {
     pub table: String,
     /// Their operators, in order.
     pub operators: Vec<&'static str>,
-    /// The resources that each task asks for.
+    /// The resources that each task requests.
     pub resources: Resources,
 }
 

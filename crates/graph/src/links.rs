@@ -132,7 +132,7 @@ impl Links {
         if level == 0 {
             return;
         }
-        // If chance asks for more rows than there are, the node stays in the base, which costs a little speed.
+        // If chance draws more rows than there are, the node stays in the base, which costs a little speed.
         let taken = self.upper_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             Some(used + u32::from(level)).filter(|&used| used <= self.upper_rows)
         });

@@ -49,8 +49,8 @@ impl FromStr for Metric {
 /// The form of the vectors that a walk compares. Distances of hits are always computed from the vectors as given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Traversal {
-    /// Vectors rounded to 8 bits a number, all on one scale. Not useful where near neighbours differ by less than about
-    /// a hundredth of the range of all values: tight clusters far apart, or vectors of very different lengths.
+    /// Vectors rounded to 8 bits per number, all on one scale. Not useful where near neighbours differ by less than
+    /// about a hundredth of the range of all values: tight clusters far apart, or vectors of very different lengths.
     Int8,
     /// The vectors as given. Slower, with four times the memory traffic.
     Float32,

@@ -78,8 +78,8 @@ impl Beam {
     }
 }
 
-/// The set of visited slots: one bit a slot, so that a set of a million slots stays in the nearest caches. It lists the
-/// words that are not zero, so that clearing costs as much as was visited, however many slots there are.
+/// The set of visited slots: one bit per slot, so that a set of a million slots stays in the nearest caches. It lists
+/// the words that are not zero, so that clearing costs as much as was visited, however many slots there are.
 #[derive(Default)]
 struct Visited {
     words: Vec<u64>,

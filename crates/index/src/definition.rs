@@ -35,9 +35,9 @@ pub struct SearchSettings {
 pub struct Measured {
     /// The share of the nearest rows that was found.
     pub recall: f64,
-    /// The recall that was asked for.
+    /// The recall that was requested.
     pub target: f64,
-    /// The rows that each query asked for.
+    /// The rows that each query requested.
     pub k: usize,
     /// The number of queries.
     pub queries: usize,

@@ -93,7 +93,7 @@ pub(crate) fn keep_first<T>(rows: &mut Vec<T>, k: usize, order: impl FnMut(&T, &
     }
 }
 
-/// Returns the candidates that a search for `k` rows collects before it truncates them: `2k + 32`.
+/// Returns the number of candidates that a search for `k` rows collects before it truncates them: `2k + 32`.
 pub(crate) fn kept_max(k: usize) -> usize {
     2 * k + 32
 }

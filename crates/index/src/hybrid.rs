@@ -24,13 +24,13 @@ pub struct HybridQuery {
     pub vector: VectorQuery,
     /// The text search. Its filter applies to it alone, its columns and its `k` are ignored.
     pub text: TextQuery,
-    /// The most rows to return.
+    /// Rows to return, at most.
     pub k: usize,
 }
 
 impl Indexes {
     /// Returns the rows that rank highest by reciprocal rank fusion: the score of a row is the sum of 1 / (60 + rank)
-    /// over the rankings that have it. The result has the columns asked for, [`DISTANCE`] (null for a row that only its
+    /// over the rankings that have it. The result has the requested columns, [`DISTANCE`] (null for a row that only its
     /// text found) and [`SCORE`] descending.
     ///
     /// Cormack, Clarke, Büttcher: "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",

@@ -34,13 +34,13 @@ use crate::vector::resident::graph::{RefreshOptions, ResidentIndex};
 use crate::vector::resident::saved;
 use crate::vector::unindexed::UnindexedVectorCache;
 
-/// The bases whose catalogs are cached, each with its opened indexes and some bits per row.
+/// Bases whose catalogs are cached, at most. A catalog keeps opened indexes and some bits per row.
 const CATALOGS_MAX: usize = 16;
 /// The part of the cached bytes for rows that satisfy filters: `1 / FILTERED_SHARE`.
 const FILTERED_SHARE: usize = 6;
 /// The part of the cached bytes for the positions of those rows in indexes on disk: `1 / POSITIONS_SHARE`.
 const POSITIONS_SHARE: usize = 6;
-/// The caches of unindexed vectors (2) and texts (5), which share the rest equally.
+/// Caches of unindexed vectors (2) and texts (5), each of which takes an equal part of the rest.
 const UNINDEXED_CACHES: usize = 7;
 
 /// The indexes of any number of tables. Cheap to clone; clones share what is in memory.

@@ -54,11 +54,11 @@ pub enum VectorStructure {
     IvfFlat,
     /// On disk: product-quantised vectors.
     IvfPq,
-    /// On disk: vectors of 8 bits a number.
+    /// On disk: vectors of 8 bits per number.
     IvfSq,
-    /// On disk: vectors of some bits a number after a rotation (RaBitQ).
+    /// On disk: vectors of a few bits per number after a rotation (RaBitQ).
     IvfRq,
-    /// On disk: a graph over vectors of 8 bits a number in each partition.
+    /// On disk: a graph over vectors of 8 bits per number in each partition.
     IvfHnswSq,
     /// On disk: a graph over product-quantised vectors in each partition.
     IvfHnswPq,
@@ -159,7 +159,10 @@ impl IndexKind {
         } else {
             let names = VECTOR_NAMES.iter().map(|(name, _)| *name).chain(["text"]);
             let names: Vec<&str> = names.chain(SCALAR_NAMES.iter().map(|(name, _)| *name)).collect();
-            return Err(Error::invalid_input(format!("`{word}` is no kind of index: use one of {}", names.join(", "))));
+            return Err(Error::invalid_input(format!(
+                "`{word}` is not a kind of index: use one of {}",
+                names.join(", ")
+            )));
         };
         for (name, value) in options {
             kind.set(name, value)?;

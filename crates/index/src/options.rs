@@ -16,9 +16,9 @@ pub(crate) static PROCESSORS: LazyLock<usize> =
 /// The options of [`Indexes`](crate::Indexes).
 #[derive(Debug, Clone)]
 pub struct IndexOptions {
-    /// The most bytes that all indexes in memory take together.
+    /// Bytes that all indexes in memory take together, at most.
     pub memory_bytes_max: ByteSize,
-    /// The most bytes that searches cache for later ones: rows that no index has, and the rows that satisfy filters
+    /// Bytes that searches cache for later ones, at most: rows that no index has, and the rows that satisfy filters
     /// with their positions.
     pub cache_bytes_max: ByteSize,
     /// The directory in which indexes in memory are saved, so that another process need not build them; `None`: they
@@ -35,7 +35,7 @@ pub struct IndexOptions {
     pub segment_rows: usize,
     /// A trainer of the partition centres of vector indexes on disk, in place of Lance: for Float32 under L2 or cosine.
     pub trainer: Option<Arc<dyn Trainer>>,
-    /// The least time between two saves while an index in memory is built; each also waits until a quarter of its rows
+    /// Minimum time between two saves while an index in memory is built; each also waits until a quarter of its rows
     /// are new. A build that is interrupted loses what came after its last save.
     pub save_every: Duration,
 }

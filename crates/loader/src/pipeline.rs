@@ -1,4 +1,4 @@
-//! The pipeline of an epoch: threads make batches ahead, up to a limit of bytes, and they are given in order.
+//! The pipeline of an epoch: threads make batches ahead, up to a limit of bytes, and the consumer takes them in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,29 +16,29 @@ use crate::order::Order;
 use crate::order::sample::Sample;
 use crate::shard::Shard;
 
-/// The costs of the batches given so far.
+/// Totals of the batches given so far, and what they cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stats {
-    /// Batches given.
+    /// Batches given to the consumer.
     pub batches: u64,
-    /// Rows given.
+    /// Rows of these batches.
     pub rows: u64,
-    /// Rows that could not be decoded.
+    /// Rows of these batches that could not be decoded.
     pub errors: u64,
-    /// Bytes of the batches given.
+    /// Bytes of these batches.
     pub bytes: u64,
     /// Time that the consumer waited. If it is long, the loader starves training.
     pub wait: Duration,
-    /// Time spent reading rows, over all batches. Other batches were decoded meanwhile.
+    /// Time spent reading rows, over all batches. It overlaps with the decoding of other batches.
     pub read: Duration,
     /// Time spent decoding and transforming, over all threads.
     pub decode: Duration,
-    /// Bytes of the batches that are ready now.
+    /// Bytes of the batches that are ready and not given yet.
     pub ready_bytes: u64,
 }
 
 impl Stats {
-    /// Adds the costs of a later pipeline, whose ready batches replace those of this one.
+    /// Adds the totals of a later pipeline, whose ready batches replace those of this one.
     pub(crate) fn plus(self, later: Self) -> Self {
         Self {
             batches: self.batches + later.batches,
@@ -53,19 +53,19 @@ impl Stats {
     }
 }
 
-/// The answer to a request for the next batch.
+/// The outcome of a wait for the next batch.
 #[derive(Debug)]
 pub enum Next {
-    /// The next batch, for the first caller that accepts it.
+    /// The next batch, which goes to the first caller that accepts it.
     Batch(Box<Offer>),
     /// The epoch is over.
     End,
-    /// No batch is ready yet.
+    /// No batch became ready in time.
     NotYet,
 }
 
-/// A batch that does not count as given until it is [accepted](crate::Loader::accept). A caller that is interrupted
-/// before, or cannot use the batch, leaves it to the next caller.
+/// A batch that counts as given only once it is [accepted](crate::Loader::accept). If the caller is interrupted first
+/// or cannot use the batch, the next caller gets it.
 #[derive(Debug)]
 pub struct Offer {
     /// The batch.
@@ -74,12 +74,12 @@ pub struct Offer {
     pub(crate) number: u64,
 }
 
-/// The parts of an epoch: what makes its batches, in which order, and which of them.
+/// The plan of an epoch: what makes its batches, in which order, and which of them this worker makes.
 pub(crate) struct EpochPlan {
     pub(crate) maker: BatchMaker,
     pub(crate) order: Order,
     pub(crate) shard: Shard,
-    /// Positions that were taken before this plan.
+    /// Positions of the order that were consumed before this plan.
     pub(crate) consumed: u64,
     /// Batches of this plan that this worker has given already.
     pub(crate) given: u64,
@@ -92,21 +92,21 @@ impl EpochPlan {
     }
 }
 
-/// The time that a batch took.
+/// The time spent on one batch.
 struct BatchTimes {
     read: Duration,
     decode: Duration,
 }
 
-/// The progress of an epoch.
+/// The progress of an epoch, guarded by the pipeline's lock.
 struct PipelineState {
-    /// The number of the batch that a thread makes next.
+    /// The number of the next batch that a thread makes.
     next: u64,
-    /// The number of the batch that the consumer gets next.
+    /// The number of the next batch that the consumer takes.
     given: u64,
-    /// Batches that are made and not given, by number.
+    /// Finished batches that the consumer has not taken, by number.
     ready: BTreeMap<u64, Result<Batch>>,
-    /// Batches that are being made.
+    /// The count of batches that are being made.
     making: u64,
     /// Bytes of the largest batch so far: the estimate for each batch that is being made.
     largest: u64,
@@ -120,9 +120,9 @@ struct PipelineShared {
     batches: u64,
     bytes_max: u64,
     state: Mutex<PipelineState>,
-    /// Notified when a batch is ready.
+    /// Notified when a batch becomes ready.
     made: Condvar,
-    /// Notified when there is room for another batch.
+    /// Notified when there may be room for another batch.
     room: Condvar,
 }
 
@@ -131,12 +131,12 @@ struct PendingBatch {
     number: u64,
     step: u64,
     samples: Arc<[Sample]>,
-    /// The number of samples at the end that fill the batch.
+    /// The count of samples at the end that repeat earlier ones to fill the batch.
     repeated: usize,
     rows: AbortOnDrop<Result<(RecordBatch, Duration)>>,
 }
 
-/// A task that is aborted when nobody waits for it any more.
+/// A task that is aborted when its handle is dropped.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
@@ -145,14 +145,15 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// The threads that make the batches of an epoch. Dropping it stops each after its current batch.
+/// The threads that make the batches of an epoch. When the pipeline is dropped, each thread stops after its current
+/// batch.
 pub(crate) struct Pipeline {
     shared: Arc<PipelineShared>,
 }
 
 impl Pipeline {
-    /// Starts `threads` threads on `plan`. Batches that are ready or being made take about `bytes_max`, but one batch
-    /// is made whatever its size.
+    /// Starts at most `threads` threads on `plan`. Batches that are ready or being made take about `bytes_max` in
+    /// total; a batch that exceeds it alone is made all the same.
     pub(crate) fn start(plan: EpochPlan, threads: usize, bytes_max: u64, handle: &Handle) -> Result<Self> {
         let batches = plan.batches();
         let given = plan.given;
@@ -168,7 +169,7 @@ impl Pipeline {
         let state = Mutex::new(state);
         let shared =
             Arc::new(PipelineShared { plan, batches, bytes_max, state, made: Condvar::new(), room: Condvar::new() });
-        // No more threads than batches are started.
+        // More threads than batches would have nothing to do.
         for number in 0..threads.min(usize::try_from(batches - given.min(batches)).unwrap_or(threads)) {
             let (shared, handle) = (Arc::clone(&shared), handle.clone());
             std::thread::Builder::new()
@@ -179,7 +180,7 @@ impl Pipeline {
         Ok(Self { shared })
     }
 
-    /// Returns the next batch if it is ready within `wait`; it stays the next one until it is taken.
+    /// Returns the next batch if it becomes ready within `wait`. It remains the next one until it is taken.
     pub(crate) fn next_within(self: &Arc<Self>, wait: Duration) -> Result<Next> {
         let start = Instant::now();
         let mut state = self.shared.state.lock();
@@ -202,7 +203,7 @@ impl Pipeline {
         outcome
     }
 
-    /// Takes batch `number` if it is still the next one, and returns whether it was.
+    /// Takes batch `number` off the pipeline if it is still the next one, and returns whether it was.
     pub(crate) fn take(&self, number: u64) -> bool {
         let mut state = self.shared.state.lock();
         if state.given != number {
@@ -219,7 +220,7 @@ impl Pipeline {
         true
     }
 
-    /// Returns whether all batches were taken.
+    /// Returns whether every batch was taken.
     pub(crate) fn is_over(&self) -> bool {
         self.shared.state.lock().given >= self.shared.batches
     }
@@ -245,7 +246,7 @@ impl Drop for Pipeline {
 }
 
 impl PipelineShared {
-    /// Makes batches until the end of the epoch. The rows of the next batch are read meanwhile.
+    /// Makes batches until the epoch ends. While a batch is decoded, the rows of the following one are read.
     fn work(self: &Arc<Self>, handle: &Handle) {
         let mut scratch = DecodeScratch::default();
         let mut ahead = None;
@@ -267,8 +268,8 @@ impl PipelineShared {
         }
     }
 
-    /// Begins to read the next batch; `None` at the end of the epoch, or if it does not fit yet and `wait` is
-    /// false.
+    /// Begins to read the next batch. Returns `None` at the end of the epoch, and also if `wait` is false and the batch
+    /// does not fit yet.
     fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<PendingBatch> {
         let number = self.claim(wait)?;
         let plan = &self.plan;
@@ -286,8 +287,8 @@ impl PipelineShared {
         Some(PendingBatch { number, step, samples, repeated, rows: AbortOnDrop(rows) })
     }
 
-    /// Returns the number of the next batch to make once there is room for it; without `wait`, `None` if there is none
-    /// yet.
+    /// Claims the next batch once it fits, and returns its number. Returns `None` at the end of the epoch, and also if
+    /// `wait` is false and the batch does not fit yet.
     fn claim(&self, wait: bool) -> Option<u64> {
         let mut state = self.state.lock();
         loop {
@@ -295,7 +296,7 @@ impl PipelineShared {
                 return None;
             }
             let held = state.stats.ready_bytes + (state.making + 1) * state.largest;
-            // The batch that the consumer waits for is made whatever its size.
+            // The batch that the consumer waits for is made whatever its size: otherwise both would wait forever.
             if held <= self.bytes_max || state.next == state.given {
                 state.making += 1;
                 state.next += 1;
@@ -308,7 +309,7 @@ impl PipelineShared {
         }
     }
 
-    /// Adds the batch with this number to the ready ones. Returns whether more batches are wanted.
+    /// Adds the batch with this number to the ready ones, and returns whether more batches are wanted.
     fn hand_in(&self, number: u64, made: Result<(Batch, BatchTimes)>) -> bool {
         let mut state = self.state.lock();
         state.making -= 1;

@@ -35,7 +35,7 @@ impl Kernel {
         Ok(Box::new(Whole { kernel: self.clone(), worker: (self.preparer)()? }))
     }
 
-    /// Makes the kernel's input of `prepared` columns.
+    /// Makes the kernel's input from the `prepared` columns.
     ///
     /// # Errors
     /// `Internal` when the columns are not those of [`input`](Self::input).

@@ -13,7 +13,7 @@ pub trait Operator: Send + Sync {
     /// Returns the output columns, all nullable. A recipe may rename them.
     fn outputs(&self) -> &[Field];
 
-    /// Starts a worker with state of its own, which does all of the work. Called once a thread; workers share models.
+    /// Starts a worker with state of its own, which does all of the work. Called once per thread; workers share models.
     fn worker(&self) -> Result<Box<dyn Worker>>;
 
     /// Returns the kernel of an operator whose work can be split in two halves, the second of which may go to a device.

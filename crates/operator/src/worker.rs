@@ -31,7 +31,7 @@ impl<'a> Rows<'a> {
         Self { check, ..self }
     }
 
-    /// Fails when the work should stop. An operator that takes long for a row calls this at least once a row, and
+    /// Fails when the work should stop. An operator that takes long for a row calls this at least once per row, and
     /// returns the error.
     ///
     /// # Errors

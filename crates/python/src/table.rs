@@ -338,7 +338,7 @@ impl Table {
     }
 }
 
-/// Makes keys in the types of their columns, from one list of values a key.
+/// Makes keys in the types of their columns, from one list of values per key.
 fn key_rows(snapshot: &Snapshot, keys: &[Vec<Bound<'_, PyAny>>]) -> PyResult<RecordBatch> {
     let schema = snapshot.primary_key().schema();
     let (width, names) = (schema.fields().len(), snapshot.primary_key().columns().join(", "));

@@ -678,7 +678,7 @@ def test_what_cannot_be_packed_is_refused(texts: cenote.Table, transform, says: 
         ({"device": "cuda"}, "a device needs"),
         ({"transform": TRANSFORM}, "one media column, found none"),
         ({"transform": {"word": TRANSFORM}}, "holds no pictures"),
-        ({"version": "yesterday"}, "is no version"),
+        ({"version": "yesterday"}, "is not a version"),
         ({"where": "nonsense >"}, "filter"),
     ],
 )

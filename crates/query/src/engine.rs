@@ -45,7 +45,7 @@ const RESULT_QUEUE_BATCHES: usize = 2;
 pub struct QueryOptions {
     /// Bytes that the sorts, joins and aggregations of all queries hold together; beyond it they spill to disk or fail.
     pub memory_bytes_max: ByteSize,
-    /// The most rows of a batch.
+    /// Rows of a batch, at most.
     pub batch_rows: usize,
     /// Threads that plan and run queries.
     pub threads: NonZeroUsize,

@@ -259,7 +259,7 @@ async fn indexes_are_made_listed_and_dropped_by_statements() {
     for (sql, kind, says) in [
         ("DROP INDEX near ON bare", ErrorKind::NotFound, "it has none"),
         ("DROP INDEX near", ErrorKind::InvalidInput, "DROP INDEX name ON table"),
-        ("CREATE INDEX ON bare USING tree (id)", ErrorKind::InvalidInput, "no kind of index"),
+        ("CREATE INDEX ON bare USING tree (id)", ErrorKind::InvalidInput, "not a kind of index"),
         ("CREATE INDEX ON bare (id, embedding)", ErrorKind::InvalidInput, "one column"),
         ("CREATE UNIQUE INDEX ON bare (id)", ErrorKind::Unsupported, "not UNIQUE"),
         ("CREATE INDEX ON bare USING hnsw (embedding) WITH (n = 3)", ErrorKind::InvalidInput, "no option `n`"),

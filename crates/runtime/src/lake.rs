@@ -91,13 +91,13 @@ impl Lake {
     /// Creates an empty lake at `location`: a directory, which may exist already, or a URI such as `s3://bucket/lake`.
     ///
     /// # Errors
-    /// `AlreadyExists` when `location` is a lake already.
+    /// `AlreadyExists` when `location` is already a lake.
     pub async fn init(location: impl AsRef<Path>) -> Result<()> {
         let location = location.as_ref();
         let text = format!("{}\n", json!({ "format": FORMAT }));
         match create_file(location, MARKER, text.into_bytes()).await? {
             true => Ok(()),
-            false => Err(Error::already_exists(format!("{} is a lake already", location.display()))),
+            false => Err(Error::already_exists(format!("{} is already a lake", location.display()))),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The facade: a [`Lake`] wires store, scheduler, operators, models, engine, indexes, queries and training loaders
-//! together. It is the one crate that an embedder depends on, and re-exports every type that its own API speaks of.
+//! together. An embedder depends on this crate alone: it re-exports every type that its own API uses.
 //!
 //! It knows no protocol: the command line, servers and language bindings stand above it.
 //!

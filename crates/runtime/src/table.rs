@@ -77,7 +77,7 @@ impl Table {
         }
     }
 
-    /// Returns the rows with keys given as text, one text a key column.
+    /// Returns the rows with keys given as text, one text per key column.
     pub async fn get_keys(&self, keys: &[Vec<String>], columns: Option<Vec<String>>) -> Result<RecordBatch> {
         let keys = self.snapshot().await?.primary_key().parse(keys)?;
         self.get(&keys, columns).await
@@ -200,7 +200,7 @@ impl Table {
         self.stored.delete(keys).await
     }
 
-    /// Deletes rows by keys given as text, one text a key column.
+    /// Deletes rows by keys given as text, one text per key column.
     pub async fn delete_keys(&self, keys: &[Vec<String>]) -> Result<WriteReport> {
         let keys = self.snapshot().await?.primary_key().parse(keys)?;
         self.stored.delete(&keys).await

@@ -1,4 +1,4 @@
-//! The upkeep of indexes, which follows each fold of a table.
+//! The upkeep of indexes, which runs after each fold of a table.
 
 use cenote_base::Result;
 use cenote_index::{IndexInfo, Indexes};

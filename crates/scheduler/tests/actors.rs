@@ -201,13 +201,13 @@ async fn devices_that_are_not_there_and_shares_that_make_no_sense_are_refused() 
             "fpga",
             Share::Fraction(0.0),
             ErrorKind::InvalidInput,
-            "a share of 0 of a `fpga` makes no sense; it is above 0 and at most 1",
+            "a share of a `fpga` must be above 0 and at most 1, found 0",
         ),
         (
             "fpga",
             Share::Fraction(1.5),
             ErrorKind::InvalidInput,
-            "a share of 1.5 of a `fpga` makes no sense; it is above 0 and at most 1",
+            "a share of a `fpga` must be above 0 and at most 1, found 1.5",
         ),
     ] {
         let resources = Resources::cpu(0.0).with_device(class, share);

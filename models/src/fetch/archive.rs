@@ -31,10 +31,7 @@ impl Format {
             [b'P', b'K', ..] => Ok(Self::Zip),
             [0x1f, 0x8b, ..] => Ok(Self::TarGz),
             b"!<arch>" => Ok(Self::Deb),
-            _ => Err(Error::corrupt(format!(
-                "{} is none of a zip file or wheel, a .tar.gz and a .deb",
-                archive.display()
-            ))),
+            _ => Err(Error::corrupt(format!("{} is not a zip file, a wheel, a .tar.gz or a .deb", archive.display()))),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use cenote_base::{Error, Result};
 
-/// The lines of a failed program's output that its error quotes: the last ones, which have the reason.
+/// Lines of a failed program's output that its error quotes, at most: the last ones, which state the reason.
 const STDERR_LINES_MAX: usize = 8;
 
 /// Returns the Python that fetches wheels and runs converters: `$CENOTE_PYTHON`, else `python3`.

@@ -11,8 +11,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Computes the digest of `parts`, each preceded by its length, so that other parts with the same bytes have another
-/// digest.
+/// Computes the digest of `parts`. The length of each part is hashed before it, so that other parts that concatenate to
+/// the same bytes have another digest.
 pub(crate) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -39,13 +39,13 @@ pub(crate) fn of_file(path: &Path) -> Result<String> {
 /// Checks that the file at `path` has the digest `expected`.
 ///
 /// # Errors
-/// `Corrupt` with both digests when it has not; the error calls the file `what`.
+/// `Corrupt` when it does not; the message calls the file `what` and states both digests.
 pub(crate) fn verify(path: &Path, expected: &str, what: &str) -> Result<()> {
     let found = of_file(path)?;
     if found.eq_ignore_ascii_case(expected) {
         return Ok(());
     }
-    Err(Error::corrupt(format!("{what} has SHA-256 {found}, the manifest says {expected}: {}", path.display())))
+    Err(Error::corrupt(format!("{what} has SHA-256 {found}, but the manifest says {expected}: {}", path.display())))
 }
 
 #[cfg(test)]

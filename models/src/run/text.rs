@@ -21,7 +21,7 @@ pub struct TextEncoder {
 
 impl TextEncoder {
     /// Makes an encoder over `model`, which takes `input_ids`, `attention_mask` and `token_type_ids` and whose first
-    /// output is one vector a token.
+    /// output is one vector per token.
     ///
     /// # Errors
     /// `InvalidInput` when the manifest does not give the length of the vectors.

@@ -1,10 +1,10 @@
 //! `embed_image`: a picture as a vector, by EfficientNet-Lite0.
 //!
-//! The space `text` is that of MiniLM's sentence vectors: a picture's vector lies near those of sentences that fit it,
-//! so that `embed_text` finds pictures by words. It goes through the names of the 1000 ImageNet classes (ConSE, Norouzi
-//! et al. 2014) and is not a CLIP: what no class name comes near to is not found. Among 111 captioned COCO pictures,
-//! 85% of the captions have their picture in the first ten (9% by chance), 35% have it first. Near vectors of the space
-//! `features` mean pictures that look alike.
+//! The space `text` is that of MiniLM's sentence vectors: a picture's vector lies near those of sentences that describe
+//! it, so that `embed_text` finds pictures by words. It is formed from the names of the 1000 ImageNet classes (ConSE,
+//! Norouzi et al. 2014). Unlike CLIP, it cannot express what no class name comes near. Among 111 captioned COCO
+//! pictures, 85% of the captions find their picture in the first ten (9% by chance), and 35% find it first. Near
+//! vectors in the space `features` mean pictures that look alike.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::scale;
 const MODEL: &str = "efficientnet_lite0";
 /// The side of the model's input, in pixels.
 const SIDE: usize = 224;
-/// The short side, in pixels, of the picture whose middle [`SIDE`] pixels the model sees.
+/// The short side, in pixels, to which a picture is scaled before the model sees its middle [`SIDE`] pixels.
 const SHORT_SIDE: usize = 256;
-/// Numbers of a picture in the model's input.
+/// Numbers that a picture takes in the model's input.
 const PICTURE_NUMBERS: usize = 3 * SIDE * SIDE;
-/// Pictures that a GPU is given at once. A CPU is given one at a time: matrix products of another height add in another
-/// order, and the last bits of a row's vector must not depend on the rows beside it. On a GPU they may, within some
+/// Pictures given to a GPU at once. A CPU is given one at a time: matrix products of another height add in another
+/// order, and the last bits of a row's vector must not depend on the rows beside it. On a GPU they may, within about
 /// 1e-5.
 const GPU_PICTURES: usize = 32;
 
@@ -53,7 +53,7 @@ struct EmbedImage {
 }
 
 impl EmbedImage {
-    /// Reads the manifest only. The model is fetched, built and loaded when the first worker starts.
+    /// Reads only the manifest. The model is fetched, built and loaded when the first worker starts.
     fn bind(models: Arc<ModelRegistry>, params: &Params) -> Result<Box<dyn Operator>> {
         let (output, dimensions) = match params.text("space")? {
             "text" => ("text_space", 384),
@@ -97,12 +97,12 @@ struct EmbedImageWorker {
     resizer: Resizer,
     output: &'static str,
     dimensions: usize,
-    /// Pictures that the model is given at once.
+    /// Pictures given to the model at once.
     at_once: usize,
 }
 
 impl EmbedImageWorker {
-    /// Runs the model over the pictures in `pixels`, empties it, and appends the vectors to `vectors`.
+    /// Runs the model over the pictures in `pixels`, appends their vectors to `vectors`, and leaves `pixels` empty.
     fn embed(&self, pixels: &mut Vec<f32>, vectors: &mut Vec<f32>) -> Result<()> {
         let count = pixels.len() / PICTURE_NUMBERS;
         let images = Tensor::f32(vec![count, 3, SIDE, SIDE], std::mem::take(pixels))?;
@@ -125,7 +125,7 @@ impl Worker for EmbedImageWorker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let images: &LargeBinaryArray = rows.column(0).as_binary();
         let (mut valid, mut errors) = (vec![false; images.len()], Vec::new());
-        // The pictures that wait for the model, and the vectors that it made.
+        // The pictures that wait for the model, and the vectors that it has made.
         let (mut pixels, mut vectors) = (Vec::new(), Vec::new());
         for (row, bytes) in images.iter().enumerate() {
             rows.check()?;
@@ -160,15 +160,15 @@ impl Worker for EmbedImageWorker {
     }
 }
 
-/// Resizes the middle square of `picture`, `SIDE / SHORT_SIDE` of its short side, to [`SIDE`] × [`SIDE`]: RGB8, row by
-/// row.
+/// Scales the middle square of `picture`, whose side is `SIDE / SHORT_SIDE` of the short side, to [`SIDE`] × [`SIDE`]
+/// RGB8 pixels, row by row.
 fn middle(picture: &RgbImage, resizer: &mut Resizer) -> Result<Vec<u8>, String> {
     let (width, height) = picture.dimensions();
     let side = f64::from(width.min(height)) * SIDE as f64 / SHORT_SIDE as f64;
     let (left, top) = ((f64::from(width) - side) / 2.0, (f64::from(height) - side) / 2.0);
     let source = ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).map_err(scale::reason)?;
     let mut square = Image::new(SIDE as u32, SIDE as u32, PixelType::U8x3);
-    // Catmull-Rom is the bicubic filter of Pillow, with which the model was trained and checked.
+    // Catmull-Rom is Pillow's bicubic filter, with which the model was trained and checked.
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .use_alpha(false)
@@ -177,7 +177,7 @@ fn middle(picture: &RgbImage, resizer: &mut Resizer) -> Result<Vec<u8>, String> 
     Ok(square.into_vec())
 }
 
-/// Converts RGB8 pixels to the model's input: one plane for each colour, `(value − 127) / 128`.
+/// Converts RGB8 pixels to the model's input: one plane per colour, `(value − 127) / 128`.
 fn planes(pixels: &[u8]) -> Vec<f32> {
     (0..3)
         .flat_map(|colour| pixels.iter().skip(colour).step_by(3).map(|&value| (f32::from(value) - 127.0) / 128.0))

@@ -23,7 +23,7 @@ use crate::geometry::{Fit, Layout};
 use crate::rows;
 use crate::scale::Scaler;
 
-/// The longest side that a recipe may ask for, in pixels.
+/// The longest side that a recipe may request, in pixels.
 const SIDE_MAX: u64 = 8192;
 /// Bytes of the pixels of one batch, at most. Beyond this the batch fails instead of the process.
 const BATCH_BYTES_MAX: usize = 4 << 30;

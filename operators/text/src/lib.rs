@@ -1,4 +1,4 @@
-//! Operators over text: decoding, cutting into pieces, counting, embedding.
+//! Operators over text: decoding, chunking, word counts and embeddings.
 //!
 //! A text that cannot be read becomes a null with a reason. This crate does not know the scheduler or the store.
 //!

@@ -50,13 +50,13 @@ pub(crate) fn definition() -> Definition {
 /// The metadata of one video.
 struct About {
     duration_ms: Option<i64>,
-    /// The width as displayed: a quarter turn swaps it with the height.
+    /// The width as displayed: a quarter turn swaps width and height.
     width: i32,
     height: i32,
     fps: Option<f32>,
     codec: &'static str,
     has_audio: bool,
-    /// The number of frames; `None` if the container does not count them.
+    /// The number of frames; `None` where the container does not state it.
     frames: Option<i64>,
 }
 

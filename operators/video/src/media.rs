@@ -131,7 +131,7 @@ fn is_cover(stream: &Stream<'_>) -> bool {
     stream.disposition().contains(Disposition::ATTACHED_PIC)
 }
 
-/// Returns the turn that the container asks for: phones film upright by having a lying picture turned.
+/// Returns the turn that the container asks for: a phone that is held upright records a lying picture and the turn.
 pub(crate) fn turn(stream: &Stream<'_>) -> Turn {
     let matrix = stream.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
     matrix.map_or(0, |matrix| turn_of(matrix.data()))
@@ -189,7 +189,7 @@ pub(crate) fn reason(what: &str, error: Error) -> String {
     format!("{what} ({error})")
 }
 
-/// Initialises FFmpeg once a process, and silences its log on standard error: row errors have the reasons.
+/// Initialises FFmpeg once per process, and silences its log on standard error: row errors have the reasons.
 fn start_ffmpeg() -> Result<(), String> {
     static SILENCE: Once = Once::new();
     ffmpeg::init().map_err(|error| reason("FFmpeg does not start", error))?;

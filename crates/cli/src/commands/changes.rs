@@ -7,7 +7,7 @@ use cenote_runtime::{Lake, Result, Version};
 use crate::arguments::FormatKind;
 use crate::output::Printer;
 
-/// Time between looks for changes in a feed that is followed.
+/// Interval between polls of a feed that is followed.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn run(lake: &Lake, name: &str, from: Option<u64>, follow: bool, consumer: Option<&str>) -> Result<()> {

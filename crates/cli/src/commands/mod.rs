@@ -1,4 +1,4 @@
-//! The commands, one a file; listings that only print what the facade returns share `list.rs`.
+//! The commands, one per file; listings that only print what the facade returns share `list.rs`.
 
 mod changes;
 mod index;

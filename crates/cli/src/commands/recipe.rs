@@ -21,7 +21,7 @@ pub async fn run(
     let recipe = Recipe::from_yaml(&text, &path.display().to_string())?;
     let options = session::run_options(session::reporter(arguments));
     let options = RunOptions { dry_run_rows: dry_run, retry_errors, ..options };
-    // Before the run, which a file that cannot be written must not cost.
+    // Created before the run, so that a path that cannot be written fails at once and not after the work.
     let mut trace = trace.map(|path| File::create(path).context(|| format!("make {}", path.display()))).transpose()?;
     let run = async |lake: &Lake| {
         if dry_run.is_some() {

@@ -44,7 +44,7 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
             search = search.text(text);
         }
         if request.image.is_none() {
-            // Words alone are enough, unless a vector column was asked for by name.
+            // Words alone are enough, unless the caller names a vector column.
             let words_suffice = has_text_index && column.is_none();
             match table.vector_column(column).await {
                 Ok(column) if words_suffice && column.item != DataType::Float32 => {}

@@ -9,7 +9,7 @@ use cenote_runtime::{ByteSize, Result};
 use crate::sight::{self, Stage, View};
 use crate::{output, session};
 
-/// Time between pages.
+/// Interval between pages.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Characters of a stage's bar.
 const BAR_CHARS: u64 = 24;

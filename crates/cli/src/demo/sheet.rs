@@ -93,7 +93,7 @@ fn fill(sheet: &mut RgbImage, left: u32, top: u32, width: u32, height: u32, ink:
     imageops::replace(sheet, &RgbImage::from_pixel(width, height, ink), i64::from(left), i64::from(top));
 }
 
-/// Draws `text` in an 8×8 bitmap font, `scale` pixels a dot; characters that the font lacks are blank.
+/// Draws `text` in an 8×8 bitmap font, `scale` pixels per dot; characters that the font lacks are blank.
 fn text(sheet: &mut RgbImage, left: u32, top: u32, scale: u32, ink: Rgb<u8>, text: &str) {
     for (at, glyph) in text.chars().map(|c| font8x8::BASIC_FONTS.get(c)).enumerate() {
         for (y, bits) in glyph.unwrap_or_default().into_iter().enumerate() {

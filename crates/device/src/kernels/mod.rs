@@ -1,5 +1,6 @@
-//! The kernels: each in WGSL and for the CPU, with the tolerance between the two. Nothing here knows how a device is
-//! found.
+//! The kernels: each in WGSL and for the CPU, with the tolerance between the two.
+//!
+//! This part does not know how a device is found.
 
 pub(crate) mod distance;
 pub mod kmeans;
@@ -10,7 +11,7 @@ pub mod yuv;
 
 /// Returns a grid of at least `groups` work groups, in as few rows as the devices allow.
 fn grid(groups: usize) -> [u32; 3] {
-    /// The most work groups of a row on every Vulkan device.
+    /// Work groups in a row of the grid, at most, on every Vulkan device.
     const ROW_MAX: usize = 65_535;
     let rows = groups.div_ceil(ROW_MAX).max(1);
     [groups.div_ceil(rows) as u32, rows as u32, 1]

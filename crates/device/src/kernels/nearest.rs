@@ -15,21 +15,21 @@ use crate::matrix::{Matrix, count_rows};
 use crate::simd::vectorised;
 use crate::work::{Pending, Work};
 
-/// The most hits of a query.
+/// Hits of a query, at most.
 pub const HITS_MAX: usize = 256;
-/// The most by which a distance on the device differs from the CPU's: absolute for the cosine, otherwise as a part of
-/// the sum of the squared lengths of both rows.
+/// Bound on the difference between a distance on the device and on the CPU: absolute for the cosine, otherwise as a
+/// fraction of the sum of the squared lengths of both rows.
 pub const TOLERANCE: f32 = 1e-5;
 
-/// The most bytes of keys, of queries times rows, that are kept at once.
+/// Bytes of keys, one for each query and row, that are kept at once, at most.
 const KEYS_BYTES_MAX: u64 = 32 << 20;
-/// The most queries of a submission.
+/// Queries of a submission, at most.
 const QUERIES_MAX: usize = 256;
 /// Rows from which one work group picks; see the WGSL.
 const PICK_ROWS: usize = 4096;
 /// Rows of the matrix that one work group measures; see the WGSL.
 const MEASURE_ROWS: usize = 64;
-/// The most rows of a block: as many groups as a row of the grid holds.
+/// Rows of a block, at most: as many work groups as a row of the grid holds.
 const BLOCK_ROWS_MAX: usize = 65_535 * MEASURE_ROWS;
 
 const SOURCE: &str = concat!(include_str!("distance.wgsl"), include_str!("nearest.wgsl"));
@@ -45,7 +45,7 @@ const GATHER: Kernel = kernel("gather", &[]);
 /// A row that was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
-    /// The number of the row in the matrix.
+    /// The index of the row in the matrix.
     pub row: u32,
     /// The distance by the [`Metric`]; for [`Metric::InnerProduct`] the product itself.
     pub distance: f32,
@@ -117,7 +117,8 @@ struct Params {
 
 /// Returns the kernel that measures `queries` queries, and the rows of its grid.
 fn measure(metric: Metric, queries: usize) -> (Kernel, u32) {
-    /// Queries of a work group with one query a lane. A group with four queries a lane loads the matrix less often.
+    /// Queries up to which a work group takes one query per lane. With four queries per lane it loads the matrix less
+    /// often.
     const FEW: usize = 16;
     let few = queries <= FEW;
     let measure = kernel(

@@ -19,7 +19,7 @@ use crate::work::{Pending, Work};
 
 /// The side of a picture, in pixels.
 pub const SIDE: usize = 32;
-/// The most by which a coefficient on the device differs from the CPU's, in grey levels.
+/// Bound on the difference between a coefficient on the device and on the CPU, in grey levels.
 pub const TOLERANCE: f32 = 0.005;
 
 /// The bytes of a picture.

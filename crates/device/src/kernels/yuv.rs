@@ -1,7 +1,7 @@
-//! Frames of a video in RGB, from YUV 4:2:0 in three planes, by BT.601 or BT.709.
+//! Video frames in RGB, from YUV 4:2:0 in three planes, by BT.601 or BT.709.
 //!
-//! The four pixels of a chroma sample share it, without interpolation. The arithmetic is fixed-point with 16 fractional
-//! bits, so CPU and device agree in every bit, and values are within one of those computed without rounding.
+//! Four pixels share a chroma sample, without interpolation. The arithmetic is fixed-point with 16 fractional bits, so
+//! CPU and device agree in every bit, and values are within one of those computed without rounding.
 
 use cenote_base::{Error, Result};
 
@@ -10,27 +10,27 @@ use crate::kernels::grid;
 use crate::simd::vectorised;
 use crate::work::{Pending, Work};
 
-/// The pixels of a work group; see the WGSL.
+/// Pixels per work group; see the WGSL.
 const GROUP_PIXELS: usize = 256;
 
 const CONVERT: Kernel = Kernel { source: include_str!("yuv.wgsl"), entry: "convert", constants: &[] };
 
-/// A frame of video. The lines of a plane may be longer than its samples. The chroma planes have half the width and
-/// height of the luma, rounded up.
+/// A frame of video. Lines may be padded at their end. The chroma planes have half the width and height of the luma
+/// plane, rounded up.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// The luma.
+    /// The luma plane.
     pub y: Plane<'a>,
-    /// The chroma towards blue.
+    /// The blue-difference chroma plane.
     pub u: Plane<'a>,
-    /// The chroma towards red.
+    /// The red-difference chroma plane.
     pub v: Plane<'a>,
 }
 
 /// A plane of samples, line by line.
 #[derive(Debug, Clone, Copy)]
 pub struct Plane<'a> {
-    /// The samples. The last line may end with its last sample.
+    /// The samples. The last line need not be padded.
     pub bytes: &'a [u8],
     /// Bytes from the start of a line to the start of the next.
     pub stride: usize,
@@ -45,7 +45,7 @@ pub struct Format {
     pub height: u32,
     /// The weights of the colours in the luma.
     pub matrix: ColourMatrix,
-    /// The numbers of black and white.
+    /// The range of sample values from black to white.
     pub range: Range,
 }
 
@@ -58,7 +58,7 @@ pub enum ColourMatrix {
     Bt709,
 }
 
-/// The numbers of black and white.
+/// The range of sample values from black to white.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Range {
     /// Luma from 16 to 235, chroma from 16 to 240: most video.
@@ -129,7 +129,7 @@ impl Format {
 /// Converts `frames` to RGB bytes, as frames × lines × columns × 3 (NHWC).
 ///
 /// # Errors
-/// `InvalidInput` when a plane is too small for the format; the message names the frame by its place.
+/// `InvalidInput` when a plane is too small for the format; the message names the frame by its index in the batch.
 pub fn on_cpu(frames: &[Frame<'_>], format: &Format) -> Result<Vec<u8>> {
     check(frames, format)?;
     let mut pixels = vec![0; frames.len() * 3 * format.pixels()];
@@ -183,7 +183,7 @@ struct Params {
     coefficients: Coefficients,
 }
 
-/// Returns the planes with their width and height.
+/// Returns the planes of `frame`, each with its width and height.
 fn planes<'a>(frame: &Frame<'a>, format: &Format) -> [(Plane<'a>, usize, usize); 3] {
     let (width, height) = format.chroma();
     [(frame.y, format.width as usize, format.height as usize), (frame.u, width, height), (frame.v, width, height)]

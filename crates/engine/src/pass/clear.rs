@@ -1,4 +1,4 @@
-//! Taking back what a step made of rows that it no longer applies to.
+//! The removal of what a step made of rows that it no longer applies to.
 
 use std::sync::Arc;
 

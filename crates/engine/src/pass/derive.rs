@@ -94,7 +94,8 @@ pub(crate) async fn run(
     if reports.iter().any(|report| report.rows_cleared > 0)
         && let Some(now) = Work::find(engine, group, options).await?
     {
-        // What was made of the cleared values is stale, and rows must be compared with what they are now.
+        // Values derived from the cleared ones are stale now, and later comparisons need the rows as they are after the
+        // clearing.
         work = now;
     }
     let stages = stages(engine, group, &work, &options.cancel)?;

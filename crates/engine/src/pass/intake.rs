@@ -1,4 +1,4 @@
-//! How much of a pass is at work at once: pieces of bounded size, as many as fit.
+//! The intake of a pass: pieces of bounded size, of which as many are at work as fit.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Intake {
         self.is_open || self.waiting.is_some() || self.at_work > 0
     }
 
-    /// Returns whether to ask for [`next`](Self::next).
+    /// Returns whether another piece may begin, so that [`next`](Self::next) is worth waiting for.
     pub(super) fn has_room(&self) -> bool {
         match &self.waiting {
             Some(waiting) => self.fits(waiting),

@@ -19,16 +19,16 @@ const PIECE_ROWS_FIRST: usize = 8;
 /// Bounds of a piece.
 #[derive(Debug)]
 pub(super) struct PieceBounds {
-    /// The most bytes of media that a row may hold: larger media is not read.
+    /// Bytes of media that a row may hold, at most: larger media is not read.
     pub(super) row_bytes_max: u64,
-    /// The most bytes of a piece of several rows, and of what is made of it.
+    /// Bytes of a piece of several rows, and of what is made of it, at most.
     pub(super) bytes_max: u64,
     /// The bytes that are made of a row.
     pub(super) made: Arc<RowBytes>,
 }
 
 impl PieceBounds {
-    /// Returns the most rows of a piece, by the bytes that are made of them.
+    /// Returns the maximum number of rows in a piece, by the bytes that are made of a row.
     fn rows_max(&self) -> usize {
         let most = if self.made.is_measured() { PIECE_ROWS_MAX } else { PIECE_ROWS_FIRST };
         ((self.bytes_max / self.made.expected().max(1)) as usize).clamp(1, most)
@@ -39,7 +39,7 @@ impl PieceBounds {
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) row_ids: Vec<u64>,
-    /// The columns asked for. Media that was too large to read is null.
+    /// The requested columns. Media that was too large to read is null.
     pub(super) rows: RecordBatch,
     /// The rows, by position, whose media was too large to read.
     pub(super) too_large: Vec<RowError>,
@@ -47,7 +47,7 @@ pub(super) struct Piece {
 
 /// Sends the rows `row_ids` in pieces.
 ///
-/// Stops without error when the receiver is gone: whoever dropped it has the reason.
+/// Stops without error when the receiver is gone: the side that dropped it reports the reason.
 pub(super) async fn read(
     snapshot: Snapshot,
     row_ids: Vec<u64>,

@@ -21,7 +21,7 @@ impl RowBytes {
         Self::fixed(outputs.map(|output| fixed_bytes(output.data_type())).sum())
     }
 
-    /// Starts from `fixed` bytes a row.
+    /// Starts from `fixed` bytes per row.
     pub(super) fn fixed(fixed: u64) -> Arc<Self> {
         Arc::new(Self { fixed, measured: AtomicU64::new(0) })
     }
@@ -36,12 +36,12 @@ impl RowBytes {
         self.measured.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns the most that a row is expected to take.
+    /// Returns the bytes that a row is expected to take, at most.
     pub(super) fn expected(&self) -> u64 {
         self.fixed.max(self.measured.load(Ordering::Relaxed))
     }
 
-    /// Returns the least that a row takes, whatever its inputs.
+    /// Returns the bytes that a row takes at least, whatever its inputs.
     pub(super) fn least(&self) -> u64 {
         self.fixed
     }

@@ -97,7 +97,7 @@ pub(super) fn stages(engine: &Engine, group: &Group, work: &Work, cancel: &Cance
         let name = numbers.clone().map(|number| group.steps[number].operator.definition.name).collect::<Vec<_>>();
         let first = &group.steps[numbers.start].operator;
         let kernel = devices.and_then(|devices| Some((devices, devices.kernel(first)?)));
-        // The device is asked for with each batch that goes there.
+        // The device is requested by each batch that goes there.
         let resources = if kernel.is_some() { first.resources() } else { resources };
         let options = WorkOptions::new(name.join(", ")).resources(resources).retries(RETRIES_MAX).cancel(cancel);
         let options = options.job(&group.job);

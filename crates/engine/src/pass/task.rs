@@ -1,4 +1,4 @@
-//! Tasks: consecutive steps of a group that run as one, and the resources that they ask for together.
+//! Tasks: consecutive steps of a group that run as one, and the resources that they request together.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use crate::devices::{DEVICE_SHARE, Devices};
 use crate::engine::Engine;
 use crate::plan::PlannedStep;
 
-/// Shares of the scheduler's memory: one bounds the rows of a pass, the other a task.
+/// Equal shares of the scheduler's memory: one bounds the rows of a pass, another a task.
 pub(super) const MEMORY_SHARES: u64 = 2;
 
-/// Steps that run as one task.
+/// Consecutive steps of a group that run as one task.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Task {
-    /// The numbers of the steps.
+    /// The indexes of the steps in the group.
     pub(crate) steps: Range<usize>,
-    /// The resources that the task asks for.
+    /// The resources that the task requests.
     pub(crate) resources: Resources,
 }
 
-/// Splits `steps` into tasks.
+/// Splits `steps` into tasks, each of as many consecutive steps as can run as one.
 pub(crate) fn tasks(engine: &Engine, steps: &[Arc<PlannedStep>]) -> Vec<Task> {
     let devices = engine.options().devices.as_ref();
     let requests: Vec<Resources> = steps.iter().map(|step| request(step, devices)).collect();
     fuse(&requests, engine.scheduler().usage().total.memory_bytes / MEMORY_SHARES)
 }
 
-/// Returns the resources that `step` asks for, including the device that its kernel may run on.
+/// Returns the resources that `step` requests, including the device that its kernel may run on.
 fn request(step: &PlannedStep, devices: Option<&Devices>) -> Resources {
     let resources = step.operator.resources();
     match devices.filter(|devices| devices.kernel(&step.operator).is_some()) {
@@ -37,8 +37,8 @@ fn request(step: &PlannedStep, devices: Option<&Devices>) -> Resources {
     }
 }
 
-/// Joins consecutive requests that ask for no device and for the same share of CPU, as long as their memory together
-/// is at most `memory_bytes_max`.
+/// Joins consecutive requests for neither a device nor named resources and for the same share of CPU, as long as their
+/// memory adds up to at most `memory_bytes_max`.
 fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<Task> {
     let alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
     let mut tasks: Vec<Task> = Vec::new();
@@ -51,7 +51,7 @@ fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<Task> {
                     && resources.memory_bytes.saturating_add(request.memory_bytes) <= memory_bytes_max =>
             {
                 steps.end = number + 1;
-                // Each step keeps its state while the next one runs.
+                // The worker of each step lives while the others run, so their memory adds up.
                 resources.memory_bytes += request.memory_bytes;
             }
             _ => tasks.push(Task { steps: number..number + 1, resources: request.clone() }),

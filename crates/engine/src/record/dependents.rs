@@ -1,5 +1,5 @@
-//! The fingerprints that a change of a column voids: a property of the table, in which every recipe that runs over it
-//! has its part.
+//! The fingerprints that a change of a column voids: a property of the table, to which every recipe that runs over the
+//! table contributes its steps.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) async fn register(table: &Table, planned: &[Arc<PlannedStep>]) -> Res
         return Ok(());
     }
     let (registered, planned) = (table.clone(), planned.to_vec());
-    // Runs of other recipes register theirs in the same property: hence the turn.
+    // Runs of other recipes register their steps in the same property, so this needs the turn.
     let register = async move {
         let Some(dependents) = changed(&registered.snapshot().await?, registered.name(), &planned)? else {
             return Ok(());

@@ -1,12 +1,12 @@
-//! Commits of runs over one table, one at a time.
+//! Commits of runs over one table, which happen one at a time.
 
 use std::sync::Arc;
 
 use cenote_base::{Error, Result};
 use cenote_store::{Table, Turn};
 
-/// Runs `work` in the turn of `table`, which no other run in any process has meanwhile. Once begun, `work` runs to its
-/// end even if the caller is dropped: none of its writes may outlast the turn.
+/// Runs `work` while holding the turn of `table`, which only one run in any process holds at a time. Once begun, `work`
+/// runs to its end even if the caller is dropped: none of its writes may outlast the turn.
 pub(crate) async fn in_turn<T, W>(table: &Table, work: impl FnOnce(Arc<Turn>) -> W) -> Result<T>
 where
     T: Send + 'static,

@@ -1,7 +1,7 @@
-//! What runs write beside the values: failed rows, and which fingerprints a change voids. Runs over one table, in any
-//! process, write it one at a time, in the table's turn.
+//! The records that runs keep beside the values: failed rows, and the fingerprints that a change of a column voids.
+//! Runs over one table, in any process, write them one at a time, each while it holds the table's turn.
 //!
-//! Records do not know passes: they hold what they are given and never read an input or an output of a step.
+//! This part does not know passes: it stores what it is given, and never reads an input or an output of a step.
 
 pub(crate) mod dependents;
 pub(crate) mod error_table;

@@ -1,6 +1,6 @@
 //! The graph: its parts and their locks; each kind of operation has a file of its own.
 //!
-//! It knows nothing of where labels and vectors come from.
+//! This part does not know where labels and vectors come from.
 
 mod consolidate;
 mod insert;
@@ -70,7 +70,7 @@ impl Graph {
         })
     }
 
-    /// Returns about how many bytes a graph of `count` vectors needs, as a capacity to ask for.
+    /// Estimates the bytes that a graph of `count` vectors needs, as a capacity to request.
     pub fn bytes_for(options: &Options, count: usize) -> u64 {
         // About every seventeenth node has links in upper layers too, and a map leads from labels to slots.
         (count as u64 + 1).saturating_mul(Self::slot_bytes(options) as u64 + 64)

@@ -1,6 +1,6 @@
 //! The vectors of all slots, as given and in the short form that a walk compares.
 //!
-//! It knows nothing of labels, links or states: a slot is a row.
+//! This part does not know labels, links or states: a slot is a row.
 #![expect(unsafe_code, reason = "a slot's vector is written while other slots are read")]
 
 mod kernels;

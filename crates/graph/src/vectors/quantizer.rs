@@ -1,4 +1,4 @@
-//! The rounding of vectors to 8 bits a number.
+//! The rounding of vectors to 8 bits per number.
 
 /// Share of values that the range of codes covers. The rest is clamped, so that outliers do not cost precision.
 const COVERED: f64 = 0.9995;

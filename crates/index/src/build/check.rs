@@ -11,7 +11,7 @@ use crate::kind::{IndexKind, ScalarStructure, VectorStructure};
 use crate::metric::Metric;
 use crate::spec::IndexSpec;
 
-/// The most numbers in a vector that an index covers.
+/// Numbers in a vector that an index covers, at most.
 const WIDTH_MAX: i32 = 4_096;
 
 /// Checks that index `spec` can be built over a table with `schema`.

@@ -14,7 +14,7 @@ use crate::catalog::Index;
 use crate::kind::IndexKind;
 use crate::options::IndexOptions;
 
-/// The most segments of an index: one with more is rebuilt, since each search opens every segment.
+/// Segments of an index, at most: an index with more is rebuilt, because a search opens every segment.
 pub(crate) const SEGMENTS_MAX: usize = 8;
 /// A segment with `SEGMENT_RATIO` times the rows of all newer ones is not merged with them.
 const SEGMENT_RATIO: usize = 4;

@@ -26,9 +26,9 @@ const PARTITIONS_MAX: usize = 4_096;
 /// Bytes of the vectors on which partitions are trained: `1 / SAMPLE_SHARE` of a build's bytes, as training copies
 /// them.
 const SAMPLE_SHARE: u64 = 4;
-/// The least number of sampled vectors for each partition.
+/// Sampled vectors per partition, at least.
 const SAMPLE_RATE_MIN: usize = 16;
-/// The least rows for product quantisation: it trains `2 ^ PQ_BITS` codes for each sub-vector, and needs a row for
+/// Rows for product quantisation, at least: it trains `2 ^ PQ_BITS` codes for each sub-vector, and needs a row for
 /// each.
 const PQ_ROWS_MIN: usize = 256;
 const PQ_BITS: usize = 8;
@@ -112,7 +112,7 @@ pub(super) fn vector_params(
         None => (rows.isqrt() * PARTITIONS_FACTOR).min(PARTITIONS_MAX),
     };
     let sample = (build_bytes_max.0 / SAMPLE_SHARE) as usize / (width * size_of::<f32>());
-    // A number that was asked for holds, whatever memory it takes.
+    // A requested number is kept, whatever memory it takes.
     let partitions = match options.partitions {
         Some(_) => partitions,
         None => partitions.min((sample / SAMPLE_RATE_MIN).max(1)),

@@ -22,7 +22,7 @@ use roaring::RoaringBitmap;
 use super::params::LanceIndex;
 use super::watch::LanceProgress;
 
-/// The most segments of a first build: a search opens each of them, and upkeep adds more.
+/// Segments of a first build, at most: a search opens each of them, and upkeep adds more.
 const BUILD_SEGMENTS_MAX: usize = 4;
 
 /// Returns the rows of a segment in the first build of an index over `rows` rows; `None` for up to `rows_max`, which
@@ -69,8 +69,8 @@ pub(crate) async fn add_vector_segment(dataset: &mut Dataset, name: &str, segmen
     Ok(AddedSegment { rows, is_unfinished: plan.tasks.len() > 1 })
 }
 
-/// Builds a segment of full-text or scalar index `name` from `fragments`. It replaces the segments that cover no
-/// others.
+/// Builds a segment of full-text or scalar index `name` from `fragments`. It replaces the segments that cover no other
+/// fragments.
 pub(crate) async fn build_segment(
     dataset: &mut Dataset,
     name: &str,
@@ -113,7 +113,7 @@ pub(crate) fn fingerprint(fragments: &RoaringBitmap) -> u64 {
     hasher.finish()
 }
 
-/// Returns the first of `fragments` that have up to `rows` rows together, and at least one.
+/// Returns the first of `fragments` that have up to `rows` rows together, and at least one fragment.
 pub(crate) fn first_fragments(dataset: &Dataset, fragments: &RoaringBitmap, rows: usize) -> RoaringBitmap {
     let (mut chosen, mut taken) = (RoaringBitmap::new(), 0);
     for fragment in dataset.fragments().iter().filter(|fragment| fragments.contains(fragment.id as u32)) {

@@ -22,7 +22,7 @@ pub trait Trainer: fmt::Debug + Send + Sync {
     fn centres(&self, points: FixedSizeListArray, centres: usize) -> BoxFuture<'_, Result<FixedSizeListArray>>;
 }
 
-/// Trains the centres that `params` asks for with `trainer`, on as many vectors as Lance would. Leaves them to Lance
+/// Trains the centres that `params` requests with `trainer`, on as many vectors as Lance would. Leaves them to Lance
 /// where the trainer cannot.
 pub(super) async fn train(
     dataset: &Dataset,

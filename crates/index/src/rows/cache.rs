@@ -8,8 +8,8 @@ use cenote_base::sync::Mutex;
 use cenote_store::Snapshot;
 use lance::Dataset;
 
-/// Named values derived from bases. The cache evicts the least recently used values when all together take too many
-/// bytes, or are too many where each is put in as one byte.
+/// Named values derived from bases. The cache evicts the least recently used values once they exceed its bytes. A
+/// caller that counts each value as one byte bounds their number instead.
 ///
 /// A base is identified by its address, which no other base has while the entry exists, and a table by its identity. A
 /// table that is created in place of another does not see the entries of the former, which are dropped.

@@ -4,8 +4,8 @@
 //! from its fragments, and those that have moved to another fragment, where their values may differ. So the rows of
 //! each fragment are known separately.
 //!
-//! The files of a fragment never change. A value derived from its rows serves every base that has the fragment, and a
-//! new base takes reading only new fragments and new deletions.
+//! The files of a fragment never change. A value derived from its rows serves every base that has the fragment, and for
+//! a new base only new fragments and new deletions are read.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::plan::FuzzyWord;
 
-/// The most words that a fuzzy word stands for.
+/// Words that a fuzzy word stands for, at most.
 pub(super) const EXPANSIONS_MAX: usize = 50;
 
 /// A word that a fuzzy word stands for, weighted by its similarity.

@@ -60,7 +60,7 @@ pub struct TextQuery {
     pub query: String,
     /// Whether a row must have all adjacent words.
     pub all_words: bool,
-    /// The most rows to return.
+    /// Rows to return, at most.
     pub k: usize,
     /// The condition that rows must satisfy, applied before the search.
     pub filter: Option<Filter>,
@@ -87,7 +87,7 @@ impl TextQuery {
 }
 
 impl Indexes {
-    /// Returns the rows that match best: the columns asked for, and [`SCORE`] descending. A query of stop words finds
+    /// Returns the rows that match best: the requested columns, and [`SCORE`] descending. A query of stop words finds
     /// nothing.
     ///
     /// The score is BM25 with k1 = 1.2 and b = 0.75 over all live rows of the column that have words, whatever the
@@ -295,7 +295,7 @@ impl ColumnSearch<'_> {
         let opened = opened.map_err(lance_error)?;
         let inverted = opened.as_any().downcast_ref::<InvertedIndex>();
         let inverted =
-            inverted.ok_or_else(|| Error::corrupt(format!("index `{}` is no full-text index", self.index.name)))?;
+            inverted.ok_or_else(|| Error::corrupt(format!("index `{}` is not a full-text index", self.index.name)))?;
         let rows = self.indexes.unindexed_texts().indexed_rows(self.snapshot, metadata).await?;
         Ok(TextSegment::new(Arc::new(inverted.clone()), rows, live.clone()))
     }

@@ -28,7 +28,7 @@ use crate::blocking::blocking;
 
 /// Row ids that are read from a segment at once.
 const READ_ROWS: usize = 1 << 20;
-/// The most words whose counts a segment caches.
+/// Words whose counts a segment caches, at most.
 const COUNTED_TERMS_MAX: usize = 10_000;
 
 /// Counts of rows and words, by which BM25 weighs some terms.
@@ -103,7 +103,7 @@ pub(super) struct TextSegment {
     counted: Mutex<CountedTerms>,
 }
 
-/// The cached counts of a segment's live rows: subtracting rows that are gone takes reading their postings.
+/// The cached counts of a segment's live rows: counting again would read the postings of the rows that are gone.
 #[derive(Debug, Default)]
 struct CountedTerms {
     rows: usize,

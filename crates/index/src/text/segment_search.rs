@@ -18,7 +18,7 @@ use super::segment::{RowScore, ScoredExpansion, TextSegment};
 use crate::hits::K_MAX;
 use crate::rows::row_set::MaskFilter;
 
-/// Rows asked for beyond k, to detect ties at the end of the result.
+/// Rows requested beyond k, to detect ties at the end of the result.
 const TIES_MIN: usize = 16;
 
 /// A search of one segment. Rows are scored by the statistics of the whole column, which the scorers hold.

@@ -1,4 +1,4 @@
-//! Partitions of a vector index on disk that are scanned row by row: those of whole vectors, or of 8 bits a number.
+//! Partitions of a vector index on disk that are scanned row by row: those of whole vectors, or of 8 bits per number.
 //!
 //! Only rows that are near enough are tested against the filter, so that a filter that many rows satisfy costs little,
 //! and none displaces a row. For a filter that few rows satisfy, and that is used again, the positions of those rows
@@ -108,8 +108,9 @@ impl<Q: Quantization + 'static> Partition for PartitionEntry<FlatIndex, Q> {
 pub(crate) struct VectorSegment {
     pub(super) index: Arc<dyn VectorIndex>,
     is_scanned: bool,
-    /// The partitions, as long as Lance's cache holds them: to make the key of a cache entry takes longer than to scan
-    /// a small partition. The cache does not see these uses, so that one too small for an index evicts what came first.
+    /// The partitions that Lance's cache holds, found without the key of a cache entry: making the key takes longer
+    /// than scanning a small partition. The cache does not see these uses, so one that is too small for an index evicts
+    /// its oldest entries, not the least used.
     partitions: Vec<Mutex<Option<Weak<dyn Partition>>>>,
 }
 
@@ -191,7 +192,7 @@ impl FilteredPositions {
         serves
     }
 
-    /// Returns the most bytes that the positions of `rows` take.
+    /// Returns an upper bound of the bytes that the positions of `rows` take.
     pub(super) fn bytes_max(segment: &VectorSegment, rows: &RowAddrTreeMap) -> usize {
         let partitions = segment.partitions.len() * size_of::<OnceLock<Arc<[u32]>>>();
         row_set::count(rows) * size_of::<u32>() + rows.serialized_size() + partitions

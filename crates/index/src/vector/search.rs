@@ -50,7 +50,7 @@ pub struct VectorQuery {
     pub column: String,
     /// The query vector, as long as those of the column; for packed bits whole numbers from 0 to 255.
     pub vector: Vec<f32>,
-    /// The most rows to return.
+    /// Rows to return, at most.
     pub k: usize,
     /// The distance; `None`: that of the column's index, or [`Metric::L2`] without one ([`Metric::Hamming`] for packed
     /// bits).
@@ -104,7 +104,7 @@ impl fmt::Display for Strategy {
 }
 
 impl Indexes {
-    /// Returns the nearest rows: the columns asked for, and [`DISTANCE`] ascending. A row whose vector is null or has
+    /// Returns the nearest rows: the requested columns, and [`DISTANCE`] ascending. A row whose vector is null or has
     /// no distance (a zero vector under cosine) is never among them; otherwise there are min(k, matching rows).
     ///
     /// # Errors
@@ -426,7 +426,7 @@ struct UnindexedVectors {
     k: usize,
     uncovered: Option<Arc<PerFragment<Vectors>>>,
     changed: Option<Arc<ChangedRows<Vectors>>>,
-    /// The least row id of the change store that is compared.
+    /// The smallest row id of the change store that is compared.
     since: u64,
     filtered: Option<Arc<FilteredRows>>,
 }

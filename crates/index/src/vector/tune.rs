@@ -18,7 +18,7 @@ use crate::metric::Metric;
 const QUERIES: usize = 100;
 /// Sampled queries that check whether the recall of a tuned index still holds.
 const QUERIES_CHECK: usize = 32;
-/// Rows that a sampled query asks for.
+/// Rows that a sampled query requests.
 const K: usize = 10;
 /// The relative difference up to which two distances count as equal.
 const TIE: f32 = 1e-6;
@@ -26,7 +26,7 @@ const TIE: f32 = 1e-6;
 const CHANGED_SHARE: usize = 4;
 /// The largest difference of recall from its target that counts as reaching it.
 const TOLERANCE: f64 = 0.02;
-/// The most partitions that are tried: `2 ^ PROBES_BITS_MAX`.
+/// Partitions that are tried, at most: `2 ^ PROBES_BITS_MAX`.
 const PROBES_BITS_MAX: u32 = 12;
 
 /// A query of a sample, and what the exact search finds for it.
@@ -56,7 +56,7 @@ pub struct Tuning {
     pub points: Vec<TunePoint>,
     /// The settings that were kept: the first to reach the target, or else the last.
     pub chosen: TunePoint,
-    /// The recall that was asked for.
+    /// The recall that was requested.
     pub target: f64,
 }
 

@@ -43,9 +43,9 @@ const PROBES_MIN: usize = 20;
 const ROWS_PER_TASK: usize = 16 << 10;
 const PARTITIONS_PER_TASK_MIN: usize = 8;
 const PARTITIONS_PER_TASK_MAX: usize = 64;
-/// The least share of a segment's rows that must be allowed for a search without a mask.
+/// The smallest share of allowed rows in a segment for which a search runs without a mask.
 const UNMASKED_SHARE_MIN: f64 = 0.7;
-/// Rows asked for beyond k in each partition that is searched without a mask: `SPARE_ROWS + k / SPARE_SHARE`.
+/// Rows requested beyond k in each partition that is searched without a mask: `SPARE_ROWS + k / SPARE_SHARE`.
 const SPARE_ROWS: usize = 8;
 const SPARE_SHARE: usize = 4;
 /// Bytes of partition centres up to which the query is compared with them on the calling thread.
@@ -60,7 +60,7 @@ pub(super) struct Walk<'a> {
     pub(super) metric: Metric,
     /// The query vector, of unit length under cosine.
     pub(super) key: ArrayRef,
-    /// The most rows to return.
+    /// Rows to return, at most.
     pub(super) candidates: usize,
     /// The number of rows at which no further partitions are probed.
     pub(super) k: usize,

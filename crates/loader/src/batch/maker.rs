@@ -210,7 +210,7 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
     }
 }
 
-/// Returns the numbers of `row` in a tensor with `len` numbers a row.
+/// Returns the numbers of `row` in a tensor with `len` numbers per row.
 fn slice(numbers: &mut Numbers, len: usize, row: usize) -> TensorSlice<'_> {
     match numbers {
         Numbers::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),

@@ -1,6 +1,6 @@
 //! Batches: rows as Arrow columns, tensors of transformed columns, blocks of packed columns, and how they are made.
 //!
-//! This part is given samples. It knows nothing of their order, of ranks or of epochs beyond a number.
+//! This part is given samples. It does not know their order or ranks, and of epochs only the number.
 
 pub(crate) mod columns;
 pub(crate) mod maker;

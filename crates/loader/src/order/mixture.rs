@@ -2,19 +2,20 @@
 
 use cenote_base::{Error, Result};
 
-/// The number of samples that each source gives in an epoch.
+/// The number of samples that each source contributes to an epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Mixture {
-    /// Rows of each source.
+    /// The rows of each source.
     rows: Vec<u64>,
-    /// Samples of each source in an epoch.
+    /// The samples of each source in an epoch.
     samples: Vec<u64>,
 }
 
 impl Mixture {
-    /// Mixes sources of `rows` rows each. Without weights each row comes once in an epoch. With weights an epoch has
-    /// `epoch_rows` samples (default: the number of all rows), divided by weight, and each source continues where it
-    /// was at the end of the previous epoch: a row comes again once all other rows of its source came as often.
+    /// Mixes sources of `rows` rows each. Without weights, each row comes once an epoch. With weights, an epoch has
+    /// `epoch_rows` samples (by default as many as all rows), divided in proportion to the weights, and each source
+    /// continues where it stopped in the previous epoch: a row comes again only after all other rows of its source have
+    /// come as often.
     ///
     /// # Errors
     /// `InvalidInput` for weights that are not positive numbers, or a source without rows.
@@ -30,7 +31,7 @@ impl Mixture {
             (None, Some(_)) => return Err(Error::invalid_input("epoch_rows is only for sources with weights")),
             (Some(weights), epoch_rows) => {
                 if weights.iter().any(|weight| !weight.is_finite() || *weight <= 0.0) {
-                    return Err(Error::invalid_input("weights are positive numbers"));
+                    return Err(Error::invalid_input("weights must be positive numbers"));
                 }
                 if let Some(empty) = rows.iter().position(|rows| *rows == 0) {
                     return Err(Error::invalid_input(format!(
@@ -43,18 +44,18 @@ impl Mixture {
         Ok(Self { rows, samples })
     }
 
-    /// Returns the rows and the samples in an epoch of each source.
+    /// Returns the number of rows and the number of samples in an epoch of each source.
     pub(super) fn sources(&self) -> impl Iterator<Item = (u64, u64)> {
         self.rows.iter().copied().zip(self.samples.iter().copied())
     }
 
-    /// Returns the samples in an epoch.
+    /// Returns the number of samples in an epoch.
     pub(crate) fn epoch_rows(&self) -> u64 {
         self.samples.iter().sum()
     }
 }
 
-/// Divides `total` into whole parts as close to `weights` as possible: the largest remainders are rounded up.
+/// Divides `total` into whole parts in proportion to `weights`: the parts with the largest remainders are rounded up.
 fn divide(total: u64, weights: &[f64]) -> Vec<u64> {
     let sum: f64 = weights.iter().sum();
     let exact: Vec<f64> = weights.iter().map(|weight| total as f64 * weight / sum).collect();

@@ -1,7 +1,7 @@
 //! The order of the samples of an epoch: a function of the seed, the epoch and the numbers of rows, computed rather
 //! than stored.
 //!
-//! This part knows sources only by the number and the lengths of their rows, and nothing of ranks or batches.
+//! This part does not know ranks or batches, and of a source only the number and the lengths of its rows.
 
 pub(crate) mod buckets;
 pub(crate) mod mixture;
@@ -18,13 +18,13 @@ use sample::{Sample, mix};
 use serde::{Deserialize, Serialize};
 use windows::Windowed;
 
-/// The shuffle of an order.
+/// The settings of a shuffle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shuffle {
-    /// The seed of the order; each epoch has another order.
+    /// The seed of the order; every epoch has an order of its own.
     pub seed: u64,
-    /// Rows in a window, within which the order mixes; `None` for all rows. A window reads whole runs of neighbouring
-    /// rows, which storage likes, but mixes less.
+    /// Rows of a window, within which rows are mixed; `None` mixes all rows. A window consists of runs of neighbouring
+    /// rows, which are cheap to read together, at the price of less mixing.
     pub window_rows: Option<u64>,
 }
 
@@ -32,7 +32,7 @@ pub struct Shuffle {
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     mixture: Mixture,
-    /// The permutation of samples, counted source by source; `None` if they are not shuffled.
+    /// The permutation of the samples, which are numbered source by source; `None` if they are not shuffled.
     interleave: Option<Windowed>,
     shuffle: Option<Shuffle>,
     epoch: u64,
@@ -46,7 +46,7 @@ impl Order {
         Self { mixture: mixture.clone(), interleave, shuffle: shuffle.cloned(), epoch, by_length: None }
     }
 
-    /// Groups samples of similar length. `lengths` has those of the rows of each source.
+    /// Groups samples of similar length. `lengths` holds the length of each row, by source.
     pub(crate) fn by_length(mut self, buckets: &Buckets, lengths: Vec<Arc<Vec<u32>>>) -> Self {
         let seed = self.shuffle.as_ref().map(|shuffle| mix(&[shuffle.seed, self.epoch]));
         self.by_length = Some(Arc::new(ByLength::new(buckets.clone(), lengths, seed)));
@@ -75,7 +75,7 @@ impl Order {
                 continue;
             }
             if rows == samples {
-                // Every row comes once, and is shuffled by the order of the epoch already.
+                // Each row comes once an epoch, and `interleave` has shuffled the rows already.
                 return Sample { source, row: slot, pass: 0 };
             }
             let place = self.epoch * samples + slot;
@@ -86,7 +86,7 @@ impl Order {
             };
             return Sample { source, row, pass };
         }
-        // Unreachable: positions are below the sum of the samples.
+        // Unreachable: a position is below the total of all samples.
         Sample { source: 0, row: 0, pass: 0 }
     }
 }

@@ -7,8 +7,8 @@ use cenote_base::Random;
 pub(crate) struct Sample {
     pub(crate) source: usize,
     pub(crate) row: u64,
-    /// The number of times that all rows of its source came before. With weights, a row may come several times in an
-    /// epoch.
+    /// The number of whole passes over the rows of its source before this sample. With weights, a row may come several
+    /// times in an epoch; otherwise this is 0.
     pub(crate) pass: u64,
 }
 

@@ -1,6 +1,6 @@
 //! The sources of samples: the rows of each at a version, checked against a state.
 //!
-//! This part knows nothing of batches, transforms or ranks.
+//! This part does not know batches, transforms or ranks.
 
 pub(crate) mod key_orders;
 pub(crate) mod selection;

@@ -41,13 +41,13 @@ pub(crate) struct Selection {
     snapshot: Snapshot,
     /// Row ids in the order of keys.
     row_ids: Arc<Vec<u64>>,
-    /// The length of each row; empty if none was asked for.
+    /// The length of each row; empty if no lengths were requested.
     lengths: Arc<Vec<u32>>,
 }
 
 impl Selection {
     /// Reads the rows of `source`, and the length of each in column `length`. Reading sorts the keys, which takes some
-    /// tens of bytes a row, unless their order is kept on this machine; the selection takes eight or twelve bytes a
+    /// tens of bytes per row, unless their order is kept on this machine; the selection takes eight or twelve bytes per
     /// row.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Selection {
         self.row_ids[row as usize]
     }
 
-    /// Returns the length of each row; empty if none was asked for.
+    /// Returns the length of each row; empty if no lengths were requested.
     pub(crate) fn lengths(&self) -> &Arc<Vec<u32>> {
         &self.lengths
     }

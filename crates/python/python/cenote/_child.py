@@ -110,7 +110,7 @@ class Call:
 
 
 class BatchSize:
-    """The number of rows a call: a fixed one, or, for `auto`, one that doubles while that makes a row faster.
+    """The number of rows per call: a fixed one, or, for `auto`, one that doubles while that makes a row faster.
 
     Either number is halved when memory runs out.
     """

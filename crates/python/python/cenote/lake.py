@@ -465,7 +465,7 @@ class Table:
             where: Only rows that satisfy this SQL predicate.
             limit: At most this many rows.
             version: A number, `"tag:NAME"`, or `None` for the newest.
-            batch_rows: At most this many rows a batch.
+            batch_rows: At most this many rows per batch.
         """
         wanted = None if columns is None else list(columns)
         limit, batch_rows = _count("limit", limit), _count("batch_rows", batch_rows)

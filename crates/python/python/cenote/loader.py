@@ -22,8 +22,8 @@ Output = Literal["tensor", "numpy", "torch", "jax", "arrow"]
 
 
 class Shuffle(NamedTuple):
-    """How rows are shuffled: `seed` names the order; `window` is the number of bytes of rows that are mixed at a time,
-    such as `"1 GiB"` (default: all). A window reads neighbouring rows, which storage likes, but mixes less.
+    """The shuffle of rows: `seed` selects the order; `window` is the number of bytes of rows that are mixed at a time,
+    such as `"1 GiB"` (default: all). A window reads neighbouring rows together, which is faster, but mixes less.
 
     A seed has 64 bits: 0 to 2**64 - 1, or a negative number down to -2**63, which stands for itself plus 2**64."""
 

@@ -76,8 +76,8 @@ def random_resized_crop(
 
     Args:
         size: The size of the result.
-        scale: The least and the largest area of the part, as a share of the picture.
-        ratio: The least and the largest ratio of width to height.
+        scale: The smallest and the largest area of the part, as a share of the picture.
+        ratio: The smallest and the largest ratio of width to height.
     """
     return Transform("random_resized_crop", **_sides(size), scale=list(scale), ratio=list(ratio))
 

@@ -39,16 +39,16 @@ def operator(
 ) -> Callable[[Declared], Declared]:
     """Declares a function, or a class whose instances are called, as an operator for lakes that are opened afterwards.
 
-    The function is called with one array for each input, which is iterable and speaks Arrow, and returns one value a
-    row: a list, a numpy array, or an Arrow array of the type `output`. With a dict of outputs it returns a tuple.
+    The function is called with one array for each input, which is iterable and speaks Arrow, and returns one value
+    per row: a list, a numpy array, or an Arrow array of the type `output`. With a dict of outputs it returns a tuple.
 
     It runs in child processes, as many at once as `cpu` cores, `gpu` shares and `memory` allow. Each process makes its
-    own instance of a class, so that a model is loaded once a process. Whatever the function uses is sent along (by
-    cloudpickle): by value from a script or a notebook, by name from a module. A child sees only the GPU of its share; a
-    lake offers the GPUs that CUDA sees.
+    own instance of a class, so that each process loads a model once. Whatever the function uses is sent along
+    (by cloudpickle): by value from a script or a notebook, by name from a module. A child sees only the GPU of its
+    share; a lake offers the GPUs that CUDA sees.
 
     When a call raises, its rows are retried in halves. The rows that raise become nulls, with the traceback in the
-    error table, as do rows on which a child crashes or is killed, up to 16 a batch; beyond that the run stops.
+    error table, as do rows on which a child crashes or is killed, up to 16 per batch; beyond that the run stops.
 
     Args:
         inputs: The name and type of each input: `str`, `bytes`, `cenote.Image` or other media, `float`, or
@@ -56,13 +56,13 @@ def operator(
         output: The type of the output, or a dict from the name to the type of each output.
         version: Raise it whenever the same input may give another output, so that derived values become stale.
         name: The operator's name (default: the function's).
-        batch: The most rows a call. `auto` doubles them while that makes a row faster, and halves them when memory runs
-            out.
+        batch: The rows per call, at most. `auto` doubles them while that makes a row faster, and halves them when
+            memory runs out.
         cpu: The cores of a child.
         gpu: The share of one GPU of a child, from 0 to 1.
         memory: The memory of a child, which is killed if it takes more.
-        timeout: The most seconds of a call. A child that takes longer is killed, as is one that takes longer than both
-            this and a minute to start.
+        timeout: The seconds of a call, at most. A child that takes longer is killed, as is one that takes longer than
+            both this and a minute to start.
     """
     if batch != "auto" and batch < 1:
         raise InvalidInputError(f'batch must be 1 or more rows, or "auto", found {batch!r}')

@@ -1,5 +1,7 @@
 //! Arrow in and out: by the PyCapsule interface, which moves structures and copies no buffers, and as bytes for
-//! `pickle`. This part knows no lake, table or stream.
+//! `pickle`.
+//!
+//! This part does not know lakes, tables or streams.
 //!
 //! <https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html>
 

@@ -1,4 +1,4 @@
-//! The training loader.
+//! The training loader: its options as Python gives them, and its batches as Python's tensors and columns.
 
 mod options;
 

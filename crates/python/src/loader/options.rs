@@ -7,9 +7,9 @@ use pyo3::types::{PyBool, PyDict};
 
 use crate::fault::{self, raise};
 
-/// What counts are, for people.
+/// The name of a count in messages.
 const COUNT: &str = "a whole number, 0 or more";
-/// What sides of pictures are, for people.
+/// The name of a picture's side in messages.
 const PIXELS: &str = "a whole number of pixels";
 
 /// Reads the options of a loader. A field that is `None` has its default.

@@ -1,4 +1,4 @@
-//! Operators written in Python: a definition each, whose workers are child processes.
+//! Operators written in Python: each has a definition, and workers that are child processes.
 //!
 //! A Python function runs beside this process, not in it: it shares no interpreter lock with others, and may crash or
 //! exhaust its memory without harm. The row on which it does so is set aside like any other bad row.
@@ -27,7 +27,7 @@ use crate::interchange;
 /// Consecutive rows that may each cost a worker a child process. Beyond them the operator is to blame.
 const LOST_ROWS_MAX: usize = 16;
 
-/// The least time that a child has to start, for the interpreter and its imports.
+/// Time that a child has to start, at least: for the interpreter and its imports.
 const START_MAX_LEAST: Duration = Duration::from_secs(60);
 
 /// The operators declared in this process, which every lake opened afterwards knows. The lock is only held under the

@@ -1,4 +1,6 @@
-//! Scalar functions of SQL: distances between vectors, and row-wise operators. Nothing here knows tables.
+//! Scalar functions of SQL: distances between vectors, and row-wise operators.
+//!
+//! This part does not know tables.
 
 pub(crate) mod distance;
 pub(crate) mod operator;

@@ -1,4 +1,4 @@
-//! Operators as SQL functions: `embed_text('red car')`.
+//! Operators as SQL functions, such as `embed_text('red car')`.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,11 +22,11 @@ use tokio::task::block_in_place;
 
 use crate::fault::external;
 
-/// The most rows that an operator gets at once: the images decoded from them are in memory together.
+/// Rows of one call of an operator, at most: the images decoded from them are in memory together.
 const ROWS_MAX: usize = 64;
-/// The time after which a call returns its thread to the scheduler, for other work.
+/// Time slice after which a call gives its thread back to the scheduler, so that other work gets a turn.
 const SLICE: Duration = Duration::from_millis(100);
-/// The time that a worker is kept without a call.
+/// Time that a worker is kept without a call.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The row-wise operators that queries can call. They run on the scheduler.
@@ -64,14 +64,14 @@ impl OperatorFunctions {
     }
 }
 
-/// An operator as one query calls it. A row that the operator cannot process is null.
+/// An operator as one query calls it. A row that the operator cannot process yields null.
 struct OperatorFunction {
     shared: Arc<Shared>,
     cancel: Cancel,
 }
 
-/// The parts of an operator that all queries share. The operator is bound when a query with it is first planned, and
-/// loads its models when one first runs.
+/// The parts of an operator that all queries share. The operator is bound when a query that names it is first planned,
+/// and loads its model when such a query first runs.
 struct Shared {
     name: &'static str,
     ports: Vec<PortType>,
@@ -139,7 +139,8 @@ impl OperatorFunction {
         })
     }
 
-    /// Computes the outputs of `rows` rows on the scheduler's threads, while this thread, one of the query's, waits.
+    /// Computes the outputs of `rows` rows on the scheduler's threads, and blocks this thread, one of the query
+    /// engine's, until they are done.
     fn process(&self, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
         let operator = self.operator()?;
         let pieces = block_in_place(|| Handle::current().block_on(self.pieces(columns, rows))).map_err(external)?;
@@ -159,7 +160,7 @@ impl OperatorFunction {
         let workers = &self.shared.bound()?.workers;
         let mut pieces = Vec::new();
         let mut start = 0;
-        // The operator sees an empty input too, because it makes the empty columns of the right types.
+        // Also called for no rows: the operator then makes empty columns of the right types.
         while start < rows || pieces.is_empty() {
             let (columns, cancel) = (columns.to_vec(), self.cancel.clone());
             let call = workers.call(move |worker, _| slice(worker.as_mut(), &columns, start..rows, &cancel));
@@ -174,8 +175,8 @@ impl OperatorFunction {
     }
 }
 
-/// Processes the first of `rows` of `columns`, piece by piece, until [`SLICE`] is over. Returns the outputs of the
-/// pieces, and the row after the last one processed.
+/// Processes `rows` of `columns` from the first one on, piece by piece, until [`SLICE`] has passed. Returns the outputs
+/// of each piece, and the index of the first row that is left.
 fn slice(
     worker: &mut dyn Worker,
     columns: &[ArrayRef],

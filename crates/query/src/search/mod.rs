@@ -1,5 +1,6 @@
-//! Searches of a table's indexes: from a table function or from a sort with a limit to a step of a plan. Nothing here
-//! knows how an index is built.
+//! Searches of a table's indexes as steps of a plan: from a table function, or from a sort with a limit.
+//!
+//! This part does not know how an index is built.
 
 pub(crate) mod nearest_rule;
 pub(crate) mod table_function;

@@ -1,5 +1,7 @@
-//! Statements as syntax trees, before they are planned: parameters bound, reads told from writes, and the statements
-//! about indexes, which are run as they stand. Nothing here knows plans.
+//! Statements as syntax trees, before they are planned: parameters are bound, statements that read are told from those
+//! that write, and statements about indexes are run as they stand.
+//!
+//! This part does not know plans.
 
 pub(crate) mod index;
 pub(crate) mod parameter;

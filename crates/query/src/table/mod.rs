@@ -1,5 +1,7 @@
 //! Stored tables as DataFusion sees them: pinned to a version, listed in a catalog and scanned under the filters that
-//! the store evaluates. Nothing here knows searches.
+//! the store evaluates.
+//!
+//! This part does not know searches.
 
 pub(crate) mod catalog;
 pub(crate) mod pinned;

@@ -1,4 +1,4 @@
-//! Scanning a table as a step of a plan.
+//! The scan of a table as a step of a plan.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::pinned::PinnedTable;
 use crate::fault::external;
 
-/// Minimum of rows in a batch of a plan that reads several tables.
+/// Rows of a batch, at least, in a plan that reads several tables.
 const JOINED_ROWS_MIN: usize = 64;
-/// Size up to which a table may be in memory as a whole, in bytes.
+/// Bytes up to which a whole table may be held in memory.
 const SMALL_TABLE_BYTES: u64 = 64 << 20;
 
-/// A scan of columns of a table at one version. Media are read only when a column of them is named, and then only for
+/// A scan of columns of a table at one version. Media is read only when a media column is among them, and then only for
 /// the rows that pass the filter.
 #[derive(Debug)]
 pub(super) struct ScanPlan {
@@ -34,7 +34,7 @@ pub(super) struct ScanPlan {
     filter: Option<Expr>,
     limit: Option<usize>,
     batch_rows: usize,
-    /// Average size of a row in memory, in bytes.
+    /// The average size of a row in memory, in bytes.
     row_bytes: u64,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -60,8 +60,9 @@ impl ScanPlan {
     }
 }
 
-/// Returns the rows of a batch in all of `plan`: `rows_max`, or fewer when a scan reads wide rows. A plan of several
-/// scans has narrow rows to go through as well: it keeps [`JOINED_ROWS_MIN`], and ignores tables that fit into memory.
+/// Returns the number of rows per batch for all of `plan`: `rows_max`, or fewer where a scan reads wide rows. A plan of
+/// several scans also has narrow rows to process, so it takes at least [`JOINED_ROWS_MIN`] and ignores the width of
+/// tables that fit into memory.
 pub(crate) fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> usize {
     let (mut scans, mut plans) = (Vec::new(), vec![plan]);
     while let Some(plan) = plans.pop() {
@@ -76,7 +77,7 @@ pub(crate) fn batch_rows(plan: &Arc<dyn ExecutionPlan>, rows_max: usize) -> usiz
     cenote_store::batch_rows(widest).max(least).min(rows_max)
 }
 
-/// Returns the properties of a step that gives rows of `schema` in one bounded partition, in no particular order.
+/// Returns the properties of a step that produces rows of `schema` in one bounded partition, in no particular order.
 pub(crate) fn properties_of(schema: SchemaRef) -> Arc<PlanProperties> {
     Arc::new(PlanProperties::new(
         EquivalenceProperties::new(schema),
@@ -99,7 +100,7 @@ impl DisplayAs for ScanPlan {
     }
 }
 
-/// Writes a step of a plan on one line; in the tree format, which writes the name itself, one line a part.
+/// Writes a step of a plan on one line; in the tree format, which writes the name itself, one line per part.
 pub(crate) fn show(format: DisplayFormatType, f: &mut fmt::Formatter<'_>, name: &str, parts: &[String]) -> fmt::Result {
     match format {
         DisplayFormatType::TreeRender => parts.iter().try_for_each(|part| writeln!(f, "{part}")),
@@ -150,7 +151,7 @@ impl ExecutionPlan for ScanPlan {
             (None, Some(limit)) => Precision::Exact(self.table.rows.min(limit)),
             (Some(_), limit) => Precision::Inexact(self.table.rows.min(limit.unwrap_or(usize::MAX))),
         };
-        // A join holds its smaller side in memory, which is the one with fewer bytes, not fewer rows.
+        // A join holds its smaller side in memory: the side with fewer bytes, which may have more rows.
         let total_byte_size = rows.map(|rows| rows.saturating_mul(self.row_bytes as usize)).to_inexact();
         Ok(Arc::new(Statistics { num_rows: rows, total_byte_size, ..Statistics::new_unknown(&self.schema()) }))
     }

@@ -102,7 +102,7 @@ pub(super) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Val
     }
 }
 
-/// Reads a frame, or `None` at the end of the stream.
+/// Reads a frame. Returns `None` at the end of the stream, also where it ends inside a frame.
 pub(super) fn read_frame(from: &mut impl Read) -> Result<Option<(FrameKind, Vec<u8>)>> {
     let mut header = [0; HEADER_BYTES];
     match from.read_exact(&mut header) {

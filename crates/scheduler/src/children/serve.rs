@@ -9,10 +9,12 @@ use cenote_base::{Context as _, Result};
 use super::frame::{FrameKind, GREETING, failure_content, object_content, parse_answer, read_frame, write_frame};
 use crate::objects::value::Value;
 
-/// Answers calls until the parent closes the connection: the whole `main` of a child. Standard input is the connection.
-/// Standard output and standard error are the parent's standard error, so the program may print freely.
+/// Answers calls until the parent closes the connection: all that the `main` of a child has to do. Standard input is
+/// the connection. Standard output and standard error both go to the parent's standard error, so the program may print
+/// freely.
 ///
-/// # Errors
+/// When standard input is not a connection to a parent, or reading, writing or the protocol fails. A connection that
+/// ends inside a frame counts as closed.
 /// When standard input is not a connection to a parent, or the connection breaks.
 pub fn serve_calls(mut work: impl FnMut(&Value) -> Result<Value>) -> Result<()> {
     let connection = io::stdin().as_fd().try_clone_to_owned().context(|| "take standard input")?;
@@ -20,7 +22,7 @@ pub fn serve_calls(mut work: impl FnMut(&Value) -> Result<Value>) -> Result<()> 
     let mut from = BufReader::new(to.try_clone()?);
     write_frame(&mut to, FrameKind::Greeting, GREETING).context(|| "greet the parent")?;
     while let Some((kind, content)) = read_frame(&mut from)? {
-        // A call has the content of an answer, sent the other way.
+        // The content of a call is encoded like that of an answer.
         let kind = if kind == FrameKind::Call { FrameKind::Answer } else { kind };
         let input = parse_answer(kind, &content)?;
         let output = input.and_then(|value| work(&value)).and_then(|value| object_content(&value));

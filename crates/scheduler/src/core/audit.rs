@@ -1,4 +1,4 @@
-//! Checks of what must hold after every event: the books agree with the parts, and nothing is granted twice.
+//! Checks of what must hold after every event: the sums agree with the parts, and nothing is granted twice.
 
 use super::Core;
 use super::task::TaskState;

@@ -18,7 +18,7 @@ pub(crate) struct LostInput {
 }
 
 impl Core {
-    /// Submits the recipe of an object that was lost or dropped once more.
+    /// Submits once more the recipe of an object that was lost or dropped.
     pub(super) fn make_again(&mut self, key: Key, now: Instant) {
         let Some(recipe) = self.objects.make_again(key) else {
             let error = Error::not_found("the object was dropped, and nothing is known to make it again");

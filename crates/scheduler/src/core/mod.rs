@@ -1,8 +1,8 @@
 //! All decisions of the scheduler, as transitions of plain state.
 //!
-//! Whoever drives the core hands in tasks, asks for the next one to run, reports how it went, and tells the time.
-//! Threads do so in a process, and a seeded driver in the simulation. Everything that has to happen without the lock,
-//! because it runs or drops code of the caller's, is left as an [`Effect`].
+//! The driver of the core hands in tasks, asks for the next one to run, reports how it went, and tells the time.
+//! Threads are its driver in a process, and a seeded loop is in the simulation. Everything that has to happen without
+//! the lock, because it runs or drops code of the caller's, is left as an [`Effect`].
 //!
 //! The core does no I/O, reads no clock and starts no thread, and it does not know the types that callers hold.
 
@@ -50,11 +50,11 @@ pub(crate) struct Core {
     trace: Trace,
     /// The job of work that names none.
     default_job: Key,
-    /// When something last began or ended.
+    /// The time at which something last began or ended.
     last_progress: Instant,
-    /// No new work is accepted.
+    /// Whether new work is refused.
     is_draining: bool,
-    /// The last handle of the scheduler was dropped: its threads end.
+    /// Whether the last handle of the scheduler was dropped, so that the threads end.
     is_closed: bool,
     drain_waiters: Vec<oneshot::Sender<()>>,
     tasks_max: usize,

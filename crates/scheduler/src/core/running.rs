@@ -23,9 +23,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A thread that asks for work.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Worker {
-    /// The number of the thread.
+    /// The index of the thread.
     pub(crate) thread: usize,
-    /// The number of the device that the thread drives; `None` for a CPU thread.
+    /// The index of the device that the thread drives; `None` for a CPU thread.
     pub(crate) device: Option<usize>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct StartedTask {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) body: Box<dyn TaskBody>,
     pub(crate) context: Context,
-    /// The number of the actor's state to use.
+    /// The replica whose state the task uses.
     pub(crate) replica: usize,
     pub(crate) arguments: Vec<Key>,
     /// The distinct inputs, in the order of their keys.

@@ -14,7 +14,7 @@ use crate::state::counters::Counters;
 use crate::state::fair::QueueHead;
 use crate::state::ledger::Demand;
 
-/// Most running tasks, and most waiting ones, that a [`Status`] names.
+/// Running tasks, and waiting ones, that a [`Status`] names, at most.
 const NAMED_MAX: usize = 32;
 
 /// A snapshot of the resources.

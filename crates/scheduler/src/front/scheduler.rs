@@ -125,7 +125,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// `ResourceExhausted` for a request that can never be met, or when too many tasks wait; `InvalidInput` for a
-    /// request that makes no sense; `Cancelled`.
+    /// request with an amount out of range; `Cancelled`.
     pub fn submit<F>(&self, options: &WorkOptions, inputs: &[ObjectRef], function: F) -> Result<ObjectRef>
     where
         F: Fn(&Context, &[Value]) -> Result<Value> + Send + Sync + 'static,

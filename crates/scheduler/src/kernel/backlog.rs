@@ -1,4 +1,4 @@
-//! The work that placed batches have left, by the queue they wait in.
+//! The expected work of placed batches that have not ended, by the queue in which they wait.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! How much each job gets, and how long work waits.
+//! The share that each job gets, and the time that work waits.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The reason why an object cannot be had.
+//! The reason why an object is not available.
 
 use cenote_base::Error;
 

@@ -152,7 +152,7 @@ impl DeviceAccount {
         self.used_bytes
     }
 
-    /// Returns the bytes of this device that `wanted` asks for.
+    /// Returns the bytes of this device that `wanted` requests.
     fn bytes_of(&self, wanted: &DeviceRequest) -> u64 {
         match wanted.amount {
             DeviceAmount::Bytes(bytes) => bytes,
@@ -182,7 +182,7 @@ impl Request {
         (self.memory_bytes, self.task_bytes) = (bytes, Some(task_bytes));
     }
 
-    /// Returns the part of an actor's request that a call on an existing state asks for: the CPU.
+    /// Returns the part of an actor's request that a call on an existing state needs: the CPU.
     pub(super) fn for_call(&self) -> Self {
         Self { cpu_millis: self.cpu_millis, on_state: true, ..Self::default() }
     }
@@ -223,11 +223,11 @@ impl Ledger {
     /// Converts `wanted` to the ledger's units.
     ///
     /// # Errors
-    /// `InvalidInput` for amounts that make no sense; `ResourceExhausted` for amounts that no wait could ever free.
+    /// `InvalidInput` for amounts that are out of range; `ResourceExhausted` for amounts that no wait could ever free.
     pub(crate) fn request(&self, wanted: &Resources) -> Result<Request> {
         let refuse = |message: String| Err(Error::resource_exhausted(message));
         if !wanted.cpu.is_finite() || wanted.cpu < 0.0 {
-            return Err(Error::invalid_input(format!("a request for {} CPU cores makes no sense", wanted.cpu)));
+            return Err(Error::invalid_input(format!("CPU cores must be a number ≥ 0, found {}", wanted.cpu)));
         }
         let cpu_millis = millis(wanted.cpu);
         if cpu_millis > self.cpu_millis.total {
@@ -258,11 +258,11 @@ impl Ledger {
         let amount = match wanted.share {
             Share::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
                 return Err(Error::invalid_input(format!(
-                    "a share of {share} of a `{class}` makes no sense; it is above 0 and at most 1"
+                    "a share of a `{class}` must be above 0 and at most 1, found {share}"
                 )));
             }
             Share::MemoryBytes(0) => {
-                return Err(Error::invalid_input(format!("a share of 0 bytes of a `{class}` makes no sense")));
+                return Err(Error::invalid_input(format!("a share of a `{class}` must be at least 1 byte, found 0")));
             }
             Share::Fraction(share) => DeviceAmount::Millionths((f64::from(share) * 1e6).round() as u64),
             Share::MemoryBytes(bytes) => DeviceAmount::Bytes(bytes),
@@ -305,7 +305,7 @@ impl Ledger {
         wanted.units > self.named[wanted.resource].units.free()
     }
 
-    /// Returns whether `ahead` and `behind` ask for a common resource that `ahead` cannot have now.
+    /// Returns whether `ahead` and `behind` request a common resource that `ahead` cannot have now.
     pub(super) fn contend(&self, ahead: Demand<'_>, behind: Demand<'_>) -> bool {
         let lacks_memory = ahead.request.memory_bytes + ahead.inputs_bytes > 0 && !self.has_memory(ahead);
         let (inputs_bytes, ahead, behind) = (behind.inputs_bytes, ahead.request, behind.request);
@@ -321,7 +321,7 @@ impl Ledger {
             || self.lacks_units_of(wanted.request, &held.request)
     }
 
-    /// Returns whether `request` is short of a named resource that `other` asks for too.
+    /// Returns whether `request` is short of a named resource that `other` requests too.
     fn lacks_units_of(&self, request: &Request, other: &Request) -> bool {
         let asks_too = |wanted: &NamedUnits| other.named.iter().any(|units| units.resource == wanted.resource);
         request.named.iter().any(|wanted| self.is_short_of(wanted) && asks_too(wanted))

@@ -89,7 +89,7 @@ pub(crate) enum PinnedContent {
     OnDisk(Arc<SpillFile>),
 }
 
-/// An evicted object. Whoever caused the eviction writes it, then calls [`ObjectTable::spilled`] or
+/// An evicted object. The caller that caused the eviction writes it, then calls [`ObjectTable::spilled`] or
 /// [`ObjectTable::spill_failed`].
 #[derive(Debug)]
 pub(crate) struct Victim {

@@ -107,6 +107,6 @@ pub(crate) struct ActorCall {
     pub(crate) actor: Key,
     /// The number of the state; `None` while the call is in the mailbox.
     pub(crate) replica: Option<usize>,
-    /// Whether the call builds the state, and so asks for the resources that the state holds.
+    /// Whether the call builds the state, and so requests the resources that the state holds.
     pub(crate) builds: bool,
 }

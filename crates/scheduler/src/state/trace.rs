@@ -1,4 +1,4 @@
-//! A timeline of tries, for `chrome://tracing` and Perfetto.
+//! A timeline of *tries*, the attempts at running tasks, for `chrome://tracing` and Perfetto.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::state::task_spec::TaskSpec;
 
-/// The newest tries, in bounded memory.
+/// The newest tries, up to a fixed number.
 #[derive(Debug)]
 pub(crate) struct Trace {
     since: Instant,
@@ -19,7 +19,7 @@ pub(crate) struct Trace {
     tries: VecDeque<Try>,
 }
 
-/// One try of a task.
+/// One try of a task: where it ran, when, and how it ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Try {
     pub(crate) spec: Arc<TaskSpec>,
@@ -30,14 +30,14 @@ pub(crate) struct Try {
     pub(crate) ended_well: bool,
 }
 
-/// A copy of the trace, to be written without a lock.
+/// A copy of the trace, which is written without holding the lock of the scheduler.
 pub(crate) struct TraceSnapshot {
     since: Instant,
     tries: Vec<Try>,
 }
 
 impl Trace {
-    /// Returns a trace of as many tries as `bytes_max` has room for.
+    /// Creates a trace that keeps as many tries as fit into `bytes_max`.
     pub(crate) fn new(bytes_max: ByteSize, now: Instant) -> Self {
         Self { since: now, tries_max: bytes_max.0 as usize / size_of::<Try>(), tries: VecDeque::new() }
     }
@@ -57,8 +57,8 @@ impl Trace {
 }
 
 impl TraceSnapshot {
-    /// Writes the tries as a JSON array in the Trace Event Format (Google, 2016): one complete event for each try, with
-    /// times in microseconds. `threads` are the names of the threads, by number.
+    /// Writes the tries as a JSON array in the Trace Event Format (Google, 2016), one complete event per try, with
+    /// times in microseconds. `threads` holds the names of the threads by their index.
     pub(crate) fn write(&self, threads: &[String], to: &mut dyn Write) -> Result<()> {
         writeln!(to, "[")?;
         for (number, name) in threads.iter().enumerate() {
@@ -77,7 +77,7 @@ impl TraceSnapshot {
     }
 }
 
-/// Returns `text` as a JSON string.
+/// Returns `text` as a JSON string, with quotes, backslashes and control characters escaped.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {

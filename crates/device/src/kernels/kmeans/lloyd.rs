@@ -1,4 +1,4 @@
-//! Lloyd's algorithm, for any device that computes its two steps.
+//! Lloyd's algorithm, over any device that computes its two steps.
 
 use cenote_base::{Error, Random, Result};
 
@@ -6,56 +6,57 @@ use crate::kernels::distance::{Metric, NONE, for_each_key};
 use crate::matrix::count_rows;
 use crate::simd::vectorised;
 
-/// The cluster of a point that has none.
+/// The mark of a point that belongs to no cluster.
 pub const NO_CLUSTER: u32 = u32::MAX;
-/// The most centroids.
+/// Centroids of a clustering, at most.
 pub const CENTROIDS_MAX: usize = 65_535;
 
 /// The settings of a clustering.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// The number of centroids, from 1 to [`CENTROIDS_MAX`], and at most that of the points.
+    /// The number of centroids, from 1 to [`CENTROIDS_MAX`], and at most the number of points whose numbers are all
+    /// finite.
     pub centroids: usize,
-    /// The most iterations.
+    /// Iterations, at most.
     pub iterations_max: usize,
-    /// The least part of the inertia that an iteration removes, unless it is the last.
+    /// The clustering ends when an iteration reduces the inertia by at most this fraction.
     pub improvement_min: f64,
-    /// The choice of the first centroids.
+    /// The method that chooses the first centroids.
     pub init: Init,
-    /// The seed of that choice: the same points and options give the same clusters on the same device.
+    /// The seed of that method: the same points and options give the same clusters on the same device.
     pub seed: u64,
 }
 
-/// The choice of the points that are the first centroids, which is made on the CPU.
+/// The method that chooses the points at which the first centroids are. It runs on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Init {
-    /// Any points, all different.
+    /// Points drawn uniformly, without replacement.
     Random,
-    /// Points far from each other: the probability of each grows with its squared distance from the others (Arthur and
-    /// Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007). The choice takes as long as one iteration
-    /// on one CPU thread.
+    /// Points far from each other: the probability of a point grows with its squared distance from the points chosen
+    /// before it (Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007). This takes as long
+    /// as one iteration on one CPU thread.
     PlusPlus,
 }
 
-/// Clusters of points.
+/// The result of a clustering.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clusters {
     /// The centroids, row by row.
     pub centroids: Vec<f32>,
-    /// The number of each point's centroid; [`NO_CLUSTER`] for a point that has none.
+    /// The index of each point's nearest centroid; [`NO_CLUSTER`] for a point that belongs to no cluster.
     pub nearest: Vec<u32>,
     /// The sum of the squared distances of the points from their centroids.
     pub inertia: f64,
-    /// The iterations, each of which moved the centroids.
+    /// The number of iterations that moved the centroids.
     pub iterations: usize,
 }
 
-/// The two steps of Lloyd's algorithm and the centroids between them.
+/// The two steps of Lloyd's algorithm, and the centroids that they share.
 pub(super) trait Steps {
-    /// Returns each point's nearest centroid, the first of equally near ones.
+    /// Returns the nearest centroid of each point; of equally near ones, the first.
     fn assign(&mut self) -> Result<Vec<Assignment>>;
 
-    /// Moves the centroids to the means of their points, and those of `reseeds` to a point.
+    /// Moves each centroid to the mean of its points, and the centroids in `reseeds` to the points named there.
     fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()>;
 
     /// Returns the centroids, row by row.
@@ -78,17 +79,17 @@ pub(super) struct Reseed {
     pub(super) point: u32,
 }
 
-/// Points by centroid.
+/// The points of each centroid.
 #[derive(Debug, PartialEq)]
 pub(super) struct Members {
-    /// The index in `points` of each centroid's first point, and at the end the number of points.
+    /// The index in `points` of each centroid's first point, followed by the number of points.
     pub(super) starts: Vec<u32>,
-    /// The points in order, centroid by centroid.
+    /// The points, centroid by centroid, those of a centroid ascending.
     pub(super) points: Vec<u32>,
 }
 
 impl Members {
-    /// Sorts points by centroid (a counting sort); `nearest` has the centroid of each.
+    /// Groups points by centroid with a counting sort; `nearest` holds the centroid of each point.
     pub(super) fn new(nearest: &[u32], centroids: usize) -> Self {
         let mut starts = vec![0u32; centroids + 1];
         let known = || (0u32..).zip(nearest).filter(|(_, nearest)| **nearest != NO_CLUSTER);
@@ -108,13 +109,13 @@ impl Members {
         Self { starts, points }
     }
 
-    /// Returns the points from `first` to `end`, numbered from `first`.
+    /// Returns the members from `first` to before `end`, with `first` as point 0.
     pub(super) fn between(&self, first: usize, end: usize) -> Self {
         let mut starts = vec![0];
         let mut points = Vec::new();
         for centroid in 0..self.starts.len() - 1 {
             let all = self.of(centroid);
-            // Points of a centroid are in order.
+            // The points of a centroid ascend.
             let (from, to) =
                 (all.partition_point(|&row| (row as usize) < first), all.partition_point(|&row| (row as usize) < end));
             points.extend(all[from..to].iter().map(|&row| row - first as u32));
@@ -123,23 +124,23 @@ impl Members {
         Self { starts, points }
     }
 
-    /// Returns the points of `centroid`, in order.
+    /// Returns the points of `centroid`, ascending.
     pub(super) fn of(&self, centroid: usize) -> &[u32] {
         &self.points[self.starts[centroid] as usize..self.starts[centroid + 1] as usize]
     }
 }
 
-/// Points to cluster, checked.
+/// A checked clustering: the points, the options, and the points that take part.
 pub(super) struct Clustering<'a> {
     points: &'a [f32],
     columns: usize,
     options: &'a Options,
-    /// The points with only finite numbers.
+    /// The points whose numbers are all finite.
     usable: Vec<u32>,
 }
 
 impl<'a> Clustering<'a> {
-    /// Checks that there are as many usable points as centroids.
+    /// Finds the points that take part, and checks that `options` asks for a possible number of centroids.
     pub(super) fn new(points: &'a [f32], columns: usize, options: &'a Options) -> Result<Self> {
         count_rows("points", points, columns)?;
         let finite = |(_, point): &(u32, &[f32])| point.iter().all(|number| number.is_finite());
@@ -149,7 +150,7 @@ impl<'a> Clustering<'a> {
             return Ok(Self { points, columns, options, usable });
         }
         Err(Error::invalid_input(format!(
-            "{} centroids of {} points with finite numbers: from 1 to {most} are possible",
+            "{} centroids cannot be made of {} points with finite numbers: from 1 to {most} are possible",
             options.centroids,
             usable.len()
         )))
@@ -187,7 +188,7 @@ impl<'a> Clustering<'a> {
                         target -= f64::from(square);
                         target < 0.0
                     });
-                    // When all points are chosen already, or rounding passes the end, any point will do.
+                    // When every point is chosen already, or rounding passes the end, any point will do.
                     let place = reached.unwrap_or_else(|| random.below(usable.len() as u64) as usize);
                     chosen.extend_from_slice(point(usable[place]));
                 }
@@ -196,7 +197,7 @@ impl<'a> Clustering<'a> {
         }
     }
 
-    /// Iterates until the options or the improvement end it.
+    /// Iterates until the maximum of iterations is reached or an iteration improves the inertia too little.
     pub(super) fn run(&self, mut steps: impl Steps) -> Result<Clusters> {
         let mut iterations = 0;
         let mut before = f64::INFINITY;
@@ -222,7 +223,7 @@ impl<'a> Clustering<'a> {
     }
 }
 
-/// Returns a point for each centroid without one: the farthest from their centroids.
+/// Returns a new point for each centroid without members: the points farthest from their own centroids, farthest first.
 pub(super) fn reseeds(members: &Members, assigned: &[Assignment], usable: &[u32]) -> Vec<Reseed> {
     let centroids = members.starts.len() - 1;
     let empty: Vec<u32> = (0..centroids as u32).filter(|&centroid| members.of(centroid as usize).is_empty()).collect();

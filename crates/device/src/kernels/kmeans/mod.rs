@@ -5,10 +5,9 @@
 //! where it is.
 //!
 //! After one step from the same centroids, CPU and device assign a point alike unless two centroids are equally near
-//! within
-//! [`nearest::TOLERANCE`](super::nearest::TOLERANCE), and from the same assignment their centroids differ by at most
-//! [`TOLERANCE`] of the largest coordinate. Over many steps such differences may add up to other clusters that are as
-//! good.
+//! within [`nearest::TOLERANCE`](super::nearest::TOLERANCE), and from the same assignment their centroids differ by at
+//! most [`TOLERANCE`] of the largest coordinate. Over many steps, such differences may add up to other clusters that
+//! are as good.
 
 mod lloyd;
 mod on_cpu;
@@ -18,8 +17,8 @@ pub use lloyd::{CENTROIDS_MAX, Clusters, Init, NO_CLUSTER, Options};
 pub use on_cpu::on_cpu;
 pub use on_device::on_device;
 
-/// The most by which a centroid's coordinate on the device differs from the CPU's, as a part of the largest coordinate
-/// of the points.
+/// Bound on the difference between a centroid's coordinate on the device and on the CPU, as a fraction of the largest
+/// coordinate of the points.
 pub const TOLERANCE: f32 = 1e-5;
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use crate::matrix::Matrix;
 use crate::pool::Lease;
 use crate::work::Work;
 
-/// Points of a work group of the kernel `assign`; see the WGSL.
+/// Points per work group of the kernel `assign`; see the WGSL.
 const ASSIGN_POINTS: usize = 64;
-/// Columns of a work group of the kernels `sum` and `shift`; see the WGSL.
+/// Columns per work group of the kernels `sum` and `shift`; see the WGSL.
 const SUM_COLUMNS: usize = 64;
 
 const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("kmeans.wgsl"));
@@ -38,10 +38,8 @@ struct Params {
 /// Runs [`on_cpu`](super::on_cpu) on a device, which holds the points meanwhile. Blocks the calling thread until the
 /// last iteration.
 ///
-/// # Errors
 /// Those of [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and
-/// the errors of
-/// [`Pending::wait`](crate::Pending::wait).
+/// the errors of [`Pending::wait`](crate::Pending::wait).
 pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
     let clustering = Clustering::new(points, columns, options)?;
     let centroids = clustering.first_centroids();

@@ -1,4 +1,4 @@
-//! Pictures of any size as frames of one size: RGB bytes line by line, three a pixel.
+//! Pictures of any size as frames of one size: RGB bytes line by line, three per pixel.
 //!
 //! The filter is that of [`resize`](super); values are rounded once, at the end. This module has no `on_cpu`, because
 //! libraries have one that rounds after each direction, which is faster and within one grey level.
@@ -20,7 +20,7 @@ const LANE_PIXELS: usize = 4;
 /// A picture and its place in a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
-    /// The RGB bytes line by line, three a pixel.
+    /// The RGB bytes line by line, three per pixel.
     pub pixels: &'a [u8],
     /// The width in pixels.
     pub width: u32,
@@ -54,10 +54,9 @@ impl Part {
 
 /// Makes a frame of `width` × `height` pixels of each of `pictures`, one after the other.
 ///
-/// # Errors
-/// `InvalidInput` when a picture's bytes are not its size, its part or its place is empty or sticks out, or the frame
-/// is empty; the message names the picture by its index in the batch. `ResourceExhausted` when the batch does not fit
-/// the device.
+/// `InvalidInput` when the bytes of a picture do not match its size, its part or its place is empty or sticks out, or
+/// the frame is empty; the message names the picture by its index in the batch. `ResourceExhausted` when the batch does
+/// not fit the device.
 pub fn on_device<'a>(
     device: &Device,
     pictures: &[Picture<'a>],

@@ -20,7 +20,7 @@ pub mod frames;
 
 use filter::{Filter, Section};
 
-/// The most by which CPU and device differ, in grey levels of 255.
+/// Bound on the difference between device and CPU, in grey levels of 255.
 pub const TOLERANCE: f32 = 1e-3;
 
 const RESIZE: Kernel = Kernel { source: include_str!("resize.wgsl"), entry: "resize", constants: &[] };
@@ -30,7 +30,7 @@ const GROUP_SIDE: u32 = 8;
 /// A picture, or the part of it that `crop` names.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
-    /// The RGB bytes line by line, three a pixel.
+    /// The RGB bytes line by line, three per pixel.
     pub pixels: &'a [u8],
     /// The width in pixels.
     pub width: u32,
@@ -67,14 +67,14 @@ pub struct Target {
     pub width: u32,
     /// The height in pixels.
     pub height: u32,
-    /// The number that is subtracted from each channel, where black is 0 and white 1.
+    /// The mean that is subtracted from each channel, on a scale from black at 0 to white at 1.
     pub mean: [f32; 3],
-    /// The number by which each channel is then divided.
+    /// The standard deviation by which each channel is then divided.
     pub deviation: [f32; 3],
 }
 
 impl Target {
-    /// Returns the numbers of one picture.
+    /// Returns the count of numbers that one picture becomes.
     fn numbers(&self) -> usize {
         3 * self.width as usize * self.height as usize
     }
@@ -89,8 +89,8 @@ impl Target {
 /// Resizes `pictures` to pictures × 3 channels × lines × columns (NCHW).
 ///
 /// # Errors
-/// `InvalidInput` when a picture's bytes are not its size, a crop is empty or sticks out, or the target is empty or
-/// divides by zero; the message names the picture by its place.
+/// `InvalidInput` when the bytes of a picture do not match its size, a crop is empty or sticks out, or the target is
+/// empty or divides by zero; the message names the picture by its index in the batch.
 pub fn on_cpu(pictures: &[Picture<'_>], target: &Target) -> Result<Vec<f32>> {
     check(pictures, target)?;
     let mut values = vec![0.0; pictures.len() * target.numbers()];

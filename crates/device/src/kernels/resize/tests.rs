@@ -6,7 +6,7 @@ use crate::testing;
 
 const TARGET: Target = Target { width: 1, height: 1, mean: [0.0; 3], deviation: [1.0; 3] };
 
-/// Computes the definition in f64: every source pixel of the crop under the product of two triangles.
+/// Resizes `picture` by the definition, in f64: weighs every source pixel of the crop by the product of two triangles.
 fn plain(picture: &Picture<'_>, target: &Target) -> Vec<f64> {
     let Crop { left, top, width, height } = picture.crop;
     let weights = |place: u32, source: u32, target: u32| -> Vec<f64> {
@@ -37,7 +37,7 @@ fn plain(picture: &Picture<'_>, target: &Target) -> Vec<f64> {
     values
 }
 
-/// Returns the tolerance in numbers of the result.
+/// Returns [`TOLERANCE`] in the unit of the result, which is divided by 255 and by the standard deviation.
 fn tolerance(target: &Target) -> f64 {
     let least = target.deviation.iter().copied().fold(f32::INFINITY, f32::min);
     f64::from(TOLERANCE) / 255.0 / f64::from(least)
@@ -47,7 +47,7 @@ fn tolerance(target: &Target) -> f64 {
 fn both_agree_with_the_definition_at_odd_sizes() {
     let device = testing::device();
     let mut random = Random::new(1);
-    // Width, height and crop of the source.
+    // The width, height and crop of each source.
     let sources = [
         (1, 1, (0, 0, 1, 1)),
         (2, 3, (1, 0, 1, 3)),
@@ -123,7 +123,7 @@ fn what_does_not_fit_is_refused_with_its_place() {
     assert!(refused(good, &Target { deviation: [1.0, 0.0, 1.0], ..TARGET }).contains("divides by zero"));
 }
 
-/// A crop, a target size and the result of Pillow 13.0: `crop(…).resize(…, BILINEAR)`.
+/// A crop, a target size, and the bytes that Pillow 13.0 returns for `crop(…).resize(…, BILINEAR)`.
 type FromPillow = (Crop, (u32, u32), &'static [u8]);
 
 #[rustfmt::skip]

@@ -11,9 +11,9 @@ use cenote_base::{Error, Result};
 
 /// The greatest depth of parentheses.
 const DEPTH_MAX: usize = 32;
-/// The most operators, phrases and fuzzy words in a query.
+/// Operators, phrases and fuzzy words in a query, at most.
 const OPERATORS_MAX: usize = 1024;
-/// The most edits that a fuzzy word may ask for.
+/// Edits that a fuzzy word may allow, at most.
 pub(super) const EDITS_MAX: u32 = 2;
 
 /// The rule that joins adjacent clauses.

@@ -58,7 +58,7 @@ pub(crate) struct RefreshOptions {
     pub(crate) capacity_bytes: u64,
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: usize,
-    /// The least time between two saves during a build.
+    /// Minimum time between two saves during a build.
     pub(crate) save_every: Duration,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) examined: Examined,

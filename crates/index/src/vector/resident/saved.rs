@@ -1,4 +1,4 @@
-//! A resident index on disk: the graph, and temporary it a manifest that names it and what it is complete for.
+//! A resident index on disk: the graph, and beside it a manifest that names it and states what it is complete for.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
         .and_then(|()| std::fs::rename(&temporary, file))
         .context(|| format!("write {}", file.display()))?;
     match previous.filter(|previous| *previous != directory.join(&graph)) {
-        // A process that still reads it has it open.
+        // A process that is reading it has it open, so the removal does not disturb it.
         Some(previous) => remove_if_exists(&previous),
         None => Ok(()),
     }

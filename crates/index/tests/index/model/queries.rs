@@ -8,7 +8,7 @@ use super::plain::{Rows, content_word, word, words};
 
 /// Words that an English index leaves as they are; some are similar to words that rows have.
 const MISSPELT: [&str; 9] = ["cra", "cart", "hos", "serch", "gren", "lihgt", "cafet", "step1", "step12"];
-/// The most words that a fuzzy word stands for.
+/// Words that a fuzzy word stands for, at most.
 const EXPANSIONS_MAX: usize = 50;
 
 #[derive(Debug, Clone, PartialEq)]
