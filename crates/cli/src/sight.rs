@@ -173,9 +173,10 @@ fn listen(socket: &Path) -> Result<UnixListener> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     made.context(|| format!("make {}", directory.display()))?;
     // Without a runtime directory, it is in the shared temporary directory, where another user may have created it.
-    let ours = std::fs::metadata("/proc/self").and_then(|ours| Ok((ours.uid(), std::fs::metadata(&directory)?)));
+    let ours =
+        std::fs::metadata("/proc/self").and_then(|ours| Ok((ours.uid(), std::fs::symlink_metadata(&directory)?)));
     let (user, found) = ours.context(|| format!("look at {}", directory.display()))?;
-    if found.uid() != user || found.mode() & 0o077 != 0 {
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
         return Err(Error::unavailable(format!("{} is open to other users", directory.display())));
     }
     // A killed process with the same number may have left a socket.

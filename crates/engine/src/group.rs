@@ -40,10 +40,8 @@ impl Group {
         for (number, step) in planned.iter().enumerate() {
             let joins = ranges.last().is_some_and(|range| {
                 let members = &planned[range.clone()];
-                let filtered_by_member = step.filter.as_deref().is_some_and(|filter| {
-                    let made = members.iter().flat_map(|member| &member.outputs);
-                    made.into_iter().any(|output| mentions(filter, output.name()))
-                });
+                let mut made = members.iter().flat_map(|member| &member.outputs);
+                let filtered_by_member = made.any(|output| step.filter_columns.contains(output.name()));
                 members.len() < GROUP_STEPS_MAX
                     && members[0].table == step.table
                     && !members.iter().any(alone)
@@ -57,11 +55,6 @@ impl Group {
         }
         ranges
     }
-}
-
-/// Returns whether `name` is a word of `predicate`. A match inside a string literal only costs an extra pass.
-fn mentions(predicate: &str, name: &str) -> bool {
-    predicate.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
 }
 
 /// The rows that a group works on, at one snapshot.
@@ -82,9 +75,7 @@ impl Work {
     pub(crate) async fn find(engine: &Engine, group: &Group, options: &RunOptions) -> Result<Option<Self>> {
         let snapshot = group.table.snapshot().await?;
         let has = |name: &String| snapshot.full_schema().field_with_name(name).is_ok();
-        // The plan has checked the filters against the columns that earlier steps make.
-        let can_filter = |filter: &String| Filter::from(filter.as_str()).check(snapshot.full_schema()).is_ok();
-        let can_read = |step: &Arc<PlannedStep>| step.inputs.iter().all(has) && step.filter.iter().all(can_filter);
+        let can_read = |step: &Arc<PlannedStep>| step.inputs.iter().chain(&step.filter_columns).all(has);
         if options.dry_run_rows.is_some() && !group.steps.iter().all(can_read) {
             return Ok(None);
         }

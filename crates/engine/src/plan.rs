@@ -1,6 +1,6 @@
 //! Planning: a recipe is checked against the tables and the operators as a whole before anything runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -25,6 +25,8 @@ pub(crate) struct PlannedStep {
     pub(crate) child: Option<Child>,
     /// The rows that it applies to: its own predicate and the thresholds of filters before it.
     pub(crate) filter: Option<String>,
+    /// The columns that `filter` compares.
+    pub(crate) filter_columns: BTreeSet<String>,
     pub(crate) fingerprint: Fingerprint,
     /// The column of `table` that holds, for each row, the fingerprint by which this step's outputs were made.
     pub(crate) fingerprint_column: String,
@@ -135,10 +137,14 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
                 None
             }
         };
-        if let Some(filter) = &filter {
+        let filter_columns = match &filter {
             // The step's own outputs are there before its rows are chosen.
-            Filter::from(filter.as_str()).check(&Arc::new(shaped.schema.clone())).context(at("where"))?;
-        }
+            Some(filter) => {
+                let filter = Filter::from(filter.as_str());
+                filter.compared(&Arc::new(shaped.schema.clone())).context(at("where"))?
+            }
+            None => BTreeSet::new(),
+        };
         if let (Some(keep), Some(score)) = (&step.keep, outputs.first()) {
             shaped.kept.push(keep.predicate(score.name()));
         }
@@ -164,6 +170,7 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
             outputs,
             child,
             filter,
+            filter_columns,
             fingerprint,
             fingerprint_column: fingerprint_column(&label),
             reads_from,

@@ -29,7 +29,9 @@ pub async fn run(
         }
         let report = lake.run(&recipe, &options).await;
         if let Some(file) = &mut trace {
-            lake.scheduler().write_trace(&mut BufWriter::new(file))?;
+            let mut file = BufWriter::new(file);
+            lake.scheduler().write_trace(&mut file)?;
+            file.flush().context("write the trace")?;
         }
         report
     };

@@ -60,19 +60,21 @@ impl TraceSnapshot {
     /// Writes the tries as a JSON array in the Trace Event Format (Google, 2016), one complete event per try, with
     /// times in microseconds. `threads` holds the names of the threads by their index.
     pub(crate) fn write(&self, threads: &[String], to: &mut dyn Write) -> Result<()> {
-        writeln!(to, "[")?;
-        for (number, name) in threads.iter().enumerate() {
+        let names = threads.iter().enumerate().map(|(number, name)| {
             let name = quoted(name);
-            writeln!(to, r#"{{"ph":"M","pid":1,"tid":{number},"name":"thread_name","args":{{"name":{name}}}}},"#)?;
-        }
-        for (number, Try { spec, thread, began, service, attempt, ended_well }) in self.tries.iter().enumerate() {
-            let comma = if number + 1 == self.tries.len() { "" } else { "," };
+            format!(r#"{{"ph":"M","pid":1,"tid":{number},"name":"thread_name","args":{{"name":{name}}}}}"#)
+        });
+        let tries = self.tries.iter().map(|Try { spec, thread, began, service, attempt, ended_well }| {
             let (name, start, micros) = (quoted(&spec.name), (*began - self.since).as_micros(), service.as_micros());
             let arguments = format!(r#"{{"attempt":{attempt},"ended_well":{ended_well}}}"#);
             let times = format!(r#""ts":{start},"dur":{micros}"#);
-            writeln!(to, r#"{{"ph":"X","pid":1,"tid":{thread},{times},"name":{name},"args":{arguments}}}{comma}"#)?;
+            format!(r#"{{"ph":"X","pid":1,"tid":{thread},{times},"name":{name},"args":{arguments}}}"#)
+        });
+        write!(to, "[")?;
+        for (at, event) in names.chain(tries).enumerate() {
+            write!(to, "{}\n{event}", if at == 0 { "" } else { "," })?;
         }
-        writeln!(to, "]")?;
+        writeln!(to, "\n]")?;
         Ok(())
     }
 }

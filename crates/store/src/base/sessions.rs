@@ -19,7 +19,7 @@ use lance_core::cache::{
 
 use crate::store::StoreOptions;
 
-/// What distinguishes a table from all others, including those of its name.
+/// The identity of a table, which no other table has, not even one of the same name.
 pub(crate) type Identity = (u64, u64);
 
 /// Returns an identity that no table has.

@@ -1,6 +1,6 @@
 //! Filters: which rows a scan wants.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -51,14 +51,14 @@ impl fmt::Display for Filter {
 }
 
 impl Filter {
-    /// Checks that the filter is a condition on rows of `schema`.
+    /// Checks that the filter is a condition on rows of `schema`, and returns the columns that it compares.
     ///
     /// # Errors
     /// `InvalidInput` when it does not parse, names another column, compares other types, or is not a condition.
-    pub fn check(&self, schema: &SchemaRef) -> Result<()> {
+    pub fn compared(&self, schema: &SchemaRef) -> Result<BTreeSet<String>> {
         let kind = self.predicate(schema)?.data_type(schema);
         match kind.map_err(|source| lance_error(source.into()).context(format!("filter `{self}`")))? {
-            DataType::Boolean => Ok(()),
+            DataType::Boolean => Ok(self.columns(schema)?.into_iter().collect()),
             _ => Err(Error::invalid_input(format!("filter `{self}` is not a condition"))),
         }
     }
