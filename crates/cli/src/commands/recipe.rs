@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use cenote_runtime::{ByteSize, Context, Lake, Recipe, Resources, Result, RunOptions, RunReport, StagePlan};
