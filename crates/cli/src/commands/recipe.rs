@@ -31,7 +31,7 @@ pub async fn run(
         if let Some(file) = &mut trace {
             let mut file = BufWriter::new(file);
             lake.scheduler().write_trace(&mut file)?;
-            file.flush().context("write the trace")?;
+            file.flush().context(|| "write the trace")?;
         }
         report
     };
