@@ -135,8 +135,8 @@ impl Pool {
     }
 }
 
-/// A buffer of the pool, which returns to it when the lease is dropped. Because the device works in order, a lease may
-/// be dropped as soon as the work that uses the buffer is submitted, and not before.
+/// A buffer of the pool, which returns to it when the lease is dropped. A lease must be held until the work that uses
+/// the buffer is submitted, and no longer: the device works in order.
 pub(crate) struct Lease {
     buffer: wgpu::Buffer,
     bytes: u64,
