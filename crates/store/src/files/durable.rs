@@ -22,6 +22,7 @@ use lance::io::WrappingObjectStore;
 use object_store::ObjectStore;
 use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
+use tokio::sync::Notify;
 
 use crate::state::table_state::blocking;
 
@@ -76,22 +77,26 @@ pub(crate) async fn sync(files: Vec<PathBuf>, directories: BTreeSet<PathBuf>) ->
 /// Those of `work`, or of a sync: the operating system reports a failed write only once.
 pub(crate) async fn syncing<T>(directory: PathBuf, work: impl Future<Output = Result<T>>) -> Result<T> {
     let growing = blocking(move || Growing::new(directory)).await?;
+    let ended = Notify::new();
+    let work = async {
+        let done = work.await;
+        ended.notify_one();
+        done
+    };
     let sync_on = async {
         let mut growing = growing;
         loop {
             let start = Instant::now();
-            growing = match blocking(move || growing.sync()).await {
-                Ok(growing) => growing,
-                Err(error) => return error,
-            };
+            growing = blocking(move || growing.sync()).await?;
             // Listing takes a while where there are many files.
-            tokio::time::sleep(SYNC_PERIOD.max(9 * start.elapsed())).await;
+            let pause = SYNC_PERIOD.max(9 * start.elapsed());
+            if tokio::time::timeout(pause, ended.notified()).await.is_ok() {
+                return Ok(());
+            }
         }
     };
-    tokio::select! {
-        done = work => done,
-        error = sync_on => Err(error),
-    }
+    // A sync that is under way when the work ends is waited for: it may be the one that is told of a failed write.
+    tokio::try_join!(work, sync_on).map(|(done, ())| done)
 }
 
 /// The files of a directory that are new since this value was made.
@@ -126,17 +131,18 @@ impl Growing {
                 continue;
             }
             let path = self.directory.join(&name);
-            // A file that was renamed or removed meanwhile is found under its new name, or not needed.
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let failed = || format!("sync {}", path.display());
+            let file = match File::open(&path) {
+                // A file that was renamed or removed meanwhile is found under its new name, or not needed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file.context(failed)?,
+            };
+            let metadata = file.metadata().context(failed)?;
             let synced = self.synced.entry(name).or_default();
-            if !metadata.is_file() || metadata.len() < *synced + SYNC_BYTES {
-                continue;
+            if metadata.is_file() && metadata.len() >= *synced + SYNC_BYTES {
+                file.sync_data().context(failed)?;
+                *synced = metadata.len();
             }
-            match sync_file(&path) {
-                Err(_) if !path.exists() => {}
-                done => done?,
-            }
-            *synced = metadata.len();
         }
         Ok(self)
     }
@@ -171,4 +177,49 @@ pub(crate) async fn remove_directory(path: PathBuf) -> Result<()> {
         Ok(()) => path.parent().map_or(Ok(()), sync_directory),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn files_are_synced_once_they_have_grown_and_old_ones_never() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let grow = |name: &str, bytes: u64| {
+            File::options().create(true).append(true).open(path(name)).unwrap().set_len(bytes).unwrap();
+        };
+        grow("old", 2 * SYNC_BYTES);
+        let mut growing = Growing::new(directory.path().to_owned()).unwrap();
+        grow("new", SYNC_BYTES - 1);
+        growing = growing.sync().unwrap();
+        assert_eq!(growing.synced, HashMap::from([("new".into(), 0)]));
+        grow("new", SYNC_BYTES);
+        growing = growing.sync().unwrap();
+        assert_eq!(growing.synced["new".as_ref() as &std::ffi::OsStr], SYNC_BYTES);
+        grow("new", 2 * SYNC_BYTES - 1);
+        std::fs::rename(path("new"), path("renamed")).unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        growing = growing.sync().unwrap();
+        assert_eq!(growing.synced["new".as_ref() as &std::ffi::OsStr], SYNC_BYTES);
+        assert_eq!(growing.synced["renamed".as_ref() as &std::ffi::OsStr], 2 * SYNC_BYTES - 1);
+        assert!(!growing.synced.contains_key("old".as_ref() as &std::ffi::OsStr));
+    }
+
+    #[tokio::test]
+    async fn work_that_makes_its_directory_ends_with_its_own_result() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("data");
+        let write = async {
+            make_directory(&below)?;
+            File::create(below.join("a")).and_then(|file| file.set_len(2 * SYNC_BYTES)).context(|| "write")?;
+            tokio::time::sleep(3 * SYNC_PERIOD).await;
+            Ok(7)
+        };
+        assert_eq!(syncing(below.clone(), write).await.unwrap(), 7);
+        let failed = syncing(below, async { Err::<(), _>(Error::conflict("the work failed")) }).await;
+        assert_eq!(failed.unwrap_err().message(), "the work failed");
+    }
 }

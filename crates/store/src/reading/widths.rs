@@ -84,6 +84,60 @@ impl Snapshot {
 
 /// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
 pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
-    let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or_default();
+    // Arrow cannot tell for a few types: then what the buffers hold is the bound.
+    let bytes =
+        |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or(column.get_buffer_memory_size());
     batch.columns().iter().map(|column| bytes(column) as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field};
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::{Store, StoreOptions, TableSpec};
+
+    /// Texts that take a thousandth of their size on disk, in files and one by one.
+    #[tokio::test]
+    async fn rows_are_as_wide_as_they_are_in_memory() {
+        const TEXT_BYTES: usize = 100_000;
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+        let fields = vec![Field::new("id", DataType::Int64, false), Field::new("text", DataType::Utf8, true)];
+        let schema = Arc::new(Schema::new(fields));
+        let table = store.create_table("t", TableSpec::new(Arc::clone(&schema), ["id"])).await.unwrap();
+        let texts =
+            (0..200).map(|id| id.to_string().repeat(TEXT_BYTES).split_off(TEXT_BYTES * (id.to_string().len() - 1)));
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from_iter_values(0..200)), Arc::new(StringArray::from_iter_values(texts))];
+        table.upsert(RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).await.unwrap();
+        table.fold().await.unwrap();
+        let snapshot = table.snapshot().await.unwrap();
+        let on_disk: u64 = snapshot
+            .base()
+            .fragments()
+            .iter()
+            .flat_map(|fragment| &fragment.files)
+            .map(|file| file.file_size_bytes.get().map_or(0, u64::from))
+            .sum();
+        assert!(on_disk < 200 * TEXT_BYTES as u64 / 20, "{on_disk} bytes on disk: the texts are not compressed");
+        let row_bytes = snapshot.row_bytes(&schema).await.unwrap();
+        assert!((TEXT_BYTES as u64..TEXT_BYTES as u64 + 64).contains(&row_bytes), "{row_bytes}");
+        for filter in [None, Some("id % 2 = 0"), Some("id >= 0")] {
+            let request = ScanRequest { filter: filter.map(Into::into), ..ScanRequest::default() };
+            let batches: Vec<RecordBatch> = snapshot.scan(&request).await.unwrap().try_collect().await.unwrap();
+            let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(rows, if filter == Some("id % 2 = 0") { 100 } else { 200 });
+            for batch in &batches {
+                assert!(value_bytes(batch) <= BATCH_BYTES, "{filter:?}: {} bytes", value_bytes(batch));
+                let held: usize = batch.columns().iter().map(|column| column.get_buffer_memory_size()).sum();
+                assert!(held as u64 <= 2 * value_bytes(batch) + 1024, "{filter:?}: {held} bytes are held");
+            }
+        }
+    }
 }

@@ -349,12 +349,14 @@ impl Snapshot {
         // Bound batches by rows instead of Lance's own limit in bytes: that limit counts a whole page for each batch
         // that holds a part of it, and shrinks batches down to one row. With a filter that keeps few rows, the other
         // columns are read only for those.
-        let first = match &request.filter {
-            Some(filter) if is_loose => self.columns_read(&schema, Some(filter))?,
-            Some(filter) => self.columns_read(&Schema::empty(), Some(filter))?,
-            None => Arc::clone(&schema),
+        let first_bytes = match &request.filter {
+            None => row_bytes.all(),
+            Some(filter) => {
+                let others = if is_loose { schema.as_ref().clone() } else { Schema::empty() };
+                let first = self.columns_read(&others, Some(filter))?;
+                self.plain_row_bytes(&first).boxed().await?.all()
+            }
         };
-        let first_bytes = self.plain_row_bytes(&first).boxed().await?.all();
         if request.filter.is_some() && is_loose {
             scanner.materialization_style(MaterializationStyle::AllEarly);
         }
