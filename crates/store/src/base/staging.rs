@@ -32,7 +32,7 @@ const POLL_MAX: Duration = Duration::from_millis(100);
 /// What a claim's owner does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Work {
+pub(crate) enum ClaimedWork {
     /// It writes rows.
     Rows,
     /// It reads the base to build something from its files, such as an index.
@@ -46,7 +46,7 @@ pub(crate) enum Work {
 struct Claimed {
     owner: String,
     beat: u64,
-    work: Work,
+    work: ClaimedWork,
     /// The version of the base that the work reads.
     base: u64,
     /// When all files were written, and what they are called: microseconds since 1970.
@@ -80,7 +80,7 @@ impl Claims {
 
     /// Whether somebody builds something from the files of the base.
     pub(crate) fn is_building(&self) -> bool {
-        self.writing.iter().any(|claimed| claimed.work == Work::Build)
+        self.writing.iter().any(|claimed| claimed.work == ClaimedWork::Build)
     }
 
     /// The oldest version of the base that work reads.
@@ -106,7 +106,7 @@ impl Staging {
     }
 
     /// Claims what `work` writes from now on, and version `base`, which it reads.
-    pub(crate) async fn claim(&self, work: Work, base: u64) -> Result<Claim> {
+    pub(crate) async fn claim(&self, work: ClaimedWork, base: u64) -> Result<Claim> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let random = RandomState::new().hash_one(std::process::id());
         let name = format!("{random:016x}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));

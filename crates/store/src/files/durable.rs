@@ -23,10 +23,13 @@ use object_store::ObjectStore;
 use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 
-use crate::state::table_state::blocking;
+use crate::blocking::blocking;
 
 /// Files or directories synced at once: a disk makes one barrier of several requests.
 const PARALLEL: usize = 8;
+
+/// The extension of a file that is being written.
+pub(crate) const PART: &str = "part";
 
 /// Bytes by which a file has grown when it is synced while it is written.
 const SYNC_BYTES: u64 = 4 << 20;

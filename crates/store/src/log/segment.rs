@@ -47,7 +47,7 @@ pub(crate) trait Segments: std::fmt::Debug + Send + Sync {
 #[async_trait]
 pub(crate) trait Segment: std::fmt::Debug + Send + Sync {
     /// The place that was read to, and `skip` bytes, for people.
-    fn place(&self, skip: usize) -> String;
+    fn position(&self, skip: usize) -> String;
 
     /// Whether a write that was cut short can leave a part of its bytes.
     fn can_be_torn(&self) -> bool;

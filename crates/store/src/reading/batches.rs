@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt, stream};
 
 use crate::base::readers::Reading;
 use crate::errors::arrow_error;
-use crate::reading::snapshot::RecordBatches;
+use crate::reading::request::RecordBatches;
 
 /// `batches`, which are read from the base that `reading` keeps, up to the first error. The base is kept until the last
 /// batch was read: whoever holds the stream on keeps nothing.

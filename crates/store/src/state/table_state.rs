@@ -1,192 +1,203 @@
 //! A table in this process: its base and change store as of the newest version known, and the log behind them.
 //!
-//! Lock order: `base_turn` (who changes the base), then `write_turn` (who writes), then `log`, then `inner` and `queue`
-//! (never across `.await`). The first two come with a lease each, because other processes write too. What writes is in
-//! `commit`, what changes the base in `install` and `fold`.
+//! Lock order: the base's turn (who changes the base), then the writer's turn (who writes), then the log's tail, then
+//! the newest version and the queue of writes (never across `.await`). The first two come with a lease each, because
+//! other processes write too. What writes is in `writing::commit`, what changes the base in `writing::log_base` and
+//! `upkeep::fold`.
 
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow::datatypes::Schema;
-use cenote_base::sync::Mutex;
-use cenote_base::{Error, ErrorKind, Result, Timestamp};
-use futures::{FutureExt, TryStreamExt};
+use cenote_base::sync::{Mutex, MutexGuard};
+use cenote_base::{ByteSize, Clock, Error, ErrorKind, Result, Timestamp};
+use futures::future::BoxFuture;
 use lance::Dataset;
 use lance_table::io::commit::CommitHandler;
-use tokio::sync::watch;
 
+use super::base_turn::BaseTurn;
+use super::location::TableLocation;
+use super::presence::Presence;
+use super::progress::UpkeepProgress;
+use super::writer::Writer;
 use crate::base::dataset;
 use crate::base::fence::Fence;
-use crate::base::pages::{Pages, RowReader};
-use crate::base::readers::{Readers, Reading};
-use crate::base::sessions::{Identity, Sessions, new_identity};
-use crate::changes::change_store::{ByHash, Changes, Counts};
-use crate::errors::lance_error;
-use crate::keys::key_files::{BATCH_ENTRIES, KeyFiles};
-use crate::keys::key_index::KeyIndex;
+use crate::base::pages::Pages;
+use crate::base::readers::Readers;
+use crate::base::sessions::Sessions;
+use crate::blocking::{SHORT_ROWS, blocking};
+use crate::changes::change_store::ByHash;
+use crate::changes::newest::Newest;
+use crate::faults::Faults;
+use crate::identity::{Identity, new_identity};
 use crate::log::history::{BaseMark, Checkpoint, History};
-use crate::log::replay::{Replayed, replay, replay_to};
-use crate::log::{COLLECTED_TRIES, Frame, Log, News, Record, Unseen};
-use crate::reading::snapshot::Snapshot;
+use crate::log::replay::{Replayed, replay};
+use crate::log::{Log, News};
 use crate::rows::primary_key::PrimaryKey;
-use crate::state::location::TablePlace;
-use crate::state::presence::Presence;
-use crate::store::{StoreOptions, WeakStore};
-use crate::upkeep::schedule::Upkeep;
-use crate::writing::commit::Queue;
-use crate::{Table, Version, WriteReport};
+use crate::version::Version;
 
+/// The options of a store that concern each of its tables.
+#[derive(Debug, Clone)]
+pub(crate) struct TableOptions {
+    /// See [`StoreOptions::writer_wait_max`](crate::StoreOptions::writer_wait_max), and so on.
+    pub(crate) writer_wait_max: Duration,
+    pub(crate) fold_bytes: ByteSize,
+    pub(crate) fold_rows: usize,
+    pub(crate) fold_age: Duration,
+    pub(crate) bulk_bytes: ByteSize,
+    pub(crate) file_bytes: ByteSize,
+    pub(crate) file_rows: usize,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) faults: Faults,
+}
+
+/// A hook of the store that runs after a fold of one of its tables.
+pub(crate) trait FoldFollower: Debug + Send + Sync {
+    /// Follows a fold of table `name`; `None` when the store is gone.
+    fn follow(&self, name: &str) -> Option<BoxFuture<'static, Result<()>>>;
+}
+
+/// The state of a table in this process, which all its handles share.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) name: String,
-    store: WeakStore,
-    pub(crate) place: TablePlace,
-    pub(crate) options: StoreOptions,
-    sessions: Arc<Sessions>,
-    /// Sees whether the table is still there, and whether it was seen to be gone.
+pub(crate) struct TableState {
+    pub(super) name: String,
+    pub(super) location: TableLocation,
+    pub(super) options: TableOptions,
+    follower: Option<Arc<dyn FoldFollower>>,
+    pub(super) sessions: Arc<Sessions>,
     presence: Presence,
-    is_gone: AtomicBool,
-    pub(crate) pages: Arc<Pages>,
-    pub(crate) fence: Arc<Fence>,
-    pub(crate) key: PrimaryKey,
-    pub(crate) inner: Mutex<Inner>,
-    pub(crate) write_turn: Arc<tokio::sync::Mutex<()>>,
-    pub(crate) log: Arc<tokio::sync::Mutex<Tail>>,
-    /// Whether this process has the right to write and has taken in what others wrote before: then nobody else can
-    /// write, and memory holds everything that was acknowledged anywhere.
-    pub(crate) is_writing: watch::Sender<bool>,
-    pub(crate) base_turn: Arc<tokio::sync::Mutex<()>>,
-    pub(crate) queue: Mutex<Queue>,
-    pub(crate) upkeep: Upkeep,
-    /// Whether the base may have a version that was not logged, because who committed it died or failed.
-    pub(crate) suspect: AtomicBool,
+    pub(super) pages: Arc<Pages>,
+    pub(super) fence: Arc<Fence>,
+    pub(super) key: PrimaryKey,
+    pub(super) newest: Mutex<Newest>,
+    pub(super) writer: Writer,
+    pub(super) base_turn: BaseTurn,
+    upkeep: UpkeepProgress,
     /// Who reads which version of the base.
-    pub(crate) readers: Arc<Readers>,
+    pub(super) readers: Arc<Readers>,
     /// Held by snapshots and feeds.
     uses: Arc<()>,
 }
 
-/// What the newest version is made of.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) version: u64,
-    pub(crate) time: Timestamp,
-    pub(crate) history: Arc<History>,
-    pub(crate) base: Arc<Dataset>,
-    pub(crate) base_rows: usize,
-    pub(crate) reader: Arc<RowReader>,
-    pub(crate) keys: KeyIndex,
-    pub(crate) changes: Changes,
-    /// Bytes of rows written since the base was.
-    pub(crate) accepted: u64,
-    /// When the oldest of them were.
-    pub(crate) since: Option<Timestamp>,
+/// The log read to its end, what it adds up to, and its newest base.
+pub(super) struct LogEnd {
+    pub(super) log: Log,
+    pub(super) replayed: Replayed,
+    pub(super) base: Dataset,
 }
 
-/// The end of the log.
-#[derive(Debug)]
-pub(crate) struct Tail {
-    pub(crate) log: Log,
-    /// Whether the newest frame is one of ours.
-    pub(crate) ours: bool,
-    /// Whether frames were read and not taken in, because that failed or its caller gave up.
-    behind: bool,
-}
-
-/// Runs blocking work of this crate off the executor.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|source| Error::internal("a storage task ended early").with_source(source))?
-}
-
-/// So many rows are looked up or taken in where the caller is: a thread that has to be woken costs several times that.
-pub(crate) const SHORT_ROWS: usize = 256;
-
-/// Runs short work where the caller is, other work off the executor.
-pub(crate) async fn blocking_unless<T: Send + 'static>(
-    is_short: bool,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    if is_short { work() } else { blocking(work).await }
-}
-
-/// Runs `work` to its end even when the caller gives up waiting: what is half done on disk must be finished in memory.
-pub(crate) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    let done = tokio::spawn(work.boxed()).await;
-    done.map_err(|source| Error::internal("a storage task ended early").with_source(source))?
-}
-
-impl State {
+impl TableState {
     /// Opens a table; its log is made when it has none yet.
     pub(crate) async fn open(
         name: String,
-        store: WeakStore,
-        place: TablePlace,
+        location: TableLocation,
         sessions: Arc<Sessions>,
         pages: Arc<Pages>,
-        options: StoreOptions,
+        options: TableOptions,
+        follower: Option<Arc<dyn FoldFollower>>,
     ) -> Result<Arc<Self>> {
-        if !place.log.exists().await? {
-            let lease = place.leases.writer(options.writer_wait_max).await?;
-            if !place.log.exists().await? {
-                start_log(&place, &sessions, &options).await?;
+        if !location.log.exists().await? {
+            let lease = location.leases.writer(options.writer_wait_max).await?;
+            if !location.log.exists().await? {
+                start_log(&location, &sessions, &options).await?;
             }
             drop(lease);
             // Who only reads must not keep others from writing.
-            place.leases.release().await?;
+            location.leases.release().await?;
         }
-        let fence = Arc::new(Fence::new(&place.base, &options.object_store).await.map_err(lance_error)?);
+        let fence = Arc::new(location.fence().await?);
         // Before what is read: a table that takes its place meanwhile is then seen to be another.
-        let presence = place.presence().await?;
-        let readers = Arc::new(place.readers());
-        let (log, key, inner) = loop {
-            let (mut log, replayed, base) = newest(&place, &sessions, &fence).await?;
+        let presence = location.presence().await?;
+        let readers = Arc::new(location.readers());
+        let (log, key, newest) = loop {
+            let LogEnd { mut log, replayed, base } = log_end(&location, &sessions, &fence).await?;
             let key = PrimaryKey::of_stored(&Schema::from(base.schema()))?;
-            match Inner::new(&place.keys, &pages, &key, Arc::new(base), replayed).await {
+            match Newest::load(&location.keys, &pages, &key, Arc::new(base), replayed).await {
                 // It was replaced and collected since the log was read.
                 Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
-                inner => break (log, key, inner?),
+                newest => break (log, key, newest?),
             }
         };
         Ok(Arc::new(Self {
             name,
-            store,
-            place,
+            location,
             options,
+            follower,
             sessions,
             presence,
-            is_gone: AtomicBool::new(false),
             pages,
             fence,
             key,
-            inner: Mutex::new(inner),
-            write_turn: Arc::default(),
-            log: Arc::new(tokio::sync::Mutex::new(Tail { log, ours: false, behind: false })),
-            is_writing: watch::Sender::new(false),
-            base_turn: Arc::default(),
-            queue: Mutex::default(),
-            upkeep: Upkeep::default(),
-            suspect: AtomicBool::new(true),
+            newest: Mutex::new(newest),
+            writer: Writer::new(log),
+            base_turn: BaseTurn::new(),
+            upkeep: UpkeepProgress::default(),
             readers,
             uses: Arc::default(),
         }))
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn location(&self) -> &TableLocation {
+        &self.location
+    }
+
+    pub(crate) fn options(&self) -> &TableOptions {
+        &self.options
+    }
+
+    pub(crate) fn key(&self) -> &PrimaryKey {
+        &self.key
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Locks the newest version.
+    pub(crate) fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock()
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    pub(crate) fn base_turn(&self) -> &BaseTurn {
+        &self.base_turn
+    }
+
+    pub(crate) fn upkeep(&self) -> &UpkeepProgress {
+        &self.upkeep
+    }
+
+    pub(crate) fn readers(&self) -> &Arc<Readers> {
+        &self.readers
+    }
+
+    /// Runs the store's hook after a fold; `None` when it has none, or the store is gone.
+    pub(crate) fn follow_fold(&self) -> Option<BoxFuture<'static, Result<()>>> {
+        self.follower.as_ref()?.follow(&self.name)
+    }
+
     /// Whether the table was dropped, as far as can be seen at once.
     pub(crate) fn is_gone(&self) -> Result<bool> {
-        Ok(self.is_gone.load(Ordering::Acquire) || self.presence.is_gone()?)
+        self.presence.is_gone()
     }
 
     /// # Errors
     /// `NotFound` when the table was dropped.
     pub(crate) async fn check_presence(&self) -> Result<()> {
-        if self.is_gone.load(Ordering::Acquire) || self.presence.ask().await? { Err(self.gone()) } else { Ok(()) }
+        if self.presence.ask().await? { Err(self.gone()) } else { Ok(()) }
     }
 
-    fn gone(&self) -> Error {
-        self.is_gone.store(true, Ordering::Release);
+    /// Takes note that the table was dropped, and returns the error that says so.
+    pub(super) fn gone(&self) -> Error {
+        self.presence.note_gone();
         Error::not_found(format!(
             "table `{}` was dropped; if another one was made under its name, try again",
             self.name
@@ -203,11 +214,6 @@ impl State {
         Arc::clone(&self.uses)
     }
 
-    /// A handle of this table, unless the store is gone.
-    pub(crate) fn table(&self) -> Option<Table> {
-        self.store.upgrade().map(|store| Table::new(store, &self.name))
-    }
-
     /// Version `base` of the base.
     pub(crate) async fn load_base(&self, base: u64) -> Result<Dataset> {
         self.load_base_through(base, Arc::clone(&self.fence) as _).await
@@ -216,106 +222,15 @@ impl State {
     /// Version `base` of the base, whose changes `handler` commits.
     pub(crate) async fn load_base_through(&self, base: u64, handler: Arc<dyn CommitHandler>) -> Result<Dataset> {
         let session = self.sessions.of(self.hash_key());
-        dataset::load(&self.place.base, &session, &self.place.params, Some(base), Some(handler)).await
-    }
-
-    /// The newest version: everything that was acknowledged, by any process, before it was asked for.
-    pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
-        let mut is_writing = self.is_writing.subscribe();
-        loop {
-            let (is_ours, leases) = (*is_writing.borrow_and_update(), &self.place.leases);
-            if leases.is_sole() {
-                return self.view();
-            }
-            if is_ours && leases.is_certain() {
-                let snapshot = self.view()?;
-                // Else another process may have removed its base before it was locked.
-                if is_writing.has_changed().is_ok_and(|has_changed| !has_changed) {
-                    return Ok(snapshot);
-                }
-                continue;
-            }
-            let tail = Arc::clone(&self.log).lock_owned();
-            let mut tail = tokio::select! {
-                biased;
-                tail = tail => tail,
-                // A writer of this process has the log, and has read it to its end.
-                _ = is_writing.changed() => continue,
-            };
-            loop {
-                // Before the log is read: see `readers`.
-                let reading = self.read_current();
-                self.catch_up(&mut tail).boxed().await?;
-                if let Some(snapshot) = self.view_of(reading)? {
-                    return Ok(snapshot);
-                }
-            }
-        }
-    }
-
-    /// The newest version known in memory. Its files are there for sure when nobody else can write, or change the base,
-    /// until it returns.
-    pub(crate) fn view(&self) -> Result<Snapshot> {
-        loop {
-            if let Some(snapshot) = self.view_of(self.read_current())? {
-                return Ok(snapshot);
-            }
-        }
-    }
-
-    /// Keeps the files of the newest base known in memory.
-    fn read_current(&self) -> Reading {
-        let base = Arc::clone(&self.inner.lock().base);
-        self.readers.read(&base)
-    }
-
-    /// The newest version known in memory, unless it has another base than the one that is kept.
-    fn view_of(&self, reading: Reading) -> Result<Option<Snapshot>> {
-        let inner = self.inner.lock();
-        let is_current = Arc::ptr_eq(&inner.base, reading.base());
-        is_current.then(|| Snapshot::new(&inner, self.key.clone(), self.note_user(), reading)).transpose()
-    }
-
-    /// The table as it was at `version`.
-    pub(crate) async fn snapshot_at(self: &Arc<Self>, version: Version) -> Result<Snapshot> {
-        let newest = self.snapshot().await?;
-        if version == newest.version() {
-            return Ok(newest);
-        }
-        drop(newest);
-        loop {
-            self.check_version(version)?;
-            let read_from = |history: &History| history.at(version).map(|mark| mark.base);
-            let before = read_from(&self.history());
-            let then = self.replayed_to(version).boxed().await;
-            // Its base may have been collected before it was kept, which the log says by now: see `readers`.
-            self.snapshot().await?;
-            let now = read_from(&self.history());
-            match then {
-                Ok(then) if self.check_version(version).is_ok() && Some(then.base().version().version) == now => {
-                    return Ok(then);
-                }
-                Err(error) if self.check_version(version).is_ok() && before == now => return Err(error),
-                _ => {}
-            }
-        }
-    }
-
-    /// The table as it was at `version`, if the base that it is read from is not collected meanwhile.
-    async fn replayed_to(&self, version: Version) -> Result<Snapshot> {
-        let replayed = replay_to(&self.place.log, version).await?;
-        let base = Arc::new(self.load_base(replayed.history.current()?.base).await?);
-        let reading = self.readers.read(&base);
-        let then = Inner::new(&self.place.keys, &self.pages, &self.key, base, replayed).await?;
-        Snapshot::new(&then, self.key.clone(), self.note_user(), reading)
+        dataset::load(&self.location.base, &session, &self.location.params, Some(base), Some(handler)).await
     }
 
     /// # Errors
     /// `NotFound` when `version` cannot be read.
     pub(crate) fn check_version(&self, version: Version) -> Result<()> {
         let (newest, history) = {
-            let inner = self.inner.lock();
-            (inner.version, Arc::clone(&inner.history))
+            let newest = self.newest();
+            (newest.version(), Arc::clone(newest.history()))
         };
         if version.0 <= newest && history.has(version) {
             return Ok(());
@@ -327,117 +242,15 @@ impl State {
     }
 
     pub(crate) fn history(&self) -> Arc<History> {
-        Arc::clone(&self.inner.lock().history)
-    }
-
-    /// Takes in what other processes wrote; whether something is left behind it that is no whole write.
-    pub(crate) async fn catch_up(self: &Arc<Self>, tail: &mut Tail) -> Result<bool> {
-        loop {
-            let news = if tail.behind { News::Gone } else { tail.log.news().await? };
-            let is_taken_in = match news {
-                News::None => return Ok(false),
-                News::Gone => false,
-                News::More => {
-                    tail.behind = true;
-                    let frames = tail.log.read().await?;
-                    if frames.as_ref().is_some_and(Vec::is_empty) {
-                        tail.behind = false;
-                        return Ok(true);
-                    }
-                    self.take_in_all(tail, frames).await?
-                }
-            };
-            if !is_taken_in {
-                self.reopen(tail).await?;
-            }
-        }
-    }
-
-    /// Applies frames that were read from `tail`; false when the state must be built anew.
-    async fn take_in_all(self: &Arc<Self>, tail: &mut Tail, frames: Option<Vec<Frame>>) -> Result<bool> {
-        let Some(frames) = frames else { return Ok(false) };
-        tail.ours = false;
-        self.suspect.store(true, Ordering::Release);
-        for frame in frames {
-            if !self.take_in(frame).await? {
-                return Ok(false);
-            }
-        }
-        tail.behind = false;
-        Ok(true)
-    }
-
-    /// Applies a frame of another process; false when the state must be built anew.
-    async fn take_in(self: &Arc<Self>, frame: Frame) -> Result<bool> {
-        match frame.record {
-            Record::Checkpoint(_) => self.inner.lock().changes.seal(),
-            Record::Upsert(_) | Record::Delete(_) => {
-                let (state, secret) = (Arc::clone(self), self.hash_key());
-                let hash = move || frame.record.hashes(&state.key, secret).map(|hashes| (frame, hashes));
-                let (frame, hashes) = blocking(hash).await?;
-                let (state, bases) = (Arc::clone(self), self.resolve(&hashes).await?);
-                let apply = move || {
-                    state.inner.lock().apply(frame.version, frame.time, frame.record, hashes, &bases);
-                    Ok(())
-                };
-                blocking(apply).await?;
-            }
-            Record::Base { mark, parts, keys: concerned } => {
-                let base = match self.load_base(mark.base).await {
-                    // It was replaced and collected since.
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-                    base => base?,
-                };
-                let installed = async {
-                    let keys = key_index(&self.place.keys, &self.key, self.hash_key(), &base, mark.keys).await?;
-                    let touched = parts.is_none().then_some(concerned);
-                    let unseen = Unseen::default();
-                    self.install(frame.version, frame.time, mark, base, keys, touched, unseen).await
-                };
-                return match installed.boxed().await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-                    installed => installed,
-                };
-            }
-            Record::Note(note) => Arc::make_mut(&mut self.inner.lock().history).note(&note),
-            Record::Keys { .. } | Record::Sealed(_) => {}
-        }
-        Ok(true)
-    }
-
-    /// Reads the whole state again: the log went on somewhere that does not follow from where this process stood.
-    ///
-    /// # Errors
-    /// `NotFound` when the table was dropped, and perhaps another one made under its name.
-    async fn reopen(self: &Arc<Self>, tail: &mut Tail) -> Result<()> {
-        self.check_presence().await?;
-        if !self.place.log.exists().await? {
-            // A table that was made under its name, and not opened yet, has none.
-            return Err(self.gone());
-        }
-        let (log, inner) = loop {
-            let (mut log, replayed, base) = newest(&self.place, &self.sessions, &self.fence).await?;
-            if replayed.history.hash_key != self.hash_key() {
-                return Err(self.gone());
-            }
-            match Inner::new(&self.place.keys, &self.pages, &self.key, Arc::new(base), replayed).await {
-                // As when the table is opened.
-                Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
-                inner => break (log, inner?),
-            }
-        };
-        *tail = Tail { log, ours: false, behind: false };
-        self.suspect.store(true, Ordering::Release);
-        *self.inner.lock() = inner;
-        Ok(())
+        Arc::clone(self.newest().history())
     }
 
     /// The rows of the base with these keys, as far as the change store does not know the keys itself. The only part of
     /// a write that can fail, and so done before it is logged.
     pub(crate) async fn resolve(self: &Arc<Self>, hashes: &[u128]) -> Result<ByHash<u64>> {
         let (unknown, keys) = {
-            let inner = self.inner.lock();
-            (inner.changes.unknown(hashes), inner.keys.clone())
+            let newest = self.newest();
+            (newest.changes().unknown(hashes), newest.keys().clone())
         };
         let cached = if unknown.len() <= SHORT_ROWS { keys.get_many_cached(&unknown)? } else { None };
         let (unknown, rows) = match cached {
@@ -448,7 +261,7 @@ impl State {
     }
 
     pub(crate) fn hash_key(&self) -> Identity {
-        self.inner.lock().history.hash_key
+        self.newest().history().hash_key
     }
 
     /// The version and time of the next write.
@@ -459,184 +272,43 @@ impl State {
 
     /// The newest version, and the time: never before that of the last write, whatever the clock says.
     pub(crate) fn now(&self) -> (u64, Timestamp) {
-        let inner = self.inner.lock();
-        (inner.version, inner.time.max(self.options.clock.now()))
+        let newest = self.newest();
+        (newest.version(), newest.time().max(self.options.clock.now()))
     }
 
-    /// Every version that can be read, with its time.
-    pub(crate) async fn versions(self: &Arc<Self>) -> Result<Vec<(Version, i64)>> {
-        for _ in 0..COLLECTED_TRIES {
-            self.snapshot().await?;
-            let history = self.history();
-            let Some(oldest) = history.at(Version(history.oldest())) else { return Ok(Vec::new()) };
-            let tagged = history.tagged_before(oldest.version).into_iter();
-            let ranges = tagged.map(|(version, mark)| (mark, version..=version));
-            let mut versions = BTreeMap::new();
-            let mut is_whole = true;
-            for (mark, wanted) in ranges.chain([(oldest, oldest.version..=u64::MAX)]) {
-                is_whole &= self.add_versions(mark, wanted, &mut versions).await?;
-            }
-            if is_whole {
-                return Ok(versions.into_iter().collect());
-            }
-        }
-        Err(self.log.lock().await.log.gap())
-    }
-
-    /// Adds those `wanted` of the versions that can be read from the base `mark` and what the log says behind it; false
-    /// when some were collected meanwhile.
-    async fn add_versions(
-        &self,
-        mark: BaseMark,
-        wanted: RangeInclusive<u64>,
-        versions: &mut BTreeMap<Version, i64>,
-    ) -> Result<bool> {
-        if wanted.contains(&mark.version) {
-            versions.insert(Version(mark.version), mark.time);
-        }
-        if *wanted.end() <= mark.version {
-            return Ok(true);
-        }
-        let mut log = Log::open(&self.place.log, mark.version + 1).await?;
-        while let Some(frames) = log.read().await? {
-            for frame in frames.iter().filter(|frame| frame.version > mark.version && wanted.contains(&frame.version)) {
-                // Records that change no row repeat a version: its time is that of the write.
-                versions.entry(Version(frame.version)).or_insert(frame.time.0);
-            }
-            // What follows a version with a tag may be gone.
-            if frames.last().is_none_or(|frame| frame.version >= *wanted.end()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// Returns whether there are writes that the base does not hold.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.newest().changes().is_empty()
     }
 
     /// Whether the change store has a word on any of these keys.
     pub(crate) fn knows_any(&self, hashes: &[u128]) -> bool {
-        let inner = self.inner.lock();
-        hashes.iter().any(|hash| inner.changes.contains(*hash))
+        let newest = self.newest();
+        hashes.iter().any(|hash| newest.changes().contains(*hash))
     }
 }
 
-impl Counts {
-    pub(crate) fn report(self, version: u64) -> WriteReport {
-        WriteReport { version: Version(version), inserted: self.inserted, updated: self.updated, deleted: self.deleted }
-    }
-}
-
-impl Inner {
-    async fn new(
-        files: &KeyFiles,
-        pages: &Arc<Pages>,
-        key: &PrimaryKey,
-        base: Arc<Dataset>,
-        replayed: Replayed,
-    ) -> Result<Self> {
-        let Replayed { version, time, history, rows } = replayed;
-        let base_rows = base.count_rows(None).await.map_err(lance_error)?;
-        let keys = key_index(files, key, history.hash_key, &base, history.current()?.keys).await?;
-        let key = key.clone();
-        let history = Arc::new(history);
-        let changes = Changes::default();
-        let reader = Arc::new(RowReader::new(&base, pages));
-        let mut inner =
-            Self { version, time, history, base, base_rows, reader, keys, changes, accepted: 0, since: None };
-        blocking(move || {
-            for frame in rows {
-                let hashes = frame.record.hashes(&key, inner.history.hash_key)?;
-                let unknown = inner.changes.unknown(&hashes);
-                let found = inner.keys.get_many(&unknown)?;
-                let bases = unknown.into_iter().zip(found).filter_map(|(hash, row)| Some((hash, row?))).collect();
-                inner.apply(frame.version, frame.time, frame.record, hashes, &bases);
-            }
-            inner.version = inner.version.max(version);
-            Ok(inner)
-        })
-        .await
-    }
-
-    pub(crate) fn apply(
-        &mut self,
-        version: u64,
-        time: Timestamp,
-        record: Record,
-        hashes: Vec<u128>,
-        bases: &ByHash<u64>,
-    ) -> Counts {
-        self.version = version;
-        self.time = self.time.max(time);
-        self.accepted += record.bytes() as u64;
-        self.since.get_or_insert(time);
-        match record {
-            Record::Upsert(batch) => self.changes.upsert(version, batch, hashes, bases),
-            Record::Delete(_) => self.changes.delete(version, &hashes, bases),
-            _ => Counts::default(),
-        }
-    }
-}
-
-/// What the log adds up to, and its newest base.
-async fn newest(place: &TablePlace, sessions: &Sessions, fence: &Arc<Fence>) -> Result<(Log, Replayed, Dataset)> {
+/// Reads the log to its end, and opens its newest base.
+pub(super) async fn log_end(location: &TableLocation, sessions: &Sessions, fence: &Arc<Fence>) -> Result<LogEnd> {
     loop {
-        let (mut log, replayed) = replay(&place.log).await?;
+        let (mut log, replayed) = replay(&location.log).await?;
         let base = replayed.history.current()?.base;
         fence.learn(base);
         let session = sessions.of(replayed.history.hash_key);
-        match dataset::load(&place.base, &session, &place.params, Some(base), Some(Arc::clone(fence) as _)).await {
+        match dataset::load(&location.base, &session, &location.params, Some(base), Some(Arc::clone(fence) as _)).await
+        {
             // It was replaced and collected since the log was read.
             Err(error) if error.kind() == ErrorKind::NotFound && log.news().await? != News::None => {}
-            base => return Ok((log, replayed, base?)),
+            base => return Ok(LogEnd { log, replayed, base: base? }),
         }
     }
 }
 
-async fn start_log(place: &TablePlace, sessions: &Sessions, options: &StoreOptions) -> Result<()> {
+async fn start_log(location: &TableLocation, sessions: &Sessions, options: &TableOptions) -> Result<()> {
     let session = sessions.of(new_identity());
-    let base = dataset::load(&place.base, &session, &place.params, None, None).await?.version().version;
+    let base = dataset::load(&location.base, &session, &location.params, None, None).await?.version().version;
     let time = options.clock.now();
     let mark =
         BaseMark { base, since: base, version: base, folded: base, keys: base, time: time.0, ..BaseMark::default() };
-    place.log.create(Checkpoint::new(base, History::new(mark)), time).await
-}
-
-/// The key index of `base`, built anew when it is not there.
-pub(crate) async fn key_index(
-    files: &KeyFiles,
-    key: &PrimaryKey,
-    secret: (u64, u64),
-    base: &Dataset,
-    version: u64,
-) -> Result<KeyIndex> {
-    // A collection by another process may remove the files of an index that is being made; it does so once.
-    for _ in 0..2 {
-        if let Some(keys) = files.open(version).await? {
-            return Ok(keys);
-        }
-        match build_key_index(files, key, secret, base, version).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            made => return made,
-        }
-    }
-    Err(Error::unavailable(format!("the key index in {} is removed again and again", files.name())))
-}
-
-async fn build_key_index(
-    files: &KeyFiles,
-    key: &PrimaryKey,
-    secret: (u64, u64),
-    base: &Dataset,
-    version: u64,
-) -> Result<KeyIndex> {
-    let mut keys = files.empty().await?;
-    let mut batches = dataset::keys(base, None, key, secret).await?;
-    let mut entries = Vec::new();
-    while let Some(batch) = batches.try_next().await? {
-        entries.extend(batch);
-        if entries.len() >= BATCH_ENTRIES {
-            let batch = std::mem::take(&mut entries);
-            keys = blocking(move || keys.advance(version, batch)).await?;
-        }
-    }
-    keys = blocking(move || keys.advance(version, entries)).await?;
-    files.save(keys, version).await
+    location.log.create(Checkpoint::new(base, History::new(mark)), time).await
 }

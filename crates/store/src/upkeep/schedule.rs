@@ -4,26 +4,16 @@
 //! change store four times as full as what starts a fold.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use cenote_base::sync::Mutex;
 use cenote_base::{Result, Timestamp};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 
-use crate::Table;
-use crate::base::file_bytes::FileBytes;
-use crate::state::table_state::State;
+use crate::properties::retention;
+use crate::state::table_state::TableState;
 use crate::upkeep::{collect, compaction};
 
 /// A change store of so many rows is folded when more than half of them are superseded.
 const DUPLICATE_ROWS_MIN: usize = 4096;
-
-/// What is to be done for a table after its writes were folded, by who knows more of it than this crate: its indexes.
-pub trait AfterFold: std::fmt::Debug + Send + Sync {
-    /// Called in the background; an error is logged.
-    fn after_fold(&self, table: Table) -> BoxFuture<'static, Result<()>>;
-}
 
 /// How far a table's base is behind its writes, and what is done about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,75 +36,37 @@ pub struct UpkeepStatus {
     pub failure: Option<String>,
 }
 
-/// What upkeep in this process does. Folds are quick, and writers wait for them; other work is not and they do not.
-#[derive(Debug, Default)]
-pub(crate) struct Upkeep {
-    is_folding: AtomicBool,
-    is_waiting: AtomicBool,
-    /// The turn to do what takes long, and whether somebody waits for it.
-    tending: tokio::sync::Mutex<()>,
-    is_tending_due: AtomicBool,
-    /// The turn to join files.
-    pub(crate) joining: tokio::sync::Mutex<()>,
-    pub(crate) file_bytes: FileBytes,
-    folding: Mutex<Option<String>>,
-    doing: Mutex<Option<String>>,
-    failure: Mutex<Option<String>>,
-}
-
-impl Upkeep {
-    /// Says what is done now that takes long.
-    pub(crate) fn say(&self, what: impl Into<String>) {
-        *self.doing.lock() = Some(what.into());
-    }
-
-    /// Says that it is done.
-    pub(crate) fn done(&self) {
-        *self.doing.lock() = None;
-    }
-
-    /// What is done now; what is quick first.
-    pub(crate) fn doing(&self) -> Option<String> {
-        self.folding.lock().clone().or_else(|| self.doing.lock().clone())
-    }
-}
-
-impl State {
+impl TableState {
     /// Starts a fold in the background when there is a reason and none runs, or has somebody look again later.
     pub(crate) fn keep_up(self: &Arc<Self>) {
         if let Some(reason) = self.reason_to_fold() {
-            if !self.upkeep.is_folding.swap(true, Ordering::AcqRel) {
+            if self.upkeep().begin_fold() {
                 tokio::spawn(Arc::clone(self).run_fold(reason).boxed());
             }
-        } else if !self.inner.lock().changes.is_empty() && !self.upkeep.is_waiting.swap(true, Ordering::AcqRel) {
-            let (state, pause) = (Arc::downgrade(self), self.options.fold_age);
+        } else if self.has_changes() && self.upkeep().begin_wait() {
+            let (state, pause) = (Arc::downgrade(self), self.options().fold_age);
             tokio::spawn(async move {
                 tokio::time::sleep(pause).await;
                 if let Some(state) = state.upgrade() {
-                    state.upkeep.is_waiting.store(false, Ordering::Release);
+                    state.upkeep().end_wait();
                     state.keep_up();
                 }
             });
         }
     }
 
-    /// Whether there are writes that the base does not hold.
-    pub(crate) fn has_changes(&self) -> bool {
-        !self.inner.lock().changes.is_empty()
-    }
-
     fn reason_to_fold(&self) -> Option<String> {
-        let inner = self.inner.lock();
-        let (changes, options) = (&inner.changes, &self.options);
-        let age = inner.since.map_or(0, |since| options.clock.now().0.saturating_sub(since.0));
+        let newest = self.newest();
+        let (changes, options) = (newest.changes(), self.options());
+        let age = newest.since().map_or(0, |since| options.clock.now().0.saturating_sub(since.0));
         match () {
             () if changes.bytes() as u64 >= options.fold_bytes.0 => Some(format!("{} are full", options.fold_bytes)),
             () if changes.entries() >= options.fold_rows => Some(format!("{} rows are full", options.fold_rows)),
             () if !changes.is_empty() && u128::try_from(age).unwrap_or(0) >= options.fold_age.as_micros() => {
                 Some(format!("the oldest write is {} s old", age / 1_000_000))
             }
-            () if changes.rows >= DUPLICATE_ROWS_MIN && changes.live * 2 < changes.rows => {
-                Some(format!("{} of {} rows are superseded", changes.rows - changes.live, changes.rows))
+            () if changes.rows() >= DUPLICATE_ROWS_MIN && changes.superseded() * 2 > changes.rows() => {
+                Some(format!("{} of {} rows are superseded", changes.superseded(), changes.rows()))
             }
             () => None,
         }
@@ -131,23 +83,23 @@ impl State {
 
     async fn run_fold(self: Arc<Self>, reason: String) {
         let outcome = self.fold_because(&reason).await;
-        self.upkeep.is_folding.store(false, Ordering::Release);
+        self.upkeep().end_fold();
         match outcome {
             // Who waits already will see this fold too.
-            Ok(()) if self.upkeep.is_tending_due.swap(true, Ordering::AcqRel) => {}
+            Ok(()) if !self.upkeep().is_newly_due() => {}
             Ok(()) => drop(tokio::spawn(self.run_follow_up().boxed())),
             Err(error) => {
                 // Nothing is lost: the next write tries again, and a full change store makes writers wait and see it.
-                tracing::warn!(%error, table = self.name, "a fold failed");
-                *self.upkeep.failure.lock() = Some(error.to_string());
+                tracing::warn!(%error, table = self.name(), "a fold failed");
+                self.upkeep().set_failure(Some(error.to_string()));
             }
         }
     }
 
     async fn fold_because(self: &Arc<Self>, reason: &str) -> Result<()> {
-        *self.upkeep.folding.lock() = Some(format!("folding, because {reason}"));
+        self.upkeep().say_folding(Some(format!("folding, because {reason}")));
         let outcome = self.fold().await;
-        *self.upkeep.folding.lock() = None;
+        self.upkeep().say_folding(None);
         outcome
     }
 
@@ -155,17 +107,16 @@ impl State {
         let outcome = self.follow_up().await;
         if let Err(error) = &outcome {
             // The next fold tries again.
-            tracing::warn!(%error, table = self.name, "upkeep failed");
+            tracing::warn!(%error, table = self.name(), "upkeep failed");
         }
-        *self.upkeep.failure.lock() = outcome.err().map(|error| error.to_string());
+        self.upkeep().set_failure(outcome.err().map(|error| error.to_string()));
     }
 
     /// Does what is due after a fold, when nobody else does it.
     async fn follow_up(self: &Arc<Self>) -> Result<()> {
-        let _turn = self.upkeep.tending.lock().await;
-        self.upkeep.is_tending_due.store(false, Ordering::Release);
+        let _turn = self.upkeep().tend().await;
         let outcome = self.work().await;
-        self.upkeep.done();
+        self.upkeep().done();
         outcome
     }
 
@@ -173,36 +124,34 @@ impl State {
         // First, because indexes that hold addresses of rows are late for joined files.
         compaction::join_due(self).boxed().await?;
         // Who drops the store wants no more of it.
-        if let Some(hook) = &self.options.after_fold
-            && let Some(table) = self.table()
-        {
-            self.upkeep.say("indexing what was folded");
-            hook.after_fold(table).await?;
+        if let Some(work) = self.follow_fold() {
+            self.upkeep().say("indexing what was folded");
+            work.await?;
         }
-        self.upkeep.say("removing what nobody needs any more");
-        collect::collect(self, collect::retention(self.view()?.properties())?).boxed().await.map(drop)
+        self.upkeep().say("removing what nobody needs any more");
+        collect::collect(self, retention(self.view()?.properties())?).boxed().await.map(drop)
     }
 
     /// See [`UpkeepStatus`].
     pub(crate) fn upkeep_status(&self) -> Result<UpkeepStatus> {
-        let doing = self.upkeep.doing();
+        let doing = self.upkeep().doing();
         // Not while this process changes the base: its own lock would look like another's.
-        let doing = match (doing, self.base_turn.try_lock()) {
-            (None, Ok(_turn)) => self.place.leases.elsewhere()?,
+        let doing = match (doing, self.base_turn().try_take()) {
+            (None, Some(_turn)) => self.location().leases.elsewhere()?,
             (doing, _) => doing,
         };
-        let inner = self.inner.lock();
-        let mark = inner.history.current()?;
-        let (accepted, stored) = (mark.accepted + inner.accepted, mark.stored + inner.accepted);
+        let newest = self.newest();
+        let mark = newest.history().current()?;
+        let (accepted, stored) = (mark.accepted + newest.accepted(), mark.stored + newest.accepted());
         Ok(UpkeepStatus {
-            keys: inner.changes.entries(),
-            bytes: inner.changes.bytes(),
-            runs: inner.changes.runs(),
-            since: inner.since,
-            files: inner.base.fragments().len(),
+            keys: newest.changes().entries(),
+            bytes: newest.changes().bytes(),
+            runs: newest.changes().runs(),
+            since: newest.since(),
+            files: newest.base().fragments().len(),
             amplification: if accepted == 0 { 1.0 } else { stored as f64 / accepted as f64 },
             doing,
-            failure: self.upkeep.failure.lock().clone(),
+            failure: self.upkeep().failure(),
         })
     }
 }

@@ -1,8 +1,7 @@
-//! Taking in a new version of the base: who may make one, how it is logged, and how it replaces the one before.
+//! New versions of the base: who may make one, and how it is logged.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use cenote_base::{Error, Result, Timestamp};
 use futures::stream::{self, BoxStream};
@@ -10,18 +9,19 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::Version;
 use crate::base::dataset;
-use crate::base::pages::RowReader;
+use crate::base::key_build::open_or_build;
 use crate::base::version_files::sync_adopted;
-use crate::changes::change_store::ByHash;
+use crate::blocking::blocking;
 use crate::errors::lance_error;
 use crate::keys::key_index::KeyIndex;
 use crate::leases::lease::Lease;
 use crate::log::concerned::{Concerned, KeyParts};
 use crate::log::history::BaseMark;
 use crate::log::{Frame, Record, Unseen};
-use crate::state::table_state::{State, blocking, key_index};
+use crate::state::install::BaseChange;
+use crate::state::table_state::TableState;
+use crate::version::Version;
 use crate::writing::commit::Writing;
 
 /// Keys of so many bytes end their segment of the log: whoever opens the table need not read it.
@@ -59,88 +59,41 @@ pub(crate) struct Direct {
     pub(crate) is_write: bool,
 }
 
-impl State {
+/// A base that was logged, and that readers do not see yet.
+struct Logged {
+    /// Bytes of the keys that it concerns.
+    bytes: usize,
+    /// Those keys, if they are few.
+    touched: Option<Concerned>,
+    unseen: Unseen,
+}
+
+impl TableState {
     /// Waits for the turn to change the base.
     pub(crate) async fn changing(&self) -> Result<Changing> {
-        let turn = Arc::clone(&self.base_turn).lock_owned().await;
-        let lease = self.place.leases.base(self.options.writer_wait_max).await?;
-        lease.say(self.upkeep.doing().as_deref().unwrap_or("writing to the base"))?;
+        let turn = self.base_turn().take().await;
+        let lease = self.location().leases.base(self.options().writer_wait_max).await?;
+        lease.say(self.upkeep().doing().as_deref().unwrap_or("writing to the base"))?;
         // Until what is done with it is logged.
-        self.suspect.store(true, Ordering::Release);
+        self.base_turn().set_suspect(true);
         Ok(Changing { _turn: turn, _lease: lease })
-    }
-
-    /// Makes `mark` the current base, with direct writes of the keys `touched` in it (`None`: of many); false when the
-    /// change store cannot be cut there. For who has the end of the log: nothing is written meanwhile. What it wrote
-    /// there is `unseen` until then.
-    #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
-    pub(crate) async fn install(
-        self: &Arc<Self>,
-        version: u64,
-        time: Timestamp,
-        mark: BaseMark,
-        base: Dataset,
-        keys: KeyIndex,
-        touched: Option<Concerned>,
-        unseen: Unseen,
-    ) -> Result<bool> {
-        self.fence.learn(mark.base);
-        let base_rows = base.count_rows(None).await.map_err(lance_error)?;
-        let state = Arc::clone(self);
-        blocking(move || {
-            let mut hashes = Vec::new();
-            for keys in touched.iter().flat_map(Concerned::batches) {
-                hashes.extend(state.key.hash(keys, state.hash_key())?);
-            }
-            let later = {
-                let inner = state.inner.lock();
-                let is_cut = touched.is_none() || inner.changes.is_cut_by(mark.folded, &hashes);
-                is_cut.then(|| inner.changes.keys_after(mark.folded))
-            };
-            // Read from the disk while readers go on.
-            let bases: Option<ByHash<u64>> = match later {
-                Some(later) => {
-                    let rows = keys.get_many(&later)?;
-                    Some(later.into_iter().zip(rows).filter_map(|(hash, row)| Some((hash, row?))).collect())
-                }
-                None => None,
-            };
-            let base = Arc::new(base);
-            let reader = Arc::new(RowReader::new(&base, &state.pages));
-            let mut inner = state.inner.lock();
-            if let Some(bases) = bases {
-                let Some(changes) = inner.changes.folded(mark.folded, &bases) else { return Ok(false) };
-                // What is left came while the fold went on.
-                inner.since = (!changes.is_empty()).then_some(time);
-                inner.changes = changes;
-            }
-            Arc::make_mut(&mut inner.history).add(mark);
-            inner.version = inner.version.max(version);
-            inner.time = inner.time.max(time);
-            inner.accepted = 0;
-            (inner.base, inner.base_rows, inner.reader, inner.keys) = (base, base_rows, reader, keys);
-            // In one moment for readers here and elsewhere.
-            drop(unseen);
-            Ok(true)
-        })
-        .await
     }
 
     /// Takes over base versions that a process committed and died before it could log them.
     pub(crate) async fn adopt(self: &Arc<Self>, writing: &mut Writing) -> Result<()> {
         let (old, mark, secret) = {
-            let inner = self.inner.lock();
-            (Arc::clone(&inner.base), inner.history.current()?, inner.history.hash_key)
+            let newest = self.newest();
+            (Arc::clone(newest.base()), newest.history().current()?, newest.history().hash_key)
         };
         let latest = old.latest_version_id().await.map_err(lance_error)?;
         if latest <= mark.base {
             return Ok(());
         }
-        tracing::warn!(base = latest, path = self.place.base, "took over a base version that was not logged");
+        tracing::warn!(base = latest, path = self.location().base, "took over a base version that was not logged");
         let base = self.load_base(latest).await?;
         sync_adopted(&old, &base).boxed().await?;
-        let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
-        let concerned = dataset::difference(&old, &base, &self.key, secret, &keys).boxed().await?;
+        let keys = open_or_build(&self.location().keys, self.key(), secret, &base, latest).await?;
+        let concerned = dataset::difference(&old, &base, self.key(), secret, &keys).boxed().await?;
         let (version, time) = self.next();
         let mark = BaseMark {
             base: latest,
@@ -150,7 +103,7 @@ impl State {
             made: time.0,
             ..self.account(mark, &base, true).await
         };
-        self.log_base(writing, version, time, mark, base, keys, concerned).await.map(drop)
+        self.log_base(writing, BaseChange { version, time, mark, base, keys }, concerned).await.map(drop)
     }
 
     /// Logs and installs the base that a fold made.
@@ -172,8 +125,8 @@ impl State {
             made: time.0,
             ..self.account(mark, &folded.base, false).await
         };
-        let none = stream::empty().boxed();
-        self.log_base(writing, version, time, mark, folded.base, folded.keys, none).await.map(drop)
+        let change = BaseChange { version, time, mark, base: folded.base, keys: folded.keys };
+        self.log_base(writing, change, stream::empty().boxed()).await.map(drop)
     }
 
     /// Logs and installs a base that was written directly, with the keys that it concerned: none when its rows are the
@@ -189,13 +142,13 @@ impl State {
         let (version, time) = if is_write { self.next() } else { self.now() };
         let base = direct.base.version().version;
         let has_entries = !direct.entries.is_empty();
-        let mut keys = self.inner.lock().keys.clone();
+        let mut keys = self.newest().keys().clone();
         if has_entries {
-            self.options.faults.check("keys.save")?;
+            self.options().faults.check("keys.save")?;
             keys = blocking(move || keys.advance(base, direct.entries)).await?;
-            keys = self.place.keys.save(keys, base).await?;
+            keys = self.location().keys.save(keys, base).await?;
         }
-        let all_folded = self.inner.lock().changes.is_empty();
+        let all_folded = self.newest().changes().is_empty();
         let mark = BaseMark {
             base,
             version: if is_write { version } else { mark.version },
@@ -206,7 +159,8 @@ impl State {
             ..self.account(mark, &direct.base, is_write).await
         };
         let concerned = stream::iter(direct.concerned).map(Ok).boxed();
-        let logged = self.log_base(writing, version, time, mark, direct.base, keys, concerned).await?;
+        let change = BaseChange { version, time, mark, base: direct.base, keys };
+        let logged = self.log_base(writing, change, concerned).await?;
         let is_long = logged >= LONG_RECORD_BYTES;
         if is_long && let Err(error) = self.roll_if_folded(writing).await {
             // What was written is there; only opening the table takes longer.
@@ -217,52 +171,45 @@ impl State {
 
     /// `mark` with the bytes counted that went into `new`, which are new to Cenote when `is_write`, else written again.
     async fn account(&self, mark: BaseMark, new: &Dataset, is_write: bool) -> BaseMark {
-        let old = Arc::clone(&self.inner.lock().base);
-        let files = self.upkeep.file_bytes.added(&old, new).await.unwrap_or_else(|error| {
+        let old = Arc::clone(self.newest().base());
+        let files = self.upkeep().file_bytes().added(&old, new).await.unwrap_or_else(|error| {
             // A write that is done does not fail for a figure about it.
-            tracing::warn!(%error, table = self.name, "what was written cannot be measured");
+            tracing::warn!(%error, table = self.name(), "what was written cannot be measured");
             0
         });
-        let logged = self.inner.lock().accepted;
+        let logged = self.newest().accepted();
         let accepted = mark.accepted + logged + if is_write { files } else { 0 };
         BaseMark { accepted, stored: mark.stored + logged + files, ..mark }
     }
 
     /// Returns the bytes of the keys that were logged.
-    #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     async fn log_base(
         self: &Arc<Self>,
         writing: &mut Writing,
-        version: u64,
-        time: Timestamp,
-        mark: BaseMark,
-        base: Dataset,
-        keys: KeyIndex,
+        change: BaseChange,
         concerned: BoxStream<'_, Result<Concerned>>,
     ) -> Result<usize> {
-        let (logged, touched, unseen) = self.append_base(writing, version, time, mark, concerned).await?;
-        self.suspect.store(false, Ordering::Release);
-        match self.install(version, time, mark, base, keys, touched, unseen).await? {
-            true => Ok(logged),
+        let Logged { bytes, touched, unseen } = self.append_base(writing, &change, concerned).await?;
+        self.base_turn().set_suspect(false);
+        match self.install(change, touched, unseen).await? {
+            true => Ok(bytes),
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
         }
     }
 
-    /// Logs a new base, `mark`, unseen, and before it the keys that it concerns. Returns the bytes of those, and the
-    /// keys if they are few.
+    /// Logs a new base, unseen, and before it the keys that it concerns.
     async fn append_base(
         &self,
         writing: &mut Writing,
-        version: u64,
-        time: Timestamp,
-        mark: BaseMark,
+        change: &BaseChange,
         mut concerned: BoxStream<'_, Result<Concerned>>,
-    ) -> Result<(usize, Option<Concerned>, Unseen)> {
-        let part_bytes = self.options.bulk_bytes.0.clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize;
+    ) -> Result<Logged> {
+        let BaseChange { version, time, mark, .. } = *change;
+        let part_bytes = self.options().bulk_bytes.0.clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize;
         let mut parts = KeyParts { id: RandomState::new().build_hasher().finish(), count: 0 };
         // A part makes no version of the table.
         let before = self.now().0;
-        let (mut pieces, mut piece_bytes, mut logged) = (Vec::new(), 0, 0);
+        let (mut pieces, mut piece_bytes, mut all_bytes) = (Vec::new(), 0, 0);
         while let Some(keys) = concerned.try_next().await? {
             let mut added = Vec::new();
             keys.split(part_bytes, &mut added);
@@ -277,7 +224,7 @@ impl State {
                 }
                 pieces.push(piece);
                 piece_bytes += bytes;
-                logged += bytes;
+                all_bytes += bytes;
             }
         }
         let parts = (parts.count > 0).then_some(parts);
@@ -285,6 +232,6 @@ impl State {
         let touched = parts.is_none().then(|| keys.clone());
         let record = Record::Base { mark, parts, keys };
         let (_, unseen) = writing.append(vec![Frame { version, time, record }], true).await?;
-        Ok((logged, touched, unseen))
+        Ok(Logged { bytes: all_bytes, touched, unseen })
     }
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use cenote_base::{Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::files::durable::{make_directory, sync_directory};
+use crate::files::durable::{PART, make_directory, sync_directory};
 use crate::files::os_cache::read_cached;
 
 const MAGIC: &[u8; 8] = b"CENOTEKI";
@@ -37,8 +37,7 @@ const FOOTER_BYTES: usize = 28;
 const BUCKET_ENTRIES: u64 = 128;
 /// Buckets read at once where all are.
 const BUCKETS_READ: usize = 64;
-/// The extension of a file that is being written, and how old such a file is that was left behind.
-pub(crate) const PART: &str = "part";
+/// How old a file is that was being written and was left behind.
 const ABANDONED_AGE: Duration = Duration::from_secs(3600);
 /// The row id of a key that is gone.
 const GONE: u64 = u64::MAX;
