@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
 use cenote_base::Result;
 use futures::FutureExt;
 
 use crate::errors::lance_error;
-use crate::reading::late::row_ids;
-use crate::reading::snapshot::{BATCH_BYTES, BATCH_ROWS, ScanRequest, Snapshot};
+use crate::reading::request::{BATCH_BYTES, BATCH_ROWS, ScanRequest};
+use crate::reading::snapshot::Snapshot;
+use crate::row_id::row_ids;
 use crate::rows::schema::{fixed_bytes, is_blob, row_bytes_min};
 
 /// Rows whose media are measured.
@@ -80,10 +80,4 @@ impl Snapshot {
         let varying = self.reader().sampled_row_bytes(&columns, FILES).await?.max(on_disk / rows.max(1));
         Ok(RowBytes { fixed, varying })
     }
-}
-
-/// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
-pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
-    let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or_default();
-    batch.columns().iter().map(|column| bytes(column) as u64).sum()
 }
