@@ -18,13 +18,14 @@ use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
 use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::FutureExt;
 
-use crate::Version;
+use crate::blocking::blocking;
 use crate::errors::arrow_error;
 use crate::log::concerned::{Concerned, KeyParts, row_bytes};
 use crate::log::{Frame, Log, News, Record};
 use crate::reading::snapshot::Snapshot;
 use crate::rows::schema;
-use crate::state::table_state::{State, blocking};
+use crate::state::table_state::TableState;
+use crate::version::Version;
 
 /// Changes overlaid on a snapshot before a newer snapshot is taken: maximum rows, and maximum bytes.
 const RECENT_ROWS_MAX: usize = 50_000;
@@ -34,16 +35,16 @@ const BATCH_ROWS_MAX: usize = 8192;
 const BATCH_BYTES: usize = 16 << 20;
 
 /// The place of a row: the index of a source, and the row in it.
-type Place = (usize, usize);
+type SourceRow = (usize, usize);
 
 /// The newest values of a row, as a batch and the row in it; `None` for a deleted row.
 type Recent = Option<(RecordBatch, usize)>;
 
 /// A row that changed: its places before and after the write, and the index of its key.
 #[derive(Debug, Clone, Copy)]
-struct Changed {
-    before: Option<Place>,
-    after: Option<Place>,
+struct ChangedRow {
+    before: Option<SourceRow>,
+    after: Option<SourceRow>,
     key: usize,
 }
 
@@ -63,11 +64,11 @@ struct Changed {
 /// of one write again.
 #[derive(Debug)]
 pub struct ChangeFeed {
-    state: Arc<State>,
+    state: Arc<TableState>,
     log: Option<Log>,
     frames: VecDeque<Frame>,
     /// The write that is being returned.
-    open: Option<Open>,
+    open: Option<OpenWrite>,
     /// The table at the point where `recent` begins.
     ground: Snapshot,
     /// The newest values of rows changed since, and their bytes.
@@ -78,7 +79,7 @@ pub struct ChangeFeed {
 
 /// A write that is being returned in batches.
 #[derive(Debug)]
-struct Open {
+struct OpenWrite {
     version: Version,
     time: Timestamp,
     /// Rows to return, and how many of the first section were returned.
@@ -87,7 +88,7 @@ struct Open {
     /// How many rows are compared next.
     batch_rows: usize,
     /// The rest of the write's keys, which are still in the log.
-    parts: Option<Parts>,
+    parts: Option<KeyPartsReader>,
     /// The table after the write, if it went directly to the base.
     then: Option<Snapshot>,
     /// The newest values of the rows that were returned, if it did not.
@@ -113,7 +114,7 @@ enum Now {
 
 /// The records with the keys of a write to the base, read a second time.
 #[derive(Debug)]
-struct Parts {
+struct KeyPartsReader {
     log: Log,
     frames: VecDeque<Frame>,
     wanted: KeyParts,
@@ -125,7 +126,7 @@ impl ChangeFeed {
     ///
     /// # Errors
     /// `NotFound` when changes after `from` were collected.
-    pub(crate) async fn open(state: Arc<State>, from: Version) -> Result<Self> {
+    pub(crate) async fn open(state: Arc<TableState>, from: Version) -> Result<Self> {
         let ground = ground(&state, from).await?;
         Ok(Self {
             state,
@@ -190,8 +191,8 @@ impl ChangeFeed {
             };
             let parts = match parts {
                 Some(wanted) => {
-                    let log = Log::open(&self.state.place.log, version.0).await?;
-                    Some(Parts { log, frames: VecDeque::new(), wanted, read: 0 })
+                    let log = Log::open(&self.state.location().log, version.0).await?;
+                    Some(KeyPartsReader { log, frames: VecDeque::new(), wanted, read: 0 })
                 }
                 None => None,
             };
@@ -204,12 +205,12 @@ impl ChangeFeed {
             };
             // No await from here on: what is taken from the log must be opened.
             self.frames.pop_front();
-            self.open = Some(Open {
+            self.open = Some(OpenWrite {
                 version,
                 time,
                 sections: sections.into(),
                 given: 0,
-                batch_rows: batch_rows(row_bytes),
+                batch_rows: rows_per_batch(row_bytes),
                 parts,
                 then,
                 recent: Vec::new(),
@@ -244,10 +245,10 @@ impl ChangeFeed {
             self.move_ground().await?;
             changed = self.change(&section).boxed().await;
         }
-        let Changes { batch, recent, bytes } = changed?;
+        let Compared { batch, recent, bytes } = changed?;
         // No await from here on: what was compared must be returned.
         if let Some(open) = &mut self.open {
-            open.batch_rows = batch_rows(bytes / section.keys.num_rows().max(1)).min(open.batch_rows * 2);
+            open.batch_rows = rows_per_batch(bytes / section.keys.num_rows().max(1)).min(open.batch_rows * 2);
             open.given += section.keys.num_rows();
             if open.then.is_none() {
                 open.recent.extend(recent);
@@ -300,7 +301,7 @@ impl ChangeFeed {
         }
         loop {
             check_follows(&self.state, self.at).await?;
-            let mut log = Log::open(&self.state.place.log, self.at.0 + 1).await?;
+            let mut log = Log::open(&self.state.location().log, self.at.0 + 1).await?;
             // The segment may have been collected since the log was opened.
             let Some(frames) = log.read().await? else { continue };
             match frames.first().map(|frame| &frame.record) {
@@ -338,11 +339,11 @@ impl ChangeFeed {
     }
 
     /// Compares the rows of `section` before and after the open write.
-    async fn change(&self, section: &Section) -> Result<Changes> {
+    async fn change(&self, section: &Section) -> Result<Compared> {
         let lost = || Error::internal("a change feed lost its open write");
         let open = self.open.as_ref().ok_or_else(lost)?;
-        let keys = self.state.key.project(&section.keys)?;
-        let hashes = self.state.key.hash(&keys, self.state.hash_key())?;
+        let keys = self.state.key().project(&section.keys)?;
+        let hashes = self.state.key().hash(&keys, self.state.hash_key())?;
         let columns = columns(&self.ground);
         let (in_ground, ground) = rows_of(&self.ground, &keys, &columns).await?;
         let (is_there, after) = match (&section.now, &open.then) {
@@ -352,7 +353,7 @@ impl ChangeFeed {
         };
         let recent = hashes.iter().map(|hash| self.recent.get(hash).cloned()).collect();
         let (version, time) = (open.version, open.time);
-        let look = Look { version, time, keys, hashes, columns, recent, in_ground, ground, is_there, after };
+        let look = Comparison { version, time, keys, hashes, columns, recent, in_ground, ground, is_there, after };
         blocking(move || look.compare()).await
     }
 }
@@ -368,7 +369,7 @@ impl Section {
 }
 
 /// Returns how many rows of `row_bytes` make a batch.
-fn batch_rows(row_bytes: usize) -> usize {
+fn rows_per_batch(row_bytes: usize) -> usize {
     (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
 }
 
@@ -379,7 +380,7 @@ fn sections(keys: Concerned) -> Vec<Section> {
     sections.filter(|section| section.keys.num_rows() > 0).collect()
 }
 
-impl Parts {
+impl KeyPartsReader {
     /// Returns the next keys; `None` when all were read, or the rest was collected. Cancel safe.
     async fn next(&mut self) -> Result<Option<Concerned>> {
         while self.read < self.wanted.count {
@@ -410,7 +411,7 @@ async fn rows_of(snapshot: &Snapshot, keys: &RecordBatch, columns: &SchemaRef) -
 }
 
 /// The rows of one section before and after a write, for comparison.
-struct Look {
+struct Comparison {
     version: Version,
     time: Timestamp,
     keys: RecordBatch,
@@ -426,7 +427,7 @@ struct Look {
     after: RecordBatch,
 }
 
-struct Changes {
+struct Compared {
     batch: RecordBatch,
     /// The newest values of all compared rows, changed or not.
     recent: Vec<(u128, Recent)>,
@@ -434,8 +435,8 @@ struct Changes {
     bytes: usize,
 }
 
-impl Look {
-    fn compare(self) -> Result<Changes> {
+impl Comparison {
+    fn compare(self) -> Result<Compared> {
         let columns = &self.columns;
         let absent: Vec<ArrayRef> = columns.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
         let absent = RecordBatch::try_new(Arc::clone(columns), absent).map_err(arrow_error)?;
@@ -443,7 +444,7 @@ impl Look {
         let bytes = row_bytes(&after) + row_bytes(&ground);
         let mut sources = vec![absent, after.clone(), ground];
         let (mut in_ground, mut in_after) = (0.., 0..);
-        let mut places: Vec<Changed> = Vec::with_capacity(self.hashes.len());
+        let mut changed: Vec<ChangedRow> = Vec::with_capacity(self.hashes.len());
         for (key, recent) in self.recent.iter().enumerate() {
             let ground = self.in_ground[key].then(|| in_ground.next()).flatten().map(|row| (2, row));
             let before = match recent {
@@ -455,16 +456,16 @@ impl Look {
                 }
             };
             let after = self.is_there[key].then(|| in_after.next()).flatten().map(|row| (1, row));
-            places.push(Changed { before, after, key });
+            changed.push(ChangedRow { before, after, key });
         }
-        let recent = |(place, hash): (&Changed, &u128)| (*hash, place.after.map(|(_, row)| (after.clone(), row)));
-        let recent = places.iter().zip(&self.hashes).map(recent).collect();
-        places.retain(|place| match (place.before, place.after) {
+        let recent = |(row, hash): (&ChangedRow, &u128)| (*hash, row.after.map(|(_, at)| (after.clone(), at)));
+        let recent = changed.iter().zip(&self.hashes).map(recent).collect();
+        changed.retain(|row| match (row.before, row.after) {
             (None, None) => false,
             (Some(before), Some(after)) => !same(&sources, before, after),
             _ => true,
         });
-        Ok(Changes { batch: assemble(self.version, self.time, &self.keys, &sources, &places)?, recent, bytes })
+        Ok(Compared { batch: assemble(self.version, self.time, &self.keys, &sources, &changed)?, recent, bytes })
     }
 }
 
@@ -473,31 +474,31 @@ fn assemble(
     time: Timestamp,
     keys: &RecordBatch,
     sources: &[RecordBatch],
-    places: &[Changed],
+    changed: &[ChangedRow],
 ) -> Result<RecordBatch> {
     let sources: Vec<&RecordBatch> = sources.iter().collect();
-    let side = |side: fn(&Changed) -> Option<Place>| -> Result<ArrayRef> {
-        let valid: NullBuffer = places.iter().map(|place| side(place).is_some()).collect();
-        let rows: Vec<Place> = places.iter().map(|place| side(place).unwrap_or((0, 0))).collect();
+    let side = |side: fn(&ChangedRow) -> Option<SourceRow>| -> Result<ArrayRef> {
+        let valid: NullBuffer = changed.iter().map(|row| side(row).is_some()).collect();
+        let rows: Vec<SourceRow> = changed.iter().map(|row| side(row).unwrap_or((0, 0))).collect();
         let rows = interleave_record_batch(&sources, &rows).map_err(arrow_error)?;
         let fields = rows.schema_ref().fields().clone();
         let rows = StructArray::try_new(fields, rows.columns().to_vec(), Some(valid)).map_err(arrow_error)?;
         Ok(Arc::new(rows))
     };
-    let operation = |place: &Changed| match (place.before, place.after) {
+    let operation = |row: &ChangedRow| match (row.before, row.after) {
         (None, _) => Some("insert"),
         (_, None) => Some("delete"),
         _ => Some("update"),
     };
-    let key_rows: Vec<Place> = places.iter().map(|place| (0, place.key)).collect();
+    let key_rows: Vec<SourceRow> = changed.iter().map(|row| (0, row.key)).collect();
     let keys = interleave_record_batch(&[keys], &key_rows).map_err(arrow_error)?;
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt64Array::from(vec![version.0; places.len()])),
-        Arc::new(TimestampMicrosecondArray::from(vec![time.0; places.len()]).with_timezone("UTC")),
-        Arc::new(places.iter().map(operation).collect::<StringArray>()),
+        Arc::new(UInt64Array::from(vec![version.0; changed.len()])),
+        Arc::new(TimestampMicrosecondArray::from(vec![time.0; changed.len()]).with_timezone("UTC")),
+        Arc::new(changed.iter().map(operation).collect::<StringArray>()),
         Arc::new(StructArray::from(keys)),
-        side(|place| place.before)?,
-        side(|place| place.after)?,
+        side(|row| row.before)?,
+        side(|row| row.after)?,
     ];
     let names = ["version", "time", "operation", "key", "before", "after"];
     let fields: Fields = names
@@ -509,7 +510,7 @@ fn assemble(
 }
 
 /// Takes a snapshot at version `at`, after which all changes can be read.
-async fn ground(state: &Arc<State>, at: Version) -> Result<Snapshot> {
+async fn ground(state: &Arc<TableState>, at: Version) -> Result<Snapshot> {
     check_follows(state, at).await?;
     match state.snapshot_at(at).boxed().await {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(collected(at)),
@@ -519,7 +520,7 @@ async fn ground(state: &Arc<State>, at: Version) -> Result<Snapshot> {
 
 /// # Errors
 /// `NotFound` when versions after `at` were collected: a tag keeps its own version, but not those that follow.
-async fn check_follows(state: &Arc<State>, at: Version) -> Result<()> {
+async fn check_follows(state: &Arc<TableState>, at: Version) -> Result<()> {
     state.snapshot().boxed().await?;
     if at.0 < state.history().oldest() { Err(collected(at)) } else { Ok(()) }
 }
@@ -535,7 +536,7 @@ fn columns(snapshot: &Snapshot) -> SchemaRef {
     Arc::new(Schema::new(fields.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
 }
 
-fn same(sources: &[RecordBatch], a: Place, b: Place) -> bool {
-    let row = |(source, row): Place| sources[source].slice(row, 1);
+fn same(sources: &[RecordBatch], a: SourceRow, b: SourceRow) -> bool {
+    let row = |(source, row): SourceRow| sources[source].slice(row, 1);
     row(a) == row(b)
 }

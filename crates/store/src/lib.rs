@@ -17,6 +17,19 @@
 //! An object store has one object per group of writes in `NAME.changes/log/` instead, the lease of the writer in
 //! `NAME.changes/lease/`, and that of the turn in `NAME.changes/turn/`.
 //!
+//! Inside, each folder is a part; the lower ones build on those above:
+//!
+//! | folder | what it holds |
+//! |---|---|
+//! | `files/`, `rows/` | files and objects; the shape of rows |
+//! | `keys/`, `leases/`, `log/` | row ids by key; the rights to write and to change the base; the write-ahead log |
+//! | `base/` | the Lance dataset: its rows by position, and commits to it |
+//! | `changes/` | the newest version in memory, with the writes that the base does not hold yet |
+//! | `reading/` | snapshots: scans, and lookups by key or row id |
+//! | `state/` | a table that is open in this process and follows the log |
+//! | `writing/` | group commits to the log, and writes that go straight to the base |
+//! | `upkeep/` | folds, compaction of files, collection of the past |
+//!
 //! This crate does not know operators, search, media formats, or SQL text beyond a filter.
 //!
 //! ```
@@ -47,47 +60,55 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod after_fold;
 mod base;
+mod blocking;
 mod changes;
 mod errors;
 mod faults;
 mod feed;
 mod files;
+mod identity;
 mod keys;
 mod leases;
 mod log;
+mod options;
+mod properties;
 mod reading;
+mod report;
+mod row_id;
 mod rows;
+mod shared;
 mod state;
 mod store;
 mod table;
 mod upkeep;
+mod version;
 mod writing;
 
+pub use after_fold::AfterFold;
 pub use errors::{arrow_error, lance_error};
 pub use faults::Faults;
 pub use feed::ChangeFeed;
 pub use files::block_cache::BlockCacheUsage;
 pub use leases::turn::Turn;
-pub use reading::snapshot::{ROW_ID, RecordBatches, ScanRequest, Snapshot, row_ids_after};
+pub use options::StoreOptions;
+pub use properties::{
+    DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY, VOID,
+};
+pub use reading::request::{RecordBatches, ScanRequest};
+pub use reading::snapshot::Snapshot;
 pub use reading::widths::batch_rows;
+pub use report::WriteReport;
+pub use row_id::{ROW_ID, row_ids_after};
 pub use rows::column::HIDDEN_PREFIX;
 pub use rows::filter::Filter;
 pub use rows::primary_key::PrimaryKey;
 pub use rows::schema::{BLOB_TYPE_KEY, blob_field, fixed_bytes, is_blob};
 pub use state::location::{create_file, read_file};
-pub use store::{Store, StoreOptions, TableSpec};
-pub use table::{DEPENDENTS_PROPERTY, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Table, VOID, WriteReport};
-pub use upkeep::collect::{Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
-pub use upkeep::schedule::{AfterFold, UpkeepStatus};
+pub use store::{Store, TableSpec};
+pub use table::Table;
+pub use upkeep::collect::Collected;
+pub use upkeep::schedule::UpkeepStatus;
+pub use version::Version;
 pub use writing::direct::Staged;
-
-/// A position in a table's history; every write makes the next one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version(pub u64);
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}

@@ -17,7 +17,8 @@ use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::NewColumnTransform;
 
-use crate::Version;
+use crate::base::dataset::schemas;
+use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
 use crate::errors::{arrow_error, lance_error};
 use crate::feed::ChangeFeed;
@@ -25,72 +26,44 @@ use crate::files::block_cache::BlockCacheUsage;
 use crate::leases::turn::Turn;
 use crate::log::Record;
 use crate::log::history::Note;
-use crate::reading::snapshot::{Snapshot, WRITE_ROWS_MAX};
+use crate::properties::{self, DUPLICATES_PROPERTY};
+use crate::reading::snapshot::Snapshot;
+use crate::report::WriteReport;
+use crate::row_id::WRITE_ROWS_MAX;
 use crate::rows::column::{self, Owner};
 use crate::rows::filter::Filter;
 use crate::rows::schema::{self, Missing};
-use crate::state::table_state::{State, detached};
-use crate::store::{Store, schemas};
-use crate::upkeep::collect::{self, Collected, RETENTION_BYTES_PROPERTY, RETENTION_PROPERTY};
+use crate::shared::Shared;
+use crate::state::table_state::TableState;
+use crate::state::writer::RowWrite;
+use crate::upkeep::collect::{self, Collected};
 use crate::upkeep::compaction;
 use crate::upkeep::schedule::UpkeepStatus;
-use crate::writing::commit::RowWrite;
+use crate::version::Version;
 use crate::writing::direct::{self, Staged};
-use crate::writing::gate;
-use crate::writing::patch;
-use crate::writing::predicate;
-use crate::writing::update::{Update, parse_dependents};
+use crate::writing::update::Update;
+use crate::writing::{gate, patch, predicate};
 
-/// The property that lists which columns become void when another one changes: a JSON object from column to list of
-/// columns. [`Table::update`] sets the dependent columns to null along with the change; a 64-bit integer that was not
-/// null becomes [`VOID`].
-pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
-
-/// The value of a void 64-bit integer, which distinguishes it from one that was never set (null).
-pub const VOID: i64 = 0;
-
-/// The property that decides what happens to a write that holds a key twice: `error` (the default) refuses it, `last`
-/// keeps the last row.
-pub const DUPLICATES_PROPERTY: &str = "cenote.duplicates";
-
-/// The property that decides when a write is acknowledged: `synced` (the default) when it is on the disk, `relaxed`
-/// when the operating system has it. Under `relaxed`, a crash of the machine may lose the writes of the last seconds,
-/// newest first; a crash of the process loses nothing.
-pub const DURABILITY_PROPERTY: &str = "cenote.durability";
-
-/// The version and the row counts of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WriteReport {
-    /// The version of the write.
-    pub version: Version,
-    /// Rows that did not exist before.
-    pub inserted: usize,
-    /// Rows that existed and have new values.
-    pub updated: usize,
-    /// Rows that existed and were deleted.
-    pub deleted: usize,
-}
-
-/// A table of a [`Store`]. Cheap to clone.
+/// A table of a [`Store`](crate::Store). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Table {
-    store: Store,
+    shared: Arc<Shared>,
     name: Arc<str>,
 }
 
 impl Table {
-    pub(crate) fn new(store: Store, name: &str) -> Self {
-        Self { store, name: name.into() }
+    pub(crate) fn new(shared: Arc<Shared>, name: &str) -> Self {
+        Self { shared, name: name.into() }
     }
 
-    /// See [`Store::block_cache`].
+    /// See [`Store::block_cache`](crate::Store::block_cache).
     pub fn block_cache(&self) -> Option<BlockCacheUsage> {
-        self.store.block_cache()
+        self.shared.location().blocks().map(|blocks| blocks.0.usage())
     }
 
-    /// See [`Store::cache_directory`].
+    /// See [`Store::cache_directory`](crate::Store::cache_directory).
     pub fn cache_directory(&self) -> &Path {
-        self.store.cache_directory()
+        self.shared.location().cache_directory()
     }
 
     /// Returns the table's name.
@@ -98,12 +71,12 @@ impl Table {
         &self.name
     }
 
-    async fn state(&self) -> Result<Arc<State>> {
-        self.store.state(&self.name).boxed().await
+    async fn state(&self) -> Result<Arc<TableState>> {
+        self.shared.state(&self.name).boxed().await
     }
 
     /// Returns the table's state and a snapshot of its newest version.
-    async fn current(&self) -> Result<(Arc<State>, Snapshot)> {
+    async fn current(&self) -> Result<(Arc<TableState>, Snapshot)> {
         let state = self.state().await?;
         match state.snapshot().boxed().await {
             Ok(snapshot) => Ok((state, snapshot)),
@@ -203,19 +176,19 @@ impl Table {
         let checked = batches.iter().map(|batch| schema::check_batch(batch, &logical, Missing::Null));
         let (batches, hashes) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
         if hashes.is_empty() {
-            return Ok(nothing(&snapshot));
+            return Ok(WriteReport::unchanged(snapshot.version()));
         }
         // While a snapshot is held, the next write has to copy the list of chunks.
         drop(snapshot);
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        if bytes as u64 >= state.options.bulk_bytes.0 || hashes.len() > WRITE_ROWS_MAX {
+        if bytes as u64 >= state.options().bulk_bytes.0 || hashes.len() > WRITE_ROWS_MAX {
             return direct::upsert(&state, batches).boxed().await;
         }
         let batch = match <[RecordBatch; 1]>::try_from(batches) {
             Ok([batch]) => batch,
             Err(batches) => concat_batches(&logical, &batches).map_err(arrow_error)?,
         };
-        state.write(RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
+        write(&state, RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
     }
 
     /// Writes rows to files that no version names yet, after the checks of [`upsert_all`](Self::upsert_all). Many
@@ -242,6 +215,8 @@ impl Table {
 
     /// Sets the columns that `batch` has beside the key, for the keys that exist; other keys are skipped. Columns that
     /// depend on them (see [`DEPENDENTS_PROPERTY`]) and are not in `batch` become void.
+    ///
+    /// [`DEPENDENTS_PROPERTY`]: crate::DEPENDENTS_PROPERTY
     ///
     /// # Errors
     /// Those of [`upsert`](Self::upsert); `Unsupported` for media columns, which change only by an upsert of the whole
@@ -274,10 +249,10 @@ impl Table {
             )));
         }
         let (mut batches, _) = unique(&state, &snapshot, vec![batch])?;
-        let Some(batch) = batches.pop().filter(|batch| batch.num_columns() > state.key.columns().len()) else {
-            return Ok(nothing(&snapshot));
+        let Some(batch) = batches.pop().filter(|batch| batch.num_columns() > state.key().columns().len()) else {
+            return Ok(WriteReport::unchanged(snapshot.version()));
         };
-        let is_direct = patch::fits_base(&snapshot, &batch, state.options.bulk_bytes.0).boxed().await?;
+        let is_direct = patch::fits_base(&snapshot, &batch, state.options().bulk_bytes.0).boxed().await?;
         let update = Update { batch, read };
         if is_direct {
             return direct::update(&state, update).boxed().await;
@@ -287,10 +262,10 @@ impl Table {
         let snapshot = state.view()?;
         let (given, row_ids) = update.at(&snapshot).boxed().await?;
         if row_ids.is_empty() {
-            return Ok(nothing(&snapshot));
+            return Ok(WriteReport::unchanged(snapshot.version()));
         }
         let whole = patch::whole_rows(&snapshot, &given, &row_ids).boxed().await?;
-        let hashes = state.key.hash(&state.key.project(&given)?, state.hash_key())?;
+        let hashes = state.key().hash(&state.key().project(&given)?, state.hash_key())?;
         let write = RowWrite { record: Record::Upsert(whole), hashes };
         let committing = Arc::clone(&state);
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
@@ -307,22 +282,22 @@ impl Table {
     /// [`StoreOptions::writer_wait_max`]: crate::StoreOptions::writer_wait_max
     pub async fn turn(&self) -> Result<Turn> {
         let state = self.state().await?;
-        state.place.turns.take(state.options.writer_wait_max).boxed().await
+        state.location().turns.take(state.options().writer_wait_max).boxed().await
     }
 
     /// Deletes the rows with these keys; absent keys are skipped. `keys` has at least the columns of the primary key.
     pub async fn delete(&self, keys: &RecordBatch) -> Result<WriteReport> {
         let (state, snapshot) = self.current().await?;
-        let keys = state.key.keep_last(&state.key.project(keys)?)?;
+        let keys = state.key().keep_last(&state.key().project(keys)?)?;
         if keys.num_rows() == 0 {
-            return Ok(nothing(&snapshot));
+            return Ok(WriteReport::unchanged(snapshot.version()));
         }
         drop(snapshot);
-        let hashes = state.key.hash(&keys, state.hash_key())?;
-        if keys.num_rows() >= state.options.fold_rows {
+        let hashes = state.key().hash(&keys, state.hash_key())?;
+        if keys.num_rows() >= state.options().fold_rows {
             return direct::delete(&state, keys, hashes).boxed().await;
         }
-        state.write(RowWrite { record: Record::Delete(keys), hashes }).boxed().await
+        write(&state, RowWrite { record: Record::Delete(keys), hashes }).boxed().await
     }
 
     /// Deletes exactly the rows that satisfy `filter` at the moment of the deletion, whatever is written at the same
@@ -389,7 +364,7 @@ impl Table {
     /// # Errors
     /// `InvalidInput` for an invalid value of one of Cenote's own properties.
     pub async fn set_properties(&self, properties: BTreeMap<String, Option<String>>) -> Result<Version> {
-        properties.iter().try_for_each(|(name, value)| check_property(name, value.as_deref()))?;
+        properties.iter().try_for_each(|(name, value)| properties::check(name, value.as_deref()))?;
         self.alter(async |dataset| dataset.update_config(properties).await.map(drop).map_err(lance_error)).await
     }
 
@@ -424,7 +399,7 @@ impl Table {
         let (state, snapshot) = self.current().await?;
         let keep = match keep {
             Some(keep) => keep,
-            None => collect::retention(snapshot.properties())?,
+            None => properties::retention(snapshot.properties())?,
         };
         drop(snapshot);
         collect::collect(&state, keep).boxed().await
@@ -484,6 +459,14 @@ impl Table {
     }
 }
 
+/// Writes to the change store once it has room, and starts a fold if there is a reason to.
+async fn write(state: &Arc<TableState>, write: RowWrite) -> Result<WriteReport> {
+    state.make_room().await?;
+    let report = state.write(write).await?;
+    state.keep_up();
+    Ok(report)
+}
+
 /// Returns those of `fields` that a table with the columns `logical` lacks.
 fn missing(logical: &Schema, fields: &Fields, owner: Owner) -> Result<Vec<FieldRef>> {
     if let Some(column) = column::repeated(fields.iter().map(|field| field.name())) {
@@ -514,41 +497,11 @@ fn missing(logical: &Schema, fields: &Fields, owner: Owner) -> Result<Vec<FieldR
     Ok(missing)
 }
 
-/// Refuses invalid values of Cenote's own properties.
-pub(crate) fn check_property(name: &str, value: Option<&str>) -> Result<()> {
-    let allowed: &[&str] = match name {
-        DUPLICATES_PROPERTY => &["error", "last"],
-        DURABILITY_PROPERTY => &["synced", "relaxed"],
-        _ => &[],
-    };
-    match value {
-        Some(value) if [RETENTION_PROPERTY, RETENTION_BYTES_PROPERTY].contains(&name) => {
-            collect::parse_limit(name, value).map(drop)
-        }
-        Some(value) if name == DEPENDENTS_PROPERTY => parse_dependents(value).map(drop).map_err(|source| {
-            Error::invalid_input(format!(
-                "property `{name}` is a JSON object from column to list of columns, such as {{\"caption\": \
-                 [\"embedding\"]}}, found `{value}`"
-            ))
-            .with_source(source)
-        }),
-        Some(value) if !allowed.is_empty() && !allowed.contains(&value) => {
-            let allowed = allowed.join("` or `");
-            Err(Error::invalid_input(format!("property `{name}` is `{allowed}`, found `{value}`")))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn nothing(snapshot: &Snapshot) -> WriteReport {
-    WriteReport { version: snapshot.version(), inserted: 0, updated: 0, deleted: 0 }
-}
-
 /// Checks that each key occurs once in all batches together, or keeps its last row where the table allows that. Returns
 /// the batches with the hashes of their keys.
-fn unique(state: &State, snapshot: &Snapshot, batches: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, Vec<u128>)> {
+fn unique(state: &TableState, snapshot: &Snapshot, batches: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, Vec<u128>)> {
     let secret = state.hash_key();
-    let each = batches.iter().map(|batch| state.key.hash(&state.key.project(batch)?, secret));
+    let each = batches.iter().map(|batch| state.key().hash(&state.key().project(batch)?, secret));
     let each = each.collect::<Result<Vec<_>>>()?;
     let hashes: Vec<u128> = each.iter().flatten().copied().collect();
     let mut last: ByHash<usize> = ByHash::with_capacity_and_hasher(hashes.len(), BuildHasherDefault::default());

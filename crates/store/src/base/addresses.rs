@@ -1,4 +1,4 @@
-//! The places of the rows of a base, by row id.
+//! The addresses of the rows of a base, by row id.
 //!
 //! Lance has an index of row ids too, but it is rebuilt for every version, and in a fragment with holes it finds the
 //! nth row by counting from the start, for each id. This one keeps the live rows of a fragment in runs, and shares them
@@ -16,15 +16,15 @@ use lance_core::utils::address::RowAddress;
 use lance_core::utils::deletion::DeletionVector;
 use lance_table::rowids::RowIdSequence;
 use lance_table::rowids::segment::U64Segment;
+use moka::sync::Cache;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::base::pages::Pages;
+use crate::blocking::blocking;
 use crate::errors::lance_error;
-use crate::state::table_state::blocking;
 
 /// Rows whose ids and offsets both increase by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+struct IdRun {
     first: u64,
     offset: u32,
     rows: u32,
@@ -32,35 +32,46 @@ struct Run {
 
 /// The live rows of a fragment, by id.
 #[derive(Debug)]
-pub(crate) struct FragmentPlaces {
+struct FragmentAddresses {
     fragment: u32,
     /// Sorted by id.
-    runs: Vec<Run>,
+    runs: Vec<IdRun>,
     ids: RangeInclusive<u64>,
 }
 
 /// The live rows of a base, by id.
 #[derive(Debug)]
-pub(crate) struct Places(Vec<Arc<FragmentPlaces>>);
+pub(crate) struct RowAddresses(Vec<Arc<FragmentAddresses>>);
 
-impl Places {
-    pub(crate) async fn of(base: &Dataset, pages: &Pages) -> Result<Self> {
-        let mut places = Vec::with_capacity(base.fragments().len());
+/// A cache of the row addresses of fragments, shared by all tables.
+#[derive(Debug)]
+pub(crate) struct AddressCache(Cache<u128, Arc<FragmentAddresses>>);
+
+impl AddressCache {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let bytes = |_: &u128, addresses: &Arc<FragmentAddresses>| u32::try_from(addresses.bytes()).unwrap_or(u32::MAX);
+        Self(Cache::builder().max_capacity(bytes_max).weigher(bytes).build())
+    }
+}
+
+impl RowAddresses {
+    pub(crate) async fn of(base: &Dataset, cache: &AddressCache) -> Result<Self> {
+        let mut fragments = Vec::with_capacity(base.fragments().len());
         for fragment in base.get_fragments() {
             let key = identity(&fragment);
-            if let Some(known) = pages.places.get(&key) {
-                places.push(known);
+            if let Some(known) = cache.0.get(&key) {
+                fragments.push(known);
                 continue;
             }
             let ids = load_row_id_sequence(base, fragment.metadata()).await.map_err(lance_error)?;
             let deleted = fragment.get_deletion_vector().await.map_err(lance_error)?;
             let number = fragment.id() as u32;
-            let made = blocking(move || Ok(FragmentPlaces::new(number, &ids, deleted.as_deref()))).await?;
+            let made = blocking(move || Ok(FragmentAddresses::new(number, &ids, deleted.as_deref()))).await?;
             let made = Arc::new(made);
-            pages.places.insert(key, Arc::clone(&made));
-            places.push(made);
+            cache.0.insert(key, Arc::clone(&made));
+            fragments.push(made);
         }
-        Ok(Self(places))
+        Ok(Self(fragments))
     }
 
     pub(crate) fn get(&self, row_id: u64) -> Option<RowAddress> {
@@ -68,7 +79,7 @@ impl Places {
     }
 }
 
-impl FragmentPlaces {
+impl FragmentAddresses {
     fn new(fragment: u32, ids: &RowIdSequence, deleted: Option<&DeletionVector>) -> Self {
         let mut runs = Vec::new();
         let mut deleted = deleted.into_iter().flat_map(DeletionVector::to_sorted_iter).peekable();
@@ -78,14 +89,14 @@ impl FragmentPlaces {
             if let U64Segment::Range(range) = segment {
                 let mut at = start;
                 while let Some(hole) = deleted.next_if(|hole| *hole < end) {
-                    push(&mut runs, Run { first: range.start + u64::from(at - start), offset: at, rows: hole - at });
+                    push(&mut runs, IdRun { first: range.start + u64::from(at - start), offset: at, rows: hole - at });
                     at = hole + 1;
                 }
-                push(&mut runs, Run { first: range.start + u64::from(at - start), offset: at, rows: end - at });
+                push(&mut runs, IdRun { first: range.start + u64::from(at - start), offset: at, rows: end - at });
             } else {
                 for (offset, first) in (start..).zip(segment.iter()) {
                     if deleted.next_if_eq(&offset).is_none() {
-                        push(&mut runs, Run { first, offset, rows: 1 });
+                        push(&mut runs, IdRun { first, offset, rows: 1 });
                     }
                 }
             }
@@ -110,13 +121,13 @@ impl FragmentPlaces {
         Some(RowAddress::new_from_parts(self.fragment, run.offset + within))
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&self.runs[..])
     }
 }
 
 /// Adds `run`, merging it with the last one if it continues that.
-fn push(runs: &mut Vec<Run>, run: Run) {
+fn push(runs: &mut Vec<IdRun>, run: IdRun) {
     match runs.last_mut() {
         _ if run.rows == 0 => {}
         Some(last) if last.first + u64::from(last.rows) == run.first && last.offset + last.rows == run.offset => {
@@ -167,11 +178,11 @@ mod tests {
             let is_deleted: Vec<bool> = ids.iter().map(|_| random.below(3) == 0).collect();
             let deleted: DeletionVector =
                 (0..).zip(&is_deleted).filter_map(|(row, gone)| gone.then_some(row)).collect();
-            let places = Places(vec![Arc::new(FragmentPlaces::new(7, &ids, Some(&deleted)))]);
+            let addresses = RowAddresses(vec![Arc::new(FragmentAddresses::new(7, &ids, Some(&deleted)))]);
             for id in 0..200 {
                 let live = ids.iter().zip(&is_deleted).position(|(row, gone)| row == id && !gone);
                 let expected = live.map(|offset| RowAddress::new_from_parts(7, offset as u32));
-                assert_eq!(places.get(id), expected, "{id} of {ids:?} without {deleted:?}");
+                assert_eq!(addresses.get(id), expected, "{id} of {ids:?} without {deleted:?}");
             }
         }
     }

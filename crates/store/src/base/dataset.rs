@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::Schema;
 use cenote_base::{Error, Result};
 use futures::future::ready;
 use futures::stream::{self, BoxStream};
@@ -20,18 +20,19 @@ use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode, WriteParams};
 use lance::io::ObjectStoreParams;
 use lance::session::Session;
 use lance_core::utils::address::RowAddress;
+use lance_file::version::LanceFileVersion;
 use lance_table::format::Fragment;
 use lance_table::io::commit::CommitHandler;
 
-use crate::Faults;
 use crate::base::pages::RowReader;
+use crate::blocking::blocking;
 use crate::errors::{arrow_error, lance_error};
+use crate::faults::Faults;
 use crate::keys::key_index::KeyIndex;
 use crate::log::concerned::Concerned;
-use crate::reading::snapshot::ROW_ID;
+use crate::row_id::row_ids;
 use crate::rows::primary_key::PrimaryKey;
-use crate::state::table_state::blocking;
-use crate::store::write_params;
+use crate::rows::schema;
 
 /// Opens the dataset at `uri` at `version`, or at its newest version; `handler` commits changes to it.
 pub(crate) async fn load(
@@ -50,6 +51,23 @@ pub(crate) async fn load(
         builder = builder.with_version(version);
     }
     builder.load().await.map_err(lance_error)
+}
+
+/// Returns the parameters that every dataset is written with: stable row ids, and the file version that blobs (v2)
+/// need.
+pub(crate) fn write_params() -> WriteParams {
+    WriteParams {
+        enable_stable_row_ids: true,
+        data_storage_version: Some(LanceFileVersion::V2_2),
+        auto_cleanup: None,
+        ..WriteParams::default()
+    }
+}
+
+/// Returns the schema of a stored dataset as callers see it, and as it is stored.
+pub(crate) fn schemas(dataset: &Dataset) -> (Schema, Schema) {
+    let stored = Schema::from(dataset.schema());
+    (schema::to_logical(&stored), stored)
 }
 
 /// Prefix of the Lance tags that protect versions of the base from Lance's cleanup.
@@ -135,8 +153,8 @@ async fn by_fragment(reader: &RowReader, row_ids: &[u64]) -> Result<BTreeMap<u32
 
 /// Returns the addresses of rows.
 pub(crate) async fn addresses(reader: &RowReader, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
-    let places = reader.places().await?;
-    let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
+    let known = reader.addresses().await?;
+    let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| known.get(*row_id)).collect();
     match row_ids.len() - found.len() {
         0 => Ok(found),
         missing => Err(Error::corrupt(format!("the base lacks {missing} rows that its key index names"))),
@@ -217,10 +235,9 @@ pub(crate) async fn keys(
     let hashed = rows.and_then(move |rows| {
         let key = key.clone();
         blocking(move || {
-            let row_ids = rows.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-            let row_ids = row_ids.ok_or_else(|| Error::internal("the scan returned no row ids"))?;
+            let row_ids = row_ids(&rows)?;
             let hashes = key.hash(&key.project(&rows)?, secret)?;
-            Ok(hashes.into_iter().zip(row_ids.values().iter().map(|row| Some(*row))).collect())
+            Ok(hashes.into_iter().zip(row_ids.iter().copied().map(Some)).collect())
         })
     });
     Ok(hashed.boxed())

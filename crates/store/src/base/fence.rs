@@ -6,14 +6,14 @@
 //!
 //! A commit also syncs the files that its version names before the version exists.
 
-use std::collections::HashMap;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use lance::io::ObjectStore;
+use lance::io::{ObjectStore, ObjectStoreParams};
 use lance_core::{Error, Result};
 use lance_io::local::to_local_path;
 use lance_table::format::{IndexMetadata, Manifest, Transaction};
@@ -24,8 +24,23 @@ use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
 use object_store::path::Path;
 
 use crate::base::version_files::VersionFiles;
-use crate::state::location::store_params;
-use crate::writing::gate::Gate;
+
+/// A gate that takes the right to commit, only for the duration of the commit.
+#[async_trait]
+pub(crate) trait CommitGate: Debug + Send + Sync {
+    /// Waits for the right to commit `version` of the base.
+    ///
+    /// # Errors
+    /// `CommitConflict` when the base has moved.
+    async fn enter(self: Arc<Self>, version: u64) -> std::result::Result<Box<dyn EnteredGate>, CommitError>;
+}
+
+/// The right to commit the next version.
+#[async_trait]
+pub(crate) trait EnteredGate: Send {
+    /// Logs `version`, which was committed, and releases the right.
+    async fn log(self: Box<Self>, version: u64) -> std::result::Result<(), CommitError>;
+}
 
 /// A commit handler that admits only the next version.
 #[derive(Debug)]
@@ -33,19 +48,18 @@ pub(crate) struct Fence {
     inner: Arc<dyn CommitHandler>,
     known: Arc<AtomicU64>,
     /// Takes the right to commit when Lance is about to commit; without a gate, the caller holds the right.
-    gate: Option<Arc<Gate>>,
+    gate: Option<Arc<dyn CommitGate>>,
 }
 
 impl Fence {
     /// Makes the fence of the dataset at `uri`, of which no version is known yet.
-    pub(crate) async fn new(uri: &str, object_store: &HashMap<String, String>) -> Result<Self> {
-        let params = Some(store_params(object_store));
-        Ok(Self { inner: commit_handler_from_url(uri, &params).await?, known: Arc::default(), gate: None })
+    pub(crate) async fn new(uri: &str, params: ObjectStoreParams) -> Result<Self> {
+        Ok(Self { inner: commit_handler_from_url(uri, &Some(params)).await?, known: Arc::default(), gate: None })
     }
 
     /// Returns this fence with `gate` in front of it.
-    pub(crate) fn behind(&self, gate: &Arc<Gate>) -> Self {
-        Self { inner: Arc::clone(&self.inner), known: Arc::clone(&self.known), gate: Some(Arc::clone(gate)) }
+    pub(crate) fn behind(&self, gate: Arc<dyn CommitGate>) -> Self {
+        Self { inner: Arc::clone(&self.inner), known: Arc::clone(&self.known), gate: Some(gate) }
     }
 
     /// Returns whether `version` is the next one.
@@ -152,7 +166,7 @@ impl CommitHandler for Fence {
             self.sync_files(files, version, base, store).await?;
         }
         let entered = match &self.gate {
-            Some(gate) => Some(Box::pin(gate.enter(version)).await?),
+            Some(gate) => Some(Arc::clone(gate).enter(version).await?),
             None if self.is_next(version) => None,
             None => {
                 let what = format!("another process committed version {} of the base; try again", version - 1);
@@ -162,7 +176,7 @@ impl CommitHandler for Fence {
         let location = self.inner.commit(manifest, indices, base, store, writer, naming, transaction).await?;
         self.learn(version);
         if let Some(entered) = entered {
-            Box::pin(entered.log(version)).await?;
+            entered.log(version).await?;
         }
         Ok(location)
     }

@@ -5,16 +5,13 @@
 //! through Lance.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, LargeBinaryBuilder, PrimitiveArray, StructArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, UInt8Type, UInt32Type, UInt64Type};
-use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use futures::{FutureExt, TryStreamExt};
 use lance::Dataset;
@@ -25,24 +22,11 @@ use lance_io::local::to_local_path;
 use lance_table::format::DataFile;
 use object_store::path::Path as ObjectPath;
 
+use crate::base::media_files::MediaFiles;
 use crate::base::pages::RowReader;
+use crate::blocking::blocking;
 use crate::errors::{arrow_error, lance_error};
 use crate::files::os_cache::{announce, read_cached};
-use crate::state::table_state::blocking;
-
-/// Maximum number of open files.
-const FILES_MAX: usize = 256;
-
-/// Open files with media of one version of a base.
-#[derive(Debug, Default)]
-pub(crate) struct MediaFiles(Mutex<HashMap<PathBuf, Arc<MediaFile>>>);
-
-#[derive(Debug)]
-struct MediaFile {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-}
 
 /// The place of the bytes of one row.
 #[derive(Debug, Clone, Copy)]
@@ -208,7 +192,7 @@ impl Pieces {
     fn read(&self, open: &MediaFiles) -> Result<ArrayRef> {
         let files = self.files.iter().map(|path| open.get(path)).collect::<Result<Vec<_>>>()?;
         for piece in self.rows.iter().flatten() {
-            files[piece.file].check(piece)?;
+            files[piece.file].check(piece.position, piece.bytes)?;
         }
         let lengths = self.rows.iter().map(|piece| piece.map_or(0, |piece| piece.bytes as usize));
         let offsets = OffsetBuffer::<i64>::from_lengths(lengths);
@@ -232,49 +216,5 @@ impl Pieces {
         }
         let array = LargeBinaryArray::try_new(offsets, Buffer::from_vec(bytes), Some(nulls)).map_err(arrow_error)?;
         Ok(Arc::new(array))
-    }
-}
-
-impl MediaFiles {
-    fn get(&self, path: &Path) -> Result<Arc<MediaFile>> {
-        if let Some(file) = self.0.lock().get(path) {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(MediaFile::open(path)?);
-        let mut files = self.0.lock();
-        if files.len() >= FILES_MAX {
-            files.clear();
-        }
-        files.insert(path.to_owned(), Arc::clone(&file));
-        Ok(file)
-    }
-}
-
-impl MediaFile {
-    fn open(path: &Path) -> Result<Self> {
-        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (bytes, file) = opened.map_err(|error| failed(path, error))?;
-        Ok(Self { path: path.to_owned(), file, bytes })
-    }
-
-    /// Checks that the file has the bytes of `piece`, before memory is allocated for them.
-    fn check(&self, piece: &Piece) -> Result<()> {
-        match piece.position.checked_add(piece.bytes) {
-            Some(end) if end <= self.bytes => Ok(()),
-            _ => Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
-        }
-    }
-
-    fn failed(&self, error: io::Error) -> Error {
-        failed(&self.path, error)
-    }
-}
-
-fn failed(path: &Path, error: io::Error) -> Error {
-    let path = path.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => Error::corrupt(format!("{path} is missing, and holds the media of some rows")),
-        io::ErrorKind::UnexpectedEof => Error::corrupt(format!("{path} ends before the media of some rows")),
-        _ => Error::from(error).context(format!("read {path}")),
     }
 }

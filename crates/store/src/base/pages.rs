@@ -23,11 +23,10 @@ use moka::sync::Cache;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::OnceCell;
 
-use crate::base::addresses::{FragmentPlaces, Places};
-use crate::base::media::MediaFiles;
+use crate::base::addresses::{AddressCache, RowAddresses};
+use crate::base::media_files::MediaFiles;
 use crate::errors::{arrow_error, lance_error};
-use crate::reading::widths::value_bytes;
-use crate::rows::schema::fixed_bytes;
+use crate::rows::schema::{fixed_bytes, value_bytes};
 
 /// Target bytes of a page: all columns of its rows as stored in the fragment's files; each column holds a part of them.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -47,13 +46,13 @@ const FILES_MAX: usize = 256;
 /// Maximum rows of a call that uses pages; larger calls read without them.
 const ROWS_MAX: usize = 1024;
 
-/// A cache of decoded pages and of places of rows, bounded in bytes.
+/// A cache of decoded pages and of row addresses, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Pages {
     cache: Cache<PageKey, ArrayRef>,
     /// Bytes of a row in memory, keyed by the files of its fragment and the columns.
     row_bytes: Cache<(u128, Vec<i32>), u64>,
-    pub(crate) places: Cache<u128, Arc<FragmentPlaces>>,
+    addresses: AddressCache,
 }
 
 /// The key of a page: a hash of the fragment's files, the field, and the number and size of the page.
@@ -74,17 +73,31 @@ pub(crate) struct RowReader {
     base: Arc<Dataset>,
     pages: Arc<Pages>,
     /// Initialised on first use.
-    places: OnceCell<Places>,
+    addresses: OnceCell<RowAddresses>,
     /// Opened on first use.
     files: Mutex<HashMap<FileKey, Arc<FragmentReader>>>,
     media_files: Arc<MediaFiles>,
 }
 
 /// A run of rows of a fragment, some of which are requested.
-struct Run {
+struct PageRun {
     fragment: FileFragment,
     rows: Range<u32>,
     key: PageKey,
+}
+
+/// The position of a row: the index of its run, and the row in it.
+struct RunRow {
+    run: usize,
+    row: usize,
+}
+
+/// An open fragment.
+struct OpenFragment {
+    fragment: FileFragment,
+    /// A hash that identifies its files.
+    files: u128,
+    page_rows: u32,
 }
 
 impl Pages {
@@ -93,20 +106,19 @@ impl Pages {
             let bytes = page.get_array_memory_size() + size_of::<PageKey>() + size_of::<ArrayRef>();
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
-        let of_places = |_: &u128, places: &Arc<FragmentPlaces>| u32::try_from(places.bytes()).unwrap_or(u32::MAX);
-        let places_max = bytes_max.0 / 4;
+        let addresses_max = bytes_max.0 / 4;
         Self {
-            cache: Cache::builder().max_capacity(bytes_max.0 - places_max).weigher(bytes).build(),
+            cache: Cache::builder().max_capacity(bytes_max.0 - addresses_max).weigher(bytes).build(),
             row_bytes: Cache::new(MEASURES_MAX),
-            places: Cache::builder().max_capacity(places_max).weigher(of_places).build(),
+            addresses: AddressCache::new(addresses_max),
         }
     }
 
-    fn get(&self, run: &Run, columns: &Schema) -> Option<Vec<ArrayRef>> {
+    fn get(&self, run: &PageRun, columns: &Schema) -> Option<Vec<ArrayRef>> {
         columns.fields.iter().map(|field| self.cache.get(&PageKey { field: field.id, ..run.key })).collect()
     }
 
-    fn insert(&self, run: &Run, columns: &Schema, page: &RecordBatch) {
+    fn insert(&self, run: &PageRun, columns: &Schema, page: &RecordBatch) {
         for (field, column) in columns.fields.iter().zip(page.columns()) {
             self.cache.insert(PageKey { field: field.id, ..run.key }, Arc::clone(column));
         }
@@ -118,7 +130,7 @@ impl RowReader {
         Self {
             base: Arc::clone(base),
             pages: Arc::clone(pages),
-            places: OnceCell::new(),
+            addresses: OnceCell::new(),
             files: Mutex::default(),
             media_files: Arc::default(),
         }
@@ -138,7 +150,7 @@ impl RowReader {
         if addresses.len() > ROWS_MAX {
             return self.take_many(addresses, columns).await;
         }
-        let (runs, places) = self.runs(addresses, columns).await?;
+        let (runs, rows) = self.runs(addresses, columns).await?;
         let mut held: Vec<Option<Vec<ArrayRef>>> = runs.iter().map(|run| self.pages.get(run, columns)).collect();
         let missing = held.iter().enumerate().filter(|(_, page)| page.is_none()).map(|(run, _)| run);
         let missing: Vec<usize> = missing.take(PAGES_READ_MAX).collect();
@@ -147,7 +159,7 @@ impl RowReader {
 
         // Rows of pages that are not read, by fragment: they are read one by one.
         let mut alone: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        let unread = places.iter().zip(addresses).filter(|((run, _), _)| held[*run].is_none());
+        let unread = rows.iter().zip(addresses).filter(|(row, _)| held[row.run].is_none());
         for (_, address) in unread {
             alone.entry(address.fragment_id()).or_default().push(address.row_offset());
         }
@@ -168,15 +180,15 @@ impl RowReader {
         let page_of: Vec<Option<usize>> = held.into_iter().map(|page| page.map(&mut hold)).collect();
         let alone: HashMap<u32, (usize, Vec<u32>)> =
             alone.into_iter().map(|(id, rows, page)| (id, (hold(page), rows))).collect();
-        let place = |((run, row), address): ((usize, usize), &RowAddress)| match page_of[run] {
-            Some(page) => (page, row),
+        let source = |(row, address): (RunRow, &RowAddress)| match page_of[row.run] {
+            Some(page) => (page, row.row),
             None => {
                 let (page, rows) = &alone[&address.fragment_id()];
                 (*page, rows.partition_point(|row| *row < address.row_offset()))
             }
         };
-        let places: Vec<(usize, usize)> = places.into_iter().zip(addresses).map(place).collect();
-        assemble(&pages, &places, columns)
+        let sources: Vec<(usize, usize)> = rows.into_iter().zip(addresses).map(source).collect();
+        assemble(&pages, &sources, columns)
     }
 
     /// Returns up to `rows` rows from each of `places` places spread over the base, deleted rows included.
@@ -194,9 +206,9 @@ impl RowReader {
             fragment.map(|(id, rows)| RowAddress::new_from_parts(*id, (row - rows.start) as u32))
         };
         let addresses: Vec<RowAddress> = (0..places).filter_map(place).collect();
-        let (runs, places) = self.runs(&addresses, columns).await?;
+        let (runs, firsts) = self.runs(&addresses, columns).await?;
         let schema = Arc::new(arrow::datatypes::Schema::from(columns));
-        let page = async |run: &Run| {
+        let page = async |run: &PageRun| {
             let page = match self.pages.get(run, columns) {
                 Some(page) => page,
                 None => self.read(run, columns).await?,
@@ -204,42 +216,45 @@ impl RowReader {
             RecordBatch::try_new(Arc::clone(&schema), page).map_err(arrow_error)
         };
         let pages = try_join_all(runs.iter().map(page)).await?;
-        let cut = |(run, row): (usize, usize)| pages[run].slice(row, rows.min(pages[run].num_rows() - row));
-        Ok(places.into_iter().map(cut).collect())
+        let cut = |first: RunRow| {
+            let page = &pages[first.run];
+            page.slice(first.row, rows.min(page.num_rows() - first.row))
+        };
+        Ok(firsts.into_iter().map(cut).collect())
     }
 
     /// Returns the runs that hold these rows, and for each row its run and its position in it.
-    async fn runs(&self, addresses: &[RowAddress], columns: &Schema) -> Result<(Vec<Run>, Vec<(usize, usize)>)> {
+    async fn runs(&self, addresses: &[RowAddress], columns: &Schema) -> Result<(Vec<PageRun>, Vec<RunRow>)> {
         let is_media = columns.fields.iter().all(Field::is_blob);
-        let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(addresses.len()));
+        let (mut runs, mut found) = (Vec::new(), Vec::with_capacity(addresses.len()));
         let mut known: HashMap<(u32, u32), usize> = HashMap::new();
         let varies = !is_media && columns.fields.iter().any(|field| fixed_bytes(&field.data_type()) == 0);
-        let mut fragments: HashMap<u32, (FileFragment, u128, u32)> = HashMap::new();
+        let mut fragments: HashMap<u32, OpenFragment> = HashMap::new();
         for address in addresses {
             let (id, offset) = (address.fragment_id(), address.row_offset());
             if let Entry::Vacant(entry) = fragments.entry(id) {
-                let (fragment, files, mut page_rows) = open(&self.base, id, is_media).await?;
-                if varies && page_rows > 1 {
-                    let row_bytes = self.row_bytes(&fragment, files, columns).await?;
-                    page_rows = page_rows.min((DECODED_BYTES_MAX / row_bytes.max(1)).max(1) as u32);
+                let mut open = open(&self.base, id, is_media).await?;
+                if varies && open.page_rows > 1 {
+                    let row_bytes = self.row_bytes(&open, columns).await?;
+                    open.page_rows = open.page_rows.min((DECODED_BYTES_MAX / row_bytes.max(1)).max(1) as u32);
                 }
-                entry.insert((fragment, files, page_rows));
+                entry.insert(open);
             }
-            let (fragment, files, page_rows) = &fragments[&id];
+            let OpenFragment { fragment, files, page_rows } = &fragments[&id];
             let page = offset / page_rows;
             let run = *known.entry((id, page)).or_insert_with(|| {
                 let first = page * page_rows;
                 let rows = first..first.saturating_add(*page_rows);
-                runs.push(Run {
+                runs.push(PageRun {
                     fragment: fragment.clone(),
                     rows,
                     key: PageKey { files: *files, field: 0, page, page_rows: *page_rows },
                 });
                 runs.len() - 1
             });
-            places.push((run, (offset % page_rows) as usize));
+            found.push(RunRow { run, row: (offset % page_rows) as usize });
         }
-        Ok((runs, places))
+        Ok((runs, found))
     }
 
     /// Estimates the bytes of a row's `columns` in memory from a few rows of at most `fragments` fragments.
@@ -248,16 +263,17 @@ impl RowReader {
         let (mut bytes, mut rows) = (0, 0);
         for fragment in all.iter().step_by(all.len().div_ceil(fragments).max(1)) {
             let count = fragment.physical_rows.unwrap_or(0) as u64;
-            let (fragment, files, _) = open(&self.base, fragment.id as u32, false).await?;
-            bytes += count * self.row_bytes(&fragment, files, columns).await?;
+            let open = open(&self.base, fragment.id as u32, false).await?;
+            bytes += count * self.row_bytes(&open, columns).await?;
             rows += count;
         }
         Ok(bytes / rows.max(1))
     }
 
-    /// Estimates the bytes of a row's `columns` in memory from a few rows of `fragment`, whose files are `files`.
-    async fn row_bytes(&self, fragment: &FileFragment, files: u128, columns: &Schema) -> Result<u64> {
-        let key = (files, columns.fields.iter().map(|field| field.id).collect::<Vec<_>>());
+    /// Estimates the bytes of a row's `columns` in memory from a few rows of a fragment.
+    async fn row_bytes(&self, open: &OpenFragment, columns: &Schema) -> Result<u64> {
+        let OpenFragment { fragment, files, .. } = open;
+        let key = (*files, columns.fields.iter().map(|field| field.id).collect::<Vec<_>>());
         if let Some(known) = self.pages.row_bytes.get(&key) {
             return Ok(known);
         }
@@ -295,7 +311,7 @@ impl RowReader {
         Ok(file)
     }
 
-    async fn read(&self, run: &Run, columns: &Schema) -> Result<Vec<ArrayRef>> {
+    async fn read(&self, run: &PageRun, columns: &Schema) -> Result<Vec<ArrayRef>> {
         let reader = self.file(run.fragment.id() as u32, columns).await?;
         let rows = run.fragment.physical_rows().await.map_err(lance_error)? as u32;
         let rows = run.rows.start as usize..run.rows.end.min(rows) as usize;
@@ -312,9 +328,10 @@ impl RowReader {
         &self.base
     }
 
-    /// Returns the places of all live rows.
-    pub(crate) async fn places(&self) -> Result<&Places> {
-        self.places.get_or_try_init(|| Box::pin(Places::of(&self.base, &self.pages))).await
+    /// Returns the addresses of all live rows.
+    pub(crate) async fn addresses(&self) -> Result<&RowAddresses> {
+        let made = || Box::pin(RowAddresses::of(&self.base, &self.pages.addresses));
+        self.addresses.get_or_try_init(made).await
     }
 
     /// Returns the addresses of rows.
@@ -322,9 +339,9 @@ impl RowReader {
     /// # Errors
     /// `NotFound` when a row does not exist.
     pub(crate) async fn find(&self, row_ids: &[u64]) -> Result<Vec<RowAddress>> {
-        let places = self.places().await?;
+        let addresses = self.addresses().await?;
         let gone = || Error::not_found("a row id names no row of this snapshot");
-        row_ids.iter().map(|row| places.get(*row).ok_or_else(gone)).collect()
+        row_ids.iter().map(|row| addresses.get(*row).ok_or_else(gone)).collect()
     }
 
     /// Reads rows through Lance, without pages.
@@ -349,9 +366,8 @@ fn fragment(base: &Dataset, id: u32) -> Result<FileFragment> {
     base.get_fragment(id as usize).ok_or_else(|| Error::corrupt(format!("fragment {id} is missing from the base")))
 }
 
-/// Opens a fragment. Returns it with a hash that identifies its files, and the number of rows in its pages (of media
-/// descriptors if `is_media`).
-async fn open(base: &Dataset, id: u32, is_media: bool) -> Result<(FileFragment, u128, u32)> {
+/// Opens a fragment to read its pages of rows, or of media descriptors if `is_media`.
+async fn open(base: &Dataset, id: u32, is_media: bool) -> Result<OpenFragment> {
     let fragment = fragment(base, id)?;
     let mut hasher = SipHasher13::new();
     let mut bytes = 0;
@@ -363,17 +379,17 @@ async fn open(base: &Dataset, id: u32, is_media: bool) -> Result<(FileFragment, 
     let rows = fragment.physical_rows().await.map_err(lance_error)? as u64;
     let row_bytes = if is_media { DESCRIPTOR_BYTES } else { (bytes / rows.max(1)).max(1) };
     let page_rows = (PAGE_BYTES / row_bytes).clamp(1, PAGE_ROWS_MAX) as u32;
-    Ok((fragment, hasher.finish128().as_u128(), page_rows))
+    Ok(OpenFragment { fragment, files: hasher.finish128().as_u128(), page_rows })
 }
 
-/// Gathers the rows at `places`, each a page and a row in it.
-fn assemble(pages: &[Vec<ArrayRef>], places: &[(usize, usize)], columns: &Schema) -> Result<RecordBatch> {
+/// Gathers the rows at `sources`, each a page and a row in it.
+fn assemble(pages: &[Vec<ArrayRef>], sources: &[(usize, usize)], columns: &Schema) -> Result<RecordBatch> {
     let schema = arrow::datatypes::Schema::from(columns);
     let column = |column: usize| {
         let arrays: Vec<&dyn Array> = pages.iter().map(|page| page[column].as_ref()).collect();
-        interleave(&arrays, places).map_err(arrow_error)
+        interleave(&arrays, sources).map_err(arrow_error)
     };
     let arrays = (0..columns.fields.len()).map(column).collect::<Result<Vec<_>>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
+    let options = RecordBatchOptions::new().with_row_count(Some(sources.len()));
     RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options).map_err(arrow_error)
 }

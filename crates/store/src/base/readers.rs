@@ -31,14 +31,14 @@ use lance_table::io::commit::ManifestNamingScheme;
 pub(crate) struct Readers {
     /// The directory of the manifests; `None` in an object store.
     manifests: Option<PathBuf>,
-    known: Mutex<Vec<Known>>,
+    known: Mutex<Vec<KnownVersion>>,
     /// The id of the process that holds the locks.
     process: u32,
 }
 
 /// A version of the base that is in memory.
 #[derive(Debug)]
-struct Known {
+struct KnownVersion {
     base: Weak<Dataset>,
     version: u64,
     readings: usize,
@@ -67,7 +67,7 @@ impl Readers {
         let mut known = self.known.lock();
         let at = known.iter().position(|known| known.is_of(base)).unwrap_or_else(|| {
             known.retain(|known| known.base.strong_count() > 0);
-            known.push(Known::new(base));
+            known.push(KnownVersion::new(base));
             known.len() - 1
         });
         let version = &mut known[at];
@@ -101,7 +101,7 @@ impl Readers {
     }
 }
 
-impl Known {
+impl KnownVersion {
     fn new(base: &Arc<Dataset>) -> Self {
         let version = base.version().version;
         Self { base: Arc::downgrade(base), version, readings: 0, manifest: None, is_locked: false }

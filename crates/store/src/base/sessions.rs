@@ -4,11 +4,11 @@
 //! dropped one has the same addresses and restarts its versions, so the entries of each table are kept under the
 //! table's identity as well.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cenote_base::ByteSize;
 use lance::io::ObjectStoreRegistry;
 use lance::session::{CacheSpec, Session};
 use lance_core::Result;
@@ -17,16 +17,7 @@ use lance_core::cache::{
     QuickCacheShardPolicy,
 };
 
-use crate::store::StoreOptions;
-
-/// The identity of a table, which no other table has, not even one of the same name.
-pub(crate) type Identity = (u64, u64);
-
-/// Returns an identity that no table has.
-pub(crate) fn new_identity() -> Identity {
-    let random = || RandomState::new().build_hasher().finish();
-    (random(), random())
-}
+use crate::identity::Identity;
 
 /// The caches that all tables of a store share, with one limit in bytes for all of them.
 #[derive(Debug)]
@@ -37,10 +28,10 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn new(options: &StoreOptions) -> Self {
-        let indexes = options.index_cache_bytes_max.0 as usize;
-        let metadata = options.metadata_cache_bytes_max.0 as usize;
-        let cache = |bytes, policy| Arc::new(QuickCacheBackend::with_shard_policy(bytes, policy)) as _;
+    /// Makes caches of at most `indexes` bytes of index pages and `metadata` bytes of metadata.
+    pub(crate) fn new(indexes: ByteSize, metadata: ByteSize) -> Self {
+        let cache =
+            |bytes: ByteSize, policy| Arc::new(QuickCacheBackend::with_shard_policy(bytes.0 as usize, policy)) as _;
         Self {
             // Indexes are few, large entries of unequal size, which need the whole capacity in one shard.
             indexes: cache(indexes, QuickCacheShardPolicy::Single),
@@ -55,7 +46,7 @@ impl Sessions {
         mask[..8].copy_from_slice(&identity.0.to_le_bytes());
         mask[8..].copy_from_slice(&identity.1.to_le_bytes());
         let part =
-            |cache: &Arc<dyn CacheBackend>| CacheSpec::Backend(Arc::new(Part { cache: Arc::clone(cache), mask }));
+            |cache: &Arc<dyn CacheBackend>| CacheSpec::Backend(Arc::new(TableCache { cache: Arc::clone(cache), mask }));
         Arc::new(Session::with_cache_backends(part(&self.indexes), part(&self.metadata), Arc::clone(&self.stores)))
     }
 
@@ -68,12 +59,12 @@ impl Sessions {
 /// The entries of one table in a cache. Lance's keys are digests; a random mask makes them differ from those of other
 /// tables.
 #[derive(Debug)]
-struct Part {
+struct TableCache {
     cache: Arc<dyn CacheBackend>,
     mask: [u8; 16],
 }
 
-impl Part {
+impl TableCache {
     fn key(&self, key: &InternalCacheKey) -> InternalCacheKey {
         let mut bytes = *key.as_bytes();
         bytes.iter_mut().zip(self.mask).for_each(|(byte, mask)| *byte ^= mask);
@@ -82,7 +73,7 @@ impl Part {
 }
 
 #[async_trait]
-impl CacheBackend for Part {
+impl CacheBackend for TableCache {
     async fn get_resident(&self, key: &InternalCacheKey) -> Option<CacheEntry> {
         self.cache.get_resident(&self.key(key)).await
     }

@@ -31,7 +31,7 @@ const POLL_MAX: Duration = Duration::from_millis(100);
 /// The kind of work that a claim is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Work {
+pub(crate) enum ClaimedWork {
     /// Writing rows.
     Rows,
     /// Reading the base to build something from its files, such as an index.
@@ -45,7 +45,7 @@ pub(crate) enum Work {
 struct Claimed {
     owner: String,
     beat: u64,
-    work: Work,
+    work: ClaimedWork,
     /// The version of the base that the work reads.
     base: u64,
     /// When all files were written, in microseconds since 1970; and the names of the files.
@@ -79,7 +79,7 @@ impl Claims {
 
     /// Returns whether something is being built from the files of the base.
     pub(crate) fn is_building(&self) -> bool {
-        self.writing.iter().any(|claimed| claimed.work == Work::Build)
+        self.writing.iter().any(|claimed| claimed.work == ClaimedWork::Build)
     }
 
     /// Returns the oldest version of the base that work in progress reads.
@@ -105,7 +105,7 @@ impl Staging {
     }
 
     /// Claims what `work` writes from now on, and version `base`, which it reads.
-    pub(crate) async fn claim(&self, work: Work, base: u64) -> Result<Claim> {
+    pub(crate) async fn claim(&self, work: ClaimedWork, base: u64) -> Result<Claim> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let random = RandomState::new().hash_one(std::process::id());
         let name = format!("{random:016x}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));

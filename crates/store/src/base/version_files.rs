@@ -10,9 +10,9 @@ use lance_io::local::to_local_path;
 use lance_table::format::{Fragment, IndexMetadata, Manifest};
 use lance_table::io::deletion::relative_deletion_file_path;
 
+use crate::blocking::blocking;
 use crate::errors::lance_error;
 use crate::files::durable;
-use crate::state::table_state::blocking;
 
 const DATA: &str = "data";
 

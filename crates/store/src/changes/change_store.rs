@@ -10,9 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use cenote_base::Result;
 use cenote_base::sync::RwLock;
 use lance::dataset::scanner::RowAddrTreeMap;
 use smallvec::SmallVec;
+
+use crate::report::WriteReport;
+use crate::rows::schema;
+use crate::version::Version;
 
 const LIVE: u64 = u64::MAX;
 /// Bytes of an entry in addition to its row: the key's hash, places and mark.
@@ -20,23 +26,41 @@ const ENTRY_BYTES: usize = 160;
 
 /// The rows of one write, in the table's logical schema at that time.
 #[derive(Debug)]
-pub(crate) struct Chunk {
-    pub(crate) version: u64,
-    pub(crate) batch: RecordBatch,
+pub(super) struct Chunk {
+    pub(super) version: u64,
+    pub(super) batch: RecordBatch,
     /// The hash of each row's key.
-    pub(crate) hashes: Vec<u128>,
+    pub(super) hashes: Vec<u128>,
     superseded_at: Vec<AtomicU64>,
 }
 
 impl Chunk {
     /// Returns whether `row` is the newest of its key at `version`.
-    pub(crate) fn is_live(&self, row: usize, version: u64) -> bool {
+    pub(super) fn is_live(&self, row: usize, version: u64) -> bool {
         self.version <= version && self.superseded_at[row].load(Ordering::Acquire) > version
     }
 }
 
 /// The place of a row in the change store: its chunk, and the row in it.
-type Place = (usize, usize);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ChunkRow {
+    chunk: u32,
+    row: u32,
+}
+
+impl ChunkRow {
+    pub(super) fn new(chunk: usize, row: usize) -> Self {
+        Self { chunk: chunk as u32, row: row as u32 }
+    }
+
+    pub(crate) fn chunk(self) -> usize {
+        self.chunk as usize
+    }
+
+    pub(crate) fn row(self) -> usize {
+        self.row as usize
+    }
+}
 
 /// A map keyed by hashes of keys, which need no further hashing.
 pub(crate) type ByHash<V> = HashMap<u128, V, BuildHasherDefault<Itself>>;
@@ -61,19 +85,16 @@ impl Hasher for Itself {
 
 /// All rows of the chunks by key, oldest first; shared by the snapshots that share the chunks.
 #[derive(Debug, Default)]
-pub(crate) struct Rows(RwLock<ByHash<Places>>);
+pub(super) struct RowsByKey(RwLock<ByHash<KeyRows>>);
 
 /// The rows of a key, oldest first; most keys have one.
-type Places = SmallVec<[(u32, u32); 1]>;
+type KeyRows = SmallVec<[ChunkRow; 1]>;
 
-impl Rows {
+impl RowsByKey {
     /// Returns for each of `hashes` its newest row for which `is_live` holds.
-    pub(crate) fn find(&self, hashes: &[u128], is_live: impl Fn(Place) -> bool) -> Vec<Option<Place>> {
+    pub(super) fn find(&self, hashes: &[u128], is_live: impl Fn(ChunkRow) -> bool) -> Vec<Option<ChunkRow>> {
         let rows = self.0.read();
-        let live = |places: &Places| {
-            let mut newest_first = places.iter().rev().map(|(chunk, row)| (*chunk as usize, *row as usize));
-            newest_first.find(|place| is_live(*place))
-        };
+        let live = |rows: &KeyRows| rows.iter().rev().copied().find(|row| is_live(*row));
         hashes.iter().map(|hash| rows.get(hash).and_then(live)).collect()
     }
 }
@@ -81,7 +102,7 @@ impl Rows {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// The place of the row; `None` when it was deleted.
-    place: Option<Place>,
+    row: Option<ChunkRow>,
     /// The row id of the base row that it supersedes.
     base: Option<u64>,
 }
@@ -103,25 +124,31 @@ pub(crate) struct Counts {
     pub(crate) deleted: usize,
 }
 
-/// The change store of one table.
-#[derive(Debug)]
-pub(crate) struct Changes {
-    layers: Vec<Layer>,
-    /// The chunks of all layers, oldest first.
-    pub(crate) chunks: Arc<Vec<Arc<Chunk>>>,
-    /// The places of each key in `chunks`.
-    pub(crate) by_key: Arc<Rows>,
-    /// The row ids of superseded base rows.
-    pub(crate) mask: Arc<RowAddrTreeMap>,
-    /// The number of row ids in `mask`.
-    pub(crate) masked: usize,
-    /// Live rows in `chunks`.
-    pub(crate) live: usize,
-    /// All rows in `chunks`.
-    pub(crate) rows: usize,
+impl Counts {
+    pub(crate) fn report(self, version: u64) -> WriteReport {
+        WriteReport { version: Version(version), inserted: self.inserted, updated: self.updated, deleted: self.deleted }
+    }
 }
 
-impl Default for Changes {
+/// The change store of one table.
+#[derive(Debug)]
+pub(crate) struct ChangeStore {
+    layers: Vec<Layer>,
+    /// The chunks of all layers, oldest first.
+    pub(super) chunks: Arc<Vec<Arc<Chunk>>>,
+    /// The rows of each key in `chunks`.
+    pub(super) by_key: Arc<RowsByKey>,
+    /// The row ids of superseded base rows.
+    pub(super) mask: Arc<RowAddrTreeMap>,
+    /// The number of row ids in `mask`.
+    pub(super) masked: usize,
+    /// Live rows in `chunks`.
+    pub(super) live: usize,
+    /// All rows in `chunks`.
+    rows: usize,
+}
+
+impl Default for ChangeStore {
     fn default() -> Self {
         Self {
             layers: vec![Layer::default()],
@@ -135,7 +162,17 @@ impl Default for Changes {
     }
 }
 
-impl Changes {
+impl ChangeStore {
+    /// Returns the number of rows, superseded ones included.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns the number of superseded rows.
+    pub(crate) fn superseded(&self) -> usize {
+        self.rows - self.live
+    }
+
     /// Returns the bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.layers.iter().map(|layer| layer.bytes).sum()
@@ -186,7 +223,7 @@ impl Changes {
         let chunk = self.chunks.len();
         let mut counts = Counts::default();
         for (row, &hash) in hashes.iter().enumerate() {
-            match self.supersede(version, hash, Some((chunk, row)), bases) {
+            match self.supersede(version, hash, Some(ChunkRow::new(chunk, row)), bases) {
                 true => counts.updated += 1,
                 false => counts.inserted += 1,
             }
@@ -194,7 +231,7 @@ impl Changes {
         {
             let mut rows = self.by_key.0.write();
             for (row, hash) in hashes.iter().enumerate() {
-                rows.entry(*hash).or_default().push((chunk as u32, row as u32));
+                rows.entry(*hash).or_default().push(ChunkRow::new(chunk, row));
             }
         }
         self.live += hashes.len();
@@ -220,13 +257,13 @@ impl Changes {
         }
     }
 
-    /// Makes `place` the newest entry of a key. Returns whether the key had a row.
-    fn supersede(&mut self, version: u64, hash: u128, place: Option<Place>, bases: &ByHash<u64>) -> bool {
+    /// Makes `row` the newest entry of a key. Returns whether the key had a row.
+    fn supersede(&mut self, version: u64, hash: u128, row: Option<ChunkRow>, bases: &ByHash<u64>) -> bool {
         let known = self.find(hash);
         let base = known.map_or_else(|| bases.get(&hash).copied(), |entry| entry.base);
         let was_there = match known {
-            Some(Entry { place: Some((chunk, row)), .. }) => {
-                self.chunks[chunk].superseded_at[row].store(version, Ordering::Release);
+            Some(Entry { row: Some(old), .. }) => {
+                self.chunks[old.chunk()].superseded_at[old.row()].store(version, Ordering::Release);
                 self.live -= 1;
                 true
             }
@@ -240,7 +277,7 @@ impl Changes {
         // Deletions of absent keys are entered too: the log has them, and replaying it must not apply them to a row
         // that a later direct write brings into the base.
         if let Some(layer) = self.layers.last_mut() {
-            layer.entries.insert(hash, Entry { place, base });
+            layer.entries.insert(hash, Entry { row, base });
         }
         was_there
     }
@@ -251,11 +288,12 @@ impl Changes {
         for layer in &self.layers {
             newest.extend(layer.entries.iter().map(|(hash, entry)| (*hash, *entry)));
         }
-        let mut fold = ToFold { superseded: Vec::new(), deleted: Vec::new(), rows: Vec::new() };
+        let mut fold =
+            ToFold { superseded: Vec::new(), deleted: Vec::new(), rows: Vec::new(), chunks: Arc::clone(&self.chunks) };
         for (hash, entry) in newest {
             fold.superseded.extend(entry.base);
-            match entry.place {
-                Some(place) => fold.rows.push((place, hash)),
+            match entry.row {
+                Some(row) => fold.rows.push(row),
                 None => fold.deleted.push(hash),
             }
         }
@@ -286,8 +324,8 @@ impl Changes {
             return None;
         }
         let mut next = Self { layers: Vec::new(), ..Self::default() };
-        let places = kept.iter().flat_map(|layer| layer.entries.values()).filter_map(|entry| entry.place);
-        let used: BTreeSet<usize> = places.map(|(chunk, _)| chunk).collect();
+        let rows = kept.iter().flat_map(|layer| layer.entries.values()).filter_map(|entry| entry.row);
+        let used: BTreeSet<usize> = rows.map(ChunkRow::chunk).collect();
         let moved: HashMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
         next.rows = used.iter().map(|chunk| self.chunks[*chunk].hashes.len()).sum();
         next.chunks = Arc::new(used.iter().map(|chunk| Arc::clone(&self.chunks[*chunk])).collect());
@@ -295,20 +333,17 @@ impl Changes {
         for layer in kept {
             let mut entries = ByHash::default();
             for (hash, entry) in &layer.entries {
-                let place = entry.place.map(|(chunk, row)| (moved[&chunk], row));
-                entries.insert(*hash, Entry { place, base: bases.get(hash).copied() });
+                let row = entry.row.map(|row| ChunkRow::new(moved[&row.chunk()], row.row()));
+                entries.insert(*hash, Entry { row, base: bases.get(hash).copied() });
             }
             newest.extend(entries.iter().map(|(hash, entry)| (*hash, *entry)));
             next.layers.push(Layer { entries, bytes: layer.bytes, first: layer.first, last: layer.last });
         }
         let mut mask = RowAddrTreeMap::new();
-        let rows = newest.iter().filter_map(|(hash, entry)| {
-            let (chunk, row) = entry.place?;
-            Some((*hash, SmallVec::from([(chunk as u32, row as u32)])))
-        });
-        next.by_key = Arc::new(Rows(RwLock::new(rows.collect())));
+        let rows = newest.iter().filter_map(|(hash, entry)| Some((*hash, SmallVec::from([entry.row?]))));
+        next.by_key = Arc::new(RowsByKey(RwLock::new(rows.collect())));
         for entry in newest.values() {
-            next.live += usize::from(entry.place.is_some());
+            next.live += usize::from(entry.row.is_some());
             if let Some(base) = entry.base {
                 mask.insert(base);
                 next.masked += 1;
@@ -329,6 +364,14 @@ pub(crate) struct ToFold {
     pub(crate) superseded: Vec<u64>,
     /// Hashes of deleted keys.
     pub(crate) deleted: Vec<u128>,
-    /// Rows to add, each with the hash of its key.
-    pub(crate) rows: Vec<(Place, u128)>,
+    /// Rows to add, in the order they came.
+    pub(crate) rows: Vec<ChunkRow>,
+    chunks: Arc<Vec<Arc<Chunk>>>,
+}
+
+impl ToFold {
+    /// Returns the chunks of the rows in the columns of `schema`.
+    pub(crate) fn chunks(&self, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+        self.chunks.iter().map(|chunk| schema::conform(&chunk.batch, schema)).collect()
+    }
 }

@@ -3,3 +3,5 @@
 //! Knows rows, key hashes and the base that they lie over. Must not know where writes come from, or who may write.
 
 pub(crate) mod change_store;
+pub(crate) mod newest;
+pub(crate) mod view;

@@ -24,10 +24,13 @@ use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use tokio::sync::Notify;
 
-use crate::state::table_state::blocking;
+use crate::blocking::blocking;
 
 /// Files or directories synced in parallel: a disk merges several requests into one barrier.
 const PARALLEL: usize = 8;
+
+/// The extension of a file that is still being written.
+pub(crate) const PART: &str = "part";
 
 /// A file is synced while it is written each time it has grown by this many bytes.
 const SYNC_BYTES: u64 = 4 << 20;

@@ -6,3 +6,4 @@ pub(crate) mod block_cache;
 pub(crate) mod durable;
 pub(crate) mod objects;
 pub(crate) mod os_cache;
+pub(crate) mod store_params;

@@ -11,9 +11,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::Faults;
 use crate::errors::is_full_disk;
-use crate::keys::key_index::PART;
+use crate::faults::Faults;
+use crate::files::durable::PART;
 
 /// Bytes of a file in memory while it is copied.
 const PART_BYTES: usize = 8 << 20;

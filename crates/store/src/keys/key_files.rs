@@ -8,10 +8,10 @@ use bytes::Bytes;
 use cenote_base::{Context, Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::blocking::blocking;
 use crate::files::durable;
 use crate::files::objects::{Objects, PARALLEL};
 use crate::keys::key_index::{KeyIndex, Manifest, manifest_name};
-use crate::state::table_state::blocking;
 
 /// Entries sorted in memory at a time while an index is rebuilt.
 pub(crate) const BATCH_ENTRIES: usize = 1 << 20;

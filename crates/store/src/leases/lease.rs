@@ -217,7 +217,7 @@ struct Held {
 
 /// The content of a lease object.
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
-struct Claim {
+struct LeaseRecord {
     holder: String,
     beat: u64,
     released: bool,
@@ -288,7 +288,7 @@ impl TableLease {
                 Some(number) => self.objects.get(&number.to_string()).await?,
                 None => None,
             };
-            let said = claim.as_ref().and_then(|bytes| serde_json::from_slice::<Claim>(bytes).ok());
+            let said = claim.as_ref().and_then(|bytes| serde_json::from_slice::<LeaseRecord>(bytes).ok());
             let number = latest.unwrap_or(0);
             let is_free = match &seen {
                 _ if claim.is_none() || said.as_ref().is_some_and(|claim| claim.released) => true,
@@ -362,7 +362,7 @@ impl TableLease {
     }
 
     fn claim(&self, beat: u64, released: bool) -> Result<Bytes> {
-        let claim = Claim { holder: self.holder.clone(), beat, released };
+        let claim = LeaseRecord { holder: self.holder.clone(), beat, released };
         let bytes =
             serde_json::to_vec(&claim).map_err(|source| Error::internal("write a lease").with_source(source))?;
         Ok(bytes.into())

@@ -101,7 +101,7 @@ mod tests {
     use object_store::path::Path;
 
     use super::*;
-    use crate::Faults;
+    use crate::faults::Faults;
     use crate::files::objects::Objects;
 
     const PATIENCE: Duration = Duration::from_millis(300);

@@ -11,15 +11,15 @@ use cenote_base::{Context, Error, Result};
 
 use super::segment::{News, Segment, Segments};
 use super::unseen::{Unseen, seen_to};
-use crate::Faults;
+use crate::blocking::blocking;
+use crate::faults::Faults;
 use crate::files::durable::sync_directory;
-use crate::state::table_state::blocking;
 
 const EXTENSION: &str = "log";
 
 /// The files of a log.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct LogFiles {
     pub(super) directory: PathBuf,
     pub(super) faults: Faults,
 }
@@ -37,14 +37,14 @@ struct FileSegment {
     faults: Faults,
 }
 
-impl Files {
+impl LogFiles {
     fn path(&self, number: u64) -> PathBuf {
         self.directory.join(format!("{number:020}.{EXTENSION}"))
     }
 }
 
 #[async_trait]
-impl Segments for Files {
+impl Segments for LogFiles {
     fn name(&self) -> String {
         self.directory.display().to_string()
     }
@@ -140,7 +140,7 @@ impl FileSegment {
 
 #[async_trait]
 impl Segment for FileSegment {
-    fn place(&self, skip: usize) -> String {
+    fn position(&self, skip: usize) -> String {
         format!("log segment {} at byte {}", self.path.display(), self.end + skip as u64)
     }
 
@@ -157,8 +157,8 @@ impl Segment for FileSegment {
     }
 
     async fn sync(&mut self) -> Result<()> {
-        let (file, place, faults) = (Arc::clone(&self.file), self.place(0), self.faults.clone());
-        let sync = move || faults.check("log.sync").and_then(|()| Ok(file.sync_data()?)).context(|| place);
+        let (file, position, faults) = (Arc::clone(&self.file), self.position(0), self.faults.clone());
+        let sync = move || faults.check("log.sync").and_then(|()| Ok(file.sync_data()?)).context(|| position);
         blocking(sync).await?;
         self.synced = self.end;
         Ok(())
@@ -170,25 +170,25 @@ impl Segment for FileSegment {
 
     async fn news(&self) -> Result<News> {
         // Not worth another thread: a system call that does not touch the disk.
-        let metadata = self.file.metadata().context(|| self.place(0))?;
+        let metadata = self.file.metadata().context(|| self.position(0))?;
         Ok(match () {
             // Removed, or cut off before the position.
             () if metadata.nlink() == 0 || metadata.len() < self.end => News::Gone,
-            () if seen_to(&self.file, self.end, metadata.len()).context(|| self.place(0))? > self.end => News::More,
+            () if seen_to(&self.file, self.end, metadata.len()).context(|| self.position(0))? > self.end => News::More,
             () => News::None,
         })
     }
 
     async fn peek(&mut self, wanted: usize) -> Result<Bytes> {
-        let (file, end, place) = (Arc::clone(&self.file), self.end, self.place(0));
+        let (file, end, position) = (Arc::clone(&self.file), self.end, self.position(0));
         blocking(move || {
-            let seen = |length| seen_to(&file, end, length).context(|| place.clone());
-            let left = seen(file.metadata().context(|| place.clone())?.len())?.saturating_sub(end);
+            let seen = |length| seen_to(&file, end, length).context(|| position.clone());
+            let left = seen(file.metadata().context(|| position.clone())?.len())?.saturating_sub(end);
             let mut bytes = vec![0; wanted.min(usize::try_from(left).unwrap_or(usize::MAX))];
             // The file may shrink meanwhile, when another process cuts off an interrupted write.
             let mut filled = 0;
             while filled < bytes.len() {
-                match file.read_at(&mut bytes[filled..], end + filled as u64).context(|| place.clone())? {
+                match file.read_at(&mut bytes[filled..], end + filled as u64).context(|| position.clone())? {
                     0 => break,
                     count => filled += count,
                 }
@@ -205,14 +205,14 @@ impl Segment for FileSegment {
     }
 
     async fn append(&mut self, bytes: Vec<u8>, sync: bool) -> Result<Unseen> {
-        let (file, end, place, faults) = (self.writable().await?, self.end, self.place(0), self.faults.clone());
+        let (file, end, position, faults) = (self.writable().await?, self.end, self.position(0), self.faults.clone());
         let length = bytes.len();
         let unseen = blocking(move || {
-            let unseen = Unseen::behind(Arc::clone(&file), end).context(|| place.clone())?;
-            write(&file, end, &bytes, sync, &faults).context(|| place.clone()).or_else(|error| {
+            let unseen = Unseen::behind(Arc::clone(&file), end).context(|| position.clone())?;
+            write(&file, end, &bytes, sync, &faults).context(|| position.clone()).or_else(|error| {
                 // After a failed sync, nobody knows what the disk holds: the write must not reappear as if
                 // acknowledged.
-                truncate(&file, end, &faults).context(|| place)?;
+                truncate(&file, end, &faults).context(|| position)?;
                 Err(error)
             })?;
             Ok(unseen)
@@ -226,11 +226,11 @@ impl Segment for FileSegment {
     }
 
     async fn truncate(&mut self) -> Result<u64> {
-        let (file, end, place, faults) = (self.writable().await?, self.end, self.place(0), self.faults.clone());
+        let (file, end, position, faults) = (self.writable().await?, self.end, self.position(0), self.faults.clone());
         blocking(move || {
-            let torn = file.metadata().context(|| place.clone())?.len().saturating_sub(end);
+            let torn = file.metadata().context(|| position.clone())?.len().saturating_sub(end);
             if torn > 0 {
-                truncate(&file, end, &faults).context(|| place)?;
+                truncate(&file, end, &faults).context(|| position)?;
             }
             Ok(torn)
         })

@@ -142,7 +142,7 @@ impl Frame {
             1 => Record::Upsert(read_batch(payload)?),
             2 => Record::Delete(read_batch(payload)?),
             3 => {
-                let mut parts = Parts(payload);
+                let mut parts = PayloadParts(payload);
                 let (mark, keys) = (from_json(parts.next()?)?, parts.keys()?);
                 // Before keys came in parts, a record ended here.
                 let parts = if parts.0.is_empty() { &[] } else { parts.next()? };
@@ -153,7 +153,7 @@ impl Frame {
             5 => Record::Sealed(u64::from_le_bytes(to_array(payload)?)),
             6 => {
                 let (parts, keys) = payload.split_first_chunk().ok_or_else(unreadable)?;
-                Record::Keys { parts: u64::from_le_bytes(*parts), keys: Parts(keys).keys()? }
+                Record::Keys { parts: u64::from_le_bytes(*parts), keys: PayloadParts(keys).keys()? }
             }
             other => {
                 let what =
@@ -178,12 +178,12 @@ pub(super) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
     HEADER_BYTES.checked_add(u32::from_le_bytes(header[4..8].try_into().ok()?) as usize)
 }
 
-/// Returns whether `bytes` contain a complete frame that was written when position `place` of the segment was durable.
-pub(super) fn has_witness(bytes: &[u8], place: u64) -> bool {
+/// Returns whether `bytes` contain a complete frame that was written when `position` of the segment was durable.
+pub(super) fn has_witness(bytes: &[u8], position: u64) -> bool {
     let starts = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
     let mut bodies = starts.filter_map(|(at, _)| whole_body(&bytes[at..]));
     // Earlier versions of Cenote did not record this, and usually wrote one frame at a time.
-    bodies.any(|body| synced(body).is_none_or(|synced| synced > place))
+    bodies.any(|body| synced(body).is_none_or(|synced| synced > position))
 }
 
 /// Returns how much of the segment was durable before the frame in `body` was written, if it records that.
@@ -216,12 +216,12 @@ fn write_keys(bytes: &mut Vec<u8>, keys: &Concerned) -> Result<()> {
 }
 
 /// The parts of a record that were not read yet.
-struct Parts<'a>(&'a [u8]);
+struct PayloadParts<'a>(&'a [u8]);
 
-impl<'a> Parts<'a> {
+impl<'a> PayloadParts<'a> {
     fn next(&mut self) -> Result<&'a [u8]> {
         let (length, rest) = self.0.split_first_chunk().ok_or_else(unreadable)?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| unreadable())?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|source| unreadable().with_source(source))?;
         let (part, rest) = rest.split_at_checked(length).ok_or_else(unreadable)?;
         self.0 = rest;
         Ok(part)

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cenote_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::Version;
-use crate::base::sessions::{Identity, new_identity};
+use crate::identity::{Identity, new_identity};
+use crate::version::Version;
 
 /// The format of log segments and their checkpoints. Since format 2, versions between tagged ones and the oldest
 /// untagged one may have been collected.

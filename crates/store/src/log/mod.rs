@@ -29,11 +29,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cenote_base::{Context, Error, ErrorKind, Result, Timestamp};
 
-use crate::Faults;
+use crate::blocking::{blocking, blocking_unless};
+use crate::faults::Faults;
 use crate::files::durable::{remove_directory, sync_directory};
 use crate::files::objects::Objects;
 use crate::log::history::Checkpoint;
-use crate::state::table_state::{blocking, blocking_unless};
 pub(crate) use frame::{Frame, Record};
 use frame::{HEADER_BYTES, Stamp, frame_bytes, whole_body};
 pub(crate) use segment::News;
@@ -50,7 +50,7 @@ pub(crate) const COLLECTED_TRIES: usize = 8;
 
 /// The location of a table's log.
 #[derive(Debug, Clone)]
-pub(crate) enum LogPlace {
+pub(crate) enum LogLocation {
     Directory(PathBuf, Faults),
     Objects(Objects),
 }
@@ -75,11 +75,11 @@ struct Parsed {
     sealed: Option<u64>,
 }
 
-impl LogPlace {
+impl LogLocation {
     fn segments(&self) -> Arc<dyn Segments> {
         match self {
             Self::Directory(directory, faults) => {
-                Arc::new(file::Files { directory: directory.clone(), faults: faults.clone() })
+                Arc::new(file::LogFiles { directory: directory.clone(), faults: faults.clone() })
             }
             Self::Objects(objects) => Arc::new(object::Groups { objects: objects.clone() }),
         }
@@ -111,7 +111,7 @@ impl LogPlace {
         let part = directory.with_extension("part");
         let failed = || format!("make directory {}", directory.display());
         tokio::fs::create_dir_all(&part).await.context(failed)?;
-        file::Files { directory: part.clone(), faults: faults.clone() }.create(number, bytes).await?;
+        file::LogFiles { directory: part.clone(), faults: faults.clone() }.create(number, bytes).await?;
         tokio::fs::rename(&part, directory).await.context(failed)?;
         let Some(parent) = directory.parent().map(PathBuf::from) else { return Ok(()) };
         blocking(move || sync_directory(&parent)).await
@@ -129,8 +129,8 @@ impl LogPlace {
 impl Log {
     /// Opens the log at the beginning of the segment that holds `version`, or of the oldest segment if that begins
     /// later.
-    pub(crate) async fn open(place: &LogPlace, version: u64) -> Result<Self> {
-        let segments = place.segments();
+    pub(crate) async fn open(location: &LogLocation, version: u64) -> Result<Self> {
+        let segments = location.segments();
         let mut numbers = segments.list().await?;
         loop {
             let mut at = numbers.partition_point(|number| *number <= version).max(1);
@@ -210,7 +210,7 @@ impl Log {
                 let bytes = bytes.clone();
                 blocking(move || parse(&bytes, stamp).map_err(|(at, error)| error.context(format!("byte {at}")))).await
             };
-            let parsed = parsed.map_err(|error| error.context(segment.place(0)))?;
+            let parsed = parsed.map_err(|error| error.context(segment.position(0)))?;
             if parsed.bytes == 0 {
                 check_tail(segment.as_ref(), &bytes)?;
                 return Ok(Vec::new());
@@ -371,11 +371,11 @@ fn check_tail(segment: &dyn Segment, bytes: &[u8]) -> Result<()> {
         return Ok(());
     }
     if !segment.can_be_torn() {
-        return Err(Error::corrupt("the log is damaged: restore this object").context(segment.place(0)));
+        return Err(Error::corrupt("the log is damaged: restore this object").context(segment.position(0)));
     }
     if frame::has_witness(&bytes[1..], segment.end()) {
         let what = "the log is damaged in the middle: whole writes follow a broken one; restore the file";
-        return Err(Error::corrupt(what).context(segment.place(0)));
+        return Err(Error::corrupt(what).context(segment.position(0)));
     }
     Ok(())
 }

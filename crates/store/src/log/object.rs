@@ -107,7 +107,7 @@ impl Segments for Groups {
 
 #[async_trait]
 impl Segment for ObjectSegment {
-    fn place(&self, skip: usize) -> String {
+    fn position(&self, skip: usize) -> String {
         format!("log object {} at byte {skip} of what was not read", self.objects.name(&object_name(self.next)))
     }
 
@@ -196,7 +196,7 @@ mod tests {
     use object_store::path::Path;
 
     use super::*;
-    use crate::Faults;
+    use crate::faults::Faults;
 
     /// Keeps the folder of a removed segment, as stores with real folders do.
     #[tokio::test]

@@ -2,9 +2,9 @@
 
 use cenote_base::{Error, Result, Timestamp};
 
-use crate::Version;
 use crate::log::history::History;
-use crate::log::{COLLECTED_TRIES, Frame, Log, LogPlace, Record};
+use crate::log::{COLLECTED_TRIES, Frame, Log, LogLocation, Record};
+use crate::version::Version;
 
 /// The result of reading a log.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Replayed {
 }
 
 /// The result of reading the log from some segment to its end, or to some version.
-struct Scan {
+struct LogScan {
     log: Log,
     /// The version from which on every write was seen.
     from: u64,
@@ -25,11 +25,11 @@ struct Scan {
 }
 
 /// Reads the log: the newest base, and the writes that it does not hold.
-pub(crate) async fn replay(place: &LogPlace) -> Result<(Log, Replayed)> {
-    let mut scanned = scan(place, u64::MAX, u64::MAX).await?;
+pub(crate) async fn replay(location: &LogLocation) -> Result<(Log, Replayed)> {
+    let mut scanned = scan(location, u64::MAX, u64::MAX).await?;
     let mut folded = scanned.replayed.history.current()?.folded;
     if scanned.from > folded + 1 {
-        scanned = scan(place, folded + 1, u64::MAX).await?;
+        scanned = scan(location, folded + 1, u64::MAX).await?;
         folded = scanned.replayed.history.current()?.folded;
     }
     if scanned.from > folded + 1 {
@@ -41,15 +41,15 @@ pub(crate) async fn replay(place: &LogPlace) -> Result<(Log, Replayed)> {
 }
 
 /// Reads the log up to `version`: the newest base that holds nothing newer, and the writes from there to `version`.
-pub(crate) async fn replay_to(place: &LogPlace, version: Version) -> Result<Replayed> {
+pub(crate) async fn replay_to(location: &LogLocation, version: Version) -> Result<Replayed> {
     let gone = || Error::not_found(format!("version {version} was collected"));
-    let mut history = scan(place, u64::MAX, u64::MAX).await?.replayed.history;
+    let mut history = scan(location, u64::MAX, u64::MAX).await?.replayed.history;
     let mark = history.at(version).ok_or_else(gone)?;
     history.marks = vec![mark];
     if version.0 <= mark.folded {
         return Ok(Replayed { version: version.0, time: Timestamp(mark.time), history, rows: Vec::new() });
     }
-    let mut scanned = scan(place, mark.folded + 1, version.0).await?;
+    let mut scanned = scan(location, mark.folded + 1, version.0).await?;
     if scanned.from > mark.folded + 1 || scanned.replayed.version < version.0 {
         return Err(gone());
     }
@@ -57,18 +57,18 @@ pub(crate) async fn replay_to(place: &LogPlace, version: Version) -> Result<Repl
     Ok(Replayed { history, ..scanned.replayed })
 }
 
-async fn scan(place: &LogPlace, start: u64, end: u64) -> Result<Scan> {
+async fn scan(location: &LogLocation, start: u64, end: u64) -> Result<LogScan> {
     for _ in 0..COLLECTED_TRIES {
-        if let Some(scan) = try_scan(place, start, end).await? {
+        if let Some(scan) = try_scan(location, start, end).await? {
             return Ok(scan);
         }
     }
-    Err(Log::open(place, start).await?.gap())
+    Err(Log::open(location, start).await?.gap())
 }
 
 /// Reads the log from `start` to `end`; `None` when segments that it needs were collected meanwhile.
-async fn try_scan(place: &LogPlace, start: u64, end: u64) -> Result<Option<Scan>> {
-    let mut log = Log::open(place, start).await?;
+async fn try_scan(location: &LogLocation, start: u64, end: u64) -> Result<Option<LogScan>> {
+    let mut log = Log::open(location, start).await?;
     let mut replayed = Replayed { version: 0, time: Timestamp(0), history: History::default(), rows: Vec::new() };
     let mut from = None;
     'log: loop {
@@ -97,5 +97,5 @@ async fn try_scan(place: &LogPlace, start: u64, end: u64) -> Result<Option<Scan>
         }
     }
     let missing = || Error::corrupt(format!("the log in {} does not begin with a checkpoint", log.name()));
-    Ok(Some(Scan { from: from.ok_or_else(missing)?, log, replayed }))
+    Ok(Some(LogScan { from: from.ok_or_else(missing)?, log, replayed }))
 }

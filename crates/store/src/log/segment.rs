@@ -47,7 +47,7 @@ pub(crate) trait Segments: std::fmt::Debug + Send + Sync {
 #[async_trait]
 pub(crate) trait Segment: std::fmt::Debug + Send + Sync {
     /// Returns the position, plus `skip` bytes, for messages.
-    fn place(&self, skip: usize) -> String;
+    fn position(&self, skip: usize) -> String;
 
     /// Returns whether an interrupted write can leave a part of its bytes.
     fn can_be_torn(&self) -> bool;

@@ -15,17 +15,38 @@ use cenote_base::Result;
 /// at the moment it shows the group to its own readers. Empty where groups appear as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Unseen {
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is nothing to unlock"))]
     file: Option<Arc<File>>,
+}
+
+impl Unseen {
+    /// Hides what is written to `file`, which is open for writing, from byte `end` on.
+    pub(super) fn behind(file: Arc<File>, end: u64) -> Result<Self> {
+        locks::lock_from(&file, end)?;
+        Ok(Self { file: Some(file) })
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        if let Err(error) = locks::unlock(&file) {
+            tracing::error!(%error, "other processes cannot see the write until this table is closed");
+        }
+    }
+}
+
+/// Returns how far processes other than the writer may read `file`, of `length` bytes, from `end` on.
+pub(super) fn seen_to(file: &File, end: u64, length: u64) -> Result<u64> {
+    Ok(locks::seen_to(file, end, length)?)
 }
 
 #[cfg(target_os = "linux")]
 mod locks {
+    use std::fs::File;
+    use std::io;
     use std::os::fd::AsRawFd;
 
     use libc::{F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock};
-
-    use super::*;
 
     /// Returns a lock of `kind` on `length` bytes from `start`, or on all bytes from there if `length` is 0.
     fn lock(kind: c_int, start: u64, length: u64) -> flock {
@@ -40,33 +61,25 @@ mod locks {
     }
 
     #[expect(unsafe_code, reason = "the standard library locks whole files only")]
-    fn fcntl(file: &File, command: c_int, lock: &mut flock) -> std::io::Result<()> {
+    fn fcntl(file: &File, command: c_int, lock: &mut flock) -> io::Result<()> {
         // SAFETY: the descriptor is open as long as `file` is borrowed, and both commands take a `flock`.
         match unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) } {
-            -1 => Err(std::io::Error::last_os_error()),
+            -1 => Err(io::Error::last_os_error()),
             _ => Ok(()),
         }
     }
 
-    impl Unseen {
-        /// Hides what is written to `file`, which is open for writing, from byte `end` on.
-        pub(in crate::log) fn behind(file: Arc<File>, end: u64) -> Result<Self> {
-            fcntl(&file, F_OFD_SETLK, &mut lock(F_WRLCK, end, 0))?;
-            Ok(Self { file: Some(file) })
-        }
+    /// Locks `file` from byte `end` on.
+    pub(super) fn lock_from(file: &File, end: u64) -> io::Result<()> {
+        fcntl(file, F_OFD_SETLK, &mut lock(F_WRLCK, end, 0))
     }
 
-    impl Drop for Unseen {
-        fn drop(&mut self) {
-            let Some(file) = self.file.take() else { return };
-            if let Err(error) = fcntl(&file, F_OFD_SETLK, &mut lock(F_UNLCK, 0, 0)) {
-                tracing::error!(%error, "other processes cannot see the write until this table is closed");
-            }
-        }
+    /// Releases the lock on `file`.
+    pub(super) fn unlock(file: &File) -> io::Result<()> {
+        fcntl(file, F_OFD_SETLK, &mut lock(F_UNLCK, 0, 0))
     }
 
-    /// Returns how far processes other than the writer may read `file`, of `length` bytes, from `end` on.
-    pub(in crate::log) fn seen_to(file: &File, end: u64, length: u64) -> Result<u64> {
+    pub(super) fn seen_to(file: &File, end: u64, length: u64) -> io::Result<u64> {
         if length <= end {
             return Ok(length);
         }
@@ -78,17 +91,18 @@ mod locks {
 
 #[cfg(not(target_os = "linux"))]
 mod locks {
-    use super::*;
+    use std::fs::File;
+    use std::io;
 
-    impl Unseen {
-        pub(in crate::log) fn behind(file: Arc<File>, _end: u64) -> Result<Self> {
-            Ok(Self { file: Some(file) })
-        }
+    pub(super) fn lock_from(_file: &File, _end: u64) -> io::Result<()> {
+        Ok(())
     }
 
-    pub(in crate::log) fn seen_to(_file: &File, _end: u64, length: u64) -> Result<u64> {
+    pub(super) fn unlock(_file: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn seen_to(_file: &File, _end: u64, length: u64) -> io::Result<u64> {
         Ok(length)
     }
 }
-
-pub(super) use locks::seen_to;

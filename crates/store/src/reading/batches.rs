@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt, stream};
 
 use crate::base::readers::Reading;
 use crate::errors::arrow_error;
-use crate::reading::snapshot::RecordBatches;
+use crate::reading::request::RecordBatches;
 
 /// Returns `batches`, up to the first error, pinning the base that they are read from. The pin ends with the last
 /// batch, even if the caller keeps the stream.

@@ -3,8 +3,9 @@
 //! Knows the base and the change store, and lays one over the other. Must not know the log, leases or how anything is
 //! written.
 
-pub(crate) mod batches;
-pub(crate) mod late;
-pub(crate) mod selectivity;
+mod batches;
+mod late;
+pub(crate) mod request;
+mod selectivity;
 pub(crate) mod snapshot;
 pub(crate) mod widths;

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
 use cenote_base::Result;
 use futures::FutureExt;
 
 use crate::errors::lance_error;
-use crate::reading::late::row_ids;
-use crate::reading::snapshot::{BATCH_BYTES, BATCH_ROWS, ScanRequest, Snapshot};
+use crate::reading::request::{BATCH_BYTES, BATCH_ROWS, ScanRequest};
+use crate::reading::snapshot::Snapshot;
+use crate::row_id::row_ids;
 use crate::rows::schema::{fixed_bytes, is_blob, row_bytes_min};
 
 /// Rows whose media are measured.
@@ -82,24 +82,17 @@ impl Snapshot {
     }
 }
 
-/// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
-pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
-    // Arrow cannot tell for a few types: then what the buffers hold is the bound.
-    let bytes =
-        |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or(column.get_buffer_memory_size());
-    batch.columns().iter().map(|column| bytes(column) as u64).sum()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{DataType, Field};
     use futures::TryStreamExt;
 
     use super::*;
+    use crate::rows::schema::value_bytes;
     use crate::{Store, StoreOptions, TableSpec};
 
     /// Texts that take a thousandth of their size on disk, in files and one by one.

@@ -213,3 +213,11 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
 }
+
+/// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
+pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
+    // Arrow cannot tell for a few types: then what the buffers hold is the bound.
+    let bytes =
+        |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or(column.get_buffer_memory_size());
+    batch.columns().iter().map(|column| bytes(column) as u64).sum()
+}

@@ -5,26 +5,29 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cenote_base::{ByteSize, Context, Error, Result};
 use futures::{StreamExt, TryStreamExt};
-use lance::io::{ObjectStore as LanceStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor};
+use lance::io::{ObjectStore as LanceStore, ObjectStoreParams, ObjectStoreRegistry};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 
+use crate::base::fence::Fence;
 use crate::base::readers::Readers;
 use crate::base::staging::Staging;
+use crate::blocking::blocking;
 use crate::errors::lance_error;
+use crate::faults::Faults;
 use crate::files::block_cache::{BlockCache, Caching};
-use crate::files::durable::{make_directory, sync_directory, syncing_store};
+use crate::files::durable::{make_directory, sync_directory};
 use crate::files::objects::Objects;
+use crate::files::store_params::{cached_params, local_params, store_params};
 use crate::keys::key_files::KeyFiles;
 use crate::leases::lease::{Leases, TableLease};
 use crate::leases::turn::Turns;
-use crate::log::LogPlace;
+use crate::log::LogLocation;
 use crate::state::presence::Presence;
-use crate::state::table_state::blocking;
-use crate::store::StoreOptions;
 
 const EXTENSION: &str = "lance";
 /// The suffix of a table's directory while the table is being removed.
@@ -34,9 +37,26 @@ const VERSIONS: &str = "_versions";
 /// Maximum number of tables looked up in parallel.
 const PARALLEL: usize = 16;
 
-/// The location of a store.
+/// The location of a store, and the options for reading and writing there.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
+pub(crate) struct Location {
+    root: Root,
+    options: LocationOptions,
+}
+
+/// The store options that concern its location.
+#[derive(Debug, Clone)]
+pub(crate) struct LocationOptions {
+    /// See [`StoreOptions::object_store`](crate::StoreOptions::object_store).
+    pub(crate) object_store: HashMap<String, String>,
+    pub(crate) lease_patience: Duration,
+    pub(crate) cache_directory: PathBuf,
+    pub(crate) block_cache_bytes_max: ByteSize,
+    pub(crate) faults: Faults,
+}
+
+#[derive(Debug, Clone)]
+enum Root {
     Directory {
         path: PathBuf,
         /// The same files through the interface of an object store.
@@ -54,7 +74,9 @@ pub(crate) enum Place {
 
 /// Reads the file `name` at `location`, a directory or a URI; `None` when it does not exist.
 pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
-    if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
+    if let Some(objects) =
+        objects_at(location, &Arc::default(), &ObjectStoreParams::default(), Faults::default()).await?
+    {
         return Ok(objects.get(name).await?.map(Vec::from));
     }
     let path = location.join(name);
@@ -68,7 +90,9 @@ pub async fn read_file(location: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 /// Creates the file `name` at `location`: a directory, which is created if it does not exist, or a URI. The file
 /// appears as a whole or not at all, and is durable when this returns. Returns false if it exists already.
 pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<bool> {
-    if let Some(objects) = objects_at(location, &Arc::default(), &StoreOptions::default(), None).await? {
+    if let Some(objects) =
+        objects_at(location, &Arc::default(), &ObjectStoreParams::default(), Faults::default()).await?
+    {
         return objects.create(name, bytes.into()).await;
     }
     let (directory, path) = (location.to_path_buf(), location.join(name));
@@ -90,24 +114,6 @@ pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<
     .await
 }
 
-/// Returns the parameters with which Lance opens a local disk.
-fn local_params(options: &HashMap<String, String>) -> ObjectStoreParams {
-    ObjectStoreParams { object_store_wrapper: Some(syncing_store()), ..store_params(options) }
-}
-
-/// Returns the parameters with which Lance opens an object store.
-pub(crate) fn store_params(options: &HashMap<String, String>) -> ObjectStoreParams {
-    let accessor =
-        (!options.is_empty()).then(|| Arc::new(StorageOptionsAccessor::with_static_options(options.clone())));
-    ObjectStoreParams { storage_options_accessor: accessor, ..ObjectStoreParams::default() }
-}
-
-/// Returns the parameters with which Lance opens an object store behind a cache of blocks.
-fn cached_params(options: &HashMap<String, String>, blocks: Option<&Arc<Caching>>) -> ObjectStoreParams {
-    let wrapper = blocks.map(|blocks| Arc::clone(blocks) as _);
-    ObjectStoreParams { object_store_wrapper: wrapper, ..store_params(options) }
-}
-
 fn uri(location: &Path) -> Option<&str> {
     location.to_str().filter(|text| text.contains("://"))
 }
@@ -116,55 +122,56 @@ fn uri(location: &Path) -> Option<&str> {
 async fn objects_at(
     location: &Path,
     registry: &Arc<ObjectStoreRegistry>,
-    options: &StoreOptions,
-    blocks: Option<&Arc<Caching>>,
+    params: &ObjectStoreParams,
+    faults: Faults,
 ) -> Result<Option<Objects>> {
     let Some(uri) = uri(location) else { return Ok(None) };
-    let params = cached_params(&options.object_store, blocks);
-    let opened = LanceStore::from_uri_and_params(Arc::clone(registry), uri, &params).await;
+    let opened = LanceStore::from_uri_and_params(Arc::clone(registry), uri, params).await;
     let (store, prefix) =
         opened.map_err(|source| lance_error(source).context(format!("open the object store at {uri}")))?;
-    Ok(Some(Objects::new(Arc::clone(&store.inner), prefix, options.faults.clone())))
+    Ok(Some(Objects::new(Arc::clone(&store.inner), prefix, faults)))
 }
 
 /// The location of the parts of a table.
 #[derive(Debug)]
-pub(crate) struct TablePlace {
+pub(crate) struct TableLocation {
     /// The URI of the Lance dataset, and the parameters with which Lance opens its store.
     pub(crate) base: String,
     pub(crate) params: ObjectStoreParams,
+    /// The parameters without the wrapper around the store, for the commit handler.
+    commit_params: ObjectStoreParams,
     /// The files of the dataset.
     pub(crate) files: Objects,
-    pub(crate) log: LogPlace,
+    pub(crate) log: LogLocation,
     pub(crate) keys: KeyFiles,
     pub(crate) leases: Leases,
     pub(crate) turns: Turns,
     pub(crate) staging: Staging,
 }
 
-impl TablePlace {
+impl TableLocation {
+    /// Returns a fence of the base that has not learnt of any version yet.
+    pub(crate) async fn fence(&self) -> Result<Fence> {
+        Fence::new(&self.base, self.commit_params.clone()).await.map_err(lance_error)
+    }
+
     /// Records which table exists now, so that its removal can be detected later.
     pub(crate) async fn presence(&self) -> Result<Presence> {
         match &self.log {
-            LogPlace::Directory(log, _) => Presence::of_directories(PathBuf::from(&self.base), log.clone()).await,
-            LogPlace::Objects(_) => Ok(Presence::Objects(self.files.under(VERSIONS))),
+            LogLocation::Directory(log, _) => Presence::of_directories(PathBuf::from(&self.base), log.clone()).await,
+            LogLocation::Objects(_) => Ok(Presence::of_objects(self.files.under(VERSIONS))),
         }
     }
 
     /// Returns an empty registry of the base's readers.
     pub(crate) fn readers(&self) -> Readers {
-        let is_local = matches!(self.log, LogPlace::Directory(..));
+        let is_local = matches!(self.log, LogLocation::Directory(..));
         Readers::new(is_local.then(|| PathBuf::from(&self.base).join(VERSIONS)))
     }
 }
 
-impl Place {
-    /// Opens the store at `location`: a directory, which is created if it does not exist, or a URI.
-    pub(crate) async fn open(
-        location: &Path,
-        stores: &Arc<ObjectStoreRegistry>,
-        options: &StoreOptions,
-    ) -> Result<Self> {
+impl Root {
+    async fn open(location: &Path, stores: &Arc<ObjectStoreRegistry>, options: &LocationOptions) -> Result<Self> {
         let (directory, bytes_max) = (options.cache_directory.join("blocks"), options.block_cache_bytes_max);
         let blocks = match uri(location) {
             Some(_) if bytes_max > ByteSize(0) => {
@@ -172,7 +179,8 @@ impl Place {
             }
             _ => None,
         };
-        let Some(objects) = objects_at(location, stores, options, blocks.as_ref()).await? else {
+        let params = cached_params(&options.object_store, blocks.as_ref());
+        let Some(objects) = objects_at(location, stores, &params, options.faults.clone()).await? else {
             let failed = || format!("open directory {}", location.display());
             let directory = location.to_path_buf();
             blocking(move || make_directory(&directory)).await?;
@@ -192,38 +200,57 @@ impl Place {
         Ok(Self::Objects { objects, uri, cache, blocks })
     }
 
-    /// Returns the cache of remote files, if there is one.
-    pub(crate) fn blocks(&self) -> Option<&Arc<Caching>> {
-        match self {
-            Self::Directory { .. } => None,
-            Self::Objects { blocks, .. } => blocks.as_ref(),
-        }
-    }
-
     fn objects(&self) -> &Objects {
         match self {
             Self::Directory { objects, .. } | Self::Objects { objects, .. } => objects,
         }
     }
+}
+
+impl Location {
+    /// Opens the store at `location`: a directory, which is created if it does not exist, or a URI.
+    pub(crate) async fn open(
+        location: &Path,
+        stores: &Arc<ObjectStoreRegistry>,
+        options: LocationOptions,
+    ) -> Result<Self> {
+        let root = Root::open(location, stores, &options).await?;
+        Ok(Self { root, options })
+    }
+
+    /// Returns this machine's directory for data that can be rebuilt.
+    pub(crate) fn cache_directory(&self) -> &Path {
+        &self.options.cache_directory
+    }
+
+    /// Returns the cache of remote files, if there is one.
+    pub(crate) fn blocks(&self) -> Option<&Arc<Caching>> {
+        match &self.root {
+            Root::Directory { .. } => None,
+            Root::Objects { blocks, .. } => blocks.as_ref(),
+        }
+    }
 
     /// Returns the files of the base of table `name`.
     fn files(&self, name: &str) -> Objects {
-        self.objects().under(&format!("{name}.{EXTENSION}"))
+        self.root.objects().under(&format!("{name}.{EXTENSION}"))
     }
 
     /// Returns the location of the parts of table `name`.
-    pub(crate) fn table(&self, name: &str, options: &StoreOptions) -> TablePlace {
-        let files = self.files(name);
-        let staging = Staging::new(self.objects().under(&format!("{name}.staged")), options.lease_patience);
-        match self {
-            Self::Directory { path, .. } => {
+    pub(crate) fn table(&self, name: &str) -> TableLocation {
+        let (files, options) = (self.files(name), &self.options);
+        let commit_params = store_params(&options.object_store);
+        let staging = Staging::new(self.root.objects().under(&format!("{name}.staged")), options.lease_patience);
+        match &self.root {
+            Root::Directory { path, .. } => {
                 let log = path.join(format!("{name}.changes"));
-                TablePlace {
+                TableLocation {
                     params: local_params(&options.object_store),
                     base: path.join(format!("{name}.{EXTENSION}")).to_string_lossy().into_owned(),
+                    commit_params,
                     files,
                     keys: KeyFiles::new(log.join("keys"), None),
-                    log: LogPlace::Directory(log, options.faults.clone()),
+                    log: LogLocation::Directory(log, options.faults.clone()),
                     leases: Leases::Files {
                         writer: path.join(format!("{name}.lock")),
                         base: path.join(format!("{name}.base.lock")),
@@ -232,14 +259,15 @@ impl Place {
                     staging,
                 }
             }
-            Self::Objects { objects, uri, cache, blocks } => {
+            Root::Objects { objects, uri, cache, blocks } => {
                 let changes = objects.under(&format!("{name}.changes"));
                 let lease = TableLease::new(changes.under("lease"), options.lease_patience);
-                TablePlace {
+                TableLocation {
                     params: cached_params(&options.object_store, blocks.as_ref()),
                     base: format!("{uri}/{name}.{EXTENSION}"),
+                    commit_params,
                     files,
-                    log: LogPlace::Objects(changes.under("log")),
+                    log: LogLocation::Objects(changes.under("log")),
                     keys: KeyFiles::new(cache.join(name), Some(changes.under("keys"))),
                     leases: Leases::Objects(Arc::new(lease)),
                     turns: Turns::of_objects(TableLease::new(changes.under("turn"), options.lease_patience)),
@@ -252,7 +280,7 @@ impl Place {
     /// Returns whether table `name` exists. A directory without versions is what an interrupted drop left, or an index
     /// build that did not know of the drop.
     pub(crate) async fn has_table(&self, name: &str) -> Result<bool> {
-        let Self::Directory { path, .. } = self else { return self.files(name).under(VERSIONS).any().await };
+        let Root::Directory { path, .. } = &self.root else { return self.files(name).under(VERSIONS).any().await };
         let path = path.join(format!("{name}.{EXTENSION}")).join(VERSIONS);
         blocking(move || has_version(&path)).await
     }
@@ -260,15 +288,15 @@ impl Place {
     /// Lists the names of all tables, sorted.
     pub(crate) async fn tables(&self) -> Result<Vec<String>> {
         let named = |name: &str| Some(name.strip_suffix(EXTENSION)?.strip_suffix('.')?.to_owned());
-        let folders = match self {
-            Self::Directory { path, .. } => file_names(path).await?,
-            Self::Objects { objects, .. } => objects.folders().await?,
+        let folders = match &self.root {
+            Root::Directory { path, .. } => file_names(path).await?,
+            Root::Objects { objects, .. } => objects.folders().await?,
         };
         let found: Vec<String> = folders.iter().filter_map(|folder| named(folder)).collect();
-        let place = self.clone();
+        let location = self.clone();
         let asked = futures::stream::iter(found).map(move |name| {
-            let place = place.clone();
-            async move { Ok::<_, Error>(place.has_table(&name).await?.then_some(name)) }
+            let location = location.clone();
+            async move { Ok::<_, Error>(location.has_table(&name).await?.then_some(name)) }
         });
         let found: Vec<Option<String>> = asked.buffer_unordered(PARALLEL).try_collect().await?;
         let mut names: Vec<String> = found.into_iter().flatten().collect();
@@ -277,37 +305,37 @@ impl Place {
     }
 
     /// Removes what an interrupted drop or creation left of table `name`, so that it can be created again.
-    pub(crate) async fn clear(&self, name: &str, options: &StoreOptions) -> Result<()> {
-        match self {
-            Self::Directory { path, .. } => {
+    pub(crate) async fn clear(&self, name: &str) -> Result<()> {
+        match &self.root {
+            Root::Directory { path, .. } => {
                 set_aside(path, name).await?;
                 remove_dropped(path, Some(name)).await?;
             }
-            Self::Objects { .. } => self.files(name).delete_all().await?,
+            Root::Objects { .. } => self.files(name).delete_all().await?,
         }
-        let place = self.table(name, options);
-        place.keys.remove().await?;
-        place.log.remove().await?;
-        place.staging.remove().await
+        let location = self.table(name);
+        location.keys.remove().await?;
+        location.log.remove().await?;
+        location.staging.remove().await
     }
 
     /// Removes table `name`. When interrupted, the table is either gone or intact.
-    pub(crate) async fn drop_table(&self, name: &str, options: &StoreOptions) -> Result<()> {
-        if let Self::Objects { .. } = self {
+    pub(crate) async fn drop_table(&self, name: &str) -> Result<()> {
+        if let Root::Objects { .. } = &self.root {
             self.files(name).under(VERSIONS).delete_all().await?;
         }
-        self.clear(name, options).await
+        self.clear(name).await
     }
 
     /// Returns the bytes of table `name`: base and log, all versions together.
     pub(crate) async fn bytes(&self, name: &str) -> Result<u64> {
         let parts = [format!("{name}.{EXTENSION}"), format!("{name}.changes")];
-        match self {
-            Self::Directory { path, .. } => {
+        match &self.root {
+            Root::Directory { path, .. } => {
                 let directories = parts.map(|part| path.join(part));
                 blocking(move || directories.iter().map(|path| directory_bytes(path)).sum()).await
             }
-            Self::Objects { objects, .. } => {
+            Root::Objects { objects, .. } => {
                 let [base, changes] = parts;
                 Ok(objects.under(&base).bytes().await? + objects.under(&changes).bytes().await?)
             }

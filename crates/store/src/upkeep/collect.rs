@@ -1,10 +1,10 @@
 //! Collection: removing versions of the base, segments of the log, and files that belong to nobody.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicy;
@@ -12,19 +12,14 @@ use lance::index::DatasetIndexExt;
 use lance_table::io::deletion::deletion_file_path;
 use object_store::path::Path;
 
-use crate::Version;
 use crate::base::dataset;
+use crate::blocking::{blocking, detached};
 use crate::errors::lance_error;
 use crate::files::objects::Objects;
 use crate::log::history::Note;
-use crate::state::table_state::{State, blocking, detached};
-
-/// The property that sets for how many seconds the past can be read; one day by default.
-pub const RETENTION_PROPERTY: &str = "cenote.retention_seconds";
-/// The property that sets how many bytes of the log are kept at most, whatever its age and whoever reads it; unlimited
-/// by default. Tagged versions are kept all the same.
-pub const RETENTION_BYTES_PROPERTY: &str = "cenote.retention_bytes";
-const RETENTION_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::properties::{RETENTION_BYTES_PROPERTY, parse_limit};
+use crate::state::table_state::TableState;
+use crate::version::Version;
 
 /// The folders of a base with files that versions name.
 const FOLDERS: [&str; 4] = ["data", "_deletions", "_indices", "_transactions"];
@@ -45,28 +40,15 @@ pub struct Collected {
     pub oldest: Version,
 }
 
-/// Returns for how long the past of a table with `properties` can be read.
-pub(crate) fn retention(properties: &HashMap<String, String>) -> Result<Duration> {
-    let seconds = properties.get(RETENTION_PROPERTY).map(|text| parse_limit(RETENTION_PROPERTY, text)).transpose()?;
-    Ok(seconds.map_or(RETENTION_DEFAULT, Duration::from_secs))
-}
-
-/// Parses `text` as the value of the limit `property`.
-pub(crate) fn parse_limit(property: &str, text: &str) -> Result<u64> {
-    let unit = if property == RETENTION_PROPERTY { "seconds" } else { "bytes" };
-    text.parse()
-        .map_err(|_| Error::invalid_input(format!("property `{property}` is a number of {unit}, found `{text}`")))
-}
-
 /// Removes what only versions before `keep` ago need. If `keep` is zero, also removes what crashes left.
-pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collected> {
+pub(crate) async fn collect(state: &Arc<TableState>, keep: Duration) -> Result<Collected> {
     let state = Arc::clone(state);
     detached(async move {
-        state.place.staging.bury(state.options.clock.now()).await?;
+        state.location().staging.bury(state.options().clock.now()).await?;
         let _changing = state.changing().await?;
         // Listed before the claims are read: see `staging`.
-        let found = if keep.is_zero() { files(&state.place.files).await? } else { HashSet::new() };
-        let claims = state.place.staging.claims().await?;
+        let found = if keep.is_zero() { files(&state.location().files).await? } else { HashSet::new() };
+        let claims = state.location().staging.claims().await?;
         let mut writing = state.writing().await?;
         state.adopt(&mut writing).boxed().await?;
         let history = state.history();
@@ -75,7 +57,7 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         let aged = history.marks.iter().rev().find(|mark| mark.time <= cutoff);
         let aged = aged.map_or(history.oldest(), |mark| mark.version);
         let followed = history.consumers.values().copied().chain([aged]).min().unwrap_or(aged);
-        let limit = state.inner.lock().base.config().get(RETENTION_BYTES_PROPERTY).cloned();
+        let limit = state.newest().base().config().get(RETENTION_BYTES_PROPERTY).cloned();
         let large = match limit {
             Some(text) => writing.log().version_before(parse_limit(RETENTION_BYTES_PROPERTY, &text)?).await?,
             None => 0,
@@ -100,11 +82,11 @@ pub(crate) async fn collect(state: &Arc<State>, keep: Duration) -> Result<Collec
         let tagged = tagged.iter().map(|(version, mark)| mark.folded + 1..=*version);
         let needed: Vec<_> = tagged.chain([oldest.folded + 1..=u64::MAX]).collect();
         let segments = past.collect(&needed).await?;
-        state.place.keys.collect(kept_keys).await?;
+        state.location().keys.collect(kept_keys).await?;
         dataset::unprotect(&base, &bases).await?;
         let end = claims.oldest_base().into_iter().chain([oldest.base, lately]).fold(u64::MAX, u64::min);
         // Checked after the removals were logged: see `readers`.
-        let readers = Arc::clone(&state.readers);
+        let readers = Arc::clone(state.readers());
         let mut held = blocking(move || readers.versions_before(end)).await?;
         held.retain(|base| !bases.contains(base));
         let policy = CleanupPolicy {
@@ -136,7 +118,7 @@ async fn files(base: &Objects) -> Result<HashSet<String>> {
 }
 
 /// Removes those of `found` that no version of the base names and that are not `claimed`. Returns their bytes.
-async fn sweep(state: &State, base: &Dataset, found: HashSet<String>, claimed: &HashSet<String>) -> Result<u64> {
+async fn sweep(state: &TableState, base: &Dataset, found: HashSet<String>, claimed: &HashSet<String>) -> Result<u64> {
     if found.is_empty() {
         return Ok(0);
     }
@@ -155,8 +137,8 @@ async fn sweep(state: &State, base: &Dataset, found: HashSet<String>, claimed: &
     let mut bytes = 0;
     for file in found.into_iter().filter(|file| !needed.contains(&unit(file))) {
         // Lance's cleanup removed some already.
-        if let Some(size) = state.place.files.size(&file).await? {
-            state.place.files.delete(&file).await?;
+        if let Some(size) = state.location().files.size(&file).await? {
+            state.location().files.delete(&file).await?;
             bytes += size;
         }
     }

@@ -21,11 +21,11 @@ use lance_core::utils::deletion::DeletionVector;
 use lance_table::format::{Fragment, IndexMetadata};
 
 use crate::base::dataset;
-use crate::base::staging::Work;
+use crate::base::staging::ClaimedWork;
 use crate::base::version_files::{sync_staged, syncing};
 use crate::errors::lance_error;
 use crate::reading::snapshot::Snapshot;
-use crate::state::table_state::State;
+use crate::state::table_state::TableState;
 use crate::upkeep::levels::{self, File, Group, Limits};
 use crate::writing::direct;
 
@@ -44,9 +44,9 @@ const PARALLEL: usize = 16;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Joins files where there are enough of them, and rewrites those that have lost most of their rows.
-pub(crate) async fn join_due(state: &Arc<State>) -> Result<()> {
+pub(crate) async fn join_due(state: &Arc<TableState>) -> Result<()> {
     // A requested compaction does all of this.
-    let Ok(_turn) = state.upkeep.joining.try_lock() else { return Ok(()) };
+    let Some(_turn) = state.upkeep().try_join_files() else { return Ok(()) };
     join(state, levels::due).boxed().await.map(drop)
 }
 
@@ -54,32 +54,32 @@ pub(crate) async fn join_due(state: &Arc<State>) -> Result<()> {
 ///
 /// # Errors
 /// `Conflict` when the files keep changing, or something is being built from them all the time.
-pub(crate) async fn compact(state: &Arc<State>, purge: bool) -> Result<()> {
+pub(crate) async fn compact(state: &Arc<TableState>, purge: bool) -> Result<()> {
     state.fold().await?;
-    let _turn = state.upkeep.joining.lock().await;
+    let _turn = state.upkeep().join_files().await;
     let deleted_share = if purge { 0.0 } else { DELETED_SHARE };
     for _ in 0..TRIES {
         wait_for_builds(state).boxed().await?;
         let joined = join(state, |files, limits| levels::all(files, limits, deleted_share)).boxed().await;
-        state.upkeep.done();
+        state.upkeep().done();
         if joined? {
             return Ok(());
         }
     }
     Err(Error::conflict(format!(
         "the files of table `{}` changed {TRIES} times while they were joined: compact when less is written",
-        state.name
+        state.name()
     )))
 }
 
-async fn wait_for_builds(state: &State) -> Result<()> {
+async fn wait_for_builds(state: &TableState) -> Result<()> {
     let start = Instant::now();
-    state.place.staging.bury(state.options.clock.now()).await?;
-    while state.place.staging.claims().await?.is_building() {
-        if start.elapsed() >= state.options.writer_wait_max {
+    state.location().staging.bury(state.options().clock.now()).await?;
+    while state.location().staging.claims().await?.is_building() {
+        if start.elapsed() >= state.options().writer_wait_max {
             return Err(Error::conflict(format!(
                 "something is being built from the files of table `{}`, such as an index: compact when it is done",
-                state.name
+                state.name()
             )));
         }
         tokio::time::sleep(POLL).await;
@@ -87,14 +87,14 @@ async fn wait_for_builds(state: &State) -> Result<()> {
     Ok(())
 }
 
-fn limits(state: &State) -> Limits {
-    Limits { bytes: state.options.file_bytes.0, rows: state.options.file_rows }
+fn limits(state: &TableState) -> Limits {
+    Limits { bytes: state.options().file_bytes.0, rows: state.options().file_rows }
 }
 
 /// Returns the files of `base`, oldest first.
-async fn files(state: &State, base: &Dataset) -> Result<Vec<File>> {
+async fn files(state: &TableState, base: &Dataset) -> Result<Vec<File>> {
     let indexes = following(base).await?;
-    let sizes = base.fragments().iter().map(|fragment| state.upkeep.file_bytes.of(base, fragment));
+    let sizes = base.fragments().iter().map(|fragment| state.upkeep().file_bytes().of(base, fragment));
     let sizes: Vec<_> = sizes.collect();
     let sizes: Vec<u64> = stream::iter(sizes).buffered(PARALLEL).try_collect().await?;
     let file = |(fragment, bytes): (&Fragment, u64)| {
@@ -119,18 +119,18 @@ fn covers(index: &IndexMetadata, fragment: &Fragment) -> bool {
 
 /// Joins the groups that `plan` selects. Returns false when files were changed meanwhile, other than by deletions, or
 /// something is being built from them.
-async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) -> Result<bool> {
+async fn join(state: &Arc<TableState>, plan: impl Fn(&[File], Limits) -> Vec<Group>) -> Result<bool> {
     let plan = async |snapshot: &Snapshot| Ok::<_, Error>(plan(&files(state, snapshot.base()).await?, limits(state)));
     let snapshot = state.snapshot().boxed().await?;
     if plan(&snapshot).await?.is_empty() {
         return Ok(true);
     }
-    let claim = state.place.staging.claim(Work::Join, snapshot.base().version().version).await?;
+    let claim = state.location().staging.claim(ClaimedWork::Join, snapshot.base().version().version).await?;
     // Taken after the claim, which keeps other processes from removing what the snapshot reads, and held to the end.
     let snapshot = state.snapshot().boxed().await?;
     let mut all_joined = true;
     for group in plan(&snapshot).await? {
-        state.upkeep.say(format!("joining {} files of {} rows", group.len(), levels::live_rows(&group)));
+        state.upkeep().say(format!("joining {} files of {} rows", group.len(), levels::live_rows(&group)));
         all_joined &= join_group(state, &snapshot, &group).boxed().await?;
     }
     claim.end().await;
@@ -138,12 +138,12 @@ async fn join(state: &Arc<State>, plan: impl Fn(&[File], Limits) -> Vec<Group>) 
 }
 
 /// Joins `group` into one file. Returns whether its files were as in `snapshot`, except for deletions.
-async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> Result<bool> {
+async fn join_group(state: &Arc<TableState>, snapshot: &Snapshot, group: &[File]) -> Result<bool> {
     // A build from files that are replaced would be in vain, and may have taken long.
-    if state.place.staging.claims().await?.is_building() {
+    if state.location().staging.claims().await?.is_building() {
         return Ok(false);
     }
-    let faults = &state.options.faults;
+    let faults = &state.options().faults;
     faults.check("join.write")?;
     let joined = syncing(snapshot.base(), rewrite(snapshot, group, limits(state))).boxed().await?;
     // Synced here, where no right is held.
@@ -151,7 +151,7 @@ async fn join_group(state: &Arc<State>, snapshot: &Snapshot, group: &[File]) -> 
     faults.check("join.written")?;
     let commit = async |newest: &mut Dataset| {
         direct::check_files(state, &joined.new_fragments).await?;
-        if state.place.staging.claims().await?.is_building() {
+        if state.location().staging.claims().await?.is_building() {
             return Ok(false);
         }
         let dataset = Arc::new(newest.clone());

@@ -8,18 +8,22 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
 use cenote_base::{Result, Timestamp};
+use futures::FutureExt;
 
-use crate::Version;
-use crate::base::dataset;
+use crate::base::dataset::{self, schemas};
 use crate::base::pages::RowReader;
-use crate::changes::change_store::{Chunk, ToFold};
+use crate::blocking::{blocking, detached};
+use crate::changes::change_store::ToFold;
 use crate::errors::arrow_error;
 use crate::keys::key_index::KeyIndex;
 use crate::rows::schema;
-use crate::state::table_state::{State, blocking, detached};
-use crate::store::schemas;
+use crate::state::table_state::TableState;
+use crate::version::Version;
 use crate::writing::commit::Writing;
 use crate::writing::log_base::{Changing, Folded};
+
+/// A writer waits for a fold when the change store holds more than `BACKPRESSURE · fold_bytes` bytes.
+const BACKPRESSURE: u64 = 4;
 
 /// Rows per batch handed to the base.
 const BATCH_ROWS: usize = 8192;
@@ -32,11 +36,10 @@ struct Sealed {
     time: Timestamp,
     reader: Arc<RowReader>,
     keys: KeyIndex,
-    chunks: Arc<Vec<Arc<Chunk>>>,
     fold: ToFold,
 }
 
-impl State {
+impl TableState {
     /// Moves everything written so far into the base. Writers go on meanwhile.
     pub(crate) async fn fold(self: &Arc<Self>) -> Result<()> {
         let state = Arc::clone(self);
@@ -53,6 +56,15 @@ impl State {
         .await
     }
 
+    /// Waits until the change store has room for another write.
+    pub(crate) async fn make_room(self: &Arc<Self>) -> Result<()> {
+        let room = self.options().fold_bytes.0 * BACKPRESSURE;
+        while self.newest().changes().bytes() as u64 > room {
+            self.fold().boxed().await?;
+        }
+        Ok(())
+    }
+
     /// Moves everything into the base while the caller keeps others from writing.
     pub(crate) async fn fold_all(self: &Arc<Self>, changing: &Changing, writing: &mut Writing) -> Result<()> {
         self.adopt(writing).await?;
@@ -64,20 +76,19 @@ impl State {
     /// Ends the log's current segment and the corresponding layer of the change store.
     async fn seal(&self, writing: &mut Writing) -> Result<Option<Sealed>> {
         let (version, time) = self.now();
-        if self.inner.lock().changes.is_empty() {
+        if self.newest().changes().is_empty() {
             return Ok(None);
         }
         writing.roll(version, time).await?;
-        let mut inner = self.inner.lock();
+        let mut newest = self.newest();
         let sealed = Sealed {
             version,
-            time: inner.time,
-            reader: Arc::clone(&inner.reader),
-            keys: inner.keys.clone(),
-            chunks: Arc::clone(&inner.changes.chunks),
-            fold: inner.changes.to_fold(),
+            time: newest.time(),
+            reader: Arc::clone(newest.reader()),
+            keys: newest.keys().clone(),
+            fold: newest.changes().to_fold(),
         };
-        inner.changes.seal();
+        newest.seal();
         Ok(Some(sealed))
     }
 
@@ -88,7 +99,7 @@ impl State {
             return Ok(());
         }
         writing.roll(newest, time).await?;
-        self.inner.lock().changes.seal();
+        self.newest().seal();
         Ok(())
     }
 
@@ -103,33 +114,31 @@ impl State {
 }
 
 impl Sealed {
-    async fn fold(self, state: &State) -> Result<Folded> {
-        let Self { version, time, reader, keys, chunks, fold } = self;
-        let ToFold { superseded, deleted, rows } = fold;
-        let dataset = Arc::clone(reader.base());
+    async fn fold(self, state: &TableState) -> Result<Folded> {
+        let Self { version, time, reader, keys, mut fold } = self;
+        let (superseded, deleted) = (std::mem::take(&mut fold.superseded), std::mem::take(&mut fold.deleted));
+        let base = Arc::clone(reader.base());
         let rows = blocking(move || {
-            let (logical, stored) = schemas(&dataset);
-            let logical = Arc::new(logical);
-            let batches = chunks.iter().map(|chunk| schema::conform(&chunk.batch, &logical));
-            let batches = batches.collect::<Result<Vec<_>>>()?;
+            let (logical, stored) = schemas(&base);
+            let batches = fold.chunks(&Arc::new(logical))?;
             let sources: Vec<&RecordBatch> = batches.iter().collect();
-            let places: Vec<(usize, usize)> = rows.iter().map(|(place, _)| *place).collect();
-            let pieces = places.chunks(BATCH_ROWS).map(|places| {
-                let rows = interleave_record_batch(&sources, places).map_err(arrow_error)?;
+            let rows: Vec<(usize, usize)> = fold.rows.iter().map(|row| (row.chunk(), row.row())).collect();
+            let pieces = rows.chunks(BATCH_ROWS).map(|rows| {
+                let rows = interleave_record_batch(&sources, rows).map_err(arrow_error)?;
                 schema::to_stored_batch(&rows, &stored)
             });
             pieces.collect::<Result<Vec<_>>>()
         })
         .await?;
-        let faults = &state.options.faults;
+        let faults = &state.options().faults;
         let fragments = dataset::stage(reader.base(), rows, faults).await?;
         let folded = dataset::replace(&reader, &superseded, fragments, faults).await?;
-        let mut entries = dataset::all_keys(&folded, Some(reader.base()), &state.key, state.hash_key()).await?;
+        let mut entries = dataset::all_keys(&folded, Some(reader.base()), state.key(), state.hash_key()).await?;
         entries.extend(deleted.into_iter().map(|hash| (hash, None)));
         faults.check("keys.save")?;
         let number = folded.version().version;
         let keys = blocking(move || keys.advance(number, entries)).await?;
-        let keys = state.place.keys.save(keys, number).await?;
+        let keys = state.location().keys.save(keys, number).await?;
         Ok(Folded { version, time, base: folded, keys })
     }
 }

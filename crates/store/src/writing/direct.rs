@@ -18,20 +18,21 @@ use lance::Dataset;
 use lance_table::format::Fragment;
 use serde::{Deserialize, Serialize};
 
-use crate::base::dataset;
-use crate::base::staging::Work;
+use crate::base::dataset::{self, schemas};
+use crate::base::staging::ClaimedWork;
 use crate::base::version_files::{sync_staged, syncing};
+use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
 use crate::errors::arrow_error;
 use crate::log::concerned::Concerned;
+use crate::report::WriteReport;
 use crate::rows::schema;
-use crate::state::table_state::{State, detached};
-use crate::store::schemas;
+use crate::state::table_state::TableState;
+use crate::version::Version;
 use crate::writing::commit::Writing;
 use crate::writing::log_base::{Changing, Direct};
 use crate::writing::patch;
 use crate::writing::update::Update;
-use crate::{Version, WriteReport};
 
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
 #[derive(Debug, Clone)]
@@ -96,7 +97,7 @@ impl Staged {
         let mut rest = bytes;
         let mut part = || -> Result<&[u8]> {
             let (length, tail) = rest.split_first_chunk::<8>().ok_or_else(wrong)?;
-            let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| wrong())?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|source| wrong().with_source(source))?;
             let (part, tail) = tail.split_at_checked(length).ok_or_else(wrong)?;
             rest = tail;
             Ok(part)
@@ -114,29 +115,29 @@ impl Staged {
 
 /// Writes rows, checked and in the logical schema, to files. A claim protects the files until they are committed or too
 /// old.
-pub(crate) async fn stage(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
-    let claim = state.place.staging.claim(Work::Rows, dataset.version().version).await?;
+pub(crate) async fn stage(state: &TableState, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
+    let claim = state.location().staging.claim(ClaimedWork::Rows, dataset.version().version).await?;
     let staged = write(state, dataset, batches).await?;
     let files = staged.fragments.iter().flat_map(|fragment| &fragment.files).map(|file| file.path.clone());
-    let claim = claim.keep(files.collect(), state.options.clock.now()).await?;
+    let claim = claim.keep(files.collect(), state.options().clock.now()).await?;
     Ok(Staged { claim: Some(claim), ..staged })
 }
 
-async fn write(state: &State, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
+async fn write(state: &TableState, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
     let (logical, stored) = schemas(dataset);
-    let keys = batches.iter().map(|batch| state.key.project(batch)).collect::<Result<Vec<_>>>()?;
+    let keys = batches.iter().map(|batch| state.key().project(batch)).collect::<Result<Vec<_>>>()?;
     let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
     drop(batches);
-    let fragments = syncing(dataset, dataset::stage(dataset, rows, &state.options.faults)).await?;
+    let fragments = syncing(dataset, dataset::stage(dataset, rows, &state.options().faults)).await?;
     Ok(Staged { claim: None, fragments, keys, schema: Arc::new(logical) })
 }
 
 /// Upserts rows, one per key, in the logical schema. The files are written before any turn is taken.
-pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Result<WriteReport> {
+pub(crate) async fn upsert(state: &Arc<TableState>, batches: Vec<RecordBatch>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
         let dataset = Arc::clone(state.snapshot().await?.base());
-        let claim = state.place.staging.claim(Work::Rows, dataset.version().version).await?;
+        let claim = state.location().staging.claim(ClaimedWork::Rows, dataset.version().version).await?;
         let staged = write(&state, &dataset, batches).await?;
         staged.sync(&dataset).await?;
         let report = {
@@ -150,7 +151,7 @@ pub(crate) async fn upsert(state: &Arc<State>, batches: Vec<RecordBatch>) -> Res
 }
 
 /// Commits staged rows, wherever they were staged, as one version of the table.
-pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<WriteReport> {
+pub(crate) async fn commit(state: &Arc<TableState>, staged: Vec<Staged>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
         let claims: Vec<String> = staged.iter().filter_map(|staged| staged.claim.clone()).collect();
@@ -159,7 +160,7 @@ pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<Wr
             commit_while(&state, &changing, staged).await?
         };
         for claim in claims {
-            state.place.staging.forget(&claim).await;
+            state.location().staging.forget(&claim).await;
         }
         Ok(report)
     })
@@ -168,10 +169,10 @@ pub(crate) async fn commit(state: &Arc<State>, staged: Vec<Staged>) -> Result<Wr
 
 /// # Errors
 /// `Conflict` when a file of staged rows is missing or incomplete.
-pub(crate) async fn check_files(state: &State, fragments: impl IntoIterator<Item = &Fragment>) -> Result<()> {
+pub(crate) async fn check_files(state: &TableState, fragments: impl IntoIterator<Item = &Fragment>) -> Result<()> {
     let files = fragments.into_iter().flat_map(|fragment| &fragment.files);
     let checks = files.map(|file| async move {
-        let there = state.place.files.size(&format!("data/{}", file.path)).await?;
+        let there = state.location().files.size(&format!("data/{}", file.path)).await?;
         let wanted = file.file_size_bytes.get().map(u64::from);
         match there {
             Some(there) if wanted.is_none_or(|wanted| wanted == there) => Ok(()),
@@ -186,9 +187,9 @@ pub(crate) async fn check_files(state: &State, fragments: impl IntoIterator<Item
     futures::stream::iter(checks).buffer_unordered(CHECKS).try_collect().await
 }
 
-async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
+async fn commit_while(state: &Arc<TableState>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
     let keys: Vec<RecordBatch> = staged.iter().flat_map(|staged| staged.keys.iter().cloned()).collect();
-    let hashes = keys.iter().map(|keys| state.key.hash(keys, state.hash_key())).collect::<Result<Vec<_>>>()?.concat();
+    let hashes = keys.iter().map(|keys| state.key().hash(keys, state.hash_key())).collect::<Result<Vec<_>>>()?.concat();
     let rows = hashes.len();
     let mut seen: ByHash<()> = ByHash::with_capacity_and_hasher(rows, BuildHasherDefault::default());
     if hashes.iter().any(|hash| seen.insert(*hash, ()).is_some()) {
@@ -209,8 +210,8 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
     let superseded: Vec<u64> = snapshot.locate_hashes(hashes).await?.into_iter().flatten().collect();
     let fragments = staged.into_iter().flat_map(|staged| staged.fragments).collect();
     let old = snapshot.base();
-    let new = dataset::replace(snapshot.reader(), &superseded, fragments, &state.options.faults).await?;
-    let entries = dataset::all_keys(&new, Some(old), &state.key, state.hash_key()).await?;
+    let new = dataset::replace(snapshot.reader(), &superseded, fragments, &state.options().faults).await?;
+    let entries = dataset::all_keys(&new, Some(old), state.key(), state.hash_key()).await?;
     let concerned = keys.into_iter().map(Concerned::written).collect();
     let direct = Direct { base: new, entries, concerned, is_write: true };
     let version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
@@ -219,13 +220,13 @@ async fn commit_while(state: &Arc<State>, changing: &Changing, staged: Vec<Stage
 }
 
 /// Sets columns of existing rows.
-pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteReport> {
+pub(crate) async fn update(state: &Arc<TableState>, update: Update) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
         let changing = state.changing().await?;
         let mut writing = state.writing().await?;
         state.adopt(&mut writing).boxed().await?;
-        let hashes = state.key.hash(&state.key.project(&update.batch)?, state.hash_key())?;
+        let hashes = state.key().hash(&state.key().project(&update.batch)?, state.hash_key())?;
         if state.knows_any(&hashes) {
             state.fold_all(&changing, &mut writing).boxed().await?;
         }
@@ -235,9 +236,9 @@ pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteRe
         if row_ids.is_empty() {
             return Ok(report);
         }
-        let keys = state.key.project(&batch)?;
-        let new = patch::patch(&snapshot, &state.key, batch, &row_ids, &state.options.faults).await?;
-        let entries = dataset::all_keys(&new, Some(snapshot.base()), &state.key, state.hash_key()).await?;
+        let keys = state.key().project(&batch)?;
+        let new = patch::patch(&snapshot, state.key(), batch, &row_ids, &state.options().faults).await?;
+        let entries = dataset::all_keys(&new, Some(snapshot.base()), state.key(), state.hash_key()).await?;
         let direct = Direct { base: new, entries, concerned: vec![Concerned::written(keys)], is_write: true };
         report.version = state.finish_direct(&changing, &mut writing, direct).boxed().await?;
         report.updated = row_ids.len();
@@ -247,7 +248,7 @@ pub(crate) async fn update(state: &Arc<State>, update: Update) -> Result<WriteRe
 }
 
 /// Deletes the rows of `keys`.
-pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u128>) -> Result<WriteReport> {
+pub(crate) async fn delete(state: &Arc<TableState>, keys: RecordBatch, hashes: Vec<u128>) -> Result<WriteReport> {
     let state = Arc::clone(state);
     detached(async move {
         let changing = state.changing().await?;
@@ -259,7 +260,7 @@ pub(crate) async fn delete(state: &Arc<State>, keys: RecordBatch, hashes: Vec<u1
 
 /// Deletes rows as [`delete`] does, with rights that the caller holds.
 pub(crate) async fn delete_while(
-    state: &Arc<State>,
+    state: &Arc<TableState>,
     changing: &Changing,
     mut writing: Writing,
     keys: RecordBatch,
@@ -275,7 +276,7 @@ pub(crate) async fn delete_while(
     if superseded.is_empty() {
         return Ok(report);
     }
-    let new = dataset::replace(snapshot.reader(), &superseded, Vec::new(), &state.options.faults).await?;
+    let new = dataset::replace(snapshot.reader(), &superseded, Vec::new(), &state.options().faults).await?;
     let entries = hashes.into_iter().map(|hash| (hash, None)).collect();
     let direct = Direct { base: new, entries, concerned: vec![Concerned::deleted(keys)], is_write: true };
     report.version = state.finish_direct(changing, &mut writing, direct).boxed().await?;
@@ -285,30 +286,41 @@ pub(crate) async fn delete_while(
 
 /// Changes the schema or the properties. Everything is folded first, because rows in the change store have the schema
 /// they were written with.
-pub(crate) async fn alter(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<()>) -> Result<Version> {
+pub(crate) async fn alter(
+    state: &Arc<TableState>,
+    change: impl AsyncFnOnce(&mut Dataset) -> Result<()>,
+) -> Result<Version> {
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
     state.fold_all(&changing, &mut writing).boxed().await?;
     let before = state.view()?;
     let mut dataset = before.base().as_ref().clone();
-    state.options.faults.check("base.commit")?;
+    state.options().faults.check("base.commit")?;
     Box::pin(change(&mut dataset)).await?;
     if dataset.version().version == before.base().version().version {
         return Ok(before.version());
     }
-    state.options.faults.check("base.committed")?;
+    state.options().faults.check("base.committed")?;
     let direct = Direct { base: dataset, entries: Vec::new(), concerned: Vec::new(), is_write: true };
     log_direct(state, changing, writing, direct).await
 }
 
 /// Logs a base version that was committed, even when the caller is cancelled.
-async fn log_direct(state: &Arc<State>, changing: Changing, mut writing: Writing, direct: Direct) -> Result<Version> {
+async fn log_direct(
+    state: &Arc<TableState>,
+    changing: Changing,
+    mut writing: Writing,
+    direct: Direct,
+) -> Result<Version> {
     let state = Arc::clone(state);
     detached(async move { state.finish_direct(&changing, &mut writing, direct).await }).await
 }
 
 /// Changes the base without changing its rows, holding the right to change it throughout.
-pub(crate) async fn rearrange<T>(state: &Arc<State>, change: impl AsyncFnOnce(&mut Dataset) -> Result<T>) -> Result<T> {
+pub(crate) async fn rearrange<T>(
+    state: &Arc<TableState>,
+    change: impl AsyncFnOnce(&mut Dataset) -> Result<T>,
+) -> Result<T> {
     let changing = state.changing().await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;

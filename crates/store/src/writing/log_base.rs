@@ -1,8 +1,7 @@
-//! Installing a new version of the base: the right to make one, its log record, and how it replaces the one before.
+//! New versions of the base: the right to make one, and its log record.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use cenote_base::{Error, Result, Timestamp};
 use futures::stream::{self, BoxStream};
@@ -10,18 +9,19 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::Version;
 use crate::base::dataset;
-use crate::base::pages::RowReader;
+use crate::base::key_build::open_or_build;
 use crate::base::version_files::sync_adopted;
-use crate::changes::change_store::ByHash;
+use crate::blocking::blocking;
 use crate::errors::lance_error;
 use crate::keys::key_index::KeyIndex;
 use crate::leases::lease::Lease;
 use crate::log::concerned::{Concerned, KeyParts};
 use crate::log::history::BaseMark;
 use crate::log::{Frame, Record, Unseen};
-use crate::state::table_state::{State, blocking, key_index};
+use crate::state::install::BaseChange;
+use crate::state::table_state::TableState;
+use crate::version::Version;
 use crate::writing::commit::Writing;
 
 /// Bytes of keys from which a direct write ends its log segment, so that opening the table need not read them.
@@ -59,88 +59,42 @@ pub(crate) struct Direct {
     pub(crate) is_write: bool,
 }
 
-impl State {
+/// The outcome of logging a new base, which readers do not see yet.
+struct Logged {
+    /// Bytes of the keys that it concerns.
+    bytes: usize,
+    /// These keys, if they fit in one record.
+    touched: Option<Concerned>,
+    /// The guard that keeps the record unseen.
+    unseen: Unseen,
+}
+
+impl TableState {
     /// Waits for the right to change the base.
     pub(crate) async fn changing(&self) -> Result<Changing> {
-        let turn = Arc::clone(&self.base_turn).lock_owned().await;
-        let lease = self.place.leases.base(self.options.writer_wait_max).await?;
-        lease.say(self.upkeep.doing().as_deref().unwrap_or("writing to the base"))?;
+        let turn = self.base_turn().take().await;
+        let lease = self.location().leases.base(self.options().writer_wait_max).await?;
+        lease.say(self.upkeep().doing().as_deref().unwrap_or("writing to the base"))?;
         // It stays suspect until what is done with the right is logged.
-        self.suspect.store(true, Ordering::Release);
+        self.base_turn().set_suspect(true);
         Ok(Changing { _turn: turn, _lease: lease })
-    }
-
-    /// Makes `mark` the current base, which includes direct writes of the keys `touched` (`None`: too many to list).
-    /// Returns false when the change store cannot be cut there. The caller holds the end of the log, so nothing is
-    /// written meanwhile; what it wrote there is `unseen` until the base is installed.
-    #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
-    pub(crate) async fn install(
-        self: &Arc<Self>,
-        version: u64,
-        time: Timestamp,
-        mark: BaseMark,
-        base: Dataset,
-        keys: KeyIndex,
-        touched: Option<Concerned>,
-        unseen: Unseen,
-    ) -> Result<bool> {
-        self.fence.learn(mark.base);
-        let base_rows = base.count_rows(None).await.map_err(lance_error)?;
-        let state = Arc::clone(self);
-        blocking(move || {
-            let mut hashes = Vec::new();
-            for keys in touched.iter().flat_map(Concerned::batches) {
-                hashes.extend(state.key.hash(keys, state.hash_key())?);
-            }
-            let later = {
-                let inner = state.inner.lock();
-                let is_cut = touched.is_none() || inner.changes.is_cut_by(mark.folded, &hashes);
-                is_cut.then(|| inner.changes.keys_after(mark.folded))
-            };
-            // Reads the disk without holding the lock, so that readers go on.
-            let bases: Option<ByHash<u64>> = match later {
-                Some(later) => {
-                    let rows = keys.get_many(&later)?;
-                    Some(later.into_iter().zip(rows).filter_map(|(hash, row)| Some((hash, row?))).collect())
-                }
-                None => None,
-            };
-            let base = Arc::new(base);
-            let reader = Arc::new(RowReader::new(&base, &state.pages));
-            let mut inner = state.inner.lock();
-            if let Some(bases) = bases {
-                let Some(changes) = inner.changes.folded(mark.folded, &bases) else { return Ok(false) };
-                // The remaining writes came during the fold.
-                inner.since = (!changes.is_empty()).then_some(time);
-                inner.changes = changes;
-            }
-            Arc::make_mut(&mut inner.history).add(mark);
-            inner.version = inner.version.max(version);
-            inner.time = inner.time.max(time);
-            inner.accepted = 0;
-            (inner.base, inner.base_rows, inner.reader, inner.keys) = (base, base_rows, reader, keys);
-            // Readers here and in other processes see the new base at the same moment.
-            drop(unseen);
-            Ok(true)
-        })
-        .await
     }
 
     /// Adopts base versions that a process committed but did not log before it died.
     pub(crate) async fn adopt(self: &Arc<Self>, writing: &mut Writing) -> Result<()> {
         let (old, mark, secret) = {
-            let inner = self.inner.lock();
-            (Arc::clone(&inner.base), inner.history.current()?, inner.history.hash_key)
+            let newest = self.newest();
+            (Arc::clone(newest.base()), newest.history().current()?, newest.history().hash_key)
         };
         let latest = old.latest_version_id().await.map_err(lance_error)?;
         if latest <= mark.base {
             return Ok(());
         }
-        tracing::warn!(base = latest, path = self.place.base, "adopted a base version that was not logged");
+        tracing::warn!(base = latest, path = self.location().base, "adopted a base version that was not logged");
         let base = self.load_base(latest).await?;
         sync_adopted(&old, &base).boxed().await?;
-        let keys = key_index(&self.place.keys, &self.key, secret, &base, latest).await?;
-        let concerned = dataset::difference(&old, &base, &self.key, secret, &keys).boxed().await?;
+        let keys = open_or_build(&self.location().keys, self.key(), secret, &base, latest).await?;
+        let concerned = dataset::difference(&old, &base, self.key(), secret, &keys).boxed().await?;
         let (version, time) = self.next();
         let mark = BaseMark {
             base: latest,
@@ -150,7 +104,7 @@ impl State {
             made: time.0,
             ..self.account(mark, &base, true).await
         };
-        self.log_base(writing, version, time, mark, base, keys, concerned).await.map(drop)
+        self.log_base(writing, BaseChange { version, time, mark, base, keys }, concerned).await.map(drop)
     }
 
     /// Logs and installs the base that a fold made.
@@ -172,8 +126,8 @@ impl State {
             made: time.0,
             ..self.account(mark, &folded.base, false).await
         };
-        let none = stream::empty().boxed();
-        self.log_base(writing, version, time, mark, folded.base, folded.keys, none).await.map(drop)
+        let change = BaseChange { version, time, mark, base: folded.base, keys: folded.keys };
+        self.log_base(writing, change, stream::empty().boxed()).await.map(drop)
     }
 
     /// Logs and installs a base that was written directly, with the keys that it concerned; there are none if its rows
@@ -189,13 +143,13 @@ impl State {
         let (version, time) = if is_write { self.next() } else { self.now() };
         let base = direct.base.version().version;
         let has_entries = !direct.entries.is_empty();
-        let mut keys = self.inner.lock().keys.clone();
+        let mut keys = self.newest().keys().clone();
         if has_entries {
-            self.options.faults.check("keys.save")?;
+            self.options().faults.check("keys.save")?;
             keys = blocking(move || keys.advance(base, direct.entries)).await?;
-            keys = self.place.keys.save(keys, base).await?;
+            keys = self.location().keys.save(keys, base).await?;
         }
-        let all_folded = self.inner.lock().changes.is_empty();
+        let all_folded = self.newest().changes().is_empty();
         let mark = BaseMark {
             base,
             version: if is_write { version } else { mark.version },
@@ -206,7 +160,8 @@ impl State {
             ..self.account(mark, &direct.base, is_write).await
         };
         let concerned = stream::iter(direct.concerned).map(Ok).boxed();
-        let logged = self.log_base(writing, version, time, mark, direct.base, keys, concerned).await?;
+        let change = BaseChange { version, time, mark, base: direct.base, keys };
+        let logged = self.log_base(writing, change, concerned).await?;
         let is_long = logged >= LONG_RECORD_BYTES;
         if is_long && let Err(error) = self.roll_if_folded(writing).await {
             // The write is committed; only opening the table takes longer.
@@ -218,52 +173,45 @@ impl State {
     /// Returns `mark` with the bytes of `new` added to its counts: as accepted if `is_write`, otherwise as rewritten
     /// only.
     async fn account(&self, mark: BaseMark, new: &Dataset, is_write: bool) -> BaseMark {
-        let old = Arc::clone(&self.inner.lock().base);
-        let files = self.upkeep.file_bytes.added(&old, new).await.unwrap_or_else(|error| {
+        let old = Arc::clone(self.newest().base());
+        let files = self.upkeep().file_bytes().added(&old, new).await.unwrap_or_else(|error| {
             // A committed write must not fail because of a statistic about it.
-            tracing::warn!(%error, table = self.name, "the size of a write cannot be measured");
+            tracing::warn!(%error, table = self.name(), "the size of a write cannot be measured");
             0
         });
-        let logged = self.inner.lock().accepted;
+        let logged = self.newest().accepted();
         let accepted = mark.accepted + logged + if is_write { files } else { 0 };
         BaseMark { accepted, stored: mark.stored + logged + files, ..mark }
     }
 
     /// Logs and installs a base. Returns the bytes of the keys that were logged.
-    #[allow(clippy::too_many_arguments)] // The fields of one frame and what it stands for.
     async fn log_base(
         self: &Arc<Self>,
         writing: &mut Writing,
-        version: u64,
-        time: Timestamp,
-        mark: BaseMark,
-        base: Dataset,
-        keys: KeyIndex,
+        change: BaseChange,
         concerned: BoxStream<'_, Result<Concerned>>,
     ) -> Result<usize> {
-        let (logged, touched, unseen) = self.append_base(writing, version, time, mark, concerned).await?;
-        self.suspect.store(false, Ordering::Release);
-        match self.install(version, time, mark, base, keys, touched, unseen).await? {
-            true => Ok(logged),
+        let Logged { bytes, touched, unseen } = self.append_base(writing, &change, concerned).await?;
+        self.base_turn().set_suspect(false);
+        match self.install(change, touched, unseen).await? {
+            true => Ok(bytes),
             false => Err(Error::internal("the change store cannot be cut where it was sealed")),
         }
     }
 
-    /// Logs the new base `mark` and, before it, the keys that it concerns. Returns the bytes of these keys, the keys
-    /// themselves if they fit in one record, and the guard that keeps the record unseen.
+    /// Logs the new base of `change` and, before it, the keys that it concerns.
     async fn append_base(
         &self,
         writing: &mut Writing,
-        version: u64,
-        time: Timestamp,
-        mark: BaseMark,
+        change: &BaseChange,
         mut concerned: BoxStream<'_, Result<Concerned>>,
-    ) -> Result<(usize, Option<Concerned>, Unseen)> {
-        let part_bytes = self.options.bulk_bytes.0.clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize;
+    ) -> Result<Logged> {
+        let BaseChange { version, time, mark, .. } = *change;
+        let part_bytes = self.options().bulk_bytes.0.clamp(PART_BYTES_MIN, PART_BYTES_MAX) as usize;
         let mut parts = KeyParts { id: RandomState::new().build_hasher().finish(), count: 0 };
         // A part makes no version of the table.
         let before = self.now().0;
-        let (mut pieces, mut piece_bytes, mut logged) = (Vec::new(), 0, 0);
+        let (mut pieces, mut piece_bytes, mut all_bytes) = (Vec::new(), 0, 0);
         while let Some(keys) = concerned.try_next().await? {
             let mut added = Vec::new();
             keys.split(part_bytes, &mut added);
@@ -278,7 +226,7 @@ impl State {
                 }
                 pieces.push(piece);
                 piece_bytes += bytes;
-                logged += bytes;
+                all_bytes += bytes;
             }
         }
         let parts = (parts.count > 0).then_some(parts);
@@ -286,6 +234,6 @@ impl State {
         let touched = parts.is_none().then(|| keys.clone());
         let record = Record::Base { mark, parts, keys };
         let (_, unseen) = writing.append(vec![Frame { version, time, record }], true).await?;
-        Ok((logged, touched, unseen))
+        Ok(Logged { bytes: all_bytes, touched, unseen })
     }
 }

@@ -23,14 +23,15 @@ use lance_core::ROW_ADDR;
 use lance_core::utils::address::RowAddress;
 use lance_table::format::{DataFile, Fragment};
 
-use crate::Faults;
+use crate::base::dataset::schemas;
 use crate::base::dataset::{addresses, commit, replace, stage};
+use crate::blocking::blocking;
 use crate::errors::{arrow_error, lance_error};
-use crate::reading::snapshot::{Snapshot, WRITE_ROWS_MAX};
+use crate::faults::Faults;
+use crate::reading::snapshot::Snapshot;
+use crate::row_id::WRITE_ROWS_MAX;
 use crate::rows::primary_key::PrimaryKey;
 use crate::rows::schema;
-use crate::state::table_state::blocking;
-use crate::store::schemas;
 
 /// Rows are patched in place if at least `1 / PATCH_ROWS_DIVISOR` of the rows of their files change. Otherwise they are
 /// rewritten whole, as they are when every column is set, which leaves nothing in place.
@@ -66,8 +67,8 @@ pub(crate) async fn fits_base(snapshot: &Snapshot, batch: &RecordBatch, bulk_byt
 
 /// Returns whether to rewrite the columns of `batch`, new values of the rows `row_ids`, for all rows of their files.
 async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u64]) -> Result<bool> {
-    let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
-    let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| places.get(*row_id)).collect();
+    let (base, addresses) = (snapshot.base(), snapshot.reader().addresses().await?);
+    let found: Vec<RowAddress> = row_ids.iter().filter_map(|row_id| addresses.get(*row_id)).collect();
     let fragments: BTreeSet<u32> = found.iter().map(|address| address.fragment_id()).collect();
     // Deleted rows are rewritten too.
     let rows = |id: u32| base.get_fragment(id as usize).and_then(|file| file.metadata().physical_rows).unwrap_or(0);
@@ -87,7 +88,7 @@ async fn patches_in_place(snapshot: &Snapshot, batch: &RecordBatch, row_ids: &[u
 /// Returns roughly how many bytes each of these rows has, media included, without reading the rows. A row of the change
 /// store counts only its media.
 async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
-    let (base, places) = (snapshot.base(), snapshot.reader().places().await?);
+    let (base, addresses) = (snapshot.base(), snapshot.reader().addresses().await?);
     let mut average: HashMap<u32, u64> = HashMap::new();
     let mut of_file = |address: RowAddress| {
         *average.entry(address.fragment_id()).or_insert_with_key(|id| {
@@ -96,7 +97,7 @@ async fn row_bytes(snapshot: &Snapshot, row_ids: &[u64]) -> Result<Vec<u64>> {
             bytes.sum::<u64>() / file.metadata().physical_rows.unwrap_or(1).max(1) as u64
         })
     };
-    let mut bytes: Vec<u64> = row_ids.iter().map(|row_id| places.get(*row_id).map_or(0, &mut of_file)).collect();
+    let mut bytes: Vec<u64> = row_ids.iter().map(|row_id| addresses.get(*row_id).map_or(0, &mut of_file)).collect();
     for column in snapshot.full_schema().fields().iter().filter(|field| schema::is_blob(field)) {
         let media = snapshot.blob_sizes(column.name(), row_ids).await?;
         bytes.iter_mut().zip(media).for_each(|(bytes, media)| *bytes += media);
@@ -174,9 +175,9 @@ async fn patch_columns(
     let keys: BTreeSet<String> = key.columns().into_iter().collect();
     let values = (0..batch.num_columns()).filter(|column| !keys.contains(batch.schema_ref().field(*column).name()));
     let values = Arc::new(batch.project(&values.collect::<Vec<_>>()).map_err(arrow_error)?);
-    let mut touched: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+    let mut touched: BTreeMap<u32, Vec<PatchedRow>> = BTreeMap::new();
     for (row, address) in (0..).zip(addresses) {
-        touched.entry(address.fragment_id()).or_default().push((address.row_offset(), row));
+        touched.entry(address.fragment_id()).or_default().push(PatchedRow { offset: address.row_offset(), row });
     }
     let (mut updated_fragments, mut fields_modified, mut offsets) = (Vec::new(), BTreeSet::new(), HashMap::new());
     for (id, rows) in touched {
@@ -185,7 +186,7 @@ async fn patch_columns(
         let (fragment, fields) = rewrite(dataset, file, &values, &rows).boxed().await?;
         updated_fragments.push(fragment);
         fields_modified.extend(fields);
-        offsets.insert(u64::from(id), rows.iter().map(|(offset, _)| *offset).collect());
+        offsets.insert(u64::from(id), rows.iter().map(|patched| patched.offset).collect());
     }
     let operation = Operation::Update {
         removed_fragment_ids: Vec::new(),
@@ -201,21 +202,28 @@ async fn patch_columns(
     commit(dataset, operation, faults).await
 }
 
-/// Writes `values`, none of them media, into `file` at `rows`, each an offset in the file and a row of the values.
-/// Returns the new fragment and the fields that changed.
+/// A row of a file that gets new values, and these values.
+struct PatchedRow {
+    /// Offset of the row in the file.
+    offset: u32,
+    /// Row of the batch that holds its new values.
+    row: u32,
+}
+
+/// Writes `values`, none of them media, into `file` at `rows`. Returns the new fragment and the fields that changed.
 async fn rewrite(
     dataset: &Arc<Dataset>,
     file: FileFragment,
     values: &Arc<RecordBatch>,
-    rows: &[(u32, u32)],
+    rows: &[PatchedRow],
 ) -> Result<(Fragment, Vec<u32>)> {
     let fields = values.schema_ref().fields();
     let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
     let row_bytes = values.get_array_memory_size() / values.num_rows().max(1);
     let step_rows = (STEP_BYTES / row_bytes.max(1)).clamp(1, STEP_ROWS_MAX);
     let mut row_at = vec![UNTOUCHED; file.physical_rows().await.map_err(lance_error)?];
-    for (offset, row) in rows {
-        row_at[*offset as usize] = *row;
+    for patched in rows {
+        row_at[patched.offset as usize] = patched.row;
     }
     let old = match file.metadata().num_rows() {
         // All live rows get new values.

@@ -6,19 +6,22 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::UInt64Type;
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 
-use crate::WriteReport;
+use crate::blocking::detached;
 use crate::errors::arrow_error;
 use crate::log::Record;
-use crate::reading::snapshot::{ROW_ID, ScanRequest, Snapshot};
+use crate::reading::request::ScanRequest;
+use crate::reading::snapshot::Snapshot;
+use crate::report::WriteReport;
+use crate::row_id::row_ids;
 use crate::rows::filter::Filter;
-use crate::state::table_state::{State, detached};
-use crate::writing::commit::{RowWrite, Writing};
+use crate::state::table_state::TableState;
+use crate::state::writer::RowWrite;
+use crate::writing::commit::Writing;
 use crate::writing::direct;
 use crate::writing::log_base::Changing;
 
@@ -26,7 +29,7 @@ use crate::writing::log_base::Changing;
 const TRIES: usize = 3;
 
 /// Deletes the rows that satisfy `filter`.
-pub(crate) async fn delete(state: &Arc<State>, filter: Filter) -> Result<WriteReport> {
+pub(crate) async fn delete(state: &Arc<TableState>, filter: Filter) -> Result<WriteReport> {
     for _ in 0..TRIES {
         let then = state.snapshot().boxed().await?;
         let found = found(&then, &filter).boxed().await?;
@@ -45,8 +48,8 @@ pub(crate) async fn delete(state: &Arc<State>, filter: Filter) -> Result<WriteRe
 
 /// Takes the right to change the base if `rows` are many; otherwise waits until the change store has room for their
 /// deletion.
-async fn turn(state: &Arc<State>, rows: usize) -> Result<Option<Changing>> {
-    match rows >= state.options.fold_rows {
+async fn turn(state: &Arc<TableState>, rows: usize) -> Result<Option<Changing>> {
+    match rows >= state.options().fold_rows {
         true => state.changing().await.map(Some),
         false => state.make_room().await.map(|()| None),
     }
@@ -69,9 +72,7 @@ async fn still(then: &Snapshot, now: &Snapshot, found: RecordBatch, filter: &Fil
     if !Arc::ptr_eq(then.base(), now.base()) {
         return Ok(None);
     }
-    let row_ids = found.column_by_name(ROW_ID).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let row_ids = row_ids.ok_or_else(|| Error::internal("a scan returned no row ids"))?;
-    let is_there: BooleanArray = row_ids.values().iter().map(|row| Some(now.is_live(*row))).collect();
+    let is_there: BooleanArray = row_ids(&found)?.iter().map(|row| Some(now.is_live(*row))).collect();
     let mut parts = vec![filter_record_batch(&found, &is_there).map_err(arrow_error)?];
     parts.extend(now.changed_since(then.version(), &request(now, filter)).await?);
     concat_batches(found.schema_ref(), &parts).map(Some).map_err(arrow_error)
@@ -79,22 +80,22 @@ async fn still(then: &Snapshot, now: &Snapshot, found: RecordBatch, filter: &Fil
 
 /// Deletes the rows of `keys`.
 async fn delete_now(
-    state: &Arc<State>,
+    state: &Arc<TableState>,
     changing: Option<Changing>,
     writing: Writing,
     keys: RecordBatch,
 ) -> Result<WriteReport> {
-    let keys = state.key.project(&keys)?;
+    let keys = state.key().project(&keys)?;
     if keys.num_rows() == 0 {
-        return Ok(WriteReport { version: state.view()?.version(), inserted: 0, updated: 0, deleted: 0 });
+        return Ok(WriteReport::unchanged(state.view()?.version()));
     }
-    let hashes = state.key.hash(&keys, state.hash_key())?;
+    let hashes = state.key().hash(&keys, state.hash_key())?;
     let state = Arc::clone(state);
     let report = {
         let state = Arc::clone(&state);
         detached(async move {
             match changing {
-                Some(changing) if keys.num_rows() >= state.options.fold_rows => {
+                Some(changing) if keys.num_rows() >= state.options().fold_rows => {
                     direct::delete_while(&state, &changing, writing, keys, hashes).await
                 }
                 _ => {
@@ -113,7 +114,7 @@ async fn delete_now(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
     use super::*;

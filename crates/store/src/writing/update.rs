@@ -11,9 +11,10 @@ use lance::Dataset;
 
 use crate::base::dataset;
 use crate::errors::arrow_error;
+use crate::properties::{DEPENDENTS_PROPERTY, VOID, parse_dependents};
 use crate::reading::snapshot::Snapshot;
+use crate::row_id::RowId;
 use crate::rows::schema;
-use crate::table::{DEPENDENTS_PROPERTY, VOID};
 
 /// Rows compared by value at a time; their columns may hold media.
 const COMPARED_ROWS: usize = 64;
@@ -45,11 +46,6 @@ impl Update {
         };
         Ok((void_dependents(now, batch, &row_ids).await?, row_ids))
     }
-}
-
-/// Parses [`DEPENDENTS_PROPERTY`]: for each column, the columns that become void when it changes.
-pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, BTreeSet<String>>> {
-    serde_json::from_str(text)
 }
 
 /// Returns `batch`, which sets the rows `row_ids`, with a column of void values added for each column that depends on
@@ -105,7 +101,7 @@ impl Snapshot {
         let is_one_base = Arc::ptr_eq(then.base(), self.base());
         for (at, ids) in before.iter().zip(&now).enumerate() {
             match ids {
-                (Some(before), Some(now)) if before == now && (is_one_base || Self::is_of_changes(*now)) => {
+                (Some(before), Some(now)) if before == now && (is_one_base || RowId::from(*now).is_changed()) => {
                     unchanged[at] = true;
                 }
                 (Some(before), Some(now)) if before == now => kept.push((at, *now)),

@@ -27,7 +27,7 @@ use std::time::Duration;
 use cenote_base::{Context, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::files::durable::{make_directory, sync_directory};
+use crate::files::durable::{PART, make_directory, sync_directory};
 use crate::files::os_cache::read_cached;
 
 const MAGIC: &[u8; 8] = b"CENOTEKI";
@@ -37,8 +37,7 @@ const FOOTER_BYTES: usize = 28;
 const BUCKET_ENTRIES: u64 = 128;
 /// Buckets per read when a whole level is read.
 const BUCKETS_READ: usize = 64;
-/// The extension of a file that is still being written; and the age from which such a file counts as left behind.
-pub(crate) const PART: &str = "part";
+/// The age from which a file that is still being written counts as left behind.
 const ABANDONED_AGE: Duration = Duration::from_secs(3600);
 /// The row id that marks a deleted key.
 const GONE: u64 = u64::MAX;
