@@ -24,6 +24,7 @@ use lance_file::version::LanceFileVersion;
 use lance_table::format::Fragment;
 use lance_table::io::commit::CommitHandler;
 
+use crate::base::deletions;
 use crate::base::pages::RowReader;
 use crate::blocking::blocking;
 use crate::errors::{arrow_error, lance_error};
@@ -123,8 +124,8 @@ pub(crate) async fn replace(
     for (fragment, offsets) in by_fragment(reader, superseded).await? {
         let file = dataset.get_fragment(fragment as usize);
         let file = file.ok_or_else(|| Error::corrupt(format!("fragment {fragment} is missing from the base")))?;
-        match file.extend_deletions(offsets).await.map_err(lance_error)? {
-            Some(file) => updated_fragments.push(file.metadata().clone()),
+        match deletions::extend(&file, offsets).await? {
+            Some(fragment) => updated_fragments.push(fragment),
             None => removed_fragment_ids.push(u64::from(fragment)),
         }
     }

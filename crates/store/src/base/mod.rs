@@ -4,6 +4,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod dataset;
+pub(crate) mod deletions;
 pub(crate) mod fence;
 pub(crate) mod file_bytes;
 pub(crate) mod key_build;

@@ -17,12 +17,11 @@ use lance::dataset::fragment::FileFragment;
 use lance::dataset::optimize::{CompactionOptions, CompactionTask, RewriteResult, TaskData};
 use lance::dataset::transaction::{Operation, RewriteGroup};
 use lance::index::DatasetIndexExt;
-use lance_core::utils::deletion::DeletionVector;
 use lance_table::format::{Fragment, IndexMetadata};
 
-use crate::base::dataset;
 use crate::base::staging::ClaimedWork;
 use crate::base::version_files::{sync_staged, syncing};
+use crate::base::{dataset, deletions};
 use crate::errors::lance_error;
 use crate::reading::snapshot::Snapshot;
 use crate::state::table_state::TableState;
@@ -195,13 +194,10 @@ async fn carried_over(base: &Arc<Dataset>, newest: &Arc<Dataset>, joined: Rewrit
         if now.metadata().files != old.files {
             return Ok(None);
         }
-        let before = deletions(&FileFragment::new(Arc::clone(base), old.clone())).await?;
-        for offset in deletions(&now).await? {
-            if let Err(earlier) = before.binary_search(&offset) {
-                deleted.push(start + offset as usize - earlier);
-            }
-        }
-        start += old.physical_rows.unwrap_or(0) - before.len();
+        let before = deletions::read(&FileFragment::new(Arc::clone(base), old.clone())).await?;
+        let since = deletions::read(&now).await? - &before;
+        deleted.extend(since.iter().map(|offset| start + offset as usize - before.rank(offset) as usize));
+        start += old.physical_rows.unwrap_or(0) - before.len() as usize;
         old_fragments.push(now.metadata().clone());
     }
     for index in following(newest).await? {
@@ -218,17 +214,16 @@ async fn carried_over(base: &Arc<Dataset>, newest: &Arc<Dataset>, joined: Rewrit
         let end = start + fragment.physical_rows.unwrap_or(0);
         let lost = &deleted[deleted.partition_point(|row| *row < start)..deleted.partition_point(|row| *row < end)];
         let lost: Vec<u32> = lost.iter().map(|row| (row - start) as u32).collect();
-        let file = FileFragment::new(Arc::clone(newest), Fragment { id, ..fragment });
-        let file = if lost.is_empty() { Some(file) } else { file.extend_deletions(lost).await.map_err(lance_error)? };
-        new_fragments.extend(file.map(|file| file.metadata().clone()));
+        let fragment = Fragment { id, ..fragment };
+        match lost.is_empty() {
+            true => new_fragments.push(fragment),
+            false => {
+                let file = FileFragment::new(Arc::clone(newest), fragment);
+                new_fragments.extend(deletions::extend(&file, lost).await?);
+            }
+        }
         start = end;
     }
     let groups = vec![RewriteGroup { old_fragments, new_fragments }];
     Ok(Some(Operation::Rewrite { groups, rewritten_indices: Vec::new(), frag_reuse_index: None }))
-}
-
-/// Returns the offsets of deleted rows of `file`, ascending.
-async fn deletions(file: &FileFragment) -> Result<Vec<u32>> {
-    let deleted = file.get_deletion_vector().await.map_err(lance_error)?;
-    Ok(deleted.as_deref().map(DeletionVector::to_sorted_iter).into_iter().flatten().collect())
 }
