@@ -15,6 +15,7 @@ use crate::errors::lance_error;
 use crate::files::durable;
 
 const DATA: &str = "data";
+const INDICES: &str = "_indices";
 
 /// The files that a version names, as paths relative to the dataset.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl VersionFiles {
     pub(crate) fn new(manifest: &Manifest, indices: &[IndexMetadata]) -> Self {
         let mut all = Self::default();
         manifest.fragments.iter().for_each(|fragment| all.add(fragment));
-        all.directories.extend(indices.iter().map(|index| Path::new("_indices").join(index.uuid.to_string())));
+        all.directories.extend(indices.iter().map(|index| Path::new(INDICES).join(index.uuid.to_string())));
         all
     }
 
@@ -146,14 +147,15 @@ pub(crate) async fn sync_staged(dataset: &Dataset, fragments: &[Fragment]) -> Re
     VersionFiles::of_fragments(fragments).sync(path, Some(VersionFiles::of(dataset).await?)).await
 }
 
-/// Runs `work`, which writes new files of `dataset`, and syncs them as they grow. See [`durable::syncing`].
+/// Runs `work`, which writes new files of `dataset`, as [`durable::flushing`] does.
 ///
 /// # Errors
-/// Those of `work`, or of a sync.
-pub(crate) async fn syncing<T>(dataset: &Dataset, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Those of `work`, or of a failed write.
+pub(crate) async fn flushing<T>(dataset: &Dataset, work: impl Future<Output = Result<T>>) -> Result<T> {
     let store = dataset.object_store(None).await.map_err(lance_error)?;
     if !store.has_direct_local_paths() {
         return work.await;
     }
-    durable::syncing(PathBuf::from(to_local_path(&dataset.branch_location().path)).join(DATA), work).await
+    let path = PathBuf::from(to_local_path(&dataset.branch_location().path));
+    durable::flushing([DATA, INDICES].map(|folder| path.join(folder)).to_vec(), work).await
 }

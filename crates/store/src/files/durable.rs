@@ -9,8 +9,7 @@
 //! when a version is about to name them (`version_files.rs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -32,10 +31,10 @@ const PARALLEL: usize = 8;
 /// The extension of a file that is still being written.
 pub(crate) const PART: &str = "part";
 
-/// A file is synced while it is written each time it has grown by this many bytes.
-const SYNC_BYTES: u64 = 4 << 20;
+/// Bytes of a growing file that are written to the disk at a time. A sync of another file waits for the current step.
+const STEP_BYTES: u64 = 1 << 20;
 /// Interval of checks for files that have grown.
-const SYNC_PERIOD: Duration = Duration::from_millis(10);
+const PERIOD: Duration = Duration::from_millis(10);
 
 /// Syncs the content of the file at `path`.
 fn sync_file(path: &Path) -> Result<()> {
@@ -72,83 +71,133 @@ pub(crate) async fn sync(files: Vec<PathBuf>, directories: BTreeSet<PathBuf>) ->
     directories.buffer_unordered(PARALLEL).try_collect().await
 }
 
-/// Runs `work`, which writes new files to `directory`, and syncs them as they grow.
+/// Runs `work`, which makes new files in `directories` and in new folders of these, and writes them to the disk in
+/// small steps as they grow. They must be synced afterwards, which then takes little time.
 ///
-/// One sync at the end would delay all other syncs for as long, because a disk has one queue.
+/// Without the steps, that sync would delay all other syncs, because a disk has one queue, and a file system one
+/// journal.
 ///
 /// # Errors
-/// Those of `work`, or of a sync: the operating system reports a failed write only once.
-pub(crate) async fn syncing<T>(directory: PathBuf, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let growing = blocking(move || Growing::new(directory)).await?;
+/// Those of `work`, or of a step: the operating system reports a failed write only once.
+pub(crate) async fn flushing<T>(directories: Vec<PathBuf>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let growing = blocking(move || Growing::new(directories)).await?;
     let ended = Notify::new();
     let work = async {
         let done = work.await;
         ended.notify_one();
         done
     };
-    let sync_on = async {
+    let write_out = async {
         let mut growing = growing;
-        loop {
-            let start = Instant::now();
-            growing = blocking(move || growing.sync()).await?;
+        let mut has_ended = false;
+        while !has_ended {
             // Listing takes a while where there are many files.
-            let pause = SYNC_PERIOD.max(9 * start.elapsed());
-            if tokio::time::timeout(pause, ended.notified()).await.is_ok() {
-                return Ok(());
-            }
+            let pause = PERIOD.max(9 * growing.listing);
+            has_ended = tokio::time::timeout(pause, ended.notified()).await.is_ok();
+            growing = blocking(move || growing.write_out().map(|()| growing)).await?;
         }
+        Ok(())
     };
-    // A sync that is under way when the work ends is waited for: it may be the one that is told of a failed write.
-    tokio::try_join!(work, sync_on).map(|(done, ())| done)
+    tokio::try_join!(work, write_out).map(|(done, ())| done)
 }
 
-/// The files of a directory that are new since this value was made.
+/// The files of directories that are new since this value was made.
 struct Growing {
-    directory: PathBuf,
-    old: HashSet<OsString>,
-    /// The synced bytes of each file.
-    synced: HashMap<OsString, u64>,
+    directories: Vec<PathBuf>,
+    /// Earlier files and folders.
+    old: HashSet<PathBuf>,
+    /// The bytes of each file that were written to the disk.
+    written: HashMap<PathBuf, u64>,
+    /// Duration of the last listing.
+    listing: Duration,
 }
 
 impl Growing {
-    fn new(directory: PathBuf) -> Result<Self> {
-        let mut growing = Self { directory, old: HashSet::new(), synced: HashMap::new() };
-        growing.old = growing.names()?.into_iter().collect();
-        Ok(growing)
-    }
-
-    fn names(&self) -> Result<Vec<OsString>> {
-        let entries = std::fs::read_dir(&self.directory);
-        let names: io::Result<_> = entries.and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-        match names {
-            // Whoever writes the first file makes it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            names => names.context(|| format!("list {}", self.directory.display())),
+    fn new(directories: Vec<PathBuf>) -> Result<Self> {
+        let mut old = HashSet::new();
+        for directory in &directories {
+            old.extend(entries(directory)?.into_iter().map(|entry| entry.path()));
         }
+        Ok(Self { directories, old, written: HashMap::new(), listing: Duration::ZERO })
     }
 
-    /// Syncs the files that have grown enough.
-    fn sync(mut self) -> Result<Self> {
-        for name in self.names()? {
-            if self.old.contains(&name) {
-                continue;
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for directory in &self.directories {
+            for entry in entries(directory)?.into_iter().filter(|entry| !self.old.contains(&entry.path())) {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => files.extend(entries(&entry.path())?.iter().map(DirEntry::path)),
+                    _ => files.push(entry.path()),
+                }
             }
-            let path = self.directory.join(&name);
-            let failed = || format!("sync {}", path.display());
+        }
+        Ok(files)
+    }
+
+    /// Writes the files that have grown to the disk, in whole steps.
+    fn write_out(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let files = self.files()?;
+        self.listing = start.elapsed();
+        for path in files {
+            let failed = || format!("write {} to the disk", path.display());
             let file = match File::open(&path) {
                 // A file that was renamed or removed meanwhile is found under its new name, or not needed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 file => file.context(failed)?,
             };
             let metadata = file.metadata().context(failed)?;
-            let synced = self.synced.entry(name).or_default();
-            if metadata.is_file() && metadata.len() >= *synced + SYNC_BYTES {
-                file.sync_data().context(failed)?;
-                *synced = metadata.len();
+            if !metadata.is_file() {
+                continue;
             }
+            let mut written = self.written.get(&path).copied().unwrap_or(0);
+            while written + STEP_BYTES <= metadata.len() {
+                write_step(&file, written).context(failed)?;
+                written += STEP_BYTES;
+            }
+            self.written.insert(path, written);
         }
-        Ok(self)
+        Ok(())
     }
+}
+
+/// Lists a directory, which need not exist.
+fn entries(directory: &Path) -> Result<Vec<DirEntry>> {
+    match std::fs::read_dir(directory).and_then(Iterator::collect) {
+        // Whoever writes the first file makes it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.context(|| format!("list {}", directory.display())),
+    }
+}
+
+/// Writes the `STEP_BYTES` at `start` to the disk. Unlike a sync, this neither commits the file system's journal nor
+/// flushes the disk's cache, so nobody else waits for more than these bytes.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "the standard library syncs whole files only")]
+fn write_step(file: &File, start: u64) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    use libc::{SYNC_FILE_RANGE_WAIT_AFTER, SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE};
+
+    let flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    let (start, bytes) = (start.cast_signed(), STEP_BYTES.cast_signed());
+    // SAFETY: the descriptor is open, and the call touches no memory.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), start, bytes, flags) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // A file system without such steps (or a container that does not allow them) writes all at the sync.
+            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EPERM)) => {
+                Ok(())
+            }
+            error => Err(error),
+        },
+    }
+}
+
+/// Writes the file to the disk.
+#[cfg(not(target_os = "linux"))]
+fn write_step(file: &File, _start: u64) -> io::Result<()> {
+    file.sync_data()
 }
 
 /// Returns a wrapper for Lance's store of a local disk that syncs what is put, copied and renamed: content first, then
@@ -188,27 +237,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_synced_once_they_have_grown_and_old_ones_never() {
+    fn files_are_written_out_in_steps_and_old_ones_never() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let grow = |name: &str, bytes: u64| {
             File::options().create(true).append(true).open(path(name)).unwrap().set_len(bytes).unwrap();
         };
-        grow("old", 2 * SYNC_BYTES);
-        let mut growing = Growing::new(directory.path().to_owned()).unwrap();
-        grow("new", SYNC_BYTES - 1);
-        growing = growing.sync().unwrap();
-        assert_eq!(growing.synced, HashMap::from([("new".into(), 0)]));
-        grow("new", SYNC_BYTES);
-        growing = growing.sync().unwrap();
-        assert_eq!(growing.synced["new".as_ref() as &std::ffi::OsStr], SYNC_BYTES);
-        grow("new", 2 * SYNC_BYTES - 1);
+        grow("old", 2 * STEP_BYTES);
+        let directories = vec![directory.path().to_owned(), path("absent")];
+        let mut growing = Growing::new(directories).unwrap();
+        let mut written = || {
+            growing.write_out().unwrap();
+            let mut written: Vec<_> = growing.written.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect();
+            written.sort();
+            written
+        };
+        grow("new", STEP_BYTES - 1);
+        assert_eq!(written(), [(path("new"), 0)]);
+        grow("new", STEP_BYTES);
+        assert_eq!(written(), [(path("new"), STEP_BYTES)]);
+        grow("new", 3 * STEP_BYTES - 1);
         std::fs::rename(path("new"), path("renamed")).unwrap();
         std::fs::create_dir(path("folder")).unwrap();
-        growing = growing.sync().unwrap();
-        assert_eq!(growing.synced["new".as_ref() as &std::ffi::OsStr], SYNC_BYTES);
-        assert_eq!(growing.synced["renamed".as_ref() as &std::ffi::OsStr], 2 * SYNC_BYTES - 1);
-        assert!(!growing.synced.contains_key("old".as_ref() as &std::ffi::OsStr));
+        grow("folder/inside", STEP_BYTES + 1);
+        let expected = [("folder/inside", STEP_BYTES), ("new", STEP_BYTES), ("renamed", 2 * STEP_BYTES)];
+        assert_eq!(written(), expected.map(|(name, bytes)| (path(name), bytes)));
     }
 
     #[tokio::test]
@@ -217,12 +270,12 @@ mod tests {
         let below = directory.path().join("data");
         let write = async {
             make_directory(&below)?;
-            File::create(below.join("a")).and_then(|file| file.set_len(2 * SYNC_BYTES)).context(|| "write")?;
-            tokio::time::sleep(3 * SYNC_PERIOD).await;
+            File::create(below.join("a")).and_then(|file| file.set_len(2 * STEP_BYTES)).context(|| "write")?;
+            tokio::time::sleep(3 * PERIOD).await;
             Ok(7)
         };
-        assert_eq!(syncing(below.clone(), write).await.unwrap(), 7);
-        let failed = syncing(below, async { Err::<(), _>(Error::conflict("the work failed")) }).await;
+        assert_eq!(flushing(vec![below.clone()], write).await.unwrap(), 7);
+        let failed = flushing(vec![below], async { Err::<(), _>(Error::conflict("the work failed")) }).await;
         assert_eq!(failed.unwrap_err().message(), "the work failed");
     }
 }

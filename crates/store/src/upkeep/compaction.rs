@@ -20,7 +20,7 @@ use lance::index::DatasetIndexExt;
 use lance_table::format::{Fragment, IndexMetadata};
 
 use crate::base::staging::ClaimedWork;
-use crate::base::version_files::{sync_staged, syncing};
+use crate::base::version_files::{flushing, sync_staged};
 use crate::base::{dataset, deletions};
 use crate::errors::lance_error;
 use crate::reading::snapshot::Snapshot;
@@ -144,7 +144,7 @@ async fn join_group(state: &Arc<TableState>, snapshot: &Snapshot, group: &[File]
     }
     let faults = &state.options().faults;
     faults.check("join.write")?;
-    let joined = syncing(snapshot.base(), rewrite(snapshot, group, limits(state))).boxed().await?;
+    let joined = flushing(snapshot.base(), rewrite(snapshot, group, limits(state))).boxed().await?;
     // Synced here, where no right is held.
     sync_staged(snapshot.base(), &joined.new_fragments).await?;
     faults.check("join.written")?;

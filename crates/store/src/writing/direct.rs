@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::dataset::{self, schemas};
 use crate::base::staging::ClaimedWork;
-use crate::base::version_files::{sync_staged, syncing};
+use crate::base::version_files::{flushing, sync_staged};
 use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
 use crate::errors::arrow_error;
@@ -128,7 +128,7 @@ async fn write(state: &TableState, dataset: &Arc<Dataset>, batches: Vec<RecordBa
     let keys = batches.iter().map(|batch| state.key().project(batch)).collect::<Result<Vec<_>>>()?;
     let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
     drop(batches);
-    let fragments = syncing(dataset, dataset::stage(dataset, rows, &state.options().faults)).await?;
+    let fragments = flushing(dataset, dataset::stage(dataset, rows, &state.options().faults)).await?;
     Ok(Staged { claim: None, fragments, keys, schema: Arc::new(logical) })
 }
 

@@ -15,6 +15,7 @@ use lance_table::io::commit::CommitError;
 
 use crate::base::fence::{CommitGate, EnteredGate};
 use crate::base::staging::ClaimedWork;
+use crate::base::version_files::flushing;
 use crate::blocking::detached;
 use crate::state::table_state::TableState;
 use crate::writing::commit::Writing;
@@ -101,7 +102,7 @@ pub(crate) async fn maintain<T>(
     let gate = Gate::new(state);
     let fence = Arc::new(state.fence().behind(Arc::clone(&gate) as _));
     let mut dataset = state.load_base_through(snapshot.base().version().version, fence).await?;
-    let done = Box::pin(change(&mut dataset)).await;
+    let done = Box::pin(flushing(snapshot.base(), change(&mut dataset))).await;
     claim.end().await;
     let failure = gate.failure.lock().take();
     failure.map_or(done, Err)
