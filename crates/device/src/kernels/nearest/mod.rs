@@ -32,7 +32,7 @@ const MEASURE_ROWS: usize = 64;
 /// Rows of a block, at most: as many work groups as a row of the grid holds.
 const BLOCK_ROWS_MAX: usize = 65_535 * MEASURE_ROWS;
 
-const SOURCE: &str = concat!(include_str!("distance.wgsl"), include_str!("nearest.wgsl"));
+const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("nearest.wgsl"));
 
 const fn kernel(entry: &'static str, constants: &'static [(&'static str, u32)]) -> Kernel {
     Kernel { source: SOURCE, entry, constants }
