@@ -1,8 +1,8 @@
 //! Sizes and parts of pictures, without their pixels.
 
 use cenote_base::{Error, Result};
-use cenote_device::resize::Crop;
-pub use cenote_device::resize::frames::Part;
+pub use cenote_device::resize::Crop;
+use cenote_device::resize::Placement;
 use fast_image_resize::CropBox;
 
 /// The way a picture meets a frame of other proportions.
@@ -16,10 +16,10 @@ pub(crate) enum Fit {
     Stretch,
 }
 
-/// The part of a picture that goes into a frame, and its place there.
+/// The part of a picture that goes into a frame, and the part of the frame that it fills.
 pub(crate) struct Layout {
-    pub(crate) part: Part,
-    pub(crate) place: Crop,
+    pub(crate) crop: Crop,
+    pub(crate) placement: Placement,
 }
 
 impl Fit {
@@ -48,19 +48,19 @@ impl Fit {
 
     /// Lays a picture of `size` out in `frame`.
     pub(crate) fn layout(self, size: (u32, u32), frame: (u32, u32)) -> Layout {
-        let part = Part::whole(size.0, size.1);
-        let place = Crop { left: 0, top: 0, width: frame.0, height: frame.1 };
+        let crop = Crop::whole(size.0, size.1);
+        let placement = Placement { left: 0, top: 0, width: frame.0, height: frame.1 };
         match self {
-            Self::Stretch => Layout { part, place },
+            Self::Stretch => Layout { crop, placement },
             Self::Cover => {
                 let CropBox { left, top, width, height } =
                     CropBox::fit_src_into_dst_size(size.0, size.1, frame.0, frame.1, None);
-                Layout { part: Part { left, top, width, height }, place }
+                Layout { crop: Crop { left, top, width, height }, placement }
             }
             Self::Contain => {
                 let (width, height) = fit_inside(size, frame);
                 let (left, top) = ((frame.0 - width) / 2, (frame.1 - height) / 2);
-                Layout { part, place: Crop { left, top, width, height } }
+                Layout { crop, placement: Placement { left, top, width, height } }
             }
         }
     }
@@ -70,7 +70,7 @@ impl Fit {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {
     /// The part, in upright pixels of the picture.
-    pub(crate) part: Part,
+    pub(crate) crop: Crop,
     /// The width and height of the picture.
     pub(crate) size: (u32, u32),
     /// The width and height of the frame.
@@ -81,7 +81,7 @@ impl View {
     /// Returns the least size of the whole picture at which the part has as many pixels as the frame.
     pub(crate) fn size_min(&self) -> (u32, u32) {
         let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
-        let (Part { width, height, .. }, size, frame) = (self.part, self.size, self.frame);
+        let (Crop { width, height, .. }, size, frame) = (self.crop, self.size, self.frame);
         (whole(size.0, frame.0, width), whole(size.1, frame.1, height))
     }
 }

@@ -29,10 +29,11 @@ impl Scaler {
     ) -> Result<(), String> {
         let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(reason)?;
         let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(reason)?;
-        let Layout { part, place } = fit.layout(image.dimensions(), (width, height));
-        let options = options().crop(part.left, part.top, part.width, part.height);
+        let Layout { crop, placement } = fit.layout(image.dimensions(), (width, height));
+        let options = options().crop(crop.left, crop.top, crop.width, crop.height);
         if fit == Fit::Contain {
-            let inner = CroppedImageMut::new(&mut target, place.left, place.top, place.width, place.height);
+            let inner =
+                CroppedImageMut::new(&mut target, placement.left, placement.top, placement.width, placement.height);
             return self.0.resize(&source, &mut inner.map_err(reason)?, &options).map_err(reason);
         }
         self.0.resize(&source, &mut target, &options).map_err(reason)

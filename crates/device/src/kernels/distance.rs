@@ -2,11 +2,11 @@
 
 use crate::simd::LANES;
 
-/// A measure of how near two rows are. Whatever the metric, the nearest row comes first.
+/// The measure of how near two rows are to each other. Whatever the metric, the nearest row comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Metric {
-    /// The squared Euclidean distance; its root has the same order.
-    L2,
+pub enum KernelMetric {
+    /// The squared Euclidean distance, which has the order of its root.
+    SquaredL2,
     /// One minus the cosine of the angle; undefined, and so never found, for a row of zeros.
     Cosine,
     /// The inner product: the larger, the nearer.
@@ -32,12 +32,12 @@ fn ordered(number: f32) -> u32 {
     }
 }
 
-impl Metric {
+impl KernelMetric {
     /// Returns the key of a sum over the columns. Only the cosine needs the squared lengths.
     #[inline(always)]
     pub(crate) fn key(self, sum: f32, left_square: f32, right_square: f32) -> u32 {
         match self {
-            Self::L2 => ordered(sum),
+            Self::SquaredL2 => ordered(sum),
             Self::InnerProduct => ordered(-sum),
             Self::Cosine if left_square == 0.0 || right_square == 0.0 => NONE,
             Self::Cosine => ordered(1.0 - sum / (left_square.sqrt() * right_square.sqrt())),
@@ -95,7 +95,7 @@ fn add_up(mut lanes: [f32; LANES]) -> f32 {
 /// are whole rows of `columns` numbers.
 #[inline(always)]
 pub(crate) fn for_each_key(
-    metric: Metric,
+    metric: KernelMetric,
     left: &[f32],
     right: &[f32],
     columns: usize,
@@ -107,7 +107,7 @@ pub(crate) fn for_each_key(
     const BLOCK_BYTES: usize = 128 << 10;
     let squares = |rows: &[f32]| -> Vec<f32> {
         let square = |row: &[f32]| sums::<false, 1>([row], row)[0];
-        if metric == Metric::Cosine { rows.chunks_exact(columns).map(square).collect() } else { Vec::new() }
+        if metric == KernelMetric::Cosine { rows.chunks_exact(columns).map(square).collect() } else { Vec::new() }
     };
     let (left_squares, right_squares) = (squares(left), squares(right));
     let square = |squares: &[f32], row: usize| squares.get(row).copied().unwrap_or_default();
@@ -137,9 +137,9 @@ pub(crate) fn for_each_key(
 }
 
 #[inline(always)]
-fn pair_sums<const ROWS: usize>(metric: Metric, left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
+fn pair_sums<const ROWS: usize>(metric: KernelMetric, left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
     match metric {
-        Metric::L2 => sums::<true, ROWS>(left, right),
-        Metric::Cosine | Metric::InnerProduct => sums::<false, ROWS>(left, right),
+        KernelMetric::SquaredL2 => sums::<true, ROWS>(left, right),
+        KernelMetric::Cosine | KernelMetric::InnerProduct => sums::<false, ROWS>(left, right),
     }
 }

@@ -27,7 +27,7 @@ const JPEG_SCANS_MAX: u32 = 500;
 /// The least size that suffices for a caller, in displayed orientation. A JPEG may come out larger, and never smaller
 /// than both this and its own size.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Target {
+pub(crate) enum DecodeTarget {
     /// At least this width and this height.
     Cover(u32, u32),
     /// At least the size of the picture when shrunk, in its proportions, into this width and height.
@@ -59,7 +59,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
-    pub(crate) fn decode(&mut self, bytes: &[u8], target: Target) -> Result<RgbImage, String> {
+    pub(crate) fn decode(&mut self, bytes: &[u8], target: DecodeTarget) -> Result<RgbImage, String> {
         match container::format(bytes)? {
             ImageFormat::Jpeg => self.decode_jpeg(bytes, target),
             format => decode_other(bytes, format),
@@ -72,7 +72,7 @@ impl Decoder {
     /// A reason for the person who looks at the row.
     pub(crate) fn decode_part(&mut self, bytes: &[u8], view: &View) -> Result<Decoded, String> {
         let (width, height) = view.size_min();
-        let target = Target::Cover(width, height);
+        let target = DecodeTarget::Cover(width, height);
         if let Some(decoded) = self.decode_jpeg_part(bytes, target, view) {
             return Ok(decoded);
         }
@@ -82,7 +82,7 @@ impl Decoder {
 
     /// Decodes a part of a JPEG. Returns `None` if that saves little, or if decoding the whole picture must tell what
     /// is wrong.
-    fn decode_jpeg_part(&mut self, bytes: &[u8], target: Target, view: &View) -> Option<Decoded> {
+    fn decode_jpeg_part(&mut self, bytes: &[u8], target: DecodeTarget, view: &View) -> Option<Decoded> {
         let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
         let is_upright = orientation.is_none_or(|orientation| orientation == Orientation::NoTransforms);
         if container::format(bytes) != Ok(ImageFormat::Jpeg) || !is_upright {
@@ -100,11 +100,11 @@ impl Decoder {
         let scale = jpeg_scale(&header, Orientation::NoTransforms, target);
         let (width, height) = (scale.scale(header.width) as u32, scale.scale(header.height) as u32);
         let block = scale.scale(header.subsamp.mcu_width()) as u32;
-        let View { part, size, frame } = *view;
+        let View { crop, size, frame } = *view;
         let across = Axis { side: size.0, scaled: width, out: frame.0, step: block };
         let down = Axis { side: size.1, scaled: height, out: frame.1, step: 1 };
-        let (left, part_width) = across.span(part.left, part.width);
-        let (top, part_height) = down.span(part.top, part.height);
+        let (left, part_width) = across.span(crop.left, crop.width);
+        let (top, part_height) = down.span(crop.top, crop.height);
         let region = Region { left, top, width: part_width, height: part_height };
         if u64::from(part_width) * u64::from(part_height) * 10 > u64::from(width) * u64::from(height) * 9 {
             return None;
@@ -123,7 +123,7 @@ impl Decoder {
         self.scratch = pixels.into_raw();
     }
 
-    fn decode_jpeg(&mut self, bytes: &[u8], target: Target) -> Result<RgbImage, String> {
+    fn decode_jpeg(&mut self, bytes: &[u8], target: DecodeTarget) -> Result<RgbImage, String> {
         let mut jpeg = new_decompressor()?;
         let header = match jpeg.read_header(bytes) {
             Ok(header) => header,
@@ -225,7 +225,7 @@ fn new_decompressor() -> Result<Decompressor, String> {
 
 /// Returns the smallest scale at which the image is still as large as `target` asks. Only scales for which
 /// libjpeg-turbo has vector instructions are considered: with the others, decoding twice the pixels is faster.
-fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Target) -> ScalingFactor {
+fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: DecodeTarget) -> ScalingFactor {
     if header.is_lossless {
         return ScalingFactor::ONE;
     }
@@ -233,8 +233,8 @@ fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Targe
     let turned = turns(orientation);
     let (shown_width, shown_height) = if turned { (height, width) } else { (width, height) };
     let (need_width, need_height) = match target {
-        Target::Cover(width, height) => (width, height),
-        Target::Within(width, height) => fit_within((shown_width, shown_height), (width, height)),
+        DecodeTarget::Cover(width, height) => (width, height),
+        DecodeTarget::Within(width, height) => fit_within((shown_width, shown_height), (width, height)),
     };
     let (need_width, need_height) = if turned { (need_height, need_width) } else { (need_width, need_height) };
     [8, 4, 2]
