@@ -20,7 +20,7 @@ use crate::build::params::LanceIndex;
 use crate::build::segments::{self, count_vectors, segment_rows};
 use crate::build::watch::silent;
 use crate::catalog::{Catalog, Index, IndexInfo, outline};
-use crate::definition::{Definition, Measured, PROPERTY_PREFIX, SearchSettings};
+use crate::definition::{IndexDefinition, Measured, PROPERTY_PREFIX, SearchSettings};
 use crate::kind::{IndexKind, VectorOptions};
 use crate::options::IndexOptions;
 use crate::rows::cache::Cache;
@@ -179,7 +179,7 @@ impl Indexes {
         }
         let field = snapshot.base().schema().field(&spec.column).map(|field| field.id);
         let field = field.ok_or_else(|| Error::internal(format!("column `{}` has no number", spec.column)))?;
-        let definition = Definition::new(field, spec.kind.clone());
+        let definition = IndexDefinition::new(field, spec.kind.clone());
         let about = |error: Error| error.context(format!("build index `{name}` on column `{}`", spec.column));
         if spec.kind.is_resident() {
             // Built before it is defined, so that an index that does not fit is never defined. An interrupted build
@@ -200,7 +200,7 @@ impl Indexes {
             table.maintain(make).await.map_err(about)?;
         } else {
             let make = async |dataset: &mut Dataset| {
-                let former = Definition::read_one(dataset.config(), &name)?;
+                let former = IndexDefinition::read_one(dataset.config(), &name)?;
                 let resumes = former.is_some_and(|former| former.is_unfinished && former.kind == spec.kind);
                 if !resumes {
                     self.build(dataset, &name, &spec.column, &definition, progress).await?;
@@ -343,14 +343,14 @@ impl Indexes {
         dataset: &mut Dataset,
         name: &str,
         column: &str,
-        definition: &Definition,
+        definition: &IndexDefinition,
         progress: &Arc<dyn Progress>,
     ) -> Result<BuildOutcome> {
         let outcome = build_index(dataset, name, column, &definition.kind, &self.shared.options, progress);
         let outcome = Box::pin(outcome).await?;
         let rows = dataset.count_rows(None).await.map_err(lance_error)?;
         let definition =
-            Definition { rows, is_unfinished: outcome == BuildOutcome::Begun, covered: 0, ..definition.clone() };
+            IndexDefinition { rows, is_unfinished: outcome == BuildOutcome::Begun, covered: 0, ..definition.clone() };
         define(dataset, name, &definition).await?;
         Ok(outcome)
     }
@@ -358,7 +358,7 @@ impl Indexes {
     /// Rebuilds `index`. An index whose column no longer has values keeps its definition alone.
     pub(crate) async fn rebuild_index(&self, table: &Table, index: &Index) -> Result<()> {
         // The settings were measured on other partitions.
-        let definition = Definition {
+        let definition = IndexDefinition {
             search: SearchSettings::default(),
             measured: index.definition.measured.map(|measured| Measured { rows: 0, ..measured }),
             ..index.definition.clone()
@@ -380,7 +380,7 @@ impl Indexes {
         let mut has_begun = false;
         loop {
             let snapshot = table.snapshot().await?;
-            let definition = Definition::read_one(snapshot.properties(), name)?;
+            let definition = IndexDefinition::read_one(snapshot.properties(), name)?;
             if !definition.is_some_and(|definition| definition.is_unfinished) {
                 break;
             }
@@ -406,7 +406,7 @@ impl Indexes {
         name: &str,
         progress: &Arc<dyn Progress>,
     ) -> Result<Option<usize>> {
-        let Some(mut definition) = Definition::read_one(dataset.config(), name)? else { return Ok(None) };
+        let Some(mut definition) = IndexDefinition::read_one(dataset.config(), name)? else { return Ok(None) };
         let Some(column) = dataset.schema().field_by_id(definition.field).map(|field| field.name.clone()) else {
             return Ok(None);
         };
@@ -547,12 +547,12 @@ impl Indexes {
     }
 
     /// Stores `definition` as that of index `name`.
-    pub(crate) async fn define(&self, table: &Table, name: &str, definition: &Definition) -> Result<()> {
+    pub(crate) async fn define(&self, table: &Table, name: &str, definition: &IndexDefinition) -> Result<()> {
         table.maintain(async |dataset| define(dataset, name, definition).await).await
     }
 }
 
-async fn define(dataset: &mut Dataset, name: &str, definition: &Definition) -> Result<()> {
+async fn define(dataset: &mut Dataset, name: &str, definition: &IndexDefinition) -> Result<()> {
     let (key, text) = definition.to_property(name)?;
     if dataset.config().get(&key) == Some(&text) {
         return Ok(());

@@ -62,5 +62,5 @@ pub use options::IndexOptions;
 pub use spec::IndexSpec;
 pub use text::search::TextQuery;
 pub use vector::exact::vector_dimensions;
-pub use vector::search::{Strategy, VectorQuery};
+pub use vector::search::{VectorQuery, VectorStrategy};
 pub use vector::tune::{TunePoint, Tuning};

@@ -9,16 +9,16 @@ use crate::stable_rows::StableRows;
 /// Rows prefetched ahead of the current one. Values from 4 to 16 measured alike.
 const AHEAD: usize = 8;
 
-type Kernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
+type DistanceKernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
 
 /// The kernels of one instruction set. Queries and rows have the same length, padded with zeros.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernels {
-    l2_codes: Kernel<i16, u8>,
-    dot_codes: Kernel<i16, u8>,
-    l2_floats: Kernel<f32, f32>,
-    dot_floats: Kernel<f32, f32>,
-    hamming: Kernel<u8, u8>,
+pub(crate) struct DistanceKernels {
+    l2_codes: DistanceKernel<i16, u8>,
+    dot_codes: DistanceKernel<i16, u8>,
+    l2_floats: DistanceKernel<f32, f32>,
+    dot_floats: DistanceKernel<f32, f32>,
+    hamming: DistanceKernel<u8, u8>,
 }
 
 macro_rules! method {
@@ -32,7 +32,7 @@ macro_rules! method {
     };
 }
 
-impl Kernels {
+impl DistanceKernels {
     /// Returns the kernels of the widest instruction set that this processor has.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -154,7 +154,7 @@ macro_rules! tier {
             kernel!(l2_floats, f32, f32, l2_float::<$fused>, $($features)?);
             kernel!(dot_floats, f32, f32, dot_float::<$fused>, $($features)?);
             kernel!(hamming, u8, u8, hamming_bits, $($features)?);
-            pub(super) const KERNELS: Kernels = Kernels { l2_codes, dot_codes, l2_floats, dot_floats, hamming };
+            pub(super) const KERNELS: DistanceKernels = DistanceKernels { l2_codes, dot_codes, l2_floats, dot_floats, hamming };
         }
     };
 }
@@ -172,8 +172,8 @@ mod tests {
 
     use super::*;
 
-    fn tiers() -> Vec<Kernels> {
-        let mut tiers = vec![portable::KERNELS, Kernels::detect()];
+    fn tiers() -> Vec<DistanceKernels> {
+        let mut tiers = vec![portable::KERNELS, DistanceKernels::detect()];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             tiers.push(avx2::KERNELS);

@@ -11,7 +11,7 @@ use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexParams, IndexType};
 
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
-use crate::metric::Metric;
+use crate::metric::{Metric, lance_type};
 use crate::options::IndexOptions;
 
 /// Vectors up to which an index keeps them whole by default: to compare all is exact, and quicker than to walk a graph.
@@ -95,7 +95,7 @@ pub(super) fn vector_params(
     in_segments: bool,
     build_bytes_max: ByteSize,
 ) -> Result<VectorIndexParams> {
-    let metric = options.metric.to_lance();
+    let metric = lance_type(options.metric);
     let structure = match options.structure {
         VectorStructure::Auto if rows <= FLAT_ROWS_MAX || options.metric == Metric::Hamming => VectorStructure::IvfFlat,
         VectorStructure::Auto if options.m.is_some() || options.ef_construction.is_some() => VectorStructure::IvfHnswSq,

@@ -10,16 +10,16 @@ use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_e
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_select::RowSetOps;
 
-use super::exact::{QueryVector, VectorShape, VectorType, Vectors, vector_type};
-use super::partition::Candidate;
+use super::exact::{QueryVector, RowVectors, VectorShape, VectorType, vector_type};
+use super::partition::RowCandidate;
 use super::resident::graph::{EF_FACTOR, EF_MIN, GraphSearch};
-use super::walk::Walk;
+use super::walk::DiskWalk;
 use crate::blocking::blocking;
 use crate::catalog::{BuiltIndex, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, is_of_index, warn_unreadable};
-use crate::metric::Metric;
+use crate::metric::{Metric, from_lance};
 use crate::options::PROCESSORS;
 use crate::rows::filtered::FilteredRows;
 use crate::rows::fragments::{Fragment, Fragments, PerFragment, UNCOVERED_ROWS_MAX};
@@ -70,7 +70,7 @@ impl VectorQuery {
 
 /// The way in which a search found its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Strategy {
+pub enum VectorStrategy {
     /// A comparison with every row, or with every row that satisfies the filter.
     Exact,
     /// A comparison with the rows that satisfy the filter, after counting them: the number of rows.
@@ -80,7 +80,7 @@ pub enum Strategy {
     Index(String, Option<usize>),
 }
 
-impl Strategy {
+impl VectorStrategy {
     /// Describes how a search that may use `index` will proceed, as far as is known before the rows that satisfy its
     /// filter are counted.
     pub fn outlook(index: Option<&IndexInfo>, has_filter: bool) -> String {
@@ -92,7 +92,7 @@ impl Strategy {
     }
 }
 
-impl fmt::Display for Strategy {
+impl fmt::Display for VectorStrategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact => f.write_str("exact"),
@@ -121,14 +121,14 @@ impl Indexes {
     }
 
     /// Returns [`vector_hits`](Self::vector_hits) with the strategy that found them.
-    pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, Strategy)> {
+    pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, VectorStrategy)> {
         let catalog = self.catalog(snapshot).await?;
         let indexes = || catalog.indexes.iter().filter(|index| index.column == query.column);
         let search = self.checked(snapshot, query, indexes().find_map(Index::metric))?;
         let metric = search.shape.metric;
         let fitting: Vec<&Index> = indexes().filter(|index| index.metric() == Some(metric)).collect();
         if fitting.is_empty() {
-            return Ok((search.exact().await?, Strategy::Exact));
+            return Ok((search.exact().await?, VectorStrategy::Exact));
         }
         let filtered = match &query.filter {
             Some(filter) => Some(Arc::new(self.filtered(snapshot, filter).await?)),
@@ -137,23 +137,25 @@ impl Indexes {
         let matching = filtered.as_ref().map(|filtered| filtered.count());
         for index in fitting.iter().filter(|index| index.definition.kind.is_resident()) {
             if let Some(hits) = search.by_resident(index, filtered.as_ref()).await? {
-                return Ok((hits, Strategy::Index(index.name.clone(), matching)));
+                return Ok((hits, VectorStrategy::Index(index.name.clone(), matching)));
             }
         }
         if let (Some(filtered), Some(rows)) = (&filtered, matching.filter(|rows| *rows <= MATCHING_ROWS_MAX)) {
-            return Ok((search.matching(filtered).await?, Strategy::Matching(rows)));
+            return Ok((search.matching(filtered).await?, VectorStrategy::Matching(rows)));
         }
         for index in fitting {
             let Some(built) = &index.built else { continue };
             match search.on_disk(index, built, filtered.as_ref()).await {
-                Ok(hits) if hits.len() >= query.k => return Ok((hits, Strategy::Index(index.name.clone(), matching))),
+                Ok(hits) if hits.len() >= query.k => {
+                    return Ok((hits, VectorStrategy::Index(index.name.clone(), matching)));
+                }
                 // The index has fewer than k rows; the exact search finds the others, if there are any.
                 Ok(_) => break,
                 Err(error) if is_of_index(&error) => warn_unreadable(&index.name, &error),
                 Err(error) => return Err(error),
             }
         }
-        Ok((search.exact().await?, Strategy::Exact))
+        Ok((search.exact().await?, VectorStrategy::Exact))
     }
 
     /// Returns the nearest rows by comparing every row.
@@ -241,7 +243,7 @@ impl VectorSearch<'_> {
         let (shape, k, vector) = (self.shape, self.query.k, Arc::clone(&self.vector));
         let is_small = taken.get_array_memory_size() <= INLINE_BYTES_MAX;
         let compare = move || {
-            let mut vectors = Vectors::new(shape);
+            let mut vectors = RowVectors::new(shape);
             vectors.read(&taken)?;
             Ok(vectors.nearest(&vector, k, 0, |_| true))
         };
@@ -351,7 +353,7 @@ impl VectorSearch<'_> {
             async move {
                 let batch = batch?;
                 let compare = move || {
-                    let mut vectors = Vectors::new(shape);
+                    let mut vectors = RowVectors::new(shape);
                     vectors.read(&batch)?;
                     Ok(vectors.nearest(&vector, k, 0, |_| true))
                 };
@@ -394,7 +396,7 @@ impl VectorSearch<'_> {
             None if is_coarse => REFINE_FACTOR_COARSE,
             None => REFINE_FACTOR,
         };
-        let walk = Walk {
+        let walk = DiskWalk {
             snapshot: self.snapshot,
             column: &self.query.column,
             metric: self.shape.metric,
@@ -409,8 +411,8 @@ impl VectorSearch<'_> {
         };
         let candidates = walk.run(built, filtered).boxed().await?;
         if is_exact {
-            let hit = |Candidate { row_id, distance }| {
-                let distance = self.shape.metric.distance_of(distance);
+            let hit = |RowCandidate { row_id, distance }| {
+                let distance = from_lance(self.shape.metric, distance);
                 Hit { row_id, distance: Some(distance), score: None }
             };
             return Ok(candidates.into_iter().map(hit).collect());
@@ -424,8 +426,8 @@ struct UnindexedVectors {
     snapshot: Snapshot,
     vector: Arc<QueryVector>,
     k: usize,
-    uncovered: Option<Arc<PerFragment<Vectors>>>,
-    changed: Option<Arc<ChangedRows<Vectors>>>,
+    uncovered: Option<Arc<PerFragment<RowVectors>>>,
+    changed: Option<Arc<ChangedRows<RowVectors>>>,
     /// The smallest row id of the change store that is compared.
     since: u64,
     filtered: Option<Arc<FilteredRows>>,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
-use cenote_graph::{Filter, Graph, Options, Selection, Strategy, Values};
+use cenote_graph::{Graph, GraphOptions, GraphStrategy, LabelFilter, LabelSelection, VectorValues};
 use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
 use futures::TryStreamExt;
 use lance::Dataset;
@@ -34,7 +34,7 @@ use crate::rows::coverage::Coverage;
 use crate::rows::filtered::{FilteredBase, FilteredRows};
 use crate::rows::fragments::{Examined, Fragments, rows_of};
 use crate::rows::row_set;
-use crate::vector::exact::{Numbers, QueryVector, VectorShape, VectorType, Vectors, vector_type};
+use crate::vector::exact::{QueryVector, RowVectors, VectorNumbers, VectorShape, VectorType, vector_type};
 
 /// The capacity of a new graph: `CAPACITY_FACTOR` times the bytes that the current rows take, so that it can grow.
 const CAPACITY_FACTOR: u64 = 2;
@@ -108,7 +108,7 @@ struct EpochCoverage {
 struct EpochSelection {
     epoch: u64,
     filtered_base: Weak<FilteredBase>,
-    selection: Arc<Selection>,
+    selection: Arc<LabelSelection>,
 }
 
 /// Labels by the hashes of their vectors.
@@ -124,7 +124,7 @@ pub(in crate::vector) struct GraphSearch {
 }
 
 /// The rows of one snapshot that the graph has.
-pub(crate) struct GraphView {
+pub(crate) struct ResidentView {
     epoch: u64,
     pub(crate) coverage: Arc<Coverage>,
     /// The version up to which the graph has the rows of the change store.
@@ -180,7 +180,7 @@ impl ResidentIndex {
     }
 
     /// Returns the rows of `snapshot` that the graph has; `None` where it is not complete for that base.
-    pub(crate) async fn view(&self, snapshot: &Snapshot, fragments: &Arc<Fragments>) -> Result<Option<GraphView>> {
+    pub(crate) async fn view(&self, snapshot: &Snapshot, fragments: &Arc<Fragments>) -> Result<Option<ResidentView>> {
         let base = snapshot.base();
         let (epoch, changed_to, covered) = {
             let state = self.state.read();
@@ -190,7 +190,11 @@ impl ResidentIndex {
             // The graph lacks rows of the change store that were gone at a later version.
             let changed_to = if state.changed_to <= snapshot.version() { state.changed_to } else { Version(0) };
             if let Some(known) = self.coverages.get(snapshot, "").filter(|known| known.epoch == state.epoch) {
-                return Ok(Some(GraphView { epoch: state.epoch, coverage: Arc::clone(&known.coverage), changed_to }));
+                return Ok(Some(ResidentView {
+                    epoch: state.epoch,
+                    coverage: Arc::clone(&known.coverage),
+                    changed_to,
+                }));
             }
             let files = column_files(base, self.field);
             let fits = |(id, file): &(&u32, &String)| state.covered.get(*id) == Some(*file);
@@ -199,7 +203,7 @@ impl ResidentIndex {
         let coverage = Arc::new(Coverage::new(fragments, covered).await?);
         let bytes = coverage.covered.serialized_size() + coverage.uncovered.serialized_size();
         self.coverages.put(snapshot, "", &Arc::new(EpochCoverage { epoch, coverage: Arc::clone(&coverage) }), bytes);
-        Ok(Some(GraphView { epoch, coverage, changed_to }))
+        Ok(Some(ResidentView { epoch, coverage, changed_to }))
     }
 
     /// Returns the nearest of the rows that `view` of `snapshot` has and that are among `filtered`; `None` when the
@@ -207,7 +211,7 @@ impl ResidentIndex {
     pub(in crate::vector) fn nearest(
         &self,
         snapshot: &Snapshot,
-        view: &GraphView,
+        view: &ResidentView,
         vector: &QueryVector,
         search: GraphSearch,
         filtered: Option<&FilteredRows>,
@@ -231,13 +235,13 @@ impl ResidentIndex {
         let most = filtered.map_or(rows, |filtered| filtered.count().min(rows));
         let selectivity = most as f64 / state.graph.len().max(1) as f64;
         let values = match self.options.metric {
-            Metric::Hamming => Values::Bits(&vector.bytes),
-            _ => Values::Floats(&vector.floats),
+            Metric::Hamming => VectorValues::Bits(&vector.bytes),
+            _ => VectorValues::Floats(&vector.floats),
         };
-        let test = Filter::Test { matches: &matches, selectivity };
+        let test = LabelFilter::Test { matches: &matches, selectivity };
         let exact = |rows: Vec<u64>| {
             let rows: Vec<u64> = rows.into_iter().filter(|row| matches(*row)).collect();
-            state.graph.search_exact(values, k, Filter::Labels(&rows))
+            state.graph.search_exact(values, k, LabelFilter::Labels(&rows))
         };
         let selection = filtered.map(|filtered| self.selection(snapshot, view, state, filtered, search)).transpose()?;
         let hits = match (filtered, selection.flatten()) {
@@ -247,7 +251,9 @@ impl ResidentIndex {
                 hits
             }
             // An exact search compares the matching rows alone, and need not test all nodes of the graph.
-            (Some(filtered), None) if state.graph.strategy(k, ef, test) == Strategy::Exact => exact(filtered.ids()?)?,
+            (Some(filtered), None) if state.graph.strategy(k, ef, test) == GraphStrategy::Exact => {
+                exact(filtered.ids()?)?
+            }
             _ => state.graph.search(values, k, ef, test)?,
         };
         let hits = hits.into_iter();
@@ -259,14 +265,14 @@ impl ResidentIndex {
     fn selection(
         &self,
         snapshot: &Snapshot,
-        view: &GraphView,
+        view: &ResidentView,
         state: &GraphState,
         filtered: &FilteredRows,
         GraphSearch { k, ef }: GraphSearch,
-    ) -> Result<Option<Arc<Selection>>> {
+    ) -> Result<Option<Arc<LabelSelection>>> {
         let is_quick = |rows: usize| state.graph.is_quicker_selected(k, ef, rows);
         let Some(filtered_base) = filtered.repeated().filter(|base| is_quick(base.count)) else { return Ok(None) };
-        let bytes = filtered_base.count * Selection::LABEL_BYTES + filtered_base.text.len();
+        let bytes = filtered_base.count * LabelSelection::LABEL_BYTES + filtered_base.text.len();
         if !self.selections.has_room_for(bytes) {
             return Ok(None);
         }
@@ -447,10 +453,10 @@ impl ResidentIndex {
         Ok(VectorShape { metric: self.options.metric, width })
     }
 
-    fn graph_options(&self, snapshot: &Snapshot, index: &Index, refresh: &RefreshOptions) -> Result<Options> {
+    fn graph_options(&self, snapshot: &Snapshot, index: &Index, refresh: &RefreshOptions) -> Result<GraphOptions> {
         let VectorType { width, .. } = vector_type(snapshot, &index.column)?;
         let bits = if self.options.metric == Metric::Hamming { 8 } else { 1 };
-        let mut options = Options::new(width * bits, self.options.metric.to_graph());
+        let mut options = GraphOptions::new(width * bits, self.options.metric);
         options.m = self.options.m.unwrap_or(options.m);
         options.ef_construction = self.options.ef_construction.unwrap_or(options.ef_construction);
         let rows: usize = snapshot.base().fragments().iter().filter_map(|fragment| fragment.num_rows()).sum();
@@ -524,11 +530,11 @@ impl ResidentIndex {
                 let (rows, threads) = (batch.num_rows(), refresh.threads);
                 refresh.examined.add(rows);
                 let taken = blocking(move || {
-                    let mut vectors = Vectors::new(shape);
+                    let mut vectors = RowVectors::new(shape);
                     let without = vectors.read(&batch)?;
                     let emptied = without.into_iter().filter(|row| target.delete(*row)).count();
                     // Finds the row's node under its id in the change store, from which a fold moved it.
-                    let folded = |values: Values<'_>| {
+                    let folded = |values: VectorValues<'_>| {
                         let mut changed = changed.lock();
                         let labels = changed.get_mut(&hash(values))?;
                         let is_it = |label: &u64| !current.is_changed(*label) && target.holds(*label, values);
@@ -570,7 +576,7 @@ impl ResidentIndex {
         for batch in snapshot.changed_since(from, &request).await? {
             let (graph, changed) = (Arc::clone(graph), Arc::clone(&self.changed_labels));
             blocking(move || {
-                let mut vectors = Vectors::new(shape);
+                let mut vectors = RowVectors::new(shape);
                 vectors.read(&batch)?;
                 insert(&graph, &vectors, shape.metric, threads, |_| None)?;
                 let mut changed = changed.lock();
@@ -604,11 +610,11 @@ impl ResidentIndex {
     }
 }
 
-fn hash(values: Values<'_>) -> u64 {
+fn hash(values: VectorValues<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     match values {
-        Values::Floats(floats) => floats.iter().for_each(|float| float.to_bits().hash(&mut hasher)),
-        Values::Bits(bytes) => bytes.hash(&mut hasher),
+        VectorValues::Floats(floats) => floats.iter().for_each(|float| float.to_bits().hash(&mut hasher)),
+        VectorValues::Bits(bytes) => bytes.hash(&mut hasher),
     }
     hasher.finish()
 }
@@ -618,19 +624,19 @@ fn hash(values: Values<'_>) -> u64 {
 /// left out.
 fn insert(
     graph: &Graph,
-    vectors: &Vectors,
+    vectors: &RowVectors,
     metric: Metric,
     threads: usize,
-    folded: impl Fn(Values<'_>) -> Option<u64>,
+    folded: impl Fn(VectorValues<'_>) -> Option<u64>,
 ) -> Result<usize> {
-    let has_distance = |values: Values<'_>| match values {
-        Values::Floats(numbers) => {
+    let has_distance = |values: VectorValues<'_>| match values {
+        VectorValues::Floats(numbers) => {
             numbers.iter().all(|number| number.is_finite())
                 && (metric != Metric::Cosine || numbers.iter().any(|number| *number != 0.0))
         }
-        Values::Bits(_) => true,
+        VectorValues::Bits(_) => true,
     };
-    let (mut emptied, mut moved, mut labels, mut new) = (0, Vec::new(), Vec::new(), Numbers::new(metric));
+    let (mut emptied, mut moved, mut labels, mut new) = (0, Vec::new(), Vec::new(), VectorNumbers::new(metric));
     for (row, row_id) in vectors.row_ids.iter().enumerate() {
         let values = vectors.values(row);
         if !has_distance(values) {
