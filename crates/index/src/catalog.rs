@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, Result};
+use cenote_base::{Result, unknown};
 use cenote_store::{Snapshot, Version, lance_error};
 use futures::FutureExt;
 use lance::Dataset;
@@ -175,9 +175,8 @@ impl Catalog {
     /// `NotFound`, with the names of the indexes of `table`.
     pub(crate) fn find(&self, table: &str, name: &str) -> Result<&Index> {
         self.indexes.iter().find(|index| index.name == name).ok_or_else(|| {
-            let known = self.indexes.iter().map(|index| index.name.as_str()).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
-            Error::not_found(format!("table `{table}` has no index `{name}`; {known}"))
+            let known = self.indexes.iter().map(|index| index.name.as_str());
+            unknown("index", name, known).context(format!("table `{table}`"))
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, did_you_mean};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Metric;
@@ -160,7 +160,8 @@ impl IndexKind {
             let names = VECTOR_NAMES.iter().map(|(name, _)| *name).chain(["text"]);
             let names: Vec<&str> = names.chain(SCALAR_NAMES.iter().map(|(name, _)| *name)).collect();
             return Err(Error::invalid_input(format!(
-                "`{word}` is not a kind of index: use one of {}",
+                "`{word}` is not a kind of index{}; there are {}",
+                did_you_mean(&word, names.iter().copied()),
                 names.join(", ")
             )));
         };
@@ -176,8 +177,11 @@ impl IndexKind {
             value.parse().map_err(|_| Error::invalid_input(what))
         }
         let kind = self.to_string();
-        let unknown =
-            |known: &str| Err(Error::invalid_input(format!("a {kind} index has no option `{name}`; {known}")));
+        let unknown = |known: &[&str]| {
+            let hint = did_you_mean(name, known.iter().copied());
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Err(Error::invalid_input(format!("a {kind} index has no option `{name}`{hint}; there are {known}")))
+        };
         match self {
             Self::Vector(options) => match name {
                 "metric" => options.metric = value.parse()?,
@@ -185,7 +189,7 @@ impl IndexKind {
                 "sub_vectors" => options.sub_vectors = Some(read(name, value)?),
                 "m" => options.m = Some(read(name, value)?),
                 "ef_construction" => options.ef_construction = Some(read(name, value)?),
-                _ => return unknown("it has metric, partitions, sub_vectors, m, ef_construction"),
+                _ => return unknown(&["metric", "partitions", "sub_vectors", "m", "ef_construction"]),
             },
             Self::FullText(options) => match name {
                 "language" => options.language = value.to_owned(),
@@ -193,9 +197,9 @@ impl IndexKind {
                 "remove_stop_words" => options.remove_stop_words = read(name, value)?,
                 "ngram_min" => options.ngram = Some((read(name, value)?, options.ngram.map_or(3, |(_, max)| max))),
                 "ngram_max" => options.ngram = Some((options.ngram.map_or(3, |(min, _)| min), read(name, value)?)),
-                _ => return unknown("it has language, stem, remove_stop_words, ngram_min, ngram_max"),
+                _ => return unknown(&["language", "stem", "remove_stop_words", "ngram_min", "ngram_max"]),
             },
-            Self::Scalar(_) => return unknown("it has none"),
+            Self::Scalar(_) => return unknown(&[]),
         }
         Ok(())
     }
@@ -283,7 +287,8 @@ mod tests {
             ("text", ("metric", "l2"), "no option `metric`"),
             ("vector", ("metric", "l3"), "hamming"),
             ("vector", ("partitions", "many"), "cannot be `many`"),
-            ("bitmap", ("m", "16"), "it has none"),
+            ("vector", ("metrik", "l2"), "did you mean `metric`?"),
+            ("bitmap", ("m", "16"), "there are none"),
         ] {
             let error = IndexKind::parse(kind, [option]).unwrap_err();
             assert!(error.message().contains(says), "{error}");

@@ -57,7 +57,7 @@ pub use hits::{DISTANCE, Hit, K_MAX, SCORE, materialize};
 pub use hybrid::HybridQuery;
 pub use indexes::Indexes;
 pub use kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
-pub use metric::Metric;
+pub use metric::{Metric, is_packed_byte};
 pub use options::IndexOptions;
 pub use spec::IndexSpec;
 pub use text::search::TextQuery;

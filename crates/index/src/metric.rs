@@ -4,6 +4,11 @@ use lance_linalg::distance::DistanceType;
 
 pub use cenote_graph::Metric;
 
+/// Returns whether `number` is one of a vector of packed bits, which are bytes: a whole number from 0 to 255.
+pub fn is_packed_byte(number: f32) -> bool {
+    number.fract() == 0.0 && (0.0..=255.0).contains(&number)
+}
+
 /// Returns Lance's name of `metric`.
 pub(crate) fn lance_type(metric: Metric) -> DistanceType {
     match metric {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_store::{Filter, Snapshot, lance_error};
 use futures::TryStreamExt;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
@@ -390,8 +390,7 @@ fn text_indexes<'a>(snapshot: &Snapshot, catalog: &'a Catalog, column: Option<&s
             Ok(indexed)
         }
         Some(column) if snapshot.schema().index_of(column).is_err() => {
-            let known = snapshot.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
-            Err(Error::not_found(format!("no column `{column}`; the table has {known}")))
+            Err(unknown("column", column, snapshot.schema().fields().iter().map(|field| field.name().as_str())))
         }
         Some(column) => Err(Error::not_found(format!("column `{column}` has no full-text index; {hint}"))),
     }

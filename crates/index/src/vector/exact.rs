@@ -5,13 +5,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, UInt8Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, UInt8Type};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_graph::VectorValues;
 use cenote_store::{Snapshot, arrow_error};
 use lance_linalg::distance::hamming::hamming;
 
 use crate::hits::{Hit, by_distance, keep_first, kept_max};
-use crate::metric::{Metric, from_lance, lance_type};
+use crate::metric::{Metric, from_lance, is_packed_byte, lance_type};
 use crate::rows::row_set;
 use crate::rows::runs::Run;
 
@@ -189,7 +189,7 @@ impl QueryVector {
         let mut bytes = Vec::new();
         if metric == Metric::Hamming {
             for (at, number) in vector.iter().enumerate() {
-                if number.fract() != 0.0 || !(0.0..=255.0).contains(number) {
+                if !is_packed_byte(*number) {
                     let what = format!("number {} of the query vector is {number}, and packed bits are bytes", at + 1);
                     return Err(Error::invalid_input(what));
                 }
@@ -240,15 +240,14 @@ pub(super) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<VectorTyp
     let schema = snapshot.schema();
     let known = || {
         let fields = schema.fields().iter().filter(|field| read(field.data_type()).is_some());
-        let names = fields.map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        if names.is_empty() { "the table has no vector columns".to_owned() } else { format!("vector columns: {names}") }
+        fields.map(|field| field.name().as_str())
     };
-    let Ok(field) = schema.field_with_name(column) else {
-        return Err(Error::not_found(format!("no column `{column}`; {}", known())));
-    };
+    let field = schema.field_with_name(column).map_err(|_| unknown("vector column", column, known()))?;
     read(field.data_type()).ok_or_else(|| {
-        let found = field.data_type();
-        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {}", known()))
+        let (found, known) = (field.data_type(), known().collect::<Vec<_>>().join(", "));
+        let known =
+            if known.is_empty() { "no column of the table does".to_owned() } else { format!("these do: {known}") };
+        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {known}"))
     })
 }
 

@@ -73,11 +73,18 @@ impl VectorQuery {
 pub enum VectorStrategy {
     /// A comparison with every row, or with every row that satisfies the filter.
     Exact,
-    /// A comparison with the rows that satisfy the filter, after counting them: the number of rows.
-    Matching(usize),
-    /// A search of an index, and a comparison with the rows that it lacks: the name of the index, and the number of
-    /// rows that satisfy the filter if there is one.
-    Index(String, Option<usize>),
+    /// A comparison with the rows that satisfy the filter, after counting them.
+    Matching {
+        /// The number of those rows.
+        rows: usize,
+    },
+    /// A search of an index, and a comparison with the rows that it lacks.
+    Index {
+        /// The name of the index.
+        name: String,
+        /// The number of rows that satisfy the filter, if there is one.
+        matching: Option<usize>,
+    },
 }
 
 impl VectorStrategy {
@@ -86,7 +93,9 @@ impl VectorStrategy {
     pub fn outlook(index: Option<&IndexInfo>, has_filter: bool) -> String {
         match index {
             None => Self::Exact.to_string(),
-            Some(index) if !has_filter || index.kind.is_resident() => Self::Index(index.name.clone(), None).to_string(),
+            Some(IndexInfo { name, kind, .. }) if !has_filter || kind.is_resident() => {
+                Self::Index { name: name.clone(), matching: None }.to_string()
+            }
             Some(index) => format!("exact up to {MATCHING_ROWS_MAX} matching rows, else index {}", index.name),
         }
     }
@@ -96,9 +105,9 @@ impl fmt::Display for VectorStrategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact => f.write_str("exact"),
-            Self::Matching(rows) => write!(f, "exact over {rows} matching rows"),
-            Self::Index(name, None) => write!(f, "index {name}"),
-            Self::Index(name, Some(rows)) => write!(f, "index {name} under {rows} matching rows"),
+            Self::Matching { rows } => write!(f, "exact over {rows} matching rows"),
+            Self::Index { name, matching: None } => write!(f, "index {name}"),
+            Self::Index { name, matching: Some(rows) } => write!(f, "index {name} under {rows} matching rows"),
         }
     }
 }
@@ -137,17 +146,17 @@ impl Indexes {
         let matching = filtered.as_ref().map(|filtered| filtered.count());
         for index in fitting.iter().filter(|index| index.definition.kind.is_resident()) {
             if let Some(hits) = search.by_resident(index, filtered.as_ref()).await? {
-                return Ok((hits, VectorStrategy::Index(index.name.clone(), matching)));
+                return Ok((hits, VectorStrategy::Index { name: index.name.clone(), matching }));
             }
         }
         if let (Some(filtered), Some(rows)) = (&filtered, matching.filter(|rows| *rows <= MATCHING_ROWS_MAX)) {
-            return Ok((search.matching(filtered).await?, VectorStrategy::Matching(rows)));
+            return Ok((search.matching(filtered).await?, VectorStrategy::Matching { rows }));
         }
         for index in fitting {
             let Some(built) = &index.built else { continue };
             match search.on_disk(index, built, filtered.as_ref()).await {
                 Ok(hits) if hits.len() >= query.k => {
-                    return Ok((hits, VectorStrategy::Index(index.name.clone(), matching)));
+                    return Ok((hits, VectorStrategy::Index { name: index.name.clone(), matching }));
                 }
                 // The index has fewer than k rows; the exact search finds the others, if there are any.
                 Ok(_) => break,

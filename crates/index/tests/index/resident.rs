@@ -98,7 +98,7 @@ async fn compare(indexes: &Indexes, snapshot: &Snapshot, model: &Model, color: O
 }
 
 fn is_resident(strategy: &VectorStrategy) -> bool {
-    matches!(strategy, VectorStrategy::Index(name, _) if name == "vector_l2_hnsw")
+    matches!(strategy, VectorStrategy::Index { name, .. } if name == "vector_l2_hnsw")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,7 +261,10 @@ async fn an_index_on_disk_gets_segments_of_what_is_new_and_none_of_what_it_knew(
         assert_eq!(index.rows_unindexed, 0, "step {step}: {index:?}");
         segments.push(index.segments);
         let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
-        assert!(recall == 1.0 && matches!(strategy, VectorStrategy::Index(..)), "step {step}: {recall} by {strategy}");
+        assert!(
+            recall == 1.0 && matches!(strategy, VectorStrategy::Index { .. }),
+            "step {step}: {recall} by {strategy}"
+        );
     }
     // A new segment, some that replace it, one with the rows of the patched file, another, and all in one.
     assert_eq!(segments, [2, 2, 2, 2, 3, 1]);
@@ -282,7 +285,7 @@ async fn a_replaced_row_is_no_hit_where_many_rows_satisfy_the_filter() {
     for vector in old.range(0..60).filter_map(|(_, vector)| vector.clone()) {
         let query = VectorQuery { filter: Some("id >= 0".into()), ..VectorQuery::new("vector", vector, 1) };
         let (hits, strategy) = indexes.find_vectors(&snapshot, &query).await.unwrap();
-        assert!(matches!(strategy, VectorStrategy::Index(_, Some(_))), "{strategy}");
+        assert!(matches!(strategy, VectorStrategy::Index { matching: Some(_), .. }), "{strategy}");
         assert!(hits[0].distance.unwrap() > 0.0, "the row's former vector was found");
     }
 }
@@ -308,7 +311,7 @@ async fn an_index_on_disk_answers_by_itself_where_it_has_as_many_dead_rows_as_th
         let near = model.values().flatten().map(|own| distance(own, &vector)).fold(f32::INFINITY, f32::min);
         let (hits, strategy) = indexes.find_vectors(&snapshot, &VectorQuery::new("vector", vector, 1)).await.unwrap();
         assert!((hits[0].distance.unwrap() - near).abs() < 1e-4);
-        assert!(matches!(strategy, VectorStrategy::Index(..)), "{strategy}");
+        assert!(matches!(strategy, VectorStrategy::Index { .. }), "{strategy}");
     }
 }
 

@@ -6,9 +6,9 @@ use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float32Builder};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Float32Type};
 use cenote_base::Error;
-use cenote_index::Metric;
+use cenote_index::{Metric, is_packed_byte};
 use datafusion::common::ScalarValue;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -40,16 +40,26 @@ impl DistanceFunction {
         self.metric
     }
 
-    fn measure(&self, a: &[f32], b: &[f32]) -> Option<f32> {
-        match self.metric {
+    fn measure(&self, a: &[f32], b: &[f32]) -> Result<Option<f32>> {
+        Ok(match self.metric {
             Metric::L2 => Some(sum(a, b, |a, b| (a - b) * (a - b)).sqrt()),
             Metric::Dot => Some(sum(a, b, |a, b| a * b)),
-            Metric::Hamming => Some(sum(a, b, |a, b| (a as u8 ^ b as u8).count_ones() as f32)),
+            Metric::Hamming => {
+                if let Some(number) = a.iter().chain(b).find(|number| !is_packed_byte(**number)) {
+                    return Err(self.wrong(format!("packed bits are whole numbers from 0 to 255, found {number}")));
+                }
+                Some(sum(a, b, |a, b| (a as u8 ^ b as u8).count_ones() as f32))
+            }
             Metric::Cosine => {
                 let norms = sum(a, a, |a, b| a * b).sqrt() * sum(b, b, |a, b| a * b).sqrt();
                 (norms > 0.0).then(|| 1.0 - sum(a, b, |a, b| a * b) / norms)
             }
-        }
+        })
+    }
+
+    /// Makes the error for arguments that the function does not take.
+    fn wrong(&self, what: String) -> DataFusionError {
+        external(Error::invalid_input(format!("{}: {what}", self.name())))
     }
 }
 
@@ -76,9 +86,8 @@ impl ScalarUDFImpl for DistanceFunction {
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let wrong = |what: String| Err(external(Error::invalid_input(format!("{}: {what}", self.name()))));
         if arg_types.len() != 2 {
-            return wrong(format!("it takes two vectors, found {} arguments", arg_types.len()));
+            return Err(self.wrong(format!("it takes two vectors, found {} arguments", arg_types.len())));
         }
         let item = || Arc::new(Field::new_list_field(DataType::Float32, true));
         let mut types = Vec::with_capacity(2);
@@ -88,13 +97,13 @@ impl ScalarUDFImpl for DistanceFunction {
                 DataType::FixedSizeList(of, size) if numbers(of) => DataType::FixedSizeList(item(), *size),
                 DataType::List(of) | DataType::LargeList(of) if numbers(of) => DataType::List(item()),
                 DataType::Null => DataType::List(item()),
-                other => return wrong(format!("{other} is not a vector; write one as [0.1, 0.2]")),
+                other => return Err(self.wrong(format!("{other} is not a vector; write one as [0.1, 0.2]"))),
             });
         }
         if let (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) = (&types[0], &types[1])
             && a != b
         {
-            return wrong(format!("vectors of {a} and {b} numbers"));
+            return Err(self.wrong(format!("vectors of {a} and {b} numbers")));
         }
         Ok(types)
     }
@@ -113,10 +122,9 @@ impl ScalarUDFImpl for DistanceFunction {
                 continue;
             };
             if a.len() != b.len() {
-                let what = format!("{}: vectors of {} and {} numbers", self.name(), a.len(), b.len());
-                return Err(external(Error::invalid_input(what)));
+                return Err(self.wrong(format!("vectors of {} and {} numbers", a.len(), b.len())));
             }
-            distances.append_option(self.measure(a, b));
+            distances.append_option(self.measure(a, b)?);
         }
         let distances: Float32Array = distances.finish();
         if constant {
