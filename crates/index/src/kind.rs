@@ -227,6 +227,11 @@ impl IndexKind {
         }
     }
 
+    /// Returns a text that only equal kinds share: the one that a definition stores.
+    pub(crate) fn key(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|source| Error::internal("write a kind of index").with_source(source))
+    }
+
     /// Returns the metric of a vector index.
     pub fn metric(&self) -> Option<Metric> {
         match self {
@@ -274,6 +279,8 @@ impl fmt::Display for IndexKind {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -293,6 +300,23 @@ mod tests {
             let error = IndexKind::parse(kind, [option]).unwrap_err();
             assert!(error.message().contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn every_option_of_a_text_index_changes_its_key() {
+        let key = |options: &[(&'static str, &'static str)]| {
+            IndexKind::parse("text", options.iter().copied()).unwrap().key().unwrap()
+        };
+        let options = [
+            ("language", "German"),
+            ("stem", "false"),
+            ("remove_stop_words", "false"),
+            ("ngram_min", "2"),
+            ("ngram_max", "5"),
+        ];
+        let keys: BTreeSet<String> = options.iter().map(|option| key(&[*option])).chain([key(&[])]).collect();
+        assert_eq!(keys.len(), options.len() + 1, "{keys:?}");
+        assert_eq!(key(&[("stem", "true")]), key(&[]));
     }
 
     #[test]
