@@ -7,7 +7,7 @@ use cenote_base::{ByteSize, Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Largest dimension for which a sum of squared code differences fits 32 bits.
-pub(crate) const DIMENSION_MAX: usize = 32_768;
+const DIMENSION_MAX: usize = 32_768;
 
 /// A distance between two vectors. Smaller is nearer, whatever the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

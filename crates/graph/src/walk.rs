@@ -123,6 +123,17 @@ pub(crate) struct LinkedVectors<'a> {
     pub(crate) links: &'a Links,
 }
 
+/// The task of a walk through one layer.
+pub(crate) struct LayerSearch {
+    /// The slot at which the walk begins.
+    pub(crate) start: u32,
+    pub(crate) layer: u8,
+    /// The number of nodes that the walk keeps.
+    pub(crate) width: usize,
+    /// The last slot that the walk may enter.
+    pub(crate) used: u32,
+}
+
 /// The memory of a walk, reused by the next one.
 #[derive(Default)]
 pub(crate) struct LayerWalk {
@@ -133,8 +144,7 @@ pub(crate) struct LayerWalk {
 }
 
 impl LayerWalk {
-    /// Walks from `start` through the first `used` slots and returns the `width` nodes of `layer` nearest to `probe`
-    /// that it finds, nearest first.
+    /// Walks as `search` says, and returns the nodes nearest to `probe` that it finds, nearest first.
     ///
     /// A beam search: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
     /// Navigable Small World graphs" (2016), algorithm 2, with one sorted array for its two heaps.
@@ -142,10 +152,7 @@ impl LayerWalk {
         &mut self,
         LinkedVectors { vectors, links }: LinkedVectors<'_>,
         probe: &Probe,
-        start: u32,
-        layer: u8,
-        width: usize,
-        used: u32,
+        LayerSearch { start, layer, width, used }: LayerSearch,
     ) -> &[SlotCandidate] {
         let Self { beam, visited, fresh, keys } = self;
         beam.clear(width);

@@ -4,19 +4,19 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{PixelType, Resizer};
 
 use crate::decode::{self, Decoded, Decoder};
-use crate::geometry::{Crop, View};
+use crate::geometry::{Crop, ImageSize, View};
 use crate::scale;
 
 /// Pixels of a picture, or of a part of it.
 struct SourcePixels<'a> {
     pixels: &'a [u8],
-    size: (u32, u32),
+    size: ImageSize,
     /// The column of the picture, at the scale of the pixels, at which they begin.
     left: u32,
     /// The line at which they begin.
     top: u32,
     /// The size of the whole picture at the scale of the pixels.
-    whole: (u32, u32),
+    whole: ImageSize,
 }
 
 /// Decodes pictures into frames, and keeps its buffers from one to the next.
@@ -27,16 +27,16 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// Reads the upright width and height of an encoded picture from its header.
+    /// Reads the upright size of an encoded picture from its header.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
-    pub fn size(&self, bytes: &[u8]) -> Result<(u32, u32), String> {
+    pub fn size(&self, bytes: &[u8]) -> Result<ImageSize, String> {
         decode::upright_size(bytes)
     }
 
-    /// Writes `crop` of the picture, in upright pixels, into `frame`: RGB of `width` × `height`, row by row. `size` is
-    /// the picture's own, as returned by [`size`](Self::size).
+    /// Writes `crop` of the picture, in upright pixels, into `frame`: RGB of `frame_size`, row by row. `size` is the
+    /// picture's own, as returned by [`size`](Self::size).
     ///
     /// A JPEG is decoded no larger than necessary, and damage outside the crop may go unnoticed unless the file is cut.
     /// The filter is a triangle that widens with the reduction, as Pillow's `BILINEAR` does.
@@ -46,14 +46,14 @@ impl Framer {
     pub fn fill(
         &mut self,
         bytes: &[u8],
-        size: (u32, u32),
+        size: ImageSize,
         crop: Crop,
         frame: &mut [u8],
-        (width, height): (u32, u32),
+        frame_size: ImageSize,
     ) -> Result<(), String> {
-        let view = View { crop, size, frame: (width, height) };
+        let view = View { crop, size, frame: frame_size };
         let Decoded { pixels, left, top, whole } = self.decoder.decode_part(bytes, &view)?;
-        let source = SourcePixels { pixels: pixels.as_raw(), size: pixels.dimensions(), left, top, whole };
+        let source = SourcePixels { pixels: pixels.as_raw(), size: pixels.dimensions().into(), left, top, whole };
         let outcome = self.resample(&source, &view, frame);
         self.decoder.recycle(pixels);
         outcome
@@ -66,20 +66,20 @@ impl Framer {
     pub fn fill_decoded(
         &mut self,
         pixels: &[u8],
-        size: (u32, u32),
+        size: ImageSize,
         crop: Crop,
         frame: &mut [u8],
-        (width, height): (u32, u32),
+        frame_size: ImageSize,
     ) -> Result<(), String> {
         let source = SourcePixels { pixels, size, left: 0, top: 0, whole: size };
-        self.resample(&source, &View { crop, size, frame: (width, height) }, frame)
+        self.resample(&source, &View { crop, size, frame: frame_size }, frame)
     }
 
     fn resample(&mut self, source: &SourcePixels<'_>, view: &View, frame: &mut [u8]) -> Result<(), String> {
-        let View { crop, size, frame: (width, height) } = *view;
-        let (across, down) =
-            (f64::from(source.whole.0) / f64::from(size.0), f64::from(source.whole.1) / f64::from(size.1));
-        let (source_width, source_height) = source.size;
+        let View { crop, size, frame: ImageSize { width, height } } = *view;
+        let across = f64::from(source.whole.width) / f64::from(size.width);
+        let down = f64::from(source.whole.height) / f64::from(size.height);
+        let ImageSize { width: source_width, height: source_height } = source.size;
         let (first_column, first_line) = (f64::from(source.left), f64::from(source.top));
         let source = ImageRef::new(source_width, source_height, source.pixels, PixelType::U8x3);
         let source = source.map_err(scale::reason)?;
@@ -114,13 +114,14 @@ mod tests {
     fn a_part_is_cut_and_scaled() {
         let bytes = halves(400, 200);
         let mut framer = Framer::default();
-        assert_eq!(framer.size(&bytes).unwrap(), (400, 200));
+        let size = framer.size(&bytes).unwrap();
+        assert_eq!(size, (400, 200).into());
         let mut frame = vec![0; 10 * 10 * 3];
         let right = Crop { left: 220.0, top: 0.0, width: 180.0, height: 200.0 };
-        framer.fill(&bytes, (400, 200), right, &mut frame, (10, 10)).unwrap();
+        framer.fill(&bytes, size, right, &mut frame, (10, 10).into()).unwrap();
         assert!(frame.chunks(3).all(|pixel| pixel == [0, 0, 250]), "{frame:?}");
         let whole = Crop { left: 0.0, top: 0.0, width: 400.0, height: 200.0 };
-        framer.fill(&bytes, (400, 200), whole, &mut frame, (10, 10)).unwrap();
+        framer.fill(&bytes, size, whole, &mut frame, (10, 10).into()).unwrap();
         assert_eq!(&frame[..3], [250, 0, 0]);
         assert_eq!(&frame[27..30], [0, 0, 250]);
     }
@@ -152,18 +153,19 @@ mod tests {
             let (width, height) = (1.0 + random.unit() * 636.0, 1.0 + random.unit() * 420.0);
             let (left, top) = (random.unit() * (637.0 - width), random.unit() * (421.0 - height));
             let crop = Crop { left, top, width, height };
-            let out = (1 + random.below(200) as u32, 1 + random.below(200) as u32);
+            let out = ImageSize { width: 1 + random.below(200) as u32, height: 1 + random.below(200) as u32 };
             let mut framer = Framer::default();
-            let mut found = vec![0; out.0 as usize * out.1 as usize * 3];
-            framer.fill(bytes, (637, 421), crop, &mut found, out).unwrap();
+            let mut found = vec![0; out.width as usize * out.height as usize * 3];
+            let size = ImageSize { width: 637, height: 421 };
+            framer.fill(bytes, size, crop, &mut found, out).unwrap();
 
-            let view = View { crop, size: (637, 421), frame: out };
-            let (width, height) = view.size_min();
+            let view = View { crop, size, frame: out };
+            let ImageSize { width, height } = view.size_min();
             let pixels = Decoder::default().decode(bytes, DecodeTarget::Cover(width, height)).unwrap();
             let some = Decoder::default().decode_part(bytes, &view).unwrap();
-            assert_eq!(some.whole, pixels.dimensions());
-            partly += u32::from(some.pixels.dimensions() != some.whole);
-            let size = pixels.dimensions();
+            let size = ImageSize::from(pixels.dimensions());
+            assert_eq!(some.whole, size);
+            partly += u32::from(ImageSize::from(some.pixels.dimensions()) != some.whole);
             let source = SourcePixels { pixels: pixels.as_raw(), size, left: 0, top: 0, whole: size };
             let mut expected = vec![0; found.len()];
             framer.resample(&source, &view, &mut expected).unwrap();
@@ -181,8 +183,9 @@ mod tests {
         // An application segment of the second holds an end marker, as a thumbnail does.
         let marked = [&bytes[..2], &[0xff, 0xe9, 0, 4, 0xff, 0xd9], &bytes[2..]].concat();
         for bytes in [&bytes, &marked] {
-            Framer::default().fill(bytes, (640, 480), crop, &mut frame, (10, 10)).unwrap();
-            let reason = Framer::default().fill(&bytes[..bytes.len() / 2], (640, 480), crop, &mut frame, (10, 10));
+            Framer::default().fill(bytes, (640, 480).into(), crop, &mut frame, (10, 10).into()).unwrap();
+            let half = &bytes[..bytes.len() / 2];
+            let reason = Framer::default().fill(half, (640, 480).into(), crop, &mut frame, (10, 10).into());
             assert!(reason.unwrap_err().contains("truncated"));
         }
     }

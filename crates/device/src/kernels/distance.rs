@@ -14,7 +14,7 @@ pub enum KernelMetric {
 }
 
 /// The key of NaN and of an absent row, which comes after all others.
-pub(crate) const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// Returns the key of `number`. Keys, as unsigned numbers, are in the order of the numbers, with NaN last.
 #[inline(always)]
@@ -35,7 +35,7 @@ fn ordered(number: f32) -> u32 {
 impl KernelMetric {
     /// Returns the key of a sum over the columns. Only the cosine needs the squared lengths.
     #[inline(always)]
-    pub(crate) fn key(self, sum: f32, left_square: f32, right_square: f32) -> u32 {
+    pub(super) fn key(self, sum: f32, left_square: f32, right_square: f32) -> u32 {
         match self {
             Self::SquaredL2 => ordered(sum),
             Self::InnerProduct => ordered(-sum),
@@ -45,7 +45,7 @@ impl KernelMetric {
     }
 
     /// Returns the number whose key is `key`.
-    pub(crate) fn number(self, key: u32) -> f32 {
+    pub(super) fn number(self, key: u32) -> f32 {
         let number = f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
         if self == Self::InnerProduct { -number } else { number }
     }
@@ -94,7 +94,7 @@ fn add_up(mut lanes: [f32; LANES]) -> f32 {
 /// Calls `take(left row, right row, key)` for every pair, the right rows in order for each left row. `left` and `right`
 /// are whole rows of `columns` numbers.
 #[inline(always)]
-pub(crate) fn for_each_key(
+pub(super) fn for_each_key(
     metric: KernelMetric,
     left: &[f32],
     right: &[f32],

@@ -11,7 +11,7 @@ use crate::neighbours::NeighbourChooser;
 use crate::slots::SlotState;
 use crate::values::VectorValues;
 use crate::vectors::SlotVectors;
-use crate::walk::{LayerWalk, LinkedVectors, SlotCandidate};
+use crate::walk::{LayerSearch, LayerWalk, LinkedVectors, SlotCandidate};
 
 /// Vectors from which the scale of codes is learnt, at most.
 const TRAINING_MAX: usize = 1 << 16;
@@ -127,7 +127,8 @@ impl Graph {
             let mut lists = Vec::new();
             for layer in (0..=level.min(entry.level)).rev() {
                 let width = self.options.ef_construction;
-                let found = walk.run(graph, &probe, nearest, layer, width, self.slots.used());
+                let found =
+                    walk.run(graph, &probe, LayerSearch { start: nearest, layer, width, used: self.slots.used() });
                 nearest = found.first().map_or(nearest, |candidate| candidate.slot());
                 let mut candidates: Vec<SlotCandidate> = found.to_vec();
                 candidates.retain(|candidate| candidate.slot() != slot);

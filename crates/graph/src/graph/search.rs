@@ -7,7 +7,7 @@ use cenote_base::{Context, Result};
 use super::Graph;
 use crate::values::VectorValues;
 use crate::vectors::{Probe, SlotVectors};
-use crate::walk::{LayerWalk, LinkedVectors};
+use crate::walk::{LayerSearch, LayerWalk, LinkedVectors};
 
 /// A label that a search found, and the distance of its vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,7 +171,7 @@ impl Graph {
         }
         let used = self.slots.used();
         loop {
-            let found = walk.run(graph, probe, nearest, 0, width, used);
+            let found = walk.run(graph, probe, LayerSearch { start: nearest, layer: 0, width, used });
             let mut live: Vec<u32> = found.iter().map(|candidate| candidate.slot()).collect();
             // Held so that a label that is being replaced is live in exactly one slot. The caller's test runs without
             // it.

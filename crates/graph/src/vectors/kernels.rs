@@ -13,7 +13,7 @@ type DistanceKernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
 
 /// The kernels of one instruction set. Queries and rows have the same length, padded with zeros.
 #[derive(Clone, Copy)]
-pub(crate) struct DistanceKernels {
+pub(super) struct DistanceKernels {
     l2_codes: DistanceKernel<i16, u8>,
     dot_codes: DistanceKernel<i16, u8>,
     l2_floats: DistanceKernel<f32, f32>,
@@ -25,7 +25,7 @@ macro_rules! method {
     ($name:ident, $query:ty, $row:ty, $doc:literal) => {
         #[doc = $doc]
         #[inline]
-        pub(crate) fn $name(&self, query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
+        pub(super) fn $name(&self, query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
             // SAFETY: `detect` chose only kernels whose instructions this processor has.
             unsafe { (self.$name)(query, rows, slots, keys) }
         }
@@ -34,7 +34,7 @@ macro_rules! method {
 
 impl DistanceKernels {
     /// Returns the kernels of the widest instruction set that this processor has.
-    pub(crate) fn detect() -> Self {
+    pub(super) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f")
@@ -74,7 +74,7 @@ fn key_of(distance: f32) -> u32 {
 }
 
 /// Returns the distance whose key is `key`: the inverse of [`key_of`].
-pub(crate) fn distance_of(key: u32) -> f32 {
+pub(super) fn distance_of(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
 }
 

@@ -159,7 +159,7 @@ impl SlotVectors {
     }
 
     /// Returns whether walks compare codes, which only approximate the vectors.
-    pub(crate) fn quantised(&self) -> bool {
+    fn quantised(&self) -> bool {
         self.metric != Metric::Hamming && self.traversal == Traversal::Int8
     }
 

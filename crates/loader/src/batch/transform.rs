@@ -6,7 +6,7 @@
 
 use arrow::buffer::Buffer;
 use cenote_base::{Error, Random, Result};
-use cenote_operators_image::{Crop, Framer};
+use cenote_operators_image::{Crop, Framer, ImageSize};
 use cenote_operators_video::{ClipFrames, read_clip};
 
 /// A step from the value of a column to a tensor or to blocks.
@@ -225,9 +225,9 @@ impl TransformChain {
         self.height as usize * self.width as usize * 3
     }
 
-    /// Draws the part of a picture of `size` (width, height) that is seen, and whether it is mirrored.
-    fn view(&self, size: (u32, u32), random: &mut Random) -> PictureView {
-        let (width, height) = (f64::from(size.0), f64::from(size.1));
+    /// Draws the part of a picture of `size` that is seen, and whether it is mirrored.
+    fn view(&self, size: ImageSize, random: &mut Random) -> PictureView {
+        let (width, height) = (f64::from(size.width), f64::from(size.height));
         let mut view =
             PictureView { part: Crop { left: 0.0, top: 0.0, width, height }, width, height, mirrored: false };
         for step in &self.steps {
@@ -272,7 +272,7 @@ impl TransformChain {
         mut tensor: TensorSlice<'_>,
         scratch: &mut Vec<u8>,
     ) -> std::result::Result<(), String> {
-        let out = (self.width, self.height);
+        let out = ImageSize { width: self.width, height: self.height };
         let Some(Clip { frames, random: anywhere }) = self.clip else {
             let size = framer.size(bytes)?;
             let view = self.view(size, random);
@@ -281,6 +281,7 @@ impl TransformChain {
         let place = if anywhere { random.unit() } else { 0.5 };
         let mut view = None;
         read_clip(bytes.clone(), frames, place, |number, decoded, size| {
+            let size = ImageSize::from(size);
             let view = *view.get_or_insert_with(|| self.view(size, random));
             let frame = tensor.frame(number, self.frame_numbers());
             self.write(view, frame, scratch, |pixels| framer.fill_decoded(decoded, size, view.part, pixels, out))
@@ -396,7 +397,9 @@ mod tests {
     use super::*;
 
     fn view(steps: Vec<Transform>, size: (u32, u32), seed: u64) -> PictureView {
-        TransformChain::new([vec![Transform::DecodeImage], steps].concat()).unwrap().view(size, &mut Random::new(seed))
+        TransformChain::new([vec![Transform::DecodeImage], steps].concat())
+            .unwrap()
+            .view(size.into(), &mut Random::new(seed))
     }
 
     #[test]

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Float32Type};
 use cenote_base::Error;
 use cenote_index::{Metric, is_packed_byte};
 use datafusion::common::ScalarValue;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -46,7 +46,8 @@ impl DistanceFunction {
             Metric::Dot => Some(sum(a, b, |a, b| a * b)),
             Metric::Hamming => {
                 if let Some(number) = a.iter().chain(b).find(|number| !is_packed_byte(**number)) {
-                    return Err(self.wrong(format!("packed bits are whole numbers from 0 to 255, found {number}")));
+                    let what = format!("{}: packed bits are whole numbers from 0 to 255, found {number}", self.name());
+                    return Err(external(Error::invalid_input(what)));
                 }
                 Some(sum(a, b, |a, b| (a as u8 ^ b as u8).count_ones() as f32))
             }
@@ -55,11 +56,6 @@ impl DistanceFunction {
                 (norms > 0.0).then(|| 1.0 - sum(a, b, |a, b| a * b) / norms)
             }
         })
-    }
-
-    /// Makes the error for arguments that the function does not take.
-    fn wrong(&self, what: String) -> DataFusionError {
-        external(Error::invalid_input(format!("{}: {what}", self.name())))
     }
 }
 
@@ -86,8 +82,9 @@ impl ScalarUDFImpl for DistanceFunction {
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        let wrong = |what: String| Err(external(Error::invalid_input(format!("{}: {what}", self.name()))));
         if arg_types.len() != 2 {
-            return Err(self.wrong(format!("it takes two vectors, found {} arguments", arg_types.len())));
+            return wrong(format!("it takes two vectors, found {} arguments", arg_types.len()));
         }
         let item = || Arc::new(Field::new_list_field(DataType::Float32, true));
         let mut types = Vec::with_capacity(2);
@@ -97,13 +94,13 @@ impl ScalarUDFImpl for DistanceFunction {
                 DataType::FixedSizeList(of, size) if numbers(of) => DataType::FixedSizeList(item(), *size),
                 DataType::List(of) | DataType::LargeList(of) if numbers(of) => DataType::List(item()),
                 DataType::Null => DataType::List(item()),
-                other => return Err(self.wrong(format!("{other} is not a vector; write one as [0.1, 0.2]"))),
+                other => return wrong(format!("{other} is not a vector; write one as [0.1, 0.2]")),
             });
         }
         if let (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) = (&types[0], &types[1])
             && a != b
         {
-            return Err(self.wrong(format!("vectors of {a} and {b} numbers")));
+            return wrong(format!("vectors of {a} and {b} numbers"));
         }
         Ok(types)
     }
@@ -122,7 +119,8 @@ impl ScalarUDFImpl for DistanceFunction {
                 continue;
             };
             if a.len() != b.len() {
-                return Err(self.wrong(format!("vectors of {} and {} numbers", a.len(), b.len())));
+                let what = format!("{}: vectors of {} and {} numbers", self.name(), a.len(), b.len());
+                return Err(external(Error::invalid_input(what)));
             }
             distances.append_option(self.measure(a, b)?);
         }

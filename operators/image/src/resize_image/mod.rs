@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use arrow::error::ArrowError;
 use cenote_base::{Error, Result};
 use cenote_device::Device;
-use cenote_device::resize::{self, FrameSize, SourcePicture};
+use cenote_device::resize::{self, ImageSize, SourcePicture};
 use cenote_operator::{Definition, Kernel, Operator, Output, ParamType, Params, Port, PortType, Rows, Worker};
 use image::{ImageBuffer, Rgb, RgbImage};
 
@@ -95,8 +95,8 @@ impl FrameSpec {
         Ok(Self { width: side("width")?, height: side("height")?, fit })
     }
 
-    fn size(self) -> (u32, u32) {
-        (self.width, self.height)
+    fn size(self) -> ImageSize {
+        ImageSize { width: self.width, height: self.height }
     }
 
     fn bytes(self) -> usize {
@@ -253,7 +253,7 @@ impl<'a> Pictures<'a> {
 
     fn picture(&self, row: usize) -> SourcePicture<'a> {
         let (width, height) = (self.widths.value(row), self.heights.value(row));
-        let Layout { crop, placement } = self.frame.fit.layout((width, height), self.frame.size());
+        let Layout { crop, placement } = self.frame.fit.layout(ImageSize { width, height }, self.frame.size());
         SourcePicture { pixels: self.pixels.value(row), width, height, crop, placement }
     }
 
@@ -285,7 +285,6 @@ pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBa
     let (mut scaler, bytes) = (Scaler::default(), pictures.frame.bytes());
     let mut pixels = pictures.frame.black(input.num_rows())?;
     let run_bytes_max = RUN_BYTES_MAX.min(usize::try_from(device.info().binding_bytes_max).unwrap_or(usize::MAX));
-    let frame_size = FrameSize { width: pictures.frame.width, height: pictures.frame.height };
     let mut rows = pictures.rows().peekable();
     while let Some(first) = rows.next() {
         let mut run = vec![first];
@@ -300,7 +299,7 @@ pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBa
             run.push(row);
         }
         let batch: Vec<_> = run.iter().map(|row| pictures.picture(*row)).collect();
-        let frames = resize::on_device(device, &batch, frame_size)?.wait()?;
+        let frames = resize::on_device(device, &batch, pictures.frame.size())?.wait()?;
         for (row, frame) in run.into_iter().zip(frames.chunks_exact(bytes)) {
             pixels[row * bytes..][..bytes].copy_from_slice(frame);
         }

@@ -24,18 +24,25 @@ const GROUP_LANES: usize = 64;
 /// The pixels that a lane makes; see the WGSL.
 const LANE_PIXELS: usize = 4;
 
-/// The width and height of a frame, in pixels.
+/// The size of a picture or a frame, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameSize {
+pub struct ImageSize {
     /// The width.
     pub width: u32,
     /// The height.
     pub height: u32,
 }
 
-impl FrameSize {
+impl ImageSize {
     fn pixels(self) -> usize {
         self.width as usize * self.height as usize
+    }
+}
+
+impl From<(u32, u32)> for ImageSize {
+    /// Takes a width and a height, in this order, as image libraries give them.
+    fn from((width, height): (u32, u32)) -> Self {
+        Self { width, height }
     }
 }
 
@@ -93,7 +100,7 @@ pub struct Placement {
 /// `InvalidInput` when the bytes of a picture do not match its size, its crop or its placement is empty or sticks out,
 /// or the frame is empty; the message names the picture by its index in the batch. `ResourceExhausted` when the batch
 /// does not fit the device.
-pub fn on_device(device: &Device, pictures: &[SourcePicture<'_>], size: FrameSize) -> Result<Pending<Vec<u8>>> {
+pub fn on_device(device: &Device, pictures: &[SourcePicture<'_>], size: ImageSize) -> Result<Pending<Vec<u8>>> {
     pictures.iter().enumerate().try_for_each(|(number, picture)| check(number, picture, size))?;
     let pixels = size.pixels();
     if pictures.is_empty() || pixels == 0 {
@@ -164,7 +171,7 @@ struct PictureEntry {
     height: u32,
 }
 
-fn check(number: usize, picture: &SourcePicture<'_>, frame: FrameSize) -> Result<()> {
+fn check(number: usize, picture: &SourcePicture<'_>, frame: ImageSize) -> Result<()> {
     let SourcePicture { pixels, width, height, crop, placement } = *picture;
     let bytes = 3 * u128::from(width) * u128::from(height);
     if pixels.len() as u128 != bytes {

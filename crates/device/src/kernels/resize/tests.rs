@@ -8,7 +8,7 @@ use crate::testing;
 const TOLERANCE: f64 = 1e-3;
 
 /// Computes the definition in f64: every source pixel under the product of two triangles, in grey levels.
-fn plain(picture: &SourcePicture<'_>, size: FrameSize) -> Vec<f64> {
+fn plain(picture: &SourcePicture<'_>, size: ImageSize) -> Vec<f64> {
     let weights = |place: u32, source: u32, start: f64, extent: f64, target: u32| -> Vec<f64> {
         let scale = extent / f64::from(target);
         let center = start + (f64::from(place) + 0.5) * scale;
@@ -44,7 +44,7 @@ fn plain(picture: &SourcePicture<'_>, size: FrameSize) -> Vec<f64> {
 }
 
 /// Places a whole picture in a whole frame of `size`.
-fn stretched(pixels: &[u8], width: u32, height: u32, size: FrameSize) -> SourcePicture<'_> {
+fn stretched(pixels: &[u8], width: u32, height: u32, size: ImageSize) -> SourcePicture<'_> {
     let placement = Placement { left: 0, top: 0, width: size.width, height: size.height };
     SourcePicture { pixels, width, height, crop: Crop::whole(width, height), placement }
 }
@@ -56,7 +56,7 @@ fn frames_agree_with_the_definition_at_odd_sizes() {
     let sizes = [(1, 1), (3, 2), (40, 23), (19, 67)];
     let pixels: Vec<_> = sizes.iter().map(|&(w, h)| testing::bytes(&mut random, w * h * 3)).collect();
     for (width, height) in [(1, 1), (5, 3), (8, 8), (33, 7)] {
-        let size = FrameSize { width, height };
+        let size = ImageSize { width, height };
         let middle =
             Placement { left: width / 3, top: height / 2, width: width.div_ceil(3), height: height.div_ceil(2) };
         let mut pictures = Vec::new();
@@ -83,7 +83,7 @@ fn frames_agree_with_the_definition_at_odd_sizes() {
 #[test]
 fn the_same_size_is_the_same_picture() {
     let pixels = testing::bytes(&mut Random::new(2), 5 * 4 * 3);
-    let size = FrameSize { width: 5, height: 4 };
+    let size = ImageSize { width: 5, height: 4 };
     let picture = stretched(&pixels, 5, 4, size);
     assert_eq!(on_device(&testing::device(), &[picture], size).unwrap().wait().unwrap(), pixels);
 }
@@ -92,7 +92,7 @@ fn the_same_size_is_the_same_picture() {
 fn what_does_not_fit_is_refused_with_its_place() {
     let device = testing::device();
     let pixels = [0; 12];
-    let size = FrameSize { width: 3, height: 3 };
+    let size = ImageSize { width: 3, height: 3 };
     let good = stretched(&pixels, 2, 2, size);
     let refused = |picture| {
         let error = on_device(&device, &[good, picture], size).err().unwrap();
@@ -114,16 +114,16 @@ fn what_does_not_fit_is_refused_with_its_place() {
 }
 
 /// A part of a picture, a frame, and the bytes that Pillow 13.0 returns for `crop(…).resize(…, BILINEAR)`.
-type FromPillow = (Placement, FrameSize, &'static [u8]);
+type FromPillow = (Placement, ImageSize, &'static [u8]);
 
 #[rustfmt::skip]
 const FROM_PILLOW: [FromPillow; 2] = [
-    (Placement { left: 3, top: 2, width: 17, height: 13 }, FrameSize { width: 5, height: 4 }, &[
+    (Placement { left: 3, top: 2, width: 17, height: 13 }, ImageSize { width: 5, height: 4 }, &[
         130, 134, 124, 129, 117, 128, 140, 126, 123, 126, 134, 127, 142, 125, 134, 147, 149, 147, 137, 130,
         127, 140, 126, 131, 131, 136, 135, 143, 146, 139, 133, 144, 133, 116, 144, 125, 147, 128, 120, 140,
         132, 143, 133, 127, 129, 150, 140, 131, 145, 149, 107, 154, 142, 104, 150, 141, 121, 150, 127, 135,
     ]),
-    (Placement { left: 1, top: 1, width: 3, height: 4 }, FrameSize { width: 5, height: 6 }, &[
+    (Placement { left: 1, top: 1, width: 3, height: 4 }, ImageSize { width: 5, height: 6 }, &[
         103, 186, 13, 121, 204, 31, 147, 230, 57, 173, 103, 83, 191, 18, 101, 136, 219, 46, 155, 187, 65, 184,
         139, 94, 135, 91, 122, 103, 58, 141, 180, 220, 90, 183, 156, 111, 189, 59, 142, 93, 91, 148, 28, 111,
         152, 224, 94, 134, 162, 99, 156, 68, 108, 191, 76, 142, 97, 82, 165, 34, 140, 95, 178, 114, 120, 152,
