@@ -1,5 +1,5 @@
-//! Benchmark of the kernels that have a twin on the CPU, on one thread and on a device: throughput, ratio, and the shares
-//! of the device's time.
+//! Benchmark of the kernels that have a twin on the CPU, on one thread and on a device: throughput, ratio, and the
+//! shares of the device's time.
 //!
 //! Usage: `kernels [SCALE]`. The matrices of searches and clusters have SCALE times 100,000 rows; 0.1 suits a software
 //! device. The first GPU is used, else software Vulkan. The output is a line of JSON per kernel, then the same as a

@@ -34,4 +34,5 @@ pub use graph::Graph;
 pub use graph::search::{GraphStrategy, LabelFilter, Neighbour};
 pub use graph::selection::LabelSelection;
 pub use options::{GraphOptions, Metric, Traversal};
+pub use slots::Relabelling;
 pub use values::VectorValues;

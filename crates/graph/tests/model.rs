@@ -8,7 +8,7 @@ mod data;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cenote_base::Random;
-use cenote_graph::{Graph, GraphOptions, LabelFilter, LabelSelection, Metric};
+use cenote_graph::{Graph, GraphOptions, LabelFilter, LabelSelection, Metric, Relabelling};
 use data::{distance, nearest};
 
 const CAPACITY_BYTES: u64 = 1 << 20;
@@ -62,15 +62,16 @@ fn run(seed: u64, steps: u64) {
                 selected = None;
             }
             64..67 => {
-                let pairs: Vec<(u64, u64)> = (0..5).map(|_| (random.below(300), random.below(300))).collect();
+                let mut relabelling = || Relabelling { from: random.below(300), to: random.below(300) };
+                let moves: Vec<Relabelling> = (0..5).map(|_| relabelling()).collect();
                 let mut given = 0;
-                for (from, to) in &pairs {
+                for Relabelling { from, to } in &moves {
                     if let Some(row) = model.remove(from) {
                         model.insert(*to, row);
                         given += 1;
                     }
                 }
-                assert_eq!(graph.relabel(&pairs), given, "{at}");
+                assert_eq!(graph.relabel(&moves), given, "{at}");
             }
             63 if random.below(10) == 0 => {
                 model.keys().for_each(|&label| assert!(graph.delete(label), "{at}"));

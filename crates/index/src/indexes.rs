@@ -30,7 +30,8 @@ use crate::rows::row_set;
 use crate::spec::IndexSpec;
 use crate::text::unindexed::UnindexedTextCache;
 use crate::vector::partition::FilteredPositions;
-use crate::vector::resident::graph::{RefreshOptions, ResidentIndex};
+use crate::vector::resident::graph::ResidentIndex;
+use crate::vector::resident::graph::refresh::RefreshOptions;
 use crate::vector::resident::saved;
 use crate::vector::unindexed::UnindexedVectorCache;
 

@@ -19,8 +19,8 @@ const VERSION: &str = "1.31.1";
 
 pub(super) const CPU: &str = "CPUExecutionProvider";
 
-/// The library, loaded at most once in a process, because ONNX Runtime allows one environment. The lock is held while the
-/// library is opened, and never while it is looked for: that may fetch a wheel.
+/// The library, loaded at most once in a process, because ONNX Runtime allows one environment. The lock is held while
+/// the library is opened, and never while it is looked for: that may fetch a wheel.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// ONNX Runtime's loaded library.

@@ -15,7 +15,7 @@ use cenote_base::{ByteSize, Error, Result};
 
 use crate::links::Links;
 use crate::options::GraphOptions;
-use crate::slots::Slots;
+use crate::slots::{Relabelling, Slots};
 use crate::values::VectorValues;
 use crate::vectors::{Probe, SlotVectors};
 use crate::walk::WalkPool;
@@ -134,13 +134,12 @@ impl Graph {
         self.slots.delete(label)
     }
 
-    /// Moves the vector of each first label to the second, as if the second had been inserted with it and the first
-    /// deleted, but without a new link. Returns the number of first labels that were there. A search sees all moves or
-    /// none.
-    pub fn relabel(&self, labels: &[(u64, u64)]) -> usize {
+    /// Moves vectors from label to label, as if the new label had been inserted with the vector and the old one deleted,
+    /// but without a new link. Returns the number of old labels that were there. A search sees all moves or none.
+    pub fn relabel(&self, moves: &[Relabelling]) -> usize {
         let _writing = self.writers.read();
         let _unseen = self.vectors.write();
-        self.slots.relabel(labels)
+        self.slots.relabel(moves)
     }
 
     /// Returns the bytes in use: vectors, links, labels, and memory that searches keep for the next ones.

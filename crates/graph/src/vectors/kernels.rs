@@ -154,7 +154,8 @@ macro_rules! tier {
             kernel!(l2_floats, f32, f32, l2_float::<$fused>, $($features)?);
             kernel!(dot_floats, f32, f32, dot_float::<$fused>, $($features)?);
             kernel!(hamming, u8, u8, hamming_bits, $($features)?);
-            pub(super) const KERNELS: DistanceKernels = DistanceKernels { l2_codes, dot_codes, l2_floats, dot_floats, hamming };
+            pub(super) const KERNELS: DistanceKernels =
+                DistanceKernels { l2_codes, dot_codes, l2_floats, dot_floats, hamming };
         }
     };
 }

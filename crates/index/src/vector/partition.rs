@@ -34,7 +34,7 @@ const PREFETCH_ROWS: usize = 4;
 /// Positions of more than `STALE_FACTOR` times the rows that still match are looked up again.
 const STALE_FACTOR: usize = 2;
 
-/// A row with its distance as Lance measures it: see [`Metric::distance_of`](crate::Metric).
+/// A row with its distance as Lance measures it: see [`from_lance`](crate::metric::from_lance).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowCandidate {
     pub(super) row_id: u64,

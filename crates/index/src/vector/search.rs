@@ -12,7 +12,7 @@ use lance_select::RowSetOps;
 
 use super::exact::{QueryVector, RowVectors, VectorShape, VectorType, vector_type};
 use super::partition::RowCandidate;
-use super::resident::graph::{EF_FACTOR, EF_MIN, GraphSearch};
+use super::resident::graph::search::{EF_FACTOR, EF_MIN, GraphSearch};
 use super::walk::DiskWalk;
 use crate::blocking::blocking;
 use crate::catalog::{BuiltIndex, Index, IndexInfo};

@@ -208,7 +208,7 @@ fn read_word(text: &str, letters: &[char], start: usize) -> Result<(LexemeKind, 
                 "" => None,
                 edits => Some(edits.parse().ok().filter(|edits| *edits <= EDITS_MAX).ok_or_else(|| {
                     let what = format!("asks for {edits} edits");
-                    wrong(text, at + 1, &what, "write `~1`, `~2`, or `~` for as many as rule the word's length")
+                    wrong(text, at + 1, &what, "write `~1`, `~2`, or `~` to go by the word's length")
                 })?),
             };
             word.truncate(length);
