@@ -134,8 +134,9 @@ impl Graph {
         self.slots.delete(label)
     }
 
-    /// Moves vectors from label to label, as if the new label had been inserted with the vector and the old one deleted,
-    /// but without a new link. Returns the number of old labels that were there. A search sees all moves or none.
+    /// Moves vectors from label to label, as if the new label had been inserted with the vector and the old one
+    /// deleted, but without a new link. Returns the number of old labels that were there. A search sees all moves or
+    /// none.
     pub fn relabel(&self, moves: &[Relabelling]) -> usize {
         let _writing = self.writers.read();
         let _unseen = self.vectors.write();
