@@ -75,9 +75,38 @@ pub struct TextOptions {
     pub stem: bool,
     /// Whether words like `the` are left out.
     pub remove_stop_words: bool,
-    /// The least and the greatest length of n-grams, which then replace words.
+    /// The lengths of n-grams, which then replace words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ngram: Option<(u32, u32)>,
+    pub ngram: Option<NGramLengths>,
+}
+
+/// The lengths of the n-grams of a text, in letters. A definition stores them as a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
+pub struct NGramLengths {
+    /// The least length.
+    pub min: u32,
+    /// The greatest length.
+    pub max: u32,
+}
+
+impl Default for NGramLengths {
+    /// Returns 3 for both.
+    fn default() -> Self {
+        Self { min: 3, max: 3 }
+    }
+}
+
+impl From<(u32, u32)> for NGramLengths {
+    fn from((min, max): (u32, u32)) -> Self {
+        Self { min, max }
+    }
+}
+
+impl From<NGramLengths> for (u32, u32) {
+    fn from(lengths: NGramLengths) -> Self {
+        (lengths.min, lengths.max)
+    }
 }
 
 /// The structure of a scalar index.
@@ -195,8 +224,8 @@ impl IndexKind {
                 "language" => options.language = value.to_owned(),
                 "stem" => options.stem = read(name, value)?,
                 "remove_stop_words" => options.remove_stop_words = read(name, value)?,
-                "ngram_min" => options.ngram = Some((read(name, value)?, options.ngram.map_or(3, |(_, max)| max))),
-                "ngram_max" => options.ngram = Some((options.ngram.map_or(3, |(min, _)| min), read(name, value)?)),
+                "ngram_min" => options.ngram.get_or_insert_default().min = read(name, value)?,
+                "ngram_max" => options.ngram.get_or_insert_default().max = read(name, value)?,
                 _ => return unknown(&["language", "stem", "remove_stop_words", "ngram_min", "ngram_max"]),
             },
             Self::Scalar(_) => return unknown(&[]),
@@ -331,5 +360,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<IndexKind>(&text).unwrap(), kind, "{text}");
             assert_eq!(kind.to_string(), name);
         }
+        let ngrams = IndexKind::parse("text", [("ngram_max", "5")]).unwrap();
+        assert!(serde_json::to_string(&ngrams).unwrap().contains(r#""ngram":[3,5]"#));
     }
 }

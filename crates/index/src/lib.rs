@@ -56,7 +56,7 @@ pub use definition::{Measured, PROPERTY_PREFIX, SearchSettings};
 pub use hits::{DISTANCE, Hit, K_MAX, SCORE, materialize};
 pub use hybrid::HybridQuery;
 pub use indexes::Indexes;
-pub use kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
+pub use kind::{IndexKind, NGramLengths, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 pub use metric::{Metric, is_packed_byte};
 pub use options::IndexOptions;
 pub use spec::IndexSpec;
