@@ -55,51 +55,59 @@ impl ResidentIndex {
         snapshot: &Snapshot,
         index: &Index,
         fragments: &Fragments,
-        refresh: &RefreshOptions,
+        options: &RefreshOptions,
     ) -> Result<()> {
         let _turn = self.writer.lock().await;
-        let refreshed = match self.update(snapshot, index, fragments, refresh).await {
+        let refresh = Refresh { resident: self, snapshot, index, fragments, options };
+        let refreshed = match refresh.run().await {
             // The graph has outgrown its capacity: rebuild it with all the memory that is free.
             Err(error) if error.kind() == ErrorKind::ResourceExhausted && self.memory_bytes().is_some() => {
-                self.clear(refresh);
-                self.update(snapshot, index, fragments, refresh).await
+                refresh.clear();
+                refresh.run().await
             }
             refreshed => refreshed,
         };
         if let Err(error) = &refreshed
             && error.kind() == ErrorKind::ResourceExhausted
         {
-            self.clear(refresh);
+            refresh.clear();
         }
         *self.failure.lock() = refreshed.as_ref().err().map(ToString::to_string);
         refreshed
     }
+}
 
+/// A refresh under way.
+struct Refresh<'a> {
+    resident: &'a ResidentIndex,
+    /// The version that the graph is brought up to.
+    snapshot: &'a Snapshot,
+    index: &'a Index,
+    /// The fragments of the snapshot's base.
+    fragments: &'a Fragments,
+    options: &'a RefreshOptions,
+}
+
+impl Refresh<'_> {
     /// Drops the graph, in memory and on disk.
-    fn clear(&self, refresh: &RefreshOptions) {
-        *self.state.write() = None;
-        self.changed_labels.lock().clear();
-        refresh.file.iter().for_each(|file| remove(file));
+    fn clear(&self) {
+        *self.resident.state.write() = None;
+        self.resident.changed_labels.lock().clear();
+        self.options.file.iter().for_each(|file| remove(file));
     }
 
-    async fn update(
-        &self,
-        snapshot: &Snapshot,
-        index: &Index,
-        fragments: &Fragments,
-        refresh: &RefreshOptions,
-    ) -> Result<()> {
-        let base = snapshot.base();
-        let (field, version) = (self.field, base.version().version);
+    async fn run(&self) -> Result<()> {
+        let base = self.snapshot.base();
+        let (field, version) = (self.resident.field, base.version().version);
         let files = column_files(base, field);
-        if self.memory_bytes().is_none()
-            && let Some(saved) = self.restore(snapshot, refresh).await
+        if self.resident.memory_bytes().is_none()
+            && let Some(saved) = self.restore().await
         {
             let SavedGraph { graph, covered, complete_from } = saved;
-            let (stage, rows) = (format!("{}: restore", index.name), graph.len() as u64);
-            refresh.progress.begin(&stage, Some(rows));
-            refresh.progress.advance(&stage, rows);
-            refresh.progress.end(&stage);
+            let (stage, rows) = (format!("{}: restore", self.index.name), graph.len() as u64);
+            self.options.progress.begin(&stage, Some(rows));
+            self.options.progress.advance(&stage, rows);
+            self.options.progress.end(&stage);
             let changes = row_ids_after(Version(0));
             for label in graph.labels().into_iter().filter(|label| *label >= changes) {
                 graph.delete(label);
@@ -107,7 +115,7 @@ impl ResidentIndex {
             self.set(Arc::new(graph), covered, None, complete_from);
         }
         let known = {
-            let mut state = self.state.write();
+            let mut state = self.resident.state.write();
             // A graph none of whose fragments are left is not worth updating.
             let is_useful = |state: &GraphState| {
                 let is_none = files.is_empty() || state.covered.is_empty();
@@ -131,48 +139,48 @@ impl ResidentIndex {
         let (graph, is_behind) = match known {
             Some(known) => known,
             None => {
-                let graph = Arc::new(Graph::new(self.graph_options(snapshot, index, refresh)?)?);
+                let graph = Arc::new(Graph::new(self.graph_options()?)?);
                 self.set(Arc::clone(&graph), HashMap::new(), Some(RowAddrTreeMap::new()), version);
                 (graph, true)
             }
         };
         let mut changes = 0;
         if is_behind {
-            changes = self.add_base(snapshot, index, &graph, fragments, &files, refresh).await?;
+            changes = self.add_base(&graph, &files).await?;
         }
-        self.add_changes(snapshot, index, &graph, refresh.threads).await?;
+        self.add_changes(&graph).await?;
         if graph.deleted() * DELETED_SHARE > graph.len() {
-            let (graph, threads) = (Arc::clone(&graph), refresh.threads);
+            let (graph, threads) = (Arc::clone(&graph), self.options.threads);
             blocking(move || Ok(graph.consolidate(threads))).await?;
         }
         let unsaved = {
-            let mut unsaved = self.unsaved.lock();
+            let mut unsaved = self.resident.unsaved.lock();
             *unsaved += changes;
             *unsaved
         };
         if unsaved * SAVED_SHARE >= graph.len().max(1) {
-            self.save(snapshot, &graph, refresh).await?;
-            *self.unsaved.lock() = 0;
+            self.save(&graph).await?;
+            *self.resident.unsaved.lock() = 0;
         }
         Ok(())
     }
 
     /// Saves `graph` with the fragments and the version that it is complete for.
-    async fn save(&self, snapshot: &Snapshot, graph: &Arc<Graph>, refresh: &RefreshOptions) -> Result<()> {
-        let Some(file) = refresh.file.clone() else { return Ok(()) };
+    async fn save(&self, graph: &Arc<Graph>) -> Result<()> {
+        let Some(file) = self.options.file.clone() else { return Ok(()) };
         let saved = {
-            let state = self.state.read();
+            let state = self.resident.state.read();
             let Some(GraphState { covered, complete_from, .. }) = state.as_ref() else { return Ok(()) };
             SavedGraph { graph: Arc::clone(graph), covered: covered.clone(), complete_from: *complete_from }
         };
-        let subject = self.subject(snapshot);
+        let subject = self.subject();
         blocking(move || save(&file, subject, &saved)).await
     }
 
     /// Restores the saved graph, if there is one for this index and it can be read.
-    async fn restore(&self, snapshot: &Snapshot, refresh: &RefreshOptions) -> Option<SavedGraph<Graph>> {
-        let (file, capacity) = (refresh.file.clone()?, refresh.capacity_bytes);
-        let subject = self.subject(snapshot);
+    async fn restore(&self) -> Option<SavedGraph<Graph>> {
+        let (file, capacity) = (self.options.file.clone()?, self.options.capacity_bytes);
+        let subject = self.subject();
         match blocking(move || restore(&file, &subject, capacity)).await {
             Ok(saved) => saved,
             Err(error) => {
@@ -183,8 +191,8 @@ impl ResidentIndex {
         }
     }
 
-    fn subject(&self, snapshot: &Snapshot) -> Subject {
-        Subject { table: snapshot.identity(), field: self.field, options: self.options.clone() }
+    fn subject(&self) -> Subject {
+        Subject { table: self.snapshot.identity(), field: self.resident.field, options: self.resident.options.clone() }
     }
 
     fn set(
@@ -194,61 +202,53 @@ impl ResidentIndex {
         base_rows: Option<RowAddrTreeMap>,
         complete_from: u64,
     ) {
-        let mut state = self.state.write();
+        let mut state = self.resident.state.write();
         let epoch = state.as_ref().map_or(0, |state| state.epoch + 1);
         *state = Some(GraphState { graph, covered, base_rows, complete_from, changed_to: Version(0), epoch });
-        self.changed_labels.lock().clear();
+        self.resident.changed_labels.lock().clear();
     }
 
-    fn shape(&self, snapshot: &Snapshot, index: &Index) -> Result<VectorShape> {
-        let VectorType { width, .. } = vector_type(snapshot, &index.column)?;
-        Ok(VectorShape { metric: self.options.metric, width })
+    fn shape(&self) -> Result<VectorShape> {
+        let VectorType { width, .. } = vector_type(self.snapshot, &self.index.column)?;
+        Ok(VectorShape { metric: self.resident.options.metric, width })
     }
 
-    fn graph_options(&self, snapshot: &Snapshot, index: &Index, refresh: &RefreshOptions) -> Result<GraphOptions> {
-        let VectorType { width, .. } = vector_type(snapshot, &index.column)?;
-        let bits = if self.options.metric == Metric::Hamming { 8 } else { 1 };
-        let mut options = GraphOptions::new(width * bits, self.options.metric);
-        options.m = self.options.m.unwrap_or(options.m);
-        options.ef_construction = self.options.ef_construction.unwrap_or(options.ef_construction);
-        let rows: usize = snapshot.base().fragments().iter().filter_map(|fragment| fragment.num_rows()).sum();
-        let rows = rows + snapshot.changed_rows();
+    fn graph_options(&self) -> Result<GraphOptions> {
+        let VectorType { width, .. } = vector_type(self.snapshot, &self.index.column)?;
+        let bits = if self.resident.options.metric == Metric::Hamming { 8 } else { 1 };
+        let mut options = GraphOptions::new(width * bits, self.resident.options.metric);
+        options.m = self.resident.options.m.unwrap_or(options.m);
+        options.ef_construction = self.resident.options.ef_construction.unwrap_or(options.ef_construction);
+        let rows: usize = self.snapshot.base().fragments().iter().filter_map(|fragment| fragment.num_rows()).sum();
+        let rows = rows + self.snapshot.changed_rows();
         let needed = Graph::bytes_for(&options, rows);
-        if needed > refresh.capacity_bytes {
+        if needed > self.options.capacity_bytes {
             return Err(Error::resource_exhausted(format!(
                 "index `{}` over {rows} rows takes about {} in memory, and {} are free for such indexes: give more \
                  memory or choose an index on disk",
-                index.name,
+                self.index.name,
                 ByteSize(needed),
-                ByteSize(refresh.capacity_bytes)
+                ByteSize(self.options.capacity_bytes)
             )));
         }
-        options.capacity_bytes = needed.saturating_mul(CAPACITY_FACTOR).min(refresh.capacity_bytes);
+        options.capacity_bytes = needed.saturating_mul(CAPACITY_FACTOR).min(self.options.capacity_bytes);
         Ok(options)
     }
 
-    /// Brings `graph` up to the base of `snapshot`, whose column is in `files`. Returns the number of rows that
+    /// Brings `graph` up to the base of the snapshot, whose column is in `files`. Returns the number of rows that
     /// changed.
-    async fn add_base(
-        &self,
-        snapshot: &Snapshot,
-        index: &Index,
-        graph: &Arc<Graph>,
-        fragments: &Fragments,
-        files: &HashMap<u32, String>,
-        refresh: &RefreshOptions,
-    ) -> Result<usize> {
-        let base = snapshot.base();
+    async fn add_base(&self, graph: &Arc<Graph>, files: &HashMap<u32, String>) -> Result<usize> {
+        let base = self.snapshot.base();
         let (new, base_rows): (Vec<u32>, _) = {
-            let mut state = self.state.write();
+            let mut state = self.resident.state.write();
             let covered = state.as_ref().map(|state| &state.covered);
             let is_new = |id: &&u32| covered.is_none_or(|covered| !covered.contains_key(id));
             let new = files.keys().filter(is_new).copied().collect();
             // Unknown until the update is complete.
             (new, state.as_mut().and_then(|state| state.base_rows.take()))
         };
-        let all = rows_of(fragments.all());
-        let (target, examined) = (Arc::clone(graph), refresh.examined.clone());
+        let all = rows_of(self.fragments.all());
+        let (target, examined) = (Arc::clone(graph), self.options.examined.clone());
         let (mut changes, all) = blocking(move || {
             let gone = match base_rows {
                 Some(base_rows) => row_set::ids(&(base_rows - &all))?,
@@ -264,23 +264,23 @@ impl ResidentIndex {
         })
         .await?;
         if !new.is_empty() {
-            let shape = self.shape(snapshot, index)?;
+            let shape = self.shape()?;
             let fragments = base.fragments().iter().filter(|fragment| new.contains(&(fragment.id as u32)));
             let fragments: Vec<_> = fragments.cloned().collect();
             let rows = fragments.iter().map(|fragment| fragment.num_rows()).sum::<Option<usize>>();
-            let (stage, progress) = (format!("{}: insert", index.name), &refresh.progress);
+            let (stage, progress) = (format!("{}: insert", self.index.name), &self.options.progress);
             progress.begin(&stage, rows.map(|rows| rows as u64));
             let mut scanner = base.scan();
             scanner.with_fragments(fragments).batch_size(BATCH_ROWS);
-            scanner.project(&[&index.column]).map_err(lance_error)?.with_row_id();
+            scanner.project(&[&self.index.column]).map_err(lance_error)?.with_row_id();
             let mut batches = scanner.try_into_stream().await.map_err(lance_error)?;
             let (mut saved, mut unsaved) = (Instant::now(), 0);
             while let Some(batch) = batches.try_next().await.map_err(lance_error)? {
                 debug_assert!(batch.column_by_name(ROW_ID).is_some());
                 let (target, changed, current) =
-                    (Arc::clone(graph), Arc::clone(&self.changed_labels), snapshot.clone());
-                let (rows, threads) = (batch.num_rows(), refresh.threads);
-                refresh.examined.add(rows);
+                    (Arc::clone(graph), Arc::clone(&self.resident.changed_labels), self.snapshot.clone());
+                let (rows, threads) = (batch.num_rows(), self.options.threads);
+                self.options.examined.add(rows);
                 let taken = blocking(move || {
                     let mut vectors = RowVectors::new(shape);
                     let without = vectors.read(&batch)?;
@@ -298,14 +298,14 @@ impl ResidentIndex {
                 .await?;
                 (changes, unsaved) = (changes + taken, unsaved + taken);
                 progress.advance(&stage, rows as u64);
-                if saved.elapsed() >= refresh.save_every && unsaved * SAVED_SHARE >= graph.len() {
-                    self.save(snapshot, graph, refresh).await?;
+                if saved.elapsed() >= self.options.save_every && unsaved * SAVED_SHARE >= graph.len() {
+                    self.save(graph).await?;
                     (saved, unsaved) = (Instant::now(), 0);
                 }
             }
             progress.end(&stage);
         }
-        let mut state = self.state.write();
+        let mut state = self.resident.state.write();
         if let Some(state) = state.as_mut() {
             state.covered.clone_from(files);
             state.base_rows = Some(all);
@@ -314,19 +314,19 @@ impl ResidentIndex {
         Ok(changes)
     }
 
-    /// Brings `graph` up to the change store of `snapshot`.
-    async fn add_changes(&self, snapshot: &Snapshot, index: &Index, graph: &Arc<Graph>, threads: usize) -> Result<()> {
+    /// Brings `graph` up to the change store of the snapshot.
+    async fn add_changes(&self, graph: &Arc<Graph>) -> Result<()> {
         let from = {
-            let state = self.state.read();
+            let state = self.resident.state.read();
             state.as_ref().map_or(Version(0), |state| state.changed_to)
         };
-        if snapshot.version() <= from {
+        if self.snapshot.version() <= from {
             return Ok(());
         }
-        let shape = self.shape(snapshot, index)?;
-        let request = ScanRequest::default().columns([&index.column]).with_row_id().batch_rows(BATCH_ROWS);
-        for batch in snapshot.changed_since(from, &request).await? {
-            let (graph, changed) = (Arc::clone(graph), Arc::clone(&self.changed_labels));
+        let (shape, threads) = (self.shape()?, self.options.threads);
+        let request = ScanRequest::default().columns([&self.index.column]).with_row_id().batch_rows(BATCH_ROWS);
+        for batch in self.snapshot.changed_since(from, &request).await? {
+            let (graph, changed) = (Arc::clone(graph), Arc::clone(&self.resident.changed_labels));
             blocking(move || {
                 let mut vectors = RowVectors::new(shape);
                 vectors.read(&batch)?;
@@ -340,13 +340,14 @@ impl ResidentIndex {
             .await?;
         }
         {
-            let mut state = self.state.write();
+            let mut state = self.resident.state.write();
             if let Some(state) = state.as_mut() {
-                state.changed_to = snapshot.version();
+                state.changed_to = self.snapshot.version();
             }
         }
         // Searches no longer use the rows of the change store that are gone.
-        let (graph, changed, snapshot) = (Arc::clone(graph), Arc::clone(&self.changed_labels), snapshot.clone());
+        let (graph, changed, snapshot) =
+            (Arc::clone(graph), Arc::clone(&self.resident.changed_labels), self.snapshot.clone());
         blocking(move || {
             changed.lock().retain(|_, labels| {
                 let (kept, gone): (Vec<u64>, Vec<u64>) = labels.iter().partition(|label| snapshot.is_changed(**label));
