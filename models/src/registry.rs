@@ -12,7 +12,7 @@ use crate::files::embedded;
 use crate::files::locate::Files;
 use crate::files::manifest::Manifest;
 use crate::run::model::Model;
-use crate::run::runtime::{Provider, Runtime, Search, SessionOptions};
+use crate::run::runtime::{LibrarySearch, Provider, Runtime, SessionOptions};
 use crate::run::text::TextEncoder;
 use crate::run::tokenizer::Tokenizer;
 
@@ -87,7 +87,7 @@ type Slot<T> = Arc<Mutex<Option<Arc<T>>>>;
 /// ```
 pub struct ModelRegistry {
     files: Files,
-    search: Search,
+    search: LibrarySearch,
     session_options: SessionOptions,
     sessions_max: usize,
     sessions_bytes_max: Option<ByteSize>,
@@ -110,7 +110,7 @@ impl ModelRegistry {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads_per_session.max(1);
         Ok(Self {
-            search: Search { explicit: options.onnxruntime, cache: cache.clone(), fetch: options.fetch },
+            search: LibrarySearch { explicit: options.onnxruntime, cache: cache.clone(), fetch: options.fetch },
             files: Files::new(cache, options.fetch, manifests),
             session_options: SessionOptions { threads, provider: options.provider },
             sessions_max: options.sessions_max.unwrap_or_else(cores).max(1),

@@ -1,4 +1,5 @@
-//! Benchmark of every kernel on one CPU thread and on a device: throughput, ratio, and the shares of the device's time.
+//! Benchmark of the kernels that have a twin on the CPU, on one thread and on a device: throughput, ratio, and the
+//! shares of the device's time.
 //!
 //! Usage: `kernels [SCALE]`. The matrices of searches and clusters have SCALE times 100,000 rows; 0.1 suits a software
 //! device. The first GPU is used, else software Vulkan. The output is a line of JSON per kernel, then the same as a
@@ -9,10 +10,8 @@
 use std::time::{Duration, Instant};
 
 use cenote_base::{Error, Random, Result};
-use cenote_device::kmeans::{Init, Options};
-use cenote_device::resize::{Picture, Target};
-use cenote_device::yuv::{ColourMatrix, Format, Frame, Plane, Range};
-use cenote_device::{Device, Matrix, Metric, Pending, gpu_or_software, kmeans, nearest, phash, resize, yuv};
+use cenote_device::kmeans::{CentroidInit, KMeansOptions};
+use cenote_device::{Device, KernelMetric, Matrix, Pending, gpu_or_software, kmeans, nearest, phash};
 
 const MEMORY_BYTES_MAX: u64 = 2 << 30;
 /// Batches per measurement; the figure is their median.
@@ -31,8 +30,6 @@ fn main() -> Result<()> {
     let device = Device::open(&gpu_or_software()?, MEMORY_BYTES_MAX)?;
     let mut bench = Bench { device, matrix_rows: (100_000.0 * scale).max(1000.0) as usize, rows: Vec::new() };
     let mut random = Random::new(1);
-    bench.pictures(&mut random)?;
-    bench.frames(&mut random)?;
     bench.hashes(&mut random)?;
     bench.searches(&mut random)?;
     bench.clusters(&mut random)?;
@@ -49,38 +46,6 @@ fn numbers(random: &mut Random, count: usize) -> Vec<f32> {
 }
 
 impl Bench {
-    fn pictures(&mut self, random: &mut Random) -> Result<()> {
-        let target = Target { width: 224, height: 224, mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
-        for (width, height, count) in [(640, 480, 32), (4000, 3000, 2)] {
-            let pixels = bytes(random, 3 * width as usize * height as usize);
-            let pictures = vec![Picture::whole(&pixels, width, height); count];
-            let device = self.device.clone();
-            self.compare(
-                &format!("resize {width}×{height} to 224×224"),
-                "pictures",
-                count,
-                || resize::on_cpu(&pictures, &target).map(drop),
-                || resize::on_device(&device, &pictures, &target),
-            )?;
-        }
-        Ok(())
-    }
-
-    fn frames(&mut self, random: &mut Random) -> Result<()> {
-        let format = Format { width: 1920, height: 1080, matrix: ColourMatrix::Bt709, range: Range::Limited };
-        let (luma, chroma) = (bytes(random, 1920 * 1080), bytes(random, 960 * 540));
-        let plane = Plane { bytes: &chroma, stride: 960 };
-        let frames = [Frame { y: Plane { bytes: &luma, stride: 1920 }, u: plane, v: plane }; 8];
-        let device = self.device.clone();
-        self.compare(
-            "yuv 1920×1080",
-            "frames",
-            frames.len(),
-            || yuv::on_cpu(&frames, &format).map(drop),
-            || yuv::on_device(&device, &frames, &format),
-        )
-    }
-
     fn hashes(&mut self, random: &mut Random) -> Result<()> {
         let count = 4096;
         let pictures = bytes(random, count * phash::SIDE * phash::SIDE);
@@ -99,8 +64,12 @@ impl Bench {
         let values = numbers(random, rows * columns);
         let queries = numbers(random, 256 * columns);
         let matrix = Matrix::upload(&self.device, &values, columns)?;
-        for (metric, count) in [(Metric::L2, 256), (Metric::Cosine, 256), (Metric::InnerProduct, 256), (Metric::L2, 1)]
-        {
+        for (metric, count) in [
+            (KernelMetric::SquaredL2, 256),
+            (KernelMetric::Cosine, 256),
+            (KernelMetric::InnerProduct, 256),
+            (KernelMetric::SquaredL2, 1),
+        ] {
             let queries = &queries[..count * columns];
             self.compare(
                 &format!("nearest {metric:?}, {count} of {rows}×128, k = 10"),
@@ -117,7 +86,13 @@ impl Bench {
         let (rows, columns) = (self.matrix_rows, 128);
         let points = numbers(random, rows * columns);
         // Random centroids, because the CPU chooses them in both cases.
-        let options = Options { centroids: 256, iterations_max: 4, improvement_min: 0.0, init: Init::Random, seed: 1 };
+        let options = KMeansOptions {
+            centroids: 256,
+            iterations_max: 4,
+            improvement_min: 0.0,
+            init: CentroidInit::Random,
+            seed: 1,
+        };
         let device = self.device.clone();
         self.compare(
             &format!("kmeans {rows}×128, 256 centroids, 4 iterations"),

@@ -1,13 +1,11 @@
 //! GPUs, and kernels that run on them and on the CPU.
 //!
 //! Each kernel is a module with `on_cpu` and `on_device`, which take the same input and give the same output, within
-//! the tolerance that the module states. ([`resize::frames`] has `on_device` alone, because libraries do the same on
-//! the CPU.)
+//! the tolerance that the module states. ([`resize`] has `on_device` alone, because libraries do the same on the CPU.)
 //!
 //! | module | result |
 //! |---|---|
-//! | [`resize`] | pictures as models take them: cropped, resized and normalised, channel by channel |
-//! | [`yuv`] | frames of a video in RGB |
+//! | [`resize`] | pictures of any size as frames of one size |
 //! | [`phash`] | perceptual hashes |
 //! | [`nearest`] | the nearest rows of a matrix, exactly |
 //! | [`kmeans`] | k-means clusters |
@@ -23,19 +21,19 @@
 //! rates, for which [`Device::usage`] has the figures.
 //!
 //! ```
-//! use cenote_device::{Device, Matrix, Metric, gpu, nearest};
+//! use cenote_device::{Device, KernelMetric, Matrix, gpu, nearest};
 //!
 //! let matrix = [0.0, 0.0, 3.0, 4.0, 1.0, 1.0];
-//! let hits = match gpu() {
+//! let found = match gpu() {
 //!     Ok(info) => {
 //!         let device = Device::open(&info, 256 << 20)?;
 //!         let matrix = Matrix::upload(&device, &matrix, 2)?;
-//!         nearest::on_device(Metric::L2, &[0.0, 0.0], &matrix, 2)?.wait()?
+//!         nearest::on_device(KernelMetric::SquaredL2, &[0.0, 0.0], &matrix, 2)?.wait()?
 //!     }
 //!     // The error says what was found instead.
-//!     Err(_reason) => nearest::on_cpu(Metric::L2, &[0.0, 0.0], &matrix, 2, 2)?,
+//!     Err(_reason) => nearest::on_cpu(KernelMetric::SquaredL2, &[0.0, 0.0], &matrix, 2, 2)?,
 //! };
-//! assert_eq!((hits[0][0].row, hits[0][1].row), (0, 2));
+//! assert_eq!((found[0][0].row, found[0][1].row), (0, 2));
 //! # Ok::<(), cenote_base::Error>(())
 //! ```
 
@@ -52,7 +50,7 @@ mod testing;
 
 pub use device::{Device, DeviceUsage};
 pub use discover::{DeviceInfo, DeviceKind, devices, gpu, gpu_or_software};
-pub use kernels::distance::Metric;
-pub use kernels::{kmeans, nearest, phash, resize, yuv};
+pub use kernels::distance::KernelMetric;
+pub use kernels::{kmeans, nearest, phash, resize};
 pub use matrix::Matrix;
 pub use work::Pending;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 
 use crate::device::Device;
-use crate::pool::Lease;
+use crate::pool::BufferLease;
 use crate::work::Work;
 
 /// Bytes of a matrix in one buffer, at most, on a device that allows larger ones.
@@ -14,14 +14,14 @@ const PART_BYTES_MAX: u64 = 1 << 30;
 /// A matrix of `f32` on a device, row by row, which holds its memory until it is dropped.
 pub struct Matrix {
     device: Device,
-    parts: Vec<Part>,
+    parts: Vec<MatrixPart>,
     rows: usize,
     columns: usize,
 }
 
 /// Consecutive rows in one buffer.
-pub(crate) struct Part {
-    pub(crate) buffer: Arc<Lease>,
+pub(crate) struct MatrixPart {
+    pub(crate) buffer: Arc<BufferLease>,
     pub(crate) first_row: usize,
     pub(crate) rows: usize,
 }
@@ -55,7 +55,7 @@ impl Matrix {
             let mut work = Work::new(device)?;
             let buffer = work.upload(values)?;
             work.submit();
-            parts.push(Part { buffer, first_row: index * part_rows, rows: values.len() / columns });
+            parts.push(MatrixPart { buffer, first_row: index * part_rows, rows: values.len() / columns });
         }
         device.check()?;
         Ok(Self { device: device.clone(), parts, rows, columns })
@@ -75,7 +75,7 @@ impl Matrix {
         &self.device
     }
 
-    pub(crate) fn parts(&self) -> &[Part] {
+    pub(crate) fn parts(&self) -> &[MatrixPart] {
         &self.parts
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytemuck::Pod;
 use cenote_base::{Error, Result};
 
-use crate::device::{Device, Kernel};
-use crate::pool::{Lease, Purpose, Reservation};
+use crate::device::{Device, Shader};
+use crate::pool::{BufferLease, BufferPurpose, Reservation};
 
 /// Bytes per piece of an upload: a large upload needs little memory beside its destination.
 const PIECE_BYTES: usize = 16 << 20;
@@ -22,7 +22,7 @@ const CLOCK_BYTES: u64 = 16;
 pub(crate) struct Work<'d> {
     device: &'d Device,
     encoder: wgpu::CommandEncoder,
-    buffers: Vec<Arc<Lease>>,
+    buffers: Vec<Arc<BufferLease>>,
     uploads: Vec<Reservation>,
     /// The pass with all kernels of the batch, opened with the first.
     pass: Option<wgpu::ComputePass<'static>>,
@@ -41,7 +41,7 @@ impl<'d> Work<'d> {
     }
 
     /// Leases a buffer for `count` values of `T`, whose contents are undefined.
-    pub(crate) fn buffer<T>(&mut self, count: usize) -> Result<Arc<Lease>> {
+    pub(crate) fn buffer<T>(&mut self, count: usize) -> Result<Arc<BufferLease>> {
         // A binding is a whole number of words, at least one.
         let bytes = (count * size_of::<T>()).next_multiple_of(4).max(4) as u64;
         let most = self.device.info().binding_bytes_max;
@@ -51,13 +51,13 @@ impl<'d> Work<'d> {
                 self.device.info().name
             )));
         }
-        let lease = Arc::new(self.device.pool().lease(Purpose::Work, bytes)?);
+        let lease = Arc::new(self.device.pool().lease(BufferPurpose::Work, bytes)?);
         self.buffers.push(Arc::clone(&lease));
         Ok(lease)
     }
 
     /// Leases a buffer and writes `values` to it.
-    pub(crate) fn upload<T: Pod>(&mut self, values: &[T]) -> Result<Arc<Lease>> {
+    pub(crate) fn upload<T: Pod>(&mut self, values: &[T]) -> Result<Arc<BufferLease>> {
         let buffer = self.buffer::<T>(values.len())?;
         self.write(&buffer, 0, bytemuck::cast_slice(values))?;
         Ok(buffer)
@@ -65,7 +65,7 @@ impl<'d> Work<'d> {
 
     /// Writes `bytes` at `offset`, a multiple of 4. Writes precede all kernels of the batch, whatever the order of
     /// calls.
-    pub(crate) fn write(&mut self, buffer: &Lease, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, buffer: &BufferLease, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut place = offset;
         for piece in bytes.chunks(PIECE_BYTES) {
             let whole = piece.len().next_multiple_of(4);
@@ -99,12 +99,12 @@ impl<'d> Work<'d> {
         self.device.queue().on_submitted_work_done(move || drop(uploads));
     }
 
-    /// Adds a run of `kernel` over `groups` work groups, with `buffers` at bindings 0, 1, … and `params` as its
+    /// Adds a run of `shader` over `groups` work groups, with `buffers` at bindings 0, 1, … and `params` as its
     /// immediate data.
     pub(crate) fn dispatch<P: Pod>(
         &mut self,
-        kernel: Kernel,
-        buffers: &[&Lease],
+        shader: Shader,
+        buffers: &[&BufferLease],
         params: &P,
         groups: [u32; 3],
     ) -> Result<()> {
@@ -114,7 +114,7 @@ impl<'d> Work<'d> {
                 "{groups:?} work groups are more than the device allows, {most} a dimension; split the batch"
             )));
         }
-        let pipeline = self.device.pipeline(kernel)?;
+        let pipeline = self.device.pipeline(shader)?;
         let entries: Vec<_> = (0..)
             .zip(buffers)
             .map(|(binding, lease)| wgpu::BindGroupEntry {
@@ -148,12 +148,12 @@ impl<'d> Work<'d> {
     /// Submits the batch. `decode` makes the value from the bytes of `result`, on the thread that waits for it.
     pub(crate) fn finish<T>(
         mut self,
-        result: &Lease,
+        result: &BufferLease,
         decode: impl FnOnce(&[u8]) -> T + Send + 'static,
     ) -> Result<Pending<T>> {
         let clock = self.pass.take().and(self.clock.take());
         let clock_bytes = if clock.is_some() { CLOCK_BYTES } else { 0 };
-        let read = self.device.pool().lease(Purpose::Read, result.bytes() + clock_bytes)?;
+        let read = self.device.pool().lease(BufferPurpose::Read, result.bytes() + clock_bytes)?;
         self.encoder.copy_buffer_to_buffer(result.buffer(), 0, read.buffer(), 0, result.bytes());
         if let Some(clock) = &clock {
             let stamps = self.buffer::<u64>(2)?;
@@ -195,13 +195,13 @@ impl<'d> Work<'d> {
 
 /// A buffer on its way to the host.
 struct ReadBack {
-    lease: Lease,
+    lease: BufferLease,
     bytes: u64,
     mapped: mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
 }
 
 impl ReadBack {
-    fn new(lease: Lease, bytes: u64) -> Self {
+    fn new(lease: BufferLease, bytes: u64) -> Self {
         let (tell, mapped) = mpsc::sync_channel(1);
         lease.buffer().map_async(wgpu::MapMode::Read, 0..bytes, move |outcome| {
             // The result may have been dropped without waiting for it.

@@ -10,7 +10,7 @@
 use std::fs;
 use std::time::Instant;
 
-use cenote_graph::{Filter, Graph, Metric, Options, Traversal};
+use cenote_graph::{Graph, GraphOptions, LabelFilter, Metric, Traversal};
 
 const K: usize = 10;
 const WIDTHS: [usize; 14] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024];
@@ -48,7 +48,7 @@ fn main() {
         panic!("usage: DIMENSION METRIC BASE QUERIES TRUTH THREADS [OPTION=NUMBER ...]");
     };
     let dimension: usize = dimension.parse().unwrap();
-    let mut options = Options::new(dimension, metric.parse::<Metric>().unwrap());
+    let mut options = GraphOptions::new(dimension, metric.parse::<Metric>().unwrap());
     options.capacity_bytes = 8 << 30;
     for option in rest {
         let (name, number) = option.split_once('=').unwrap();
@@ -76,7 +76,7 @@ fn main() {
             right = 0;
             let start_s = thread_seconds();
             for (query, truth) in queries.chunks(dimension).zip(truth.chunks(K)) {
-                let hits = graph.search(query, K, ef, Filter::All).unwrap();
+                let hits = graph.search(query, K, ef, LabelFilter::All).unwrap();
                 right += hits.iter().filter(|hit| truth.contains(&(hit.label as u32))).count();
             }
             best_s = best_s.min(thread_seconds() - start_s);

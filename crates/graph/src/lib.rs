@@ -10,12 +10,12 @@
 //! other than its snapshot.
 //!
 //! ```
-//! use cenote_graph::{Filter, Graph, Metric, Options};
+//! use cenote_graph::{Graph, GraphOptions, LabelFilter, Metric};
 //!
-//! let graph = Graph::new(Options::new(2, Metric::L2))?;
+//! let graph = Graph::new(GraphOptions::new(2, Metric::L2))?;
 //! graph.insert_batch(&[7, 8, 9], &vec![0.0, 0.0, 3.0, 4.0, 6.0, 8.0], 1)?;
 //! graph.delete(7);
-//! let hits = graph.search(&vec![0.0, 0.0], 1, 64, Filter::All)?;
+//! let hits = graph.search(&vec![0.0, 0.0], 1, 64, LabelFilter::All)?;
 //! assert_eq!((hits[0].label, hits[0].distance), (8, 5.0));
 //! # Ok::<(), cenote_base::Error>(())
 //! ```
@@ -31,7 +31,8 @@ mod vectors;
 mod walk;
 
 pub use graph::Graph;
-pub use graph::search::{Filter, Hit, Strategy};
-pub use graph::selection::Selection;
-pub use options::{Metric, Options, Traversal};
-pub use values::Values;
+pub use graph::search::{GraphStrategy, LabelFilter, Neighbour};
+pub use graph::selection::LabelSelection;
+pub use options::{GraphOptions, Metric, Traversal};
+pub use slots::Relabelling;
+pub use values::VectorValues;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use cenote_base::sync::{Mutex, MutexGuard};
 use cenote_base::{Error, Random, Result};
 
-use crate::options::Options;
+use crate::options::GraphOptions;
 use crate::stable_rows::StableRows;
 
 /// Locks that all nodes share. No thread holds two.
@@ -50,18 +50,18 @@ pub(crate) struct StoredLevel {
 
 impl Links {
     /// Returns the bytes of a slot's links, including its share of the upper layers.
-    pub(crate) fn slot_bytes(options: &Options) -> usize {
+    pub(crate) fn slot_bytes(options: &GraphOptions) -> usize {
         let base = 2 * options.m * size_of::<u32>();
         base + (options.m * size_of::<u32>()).div_ceil(Self::slots_per_upper_row(options)) + size_of::<u32>() + 1
     }
 
     /// Returns the number of slots that share a row of the upper layers: `0.8 · (m − 1)`. One row in `m − 1` slots is
     /// expected.
-    fn slots_per_upper_row(options: &Options) -> usize {
+    fn slots_per_upper_row(options: &GraphOptions) -> usize {
         ((options.m - 1) * 4 / 5).max(1)
     }
 
-    pub(crate) fn new(options: &Options, slots: usize) -> Result<Self> {
+    pub(crate) fn new(options: &GraphOptions, slots: usize) -> Result<Self> {
         let upper_rows = slots / Self::slots_per_upper_row(options) + 64;
         Ok(Self {
             m: options.m,

@@ -1,13 +1,13 @@
 //! The choice of neighbours among the nodes near a node, and the links to them.
 
-use crate::vectors::{Probe, Vectors};
-use crate::walk::{Candidate, GraphView};
+use crate::vectors::{Probe, SlotVectors};
+use crate::walk::{LinkedVectors, SlotCandidate};
 
 /// Chooses neighbours. Its memory is reused from node to node.
 #[derive(Default)]
 pub(crate) struct NeighbourChooser {
-    remaining: Vec<Candidate>,
-    passed_over: Vec<Candidate>,
+    remaining: Vec<SlotCandidate>,
+    passed_over: Vec<SlotCandidate>,
     slots: Vec<u32>,
     keys: Vec<u32>,
 }
@@ -18,7 +18,7 @@ impl NeighbourChooser {
     /// A candidate is passed over when one already chosen is nearer to it than the node is, because a walk reaches it
     /// through that one; places left over are filled with the nearest of those passed over (Malkov and Yashunin 2016,
     /// algorithm 4).
-    pub(crate) fn choose(&mut self, vectors: &Vectors, candidates: &[Candidate], links_max: usize) -> Vec<u32> {
+    pub(crate) fn choose(&mut self, vectors: &SlotVectors, candidates: &[SlotCandidate], links_max: usize) -> Vec<u32> {
         let mut chosen = Vec::with_capacity(links_max);
         self.remaining.clear();
         self.remaining.extend_from_slice(candidates);
@@ -53,8 +53,8 @@ impl NeighbourChooser {
     }
 
     /// Adds a link from `from` to `to`, which may replace another one. The caller must not hold a node's lock.
-    pub(crate) fn add(&mut self, graph: GraphView<'_>, from: u32, to: u32, layer: u8) {
-        let GraphView { vectors, links } = graph;
+    pub(crate) fn add(&mut self, graph: LinkedVectors<'_>, from: u32, to: u32, layer: u8) {
+        let LinkedVectors { vectors, links } = graph;
         let _lock = links.lock(from);
         let mut list: Vec<u32> = links.of(from, layer).collect();
         if list.contains(&to) {
@@ -70,10 +70,10 @@ impl NeighbourChooser {
     }
 
     /// Returns `slots` in order of distance to `probe`.
-    pub(crate) fn order(&mut self, vectors: &Vectors, probe: &Probe, slots: &[u32]) -> Vec<Candidate> {
+    pub(crate) fn order(&mut self, vectors: &SlotVectors, probe: &Probe, slots: &[u32]) -> Vec<SlotCandidate> {
         vectors.keys(probe, slots, &mut self.keys);
-        let mut candidates: Vec<Candidate> =
-            slots.iter().zip(&self.keys).map(|(&slot, &key)| Candidate::new(key, slot)).collect();
+        let mut candidates: Vec<SlotCandidate> =
+            slots.iter().zip(&self.keys).map(|(&slot, &key)| SlotCandidate::new(key, slot)).collect();
         candidates.sort_unstable();
         candidates
     }

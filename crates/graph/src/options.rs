@@ -4,18 +4,22 @@ use std::fmt;
 use std::str::FromStr;
 
 use cenote_base::{ByteSize, Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Largest dimension for which a sum of squared code differences fits 32 bits.
-pub(crate) const DIMENSION_MAX: usize = 32_768;
+const DIMENSION_MAX: usize = 32_768;
 
 /// A distance between two vectors. Smaller is nearer, whatever the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Metric {
-    /// Euclidean distance: the root of the sum of squared differences.
+    /// The Euclidean distance: the root of the sum of squared differences.
+    #[default]
     L2,
-    /// 1 − cosine of the angle: 0 for the same direction, 2 for the opposite one, 1 to a zero vector.
+    /// 1 − cosine of the angle: 0 for the same direction, 2 for the opposite one. Undefined for a zero vector: a graph
+    /// measures 1 to it, and a search of a table never finds it.
     Cosine,
-    /// The inner product, negated.
+    /// The negated inner product.
     Dot,
     /// The number of bits that differ, for vectors given as packed bits.
     Hamming,
@@ -58,7 +62,7 @@ pub enum Traversal {
 
 /// The options of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct GraphOptions {
     /// Numbers in a vector, from 1 to 32,768; for [`Metric::Hamming`] bits, a multiple of 8.
     pub dimension: usize,
     /// The distance.
@@ -77,7 +81,7 @@ pub struct Options {
     pub capacity_bytes: u64,
 }
 
-impl Options {
+impl GraphOptions {
     /// Returns options with `m` 16, `ef_construction` 150, 8-bit traversal and 1 GiB of memory.
     pub fn new(dimension: usize, metric: Metric) -> Self {
         Self {

@@ -39,6 +39,15 @@ impl SlotState {
     }
 }
 
+/// The move of a vector from one label to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relabelling {
+    /// The label that the vector has.
+    pub from: u64,
+    /// The label that it gets.
+    pub to: u64,
+}
+
 /// A hasher for labels. They are row numbers, so one multiplication mixes them well enough.
 #[derive(Default)]
 pub(crate) struct LabelHasher(u64);
@@ -177,11 +186,11 @@ impl Slots {
         slot.is_some()
     }
 
-    /// Moves the vector of each first label to the second, and returns the number of first labels that were there.
-    pub(crate) fn relabel(&self, labels: &[(u64, u64)]) -> usize {
+    /// Moves vectors from label to label, and returns the number of old labels that were there.
+    pub(crate) fn relabel(&self, moves: &[Relabelling]) -> usize {
         let mut by_label = self.by_label.write();
         let mut moved = 0;
-        for (from, to) in labels {
+        for Relabelling { from, to } in moves {
             let Some(slot) = by_label.remove(from) else { continue };
             if let Some(old) = by_label.insert(*to, slot) {
                 self.retire(old);

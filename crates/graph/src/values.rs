@@ -2,49 +2,49 @@
 
 use cenote_base::{Error, Result};
 
-use crate::options::{Metric, Options};
+use crate::options::{GraphOptions, Metric};
 
 /// One vector, or several of one dimension stored consecutively.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Values<'a> {
+pub enum VectorValues<'a> {
     /// Numbers, for every metric but hamming.
     Floats(&'a [f32]),
     /// Bits packed into bytes, for hamming.
     Bits(&'a [u8]),
 }
 
-impl<'a> From<&'a [f32]> for Values<'a> {
+impl<'a> From<&'a [f32]> for VectorValues<'a> {
     fn from(values: &'a [f32]) -> Self {
         Self::Floats(values)
     }
 }
 
-impl<'a> From<&'a [u8]> for Values<'a> {
+impl<'a> From<&'a [u8]> for VectorValues<'a> {
     fn from(values: &'a [u8]) -> Self {
         Self::Bits(values)
     }
 }
 
-impl<'a> From<&'a Vec<f32>> for Values<'a> {
+impl<'a> From<&'a Vec<f32>> for VectorValues<'a> {
     fn from(values: &'a Vec<f32>) -> Self {
         Self::Floats(values)
     }
 }
 
-impl<'a> From<&'a Vec<u8>> for Values<'a> {
+impl<'a> From<&'a Vec<u8>> for VectorValues<'a> {
     fn from(values: &'a Vec<u8>) -> Self {
         Self::Bits(values)
     }
 }
 
-impl<'a> Values<'a> {
+impl<'a> VectorValues<'a> {
     /// Returns the number of elements of one vector: bytes for packed bits.
-    pub(crate) fn width(options: &Options) -> usize {
+    pub(crate) fn width(options: &GraphOptions) -> usize {
         if options.metric == Metric::Hamming { options.dimension / 8 } else { options.dimension }
     }
 
     /// Checks that these are `count` vectors of finite numbers with the dimension and the form that `options` asks for.
-    pub(crate) fn check(self, options: &Options, count: usize) -> Result<()> {
+    pub(crate) fn check(self, options: &GraphOptions, count: usize) -> Result<()> {
         let width = Self::width(options);
         let (length, unit) = match (self, options.metric == Metric::Hamming) {
             (Self::Floats(values), false) => (values.len(), "numbers"),

@@ -3,13 +3,13 @@
 use cenote_base::sync::Mutex;
 
 use crate::links::Links;
-use crate::vectors::{Probe, Vectors};
+use crate::vectors::{Probe, SlotVectors};
 
 /// A node and its distance: the key is in the upper half, so that candidates order by distance, then by slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Candidate(u64);
+pub(crate) struct SlotCandidate(u64);
 
-impl Candidate {
+impl SlotCandidate {
     const EXPANDED: u64 = 1;
 
     #[inline(always)]
@@ -30,7 +30,7 @@ impl Candidate {
 /// The best `width` candidates in order. Insertion moves memory, which is faster than a heap for these widths.
 #[derive(Default)]
 struct Beam {
-    best: Vec<Candidate>,
+    best: Vec<SlotCandidate>,
     width: usize,
     /// Every candidate before this position was expanded.
     cursor: usize,
@@ -45,7 +45,7 @@ impl Beam {
     }
 
     #[inline(always)]
-    fn push(&mut self, candidate: Candidate) {
+    fn push(&mut self, candidate: SlotCandidate) {
         if self.best.len() == self.width {
             match self.best.last() {
                 Some(&last) if candidate < last => self.best.pop(),
@@ -62,8 +62,8 @@ impl Beam {
     fn next(&mut self) -> Option<u32> {
         while let Some(candidate) = self.best.get_mut(self.cursor) {
             self.cursor += 1;
-            if candidate.0 & Candidate::EXPANDED == 0 {
-                candidate.0 |= Candidate::EXPANDED;
+            if candidate.0 & SlotCandidate::EXPANDED == 0 {
+                candidate.0 |= SlotCandidate::EXPANDED;
                 return Some(candidate.slot());
             }
         }
@@ -74,7 +74,7 @@ impl Beam {
     #[inline(always)]
     fn peek(&self) -> Option<u32> {
         let rest = self.best.get(self.cursor..)?;
-        rest.iter().find(|candidate| candidate.0 & Candidate::EXPANDED == 0).map(|candidate| candidate.slot())
+        rest.iter().find(|candidate| candidate.0 & SlotCandidate::EXPANDED == 0).map(|candidate| candidate.slot())
     }
 }
 
@@ -118,35 +118,42 @@ impl Visited {
 
 /// The vectors and links that a walk follows.
 #[derive(Clone, Copy)]
-pub(crate) struct GraphView<'a> {
-    pub(crate) vectors: &'a Vectors,
+pub(crate) struct LinkedVectors<'a> {
+    pub(crate) vectors: &'a SlotVectors,
     pub(crate) links: &'a Links,
+}
+
+/// The task of a walk through one layer.
+pub(crate) struct LayerSearch {
+    /// The slot at which the walk begins.
+    pub(crate) start: u32,
+    pub(crate) layer: u8,
+    /// The number of nodes that the walk keeps.
+    pub(crate) width: usize,
+    /// The last slot that the walk may enter.
+    pub(crate) used: u32,
 }
 
 /// The memory of a walk, reused by the next one.
 #[derive(Default)]
-pub(crate) struct Walk {
+pub(crate) struct LayerWalk {
     beam: Beam,
     visited: Visited,
     fresh: Vec<u32>,
     keys: Vec<u32>,
 }
 
-impl Walk {
-    /// Walks from `start` through the first `used` slots and returns the `width` nodes of `layer` nearest to `probe`
-    /// that it finds, nearest first.
+impl LayerWalk {
+    /// Walks as `search` says, and returns the nodes nearest to `probe` that it finds, nearest first.
     ///
     /// A beam search: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
     /// Navigable Small World graphs" (2016), algorithm 2, with one sorted array for its two heaps.
     pub(crate) fn run(
         &mut self,
-        GraphView { vectors, links }: GraphView<'_>,
+        LinkedVectors { vectors, links }: LinkedVectors<'_>,
         probe: &Probe,
-        start: u32,
-        layer: u8,
-        width: usize,
-        used: u32,
-    ) -> &[Candidate] {
+        LayerSearch { start, layer, width, used }: LayerSearch,
+    ) -> &[SlotCandidate] {
         let Self { beam, visited, fresh, keys } = self;
         beam.clear(width);
         visited.clear(used + 1);
@@ -155,7 +162,7 @@ impl Walk {
         loop {
             vectors.keys(probe, fresh, keys);
             for (&slot, &key) in fresh.iter().zip(keys.iter()) {
-                beam.push(Candidate::new(key, slot));
+                beam.push(SlotCandidate::new(key, slot));
             }
             let Some(slot) = beam.next() else { return &beam.best };
             if let Some(after) = beam.peek() {
@@ -169,18 +176,18 @@ impl Walk {
     /// Walks downhill from `slot` and returns the node of `layer` at which it ends.
     pub(crate) fn descend(
         &mut self,
-        GraphView { vectors, links }: GraphView<'_>,
+        LinkedVectors { vectors, links }: LinkedVectors<'_>,
         probe: &Probe,
         mut slot: u32,
         layer: u8,
     ) -> u32 {
         vectors.keys(probe, &[slot], &mut self.keys);
-        let mut best = Candidate::new(self.keys[0], slot);
+        let mut best = SlotCandidate::new(self.keys[0], slot);
         loop {
             self.fresh.clear();
             self.fresh.extend(links.of(slot, layer));
             vectors.keys(probe, &self.fresh, &mut self.keys);
-            let nearest = self.fresh.iter().zip(&self.keys).map(|(&slot, &key)| Candidate::new(key, slot)).min();
+            let nearest = self.fresh.iter().zip(&self.keys).map(|(&slot, &key)| SlotCandidate::new(key, slot)).min();
             match nearest {
                 Some(nearest) if nearest < best => best = nearest,
                 _ => return best.slot(),
@@ -192,14 +199,14 @@ impl Walk {
 
 /// The idle walks, for the next searches.
 #[derive(Default)]
-pub(crate) struct WalkPool(Mutex<Vec<Walk>>);
+pub(crate) struct WalkPool(Mutex<Vec<LayerWalk>>);
 
 impl WalkPool {
     /// Walks kept at most; concurrent searches beyond that allocate their own.
     const IDLE_MAX: usize = 64;
 
     /// Runs `work` with an idle walk or a new one.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Walk) -> T) -> T {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut LayerWalk) -> T) -> T {
         let mut walk = self.0.lock().pop().unwrap_or_default();
         let result = work(&mut walk);
         let mut idle = self.0.lock();

@@ -7,7 +7,7 @@ mod data;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenote_base::Random;
-use cenote_graph::{Filter, Graph, Metric, Options};
+use cenote_graph::{Graph, GraphOptions, LabelFilter, Metric};
 use data::{clustered, distance, recall};
 
 #[test]
@@ -15,7 +15,7 @@ fn no_search_beside_writers_sees_what_never_was() {
     const DIMENSION: usize = 16;
     let mut random = Random::new(1);
     let rows = clustered(&mut random, 4000, DIMENSION);
-    let graph = Graph::new(Options::new(DIMENSION, Metric::L2)).unwrap();
+    let graph = Graph::new(GraphOptions::new(DIMENSION, Metric::L2)).unwrap();
     // Labels 0 to 999 are always there, each with one of two vectors; the others come and go.
     let steady = |label: u64, turn: u64| &rows[(label + 1000 * (turn % 2)) as usize];
     graph.insert_batch(&(0..1000).collect::<Vec<u64>>(), &rows[..1000].concat(), 2).unwrap();
@@ -32,12 +32,12 @@ fn no_search_beside_writers_sees_what_never_was() {
                     let query = &rows[random.below(4000) as usize];
                     let gone_before = gone.load(Ordering::SeqCst);
                     let hits = match random.below(3) {
-                        0 => graph.search(query, 10, 50, Filter::All).unwrap(),
-                        1 => graph.search_exact(query, 10, Filter::All).unwrap(),
+                        0 => graph.search(query, 10, 50, LabelFilter::All).unwrap(),
+                        1 => graph.search_exact(query, 10, LabelFilter::All).unwrap(),
                         _ => {
                             let test = |label: u64| label < 1000;
                             let hits = graph
-                                .search(query, 1000, 50, Filter::Test { matches: &test, selectivity: 0.4 })
+                                .search(query, 1000, 50, LabelFilter::Test { matches: &test, selectivity: 0.4 })
                                 .unwrap();
                             assert_eq!(hits.len(), 1000, "a label that was always there was missed");
                             hits

@@ -8,7 +8,7 @@ mod data;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cenote_base::Random;
-use cenote_graph::{Filter, Graph, Metric, Options, Selection};
+use cenote_graph::{Graph, GraphOptions, LabelFilter, LabelSelection, Metric, Relabelling};
 use data::{distance, nearest};
 
 const CAPACITY_BYTES: u64 = 1 << 20;
@@ -27,14 +27,14 @@ fn run(seed: u64, steps: u64) {
     let directory = tempfile::tempdir().unwrap();
     let metric = [Metric::L2, Metric::Cosine, Metric::Dot][random.below(3) as usize];
     let dimension = [1, 2, 5, 33][random.below(4) as usize];
-    let mut options = Options::new(dimension, metric);
+    let mut options = GraphOptions::new(dimension, metric);
     options.capacity_bytes = CAPACITY_BYTES;
     options.m = 4 + random.below(5) as usize;
     options.ef_construction = 16 + random.below(40) as usize;
     options.seed = seed;
     let mut graph = Graph::new(options).unwrap();
     let mut model: BTreeMap<u64, Vec<f32>> = BTreeMap::new();
-    let mut selected: Option<(Selection, BTreeSet<u64>)> = None;
+    let mut selected: Option<(LabelSelection, BTreeSet<u64>)> = None;
     for step in 0..steps {
         let at = format!("seed {seed}, step {step}, {metric}, dimension {dimension}");
         let label = random.below(300);
@@ -62,15 +62,16 @@ fn run(seed: u64, steps: u64) {
                 selected = None;
             }
             64..67 => {
-                let pairs: Vec<(u64, u64)> = (0..5).map(|_| (random.below(300), random.below(300))).collect();
+                let mut relabelling = || Relabelling { from: random.below(300), to: random.below(300) };
+                let moves: Vec<Relabelling> = (0..5).map(|_| relabelling()).collect();
                 let mut given = 0;
-                for (from, to) in &pairs {
+                for Relabelling { from, to } in &moves {
                     if let Some(row) = model.remove(from) {
                         model.insert(*to, row);
                         given += 1;
                     }
                 }
-                assert_eq!(graph.relabel(&pairs), given, "{at}");
+                assert_eq!(graph.relabel(&moves), given, "{at}");
             }
             63 if random.below(10) == 0 => {
                 model.keys().for_each(|&label| assert!(graph.delete(label), "{at}"));
@@ -83,7 +84,7 @@ fn run(seed: u64, steps: u64) {
                 let matches = |label: u64| label.is_multiple_of(part);
                 let matching: Vec<&Vec<f32>> =
                     model.iter().filter(|(label, _)| matches(**label)).map(|(_, row)| row).collect();
-                let filter = Filter::Test { matches: &matches, selectivity: random.unit() };
+                let filter = LabelFilter::Test { matches: &matches, selectivity: random.unit() };
                 let walked = graph.search(&query, k, 1 + random.below(40) as usize, filter).unwrap();
                 let exact = graph.search_exact(&query, k, filter).unwrap();
                 for hits in [&walked, &exact] {
@@ -118,7 +119,7 @@ fn run(seed: u64, steps: u64) {
 fn check_selection(
     graph: &Graph,
     model: &BTreeMap<u64, Vec<f32>>,
-    selected: &mut Option<(Selection, BTreeSet<u64>)>,
+    selected: &mut Option<(LabelSelection, BTreeSet<u64>)>,
     query: &[f32],
     k: usize,
     matches: &dyn Fn(u64) -> bool,
@@ -134,7 +135,7 @@ fn check_selection(
     let hits = graph.search_selection(query, k, &selection, matches).unwrap();
     let wanted: Vec<u64> =
         labels.iter().copied().filter(|label| matches(*label) && model.contains_key(label)).collect();
-    let exact = graph.search_exact(query, k, Filter::Labels(&wanted)).unwrap();
+    let exact = graph.search_exact(query, k, LabelFilter::Labels(&wanted)).unwrap();
     assert_eq!(hits.len(), exact.len(), "{at}");
     for (hit, exact) in hits.iter().zip(&exact) {
         assert!(wanted.contains(&hit.label), "{at}: {hit:?}");

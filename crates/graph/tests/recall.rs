@@ -5,11 +5,11 @@
 mod data;
 
 use cenote_base::Random;
-use cenote_graph::{Filter, Graph, Metric, Options, Strategy, Traversal};
+use cenote_graph::{Graph, GraphOptions, GraphStrategy, LabelFilter, Metric, Traversal};
 use data::{clustered, nearest, recall, share_right, uniform};
 
 fn graph(metric: Metric, rows: &[Vec<f32>]) -> Graph {
-    let graph = Graph::new(Options::new(rows[0].len(), metric)).unwrap();
+    let graph = Graph::new(GraphOptions::new(rows[0].len(), metric)).unwrap();
     let labels: Vec<u64> = (0..rows.len() as u64).collect();
     graph.insert_batch(&labels, &rows.concat(), 2).unwrap();
     graph
@@ -37,13 +37,13 @@ fn floats_are_walked_where_codes_are_too_coarse() {
     let rows: Vec<Vec<f32>> = (0..4000)
         .map(|at| centres[at % 10].iter().map(|value| value + 1e-4 * data::gauss(&mut random)).collect())
         .collect();
-    let mut options = Options::new(16, Metric::L2);
+    let mut options = GraphOptions::new(16, Metric::L2);
     options.traversal = Traversal::Float32;
     let graph = Graph::new(options).unwrap();
     graph.insert_batch(&(0..4000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
     let mut right = 0.0;
     for query in rows.iter().step_by(40) {
-        let hits = graph.search(query, 10, 100, Filter::All).unwrap();
+        let hits = graph.search(query, 10, 100, LabelFilter::All).unwrap();
         let truth = nearest(Metric::L2, rows.iter(), query, 10);
         let within = hits.iter().filter(|hit| f64::from(hit.distance) <= truth[9] + 1e-7);
         right += within.count() as f64 / 10.0;
@@ -55,7 +55,7 @@ fn floats_are_walked_where_codes_are_too_coarse() {
 fn bits_are_found_by_the_number_that_differ() {
     let mut random = Random::new(3);
     let rows: Vec<Vec<u8>> = (0..3000).map(|_| (0..8).map(|_| random.next_u64() as u8).collect()).collect();
-    let graph = Graph::new(Options::new(64, Metric::Hamming)).unwrap();
+    let graph = Graph::new(GraphOptions::new(64, Metric::Hamming)).unwrap();
     graph.insert_batch(&(0..3000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
     let differing = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>() as f32;
     let mut right = 0;
@@ -63,7 +63,7 @@ fn bits_are_found_by_the_number_that_differ() {
         let query: Vec<u8> = (0..8).map(|_| random.next_u64() as u8).collect();
         let mut truth: Vec<f32> = rows.iter().map(|row| differing(row, &query)).collect();
         truth.sort_by(f32::total_cmp);
-        let hits = graph.search(&query, 10, 200, Filter::All).unwrap();
+        let hits = graph.search(&query, 10, 200, LabelFilter::All).unwrap();
         assert!(hits.iter().all(|hit| hit.distance == differing(&rows[hit.label as usize], &query)));
         right += hits.iter().filter(|hit| hit.distance <= truth[9]).count();
     }
@@ -114,11 +114,11 @@ fn most_of_the_graph_may_be_deleted() {
     let left = || rows.iter().skip(3).step_by(10);
     assert!(recall(&graph, left(), queries, 64) >= 0.95);
     assert_eq!(graph.consolidate(2), 10_800);
-    assert_eq!(graph.strategy(10, 64, Filter::All), Strategy::Walk { width: 64 });
+    assert_eq!(graph.strategy(10, 64, LabelFilter::All), GraphStrategy::Walk { width: 64 });
     let found = recall(&graph, left(), queries, 64);
     assert!(found >= 0.95, "{found}");
     assert_eq!((0..12_000).filter(|&label| graph.delete(label)).count(), 1200);
-    assert!(graph.search(&queries[0], 10, 64, Filter::All).unwrap().is_empty());
+    assert!(graph.search(&queries[0], 10, 64, LabelFilter::All).unwrap().is_empty());
     assert_eq!(graph.consolidate(2), 1200);
     graph.insert_batch(&(0..12_000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
     assert!(recall(&graph, rows.iter(), queries, 100) >= 0.95);
@@ -133,7 +133,7 @@ fn survivors_of_clusters_are_linked_with_each_other() {
     let rows: Vec<Vec<f32>> = (0..30_000)
         .map(|at| centres[at % 1000].iter().map(|value| value + 1e-2 * data::gauss(&mut random)).collect())
         .collect();
-    let mut options = Options::new(6, Metric::L2);
+    let mut options = GraphOptions::new(6, Metric::L2);
     (options.m, options.ef_construction) = (8, 30);
     let graph = Graph::new(options).unwrap();
     graph.insert_batch(&(0..30_000).collect::<Vec<u64>>(), &rows.concat(), 2).unwrap();
@@ -141,9 +141,9 @@ fn survivors_of_clusters_are_linked_with_each_other() {
         let leaving = (1000..30_000u64).filter(|label| label % 1000 < clusters);
         let deleted = leaving.filter(|&label| graph.delete(label)).count();
         assert_eq!(graph.consolidate(2), deleted);
-        assert_eq!(graph.strategy(10, 100, Filter::All), Strategy::Walk { width: 100 });
+        assert_eq!(graph.strategy(10, 100, LabelFilter::All), GraphStrategy::Walk { width: 100 });
         let finds_itself = |label: &u64| {
-            let hits = graph.search(&rows[*label as usize], 10, 100, Filter::All).unwrap();
+            let hits = graph.search(&rows[*label as usize], 10, 100, LabelFilter::All).unwrap();
             hits.iter().any(|hit| hit.label == *label)
         };
         let found = (0..clusters).filter(finds_itself).count() as f64 / clusters as f64;
@@ -170,7 +170,7 @@ fn a_filtered_search_is_never_short() {
             let mut right = 0.0;
             for query in queries {
                 let truth = nearest(Metric::L2, rows.iter().step_by(part as usize), query, 10);
-                for filter in [Filter::Test { matches: &matches, selectivity }, Filter::Labels(&labels)] {
+                for filter in [LabelFilter::Test { matches: &matches, selectivity }, LabelFilter::Labels(&labels)] {
                     let hits = graph.search(query, 10, 64, filter).unwrap();
                     assert_eq!(hits.len(), truth.len(), "one in {part}, believed {selectivity}");
                     assert!(hits.iter().all(|hit| matches(hit.label)));
@@ -183,9 +183,9 @@ fn a_filtered_search_is_never_short() {
         }
     }
     let few = [5, 5, 99_999, 6];
-    assert_eq!(graph.strategy(10, 64, Filter::Labels(&few)), Strategy::Exact);
-    assert_eq!(graph.strategy(10, 64, Filter::All), Strategy::Walk { width: 64 });
-    let hits = graph.search(&queries[0], 10, 64, Filter::Labels(&few)).unwrap();
+    assert_eq!(graph.strategy(10, 64, LabelFilter::Labels(&few)), GraphStrategy::Exact);
+    assert_eq!(graph.strategy(10, 64, LabelFilter::All), GraphStrategy::Walk { width: 64 });
+    let hits = graph.search(&queries[0], 10, 64, LabelFilter::Labels(&few)).unwrap();
     assert_eq!(hits.len(), 2);
 }
 

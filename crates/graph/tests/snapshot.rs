@@ -7,14 +7,14 @@ mod data;
 use std::path::Path;
 
 use cenote_base::{ErrorKind, Random};
-use cenote_graph::{Filter, Graph, Metric, Options, Traversal};
+use cenote_graph::{Graph, GraphOptions, LabelFilter, Metric, Traversal};
 use data::clustered;
 
 const CAPACITY_BYTES: u64 = 1 << 22;
 
 /// Builds a graph with upper layers, deleted and free slots, and replaced labels.
 fn worn(metric: Metric, traversal: Traversal) -> Graph {
-    let mut options = Options::new(24, metric);
+    let mut options = GraphOptions::new(24, metric);
     (options.traversal, options.m, options.seed, options.capacity_bytes) = (traversal, 4, 1 << 40, CAPACITY_BYTES);
     let graph = Graph::new(options).unwrap();
     let mut random = Random::new(9);
@@ -58,19 +58,19 @@ fn a_loaded_graph_answers_as_the_saved_one_and_goes_on() {
         for query in clustered(&mut random, 50, 24) {
             let bits: Vec<u8> = (0..3).map(|_| random.next_u64() as u8).collect();
             let ask = |graph: &Graph| match metric {
-                Metric::Hamming => graph.search(&bits, 10, 20, Filter::All).unwrap(),
-                _ => graph.search(&query, 10, 20, Filter::All).unwrap(),
+                Metric::Hamming => graph.search(&bits, 10, 20, LabelFilter::All).unwrap(),
+                _ => graph.search(&query, 10, 20, LabelFilter::All).unwrap(),
             };
             assert_eq!(ask(&loaded), ask(&graph));
         }
         assert_eq!(loaded.consolidate(1), graph.deleted());
         assert!(std::fs::read_dir(directory.path()).unwrap().count() == 1, "a temporary file was left");
     }
-    let empty = Graph::new(Options::new(3, Metric::L2)).unwrap();
+    let empty = Graph::new(GraphOptions::new(3, Metric::L2)).unwrap();
     empty.save(&path).unwrap();
     let loaded = Graph::load(&path, CAPACITY_BYTES).unwrap();
     loaded.insert(1, &vec![1.0, 2.0, 3.0]).unwrap();
-    assert_eq!(loaded.search(&vec![1.0, 2.0, 3.0], 5, 10, Filter::All).unwrap()[0].distance, 0.0);
+    assert_eq!(loaded.search(&vec![1.0, 2.0, 3.0], 5, 10, LabelFilter::All).unwrap()[0].distance, 0.0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, Result};
+use cenote_base::{Result, unknown};
 use cenote_store::{Snapshot, Version, lance_error};
 use futures::FutureExt;
 use lance::Dataset;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::blocking::blocking;
-use crate::definition::{Definition, Measured, SearchSettings};
+use crate::definition::{IndexDefinition, Measured, SearchSettings};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::metric::Metric;
 use crate::rows::coverage::Coverage;
@@ -67,7 +67,7 @@ impl IndexInfo {
 pub(crate) struct Index {
     pub(crate) name: String,
     pub(crate) column: String,
-    pub(crate) definition: Definition,
+    pub(crate) definition: IndexDefinition,
     pub(crate) built: Option<BuiltIndex>,
 }
 
@@ -131,7 +131,7 @@ impl Catalog {
     /// Reads the catalog of `snapshot`.
     pub(crate) async fn read(snapshot: &Snapshot) -> Result<Self> {
         let dataset = snapshot.base();
-        let mut definitions = Definition::read_all(snapshot.properties())?;
+        let mut definitions = IndexDefinition::read_all(snapshot.properties())?;
         let mut indexes = Vec::new();
         for description in dataset.describe_indices(None).await.map_err(lance_error)? {
             // Lance's system indexes cover no column.
@@ -148,7 +148,7 @@ impl Catalog {
             indexes.push(Index {
                 name: description.name().to_owned(),
                 column: column.name().clone(),
-                definition: known.unwrap_or_else(|| Definition::new(field, kind)),
+                definition: known.unwrap_or_else(|| IndexDefinition::new(field, kind)),
                 built: Some(BuiltIndex {
                     structure,
                     segments: description.segments().to_vec(),
@@ -175,9 +175,8 @@ impl Catalog {
     /// `NotFound`, with the names of the indexes of `table`.
     pub(crate) fn find(&self, table: &str, name: &str) -> Result<&Index> {
         self.indexes.iter().find(|index| index.name == name).ok_or_else(|| {
-            let known = self.indexes.iter().map(|index| index.name.as_str()).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
-            Error::not_found(format!("table `{table}` has no index `{name}`; {known}"))
+            let known = self.indexes.iter().map(|index| index.name.as_str());
+            unknown("index", name, known).context(format!("table `{table}`"))
         })
     }
 }

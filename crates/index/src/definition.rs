@@ -47,7 +47,7 @@ pub struct Measured {
 
 /// The stored definition of an index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Definition {
+pub(crate) struct IndexDefinition {
     pub(crate) format: u32,
     /// The field id of its column.
     pub(crate) field: i32,
@@ -67,7 +67,7 @@ pub(crate) struct Definition {
     pub(crate) covered: u64,
 }
 
-impl Definition {
+impl IndexDefinition {
     /// Returns whether the table has grown to `rows` rows, for which an index would be trained differently.
     pub(crate) fn is_outgrown(&self, rows: usize) -> bool {
         matches!(self.kind, IndexKind::Vector(_)) && self.rows > 0 && rows / OUTGROWN_FACTOR >= self.rows
@@ -123,18 +123,19 @@ mod tests {
 
     #[test]
     fn a_definition_is_read_as_it_was_written() {
-        let mut definition = Definition::new(3, IndexKind::hnsw(Metric::Cosine));
+        let mut definition = IndexDefinition::new(3, IndexKind::hnsw(Metric::Cosine));
         definition.search.ef = Some(90);
         definition.measured = Some(Measured { recall: 0.99, target: 0.98, k: 10, queries: 100, rows: 5 });
         let (key, text) = definition.to_property("a.b").unwrap();
         assert_eq!(key, "cenote.index.a.b");
         let properties = HashMap::from([(key, text), ("cenote.duplicates".to_owned(), "last".to_owned())]);
-        assert_eq!(Definition::read_all(&properties).unwrap(), HashMap::from([("a.b".to_owned(), definition)]));
+        assert_eq!(IndexDefinition::read_all(&properties).unwrap(), HashMap::from([("a.b".to_owned(), definition)]));
     }
 
     #[test]
     fn one_of_a_newer_format_is_refused_and_a_broken_one_named() {
-        let read = |text: &str| Definition::read_all(&HashMap::from([("cenote.index.i".to_owned(), text.to_owned())]));
+        let read =
+            |text: &str| IndexDefinition::read_all(&HashMap::from([("cenote.index.i".to_owned(), text.to_owned())]));
         assert_eq!(read(r#"{"format":2,"kind":"future"}"#).unwrap_err().kind(), cenote_base::ErrorKind::Unsupported);
         assert!(read("{").unwrap_err().message().contains("cenote.index.i"));
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, did_you_mean};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Metric;
@@ -75,9 +75,38 @@ pub struct TextOptions {
     pub stem: bool,
     /// Whether words like `the` are left out.
     pub remove_stop_words: bool,
-    /// The least and the greatest length of n-grams, which then replace words.
+    /// The lengths of n-grams, which then replace words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ngram: Option<(u32, u32)>,
+    pub ngram: Option<NGramLengths>,
+}
+
+/// The lengths of the n-grams of a text, in letters. A definition stores them as a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
+pub struct NGramLengths {
+    /// The least length.
+    pub min: u32,
+    /// The greatest length.
+    pub max: u32,
+}
+
+impl Default for NGramLengths {
+    /// Returns 3 for both.
+    fn default() -> Self {
+        Self { min: 3, max: 3 }
+    }
+}
+
+impl From<(u32, u32)> for NGramLengths {
+    fn from((min, max): (u32, u32)) -> Self {
+        Self { min, max }
+    }
+}
+
+impl From<NGramLengths> for (u32, u32) {
+    fn from(lengths: NGramLengths) -> Self {
+        (lengths.min, lengths.max)
+    }
 }
 
 /// The structure of a scalar index.
@@ -160,7 +189,8 @@ impl IndexKind {
             let names = VECTOR_NAMES.iter().map(|(name, _)| *name).chain(["text"]);
             let names: Vec<&str> = names.chain(SCALAR_NAMES.iter().map(|(name, _)| *name)).collect();
             return Err(Error::invalid_input(format!(
-                "`{word}` is not a kind of index: use one of {}",
+                "`{word}` is not a kind of index{}; there are {}",
+                did_you_mean(&word, names.iter().copied()),
                 names.join(", ")
             )));
         };
@@ -176,8 +206,11 @@ impl IndexKind {
             value.parse().map_err(|_| Error::invalid_input(what))
         }
         let kind = self.to_string();
-        let unknown =
-            |known: &str| Err(Error::invalid_input(format!("a {kind} index has no option `{name}`; {known}")));
+        let unknown = |known: &[&str]| {
+            let hint = did_you_mean(name, known.iter().copied());
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Err(Error::invalid_input(format!("a {kind} index has no option `{name}`{hint}; there are {known}")))
+        };
         match self {
             Self::Vector(options) => match name {
                 "metric" => options.metric = value.parse()?,
@@ -185,17 +218,17 @@ impl IndexKind {
                 "sub_vectors" => options.sub_vectors = Some(read(name, value)?),
                 "m" => options.m = Some(read(name, value)?),
                 "ef_construction" => options.ef_construction = Some(read(name, value)?),
-                _ => return unknown("it has metric, partitions, sub_vectors, m, ef_construction"),
+                _ => return unknown(&["metric", "partitions", "sub_vectors", "m", "ef_construction"]),
             },
             Self::FullText(options) => match name {
                 "language" => options.language = value.to_owned(),
                 "stem" => options.stem = read(name, value)?,
                 "remove_stop_words" => options.remove_stop_words = read(name, value)?,
-                "ngram_min" => options.ngram = Some((read(name, value)?, options.ngram.map_or(3, |(_, max)| max))),
-                "ngram_max" => options.ngram = Some((options.ngram.map_or(3, |(min, _)| min), read(name, value)?)),
-                _ => return unknown("it has language, stem, remove_stop_words, ngram_min, ngram_max"),
+                "ngram_min" => options.ngram.get_or_insert_default().min = read(name, value)?,
+                "ngram_max" => options.ngram.get_or_insert_default().max = read(name, value)?,
+                _ => return unknown(&["language", "stem", "remove_stop_words", "ngram_min", "ngram_max"]),
             },
-            Self::Scalar(_) => return unknown("it has none"),
+            Self::Scalar(_) => return unknown(&[]),
         }
         Ok(())
     }
@@ -221,6 +254,11 @@ impl IndexKind {
             (Self::Vector(one), Self::Vector(other)) => one.metric == other.metric,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
+    }
+
+    /// Returns a text that only equal kinds share: the one that a definition stores.
+    pub(crate) fn key(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|source| Error::internal("write a kind of index").with_source(source))
     }
 
     /// Returns the metric of a vector index.
@@ -270,6 +308,8 @@ impl fmt::Display for IndexKind {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -283,11 +323,29 @@ mod tests {
             ("text", ("metric", "l2"), "no option `metric`"),
             ("vector", ("metric", "l3"), "hamming"),
             ("vector", ("partitions", "many"), "cannot be `many`"),
-            ("bitmap", ("m", "16"), "it has none"),
+            ("vector", ("metrik", "l2"), "did you mean `metric`?"),
+            ("bitmap", ("m", "16"), "there are none"),
         ] {
             let error = IndexKind::parse(kind, [option]).unwrap_err();
             assert!(error.message().contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn every_option_of_a_text_index_changes_its_key() {
+        let key = |options: &[(&'static str, &'static str)]| {
+            IndexKind::parse("text", options.iter().copied()).unwrap().key().unwrap()
+        };
+        let options = [
+            ("language", "German"),
+            ("stem", "false"),
+            ("remove_stop_words", "false"),
+            ("ngram_min", "2"),
+            ("ngram_max", "5"),
+        ];
+        let keys: BTreeSet<String> = options.iter().map(|option| key(&[*option])).chain([key(&[])]).collect();
+        assert_eq!(keys.len(), options.len() + 1, "{keys:?}");
+        assert_eq!(key(&[("stem", "true")]), key(&[]));
     }
 
     #[test]
@@ -302,5 +360,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<IndexKind>(&text).unwrap(), kind, "{text}");
             assert_eq!(kind.to_string(), name);
         }
+        let ngrams = IndexKind::parse("text", [("ngram_max", "5")]).unwrap();
+        assert!(serde_json::to_string(&ngrams).unwrap().contains(r#""ngram":[3,5]"#));
     }
 }

@@ -257,7 +257,7 @@ async fn indexes_are_made_listed_and_dropped_by_statements() {
     assert_eq!(column(&lake.engine, "DROP INDEX near ON bare").await, ["near"]);
     assert!(column(&lake.engine, "DROP INDEX IF EXISTS near ON bare").await.is_empty());
     for (sql, kind, says) in [
-        ("DROP INDEX near ON bare", ErrorKind::NotFound, "it has none"),
+        ("DROP INDEX near ON bare", ErrorKind::NotFound, "no index `near`; there are none"),
         ("DROP INDEX near", ErrorKind::InvalidInput, "DROP INDEX name ON table"),
         ("CREATE INDEX ON bare USING tree (id)", ErrorKind::InvalidInput, "not a kind of index"),
         ("CREATE INDEX ON bare (id, embedding)", ErrorKind::InvalidInput, "one column"),

@@ -45,8 +45,8 @@ pub use cenote_base::{
 };
 pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport};
 pub use cenote_index::{
-    IndexInfo, IndexKind, IndexSpec, Measured, Metric, ScalarStructure, SearchSettings, TextOptions, TunePoint, Tuning,
-    VectorOptions, VectorStructure,
+    IndexInfo, IndexKind, IndexSpec, Measured, Metric, NGramLengths, ScalarStructure, SearchSettings, TextOptions,
+    TunePoint, Tuning, VectorOptions, VectorStructure,
 };
 pub use cenote_loader as loader;
 pub use cenote_models as models;

@@ -63,15 +63,15 @@ pub(crate) fn on_device(device: &Device, batch: &RecordBatch) -> Result<RecordBa
 
 fn centres(
     points: &RecordBatch,
-    clusters: impl FnOnce(&[f32], usize, &kmeans::Options) -> Result<kmeans::Clusters>,
+    clusters: impl FnOnce(&[f32], usize, &kmeans::KMeansOptions) -> Result<kmeans::Clusters>,
 ) -> Result<RecordBatch> {
     let lists = lists(points)?;
     let wanted = points.schema_ref().metadata().get(CENTRES).and_then(|text| text.parse().ok());
-    let options = kmeans::Options {
+    let options = kmeans::KMeansOptions {
         centroids: wanted.ok_or_else(|| Error::internal("a batch of points lacks the number of its centres"))?,
         iterations_max: ITERATIONS_MAX,
         improvement_min: IMPROVEMENT_MIN,
-        init: kmeans::Init::Random,
+        init: kmeans::CentroidInit::Random,
         seed: 1,
     };
     let width = lists.value_length();

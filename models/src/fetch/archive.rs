@@ -12,13 +12,13 @@ use super::command;
 
 /// The format of an archive, known by its first bytes, because registries name files as they like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum ArchiveFormat {
     Zip,
     TarGz,
     Deb,
 }
 
-impl Format {
+impl ArchiveFormat {
     /// Reads the format of `archive`.
     ///
     /// # Errors
@@ -39,14 +39,14 @@ impl Format {
 /// Unpacks all of `archive` into the new directory `target`.
 pub(super) fn unpack(archive: &Path, target: &Path) -> Result<()> {
     fs::create_dir_all(target).context(|| format!("create {}", target.display()))?;
-    match Format::of(archive)? {
-        Format::Zip => open_zip(archive)?.extract(target).map_err(|error| broken(archive, error)),
-        Format::TarGz => {
+    match ArchiveFormat::of(archive)? {
+        ArchiveFormat::Zip => open_zip(archive)?.extract(target).map_err(|error| broken(archive, error)),
+        ArchiveFormat::TarGz => {
             let mut tar = Command::new("tar");
             tar.arg("-xzf").arg(archive).arg("-C").arg(target).args(["--no-same-owner"]);
             command::run(&mut tar, "unpack the archive by hand").map(drop)
         }
-        Format::Deb => {
+        ArchiveFormat::Deb => {
             let mut dpkg = Command::new("dpkg-deb");
             dpkg.arg("-x").arg(archive).arg(target);
             command::run(&mut dpkg, "fetch Debian packages on Debian or Ubuntu").map(drop)
@@ -118,7 +118,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = dir.path().join("archive");
         zip_of(&archive, &[("a/b.txt", "b"), ("c.txt", "c")]);
-        assert_eq!(Format::of(&archive).unwrap(), Format::Zip);
+        assert_eq!(ArchiveFormat::of(&archive).unwrap(), ArchiveFormat::Zip);
         extract_zip_member(&archive, "a/b.txt", &dir.path().join("b")).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("b")).unwrap(), "b");
         unpack(&archive, &dir.path().join("all")).unwrap();
@@ -136,7 +136,7 @@ pub(crate) mod tests {
         command::run(tar.arg("-czf").arg(&archive).arg("-C").arg(dir.path()).arg("f.txt"), "").unwrap();
         unpack(&archive, &dir.path().join("all")).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("all/f.txt")).unwrap(), "f");
-        assert_eq!(Format::of(&dir.path().join("f.txt")).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(ArchiveFormat::of(&dir.path().join("f.txt")).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]

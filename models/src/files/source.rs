@@ -10,7 +10,7 @@ use crate::fetch::package::Package;
 /// The source of a model's file, or of a file beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Source {
+pub enum ModelSource {
     /// A file of this machine.
     Local {
         /// The path; a relative one is below the manifest's directory.
@@ -49,7 +49,7 @@ pub enum Source {
         requirements: String,
         /// The files that the script reads, by key.
         #[serde(default)]
-        inputs: BTreeMap<String, Source>,
+        inputs: BTreeMap<String, ModelSource>,
     },
     /// A file of a model hub. Cenote fetches from package registries only, so the file must be supplied by hand.
     Hub {
@@ -62,7 +62,7 @@ pub enum Source {
     },
 }
 
-impl Source {
+impl ModelSource {
     /// Returns the kind, as a manifest writes it.
     pub fn kind(&self) -> &'static str {
         match self {

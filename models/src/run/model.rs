@@ -6,13 +6,13 @@ use cenote_base::{Error, Result};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, Tensor as OrtTensor};
 
-use super::pool::Pool;
+use super::pool::BoundedPool;
 use super::runtime::{CPU, OpenSession, Runtime, SessionOptions, failed};
 use crate::files::manifest::Manifest;
 
 /// The elements of a tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Data {
+pub enum TensorData {
     /// 32-bit floating point.
     F32(Vec<f32>),
     /// 64-bit signed integers.
@@ -25,7 +25,7 @@ pub struct Tensor {
     /// The size of each dimension.
     pub shape: Vec<usize>,
     /// The elements.
-    pub data: Data,
+    pub data: TensorData,
 }
 
 impl Tensor {
@@ -35,7 +35,7 @@ impl Tensor {
     /// `InvalidInput` when `data` does not have exactly the elements of `shape`.
     pub fn f32(shape: Vec<usize>, data: Vec<f32>) -> Result<Self> {
         check(&shape, data.len())?;
-        Ok(Self { shape, data: Data::F32(data) })
+        Ok(Self { shape, data: TensorData::F32(data) })
     }
 
     /// Makes a tensor of 64-bit signed integers.
@@ -44,7 +44,7 @@ impl Tensor {
     /// `InvalidInput` when `data` does not have exactly the elements of `shape`.
     pub fn i64(shape: Vec<usize>, data: Vec<i64>) -> Result<Self> {
         check(&shape, data.len())?;
-        Ok(Self { shape, data: Data::I64(data) })
+        Ok(Self { shape, data: TensorData::I64(data) })
     }
 
     /// Returns the elements as floating point numbers.
@@ -53,8 +53,8 @@ impl Tensor {
     /// `InvalidInput` when they are integers.
     pub fn as_f32(&self) -> Result<&[f32]> {
         match &self.data {
-            Data::F32(data) => Ok(data),
-            Data::I64(_) => Err(Error::invalid_input("the tensor holds i64, f32 was asked for")),
+            TensorData::F32(data) => Ok(data),
+            TensorData::I64(_) => Err(Error::invalid_input("the tensor holds i64, f32 was asked for")),
         }
     }
 
@@ -64,25 +64,25 @@ impl Tensor {
     /// `InvalidInput` when they are floating point numbers.
     pub fn as_i64(&self) -> Result<&[i64]> {
         match &self.data {
-            Data::I64(data) => Ok(data),
-            Data::F32(_) => Err(Error::invalid_input("the tensor holds f32, i64 was asked for")),
+            TensorData::I64(data) => Ok(data),
+            TensorData::F32(_) => Err(Error::invalid_input("the tensor holds f32, i64 was asked for")),
         }
     }
 
     fn into_ort(self) -> ort::Result<SessionInputValue<'static>> {
         Ok(match self.data {
-            Data::F32(data) => OrtTensor::from_array((self.shape, data))?.into(),
-            Data::I64(data) => OrtTensor::from_array((self.shape, data))?.into(),
+            TensorData::F32(data) => OrtTensor::from_array((self.shape, data))?.into(),
+            TensorData::I64(data) => OrtTensor::from_array((self.shape, data))?.into(),
         })
     }
 
     fn from_ort(value: &DynValue) -> ort::Result<Self> {
         let sizes = |shape: &[i64]| shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect();
         if let Ok((shape, data)) = value.try_extract_tensor::<i64>() {
-            return Ok(Self { shape: sizes(shape), data: Data::I64(data.to_vec()) });
+            return Ok(Self { shape: sizes(shape), data: TensorData::I64(data.to_vec()) });
         }
         let (shape, data) = value.try_extract_tensor::<f32>()?;
-        Ok(Self { shape: sizes(shape), data: Data::F32(data.to_vec()) })
+        Ok(Self { shape: sizes(shape), data: TensorData::F32(data.to_vec()) })
     }
 }
 
@@ -98,7 +98,7 @@ pub struct Model {
     manifest: Manifest,
     hash: String,
     provider: &'static str,
-    sessions: Pool<OpenSession>,
+    sessions: BoundedPool<OpenSession>,
 }
 
 impl Model {
@@ -111,7 +111,7 @@ impl Model {
         options: SessionOptions,
         sessions_max: usize,
     ) -> Result<Self> {
-        let sessions = Pool::new(sessions_max, move || runtime.open_session(&path, options))?;
+        let sessions = BoundedPool::new(sessions_max, move || runtime.open_session(&path, options))?;
         let provider = sessions.take()?.provider;
         tracing::info!(model = manifest.name, provider, "loaded a model");
         Ok(Self { manifest, hash, provider, sessions })

@@ -8,36 +8,36 @@ use cenote_base::sync::{Condvar, Mutex};
 type Make<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
 
 /// At most `max` items, which are made on demand and kept.
-pub(super) struct Pool<T> {
+pub(super) struct BoundedPool<T> {
     make: Make<T>,
     max: usize,
-    state: Mutex<State<T>>,
+    state: Mutex<PoolState<T>>,
     returned: Condvar,
 }
 
-struct State<T> {
+struct PoolState<T> {
     idle: Vec<T>,
     made: usize,
 }
 
-impl<T> Pool<T> {
+impl<T> BoundedPool<T> {
     /// Makes a pool of at most `max` items, at least one, with its first item.
     pub(super) fn new(max: usize, make: impl Fn() -> Result<T> + Send + Sync + 'static) -> Result<Self> {
         let first = make()?;
         Ok(Self {
             make: Box::new(make),
             max: max.max(1),
-            state: Mutex::new(State { idle: vec![first], made: 1 }),
+            state: Mutex::new(PoolState { idle: vec![first], made: 1 }),
             returned: Condvar::new(),
         })
     }
 
     /// Takes an idle item, or makes one while there are fewer than the maximum, or waits until one is returned.
-    pub(super) fn take(&self) -> Result<Taken<'_, T>> {
+    pub(super) fn take(&self) -> Result<PoolItem<'_, T>> {
         let mut state = self.state.lock();
         loop {
             if let Some(item) = state.idle.pop() {
-                return Ok(Taken { pool: self, item: Some(item) });
+                return Ok(PoolItem { pool: self, item: Some(item) });
             }
             if state.made < self.max {
                 state.made += 1;
@@ -46,7 +46,7 @@ impl<T> Pool<T> {
                     self.state.lock().made -= 1;
                     self.returned.notify_one();
                 });
-                return Ok(Taken { pool: self, item: Some(made?) });
+                return Ok(PoolItem { pool: self, item: Some(made?) });
             }
             state = self.returned.wait(state);
         }
@@ -59,12 +59,12 @@ impl<T> Pool<T> {
 }
 
 /// An item that returns to its pool when dropped.
-pub(super) struct Taken<'a, T> {
-    pool: &'a Pool<T>,
+pub(super) struct PoolItem<'a, T> {
+    pool: &'a BoundedPool<T>,
     item: Option<T>,
 }
 
-impl<T> Deref for Taken<'_, T> {
+impl<T> Deref for PoolItem<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -75,7 +75,7 @@ impl<T> Deref for Taken<'_, T> {
     }
 }
 
-impl<T> DerefMut for Taken<'_, T> {
+impl<T> DerefMut for PoolItem<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match &mut self.item {
             Some(item) => item,
@@ -84,7 +84,7 @@ impl<T> DerefMut for Taken<'_, T> {
     }
 }
 
-impl<T> Drop for Taken<'_, T> {
+impl<T> Drop for PoolItem<'_, T> {
     fn drop(&mut self) {
         self.pool.state.lock().idle.extend(self.item.take());
         self.pool.returned.notify_one();
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn never_more_than_the_maximum_and_everybody_is_served() {
-        let pool = Pool::new(3, || Ok(0usize)).unwrap();
+        let pool = BoundedPool::new(3, || Ok(0usize)).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn an_item_that_cannot_be_made_leaves_its_place_free() {
         let calls = AtomicUsize::new(0);
-        let pool = Pool::new(2, move || match calls.fetch_add(1, Ordering::Relaxed) {
+        let pool = BoundedPool::new(2, move || match calls.fetch_add(1, Ordering::Relaxed) {
             1 => Err(Error::resource_exhausted("memory")),
             call => Ok(call),
         })

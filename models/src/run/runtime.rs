@@ -19,7 +19,8 @@ const VERSION: &str = "1.31.1";
 
 pub(super) const CPU: &str = "CPUExecutionProvider";
 
-/// The library, loaded at most once in a process, because ONNX Runtime allows one environment.
+/// The library, loaded at most once in a process, because ONNX Runtime allows one environment. The lock is held while
+/// the library is opened, and never while it is looked for: that may fetch a wheel.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// ONNX Runtime's loaded library.
@@ -65,7 +66,7 @@ pub(super) struct OpenSession {
 
 /// The settings of the search for the library.
 #[derive(Debug, Clone)]
-pub(crate) struct Search {
+pub(crate) struct LibrarySearch {
     /// The path in the settings.
     pub(crate) explicit: Option<PathBuf>,
     pub(crate) cache: PathBuf,
@@ -75,14 +76,9 @@ pub(crate) struct Search {
 
 impl Runtime {
     /// Returns the loaded library; the first call in a process finds and loads it.
-    pub(crate) fn load(search: &Search) -> Result<Self> {
-        let mut loaded = LOADED.lock();
-        if let Some(runtime) = loaded.as_ref() {
-            return runtime.clone().check_same(search);
-        }
-        let runtime = find(search)?;
-        tracing::info!(library = %runtime.library.display(), "loaded ONNX Runtime");
-        Ok(loaded.insert(runtime).clone())
+    pub(crate) fn load(search: &LibrarySearch) -> Result<Self> {
+        let loaded = LOADED.lock().clone();
+        loaded.map_or_else(|| find(search), Ok)?.check_same(search)
     }
 
     /// Returns the path of the library.
@@ -130,7 +126,8 @@ impl Runtime {
         Ok(OpenSession { session, provider })
     }
 
-    fn check_same(self, search: &Search) -> Result<Self> {
+    /// Checks that this is the library that the settings name, if they name one.
+    fn check_same(self, search: &LibrarySearch) -> Result<Self> {
         let other = search.explicit.as_ref().filter(|path| !same_file(path, &self.library));
         match other {
             None => Ok(self),
@@ -158,7 +155,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 /// A place of the search: its name in the error, and a function that returns its library or the reason why it has none.
 type Place<'a> = (&'static str, Box<dyn Fn() -> Result<PathBuf, String> + 'a>);
 
-fn find(search: &Search) -> Result<Runtime> {
+fn find(search: &LibrarySearch) -> Result<Runtime> {
     let variable = env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()).map(PathBuf::from);
     for (what, path) in [("the settings", &search.explicit), ("ORT_DYLIB_PATH", &variable)] {
         if let Some(path) = path {
@@ -173,6 +170,11 @@ fn find(search: &Search) -> Result<Runtime> {
         ("Cenote's cache", Box::new(|| in_cache(search))),
         ("the system", Box::new(|| Ok(PathBuf::from(system_name())))),
     ];
+    first_of(places)
+}
+
+/// Opens the library of the first of `places` that has one.
+fn first_of<'a>(places: impl IntoIterator<Item = Place<'a>>) -> Result<Runtime> {
     let mut tried = Vec::new();
     for (what, place) in places {
         match place().and_then(|path| open(&path)) {
@@ -197,14 +199,20 @@ fn missing(tried: &[(&'static str, String)]) -> Error {
     Error::not_found(message)
 }
 
+/// Opens the library at `path`, or returns the one that another thread has opened meanwhile.
 fn open(path: &Path) -> Result<Runtime, String> {
+    let mut loaded = LOADED.lock();
+    if let Some(runtime) = loaded.as_ref() {
+        return Ok(runtime.clone());
+    }
     let environment = ort::init_from(path)
         .map_err(|error| error.to_string())?
         .with_name("cenote")
         .with_telemetry(false)
         .build()
         .map_err(|error| error.to_string())?;
-    Ok(Runtime { environment, library: path.to_path_buf() })
+    tracing::info!(library = %path.display(), "loaded ONNX Runtime");
+    Ok(loaded.insert(Runtime { environment, library: path.to_path_buf() }).clone())
 }
 
 fn beside_program() -> Result<PathBuf, String> {
@@ -225,7 +233,7 @@ fn in_python() -> Result<PathBuf, String> {
     library_in(&package.join("capi")).ok_or_else(|| format!("no library in {}", package.join("capi").display()))
 }
 
-fn in_cache(search: &Search) -> Result<PathBuf, String> {
+fn in_cache(search: &LibrarySearch) -> Result<PathBuf, String> {
     let (package, member) = wheel().ok_or("no wheel is known for this platform")?;
     if !search.fetch && package.fetched(&search.cache).is_none() {
         return Err(format!("not in {}, and fetching is off", search.cache.display()));
@@ -307,9 +315,21 @@ mod tests {
     #[test]
     fn a_path_in_the_settings_is_the_only_place() {
         let explicit = Some(PathBuf::from("/nowhere/libonnxruntime.so"));
-        let error = find(&Search { explicit, cache: PathBuf::new(), fetch: false }).err().unwrap();
+        let error = find(&LibrarySearch { explicit, cache: PathBuf::new(), fetch: false }).err().unwrap();
         assert!(error.message().contains("named by the settings"), "{error}");
         assert!(error.message().contains("/nowhere/libonnxruntime.so"), "{error}");
+    }
+
+    #[test]
+    fn no_lock_is_held_while_a_place_is_searched() {
+        // A place that fetches may take minutes. This one would wait for ever if the search held the lock.
+        let slow = || {
+            drop(LOADED.lock());
+            Err("the registry is slow".to_owned())
+        };
+        let place: Place<'_> = ("Cenote's cache", Box::new(slow));
+        let error = first_of([place]).err().unwrap();
+        assert!(error.message().contains("Cenote's cache: the registry is slow"), "{error}");
     }
 
     #[test]

@@ -4,19 +4,19 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{PixelType, Resizer};
 
 use crate::decode::{self, Decoded, Decoder};
-use crate::geometry::{Part, View};
+use crate::geometry::{Crop, ImageSize, View};
 use crate::scale;
 
 /// Pixels of a picture, or of a part of it.
-struct Source<'a> {
+struct SourcePixels<'a> {
     pixels: &'a [u8],
-    size: (u32, u32),
+    size: ImageSize,
     /// The column of the picture, at the scale of the pixels, at which they begin.
     left: u32,
     /// The line at which they begin.
     top: u32,
     /// The size of the whole picture at the scale of the pixels.
-    whole: (u32, u32),
+    whole: ImageSize,
 }
 
 /// Decodes pictures into frames, and keeps its buffers from one to the next.
@@ -27,18 +27,18 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// Reads the upright width and height of an encoded picture from its header.
+    /// Reads the upright size of an encoded picture from its header.
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
-    pub fn size(&self, bytes: &[u8]) -> Result<(u32, u32), String> {
+    pub fn size(&self, bytes: &[u8]) -> Result<ImageSize, String> {
         decode::upright_size(bytes)
     }
 
-    /// Writes `part` of the picture, in upright pixels, into `frame`: RGB of `width` × `height`, row by row. `size` is
-    /// the picture's own, as returned by [`size`](Self::size).
+    /// Writes `crop` of the picture, in upright pixels, into `frame`: RGB of `frame_size`, row by row. `size` is the
+    /// picture's own, as returned by [`size`](Self::size).
     ///
-    /// A JPEG is decoded no larger than necessary, and damage outside the part may go unnoticed unless the file is cut.
+    /// A JPEG is decoded no larger than necessary, and damage outside the crop may go unnoticed unless the file is cut.
     /// The filter is a triangle that widens with the reduction, as Pillow's `BILINEAR` does.
     ///
     /// # Errors
@@ -46,14 +46,14 @@ impl Framer {
     pub fn fill(
         &mut self,
         bytes: &[u8],
-        size: (u32, u32),
-        part: Part,
+        size: ImageSize,
+        crop: Crop,
         frame: &mut [u8],
-        (width, height): (u32, u32),
+        frame_size: ImageSize,
     ) -> Result<(), String> {
-        let view = View { part, size, frame: (width, height) };
+        let view = View { crop, size, frame: frame_size };
         let Decoded { pixels, left, top, whole } = self.decoder.decode_part(bytes, &view)?;
-        let source = Source { pixels: pixels.as_raw(), size: pixels.dimensions(), left, top, whole };
+        let source = SourcePixels { pixels: pixels.as_raw(), size: pixels.dimensions().into(), left, top, whole };
         let outcome = self.resample(&source, &view, frame);
         self.decoder.recycle(pixels);
         outcome
@@ -66,29 +66,29 @@ impl Framer {
     pub fn fill_decoded(
         &mut self,
         pixels: &[u8],
-        size: (u32, u32),
-        part: Part,
+        size: ImageSize,
+        crop: Crop,
         frame: &mut [u8],
-        (width, height): (u32, u32),
+        frame_size: ImageSize,
     ) -> Result<(), String> {
-        let source = Source { pixels, size, left: 0, top: 0, whole: size };
-        self.resample(&source, &View { part, size, frame: (width, height) }, frame)
+        let source = SourcePixels { pixels, size, left: 0, top: 0, whole: size };
+        self.resample(&source, &View { crop, size, frame: frame_size }, frame)
     }
 
-    fn resample(&mut self, source: &Source<'_>, view: &View, frame: &mut [u8]) -> Result<(), String> {
-        let View { part, size, frame: (width, height) } = *view;
-        let (across, down) =
-            (f64::from(source.whole.0) / f64::from(size.0), f64::from(source.whole.1) / f64::from(size.1));
-        let (source_width, source_height) = source.size;
+    fn resample(&mut self, source: &SourcePixels<'_>, view: &View, frame: &mut [u8]) -> Result<(), String> {
+        let View { crop, size, frame: ImageSize { width, height } } = *view;
+        let across = f64::from(source.whole.width) / f64::from(size.width);
+        let down = f64::from(source.whole.height) / f64::from(size.height);
+        let ImageSize { width: source_width, height: source_height } = source.size;
         let (first_column, first_line) = (f64::from(source.left), f64::from(source.top));
         let source = ImageRef::new(source_width, source_height, source.pixels, PixelType::U8x3);
         let source = source.map_err(scale::reason)?;
         let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(scale::reason)?;
         // Rounding may put an edge beyond the picture by less than a millionth of a pixel.
-        let left = (part.left * across - first_column).clamp(0.0, f64::from(source_width) - 1e-3);
-        let top = (part.top * down - first_line).clamp(0.0, f64::from(source_height) - 1e-3);
-        let cut_width = (part.width * across).min(f64::from(source_width) - left);
-        let cut_height = (part.height * down).min(f64::from(source_height) - top);
+        let left = (crop.left * across - first_column).clamp(0.0, f64::from(source_width) - 1e-3);
+        let top = (crop.top * down - first_line).clamp(0.0, f64::from(source_height) - 1e-3);
+        let cut_width = (crop.width * across).min(f64::from(source_width) - left);
+        let cut_height = (crop.height * down).min(f64::from(source_height) - top);
         let options = scale::options().crop(left, top, cut_width, cut_height);
         self.resizer.resize(&source, &mut target, &options).map_err(scale::reason)
     }
@@ -100,7 +100,7 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
-    use crate::decode::Target;
+    use crate::decode::DecodeTarget;
     use crate::testing;
 
     /// Encodes a picture whose left half is red and whose right half is blue.
@@ -114,13 +114,14 @@ mod tests {
     fn a_part_is_cut_and_scaled() {
         let bytes = halves(400, 200);
         let mut framer = Framer::default();
-        assert_eq!(framer.size(&bytes).unwrap(), (400, 200));
+        let size = framer.size(&bytes).unwrap();
+        assert_eq!(size, (400, 200).into());
         let mut frame = vec![0; 10 * 10 * 3];
-        let right = Part { left: 220.0, top: 0.0, width: 180.0, height: 200.0 };
-        framer.fill(&bytes, (400, 200), right, &mut frame, (10, 10)).unwrap();
+        let right = Crop { left: 220.0, top: 0.0, width: 180.0, height: 200.0 };
+        framer.fill(&bytes, size, right, &mut frame, (10, 10).into()).unwrap();
         assert!(frame.chunks(3).all(|pixel| pixel == [0, 0, 250]), "{frame:?}");
-        let whole = Part { left: 0.0, top: 0.0, width: 400.0, height: 200.0 };
-        framer.fill(&bytes, (400, 200), whole, &mut frame, (10, 10)).unwrap();
+        let whole = Crop { left: 0.0, top: 0.0, width: 400.0, height: 200.0 };
+        framer.fill(&bytes, size, whole, &mut frame, (10, 10).into()).unwrap();
         assert_eq!(&frame[..3], [250, 0, 0]);
         assert_eq!(&frame[27..30], [0, 0, 250]);
     }
@@ -151,24 +152,25 @@ mod tests {
             let bytes = &files[random.below(files.len() as u64) as usize];
             let (width, height) = (1.0 + random.unit() * 636.0, 1.0 + random.unit() * 420.0);
             let (left, top) = (random.unit() * (637.0 - width), random.unit() * (421.0 - height));
-            let part = Part { left, top, width, height };
-            let out = (1 + random.below(200) as u32, 1 + random.below(200) as u32);
+            let crop = Crop { left, top, width, height };
+            let out = ImageSize { width: 1 + random.below(200) as u32, height: 1 + random.below(200) as u32 };
             let mut framer = Framer::default();
-            let mut found = vec![0; out.0 as usize * out.1 as usize * 3];
-            framer.fill(bytes, (637, 421), part, &mut found, out).unwrap();
+            let mut found = vec![0; out.width as usize * out.height as usize * 3];
+            let size = ImageSize { width: 637, height: 421 };
+            framer.fill(bytes, size, crop, &mut found, out).unwrap();
 
-            let view = View { part, size: (637, 421), frame: out };
-            let (width, height) = view.size_min();
-            let pixels = Decoder::default().decode(bytes, Target::Cover(width, height)).unwrap();
+            let view = View { crop, size, frame: out };
+            let ImageSize { width, height } = view.size_min();
+            let pixels = Decoder::default().decode(bytes, DecodeTarget::Cover(width, height)).unwrap();
             let some = Decoder::default().decode_part(bytes, &view).unwrap();
-            assert_eq!(some.whole, pixels.dimensions());
-            partly += u32::from(some.pixels.dimensions() != some.whole);
-            let size = pixels.dimensions();
-            let source = Source { pixels: pixels.as_raw(), size, left: 0, top: 0, whole: size };
+            let size = ImageSize::from(pixels.dimensions());
+            assert_eq!(some.whole, size);
+            partly += u32::from(ImageSize::from(some.pixels.dimensions()) != some.whole);
+            let source = SourcePixels { pixels: pixels.as_raw(), size, left: 0, top: 0, whole: size };
             let mut expected = vec![0; found.len()];
             framer.resample(&source, &view, &mut expected).unwrap();
             let off = found.iter().zip(&expected).map(|(found, expected)| found.abs_diff(*expected)).max();
-            assert!(off <= Some(1), "{part:?} to {out:?}: {off:?}");
+            assert!(off <= Some(1), "{crop:?} to {out:?}: {off:?}");
         }
         assert!(partly > 200, "{partly} of 300 were decoded in part");
     }
@@ -176,13 +178,14 @@ mod tests {
     #[test]
     fn a_cut_jpeg_is_refused_whatever_part_is_asked_for() {
         let bytes = testing::jpeg(&testing::scene(640, 480), 90);
-        let part = Part { left: 0.0, top: 0.0, width: 100.0, height: 100.0 };
+        let crop = Crop { left: 0.0, top: 0.0, width: 100.0, height: 100.0 };
         let mut frame = vec![0; 10 * 10 * 3];
         // An application segment of the second holds an end marker, as a thumbnail does.
         let marked = [&bytes[..2], &[0xff, 0xe9, 0, 4, 0xff, 0xd9], &bytes[2..]].concat();
         for bytes in [&bytes, &marked] {
-            Framer::default().fill(bytes, (640, 480), part, &mut frame, (10, 10)).unwrap();
-            let reason = Framer::default().fill(&bytes[..bytes.len() / 2], (640, 480), part, &mut frame, (10, 10));
+            Framer::default().fill(bytes, (640, 480).into(), crop, &mut frame, (10, 10).into()).unwrap();
+            let half = &bytes[..bytes.len() / 2];
+            let reason = Framer::default().fill(half, (640, 480).into(), crop, &mut frame, (10, 10).into());
             assert!(reason.unwrap_err().contains("truncated"));
         }
     }

@@ -1,8 +1,8 @@
 //! Sizes and parts of pictures, without their pixels.
 
 use cenote_base::{Error, Result};
-use cenote_device::resize::Crop;
-pub use cenote_device::resize::frames::Part;
+use cenote_device::resize::Placement;
+pub use cenote_device::resize::{Crop, ImageSize};
 use fast_image_resize::CropBox;
 
 /// The way a picture meets a frame of other proportions.
@@ -16,10 +16,10 @@ pub(crate) enum Fit {
     Stretch,
 }
 
-/// The part of a picture that goes into a frame, and its place there.
+/// The part of a picture that goes into a frame, and the part of the frame that it fills.
 pub(crate) struct Layout {
-    pub(crate) part: Part,
-    pub(crate) place: Crop,
+    pub(crate) crop: Crop,
+    pub(crate) placement: Placement,
 }
 
 impl Fit {
@@ -47,20 +47,20 @@ impl Fit {
     }
 
     /// Lays a picture of `size` out in `frame`.
-    pub(crate) fn layout(self, size: (u32, u32), frame: (u32, u32)) -> Layout {
-        let part = Part::whole(size.0, size.1);
-        let place = Crop { left: 0, top: 0, width: frame.0, height: frame.1 };
+    pub(crate) fn layout(self, size: ImageSize, frame: ImageSize) -> Layout {
+        let crop = Crop::whole(size.width, size.height);
+        let placement = Placement { left: 0, top: 0, width: frame.width, height: frame.height };
         match self {
-            Self::Stretch => Layout { part, place },
+            Self::Stretch => Layout { crop, placement },
             Self::Cover => {
                 let CropBox { left, top, width, height } =
-                    CropBox::fit_src_into_dst_size(size.0, size.1, frame.0, frame.1, None);
-                Layout { part: Part { left, top, width, height }, place }
+                    CropBox::fit_src_into_dst_size(size.width, size.height, frame.width, frame.height, None);
+                Layout { crop: Crop { left, top, width, height }, placement }
             }
             Self::Contain => {
-                let (width, height) = fit_inside(size, frame);
-                let (left, top) = ((frame.0 - width) / 2, (frame.1 - height) / 2);
-                Layout { part, place: Crop { left, top, width, height } }
+                let ImageSize { width, height } = fit_inside(size, frame);
+                let (left, top) = ((frame.width - width) / 2, (frame.height - height) / 2);
+                Layout { crop, placement: Placement { left, top, width, height } }
             }
         }
     }
@@ -70,36 +70,40 @@ impl Fit {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View {
     /// The part, in upright pixels of the picture.
-    pub(crate) part: Part,
-    /// The width and height of the picture.
-    pub(crate) size: (u32, u32),
-    /// The width and height of the frame.
-    pub(crate) frame: (u32, u32),
+    pub(crate) crop: Crop,
+    /// The size of the picture.
+    pub(crate) size: ImageSize,
+    /// The size of the frame.
+    pub(crate) frame: ImageSize,
 }
 
 impl View {
     /// Returns the least size of the whole picture at which the part has as many pixels as the frame.
-    pub(crate) fn size_min(&self) -> (u32, u32) {
+    pub(crate) fn size_min(&self) -> ImageSize {
         let whole = |side: u32, out: u32, part: f64| (f64::from(side) * f64::from(out) / part).ceil() as u32;
-        let (Part { width, height, .. }, size, frame) = (self.part, self.size, self.frame);
-        (whole(size.0, frame.0, width), whole(size.1, frame.1, height))
+        let Self { crop, size, frame } = self;
+        ImageSize {
+            width: whole(size.width, frame.width, crop.width),
+            height: whole(size.height, frame.height, crop.height),
+        }
     }
 }
 
 /// Returns the size of a picture of `size` when shrunk, in its proportions, into `bounds`. A picture that fits keeps
 /// its size.
-pub(crate) fn fit_within(size: (u32, u32), bounds: (u32, u32)) -> (u32, u32) {
+pub(crate) fn fit_within(size: ImageSize, bounds: ImageSize) -> ImageSize {
     scaled(size, bounds, 1.0)
 }
 
 /// Returns the size of the largest picture with the proportions of `size` inside `bounds`, enlarged if need be.
-fn fit_inside(size: (u32, u32), bounds: (u32, u32)) -> (u32, u32) {
+fn fit_inside(size: ImageSize, bounds: ImageSize) -> ImageSize {
     scaled(size, bounds, f64::INFINITY)
 }
 
-fn scaled(size: (u32, u32), bounds: (u32, u32), ratio_max: f64) -> (u32, u32) {
+/// Scales `size` by the largest ratio, up to `ratio_max`, at which it fits into `bounds`.
+fn scaled(size: ImageSize, bounds: ImageSize, ratio_max: f64) -> ImageSize {
     let ratio = |side: u32, bound: u32| f64::from(bound) / f64::from(side);
-    let ratio = ratio(size.0, bounds.0).min(ratio(size.1, bounds.1)).min(ratio_max);
+    let ratio = ratio(size.width, bounds.width).min(ratio(size.height, bounds.height)).min(ratio_max);
     let scaled = |side: u32, bound: u32| ((f64::from(side) * ratio).round() as u32).clamp(1, bound);
-    (scaled(size.0, bounds.0), scaled(size.1, bounds.1))
+    ImageSize { width: scaled(size.width, bounds.width), height: scaled(size.height, bounds.height) }
 }

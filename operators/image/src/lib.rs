@@ -44,7 +44,7 @@ mod testing;
 mod thumbnail_image;
 
 pub use frame::Framer;
-pub use geometry::Part;
+pub use geometry::{Crop, ImageSize};
 
 /// A kernel of an operator on a device.
 pub type DeviceKernel = fn(&Device, &RecordBatch) -> Result<RecordBatch>;

@@ -6,7 +6,7 @@ use fast_image_resize::images::{CroppedImageMut, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{GrayImage, ImageBuffer, Rgb, RgbImage};
 
-use crate::geometry::{Fit, Layout, fit_within};
+use crate::geometry::{Fit, ImageSize, Layout, fit_within};
 
 /// A resampler that keeps its buffers between pictures.
 #[derive(Default)]
@@ -19,20 +19,21 @@ pub(crate) fn options() -> ResizeOptions {
 }
 
 impl Scaler {
-    /// Writes `image` into `frame`, which holds `width` × `height` black RGB8 pixels.
+    /// Writes `image` into `frame`, which holds black RGB8 pixels of `size`.
     pub(crate) fn fill<P: Deref<Target = [u8]>>(
         &mut self,
         image: &ImageBuffer<Rgb<u8>, P>,
         frame: &mut [u8],
-        (width, height): (u32, u32),
+        size: ImageSize,
         fit: Fit,
     ) -> Result<(), String> {
         let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(reason)?;
-        let mut target = Image::from_slice_u8(width, height, frame, PixelType::U8x3).map_err(reason)?;
-        let Layout { part, place } = fit.layout(image.dimensions(), (width, height));
-        let options = options().crop(part.left, part.top, part.width, part.height);
+        let mut target = Image::from_slice_u8(size.width, size.height, frame, PixelType::U8x3).map_err(reason)?;
+        let Layout { crop, placement } = fit.layout(image.dimensions().into(), size);
+        let options = options().crop(crop.left, crop.top, crop.width, crop.height);
         if fit == Fit::Contain {
-            let inner = CroppedImageMut::new(&mut target, place.left, place.top, place.width, place.height);
+            let inner =
+                CroppedImageMut::new(&mut target, placement.left, placement.top, placement.width, placement.height);
             return self.0.resize(&source, &mut inner.map_err(reason)?, &options).map_err(reason);
         }
         self.0.resize(&source, &mut target, &options).map_err(reason)
@@ -41,12 +42,13 @@ impl Scaler {
     /// Shrinks `image`, in its proportions, so that no side is longer than `side`. Returns it as it is if it is small
     /// enough.
     pub(crate) fn within(&mut self, image: RgbImage, side: u32) -> Result<RgbImage, String> {
-        let (width, height) = fit_within(image.dimensions(), (side, side));
-        if (width, height) == image.dimensions() {
+        let size = ImageSize::from(image.dimensions());
+        let smaller = fit_within(size, ImageSize { width: side, height: side });
+        if smaller == size {
             return Ok(image);
         }
-        let mut small = RgbImage::new(width, height);
-        self.fill(&image, &mut small, (width, height), Fit::Stretch)?;
+        let mut small = RgbImage::new(smaller.width, smaller.height);
+        self.fill(&image, &mut small, smaller, Fit::Stretch)?;
         Ok(small)
     }
 

@@ -8,10 +8,10 @@ use arrow::array::{ArrayRef, LargeBinaryArray};
 use cenote_operator::{BoundOperator, Definition, OperatorSpec, Output, Registry, Rows};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
-use crate::decode::Target;
+use crate::decode::DecodeTarget;
 
 /// Every pixel of a picture.
-pub(crate) const FULL: Target = Target::Within(u32::MAX, u32::MAX);
+pub(crate) const FULL: DecodeTarget = DecodeTarget::Within(u32::MAX, u32::MAX);
 
 /// Binds the operator of `definition` with the parameters of `spec`.
 pub(crate) fn bind(definition: Definition, spec: &OperatorSpec) -> BoundOperator {

@@ -55,12 +55,12 @@ pub fn read_clip(
         // Seeking fails without an index; the video is then read from its start.
         let _is_at_start = media.input.seek(start_us, ..start_us.saturating_add(1)).is_err();
     }
-    let mut projection = Projection { decoder, renderer, timeline, times_ms, next: 0, shown: None, take };
-    projection.run(&mut media)
+    let mut reader = ClipReader { decoder, renderer, timeline, times_ms, next: 0, shown: None, take };
+    reader.run(&mut media)
 }
 
-/// A video on its way through the decoder.
-struct Projection<F> {
+/// The reading of one clip.
+struct ClipReader<F> {
     decoder: codec::decoder::Video,
     renderer: Renderer,
     timeline: Timeline,
@@ -73,7 +73,7 @@ struct Projection<F> {
     take: F,
 }
 
-impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> Projection<F> {
+impl<F: FnMut(usize, &[u8], (u32, u32)) -> Result<(), String>> ClipReader<F> {
     fn run(&mut self, media: &mut Media) -> Result<(), String> {
         let mut trouble = None;
         while self.next < self.times_ms.len() {

@@ -2,11 +2,11 @@
 
 use crate::simd::LANES;
 
-/// A measure of how near two rows are. Whatever the metric, the nearest row comes first.
+/// The measure of how near two rows are to each other. Whatever the metric, the nearest row comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Metric {
-    /// The squared Euclidean distance; its root has the same order.
-    L2,
+pub enum KernelMetric {
+    /// The squared Euclidean distance, which has the order of its root.
+    SquaredL2,
     /// One minus the cosine of the angle; undefined, and so never found, for a row of zeros.
     Cosine,
     /// The inner product: the larger, the nearer.
@@ -14,7 +14,7 @@ pub enum Metric {
 }
 
 /// The key of NaN and of an absent row, which comes after all others.
-pub(crate) const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// Returns the key of `number`. Keys, as unsigned numbers, are in the order of the numbers, with NaN last.
 #[inline(always)]
@@ -32,12 +32,12 @@ fn ordered(number: f32) -> u32 {
     }
 }
 
-impl Metric {
+impl KernelMetric {
     /// Returns the key of a sum over the columns. Only the cosine needs the squared lengths.
     #[inline(always)]
-    pub(crate) fn key(self, sum: f32, left_square: f32, right_square: f32) -> u32 {
+    pub(super) fn key(self, sum: f32, left_square: f32, right_square: f32) -> u32 {
         match self {
-            Self::L2 => ordered(sum),
+            Self::SquaredL2 => ordered(sum),
             Self::InnerProduct => ordered(-sum),
             Self::Cosine if left_square == 0.0 || right_square == 0.0 => NONE,
             Self::Cosine => ordered(1.0 - sum / (left_square.sqrt() * right_square.sqrt())),
@@ -45,7 +45,7 @@ impl Metric {
     }
 
     /// Returns the number whose key is `key`.
-    pub(crate) fn number(self, key: u32) -> f32 {
+    pub(super) fn number(self, key: u32) -> f32 {
         let number = f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key });
         if self == Self::InnerProduct { -number } else { number }
     }
@@ -94,8 +94,8 @@ fn add_up(mut lanes: [f32; LANES]) -> f32 {
 /// Calls `take(left row, right row, key)` for every pair, the right rows in order for each left row. `left` and `right`
 /// are whole rows of `columns` numbers.
 #[inline(always)]
-pub(crate) fn for_each_key(
-    metric: Metric,
+pub(super) fn for_each_key(
+    metric: KernelMetric,
     left: &[f32],
     right: &[f32],
     columns: usize,
@@ -107,7 +107,7 @@ pub(crate) fn for_each_key(
     const BLOCK_BYTES: usize = 128 << 10;
     let squares = |rows: &[f32]| -> Vec<f32> {
         let square = |row: &[f32]| sums::<false, 1>([row], row)[0];
-        if metric == Metric::Cosine { rows.chunks_exact(columns).map(square).collect() } else { Vec::new() }
+        if metric == KernelMetric::Cosine { rows.chunks_exact(columns).map(square).collect() } else { Vec::new() }
     };
     let (left_squares, right_squares) = (squares(left), squares(right));
     let square = |squares: &[f32], row: usize| squares.get(row).copied().unwrap_or_default();
@@ -137,9 +137,9 @@ pub(crate) fn for_each_key(
 }
 
 #[inline(always)]
-fn pair_sums<const ROWS: usize>(metric: Metric, left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
+fn pair_sums<const ROWS: usize>(metric: KernelMetric, left: [&[f32]; ROWS], right: &[f32]) -> [f32; ROWS] {
     match metric {
-        Metric::L2 => sums::<true, ROWS>(left, right),
-        Metric::Cosine | Metric::InnerProduct => sums::<false, ROWS>(left, right),
+        KernelMetric::SquaredL2 => sums::<true, ROWS>(left, right),
+        KernelMetric::Cosine | KernelMetric::InnerProduct => sums::<false, ROWS>(left, right),
     }
 }

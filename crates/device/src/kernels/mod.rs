@@ -7,7 +7,6 @@ pub mod kmeans;
 pub mod nearest;
 pub mod phash;
 pub mod resize;
-pub mod yuv;
 
 /// Returns a grid of at least `groups` work groups, in as few rows as the devices allow.
 fn grid(groups: usize) -> [u32; 3] {

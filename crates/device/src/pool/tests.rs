@@ -10,16 +10,16 @@ const BOUND: u64 = 1 << 20;
 fn buffers_are_reused() {
     let device = testing::open_with(BOUND);
     let pool = device.pool();
-    let first = pool.lease(Purpose::Work, 1000).unwrap();
+    let first = pool.lease(BufferPurpose::Work, 1000).unwrap();
     let buffer = first.buffer().clone();
     let used_bytes = pool.held().used_bytes;
     assert!((1000..2000).contains(&used_bytes), "{used_bytes}");
-    assert_eq!(pool.held(), Held { used_bytes, idle_bytes: 0 });
+    assert_eq!(pool.held(), PoolUsage { used_bytes, idle_bytes: 0 });
     drop(first);
-    assert_eq!(pool.held(), Held { used_bytes: 0, idle_bytes: used_bytes });
-    assert_eq!(*pool.lease(Purpose::Work, 999).unwrap().buffer(), buffer);
-    assert_ne!(*pool.lease(Purpose::Read, 1000).unwrap().buffer(), buffer, "it is for another purpose");
-    assert_ne!(*pool.lease(Purpose::Work, 100_000).unwrap().buffer(), buffer, "it is too small");
+    assert_eq!(pool.held(), PoolUsage { used_bytes: 0, idle_bytes: used_bytes });
+    assert_eq!(*pool.lease(BufferPurpose::Work, 999).unwrap().buffer(), buffer);
+    assert_ne!(*pool.lease(BufferPurpose::Read, 1000).unwrap().buffer(), buffer, "it is for another purpose");
+    assert_ne!(*pool.lease(BufferPurpose::Work, 100_000).unwrap().buffer(), buffer, "it is too small");
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn idle_buffers_give_way() {
     let device = testing::open_with(BOUND);
     let pool = device.pool();
     for kibibytes in 1..500 {
-        let lease = pool.lease(Purpose::Work, kibibytes << 10).unwrap();
+        let lease = pool.lease(BufferPurpose::Work, kibibytes << 10).unwrap();
         let held = pool.held();
         assert!(held.used_bytes >= lease.bytes() && held.used_bytes + held.idle_bytes <= BOUND, "{held:?}");
     }
@@ -37,13 +37,13 @@ fn idle_buffers_give_way() {
 fn more_than_the_bound_is_refused_with_the_numbers() {
     let device = testing::open_with(BOUND);
     let pool = device.pool();
-    let held = pool.lease(Purpose::Work, BOUND / 2).unwrap();
-    let error = pool.lease(Purpose::Work, BOUND / 2 + 1).err().unwrap();
+    let held = pool.lease(BufferPurpose::Work, BOUND / 2).unwrap();
+    let error = pool.lease(BufferPurpose::Work, BOUND / 2 + 1).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert!(error.message().contains("524288 are in use and the bound is 1048576"), "{error}");
     drop(held);
-    pool.lease(Purpose::Work, BOUND / 2 + 1).unwrap();
-    let error = pool.lease(Purpose::Work, u64::MAX / 4).err().unwrap();
+    pool.lease(BufferPurpose::Work, BOUND / 2 + 1).unwrap();
+    let error = pool.lease(BufferPurpose::Work, u64::MAX / 4).err().unwrap();
     assert!(error.message().contains("larger than the device's largest"), "{error}");
 }
 

@@ -7,7 +7,7 @@ use super::insert::in_parallel;
 use crate::links::EntryPoint;
 use crate::neighbours::NeighbourChooser;
 use crate::slots::SlotState;
-use crate::vectors::Vectors;
+use crate::vectors::SlotVectors;
 
 impl Graph {
     /// Removes the vectors that were deleted before the call, on `threads` threads, so that their memory is free again
@@ -66,7 +66,7 @@ impl Graph {
 
     /// Replaces the links of `slot` to leaving nodes with links to the neighbours of those. Returns whether it lost
     /// most of its links in the base.
-    fn bridge(&self, vectors: &Vectors, chooser: &mut NeighbourChooser, slot: u32) -> bool {
+    fn bridge(&self, vectors: &SlotVectors, chooser: &mut NeighbourChooser, slot: u32) -> bool {
         let leaves = |slot: u32| self.slots.state(slot) == SlotState::Leaving;
         let mut lost_most = false;
         for layer in 0..=self.links.level(slot) {
@@ -105,11 +105,11 @@ mod tests {
     use cenote_base::Random;
 
     use super::*;
-    use crate::options::{Metric, Options};
+    use crate::options::{GraphOptions, Metric};
 
     #[test]
     fn no_link_leads_to_or_from_a_free_slot() {
-        let mut options = Options::new(4, Metric::L2);
+        let mut options = GraphOptions::new(4, Metric::L2);
         options.m = 4;
         options.ef_construction = 16;
         let graph = Graph::new(options).unwrap();

@@ -9,9 +9,9 @@ use super::Graph;
 use crate::links::EntryPoint;
 use crate::neighbours::NeighbourChooser;
 use crate::slots::SlotState;
-use crate::values::Values;
-use crate::vectors::Vectors;
-use crate::walk::{Candidate, GraphView, Walk};
+use crate::values::VectorValues;
+use crate::vectors::SlotVectors;
+use crate::walk::{LayerSearch, LayerWalk, LinkedVectors, SlotCandidate};
 
 /// Vectors from which the scale of codes is learnt, at most.
 const TRAINING_MAX: usize = 1 << 16;
@@ -24,7 +24,7 @@ impl Graph {
     ///
     /// Errors: `InvalidInput` for a wrong dimension or a number that is not finite; `ResourceExhausted`, with the
     /// figures, when the vector exceeds the capacity. The graph is unchanged then.
-    pub fn insert<'a>(&self, label: u64, vector: impl Into<Values<'a>>) -> Result<()> {
+    pub fn insert<'a>(&self, label: u64, vector: impl Into<VectorValues<'a>>) -> Result<()> {
         self.insert_values(&[label], vector.into(), 1)
     }
 
@@ -34,11 +34,11 @@ impl Graph {
     ///
     /// A snapshot waits for the end of a batch, and other writers wait for the snapshot, so load many vectors in
     /// several batches.
-    pub fn insert_batch<'a>(&self, labels: &[u64], vectors: impl Into<Values<'a>>, threads: usize) -> Result<()> {
+    pub fn insert_batch<'a>(&self, labels: &[u64], vectors: impl Into<VectorValues<'a>>, threads: usize) -> Result<()> {
         self.insert_values(labels, vectors.into(), threads)
     }
 
-    fn insert_values(&self, labels: &[u64], values: Values<'_>, threads: usize) -> Result<()> {
+    fn insert_values(&self, labels: &[u64], values: VectorValues<'_>, threads: usize) -> Result<()> {
         self.check(values, labels.len()).context(|| "insert into a graph")?;
         let mut seen = HashSet::with_capacity(labels.len());
         if let Some(label) = labels.iter().find(|&&label| labels.len() > 1 && !seen.insert(label)) {
@@ -46,7 +46,7 @@ impl Graph {
         }
         let _writing = self.writers.read();
         let slots = self.slots.reserve(labels, |slot| self.links.admit(slot))?;
-        let width = Values::width(&self.options);
+        let width = VectorValues::width(&self.options);
         for (at, &slot) in slots.iter().enumerate() {
             let vectors = self.vectors.read();
             #[expect(unsafe_code, reason = "the slots were taken for this call alone")]
@@ -80,7 +80,7 @@ impl Graph {
     }
 
     /// Learns the scale of codes.
-    pub(super) fn train(&self, vectors: &mut Vectors) {
+    pub(super) fn train(&self, vectors: &mut SlotVectors) {
         let used = self.slots.used();
         vectors.train(&self.sample(), used);
         self.trained.store(used as usize, Ordering::Release);
@@ -105,7 +105,7 @@ impl Graph {
     }
 
     /// Links `slot` with its neighbours in all its layers.
-    pub(super) fn link(&self, vectors: &Vectors, walk: &mut Walk, chooser: &mut NeighbourChooser, slot: u32) {
+    pub(super) fn link(&self, vectors: &SlotVectors, walk: &mut LayerWalk, chooser: &mut NeighbourChooser, slot: u32) {
         let level = self.links.level(slot);
         let mut entry_lock = None;
         let mut entry = self.links.entry();
@@ -113,7 +113,7 @@ impl Graph {
             entry_lock = Some(self.links.lock_entry());
             entry = self.links.entry();
         }
-        let graph = GraphView { vectors, links: &self.links };
+        let graph = LinkedVectors { vectors, links: &self.links };
         if let Some(entry) = entry {
             if entry.level >= level {
                 entry_lock = None;
@@ -127,9 +127,10 @@ impl Graph {
             let mut lists = Vec::new();
             for layer in (0..=level.min(entry.level)).rev() {
                 let width = self.options.ef_construction;
-                let found = walk.run(graph, &probe, nearest, layer, width, self.slots.used());
+                let found =
+                    walk.run(graph, &probe, LayerSearch { start: nearest, layer, width, used: self.slots.used() });
                 nearest = found.first().map_or(nearest, |candidate| candidate.slot());
-                let mut candidates: Vec<Candidate> = found.to_vec();
+                let mut candidates: Vec<SlotCandidate> = found.to_vec();
                 candidates.retain(|candidate| candidate.slot() != slot);
                 self.keep_lasting(&mut candidates);
                 let mut chosen = chooser.choose(vectors, &candidates, self.options.m);
@@ -154,7 +155,7 @@ impl Graph {
     }
 
     /// Removes deleted slots from `candidates` unless that leaves none, and leaving slots in any case.
-    fn keep_lasting(&self, candidates: &mut Vec<Candidate>) {
+    fn keep_lasting(&self, candidates: &mut Vec<SlotCandidate>) {
         if self.slots.deleted() == 0 {
             return;
         }

@@ -14,10 +14,10 @@ use cenote_base::sync::{Mutex, RwLock};
 use cenote_base::{ByteSize, Error, Result};
 
 use crate::links::Links;
-use crate::options::Options;
-use crate::slots::Slots;
-use crate::values::Values;
-use crate::vectors::{Probe, Vectors};
+use crate::options::GraphOptions;
+use crate::slots::{Relabelling, Slots};
+use crate::values::VectorValues;
+use crate::vectors::{Probe, SlotVectors};
 use crate::walk::WalkPool;
 
 /// Labelled vectors, linked to their neighbours: see the crate's documentation.
@@ -26,13 +26,13 @@ use crate::walk::WalkPool;
 /// search holds only that of the vectors, shared: it waits only while slots change hands and while the scale of codes
 /// is learnt.
 pub struct Graph {
-    options: Options,
+    options: GraphOptions,
     /// Held while deleted vectors are removed.
     upkeep: Mutex<()>,
     /// Held shared by changes of the graph, exclusively by a snapshot.
     writers: RwLock<()>,
     /// Held shared by whatever follows links, exclusively for changes that no walk may see half done.
-    vectors: RwLock<Vectors>,
+    vectors: RwLock<SlotVectors>,
     slots: Slots,
     links: Links,
     walks: WalkPool,
@@ -45,7 +45,7 @@ pub struct Graph {
 impl Graph {
     /// Creates an empty graph. Errors: `InvalidInput` for options out of range, `ResourceExhausted` if not one vector
     /// fits.
-    pub fn new(options: Options) -> Result<Self> {
+    pub fn new(options: GraphOptions) -> Result<Self> {
         options.check()?;
         let slots_max = (options.capacity_bytes / Self::slot_bytes(&options) as u64).min((1 << 31) - 2) as u32;
         if slots_max == 0 {
@@ -60,7 +60,7 @@ impl Graph {
         Ok(Self {
             upkeep: Mutex::default(),
             writers: RwLock::default(),
-            vectors: RwLock::new(Vectors::new(&options, rows)?),
+            vectors: RwLock::new(SlotVectors::new(&options, rows)?),
             slots: Slots::new(slots_max, options.capacity_bytes)?,
             links: Links::new(&options, rows)?,
             walks: WalkPool::default(),
@@ -71,18 +71,18 @@ impl Graph {
     }
 
     /// Estimates the bytes that a graph of `count` vectors needs, as a capacity to request.
-    pub fn bytes_for(options: &Options, count: usize) -> u64 {
+    pub fn bytes_for(options: &GraphOptions, count: usize) -> u64 {
         // About every seventeenth node has links in upper layers too, and a map leads from labels to slots.
         (count as u64 + 1).saturating_mul(Self::slot_bytes(options) as u64 + 64)
     }
 
     /// Returns the bytes of a slot.
-    fn slot_bytes(options: &Options) -> usize {
-        Vectors::slot_bytes(options) + Links::slot_bytes(options) + Slots::SLOT_BYTES
+    fn slot_bytes(options: &GraphOptions) -> usize {
+        SlotVectors::slot_bytes(options) + Links::slot_bytes(options) + Slots::SLOT_BYTES
     }
 
     /// Returns the options of the graph.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &GraphOptions {
         &self.options
     }
 
@@ -107,16 +107,16 @@ impl Graph {
     }
 
     /// Returns whether the vector of `label` is exactly this one, which has the graph's dimension.
-    pub fn holds<'a>(&self, label: u64, vector: impl Into<Values<'a>>) -> bool {
+    pub fn holds<'a>(&self, label: u64, vector: impl Into<VectorValues<'a>>) -> bool {
         let vectors = self.vectors.read();
         let slot = self.slots.by_label().read().get(&label).copied();
         match (slot, vectors.exact(vector.into())) {
             (None, _) => false,
             (Some(slot), Probe::Floats(floats)) => {
-                vectors.values(slot) == Values::Floats(&floats[..self.options.dimension])
+                vectors.values(slot) == VectorValues::Floats(&floats[..self.options.dimension])
             }
             (Some(slot), Probe::Bits(bits)) => {
-                vectors.values(slot) == Values::Bits(&bits[..Values::width(&self.options)])
+                vectors.values(slot) == VectorValues::Bits(&bits[..VectorValues::width(&self.options)])
             }
             (Some(_), _) => false,
         }
@@ -134,23 +134,23 @@ impl Graph {
         self.slots.delete(label)
     }
 
-    /// Moves the vector of each first label to the second, as if the second had been inserted with it and the first
-    /// deleted, but without a new link. Returns the number of first labels that were there. A search sees all moves or
+    /// Moves vectors from label to label, as if the new label had been inserted with the vector and the old one
+    /// deleted, but without a new link. Returns the number of old labels that were there. A search sees all moves or
     /// none.
-    pub fn relabel(&self, labels: &[(u64, u64)]) -> usize {
+    pub fn relabel(&self, moves: &[Relabelling]) -> usize {
         let _writing = self.writers.read();
         let _unseen = self.vectors.write();
-        self.slots.relabel(labels)
+        self.slots.relabel(moves)
     }
 
     /// Returns the bytes in use: vectors, links, labels, and memory that searches keep for the next ones.
     pub fn memory_bytes(&self) -> u64 {
-        let slot = Vectors::slot_bytes(&self.options) + self.links.base_bytes() + 9;
+        let slot = SlotVectors::slot_bytes(&self.options) + self.links.base_bytes() + 9;
         let slots = (self.slots.used() as usize + 1) * slot;
         (slots + self.links.upper_bytes() + self.slots.map_bytes() + self.walks.bytes()) as u64
     }
 
-    fn check(&self, values: Values<'_>, count: usize) -> Result<()> {
+    fn check(&self, values: VectorValues<'_>, count: usize) -> Result<()> {
         values.check(&self.options, count)
     }
 }

@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use cenote_base::{Context, Result};
 
 use super::Graph;
-use crate::values::Values;
-use crate::vectors::{Probe, Vectors};
-use crate::walk::{GraphView, Walk};
+use crate::values::VectorValues;
+use crate::vectors::{Probe, SlotVectors};
+use crate::walk::{LayerSearch, LayerWalk, LinkedVectors};
 
 /// A label that a search found, and the distance of its vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hit {
+pub struct Neighbour {
     /// The label.
     pub label: u64,
     /// The distance as [`Metric`](crate::Metric) defines it.
@@ -20,7 +20,7 @@ pub struct Hit {
 
 /// The labels that a search may find.
 #[derive(Clone, Copy)]
-pub enum Filter<'a> {
+pub enum LabelFilter<'a> {
     /// All labels.
     All,
     /// Only these labels. The graph need not have all of them. Each search looks all of them up; for many, a test of a
@@ -37,7 +37,7 @@ pub enum Filter<'a> {
 
 /// The strategy of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
+pub enum GraphStrategy {
     /// A walk that keeps the best `width` vectors, whether they match or not, and restarts wider when too few match.
     Walk {
         /// The width of the first walk.
@@ -56,7 +56,7 @@ const WIDEN: usize = 4;
 /// Vectors whose distance an exact search computes in one call.
 pub(super) const BLOCK: usize = 256;
 
-/// A [`Filter`] with its labels as a set.
+/// A [`LabelFilter`] with its labels as a set.
 enum LabelTest<'a> {
     Everything,
     OneOf(HashSet<u64>),
@@ -81,27 +81,32 @@ impl Graph {
     /// before the call. Errors: `InvalidInput` for a query of the wrong dimension or with a number that is not finite.
     pub fn search<'a>(
         &self,
-        query: impl Into<Values<'a>>,
+        query: impl Into<VectorValues<'a>>,
         k: usize,
         ef: usize,
-        filter: Filter<'_>,
-    ) -> Result<Vec<Hit>> {
+        filter: LabelFilter<'_>,
+    ) -> Result<Vec<Neighbour>> {
         self.search_by(query.into(), k, filter, self.strategy(k, ef, filter))
     }
 
     /// Searches as [`Self::search`] does, but compares every matching vector: no nearer label is missed.
-    pub fn search_exact<'a>(&self, query: impl Into<Values<'a>>, k: usize, filter: Filter<'_>) -> Result<Vec<Hit>> {
-        self.search_by(query.into(), k, filter, Strategy::Exact)
+    pub fn search_exact<'a>(
+        &self,
+        query: impl Into<VectorValues<'a>>,
+        k: usize,
+        filter: LabelFilter<'_>,
+    ) -> Result<Vec<Neighbour>> {
+        self.search_by(query.into(), k, filter, GraphStrategy::Exact)
     }
 
     /// Returns the strategy with which [`Self::search`] begins: exact where few labels match, else a walk whose width
     /// is `ef` divided by the share of vectors that match.
-    pub fn strategy(&self, k: usize, ef: usize, filter: Filter<'_>) -> Strategy {
+    pub fn strategy(&self, k: usize, ef: usize, filter: LabelFilter<'_>) -> GraphStrategy {
         let live = self.len();
         let share = match filter {
-            Filter::All => 1.0,
-            Filter::Labels(labels) => labels.len() as f64 / live.max(1) as f64,
-            Filter::Test { selectivity, .. } => selectivity,
+            LabelFilter::All => 1.0,
+            LabelFilter::Labels(labels) => labels.len() as f64 / live.max(1) as f64,
+            LabelFilter::Test { selectivity, .. } => selectivity,
         };
         let share = if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) };
         let found = share * live as f64 / (live + self.deleted()).max(1) as f64;
@@ -109,27 +114,35 @@ impl Graph {
         // A walk of this width computes about this many distances.
         let walked = width * self.options.m as f64;
         if width > WIDTH_MAX as f64 || share * live as f64 * LOOK_UP_COST <= walked {
-            return Strategy::Exact;
+            return GraphStrategy::Exact;
         }
-        Strategy::Walk { width: width.ceil() as usize }
+        GraphStrategy::Walk { width: width.ceil() as usize }
     }
 
-    fn search_by(&self, query: Values<'_>, k: usize, filter: Filter<'_>, strategy: Strategy) -> Result<Vec<Hit>> {
+    fn search_by(
+        &self,
+        query: VectorValues<'_>,
+        k: usize,
+        filter: LabelFilter<'_>,
+        strategy: GraphStrategy,
+    ) -> Result<Vec<Neighbour>> {
         self.check(query, 1).context(|| "query a graph")?;
         let k = k.min(self.len());
         if k == 0 {
             return Ok(Vec::new());
         }
         let test = match filter {
-            Filter::All => LabelTest::Everything,
-            Filter::Test { matches, .. } => LabelTest::Passes(matches),
+            LabelFilter::All => LabelTest::Everything,
+            LabelFilter::Test { matches, .. } => LabelTest::Passes(matches),
             // An exact search looks the labels up one by one instead.
-            Filter::Labels(labels) if strategy != Strategy::Exact => LabelTest::OneOf(labels.iter().copied().collect()),
-            Filter::Labels(_) => LabelTest::Everything,
+            LabelFilter::Labels(labels) if strategy != GraphStrategy::Exact => {
+                LabelTest::OneOf(labels.iter().copied().collect())
+            }
+            LabelFilter::Labels(_) => LabelTest::Everything,
         };
         let vectors = self.vectors.read();
         let exact = vectors.exact(query);
-        if let Strategy::Walk { width } = strategy {
+        if let GraphStrategy::Walk { width } = strategy {
             let hits = self.walks.with(|walk| self.walk_until(walk, &vectors, &exact, k, width, &test));
             if hits.len() == k {
                 return Ok(hits);
@@ -141,24 +154,24 @@ impl Graph {
     /// Walks, ever wider, until `k` labels are found. Returns none when a scan is cheaper.
     fn walk_until(
         &self,
-        walk: &mut Walk,
-        vectors: &Vectors,
+        walk: &mut LayerWalk,
+        vectors: &SlotVectors,
         exact: &Probe,
         k: usize,
         mut width: usize,
         test: &LabelTest<'_>,
-    ) -> Vec<Hit> {
+    ) -> Vec<Neighbour> {
         let short = vectors.short(exact);
         let probe = short.as_ref().unwrap_or(exact);
         let Some(entry) = self.links.entry() else { return Vec::new() };
-        let graph = GraphView { vectors, links: &self.links };
+        let graph = LinkedVectors { vectors, links: &self.links };
         let mut nearest = entry.slot;
         for layer in (1..=entry.level).rev() {
             nearest = walk.descend(graph, probe, nearest, layer);
         }
         let used = self.slots.used();
         loop {
-            let found = walk.run(graph, probe, nearest, 0, width, used);
+            let found = walk.run(graph, probe, LayerSearch { start: nearest, layer: 0, width, used });
             let mut live: Vec<u32> = found.iter().map(|candidate| candidate.slot()).collect();
             // Held so that a label that is being replaced is live in exactly one slot. The caller's test runs without
             // it.
@@ -178,15 +191,15 @@ impl Graph {
     }
 
     /// Returns the `k` nearest of all matching vectors.
-    fn scan(&self, vectors: &Vectors, exact: &Probe, k: usize, filter: Filter<'_>) -> Vec<Hit> {
+    fn scan(&self, vectors: &SlotVectors, exact: &Probe, k: usize, filter: LabelFilter<'_>) -> Vec<Neighbour> {
         // The map at one moment has every label in one slot. Labels that are deleted afterwards are still found.
         let by_label = self.slots.by_label().read();
         let mut slots: Vec<u32> = match filter {
-            Filter::Labels(labels) => labels.iter().filter_map(|label| by_label.get(label).copied()).collect(),
-            Filter::All | Filter::Test { .. } => by_label.values().copied().collect(),
+            LabelFilter::Labels(labels) => labels.iter().filter_map(|label| by_label.get(label).copied()).collect(),
+            LabelFilter::All | LabelFilter::Test { .. } => by_label.values().copied().collect(),
         };
         drop(by_label);
-        if let Filter::Test { matches, .. } = filter {
+        if let LabelFilter::Test { matches, .. } = filter {
             slots.retain(|&slot| matches(self.slots.label(slot)));
         }
         slots.sort_unstable();
@@ -195,7 +208,7 @@ impl Graph {
     }
 
     /// Returns the `k` nearest of `slots` by the vectors as given, then by label.
-    pub(super) fn nearest(&self, vectors: &Vectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Hit> {
+    pub(super) fn nearest(&self, vectors: &SlotVectors, exact: &Probe, k: usize, slots: &[u32]) -> Vec<Neighbour> {
         let mut keys = Vec::new();
         let mut best: Vec<(u32, u64)> = Vec::new();
         let keep_nearest = |best: &mut Vec<(u32, u64)>| {
@@ -212,8 +225,8 @@ impl Graph {
             }
         }
         keep_nearest(&mut best);
-        let mut hits: Vec<Hit> =
-            best.into_iter().map(|(key, label)| Hit { label, distance: vectors.distance(key) }).collect();
+        let mut hits: Vec<Neighbour> =
+            best.into_iter().map(|(key, label)| Neighbour { label, distance: vectors.distance(key) }).collect();
         hits.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.label.cmp(&b.label)));
         hits
     }

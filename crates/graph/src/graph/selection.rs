@@ -3,23 +3,23 @@
 use cenote_base::{Context, Result};
 
 use super::Graph;
-use super::search::{BLOCK, Hit, rerank};
-use crate::values::Values;
-use crate::vectors::{Probe, Vectors};
+use super::search::{BLOCK, Neighbour, rerank};
+use crate::values::VectorValues;
+use crate::vectors::{Probe, SlotVectors};
 
 /// Cost of comparing a vector whose slot is known, relative to a step of a walk, which must find the next slot.
 const COMPARE_COST: f64 = 0.25;
 
 /// A set of labels and the slots that they had when they were selected, so that a search need not look each up.
 #[derive(Debug)]
-pub struct Selection {
+pub struct LabelSelection {
     /// Slots in the order of memory.
     slots: Vec<u32>,
     /// The label of each slot.
     labels: Vec<u64>,
 }
 
-impl Selection {
+impl LabelSelection {
     /// Bytes of a label.
     pub const LABEL_BYTES: usize = size_of::<u32>() + size_of::<u64>();
 
@@ -36,7 +36,7 @@ impl Selection {
 
 impl Graph {
     /// Selects those of `labels` that the graph has.
-    pub fn select(&self, labels: &[u64]) -> Selection {
+    pub fn select(&self, labels: &[u64]) -> LabelSelection {
         let by_label = self.slots.by_label().read();
         let found = labels.iter().filter_map(|label| Some((*by_label.get(label)?, *label)));
         let mut members: Vec<(u32, u64)> = found.collect();
@@ -44,7 +44,7 @@ impl Graph {
         members.sort_unstable();
         members.dedup();
         let (slots, labels) = members.into_iter().unzip();
-        Selection { slots, labels }
+        LabelSelection { slots, labels }
     }
 
     /// Returns whether comparing this number of selected labels takes less time than a [`search`](Self::search) whose
@@ -62,11 +62,11 @@ impl Graph {
     /// `matches` is called only for labels that are near enough. Errors: as [`Self::search`].
     pub fn search_selection<'a>(
         &self,
-        query: impl Into<Values<'a>>,
+        query: impl Into<VectorValues<'a>>,
         k: usize,
-        selection: &Selection,
+        selection: &LabelSelection,
         matches: impl Fn(u64) -> bool,
-    ) -> Result<Vec<Hit>> {
+    ) -> Result<Vec<Neighbour>> {
         let query = query.into();
         self.check(query, 1).context(|| "query a graph")?;
         let k = k.min(selection.len());
@@ -83,7 +83,7 @@ impl Graph {
     }
 
     /// Returns the slots in which the labels of `selection` are now.
-    fn current(&self, selection: &Selection) -> Vec<u32> {
+    fn current(&self, selection: &LabelSelection) -> Vec<u32> {
         let mut moved = Vec::new();
         let mut slots = Vec::with_capacity(selection.len());
         for (&slot, &label) in selection.slots.iter().zip(&selection.labels) {
@@ -102,7 +102,7 @@ impl Graph {
     /// Returns the `slots_max` of `slots` nearest to `probe` whose labels match.
     fn nearest_slots(
         &self,
-        vectors: &Vectors,
+        vectors: &SlotVectors,
         probe: &Probe,
         slots_max: usize,
         slots: &[u32],

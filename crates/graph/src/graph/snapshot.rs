@@ -13,9 +13,9 @@ use cenote_base::{Context, Error, Result};
 
 use super::Graph;
 use crate::links::{EntryPoint, StoredLevel};
-use crate::options::{Metric, Options, Traversal};
+use crate::options::{GraphOptions, Metric, Traversal};
 use crate::slots::StoredSlot;
-use crate::values::Values;
+use crate::values::VectorValues;
 use crate::vectors::quantizer::Quantizer;
 
 const MAGIC: [u8; 8] = *b"CENOTEGR";
@@ -61,7 +61,7 @@ impl Graph {
         let vectors = self.vectors.read();
         let used = self.slots.used();
         let entry = self.links.entry().unwrap_or(EntryPoint { slot: 0, level: 0 });
-        let Options { dimension, metric, traversal, m, ef_construction, seed, .. } = self.options;
+        let GraphOptions { dimension, metric, traversal, m, ef_construction, seed, .. } = self.options;
         to.bytes(&MAGIC)?;
         to.numbers(&[VERSION, metric as u32, traversal as u32, dimension as u32, m as u32, ef_construction as u32])?;
         to.numbers(&[seed as u32, (seed >> 32) as u32, used, self.links.upper_used(), entry.slot, entry.level.into()])?;
@@ -84,8 +84,8 @@ impl Graph {
         to.seal()?;
         for slot in 1..=used {
             match vectors.values(slot) {
-                Values::Bits(bytes) => to.bytes(bytes)?,
-                Values::Floats(floats) => {
+                VectorValues::Bits(bytes) => to.bytes(bytes)?,
+                VectorValues::Floats(floats) => {
                     numbers.clear();
                     numbers.extend(floats.iter().map(|float| float.to_bits()));
                     to.numbers(&numbers)?;
@@ -113,7 +113,7 @@ impl Graph {
         }
         from.verify("header")?;
         let unknown = || Error::corrupt("the header names an unknown metric or traversal");
-        let options = Options {
+        let options = GraphOptions {
             dimension: dimension as usize,
             metric: *METRICS.get(metric as usize).ok_or_else(unknown)?,
             traversal: *TRAVERSALS.get(traversal as usize).ok_or_else(unknown)?,
@@ -148,15 +148,15 @@ impl Graph {
         from.verify("links")?;
         graph.links.check(used)?;
         let mut vectors = graph.vectors.write();
-        let width = Values::width(&graph.options);
+        let width = VectorValues::width(&graph.options);
         let mut bits = vec![0; width];
         for slot in 1..=used {
             if graph.options.metric == Metric::Hamming {
                 from.bytes(&mut bits, "vectors")?;
-                vectors.restore(slot, Values::Bits(&bits));
+                vectors.restore(slot, VectorValues::Bits(&bits));
             } else {
                 let floats: Vec<f32> = from.numbers(width, "vectors")?.into_iter().map(f32::from_bits).collect();
-                vectors.restore(slot, Values::Floats(&floats));
+                vectors.restore(slot, VectorValues::Floats(&floats));
             }
         }
         from.verify("vectors")?;

@@ -9,32 +9,32 @@ use crate::stable_rows::StableRows;
 /// Rows prefetched ahead of the current one. Values from 4 to 16 measured alike.
 const AHEAD: usize = 8;
 
-type Kernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
+type DistanceKernel<Q, R> = unsafe fn(&[Q], &StableRows<R>, &[u32], &mut [u32]);
 
 /// The kernels of one instruction set. Queries and rows have the same length, padded with zeros.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernels {
-    l2_codes: Kernel<i16, u8>,
-    dot_codes: Kernel<i16, u8>,
-    l2_floats: Kernel<f32, f32>,
-    dot_floats: Kernel<f32, f32>,
-    hamming: Kernel<u8, u8>,
+pub(super) struct DistanceKernels {
+    l2_codes: DistanceKernel<i16, u8>,
+    dot_codes: DistanceKernel<i16, u8>,
+    l2_floats: DistanceKernel<f32, f32>,
+    dot_floats: DistanceKernel<f32, f32>,
+    hamming: DistanceKernel<u8, u8>,
 }
 
 macro_rules! method {
     ($name:ident, $query:ty, $row:ty, $doc:literal) => {
         #[doc = $doc]
         #[inline]
-        pub(crate) fn $name(&self, query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
+        pub(super) fn $name(&self, query: &[$query], rows: &StableRows<$row>, slots: &[u32], keys: &mut [u32]) {
             // SAFETY: `detect` chose only kernels whose instructions this processor has.
             unsafe { (self.$name)(query, rows, slots, keys) }
         }
     };
 }
 
-impl Kernels {
+impl DistanceKernels {
     /// Returns the kernels of the widest instruction set that this processor has.
-    pub(crate) fn detect() -> Self {
+    pub(super) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f")
@@ -74,7 +74,7 @@ fn key_of(distance: f32) -> u32 {
 }
 
 /// Returns the distance whose key is `key`: the inverse of [`key_of`].
-pub(crate) fn distance_of(key: u32) -> f32 {
+pub(super) fn distance_of(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
 }
 
@@ -154,7 +154,8 @@ macro_rules! tier {
             kernel!(l2_floats, f32, f32, l2_float::<$fused>, $($features)?);
             kernel!(dot_floats, f32, f32, dot_float::<$fused>, $($features)?);
             kernel!(hamming, u8, u8, hamming_bits, $($features)?);
-            pub(super) const KERNELS: Kernels = Kernels { l2_codes, dot_codes, l2_floats, dot_floats, hamming };
+            pub(super) const KERNELS: DistanceKernels =
+                DistanceKernels { l2_codes, dot_codes, l2_floats, dot_floats, hamming };
         }
     };
 }
@@ -172,8 +173,8 @@ mod tests {
 
     use super::*;
 
-    fn tiers() -> Vec<Kernels> {
-        let mut tiers = vec![portable::KERNELS, Kernels::detect()];
+    fn tiers() -> Vec<DistanceKernels> {
+        let mut tiers = vec![portable::KERNELS, DistanceKernels::detect()];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             tiers.push(avx2::KERNELS);

@@ -10,10 +10,10 @@ use std::sync::OnceLock;
 
 use cenote_base::Result;
 
-use crate::options::{Metric, Options, Traversal};
+use crate::options::{GraphOptions, Metric, Traversal};
 use crate::stable_rows::StableRows;
-use crate::values::Values;
-use kernels::{Kernels, distance_of};
+use crate::values::VectorValues;
+use kernels::{DistanceKernels, distance_of};
 use quantizer::Quantizer;
 
 /// Floats in a row are a multiple of this, so that the kernels have no tail.
@@ -22,11 +22,11 @@ const FLOATS_PAD: usize = 16;
 const CODES_PAD: usize = 64;
 
 /// The vectors of all slots.
-pub(crate) struct Vectors {
+pub(crate) struct SlotVectors {
     metric: Metric,
     traversal: Traversal,
     dimension: usize,
-    kernels: Kernels,
+    kernels: DistanceKernels,
     quantizer: Quantizer,
     /// The vectors as given, of unit length for cosine; empty rows for hamming.
     floats: StableRows<f32>,
@@ -48,7 +48,7 @@ struct Strides {
 }
 
 impl Strides {
-    fn new(options: &Options) -> Self {
+    fn new(options: &GraphOptions) -> Self {
         let floats = options.dimension.next_multiple_of(FLOATS_PAD);
         match (options.metric, options.traversal) {
             (Metric::Hamming, _) => Self { floats: 0, codes: (options.dimension / 8).next_multiple_of(CODES_PAD) },
@@ -58,21 +58,21 @@ impl Strides {
     }
 }
 
-impl Vectors {
+impl SlotVectors {
     /// Returns the bytes of a slot's vector.
-    pub(crate) fn slot_bytes(options: &Options) -> usize {
+    pub(crate) fn slot_bytes(options: &GraphOptions) -> usize {
         let Strides { floats, codes } = Strides::new(options);
         floats * size_of::<f32>() + codes
     }
 
-    pub(crate) fn new(options: &Options, slots: usize) -> Result<Self> {
-        static KERNELS: OnceLock<Kernels> = OnceLock::new();
+    pub(crate) fn new(options: &GraphOptions, slots: usize) -> Result<Self> {
+        static KERNELS: OnceLock<DistanceKernels> = OnceLock::new();
         let Strides { floats, codes } = Strides::new(options);
         Ok(Self {
             metric: options.metric,
             traversal: options.traversal,
             dimension: options.dimension,
-            kernels: *KERNELS.get_or_init(Kernels::detect),
+            kernels: *KERNELS.get_or_init(DistanceKernels::detect),
             quantizer: Quantizer { mean: vec![0.0; options.dimension], step: 1.0 },
             floats: StableRows::new(slots, floats)?,
             codes: StableRows::new(slots, codes)?,
@@ -83,14 +83,14 @@ impl Vectors {
     ///
     /// # Safety
     /// No other thread reads or writes this slot's vector meanwhile.
-    pub(crate) unsafe fn write(&self, slot: u32, values: Values<'_>) -> usize {
+    pub(crate) unsafe fn write(&self, slot: u32, values: VectorValues<'_>) -> usize {
         match values {
-            Values::Bits(bytes) => {
+            VectorValues::Bits(bytes) => {
                 // SAFETY: the caller's promise.
                 copy(bytes, unsafe { self.codes.row_mut(slot) });
                 0
             }
-            Values::Floats(floats) => {
+            VectorValues::Floats(floats) => {
                 // SAFETY: the caller's promise.
                 let row = unsafe { self.floats.row_mut(slot) };
                 copy(floats, row);
@@ -106,12 +106,12 @@ impl Vectors {
 
     /// Sets the vector of `slot` to what [`Self::values`] returned, without its codes, which [`Self::set_quantizer`]
     /// writes.
-    pub(crate) fn restore(&mut self, slot: u32, values: Values<'_>) {
+    pub(crate) fn restore(&mut self, slot: u32, values: VectorValues<'_>) {
         match values {
             // SAFETY: `self` is borrowed exclusively.
-            Values::Bits(bytes) => copy(bytes, unsafe { self.codes.row_mut(slot) }),
+            VectorValues::Bits(bytes) => copy(bytes, unsafe { self.codes.row_mut(slot) }),
             // SAFETY: as above.
-            Values::Floats(floats) => copy(floats, unsafe { self.floats.row_mut(slot) }),
+            VectorValues::Floats(floats) => copy(floats, unsafe { self.floats.row_mut(slot) }),
         }
     }
 
@@ -159,23 +159,23 @@ impl Vectors {
     }
 
     /// Returns whether walks compare codes, which only approximate the vectors.
-    pub(crate) fn quantised(&self) -> bool {
+    fn quantised(&self) -> bool {
         self.metric != Metric::Hamming && self.traversal == Traversal::Int8
     }
 
     /// Returns the vector of `slot` as it is stored: of unit length for cosine.
-    pub(crate) fn values(&self, slot: u32) -> Values<'_> {
+    pub(crate) fn values(&self, slot: u32) -> VectorValues<'_> {
         match self.metric {
-            Metric::Hamming => Values::Bits(&self.codes.row(slot)[..self.dimension / 8]),
-            _ => Values::Floats(&self.floats.row(slot)[..self.dimension]),
+            Metric::Hamming => VectorValues::Bits(&self.codes.row(slot)[..self.dimension / 8]),
+            _ => VectorValues::Floats(&self.floats.row(slot)[..self.dimension]),
         }
     }
 
     /// Returns `query` as a probe of exact comparisons.
-    pub(crate) fn exact(&self, query: Values<'_>) -> Probe {
+    pub(crate) fn exact(&self, query: VectorValues<'_>) -> Probe {
         match query {
-            Values::Bits(bytes) => Probe::Bits(padded(bytes.iter().copied(), self.codes.stride())),
-            Values::Floats(floats) => {
+            VectorValues::Bits(bytes) => Probe::Bits(padded(bytes.iter().copied(), self.codes.stride())),
+            VectorValues::Floats(floats) => {
                 let mut row = padded(floats.iter().copied(), self.floats.stride());
                 if self.metric == Metric::Cosine {
                     normalise(&mut row);

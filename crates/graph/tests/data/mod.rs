@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use cenote_base::Random;
-use cenote_graph::{Filter, Graph, Hit, Metric};
+use cenote_graph::{Graph, LabelFilter, Metric, Neighbour};
 
 /// Draws from the standard normal distribution.
 pub fn gauss(random: &mut Random) -> f32 {
@@ -50,7 +50,7 @@ pub fn nearest<'a>(metric: Metric, rows: impl Iterator<Item = &'a Vec<f32>>, que
 }
 
 /// Returns the share of hits that are within the farthest of the true nearest distances.
-pub fn share_right(hits: &[Hit], truth: &[f64]) -> f64 {
+pub fn share_right(hits: &[Neighbour], truth: &[f64]) -> f64 {
     let Some(farthest) = truth.last() else { return 1.0 };
     hits.iter().filter(|hit| f64::from(hit.distance) <= farthest + 1e-4).count() as f64 / truth.len() as f64
 }
@@ -63,7 +63,7 @@ pub fn recall<'a>(
     ef: usize,
 ) -> f64 {
     let shares = queries.iter().map(|query| {
-        let hits = graph.search(query, 10, ef, Filter::All).unwrap();
+        let hits = graph.search(query, 10, ef, LabelFilter::All).unwrap();
         share_right(&hits, &nearest(graph.options().metric, rows.clone(), query, 10))
     });
     shares.sum::<f64>() / queries.len() as f64

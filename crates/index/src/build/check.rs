@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_store::is_blob;
 
 use super::params::text_params;
@@ -18,8 +18,8 @@ const WIDTH_MAX: i32 = 4_096;
 pub(crate) fn check_column(table: &str, schema: &Schema, spec: &IndexSpec) -> Result<()> {
     let column = &spec.column;
     let Some((_, field)) = schema.fields().find(column) else {
-        let known = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Error::not_found(format!("table `{table}` has no column `{column}`; it has {known}")));
+        let known = schema.fields().iter().map(|field| field.name().as_str());
+        return Err(unknown("column", column, known).context(format!("table `{table}`")));
     };
     if accepts(&spec.kind, field) {
         return check_options(spec, field);

@@ -10,8 +10,8 @@ use lance_index::vector::pq::PQBuildParams;
 use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexParams, IndexType};
 
-use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
-use crate::metric::Metric;
+use crate::kind::{IndexKind, NGramLengths, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
+use crate::metric::{Metric, lance_type};
 use crate::options::IndexOptions;
 
 /// Vectors up to which an index keeps them whole by default: to compare all is exact, and quicker than to walk a graph.
@@ -73,11 +73,11 @@ pub(crate) fn text_params(options: &TextOptions) -> Result<InvertedIndexParams> 
     let params = params.stem(options.stem).remove_stop_words(options.remove_stop_words).with_position(true);
     Ok(match options.ngram {
         None => params,
-        Some((min, max)) if 1 <= min && min <= max => {
+        Some(NGramLengths { min, max }) if 1 <= min && min <= max => {
             params.base_tokenizer("ngram".to_owned()).ngram_min_length(min).ngram_max_length(max).stem(false)
         }
-        Some((min, max)) => {
-            let what = format!("n-grams of {min} to {max} letters: the least must be at least 1 and at most the most");
+        Some(NGramLengths { min, max }) => {
+            let what = format!("n-grams of {min} to {max} letters: the least length must be from 1 to the greatest");
             return Err(Error::invalid_input(what));
         }
     })
@@ -95,7 +95,7 @@ pub(super) fn vector_params(
     in_segments: bool,
     build_bytes_max: ByteSize,
 ) -> Result<VectorIndexParams> {
-    let metric = options.metric.to_lance();
+    let metric = lance_type(options.metric);
     let structure = match options.structure {
         VectorStructure::Auto if rows <= FLAT_ROWS_MAX || options.metric == Metric::Hamming => VectorStructure::IvfFlat,
         VectorStructure::Auto if options.m.is_some() || options.ef_construction.is_some() => VectorStructure::IvfHnswSq,

@@ -8,7 +8,7 @@ use cenote_store::lance_error;
 use lance_index::scalar::inverted::query::{MatchQuery, Tokens, try_collect_query_tokens};
 use lance_index::scalar::inverted::tokenizer::document_tokenizer::{DocType, LanceTokenizer};
 
-use super::parse::{EDITS_MAX, Group, ParsedQuery, WordRule};
+use super::parse::{ClauseGroup, EDITS_MAX, ParsedQuery, WordRule};
 
 /// A condition on rows, which refers to the terms, phrases and fuzzy words of a plan by their positions.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub(super) enum Node {
     Phrase(usize),
     /// Any word that a fuzzy word stands for.
     Fuzzy(usize),
-    Group(Group<Self>),
+    Group(ClauseGroup<Self>),
 }
 
 /// A fuzzy word, as the index would hold it, and the most letters in which another word may differ.
@@ -96,11 +96,11 @@ impl PlanReader<'_> {
                 let tokens = self.tokens(text)?;
                 let parts = tokens.into_iter().map(|term| self.fuzzy(term, *edits)).collect();
                 group(match self.rule {
-                    WordRule::AnyWord => Group { should: parts, ..Group::default() },
-                    WordRule::AllWords => Group { must: parts, ..Group::default() },
+                    WordRule::AnyWord => ClauseGroup { should: parts, ..ClauseGroup::default() },
+                    WordRule::AllWords => ClauseGroup { must: parts, ..ClauseGroup::default() },
                 })
             }
-            ParsedQuery::Group(written) => group(Group {
+            ParsedQuery::Group(written) => group(ClauseGroup {
                 must: self.read_all(&written.must, WordRule::AllWords)?,
                 should: self.read_all(&written.should, WordRule::AnyWord)?,
                 must_not: self.read_all(&written.must_not, WordRule::AnyWord)?,
@@ -148,12 +148,12 @@ impl PlanReader<'_> {
 }
 
 /// Makes a node of a group; `None` if nothing is left to find.
-fn group(Group { mut must, mut should, must_not }: Group<Node>) -> Option<Node> {
+fn group(ClauseGroup { mut must, mut should, must_not }: ClauseGroup<Node>) -> Option<Node> {
     match (must.len(), should.len(), must_not.is_empty()) {
         (0, 0, _) => None,
         (1, 0, true) => must.pop(),
         (0, 1, true) => should.pop(),
-        _ => Some(Node::Group(Group { must, should, must_not })),
+        _ => Some(Node::Group(ClauseGroup { must, should, must_not })),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_store::{Filter, Snapshot, lance_error};
 use futures::TryStreamExt;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
@@ -282,7 +282,10 @@ impl ColumnSearch<'_> {
         }
         let (uncovered, uncovered_fragments) = (coverage.uncovered.clone(), coverage.uncovered_fragments.clone());
         // A segment carries its own tokenizer.
-        let tokenizer_key = built.segments.first().map_or_else(|| self.tokenizer_key(), |first| first.uuid.to_string());
+        let tokenizer_key = match built.segments.first() {
+            Some(first) => first.uuid.to_string(),
+            None => self.index.definition.kind.key()?,
+        };
         let opened = Arc::new(OpenTextIndex { segments, uncovered, uncovered_fragments, tokenizer_key });
         let bytes = opened.segments.iter().map(TextSegment::bytes).sum::<usize>() + opened.uncovered.serialized_size();
         cache.opened.put(self.snapshot, &self.index.name, &opened, bytes);
@@ -300,16 +303,12 @@ impl ColumnSearch<'_> {
         Ok(TextSegment::new(Arc::new(inverted.clone()), rows, live.clone()))
     }
 
-    /// Returns the key of the tokenizer of the definition, which is used without segments.
-    fn tokenizer_key(&self) -> String {
-        format!("{:?}", self.index.definition.kind)
-    }
-
-    /// Returns the index as if it had no segments.
+    /// Returns the index as if it had no segments: the definition then names the tokenizer.
     async fn without_segments(&self) -> Result<OpenTextIndex> {
         let fragments = self.indexes.fragments(self.snapshot).await?;
         let Coverage { uncovered, uncovered_fragments, .. } = Coverage::new(&fragments, RoaringBitmap::new()).await?;
-        Ok(OpenTextIndex { segments: Vec::new(), uncovered, uncovered_fragments, tokenizer_key: self.tokenizer_key() })
+        let tokenizer_key = self.index.definition.kind.key()?;
+        Ok(OpenTextIndex { segments: Vec::new(), uncovered, uncovered_fragments, tokenizer_key })
     }
 
     /// Adds the rows that `opened` does not have to `rows`: the uncovered ones of the base, and the change store.
@@ -390,8 +389,7 @@ fn text_indexes<'a>(snapshot: &Snapshot, catalog: &'a Catalog, column: Option<&s
             Ok(indexed)
         }
         Some(column) if snapshot.schema().index_of(column).is_err() => {
-            let known = snapshot.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
-            Err(Error::not_found(format!("no column `{column}`; the table has {known}")))
+            Err(unknown("column", column, snapshot.schema().fields().iter().map(|field| field.name().as_str())))
         }
         Some(column) => Err(Error::not_found(format!("column `{column}` has no full-text index; {hint}"))),
     }

@@ -12,7 +12,7 @@ use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::inverted::MemBM25Scorer;
 use lance_index::scalar::inverted::query::{FtsSearchParams, Operator, Tokens};
 
-use super::parse::{Group, WordRule};
+use super::parse::{ClauseGroup, WordRule};
 use super::plan::{Node, TextPlan};
 use super::segment::{RowScore, ScoredExpansion, TextSegment};
 use crate::hits::K_MAX;
@@ -36,7 +36,7 @@ impl SegmentSearch<'_> {
     pub(super) async fn best(&self, mut mask: RowAddrMask, k: usize) -> Result<Vec<RowScore>> {
         let mut node = &self.plan.root;
         // A group of one clause and exclusions ranks as its clause does.
-        while let Node::Group(Group { must, should, must_not }) = node
+        while let Node::Group(ClauseGroup { must, should, must_not }) = node
             && let ([only], []) | ([], [only]) = (must.as_slice(), should.as_slice())
         {
             mask = self.without(must_not, mask).await?;
@@ -103,7 +103,7 @@ impl SegmentSearch<'_> {
         Ok(sum.into_scores())
     }
 
-    async fn group(&self, group: &Group<Node>, mut mask: RowAddrMask) -> Result<Vec<RowScore>> {
+    async fn group(&self, group: &ClauseGroup<Node>, mut mask: RowAddrMask) -> Result<Vec<RowScore>> {
         let mut must: Vec<&Node> = group.must.iter().collect();
         // The rarest clause first: its rows mask the search of the others.
         must.sort_by_cached_key(|node| self.rows_max(node));
@@ -143,7 +143,7 @@ impl SegmentSearch<'_> {
                 let expansion = &self.expansions[*fuzzy].expansion;
                 expansion.rows_with * expansion.words.len()
             }
-            Node::Group(Group { must, should, .. }) => {
+            Node::Group(ClauseGroup { must, should, .. }) => {
                 let must = must.iter().map(|node| self.rows_max(node)).min();
                 must.unwrap_or_else(|| should.iter().map(|node| self.rows_max(node)).sum())
             }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, UInt8Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, UInt8Type};
-use cenote_base::{Error, Result};
-use cenote_graph::Values;
+use cenote_base::{Error, Result, unknown};
+use cenote_graph::VectorValues;
 use cenote_store::{Snapshot, arrow_error};
 use lance_linalg::distance::hamming::hamming;
 
 use crate::hits::{Hit, by_distance, keep_first, kept_max};
-use crate::metric::Metric;
+use crate::metric::{Metric, from_lance, is_packed_byte, lance_type};
 use crate::rows::row_set;
 use crate::rows::runs::Run;
 
@@ -25,20 +25,20 @@ pub(super) struct VectorShape {
 
 /// Vectors of one column with their row ids.
 #[derive(Debug, Clone)]
-pub(super) struct Vectors {
+pub(super) struct RowVectors {
     pub(super) row_ids: Vec<u64>,
-    pub(super) numbers: Numbers,
+    pub(super) numbers: VectorNumbers,
     shape: VectorShape,
 }
 
 /// The numbers of vectors of one column, one vector after the other.
 #[derive(Debug, Clone)]
-pub(super) enum Numbers {
+pub(super) enum VectorNumbers {
     Floats(Vec<f32>),
     Bytes(Vec<u8>),
 }
 
-impl Numbers {
+impl VectorNumbers {
     pub(super) fn new(metric: Metric) -> Self {
         match metric {
             Metric::Hamming => Self::Bytes(Vec::new()),
@@ -46,35 +46,35 @@ impl Numbers {
         }
     }
 
-    pub(super) fn all(&self) -> Values<'_> {
+    pub(super) fn all(&self) -> VectorValues<'_> {
         match self {
-            Self::Floats(numbers) => Values::Floats(numbers),
-            Self::Bytes(numbers) => Values::Bits(numbers),
+            Self::Floats(numbers) => VectorValues::Floats(numbers),
+            Self::Bytes(numbers) => VectorValues::Bits(numbers),
         }
     }
 
     /// Appends `more`, which are of the same variant as these: all vectors of a column are.
-    pub(super) fn extend(&mut self, more: Values<'_>) {
+    pub(super) fn extend(&mut self, more: VectorValues<'_>) {
         match (self, more) {
-            (Self::Floats(all), Values::Floats(more)) => all.extend_from_slice(more),
-            (Self::Bytes(all), Values::Bits(more)) => all.extend_from_slice(more),
+            (Self::Floats(all), VectorValues::Floats(more)) => all.extend_from_slice(more),
+            (Self::Bytes(all), VectorValues::Bits(more)) => all.extend_from_slice(more),
             _ => {}
         }
     }
 }
 
-impl Vectors {
+impl RowVectors {
     pub(super) fn new(shape: VectorShape) -> Self {
-        Self { row_ids: Vec::new(), numbers: Numbers::new(shape.metric), shape }
+        Self { row_ids: Vec::new(), numbers: VectorNumbers::new(shape.metric), shape }
     }
 
     /// Returns the vector at index `row`.
-    pub(super) fn values(&self, row: usize) -> Values<'_> {
+    pub(super) fn values(&self, row: usize) -> VectorValues<'_> {
         let width = self.shape.width;
         let at = row * width..(row + 1) * width;
         match &self.numbers {
-            Numbers::Floats(numbers) => Values::Floats(&numbers[at]),
-            Numbers::Bytes(numbers) => Values::Bits(&numbers[at]),
+            VectorNumbers::Floats(numbers) => VectorValues::Floats(&numbers[at]),
+            VectorNumbers::Bytes(numbers) => VectorValues::Bits(&numbers[at]),
         }
     }
 
@@ -89,7 +89,7 @@ impl Vectors {
             false => without.push(row_ids[row]),
         };
         match &mut self.numbers {
-            Numbers::Floats(all) => {
+            VectorNumbers::Floats(all) => {
                 let numbers = cast(lists.values(), &DataType::Float32).map_err(arrow_error)?;
                 let numbers = numbers.as_primitive::<Float32Type>().values();
                 for row in 0..lists.len() {
@@ -99,7 +99,7 @@ impl Vectors {
                     }
                 }
             }
-            Numbers::Bytes(all) => {
+            VectorNumbers::Bytes(all) => {
                 let numbers = lists.values().as_primitive_opt::<UInt8Type>();
                 let numbers = numbers.ok_or_else(|| Error::internal("packed bits are bytes"))?.values();
                 for row in 0..lists.len() {
@@ -131,15 +131,15 @@ impl Vectors {
     ) -> Vec<Hit> {
         let metric = query.metric;
         // Lance has no hamming distance of floats; under hamming this function is not called.
-        let distance_of = if metric == Metric::Hamming { Metric::L2 } else { metric }.to_lance().func::<f32>();
+        let distance_of = lance_type(if metric == Metric::Hamming { Metric::L2 } else { metric }).func::<f32>();
         let mut hits: Vec<Hit> = Vec::new();
         let mut farthest = f32::INFINITY;
         for (row, row_id) in self.row_ids.iter().enumerate().skip(start) {
             let raw = match self.values(row) {
-                Values::Floats(numbers) => distance_of(&query.floats, numbers),
-                Values::Bits(bits) => hamming(&query.bytes, bits),
+                VectorValues::Floats(numbers) => distance_of(&query.floats, numbers),
+                VectorValues::Bits(bits) => hamming(&query.bytes, bits),
             };
-            let distance = metric.distance_of(raw);
+            let distance = from_lance(metric, raw);
             if raw.is_finite() && distance <= farthest && wanted(*row_id) {
                 hits.push(Hit { row_id: *row_id, distance: Some(distance), score: None });
                 if hits.len() >= kept_max(k) {
@@ -153,15 +153,15 @@ impl Vectors {
     }
 }
 
-impl Run for Vectors {
+impl Run for RowVectors {
     fn rows(&self) -> usize {
         self.row_ids.len()
     }
 
     fn bytes(&self) -> usize {
         let numbers = match &self.numbers {
-            Numbers::Floats(numbers) => size_of_val(numbers.as_slice()),
-            Numbers::Bytes(numbers) => numbers.len(),
+            VectorNumbers::Floats(numbers) => size_of_val(numbers.as_slice()),
+            VectorNumbers::Bytes(numbers) => numbers.len(),
         };
         numbers + size_of_val(self.row_ids.as_slice())
     }
@@ -189,7 +189,7 @@ impl QueryVector {
         let mut bytes = Vec::new();
         if metric == Metric::Hamming {
             for (at, number) in vector.iter().enumerate() {
-                if number.fract() != 0.0 || !(0.0..=255.0).contains(number) {
+                if !is_packed_byte(*number) {
                     let what = format!("number {} of the query vector is {number}, and packed bits are bytes", at + 1);
                     return Err(Error::invalid_input(what));
                 }
@@ -240,15 +240,14 @@ pub(super) fn vector_type(snapshot: &Snapshot, column: &str) -> Result<VectorTyp
     let schema = snapshot.schema();
     let known = || {
         let fields = schema.fields().iter().filter(|field| read(field.data_type()).is_some());
-        let names = fields.map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        if names.is_empty() { "the table has no vector columns".to_owned() } else { format!("vector columns: {names}") }
+        fields.map(|field| field.name().as_str())
     };
-    let Ok(field) = schema.field_with_name(column) else {
-        return Err(Error::not_found(format!("no column `{column}`; {}", known())));
-    };
+    let field = schema.field_with_name(column).map_err(|_| unknown("vector column", column, known()))?;
     read(field.data_type()).ok_or_else(|| {
-        let found = field.data_type();
-        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {}", known()))
+        let (found, known) = (field.data_type(), known().collect::<Vec<_>>().join(", "));
+        let known =
+            if known.is_empty() { "no column of the table does".to_owned() } else { format!("these do: {known}") };
+        Error::invalid_input(format!("column `{column}` is {found}, which holds no vectors; {known}"))
     })
 }
 

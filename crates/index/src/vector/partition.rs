@@ -34,15 +34,15 @@ const PREFETCH_ROWS: usize = 4;
 /// Positions of more than `STALE_FACTOR` times the rows that still match are looked up again.
 const STALE_FACTOR: usize = 2;
 
-/// A row with its distance as Lance measures it: see [`Metric::distance_of`](crate::Metric).
+/// A row with its distance as Lance measures it: see [`from_lance`](crate::metric::from_lance).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate {
+pub(super) struct RowCandidate {
     pub(super) row_id: u64,
     pub(super) distance: f32,
 }
 
 /// Compares two candidates: the nearer one first, equally near ones by row id.
-pub(super) fn nearer(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn nearer(a: &RowCandidate, b: &RowCandidate) -> Ordering {
     a.distance.total_cmp(&b.distance).then(a.row_id.cmp(&b.row_id))
 }
 
@@ -237,7 +237,7 @@ pub(super) fn nearest(
     query: &ArrayRef,
     rows_max: usize,
     is_allowed: impl Fn(u64) -> bool,
-) -> Vec<Candidate> {
+) -> Vec<RowCandidate> {
     let mut near = Vec::new();
     let mut farthest = f32::MAX;
     for ProbedPartition { partition, from_centre, positions } in partitions {
@@ -255,7 +255,7 @@ pub(super) fn nearest(
             next += 1;
             // A NaN or infinite distance is never a hit.
             if distance <= farthest && distance >= f32::MIN && is_allowed(row_id(at)) {
-                near.push(Candidate { row_id: row_id(at), distance });
+                near.push(RowCandidate { row_id: row_id(at), distance });
                 if near.len() >= kept_max(rows_max) {
                     keep_first(&mut near, rows_max, nearer);
                     farthest = near.iter().map(|candidate| candidate.distance).fold(f32::MIN, f32::max);

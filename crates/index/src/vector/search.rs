@@ -10,16 +10,16 @@ use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_e
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_select::RowSetOps;
 
-use super::exact::{QueryVector, VectorShape, VectorType, Vectors, vector_type};
-use super::partition::Candidate;
-use super::resident::graph::{EF_FACTOR, EF_MIN, GraphSearch};
-use super::walk::Walk;
+use super::exact::{QueryVector, RowVectors, VectorShape, VectorType, vector_type};
+use super::partition::RowCandidate;
+use super::resident::graph::search::{EF_FACTOR, EF_MIN, GraphSearch};
+use super::walk::DiskWalk;
 use crate::blocking::blocking;
 use crate::catalog::{BuiltIndex, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};
 use crate::indexes::{Indexes, is_of_index, warn_unreadable};
-use crate::metric::Metric;
+use crate::metric::{Metric, from_lance};
 use crate::options::PROCESSORS;
 use crate::rows::filtered::FilteredRows;
 use crate::rows::fragments::{Fragment, Fragments, PerFragment, UNCOVERED_ROWS_MAX};
@@ -70,35 +70,44 @@ impl VectorQuery {
 
 /// The way in which a search found its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Strategy {
+pub enum VectorStrategy {
     /// A comparison with every row, or with every row that satisfies the filter.
     Exact,
-    /// A comparison with the rows that satisfy the filter, after counting them: the number of rows.
-    Matching(usize),
-    /// A search of an index, and a comparison with the rows that it lacks: the name of the index, and the number of
-    /// rows that satisfy the filter if there is one.
-    Index(String, Option<usize>),
+    /// A comparison with the rows that satisfy the filter, after counting them.
+    Matching {
+        /// The number of those rows.
+        rows: usize,
+    },
+    /// A search of an index, and a comparison with the rows that it lacks.
+    Index {
+        /// The name of the index.
+        name: String,
+        /// The number of rows that satisfy the filter, if there is one.
+        matching: Option<usize>,
+    },
 }
 
-impl Strategy {
+impl VectorStrategy {
     /// Describes how a search that may use `index` will proceed, as far as is known before the rows that satisfy its
     /// filter are counted.
     pub fn outlook(index: Option<&IndexInfo>, has_filter: bool) -> String {
         match index {
             None => Self::Exact.to_string(),
-            Some(index) if !has_filter || index.kind.is_resident() => Self::Index(index.name.clone(), None).to_string(),
+            Some(IndexInfo { name, kind, .. }) if !has_filter || kind.is_resident() => {
+                Self::Index { name: name.clone(), matching: None }.to_string()
+            }
             Some(index) => format!("exact up to {MATCHING_ROWS_MAX} matching rows, else index {}", index.name),
         }
     }
 }
 
-impl fmt::Display for Strategy {
+impl fmt::Display for VectorStrategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact => f.write_str("exact"),
-            Self::Matching(rows) => write!(f, "exact over {rows} matching rows"),
-            Self::Index(name, None) => write!(f, "index {name}"),
-            Self::Index(name, Some(rows)) => write!(f, "index {name} under {rows} matching rows"),
+            Self::Matching { rows } => write!(f, "exact over {rows} matching rows"),
+            Self::Index { name, matching: None } => write!(f, "index {name}"),
+            Self::Index { name, matching: Some(rows) } => write!(f, "index {name} under {rows} matching rows"),
         }
     }
 }
@@ -121,14 +130,14 @@ impl Indexes {
     }
 
     /// Returns [`vector_hits`](Self::vector_hits) with the strategy that found them.
-    pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, Strategy)> {
+    pub async fn find_vectors(&self, snapshot: &Snapshot, query: &VectorQuery) -> Result<(Vec<Hit>, VectorStrategy)> {
         let catalog = self.catalog(snapshot).await?;
         let indexes = || catalog.indexes.iter().filter(|index| index.column == query.column);
         let search = self.checked(snapshot, query, indexes().find_map(Index::metric))?;
         let metric = search.shape.metric;
         let fitting: Vec<&Index> = indexes().filter(|index| index.metric() == Some(metric)).collect();
         if fitting.is_empty() {
-            return Ok((search.exact().await?, Strategy::Exact));
+            return Ok((search.exact().await?, VectorStrategy::Exact));
         }
         let filtered = match &query.filter {
             Some(filter) => Some(Arc::new(self.filtered(snapshot, filter).await?)),
@@ -137,23 +146,25 @@ impl Indexes {
         let matching = filtered.as_ref().map(|filtered| filtered.count());
         for index in fitting.iter().filter(|index| index.definition.kind.is_resident()) {
             if let Some(hits) = search.by_resident(index, filtered.as_ref()).await? {
-                return Ok((hits, Strategy::Index(index.name.clone(), matching)));
+                return Ok((hits, VectorStrategy::Index { name: index.name.clone(), matching }));
             }
         }
         if let (Some(filtered), Some(rows)) = (&filtered, matching.filter(|rows| *rows <= MATCHING_ROWS_MAX)) {
-            return Ok((search.matching(filtered).await?, Strategy::Matching(rows)));
+            return Ok((search.matching(filtered).await?, VectorStrategy::Matching { rows }));
         }
         for index in fitting {
             let Some(built) = &index.built else { continue };
             match search.on_disk(index, built, filtered.as_ref()).await {
-                Ok(hits) if hits.len() >= query.k => return Ok((hits, Strategy::Index(index.name.clone(), matching))),
+                Ok(hits) if hits.len() >= query.k => {
+                    return Ok((hits, VectorStrategy::Index { name: index.name.clone(), matching }));
+                }
                 // The index has fewer than k rows; the exact search finds the others, if there are any.
                 Ok(_) => break,
                 Err(error) if is_of_index(&error) => warn_unreadable(&index.name, &error),
                 Err(error) => return Err(error),
             }
         }
-        Ok((search.exact().await?, Strategy::Exact))
+        Ok((search.exact().await?, VectorStrategy::Exact))
     }
 
     /// Returns the nearest rows by comparing every row.
@@ -241,7 +252,7 @@ impl VectorSearch<'_> {
         let (shape, k, vector) = (self.shape, self.query.k, Arc::clone(&self.vector));
         let is_small = taken.get_array_memory_size() <= INLINE_BYTES_MAX;
         let compare = move || {
-            let mut vectors = Vectors::new(shape);
+            let mut vectors = RowVectors::new(shape);
             vectors.read(&taken)?;
             Ok(vectors.nearest(&vector, k, 0, |_| true))
         };
@@ -351,7 +362,7 @@ impl VectorSearch<'_> {
             async move {
                 let batch = batch?;
                 let compare = move || {
-                    let mut vectors = Vectors::new(shape);
+                    let mut vectors = RowVectors::new(shape);
                     vectors.read(&batch)?;
                     Ok(vectors.nearest(&vector, k, 0, |_| true))
                 };
@@ -394,7 +405,7 @@ impl VectorSearch<'_> {
             None if is_coarse => REFINE_FACTOR_COARSE,
             None => REFINE_FACTOR,
         };
-        let walk = Walk {
+        let walk = DiskWalk {
             snapshot: self.snapshot,
             column: &self.query.column,
             metric: self.shape.metric,
@@ -409,8 +420,8 @@ impl VectorSearch<'_> {
         };
         let candidates = walk.run(built, filtered).boxed().await?;
         if is_exact {
-            let hit = |Candidate { row_id, distance }| {
-                let distance = self.shape.metric.distance_of(distance);
+            let hit = |RowCandidate { row_id, distance }| {
+                let distance = from_lance(self.shape.metric, distance);
                 Hit { row_id, distance: Some(distance), score: None }
             };
             return Ok(candidates.into_iter().map(hit).collect());
@@ -424,8 +435,8 @@ struct UnindexedVectors {
     snapshot: Snapshot,
     vector: Arc<QueryVector>,
     k: usize,
-    uncovered: Option<Arc<PerFragment<Vectors>>>,
-    changed: Option<Arc<ChangedRows<Vectors>>>,
+    uncovered: Option<Arc<PerFragment<RowVectors>>>,
+    changed: Option<Arc<ChangedRows<RowVectors>>>,
     /// The smallest row id of the change store that is compared.
     since: u64,
     filtered: Option<Arc<FilteredRows>>,

@@ -9,7 +9,7 @@ use cenote_store::{ScanRequest, Snapshot, Table};
 use super::search::VectorQuery;
 use crate::build::watch::silent;
 use crate::catalog::Index;
-use crate::definition::{Definition, Measured, SearchSettings};
+use crate::definition::{IndexDefinition, Measured, SearchSettings};
 use crate::hits::Hit;
 use crate::indexes::Indexes;
 use crate::metric::Metric;
@@ -141,7 +141,7 @@ impl Indexes {
             let sample = self.sample(&snapshot, index, QUERIES_CHECK, seed).await?;
             let now = self.measure(&snapshot, index, index.definition.search, &sample).await?;
             if now.recall + TOLERANCE >= measured.target {
-                let mut definition: Definition = index.definition.clone();
+                let mut definition: IndexDefinition = index.definition.clone();
                 definition.measured = Some(Measured { recall: now.recall, rows, queries: sample.len(), ..measured });
                 self.define(table, &index.name, &definition).await?;
                 continue;

@@ -7,7 +7,7 @@ use cenote_base::Result;
 use cenote_store::Snapshot;
 use futures::TryStreamExt;
 
-use super::exact::{VectorShape, Vectors};
+use super::exact::{RowVectors, VectorShape};
 use crate::blocking::blocking;
 use crate::metric::Metric;
 use crate::rows::cache::Cache;
@@ -16,8 +16,8 @@ use crate::rows::runs::ChangedRows;
 
 /// The cached vectors of uncovered fragments and of change stores, bounded in bytes.
 pub(crate) struct UnindexedVectorCache {
-    uncovered: Cache<PerFragment<Vectors>>,
-    changed: Cache<ChangedRows<Vectors>>,
+    uncovered: Cache<PerFragment<RowVectors>>,
+    changed: Cache<ChangedRows<RowVectors>>,
     examined: Examined,
 }
 
@@ -42,7 +42,7 @@ impl UnindexedVectorCache {
         column: &str,
         shape: VectorShape,
         uncovered: &[Fragment],
-    ) -> Result<Arc<PerFragment<Vectors>>> {
+    ) -> Result<Arc<PerFragment<RowVectors>>> {
         let key = format!("{name} {} {}", column_id(snapshot, column), shape.metric == Metric::Hamming);
         let known = self.uncovered.last(snapshot, &key);
         if let Some(known) = known.as_ref().filter(|known| known.are_of(uncovered)) {
@@ -50,7 +50,7 @@ impl UnindexedVectorCache {
         }
         let (mut entries, missing) = PerFragment::carried(known.as_deref(), uncovered);
         for fragment in missing {
-            let mut vectors = Vectors::new(shape);
+            let mut vectors = RowVectors::new(shape);
             let mut batches = fragments::read(snapshot.base(), column, &fragment).await?;
             while let Some(batch) = batches.try_next().await? {
                 self.examined.add(batch.num_rows());
@@ -69,10 +69,10 @@ impl UnindexedVectorCache {
         snapshot: &Snapshot,
         column: &str,
         shape: VectorShape,
-    ) -> Result<Arc<ChangedRows<Vectors>>> {
+    ) -> Result<Arc<ChangedRows<RowVectors>>> {
         let key = format!("{column} {}", shape.metric == Metric::Hamming);
         let read = move |batches: Vec<RecordBatch>| {
-            let mut vectors = Vectors::new(shape);
+            let mut vectors = RowVectors::new(shape);
             batches.iter().try_for_each(|batch| vectors.read(batch).map(drop)).map(|()| vectors)
         };
         ChangedRows::read(&self.changed, snapshot, key, column, read).await

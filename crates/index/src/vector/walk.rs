@@ -24,11 +24,11 @@ use lance_index::vector::{ApproxMode, PreparedPartitionSearchHandle, Query, Vect
 use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::partition::{Candidate, FilteredPositions, Partition, ProbedPartition, VectorSegment, nearer, nearest};
+use super::partition::{FilteredPositions, Partition, ProbedPartition, RowCandidate, VectorSegment, nearer, nearest};
 use crate::blocking::blocking;
 use crate::catalog::BuiltIndex;
 use crate::hits::{DISTANCE, keep_first};
-use crate::metric::Metric;
+use crate::metric::{Metric, lance_type};
 use crate::options::PROCESSORS;
 use crate::rows::cache::Cache;
 use crate::rows::filtered::FilteredRows;
@@ -54,7 +54,7 @@ const CENTRES_INLINE_BYTES_MAX: usize = 1 << 20;
 const POSITIONS_SHARE_MAX: f64 = 0.4;
 
 /// The parameters of a search of a vector index on disk.
-pub(super) struct Walk<'a> {
+pub(super) struct DiskWalk<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) column: &'a str,
     pub(super) metric: Metric,
@@ -75,7 +75,7 @@ pub(super) struct Walk<'a> {
 
 /// The rows that some partitions returned.
 struct WalkResult {
-    candidates: Vec<Candidate>,
+    candidates: Vec<RowCandidate>,
     /// The distance up to which the candidates are complete: no partition left out a nearer row.
     complete_to: f32,
 }
@@ -145,10 +145,14 @@ struct SegmentWalk {
     positions: Option<Arc<FilteredPositions>>,
 }
 
-impl Walk<'_> {
+impl DiskWalk<'_> {
     /// Returns up to `candidates` of the nearest live rows of `built` that are among `filtered`: each once, the nearest
     /// first. Probes more partitions when the nearest ones have fewer than `k` rows.
-    pub(super) async fn run(&self, built: &BuiltIndex, filtered: Option<&Arc<FilteredRows>>) -> Result<Vec<Candidate>> {
+    pub(super) async fn run(
+        &self,
+        built: &BuiltIndex,
+        filtered: Option<&Arc<FilteredRows>>,
+    ) -> Result<Vec<RowCandidate>> {
         let live = built.live_by_segment(self.fragments).await?;
         if let Some(found) = self.walk(built, live, filtered, false).await? {
             return Ok(found);
@@ -164,7 +168,7 @@ impl Walk<'_> {
         live: &Arc<[RowAddrTreeMap]>,
         filtered: Option<&Arc<FilteredRows>>,
         is_masked: bool,
-    ) -> Result<Option<Vec<Candidate>>> {
+    ) -> Result<Option<Vec<RowCandidate>>> {
         // The fewer rows match, the farther away the nearest match is.
         let share = filtered.map_or(1.0, |filtered| {
             let rows: usize = live.iter().map(row_set::count).sum();
@@ -181,7 +185,7 @@ impl Walk<'_> {
         }
         let partitions_max = segments.iter().map(|segment| segment.partitions.len()).max().unwrap_or(0);
         let mut result = WalkResult::default();
-        let mut found: Vec<Candidate> = Vec::new();
+        let mut found: Vec<RowCandidate> = Vec::new();
         let mut has_skipped = false;
         let probes = self.probes.unwrap_or_else(|| PROBES_MIN.max(partitions_max.isqrt() * PROBES_FACTOR));
         let probes = (probes.max(1) as f64 / share).ceil().min(partitions_max as f64) as usize;
@@ -230,7 +234,7 @@ impl Walk<'_> {
             search_effort: 0.5,
             ef: Some(self.ef),
             refine_factor: None,
-            metric_type: Some(self.metric.to_lance()),
+            metric_type: Some(lance_type(self.metric)),
             use_index: true,
             query_parallelism: 1,
             dist_q_c: 0.0,
@@ -388,7 +392,7 @@ fn search_all(
         let rows = row_set::row_ids(&batch)?.iter().zip(distances);
         result
             .candidates
-            .extend(rows.filter_map(|(row, distance)| Some(Candidate { row_id: *row, distance: distance? })));
+            .extend(rows.filter_map(|(row, distance)| Some(RowCandidate { row_id: *row, distance: distance? })));
     }
     Ok(result)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, AsArray, FixedSizeListBuilder, Float32Builder, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_base::{ByteSize, ErrorKind, Progress, Random};
-use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Metric, Strategy, VectorQuery};
+use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Metric, VectorQuery, VectorStrategy};
 use cenote_store::{Snapshot, Store, StoreOptions, Table, TableSpec};
 
 use crate::cutting::Watcher;
@@ -69,8 +69,8 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Compares twenty searches with brute force. Returns the recall, and the strategy of the last search.
-async fn compare(indexes: &Indexes, snapshot: &Snapshot, model: &Model, color: Option<i64>) -> (f64, Strategy) {
-    let (mut found, mut wanted, mut strategy) = (0, 0, Strategy::Exact);
+async fn compare(indexes: &Indexes, snapshot: &Snapshot, model: &Model, color: Option<i64>) -> (f64, VectorStrategy) {
+    let (mut found, mut wanted, mut strategy) = (0, 0, VectorStrategy::Exact);
     let mut random = Random::new(3);
     for k in [1, 5, 10, 25].repeat(5) {
         let vector: Vec<f32> = (0..DIMENSIONS).map(|_| random.unit() as f32 * 2.0 - 1.0).collect();
@@ -97,8 +97,8 @@ async fn compare(indexes: &Indexes, snapshot: &Snapshot, model: &Model, color: O
     (f64::from(found as u32) / f64::from(wanted as u32), strategy)
 }
 
-fn is_resident(strategy: &Strategy) -> bool {
-    matches!(strategy, Strategy::Index(name, _) if name == "vector_l2_hnsw")
+fn is_resident(strategy: &VectorStrategy) -> bool {
+    matches!(strategy, VectorStrategy::Index { name, .. } if name == "vector_l2_hnsw")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,7 +261,10 @@ async fn an_index_on_disk_gets_segments_of_what_is_new_and_none_of_what_it_knew(
         assert_eq!(index.rows_unindexed, 0, "step {step}: {index:?}");
         segments.push(index.segments);
         let (recall, strategy) = compare(&indexes, &snapshot, &model, None).await;
-        assert!(recall == 1.0 && matches!(strategy, Strategy::Index(..)), "step {step}: {recall} by {strategy}");
+        assert!(
+            recall == 1.0 && matches!(strategy, VectorStrategy::Index { .. }),
+            "step {step}: {recall} by {strategy}"
+        );
     }
     // A new segment, some that replace it, one with the rows of the patched file, another, and all in one.
     assert_eq!(segments, [2, 2, 2, 2, 3, 1]);
@@ -282,7 +285,7 @@ async fn a_replaced_row_is_no_hit_where_many_rows_satisfy_the_filter() {
     for vector in old.range(0..60).filter_map(|(_, vector)| vector.clone()) {
         let query = VectorQuery { filter: Some("id >= 0".into()), ..VectorQuery::new("vector", vector, 1) };
         let (hits, strategy) = indexes.find_vectors(&snapshot, &query).await.unwrap();
-        assert!(matches!(strategy, Strategy::Index(_, Some(_))), "{strategy}");
+        assert!(matches!(strategy, VectorStrategy::Index { matching: Some(_), .. }), "{strategy}");
         assert!(hits[0].distance.unwrap() > 0.0, "the row's former vector was found");
     }
 }
@@ -308,7 +311,7 @@ async fn an_index_on_disk_answers_by_itself_where_it_has_as_many_dead_rows_as_th
         let near = model.values().flatten().map(|own| distance(own, &vector)).fold(f32::INFINITY, f32::min);
         let (hits, strategy) = indexes.find_vectors(&snapshot, &VectorQuery::new("vector", vector, 1)).await.unwrap();
         assert!((hits[0].distance.unwrap() - near).abs() < 1e-4);
-        assert!(matches!(strategy, Strategy::Index(..)), "{strategy}");
+        assert!(matches!(strategy, VectorStrategy::Index { .. }), "{strategy}");
     }
 }
 
@@ -348,7 +351,7 @@ async fn another_process_reads_the_graph_and_takes_in_what_is_new() {
     third.remove(&table, "vector_l2_hnsw").await.unwrap();
     assert!(graphs().is_empty(), "{:?}", graphs());
     let (recall, strategy) = compare(&third, &table.snapshot().await.unwrap(), &model, None).await;
-    assert_eq!((recall, strategy), (1.0, Strategy::Exact));
+    assert_eq!((recall, strategy), (1.0, VectorStrategy::Exact));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,7 +412,7 @@ async fn what_does_not_fit_is_refused_with_the_figures_and_searches_stay_exact()
     let snapshot = table.snapshot().await.unwrap();
     let index = indexes.list(&snapshot).await.unwrap().remove(0);
     assert!(index.memory_bytes.is_none() && index.failure.is_some(), "{index:?}");
-    assert_eq!(compare(&indexes, &snapshot, &model, None).await, (1.0, Strategy::Exact));
+    assert_eq!(compare(&indexes, &snapshot, &model, None).await, (1.0, VectorStrategy::Exact));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

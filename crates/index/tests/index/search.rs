@@ -411,7 +411,7 @@ async fn an_index_says_what_it_covers_and_how_late_it_is() {
     INDEXES.remove(&table, "words").await.unwrap();
     assert_eq!(INDEXES.list(&table.snapshot().await.unwrap()).await.unwrap().len(), 1);
     let error = INDEXES.remove(&table, "words").await.unwrap_err();
-    assert_eq!(error.message(), "table `things` has no index `words`; it has embedding_cosine");
+    assert_eq!(error.message(), "table `things`: no index `words`; there are embedding_cosine");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -523,7 +523,7 @@ async fn mistakes_are_told_precisely() {
     let vector = |column: &str, vector: Vec<f32>| VectorQuery::new(column, vector, 3);
     let cosine = |vector| VectorQuery { metric: Some(Metric::Cosine), ..VectorQuery::new("embedding", vector, 3) };
     for (query, kind, says) in [
-        (vector("nothing", vec![0.0; 8]), ErrorKind::NotFound, "vector columns: embedding"),
+        (vector("nothing", vec![0.0; 8]), ErrorKind::NotFound, "there are embedding"),
         (vector("note", vec![0.0; 8]), ErrorKind::InvalidInput, "holds no vectors"),
         (
             vector("embedding", vec![0.0; 7]),

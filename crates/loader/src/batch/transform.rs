@@ -6,7 +6,7 @@
 
 use arrow::buffer::Buffer;
 use cenote_base::{Error, Random, Result};
-use cenote_operators_image::{Framer, Part};
+use cenote_operators_image::{Crop, Framer, ImageSize};
 use cenote_operators_video::{ClipFrames, read_clip};
 
 /// A step from the value of a column to a tensor or to blocks.
@@ -110,7 +110,7 @@ struct Normalization {
 /// A part of the source picture, and the size at which it is seen.
 #[derive(Debug, Clone, Copy)]
 struct PictureView {
-    part: Part,
+    part: Crop,
     width: f64,
     height: f64,
     mirrored: bool,
@@ -121,7 +121,7 @@ impl PictureView {
     fn cut(self, left: f64, top: f64, width: f64, height: f64) -> Self {
         let (across, down) = (self.part.width / self.width, self.part.height / self.height);
         let left = if self.mirrored { self.width - left - width } else { left };
-        let part = Part {
+        let part = Crop {
             left: self.part.left + left * across,
             top: self.part.top + top * down,
             width: width * across,
@@ -225,11 +225,11 @@ impl TransformChain {
         self.height as usize * self.width as usize * 3
     }
 
-    /// Draws the part of a picture of `size` (width, height) that is seen, and whether it is mirrored.
-    fn view(&self, size: (u32, u32), random: &mut Random) -> PictureView {
-        let (width, height) = (f64::from(size.0), f64::from(size.1));
+    /// Draws the part of a picture of `size` that is seen, and whether it is mirrored.
+    fn view(&self, size: ImageSize, random: &mut Random) -> PictureView {
+        let (width, height) = (f64::from(size.width), f64::from(size.height));
         let mut view =
-            PictureView { part: Part { left: 0.0, top: 0.0, width, height }, width, height, mirrored: false };
+            PictureView { part: Crop { left: 0.0, top: 0.0, width, height }, width, height, mirrored: false };
         for step in &self.steps {
             view = match *step {
                 // These see the whole picture; a chain never has a pack.
@@ -272,7 +272,7 @@ impl TransformChain {
         mut tensor: TensorSlice<'_>,
         scratch: &mut Vec<u8>,
     ) -> std::result::Result<(), String> {
-        let out = (self.width, self.height);
+        let out = ImageSize { width: self.width, height: self.height };
         let Some(Clip { frames, random: anywhere }) = self.clip else {
             let size = framer.size(bytes)?;
             let view = self.view(size, random);
@@ -281,6 +281,7 @@ impl TransformChain {
         let place = if anywhere { random.unit() } else { 0.5 };
         let mut view = None;
         read_clip(bytes.clone(), frames, place, |number, decoded, size| {
+            let size = ImageSize::from(size);
             let view = *view.get_or_insert_with(|| self.view(size, random));
             let frame = tensor.frame(number, self.frame_numbers());
             self.write(view, frame, scratch, |pixels| framer.fill_decoded(decoded, size, view.part, pixels, out))
@@ -396,7 +397,9 @@ mod tests {
     use super::*;
 
     fn view(steps: Vec<Transform>, size: (u32, u32), seed: u64) -> PictureView {
-        TransformChain::new([vec![Transform::DecodeImage], steps].concat()).unwrap().view(size, &mut Random::new(seed))
+        TransformChain::new([vec![Transform::DecodeImage], steps].concat())
+            .unwrap()
+            .view(size.into(), &mut Random::new(seed))
     }
 
     #[test]
@@ -405,13 +408,13 @@ mod tests {
             vec![Transform::Resize { height: 256, width: None }, Transform::CenterCrop { height: 224, width: 224 }];
         let seen = view(steps, (1024, 512), 0);
         assert_eq!((seen.width, seen.height), (224.0, 224.0));
-        assert_eq!(seen.part, Part { left: 288.0, top: 32.0, width: 448.0, height: 448.0 });
+        assert_eq!(seen.part, Crop { left: 288.0, top: 32.0, width: 448.0, height: 448.0 });
     }
 
     #[test]
     fn a_picture_smaller_than_the_frame_is_enlarged_to_cover_it() {
         let seen = view(vec![Transform::CenterCrop { height: 100, width: 100 }], (50, 200), 0);
-        assert_eq!(seen.part, Part { left: 0.0, top: 75.0, width: 50.0, height: 50.0 });
+        assert_eq!(seen.part, Crop { left: 0.0, top: 75.0, width: 50.0, height: 50.0 });
     }
 
     #[test]
@@ -435,7 +438,7 @@ mod tests {
         let flip = Transform::RandomHorizontalFlip { probability: 1.0 };
         let seen = view(vec![flip, Transform::Resize { height: 10, width: Some(10) }], (100, 100), 0);
         assert!(seen.mirrored);
-        assert_eq!(seen.cut(0.0, 0.0, 2.0, 10.0).part, Part { left: 80.0, top: 0.0, width: 20.0, height: 100.0 });
+        assert_eq!(seen.cut(0.0, 0.0, 2.0, 10.0).part, Crop { left: 80.0, top: 0.0, width: 20.0, height: 100.0 });
     }
 
     #[test]

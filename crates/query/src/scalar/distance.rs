@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float32Builder};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Float32Type};
 use cenote_base::Error;
-use cenote_index::Metric;
+use cenote_index::{Metric, is_packed_byte};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
@@ -40,16 +40,22 @@ impl DistanceFunction {
         self.metric
     }
 
-    fn measure(&self, a: &[f32], b: &[f32]) -> Option<f32> {
-        match self.metric {
+    fn measure(&self, a: &[f32], b: &[f32]) -> Result<Option<f32>> {
+        Ok(match self.metric {
             Metric::L2 => Some(sum(a, b, |a, b| (a - b) * (a - b)).sqrt()),
             Metric::Dot => Some(sum(a, b, |a, b| a * b)),
-            Metric::Hamming => Some(sum(a, b, |a, b| (a as u8 ^ b as u8).count_ones() as f32)),
+            Metric::Hamming => {
+                if let Some(number) = a.iter().chain(b).find(|number| !is_packed_byte(**number)) {
+                    let what = format!("{}: packed bits are whole numbers from 0 to 255, found {number}", self.name());
+                    return Err(external(Error::invalid_input(what)));
+                }
+                Some(sum(a, b, |a, b| (a as u8 ^ b as u8).count_ones() as f32))
+            }
             Metric::Cosine => {
                 let norms = sum(a, a, |a, b| a * b).sqrt() * sum(b, b, |a, b| a * b).sqrt();
                 (norms > 0.0).then(|| 1.0 - sum(a, b, |a, b| a * b) / norms)
             }
-        }
+        })
     }
 }
 
@@ -116,7 +122,7 @@ impl ScalarUDFImpl for DistanceFunction {
                 let what = format!("{}: vectors of {} and {} numbers", self.name(), a.len(), b.len());
                 return Err(external(Error::invalid_input(what)));
             }
-            distances.append_option(self.measure(a, b));
+            distances.append_option(self.measure(a, b)?);
         }
         let distances: Float32Array = distances.finish();
         if constant {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cenote_index::{K_MAX, Metric};
+use cenote_index::{K_MAX, Metric, is_packed_byte};
 use cenote_store::Filter;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -67,7 +67,7 @@ fn search_of(sort: &Sort) -> Option<SearchSpec> {
     let fits = cenote_index::vector_dimensions(&table.snapshot, &column).ok() == Some(vector.len())
         && vector.iter().all(|number| number.is_finite())
         && (metric != Metric::Cosine || vector.iter().any(|number| *number != 0.0))
-        && (metric != Metric::Hamming || vector.iter().all(|number| (0.0..=255.0).contains(number)));
+        && (metric != Metric::Hamming || vector.iter().all(|number| is_packed_byte(*number)));
     if !fits || !scan.filters.iter().all(|filter| pushdown::is_exact(filter, table.snapshot.schema())) {
         return None;
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
 use cenote_base::Error;
-use cenote_index::{Hit, HybridQuery, IndexInfo, Metric, Strategy, TextQuery, VectorQuery, materialize};
+use cenote_index::{Hit, HybridQuery, IndexInfo, Metric, TextQuery, VectorQuery, VectorStrategy, materialize};
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -101,7 +101,7 @@ impl SearchSpec {
         &self,
         vector: Option<Vec<f32>>,
         own_row: Option<u64>,
-        strategy: &OnceLock<Strategy>,
+        strategy: &OnceLock<VectorStrategy>,
     ) -> cenote_base::Result<Vec<Hit>> {
         let (snapshot, searcher) = (&self.table.snapshot, &self.table.searcher);
         // One more, because the row that others are compared with is usually found first, and is removed below.
@@ -139,7 +139,7 @@ pub(super) struct SearchPlan {
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     /// The strategy of the search, known once it ran, for EXPLAIN ANALYZE.
-    strategy: Arc<OnceLock<Strategy>>,
+    strategy: Arc<OnceLock<VectorStrategy>>,
 }
 
 impl SearchPlan {
@@ -170,7 +170,7 @@ impl DisplayAs for SearchPlan {
         parts.push(format!("k={}", spec.k));
         parts.extend(spec.filter.as_ref().map(|filter| format!("filter={}", pushdown::show(filter))));
         if let Search::Vector(_) = &spec.search {
-            let outlook = || Strategy::outlook(spec.index(), spec.filter.is_some());
+            let outlook = || VectorStrategy::outlook(spec.index(), spec.filter.is_some());
             parts.push(format!("strategy={}", self.strategy.get().map_or_else(outlook, ToString::to_string)));
         }
         parts.push(format!("projection=[{}]", self.columns.join(", ")));
@@ -229,7 +229,7 @@ async fn search(
     spec: Arc<SearchSpec>,
     columns: Vec<String>,
     context: Arc<TaskContext>,
-    strategy: &OnceLock<Strategy>,
+    strategy: &OnceLock<VectorStrategy>,
 ) -> cenote_base::Result<RecordBatches> {
     let (vector, own_row) = match spec.search.vector() {
         None => (None, None),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cenote_device::{Metric, nearest};
+use cenote_device::{KernelMetric, nearest};
 use cenote_runtime::arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
 use cenote_runtime::arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
 use cenote_runtime::{Error, IndexKind, IndexSpec, Random, Result, Search, Table, TableSpec};
@@ -149,7 +149,7 @@ impl Work {
         let fits = |id: i64| id % 1000 < below;
         let rows = self.rows.iter().filter(|(id, _)| fits(**id)).flat_map(|(_, at)| self.vector(*at));
         let rows: Vec<f32> = rows.copied().collect();
-        let near = nearest::on_cpu(Metric::L2, &queries.concat(), &rows, self.width, K)?;
+        let near = nearest::on_cpu(KernelMetric::SquaredL2, &queries.concat(), &rows, self.width, K)?;
         for ((query, near), got) in queries.iter().zip(&near).zip(&answers) {
             let (right, there) = (self.right(name, query, near.last().map(|hit| hit.distance), fits, got)?, near.len());
             found += right;

@@ -6,7 +6,7 @@ use crate::testing::{self, FULL, claiming_png, encode, jpeg, scene, with_exif};
 
 /// Decodes `bytes`; with `target` (width, height) possibly scaled down, but not below it.
 fn decode_rgb(bytes: &[u8], target: Option<(u32, u32)>) -> Result<RgbImage, String> {
-    Decoder::default().decode(bytes, target.map_or(FULL, |(width, height)| Target::Cover(width, height)))
+    Decoder::default().decode(bytes, target.map_or(FULL, |(width, height)| DecodeTarget::Cover(width, height)))
 }
 
 fn refusal(bytes: &[u8]) -> String {
@@ -96,7 +96,7 @@ fn a_scaled_jpeg_is_the_smallest_that_is_large_enough_and_looks_the_same() {
     assert_eq!(decode_rgb(&bytes, Some((4000, 4000))).unwrap().dimensions(), (640, 480), "never enlarged");
     let turned = decode_rgb(&with_exif(&bytes, 6, ""), Some((100, 300))).unwrap();
     assert_eq!(turned.dimensions(), (240, 320), "the target is meant as displayed");
-    let within = Decoder::default().decode(&bytes, Target::Within(160, 160)).unwrap();
+    let within = Decoder::default().decode(&bytes, DecodeTarget::Within(160, 160)).unwrap();
     assert_eq!(within.dimensions(), (160, 120));
 }
 
@@ -193,7 +193,7 @@ fn damage_anywhere_is_no_panic() {
                 bytes[place] = random.next_u64() as u8;
             }
             bytes.truncate(random.below(bytes.len() as u64 * 2) as usize + 1);
-            if let Ok(image) = decoder.decode(&bytes, Target::Cover(16, 16)) {
+            if let Ok(image) = decoder.decode(&bytes, DecodeTarget::Cover(16, 16)) {
                 decoder.recycle(image);
             }
         }

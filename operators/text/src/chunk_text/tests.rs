@@ -14,7 +14,7 @@ fn bind(spec: &OperatorSpec) -> Result<cenote_operator::BoundOperator> {
 }
 
 fn pieces(text: &str, max_chars: usize, overlap: usize) -> Vec<&str> {
-    Cut { max_chars, overlap }.pieces(text).map(|(start, end)| &text[start..end]).collect()
+    Chunker { max_chars, overlap }.pieces(text).map(|piece| &text[piece]).collect()
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn any_text_is_covered_in_bounded_pieces() {
         let overlap = random.below(max_chars as u64 / 2 + 1) as usize;
         let mut covered = 0;
         let mut last_start = None;
-        for (start, end) in (Cut { max_chars, overlap }).pieces(&text) {
+        for Range { start, end } in (Chunker { max_chars, overlap }).pieces(&text) {
             assert!(text[start..end].chars().count() <= max_chars);
             assert!(last_start.is_none_or(|last| start > last), "{text:?} {max_chars} {overlap}");
             assert!(covered >= start || text[covered..start].trim().is_empty(), "{text:?} {max_chars} {overlap}");
@@ -66,7 +66,7 @@ fn any_text_is_covered_in_bounded_pieces() {
 fn one_long_line_takes_linear_time() {
     for text in ["x".repeat(20_000_000), "word ".repeat(4_000_000), " ".repeat(20_000_000)] {
         let start = Instant::now();
-        let count = Cut { max_chars: 800, overlap: 100 }.pieces(&text).count();
+        let count = Chunker { max_chars: 800, overlap: 100 }.pieces(&text).count();
         assert!(count <= 20_000_000 / 300);
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }

@@ -2,7 +2,7 @@
 
 use cenote_base::{Error, Random, Result};
 
-use crate::kernels::distance::{Metric, NONE, for_each_key};
+use crate::kernels::distance::{KernelMetric, NONE, for_each_key};
 use crate::matrix::count_rows;
 use crate::simd::vectorised;
 
@@ -13,7 +13,7 @@ pub const CENTROIDS_MAX: usize = 65_535;
 
 /// The settings of a clustering.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+pub struct KMeansOptions {
     /// The number of centroids, from 1 to [`CENTROIDS_MAX`], and at most the number of points whose numbers are all
     /// finite.
     pub centroids: usize,
@@ -22,14 +22,14 @@ pub struct Options {
     /// The clustering ends when an iteration reduces the inertia by at most this fraction.
     pub improvement_min: f64,
     /// The method that chooses the first centroids.
-    pub init: Init,
+    pub init: CentroidInit,
     /// The seed of that method: the same points and options give the same clusters on the same device.
     pub seed: u64,
 }
 
 /// The method that chooses the points at which the first centroids are. It runs on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Init {
+pub enum CentroidInit {
     /// Points drawn uniformly, without replacement.
     Random,
     /// Points far from each other: the probability of a point grows with its squared distance from the points chosen
@@ -54,10 +54,10 @@ pub struct Clusters {
 /// The two steps of Lloyd's algorithm, and the centroids that they share.
 pub(super) trait Steps {
     /// Returns the nearest centroid of each point; of equally near ones, the first.
-    fn assign(&mut self) -> Result<Vec<Assignment>>;
+    fn assign(&mut self) -> Result<Vec<NearestCentroid>>;
 
     /// Moves each centroid to the mean of its points, and the centroids in `reseeds` to the points named there.
-    fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()>;
+    fn update(&mut self, members: &ClusterMembers, reseeds: &[Reseed]) -> Result<()>;
 
     /// Returns the centroids, row by row.
     fn centroids(self) -> Result<Vec<f32>>;
@@ -66,7 +66,7 @@ pub(super) trait Steps {
 /// A point's nearest centroid, as the kernel writes it.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub(super) struct Assignment {
+pub(super) struct NearestCentroid {
     /// The key of the distance; [`NONE`] for a point without a centroid.
     pub(super) key: u32,
     pub(super) centroid: u32,
@@ -81,14 +81,14 @@ pub(super) struct Reseed {
 
 /// The points of each centroid.
 #[derive(Debug, PartialEq)]
-pub(super) struct Members {
+pub(super) struct ClusterMembers {
     /// The index in `points` of each centroid's first point, followed by the number of points.
     pub(super) starts: Vec<u32>,
     /// The points, centroid by centroid, those of a centroid ascending.
     pub(super) points: Vec<u32>,
 }
 
-impl Members {
+impl ClusterMembers {
     /// Groups points by centroid with a counting sort; `nearest` holds the centroid of each point.
     pub(super) fn new(nearest: &[u32], centroids: usize) -> Self {
         let mut starts = vec![0u32; centroids + 1];
@@ -134,14 +134,14 @@ impl Members {
 pub(super) struct Clustering<'a> {
     points: &'a [f32],
     columns: usize,
-    options: &'a Options,
+    options: &'a KMeansOptions,
     /// The points whose numbers are all finite.
     usable: Vec<u32>,
 }
 
 impl<'a> Clustering<'a> {
     /// Finds the points that take part, and checks that `options` asks for a possible number of centroids.
-    pub(super) fn new(points: &'a [f32], columns: usize, options: &'a Options) -> Result<Self> {
+    pub(super) fn new(points: &'a [f32], columns: usize, options: &'a KMeansOptions) -> Result<Self> {
         count_rows("points", points, columns)?;
         let finite = |(_, point): &(u32, &[f32])| point.iter().all(|number| number.is_finite());
         let usable: Vec<u32> = (0..).zip(points.chunks_exact(columns)).filter(finite).map(|(row, _)| row).collect();
@@ -162,7 +162,7 @@ impl<'a> Clustering<'a> {
         let mut random = Random::new(options.seed);
         let point = |row: u32| &points[row as usize * columns..][..columns];
         match options.init {
-            Init::Random => {
+            CentroidInit::Random => {
                 // The first steps of a Fisher–Yates shuffle.
                 let mut rows = usable.to_vec();
                 for place in 0..options.centroids {
@@ -171,7 +171,7 @@ impl<'a> Clustering<'a> {
                 }
                 rows[..options.centroids].iter().flat_map(|&row| point(row)).copied().collect()
             }
-            Init::PlusPlus => {
+            CentroidInit::PlusPlus => {
                 let mut chosen = point(usable[random.below(usable.len() as u64) as usize]).to_vec();
                 let mut squares = vec![f32::INFINITY; usable.len()];
                 let mut found = vec![NONE; points.len() / columns];
@@ -180,7 +180,7 @@ impl<'a> Clustering<'a> {
                     let mut total = 0.0;
                     measure(points, newest, &mut found);
                     for (square, &row) in squares.iter_mut().zip(usable) {
-                        *square = square.min(Metric::L2.number(found[row as usize]));
+                        *square = square.min(KernelMetric::SquaredL2.number(found[row as usize]));
                         total += f64::from(*square);
                     }
                     let mut target = random.unit() * total;
@@ -206,16 +206,16 @@ impl<'a> Clustering<'a> {
             let mut nearest = vec![NO_CLUSTER; self.points.len() / self.columns];
             let mut inertia = 0.0;
             for &row in &self.usable {
-                let Assignment { key, centroid } = assigned[row as usize];
+                let NearestCentroid { key, centroid } = assigned[row as usize];
                 nearest[row as usize] = centroid;
-                inertia += f64::from(Metric::L2.number(key));
+                inertia += f64::from(KernelMetric::SquaredL2.number(key));
             }
             // The first iteration has nothing to compare with.
             let improved = iterations == 0 || before - inertia > self.options.improvement_min * before;
             if iterations == self.options.iterations_max || !improved {
                 return Ok(Clusters { centroids: steps.centroids()?, nearest, inertia, iterations });
             }
-            let members = Members::new(&nearest, self.options.centroids);
+            let members = ClusterMembers::new(&nearest, self.options.centroids);
             steps.update(&members, &reseeds(&members, &assigned, &self.usable))?;
             before = inertia;
             iterations += 1;
@@ -224,14 +224,14 @@ impl<'a> Clustering<'a> {
 }
 
 /// Returns a new point for each centroid without members: the points farthest from their own centroids, farthest first.
-pub(super) fn reseeds(members: &Members, assigned: &[Assignment], usable: &[u32]) -> Vec<Reseed> {
+pub(super) fn reseeds(members: &ClusterMembers, assigned: &[NearestCentroid], usable: &[u32]) -> Vec<Reseed> {
     let centroids = members.starts.len() - 1;
     let empty: Vec<u32> = (0..centroids as u32).filter(|&centroid| members.of(centroid as usize).is_empty()).collect();
     if empty.is_empty() {
         return Vec::new();
     }
     let key = |row: u32| assigned[row as usize].key;
-    let off = |row: &u32| key(*row) != NONE && Metric::L2.number(key(*row)) > 0.0;
+    let off = |row: &u32| key(*row) != NONE && KernelMetric::SquaredL2.number(key(*row)) > 0.0;
     let mut farthest: Vec<u32> = usable.iter().copied().filter(off).collect();
     farthest.sort_unstable_by_key(|&row| (std::cmp::Reverse(key(row)), row));
     empty.into_iter().zip(farthest).map(|(centroid, point)| Reseed { centroid, point }).collect()
@@ -239,6 +239,6 @@ pub(super) fn reseeds(members: &Members, assigned: &[Assignment], usable: &[u32]
 
 vectorised! {
     fn measure(points: &[f32], to: &[f32], keys: &mut [u32]) {
-        for_each_key(Metric::L2, points, to, to.len(), |point, _, key| keys[point] = key);
+        for_each_key(KernelMetric::SquaredL2, points, to, to.len(), |point, _, key| keys[point] = key);
     }
 }

@@ -13,7 +13,7 @@ mod lloyd;
 mod on_cpu;
 mod on_device;
 
-pub use lloyd::{CENTROIDS_MAX, Clusters, Init, NO_CLUSTER, Options};
+pub use lloyd::{CENTROIDS_MAX, CentroidInit, Clusters, KMeansOptions, NO_CLUSTER};
 pub use on_cpu::on_cpu;
 pub use on_device::on_device;
 

@@ -2,8 +2,8 @@
 
 use cenote_base::Result;
 
-use super::lloyd::{Assignment, Clustering, Clusters, Members, NO_CLUSTER, Options, Reseed, Steps};
-use crate::kernels::distance::{Metric, NONE, for_each_key};
+use super::lloyd::{ClusterMembers, Clustering, Clusters, KMeansOptions, NO_CLUSTER, NearestCentroid, Reseed, Steps};
+use crate::kernels::distance::{KernelMetric, NONE, for_each_key};
 use crate::simd::vectorised;
 
 /// Clusters `points`, rows of `columns` numbers.
@@ -11,7 +11,7 @@ use crate::simd::vectorised;
 /// # Errors
 /// `InvalidInput` when the length of `points` is not a multiple of `columns`, or fewer points than centroids have only
 /// finite numbers.
-pub fn on_cpu(points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
+pub fn on_cpu(points: &[f32], columns: usize, options: &KMeansOptions) -> Result<Clusters> {
     let clustering = Clustering::new(points, columns, options)?;
     let centroids = clustering.first_centroids();
     clustering.run(OnCpu { points, columns, centroids })
@@ -24,13 +24,13 @@ pub(super) struct OnCpu<'a> {
 }
 
 impl Steps for OnCpu<'_> {
-    fn assign(&mut self) -> Result<Vec<Assignment>> {
-        let mut nearest = vec![Assignment { key: NONE, centroid: NO_CLUSTER }; self.points.len() / self.columns];
+    fn assign(&mut self) -> Result<Vec<NearestCentroid>> {
+        let mut nearest = vec![NearestCentroid { key: NONE, centroid: NO_CLUSTER }; self.points.len() / self.columns];
         assign(self.points, &self.centroids, self.columns, &mut nearest);
         Ok(nearest)
     }
 
-    fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()> {
+    fn update(&mut self, members: &ClusterMembers, reseeds: &[Reseed]) -> Result<()> {
         let columns = self.columns;
         let mut sums = vec![0.0f64; columns];
         for (centroid, mean) in self.centroids.chunks_exact_mut(columns).enumerate() {
@@ -58,10 +58,10 @@ impl Steps for OnCpu<'_> {
 }
 
 vectorised! {
-    fn assign(points: &[f32], centroids: &[f32], columns: usize, nearest: &mut [Assignment]) {
-        for_each_key(Metric::L2, points, centroids, columns, |point, centroid, key| {
+    fn assign(points: &[f32], centroids: &[f32], columns: usize, nearest: &mut [NearestCentroid]) {
+        for_each_key(KernelMetric::SquaredL2, points, centroids, columns, |point, centroid, key| {
             if key < nearest[point].key {
-                nearest[point] = Assignment { key, centroid: centroid as u32 };
+                nearest[point] = NearestCentroid { key, centroid: centroid as u32 };
             }
         });
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use cenote_base::Result;
 
-use super::lloyd::{Assignment, Clustering, Clusters, Members, Options, Reseed, Steps};
-use crate::device::{Device, Kernel};
+use super::lloyd::{ClusterMembers, Clustering, Clusters, KMeansOptions, NearestCentroid, Reseed, Steps};
+use crate::device::{Device, Shader};
 use crate::kernels::grid;
 use crate::matrix::Matrix;
-use crate::pool::Lease;
+use crate::pool::BufferLease;
 use crate::work::Work;
 
 /// Points per work group of the kernel `assign`; see the WGSL.
@@ -18,13 +18,13 @@ const SUM_COLUMNS: usize = 64;
 
 const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("kmeans.wgsl"));
 
-const fn kernel(entry: &'static str) -> Kernel {
-    Kernel { source: SOURCE, entry, constants: &[] }
+const fn shader(entry: &'static str) -> Shader {
+    Shader { source: SOURCE, entry, constants: &[] }
 }
 
-const ASSIGN: Kernel = kernel("assign");
-const SUM: Kernel = kernel("sum");
-const SHIFT: Kernel = kernel("shift");
+const ASSIGN: Shader = shader("assign");
+const SUM: Shader = shader("sum");
+const SHIFT: Shader = shader("shift");
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -40,7 +40,7 @@ struct Params {
 ///
 /// Those of [`on_cpu`](super::on_cpu), `ResourceExhausted` when the points do not fit the device's memory bound, and
 /// the errors of [`Pending::wait`](crate::Pending::wait).
-pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Options) -> Result<Clusters> {
+pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &KMeansOptions) -> Result<Clusters> {
     let clustering = Clustering::new(points, columns, options)?;
     let centroids = clustering.first_centroids();
     clustering.run(OnDevice::new(Matrix::upload(device, points, columns)?, points, &centroids)?)
@@ -49,7 +49,7 @@ pub fn on_device(device: &Device, points: &[f32], columns: usize, options: &Opti
 pub(super) struct OnDevice<'a> {
     matrix: Matrix,
     points: &'a [f32],
-    centroids: Arc<Lease>,
+    centroids: Arc<BufferLease>,
     count: usize,
 }
 
@@ -73,14 +73,14 @@ impl<'a> OnDevice<'a> {
 }
 
 impl Steps for OnDevice<'_> {
-    fn assign(&mut self) -> Result<Vec<Assignment>> {
+    fn assign(&mut self) -> Result<Vec<NearestCentroid>> {
         let mut pending = Vec::new();
         for part in self.matrix.parts() {
             let mut work = Work::new(self.matrix.device())?;
-            let nearest = work.buffer::<Assignment>(part.rows)?;
+            let nearest = work.buffer::<NearestCentroid>(part.rows)?;
             let buffers = [&*part.buffer, &*self.centroids, &*nearest];
             work.dispatch(ASSIGN, &buffers, &self.params(part.rows), grid(part.rows.div_ceil(ASSIGN_POINTS)))?;
-            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, Assignment>)?);
+            pending.push(work.finish(&nearest, bytemuck::pod_collect_to_vec::<u8, NearestCentroid>)?);
         }
         let mut nearest = Vec::with_capacity(self.matrix.rows());
         for pending in pending {
@@ -89,7 +89,7 @@ impl Steps for OnDevice<'_> {
         Ok(nearest)
     }
 
-    fn update(&mut self, members: &Members, reseeds: &[Reseed]) -> Result<()> {
+    fn update(&mut self, members: &ClusterMembers, reseeds: &[Reseed]) -> Result<()> {
         let device = self.matrix.device();
         let columns = self.matrix.columns();
         let mut work = Work::new(device)?;

@@ -1,17 +1,17 @@
 #![allow(clippy::unwrap_used)]
 use cenote_base::{ErrorKind, Random};
 
-use super::lloyd::{Assignment, Members, Reseed, Steps, reseeds};
+use super::lloyd::{ClusterMembers, NearestCentroid, Reseed, Steps, reseeds};
 use super::on_cpu::OnCpu;
 use super::on_device::OnDevice;
 use super::*;
-use crate::kernels::distance::Metric;
+use crate::kernels::distance::KernelMetric;
 use crate::kernels::nearest;
 use crate::matrix::Matrix;
 use crate::testing;
 
-fn options(centroids: usize) -> Options {
-    Options { centroids, iterations_max: 20, improvement_min: 1e-4, init: Init::PlusPlus, seed: 7 }
+fn options(centroids: usize) -> KMeansOptions {
+    KMeansOptions { centroids, iterations_max: 20, improvement_min: 1e-4, init: CentroidInit::PlusPlus, seed: 7 }
 }
 
 fn plain_square(a: &[f32], b: &[f32]) -> f64 {
@@ -35,15 +35,15 @@ fn one_step_agrees_with_the_plain_computation() {
         for (point, (gpu, cpu)) in points.chunks_exact(columns).zip(by_gpu.iter().zip(&by_cpu)) {
             let squares: Vec<f64> = first.chunks_exact(columns).map(|row| plain_square(point, row)).collect();
             let least = squares.iter().copied().fold(f64::INFINITY, f64::min);
-            for Assignment { key, centroid } in [gpu, cpu] {
+            for NearestCentroid { key, centroid } in [gpu, cpu] {
                 // No coordinate is further than 1 from 0.
                 let margin = f64::from(nearest::TOLERANCE) * 2.0 * columns as f64;
                 assert!((squares[*centroid as usize] - least).abs() <= margin);
-                assert!((f64::from(Metric::L2.number(*key)) - least).abs() <= margin);
+                assert!((f64::from(KernelMetric::SquaredL2.number(*key)) - least).abs() <= margin);
             }
         }
         let assigned: Vec<u32> = by_cpu.iter().map(|assigned| assigned.centroid).collect();
-        let members = Members::new(&assigned, centroids);
+        let members = ClusterMembers::new(&assigned, centroids);
         let empty = (0..centroids).find(|&centroid| members.of(centroid).is_empty());
         let reseeds = empty.map(|centroid| Reseed { centroid: centroid as u32, point: 0 });
         gpu.update(&members, reseeds.as_slice()).unwrap();
@@ -100,7 +100,7 @@ fn more_iterations_are_no_worse() {
     let points = testing::numbers(&mut Random::new(11), 2000 * 6);
     let mut last = f64::INFINITY;
     for iterations_max in [0, 1, 3, 10] {
-        let options = Options { iterations_max, improvement_min: 0.0, init: Init::Random, ..options(20) };
+        let options = KMeansOptions { iterations_max, improvement_min: 0.0, init: CentroidInit::Random, ..options(20) };
         let clusters = on_cpu(&points, 6, &options).unwrap();
         assert!(clusters.iterations <= iterations_max);
         assert!(clusters.inertia < last, "{} after {last}", clusters.inertia);
@@ -112,12 +112,12 @@ fn more_iterations_are_no_worse() {
 fn a_seed_gives_the_same_clusters() {
     let device = testing::device();
     let points = testing::numbers(&mut Random::new(12), 500 * 3);
-    for init in [Init::Random, Init::PlusPlus] {
-        let options = Options { init, ..options(9) };
+    for init in [CentroidInit::Random, CentroidInit::PlusPlus] {
+        let options = KMeansOptions { init, ..options(9) };
         assert_eq!(on_cpu(&points, 3, &options).unwrap(), on_cpu(&points, 3, &options).unwrap());
         let device_runs = [(); 2].map(|()| on_device(&device, &points, 3, &options).unwrap());
         assert_eq!(device_runs[0], device_runs[1]);
-        let other = on_cpu(&points, 3, &Options { seed: 8, ..options }).unwrap();
+        let other = on_cpu(&points, 3, &KMeansOptions { seed: 8, ..options }).unwrap();
         assert_ne!(other.centroids, on_cpu(&points, 3, &options).unwrap().centroids);
     }
 }
@@ -135,7 +135,7 @@ fn starts_again(mut steps: impl Steps) {
     let assigned = steps.assign().unwrap();
     let nearest: Vec<u32> = assigned.iter().map(|assigned| assigned.centroid).collect();
     assert_eq!(nearest, [0, 0, 0, 0], "the first of equal centroids");
-    let members = Members::new(&nearest, 2);
+    let members = ClusterMembers::new(&nearest, 2);
     let reseeds = reseeds(&members, &assigned, &[0, 1, 2, 3]);
     assert_eq!(reseeds, [Reseed { centroid: 1, point: 3 }]);
     steps.update(&members, &reseeds).unwrap();

@@ -4,24 +4,24 @@ use cenote_base::{ErrorKind, Random};
 use super::*;
 use crate::testing;
 
-const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
+const METRICS: [KernelMetric; 3] = [KernelMetric::SquaredL2, KernelMetric::Cosine, KernelMetric::InnerProduct];
 
 /// Computes the distance in f64, `None` when it is undefined, and the scale that the tolerance is a part of.
-fn plain(metric: Metric, a: &[f32], b: &[f32]) -> (Option<f64>, f64) {
+fn plain(metric: KernelMetric, a: &[f32], b: &[f32]) -> (Option<f64>, f64) {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let (aa, bb, ab) = (product(a, a), product(b, b), product(a, b));
     let distance = match metric {
-        Metric::L2 => aa + bb - 2.0 * ab,
-        Metric::InnerProduct => ab,
-        Metric::Cosine => 1.0 - ab / (aa.sqrt() * bb.sqrt()),
+        KernelMetric::SquaredL2 => aa + bb - 2.0 * ab,
+        KernelMetric::InnerProduct => ab,
+        KernelMetric::Cosine => 1.0 - ab / (aa.sqrt() * bb.sqrt()),
     };
-    let scale = if metric == Metric::Cosine { 1.0 } else { aa + bb };
+    let scale = if metric == KernelMetric::Cosine { 1.0 } else { aa + bb };
     ((!distance.is_nan()).then_some(distance), scale)
 }
 
 /// Checks that `hits` are those of an exact sort, but for distances within the tolerance.
-fn check_hits(metric: Metric, query: &[f32], matrix: &[f32], columns: usize, wanted: usize, hits: &[Hit]) {
-    let near = |distance: f64| if metric == Metric::InnerProduct { -distance } else { distance };
+fn check_hits(metric: KernelMetric, query: &[f32], matrix: &[f32], columns: usize, wanted: usize, hits: &[NearestRow]) {
+    let near = |distance: f64| if metric == KernelMetric::InnerProduct { -distance } else { distance };
     let all: Vec<_> = matrix.chunks_exact(columns).map(|row| plain(metric, query, row)).collect();
     let mut defined: Vec<f64> = all.iter().filter_map(|(distance, _)| distance.map(near)).collect();
     defined.sort_by(f64::total_cmp);
@@ -86,11 +86,11 @@ fn parts_and_blocks_are_one_matrix() {
     let matrix = Matrix::upload_in_parts(&device, &right, columns, 80_000).unwrap();
     assert_eq!(matrix.parts().len(), 3);
     assert!(block_rows(&device, 33) < 1000);
-    let cpu = on_cpu(Metric::L2, &left, &right, columns, wanted).unwrap();
-    let gpu = on_device(Metric::L2, &left, &matrix, wanted).unwrap().wait().unwrap();
+    let cpu = on_cpu(KernelMetric::SquaredL2, &left, &right, columns, wanted).unwrap();
+    let gpu = on_device(KernelMetric::SquaredL2, &left, &matrix, wanted).unwrap().wait().unwrap();
     for ((query, cpu), gpu) in left.chunks_exact(columns).zip(cpu).zip(gpu) {
-        check_hits(Metric::L2, query, &right, columns, wanted, &cpu);
-        check_hits(Metric::L2, query, &right, columns, wanted, &gpu);
+        check_hits(KernelMetric::SquaredL2, query, &right, columns, wanted, &cpu);
+        check_hits(KernelMetric::SquaredL2, query, &right, columns, wanted, &gpu);
     }
 }
 
@@ -106,7 +106,7 @@ fn equal_rows_come_in_order() {
         let cpu = on_cpu(metric, &left, &right, 2, 256).unwrap();
         let gpu = on_device(metric, &left, &matrix, 256).unwrap().wait().unwrap();
         for (cpu, gpu) in cpu.iter().zip(&gpu) {
-            let rows = |hits: &[Hit]| hits.iter().map(|hit| hit.row).collect::<Vec<_>>();
+            let rows = |hits: &[NearestRow]| hits.iter().map(|hit| hit.row).collect::<Vec<_>>();
             let first = if cpu[0].row < 2000 { 0 } else { 8000 };
             assert_eq!(rows(cpu), (first..first + 256).collect::<Vec<u32>>(), "{metric:?}");
             assert_eq!(rows(cpu), rows(gpu), "{metric:?}");
@@ -126,12 +126,12 @@ fn what_is_undefined_is_not_found() {
     for metric in METRICS {
         let cpu = on_cpu(metric, &left, &right, 3, 256).unwrap();
         let gpu = on_device(metric, &left, &matrix, 256).unwrap().wait().unwrap();
-        let counts = |hits: &[Vec<Hit>]| hits.iter().map(Vec::len).collect::<Vec<_>>();
+        let counts = |hits: &[Vec<NearestRow>]| hits.iter().map(Vec::len).collect::<Vec<_>>();
         let expected = match metric {
-            Metric::L2 => [99, 0, 99],
+            KernelMetric::SquaredL2 => [99, 0, 99],
             // Infinity times zero is NaN.
-            Metric::InnerProduct => [99, 0, 98],
-            Metric::Cosine => [97, 0, 0],
+            KernelMetric::InnerProduct => [99, 0, 98],
+            KernelMetric::Cosine => [97, 0, 0],
         };
         assert_eq!(counts(&cpu), expected, "{metric:?}");
         assert_eq!(counts(&gpu), expected, "{metric:?}");
@@ -144,11 +144,11 @@ fn nothing_in_nothing_out() {
     let device = testing::device();
     let empty = Matrix::upload(&device, &[], 3).unwrap();
     let some = Matrix::upload(&device, &[1.0, 2.0, 3.0], 3).unwrap();
-    assert!(on_device(Metric::L2, &[], &some, 5).unwrap().wait().unwrap().is_empty());
-    assert!(on_cpu(Metric::L2, &[], &[1.0, 2.0, 3.0], 3, 5).unwrap().is_empty());
-    let nothing: Vec<Vec<Hit>> = vec![Vec::new(); 2];
-    assert_eq!(on_device(Metric::L2, &[0.0; 6], &empty, 5).unwrap().wait().unwrap(), nothing);
-    assert_eq!(on_cpu(Metric::L2, &[0.0; 6], &[], 3, 5).unwrap(), nothing);
+    assert!(on_device(KernelMetric::SquaredL2, &[], &some, 5).unwrap().wait().unwrap().is_empty());
+    assert!(on_cpu(KernelMetric::SquaredL2, &[], &[1.0, 2.0, 3.0], 3, 5).unwrap().is_empty());
+    let nothing: Vec<Vec<NearestRow>> = vec![Vec::new(); 2];
+    assert_eq!(on_device(KernelMetric::SquaredL2, &[0.0; 6], &empty, 5).unwrap().wait().unwrap(), nothing);
+    assert_eq!(on_cpu(KernelMetric::SquaredL2, &[0.0; 6], &[], 3, 5).unwrap(), nothing);
 }
 
 #[test]
@@ -157,8 +157,11 @@ fn wrong_shapes_are_refused() {
     let matrix = Matrix::upload(&device, &[0.0; 6], 3).unwrap();
     let kind = |result: Result<_>| result.map(|_: Pending<_>| ()).unwrap_err().kind();
     for (queries, wanted) in [(4, 1), (3, 0), (3, 257)] {
-        assert_eq!(kind(on_device(Metric::L2, &[0.0; 6][..queries], &matrix, wanted)), ErrorKind::InvalidInput);
-        let cpu = on_cpu(Metric::L2, &[0.0; 6][..queries], &[0.0; 6], 3, wanted);
+        assert_eq!(
+            kind(on_device(KernelMetric::SquaredL2, &[0.0; 6][..queries], &matrix, wanted)),
+            ErrorKind::InvalidInput
+        );
+        let cpu = on_cpu(KernelMetric::SquaredL2, &[0.0; 6][..queries], &[0.0; 6], 3, wanted);
         assert_eq!(cpu.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
     assert!(Matrix::upload(&device, &[0.0; 6], 0).is_err());
@@ -167,10 +170,10 @@ fn wrong_shapes_are_refused() {
 #[test]
 fn keys_are_in_the_order_of_numbers() {
     let numbers = [f32::NEG_INFINITY, -3.5, -1e-40, -0.0, 1e-40, 0.1, 7.0, f32::MAX, f32::INFINITY, f32::NAN];
-    let keys: Vec<u32> = numbers.iter().map(|&number| Metric::L2.key(number, 0.0, 0.0)).collect();
+    let keys: Vec<u32> = numbers.iter().map(|&number| KernelMetric::SquaredL2.key(number, 0.0, 0.0)).collect();
     assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
-    assert_eq!(Metric::L2.key(0.0, 0.0, 0.0), Metric::L2.key(-0.0, 0.0, 0.0));
+    assert_eq!(KernelMetric::SquaredL2.key(0.0, 0.0, 0.0), KernelMetric::SquaredL2.key(-0.0, 0.0, 0.0));
     for (number, key) in numbers.iter().zip(keys).filter(|(number, _)| !number.is_nan()) {
-        assert_eq!(Metric::L2.number(key), *number);
+        assert_eq!(KernelMetric::SquaredL2.number(key), *number);
     }
 }

@@ -1,9 +1,10 @@
 //! The weights of source pixels in a target pixel, along one direction.
 
 /// A triangle filter along one direction, as Pillow's `precompute_coeffs` makes it.
-pub(super) struct Filter {
+pub(super) struct ResizeFilter {
     /// The source pixels of each target pixel.
     pub(super) spans: Vec<Span>,
+    /// The weights of the source pixels, span after span.
     pub(super) weights: Vec<f32>,
 }
 
@@ -22,7 +23,7 @@ pub(super) struct Section {
     pub(super) extent: f64,
 }
 
-impl Filter {
+impl ResizeFilter {
     /// Makes the filter from `section` of `source` pixels to `target` pixels. None of the three may be empty.
     pub(super) fn new(source: u32, section: Section, target: u32) -> Self {
         let Section { start, extent } = section;
@@ -40,10 +41,5 @@ impl Filter {
             filter.weights.extend((first..end).map(|pixel| (weight(pixel) / total) as f32));
         }
         filter
-    }
-
-    /// Returns the weights of the source pixels of `span`.
-    pub(super) fn weights(&self, span: &Span) -> &[f32] {
-        &self.weights[span.weights as usize..][..span.count as usize]
     }
 }

@@ -1,13 +1,10 @@
-// Resizing: each pixel of a target is the weighted sum of the source pixels under its filter.
+// Resizing: each pixel of a frame is the weighted sum of the source pixels under its filter.
 
 struct Params {
     width: u32,
     height: u32,
     // Lanes of a row of work groups.
     across: u32,
-    padding: u32,
-    scale: vec4<f32>,
-    offset: vec4<f32>,
 }
 
 struct Picture {
@@ -17,7 +14,7 @@ struct Picture {
     // The indexes of the first spans of its columns and lines.
     columns: u32,
     lines: u32,
-    // The part of the target that it fills; the rest is black.
+    // The part of the frame that it fills; the rest is black.
     left: u32,
     top: u32,
     width: u32,
@@ -36,8 +33,7 @@ var<immediate> params: Params;
 @group(0) @binding(1) var<storage, read> pictures: array<Picture>;
 @group(0) @binding(2) var<storage, read> spans: array<Span>;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
-// The result of `resize` is f32, pictures × 3 channels × lines × columns; that of `frame` is bytes, pictures × lines ×
-// columns × 3 channels, each picture padded to a multiple of three words.
+// Bytes: pictures × lines × columns × 3 channels, each picture padded to a multiple of three words.
 @group(0) @binding(4) var<storage, read_write> result: array<u32>;
 
 fn rgb(byte: u32) -> vec3<f32> {
@@ -50,10 +46,10 @@ fn rgb(byte: u32) -> vec3<f32> {
     return vec3(f32(bits & 255u), f32((bits >> 8u) & 255u), f32((bits >> 16u) & 255u));
 }
 
-// Computes a pixel of the target of picture `number`, in grey levels.
+// Computes a pixel of the frame of picture `number`, in grey levels.
 fn color(number: u32, target_x: u32, target_y: u32) -> vec3<f32> {
     let picture = pictures[number];
-    // To the left of the place and above it, the difference wraps to a number that is too large.
+    // To the left of its placement and above it, the difference wraps to a number that is too large.
     let x = target_x - picture.left;
     let y = target_y - picture.top;
     var sum = vec3(0.0);
@@ -73,21 +69,7 @@ fn color(number: u32, target_x: u32, target_y: u32) -> vec3<f32> {
     return sum;
 }
 
-// One lane makes one pixel, with the scale and offset of each channel.
-@compute @workgroup_size(8, 8)
-fn resize(@builtin(global_invocation_id) at: vec3<u32>) {
-    if at.x >= params.width || at.y >= params.height {
-        return;
-    }
-    let pixels = params.width * params.height;
-    let place = at.z * 3u * pixels + at.y * params.width + at.x;
-    let value = color(at.z, at.x, at.y) * params.scale.xyz + params.offset.xyz;
-    result[place] = bitcast<u32>(value.x);
-    result[place + pixels] = bitcast<u32>(value.y);
-    result[place + 2u * pixels] = bitcast<u32>(value.z);
-}
-
-// Returns a pixel of the target in whole grey levels, black past its end.
+// Returns a pixel of the frame in whole grey levels, black past its end.
 fn levels(number: u32, pixel: u32) -> vec3<u32> {
     if pixel >= params.width * params.height {
         return vec3(0u);

@@ -31,18 +31,18 @@ pub(super) enum ParsedQuery {
     /// A fuzzy word, and the most letters in which another may differ; `None`: by the length of the word.
     Fuzzy(String, Option<u32>),
     Phrase(String),
-    Group(Group<Self>),
+    Group(ClauseGroup<Self>),
 }
 
 /// A group of clauses. Rows match all of `must`, none of `must_not`, and at least one of `should` if `must` is empty.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Group<T> {
+pub(super) struct ClauseGroup<T> {
     pub(super) must: Vec<T>,
     pub(super) should: Vec<T>,
     pub(super) must_not: Vec<T>,
 }
 
-impl<T> Default for Group<T> {
+impl<T> Default for ClauseGroup<T> {
     fn default() -> Self {
         Self { must: Vec::new(), should: Vec::new(), must_not: Vec::new() }
     }
@@ -208,7 +208,7 @@ fn read_word(text: &str, letters: &[char], start: usize) -> Result<(LexemeKind, 
                 "" => None,
                 edits => Some(edits.parse().ok().filter(|edits| *edits <= EDITS_MAX).ok_or_else(|| {
                     let what = format!("asks for {edits} edits");
-                    wrong(text, at + 1, &what, "write `~1`, `~2`, or `~` for as many as rule the word's length")
+                    wrong(text, at + 1, &what, "write `~1`, `~2`, or `~` to go by the word's length")
                 })?),
             };
             word.truncate(length);
@@ -266,7 +266,7 @@ impl Parser<'_> {
     fn list(&mut self, rule: WordRule) -> Result<(Sign, ParsedQuery)> {
         let start = self.position();
         let operator = if rule == WordRule::AnyWord { LexemeKind::Or } else { LexemeKind::And };
-        let (mut group, mut count) = (Group::default(), 0);
+        let (mut group, mut count) = (ClauseGroup::default(), 0);
         let last = loop {
             let is_joined = count > 0 && self.peek() == Some(&operator);
             self.next += usize::from(is_joined);
@@ -303,7 +303,7 @@ impl Parser<'_> {
                 break sign;
             }
         };
-        let Group { must, should, must_not } = &mut group;
+        let ClauseGroup { must, should, must_not } = &mut group;
         if must.len() + should.len() + must_not.len() == 1
             && let Some(only) = must.pop().or_else(|| should.pop()).or_else(|| must_not.pop())
         {
@@ -372,7 +372,7 @@ impl Parser<'_> {
         self.depth -= 1;
         // Words in parentheses are not joined with adjacent ones.
         Ok(match found {
-            ParsedQuery::Words(_) => ParsedQuery::Group(Group { should: vec![found], ..Group::default() }),
+            ParsedQuery::Words(_) => ParsedQuery::Group(ClauseGroup { should: vec![found], ..ClauseGroup::default() }),
             found => found,
         })
     }

@@ -10,7 +10,7 @@ fn shown(query: &ParsedQuery) -> String {
             format!("{word}~{}", edits.map_or_else(String::new, |edits| edits.to_string()))
         }
         ParsedQuery::Phrase(phrase) => format!("\"{phrase}\""),
-        ParsedQuery::Group(Group { must, should, must_not }) => {
+        ParsedQuery::Group(ClauseGroup { must, should, must_not }) => {
             let signed = |sign: &'static str, nodes: &[ParsedQuery]| -> Vec<String> {
                 nodes.iter().map(|node| format!("{sign}[{}]", shown(node))).collect()
             };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::VectorOptions;
 
-/// The format of a [`Manifest`].
+/// The format of a [`GraphManifest`].
 const FORMAT: u32 = 2;
 
 /// A graph and what it is complete for. It may also have some rows of other fragments.
@@ -32,7 +32,7 @@ pub(super) struct Subject {
 
 /// The manifest of a saved graph.
 #[derive(Serialize, Deserialize)]
-struct Manifest {
+struct GraphManifest {
     format: u32,
     #[serde(flatten)]
     subject: Subject,
@@ -51,7 +51,7 @@ pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index");
     let graph = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
     saved.graph.save(&directory.join(&graph))?;
-    let manifest = Manifest {
+    let manifest = GraphManifest {
         format: FORMAT,
         subject,
         covered: saved.covered.clone(),
@@ -105,10 +105,12 @@ fn remove_if_exists(path: &Path) -> Result<()> {
     }
 }
 
-fn read_manifest(file: &Path) -> Result<Option<Manifest>> {
+fn read_manifest(file: &Path) -> Result<Option<GraphManifest>> {
     match std::fs::read(file) {
         // A manifest that cannot be read names nothing: the graph is rebuilt.
-        Ok(text) => Ok(serde_json::from_slice::<Manifest>(&text).ok().filter(|manifest| manifest.format == FORMAT)),
+        Ok(text) => {
+            Ok(serde_json::from_slice::<GraphManifest>(&text).ok().filter(|manifest| manifest.format == FORMAT))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::from(error).context(format!("read {}", file.display()))),
     }

@@ -17,7 +17,7 @@ const ANNOUNCEMENT_BYTES: usize = 1024;
 pub(crate) fn definition() -> Definition {
     let summary = "Text from bytes: UTF-8, or UTF-16 with a byte order mark; HTML without its markup";
     Definition::new("decode_text", 1, summary, |params| {
-        let format = Format::from_params(params)?;
+        let format = TextFormat::from_params(params)?;
         Ok(row_wise(vec![Field::new("text", DataType::Utf8, true)], move |rows: &Rows<'_>| process(rows, format)))
     })
     .input(Port::new("data", PortType::Bytes))
@@ -25,13 +25,13 @@ pub(crate) fn definition() -> Definition {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+enum TextFormat {
     Auto,
     Plain,
     Html,
 }
 
-impl Format {
+impl TextFormat {
     fn from_params(params: &Params) -> Result<Self> {
         match params.text("format")? {
             "auto" => Ok(Self::Auto),
@@ -44,7 +44,7 @@ impl Format {
     }
 }
 
-fn process(rows: &Rows<'_>, format: Format) -> Result<Output> {
+fn process(rows: &Rows<'_>, format: TextFormat) -> Result<Output> {
     let data = rows.column(0).as_binary::<i64>();
     let mut texts = StringBuilder::with_capacity(data.len(), 0);
     let (mut errors, mut total) = (Vec::new(), 0);
@@ -56,7 +56,7 @@ fn process(rows: &Rows<'_>, format: Format) -> Result<Output> {
                 texts.append_null();
             }
             Some(Ok(text)) => {
-                let is_html = format == Format::Html || (format == Format::Auto && announces_html(&text));
+                let is_html = format == TextFormat::Html || (format == TextFormat::Auto && announces_html(&text));
                 let text = if is_html { Cow::Owned(html::to_text(&text)) } else { text };
                 total += text.len();
                 check_column_bytes(total)?;

@@ -10,14 +10,14 @@ const STEP_BYTES_MIN: u64 = 256;
 
 /// The purpose of a buffer, which is reused for the same purpose only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum BufferPurpose {
     /// Kernels read and write it.
     Work,
     /// The host reads it.
     Read,
 }
 
-impl Purpose {
+impl BufferPurpose {
     fn usage(self) -> wgpu::BufferUsages {
         use wgpu::BufferUsages as Usage;
         match self {
@@ -28,7 +28,7 @@ impl Purpose {
 }
 
 /// The memory that a device holds for this process: buffers in use, buffers kept for later, and uploads on their way.
-pub(crate) struct Pool {
+pub(crate) struct BufferPool {
     device: wgpu::Device,
     bytes_max: u64,
     buffer_bytes_max: u64,
@@ -37,21 +37,21 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    held: Held,
+    held: PoolUsage,
     /// Buffers kept for later, oldest first.
-    idle: Vec<(Purpose, wgpu::Buffer)>,
+    idle: Vec<(BufferPurpose, wgpu::Buffer)>,
 }
 
 /// Bytes that a pool holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Held {
+pub(crate) struct PoolUsage {
     /// Bytes of buffers in use and of uploads on their way.
     pub(crate) used_bytes: u64,
     /// Bytes of buffers kept for later.
     pub(crate) idle_bytes: u64,
 }
 
-impl Pool {
+impl BufferPool {
     pub(crate) fn new(device: wgpu::Device, bytes_max: u64) -> Arc<Self> {
         let buffer_bytes_max = device.limits().max_buffer_size;
         Arc::new(Self { device, bytes_max, buffer_bytes_max, state: Mutex::default() })
@@ -62,13 +62,13 @@ impl Pool {
     }
 
     /// Returns the bytes in use and the bytes kept for later.
-    pub(crate) fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> PoolUsage {
         self.state.lock().held
     }
 
     /// Leases a buffer of at least `bytes`, whose contents are undefined. Over the bound, it waits for the work
     /// submitted so far and frees idle buffers.
-    pub(crate) fn lease(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Result<Lease> {
+    pub(crate) fn lease(self: &Arc<Self>, purpose: BufferPurpose, bytes: u64) -> Result<BufferLease> {
         let step = (bytes.next_power_of_two() / 8).max(STEP_BYTES_MIN);
         let size = bytes.max(1).next_multiple_of(step);
         if size > self.buffer_bytes_max {
@@ -78,7 +78,7 @@ impl Pool {
             )));
         }
         if let Some(buffer) = self.reuse(purpose, size) {
-            return Ok(Lease { buffer, bytes, purpose, pool: Arc::clone(self) });
+            return Ok(BufferLease { buffer, bytes, purpose, pool: Arc::clone(self) });
         }
         let reservation = self.reserve(size)?;
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -89,10 +89,10 @@ impl Pool {
         });
         // The lease accounts for the bytes from here on.
         std::mem::forget(reservation);
-        Ok(Lease { buffer, bytes, purpose, pool: Arc::clone(self) })
+        Ok(BufferLease { buffer, bytes, purpose, pool: Arc::clone(self) })
     }
 
-    fn reuse(&self, purpose: Purpose, size: u64) -> Option<wgpu::Buffer> {
+    fn reuse(&self, purpose: BufferPurpose, size: u64) -> Option<wgpu::Buffer> {
         let mut state = self.state.lock();
         let place = state.idle.iter().rposition(|(of, buffer)| *of == purpose && buffer.size() == size)?;
         let (_, buffer) = state.idle.remove(place);
@@ -137,14 +137,14 @@ impl Pool {
 
 /// A buffer of the pool, which returns to it when the lease is dropped. A lease must be held until the work that uses
 /// the buffer is submitted, and no longer: the device works in order.
-pub(crate) struct Lease {
+pub(crate) struct BufferLease {
     buffer: wgpu::Buffer,
     bytes: u64,
-    purpose: Purpose,
-    pool: Arc<Pool>,
+    purpose: BufferPurpose,
+    pool: Arc<BufferPool>,
 }
 
-impl Lease {
+impl BufferLease {
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
         &self.buffer
     }
@@ -155,7 +155,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for BufferLease {
     fn drop(&mut self) {
         let mut state = self.pool.state.lock();
         state.held.used_bytes -= self.buffer.size();
@@ -167,7 +167,7 @@ impl Drop for Lease {
 /// Bytes that count as used until the reservation is dropped.
 pub(crate) struct Reservation {
     bytes: u64,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
 impl Drop for Reservation {

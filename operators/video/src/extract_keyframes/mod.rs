@@ -17,7 +17,7 @@ use crate::media::{self, Media, Timeline};
 
 pub(crate) fn definition() -> Definition {
     Definition::new("extract_keyframes", 1, "The keyframes of a video as JPEGs, with their times", |params| {
-        let wanted = Wanted::from_params(params)?;
+        let options = KeyframeOptions::from_params(params)?;
         let fields =
             vec![Field::new("timestamp_ms", DataType::Int64, true), Field::new("frame", DataType::LargeBinary, true)];
         Ok(row_wise(fields, move |rows: &Rows<'_>| {
@@ -26,7 +26,7 @@ pub(crate) fn definition() -> Definition {
             let (mut parents, mut errors) = (UInt32Builder::new(), Vec::new());
             for row in (0..videos.len()).filter(|&row| videos.is_valid(row)) {
                 rows.check()?;
-                match extract(media::row_bytes(videos, row), &wanted) {
+                match extract(media::row_bytes(videos, row), &options) {
                     Ok(keyframes) => {
                         for keyframe in keyframes {
                             times.append_value(keyframe.timestamp_ms);
@@ -58,14 +58,14 @@ pub(crate) fn definition() -> Definition {
     )
 }
 
-/// The parameters of the operator.
-struct Wanted {
+/// The keyframes to extract.
+struct KeyframeOptions {
     frames_max: usize,
     gap_min_ms: i64,
     side: u32,
 }
 
-impl Wanted {
+impl KeyframeOptions {
     fn from_params(params: &Params) -> Result<Self> {
         Ok(Self {
             frames_max: params.unsigned_in("max_frames", 1..=4096)? as usize,
@@ -81,36 +81,39 @@ struct Keyframe {
 }
 
 /// Extracts the keyframes of one video, in the order of their times.
-fn extract(bytes: Buffer, wanted: &Wanted) -> Result<Vec<Keyframe>, String> {
+fn extract(bytes: Buffer, options: &KeyframeOptions) -> Result<Vec<Keyframe>, String> {
     let mut media = Media::open(bytes)?;
     let decoder = media.decoder(codec::discard::Discard::NonKey)?;
     let video = media.video()?;
-    let renderer = Renderer::new(wanted.side, media::turn(&video));
+    let renderer = Renderer::new(options.side, media::turn(&video));
     let timeline = Timeline::of(&video);
-    let mut reel = Reel { decoder, renderer, timeline, last_ms: None, keyframes: Vec::new(), trouble: None, wanted };
-    reel.run(&mut media);
-    match (reel.keyframes.is_empty(), reel.trouble) {
-        (false, _) => Ok(reel.keyframes),
+    let mut extraction =
+        Extraction { decoder, renderer, timeline, last_ms: None, keyframes: Vec::new(), trouble: None, options };
+    extraction.run(&mut media);
+    match (extraction.keyframes.is_empty(), extraction.trouble) {
+        (false, _) => Ok(extraction.keyframes),
         (true, Some(trouble)) => Err(format!("no keyframe could be decoded: {trouble}")),
         (true, None) => Err("no keyframe could be decoded: the video stream holds none".to_owned()),
     }
 }
 
-/// A video on its way through the decoder.
-struct Reel<'a> {
+/// The extraction of the keyframes of one video.
+struct Extraction<'a> {
     decoder: codec::decoder::Video,
     renderer: Renderer,
     timeline: Timeline,
+    /// The time of the last keyframe admitted.
     last_ms: Option<i64>,
     keyframes: Vec<Keyframe>,
+    /// The reason why frames are missing, if some are.
     trouble: Option<String>,
-    wanted: &'a Wanted,
+    options: &'a KeyframeOptions,
 }
 
-impl Reel<'_> {
+impl Extraction<'_> {
     fn run(&mut self, media: &mut Media) {
         while let Some(packet) = media.packet(&mut self.trouble) {
-            if !packet.is_key() || !self.is_far_enough(&packet) {
+            if !packet.is_key() || !self.admit(&packet) {
                 continue;
             }
             if packet.is_corrupt() {
@@ -132,14 +135,13 @@ impl Reel<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.keyframes.len() >= self.wanted.frames_max
+        self.keyframes.len() >= self.options.frames_max
     }
 
-    /// Returns whether the keyframe in `packet` is far enough from the last one that was. If so, distances count from
-    /// it.
-    fn is_far_enough(&mut self, packet: &Packet) -> bool {
+    /// Admits the keyframe in `packet` if it is far enough from the last one admitted, and returns whether it is.
+    fn admit(&mut self, packet: &Packet) -> bool {
         let Some(at) = self.timeline.time_ms(packet.pts().or(packet.dts())) else { return true };
-        if self.last_ms.is_some_and(|last| at.saturating_sub(last) < self.wanted.gap_min_ms) {
+        if self.last_ms.is_some_and(|last| at.saturating_sub(last) < self.options.gap_min_ms) {
             return false;
         }
         self.last_ms = Some(at);

@@ -4,6 +4,7 @@
 //! else goes through `image`. Alpha is composited over white, 16-bit and palette images become RGB8, an animation is
 //! its first frame, and EXIF orientation is applied.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
@@ -11,7 +12,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits, RgbImag
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, PixelFormat, ScalingFactor, Subsamp};
 
 use crate::container;
-use crate::geometry::{View, fit_within};
+use crate::geometry::{ImageSize, View, fit_within};
 use crate::jpeg::{Region, decode_region};
 
 /// Pixels of an image, at most. Larger images are refused before anything is allocated for them.
@@ -27,7 +28,7 @@ const JPEG_SCANS_MAX: u32 = 500;
 /// The least size that suffices for a caller, in displayed orientation. A JPEG may come out larger, and never smaller
 /// than both this and its own size.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Target {
+pub(crate) enum DecodeTarget {
     /// At least this width and this height.
     Cover(u32, u32),
     /// At least the size of the picture when shrunk, in its proportions, into this width and height.
@@ -42,7 +43,7 @@ pub(crate) struct Decoded {
     /// The line at which they begin.
     pub(crate) top: u32,
     /// The size of the whole picture at the scale of the pixels.
-    pub(crate) whole: (u32, u32),
+    pub(crate) whole: ImageSize,
 }
 
 /// Decodes images into one pixel buffer, as long as callers [`recycle`](Self::recycle) it.
@@ -59,7 +60,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A reason for the person who looks at the row.
-    pub(crate) fn decode(&mut self, bytes: &[u8], target: Target) -> Result<RgbImage, String> {
+    pub(crate) fn decode(&mut self, bytes: &[u8], target: DecodeTarget) -> Result<RgbImage, String> {
         match container::format(bytes)? {
             ImageFormat::Jpeg => self.decode_jpeg(bytes, target),
             format => decode_other(bytes, format),
@@ -71,18 +72,18 @@ impl Decoder {
     /// # Errors
     /// A reason for the person who looks at the row.
     pub(crate) fn decode_part(&mut self, bytes: &[u8], view: &View) -> Result<Decoded, String> {
-        let (width, height) = view.size_min();
-        let target = Target::Cover(width, height);
+        let ImageSize { width, height } = view.size_min();
+        let target = DecodeTarget::Cover(width, height);
         if let Some(decoded) = self.decode_jpeg_part(bytes, target, view) {
             return Ok(decoded);
         }
         let pixels = self.decode(bytes, target)?;
-        Ok(Decoded { left: 0, top: 0, whole: pixels.dimensions(), pixels })
+        Ok(Decoded { left: 0, top: 0, whole: pixels.dimensions().into(), pixels })
     }
 
     /// Decodes a part of a JPEG. Returns `None` if that saves little, or if decoding the whole picture must tell what
     /// is wrong.
-    fn decode_jpeg_part(&mut self, bytes: &[u8], target: Target, view: &View) -> Option<Decoded> {
+    fn decode_jpeg_part(&mut self, bytes: &[u8], target: DecodeTarget, view: &View) -> Option<Decoded> {
         let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
         let is_upright = orientation.is_none_or(|orientation| orientation == Orientation::NoTransforms);
         if container::format(bytes) != Ok(ImageFormat::Jpeg) || !is_upright {
@@ -100,13 +101,13 @@ impl Decoder {
         let scale = jpeg_scale(&header, Orientation::NoTransforms, target);
         let (width, height) = (scale.scale(header.width) as u32, scale.scale(header.height) as u32);
         let block = scale.scale(header.subsamp.mcu_width()) as u32;
-        let View { part, size, frame } = *view;
-        let across = Axis { side: size.0, scaled: width, out: frame.0, step: block };
-        let down = Axis { side: size.1, scaled: height, out: frame.1, step: 1 };
-        let (left, part_width) = across.span(part.left, part.width);
-        let (top, part_height) = down.span(part.top, part.height);
-        let region = Region { left, top, width: part_width, height: part_height };
-        if u64::from(part_width) * u64::from(part_height) * 10 > u64::from(width) * u64::from(height) * 9 {
+        let View { crop, size, frame } = *view;
+        let across = Axis { side: size.width, scaled: width, out: frame.width, step: block };
+        let down = Axis { side: size.height, scaled: height, out: frame.height, step: 1 };
+        let (columns, lines) = (across.span(crop.left, crop.width), down.span(crop.top, crop.height));
+        let (left, top) = (columns.start, lines.start);
+        let region = Region { left, top, width: columns.len() as u32, height: lines.len() as u32 };
+        if u64::from(region.width) * u64::from(region.height) * 10 > u64::from(width) * u64::from(height) * 9 {
             return None;
         }
         let mut pixels = std::mem::take(&mut self.scratch);
@@ -114,8 +115,8 @@ impl Decoder {
             self.scratch = pixels;
             return None;
         }
-        let pixels = RgbImage::from_raw(part_width, part_height, pixels)?;
-        Some(Decoded { pixels, left, top, whole: (width, height) })
+        let pixels = RgbImage::from_raw(region.width, region.height, pixels)?;
+        Some(Decoded { pixels, left, top, whole: ImageSize { width, height } })
     }
 
     /// Takes back pixels after use, so that the next image needs no allocation.
@@ -123,7 +124,7 @@ impl Decoder {
         self.scratch = pixels.into_raw();
     }
 
-    fn decode_jpeg(&mut self, bytes: &[u8], target: Target) -> Result<RgbImage, String> {
+    fn decode_jpeg(&mut self, bytes: &[u8], target: DecodeTarget) -> Result<RgbImage, String> {
         let mut jpeg = new_decompressor()?;
         let header = match jpeg.read_header(bytes) {
             Ok(header) => header,
@@ -181,21 +182,21 @@ struct Axis {
 }
 
 impl Axis {
-    /// Returns the first of the scaled pixels that `extent` pixels from `begin` depend on, and their number.
-    fn span(&self, begin: f64, extent: f64) -> (u32, u32) {
+    /// Returns the scaled pixels that `extent` pixels from `begin` depend on.
+    fn span(&self, begin: f64, extent: f64) -> Range<u32> {
         let factor = f64::from(self.scaled) / f64::from(self.side);
         let reach = (extent * factor / f64::from(self.out)).max(1.0) + PART_MARGIN;
         let first = (begin * factor - reach).max(0.0) as u32 / self.step * self.step;
         let end = (((begin + extent) * factor + reach).ceil() as u32).min(self.scaled);
-        (first, end.saturating_sub(first))
+        first..end.max(first)
     }
 }
 
-/// Reads the upright width and height of an encoded picture from its header.
+/// Reads the upright size of an encoded picture from its header.
 ///
 /// # Errors
 /// A reason for the person who looks at the row.
-pub(crate) fn upright_size(bytes: &[u8]) -> Result<(u32, u32), String> {
+pub(crate) fn upright_size(bytes: &[u8]) -> Result<ImageSize, String> {
     let format = container::format(bytes)?;
     if format == ImageFormat::Jpeg
         && let Ok(header) = new_decompressor()?.read_header(bytes)
@@ -203,15 +204,14 @@ pub(crate) fn upright_size(bytes: &[u8]) -> Result<(u32, u32), String> {
         check_pixels(header.width as u64, header.height as u64)?;
         let orientation = container::jpeg_exif(bytes).and_then(Orientation::from_exif_chunk);
         let (width, height) = (header.width as u32, header.height as u32);
-        return Ok(if orientation.is_some_and(turns) { (height, width) } else { (width, height) });
+        return Ok(turned(ImageSize { width, height }, orientation.is_some_and(turns)));
     }
     let read = || {
         let mut decoder =
             container::reader(bytes, format).into_decoder().map_err(|error| image_reason(format, &error))?;
         let (width, height) = decoder.dimensions();
         check_pixels(u64::from(width), u64::from(height))?;
-        let turned = decoder.orientation().is_ok_and(turns);
-        Ok(if turned { (height, width) } else { (width, height) })
+        Ok(turned(ImageSize { width, height }, decoder.orientation().is_ok_and(turns)))
     };
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(format!("the {} decoder failed on this file", name(format))))
@@ -225,25 +225,29 @@ fn new_decompressor() -> Result<Decompressor, String> {
 
 /// Returns the smallest scale at which the image is still as large as `target` asks. Only scales for which
 /// libjpeg-turbo has vector instructions are considered: with the others, decoding twice the pixels is faster.
-fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: Target) -> ScalingFactor {
+fn jpeg_scale(header: &DecompressHeader, orientation: Orientation, target: DecodeTarget) -> ScalingFactor {
     if header.is_lossless {
         return ScalingFactor::ONE;
     }
-    let (width, height) = (header.width as u32, header.height as u32);
-    let turned = turns(orientation);
-    let (shown_width, shown_height) = if turned { (height, width) } else { (width, height) };
-    let (need_width, need_height) = match target {
-        Target::Cover(width, height) => (width, height),
-        Target::Within(width, height) => fit_within((shown_width, shown_height), (width, height)),
+    let stored = ImageSize { width: header.width as u32, height: header.height as u32 };
+    let turns = turns(orientation);
+    let needed = match target {
+        DecodeTarget::Cover(width, height) => ImageSize { width, height },
+        DecodeTarget::Within(width, height) => fit_within(turned(stored, turns), ImageSize { width, height }),
     };
-    let (need_width, need_height) = if turned { (need_height, need_width) } else { (need_width, need_height) };
+    let needed = turned(needed, turns);
     [8, 4, 2]
         .map(|part| ScalingFactor::new(1, part))
         .into_iter()
         .find(|scale| {
-            scale.scale(header.width) >= need_width as usize && scale.scale(header.height) >= need_height as usize
+            scale.scale(header.width) >= needed.width as usize && scale.scale(header.height) >= needed.height as usize
         })
         .unwrap_or(ScalingFactor::ONE)
+}
+
+/// Returns `size` with width and height swapped if the picture `turns`.
+fn turned(size: ImageSize, turns: bool) -> ImageSize {
+    if turns { ImageSize { width: size.height, height: size.width } } else { size }
 }
 
 /// Returns whether `orientation` swaps width and height.

@@ -1,22 +1,22 @@
 //! The rows of a matrix that are nearest to each of several queries, found by comparing every row.
 //!
-//! Hits are in order of distance, and rows of equal distance in order of their number. A row with NaN is not found, and
-//! a query with NaN finds nothing; the cosine does not find a row of zeros. A query has fewer hits than wanted when
-//! fewer rows can be found.
+//! Rows are found in order of distance, and rows of equal distance in order of their number. A row with NaN is not
+//! found, and a query with NaN finds nothing; the cosine does not find a row of zeros. A query finds fewer rows than
+//! wanted when there are fewer to find.
 //!
 //! The device agrees with the CPU within [`TOLERANCE`]; rows whose distances differ by less may change their order.
 //! Equal rows have equal distances on both.
 
 use cenote_base::{Error, Result};
 
-use super::distance::{Metric, NONE, for_each_key};
-use crate::device::{Device, Kernel};
+use super::distance::{KernelMetric, NONE, for_each_key};
+use crate::device::{Device, Shader};
 use crate::matrix::{Matrix, count_rows};
 use crate::simd::vectorised;
 use crate::work::{Pending, Work};
 
-/// Hits of a query, at most.
-pub const HITS_MAX: usize = 256;
+/// Rows that a query can ask for, at most.
+pub const WANTED_MAX: usize = 256;
 /// Bound on the difference between a distance on the device and on the CPU: absolute for the cosine, otherwise as a
 /// fraction of the sum of the squared lengths of both rows.
 pub const TOLERANCE: f32 = 1e-5;
@@ -32,22 +32,22 @@ const MEASURE_ROWS: usize = 64;
 /// Rows of a block, at most: as many work groups as a row of the grid holds.
 const BLOCK_ROWS_MAX: usize = 65_535 * MEASURE_ROWS;
 
-const SOURCE: &str = concat!(include_str!("distance.wgsl"), include_str!("nearest.wgsl"));
+const SOURCE: &str = concat!(include_str!("../distance.wgsl"), include_str!("nearest.wgsl"));
 
-const fn kernel(entry: &'static str, constants: &'static [(&'static str, u32)]) -> Kernel {
-    Kernel { source: SOURCE, entry, constants }
+const fn shader(entry: &'static str, constants: &'static [(&'static str, u32)]) -> Shader {
+    Shader { source: SOURCE, entry, constants }
 }
 
-const PICK: Kernel = kernel("pick", &[]);
-const MERGE: Kernel = kernel("merge", &[]);
-const GATHER: Kernel = kernel("gather", &[]);
+const PICK: Shader = shader("pick", &[]);
+const MERGE: Shader = shader("merge", &[]);
+const GATHER: Shader = shader("gather", &[]);
 
 /// A row that was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hit {
+pub struct NearestRow {
     /// The index of the row in the matrix.
     pub row: u32,
-    /// The distance by the [`Metric`]; for [`Metric::InnerProduct`] the product itself.
+    /// The distance by the [`KernelMetric`]; for [`KernelMetric::InnerProduct`] the product itself.
     pub distance: f32,
 }
 
@@ -55,17 +55,23 @@ pub struct Hit {
 ///
 /// # Errors
 /// `InvalidInput` when the length of a slice is not a multiple of `columns`, or `wanted` is 0 or more than
-/// [`HITS_MAX`].
-pub fn on_cpu(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, wanted: usize) -> Result<Vec<Vec<Hit>>> {
+/// [`WANTED_MAX`].
+pub fn on_cpu(
+    metric: KernelMetric,
+    queries: &[f32],
+    matrix: &[f32],
+    columns: usize,
+    wanted: usize,
+) -> Result<Vec<Vec<NearestRow>>> {
     check(wanted)?;
     count_rows("matrix", matrix, columns)?;
     let mut found = vec![Nearest::new(wanted); count_rows("queries", queries, columns)?];
     find(metric, queries, matrix, columns, &mut found);
-    Ok(found.into_iter().map(|nearest| nearest.into_hits(metric)).collect())
+    Ok(found.into_iter().map(|nearest| nearest.into_rows(metric)).collect())
 }
 
 vectorised! {
-    fn find(metric: Metric, queries: &[f32], matrix: &[f32], columns: usize, found: &mut [Nearest]) {
+    fn find(metric: KernelMetric, queries: &[f32], matrix: &[f32], columns: usize, found: &mut [Nearest]) {
         for_each_key(metric, queries, matrix, columns, |query, row, key| found[query].offer(key, row as u32));
     }
 }
@@ -74,7 +80,12 @@ vectorised! {
 ///
 /// # Errors
 /// Those of [`on_cpu`], and `ResourceExhausted` when the memory bound leaves too little room.
-pub fn on_device(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Result<Pending<Vec<Vec<Hit>>>> {
+pub fn on_device(
+    metric: KernelMetric,
+    queries: &[f32],
+    matrix: &Matrix,
+    wanted: usize,
+) -> Result<Pending<Vec<Vec<NearestRow>>>> {
     check(wanted)?;
     let columns = matrix.columns();
     let count = count_rows("queries", queries, columns)?;
@@ -86,19 +97,19 @@ pub fn on_device(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize
         .map(|queries| submit(metric, queries, matrix, wanted))
         .collect::<Result<_>>()?;
     Ok(Pending::new(move || {
-        let mut hits = Vec::with_capacity(count);
+        let mut found = Vec::with_capacity(count);
         for group in groups {
-            hits.extend(group.wait()?);
+            found.extend(group.wait()?);
         }
-        Ok(hits)
+        Ok(found)
     }))
 }
 
 fn check(wanted: usize) -> Result<()> {
-    if (1..=HITS_MAX).contains(&wanted) {
+    if (1..=WANTED_MAX).contains(&wanted) {
         return Ok(());
     }
-    Err(Error::invalid_input(format!("from 1 to {HITS_MAX} hits can be asked for, not {wanted}")))
+    Err(Error::invalid_input(format!("from 1 to {WANTED_MAX} rows can be asked for, not {wanted}")))
 }
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -116,20 +127,20 @@ struct Params {
 }
 
 /// Returns the kernel that measures `queries` queries, and the rows of its grid.
-fn measure(metric: Metric, queries: usize) -> (Kernel, u32) {
+fn measure(metric: KernelMetric, queries: usize) -> (Shader, u32) {
     /// Queries up to which a work group takes one query per lane. With four queries per lane it loads the matrix less
     /// often.
     const FEW: usize = 16;
     let few = queries <= FEW;
-    let measure = kernel(
+    let measure = shader(
         "measure",
         match (metric, few) {
-            (Metric::L2, true) => &[("METRIC", 0), ("ROWS", 1)],
-            (Metric::L2, false) => &[("METRIC", 0), ("ROWS", 4)],
-            (Metric::Cosine, true) => &[("METRIC", 1), ("ROWS", 1)],
-            (Metric::Cosine, false) => &[("METRIC", 1), ("ROWS", 4)],
-            (Metric::InnerProduct, true) => &[("METRIC", 2), ("ROWS", 1)],
-            (Metric::InnerProduct, false) => &[("METRIC", 2), ("ROWS", 4)],
+            (KernelMetric::SquaredL2, true) => &[("METRIC", 0), ("ROWS", 1)],
+            (KernelMetric::SquaredL2, false) => &[("METRIC", 0), ("ROWS", 4)],
+            (KernelMetric::Cosine, true) => &[("METRIC", 1), ("ROWS", 1)],
+            (KernelMetric::Cosine, false) => &[("METRIC", 1), ("ROWS", 4)],
+            (KernelMetric::InnerProduct, true) => &[("METRIC", 2), ("ROWS", 1)],
+            (KernelMetric::InnerProduct, false) => &[("METRIC", 2), ("ROWS", 4)],
         },
     );
     (measure, queries.div_ceil(if few { FEW } else { 4 * FEW }) as u32)
@@ -142,7 +153,12 @@ fn block_rows(device: &Device, queries: usize) -> usize {
 }
 
 /// Submits one group of queries.
-fn submit(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Result<Pending<Vec<Vec<Hit>>>> {
+fn submit(
+    metric: KernelMetric,
+    queries: &[f32],
+    matrix: &Matrix,
+    wanted: usize,
+) -> Result<Pending<Vec<Vec<NearestRow>>>> {
     let device = matrix.device();
     let columns = matrix.columns();
     let count = queries.len() / columns;
@@ -181,15 +197,15 @@ fn submit(metric: Metric, queries: &[f32], matrix: &Matrix, wanted: usize) -> Re
             params.first_place = 0;
         }
     }
-    let hits = work.buffer::<[u32; 2]>(count * wanted)?;
-    work.dispatch(GATHER, &[&picks, &hits], &params, [count as u32, 1, 1])?;
-    work.finish(&hits, move |bytes| {
+    let nearest = work.buffer::<[u32; 2]>(count * wanted)?;
+    work.dispatch(GATHER, &[&picks, &nearest], &params, [count as u32, 1, 1])?;
+    work.finish(&nearest, move |bytes| {
         let entries: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(bytes);
-        let hits = |entries: &[[u32; 2]]| {
+        let rows = |entries: &[[u32; 2]]| {
             let found = entries.iter().filter(|[key, _]| *key != NONE);
-            found.map(|&[key, row]| Hit { row, distance: metric.number(key) }).collect()
+            found.map(|&[key, row]| NearestRow { row, distance: metric.number(key) }).collect()
         };
-        entries.chunks_exact(wanted).map(hits).collect()
+        entries.chunks_exact(wanted).map(rows).collect()
     })
 }
 
@@ -226,11 +242,11 @@ impl Nearest {
         self.entries.truncate(self.wanted);
     }
 
-    fn into_hits(mut self, metric: Metric) -> Vec<Hit> {
+    fn into_rows(mut self, metric: KernelMetric) -> Vec<NearestRow> {
         self.entries.sort_unstable();
         self.entries.truncate(self.wanted);
-        let hit = |entry: u64| Hit { row: entry as u32, distance: metric.number((entry >> 32) as u32) };
-        self.entries.into_iter().map(hit).collect()
+        let row = |entry: u64| NearestRow { row: entry as u32, distance: metric.number((entry >> 32) as u32) };
+        self.entries.into_iter().map(row).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use cenote_base::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::archive::{self, Format};
+use super::archive::{self, ArchiveFormat};
 use super::cache;
 use super::command;
 use super::digest;
@@ -124,7 +124,7 @@ impl Package {
             return Ok(target);
         }
         let archive_path = self.fetch(cache)?;
-        if Format::of(&archive_path)? == Format::Zip {
+        if ArchiveFormat::of(&archive_path)? == ArchiveFormat::Zip {
             return cache::once(&target, |part| archive::extract_zip_member(&archive_path, member, part));
         }
         let path = self.unpacked(cache)?.join(member);

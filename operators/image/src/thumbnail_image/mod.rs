@@ -8,7 +8,7 @@ use cenote_base::{Error, Result};
 use cenote_operator::{Definition, Output, ParamType, Port, PortType, Rows};
 use turbojpeg::{Compressor, PixelFormat, Subsamp};
 
-use crate::decode::{Decoder, Target};
+use crate::decode::{DecodeTarget, Decoder};
 use crate::rows;
 use crate::scale::Scaler;
 
@@ -55,7 +55,7 @@ impl Thumbnailer {
     }
 
     fn thumbnail(&mut self, bytes: &[u8], side: u32) -> Result<turbojpeg::OwnedBuf, String> {
-        let image = self.scaler.within(self.decoder.decode(bytes, Target::Within(side, side))?, side)?;
+        let image = self.scaler.within(self.decoder.decode(bytes, DecodeTarget::Within(side, side))?, side)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         let format = PixelFormat::RGB;
         let source = turbojpeg::Image { pixels: image.as_raw().as_slice(), width, pitch: width * 3, height, format };

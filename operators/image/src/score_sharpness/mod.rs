@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field};
 use cenote_operator::{Definition, Output, Port, PortType, Rows, Shape};
 use image::{DynamicImage, GrayImage};
 
-use crate::decode::{Decoder, Target};
+use crate::decode::{DecodeTarget, Decoder};
 use crate::rows;
 use crate::scale::Scaler;
 
@@ -21,7 +21,7 @@ pub(crate) fn definition() -> Definition {
         let start = || Ok((Decoder::default(), Scaler::default()));
         Ok(rows::with_state(vec![field], start, |(decoder, scaler), rows: &Rows<'_>| {
             let (scores, errors) = rows::map(rows, |bytes| {
-                let image = scaler.within(decoder.decode(bytes, Target::Within(SIDE, SIDE))?, SIDE)?;
+                let image = scaler.within(decoder.decode(bytes, DecodeTarget::Within(SIDE, SIDE))?, SIDE)?;
                 Ok(laplacian_variance(&DynamicImage::ImageRgb8(image).into_luma8()))
             })?;
             Ok(Output::from(vec![Arc::new(Float32Array::from(scores)) as ArrayRef]).with_errors(errors))

@@ -14,11 +14,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use arrow::error::ArrowError;
 use cenote_base::{Error, Result};
 use cenote_device::Device;
-use cenote_device::resize::frames::{self, Picture};
+use cenote_device::resize::{self, ImageSize, SourcePicture};
 use cenote_operator::{Definition, Kernel, Operator, Output, ParamType, Params, Port, PortType, Rows, Worker};
 use image::{ImageBuffer, Rgb, RgbImage};
 
-use crate::decode::{Decoder, Target};
+use crate::decode::{DecodeTarget, Decoder};
 use crate::geometry::{Fit, Layout};
 use crate::rows;
 use crate::scale::Scaler;
@@ -37,7 +37,7 @@ pub(crate) const KERNEL: &str = "resize_image";
 
 pub(crate) fn definition() -> Definition {
     Definition::new("resize_image", 2, "Upright RGB8 pixels of one size, as width × height × 3 numbers", |params| {
-        let frame = Frame::from_params(params)?;
+        let frame = FrameSpec::from_params(params)?;
         let preparer = move || Ok(Box::new(Preparer { frame, decoder: Decoder::default(), scaler: Scaler::default() }));
         let kernel = Kernel {
             name: KERNEL,
@@ -58,15 +58,15 @@ pub(crate) fn definition() -> Definition {
     )
 }
 
-/// The frame that pictures are resized to.
+/// The size of the frames, and how pictures are fitted into them.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
+struct FrameSpec {
     width: u32,
     height: u32,
     fit: Fit,
 }
 
-impl Frame {
+impl FrameSpec {
     fn from_params(params: &Params) -> Result<Self> {
         let fit = Fit::parse(params.text("fit")?)?;
         let side = |name| params.unsigned_in(name, 1..=SIDE_MAX);
@@ -95,8 +95,8 @@ impl Frame {
         Ok(Self { width: side("width")?, height: side("height")?, fit })
     }
 
-    fn size(self) -> (u32, u32) {
-        (self.width, self.height)
+    fn size(self) -> ImageSize {
+        ImageSize { width: self.width, height: self.height }
     }
 
     fn bytes(self) -> usize {
@@ -104,10 +104,10 @@ impl Frame {
     }
 
     /// Returns the size to which a picture must be decoded.
-    fn target(self) -> Target {
+    fn target(self) -> DecodeTarget {
         match self.fit {
-            Fit::Contain => Target::Within(self.width, self.height),
-            Fit::Cover | Fit::Stretch => Target::Cover(self.width, self.height),
+            Fit::Contain => DecodeTarget::Within(self.width, self.height),
+            Fit::Cover | Fit::Stretch => DecodeTarget::Cover(self.width, self.height),
         }
     }
 
@@ -143,7 +143,7 @@ fn no_column(source: ArrowError) -> Error {
 }
 
 struct ResizeImage {
-    frame: Frame,
+    frame: FrameSpec,
     outputs: Vec<Field>,
     kernel: Kernel,
 }
@@ -164,7 +164,7 @@ impl Operator for ResizeImage {
 
 /// A worker that decodes and resizes every row straight into the one buffer of the batch.
 struct Whole {
-    frame: Frame,
+    frame: FrameSpec,
     decoder: Decoder,
     scaler: Scaler,
 }
@@ -185,7 +185,7 @@ impl Worker for Whole {
 
 /// A worker that decodes rows for the kernel.
 struct Preparer {
-    frame: Frame,
+    frame: FrameSpec,
     decoder: Decoder,
     scaler: Scaler,
 }
@@ -228,7 +228,7 @@ impl Worker for Preparer {
 
 /// The input of the kernel: decoded pictures and their frame.
 struct Pictures<'a> {
-    frame: Frame,
+    frame: FrameSpec,
     pixels: &'a LargeBinaryArray,
     widths: &'a UInt32Array,
     heights: &'a UInt32Array,
@@ -239,7 +239,7 @@ impl<'a> Pictures<'a> {
         let wrong = || Error::internal(format!("kernel `{KERNEL}` takes pictures"));
         let [pixels, widths, heights] = input.columns() else { return Err(wrong()) };
         Ok(Self {
-            frame: Frame::of(input)?,
+            frame: FrameSpec::of(input)?,
             pixels: pixels.as_binary_opt().ok_or_else(wrong)?,
             widths: widths.as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?,
             heights: heights.as_primitive_opt::<UInt32Type>().ok_or_else(wrong)?,
@@ -251,15 +251,15 @@ impl<'a> Pictures<'a> {
         (0..self.pixels.len()).filter(|row| self.pixels.is_valid(*row))
     }
 
-    fn picture(&self, row: usize) -> Picture<'a> {
+    fn picture(&self, row: usize) -> SourcePicture<'a> {
         let (width, height) = (self.widths.value(row), self.heights.value(row));
-        let Layout { part, place } = self.frame.fit.layout((width, height), self.frame.size());
-        Picture { pixels: self.pixels.value(row), width, height, part, place }
+        let Layout { crop, placement } = self.frame.fit.layout(ImageSize { width, height }, self.frame.size());
+        SourcePicture { pixels: self.pixels.value(row), width, height, crop, placement }
     }
 
     /// Resizes the picture of `row` on the calling thread.
     fn fill(&self, row: usize, frame: &mut [u8], scaler: &mut Scaler) -> Result<()> {
-        let Picture { pixels, width, height, .. } = self.picture(row);
+        let SourcePicture { pixels, width, height, .. } = self.picture(row);
         let image = ImageBuffer::<Rgb<u8>, &[u8]>::from_raw(width, height, pixels);
         let image = image.ok_or_else(|| Error::internal("a picture lost some of its pixels"))?;
         scaler.fill(&image, frame, self.frame.size(), self.frame.fit).map_err(Error::internal)
@@ -299,7 +299,7 @@ pub(crate) fn on_device(device: &Device, input: &RecordBatch) -> Result<RecordBa
             run.push(row);
         }
         let batch: Vec<_> = run.iter().map(|row| pictures.picture(*row)).collect();
-        let frames = frames::on_device(device, &batch, pictures.frame.size())?.wait()?;
+        let frames = resize::on_device(device, &batch, pictures.frame.size())?.wait()?;
         for (row, frame) in run.into_iter().zip(frames.chunks_exact(bytes)) {
             pixels[row * bytes..][..bytes].copy_from_slice(frame);
         }

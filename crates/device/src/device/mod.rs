@@ -8,7 +8,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 
 use crate::discover::{self, DeviceInfo};
-use crate::pool::Pool;
+use crate::pool::BufferPool;
 
 /// An opened device. Clones share it.
 ///
@@ -33,10 +33,10 @@ struct Inner {
     info: DeviceInfo,
     device: wgpu::Device,
     queue: wgpu::Queue,
-    pool: Arc<Pool>,
-    pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
+    pool: Arc<BufferPool>,
+    pipelines: Mutex<HashMap<Shader, wgpu::ComputePipeline>>,
     fault: Arc<Fault>,
-    counters: Counters,
+    counters: DeviceCounters,
     /// Nanoseconds of a tick of the device's clock; `None` when kernels cannot read its clock.
     tick_ns: Option<f32>,
 }
@@ -60,7 +60,7 @@ pub struct DeviceUsage {
 }
 
 #[derive(Default)]
-pub(crate) struct Counters {
+pub(crate) struct DeviceCounters {
     pub(crate) uploaded_bytes: AtomicU64,
     pub(crate) read_bytes: AtomicU64,
     pub(crate) submissions: AtomicU64,
@@ -69,7 +69,7 @@ pub(crate) struct Counters {
 
 /// A WGSL entry point with its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Kernel {
+pub(crate) struct Shader {
     pub(crate) source: &'static str,
     pub(crate) entry: &'static str,
     pub(crate) constants: &'static [(&'static str, u32)],
@@ -112,10 +112,10 @@ impl Device {
         });
         Ok(Self(Arc::new(Inner {
             info: info.clone(),
-            pool: Pool::new(device.clone(), memory_bytes_max),
+            pool: BufferPool::new(device.clone(), memory_bytes_max),
             pipelines: Mutex::default(),
             fault,
-            counters: Counters::default(),
+            counters: DeviceCounters::default(),
             tick_ns: (!clock.is_empty()).then(|| queue.get_timestamp_period()),
             device,
             queue,
@@ -149,11 +149,11 @@ impl Device {
         &self.0.queue
     }
 
-    pub(crate) fn pool(&self) -> &Arc<Pool> {
+    pub(crate) fn pool(&self) -> &Arc<BufferPool> {
         &self.0.pool
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &DeviceCounters {
         &self.0.counters
     }
 
@@ -161,20 +161,20 @@ impl Device {
         self.0.tick_ns
     }
 
-    /// Returns the pipeline of `kernel`, which the first call compiles.
-    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
+    /// Returns the pipeline of `shader`, which the first call compiles.
+    pub(crate) fn pipeline(&self, shader: Shader) -> Result<wgpu::ComputePipeline> {
         let mut pipelines = self.0.pipelines.lock();
-        if let Some(pipeline) = pipelines.get(&kernel) {
+        if let Some(pipeline) = pipelines.get(&shader) {
             return Ok(pipeline.clone());
         }
-        let source = wgpu::ShaderSource::Wgsl(kernel.source.into());
+        let source = wgpu::ShaderSource::Wgsl(shader.source.into());
         let module = self.raw().create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
-        let constants: Vec<_> = kernel.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+        let constants: Vec<_> = shader.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
         let pipeline = self.raw().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.entry),
+            label: Some(shader.entry),
             layout: None,
             module: &module,
-            entry_point: Some(kernel.entry),
+            entry_point: Some(shader.entry),
             // No kernel reads workgroup memory that it did not write.
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &constants,
@@ -183,7 +183,7 @@ impl Device {
             cache: None,
         });
         self.check()?;
-        pipelines.insert(kernel, pipeline.clone());
+        pipelines.insert(shader, pipeline.clone());
         Ok(pipeline)
     }
 

@@ -1,5 +1,6 @@
 //! `chunk_text`: a text in pieces of bounded size, cut where a reader would pause.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Builder, StringBuilder, UInt32Builder, cast::AsArray};
@@ -11,13 +12,13 @@ use crate::limit::check_column_bytes;
 
 pub(crate) fn definition() -> Definition {
     Definition::new("chunk_text", 1, "Pieces of a text, cut at paragraphs, else sentences, else words", |params| {
-        let cut = Cut::from_params(params)?;
+        let chunker = Chunker::from_params(params)?;
         let fields = vec![
             Field::new("text", DataType::Utf8, true),
             Field::new("start", DataType::Int64, true),
             Field::new("end", DataType::Int64, true),
         ];
-        Ok(row_wise(fields, move |rows: &Rows<'_>| cut.process(rows)))
+        Ok(row_wise(fields, move |rows: &Rows<'_>| chunker.process(rows)))
     })
     .shape(Shape::OneToMany)
     .input(Port::new("text", PortType::Text))
@@ -30,9 +31,9 @@ pub(crate) fn definition() -> Definition {
     )
 }
 
-/// The parameters of the operator.
+/// The bounds of the pieces.
 #[derive(Debug, Clone, Copy)]
-struct Cut {
+struct Chunker {
     max_chars: usize,
     overlap: usize,
 }
@@ -45,7 +46,7 @@ struct Pauses {
     word: Option<usize>,
 }
 
-impl Cut {
+impl Chunker {
     fn from_params(params: &Params) -> Result<Self> {
         let (max_chars, overlap) = (params.unsigned_in("max_chars", 1..=1_000_000)?, params.unsigned("overlap")?);
         if overlap > max_chars / 2 {
@@ -63,12 +64,12 @@ impl Cut {
         let mut bytes = 0;
         for (row, text) in rows.column(0).as_string::<i32>().iter().enumerate() {
             let Some(text) = text else { continue };
-            for (start, end) in self.pieces(text) {
-                bytes += end - start;
+            for piece in self.pieces(text) {
+                bytes += piece.len();
                 check_column_bytes(bytes)?;
-                pieces.append_value(&text[start..end]);
-                starts.append_value(start as i64);
-                ends.append_value(end as i64);
+                pieces.append_value(&text[piece.clone()]);
+                starts.append_value(piece.start as i64);
+                ends.append_value(piece.end as i64);
                 parents.append_value(row as u32);
             }
         }
@@ -81,7 +82,7 @@ impl Cut {
     ///
     /// Takes time linear in `text`: a piece looks at no more than `max_chars` characters, and the next one starts at
     /// least a quarter of that further on.
-    fn pieces(self, text: &str) -> impl Iterator<Item = (usize, usize)> {
+    fn pieces(self, text: &str) -> impl Iterator<Item = Range<usize>> {
         let mut next = Some(0);
         std::iter::from_fn(move || {
             while let Some(from) = next {
@@ -90,7 +91,7 @@ impl Cut {
                 next = (end < text.len()).then(|| self.restart(text, from, end));
                 let piece = text[from..end].trim_end();
                 if !piece.is_empty() {
-                    return Some((from, from + piece.len()));
+                    return Some(from..from + piece.len());
                 }
             }
             None
@@ -98,17 +99,17 @@ impl Cut {
     }
 
     /// Returns the end of the piece that starts at `from`: the end of the text, else the last pause of the best kind,
-    /// else the place after the last character that fits. Pauses too close to the start are ignored: they would make
-    /// crumbs.
+    /// else the place after the last character that fits. Pauses in the first half of what is new are ignored, so that
+    /// no piece is tiny.
     fn end(self, text: &str, from: usize) -> usize {
-        let crumbs = self.overlap + (self.max_chars - self.overlap) / 2;
+        let chars_min = self.overlap + (self.max_chars - self.overlap) / 2;
         let mut pauses = Pauses::default();
         let mut before = '\0';
         let mut ended_sentence = false;
         let mut newlines = 0;
         for (count, (offset, char)) in text[from..].char_indices().enumerate() {
             let at = from + offset;
-            if count > crumbs || count == self.max_chars {
+            if count > chars_min || count == self.max_chars {
                 if newlines >= 2 && !char.is_whitespace() {
                     pauses.paragraph = Some(at);
                 }

@@ -17,7 +17,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
-use crate::decode::{Decoder, Target};
+use crate::decode::{DecodeTarget, Decoder};
 use crate::scale;
 
 const MODEL: &str = "efficientnet_lite0";
@@ -129,7 +129,7 @@ impl Worker for EmbedImageWorker {
         let (mut pixels, mut vectors) = (Vec::new(), Vec::new());
         for (row, bytes) in images.iter().enumerate() {
             rows.check()?;
-            let target = Target::Cover(SHORT_SIDE as u32, SHORT_SIDE as u32);
+            let target = DecodeTarget::Cover(SHORT_SIDE as u32, SHORT_SIDE as u32);
             let decoded = bytes.map(|bytes| Decoder::default().decode(bytes, target));
             match decoded.map(|decoded| middle(&decoded?, &mut self.resizer)) {
                 Some(Ok(square)) => {

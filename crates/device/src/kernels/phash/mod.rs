@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use cenote_base::{Error, Result};
 
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Shader};
 use crate::kernels::grid;
 use crate::work::{Pending, Work};
 
@@ -29,7 +29,7 @@ const BLOCK: usize = 8;
 /// Frequencies weaker than this, in grey levels, are noise.
 const NOISE: f32 = 0.01;
 
-const HASH: Kernel = Kernel { source: include_str!("phash.wgsl"), entry: "hash", constants: &[] };
+const HASH: Shader = Shader { source: include_str!("phash.wgsl"), entry: "hash", constants: &[] };
 
 /// Rows 1 to 8 of the orthonormal DCT-II matrix of size 32.
 static BASIS: LazyLock<[[f32; SIDE]; BLOCK]> = LazyLock::new(|| {

@@ -18,7 +18,7 @@ use cenote_device::phash::{self, SIDE};
 use cenote_operator::{Definition, Kernel, Operator, Output, Port, PortType, Rows, Worker};
 use image::DynamicImage;
 
-use crate::decode::{Decoder, Target};
+use crate::decode::{DecodeTarget, Decoder};
 use crate::rows;
 use crate::scale::Scaler;
 
@@ -95,7 +95,7 @@ impl Worker for Shrinker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let (pictures, errors) = rows::map(rows, |bytes| {
             // Twice the reduced side leaves the filter pixels to average.
-            let image = self.decoder.decode(bytes, Target::Cover(2 * SIDE as u32, 2 * SIDE as u32))?;
+            let image = self.decoder.decode(bytes, DecodeTarget::Cover(2 * SIDE as u32, 2 * SIDE as u32))?;
             let luma = DynamicImage::ImageRgb8(image).into_luma8();
             Ok(self.scaler.luma(&luma, SIDE as u32, SIDE as u32)?.into_raw())
         })?;
