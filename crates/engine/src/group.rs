@@ -24,14 +24,14 @@ pub(crate) type Pattern = u64;
 const GROUP_STEPS_MAX: usize = 64;
 
 /// Consecutive steps over one table that share a pass.
-pub(crate) struct Group {
+pub(crate) struct StepGroup {
     pub(crate) table: Table,
     /// The job that the group's tasks belong to.
     pub(crate) job: Job,
     pub(crate) steps: Vec<Arc<PlannedStep>>,
 }
 
-impl Group {
+impl StepGroup {
     /// Splits `planned` into ranges of consecutive steps that share a pass: over one table, row-wise, and without a
     /// predicate over an output of the same pass.
     pub(crate) fn split(planned: &[Arc<PlannedStep>]) -> Vec<Range<usize>> {
@@ -58,7 +58,7 @@ impl Group {
 }
 
 /// The rows that a group works on, at one snapshot.
-pub(crate) struct Work {
+pub(crate) struct GroupWork {
     pub(crate) snapshot: Snapshot,
     /// For each step, the ids of the rows that it must process.
     pub(crate) stale: Vec<Arc<BTreeSet<u64>>>,
@@ -69,10 +69,10 @@ pub(crate) struct Work {
     recorded: BTreeMap<String, BTreeSet<String>>,
 }
 
-impl Work {
+impl GroupWork {
     /// Finds the rows that each step of `group` must process. Returns `None` in a dry run whose inputs are not stored
     /// yet.
-    pub(crate) async fn find(engine: &Engine, group: &Group, options: &RunOptions) -> Result<Option<Self>> {
+    pub(crate) async fn find(engine: &Engine, group: &StepGroup, options: &RunOptions) -> Result<Option<Self>> {
         let snapshot = group.table.snapshot().await?;
         let has = |name: &String| snapshot.full_schema().field_with_name(name).is_ok();
         let can_read = |step: &Arc<PlannedStep>| step.inputs.iter().chain(&step.filter_columns).all(has);
@@ -176,7 +176,7 @@ impl Work {
 
     /// Adds to the stale rows of each step the rows for which an earlier step of the group derives one of its inputs
     /// again.
-    async fn follow_inputs(&mut self, group: &Group) -> Result<()> {
+    async fn follow_inputs(&mut self, group: &StepGroup) -> Result<()> {
         for number in 0..group.steps.len() {
             let step = &group.steps[number];
             let mut inherited = BTreeSet::new();

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, ErrorKind, Result};
 use cenote_store::{Snapshot, Store, TableSpec};
 
-use crate::group::Group;
+use crate::group::StepGroup;
 use crate::plan::{Child, PlannedStep};
 use crate::record::dependents;
 
@@ -25,7 +25,7 @@ struct ReadyChild {
 
 /// Creates child tables, adds the columns that `group` will fill, and records which fingerprints a change of each
 /// column voids. `planned` are all steps of the recipe.
-pub(crate) async fn prepare(store: &Store, group: &Group, planned: &[Arc<PlannedStep>]) -> Result<()> {
+pub(crate) async fn prepare(store: &Store, group: &StepGroup, planned: &[Arc<PlannedStep>]) -> Result<()> {
     let children = prepare_children(store, group).await?;
     void_changed(group).await?;
     let snapshot = group.table.snapshot().await?;
@@ -75,7 +75,7 @@ pub(crate) async fn prepare(store: &Store, group: &Group, planned: &[Arc<Planned
 
 /// Creates the child tables of `group` and returns their identities by step label. Where a child table is not the one
 /// that held the children before, no parent has any, so the fingerprints are dropped.
-async fn prepare_children(store: &Store, group: &Group) -> Result<BTreeMap<String, u64>> {
+async fn prepare_children(store: &Store, group: &StepGroup) -> Result<BTreeMap<String, u64>> {
     let mut children = BTreeMap::new();
     for step in &group.steps {
         let Some(child) = &step.child else { continue };
@@ -128,7 +128,7 @@ async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child) -> Resul
 }
 
 /// Drops the fingerprints of steps that read other columns than before, or whose outputs somebody dropped.
-async fn void_changed(group: &Group) -> Result<()> {
+async fn void_changed(group: &StepGroup) -> Result<()> {
     let snapshot = group.table.snapshot().await?;
     let has = |name: &str| snapshot.full_schema().field_with_name(name).is_ok();
     for step in group.steps.iter().filter(|step| has(&step.fingerprint_column)) {

@@ -7,7 +7,7 @@ use cenote_operator::{OperatorSpec, Params};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use crate::recipe::{IndexRequest, Keep, Position, Positions, Recipe, Step};
+use crate::recipe::{FieldPositions, IndexRequest, Keep, Recipe, Step, TextPosition};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,7 +61,7 @@ impl Recipe {
             let reason = rendered.split(" at line ").next().unwrap_or(&rendered).trim().to_owned();
             Error::invalid_input(format!("{origin}{place}: {reason}")).with_source(source)
         })?;
-        let mut positions = Positions::new(origin);
+        let mut positions = FieldPositions::new(origin);
         let mut steps = Vec::new();
         for step in recipe.steps {
             let mut fields = BTreeMap::new();
@@ -81,8 +81,8 @@ impl Recipe {
 }
 
 /// Takes the value of `field` and notes its position.
-fn take<T>(spanned: Spanned<T>, field: &'static str, fields: &mut BTreeMap<&'static str, Position>) -> T {
+fn take<T>(spanned: Spanned<T>, field: &'static str, fields: &mut BTreeMap<&'static str, TextPosition>) -> T {
     let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
-    fields.insert(field, Position { line, column });
+    fields.insert(field, TextPosition { line, column });
     spanned.value
 }

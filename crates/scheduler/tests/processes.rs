@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind};
-use cenote_scheduler::{Cancel, ChildProcess, ProcessOptions, Value, serve_calls, sift};
+use cenote_scheduler::{Cancel, ChildProcess, ProcessOptions, SiftedOutput, Value, serve_calls, sift};
 
 const CHILD: &str = "CENOTE_TEST_CHILD";
 

@@ -8,7 +8,7 @@ use cenote_operator::RowError;
 use cenote_scheduler::Sender;
 use cenote_store::{Snapshot, is_blob};
 
-use super::row_bytes::RowBytes;
+use super::output_row_bytes::OutputRowBytes;
 use crate::fault::internal;
 
 /// Rows of one piece, at most: enough to share the cost of a call, few enough to spread over cores.
@@ -24,7 +24,7 @@ pub(super) struct PieceBounds {
     /// Bytes of a piece of several rows, and of what is made of it, at most.
     pub(super) bytes_max: u64,
     /// The bytes that are made of a row.
-    pub(super) made: Arc<RowBytes>,
+    pub(super) made: Arc<OutputRowBytes>,
 }
 
 impl PieceBounds {

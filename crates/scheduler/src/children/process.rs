@@ -71,7 +71,7 @@ struct RunningChild {
 type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// The limits of one wait for a child.
-struct Limits<'a> {
+struct CallLimits<'a> {
     check: Check<'a>,
     memory_max: ByteSize,
     time_max: Duration,
@@ -104,7 +104,7 @@ impl ChildProcess {
     pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
         let content = object_content(input)?;
         let running = self.take_running(check)?;
-        let limits = Limits::new(check, &self.options, self.options.call_max);
+        let limits = CallLimits::new(check, &self.options, self.options.call_max);
         let Answered { child, answer } = running.call(&self.name, &content, &limits)?;
         self.running = Some(child);
         answer
@@ -139,7 +139,7 @@ impl RunningChild {
             .spawn()
             .context(doing)?;
         let mut running = Self { child, connection: ours };
-        let limits = Limits::new(check, options, options.start_max);
+        let limits = CallLimits::new(check, options, options.start_max);
         let greet = |running: &mut Self| -> Result<()> {
             running.connection.set_read_timeout(Some(CHECK_INTERVAL))?;
             running.connection.set_write_timeout(Some(CHECK_INTERVAL))?;
@@ -160,7 +160,7 @@ impl RunningChild {
     ///
     /// # Errors
     /// The error that the child was killed for.
-    fn call(mut self, name: &str, content: &[u8], limits: &Limits<'_>) -> Result<Answered> {
+    fn call(mut self, name: &str, content: &[u8], limits: &CallLimits<'_>) -> Result<Answered> {
         match self.exchange(content, limits) {
             Ok(answer) => {
                 let answer = answer.map_err(|error| error.context(format!("child of `{name}`")));
@@ -172,7 +172,7 @@ impl RunningChild {
     }
 
     /// Sends a call and receives the answer. The outer error is the end of the child, the inner one its answer.
-    fn exchange(&mut self, content: &[u8], limits: &Limits<'_>) -> Result<Result<Value>> {
+    fn exchange(&mut self, content: &[u8], limits: &CallLimits<'_>) -> Result<Result<Value>> {
         let pid = self.child.id();
         for part in [&frame_header(FrameKind::Call, content.len()), content] {
             let mut left = part;
@@ -189,7 +189,7 @@ impl RunningChild {
         parse_answer(kind, &content)
     }
 
-    fn receive(&mut self, limits: &Limits<'_>) -> Result<(FrameKind, Vec<u8>)> {
+    fn receive(&mut self, limits: &CallLimits<'_>) -> Result<(FrameKind, Vec<u8>)> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, limits)?;
         let (kind, length) = parse_header(&header, limits.memory_max.0)?;
@@ -203,7 +203,7 @@ impl RunningChild {
         Ok((kind, content))
     }
 
-    fn fill(&mut self, mut to: &mut [u8], limits: &Limits<'_>) -> Result<()> {
+    fn fill(&mut self, mut to: &mut [u8], limits: &CallLimits<'_>) -> Result<()> {
         while !to.is_empty() {
             match self.connection.read(to) {
                 Ok(0) => return Err(Error::unavailable("it ended")),
@@ -241,7 +241,7 @@ impl Drop for RunningChild {
     }
 }
 
-impl<'a> Limits<'a> {
+impl<'a> CallLimits<'a> {
     fn new(check: Check<'a>, options: &ProcessOptions, time_max: Duration) -> Self {
         let now = Instant::now();
         Self { check, memory_max: options.memory_max, time_max, until: now + time_max, checked: Cell::new(now) }

@@ -14,7 +14,7 @@ use crate::state::counters::Counters;
 use crate::state::fair::QueueHead;
 use crate::state::ledger::Demand;
 
-/// Running tasks, and waiting ones, that a [`Status`] names, at most.
+/// Running tasks, and waiting ones, that a [`SchedulerStatus`] names, at most.
 const NAMED_MAX: usize = 32;
 
 /// A snapshot of the resources.
@@ -28,7 +28,7 @@ pub struct Usage {
 
 /// A snapshot of a [`Scheduler`](crate::Scheduler). `Display` writes a report for people.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub struct SchedulerStatus {
     /// The resources, and how much of them is held.
     pub usage: Usage,
     /// Bytes of objects in memory that can be evicted.
@@ -80,12 +80,12 @@ impl Core {
         Usage { total: self.ledger.total(), used: self.ledger.used() }
     }
 
-    pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> Status {
+    pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> SchedulerStatus {
         let devices = self.ledger.devices().iter();
         let devices = devices.map(|device| (device.class().to_owned(), device.used_bytes(), device.memory_bytes()));
         let running = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_running());
         let activity = |task: &Task| Activity { name: task.spec.name.clone(), elapsed: now - task.since };
-        Status {
+        SchedulerStatus {
             usage: self.usage(),
             idle_bytes: self.ledger.memory().idle(),
             spilled_bytes,
@@ -143,7 +143,7 @@ impl Core {
     }
 }
 
-impl Status {
+impl SchedulerStatus {
     /// Writes the numbers in the Prometheus text format, version 0.0.4.
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
@@ -203,7 +203,7 @@ fn label(name: &str, value: &str) -> String {
     format!("{{{name}=\"{value}\"}}")
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for SchedulerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (total, used) = (&self.usage.total, &self.usage.used);
         write!(f, "cpu {}/{}", used.cpu, total.cpu)?;

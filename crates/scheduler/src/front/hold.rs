@@ -8,13 +8,13 @@ use cenote_base::{Resources, Result};
 use super::options::WorkOptions;
 use super::reply;
 use super::scheduler::Scheduler;
-use crate::kernel::Kernel;
+use crate::driver::Driver;
 use crate::state::arena::Key;
 use crate::state::task_spec::NewTask;
 
 /// A part of the memory budget, held until it is dropped.
 pub struct Hold {
-    kernel: Arc<Kernel>,
+    driver: Arc<Driver>,
     key: Key,
 }
 
@@ -31,12 +31,12 @@ impl Scheduler {
         let whole = Resources::cpu(0.0).with_memory_bytes(bytes.saturating_add(beside));
         let mut spec = self.task_spec(&options.clone().resources(whole))?;
         spec.request.set_aside(bytes, beside);
-        let kernel = self.kernel();
-        let key = kernel.with(|core| core.add_hold());
-        let hold = Hold { kernel: Arc::clone(kernel), key };
+        let driver = self.driver();
+        let key = driver.with(|core| core.add_hold());
+        let hold = Hold { driver: Arc::clone(driver), key };
         spec.hold = Some(key);
         let (body, result) = reply::replying(|_| Ok(()));
-        reply::submit_and_wait(kernel, NewTask::new(Arc::new(spec), body), result).await?;
+        reply::submit_and_wait(driver, NewTask::new(Arc::new(spec), body), result).await?;
         Ok(hold)
     }
 }
@@ -49,6 +49,6 @@ impl fmt::Debug for Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.release_hold(self.key));
+        self.driver.with(|core| core.release_hold(self.key));
     }
 }

@@ -155,7 +155,8 @@ impl ChaosRun {
         let made = Arc::clone(&self.made);
         let body = plan.clone();
         let resources = self.resources();
-        let run = move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &made);
+        let run =
+            move |context: &crate::TaskContext, inputs: &[Value]| body.run(number, context.attempt, inputs, &made);
         let object = self.threads.scheduler.submit(&options.resources(resources), &inputs, run);
         if object.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {
             plan.uncertain = true;
@@ -170,7 +171,7 @@ impl ChaosRun {
         let actor = self.actors[self.random.below(self.actors.len() as u64) as usize].clone();
         let (body, made) = (plan.clone(), MadeCounts::default());
         let call = async move {
-            actor.call(move |(), context: &crate::Context| body.run(number, context.attempt, &[], &made)).await
+            actor.call(move |(), context: &crate::TaskContext| body.run(number, context.attempt, &[], &made)).await
         };
         self.calls.push((plan, tokio::spawn(call)));
     }
@@ -226,7 +227,7 @@ impl ChaosRun {
 
     fn audit(&self) {
         let in_transit_bytes = self.threads.count() as u64 * OUTPUT_BYTES_MAX.max(PUT_BYTES as u64);
-        self.threads.scheduler.kernel().look(|core| core.audit(in_transit_bytes));
+        self.threads.scheduler.driver().look(|core| core.audit(in_transit_bytes));
     }
 
     async fn run(&mut self, tasks: usize) {
@@ -307,9 +308,9 @@ async fn chaos(seed: u64) {
     drop(run.objects);
     drop(run.actors);
     settle().await;
-    let kernel = Arc::clone(scheduler.kernel());
-    kernel.look(|core| core.assert_empty());
-    assert_eq!(kernel.spilled_bytes(), 0);
+    let driver = Arc::clone(scheduler.driver());
+    driver.look(|core| core.assert_empty());
+    assert_eq!(driver.spilled_bytes(), 0);
 }
 
 async fn check_results(run: &mut ChaosRun, scheduler: &crate::Scheduler) {
@@ -350,7 +351,7 @@ async fn check_results(run: &mut ChaosRun, scheduler: &crate::Scheduler) {
             (Ok(found), Expected { number: Some(wanted), .. }) => assert_eq!(found, *wanted, "task {number}"),
             (Ok(_), Expected { number: None, .. }) => panic!("task {number} ended well and should not have"),
             (Err(_), Expected { number: None, .. } | Expected { is_certain: false, .. }) => {}
-            // An object without a recipe stays lost, and so does everything made from it.
+            // An object whose lineage is not known stays lost, and so does everything made from it.
             (Err(error), _) => {
                 assert!(lossy, "task {number}: {error}");
                 assert!(error.message().contains("nothing is known to make it again"), "task {number}: {error}");

@@ -28,7 +28,7 @@ fn jobs_share_equally_however_much_they_hand_in() {
             let job = threads.scheduler.job(JobOptions::new("job"));
             for _ in 0..(200 << random.below(3)) {
                 let had = Arc::clone(&had);
-                let work = move |_: &crate::Context, _: &[Value]| {
+                let work = move |_: &crate::TaskContext, _: &[Value]| {
                     had.lock()[number] += 1;
                     Ok(Value::from(Vec::new()))
                 };
@@ -60,7 +60,7 @@ fn work_that_is_waited_for_goes_before_a_backfill() {
             let job = threads.scheduler.job(JobOptions::new("job").priority(priority));
             for _ in 0..20 {
                 let order = Arc::clone(&order);
-                let work = move |_: &crate::Context, _: &[Value]| {
+                let work = move |_: &crate::TaskContext, _: &[Value]| {
                     order.lock().push(number);
                     Ok(Value::from(Vec::new()))
                 };

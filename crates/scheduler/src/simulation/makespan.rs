@@ -59,7 +59,7 @@ async fn one_graph(seed: u64) -> f64 {
         };
         let refs: Vec<ObjectRef> = inputs.iter().map(|input| objects[*input].clone()).collect();
         let told = Arc::clone(&lasts);
-        let body = move |_: &crate::Context, _: &[Value]| {
+        let body = move |_: &crate::TaskContext, _: &[Value]| {
             *told.lock() = takes;
             Ok(Value::from(Vec::new()))
         };

@@ -22,7 +22,7 @@ fn a_stall_is_reported_with_what_runs_and_what_waits_for_what() {
             let options = WorkOptions::new(name).resources(resources);
             scheduler.submit(&options, &[], |_, _| Ok(Value::from(Vec::new()))).unwrap()
         };
-        let stall = || scheduler.kernel().look(|core| core.stall(Instant::now(), LIMIT));
+        let stall = || scheduler.driver().look(|core| core.stall(Instant::now(), LIMIT));
         let _held = (submit("decode", licence.clone()), submit("embed", licence));
         let mut random = Random::new(seed);
         assert!(threads.begin(&mut random, |_| LIMIT * 10).await);

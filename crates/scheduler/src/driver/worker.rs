@@ -9,11 +9,11 @@ use cenote_base::sync::MutexGuard;
 use cenote_base::{Error, Result};
 use tokio::time::Instant;
 
-use super::{Kernel, Locked};
+use super::{Driver, Locked};
 use crate::accelerator::Accelerator;
 use crate::core::Core;
 use crate::core::lineage::LostInput;
-use crate::core::running::{PinnedInput, StartedTask, Worker};
+use crate::core::running::{PinnedInput, StartedTask, WorkerThread};
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::object_table::{PinnedContent, Victim};
@@ -39,16 +39,16 @@ impl EndedTry {
 /// The result of an attempt to begin a try.
 #[cfg(test)]
 pub(crate) enum Begun {
-    /// The try has run; its end is to be reported with [`Kernel::end`].
+    /// The try has run; its end is to be reported with [`Driver::end`].
     Ran(EndedTry),
     /// An input was lost: the task waits again.
     Restarted,
     NoTask,
 }
 
-impl Kernel {
+impl Driver {
     /// Runs tasks on this thread until the scheduler is dropped.
-    pub(super) fn work(&self, worker: Worker, mut device: Option<Box<dyn Accelerator>>) {
+    pub(super) fn work(&self, worker: WorkerThread, mut device: Option<Box<dyn Accelerator>>) {
         let mut locked = self.locked.lock();
         let mut ended: Option<EndedTry> = None;
         loop {
@@ -99,9 +99,9 @@ impl Kernel {
         locked
     }
 
-    /// Starts the next task of `worker` and runs its try, for a driver without threads.
+    /// Starts the next task of `worker` and runs its try, for a simulation, which has no threads.
     #[cfg(test)]
-    pub(crate) fn begin(&self, worker: Worker, device: &mut Option<Box<dyn Accelerator>>) -> Begun {
+    pub(crate) fn begin(&self, worker: WorkerThread, device: &mut Option<Box<dyn Accelerator>>) -> Begun {
         loop {
             let (started, has_made_room) = self.with(|core| {
                 let started = core.next(worker, Instant::now());
