@@ -50,13 +50,13 @@ mod objects;
 mod simulation;
 mod state;
 
-pub use crate::core::status::{Activity, SchedulerStatus, Usage, Waiting};
+pub use crate::core::status::{Activity, DeviceUsage, SchedulerStatus, Usage, Waiting};
 pub use accelerator::{Accelerator, DeviceOptions, KernelSet, OpenDevice};
 pub use byte_queue::{Received, Receiver, Sender, byte_queue};
 pub use cancel::Cancel;
 pub use children::process::{ChildProcess, ProcessOptions};
 pub use children::serve::serve_calls;
-pub use children::sift::{BadRow, Sifted, sift};
+pub use children::sift::{BadRow, Sifted, SiftedOutput, sift};
 pub use front::actor::Actor;
 pub use front::hold::Hold;
 pub use front::job::{Job, JobOptions};

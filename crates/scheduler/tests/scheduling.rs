@@ -306,6 +306,20 @@ async fn numbers_and_timeline_say_what_ran() {
     assert!(times.is_sorted());
 }
 
+#[tokio::test]
+async fn a_timeline_stays_within_its_bytes_however_long_the_names_are() {
+    let trace_max = ByteSize(1 << 16);
+    let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 1.0, trace_max, ..Default::default() }).unwrap();
+    for number in 0..20 {
+        let name = format!("{}{number}", "x".repeat(10_000));
+        scheduler.run(&WorkOptions::new(name), |_| Ok(())).await.unwrap();
+    }
+    let mut trace = Vec::new();
+    scheduler.write_trace(&mut trace).unwrap();
+    assert!(trace.len() as u64 <= trace_max.0, "{} bytes", trace.len());
+    assert!(String::from_utf8(trace).unwrap().contains("x19\""), "the newest try is kept");
+}
+
 /// Runs tasks, calls, timers and reads from several threads at once. A lost wake-up would hang the test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn no_wake_up_is_lost() {

@@ -13,9 +13,11 @@ use crate::objects::value::Value;
 /// the connection. Standard output and standard error both go to the parent's standard error, so the program may print
 /// freely.
 ///
-/// When standard input is not a connection to a parent, or reading, writing or the protocol fails. A connection that
-/// ends inside a frame counts as closed.
-/// When standard input is not a connection to a parent, or the connection breaks.
+/// A connection that ends inside a frame counts as closed.
+///
+/// # Errors
+/// `Corrupt` when the parent breaks the protocol; the error of reading or writing, such as that of a standard input
+/// that is not a connection to a parent.
 pub fn serve_calls(mut work: impl FnMut(&Value) -> Result<Value>) -> Result<()> {
     let connection = io::stdin().as_fd().try_clone_to_owned().context(|| "take standard input")?;
     let mut to = UnixStream::from(connection);

@@ -111,8 +111,8 @@ impl Core {
         task.service = service;
         self.counters.service += service;
         if let TaskState::Running(RunningTask { thread, .. }) = task.state {
-            self.trace.add(|| Try {
-                spec: Arc::clone(&task.spec),
+            self.trace.add(Try {
+                name: Arc::clone(&task.spec.name),
                 thread,
                 began: task.since,
                 service,

@@ -35,8 +35,8 @@ pub struct SchedulerStatus {
     pub idle_bytes: u64,
     /// Bytes of objects on disk.
     pub spilled_bytes: u64,
-    /// The class, the bytes granted and the total bytes of each device.
-    pub devices: Vec<(String, u64, u64)>,
+    /// The memory of each device.
+    pub devices: Vec<DeviceUsage>,
     /// The number of states of all actors.
     pub replicas: usize,
     /// Tasks that run; at most 32 are named.
@@ -49,6 +49,17 @@ pub struct SchedulerStatus {
     pub live: usize,
     /// Totals since the scheduler was made.
     pub counters: Counters,
+}
+
+/// The memory of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceUsage {
+    /// The class of the device, such as `gpu`.
+    pub class: String,
+    /// Bytes of its memory.
+    pub total_bytes: u64,
+    /// Bytes that are held.
+    pub used_bytes: u64,
 }
 
 /// A task that runs.
@@ -82,9 +93,13 @@ impl Core {
 
     pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> SchedulerStatus {
         let devices = self.ledger.devices().iter();
-        let devices = devices.map(|device| (device.class().to_owned(), device.used_bytes(), device.memory_bytes()));
+        let devices = devices.map(|device| DeviceUsage {
+            class: device.class().to_owned(),
+            total_bytes: device.memory_bytes(),
+            used_bytes: device.used_bytes(),
+        });
         let running = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_running());
-        let activity = |task: &Task| Activity { name: task.spec.name.clone(), elapsed: now - task.since };
+        let activity = |task: &Task| Activity { name: task.spec.name.to_string(), elapsed: now - task.since };
         SchedulerStatus {
             usage: self.usage(),
             idle_bytes: self.ledger.memory().idle(),
@@ -107,7 +122,7 @@ impl Core {
         let waiting = in_queues.chain(elsewhere).take(NAMED_MAX).filter_map(|(key, count)| {
             let task = self.tasks.get(key)?;
             Some(Waiting {
-                name: task.spec.name.clone(),
+                name: task.spec.name.to_string(),
                 job: self.fair.job_name(task.spec.job).to_owned(),
                 count,
                 elapsed: now - task.since,
@@ -212,8 +227,8 @@ impl fmt::Display for SchedulerStatus {
         for (name, units) in &total.named {
             write!(f, ", {name} {}/{units}", used.named.get(name).copied().unwrap_or_default())?;
         }
-        for (class, used, total) in &self.devices {
-            write!(f, ", {class} {}/{}", ByteSize(*used), ByteSize(*total))?;
+        for DeviceUsage { class, total_bytes, used_bytes } in &self.devices {
+            write!(f, ", {class} {}/{}", ByteSize(*used_bytes), ByteSize(*total_bytes))?;
         }
         for Activity { name, elapsed } in &self.running {
             write!(f, "\n  `{name}` has run for {elapsed:.1?}")?;

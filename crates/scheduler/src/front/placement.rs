@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use cenote_base::sync::Mutex;
-use cenote_base::{Error, Resources, Result, Share};
+use cenote_base::{Error, ErrorKind, Resources, Result, Share};
 use tokio::sync::oneshot;
 
 use super::options::WorkOptions;
@@ -111,8 +111,8 @@ impl Scheduler {
     /// Returns work that runs `on_cpu` or the kernel of a device, whichever is expected to end first.
     ///
     /// # Errors
-    /// See [`run`](Self::run). Without a device of the class the work runs on the CPU; this is an error for
-    /// [`PlacementChoice::Device`] only.
+    /// See [`run`](Self::run). Where no device of the class can meet the request, the work runs on the CPU; this is an
+    /// error for [`PlacementChoice::Device`] only.
     pub fn placed<F>(&self, options: PlacedOptions, on_cpu: F) -> Result<Placed>
     where
         F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
@@ -121,8 +121,10 @@ impl Scheduler {
         let on_device = Resources::cpu(0.0).with_device(options.class.as_str(), options.share);
         let (choice, device) = match self.task_spec(&options.work.clone().resources(on_device)) {
             Ok(device) => (options.choice, Arc::new(device)),
-            Err(error) if options.choice == PlacementChoice::Device => return Err(error),
-            Err(_) => (PlacementChoice::Cpu, Arc::clone(&cpu)),
+            Err(error) if error.kind() == ErrorKind::ResourceExhausted && options.choice != PlacementChoice::Device => {
+                (PlacementChoice::Cpu, Arc::clone(&cpu))
+            }
+            Err(error) => return Err(error),
         };
         let cores = self.usage().total.cpu;
         let cpu_width = (cores / options.work.resources.cpu.max(1e-3)).clamp(1.0, cores.ceil());

@@ -171,7 +171,7 @@ impl Scheduler {
             Error::invalid_input(format!("the job of `{}` belongs to another scheduler", options.name))
         })?;
         Ok(TaskSpec {
-            name: options.name.clone(),
+            name: options.name.as_str().into(),
             job,
             request,
             retries_max: options.retries_max,

@@ -24,7 +24,7 @@ pub struct TaskContext {
 /// The settings of a task that are the same for every try.
 #[derive(Debug)]
 pub(crate) struct TaskSpec {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) job: Key,
     pub(crate) request: ResourceRequest,
     pub(crate) retries_max: u32,
