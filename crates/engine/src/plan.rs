@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use cenote_base::{Context, Error, ErrorKind, Result};
+use cenote_base::{Context, Error, ErrorKind, Result, did_you_mean, unknown};
 use cenote_operator::{BoundOperator, Definition, Fingerprint, Port, Registry, Shape};
 use cenote_store::{Filter, HIDDEN_PREFIX, PrimaryKey, Store};
 
@@ -188,21 +188,17 @@ fn fingerprint_column(label: &str) -> String {
 fn bind_inputs(step: &Step, definition: &Definition, shaped: &Shaped) -> Result<Vec<String>> {
     let ports = &definition.inputs;
     let lone = (ports.len() == 1).then(|| step.input.get("")).flatten();
-    let known = || ports.iter().map(|port| port.name).collect::<Vec<_>>().join(", ");
     if let Some(name) = step.input.keys().find(|name| lone.is_none() && !ports.iter().any(|port| port.name == **name)) {
-        return Err(Error::invalid_input(format!(
-            "operator `{}` has no input `{name}`; name a column for each of: {}",
-            definition.name,
-            known()
-        )));
+        let known: Vec<&str> = ports.iter().map(|port| port.name).collect();
+        return Err(not_declared(step, "input", name, &known));
     }
     let bind = |port: &Port| {
         let column = lone.or_else(|| step.input.get(port.name)).ok_or_else(|| {
             Error::invalid_input(format!("operator `{}` needs a column for input `{}`", definition.name, port.name))
         })?;
         let field = shaped.schema.field_with_name(column).map_err(|_| {
-            let columns: Vec<&str> = shaped.schema.fields().iter().map(|field| field.name().as_str()).collect();
-            Error::not_found(format!("table `{}` has no column `{column}`; it has {}", step.table, columns.join(", ")))
+            let columns = shaped.schema.fields().iter().map(|field| field.name().as_str());
+            unknown("column", column, columns).context(format!("table `{}`", step.table))
         })?;
         if !port.port_type.accepts(field.data_type()) {
             return Err(Error::invalid_input(format!(
@@ -224,11 +220,7 @@ fn name_outputs(step: &Step, operator: &BoundOperator) -> Result<Vec<Field>> {
     let lone = (fields.len() == 1).then(|| step.output.get("")).flatten();
     if let Some(name) = step.output.keys().find(|name| lone.is_none() && !fields.iter().any(|f| f.name() == *name)) {
         let known: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
-        return Err(Error::invalid_input(format!(
-            "operator `{}` has no output `{name}`; it has {}",
-            step.operator.name,
-            known.join(", ")
-        )));
+        return Err(not_declared(step, "output", name, &known));
     }
     let rename = |field: &Field| {
         let name = lone.or_else(|| step.output.get(field.name())).unwrap_or(field.name());
@@ -238,6 +230,13 @@ fn name_outputs(step: &Step, operator: &BoundOperator) -> Result<Vec<Field>> {
         Ok(Field::new(name, field.data_type().clone(), true))
     };
     fields.iter().map(rename).collect()
+}
+
+/// Makes the error for a `what` (an input or an output) that the step names and its operator does not declare.
+fn not_declared(step: &Step, what: &str, name: &str, known: &[&str]) -> Error {
+    let hint = did_you_mean(name, known.iter().copied());
+    let known = known.join(", ");
+    Error::invalid_input(format!("operator `{}` has no {what} `{name}`{hint}; it has {known}", step.operator.name))
 }
 
 fn check_shape(step: &Step, shape: Shape) -> Result<()> {

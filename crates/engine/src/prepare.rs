@@ -82,7 +82,7 @@ async fn prepare_children(store: &Store, group: &StepGroup) -> Result<BTreeMap<S
         let ReadyChild { identity, is_new } = ensure_child(store, step, child).await?;
         children.insert(step.label().to_owned(), identity);
         let snapshot = group.table.snapshot().await?;
-        let made = made_before(&snapshot, step);
+        let made = made_before(&snapshot, step)?;
         let former = made.as_ref().and_then(|made| made[CHILD_IDENTITY].as_str());
         let is_another = former.map_or(is_new, |former| former != identity.to_string());
         if is_another && snapshot.full_schema().field_with_name(&step.fingerprint_column).is_ok() {
@@ -132,7 +132,7 @@ async fn void_changed(group: &StepGroup) -> Result<()> {
     let snapshot = group.table.snapshot().await?;
     let has = |name: &str| snapshot.full_schema().field_with_name(name).is_ok();
     for step in group.steps.iter().filter(|step| has(&step.fingerprint_column)) {
-        let before = made_before(&snapshot, step);
+        let before = made_before(&snapshot, step)?;
         let reads_others = before.is_some_and(|made| made["inputs"] != serde_json::json!(step.inputs));
         let lacks_outputs = step.child.is_none() && !step.outputs.iter().all(|output| has(output.name()));
         if reads_others || lacks_outputs {
@@ -143,7 +143,14 @@ async fn void_changed(group: &StepGroup) -> Result<()> {
 }
 
 /// Returns the table's record of how the outputs of `step` were made before.
-fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Option<serde_json::Value> {
-    let made = snapshot.properties().get(&format!("{DERIVED_PREFIX}{}", step.label()))?;
-    serde_json::from_str(made).ok()
+///
+/// # Errors
+/// `Corrupt` for a record that no run wrote.
+fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Result<Option<serde_json::Value>> {
+    let property = format!("{DERIVED_PREFIX}{}", step.label());
+    let Some(made) = snapshot.properties().get(&property) else { return Ok(None) };
+    let unreadable = |source| {
+        Error::corrupt(format!("property `{property}` of table `{}` is not JSON", step.table)).with_source(source)
+    };
+    serde_json::from_str(made).map(Some).map_err(unreadable)
 }

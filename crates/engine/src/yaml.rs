@@ -1,11 +1,12 @@
 //! Recipes from YAML, with the position of every field for errors that come later.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use cenote_base::{Error, Result};
 use cenote_operator::{OperatorSpec, Params};
 use serde::Deserialize;
-use serde_saphyr::Spanned;
+use serde_saphyr::{DefaultMessageFormatter, Localizer, Location, Spanned};
 
 use crate::recipe::{FieldPositions, IndexRequest, Keep, Recipe, Step, TextPosition};
 
@@ -49,6 +50,15 @@ impl From<Names> for BTreeMap<String, String> {
     }
 }
 
+/// Leaves the location out of the parser's messages: it comes first in ours.
+struct WithoutLocation;
+
+impl Localizer for WithoutLocation {
+    fn attach_location<'a>(&self, message: Cow<'a, str>, _location: Location) -> Cow<'a, str> {
+        message
+    }
+}
+
 impl Recipe {
     /// Reads a recipe from YAML. Errors name `origin` (a path) as its source.
     ///
@@ -57,8 +67,8 @@ impl Recipe {
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self> {
         let recipe: RecipeText = serde_saphyr::from_str(text).map_err(|source| {
             let place = source.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
-            let rendered = source.without_snippet().to_string();
-            let reason = rendered.split(" at line ").next().unwrap_or(&rendered).trim().to_owned();
+            let formatter = DefaultMessageFormatter.with_localizer(&WithoutLocation);
+            let reason = source.without_snippet().render_with_formatter(&formatter);
             Error::invalid_input(format!("{origin}{place}: {reason}")).with_source(source)
         })?;
         let mut positions = FieldPositions::new(origin);

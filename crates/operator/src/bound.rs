@@ -3,6 +3,7 @@
 use arrow::array::Array;
 use arrow::datatypes::Field;
 use cenote_base::{Error, Resources, Result};
+use serde_json::Value;
 
 use crate::definition::{Definition, Shape};
 use crate::kernel::Kernel;
@@ -37,8 +38,7 @@ impl BoundOperator {
     /// Returns the fingerprint of what this operator derives: name, version, parameters, model, and `upstream`, the
     /// fingerprints of its inputs in port order (empty text for a source column).
     pub fn fingerprint(&self, upstream: &[String]) -> Fingerprint {
-        // A map of JSON values always serialises: keys are strings.
-        let params = serde_json::to_string(&self.params).unwrap_or_default();
+        let params = Value::Object(self.params.0.clone().into_iter().collect()).to_string();
         let version = self.definition.version.to_le_bytes();
         let model = self.operator.model_hash().unwrap_or_default();
         let own = [self.definition.name.as_bytes(), &version, params.as_bytes(), model.as_bytes()];

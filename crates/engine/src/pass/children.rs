@@ -148,15 +148,21 @@ impl Children {
     /// # Errors
     /// `Conflict` when it was not.
     async fn check(&self, turn: &Turn, parents: &RecordBatch) -> Result<()> {
-        if matches!(turn.is_ours().await, Ok(true)) {
-            return Ok(());
-        }
+        let unknown = match turn.is_ours().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
         self.unset(parents.clone()).await?;
-        Err(Error::conflict(format!(
+        let lost = Error::conflict(format!(
             "this process stalled while it wrote to table `{}`, and may have lost its turn to another run: run the \
              recipe again",
             self.child.table
-        )))
+        ));
+        Err(match unknown {
+            Some(source) => lost.with_source(source),
+            None => lost,
+        })
     }
 
     /// Sets the fingerprints of `parents` to null, whatever they are.
