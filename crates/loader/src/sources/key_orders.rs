@@ -59,11 +59,9 @@ impl KeyOrder {
         // The least recently used orders are removed first.
         file.set_modified(now()).context(|| self.about("touch"))?;
         let damaged = || Error::corrupt(self.about("damaged:"));
-        let mut header = [0; 32];
-        file.read_exact(&mut header).map_err(|_| damaged())?;
-        let mut header = words(&header);
-        let mut next = || header.next().unwrap_or_default();
-        let (magic, rows, length_count, sum) = (next(), next(), next(), next());
+        let mut header = [[0; 8]; 4];
+        file.read_exact(header.as_flattened_mut()).map_err(|source| damaged().with_source(source))?;
+        let [magic, rows, length_count, sum] = header.map(u64::from_le_bytes);
         let bytes = file.metadata().context(|| self.about("look at"))?.len();
         let wanted = rows.checked_mul(8).and_then(|ids| ids.checked_add(length_count.checked_mul(4)?)?.checked_add(32));
         if magic != MAGIC || wanted != Some(bytes) || (length_count != 0 && length_count != rows) {
