@@ -9,9 +9,9 @@ use cenote_store::{BlockCacheUsage, Version};
 use tokio::runtime::Handle;
 
 use crate::batch::Batch;
+use crate::batch::buffer_pool::BufferPools;
 use crate::batch::columns::{chains, columns, is_nullable, packings};
 use crate::batch::maker::{BatchMaker, DecodeScratch};
-use crate::batch::memory::MemoryPools;
 use crate::batch::packing::Packing;
 use crate::batch::transform::{Transform, TransformChain};
 use crate::options::LoaderOptions;
@@ -20,14 +20,14 @@ use crate::order::sample::Sample;
 use crate::order::{Order, Shuffle};
 use crate::pipeline::{EpochPlan, Next, Offer, Pipeline, Stats};
 use crate::shard::Shard;
-use crate::sources::selection::{Selection, Source};
+use crate::sources::selection::{SampleSource, SourceSelection};
 use crate::sources::{mixture, read_all, row_bytes, selection_of};
 use crate::state::{FORMAT, LoaderState, SourceState};
 
 /// Gives the batches of one epoch after the other. A loader is a cursor: every caller gets the next batch, and an epoch
 /// that was left in its middle continues there. It can be shared between threads.
 pub struct Loader {
-    sources: Vec<Source>,
+    sources: Vec<SampleSource>,
     options: LoaderOptions,
     columns: Vec<String>,
     chains: Vec<(String, TransformChain)>,
@@ -35,13 +35,13 @@ pub struct Loader {
     shard: Shard,
     weights: Option<Vec<f64>>,
     handle: Handle,
-    pools: MemoryPools,
+    pools: BufferPools,
     cursor: Mutex<Cursor>,
 }
 
 /// The position of the loader.
 struct Cursor {
-    selections: Arc<Vec<Selection>>,
+    selections: Arc<Vec<SourceSelection>>,
     mixture: Mixture,
     shuffle: Option<Shuffle>,
     epoch: u64,
@@ -72,7 +72,7 @@ impl Loader {
     ///
     /// # Errors
     /// `InvalidInput` for options out of range or sources without rows; `NotFound` for an unknown column or version.
-    pub async fn open(sources: Vec<Source>, options: LoaderOptions) -> Result<Self> {
+    pub async fn open(sources: Vec<SampleSource>, options: LoaderOptions) -> Result<Self> {
         Self::open_at(sources, options, None).await
     }
 
@@ -81,7 +81,11 @@ impl Loader {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub async fn open_at(sources: Vec<Source>, options: LoaderOptions, versions: Option<&[Version]>) -> Result<Self> {
+    pub async fn open_at(
+        sources: Vec<SampleSource>,
+        options: LoaderOptions,
+        versions: Option<&[Version]>,
+    ) -> Result<Self> {
         let shard = options.shard();
         shard.check()?;
         if let Some(buckets) = &options.buckets {
@@ -121,7 +125,7 @@ impl Loader {
             stats: Stats::default(),
         };
         let handle = Handle::current();
-        let (pools, cursor) = (MemoryPools::default(), Mutex::new(cursor));
+        let (pools, cursor) = (BufferPools::default(), Mutex::new(cursor));
         Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, pools, cursor })
     }
 
@@ -233,7 +237,7 @@ impl Loader {
         }
     }
 
-    fn maker(&self, sources: &Arc<Vec<Selection>>, epoch: u64) -> BatchMaker {
+    fn maker(&self, sources: &Arc<Vec<SourceSelection>>, epoch: u64) -> BatchMaker {
         BatchMaker {
             sources: Arc::clone(sources),
             columns: self.columns.clone(),
@@ -288,7 +292,7 @@ impl Loader {
     /// Returns the position of the loader. Batches that are ready but were not given do not count.
     pub fn state(&self) -> LoaderState {
         let cursor = self.cursor.lock();
-        let source = |(source, selection): (&Source, &Selection)| SourceState {
+        let source = |(source, selection): (&SampleSource, &SourceSelection)| SourceState {
             table: source.table.name().to_owned(),
             identity: Some(selection.snapshot().identity()),
             version: selection.snapshot().version().0,
@@ -369,7 +373,7 @@ impl Loader {
                     Some(rest) => row = rest,
                 }
             }
-            let rows: u64 = sources.iter().map(Selection::rows).sum();
+            let rows: u64 = sources.iter().map(SourceSelection::rows).sum();
             Err(Error::invalid_input(format!("there is no row {wanted}: the {rows} rows are numbered from 0")))
         };
         let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
@@ -387,7 +391,7 @@ impl Loader {
 
     /// Returns the rows of all sources.
     pub fn rows(&self) -> u64 {
-        self.cursor.lock().selections.iter().map(Selection::rows).sum()
+        self.cursor.lock().selections.iter().map(SourceSelection::rows).sum()
     }
 
     /// Returns the usage of the local block cache of the first table's store; `None` if the store is local.

@@ -213,7 +213,7 @@ impl Pipeline {
         state.given += 1;
         state.stats.batches += 1;
         state.stats.rows += batch.len() as u64;
-        state.stats.errors += batch.errors.len() as u64;
+        state.stats.errors += batch.failures.len() as u64;
         state.stats.bytes += batch.bytes();
         state.stats.ready_bytes -= batch.bytes();
         self.shared.room.notify_all();

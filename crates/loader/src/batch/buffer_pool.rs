@@ -1,4 +1,4 @@
-//! Pools of tensor memory. Returning the memory of a dropped tensor to the system and allocating it again would cost a
+//! Pools of the buffers of tensors. Returning the memory of a dropped tensor to the system and allocating it again would cost a
 //! tenth of the time that a picture takes.
 
 use std::fmt;
@@ -11,38 +11,38 @@ use cenote_base::sync::Mutex;
 const KEPT_MAX: usize = 4;
 
 /// Numbers whose memory returns to the pool of the loader that made them, if that is still open.
-pub struct Memory<T> {
+pub struct PooledBuffer<T> {
     values: Vec<T>,
-    pool: Weak<MemoryPool<T>>,
+    pool: Weak<BufferPool<T>>,
 }
 
 /// The pools of a loader.
 #[derive(Clone, Default)]
-pub(crate) struct MemoryPools {
-    pub(crate) bytes: Arc<MemoryPool<u8>>,
-    pub(crate) floats: Arc<MemoryPool<f32>>,
+pub(crate) struct BufferPools {
+    pub(crate) bytes: Arc<BufferPool<u8>>,
+    pub(crate) floats: Arc<BufferPool<f32>>,
 }
 
 /// The memory of dropped tensors.
-pub(crate) struct MemoryPool<T>(Mutex<Vec<Vec<T>>>);
+pub(crate) struct BufferPool<T>(Mutex<Vec<Vec<T>>>);
 
-impl<T> Default for MemoryPool<T> {
+impl<T> Default for BufferPool<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T: Clone + Default> MemoryPool<T> {
+impl<T: Clone + Default> BufferPool<T> {
     /// Returns `len` arbitrary numbers.
-    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Memory<T> {
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer<T> {
         let mut spare = self.0.lock();
         let kept = spare.iter().position(|values| values.len() == len).map(|at| spare.swap_remove(at));
         drop(spare);
-        Memory { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
+        PooledBuffer { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
     }
 }
 
-impl<T> Drop for Memory<T> {
+impl<T> Drop for PooledBuffer<T> {
     fn drop(&mut self) {
         let Some(pool) = self.pool.upgrade() else { return };
         // A drop must not wait for the lock: in a forked process whose parent held it, it would wait forever.
@@ -55,7 +55,7 @@ impl<T> Drop for Memory<T> {
     }
 }
 
-impl<T> Deref for Memory<T> {
+impl<T> Deref for PooledBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -63,25 +63,25 @@ impl<T> Deref for Memory<T> {
     }
 }
 
-impl<T> DerefMut for Memory<T> {
+impl<T> DerefMut for PooledBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values
     }
 }
 
-impl<T: Clone> Clone for Memory<T> {
+impl<T: Clone> Clone for PooledBuffer<T> {
     fn clone(&self) -> Self {
         Self { values: self.values.clone(), pool: Weak::new() }
     }
 }
 
-impl<T: PartialEq> PartialEq for Memory<T> {
+impl<T: PartialEq> PartialEq for PooledBuffer<T> {
     fn eq(&self, other: &Self) -> bool {
         self.values == other.values
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Memory<T> {
+impl<T: fmt::Debug> fmt::Debug for PooledBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.values.fmt(f)
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn memory_returns_to_its_own_pool_up_to_a_limit() {
-        let pool: Arc<MemoryPool<u8>> = Arc::default();
+        let pool: Arc<BufferPool<u8>> = Arc::default();
         let mut first = pool.take(3);
         assert_eq!(*first, [0, 0, 0]);
         first[1] = 7;

@@ -2,16 +2,16 @@
 //!
 //! This part is given samples. It does not know their order or ranks, and of epochs only the number.
 
+pub(crate) mod buffer_pool;
 pub(crate) mod columns;
 pub(crate) mod maker;
-pub(crate) mod memory;
 pub(crate) mod packing;
 pub(crate) mod transform;
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use memory::Memory;
+use buffer_pool::PooledBuffer;
 
 /// The treatment of rows whose media cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,11 +25,11 @@ pub enum OnError {
 
 /// The numbers of one column of a batch, row after row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Numbers {
+pub enum TensorData {
     /// Bytes.
-    Byte(Memory<u8>),
+    Byte(PooledBuffer<u8>),
     /// 32-bit floats.
-    Float(Memory<f32>),
+    Float(PooledBuffer<f32>),
 }
 
 /// A column of a batch as one contiguous array.
@@ -40,7 +40,7 @@ pub struct Tensor {
     /// The dimensions, rows first.
     pub shape: Vec<usize>,
     /// All numbers, in row-major order.
-    pub numbers: Arc<Numbers>,
+    pub data: Arc<TensorData>,
     /// Whether each row has a value: a null has none, nor do media that cannot be decoded. `None` if all rows have one.
     pub valid: Option<Vec<bool>>,
 }
@@ -56,13 +56,31 @@ pub struct Batch {
     pub rows: RecordBatch,
     /// The transformed columns.
     pub tensors: Vec<Tensor>,
-    /// The packed columns, each followed by the column of its row numbers: blocks, not rows. See
+    /// The packed columns, each followed by the column of its row numbers. See
     /// [`Transform::Pack`](crate::Transform::Pack).
-    pub blocks: Vec<(String, ArrayRef)>,
+    pub packed: Vec<PackedColumn>,
     /// The number of rows at the end that repeat earlier rows to fill the batch.
     pub repeated: usize,
-    /// Rows that could not be decoded, with the reasons.
-    pub errors: Vec<(usize, String)>,
+    /// Rows that could not be decoded.
+    pub failures: Vec<DecodeFailure>,
+}
+
+/// A packed column of a batch, or the column of its row numbers.
+#[derive(Debug, Clone)]
+pub struct PackedColumn {
+    /// The name of the column.
+    pub name: String,
+    /// Its numbers in blocks of one length, which are not the rows of the batch.
+    pub blocks: ArrayRef,
+}
+
+/// A row of a batch that could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeFailure {
+    /// The row's position in the batch.
+    pub row: usize,
+    /// The column and what was wrong with its value.
+    pub reason: String,
 }
 
 impl Batch {
@@ -78,12 +96,12 @@ impl Batch {
 
     /// Returns the bytes of all columns.
     pub fn bytes(&self) -> u64 {
-        let tensor = |tensor: &Tensor| match tensor.numbers.as_ref() {
-            Numbers::Byte(numbers) => numbers.len(),
-            Numbers::Float(numbers) => numbers.len() * 4,
+        let tensor = |tensor: &Tensor| match tensor.data.as_ref() {
+            TensorData::Byte(numbers) => numbers.len(),
+            TensorData::Float(numbers) => numbers.len() * 4,
         };
         let tensors = self.tensors.iter().map(tensor).sum::<usize>();
-        let blocks = self.blocks.iter().map(|(_, column)| column.get_array_memory_size()).sum::<usize>();
-        (self.rows.get_array_memory_size() + tensors + blocks) as u64
+        let packed = self.packed.iter().map(|column| column.blocks.get_array_memory_size()).sum::<usize>();
+        (self.rows.get_array_memory_size() + tensors + packed) as u64
     }
 }
