@@ -190,8 +190,8 @@ impl Pipeline {
             }
             let number = state.given;
             if let Some(batch) = state.ready.get(&number) {
-                let batch = batch.clone()?;
-                break Ok(Next::Batch(Box::new(Offer { batch, pipeline: Arc::clone(self), number })));
+                let offer = |batch| Next::Batch(Box::new(Offer { batch, pipeline: Arc::clone(self), number }));
+                break batch.clone().map(offer);
             }
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use cenote_base::{ByteSize, ErrorKind, Random};
-use cenote_loader::{Buckets, EpochTail, Loader, LoaderOptions, LoaderState, Next, SampleSource, merge};
-use cenote_store::{Store, StoreOptions, Table, TableSpec};
+use cenote_loader::{Buckets, EpochTail, Loader, LoaderOptions, LoaderState, Next, SampleSource, Transform, merge};
+use cenote_store::{Store, StoreOptions, Table, TableSpec, blob_field};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]))
@@ -407,6 +407,22 @@ async fn a_batch_that_nobody_accepts_does_not_count_and_comes_again() {
     loader.set_epoch(3);
     assert!(!loader.accept(&offers[0]));
     assert_eq!(batches(&loader, usize::MAX).await, [vec![0, 1], vec![2, 3], vec![4]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wait_for_a_batch_that_fails_is_counted() {
+    let (_directory, store) = store().await;
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), blob_field("picture")]));
+    let table = store.create_table("pictures", TableSpec::new(schema.clone(), ["id"])).await.unwrap();
+    let (ids, pictures) = (Int64Array::from(vec![1]), LargeBinaryArray::from_vec(vec![b"not a picture"]));
+    table.upsert(RecordBatch::try_new(schema, vec![Arc::new(ids), Arc::new(pictures)]).unwrap()).await.unwrap();
+    let steps = vec![Transform::DecodeImage, Transform::Resize { height: 4, width: Some(4) }];
+    let options = LoaderOptions { transforms: vec![("picture".to_owned(), steps)], ..LoaderOptions::default() };
+    let loader = open(&table, options).await;
+    let reader = Arc::clone(&loader);
+    let error = tokio::task::spawn_blocking(move || reader.next_batch()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(loader.stats().wait > Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
