@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type Source = Arc<dyn StdError + Send + Sync + 'static>;
+type Cause = Arc<dyn StdError + Send + Sync + 'static>;
 
 /// The class of an [`Error`], by what the caller should do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +75,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     message: String,
-    source: Option<Source>,
+    source: Option<Cause>,
 }
 
 macro_rules! constructors {

@@ -15,9 +15,10 @@
 //! assert_eq!(parse_port("http").unwrap_err().kind(), ErrorKind::InvalidInput);
 //! ```
 
+mod byte_size;
 mod clock;
 mod error;
-mod limits;
+mod memory;
 mod names;
 mod pack;
 mod progress;
@@ -25,9 +26,10 @@ mod random;
 mod resources;
 pub mod sync;
 
+pub use byte_size::ByteSize;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Context, Error, ErrorKind, Result};
-pub use limits::{ByteSize, memory_available_bytes};
+pub use memory::memory_available_bytes;
 pub use names::{closest, did_you_mean, unknown};
 pub use pack::pack;
 pub use progress::{Progress, Silent};
