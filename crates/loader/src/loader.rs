@@ -8,12 +8,12 @@ use cenote_base::{Error, Result};
 use cenote_store::{BlockCacheUsage, Version};
 use tokio::runtime::Handle;
 
-use crate::batch::Batch;
 use crate::batch::buffer_pool::BufferPools;
 use crate::batch::columns::{chains, columns, is_nullable, packings};
 use crate::batch::maker::{BatchMaker, DecodeScratch};
 use crate::batch::packing::Packing;
 use crate::batch::transform::{Transform, TransformChain};
+use crate::batch::{Batch, BatchPlan};
 use crate::options::LoaderOptions;
 use crate::order::mixture::Mixture;
 use crate::order::sample::Sample;
@@ -39,16 +39,28 @@ pub struct Loader {
     cursor: Mutex<Cursor>,
 }
 
-/// The position of the loader.
-struct Cursor {
-    selections: Arc<Vec<SourceSelection>>,
-    mixture: Mixture,
-    shuffle: Option<Shuffle>,
+/// A position in the sequence of epochs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct EpochPosition {
     epoch: u64,
     /// Samples of the epoch that all ranks had taken when the loader began to count its batches.
     consumed: u64,
     /// Batches given since.
     batches: u64,
+}
+
+impl EpochPosition {
+    fn start_of(epoch: u64) -> Self {
+        Self { epoch, consumed: 0, batches: 0 }
+    }
+}
+
+/// The loader's place in the epochs, and the order and the pipeline that serve it.
+struct Cursor {
+    selections: Arc<Vec<SourceSelection>>,
+    mixture: Mixture,
+    shuffle: Option<Shuffle>,
+    position: EpochPosition,
     /// The number of epochs that ended here: a reader of one epoch does not run into the next.
     iteration: u64,
     /// Whether all batches of the epoch were given, although no caller has seen its end yet.
@@ -115,9 +127,7 @@ impl Loader {
             selections: Arc::new(selections),
             mixture,
             shuffle,
-            epoch: 0,
-            consumed: 0,
-            batches: 0,
+            position: EpochPosition::start_of(0),
             iteration: 0,
             finished: false,
             unread: false,
@@ -142,7 +152,8 @@ impl Loader {
     /// Returns the batches left in this epoch.
     pub fn batches_left(&self) -> u64 {
         let cursor = self.cursor.lock();
-        self.shard.batches(cursor.mixture.epoch_rows(), cursor.consumed).saturating_sub(cursor.batches)
+        let EpochPosition { consumed, batches, .. } = cursor.position;
+        self.shard.batches(cursor.mixture.epoch_rows(), consumed).saturating_sub(batches)
     }
 
     /// Begins the rest of this epoch, or the next epoch if all batches of this one were given. At the start of an
@@ -216,7 +227,7 @@ impl Loader {
         if !current || !offer.pipeline.take(offer.number) {
             return false;
         }
-        cursor.batches += 1;
+        cursor.position.batches += 1;
         cursor.finished = offer.pipeline.is_over();
         true
     }
@@ -260,13 +271,14 @@ impl Loader {
         if let Some(pipeline) = &cursor.pipeline {
             return Ok(Some(Arc::clone(pipeline)));
         }
-        let maker = self.maker(&cursor.selections, cursor.epoch);
-        let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
+        let EpochPosition { epoch, consumed, batches } = cursor.position;
+        let maker = self.maker(&cursor.selections, epoch);
+        let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), epoch);
         if let Some(buckets) = &self.options.buckets {
             let lengths = cursor.selections.iter().map(|selection| Arc::clone(selection.lengths())).collect();
             order = order.by_length(buckets, lengths);
         }
-        let plan = EpochPlan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
+        let plan = EpochPlan { maker, order, shard: self.shard, consumed, given: batches };
         let threads = match self.options.threads {
             // Workers share the cores.
             0 => (std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers).max(1),
@@ -279,14 +291,14 @@ impl Loader {
     /// Goes to the start of `epoch`. A loader that follows its tables will read them again, unless it is there already.
     pub fn set_epoch(&self, epoch: u64) {
         let mut cursor = self.cursor.lock();
-        let there = (cursor.epoch, cursor.consumed, cursor.batches) == (epoch, 0, 0);
-        let unread = self.options.follow && (cursor.unread || !there);
-        cursor.move_to(epoch, 0, 0, unread);
+        let start = EpochPosition::start_of(epoch);
+        let unread = self.options.follow && (cursor.unread || cursor.position != start);
+        cursor.move_to(start, unread);
     }
 
     /// Returns the epoch of the next batch.
     pub fn epoch(&self) -> u64 {
-        self.cursor.lock().epoch
+        self.cursor.lock().position.epoch
     }
 
     /// Returns the position of the loader. Batches that are ready but were not given do not count.
@@ -302,10 +314,10 @@ impl Loader {
         };
         LoaderState {
             format: FORMAT,
-            epoch: cursor.epoch,
+            epoch: cursor.position.epoch,
             unread: cursor.unread,
-            consumed: cursor.consumed,
-            batches: cursor.batches,
+            consumed: cursor.position.consumed,
+            batches: cursor.position.batches,
             batch_rows: self.shard.batch_rows,
             world_size: self.shard.world_size,
             workers: self.shard.workers,
@@ -327,7 +339,7 @@ impl Loader {
     pub async fn restore(&self, state: &LoaderState) -> Result<()> {
         state.check(self.options.shuffle, self.options.buckets.as_ref(), self.sources.len())?;
         if state.unread && self.options.follow {
-            self.cursor.lock().move_to(state.epoch, 0, 0, true);
+            self.cursor.lock().move_to(EpochPosition::start_of(state.epoch), true);
             return Ok(());
         }
         let held = Arc::clone(&self.cursor.lock().selections);
@@ -351,7 +363,7 @@ impl Loader {
         cursor.selections = Arc::new(selections);
         cursor.mixture = mixture;
         cursor.shuffle = state.shuffle.clone();
-        cursor.move_to(state.epoch, consumed, batches, false);
+        cursor.move_to(EpochPosition { epoch: state.epoch, consumed, batches }, false);
         Ok(())
     }
 
@@ -363,7 +375,7 @@ impl Loader {
     pub async fn take(&self, rows: &[u64]) -> Result<Batch> {
         let (sources, epoch) = {
             let cursor = self.cursor.lock();
-            (Arc::clone(&cursor.selections), cursor.epoch)
+            (Arc::clone(&cursor.selections), cursor.position.epoch)
         };
         let sample = |wanted: &u64| {
             let mut row = *wanted;
@@ -377,13 +389,14 @@ impl Loader {
             Err(Error::invalid_input(format!("there is no row {wanted}: the {rows} rows are numbered from 0")))
         };
         let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
+        let plan = BatchPlan { step: 0, samples, repeated: 0 };
         let maker = self.maker(&sources, epoch);
         let handle = Handle::current();
         // Decoding would block the threads of the runtime.
         let made = tokio::task::spawn_blocking(move || {
             handle.block_on(async {
-                let rows = maker.read(&samples).await?;
-                maker.finish(&rows, &samples, 0, 0, &mut DecodeScratch::default()).await
+                let rows = maker.read(&plan.samples).await?;
+                maker.finish(&rows, &plan, &mut DecodeScratch::default()).await
             })
         });
         made.await.map_err(|source| Error::internal("make a batch").with_source(source))?
@@ -414,16 +427,16 @@ impl Cursor {
         }
     }
 
-    /// Moves to a position; `unread` says whether the sources must be read again there.
-    fn move_to(&mut self, epoch: u64, consumed: u64, batches: u64, unread: bool) {
+    /// Moves to `position`; `unread` says whether the sources must be read again there.
+    fn move_to(&mut self, position: EpochPosition, unread: bool) {
         self.stop();
-        (self.epoch, self.consumed, self.batches) = (epoch, consumed, batches);
+        self.position = position;
         (self.finished, self.unread) = (false, unread);
     }
 
     /// Moves to the start of the next epoch.
     fn end_epoch(&mut self, unread: bool) {
         self.iteration += 1;
-        self.move_to(self.epoch + 1, 0, 0, unread);
+        self.move_to(EpochPosition::start_of(self.position.epoch + 1), unread);
     }
 }

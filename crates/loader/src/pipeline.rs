@@ -10,11 +10,10 @@ use cenote_base::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::batch::Batch;
 use crate::batch::maker::{BatchMaker, DecodeScratch};
+use crate::batch::{Batch, BatchPlan};
 use crate::order::Order;
-use crate::order::sample::Sample;
-use crate::shard::Shard;
+use crate::shard::{BatchPositions, Shard};
 
 /// Totals of the batches given so far, and what they cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -90,6 +89,15 @@ impl EpochPlan {
     fn batches(&self) -> u64 {
         self.shard.batches(self.order.len(), self.consumed)
     }
+
+    /// Returns the plan of this worker's batch `number`.
+    fn batch(&self, number: u64) -> BatchPlan {
+        let step = number * self.shard.workers + self.shard.worker;
+        let BatchPositions { fresh, repeated } = self.shard.positions(self.order.len(), self.consumed, step);
+        let repeats = repeated.len();
+        let samples = fresh.chain(repeated).map(|position| self.order.at(position)).collect();
+        BatchPlan { step, samples, repeated: repeats }
+    }
 }
 
 /// The time spent on one batch.
@@ -129,10 +137,7 @@ struct PipelineShared {
 /// A batch whose rows are being read.
 struct PendingBatch {
     number: u64,
-    step: u64,
-    samples: Arc<[Sample]>,
-    /// The count of samples at the end that repeat earlier ones to fill the batch.
-    repeated: usize,
+    plan: Arc<BatchPlan>,
     rows: AbortOnDrop<Result<(RecordBatch, Duration)>>,
 }
 
@@ -258,7 +263,7 @@ impl PipelineShared {
                 let (rows, read) = rows.map_err(failed)??;
                 let start = Instant::now();
                 let maker = &self.plan.maker;
-                let finished = maker.finish(&rows, &reading.samples, reading.step, reading.repeated, &mut scratch);
+                let finished = maker.finish(&rows, &reading.plan, &mut scratch);
                 Ok((handle.block_on(finished)?, BatchTimes { read, decode: start.elapsed() }))
             }));
             let made = made.unwrap_or_else(|_| Err(Error::internal("a loader thread panicked while it made a batch")));
@@ -272,19 +277,14 @@ impl PipelineShared {
     /// does not fit yet.
     fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<PendingBatch> {
         let number = self.claim(wait)?;
-        let plan = &self.plan;
-        let step = number * plan.shard.workers + plan.shard.worker;
-        let positions = plan.shard.positions(plan.order.len(), plan.consumed, step);
-        let repeated = positions.repeated.len();
-        let samples: Arc<[Sample]> =
-            positions.fresh.chain(positions.repeated).map(|position| plan.order.at(position)).collect();
-        let (shared, wanted) = (Arc::clone(self), Arc::clone(&samples));
+        let plan = Arc::new(self.plan.batch(number));
+        let (shared, wanted) = (Arc::clone(self), Arc::clone(&plan));
         let rows = handle.spawn(async move {
             let start = Instant::now();
-            let rows = shared.plan.maker.read(&wanted).await?;
+            let rows = shared.plan.maker.read(&wanted.samples).await?;
             Ok((rows, start.elapsed()))
         });
-        Some(PendingBatch { number, step, samples, repeated, rows: AbortOnDrop(rows) })
+        Some(PendingBatch { number, plan, rows: AbortOnDrop(rows) })
     }
 
     /// Claims the next batch once it fits, and returns its number. Returns `None` at the end of the epoch, and also if

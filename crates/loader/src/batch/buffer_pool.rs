@@ -19,12 +19,12 @@ pub struct PooledBuffer<T> {
 /// The pools of a loader.
 #[derive(Clone, Default)]
 pub(crate) struct BufferPools {
-    pub(crate) bytes: Arc<BufferPool<u8>>,
-    pub(crate) floats: Arc<BufferPool<f32>>,
+    pub(super) bytes: Arc<BufferPool<u8>>,
+    pub(super) floats: Arc<BufferPool<f32>>,
 }
 
 /// The memory of dropped tensors.
-pub(crate) struct BufferPool<T>(Mutex<Vec<Vec<T>>>);
+pub(super) struct BufferPool<T>(Mutex<Vec<Vec<T>>>);
 
 impl<T> Default for BufferPool<T> {
     fn default() -> Self {
@@ -34,7 +34,7 @@ impl<T> Default for BufferPool<T> {
 
 impl<T: Clone + Default> BufferPool<T> {
     /// Returns `len` arbitrary numbers.
-    pub(crate) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer<T> {
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer<T> {
         let mut spare = self.0.lock();
         let kept = spare.iter().position(|values| values.len() == len).map(|at| spare.swap_remove(at));
         drop(spare);

@@ -15,7 +15,7 @@ use cenote_store::arrow_error;
 use super::buffer_pool::BufferPools;
 use super::packing::Packing;
 use super::transform::{TensorSlice, TransformChain};
-use super::{Batch, DecodeFailure, OnError, Tensor, TensorData};
+use super::{Batch, BatchPlan, DecodeFailure, OnError, Tensor, TensorData};
 use crate::order::sample::{Sample, mix};
 use crate::sources::selection::SourceSelection;
 
@@ -93,14 +93,8 @@ impl BatchMaker {
     }
 
     /// Turns the media columns of `rows` into tensors, and packs the columns to pack.
-    fn decode(
-        &self,
-        rows: &RecordBatch,
-        samples: &[Sample],
-        step: u64,
-        repeated: usize,
-        scratch: &mut DecodeScratch,
-    ) -> Result<Batch> {
+    fn decode(&self, rows: &RecordBatch, plan: &BatchPlan, scratch: &mut DecodeScratch) -> Result<Batch> {
+        let BatchPlan { step, samples, repeated } = plan;
         let mut tensors = Vec::with_capacity(self.chains.len());
         let mut failures = Vec::new();
         for (at, (name, chain)) in self.chains.iter().enumerate() {
@@ -147,7 +141,7 @@ impl BatchMaker {
             .filter(|column| !transformed.contains(&rows.schema_ref().field(*column).name()))
             .collect();
         let rows = rows.project(&kept).map_err(arrow_error)?;
-        Ok(Batch { epoch: self.epoch, step, rows, tensors, packed, repeated, failures })
+        Ok(Batch { epoch: self.epoch, step: *step, rows, tensors, packed, repeated: *repeated, failures })
     }
 
     /// Returns arbitrary numbers for a tensor of `rows` rows.
@@ -167,20 +161,21 @@ impl BatchMaker {
         Ok(values.collect::<Result<Vec<_>>>()?.join(", "))
     }
 
-    /// Returns the batch of `rows`, which are those of `samples`; the last `repeated` of them fill the batch.
+    /// Makes the batch of `rows`, which are those of the samples in `plan`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a row that cannot be decoded, unless [`OnError::Zero`] lets it pass.
     pub(crate) async fn finish(
         &self,
         rows: &RecordBatch,
-        samples: &[Sample],
-        step: u64,
-        repeated: usize,
+        plan: &BatchPlan,
         scratch: &mut DecodeScratch,
     ) -> Result<Batch> {
-        let batch = self.decode(rows, samples, step, repeated, scratch)?;
+        let batch = self.decode(rows, plan, scratch)?;
         if self.on_error == OnError::Raise
             && let Some(DecodeFailure { row, reason }) = batch.failures.first()
         {
-            let key = self.key(samples[*row]).await?;
+            let key = self.key(plan.samples[*row]).await?;
             return Err(Error::invalid_input(format!(
                 "the row with key {key}, {reason}; to train without it, leave it out by a filter or let errors be zeros"
             )));

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use buffer_pool::PooledBuffer;
 
+use crate::order::sample::Sample;
+
 /// The treatment of rows whose media cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnError {
@@ -43,6 +45,16 @@ pub struct Tensor {
     pub data: Arc<TensorData>,
     /// Whether each row has a value: a null has none, nor do media that cannot be decoded. `None` if all rows have one.
     pub valid: Option<Vec<bool>>,
+}
+
+/// The samples of a batch that is to be made.
+#[derive(Debug)]
+pub(crate) struct BatchPlan {
+    /// The step of this rank in the epoch.
+    pub(crate) step: u64,
+    pub(crate) samples: Vec<Sample>,
+    /// The number of samples at the end that repeat earlier ones to fill the batch.
+    pub(crate) repeated: usize,
 }
 
 /// The rows of one step of training. A clone shares their memory.

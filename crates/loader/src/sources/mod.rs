@@ -2,7 +2,7 @@
 //!
 //! This part does not know batches, transforms or ranks.
 
-pub(crate) mod key_orders;
+mod key_orders;
 pub(crate) mod selection;
 
 use cenote_base::{Error, Result};

@@ -105,7 +105,7 @@ impl SourceSelection {
     }
 
     /// Returns the row ids in the order of keys.
-    pub(crate) fn row_ids(&self) -> &[u64] {
+    pub(super) fn row_ids(&self) -> &[u64] {
         &self.row_ids
     }
 
