@@ -47,7 +47,7 @@ impl BoundOperator {
 
     /// Starts a worker whose outputs are checked against the operator's contract.
     pub fn worker(&self) -> Result<Box<dyn Worker>> {
-        Ok(Box::new(Checked { contract: self.contract(), inner: self.operator.worker()? }))
+        Ok(Box::new(CheckedWorker { contract: self.contract(), inner: self.operator.worker()? }))
     }
 
     fn contract(&self) -> Contract {
@@ -73,12 +73,12 @@ struct Contract {
 }
 
 /// A worker whose broken promise is an error at the batch where it broke, instead of shifted rows in a table.
-struct Checked {
+struct CheckedWorker {
     contract: Contract,
     inner: Box<dyn Worker>,
 }
 
-impl Worker for Checked {
+impl Worker for CheckedWorker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let output = self.inner.process(rows)?;
         self.contract.check(rows.len(), output)

@@ -1,5 +1,5 @@
-//! Pools of the buffers of tensors. Returning the memory of a dropped tensor to the system and allocating it again would cost a
-//! tenth of the time that a picture takes.
+//! Pools of the buffers of tensors. Returning the memory of a dropped tensor to the system and allocating it again
+//! would cost a tenth of the time that a picture takes.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -68,8 +68,8 @@ const MANTISSA_BITS: u32 = f64::MANTISSA_DIGITS - 1;
 
 /// Divides `total` into whole parts in proportion to `weights`: the parts with the largest remainders are rounded up.
 fn divide(total: u64, weights: &[f64]) -> Vec<u64> {
-    // In units of the largest power of two among them, so that neither the sum nor a product overflows. Division by it
-    // is exact: weights of any size are divided alike.
+    // Scaled to at most 2, so that neither the sum nor a product overflows. Division by a power of two is exact, so
+    // weights of any size are divided alike.
     let largest = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let unit = f64::from_bits(largest.to_bits() >> MANTISSA_BITS << MANTISSA_BITS);
     let weights: Vec<f64> = weights.iter().map(|weight| weight / unit).collect();
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_unit_of_the_weights_does_not_matter() {
-        for unit in [f64::MIN_POSITIVE, 1.0, f64::MAX / 3.0] {
+        for unit in [f64::MIN_POSITIVE, 1.0, f64::MAX / 4.0] {
             assert_eq!(divide(40, &[3.0 * unit, unit]), [30, 10], "in units of {unit:e}");
         }
     }

@@ -22,15 +22,15 @@ impl Scheduler {
     /// Holds `bytes` of the memory budget for work outside the scheduler that `options` name. Waits for them as a task
     /// would.
     ///
-    /// If that work waits for tasks, `beside` is the bytes of the largest one: all memory that is held in this way
-    /// leaves room for it.
+    /// If that work waits for tasks, `largest_task_bytes` is the memory of the largest one: all memory that is held in
+    /// this way leaves room for it.
     ///
     /// # Errors
     /// See [`run`](Self::run).
-    pub async fn hold(&self, options: &WorkOptions, bytes: u64, beside: u64) -> Result<Hold> {
-        let whole = Resources::cpu(0.0).with_memory_bytes(bytes.saturating_add(beside));
+    pub async fn hold(&self, options: &WorkOptions, bytes: u64, largest_task_bytes: u64) -> Result<Hold> {
+        let whole = Resources::cpu(0.0).with_memory_bytes(bytes.saturating_add(largest_task_bytes));
         let mut spec = self.task_spec(&options.clone().resources(whole))?;
-        spec.request.set_aside(bytes, beside);
+        spec.request.set_aside(bytes, largest_task_bytes);
         let driver = self.driver();
         let key = driver.with(|core| core.add_hold());
         let hold = Hold { driver: Arc::clone(driver), key };
