@@ -3,38 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cenote_base::{ErrorKind, Resources, Result};
+use cenote_base::{ErrorKind, Result};
 use cenote_operator::Shape;
 use cenote_scheduler::{JobOptions, Priority};
 
 use crate::engine::{Engine, RunOptions};
-use crate::group::{GroupWork, StepGroup, StepReport};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
 use crate::pass::room::Room;
 use crate::pass::{derive, expand, fusion};
 use crate::plan::{self, PlannedStep};
 use crate::prepare::prepare;
 use crate::recipe::Recipe;
 use crate::record::error_table::ErrorTable;
-
-/// The outcome of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunReport {
-    /// The recipe's name.
-    pub recipe: String,
-    /// One report for each step, in the recipe's order.
-    pub steps: Vec<StepReport>,
-}
-
-/// Steps that run as one task over a piece of a table's rows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StagePlan {
-    /// The table that they read.
-    pub table: String,
-    /// Their operators, in order.
-    pub operators: Vec<&'static str>,
-    /// The resources that each task requests.
-    pub resources: Resources,
-}
+use crate::report::{RunReport, StagePlan};
 
 impl Engine {
     /// Checks `recipe` against tables and operators; runs nothing.

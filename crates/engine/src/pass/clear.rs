@@ -8,7 +8,8 @@ use cenote_base::Result;
 
 use crate::engine::Engine;
 use crate::fault::internal;
-use crate::group::{GroupWork, StepGroup};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
 use crate::record::error_table::{ErrorTable, FailedRowKey};
 use crate::record::in_turn::in_turn;
 use crate::record::keys;

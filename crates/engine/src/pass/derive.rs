@@ -18,11 +18,13 @@ use super::stage::{PassStage, stages};
 use super::staged_piece::{StagedPiece, StepOutcome, select};
 use crate::engine::{Engine, RunOptions};
 use crate::fault::internal;
-use crate::group::{GroupWork, Pattern, StepGroup, StepReport};
+use crate::group::{StepGroup, StepSet};
+use crate::group_work::GroupWork;
 use crate::plan::PlannedStep;
 use crate::record::error_table::{ErrorTable, FailedRow, FailedRowKey};
 use crate::record::in_turn::in_turn;
 use crate::record::keys;
+use crate::report::StepReport;
 
 /// The outcome of one piece.
 struct Processed {
@@ -34,7 +36,7 @@ struct Processed {
 
 /// The key, the new values and their fingerprints for rows that went through the same steps.
 struct RowUpdate {
-    pattern: Pattern,
+    steps: StepSet,
     batch: RecordBatch,
 }
 
@@ -58,7 +60,7 @@ impl Outcome for Processed {
 /// The outcomes of one commit.
 #[derive(Default)]
 struct PendingCommit {
-    updates: BTreeMap<Pattern, Vec<RecordBatch>>,
+    updates: BTreeMap<StepSet, Vec<RecordBatch>>,
     failures: Vec<FailedRow>,
 }
 
@@ -66,8 +68,8 @@ impl From<Vec<Processed>> for PendingCommit {
     fn from(pieces: Vec<Processed>) -> Self {
         let mut pending = Self::default();
         for piece in pieces {
-            for RowUpdate { pattern, batch } in piece.updates {
-                pending.updates.entry(pattern).or_default().push(batch);
+            for RowUpdate { steps, batch } in piece.updates {
+                pending.updates.entry(steps).or_default().push(batch);
             }
             pending.failures.extend(piece.steps.into_iter().flat_map(|step| step.failures));
         }
@@ -116,17 +118,20 @@ impl ColumnPass<'_> {
         }
         let rows = staged.rows();
         let mut updates = Vec::new();
-        for pattern in staged.patterns.iter().copied().filter(|pattern| *pattern != 0).collect::<BTreeSet<_>>() {
-            let rows: UInt32Array = (0..rows as u32).filter(|row| staged.patterns[*row as usize] == pattern).collect();
-            updates.push(RowUpdate { pattern, batch: self.update(pattern, &keys, &staged.made, &rows)? });
+        let distinct: BTreeSet<StepSet> =
+            staged.went_through.iter().copied().filter(|steps| !steps.is_empty()).collect();
+        for steps in distinct {
+            let is_alike = |row: &u32| staged.went_through[*row as usize] == steps;
+            let rows: UInt32Array = (0..rows as u32).filter(is_alike).collect();
+            updates.push(RowUpdate { steps, batch: self.update(steps, &keys, &staged.made, &rows)? });
         }
         Ok(Processed { rows, updates, steps: staged.steps })
     }
 
-    /// Builds an update of the outputs and fingerprints of `rows`, which went through the steps of `pattern`.
+    /// Builds an update of the outputs and fingerprints of `rows`, which went through the steps `went_through`.
     fn update(
         &self,
-        pattern: Pattern,
+        went_through: StepSet,
         keys: &RecordBatch,
         made: &HashMap<String, ArrayRef>,
         rows: &UInt32Array,
@@ -135,7 +140,7 @@ impl ColumnPass<'_> {
         let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         let mut columns = keys.columns().to_vec();
         let steps = self.pass.group.steps.iter().enumerate();
-        for (_, step) in steps.filter(|(number, _)| pattern & (1 << number) != 0) {
+        for (_, step) in steps.filter(|(number, _)| went_through.contains(*number)) {
             for output in &step.outputs {
                 let column = made
                     .get(output.name().as_str())
@@ -199,7 +204,7 @@ fn succeeded(
     let mut succeeded = BTreeSet::new();
     for (number, step) in steps.iter().enumerate() {
         let Some(recorded) = recorded.get(step.label()) else { continue };
-        let processed = pending.updates.iter().filter(|(pattern, _)| *pattern & (1 << number) != 0);
+        let processed = pending.updates.iter().filter(|(steps, _)| steps.contains(number));
         for batch in processed.flat_map(|(_, batches)| batches) {
             let row_keys = keys::render(&key.project(batch)?)?.into_iter();
             let on_record = row_keys.filter(|row_key| recorded.contains(row_key));

@@ -14,7 +14,9 @@ use super::output_row_bytes::OutputRowBytes;
 use super::read::{Piece, PieceBounds, read};
 use super::room::Room;
 use crate::engine::{Engine, RunOptions};
-use crate::group::{GroupWork, StepGroup, StepReport};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
+use crate::report::StepReport;
 
 /// The group of a pass, its rows, and the engine and options that it runs with.
 #[derive(Clone, Copy)]

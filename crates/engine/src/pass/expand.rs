@@ -16,10 +16,12 @@ use super::read::Piece;
 use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
 use crate::engine::{Engine, RunOptions};
 use crate::fault::internal;
-use crate::group::{GroupWork, StepGroup, StepReport};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
 use crate::plan::{Child, PlannedStep};
 use crate::record::error_table::FailedRow;
 use crate::record::keys;
+use crate::report::StepReport;
 
 /// The outcome of one piece.
 struct Expanded {

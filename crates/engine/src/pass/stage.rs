@@ -13,7 +13,8 @@ use super::staged_piece::{PreparedRows, StageStep, StagedPiece, StepOutput};
 use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
 use crate::devices::Devices;
 use crate::engine::Engine;
-use crate::group::{GroupWork, StepGroup};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
 
 /// Steps of a group that run as one task.
 pub(super) struct PassStage {

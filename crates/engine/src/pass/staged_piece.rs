@@ -12,7 +12,7 @@ use cenote_scheduler::{Cancel, Received};
 use super::read::Piece;
 use super::worker::{StepWorker, process};
 use crate::fault::internal;
-use crate::group::Pattern;
+use crate::group::StepSet;
 use crate::plan::PlannedStep;
 use crate::record::error_table::FailedRow;
 
@@ -66,7 +66,7 @@ pub(super) struct StagedPiece {
     /// The columns that steps made.
     pub(super) made: HashMap<String, ArrayRef>,
     /// For each row, the steps that it went through.
-    pub(super) patterns: Vec<Pattern>,
+    pub(super) went_through: Vec<StepSet>,
     /// One outcome for each step so far.
     pub(super) steps: Vec<StepOutcome>,
 }
@@ -75,20 +75,20 @@ impl StagedPiece {
     pub(super) fn new(piece: Received<Piece>, row_keys: Vec<String>) -> Self {
         let columns = piece.rows.schema_ref().fields().iter().zip(piece.rows.columns());
         let columns = columns.map(|(field, column)| (field.name().clone(), Arc::clone(column))).collect();
-        let patterns = vec![0; piece.row_ids.len()];
+        let went_through = vec![StepSet::default(); piece.row_ids.len()];
         Self {
             piece: Arc::new(piece),
             row_keys: row_keys.into(),
             columns,
             made: HashMap::new(),
-            patterns,
+            went_through,
             steps: Vec::new(),
         }
     }
 
     /// Returns the number of rows.
     pub(super) fn rows(&self) -> usize {
-        self.patterns.len()
+        self.went_through.len()
     }
 
     /// Runs `step` with `worker` over the rows that it must process.
@@ -153,7 +153,7 @@ impl StagedPiece {
             let mut reasons: BTreeMap<usize, String> = errors.collect();
             reasons.extend(positions.iter().filter_map(too_large));
             for row in positions.iter().map(|row| *row as usize) {
-                self.patterns[row] |= 1 << step.number;
+                self.went_through[row].insert(step.number);
                 outcome.failures.extend(reasons.remove(&row).map(|reason| FailedRow {
                     row_key: self.row_keys[row].clone(),
                     step: step.planned.label().to_owned(),
