@@ -69,10 +69,10 @@ impl fmt::Display for ErrorKind {
 /// `Display` prints the message alone; `{:#}` adds the chain of sources. Errors are `Clone` because several callers may
 /// wait for the same result.
 #[derive(Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorContent>);
 
 #[derive(Clone)]
-struct Inner {
+struct ErrorContent {
     kind: ErrorKind,
     message: String,
     source: Option<Cause>,
@@ -90,7 +90,7 @@ macro_rules! constructors {
 impl Error {
     /// Returns an error of `kind` without a source.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+        Self(Box::new(ErrorContent { kind, message: message.into(), source: None }))
     }
 
     constructors! {

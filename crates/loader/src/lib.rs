@@ -51,9 +51,9 @@ mod shard;
 mod sources;
 mod state;
 
-pub use batch::buffer_pool::PooledBuffer;
+pub use batch::tensor_pool::TensorBuffer;
 pub use batch::transform::Transform;
-pub use batch::{Batch, DecodeFailure, OnError, PackedColumn, Tensor, TensorData};
+pub use batch::{Batch, ColumnTensor, DecodeFailure, OnError, PackedColumn, TensorValues};
 pub use loader::Loader;
 pub use options::LoaderOptions;
 pub use order::Shuffle;

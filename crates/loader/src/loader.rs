@@ -8,10 +8,10 @@ use cenote_base::{Error, Result};
 use cenote_store::{BlockCacheUsage, Version};
 use tokio::runtime::Handle;
 
-use crate::batch::buffer_pool::BufferPools;
 use crate::batch::columns::{chains, columns, is_nullable, packings};
 use crate::batch::maker::{BatchMaker, DecodeScratch};
 use crate::batch::packing::Packing;
+use crate::batch::tensor_pool::TensorPools;
 use crate::batch::transform::{Transform, TransformChain};
 use crate::batch::{Batch, BatchPlan};
 use crate::options::LoaderOptions;
@@ -35,7 +35,7 @@ pub struct Loader {
     shard: Shard,
     weights: Option<Vec<f64>>,
     handle: Handle,
-    pools: BufferPools,
+    pools: TensorPools,
     cursor: Mutex<Cursor>,
 }
 
@@ -135,7 +135,7 @@ impl Loader {
             stats: Stats::default(),
         };
         let handle = Handle::current();
-        let (pools, cursor) = (BufferPools::default(), Mutex::new(cursor));
+        let (pools, cursor) = (TensorPools::default(), Mutex::new(cursor));
         Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, pools, cursor })
     }
 

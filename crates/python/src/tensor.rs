@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::DataType;
 use cenote_runtime::arrow;
-use cenote_runtime::loader::{self, TensorData};
+use cenote_runtime::loader::{self, TensorValues};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -109,11 +109,11 @@ fn kind(data_type: &DataType) -> Option<Kind> {
 }
 
 impl Tensor {
-    pub(crate) fn new(tensor: loader::Tensor) -> Self {
+    pub(crate) fn new(tensor: loader::ColumnTensor) -> Self {
         let memory = tensor.data;
         let (data, data_type) = match memory.as_ref() {
-            TensorData::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
-            TensorData::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
+            TensorValues::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
+            TensorValues::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
         };
         Self {
             memory,

@@ -50,7 +50,7 @@ mod objects;
 mod simulation;
 mod state;
 
-pub use crate::core::status::{Activity, DeviceUsage, SchedulerStatus, Usage, Waiting};
+pub use crate::core::status::{Activity, DeviceMemory, SchedulerStatus, Usage, Waiting};
 pub use accelerator::{Accelerator, DeviceOptions, KernelSet, OpenDevice};
 pub use byte_queue::{Received, Receiver, Sender, byte_queue};
 pub use cancel::Cancel;

@@ -13,7 +13,7 @@ use cenote_store::{PrimaryKey, Snapshot, Table};
 
 use super::clear::clear;
 use super::drive::{ChildRows, Outcome, Pass, drive};
-use super::read::Piece;
+use super::read::RowPiece;
 use super::stage::{PassStage, stages};
 use super::staged_piece::{StagedPiece, StepOutcome, select};
 use crate::engine::{Engine, RunOptions};
@@ -109,7 +109,7 @@ pub(crate) async fn run(
 }
 
 impl ColumnPass<'_> {
-    async fn process(&self, piece: Received<Piece>) -> Result<Processed> {
+    async fn process(&self, piece: Received<RowPiece>) -> Result<Processed> {
         let key = self.pass.work.snapshot.primary_key();
         let keys = key.project(&piece.rows)?;
         let mut staged = StagedPiece::new(piece, keys::render(&keys)?);

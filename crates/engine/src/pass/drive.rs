@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::intake::{Admitted, Intake};
 use super::output_row_bytes::OutputRowBytes;
-use super::read::{Piece, PieceBounds, read};
+use super::read::{PieceBounds, RowPiece, read};
 use super::room::Room;
 use crate::engine::{Engine, RunOptions};
 use crate::group::StepGroup;
@@ -75,7 +75,7 @@ pub(super) struct ChildRows {
 pub(super) async fn drive<O, P, C>(
     pass: Pass<'_>,
     reports: &mut [StepReport],
-    process: impl Fn(Received<Piece>) -> P,
+    process: impl Fn(Received<RowPiece>) -> P,
     commit: impl Fn(Vec<O>) -> C,
 ) -> Result<()>
 where

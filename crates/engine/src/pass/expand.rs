@@ -12,7 +12,7 @@ use cenote_scheduler::{Actor, Received, WorkOptions};
 use super::children::Children;
 use super::clear::clear;
 use super::drive::{ChildRows, Outcome, Pass, drive};
-use super::read::Piece;
+use super::read::RowPiece;
 use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
 use crate::engine::{Engine, RunOptions};
 use crate::fault::internal;
@@ -88,7 +88,7 @@ pub(crate) async fn run(
 }
 
 impl ChildTablePass<'_> {
-    async fn process(&self, piece: Received<Piece>) -> Result<Expanded> {
+    async fn process(&self, piece: Received<RowPiece>) -> Result<Expanded> {
         let parents = self.pass.work.snapshot.primary_key().project(&piece.rows)?;
         let row_keys = keys::render(&parents)?;
         let input = |name: &String| {

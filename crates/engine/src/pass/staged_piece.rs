@@ -9,7 +9,7 @@ use cenote_base::{Error, Result};
 use cenote_operator::{Output, RowError};
 use cenote_scheduler::{Cancel, Received};
 
-use super::read::Piece;
+use super::read::RowPiece;
 use super::worker::{StepWorker, process};
 use crate::fault::internal;
 use crate::group::StepSet;
@@ -59,7 +59,7 @@ pub(super) struct StepOutcome {
 /// A piece on its way through the stages. Cheap to clone: a task that is retried starts from the same state.
 #[derive(Clone)]
 pub(super) struct StagedPiece {
-    piece: Arc<Received<Piece>>,
+    piece: Arc<Received<RowPiece>>,
     row_keys: Arc<[String]>,
     /// The columns that steps read, as far as they are stored or made.
     columns: HashMap<String, ArrayRef>,
@@ -72,7 +72,7 @@ pub(super) struct StagedPiece {
 }
 
 impl StagedPiece {
-    pub(super) fn new(piece: Received<Piece>, row_keys: Vec<String>) -> Self {
+    pub(super) fn new(piece: Received<RowPiece>, row_keys: Vec<String>) -> Self {
         let columns = piece.rows.schema_ref().fields().iter().zip(piece.rows.columns());
         let columns = columns.map(|(field, column)| (field.name().clone(), Arc::clone(column))).collect();
         let went_through = vec![StepSet::default(); piece.row_ids.len()];

@@ -12,10 +12,10 @@ use cenote_operators_image::Framer;
 use cenote_operators_video::row_bytes;
 use cenote_store::arrow_error;
 
-use super::buffer_pool::BufferPools;
 use super::packing::Packing;
+use super::tensor_pool::TensorPools;
 use super::transform::{TensorSlice, TransformChain};
-use super::{Batch, BatchPlan, DecodeFailure, OnError, Tensor, TensorData};
+use super::{Batch, BatchPlan, ColumnTensor, DecodeFailure, OnError, TensorValues};
 use crate::order::sample::{Sample, mix};
 use crate::sources::selection::SourceSelection;
 
@@ -32,7 +32,7 @@ pub(crate) struct BatchMaker {
     pub(crate) on_error: OnError,
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
-    pub(crate) pools: BufferPools,
+    pub(crate) pools: TensorPools,
 }
 
 /// The memory that a thread reuses from batch to batch.
@@ -128,7 +128,7 @@ impl BatchMaker {
             }
             let valid = valid.contains(&false).then_some(valid);
             let shape = [rows.num_rows()].into_iter().chain(chain.shape()).collect();
-            tensors.push(Tensor { name: name.clone(), shape, data: Arc::new(numbers), valid });
+            tensors.push(ColumnTensor { name: name.clone(), shape, data: Arc::new(numbers), valid });
         }
         let mut packed = Vec::with_capacity(2 * self.packings.len());
         for (name, packing) in &self.packings {
@@ -145,10 +145,10 @@ impl BatchMaker {
     }
 
     /// Returns arbitrary numbers for a tensor of `rows` rows.
-    fn numbers(&self, chain: &TransformChain, rows: usize) -> TensorData {
+    fn numbers(&self, chain: &TransformChain, rows: usize) -> TensorValues {
         match chain.is_float() {
-            true => TensorData::Float(self.pools.floats.take(rows * chain.numbers())),
-            false => TensorData::Byte(self.pools.bytes.take(rows * chain.numbers())),
+            true => TensorValues::Float(self.pools.floats.take(rows * chain.numbers())),
+            false => TensorValues::Byte(self.pools.bytes.take(rows * chain.numbers())),
         }
     }
 
@@ -206,17 +206,17 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
 }
 
 /// Returns the numbers of `row` in a tensor with `len` numbers per row.
-fn slice(numbers: &mut TensorData, len: usize, row: usize) -> TensorSlice<'_> {
+fn slice(numbers: &mut TensorValues, len: usize, row: usize) -> TensorSlice<'_> {
     match numbers {
-        TensorData::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),
-        TensorData::Float(numbers) => TensorSlice::Float(&mut numbers[row * len..(row + 1) * len]),
+        TensorValues::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),
+        TensorValues::Float(numbers) => TensorSlice::Float(&mut numbers[row * len..(row + 1) * len]),
     }
 }
 
 /// Sets the numbers of `row` to zero.
-fn clear(numbers: &mut TensorData, len: usize, row: usize) {
+fn clear(numbers: &mut TensorValues, len: usize, row: usize) {
     match numbers {
-        TensorData::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),
-        TensorData::Float(numbers) => numbers[row * len..(row + 1) * len].fill(0.0),
+        TensorValues::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),
+        TensorValues::Float(numbers) => numbers[row * len..(row + 1) * len].fill(0.0),
     }
 }

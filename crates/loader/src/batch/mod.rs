@@ -2,16 +2,16 @@
 //!
 //! This part is given samples. It does not know their order or ranks, and of epochs only the number.
 
-pub(crate) mod buffer_pool;
 pub(crate) mod columns;
 pub(crate) mod maker;
 pub(crate) mod packing;
+pub(crate) mod tensor_pool;
 pub(crate) mod transform;
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use buffer_pool::PooledBuffer;
+use tensor_pool::TensorBuffer;
 
 use crate::order::sample::Sample;
 
@@ -21,28 +21,28 @@ pub enum OnError {
     /// The batch fails with an error that names the row.
     #[default]
     Raise,
-    /// The row's tensor is zero and marked in [`Tensor::valid`].
+    /// The row's tensor is zero and marked in [`ColumnTensor::valid`].
     Zero,
 }
 
 /// The numbers of one column of a batch, row after row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum TensorData {
+pub enum TensorValues {
     /// Bytes.
-    Byte(PooledBuffer<u8>),
+    Byte(TensorBuffer<u8>),
     /// 32-bit floats.
-    Float(PooledBuffer<f32>),
+    Float(TensorBuffer<f32>),
 }
 
 /// A column of a batch as one contiguous array.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
+pub struct ColumnTensor {
     /// The name of the column.
     pub name: String,
     /// The dimensions, rows first.
     pub shape: Vec<usize>,
     /// All numbers, in row-major order.
-    pub data: Arc<TensorData>,
+    pub data: Arc<TensorValues>,
     /// Whether each row has a value: a null has none, nor do media that cannot be decoded. `None` if all rows have one.
     pub valid: Option<Vec<bool>>,
 }
@@ -67,7 +67,7 @@ pub struct Batch {
     /// The columns that are neither transformed nor packed, as Arrow.
     pub rows: RecordBatch,
     /// The transformed columns.
-    pub tensors: Vec<Tensor>,
+    pub tensors: Vec<ColumnTensor>,
     /// The packed columns, each followed by the column of its row numbers. See
     /// [`Transform::Pack`](crate::Transform::Pack).
     pub packed: Vec<PackedColumn>,
@@ -108,9 +108,9 @@ impl Batch {
 
     /// Returns the bytes of all columns.
     pub fn bytes(&self) -> u64 {
-        let tensor = |tensor: &Tensor| match tensor.data.as_ref() {
-            TensorData::Byte(numbers) => numbers.len(),
-            TensorData::Float(numbers) => numbers.len() * 4,
+        let tensor = |tensor: &ColumnTensor| match tensor.data.as_ref() {
+            TensorValues::Byte(numbers) => numbers.len(),
+            TensorValues::Float(numbers) => numbers.len() * 4,
         };
         let tensors = self.tensors.iter().map(tensor).sum::<usize>();
         let packed = self.packed.iter().map(|column| column.blocks.get_array_memory_size()).sum::<usize>();

@@ -8,8 +8,7 @@ use std::time::Duration;
 use arrow::array::Array;
 use arrow::datatypes::Field;
 use cenote_runtime::loader::{
-    Batch as LoaderBatch, Loader as RustLoader, LoaderState, Next, PackedColumn, SampleSource, Tensor as LoaderTensor,
-    merge,
+    Batch as LoaderBatch, ColumnTensor, Loader as RustLoader, LoaderState, Next, PackedColumn, SampleSource, merge,
 };
 use cenote_runtime::{Error, Version, arrow};
 use pyo3::prelude::*;
@@ -203,7 +202,7 @@ pub(crate) struct Batch {
 impl Batch {
     fn new(py: Python<'_>, batch: LoaderBatch) -> PyResult<Self> {
         let len = batch.len();
-        let tensor = |tensor: LoaderTensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
+        let tensor = |tensor: ColumnTensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
         let tensors = batch.tensors.into_iter().map(tensor).collect::<PyResult<Vec<_>>>()?;
         Ok(Self {
             epoch: batch.epoch,

@@ -36,7 +36,7 @@ pub struct SchedulerStatus {
     /// Bytes of objects on disk.
     pub spilled_bytes: u64,
     /// The memory of each device.
-    pub devices: Vec<DeviceUsage>,
+    pub devices: Vec<DeviceMemory>,
     /// The number of states of all actors.
     pub replicas: usize,
     /// Tasks that run; at most 32 are named.
@@ -53,7 +53,7 @@ pub struct SchedulerStatus {
 
 /// The memory of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceUsage {
+pub struct DeviceMemory {
     /// The class of the device, such as `gpu`.
     pub class: String,
     /// Bytes of its memory.
@@ -93,7 +93,7 @@ impl Core {
 
     pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> SchedulerStatus {
         let devices = self.ledger.devices().iter();
-        let devices = devices.map(|device| DeviceUsage {
+        let devices = devices.map(|device| DeviceMemory {
             class: device.class().to_owned(),
             total_bytes: device.memory_bytes(),
             used_bytes: device.used_bytes(),
@@ -227,7 +227,7 @@ impl fmt::Display for SchedulerStatus {
         for (name, units) in &total.named {
             write!(f, ", {name} {}/{units}", used.named.get(name).copied().unwrap_or_default())?;
         }
-        for DeviceUsage { class, total_bytes, used_bytes } in &self.devices {
+        for DeviceMemory { class, total_bytes, used_bytes } in &self.devices {
             write!(f, ", {class} {}/{}", ByteSize(*used_bytes), ByteSize(*total_bytes))?;
         }
         for Activity { name, elapsed } in &self.running {

@@ -95,7 +95,7 @@ struct SideMeasurement {
 }
 
 /// The side that a batch goes to.
-struct Placement {
+struct BatchPlacement {
     side: usize,
     /// The expected run time of the batch, which is part of the side's backlog until the batch has ended.
     expected_s: f64,
@@ -166,7 +166,7 @@ impl Placed {
 
 impl PlacedWork {
     /// Chooses the side for a batch and adds the batch to the side's backlog.
-    fn place(&self, rows: usize) -> Placement {
+    fn place(&self, rows: usize) -> BatchPlacement {
         let backlog = self.scheduler.driver().backlog();
         let mut measured = self.measured.lock();
         let work_s = |side: usize| measured[side].row_s.map(|row_s| row_s * rows as f64);
@@ -195,11 +195,11 @@ impl PlacedWork {
         measured[1 - side].passed_by += 1;
         // Still under the lock, so that the next batch sees this one in the backlog.
         backlog.add(&self.sides[side].queue, expected_s);
-        Placement { side, expected_s }
+        BatchPlacement { side, expected_s }
     }
 
     /// Removes a batch that has ended from the backlog of its side. `row_s` is its run time per row, if it ended well.
-    fn ended(&self, placement: &Placement, row_s: Option<f64>) {
+    fn ended(&self, placement: &BatchPlacement, row_s: Option<f64>) {
         self.scheduler.driver().backlog().add(&self.sides[placement.side].queue, -placement.expected_s);
         let measured = &mut self.measured.lock()[placement.side];
         // If it was a first batch and failed, the next batch tries the side again.
@@ -215,7 +215,7 @@ impl PlacedWork {
 /// The body of a task that runs placed work on one batch.
 struct BatchBody {
     work: Arc<PlacedWork>,
-    placement: Placement,
+    placement: BatchPlacement,
     rows: usize,
     output: Option<RecordBatch>,
     sender: oneshot::Sender<Result<RecordBatch>>,

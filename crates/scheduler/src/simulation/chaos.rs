@@ -8,7 +8,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Random, Resources, Result, Share};
 use tokio::task::JoinHandle;
 
-use super::{Threads, for_seeds, settle};
+use super::{SimulatedThreads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Cancel, Hold, Job, JobOptions, ObjectRef, Priority, SchedulerOptions, Value, WorkOptions};
 
@@ -107,7 +107,7 @@ fn expected(plans: &[Plan]) -> Vec<Expected> {
 
 /// A simulated scheduler, and everything that the test has asked of it.
 struct ChaosRun {
-    threads: Threads,
+    threads: SimulatedThreads,
     random: Random,
     jobs: Vec<Job>,
     actors: Vec<crate::Actor<()>>,
@@ -272,7 +272,7 @@ async fn chaos(seed: u64) {
         spill_directory: spill.path().to_owned(),
         ..SchedulerOptions::default()
     };
-    let threads = Threads::new(options);
+    let threads = SimulatedThreads::new(options);
     let scheduler = threads.scheduler.clone();
     let job = |(name, priority)| scheduler.job(JobOptions::new(name).priority(priority));
     let jobs = [("backfill", Priority::Backfill), ("a", Priority::Normal), ("b", Priority::Normal)].map(job).into();

@@ -57,12 +57,12 @@ struct SimulatedThread {
 }
 
 /// Simulated threads, whose tries take as long as they are told.
-struct Threads {
+struct SimulatedThreads {
     scheduler: Scheduler,
     threads: Vec<SimulatedThread>,
 }
 
-impl Threads {
+impl SimulatedThreads {
     fn new(options: SchedulerOptions) -> Self {
         let cpu_threads = (0..options.cpu_cores.ceil() as usize).map(|_| (None, None));
         let devices = options.devices.iter().enumerate();

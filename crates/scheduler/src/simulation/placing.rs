@@ -8,7 +8,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Random, Share};
 use tokio::time::Instant;
 
-use super::{Threads, for_seeds, settle};
+use super::{SimulatedThreads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Placed, PlacedOptions, PlacementChoice, SchedulerOptions, WorkOptions};
 
@@ -24,7 +24,7 @@ struct Sides {
 }
 
 struct Fixture {
-    threads: Threads,
+    threads: SimulatedThreads,
     sides: Arc<Mutex<Sides>>,
     placed: Placed,
     random: Random,
@@ -53,7 +53,7 @@ impl Fixture {
         let device = DeviceOptions { class: "fpga".to_owned(), memory_bytes: 100, open: Arc::new(open) };
         let options =
             SchedulerOptions { cpu_cores: CORES as f32, devices: vec![device], ..SchedulerOptions::default() };
-        let threads = Threads::new(options);
+        let threads = SimulatedThreads::new(options);
         let options = PlacedOptions {
             work: WorkOptions::new("copy"),
             class: "fpga".to_owned(),

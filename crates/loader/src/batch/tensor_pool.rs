@@ -11,38 +11,38 @@ use cenote_base::sync::Mutex;
 const KEPT_MAX: usize = 4;
 
 /// Numbers whose memory returns to the pool of the loader that made them, if that is still open.
-pub struct PooledBuffer<T> {
+pub struct TensorBuffer<T> {
     values: Vec<T>,
-    pool: Weak<BufferPool<T>>,
+    pool: Weak<TensorPool<T>>,
 }
 
 /// The pools of a loader.
 #[derive(Clone, Default)]
-pub(crate) struct BufferPools {
-    pub(super) bytes: Arc<BufferPool<u8>>,
-    pub(super) floats: Arc<BufferPool<f32>>,
+pub(crate) struct TensorPools {
+    pub(super) bytes: Arc<TensorPool<u8>>,
+    pub(super) floats: Arc<TensorPool<f32>>,
 }
 
 /// The memory of dropped tensors.
-pub(super) struct BufferPool<T>(Mutex<Vec<Vec<T>>>);
+pub(super) struct TensorPool<T>(Mutex<Vec<Vec<T>>>);
 
-impl<T> Default for BufferPool<T> {
+impl<T> Default for TensorPool<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T: Clone + Default> BufferPool<T> {
+impl<T: Clone + Default> TensorPool<T> {
     /// Returns `len` arbitrary numbers.
-    pub(super) fn take(self: &Arc<Self>, len: usize) -> PooledBuffer<T> {
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> TensorBuffer<T> {
         let mut spare = self.0.lock();
         let kept = spare.iter().position(|values| values.len() == len).map(|at| spare.swap_remove(at));
         drop(spare);
-        PooledBuffer { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
+        TensorBuffer { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
     }
 }
 
-impl<T> Drop for PooledBuffer<T> {
+impl<T> Drop for TensorBuffer<T> {
     fn drop(&mut self) {
         let Some(pool) = self.pool.upgrade() else { return };
         // A drop must not wait for the lock: in a forked process whose parent held it, it would wait forever.
@@ -55,7 +55,7 @@ impl<T> Drop for PooledBuffer<T> {
     }
 }
 
-impl<T> Deref for PooledBuffer<T> {
+impl<T> Deref for TensorBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -63,25 +63,25 @@ impl<T> Deref for PooledBuffer<T> {
     }
 }
 
-impl<T> DerefMut for PooledBuffer<T> {
+impl<T> DerefMut for TensorBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values
     }
 }
 
-impl<T: Clone> Clone for PooledBuffer<T> {
+impl<T: Clone> Clone for TensorBuffer<T> {
     fn clone(&self) -> Self {
         Self { values: self.values.clone(), pool: Weak::new() }
     }
 }
 
-impl<T: PartialEq> PartialEq for PooledBuffer<T> {
+impl<T: PartialEq> PartialEq for TensorBuffer<T> {
     fn eq(&self, other: &Self) -> bool {
         self.values == other.values
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for PooledBuffer<T> {
+impl<T: fmt::Debug> fmt::Debug for TensorBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.values.fmt(f)
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn memory_returns_to_its_own_pool_up_to_a_limit() {
-        let pool: Arc<BufferPool<u8>> = Arc::default();
+        let pool: Arc<TensorPool<u8>> = Arc::default();
         let mut first = pool.take(3);
         assert_eq!(*first, [0, 0, 0]);
         first[1] = 7;
