@@ -1,5 +1,5 @@
 //! The types that every Cenote crate shares: the error, the clock, seeded randomness, locks, resource requests, byte
-//! sizes, packing of rows into bounded pieces, and suggestions for unknown names.
+//! sizes, packing of rows into bounded pieces, messages of panics, and suggestions for unknown names.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!
@@ -21,6 +21,7 @@ mod error;
 mod memory;
 mod names;
 mod pack;
+mod panic;
 mod progress;
 mod random;
 mod resources;
@@ -32,6 +33,7 @@ pub use error::{Context, Error, ErrorKind, Result};
 pub use memory::memory_available_bytes;
 pub use names::{closest, did_you_mean, unknown};
 pub use pack::pack;
+pub use panic::panic_message;
 pub use progress::{Progress, Silent};
 pub use random::Random;
 pub use resources::{DeviceShare, Resources, Share};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use cenote_base::sync::{Condvar, Mutex};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, panic_message};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -266,7 +266,10 @@ impl PipelineShared {
                 let finished = maker.finish(&rows, &reading.plan, &mut scratch);
                 Ok((handle.block_on(finished)?, BatchTimes { read, decode: start.elapsed() }))
             }));
-            let made = made.unwrap_or_else(|_| Err(Error::internal("a loader thread panicked while it made a batch")));
+            let made = made.unwrap_or_else(|panic| {
+                let message = panic_message(panic.as_ref());
+                Err(Error::internal(format!("a loader thread panicked while it made a batch: {message}")))
+            });
             if !self.hand_in(reading.number, made) {
                 return;
             }

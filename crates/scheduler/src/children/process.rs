@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
-use super::frame::{FrameKind, GREETING, HEADER_BYTES, frame_header, object_content, parse_answer, parse_header};
+use super::frame::{
+    FrameHeader, FrameKind, GREETING, HEADER_BYTES, ReceivedFrame, frame_header, object_content, parse_answer,
+    parse_header,
+};
 use crate::objects::value::Value;
 
 /// Interval at which the limits of a busy child are checked.
@@ -144,7 +147,7 @@ impl RunningChild {
             running.connection.set_read_timeout(Some(CHECK_INTERVAL))?;
             running.connection.set_write_timeout(Some(CHECK_INTERVAL))?;
             match running.receive(&limits)? {
-                (FrameKind::Greeting, content) if content == GREETING => Ok(()),
+                ReceivedFrame { kind: FrameKind::Greeting, content } if content == GREETING => Ok(()),
                 _ => Err(Error::corrupt("its first frame is not the greeting of this protocol")),
             }
         };
@@ -185,14 +188,13 @@ impl RunningChild {
                 limits.check_if_due(pid)?;
             }
         }
-        let (kind, content) = self.receive(limits)?;
-        parse_answer(kind, &content)
+        parse_answer(&self.receive(limits)?)
     }
 
-    fn receive(&mut self, limits: &CallLimits<'_>) -> Result<(FrameKind, Vec<u8>)> {
+    fn receive(&mut self, limits: &CallLimits<'_>) -> Result<ReceivedFrame> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, limits)?;
-        let (kind, length) = parse_header(&header, limits.memory_max.0)?;
+        let FrameHeader { kind, length } = parse_header(&header, limits.memory_max.0)?;
         // The buffer grows as the content arrives, so that a wrong length costs nothing.
         let mut content = Vec::new();
         while (content.len() as u64) < length {
@@ -200,7 +202,7 @@ impl RunningChild {
             content.resize(received + next, 0);
             self.fill(&mut content[received..], limits)?;
         }
-        Ok((kind, content))
+        Ok(ReceivedFrame { kind, content })
     }
 
     fn fill(&mut self, mut to: &mut [u8], limits: &CallLimits<'_>) -> Result<()> {

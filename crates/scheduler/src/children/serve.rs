@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use cenote_base::{Context as _, Result};
 
-use super::frame::{FrameKind, GREETING, failure_content, object_content, parse_answer, read_frame, write_frame};
+use super::frame::{FrameKind, GREETING, failure_content, object_content, parse_call, read_frame, write_frame};
 use crate::objects::value::Value;
 
 /// Answers calls until the parent closes the connection: all that the `main` of a child has to do. Standard input is
@@ -23,11 +23,9 @@ pub fn serve_calls(mut work: impl FnMut(&Value) -> Result<Value>) -> Result<()> 
     let mut to = UnixStream::from(connection);
     let mut from = BufReader::new(to.try_clone()?);
     write_frame(&mut to, FrameKind::Greeting, GREETING).context(|| "greet the parent")?;
-    while let Some((kind, content)) = read_frame(&mut from)? {
-        // The content of a call is encoded like that of an answer.
-        let kind = if kind == FrameKind::Call { FrameKind::Answer } else { kind };
-        let input = parse_answer(kind, &content)?;
-        let output = input.and_then(|value| work(&value)).and_then(|value| object_content(&value));
+    while let Some(call) = read_frame(&mut from)? {
+        let input = parse_call(&call)?;
+        let output = work(&input).and_then(|value| object_content(&value));
         match output {
             Ok(content) => write_frame(&mut to, FrameKind::Answer, &content)?,
             Err(error) => write_frame(&mut to, FrameKind::Failure, &failure_content(&error))?,

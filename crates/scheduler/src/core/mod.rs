@@ -23,8 +23,6 @@ use cenote_base::{Random, Resources, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::core::effect::Effect;
-use crate::core::task::Task;
 use crate::state::actor_table::ActorTable;
 use crate::state::arena::{Arena, Key};
 use crate::state::counters::Counters;
@@ -34,6 +32,8 @@ use crate::state::object_table::{Garbage, ObjectTable};
 use crate::state::task_failure::TaskFailure;
 use crate::state::timers::Timers;
 use crate::state::trace::{Trace, TraceSnapshot};
+use effect::Effect;
+use task::Task;
 
 /// The state of a scheduler.
 pub(crate) struct Core {

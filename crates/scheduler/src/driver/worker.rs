@@ -1,12 +1,11 @@
 //! The threads that run tasks.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cenote_base::sync::MutexGuard;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, panic_message};
 use tokio::time::Instant;
 
 use super::{Driver, Locked};
@@ -158,7 +157,7 @@ impl Driver {
         let mut environment = Environment { context, inputs: &arguments, device: device.as_deref_mut(), replica };
         let outcome = match catch_unwind(AssertUnwindSafe(|| body.run(&mut environment))) {
             Ok(outcome) => outcome,
-            Err(panic) => Err(Error::internal(format!("`{}` panicked: {}", spec.name, panic_text(panic.as_ref())))),
+            Err(panic) => Err(Error::internal(format!("`{}` panicked: {}", spec.name, panic_message(panic.as_ref())))),
         };
         Some(EndedTry { task, body, outcome })
     }
@@ -193,12 +192,4 @@ fn spin_until(is_done: impl Fn() -> bool) {
         }
         std::thread::yield_now();
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }

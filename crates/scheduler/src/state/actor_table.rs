@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::state::arena::{Arena, Key};
-use crate::state::ledger::{Grant, ResourceRequest};
-use crate::state::task_spec::ActorCall;
+use super::arena::{Arena, Key};
+use super::ledger::{Grant, ResourceRequest};
+use super::task_spec::ActorCall;
 
 /// The states of an actor, by the number of their replica.
 pub(crate) trait ActorStates: Send + Sync {

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::state::arena::{Arena, Key};
-use crate::state::ledger::{Demand, Ledger, ResourceRequest};
+use super::arena::{Arena, Key};
+use super::ledger::{Demand, Ledger, ResourceRequest};
 
 /// Contending tasks that may start ahead of a request that does not fit.
 pub(crate) const PASSED_OVER_MAX: u32 = 32;

@@ -7,7 +7,7 @@ use std::collections::btree_map::Entry;
 
 use cenote_base::{DeviceShare, Error, Resources, Result, Share};
 
-use crate::state::memory_budget::MemoryBudget;
+use super::memory_budget::MemoryBudget;
 
 /// The totals of all resources, and the amounts that are granted.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use tokio::sync::oneshot;
 
+use super::arena::{Arena, Key};
+use super::memory_budget::MemoryBudget;
+use super::task_failure::TaskFailure;
+use super::task_spec::Lineage;
 use crate::objects::spill::SpillFile;
 use crate::objects::value::Value;
-use crate::state::arena::{Arena, Key};
-use crate::state::memory_budget::MemoryBudget;
-use crate::state::task_failure::TaskFailure;
-use crate::state::task_spec::Lineage;
 
 /// The longest chain of objects that can be made again one from the other. An object beyond it is kept as if it had
 /// been `put`, so that a loop that feeds its result back to itself does not remember all its rounds.

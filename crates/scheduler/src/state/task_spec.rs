@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use cenote_base::Result;
 
+use super::arena::Key;
+use super::ledger::ResourceRequest;
 use crate::accelerator::Accelerator;
 use crate::cancel::Cancel;
 use crate::objects::value::Value;
-use crate::state::arena::Key;
-use crate::state::ledger::ResourceRequest;
 
 /// The part of its surroundings that running work can ask about.
 #[derive(Debug, Clone)]
