@@ -47,23 +47,8 @@ impl GroupWork {
             snapshot,
         };
         for step in &group.steps {
-            let column = &step.fingerprint_column;
-            let (stale, cleared) = if work.snapshot.full_schema().field_with_name(column).is_ok() {
-                let other = format!("(`{column}` IS NULL OR `{column}` <> {})", step.fingerprint.0);
-                let cleared = match &step.filter {
-                    Some(filter) => {
-                        work.rows(&format!("`{column}` IS NOT NULL AND NOT coalesce({filter}, false)")).await?
-                    }
-                    None => BTreeSet::new(),
-                };
-                let stale = match &step.filter {
-                    Some(filter) => format!("({filter}) AND {other}"),
-                    None => other,
-                };
-                (work.rows(&stale).await?, cleared)
-            } else {
-                (work.rows(step.filter.as_deref().unwrap_or("true")).await?, BTreeSet::new())
-            };
+            let stale = work.stale_for(step).await?;
+            let cleared = work.cleared_for(step).await?;
             work.stale.push(Arc::new(stale));
             work.cleared.push(cleared);
         }
@@ -79,6 +64,31 @@ impl GroupWork {
             work.limit(rows);
         }
         Ok(Some(work))
+    }
+
+    fn has_column(&self, name: &str) -> bool {
+        self.snapshot.full_schema().field_with_name(name).is_ok()
+    }
+
+    /// Returns the rows that `step` applies to and that were not made under its fingerprint.
+    async fn stale_for(&self, step: &PlannedStep) -> Result<BTreeSet<u64>> {
+        let column = &step.fingerprint_column;
+        let is_stale =
+            self.has_column(column).then(|| format!("(`{column}` IS NULL OR `{column}` <> {})", step.fingerprint.0));
+        let filter = step.filter.as_ref().map(|filter| format!("({filter})"));
+        let predicates: Vec<String> = filter.into_iter().chain(is_stale).collect();
+        if predicates.is_empty() { self.rows("true").await } else { self.rows(&predicates.join(" AND ")).await }
+    }
+
+    /// Returns the rows that `step` no longer applies to and that still hold its values.
+    async fn cleared_for(&self, step: &PlannedStep) -> Result<BTreeSet<u64>> {
+        match &step.filter {
+            Some(filter) if self.has_column(&step.fingerprint_column) => {
+                let made = &step.fingerprint_column;
+                self.rows(&format!("`{made}` IS NOT NULL AND NOT coalesce({filter}, false)")).await
+            }
+            _ => Ok(BTreeSet::new()),
+        }
     }
 
     /// Returns the ids of all rows that some step must process, ascending.

@@ -62,7 +62,6 @@ mod yaml;
 
 pub use devices::Devices;
 pub use engine::{Engine, EngineOptions, RunOptions};
-pub use plan::ORDINAL;
 pub use recipe::{IndexRequest, Keep, Recipe, Step};
-pub use record::error_table::{ERROR_TABLE, ErrorTable, error_table_schema};
+pub use record::error_table::{ERROR_TABLE, ErrorTable};
 pub use report::{RunReport, StagePlan, StepReport};

@@ -33,19 +33,19 @@ impl FromStr for EpochTail {
 
 /// One reader among others: a worker of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
+pub(crate) struct Shard {
     /// Rows in a batch.
-    pub batch_rows: u64,
+    pub(crate) batch_rows: u64,
     /// The number of this process among those that train together.
-    pub rank: u64,
+    pub(crate) rank: u64,
     /// The number of processes that train together.
-    pub world_size: u64,
+    pub(crate) world_size: u64,
     /// The number of this worker among those of the rank, which take its batches in turn.
-    pub worker: u64,
+    pub(crate) worker: u64,
     /// The number of workers of the rank.
-    pub workers: u64,
+    pub(crate) workers: u64,
     /// The treatment of the last step.
-    pub tail: EpochTail,
+    pub(crate) tail: EpochTail,
 }
 
 /// The positions of one batch.

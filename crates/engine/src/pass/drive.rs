@@ -123,7 +123,9 @@ where
                     }
                 }
                 admitted = intake.next(), if intake.has_room() => {
-                    in_flight.extend(admitted.map(|Admitted { piece, bytes }| process(piece).map(move |o| (o, bytes))));
+                    if let Some(Admitted { piece, bytes }) = admitted {
+                        in_flight.push(process(piece).map(move |outcome| (outcome, bytes)));
+                    }
                 }
             }
         }

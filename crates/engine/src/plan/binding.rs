@@ -11,7 +11,7 @@ use super::step::Child;
 use crate::recipe::Step;
 
 /// The column of a child table that numbers the rows of one parent, from 0.
-pub const ORDINAL: &str = "ordinal";
+const ORDINAL: &str = "ordinal";
 
 /// Returns the column of each of the operator's input ports, all of them columns of `schema`.
 pub(super) fn bind_inputs(step: &Step, definition: &Definition, schema: &Schema) -> Result<Vec<String>> {

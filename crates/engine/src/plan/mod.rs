@@ -17,7 +17,6 @@ use cenote_operator::Registry;
 use cenote_store::{HIDDEN_PREFIX, Store};
 use table::{Maker, PlannedTable};
 
-pub use binding::ORDINAL;
 pub(crate) use step::{Child, PlannedStep};
 
 use crate::recipe::Recipe;

@@ -21,7 +21,7 @@ const KEY: [&str; 3] = ["table_name", "row_key", "step"];
 ///
 /// `table_name`, `row_key` (a JSON list of the key's values as text), `step` (the first column or the child table that
 /// the step makes), `operator`, `reason`, `time`.
-pub fn error_table_schema() -> SchemaRef {
+fn error_table_schema() -> SchemaRef {
     let text = |name| Field::new(name, DataType::Utf8, false);
     let time = Field::new("time", DataType::Timestamp(TimeUnit::Microsecond, None), false);
     Arc::new(Schema::new(vec![

@@ -5,7 +5,7 @@
 
 pub(crate) mod buckets;
 pub(crate) mod mixture;
-pub(crate) mod permutation;
+mod permutation;
 pub(crate) mod sample;
 mod windows;
 
