@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
 
 /// A number of bytes, written `512 MiB`, `1GiB`, `64 KB` or `1048576`.
@@ -14,38 +12,13 @@ use crate::error::{Error, Result};
 /// assert_eq!("1.5 MiB".parse::<ByteSize>().unwrap().0, 1_572_864);
 /// assert_eq!(ByteSize(1_572_864).to_string(), "1.5 MiB");
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "ByteSizeText", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
     /// Returns `count` mebibytes.
     pub const fn mib(count: u64) -> Self {
         Self(count << 20)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ByteSizeText {
-    Number(u64),
-    Text(String),
-}
-
-impl TryFrom<ByteSizeText> for ByteSize {
-    type Error = Error;
-
-    fn try_from(value: ByteSizeText) -> Result<Self> {
-        match value {
-            ByteSizeText::Number(bytes) => Ok(Self(bytes)),
-            ByteSizeText::Text(text) => text.parse(),
-        }
-    }
-}
-
-impl From<ByteSize> for String {
-    fn from(value: ByteSize) -> Self {
-        value.to_string()
     }
 }
 

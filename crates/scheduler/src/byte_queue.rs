@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Returns both halves of a queue that holds at most `bytes_max` bytes, or 4 GiB if that is less. An item counts from `send` until the received
-/// item is dropped. A larger item passes when the queue is empty.
+/// Returns both halves of a queue that holds at most `bytes_max` bytes, or 4 GiB if that is less. An item counts from
+/// `send` until the received item is dropped. A larger item passes when the queue is empty.
 #[allow(clippy::disallowed_methods)] // The semaphore bounds the channel.
 pub fn byte_queue<T>(bytes_max: u64) -> (Sender<T>, Receiver<T>) {
     let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
