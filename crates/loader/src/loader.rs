@@ -437,6 +437,6 @@ impl Cursor {
     /// Moves to the start of the next epoch.
     fn end_epoch(&mut self, unread: bool) {
         self.iteration += 1;
-        self.move_to(EpochPosition::start_of(self.position.epoch + 1), unread);
+        self.move_to(EpochPosition::start_of(self.position.epoch.saturating_add(1)), unread);
     }
 }

@@ -167,7 +167,7 @@ impl Pipeline {
             given,
             ready: BTreeMap::new(),
             making: 0,
-            largest: plan.maker.tensor_bytes() * plan.shard.batch_rows,
+            largest: plan.maker.tensor_bytes().saturating_mul(plan.shard.batch_rows),
             stopped: false,
             stats: Stats::default(),
         };
@@ -298,7 +298,8 @@ impl PipelineShared {
             if state.stopped || state.next >= self.batches {
                 return None;
             }
-            let held = state.stats.ready_bytes + (state.making + 1) * state.largest;
+            let making_bytes = (state.making + 1).saturating_mul(state.largest);
+            let held = state.stats.ready_bytes.saturating_add(making_bytes);
             // The batch that the consumer waits for is made whatever its size: otherwise both would wait forever.
             if held <= self.bytes_max || state.next == state.given {
                 state.making += 1;

@@ -31,6 +31,9 @@ impl FromStr for EpochTail {
     }
 }
 
+/// Rows that all ranks take together in one step, at most: beyond any memory, and far from an overflow.
+const STEP_ROWS_MAX: u64 = 1 << 32;
+
 /// One reader among others: a worker of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shard {
@@ -61,10 +64,17 @@ impl Shard {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// `InvalidInput` for a batch without rows, and for a rank or worker that is not below their number.
+    /// `InvalidInput` for a batch without rows, a step of more than [`STEP_ROWS_MAX`] rows, and a rank or worker that
+    /// is not below their number.
     pub(crate) fn check(&self) -> Result<()> {
         if self.batch_rows == 0 {
             return Err(Error::invalid_input("a batch has one row or more: batch_size is 0"));
+        }
+        if self.batch_rows.saturating_mul(self.world_size) > STEP_ROWS_MAX {
+            return Err(Error::invalid_input(format!(
+                "a step of all ranks has up to {STEP_ROWS_MAX} rows: batch_size is {} and world_size is {}",
+                self.batch_rows, self.world_size
+            )));
         }
         for (name, number, count) in [("rank", self.rank, self.world_size), ("worker", self.worker, self.workers)] {
             if number >= count {
@@ -168,6 +178,13 @@ mod tests {
     fn what_is_left_is_dealt_evenly() {
         let last = all(11, 0, 4, 2, EpochTail::Short).pop().unwrap();
         assert_eq!(last.iter().map(|positions| positions.fresh.clone()).collect::<Vec<_>>(), [8..9, 9..11]);
+    }
+
+    #[test]
+    fn a_step_whose_rows_would_overflow_is_refused() {
+        let shard =
+            Shard { batch_rows: 1 << 63, rank: 0, world_size: 2, worker: 0, workers: 1, tail: EpochTail::Short };
+        assert!(shard.check().unwrap_err().message().contains("batch_size is 9223372036854775808 and world_size is 2"));
     }
 
     #[test]

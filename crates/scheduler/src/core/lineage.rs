@@ -18,7 +18,7 @@ pub(crate) struct LostInput {
 }
 
 impl Core {
-    /// Runs the task of an object that was lost or dropped once more.
+    /// Runs the task of a lost or dropped object once more.
     pub(super) fn make_again(&mut self, key: Key, now: Instant) {
         let Some(lineage) = self.objects.make_again(key) else {
             let error = Error::not_found("the object was dropped, and nothing is known to make it again");

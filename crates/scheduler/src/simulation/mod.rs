@@ -1,5 +1,8 @@
 //! The scheduler without its threads: a paused clock, and a seed that decides what happens next.
 //!
+//! The tests see what callers see, and begin and end tries in place of threads. Apart from the bounds that they check,
+//! they do not know how the core decides.
+//!
 //! `CENOTE_SEED=n` replays one seed; `CENOTE_LONG=1` runs thousands.
 
 mod chaos;
