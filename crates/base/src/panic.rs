@@ -7,7 +7,7 @@ use std::any::Any;
 /// ```
 /// use cenote_base::panic_message;
 ///
-/// let panic = std::panic::catch_unwind(|| panic!("row {}", 7)).unwrap_err();
+/// let panic = std::panic::catch_unwind(|| -> () { panic!("row {}", 7) }).unwrap_err();
 /// assert_eq!(panic_message(panic.as_ref()), "row 7");
 /// ```
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
