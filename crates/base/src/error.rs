@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type Source = Arc<dyn StdError + Send + Sync + 'static>;
+type Cause = Arc<dyn StdError + Send + Sync + 'static>;
 
 /// The class of an [`Error`], by what the caller should do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,13 +69,13 @@ impl fmt::Display for ErrorKind {
 /// `Display` prints the message alone; `{:#}` adds the chain of sources. Errors are `Clone` because several callers may
 /// wait for the same result.
 #[derive(Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorContent>);
 
 #[derive(Clone)]
-struct Inner {
+struct ErrorContent {
     kind: ErrorKind,
     message: String,
-    source: Option<Source>,
+    source: Option<Cause>,
 }
 
 macro_rules! constructors {
@@ -90,7 +90,7 @@ macro_rules! constructors {
 impl Error {
     /// Returns an error of `kind` without a source.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+        Self(Box::new(ErrorContent { kind, message: message.into(), source: None }))
     }
 
     constructors! {

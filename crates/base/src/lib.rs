@@ -1,5 +1,5 @@
 //! The types that every Cenote crate shares: the error, the clock, seeded randomness, locks, resource requests, byte
-//! sizes, packing of rows into bounded pieces, and suggestions for unknown names.
+//! sizes, packing of rows into bounded pieces, messages of panics, and suggestions for unknown names.
 //!
 //! This crate does no I/O and knows nothing of tables, operators, media or protocols.
 //!
@@ -15,21 +15,25 @@
 //! assert_eq!(parse_port("http").unwrap_err().kind(), ErrorKind::InvalidInput);
 //! ```
 
+mod byte_size;
 mod clock;
 mod error;
-mod limits;
+mod memory;
 mod names;
 mod pack;
+mod panic;
 mod progress;
 mod random;
 mod resources;
 pub mod sync;
 
+pub use byte_size::ByteSize;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Context, Error, ErrorKind, Result};
-pub use limits::{ByteSize, memory_available_bytes};
+pub use memory::memory_available_bytes;
 pub use names::{closest, did_you_mean, unknown};
 pub use pack::pack;
+pub use panic::panic_message;
 pub use progress::{Progress, Silent};
 pub use random::Random;
 pub use resources::{DeviceShare, Resources, Share};

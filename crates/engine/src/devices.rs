@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cenote_base::Share;
 use cenote_operator::{BoundOperator, Kernel};
-use cenote_scheduler::{Choice, PlacedOptions, WorkOptions};
+use cenote_scheduler::{PlacedOptions, PlacementChoice, WorkOptions};
 
 /// The share of a device that a batch holds: several batches may be on it at once.
 pub(crate) const DEVICE_SHARE: Share = Share::Fraction(0.25);
@@ -17,7 +17,7 @@ pub struct Devices {
     /// The names of the kernels that the devices have.
     pub kernels: BTreeSet<&'static str>,
     /// The rule by which work goes to a device or to the CPU.
-    pub choice: Choice,
+    pub choice: PlacementChoice,
 }
 
 impl Devices {

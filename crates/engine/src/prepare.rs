@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, ErrorKind, Result};
 use cenote_store::{Snapshot, Store, TableSpec};
 
-use crate::group::Group;
+use crate::group::StepGroup;
 use crate::plan::{Child, PlannedStep};
 use crate::record::dependents;
 
@@ -25,7 +25,7 @@ struct ReadyChild {
 
 /// Creates child tables, adds the columns that `group` will fill, and records which fingerprints a change of each
 /// column voids. `planned` are all steps of the recipe.
-pub(crate) async fn prepare(store: &Store, group: &Group, planned: &[Arc<PlannedStep>]) -> Result<()> {
+pub(crate) async fn prepare(store: &Store, group: &StepGroup, planned: &[Arc<PlannedStep>]) -> Result<()> {
     let children = prepare_children(store, group).await?;
     void_changed(group).await?;
     let snapshot = group.table.snapshot().await?;
@@ -75,14 +75,14 @@ pub(crate) async fn prepare(store: &Store, group: &Group, planned: &[Arc<Planned
 
 /// Creates the child tables of `group` and returns their identities by step label. Where a child table is not the one
 /// that held the children before, no parent has any, so the fingerprints are dropped.
-async fn prepare_children(store: &Store, group: &Group) -> Result<BTreeMap<String, u64>> {
+async fn prepare_children(store: &Store, group: &StepGroup) -> Result<BTreeMap<String, u64>> {
     let mut children = BTreeMap::new();
     for step in &group.steps {
         let Some(child) = &step.child else { continue };
         let ReadyChild { identity, is_new } = ensure_child(store, step, child).await?;
         children.insert(step.label().to_owned(), identity);
         let snapshot = group.table.snapshot().await?;
-        let made = made_before(&snapshot, step);
+        let made = made_before(&snapshot, step)?;
         let former = made.as_ref().and_then(|made| made[CHILD_IDENTITY].as_str());
         let is_another = former.map_or(is_new, |former| former != identity.to_string());
         if is_another && snapshot.full_schema().field_with_name(&step.fingerprint_column).is_ok() {
@@ -128,11 +128,11 @@ async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child) -> Resul
 }
 
 /// Drops the fingerprints of steps that read other columns than before, or whose outputs somebody dropped.
-async fn void_changed(group: &Group) -> Result<()> {
+async fn void_changed(group: &StepGroup) -> Result<()> {
     let snapshot = group.table.snapshot().await?;
     let has = |name: &str| snapshot.full_schema().field_with_name(name).is_ok();
     for step in group.steps.iter().filter(|step| has(&step.fingerprint_column)) {
-        let before = made_before(&snapshot, step);
+        let before = made_before(&snapshot, step)?;
         let reads_others = before.is_some_and(|made| made["inputs"] != serde_json::json!(step.inputs));
         let lacks_outputs = step.child.is_none() && !step.outputs.iter().all(|output| has(output.name()));
         if reads_others || lacks_outputs {
@@ -143,7 +143,14 @@ async fn void_changed(group: &Group) -> Result<()> {
 }
 
 /// Returns the table's record of how the outputs of `step` were made before.
-fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Option<serde_json::Value> {
-    let made = snapshot.properties().get(&format!("{DERIVED_PREFIX}{}", step.label()))?;
-    serde_json::from_str(made).ok()
+///
+/// # Errors
+/// `Corrupt` for a record that no run wrote.
+fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Result<Option<serde_json::Value>> {
+    let property = format!("{DERIVED_PREFIX}{}", step.label());
+    let Some(made) = snapshot.properties().get(&property) else { return Ok(None) };
+    let unreadable = |source| {
+        Error::corrupt(format!("property `{property}` of table `{}` is not JSON", step.table)).with_source(source)
+    };
+    serde_json::from_str(made).map(Some).map_err(unreadable)
 }

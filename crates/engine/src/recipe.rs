@@ -17,13 +17,13 @@ pub struct Recipe {
     pub indexes: Vec<IndexRequest>,
     /// The positions of the steps in the recipe's text, for errors. Empty for a recipe made in Rust.
     #[serde(skip)]
-    pub(crate) positions: Positions,
+    pub(crate) positions: FieldPositions,
 }
 
 impl Recipe {
     /// Creates a recipe of `steps` without indexes.
     pub fn new(name: impl Into<String>, steps: Vec<Step>) -> Self {
-        Self { name: name.into(), steps, indexes: Vec::new(), positions: Positions::default() }
+        Self { name: name.into(), steps, indexes: Vec::new(), positions: FieldPositions::default() }
     }
 }
 
@@ -115,32 +115,32 @@ pub struct IndexRequest {
 
 /// The positions of each step's fields in a recipe's text. Not part of the recipe's value.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Positions {
+pub(crate) struct FieldPositions {
     origin: String,
-    steps: Vec<BTreeMap<&'static str, Position>>,
+    steps: Vec<BTreeMap<&'static str, TextPosition>>,
 }
 
 /// A position in a text, from 1.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Position {
+pub(crate) struct TextPosition {
     pub(crate) line: u64,
     pub(crate) column: u64,
 }
 
-impl PartialEq for Positions {
+impl PartialEq for FieldPositions {
     fn eq(&self, _other: &Self) -> bool {
         true
     }
 }
 
-impl Positions {
+impl FieldPositions {
     /// Starts the positions in the text of `origin`, without steps.
     pub(crate) fn new(origin: &str) -> Self {
         Self { origin: origin.to_owned(), steps: Vec::new() }
     }
 
     /// Adds the positions of the next step's fields.
-    pub(crate) fn push(&mut self, fields: BTreeMap<&'static str, Position>) {
+    pub(crate) fn push(&mut self, fields: BTreeMap<&'static str, TextPosition>) {
         self.steps.push(fields);
     }
 
@@ -149,7 +149,7 @@ impl Positions {
     pub(crate) fn of(&self, step: usize, field: &'static str) -> String {
         let number = step + 1;
         match self.steps.get(step).and_then(|fields| fields.get(field).or_else(|| fields.get("table"))) {
-            Some(Position { line, column }) => format!("{}:{line}:{column} (step {number}, {field})", self.origin),
+            Some(TextPosition { line, column }) => format!("{}:{line}:{column} (step {number}, {field})", self.origin),
             None => format!("step {number}, {field}"),
         }
     }

@@ -3,38 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cenote_base::{ErrorKind, Resources, Result};
+use cenote_base::{ErrorKind, Result};
 use cenote_operator::Shape;
 use cenote_scheduler::{JobOptions, Priority};
 
 use crate::engine::{Engine, RunOptions};
-use crate::group::{Group, StepReport, Work};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
 use crate::pass::room::Room;
-use crate::pass::{derive, expand, task};
+use crate::pass::{derive, expand, fusion};
 use crate::plan::{self, PlannedStep};
 use crate::prepare::prepare;
 use crate::recipe::Recipe;
 use crate::record::error_table::ErrorTable;
-
-/// The outcome of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunReport {
-    /// The recipe's name.
-    pub recipe: String,
-    /// One report for each step, in the recipe's order.
-    pub steps: Vec<StepReport>,
-}
-
-/// Steps that run as one task over a piece of a table's rows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StagePlan {
-    /// The table that they read.
-    pub table: String,
-    /// Their operators, in order.
-    pub operators: Vec<&'static str>,
-    /// The resources that each task requests.
-    pub resources: Resources,
-}
+use crate::report::{RunReport, StagePlan};
 
 impl Engine {
     /// Checks `recipe` against tables and operators; runs nothing.
@@ -48,7 +30,7 @@ impl Engine {
 
     /// Refuses steps whose pass does not fit into memory.
     fn check_room(&self, planned: &[Arc<PlannedStep>]) -> Result<()> {
-        Group::split(planned).into_iter().try_for_each(|range| Room::of(self, &planned[range]).map(drop))
+        StepGroup::split(planned).into_iter().try_for_each(|range| Room::of(self, &planned[range]).map(drop))
     }
 
     /// Returns the steps of `recipe` that would run as one task, in order; runs nothing.
@@ -57,12 +39,12 @@ impl Engine {
     /// As [`check`](Self::check).
     pub async fn stages(&self, recipe: &Recipe) -> Result<Vec<StagePlan>> {
         let planned = plan::plan(recipe, self.store(), self.registry()).await?;
-        let stages = Group::split(&planned).into_iter().flat_map(|range| {
+        let stages = StepGroup::split(&planned).into_iter().flat_map(|range| {
             let steps = &planned[range];
-            task::tasks(self, steps).into_iter().map(|task| StagePlan {
+            fusion::fused_steps(self, steps).into_iter().map(|fused| StagePlan {
                 table: steps[0].table.clone(),
-                operators: steps[task.steps].iter().map(|step| step.operator.definition.name).collect(),
-                resources: task.resources,
+                operators: steps[fused.steps].iter().map(|step| step.operator.definition.name).collect(),
+                resources: fused.resources,
             })
         });
         Ok(stages.collect())
@@ -82,7 +64,7 @@ impl Engine {
         let job = self.scheduler().job(JobOptions::new(&recipe.name).priority(Priority::Backfill));
         let is_dry = options.dry_run_rows.is_some();
         let mut steps = Vec::with_capacity(planned.len());
-        for range in Group::split(&planned) {
+        for range in StepGroup::split(&planned) {
             options.cancel.check()?;
             let start = Instant::now();
             let members: Vec<Arc<PlannedStep>> = planned[range].to_vec();
@@ -91,11 +73,11 @@ impl Engine {
                 Err(error) if is_dry && error.kind() == ErrorKind::NotFound => continue,
                 table => table?,
             };
-            let group = Group { table, job: job.clone(), steps: members };
+            let group = StepGroup { table, job: job.clone(), steps: members };
             if !is_dry {
                 prepare(self.store(), &group, &planned).await?;
             }
-            let Some(work) = Work::find(self, &group, options).await? else { continue };
+            let Some(work) = GroupWork::find(self, &group, options).await? else { continue };
             let errors = ErrorTable::new(self.store(), group.table.name(), &work.snapshot);
             let mut reports = match &group.steps[..] {
                 [step] if step.operator.definition.shape == Shape::OneToMany => {

@@ -1,13 +1,14 @@
 //! Recipes from YAML, with the position of every field for errors that come later.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use cenote_base::{Error, Result};
 use cenote_operator::{OperatorSpec, Params};
 use serde::Deserialize;
-use serde_saphyr::Spanned;
+use serde_saphyr::{DefaultMessageFormatter, Localizer, Location, Spanned};
 
-use crate::recipe::{IndexRequest, Keep, Position, Positions, Recipe, Step};
+use crate::recipe::{FieldPositions, IndexRequest, Keep, Recipe, Step, TextPosition};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +50,15 @@ impl From<Names> for BTreeMap<String, String> {
     }
 }
 
+/// Leaves the location out of the parser's messages: it comes first in ours.
+struct WithoutLocation;
+
+impl Localizer for WithoutLocation {
+    fn attach_location<'a>(&self, message: Cow<'a, str>, _location: Location) -> Cow<'a, str> {
+        message
+    }
+}
+
 impl Recipe {
     /// Reads a recipe from YAML. Errors name `origin` (a path) as its source.
     ///
@@ -57,11 +67,11 @@ impl Recipe {
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self> {
         let recipe: RecipeText = serde_saphyr::from_str(text).map_err(|source| {
             let place = source.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
-            let rendered = source.without_snippet().to_string();
-            let reason = rendered.split(" at line ").next().unwrap_or(&rendered).trim().to_owned();
+            let formatter = DefaultMessageFormatter.with_localizer(&WithoutLocation);
+            let reason = source.without_snippet().render_with_formatter(&formatter);
             Error::invalid_input(format!("{origin}{place}: {reason}")).with_source(source)
         })?;
-        let mut positions = Positions::new(origin);
+        let mut positions = FieldPositions::new(origin);
         let mut steps = Vec::new();
         for step in recipe.steps {
             let mut fields = BTreeMap::new();
@@ -81,8 +91,8 @@ impl Recipe {
 }
 
 /// Takes the value of `field` and notes its position.
-fn take<T>(spanned: Spanned<T>, field: &'static str, fields: &mut BTreeMap<&'static str, Position>) -> T {
+fn take<T>(spanned: Spanned<T>, field: &'static str, fields: &mut BTreeMap<&'static str, TextPosition>) -> T {
     let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
-    fields.insert(field, Position { line, column });
+    fields.insert(field, TextPosition { line, column });
     spanned.value
 }

@@ -209,6 +209,20 @@ fn upper() -> Step {
     Step::new("docs", OperatorSpec::new("upper_text"), "text")
 }
 
+#[tokio::test]
+async fn a_record_of_a_step_that_cannot_be_read_is_said_and_not_taken_for_none() {
+    let fixture = fixture(&[("a", "one")]).await;
+    let recipe = Recipe::new("r", vec![upper()]);
+    fixture.run(&recipe).await;
+    let damaged = BTreeMap::from([("cenote.derived.upper".to_owned(), Some("{".to_owned()))]);
+    fixture.table.set_properties(damaged).await.unwrap();
+    let error = fixture.engine(1).run(&recipe, &RunOptions::default()).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.message()),
+        (ErrorKind::Corrupt, "property `cenote.derived.upper` of table `docs` is not JSON")
+    );
+}
+
 /// Checks that a value under a current fingerprint was made of the current input.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_changes_while_it_is_processed_is_processed_again() {
@@ -641,7 +655,12 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
         ),
         (
             "operator: upper_text\n    input: txt",
-            "r.yaml:5:12 (step 1, input): table `docs` has no column `txt`; it has id, text, note, media",
+            "r.yaml:5:12 (step 1, input): table `docs`: no column `txt`: did you mean `text`?; there are id, text, \
+             note, media",
+        ),
+        (
+            "operator: upper_text\n    input: { txt: text }",
+            "r.yaml:5:12 (step 1, input): operator `upper_text` has no input `txt`: did you mean `text`?; it has text",
         ),
         (
             "operator: upper_text\n    input: media",
@@ -666,7 +685,10 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
             "r.yaml:6:12 (step 1, where): filter `(nothing > 3)`: ",
         ),
         ("operator: upper_text\n    input: text\n    where: note", "is not a condition"),
-        ("operator: upper_text\n    input: text\n    colour: red", "r.yaml:6:5: "),
+        (
+            "operator: upper_text\n    input: text\n    colour at line 7: red",
+            "r.yaml:6:5: unknown field `colour at line 7`, expected one of ",
+        ),
     ];
     for (step, expected) in cases {
         let text = format!("name: r\nsteps:\n  - table: docs\n    {step}\n");

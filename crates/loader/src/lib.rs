@@ -14,7 +14,7 @@
 //! use std::sync::Arc;
 //! use arrow::array::{AsArray, Int64Array, RecordBatch};
 //! use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-//! use cenote_loader::{Loader, LoaderOptions, Source};
+//! use cenote_loader::{Loader, LoaderOptions, SampleSource};
 //! use cenote_store::{Store, StoreOptions, TableSpec};
 //!
 //! let directory = tempfile::tempdir()?;
@@ -25,7 +25,7 @@
 //! table.upsert(RecordBatch::try_new(schema, vec![numbers]).unwrap()).await?;
 //!
 //! let options = LoaderOptions { batch_rows: 4, shuffle: Some(7), ..LoaderOptions::default() };
-//! let open = || Loader::open(vec![Source::new(table.clone())], options.clone());
+//! let open = || Loader::open(vec![SampleSource::new(table.clone())], options.clone());
 //! let loader = Arc::new(open().await?);
 //! let reader = loader.clone();
 //! let first = tokio::task::spawn_blocking(move || reader.next_batch()).await.unwrap()?;
@@ -33,7 +33,7 @@
 //!
 //! // Another loader, perhaps of another shape, resumes at the position of this one.
 //! let other = LoaderOptions { batch_rows: 6, ..options };
-//! let other = Loader::open(vec![Source::new(table)], other).await?;
+//! let other = Loader::open(vec![SampleSource::new(table)], other).await?;
 //! other.restore(&loader.state()).await?;
 //! let rest = tokio::task::spawn_blocking(move || other.next_batch()).await.unwrap()?;
 //! assert_eq!(rest.unwrap().len(), 6);
@@ -51,15 +51,14 @@ mod shard;
 mod sources;
 mod state;
 
-pub use batch::memory::Memory;
+pub use batch::tensor_pool::TensorBuffer;
 pub use batch::transform::Transform;
-pub use batch::{Batch, Numbers, OnError, Tensor};
+pub use batch::{Batch, ColumnTensor, DecodeFailure, OnError, PackedColumn, TensorValues};
 pub use loader::Loader;
 pub use options::LoaderOptions;
 pub use order::Shuffle;
 pub use order::buckets::Buckets;
-pub use order::permutation::Permutation;
 pub use pipeline::{Next, Offer, Stats};
-pub use shard::{Shard, Tail};
-pub use sources::selection::Source;
+pub use shard::EpochTail;
+pub use sources::selection::SampleSource;
 pub use state::{LoaderState, SourceState, merge};

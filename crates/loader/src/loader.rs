@@ -8,26 +8,26 @@ use cenote_base::{Error, Result};
 use cenote_store::{BlockCacheUsage, Version};
 use tokio::runtime::Handle;
 
-use crate::batch::Batch;
 use crate::batch::columns::{chains, columns, is_nullable, packings};
 use crate::batch::maker::{BatchMaker, DecodeScratch};
-use crate::batch::memory::MemoryPools;
 use crate::batch::packing::Packing;
+use crate::batch::tensor_pool::TensorPools;
 use crate::batch::transform::{Transform, TransformChain};
+use crate::batch::{Batch, BatchPlan};
 use crate::options::LoaderOptions;
 use crate::order::mixture::Mixture;
 use crate::order::sample::Sample;
 use crate::order::{Order, Shuffle};
 use crate::pipeline::{EpochPlan, Next, Offer, Pipeline, Stats};
 use crate::shard::Shard;
-use crate::sources::selection::{Selection, Source};
+use crate::sources::selection::{SampleSource, SourceSelection};
 use crate::sources::{mixture, read_all, row_bytes, selection_of};
 use crate::state::{FORMAT, LoaderState, SourceState};
 
 /// Gives the batches of one epoch after the other. A loader is a cursor: every caller gets the next batch, and an epoch
 /// that was left in its middle continues there. It can be shared between threads.
 pub struct Loader {
-    sources: Vec<Source>,
+    sources: Vec<SampleSource>,
     options: LoaderOptions,
     columns: Vec<String>,
     chains: Vec<(String, TransformChain)>,
@@ -35,20 +35,32 @@ pub struct Loader {
     shard: Shard,
     weights: Option<Vec<f64>>,
     handle: Handle,
-    pools: MemoryPools,
+    pools: TensorPools,
     cursor: Mutex<Cursor>,
 }
 
-/// The position of the loader.
-struct Cursor {
-    selections: Arc<Vec<Selection>>,
-    mixture: Mixture,
-    shuffle: Option<Shuffle>,
+/// A position in the sequence of epochs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct EpochPosition {
     epoch: u64,
     /// Samples of the epoch that all ranks had taken when the loader began to count its batches.
     consumed: u64,
     /// Batches given since.
     batches: u64,
+}
+
+impl EpochPosition {
+    fn start_of(epoch: u64) -> Self {
+        Self { epoch, consumed: 0, batches: 0 }
+    }
+}
+
+/// The loader's place in the epochs, and the order and the pipeline that serve it.
+struct Cursor {
+    selections: Arc<Vec<SourceSelection>>,
+    mixture: Mixture,
+    shuffle: Option<Shuffle>,
+    position: EpochPosition,
     /// The number of epochs that ended here: a reader of one epoch does not run into the next.
     iteration: u64,
     /// Whether all batches of the epoch were given, although no caller has seen its end yet.
@@ -72,7 +84,7 @@ impl Loader {
     ///
     /// # Errors
     /// `InvalidInput` for options out of range or sources without rows; `NotFound` for an unknown column or version.
-    pub async fn open(sources: Vec<Source>, options: LoaderOptions) -> Result<Self> {
+    pub async fn open(sources: Vec<SampleSource>, options: LoaderOptions) -> Result<Self> {
         Self::open_at(sources, options, None).await
     }
 
@@ -81,7 +93,11 @@ impl Loader {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub async fn open_at(sources: Vec<Source>, options: LoaderOptions, versions: Option<&[Version]>) -> Result<Self> {
+    pub async fn open_at(
+        sources: Vec<SampleSource>,
+        options: LoaderOptions,
+        versions: Option<&[Version]>,
+    ) -> Result<Self> {
         let shard = options.shard();
         shard.check()?;
         if let Some(buckets) = &options.buckets {
@@ -111,9 +127,7 @@ impl Loader {
             selections: Arc::new(selections),
             mixture,
             shuffle,
-            epoch: 0,
-            consumed: 0,
-            batches: 0,
+            position: EpochPosition::start_of(0),
             iteration: 0,
             finished: false,
             unread: false,
@@ -121,7 +135,7 @@ impl Loader {
             stats: Stats::default(),
         };
         let handle = Handle::current();
-        let (pools, cursor) = (MemoryPools::default(), Mutex::new(cursor));
+        let (pools, cursor) = (TensorPools::default(), Mutex::new(cursor));
         Ok(Self { sources, options, columns, chains, packings, shard, weights, handle, pools, cursor })
     }
 
@@ -138,7 +152,8 @@ impl Loader {
     /// Returns the batches left in this epoch.
     pub fn batches_left(&self) -> u64 {
         let cursor = self.cursor.lock();
-        self.shard.batches(cursor.mixture.epoch_rows(), cursor.consumed).saturating_sub(cursor.batches)
+        let EpochPosition { consumed, batches, .. } = cursor.position;
+        self.shard.batches(cursor.mixture.epoch_rows(), consumed).saturating_sub(batches)
     }
 
     /// Begins the rest of this epoch, or the next epoch if all batches of this one were given. At the start of an
@@ -212,7 +227,7 @@ impl Loader {
         if !current || !offer.pipeline.take(offer.number) {
             return false;
         }
-        cursor.batches += 1;
+        cursor.position.batches += 1;
         cursor.finished = offer.pipeline.is_over();
         true
     }
@@ -233,7 +248,7 @@ impl Loader {
         }
     }
 
-    fn maker(&self, sources: &Arc<Vec<Selection>>, epoch: u64) -> BatchMaker {
+    fn maker(&self, sources: &Arc<Vec<SourceSelection>>, epoch: u64) -> BatchMaker {
         BatchMaker {
             sources: Arc::clone(sources),
             columns: self.columns.clone(),
@@ -256,13 +271,14 @@ impl Loader {
         if let Some(pipeline) = &cursor.pipeline {
             return Ok(Some(Arc::clone(pipeline)));
         }
-        let maker = self.maker(&cursor.selections, cursor.epoch);
-        let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), cursor.epoch);
+        let EpochPosition { epoch, consumed, batches } = cursor.position;
+        let maker = self.maker(&cursor.selections, epoch);
+        let mut order = Order::new(&cursor.mixture, cursor.shuffle.as_ref(), epoch);
         if let Some(buckets) = &self.options.buckets {
             let lengths = cursor.selections.iter().map(|selection| Arc::clone(selection.lengths())).collect();
             order = order.by_length(buckets, lengths);
         }
-        let plan = EpochPlan { maker, order, shard: self.shard, consumed: cursor.consumed, given: cursor.batches };
+        let plan = EpochPlan { maker, order, shard: self.shard, consumed, given: batches };
         let threads = match self.options.threads {
             // Workers share the cores.
             0 => (std::thread::available_parallelism().map_or(1, usize::from) / self.options.workers).max(1),
@@ -275,20 +291,20 @@ impl Loader {
     /// Goes to the start of `epoch`. A loader that follows its tables will read them again, unless it is there already.
     pub fn set_epoch(&self, epoch: u64) {
         let mut cursor = self.cursor.lock();
-        let there = (cursor.epoch, cursor.consumed, cursor.batches) == (epoch, 0, 0);
-        let unread = self.options.follow && (cursor.unread || !there);
-        cursor.move_to(epoch, 0, 0, unread);
+        let start = EpochPosition::start_of(epoch);
+        let unread = self.options.follow && (cursor.unread || cursor.position != start);
+        cursor.move_to(start, unread);
     }
 
     /// Returns the epoch of the next batch.
     pub fn epoch(&self) -> u64 {
-        self.cursor.lock().epoch
+        self.cursor.lock().position.epoch
     }
 
     /// Returns the position of the loader. Batches that are ready but were not given do not count.
     pub fn state(&self) -> LoaderState {
         let cursor = self.cursor.lock();
-        let source = |(source, selection): (&Source, &Selection)| SourceState {
+        let source = |(source, selection): (&SampleSource, &SourceSelection)| SourceState {
             table: source.table.name().to_owned(),
             identity: Some(selection.snapshot().identity()),
             version: selection.snapshot().version().0,
@@ -298,10 +314,10 @@ impl Loader {
         };
         LoaderState {
             format: FORMAT,
-            epoch: cursor.epoch,
+            epoch: cursor.position.epoch,
             unread: cursor.unread,
-            consumed: cursor.consumed,
-            batches: cursor.batches,
+            consumed: cursor.position.consumed,
+            batches: cursor.position.batches,
             batch_rows: self.shard.batch_rows,
             world_size: self.shard.world_size,
             workers: self.shard.workers,
@@ -323,7 +339,7 @@ impl Loader {
     pub async fn restore(&self, state: &LoaderState) -> Result<()> {
         state.check(self.options.shuffle, self.options.buckets.as_ref(), self.sources.len())?;
         if state.unread && self.options.follow {
-            self.cursor.lock().move_to(state.epoch, 0, 0, true);
+            self.cursor.lock().move_to(EpochPosition::start_of(state.epoch), true);
             return Ok(());
         }
         let held = Arc::clone(&self.cursor.lock().selections);
@@ -347,7 +363,7 @@ impl Loader {
         cursor.selections = Arc::new(selections);
         cursor.mixture = mixture;
         cursor.shuffle = state.shuffle.clone();
-        cursor.move_to(state.epoch, consumed, batches, false);
+        cursor.move_to(EpochPosition { epoch: state.epoch, consumed, batches }, false);
         Ok(())
     }
 
@@ -359,7 +375,7 @@ impl Loader {
     pub async fn take(&self, rows: &[u64]) -> Result<Batch> {
         let (sources, epoch) = {
             let cursor = self.cursor.lock();
-            (Arc::clone(&cursor.selections), cursor.epoch)
+            (Arc::clone(&cursor.selections), cursor.position.epoch)
         };
         let sample = |wanted: &u64| {
             let mut row = *wanted;
@@ -369,17 +385,18 @@ impl Loader {
                     Some(rest) => row = rest,
                 }
             }
-            let rows: u64 = sources.iter().map(Selection::rows).sum();
+            let rows: u64 = sources.iter().map(SourceSelection::rows).sum();
             Err(Error::invalid_input(format!("there is no row {wanted}: the {rows} rows are numbered from 0")))
         };
         let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
+        let plan = BatchPlan { step: 0, samples, repeated: 0 };
         let maker = self.maker(&sources, epoch);
         let handle = Handle::current();
         // Decoding would block the threads of the runtime.
         let made = tokio::task::spawn_blocking(move || {
             handle.block_on(async {
-                let rows = maker.read(&samples).await?;
-                maker.finish(&rows, &samples, 0, 0, &mut DecodeScratch::default()).await
+                let rows = maker.read(&plan.samples).await?;
+                maker.finish(&rows, &plan, &mut DecodeScratch::default()).await
             })
         });
         made.await.map_err(|source| Error::internal("make a batch").with_source(source))?
@@ -387,7 +404,7 @@ impl Loader {
 
     /// Returns the rows of all sources.
     pub fn rows(&self) -> u64 {
-        self.cursor.lock().selections.iter().map(Selection::rows).sum()
+        self.cursor.lock().selections.iter().map(SourceSelection::rows).sum()
     }
 
     /// Returns the usage of the local block cache of the first table's store; `None` if the store is local.
@@ -410,16 +427,16 @@ impl Cursor {
         }
     }
 
-    /// Moves to a position; `unread` says whether the sources must be read again there.
-    fn move_to(&mut self, epoch: u64, consumed: u64, batches: u64, unread: bool) {
+    /// Moves to `position`; `unread` says whether the sources must be read again there.
+    fn move_to(&mut self, position: EpochPosition, unread: bool) {
         self.stop();
-        (self.epoch, self.consumed, self.batches) = (epoch, consumed, batches);
+        self.position = position;
         (self.finished, self.unread) = (false, unread);
     }
 
     /// Moves to the start of the next epoch.
     fn end_epoch(&mut self, unread: bool) {
         self.iteration += 1;
-        self.move_to(self.epoch + 1, 0, 0, unread);
+        self.move_to(EpochPosition::start_of(self.position.epoch.saturating_add(1)), unread);
     }
 }

@@ -5,7 +5,7 @@ use cenote_base::ByteSize;
 use crate::batch::OnError;
 use crate::batch::transform::Transform;
 use crate::order::buckets::Buckets;
-use crate::shard::{Shard, Tail};
+use crate::shard::{EpochTail, Shard};
 
 /// The options of a loader.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct LoaderOptions {
     /// The number of workers of the rank.
     pub workers: usize,
     /// The treatment of the last step of an epoch.
-    pub tail: Tail,
+    pub tail: EpochTail,
     /// The transforms of columns, by name.
     pub transforms: Vec<(String, Vec<Transform>)>,
     /// Samples in an epoch of sources with weights; `None` for the number of all rows.
@@ -59,7 +59,7 @@ impl Default for LoaderOptions {
             world_size: 1,
             worker: 0,
             workers: 1,
-            tail: Tail::default(),
+            tail: EpochTail::default(),
             transforms: Vec::new(),
             epoch_rows: None,
             on_error: OnError::default(),

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use cenote_base::sync::{Condvar, Mutex};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, panic_message};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::batch::Batch;
 use crate::batch::maker::{BatchMaker, DecodeScratch};
+use crate::batch::{Batch, BatchPlan};
 use crate::order::Order;
-use crate::order::sample::Sample;
-use crate::shard::Shard;
+use crate::shard::{BatchPositions, Shard};
 
 /// Totals of the batches given so far, and what they cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -90,6 +89,15 @@ impl EpochPlan {
     fn batches(&self) -> u64 {
         self.shard.batches(self.order.len(), self.consumed)
     }
+
+    /// Returns the plan of this worker's batch `number`.
+    fn batch(&self, number: u64) -> BatchPlan {
+        let step = number * self.shard.workers + self.shard.worker;
+        let BatchPositions { fresh, repeated } = self.shard.positions(self.order.len(), self.consumed, step);
+        let repeats = repeated.len();
+        let samples = fresh.chain(repeated).map(|position| self.order.at(position)).collect();
+        BatchPlan { step, samples, repeated: repeats }
+    }
 }
 
 /// The time spent on one batch.
@@ -129,10 +137,7 @@ struct PipelineShared {
 /// A batch whose rows are being read.
 struct PendingBatch {
     number: u64,
-    step: u64,
-    samples: Arc<[Sample]>,
-    /// The count of samples at the end that repeat earlier ones to fill the batch.
-    repeated: usize,
+    plan: Arc<BatchPlan>,
     rows: AbortOnDrop<Result<(RecordBatch, Duration)>>,
 }
 
@@ -162,7 +167,7 @@ impl Pipeline {
             given,
             ready: BTreeMap::new(),
             making: 0,
-            largest: plan.maker.tensor_bytes() * plan.shard.batch_rows,
+            largest: plan.maker.tensor_bytes().saturating_mul(plan.shard.batch_rows),
             stopped: false,
             stats: Stats::default(),
         };
@@ -190,8 +195,8 @@ impl Pipeline {
             }
             let number = state.given;
             if let Some(batch) = state.ready.get(&number) {
-                let batch = batch.clone()?;
-                break Ok(Next::Batch(Box::new(Offer { batch, pipeline: Arc::clone(self), number })));
+                let offer = |batch| Next::Batch(Box::new(Offer { batch, pipeline: Arc::clone(self), number }));
+                break batch.clone().map(offer);
             }
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() {
@@ -213,7 +218,7 @@ impl Pipeline {
         state.given += 1;
         state.stats.batches += 1;
         state.stats.rows += batch.len() as u64;
-        state.stats.errors += batch.errors.len() as u64;
+        state.stats.errors += batch.failures.len() as u64;
         state.stats.bytes += batch.bytes();
         state.stats.ready_bytes -= batch.bytes();
         self.shared.room.notify_all();
@@ -258,10 +263,13 @@ impl PipelineShared {
                 let (rows, read) = rows.map_err(failed)??;
                 let start = Instant::now();
                 let maker = &self.plan.maker;
-                let finished = maker.finish(&rows, &reading.samples, reading.step, reading.repeated, &mut scratch);
+                let finished = maker.finish(&rows, &reading.plan, &mut scratch);
                 Ok((handle.block_on(finished)?, BatchTimes { read, decode: start.elapsed() }))
             }));
-            let made = made.unwrap_or_else(|_| Err(Error::internal("a loader thread panicked while it made a batch")));
+            let made = made.unwrap_or_else(|panic| {
+                let message = panic_message(panic.as_ref());
+                Err(Error::internal(format!("a loader thread panicked while it made a batch: {message}")))
+            });
             if !self.hand_in(reading.number, made) {
                 return;
             }
@@ -272,19 +280,14 @@ impl PipelineShared {
     /// does not fit yet.
     fn begin(self: &Arc<Self>, wait: bool, handle: &Handle) -> Option<PendingBatch> {
         let number = self.claim(wait)?;
-        let plan = &self.plan;
-        let step = number * plan.shard.workers + plan.shard.worker;
-        let positions = plan.shard.positions(plan.order.len(), plan.consumed, step);
-        let repeated = positions.repeated.len();
-        let samples: Arc<[Sample]> =
-            positions.fresh.chain(positions.repeated).map(|position| plan.order.at(position)).collect();
-        let (shared, wanted) = (Arc::clone(self), Arc::clone(&samples));
+        let plan = Arc::new(self.plan.batch(number));
+        let (shared, wanted) = (Arc::clone(self), Arc::clone(&plan));
         let rows = handle.spawn(async move {
             let start = Instant::now();
-            let rows = shared.plan.maker.read(&wanted).await?;
+            let rows = shared.plan.maker.read(&wanted.samples).await?;
             Ok((rows, start.elapsed()))
         });
-        Some(PendingBatch { number, step, samples, repeated, rows: AbortOnDrop(rows) })
+        Some(PendingBatch { number, plan, rows: AbortOnDrop(rows) })
     }
 
     /// Claims the next batch once it fits, and returns its number. Returns `None` at the end of the epoch, and also if
@@ -295,7 +298,8 @@ impl PipelineShared {
             if state.stopped || state.next >= self.batches {
                 return None;
             }
-            let held = state.stats.ready_bytes + (state.making + 1) * state.largest;
+            let making_bytes = (state.making + 1).saturating_mul(state.largest);
+            let held = state.stats.ready_bytes.saturating_add(making_bytes);
             // The batch that the consumer waits for is made whatever its size: otherwise both would wait forever.
             if held <= self.bytes_max || state.next == state.given {
                 state.making += 1;

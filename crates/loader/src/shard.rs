@@ -7,7 +7,7 @@ use cenote_base::{Error, Result};
 
 /// The treatment of the last step of an epoch, when fewer rows are left than the batches of all ranks hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tail {
+pub enum EpochTail {
     /// The rows are dealt out evenly: every row comes once. The batches of that step are smaller, or empty where fewer
     /// rows than ranks are left.
     #[default]
@@ -18,7 +18,7 @@ pub enum Tail {
     Pad,
 }
 
-impl FromStr for Tail {
+impl FromStr for EpochTail {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -31,26 +31,29 @@ impl FromStr for Tail {
     }
 }
 
+/// Rows that all ranks take together in one step, at most: beyond any memory, and far from an overflow.
+const STEP_ROWS_MAX: u64 = 1 << 32;
+
 /// One reader among others: a worker of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
+pub(crate) struct Shard {
     /// Rows in a batch.
-    pub batch_rows: u64,
+    pub(crate) batch_rows: u64,
     /// The number of this process among those that train together.
-    pub rank: u64,
+    pub(crate) rank: u64,
     /// The number of processes that train together.
-    pub world_size: u64,
+    pub(crate) world_size: u64,
     /// The number of this worker among those of the rank, which take its batches in turn.
-    pub worker: u64,
+    pub(crate) worker: u64,
     /// The number of workers of the rank.
-    pub workers: u64,
+    pub(crate) workers: u64,
     /// The treatment of the last step.
-    pub tail: Tail,
+    pub(crate) tail: EpochTail,
 }
 
 /// The positions of one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Positions {
+pub(crate) struct BatchPositions {
     /// Positions of the epoch's order that come for the first time.
     pub(crate) fresh: Range<u64>,
     /// Positions that came before and fill the batch.
@@ -61,10 +64,17 @@ impl Shard {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// `InvalidInput` for a batch without rows, and for a rank or worker that is not below their number.
+    /// `InvalidInput` for a batch without rows, a step of more than [`STEP_ROWS_MAX`] rows, and a rank or worker that
+    /// is not below their number.
     pub(crate) fn check(&self) -> Result<()> {
         if self.batch_rows == 0 {
             return Err(Error::invalid_input("a batch has one row or more: batch_size is 0"));
+        }
+        if self.batch_rows.saturating_mul(self.world_size) > STEP_ROWS_MAX {
+            return Err(Error::invalid_input(format!(
+                "a step of all ranks has up to {STEP_ROWS_MAX} rows: batch_size is {} and world_size is {}",
+                self.batch_rows, self.world_size
+            )));
         }
         for (name, number, count) in [("rank", self.rank, self.world_size), ("worker", self.worker, self.workers)] {
             if number >= count {
@@ -86,8 +96,8 @@ impl Shard {
     fn steps(&self, rows: u64, consumed: u64) -> u64 {
         let left = rows.saturating_sub(consumed);
         match self.tail {
-            Tail::Drop => left / self.stride(),
-            Tail::Short | Tail::Pad => left.div_ceil(self.stride()),
+            EpochTail::Drop => left / self.stride(),
+            EpochTail::Short | EpochTail::Pad => left.div_ceil(self.stride()),
         }
     }
 
@@ -97,22 +107,25 @@ impl Shard {
     }
 
     /// Returns the positions that this rank takes in `step` of those from `consumed` on in an epoch of `rows`.
-    pub(crate) fn positions(&self, rows: u64, consumed: u64, step: u64) -> Positions {
+    pub(crate) fn positions(&self, rows: u64, consumed: u64, step: u64) -> BatchPositions {
         let start = consumed + step * self.stride();
         let left = rows.saturating_sub(start);
         if left >= self.stride() {
             let first = start + self.rank * self.batch_rows;
-            return Positions { fresh: first..first + self.batch_rows, repeated: Vec::new() };
+            return BatchPositions { fresh: first..first + self.batch_rows, repeated: Vec::new() };
         }
-        if self.tail == Tail::Pad {
+        if self.tail == EpochTail::Pad {
             let first = (start + self.rank * self.batch_rows).min(rows);
             let end = (start + (self.rank + 1) * self.batch_rows).min(rows);
             let missing = self.batch_rows - (end - first);
             let beyond = (start + self.rank * self.batch_rows).max(rows) - rows;
-            return Positions { fresh: first..end, repeated: (0..missing).map(|at| (beyond + at) % rows).collect() };
+            return BatchPositions {
+                fresh: first..end,
+                repeated: (0..missing).map(|at| (beyond + at) % rows).collect(),
+            };
         }
         let share = |rank: u64| start + left * rank / self.world_size;
-        Positions { fresh: share(self.rank)..share(self.rank + 1), repeated: Vec::new() }
+        BatchPositions { fresh: share(self.rank)..share(self.rank + 1), repeated: Vec::new() }
     }
 }
 
@@ -124,7 +137,7 @@ mod tests {
     use super::*;
 
     /// Returns the positions of all ranks, step by step.
-    fn all(rows: u64, consumed: u64, batch_rows: u64, world_size: u64, tail: Tail) -> Vec<Vec<Positions>> {
+    fn all(rows: u64, consumed: u64, batch_rows: u64, world_size: u64, tail: EpochTail) -> Vec<Vec<BatchPositions>> {
         let shard = |rank| Shard { batch_rows, rank, world_size, worker: 0, workers: 1, tail };
         let steps = shard(0).steps(rows, consumed);
         let step = |step| (0..world_size).map(|rank| shard(rank).positions(rows, consumed, step)).collect();
@@ -138,21 +151,21 @@ mod tests {
             let rows = 1 + random.below(200);
             let consumed = random.below(rows + 1);
             let (batch, world) = (1 + random.below(9), 1 + random.below(6));
-            for tail in [Tail::Short, Tail::Drop, Tail::Pad] {
+            for tail in [EpochTail::Short, EpochTail::Drop, EpochTail::Pad] {
                 let what = format!("{rows} rows from {consumed}, {world} ranks of {batch}, {tail:?}");
                 let steps = all(rows, consumed, batch, world, tail);
                 let mut fresh: Vec<u64> =
                     steps.iter().flatten().flat_map(|positions| positions.fresh.clone()).collect();
                 fresh.sort_unstable();
                 let end = match tail {
-                    Tail::Drop => consumed + (rows - consumed) / (batch * world) * (batch * world),
+                    EpochTail::Drop => consumed + (rows - consumed) / (batch * world) * (batch * world),
                     _ => rows,
                 };
                 assert_eq!(fresh, (consumed..end).collect::<Vec<_>>(), "{what}");
                 for positions in steps.iter().flatten() {
                     let len = positions.fresh.end - positions.fresh.start + positions.repeated.len() as u64;
                     match tail {
-                        Tail::Short => assert!(len <= batch && positions.repeated.is_empty(), "{what}"),
+                        EpochTail::Short => assert!(len <= batch && positions.repeated.is_empty(), "{what}"),
                         _ => assert_eq!(len, batch, "{what}"),
                     }
                     assert!(positions.repeated.iter().all(|position| *position < rows), "{what}");
@@ -163,13 +176,20 @@ mod tests {
 
     #[test]
     fn what_is_left_is_dealt_evenly() {
-        let last = all(11, 0, 4, 2, Tail::Short).pop().unwrap();
+        let last = all(11, 0, 4, 2, EpochTail::Short).pop().unwrap();
         assert_eq!(last.iter().map(|positions| positions.fresh.clone()).collect::<Vec<_>>(), [8..9, 9..11]);
     }
 
     #[test]
+    fn a_step_whose_rows_would_overflow_is_refused() {
+        let shard =
+            Shard { batch_rows: 1 << 63, rank: 0, world_size: 2, worker: 0, workers: 1, tail: EpochTail::Short };
+        assert!(shard.check().unwrap_err().message().contains("batch_size is 9223372036854775808 and world_size is 2"));
+    }
+
+    #[test]
     fn a_rank_beyond_the_world_is_refused() {
-        let shard = Shard { batch_rows: 1, rank: 2, world_size: 2, worker: 0, workers: 1, tail: Tail::Short };
+        let shard = Shard { batch_rows: 1, rank: 2, world_size: 2, worker: 0, workers: 1, tail: EpochTail::Short };
         assert!(shard.check().unwrap_err().message().contains("rank is 2 and world_size is 2"));
     }
 }

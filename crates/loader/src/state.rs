@@ -111,7 +111,9 @@ impl LoaderState {
                 self.worker, self.workers
             )));
         }
-        Ok((self.consumed + self.batches * self.batch_rows * self.world_size).min(self.epoch_rows))
+        // A state is text that anybody may have edited.
+        let since = self.batches.saturating_mul(self.batch_rows).saturating_mul(self.world_size);
+        Ok(self.consumed.saturating_add(since).min(self.epoch_rows))
     }
 
     /// Returns whether a loader of `shard` has the same shape, so that it can continue the count of this worker.

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use cenote_base::{ByteSize, ErrorKind, Random};
-use cenote_loader::{Buckets, Loader, LoaderOptions, LoaderState, Next, Source, Tail, merge};
-use cenote_store::{Store, StoreOptions, Table, TableSpec};
+use cenote_loader::{Buckets, EpochTail, Loader, LoaderOptions, LoaderState, Next, SampleSource, Transform, merge};
+use cenote_store::{Store, StoreOptions, Table, TableSpec, blob_field};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("note", DataType::Utf8, true)]))
@@ -55,7 +55,7 @@ async fn batches(loader: &Arc<Loader>, max: usize) -> Vec<Vec<i64>> {
 }
 
 async fn open(table: &Table, options: LoaderOptions) -> Arc<Loader> {
-    Arc::new(Loader::open(vec![Source::new(table.clone())], options).await.unwrap())
+    Arc::new(Loader::open(vec![SampleSource::new(table.clone())], options).await.unwrap())
 }
 
 /// A shape: rows in a batch, ranks, and workers of a rank.
@@ -181,7 +181,7 @@ async fn the_order_of_a_large_table_is_kept_and_never_another_one() {
         files.map(|file| file.unwrap().path()).collect::<BTreeSet<PathBuf>>()
     };
     let in_order = async |filter: Option<&str>| {
-        let source = Source { filter: filter.map(str::to_owned), ..Source::new(table.clone()) };
+        let source = SampleSource { filter: filter.map(str::to_owned), ..SampleSource::new(table.clone()) };
         let options = LoaderOptions { batch_rows: 4096, ..LoaderOptions::default() };
         batches(&Arc::new(Loader::open(vec![source], options).await.unwrap()), usize::MAX).await.concat()
     };
@@ -254,7 +254,7 @@ async fn samples_of_similar_length_come_together() {
     );
     let refused = async |buckets: Buckets| {
         let options = LoaderOptions { buckets: Some(buckets), ..options.clone() };
-        Loader::open(vec![Source::new(table.clone())], options).await.unwrap_err()
+        Loader::open(vec![SampleSource::new(table.clone())], options).await.unwrap_err()
     };
     let error = refused(Buckets { column: "nots".to_owned(), ..buckets.clone() }).await;
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -270,7 +270,7 @@ async fn the_order_depends_on_seed_and_epoch_and_not_on_where_rows_lie() {
         let table = table.clone();
         async move {
             let version = Some(table.tags().await.unwrap()["t"]);
-            let source = Source { version, ..Source::new(table) };
+            let source = SampleSource { version, ..SampleSource::new(table) };
             let options = LoaderOptions { shuffle: Some(seed), ..LoaderOptions::default() };
             let loader = Arc::new(Loader::open(vec![source], options).await.unwrap());
             loader.set_epoch(epoch);
@@ -294,7 +294,7 @@ async fn without_a_shuffle_rows_come_in_the_order_of_their_keys_and_filtered() {
     let table = table(&store, "numbers", [9, 3, 5, 1]).await;
     table.fold().await.unwrap();
     table.upsert(rows([4], "late")).await.unwrap();
-    let source = Source { filter: Some("id > 2".to_owned()), ..Source::new(table) };
+    let source = SampleSource { filter: Some("id > 2".to_owned()), ..SampleSource::new(table) };
     let loader = Arc::new(Loader::open(vec![source], LoaderOptions::default()).await.unwrap());
     assert_eq!(batches(&loader, usize::MAX).await, [[3, 4, 5, 9]]);
     assert_eq!(loader.epoch(), 1);
@@ -410,6 +410,22 @@ async fn a_batch_that_nobody_accepts_does_not_count_and_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_wait_for_a_batch_that_fails_is_counted() {
+    let (_directory, store) = store().await;
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), blob_field("picture")]));
+    let table = store.create_table("pictures", TableSpec::new(schema.clone(), ["id"])).await.unwrap();
+    let (ids, pictures) = (Int64Array::from(vec![1]), LargeBinaryArray::from_vec(vec![b"not a picture"]));
+    table.upsert(RecordBatch::try_new(schema, vec![Arc::new(ids), Arc::new(pictures)]).unwrap()).await.unwrap();
+    let steps = vec![Transform::DecodeImage, Transform::Resize { height: 4, width: Some(4) }];
+    let options = LoaderOptions { transforms: vec![("picture".to_owned(), steps)], ..LoaderOptions::default() };
+    let loader = open(&table, options).await;
+    let reader = Arc::clone(&loader);
+    let error = tokio::task::spawn_blocking(move || reader.next_batch()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(loader.stats().wait > Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_may_hold_nulls_in_one_source_may_in_every_batch() {
     let (_directory, store) = store().await;
     let column = |nullable| Field::new("label", DataType::Int64, nullable);
@@ -420,7 +436,7 @@ async fn a_column_that_may_hold_nulls_in_one_source_may_in_every_batch() {
         let labels: Int64Array = ids.clone().map(|id| (!nullable || id % 2 == 0).then_some(id)).collect();
         let ids: Int64Array = ids.map(Some).collect();
         table.upsert(RecordBatch::try_new(schema, vec![Arc::new(ids), Arc::new(labels)]).unwrap()).await.unwrap();
-        sources.push(Source::new(table));
+        sources.push(SampleSource::new(table));
     }
     for shuffle in [None, Some(1)] {
         let options = LoaderOptions { batch_rows: 3, shuffle, ..LoaderOptions::default() };
@@ -458,8 +474,8 @@ async fn an_epoch_that_was_begun_before_a_change_is_resumed_at_its_version() {
 async fn weights_mix_tables_and_a_row_that_comes_twice_in_a_batch_is_there_twice() {
     let (_directory, store) = store().await;
     let (few, many) = (table(&store, "few", 0..2).await, table(&store, "many", 100..200).await);
-    let sources =
-        [(few, 3.0), (many, 1.0)].map(|(table, weight)| Source { weight: Some(weight), ..Source::new(table) });
+    let sources = [(few, 3.0), (many, 1.0)]
+        .map(|(table, weight)| SampleSource { weight: Some(weight), ..SampleSource::new(table) });
     let options = LoaderOptions { batch_rows: 40, shuffle: Some(3), epoch_rows: Some(40), ..LoaderOptions::default() };
     let loader = Arc::new(Loader::open(sources.to_vec(), options).await.unwrap());
     let batch = batches(&loader, 1).await.concat();
@@ -473,7 +489,7 @@ async fn tails_drop_or_pad_as_they_say() {
     let (_directory, store) = store().await;
     let table = table(&store, "numbers", 0..10).await;
     for (tail, sizes, repeated) in
-        [(Tail::Short, vec![4, 4, 2], 0), (Tail::Drop, vec![4, 4], 0), (Tail::Pad, vec![4, 4, 4], 2)]
+        [(EpochTail::Short, vec![4, 4, 2], 0), (EpochTail::Drop, vec![4, 4], 0), (EpochTail::Pad, vec![4, 4, 4], 2)]
     {
         let options = LoaderOptions { batch_rows: 4, tail, ..LoaderOptions::default() };
         let loader = open(&table, options).await;
@@ -523,9 +539,10 @@ async fn states_that_do_not_fit_are_refused_with_the_difference() {
     says(merge(&[part.clone(), part]).unwrap_err(), "[1, 1]");
     one.upsert(rows(50..60, "more")).await.unwrap();
     let version = Some(one.snapshot().await.unwrap().version());
-    let pinned = Loader::open(vec![Source { version, ..Source::new(one.clone()) }], options.clone()).await.unwrap();
+    let pinned =
+        Loader::open(vec![SampleSource { version, ..SampleSource::new(one.clone()) }], options.clone()).await.unwrap();
     says(pinned.restore(&state).await.unwrap_err(), "the state is of version");
-    let empty = Source { filter: Some("id > 1000".to_owned()), ..Source::new(one) };
+    let empty = SampleSource { filter: Some("id > 1000".to_owned()), ..SampleSource::new(one) };
     says(Loader::open(vec![empty], options.clone()).await.unwrap_err(), "no rows to load");
     // Another table has as many rows at the same version.
     store.drop_table("one").await.unwrap();

@@ -3,6 +3,7 @@
 use arrow::array::Array;
 use arrow::datatypes::Field;
 use cenote_base::{Error, Resources, Result};
+use serde_json::Value;
 
 use crate::definition::{Definition, Shape};
 use crate::kernel::Kernel;
@@ -37,8 +38,7 @@ impl BoundOperator {
     /// Returns the fingerprint of what this operator derives: name, version, parameters, model, and `upstream`, the
     /// fingerprints of its inputs in port order (empty text for a source column).
     pub fn fingerprint(&self, upstream: &[String]) -> Fingerprint {
-        // A map of JSON values always serialises: keys are strings.
-        let params = serde_json::to_string(&self.params).unwrap_or_default();
+        let params = Value::Object(self.params.0.clone().into_iter().collect()).to_string();
         let version = self.definition.version.to_le_bytes();
         let model = self.operator.model_hash().unwrap_or_default();
         let own = [self.definition.name.as_bytes(), &version, params.as_bytes(), model.as_bytes()];
@@ -47,7 +47,7 @@ impl BoundOperator {
 
     /// Starts a worker whose outputs are checked against the operator's contract.
     pub fn worker(&self) -> Result<Box<dyn Worker>> {
-        Ok(Box::new(Checked { contract: self.contract(), inner: self.operator.worker()? }))
+        Ok(Box::new(CheckedWorker { contract: self.contract(), inner: self.operator.worker()? }))
     }
 
     fn contract(&self) -> Contract {
@@ -73,12 +73,12 @@ struct Contract {
 }
 
 /// A worker whose broken promise is an error at the batch where it broke, instead of shifted rows in a table.
-struct Checked {
+struct CheckedWorker {
     contract: Contract,
     inner: Box<dyn Worker>,
 }
 
-impl Worker for Checked {
+impl Worker for CheckedWorker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let output = self.inner.process(rows)?;
         self.contract.check(rows.len(), output)

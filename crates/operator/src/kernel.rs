@@ -18,13 +18,13 @@ pub struct Kernel {
     /// The schema of the prepared rows.
     pub input: SchemaRef,
     /// Starts a worker that prepares rows: its output columns are the kernel's input.
-    pub preparer: Arc<Start>,
+    pub preparer: Arc<StartWorker>,
     /// Runs the kernel on the calling thread. A device agrees with it within a tolerance that the operator states.
-    pub on_cpu: Arc<OnCpu>,
+    pub on_cpu: Arc<RunOnCpu>,
 }
 
-type Start = dyn Fn() -> Result<Box<dyn Worker>> + Send + Sync;
-type OnCpu = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
+type StartWorker = dyn Fn() -> Result<Box<dyn Worker>> + Send + Sync;
+type RunOnCpu = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
 
 impl Kernel {
     /// Starts a worker that prepares rows and runs the kernel on the same thread.
@@ -32,7 +32,7 @@ impl Kernel {
     /// # Errors
     /// As [`preparer`](Self::preparer).
     pub fn worker(&self) -> Result<Box<dyn Worker>> {
-        Ok(Box::new(Whole { kernel: self.clone(), worker: (self.preparer)()? }))
+        Ok(Box::new(KernelWorker { kernel: self.clone(), worker: (self.preparer)()? }))
     }
 
     /// Makes the kernel's input from the `prepared` columns.
@@ -52,13 +52,13 @@ impl fmt::Debug for Kernel {
     }
 }
 
-/// A preparing worker and its kernel on one thread.
-struct Whole {
+/// A worker that prepares rows and runs the kernel on them, on one thread.
+struct KernelWorker {
     kernel: Kernel,
     worker: Box<dyn Worker>,
 }
 
-impl Worker for Whole {
+impl Worker for KernelWorker {
     fn process(&mut self, rows: &Rows<'_>) -> Result<Output> {
         let prepared = self.worker.process(rows)?;
         let output = (self.kernel.on_cpu)(&self.kernel.batch(prepared.columns)?)?;

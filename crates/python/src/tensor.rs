@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::DataType;
 use cenote_runtime::arrow;
-use cenote_runtime::loader::{self, Numbers};
+use cenote_runtime::loader::{self, TensorValues};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -109,14 +109,14 @@ fn kind(data_type: &DataType) -> Option<Kind> {
 }
 
 impl Tensor {
-    pub(crate) fn new(tensor: loader::Tensor) -> Self {
-        let numbers = tensor.numbers;
-        let (data, data_type) = match numbers.as_ref() {
-            Numbers::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
-            Numbers::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
+    pub(crate) fn new(tensor: loader::ColumnTensor) -> Self {
+        let memory = tensor.data;
+        let (data, data_type) = match memory.as_ref() {
+            TensorValues::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
+            TensorValues::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
         };
         Self {
-            memory: numbers,
+            memory,
             data,
             shape: tensor.shape.iter().map(|side| *side as i64).collect(),
             kind: kind(&data_type).unwrap_or(Kind { letter: 'u', code: 1, bits: 8 }),

@@ -8,7 +8,7 @@ use cenote_base::{Error, Result};
 use cenote_device::{Device, DeviceInfo, DeviceKind, devices, gpu};
 use cenote_engine::Devices;
 use cenote_operators_image::{DeviceKernel, KERNELS};
-use cenote_scheduler::{Accelerator, Choice, DeviceOptions, KernelSet};
+use cenote_scheduler::{Accelerator, DeviceOptions, KernelSet, PlacementChoice};
 
 use crate::train;
 
@@ -53,10 +53,10 @@ impl FromStr for DeviceChoice {
 pub(crate) fn device(choice: DeviceChoice) -> Result<Option<(DeviceOptions, Devices)>> {
     let (info, placed) = match choice {
         DeviceChoice::Cpu => return Ok(None),
-        DeviceChoice::Gpu => (gpu()?, Choice::Device),
-        DeviceChoice::Software => (software()?, Choice::Device),
+        DeviceChoice::Gpu => (gpu()?, PlacementChoice::Device),
+        DeviceChoice::Software => (software()?, PlacementChoice::Device),
         DeviceChoice::Auto => match gpu() {
-            Ok(info) => (info, Choice::Auto),
+            Ok(info) => (info, PlacementChoice::Auto),
             Err(reason) => {
                 tracing::debug!(%reason, "kernels run on the CPU");
                 return Ok(None);

@@ -53,7 +53,7 @@ pub use cenote_models as models;
 pub use cenote_operator as operator;
 pub use cenote_query::{Parameter, QueryResult};
 pub use cenote_scheduler as scheduler;
-pub use cenote_scheduler::{Cancel, Scheduler, Status as SchedulerStatus, Usage, WorkOptions, byte_queue};
+pub use cenote_scheduler::{Cancel, Scheduler, SchedulerStatus, Usage, WorkOptions, byte_queue};
 pub use cenote_store::{
     ChangeFeed, Collected, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Filter, PrimaryKey, RETENTION_BYTES_PROPERTY,
     RETENTION_PROPERTY, ROW_ID, RecordBatches, ScanRequest, Snapshot, Staged, TableSpec, UpkeepStatus, Version,

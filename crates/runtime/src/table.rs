@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, ErrorKind, Progress, Result};
 use cenote_index::{IndexInfo, IndexSpec, Indexes, Metric, Tuning, vector_dimensions};
-use cenote_loader::Source;
+use cenote_loader::SampleSource;
 use cenote_store::{
     ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Staged, UpkeepStatus, Version, WriteReport,
 };
@@ -151,8 +151,8 @@ impl Table {
 
     /// Returns the table as a source of training batches: all rows of the newest version, until its fields say
     /// otherwise. See [`loader::Loader`](crate::loader::Loader).
-    pub fn source(&self) -> Source {
-        Source::new(self.stored.clone())
+    pub fn source(&self) -> SampleSource {
+        SampleSource::new(self.stored.clone())
     }
 }
 

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use cenote_base::{Error, Resources, Result, Share};
 use cenote_device::{Device, kmeans};
 use cenote_index::Trainer;
-use cenote_scheduler::{Choice, Placed, PlacedOptions, Scheduler, WorkOptions};
+use cenote_scheduler::{Placed, PlacedOptions, PlacementChoice, Scheduler, WorkOptions};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -34,7 +34,7 @@ impl DeviceTrainer {
             class: class.to_owned(),
             share: Share::Fraction(1.0),
             kernel: KERNEL.to_owned(),
-            choice: Choice::Device,
+            choice: PlacementChoice::Device,
         };
         let clusters = |batch: &RecordBatch| centres(batch, kmeans::on_cpu);
         Ok(Self { scheduler: scheduler.clone(), placed: scheduler.placed(options, clusters)? })

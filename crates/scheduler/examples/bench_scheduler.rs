@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use cenote_base::{Error, Resources, Result};
-use cenote_scheduler::{Actor, Context, ObjectRef, Scheduler, SchedulerOptions, Value, WorkOptions};
+use cenote_scheduler::{Actor, ObjectRef, Scheduler, SchedulerOptions, TaskContext, Value, WorkOptions};
 
 /// Objects that are put and got for each size.
 const PUTS: usize = 20;
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn count(calls: &mut u64, _: &Context) -> Result<u64> {
+fn count(calls: &mut u64, _: &TaskContext) -> Result<u64> {
     *calls += 1;
     Ok(*calls)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use cenote_base::{Error, Result};
+use cenote_base::{Result, unknown};
 
 /// A device that runs kernels on batches: a GPU, an FPGA, or software that stands for one.
 ///
@@ -72,10 +72,7 @@ impl Accelerator for KernelSet {
     fn run(&mut self, kernel: &str, input: &RecordBatch) -> Result<RecordBatch> {
         match self.kernels.get_mut(kernel) {
             Some(run) => run(input),
-            None => {
-                let known = self.kernels.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                Err(Error::not_found(format!("the device has no kernel `{kernel}`; its kernels are: {known}")))
-            }
+            None => Err(unknown("kernel", kernel, self.kernels.keys().map(String::as_str))),
         }
     }
 }

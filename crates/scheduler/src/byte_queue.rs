@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Returns both halves of a queue that holds at most `bytes_max` bytes. An item counts from `send` until the received
-/// item is dropped. A larger item passes when the queue is empty.
+/// Returns both halves of a queue that holds at most `bytes_max` bytes, or 4 GiB if that is less. An item counts from
+/// `send` until the received item is dropped. A larger item passes when the queue is empty.
 #[allow(clippy::disallowed_methods)] // The semaphore bounds the channel.
 pub fn byte_queue<T>(bytes_max: u64) -> (Sender<T>, Receiver<T>) {
     let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
@@ -22,7 +22,7 @@ pub fn byte_queue<T>(bytes_max: u64) -> (Sender<T>, Receiver<T>) {
 /// The sending half of a [`byte_queue`].
 #[derive(Debug)]
 pub struct Sender<T> {
-    items: mpsc::UnboundedSender<Held<T>>,
+    items: mpsc::UnboundedSender<Received<T>>,
     budget: Arc<Semaphore>,
     bytes_max: u32,
 }
@@ -45,38 +45,38 @@ impl<T> Sender<T> {
             permit = Arc::clone(&self.budget).acquire_many_owned(amount) => permit.map_err(|_| gone())?,
             () = self.items.closed() => return Err(gone()),
         };
-        self.items.send(Held { item, _permit: permit }).map_err(|_| gone())
+        self.items.send(Received { item, _permit: permit }).map_err(|_| gone())
     }
 }
 
 /// The receiving half of a [`byte_queue`].
 #[derive(Debug)]
 pub struct Receiver<T> {
-    items: mpsc::UnboundedReceiver<Held<T>>,
+    items: mpsc::UnboundedReceiver<Received<T>>,
 }
 
 impl<T> Receiver<T> {
     /// Waits for the next item; `None` when every sender was dropped. This method is cancel safe.
-    pub async fn recv(&mut self) -> Option<Held<T>> {
+    pub async fn recv(&mut self) -> Option<Received<T>> {
         self.items.recv().await
     }
 }
 
 /// A received item, which counts against the queue's limit until it is dropped.
 #[derive(Debug)]
-pub struct Held<T> {
+pub struct Received<T> {
     item: T,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<T> Held<T> {
+impl<T> Received<T> {
     /// Unwraps the item, which no longer counts.
     pub fn into_inner(self) -> T {
         self.item
     }
 }
 
-impl<T> Deref for Held<T> {
+impl<T> Deref for Received<T> {
     type Target = T;
 
     fn deref(&self) -> &T {

@@ -10,7 +10,9 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Resources, Share};
-use cenote_scheduler::{DeviceOptions, KernelSet, Scheduler, SchedulerOptions, WorkOptions};
+use cenote_scheduler::{
+    DeviceOptions, KernelSet, PlacedOptions, PlacementChoice, Scheduler, SchedulerOptions, WorkOptions,
+};
 
 fn scheduler() -> Scheduler {
     Scheduler::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() }).unwrap()
@@ -215,6 +217,14 @@ async fn devices_that_are_not_there_and_shares_that_make_no_sense_are_refused() 
         let error = refused.unwrap_err();
         assert_eq!((error.kind(), error.message()), (kind, text));
     }
+    // Work that may also run on the CPU does so without a device, but not with a share that is out of range.
+    let placed = |class: &str, share| {
+        let (work, class, kernel) = (WorkOptions::new("work"), class.to_owned(), "double".to_owned());
+        let options = PlacedOptions { work, class, share, kernel, choice: PlacementChoice::Auto };
+        scheduler.placed(options, |rows| Ok(rows.clone())).map(drop)
+    };
+    placed("gpu", Share::Fraction(0.5)).unwrap();
+    assert_eq!(placed("fpga", Share::Fraction(1.5)).unwrap_err().kind(), ErrorKind::InvalidInput);
     let broken = DeviceOptions {
         class: "gpu".to_owned(),
         memory_bytes: 1,

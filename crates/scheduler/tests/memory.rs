@@ -59,7 +59,7 @@ async fn the_job() {
     let make = WorkOptions::new("make").resources(Resources::cpu(1.0).with_memory_bytes(BATCH));
     let made: Vec<_> =
         (0..BATCHES).map(|number| scheduler.submit(&make, &[], move |_, _| Ok(batch(number))).unwrap()).collect();
-    let double = |_: &cenote_scheduler::Context, inputs: &[Value]| {
+    let double = |_: &cenote_scheduler::TaskContext, inputs: &[Value]| {
         let numbers = inputs[0].batch()?.column(0).as_primitive::<Int64Type>();
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers.values().iter().map(|number| number * 2)));
         Ok(Value::Batch(RecordBatch::try_from_iter([("number", column)]).unwrap()))

@@ -47,7 +47,7 @@ async fn a_graph_resolves_itself_and_inputs_come_in_their_order() {
     let text = |text: &'static str| {
         scheduler.submit(&WorkOptions::new("text"), &[], move |_, _| Ok(Value::from(text.as_bytes()))).unwrap()
     };
-    let join = |_: &cenote_scheduler::Context, inputs: &[Value]| {
+    let join = |_: &cenote_scheduler::TaskContext, inputs: &[Value]| {
         Ok(Value::from(inputs.iter().flat_map(|input| input.bytes().unwrap().to_vec()).collect::<Vec<_>>()))
     };
     let (a, b) = (text("a"), text("b"));
@@ -150,7 +150,7 @@ async fn a_lost_object_is_made_again_from_what_it_was_made_of() {
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = |add: i64| {
         let runs = Arc::clone(&runs);
-        move |_: &cenote_scheduler::Context, inputs: &[Value]| {
+        move |_: &cenote_scheduler::TaskContext, inputs: &[Value]| {
             runs.fetch_add(1, Ordering::SeqCst);
             let before = inputs.first().map_or(0, |input| input.batch().unwrap().num_rows() as i64);
             Ok(numbers(add + before, 1000).into())

@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind};
-use cenote_scheduler::{Cancel, ChildProcess, ProcessOptions, Value, serve_calls, sift};
+use cenote_scheduler::{Cancel, ChildProcess, ProcessOptions, SiftedOutput, Value, serve_calls, sift};
 
 const CHILD: &str = "CENOTE_TEST_CHILD";
 
@@ -182,7 +182,7 @@ async fn the_rows_that_kill_children_are_found_and_set_aside() {
     let bad: Vec<_> = sifted.bad.iter().map(|bad| (bad.row, bad.error.kind())).collect();
     assert_eq!(bad, [(7, ErrorKind::Unavailable), (8, ErrorKind::Corrupt), (31, ErrorKind::InvalidInput)]);
     let mut made = vec![None; input.len()];
-    for (rows, output) in &sifted.outputs {
+    for SiftedOutput { rows, output } in &sifted.outputs {
         for (row, number) in rows.clone().zip(numbers(output)) {
             assert_eq!(made[row].replace(number), None, "row {row} came twice");
         }

@@ -252,7 +252,7 @@ async fn dropping_the_scheduler_cancels_what_waits_and_ends_its_threads() {
     let running = tokio::spawn({
         let scheduler = scheduler.clone();
         async move {
-            let work = move |_: &cenote_scheduler::Context| {
+            let work = move |_: &cenote_scheduler::TaskContext| {
                 started.take().unwrap().send(()).unwrap();
                 released.recv().unwrap();
                 ended.take().unwrap().send(()).unwrap();
@@ -306,6 +306,20 @@ async fn numbers_and_timeline_say_what_ran() {
     assert!(times.is_sorted());
 }
 
+#[tokio::test]
+async fn a_timeline_stays_within_its_bytes_however_long_the_names_are() {
+    let trace_max = ByteSize(1 << 16);
+    let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 1.0, trace_max, ..Default::default() }).unwrap();
+    for number in 0..20 {
+        let name = format!("{}{number}", "x".repeat(10_000));
+        scheduler.run(&WorkOptions::new(name), |_| Ok(())).await.unwrap();
+    }
+    let mut trace = Vec::new();
+    scheduler.write_trace(&mut trace).unwrap();
+    assert!(trace.len() as u64 <= trace_max.0, "{} bytes", trace.len());
+    assert!(String::from_utf8(trace).unwrap().contains("x19\""), "the newest try is kept");
+}
+
 /// Runs tasks, calls, timers and reads from several threads at once. A lost wake-up would hang the test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn no_wake_up_is_lost() {
@@ -318,7 +332,7 @@ async fn no_wake_up_is_lost() {
             for number in 0..300 {
                 match (number + stream) % 4 {
                     0 => {
-                        let count = |count: &mut i32, _: &cenote_scheduler::Context| {
+                        let count = |count: &mut i32, _: &cenote_scheduler::TaskContext| {
                             *count += 1;
                             Ok(())
                         };
@@ -330,7 +344,7 @@ async fn no_wake_up_is_lost() {
                     }
                     2 if number % 10 == 2 => {
                         let flaky = WorkOptions::new("flaky").retries(1);
-                        let again = |context: &cenote_scheduler::Context| match context.attempt {
+                        let again = |context: &cenote_scheduler::TaskContext| match context.attempt {
                             0 => Err(Error::unavailable("not yet")),
                             _ => Ok(()),
                         };
@@ -338,7 +352,7 @@ async fn no_wake_up_is_lost() {
                     }
                     _ => {
                         let large = scheduler.put(vec![1; 300_000]).await.unwrap();
-                        let same = |_: &cenote_scheduler::Context, inputs: &[Value]| Ok(inputs[0].clone());
+                        let same = |_: &cenote_scheduler::TaskContext, inputs: &[Value]| Ok(inputs[0].clone());
                         let copied = scheduler.submit(&WorkOptions::new("same"), &[large], same).unwrap();
                         assert_eq!(scheduler.get(&copied).await.unwrap().size_bytes(), 300_000);
                     }

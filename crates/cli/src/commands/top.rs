@@ -62,8 +62,9 @@ fn process(view: &View) -> String {
         total.cpu,
         100.0 * rate(counters.service.as_secs_f64()) / f64::from(total.cpu)
     ));
-    for (class, used, total) in &status.devices {
-        line(format_args!("  device  {class}: {} of {} held", ByteSize(*used), ByteSize(*total)));
+    for device in &status.devices {
+        let (used, total) = (ByteSize(device.used_bytes), ByteSize(device.total_bytes));
+        line(format_args!("  device  {}: {used} of {total} held", device.class));
     }
     for model in &view.models {
         line(format_args!("  model   {} by {}, {} sessions", model.name, model.provider, model.sessions));

@@ -16,7 +16,7 @@ use super::drive::ChildRows;
 use crate::engine::Engine;
 use crate::fault::internal;
 use crate::plan::{Child, PlannedStep};
-use crate::record::error_table::{ErrorTable, Failure, FailureKey};
+use crate::record::error_table::{ErrorTable, FailedRow, FailedRowKey};
 use crate::record::in_turn::in_turn;
 use crate::record::keys;
 
@@ -64,7 +64,7 @@ impl Children {
         &self,
         parents: RecordBatch,
         children: RecordBatch,
-        failures: Vec<Failure>,
+        failures: Vec<FailedRow>,
     ) -> Result<ChildRows> {
         let own = self.clone();
         in_turn(&self.table, |turn| async move { own.commit_in(&turn, parents, children, failures).await }).await
@@ -75,7 +75,7 @@ impl Children {
         turn: &Turn,
         parents: RecordBatch,
         children: RecordBatch,
-        mut failures: Vec<Failure>,
+        mut failures: Vec<FailedRow>,
     ) -> Result<ChildRows> {
         let (read, inputs) = (&self.read, &self.step.inputs);
         let parent_key = read.primary_key();
@@ -114,7 +114,7 @@ impl Children {
         errors.record(&failures, self.engine.options().clock.now()).await?;
         let current = self.fingerprints(parents, Some(self.step.fingerprint.0))?;
         self.table.update_unchanged(current, read, inputs).await?;
-        let resolved = resolved.into_iter().map(|row_key| FailureKey { step: label.to_owned(), row_key });
+        let resolved = resolved.into_iter().map(|row_key| FailedRowKey { step: label.to_owned(), row_key });
         errors.resolve(&resolved.collect()).await?;
         Ok(done)
     }
@@ -148,15 +148,21 @@ impl Children {
     /// # Errors
     /// `Conflict` when it was not.
     async fn check(&self, turn: &Turn, parents: &RecordBatch) -> Result<()> {
-        if matches!(turn.is_ours().await, Ok(true)) {
-            return Ok(());
-        }
+        let unknown = match turn.is_ours().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
         self.unset(parents.clone()).await?;
-        Err(Error::conflict(format!(
+        let lost = Error::conflict(format!(
             "this process stalled while it wrote to table `{}`, and may have lost its turn to another run: run the \
              recipe again",
             self.child.table
-        )))
+        ));
+        Err(match unknown {
+            Some(source) => lost.with_source(source),
+            None => lost,
+        })
     }
 
     /// Sets the fingerprints of `parents` to null, whatever they are.

@@ -8,8 +8,9 @@ use cenote_base::Result;
 
 use crate::engine::Engine;
 use crate::fault::internal;
-use crate::group::{Group, Work};
-use crate::record::error_table::{ErrorTable, FailureKey};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
+use crate::record::error_table::{ErrorTable, FailedRowKey};
 use crate::record::in_turn::in_turn;
 use crate::record::keys;
 
@@ -18,7 +19,7 @@ use crate::record::keys;
 ///
 /// A one-to-many step has no outputs in its table: without a fingerprint, the children of a row are orphans. A row to
 /// which the step applies again meanwhile is processed by the next run.
-pub(super) async fn clear(engine: &Engine, group: &Group, work: &Work, number: usize) -> Result<usize> {
+pub(super) async fn clear(engine: &Engine, group: &StepGroup, work: &GroupWork, number: usize) -> Result<usize> {
     let rows: Vec<u64> = work.cleared[number].iter().copied().collect();
     if rows.is_empty() {
         return Ok(0);
@@ -42,7 +43,7 @@ pub(super) async fn clear(engine: &Engine, group: &Group, work: &Work, number: u
         table.update(cleared).await?;
         let on_record = errors.recorded().await?.remove(&label).unwrap_or_default();
         let resolved = row_keys.into_iter().filter(|row_key| on_record.contains(row_key));
-        errors.resolve(&resolved.map(|row_key| FailureKey { step: label.clone(), row_key }).collect()).await
+        errors.resolve(&resolved.map(|row_key| FailedRowKey { step: label.clone(), row_key }).collect()).await
     };
     in_turn(&group.table, |_| clear).await?;
     Ok(rows.len())

@@ -8,32 +8,35 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use cenote_base::{Error, Result};
-use cenote_scheduler::Held;
+use cenote_scheduler::Received;
 use cenote_store::{PrimaryKey, Snapshot, Table};
 
 use super::clear::clear;
 use super::drive::{ChildRows, Outcome, Pass, drive};
-use super::read::Piece;
-use super::stage::{Stage, StepOutcome, Taken, select, stages};
+use super::read::RowPiece;
+use super::stage::{PassStage, stages};
+use super::staged_piece::{StagedPiece, StepOutcome, select};
 use crate::engine::{Engine, RunOptions};
 use crate::fault::internal;
-use crate::group::{Group, Pattern, StepReport, Work};
+use crate::group::{StepGroup, StepSet};
+use crate::group_work::GroupWork;
 use crate::plan::PlannedStep;
-use crate::record::error_table::{ErrorTable, Failure, FailureKey};
+use crate::record::error_table::{ErrorTable, FailedRow, FailedRowKey};
 use crate::record::in_turn::in_turn;
 use crate::record::keys;
+use crate::report::StepReport;
 
 /// The outcome of one piece.
 struct Processed {
     rows: usize,
-    updates: Vec<Update>,
+    updates: Vec<RowUpdate>,
     /// One outcome for each step of the group.
     steps: Vec<StepOutcome>,
 }
 
 /// The key, the new values and their fingerprints for rows that went through the same steps.
-struct Update {
-    pattern: Pattern,
+struct RowUpdate {
+    steps: StepSet,
     batch: RecordBatch,
 }
 
@@ -56,17 +59,17 @@ impl Outcome for Processed {
 
 /// The outcomes of one commit.
 #[derive(Default)]
-struct Pending {
-    updates: BTreeMap<Pattern, Vec<RecordBatch>>,
-    failures: Vec<Failure>,
+struct PendingCommit {
+    updates: BTreeMap<StepSet, Vec<RecordBatch>>,
+    failures: Vec<FailedRow>,
 }
 
-impl From<Vec<Processed>> for Pending {
+impl From<Vec<Processed>> for PendingCommit {
     fn from(pieces: Vec<Processed>) -> Self {
         let mut pending = Self::default();
         for piece in pieces {
-            for Update { pattern, batch } in piece.updates {
-                pending.updates.entry(pattern).or_default().push(batch);
+            for RowUpdate { steps, batch } in piece.updates {
+                pending.updates.entry(steps).or_default().push(batch);
             }
             pending.failures.extend(piece.steps.into_iter().flat_map(|step| step.failures));
         }
@@ -75,16 +78,16 @@ impl From<Vec<Processed>> for Pending {
 }
 
 /// A pass over the columns of a table.
-struct Columns<'a> {
+struct ColumnPass<'a> {
     pass: Pass<'a>,
-    stages: Vec<Stage>,
+    stages: Vec<PassStage>,
 }
 
 /// Runs the row-wise steps of `group` over the rows of `work`.
 pub(crate) async fn run(
     engine: &Engine,
-    group: &Group,
-    mut work: Work,
+    group: &StepGroup,
+    mut work: GroupWork,
     options: &RunOptions,
 ) -> Result<Vec<StepReport>> {
     let mut reports: Vec<StepReport> = group.steps.iter().map(|step| work.report(step)).collect();
@@ -92,40 +95,43 @@ pub(crate) async fn run(
         report.rows_cleared = clear(engine, group, &work, number).await?;
     }
     if reports.iter().any(|report| report.rows_cleared > 0)
-        && let Some(now) = Work::find(engine, group, options).await?
+        && let Some(now) = GroupWork::find(engine, group, options).await?
     {
         // Values derived from the cleared ones are stale now, and later comparisons need the rows as they are after the
         // clearing.
         work = now;
     }
     let stages = stages(engine, group, &work, &options.cancel)?;
-    let columns = Columns { pass: Pass { engine, group, work: &work, options }, stages };
-    let process = |piece| columns.process(piece);
-    drive(columns.pass, &mut reports, process, |processed| columns.commit(processed)).await?;
+    let column_pass = ColumnPass { pass: Pass { engine, group, work: &work, options }, stages };
+    let process = |piece| column_pass.process(piece);
+    drive(column_pass.pass, &mut reports, process, |processed| column_pass.commit(processed)).await?;
     Ok(reports)
 }
 
-impl Columns<'_> {
-    async fn process(&self, piece: Held<Piece>) -> Result<Processed> {
+impl ColumnPass<'_> {
+    async fn process(&self, piece: Received<RowPiece>) -> Result<Processed> {
         let key = self.pass.work.snapshot.primary_key();
         let keys = key.project(&piece.rows)?;
-        let mut taken = Taken::new(piece, keys::render(&keys)?);
+        let mut staged = StagedPiece::new(piece, keys::render(&keys)?);
         for stage in &self.stages {
-            taken = stage.run(self.pass.engine.scheduler(), taken).await?;
+            staged = stage.run(self.pass.engine.scheduler(), staged).await?;
         }
-        let rows = taken.rows();
+        let rows = staged.rows();
         let mut updates = Vec::new();
-        for pattern in taken.patterns.iter().copied().filter(|pattern| *pattern != 0).collect::<BTreeSet<_>>() {
-            let rows: UInt32Array = (0..rows as u32).filter(|row| taken.patterns[*row as usize] == pattern).collect();
-            updates.push(Update { pattern, batch: self.update(pattern, &keys, &taken.made, &rows)? });
+        let distinct: BTreeSet<StepSet> =
+            staged.went_through.iter().copied().filter(|steps| !steps.is_empty()).collect();
+        for steps in distinct {
+            let is_alike = |row: &u32| staged.went_through[*row as usize] == steps;
+            let rows: UInt32Array = (0..rows as u32).filter(is_alike).collect();
+            updates.push(RowUpdate { steps, batch: self.update(steps, &keys, &staged.made, &rows)? });
         }
-        Ok(Processed { rows, updates, steps: taken.steps })
+        Ok(Processed { rows, updates, steps: staged.steps })
     }
 
-    /// Builds an update of the outputs and fingerprints of `rows`, which went through the steps of `pattern`.
+    /// Builds an update of the outputs and fingerprints of `rows`, which went through the steps `went_through`.
     fn update(
         &self,
-        pattern: Pattern,
+        went_through: StepSet,
         keys: &RecordBatch,
         made: &HashMap<String, ArrayRef>,
         rows: &UInt32Array,
@@ -134,7 +140,7 @@ impl Columns<'_> {
         let mut fields: Vec<Field> = keys.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         let mut columns = keys.columns().to_vec();
         let steps = self.pass.group.steps.iter().enumerate();
-        for (_, step) in steps.filter(|(number, _)| pattern & (1 << number) != 0) {
+        for (_, step) in steps.filter(|(number, _)| went_through.contains(*number)) {
             for output in &step.outputs {
                 let column = made
                     .get(output.name().as_str())
@@ -160,7 +166,7 @@ impl Columns<'_> {
     /// processes it commits after this turn and sees what is on record then.
     async fn commit(&self, processed: Vec<Processed>) -> Result<ChildRows> {
         let Pass { engine, group, work, .. } = self.pass;
-        let mut pending = Pending::from(processed);
+        let mut pending = PendingCommit::from(processed);
         let read = work.snapshot.clone();
         let inputs = self.pass.columns().split_off(read.primary_key().columns().len());
         let (table, steps, now) = (group.table.clone(), group.steps.clone(), engine.options().clock.now());
@@ -192,21 +198,21 @@ impl Columns<'_> {
 fn succeeded(
     steps: &[Arc<PlannedStep>],
     key: &PrimaryKey,
-    pending: &Pending,
+    pending: &PendingCommit,
     recorded: &BTreeMap<String, BTreeSet<String>>,
-) -> Result<BTreeSet<FailureKey>> {
+) -> Result<BTreeSet<FailedRowKey>> {
     let mut succeeded = BTreeSet::new();
     for (number, step) in steps.iter().enumerate() {
         let Some(recorded) = recorded.get(step.label()) else { continue };
-        let processed = pending.updates.iter().filter(|(pattern, _)| *pattern & (1 << number) != 0);
+        let processed = pending.updates.iter().filter(|(steps, _)| steps.contains(number));
         for batch in processed.flat_map(|(_, batches)| batches) {
             let row_keys = keys::render(&key.project(batch)?)?.into_iter();
             let on_record = row_keys.filter(|row_key| recorded.contains(row_key));
-            succeeded.extend(on_record.map(|row_key| FailureKey { step: step.label().to_owned(), row_key }));
+            succeeded.extend(on_record.map(|row_key| FailedRowKey { step: step.label().to_owned(), row_key }));
         }
     }
     if !succeeded.is_empty() {
-        let failed: BTreeSet<FailureKey> = pending.failures.iter().map(Failure::key).collect();
+        let failed: BTreeSet<FailedRowKey> = pending.failures.iter().map(FailedRow::key).collect();
         succeeded.retain(|resolved| !failed.contains(resolved));
     }
     Ok(succeeded)

@@ -5,23 +5,25 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{Error, Result};
-use cenote_scheduler::{Held, WorkOptions, byte_queue};
+use cenote_scheduler::{Received, WorkOptions, byte_queue};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::intake::{Admitted, Intake};
-use super::read::{Piece, PieceBounds, read};
+use super::output_row_bytes::OutputRowBytes;
+use super::read::{PieceBounds, RowPiece, read};
 use super::room::Room;
-use super::row_bytes::RowBytes;
 use crate::engine::{Engine, RunOptions};
-use crate::group::{Group, StepReport, Work};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
+use crate::report::StepReport;
 
 /// The group of a pass, its rows, and the engine and options that it runs with.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) engine: &'a Engine,
-    pub(super) group: &'a Group,
-    pub(super) work: &'a Work,
+    pub(super) group: &'a StepGroup,
+    pub(super) work: &'a GroupWork,
     pub(super) options: &'a RunOptions,
 }
 
@@ -73,7 +75,7 @@ pub(super) struct ChildRows {
 pub(super) async fn drive<O, P, C>(
     pass: Pass<'_>,
     reports: &mut [StepReport],
-    process: impl Fn(Held<Piece>) -> P,
+    process: impl Fn(Received<RowPiece>) -> P,
     commit: impl Fn(Vec<O>) -> C,
 ) -> Result<()>
 where
@@ -91,7 +93,7 @@ where
     let room = Room::of(engine, &group.steps)?;
     let holder = WorkOptions::new(&name).cancel(&options.cancel).job(&group.job);
     let hold = engine.scheduler().hold(&holder, room.bytes(), room.worker).await?;
-    let made = RowBytes::of(&group.steps);
+    let made = OutputRowBytes::of(&group.steps);
     let (sender, receiver) = byte_queue(room.queue);
     let row_bytes_max = engine.options().row_bytes_max.0;
     let bounds = PieceBounds { row_bytes_max, bytes_max: room.piece, made: Arc::clone(&made) };
@@ -121,7 +123,9 @@ where
                     }
                 }
                 admitted = intake.next(), if intake.has_room() => {
-                    in_flight.extend(admitted.map(|Admitted { piece, bytes }| process(piece).map(move |o| (o, bytes))));
+                    if let Some(Admitted { piece, bytes }) = admitted {
+                        in_flight.push(process(piece).map(move |outcome| (outcome, bytes)));
+                    }
                 }
             }
         }

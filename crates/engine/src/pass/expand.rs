@@ -7,26 +7,28 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take};
 use cenote_base::{Error, Result};
-use cenote_scheduler::{Actor, Held, WorkOptions};
+use cenote_scheduler::{Actor, Received, WorkOptions};
 
 use super::children::Children;
 use super::clear::clear;
 use super::drive::{ChildRows, Outcome, Pass, drive};
-use super::read::Piece;
+use super::read::RowPiece;
 use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
 use crate::engine::{Engine, RunOptions};
 use crate::fault::internal;
-use crate::group::{Group, StepReport, Work};
+use crate::group::StepGroup;
+use crate::group_work::GroupWork;
 use crate::plan::{Child, PlannedStep};
-use crate::record::error_table::Failure;
+use crate::record::error_table::FailedRow;
 use crate::record::keys;
+use crate::report::StepReport;
 
 /// The outcome of one piece.
 struct Expanded {
     /// The primary keys of the parents.
     parents: RecordBatch,
     children: RecordBatch,
-    failures: Vec<Failure>,
+    failures: Vec<FailedRow>,
 }
 
 impl Outcome for Expanded {
@@ -47,7 +49,7 @@ impl Outcome for Expanded {
 }
 
 /// A pass from the rows of a table to their children.
-struct Expansion<'a> {
+struct ChildTablePass<'a> {
     pass: Pass<'a>,
     step: &'a PlannedStep,
     child: &'a Child,
@@ -58,9 +60,9 @@ struct Expansion<'a> {
 /// Runs the one-to-many `step`, the only one of `group`, over the rows of `work`.
 pub(crate) async fn run(
     engine: &Engine,
-    group: &Group,
+    group: &StepGroup,
     step: &Arc<PlannedStep>,
-    work: Work,
+    work: GroupWork,
     options: &RunOptions,
 ) -> Result<StepReport> {
     let Some(child) = &step.child else { return Err(Error::internal("a one-to-many step has no child table")) };
@@ -76,17 +78,17 @@ pub(crate) async fn run(
     let mut report = work.report(step);
     report.rows_cleared = clear(engine, group, &work, 0).await?;
     let pass = Pass { engine, group, work: &work, options };
-    let expansion = Expansion { pass, step, child, workers, children };
-    let process = |piece| expansion.process(piece);
-    drive(pass, std::slice::from_mut(&mut report), process, |expanded| expansion.commit(expanded)).await?;
+    let child_pass = ChildTablePass { pass, step, child, workers, children };
+    let process = |piece| child_pass.process(piece);
+    drive(pass, std::slice::from_mut(&mut report), process, |expanded| child_pass.commit(expanded)).await?;
     if options.dry_run_rows.is_none() {
-        report.child_rows_removed += expansion.children.remove_orphans().await?;
+        report.child_rows_removed += child_pass.children.remove_orphans().await?;
     }
     Ok(report)
 }
 
-impl Expansion<'_> {
-    async fn process(&self, piece: Held<Piece>) -> Result<Expanded> {
+impl ChildTablePass<'_> {
+    async fn process(&self, piece: Received<RowPiece>) -> Result<Expanded> {
         let parents = self.pass.work.snapshot.primary_key().project(&piece.rows)?;
         let row_keys = keys::render(&parents)?;
         let input = |name: &String| {
@@ -113,7 +115,7 @@ impl Expansion<'_> {
         let too_large = piece.too_large.iter().cloned();
         let reasons: HashMap<usize, String> =
             output.errors.into_iter().chain(too_large).map(|error| (error.row, error.reason)).collect();
-        let failure = |(row, reason): (&usize, &String)| Failure {
+        let failure = |(row, reason): (&usize, &String)| FailedRow {
             row_key: row_keys[*row].clone(),
             step: self.step.label().to_owned(),
             operator: self.step.operator.definition.name.to_owned(),

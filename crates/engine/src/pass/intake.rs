@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use cenote_scheduler::{Held, Receiver};
+use cenote_scheduler::{Received, Receiver};
 
-use super::read::Piece;
-use super::row_bytes::RowBytes;
+use super::output_row_bytes::OutputRowBytes;
+use super::read::RowPiece;
 
 /// Admits pieces to a pass as long as those at work, with what they make, stay within a bound. A piece that exceeds the
 /// bound by itself is at work alone.
 pub(super) struct Intake {
-    pieces: Receiver<Piece>,
-    row_bytes: Arc<RowBytes>,
-    waiting: Option<Held<Piece>>,
+    pieces: Receiver<RowPiece>,
+    row_bytes: Arc<OutputRowBytes>,
+    waiting: Option<Received<RowPiece>>,
     is_open: bool,
     at_work: usize,
     at_work_max: usize,
@@ -22,13 +22,18 @@ pub(super) struct Intake {
 
 /// A piece that has begun.
 pub(super) struct Admitted {
-    pub(super) piece: Held<Piece>,
+    pub(super) piece: Received<RowPiece>,
     /// The bytes that it counts until it is [`done`](Intake::done).
     pub(super) bytes: u64,
 }
 
 impl Intake {
-    pub(super) fn new(pieces: Receiver<Piece>, row_bytes: Arc<RowBytes>, at_work_max: usize, bytes_max: u64) -> Self {
+    pub(super) fn new(
+        pieces: Receiver<RowPiece>,
+        row_bytes: Arc<OutputRowBytes>,
+        at_work_max: usize,
+        bytes_max: u64,
+    ) -> Self {
         let (waiting, is_open) = (None, true);
         Self { pieces, row_bytes, waiting, is_open, at_work: 0, at_work_max, bytes: 0, bytes_max }
     }
@@ -70,11 +75,11 @@ impl Intake {
         self.at_work -= 1;
     }
 
-    fn fits(&self, piece: &Piece) -> bool {
+    fn fits(&self, piece: &RowPiece) -> bool {
         self.at_work == 0 || (self.at_work < self.at_work_max && self.bytes + self.bytes_of(piece) <= self.bytes_max)
     }
 
-    fn bytes_of(&self, piece: &Piece) -> u64 {
+    fn bytes_of(&self, piece: &RowPiece) -> u64 {
         piece.rows.get_array_memory_size() as u64 + piece.row_ids.len() as u64 * self.row_bytes.expected()
     }
 }
@@ -87,17 +92,17 @@ mod tests {
 
     use super::*;
 
-    fn piece(bytes: usize) -> Piece {
+    fn piece(bytes: usize) -> RowPiece {
         let column: ArrayRef = Arc::new(UInt8Array::from(vec![0; bytes]));
         let rows = RecordBatch::try_from_iter([("byte", column)]).unwrap();
-        Piece { row_ids: vec![0], rows, too_large: Vec::new() }
+        RowPiece { row_ids: vec![0], rows, too_large: Vec::new() }
     }
 
     #[tokio::test]
     async fn pieces_at_work_hold_no_more_than_agreed_with_what_they_make() {
         let (sender, receiver) = byte_queue(1 << 30);
         let one = piece(1000).rows.get_array_memory_size() as u64 + 500;
-        let mut intake = Intake::new(receiver, RowBytes::fixed(500), 9, 3 * one);
+        let mut intake = Intake::new(receiver, OutputRowBytes::fixed(500), 9, 3 * one);
         for bytes in [1000, 1000, 1000, 1000, 100_000] {
             sender.send(piece(bytes), 1).await.unwrap();
         }

@@ -8,7 +8,7 @@ use cenote_operator::RowError;
 use cenote_scheduler::Sender;
 use cenote_store::{Snapshot, is_blob};
 
-use super::row_bytes::RowBytes;
+use super::output_row_bytes::OutputRowBytes;
 use crate::fault::internal;
 
 /// Rows of one piece, at most: enough to share the cost of a call, few enough to spread over cores.
@@ -24,7 +24,7 @@ pub(super) struct PieceBounds {
     /// Bytes of a piece of several rows, and of what is made of it, at most.
     pub(super) bytes_max: u64,
     /// The bytes that are made of a row.
-    pub(super) made: Arc<RowBytes>,
+    pub(super) made: Arc<OutputRowBytes>,
 }
 
 impl PieceBounds {
@@ -37,7 +37,7 @@ impl PieceBounds {
 
 /// Some rows of a table, in the order of their row ids.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(super) struct RowPiece {
     pub(super) row_ids: Vec<u64>,
     /// The requested columns. Media that was too large to read is null.
     pub(super) rows: RecordBatch,
@@ -53,7 +53,7 @@ pub(super) async fn read(
     row_ids: Vec<u64>,
     columns: Vec<String>,
     bounds: PieceBounds,
-    sender: Sender<Piece>,
+    sender: Sender<RowPiece>,
 ) -> Result<()> {
     let schema = snapshot.full_schema();
     let media: Vec<&String> = columns.iter().filter(|name| schema.field_with_name(name).is_ok_and(is_blob)).collect();
@@ -90,7 +90,7 @@ async fn read_piece(
     columns: &[String],
     media: &[&String],
     row_bytes_max: u64,
-) -> Result<Piece> {
+) -> Result<RowPiece> {
     let row_ids = ids.to_vec();
     if let ([size], true) = (sizes, ids.len() == 1)
         && *size > row_bytes_max
@@ -99,9 +99,9 @@ async fn read_piece(
         let read = snapshot.take(ids, &plain).await?;
         let reason = format!("its media holds {size} bytes, and a row may hold {row_bytes_max} in this memory budget");
         let rows = with_null_media(snapshot, &read, columns)?;
-        return Ok(Piece { row_ids, rows, too_large: vec![RowError { row: 0, reason }] });
+        return Ok(RowPiece { row_ids, rows, too_large: vec![RowError { row: 0, reason }] });
     }
-    Ok(Piece { row_ids, rows: snapshot.take(ids, columns).await?, too_large: Vec::new() })
+    Ok(RowPiece { row_ids, rows: snapshot.take(ids, columns).await?, too_large: Vec::new() })
 }
 
 /// Returns `read` with null for each of `columns` that it lacks.

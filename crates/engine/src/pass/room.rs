@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cenote_base::{ByteSize, Error, Result};
 
-use super::row_bytes::RowBytes;
-use super::task::{MEMORY_SHARES, tasks};
+use super::fusion::{MEMORY_SHARES, fused_steps};
+use super::output_row_bytes::OutputRowBytes;
 use crate::engine::Engine;
 use crate::plan::PlannedStep;
 
@@ -37,8 +37,8 @@ impl Room {
     /// that would suffice.
     pub(crate) fn of(engine: &Engine, steps: &[Arc<PlannedStep>]) -> Result<Self> {
         let total = engine.scheduler().usage().total;
-        let worker = tasks(engine, steps).iter().map(|task| task.resources.memory_bytes).max().unwrap_or(0);
-        let row = COPIES * RowBytes::of(steps).least();
+        let worker = fused_steps(engine, steps).iter().map(|fused| fused.resources.memory_bytes).max().unwrap_or(0);
+        let row = COPIES * OutputRowBytes::of(steps).least();
         let bytes = (total.memory_bytes / MEMORY_SHARES).min(total.memory_bytes.saturating_sub(worker));
         // The pass holds at least one row, and 1 MiB.
         let least = row.max(1 << 20);

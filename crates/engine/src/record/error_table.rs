@@ -21,7 +21,7 @@ const KEY: [&str; 3] = ["table_name", "row_key", "step"];
 ///
 /// `table_name`, `row_key` (a JSON list of the key's values as text), `step` (the first column or the child table that
 /// the step makes), `operator`, `reason`, `time`.
-pub fn error_table_schema() -> SchemaRef {
+fn error_table_schema() -> SchemaRef {
     let text = |name| Field::new(name, DataType::Utf8, false);
     let time = Field::new("time", DataType::Timestamp(TimeUnit::Microsecond, None), false);
     Arc::new(Schema::new(vec![
@@ -36,7 +36,7 @@ pub fn error_table_schema() -> SchemaRef {
 
 /// A row that failed in a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct FailedRow {
     pub(crate) row_key: String,
     /// The step's label.
     pub(crate) step: String,
@@ -44,15 +44,15 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-impl Failure {
-    pub(crate) fn key(&self) -> FailureKey {
-        FailureKey { step: self.step.clone(), row_key: self.row_key.clone() }
+impl FailedRow {
+    pub(crate) fn key(&self) -> FailedRowKey {
+        FailedRowKey { step: self.step.clone(), row_key: self.row_key.clone() }
     }
 }
 
 /// The key of a failure within its table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct FailureKey {
+pub(crate) struct FailedRowKey {
     /// The step's label.
     pub(crate) step: String,
     pub(crate) row_key: String,
@@ -126,7 +126,7 @@ impl ErrorTable {
     }
 
     /// Puts `failures` on record. A row that fails again in a step keeps only its newest reason.
-    pub(crate) async fn record(&self, failures: &[Failure], now: Timestamp) -> Result<()> {
+    pub(crate) async fn record(&self, failures: &[FailedRow], now: Timestamp) -> Result<()> {
         if failures.is_empty() {
             return Ok(());
         }
@@ -156,7 +156,7 @@ impl ErrorTable {
     }
 
     /// Takes `resolved` off the record.
-    pub(crate) async fn resolve(&self, resolved: &BTreeSet<FailureKey>) -> Result<()> {
+    pub(crate) async fn resolve(&self, resolved: &BTreeSet<FailedRowKey>) -> Result<()> {
         let Some(table) = self.existing().await? else { return Ok(()) };
         if resolved.is_empty() {
             return Ok(());
@@ -193,7 +193,7 @@ impl ErrorTable {
         let alive: BTreeSet<String> = keys::render(&found)?.into_iter().collect();
         let gone = recorded.into_iter().flat_map(|(step, row_keys)| {
             let gone = row_keys.into_iter().filter(|row_key| !alive.contains(row_key));
-            gone.map(move |row_key| FailureKey { step: step.clone(), row_key })
+            gone.map(move |row_key| FailedRowKey { step: step.clone(), row_key })
         });
         self.resolve(&gone.collect()).await
     }

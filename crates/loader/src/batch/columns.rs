@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_store::is_blob;
 
 use super::packing::Packing;
 use super::transform::{Transform, TransformChain};
-use crate::sources::selection::Selection;
+use crate::sources::selection::SourceSelection;
 
 /// Returns whether the column may hold nulls in any source.
-pub(crate) fn is_nullable(sources: &[Selection], column: &str) -> bool {
+pub(crate) fn is_nullable(sources: &[SourceSelection], column: &str) -> bool {
     sources.iter().any(|source| source.snapshot().full_schema().field_with_name(column).is_ok_and(Field::is_nullable))
 }
 
@@ -19,7 +19,7 @@ pub(crate) fn is_nullable(sources: &[Selection], column: &str) -> bool {
 ///
 /// # Errors
 /// `NotFound` for a column that a source lacks; `InvalidInput` for one whose type differs between sources.
-pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Result<Vec<String>> {
+pub(crate) fn columns(selections: &[SourceSelection], wanted: Option<&[String]>) -> Result<Vec<String>> {
     let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
     let mut seen = HashSet::new();
     let columns: Vec<String> = match wanted {
@@ -32,10 +32,7 @@ pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Re
             let schema = selection.snapshot().full_schema();
             schema.field_with_name(column).map(|field| field.data_type()).map_err(|_| {
                 let known = selection.snapshot().schema().fields().iter().map(|field| field.name().as_str());
-                Error::not_found(format!(
-                    "no column `{column}`; the table has {}",
-                    known.collect::<Vec<_>>().join(", ")
-                ))
+                unknown("column", column, known)
             })
         });
         let Some(first) = types.next().transpose()? else { continue };
@@ -56,7 +53,7 @@ pub(crate) fn columns(selections: &[Selection], wanted: Option<&[String]>) -> Re
 /// # Errors
 /// `InvalidInput` for a column that holds no media or is not read, and for transforms that do not fit together.
 pub(crate) fn chains(
-    selections: &[Selection],
+    selections: &[SourceSelection],
     columns: &[String],
     transforms: &[&(String, Vec<Transform>)],
 ) -> Result<Vec<(String, TransformChain)>> {
@@ -78,7 +75,7 @@ pub(crate) fn chains(
 /// # Errors
 /// `InvalidInput` for a column that is not read or does not hold lists of whole numbers.
 pub(crate) fn packings(
-    selections: &[Selection],
+    selections: &[SourceSelection],
     columns: &[String],
     transforms: &[&(String, Vec<Transform>)],
 ) -> Result<Vec<(String, Packing)>> {
@@ -93,6 +90,6 @@ pub(crate) fn packings(
 }
 
 /// Returns the field of a column in the first source; all others have one of the same type.
-fn first_field<'a>(selections: &'a [Selection], column: &str) -> Option<&'a Field> {
+fn first_field<'a>(selections: &'a [SourceSelection], column: &str) -> Option<&'a Field> {
     selections.first()?.snapshot().full_schema().field_with_name(column).ok()
 }

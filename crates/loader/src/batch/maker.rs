@@ -12,16 +12,16 @@ use cenote_operators_image::Framer;
 use cenote_operators_video::row_bytes;
 use cenote_store::arrow_error;
 
-use super::memory::MemoryPools;
 use super::packing::Packing;
+use super::tensor_pool::TensorPools;
 use super::transform::{TensorSlice, TransformChain};
-use super::{Batch, Numbers, OnError, Tensor};
+use super::{Batch, BatchPlan, ColumnTensor, DecodeFailure, OnError, TensorValues};
 use crate::order::sample::{Sample, mix};
-use crate::sources::selection::Selection;
+use crate::sources::selection::SourceSelection;
 
 /// Makes the batches of one epoch.
 pub(crate) struct BatchMaker {
-    pub(crate) sources: Arc<Vec<Selection>>,
+    pub(crate) sources: Arc<Vec<SourceSelection>>,
     pub(crate) columns: Vec<String>,
     /// Whether each column may hold nulls in any source: batches have one schema, whatever they hold.
     pub(crate) nullable: Vec<bool>,
@@ -32,7 +32,7 @@ pub(crate) struct BatchMaker {
     pub(crate) on_error: OnError,
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
-    pub(crate) pools: MemoryPools,
+    pub(crate) pools: TensorPools,
 }
 
 /// The memory that a thread reuses from batch to batch.
@@ -93,16 +93,10 @@ impl BatchMaker {
     }
 
     /// Turns the media columns of `rows` into tensors, and packs the columns to pack.
-    fn decode(
-        &self,
-        rows: &RecordBatch,
-        samples: &[Sample],
-        step: u64,
-        repeated: usize,
-        scratch: &mut DecodeScratch,
-    ) -> Result<Batch> {
+    fn decode(&self, rows: &RecordBatch, plan: &BatchPlan, scratch: &mut DecodeScratch) -> Result<Batch> {
+        let BatchPlan { step, samples, repeated } = plan;
         let mut tensors = Vec::with_capacity(self.chains.len());
-        let mut errors = Vec::new();
+        let mut failures = Vec::new();
         for (at, (name, chain)) in self.chains.iter().enumerate() {
             let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
             let column = arrow::compute::cast(column, &DataType::LargeBinary).map_err(arrow_error)?;
@@ -129,17 +123,17 @@ impl BatchMaker {
                 if let Err(reason) = outcome {
                     clear(&mut numbers, chain.numbers(), row);
                     valid[row] = false;
-                    errors.push((row, format!("column `{name}`: {reason}")));
+                    failures.push(DecodeFailure { row, reason: format!("column `{name}`: {reason}") });
                 }
             }
             let valid = valid.contains(&false).then_some(valid);
             let shape = [rows.num_rows()].into_iter().chain(chain.shape()).collect();
-            tensors.push(Tensor { name: name.clone(), shape, numbers: Arc::new(numbers), valid });
+            tensors.push(ColumnTensor { name: name.clone(), shape, data: Arc::new(numbers), valid });
         }
-        let mut blocks = Vec::with_capacity(2 * self.packings.len());
+        let mut packed = Vec::with_capacity(2 * self.packings.len());
         for (name, packing) in &self.packings {
             let column = rows.column_by_name(name).ok_or_else(|| Error::internal(format!("a batch lost `{name}`")))?;
-            blocks.extend(packing.pack(name, column)?);
+            packed.extend(packing.pack(name, column)?);
         }
         let transformed: Vec<&String> =
             self.chains.iter().map(|(name, _)| name).chain(self.packings.iter().map(|(name, _)| name)).collect();
@@ -147,14 +141,14 @@ impl BatchMaker {
             .filter(|column| !transformed.contains(&rows.schema_ref().field(*column).name()))
             .collect();
         let rows = rows.project(&kept).map_err(arrow_error)?;
-        Ok(Batch { epoch: self.epoch, step, rows, tensors, blocks, repeated, errors })
+        Ok(Batch { epoch: self.epoch, step: *step, rows, tensors, packed, repeated: *repeated, failures })
     }
 
     /// Returns arbitrary numbers for a tensor of `rows` rows.
-    fn numbers(&self, chain: &TransformChain, rows: usize) -> Numbers {
+    fn numbers(&self, chain: &TransformChain, rows: usize) -> TensorValues {
         match chain.is_float() {
-            true => Numbers::Float(self.pools.floats.take(rows * chain.numbers())),
-            false => Numbers::Byte(self.pools.bytes.take(rows * chain.numbers())),
+            true => TensorValues::Float(self.pools.floats.take(rows * chain.numbers())),
+            false => TensorValues::Byte(self.pools.bytes.take(rows * chain.numbers())),
         }
     }
 
@@ -167,20 +161,21 @@ impl BatchMaker {
         Ok(values.collect::<Result<Vec<_>>>()?.join(", "))
     }
 
-    /// Returns the batch of `rows`, which are those of `samples`; the last `repeated` of them fill the batch.
+    /// Makes the batch of `rows`, which are those of the samples in `plan`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a row that cannot be decoded, unless [`OnError::Zero`] lets it pass.
     pub(crate) async fn finish(
         &self,
         rows: &RecordBatch,
-        samples: &[Sample],
-        step: u64,
-        repeated: usize,
+        plan: &BatchPlan,
         scratch: &mut DecodeScratch,
     ) -> Result<Batch> {
-        let batch = self.decode(rows, samples, step, repeated, scratch)?;
+        let batch = self.decode(rows, plan, scratch)?;
         if self.on_error == OnError::Raise
-            && let Some((row, reason)) = batch.errors.first()
+            && let Some(DecodeFailure { row, reason }) = batch.failures.first()
         {
-            let key = self.key(samples[*row]).await?;
+            let key = self.key(plan.samples[*row]).await?;
             return Err(Error::invalid_input(format!(
                 "the row with key {key}, {reason}; to train without it, leave it out by a filter or let errors be zeros"
             )));
@@ -211,17 +206,17 @@ fn gather(parts: &[RecordBatch], column: usize, places: &[(usize, usize)], field
 }
 
 /// Returns the numbers of `row` in a tensor with `len` numbers per row.
-fn slice(numbers: &mut Numbers, len: usize, row: usize) -> TensorSlice<'_> {
+fn slice(numbers: &mut TensorValues, len: usize, row: usize) -> TensorSlice<'_> {
     match numbers {
-        Numbers::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),
-        Numbers::Float(numbers) => TensorSlice::Float(&mut numbers[row * len..(row + 1) * len]),
+        TensorValues::Byte(numbers) => TensorSlice::Byte(&mut numbers[row * len..(row + 1) * len]),
+        TensorValues::Float(numbers) => TensorSlice::Float(&mut numbers[row * len..(row + 1) * len]),
     }
 }
 
 /// Sets the numbers of `row` to zero.
-fn clear(numbers: &mut Numbers, len: usize, row: usize) {
+fn clear(numbers: &mut TensorValues, len: usize, row: usize) {
     match numbers {
-        Numbers::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),
-        Numbers::Float(numbers) => numbers[row * len..(row + 1) * len].fill(0.0),
+        TensorValues::Byte(numbers) => numbers[row * len..(row + 1) * len].fill(0),
+        TensorValues::Float(numbers) => numbers[row * len..(row + 1) * len].fill(0.0),
     }
 }

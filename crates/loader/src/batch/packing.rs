@@ -9,6 +9,8 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use cenote_base::{Error, Result};
 use cenote_store::arrow_error;
 
+use super::PackedColumn;
+
 /// Suffix of the column that has the row of each number.
 const ROW_SUFFIX: &str = "_row";
 /// The row of a number that pads.
@@ -50,7 +52,7 @@ impl Packing {
     ///
     /// # Errors
     /// `InvalidInput` for a null among the numbers of a row.
-    pub(crate) fn pack(&self, name: &str, column: &ArrayRef) -> Result<[(String, ArrayRef); 2]> {
+    pub(crate) fn pack(&self, name: &str, column: &ArrayRef) -> Result<[PackedColumn; 2]> {
         let item = Field::new_list_field(DataType::Int64, true);
         let lists = cast(column, &DataType::LargeList(item.into())).map_err(arrow_error)?;
         let lists = lists.as_list::<i64>();
@@ -66,7 +68,11 @@ impl Packing {
         let whole = numbers.len().next_multiple_of(self.length as usize);
         numbers.resize(whole, self.pad);
         rows.resize(whole, NO_ROW);
-        Ok([(name.to_owned(), self.blocks(numbers)?), (format!("{name}{ROW_SUFFIX}"), self.blocks(rows)?)])
+        let row_name = format!("{name}{ROW_SUFFIX}");
+        Ok([
+            PackedColumn { name: name.to_owned(), blocks: self.blocks(numbers)? },
+            PackedColumn { name: row_name, blocks: self.blocks(rows)? },
+        ])
     }
 
     fn blocks(&self, numbers: Vec<i64>) -> Result<ArrayRef> {
@@ -90,8 +96,8 @@ mod tests {
         let column: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists));
         let field = Field::new("tokens", column.data_type().clone(), true);
         let [tokens, rows] = Packing::new(length, -7, &field).unwrap().pack("tokens", &column).unwrap();
-        assert_eq!((tokens.0.as_str(), rows.0.as_str()), ("tokens", "tokens_row"));
-        [tokens.1, rows.1]
+        assert_eq!((tokens.name.as_str(), rows.name.as_str()), ("tokens", "tokens_row"));
+        [tokens.blocks, rows.blocks]
     }
 
     fn numbers(blocks: &ArrayRef) -> &[i64] {

@@ -211,7 +211,7 @@ impl TransformChain {
     }
 
     /// Returns whether tensors are `float32` of 3 × height × width, rather than `uint8` of height × width × 3.
-    pub(crate) fn is_float(&self) -> bool {
+    pub(super) fn is_float(&self) -> bool {
         self.normalization.is_some()
     }
 
@@ -264,7 +264,7 @@ impl TransformChain {
     ///
     /// # Errors
     /// The reason why the media cannot be decoded, for a user.
-    pub(crate) fn apply(
+    pub(super) fn apply(
         &self,
         framer: &mut Framer,
         bytes: &Buffer,
@@ -332,7 +332,7 @@ impl TransformChain {
 }
 
 /// The tensor of one row or of one frame, to be written.
-pub(crate) enum TensorSlice<'a> {
+pub(super) enum TensorSlice<'a> {
     /// Height × width × 3, for each frame of a clip.
     Byte(&'a mut [u8]),
     /// 3 × height × width, for each frame of a clip.

@@ -5,14 +5,14 @@
 
 pub(crate) mod buckets;
 pub(crate) mod mixture;
-pub(crate) mod permutation;
+mod permutation;
 pub(crate) mod sample;
 mod windows;
 
 use std::sync::Arc;
 
 use buckets::{Buckets, ByLength};
-use mixture::Mixture;
+use mixture::{Mixture, SourceShare};
 use permutation::Permutation;
 use sample::{Sample, mix};
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ impl Order {
     /// Returns the sample at `position` before grouping by length.
     fn shuffled(&self, position: u64) -> Sample {
         let mut slot = self.interleave.as_ref().map_or(position, |interleave| interleave.at(position));
-        for (source, (rows, samples)) in self.mixture.sources().enumerate() {
+        for (source, &SourceShare { rows, samples }) in self.mixture.sources().iter().enumerate() {
             if slot >= samples {
                 slot -= samples;
                 continue;
@@ -78,8 +78,9 @@ impl Order {
                 // Each row comes once an epoch, and `interleave` has shuffled the rows already.
                 return Sample { source, row: slot, pass: 0 };
             }
-            let place = self.epoch * samples + slot;
-            let (pass, row) = (place / rows, place % rows);
+            // Samples of this source since the first epoch; the epoch is any number that a caller sets.
+            let place = u128::from(self.epoch) * u128::from(samples) + u128::from(slot);
+            let (pass, row) = ((place / u128::from(rows)) as u64, (place % u128::from(rows)) as u64);
             let row = match &self.shuffle {
                 Some(shuffle) => Permutation::new(rows, mix(&[shuffle.seed, u64::MAX - source as u64, pass])).at(row),
                 None => row,
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn weights_divide_an_epoch_and_passes_go_on_over_epochs() {
         let mixture = Mixture::new(vec![10, 100], Some(&[3.0, 1.0]), Some(40)).unwrap();
-        assert_eq!(mixture.sources().map(|(_, samples)| samples).collect::<Vec<_>>(), [30, 10]);
+        assert_eq!(mixture.sources().iter().map(|source| source.samples).collect::<Vec<_>>(), [30, 10]);
         let mut seen: BTreeMap<(usize, u64), Vec<u64>> = BTreeMap::new();
         for epoch in 0..10 {
             let order = Order::new(&mixture, Some(&shuffle(5, None)), epoch);

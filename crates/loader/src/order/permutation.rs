@@ -11,7 +11,7 @@ const ROUNDS: usize = 6;
 /// Arbitrary Finite Domains", CT-RSA 2002). One position costs about ten nanoseconds, whatever `len`. Not useful where
 /// an adversary must not guess the order.
 #[derive(Debug, Clone)]
-pub struct Permutation {
+pub(super) struct Permutation {
     len: u64,
     half_bits: u32,
     keys: [u64; ROUNDS],
@@ -19,14 +19,14 @@ pub struct Permutation {
 
 impl Permutation {
     /// Creates the permutation of `0..len` that `seed` chooses.
-    pub fn new(len: u64, seed: u64) -> Self {
+    pub(super) fn new(len: u64, seed: u64) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let mut random = Random::new(seed);
         Self { len, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(|_| random.next_u64()) }
     }
 
     /// Returns the image of `position`, which is below `len`.
-    pub fn at(&self, position: u64) -> u64 {
+    pub(super) fn at(&self, position: u64) -> u64 {
         debug_assert!(position < self.len);
         let mut value = position;
         loop {

@@ -14,7 +14,7 @@ use cenote_base::{ByteSize, Clock, Context, Error, Result, SystemClock};
 use cenote_store::Snapshot;
 
 /// Rows of the smallest order that is kept: fewer are sorted in milliseconds.
-pub(crate) const ROWS_MIN: usize = 100_000;
+pub(super) const ROWS_MIN: usize = 100_000;
 /// Bytes of all orders in a directory. The least recently used ones are removed.
 const BYTES_MAX: ByteSize = ByteSize(1 << 30);
 const EXTENSION: &str = "order";
@@ -26,21 +26,21 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// The row ids of a selection in the order of keys, and their lengths: one for each row, or none at all.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct OrderedRows {
-    pub(crate) row_ids: Vec<u64>,
-    pub(crate) lengths: Vec<u32>,
+pub(super) struct OrderedRows {
+    pub(super) row_ids: Vec<u64>,
+    pub(super) lengths: Vec<u32>,
 }
 
 /// The place of one order on disk.
 #[derive(Debug, Clone)]
-pub(crate) struct KeyOrder {
+pub(super) struct KeyOrder {
     file: PathBuf,
 }
 
 impl KeyOrder {
     /// Returns the place in `directory` for the rows of `snapshot` that satisfy `filter`, with their lengths in column
     /// `length`.
-    pub(crate) fn new(directory: &Path, snapshot: &Snapshot, filter: Option<&str>, length: Option<&str>) -> Self {
+    pub(super) fn new(directory: &Path, snapshot: &Snapshot, filter: Option<&str>, length: Option<&str>) -> Self {
         let mut name = DefaultHasher::new();
         (snapshot.placement(), filter, length).hash(&mut name);
         Self { file: directory.join(format!("{:016x}.{EXTENSION}", name.finish())) }
@@ -50,7 +50,7 @@ impl KeyOrder {
     ///
     /// # Errors
     /// `Corrupt` for a file that is damaged.
-    pub(crate) fn read(&self) -> Result<Option<OrderedRows>> {
+    pub(super) fn read(&self) -> Result<Option<OrderedRows>> {
         let mut file = match File::open(&self.file) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -59,11 +59,9 @@ impl KeyOrder {
         // The least recently used orders are removed first.
         file.set_modified(now()).context(|| self.about("touch"))?;
         let damaged = || Error::corrupt(self.about("damaged:"));
-        let mut header = [0; 32];
-        file.read_exact(&mut header).map_err(|_| damaged())?;
-        let mut header = words(&header);
-        let mut next = || header.next().unwrap_or_default();
-        let (magic, rows, length_count, sum) = (next(), next(), next(), next());
+        let mut header = [[0; 8]; 4];
+        file.read_exact(header.as_flattened_mut()).map_err(|source| damaged().with_source(source))?;
+        let [magic, rows, length_count, sum] = header.map(u64::from_le_bytes);
         let bytes = file.metadata().context(|| self.about("look at"))?.len();
         let wanted = rows.checked_mul(8).and_then(|ids| ids.checked_add(length_count.checked_mul(4)?)?.checked_add(32));
         if magic != MAGIC || wanted != Some(bytes) || (length_count != 0 && length_count != rows) {
@@ -99,7 +97,7 @@ impl KeyOrder {
     }
 
     /// Writes `rows`, and removes other orders to make room. Rows that exceed the limit are not kept.
-    pub(crate) fn write(&self, rows: &OrderedRows) -> Result<()> {
+    pub(super) fn write(&self, rows: &OrderedRows) -> Result<()> {
         let OrderedRows { row_ids, lengths } = rows;
         let needed = size_of_val(row_ids.as_slice()) as u64 + size_of_val(lengths.as_slice()) as u64;
         let (Some(directory), true) = (self.file.parent(), needed <= BYTES_MAX.0) else { return Ok(()) };

@@ -2,12 +2,12 @@
 //!
 //! This part does not know batches, transforms or ranks.
 
-pub(crate) mod key_orders;
+mod key_orders;
 pub(crate) mod selection;
 
 use cenote_base::{Error, Result};
 use cenote_store::{Version, is_blob};
-use selection::{Selection, Source};
+use selection::{SampleSource, SourceSelection};
 
 use crate::order::buckets::Buckets;
 use crate::order::mixture::Mixture;
@@ -18,10 +18,10 @@ const SAMPLE_ROWS: usize = 256;
 
 /// Reads the selections of the sources: each at its own version, else at the one in `versions`, else at the newest.
 pub(crate) async fn read_all(
-    sources: &[Source],
+    sources: &[SampleSource],
     versions: Option<&[Version]>,
     buckets: Option<&Buckets>,
-) -> Result<Vec<Selection>> {
+) -> Result<Vec<SourceSelection>> {
     if versions.is_some_and(|versions| versions.len() != sources.len()) {
         return Err(Error::invalid_input("a loader has one version for each of its sources"));
     }
@@ -29,7 +29,7 @@ pub(crate) async fn read_all(
     let mut selections = Vec::with_capacity(sources.len());
     for (at, source) in sources.iter().enumerate() {
         let version = source.version.or_else(|| versions.map(|versions| versions[at]));
-        let selection = Selection::read(&Source { version, ..source.clone() }, length).await;
+        let selection = SourceSelection::read(&SampleSource { version, ..source.clone() }, length).await;
         selections.push(selection.map_err(|error| error.context(format!("table `{}`", source.table.name())))?);
     }
     Ok(selections)
@@ -37,11 +37,11 @@ pub(crate) async fn read_all(
 
 /// Returns the selection that the state `then` names, if `source` can have it. `now` is the current one.
 pub(crate) async fn selection_of(
-    source: &Source,
+    source: &SampleSource,
     then: &SourceState,
-    now: &Selection,
+    now: &SourceSelection,
     buckets: Option<&Buckets>,
-) -> Result<Selection> {
+) -> Result<SourceSelection> {
     let other = |what: &str, then: String, now: String| {
         Err(Error::invalid_input(format!("the state is of {what} {then}, and this loader is of {now}")))
     };
@@ -66,7 +66,7 @@ pub(crate) async fn selection_of(
         None => {
             let version = Some(Version(then.version));
             let length = buckets.map(|buckets| buckets.column.as_str());
-            Selection::read(&Source { version, ..source.clone() }, length).await.map_err(|error| {
+            SourceSelection::read(&SampleSource { version, ..source.clone() }, length).await.map_err(|error| {
                 error.context(format!(
                     "go back to version {} of table `{}`, which the state is of",
                     then.version, then.table
@@ -89,12 +89,16 @@ pub(crate) async fn selection_of(
 ///
 /// # Errors
 /// As [`Mixture::new`].
-pub(crate) fn mixture(selections: &[Selection], weights: Option<&[f64]>, epoch_rows: Option<u64>) -> Result<Mixture> {
-    Mixture::new(selections.iter().map(Selection::rows).collect(), weights, epoch_rows)
+pub(crate) fn mixture(
+    selections: &[SourceSelection],
+    weights: Option<&[f64]>,
+    epoch_rows: Option<u64>,
+) -> Result<Mixture> {
+    Mixture::new(selections.iter().map(SourceSelection::rows).collect(), weights, epoch_rows)
 }
 
 /// Estimates the bytes of a row in `columns`.
-pub(crate) async fn row_bytes(selections: &[Selection], columns: &[String]) -> Result<u64> {
+pub(crate) async fn row_bytes(selections: &[SourceSelection], columns: &[String]) -> Result<u64> {
     let (mut bytes, mut rows) = (0, 0);
     for selection in selections {
         let step = selection.row_ids().len().div_ceil(SAMPLE_ROWS).max(1);

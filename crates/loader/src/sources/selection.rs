@@ -9,7 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use arrow::compute::kernels::length::length;
 use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take};
 use arrow::datatypes::{DataType, Schema, UInt32Type, UInt64Type};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_store::{Filter, ROW_ID, ScanRequest, Snapshot, Table, Version, arrow_error, is_blob};
 use futures::TryStreamExt;
 
@@ -17,7 +17,7 @@ use super::key_orders::{KeyOrder, OrderedRows, ROWS_MIN};
 
 /// A source of samples.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct SampleSource {
     /// The table.
     pub table: Table,
     /// The version of the table; `None` for the newest one when the loader is opened.
@@ -28,7 +28,7 @@ pub struct Source {
     pub weight: Option<f64>,
 }
 
-impl Source {
+impl SampleSource {
     /// Creates a source of all rows of the newest version of `table`.
     pub fn new(table: Table) -> Self {
         Self { table, version: None, filter: None, weight: None }
@@ -37,7 +37,7 @@ impl Source {
 
 /// The selected rows of one source.
 #[derive(Debug, Clone)]
-pub(crate) struct Selection {
+pub(crate) struct SourceSelection {
     snapshot: Snapshot,
     /// Row ids in the order of keys.
     row_ids: Arc<Vec<u64>>,
@@ -45,7 +45,7 @@ pub(crate) struct Selection {
     lengths: Arc<Vec<u32>>,
 }
 
-impl Selection {
+impl SourceSelection {
     /// Reads the rows of `source`, and the length of each in column `length`. Reading sorts the keys, which takes some
     /// tens of bytes per row, unless their order is kept on this machine; the selection takes eight or twelve bytes per
     /// row.
@@ -53,7 +53,7 @@ impl Selection {
     /// # Errors
     /// `NotFound` for a version that cannot be read or a missing column; `InvalidInput` for a filter that does not
     /// parse or a column without lengths.
-    pub(crate) async fn read(source: &Source, length: Option<&str>) -> Result<Self> {
+    pub(crate) async fn read(source: &SampleSource, length: Option<&str>) -> Result<Self> {
         let snapshot = match source.version {
             Some(version) => source.table.snapshot_at(version).await?,
             None => source.table.snapshot().await?,
@@ -105,7 +105,7 @@ impl Selection {
     }
 
     /// Returns the row ids in the order of keys.
-    pub(crate) fn row_ids(&self) -> &[u64] {
+    pub(super) fn row_ids(&self) -> &[u64] {
         &self.row_ids
     }
 
@@ -135,8 +135,8 @@ async fn read_kept(order: &KeyOrder) -> Result<Option<OrderedRows>> {
 fn check_length(snapshot: &Snapshot, column: &str) -> Result<()> {
     let schema = snapshot.full_schema();
     let field = schema.field_with_name(column).map_err(|_| {
-        let known = snapshot.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-        Error::not_found(format!("no column `{column}` to take lengths from; the table has {}", known.join(", ")))
+        let known = snapshot.schema().fields().iter().map(|field| field.name().as_str());
+        unknown("column", column, known).context("lengths of rows")
     })?;
     let has_length = field.data_type().is_numeric()
         || matches!(

@@ -5,10 +5,10 @@ mod options;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::Array;
 use arrow::datatypes::Field;
 use cenote_runtime::loader::{
-    Batch as LoaderBatch, Loader as RustLoader, LoaderState, Next, Source, Tensor as LoaderTensor, merge,
+    Batch as LoaderBatch, ColumnTensor, Loader as RustLoader, LoaderState, Next, PackedColumn, SampleSource, merge,
 };
 use cenote_runtime::{Error, Version, arrow};
 use pyo3::prelude::*;
@@ -64,7 +64,7 @@ impl Loader {
                 None => None,
                 Some(_) => Some(wait(py, table::snapshot(table, version.as_deref()))?.version()),
             };
-            opened.push(Source { version, filter: filter.clone(), weight: *weight, ..table.source() });
+            opened.push(SampleSource { version, filter: filter.clone(), weight: *weight, ..table.source() });
         }
         let versions = to_versions(versions);
         let loader = wait(py, RustLoader::open_at(opened, options, versions.as_deref()))?;
@@ -194,7 +194,7 @@ pub(crate) struct Batch {
     #[pyo3(get)]
     errors: Vec<(usize, String)>,
     rows: Rows,
-    blocks: Vec<(String, ArrayRef)>,
+    packed: Vec<PackedColumn>,
     tensors: Vec<(String, Py<Tensor>)>,
     len: usize,
 }
@@ -202,15 +202,15 @@ pub(crate) struct Batch {
 impl Batch {
     fn new(py: Python<'_>, batch: LoaderBatch) -> PyResult<Self> {
         let len = batch.len();
-        let tensor = |tensor: LoaderTensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
+        let tensor = |tensor: ColumnTensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
         let tensors = batch.tensors.into_iter().map(tensor).collect::<PyResult<Vec<_>>>()?;
         Ok(Self {
             epoch: batch.epoch,
             step: batch.step,
             repeated: batch.repeated,
-            errors: batch.errors,
+            errors: batch.failures.into_iter().map(|failure| (failure.row, failure.reason)).collect(),
             rows: Rows::from(batch.rows),
-            blocks: batch.blocks,
+            packed: batch.packed,
             tensors,
             len,
         })
@@ -226,8 +226,8 @@ impl Batch {
     /// Returns the columns: the transformed ones, then the packed ones, then the others.
     fn columns(&self) -> Vec<String> {
         let rest = self.rows.schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-        let blocks = self.blocks.iter().map(|(name, _)| name.clone());
-        self.tensors.iter().map(|(name, _)| name.clone()).chain(blocks).chain(rest).collect()
+        let packed = self.packed.iter().map(|column| column.name.clone());
+        self.tensors.iter().map(|(name, _)| name.clone()).chain(packed).chain(rest).collect()
     }
 
     /// Returns a column as a tensor; `None` when its type, which alone decides, is not made of numbers.
@@ -241,10 +241,10 @@ impl Batch {
 
     /// Returns a column that was not transformed, as Arrow.
     fn column(&self, name: &str) -> PyResult<Column> {
-        match self.blocks.iter().find(|(column, _)| column == name) {
-            Some((_, array)) => {
-                let field = Field::new(name, array.data_type().clone(), false);
-                Ok(Column { array: Arc::clone(array), field: Arc::new(field) })
+        match self.packed.iter().find(|column| column.name == name) {
+            Some(PackedColumn { blocks, .. }) => {
+                let field = Field::new(name, blocks.data_type().clone(), false);
+                Ok(Column { array: Arc::clone(blocks), field: Arc::new(field) })
             }
             None => self.rows.find(name),
         }

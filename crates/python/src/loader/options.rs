@@ -1,6 +1,6 @@
 //! The options of a loader, read from the Python object that has a field for each.
 
-use cenote_runtime::loader::{Buckets, LoaderOptions, OnError, Tail, Transform};
+use cenote_runtime::loader::{Buckets, EpochTail, LoaderOptions, OnError, Transform};
 use cenote_runtime::{ByteSize, Error};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
@@ -33,7 +33,7 @@ pub(super) fn read(options: &Bound<'_, PyAny>) -> PyResult<LoaderOptions> {
         worker: field("worker")?.whole(COUNT)?.unwrap_or(defaults.worker),
         workers: field("workers")?.whole(COUNT)?.unwrap_or(defaults.workers),
         tail: match field("last")?.get::<String>("a text such as short")? {
-            Some(text) => text.parse::<Tail>().map_err(raise)?,
+            Some(text) => text.parse::<EpochTail>().map_err(raise)?,
             None => defaults.tail,
         },
         transforms: field("transforms")?

@@ -15,7 +15,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array, new_n
 use arrow::compute::concat;
 use arrow::datatypes::{Field, Schema};
 use cenote_runtime::operator::{Definition, Operator, Output, Port, PortType, RowError, Rows, Worker};
-use cenote_runtime::scheduler::{BadRow, ChildProcess, ProcessOptions, Sifted, Value, sift};
+use cenote_runtime::scheduler::{BadRow, ChildProcess, ProcessOptions, Sifted, SiftedOutput, Value, sift};
 use cenote_runtime::sync::Mutex;
 use cenote_runtime::{ByteSize, Error, ErrorKind, Resources, Result, arrow};
 use futures::executor::block_on;
@@ -226,8 +226,8 @@ impl Worker for PythonWorker {
 /// Joins the answers for the parts of a batch in order. The last column of each tells why a row has no values.
 fn join(fields: &[Field], sifted: Sifted) -> Result<Output> {
     let (mut pieces, mut errors) = (Vec::new(), Vec::new());
-    for (rows, answer) in sifted.outputs {
-        let Some((reasons, values)) = answer.columns().split_last() else { continue };
+    for SiftedOutput { rows, output } in sifted.outputs {
+        let Some((reasons, values)) = output.columns().split_last() else { continue };
         for (row, reason) in reasons.as_string::<i32>().iter().enumerate() {
             errors.extend(reason.map(|reason| RowError { row: rows.start + row, reason: reason.to_owned() }));
         }

@@ -27,6 +27,19 @@ pub(super) enum FrameKind {
     Failure = 4,
 }
 
+/// A frame that was received.
+pub(super) struct ReceivedFrame {
+    pub(super) kind: FrameKind,
+    pub(super) content: Vec<u8>,
+}
+
+/// The header of a frame that was received.
+pub(super) struct FrameHeader {
+    pub(super) kind: FrameKind,
+    /// Bytes of the content.
+    pub(super) length: u64,
+}
+
 /// The kinds of error by their number in a failure frame.
 const ERROR_KINDS: [ErrorKind; 10] = [
     ErrorKind::NotFound,
@@ -54,11 +67,11 @@ pub(super) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) 
     to.flush()
 }
 
-/// Parses a header into the kind and the length of the frame.
+/// Parses the header of a frame.
 ///
 /// # Errors
 /// `Corrupt` when the kind is unknown, or the frame would be longer than `bytes_max`.
-pub(super) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Result<(FrameKind, u64)> {
+pub(super) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Result<FrameHeader> {
     let [kind, length @ ..] = *header;
     let length = u64::from_le_bytes(length);
     let kind = match kind {
@@ -71,7 +84,7 @@ pub(super) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Resul
     if length > bytes_max {
         return Err(Error::corrupt(format!("a frame of {length} bytes is longer than the limit of {bytes_max}")));
     }
-    Ok((kind, length))
+    Ok(FrameHeader { kind, length })
 }
 
 /// Encodes an object as the content of a frame.
@@ -89,9 +102,20 @@ pub(super) fn failure_content(error: &Error) -> Vec<u8> {
     content
 }
 
+/// Decodes the input of a call.
+///
+/// # Errors
+/// `Corrupt` when the frame is not a call.
+pub(super) fn parse_call(call: &ReceivedFrame) -> Result<Value> {
+    match call.kind {
+        FrameKind::Call => decode(&mut call.content.as_slice()),
+        kind => Err(Error::corrupt(format!("a frame of kind {} is not a call", kind as u8))),
+    }
+}
+
 /// Decodes the answer to a call. The outer error is a breach of the protocol, the inner one is the child's.
-pub(super) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Value>> {
-    match (kind, content) {
+pub(super) fn parse_answer(answer: &ReceivedFrame) -> Result<Result<Value>> {
+    match (answer.kind, answer.content.as_slice()) {
         (FrameKind::Answer, mut content) => decode(&mut content).map(Ok),
         (FrameKind::Failure, [kind, text @ ..]) => {
             let kind = ERROR_KINDS.get(usize::from(*kind)).copied();
@@ -103,16 +127,16 @@ pub(super) fn parse_answer(kind: FrameKind, content: &[u8]) -> Result<Result<Val
 }
 
 /// Reads a frame. Returns `None` at the end of the stream, also where it ends inside a frame.
-pub(super) fn read_frame(from: &mut impl Read) -> Result<Option<(FrameKind, Vec<u8>)>> {
+pub(super) fn read_frame(from: &mut impl Read) -> Result<Option<ReceivedFrame>> {
     let mut header = [0; HEADER_BYTES];
     match from.read_exact(&mut header) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     }
-    let (kind, length) = parse_header(&header, u64::MAX)?;
+    let FrameHeader { kind, length } = parse_header(&header, u64::MAX)?;
     let mut content = Vec::new();
     if from.take(length).read_to_end(&mut content)? as u64 != length {
         return Ok(None);
     }
-    Ok(Some((kind, content)))
+    Ok(Some(ReceivedFrame { kind, content }))
 }

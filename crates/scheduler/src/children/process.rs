@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Context as _, Error, Result};
 
-use super::frame::{FrameKind, GREETING, HEADER_BYTES, frame_header, object_content, parse_answer, parse_header};
+use super::frame::{
+    FrameHeader, FrameKind, GREETING, HEADER_BYTES, ReceivedFrame, frame_header, object_content, parse_answer,
+    parse_header,
+};
 use crate::objects::value::Value;
 
 /// Interval at which the limits of a busy child are checked.
@@ -71,7 +74,7 @@ struct RunningChild {
 type Check<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// The limits of one wait for a child.
-struct Limits<'a> {
+struct CallLimits<'a> {
     check: Check<'a>,
     memory_max: ByteSize,
     time_max: Duration,
@@ -104,7 +107,7 @@ impl ChildProcess {
     pub fn call(&mut self, input: &Value, check: &(dyn Fn() -> Result<()> + Sync)) -> Result<Value> {
         let content = object_content(input)?;
         let running = self.take_running(check)?;
-        let limits = Limits::new(check, &self.options, self.options.call_max);
+        let limits = CallLimits::new(check, &self.options, self.options.call_max);
         let Answered { child, answer } = running.call(&self.name, &content, &limits)?;
         self.running = Some(child);
         answer
@@ -139,12 +142,12 @@ impl RunningChild {
             .spawn()
             .context(doing)?;
         let mut running = Self { child, connection: ours };
-        let limits = Limits::new(check, options, options.start_max);
+        let limits = CallLimits::new(check, options, options.start_max);
         let greet = |running: &mut Self| -> Result<()> {
             running.connection.set_read_timeout(Some(CHECK_INTERVAL))?;
             running.connection.set_write_timeout(Some(CHECK_INTERVAL))?;
             match running.receive(&limits)? {
-                (FrameKind::Greeting, content) if content == GREETING => Ok(()),
+                ReceivedFrame { kind: FrameKind::Greeting, content } if content == GREETING => Ok(()),
                 _ => Err(Error::corrupt("its first frame is not the greeting of this protocol")),
             }
         };
@@ -160,7 +163,7 @@ impl RunningChild {
     ///
     /// # Errors
     /// The error that the child was killed for.
-    fn call(mut self, name: &str, content: &[u8], limits: &Limits<'_>) -> Result<Answered> {
+    fn call(mut self, name: &str, content: &[u8], limits: &CallLimits<'_>) -> Result<Answered> {
         match self.exchange(content, limits) {
             Ok(answer) => {
                 let answer = answer.map_err(|error| error.context(format!("child of `{name}`")));
@@ -172,7 +175,7 @@ impl RunningChild {
     }
 
     /// Sends a call and receives the answer. The outer error is the end of the child, the inner one its answer.
-    fn exchange(&mut self, content: &[u8], limits: &Limits<'_>) -> Result<Result<Value>> {
+    fn exchange(&mut self, content: &[u8], limits: &CallLimits<'_>) -> Result<Result<Value>> {
         let pid = self.child.id();
         for part in [&frame_header(FrameKind::Call, content.len()), content] {
             let mut left = part;
@@ -185,14 +188,13 @@ impl RunningChild {
                 limits.check_if_due(pid)?;
             }
         }
-        let (kind, content) = self.receive(limits)?;
-        parse_answer(kind, &content)
+        parse_answer(&self.receive(limits)?)
     }
 
-    fn receive(&mut self, limits: &Limits<'_>) -> Result<(FrameKind, Vec<u8>)> {
+    fn receive(&mut self, limits: &CallLimits<'_>) -> Result<ReceivedFrame> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, limits)?;
-        let (kind, length) = parse_header(&header, limits.memory_max.0)?;
+        let FrameHeader { kind, length } = parse_header(&header, limits.memory_max.0)?;
         // The buffer grows as the content arrives, so that a wrong length costs nothing.
         let mut content = Vec::new();
         while (content.len() as u64) < length {
@@ -200,10 +202,10 @@ impl RunningChild {
             content.resize(received + next, 0);
             self.fill(&mut content[received..], limits)?;
         }
-        Ok((kind, content))
+        Ok(ReceivedFrame { kind, content })
     }
 
-    fn fill(&mut self, mut to: &mut [u8], limits: &Limits<'_>) -> Result<()> {
+    fn fill(&mut self, mut to: &mut [u8], limits: &CallLimits<'_>) -> Result<()> {
         while !to.is_empty() {
             match self.connection.read(to) {
                 Ok(0) => return Err(Error::unavailable("it ended")),
@@ -241,7 +243,7 @@ impl Drop for RunningChild {
     }
 }
 
-impl<'a> Limits<'a> {
+impl<'a> CallLimits<'a> {
     fn new(check: Check<'a>, options: &ProcessOptions, time_max: Duration) -> Self {
         let now = Instant::now();
         Self { check, memory_max: options.memory_max, time_max, until: now + time_max, checked: Cell::new(now) }

@@ -8,10 +8,19 @@ use cenote_base::{Error, ErrorKind, Result};
 /// The outcome of a batch, in which every row is accounted for.
 #[derive(Debug)]
 pub struct Sifted {
-    /// The outputs, each with the rows it was made from, in order.
-    pub outputs: Vec<(Range<usize>, RecordBatch)>,
+    /// The outputs, in the order of their rows.
+    pub outputs: Vec<SiftedOutput>,
     /// The rows that fail even alone, in order.
     pub bad: Vec<BadRow>,
+}
+
+/// The output for some rows of the batch that succeeded together.
+#[derive(Debug)]
+pub struct SiftedOutput {
+    /// The numbers of the rows in the batch.
+    pub rows: Range<usize>,
+    /// What the work made of them.
+    pub output: RecordBatch,
 }
 
 /// A row that fails even alone.
@@ -39,7 +48,7 @@ where
     let mut left = vec![all];
     while let Some(rows) = left.pop() {
         match work(batch.slice(rows.start, rows.len())).await {
-            Ok(output) => sifted.outputs.push((rows, output)),
+            Ok(output) => sifted.outputs.push(SiftedOutput { rows, output }),
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) if rows.len() <= 1 => {
                 if sifted.bad.len() >= bad_max {

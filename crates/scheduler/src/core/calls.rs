@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::effect::Effect;
 use super::task::TaskState;
-use crate::state::actor_table::{Assignment, IdleState, NewActor, Retirement};
+use crate::state::actor_table::{CallAssignment, IdleState, NewActor, Retirement};
 use crate::state::arena::Key;
 use crate::state::ledger::{Demand, Grant};
 use crate::state::timers::Event;
@@ -33,7 +33,7 @@ impl Core {
 
     /// Assigns waiting calls to idle states, and to new states as long as there may be more.
     pub(super) fn assign_calls(&mut self, actor: Key, now: Instant) {
-        while let Some(Assignment { task: key, replica, builds }) = self.actors.assign(actor) {
+        while let Some(CallAssignment { task: key, replica, builds }) = self.actors.assign(actor) {
             let Some(task) = self.tasks.get_mut(key) else { continue };
             let Some(call) = &mut task.call else { continue };
             if let Some(vacated) = call.replica {

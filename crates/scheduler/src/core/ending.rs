@@ -9,8 +9,8 @@ use super::task::{Task, TaskState};
 use super::{Core, FailedTask};
 use crate::objects::value::Value;
 use crate::state::arena::Key;
-use crate::state::failure::Failure;
 use crate::state::object_table::Listeners;
+use crate::state::task_failure::TaskFailure;
 use crate::state::timers::Event;
 
 impl Core {
@@ -22,7 +22,7 @@ impl Core {
     }
 
     /// Ends a task that waits. A running task is left alone: it has to look at its cancellation flag.
-    fn stop(&mut self, key: Key, failure: Failure, now: Instant) {
+    fn stop(&mut self, key: Key, failure: TaskFailure, now: Instant) {
         if self.tasks.get(key).is_none_or(Task::is_running) {
             return;
         }
@@ -100,7 +100,7 @@ impl Core {
     }
 
     /// Ends a task that does not run, for good.
-    pub(super) fn complete(&mut self, key: Key, outcome: Result<Option<Value>, Failure>, now: Instant) {
+    pub(super) fn complete(&mut self, key: Key, outcome: Result<Option<Value>, TaskFailure>, now: Instant) {
         self.leave_replica(key, false, now);
         let Some(task) = self.tasks.remove(key) else { return };
         self.last_progress = now;
@@ -119,7 +119,7 @@ impl Core {
                 self.object_failed(output, failure.clone());
                 Err(failure.into_error())
             }
-            (outcome, None) => outcome.map(drop).map_err(Failure::into_error),
+            (outcome, None) => outcome.map(drop).map_err(TaskFailure::into_error),
         };
         for input in &task.distinct_inputs {
             self.objects.release(*input, self.ledger.memory_mut());
@@ -153,7 +153,7 @@ impl Core {
     }
 
     /// Fails those who wait for an object that could not be made.
-    fn object_failed(&mut self, object: Key, failure: Failure) {
+    fn object_failed(&mut self, object: Key, failure: TaskFailure) {
         let Listeners { tasks, callers } = self.objects.take_listeners(object);
         self.effects.extend(callers.into_iter().map(Effect::Wake));
         self.failed.extend(tasks.into_iter().map(|task| FailedTask { task, failure: failure.inherit() }));

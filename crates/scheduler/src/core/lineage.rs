@@ -18,14 +18,14 @@ pub(crate) struct LostInput {
 }
 
 impl Core {
-    /// Submits once more the recipe of an object that was lost or dropped.
+    /// Runs the task of a lost or dropped object once more.
     pub(super) fn make_again(&mut self, key: Key, now: Instant) {
-        let Some(recipe) = self.objects.make_again(key) else {
+        let Some(lineage) = self.objects.make_again(key) else {
             let error = Error::not_found("the object was dropped, and nothing is known to make it again");
             return self.objects.fail(key, error.into(), self.ledger.memory_mut());
         };
         self.counters.made_again += 1;
-        self.admit(recipe.task(key), now);
+        self.admit(lineage.task(key), now);
     }
 
     /// Takes back a task that was started and whose inputs turned out to be lost. They are made again, and the task

@@ -1,8 +1,8 @@
 //! All decisions of the scheduler, as transitions of plain state.
 //!
-//! The driver of the core hands in tasks, asks for the next one to run, reports how it went, and tells the time.
-//! Threads are its driver in a process, and a seeded loop is in the simulation. Everything that has to happen without
-//! the lock, because it runs or drops code of the caller's, is left as an [`Effect`].
+//! The driver of the core hands in tasks, asks for the next one to run, reports how it went, and tells the time: from
+//! threads in a process, from a seeded loop in the simulation. Everything that has to happen without the lock, because
+//! it runs or drops code of the caller's, is left as an [`Effect`].
 //!
 //! The core does no I/O, reads no clock and starts no thread, and it does not know the types that callers hold.
 
@@ -23,17 +23,17 @@ use cenote_base::{Random, Resources, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::core::effect::Effect;
-use crate::core::task::Task;
 use crate::state::actor_table::ActorTable;
 use crate::state::arena::{Arena, Key};
 use crate::state::counters::Counters;
-use crate::state::failure::Failure;
 use crate::state::fair::{FairQueue, Priority};
-use crate::state::ledger::{Grant, Ledger, Request};
+use crate::state::ledger::{Grant, Ledger, ResourceRequest};
 use crate::state::object_table::{Garbage, ObjectTable};
+use crate::state::task_failure::TaskFailure;
 use crate::state::timers::Timers;
 use crate::state::trace::{Trace, TraceSnapshot};
+use effect::Effect;
+use task::Task;
 
 /// The state of a scheduler.
 pub(crate) struct Core {
@@ -65,7 +65,7 @@ pub(crate) struct Core {
 
 struct FailedTask {
     task: Key,
-    failure: Failure,
+    failure: TaskFailure,
 }
 
 impl Core {
@@ -98,7 +98,7 @@ impl Core {
     ///
     /// # Errors
     /// See [`Ledger::request`].
-    pub(crate) fn request(&self, resources: &Resources) -> Result<Request> {
+    pub(crate) fn request(&self, resources: &Resources) -> Result<ResourceRequest> {
         self.ledger.request(resources)
     }
 

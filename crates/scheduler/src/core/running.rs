@@ -11,7 +11,7 @@ use super::task::{RunningTask, TaskState};
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::object_table::{PinnedContent, Victim};
-use crate::state::task_spec::{ActorCall, Context, TaskBody, TaskSpec};
+use crate::state::task_spec::{ActorCall, TaskBody, TaskContext, TaskSpec};
 use crate::state::timers::Event;
 use crate::state::trace::Try;
 
@@ -22,7 +22,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// A thread that asks for work.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Worker {
+pub(crate) struct WorkerThread {
     /// The index of the thread.
     pub(crate) thread: usize,
     /// The index of the device that the thread drives; `None` for a CPU thread.
@@ -34,7 +34,7 @@ pub(crate) struct StartedTask {
     pub(crate) task: Key,
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) body: Box<dyn TaskBody>,
-    pub(crate) context: Context,
+    pub(crate) context: TaskContext,
     /// The replica whose state the task uses.
     pub(crate) replica: usize,
     pub(crate) arguments: Vec<Key>,
@@ -61,7 +61,7 @@ pub(super) enum GrantKeeper {
 
 impl Core {
     /// Starts the next task for `worker`: takes its resources and pins its inputs.
-    pub(crate) fn next(&mut self, worker: Worker, now: Instant) -> Option<StartedTask> {
+    pub(crate) fn next(&mut self, worker: WorkerThread, now: Instant) -> Option<StartedTask> {
         let (tasks, objects) = (&self.tasks, &self.objects);
         let inputs_bytes = |key: Key| tasks.get(key).and_then(|task| objects.pin_bytes(&task.distinct_inputs));
         let picked = self.fair.pick(worker.device, &self.ledger, inputs_bytes);
@@ -88,7 +88,7 @@ impl Core {
             task: picked.task,
             spec: Arc::clone(&task.spec),
             body: task.body.take()?,
-            context: Context { cancel: task.spec.cancel.clone(), attempt: task.attempt },
+            context: TaskContext { cancel: task.spec.cancel.clone(), attempt: task.attempt },
             replica: task.call.and_then(|call| call.replica).unwrap_or(0),
             arguments: task.inputs.clone(),
             inputs,
@@ -111,8 +111,8 @@ impl Core {
         task.service = service;
         self.counters.service += service;
         if let TaskState::Running(RunningTask { thread, .. }) = task.state {
-            self.trace.add(|| Try {
-                spec: Arc::clone(&task.spec),
+            self.trace.add(Try {
+                name: Arc::clone(&task.spec.name),
                 thread,
                 began: task.since,
                 service,

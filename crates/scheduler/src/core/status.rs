@@ -14,7 +14,7 @@ use crate::state::counters::Counters;
 use crate::state::fair::QueueHead;
 use crate::state::ledger::Demand;
 
-/// Running tasks, and waiting ones, that a [`Status`] names, at most.
+/// Running tasks, and waiting ones, that a [`SchedulerStatus`] names, at most.
 const NAMED_MAX: usize = 32;
 
 /// A snapshot of the resources.
@@ -28,15 +28,15 @@ pub struct Usage {
 
 /// A snapshot of a [`Scheduler`](crate::Scheduler). `Display` writes a report for people.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub struct SchedulerStatus {
     /// The resources, and how much of them is held.
     pub usage: Usage,
     /// Bytes of objects in memory that can be evicted.
     pub idle_bytes: u64,
     /// Bytes of objects on disk.
     pub spilled_bytes: u64,
-    /// The class, the bytes granted and the total bytes of each device.
-    pub devices: Vec<(String, u64, u64)>,
+    /// The memory of each device.
+    pub devices: Vec<DeviceMemory>,
     /// The number of states of all actors.
     pub replicas: usize,
     /// Tasks that run; at most 32 are named.
@@ -49,6 +49,17 @@ pub struct Status {
     pub live: usize,
     /// Totals since the scheduler was made.
     pub counters: Counters,
+}
+
+/// The memory of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMemory {
+    /// The class of the device, such as `gpu`.
+    pub class: String,
+    /// Bytes of its memory.
+    pub total_bytes: u64,
+    /// Bytes that are held.
+    pub used_bytes: u64,
 }
 
 /// A task that runs.
@@ -80,12 +91,16 @@ impl Core {
         Usage { total: self.ledger.total(), used: self.ledger.used() }
     }
 
-    pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> Status {
+    pub(crate) fn status(&self, spilled_bytes: u64, now: Instant) -> SchedulerStatus {
         let devices = self.ledger.devices().iter();
-        let devices = devices.map(|device| (device.class().to_owned(), device.used_bytes(), device.memory_bytes()));
+        let devices = devices.map(|device| DeviceMemory {
+            class: device.class().to_owned(),
+            total_bytes: device.memory_bytes(),
+            used_bytes: device.used_bytes(),
+        });
         let running = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_running());
-        let activity = |task: &Task| Activity { name: task.spec.name.clone(), elapsed: now - task.since };
-        Status {
+        let activity = |task: &Task| Activity { name: task.spec.name.to_string(), elapsed: now - task.since };
+        SchedulerStatus {
             usage: self.usage(),
             idle_bytes: self.ledger.memory().idle(),
             spilled_bytes,
@@ -107,7 +122,7 @@ impl Core {
         let waiting = in_queues.chain(elsewhere).take(NAMED_MAX).filter_map(|(key, count)| {
             let task = self.tasks.get(key)?;
             Some(Waiting {
-                name: task.spec.name.clone(),
+                name: task.spec.name.to_string(),
                 job: self.fair.job_name(task.spec.job).to_owned(),
                 count,
                 elapsed: now - task.since,
@@ -143,7 +158,7 @@ impl Core {
     }
 }
 
-impl Status {
+impl SchedulerStatus {
     /// Writes the numbers in the Prometheus text format, version 0.0.4.
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
@@ -203,7 +218,7 @@ fn label(name: &str, value: &str) -> String {
     format!("{{{name}=\"{value}\"}}")
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for SchedulerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (total, used) = (&self.usage.total, &self.usage.used);
         write!(f, "cpu {}/{}", used.cpu, total.cpu)?;
@@ -212,8 +227,8 @@ impl fmt::Display for Status {
         for (name, units) in &total.named {
             write!(f, ", {name} {}/{units}", used.named.get(name).copied().unwrap_or_default())?;
         }
-        for (class, used, total) in &self.devices {
-            write!(f, ", {class} {}/{}", ByteSize(*used), ByteSize(*total))?;
+        for DeviceMemory { class, total_bytes, used_bytes } in &self.devices {
+            write!(f, ", {class} {}/{}", ByteSize(*used_bytes), ByteSize(*total_bytes))?;
         }
         for Activity { name, elapsed } in &self.running {
             write!(f, "\n  `{name}` has run for {elapsed:.1?}")?;

@@ -11,7 +11,7 @@ use super::task::{Task, TaskState};
 use super::{Core, FailedTask};
 use crate::state::arena::Key;
 use crate::state::object_table::Availability;
-use crate::state::task_spec::{NewTask, Recipe};
+use crate::state::task_spec::{Lineage, NewTask};
 
 impl Core {
     /// Accepts a task.
@@ -57,14 +57,14 @@ impl Core {
         key
     }
 
-    /// Accepts the task of `recipe` and returns its object.
+    /// Accepts the task that `lineage` describes and returns the object that it will make.
     ///
     /// # Errors
     /// See [`submit`](Self::submit).
-    pub(crate) fn submit_recipe(&mut self, recipe: Recipe, now: Instant) -> Result<Key> {
-        let recipe = Arc::new(recipe);
-        let output = self.objects.create(Some(Arc::clone(&recipe)));
-        self.submit_output(recipe.task(output), output, now)
+    pub(crate) fn submit_lineage(&mut self, lineage: Lineage, now: Instant) -> Result<Key> {
+        let lineage = Arc::new(lineage);
+        let output = self.objects.create(Some(Arc::clone(&lineage)));
+        self.submit_output(lineage.task(output), output, now)
     }
 
     /// Accepts a task that makes the new object `output`, and returns the object.

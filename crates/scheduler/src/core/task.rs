@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::state::actor_table::ActorTable;
 use crate::state::arena::Key;
-use crate::state::ledger::{Grant, Request};
+use crate::state::ledger::{Grant, ResourceRequest};
 use crate::state::task_spec::{ActorCall, NewTask, TaskBody, TaskSpec};
 
 /// A task that has not ended.
@@ -74,7 +74,7 @@ impl Task {
     }
 
     /// Returns the resources that the task takes when it starts.
-    pub(super) fn request<'a>(&'a self, actors: &'a ActorTable) -> &'a Request {
+    pub(super) fn request<'a>(&'a self, actors: &'a ActorTable) -> &'a ResourceRequest {
         self.call.and_then(|call| actors.request(call)).unwrap_or(&self.spec.request)
     }
 

@@ -13,7 +13,7 @@ use super::reply;
 use super::scheduler::Scheduler;
 use crate::state::actor_table::{ActorStates, NewActor};
 use crate::state::arena::Key;
-use crate::state::task_spec::{Context, NewTask, TaskSpec};
+use crate::state::task_spec::{NewTask, TaskContext, TaskSpec};
 
 type BuildState<S> = Box<dyn Fn() -> Result<S> + Send + Sync>;
 
@@ -52,7 +52,7 @@ impl<S> fmt::Debug for Actor<S> {
 
 impl<S> Drop for ActorHandle<S> {
     fn drop(&mut self) {
-        self.scheduler.kernel().with(|core| core.close_actor(self.key, Instant::now()));
+        self.scheduler.driver().with(|core| core.close_actor(self.key, Instant::now()));
     }
 }
 
@@ -108,7 +108,7 @@ impl Scheduler {
         let states = Arc::new(StateSlots { build: Box::new(build), slots: Mutex::default() });
         let droppable: Arc<dyn ActorStates> = Arc::clone(&states) as _;
         let new = NewActor { request: spec.request.clone(), states_max, idle, states: droppable };
-        let key = self.kernel().with(|core| core.add_actor(new));
+        let key = self.driver().with(|core| core.add_actor(new));
         Ok(Actor { handle: Arc::new(ActorHandle { scheduler: self.clone(), key, spec, states }) })
     }
 }
@@ -122,7 +122,7 @@ impl<S: Send + 'static> Actor<S> {
     pub async fn call<T, F>(&self, mut work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut S, &Context) -> Result<T> + Send + 'static,
+        F: FnMut(&mut S, &TaskContext) -> Result<T> + Send + 'static,
     {
         let ActorHandle { scheduler, key, spec, states } = &*self.handle;
         let states = Arc::clone(states);
@@ -130,6 +130,6 @@ impl<S: Send + 'static> Actor<S> {
             states.lend(environment.replica, |state| work(state, &environment.context))
         });
         let new = NewTask { actor: Some(*key), ..NewTask::new(Arc::clone(spec), body) };
-        reply::submit_and_wait(scheduler.kernel(), new, result).await
+        reply::submit_and_wait(scheduler.driver(), new, result).await
     }
 }

@@ -6,7 +6,7 @@ use cenote_base::{Error, Resources, Result};
 use tokio::time::Instant;
 
 use super::options::WorkOptions;
-use super::reference::{ObjectRef, Pinned};
+use super::reference::{ObjectRef, PinnedValue};
 use super::reply;
 use super::scheduler::Scheduler;
 use crate::objects::value::Value;
@@ -22,8 +22,8 @@ impl Scheduler {
         let value = value.into();
         let resources = Resources::cpu(0.0).with_memory_bytes(value.size_bytes());
         let spec = Arc::new(self.task_spec(&WorkOptions::new("put").resources(resources))?);
-        let key = self.kernel().with(|core| core.put(value, spec, Instant::now()))?;
-        let object = ObjectRef::new(self.kernel(), key);
+        let key = self.driver().with(|core| core.put(value, spec, Instant::now()))?;
+        let object = ObjectRef::new(self.driver(), key);
         self.wait(&object).await?;
         Ok(object)
     }
@@ -34,7 +34,7 @@ impl Scheduler {
     /// The error that the object's task failed with.
     pub async fn wait(&self, object: &ObjectRef) -> Result<()> {
         // An object that was made may have to be made again meanwhile, so every wake-up leads to another look.
-        while let Some(wake_up) = self.kernel().with(|core| core.listen(object.key()))? {
+        while let Some(wake_up) = self.driver().with(|core| core.listen(object.key()))? {
             // A dropped sender says no more than a sent message.
             let _ = wake_up.await;
         }
@@ -47,30 +47,30 @@ impl Scheduler {
     /// # Errors
     /// The error that the object's task failed with; `Corrupt` or `NotFound` when the object was lost on disk and
     /// cannot be made again.
-    pub async fn get(&self, object: &ObjectRef) -> Result<Pinned> {
+    pub async fn get(&self, object: &ObjectRef) -> Result<PinnedValue> {
         let key = object.key();
         loop {
-            if let Some(value) = self.kernel().with(|core| core.pin_in_memory(key)) {
-                return Ok(Pinned::new(self.kernel(), key, value));
+            if let Some(value) = self.driver().with(|core| core.pin_in_memory(key)) {
+                return Ok(PinnedValue::new(self.driver(), key, value));
             }
             self.wait(object).await?;
-            if self.kernel().look(|core| core.is_in_memory(key)) {
+            if self.driver().look(|core| core.is_in_memory(key)) {
                 continue;
             }
             // The object is on disk. A task reads it, because this thread must not block, and waits for room as any
             // other.
             let spec = Arc::new(self.read_spec()?);
-            let kernel = Arc::clone(self.kernel());
+            let driver = Arc::clone(self.driver());
             let (body, result) = reply::replying(move |environment| {
                 let value = environment.inputs.first().cloned();
                 let value = value.ok_or_else(|| Error::internal("a read came without its object"))?;
                 // The input is pinned for the task alone. It is in memory, so this pin is granted.
-                kernel.with(|core| core.pin_in_memory(key));
-                Ok(Pinned::new(&kernel, key, value))
+                driver.with(|core| core.pin_in_memory(key));
+                Ok(PinnedValue::new(&driver, key, value))
             });
             let new = NewTask { inputs: vec![key], ..NewTask::new(spec, body) };
-            let task = self.kernel().with(|core| core.submit_read(new, Instant::now()));
-            return reply::wait_for(self.kernel(), task, result).await;
+            let task = self.driver().with(|core| core.submit_read(new, Instant::now()));
+            return reply::wait_for(self.driver(), task, result).await;
         }
     }
 

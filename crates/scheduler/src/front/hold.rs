@@ -8,13 +8,13 @@ use cenote_base::{Resources, Result};
 use super::options::WorkOptions;
 use super::reply;
 use super::scheduler::Scheduler;
-use crate::kernel::Kernel;
+use crate::driver::Driver;
 use crate::state::arena::Key;
 use crate::state::task_spec::NewTask;
 
 /// A part of the memory budget, held until it is dropped.
 pub struct Hold {
-    kernel: Arc<Kernel>,
+    driver: Arc<Driver>,
     key: Key,
 }
 
@@ -22,21 +22,21 @@ impl Scheduler {
     /// Holds `bytes` of the memory budget for work outside the scheduler that `options` name. Waits for them as a task
     /// would.
     ///
-    /// If that work waits for tasks, `beside` is the bytes of the largest one: all memory that is held in this way
-    /// leaves room for it.
+    /// If that work waits for tasks, `largest_task_bytes` is the memory of the largest one: all memory that is held in
+    /// this way leaves room for it.
     ///
     /// # Errors
     /// See [`run`](Self::run).
-    pub async fn hold(&self, options: &WorkOptions, bytes: u64, beside: u64) -> Result<Hold> {
-        let whole = Resources::cpu(0.0).with_memory_bytes(bytes.saturating_add(beside));
+    pub async fn hold(&self, options: &WorkOptions, bytes: u64, largest_task_bytes: u64) -> Result<Hold> {
+        let whole = Resources::cpu(0.0).with_memory_bytes(bytes.saturating_add(largest_task_bytes));
         let mut spec = self.task_spec(&options.clone().resources(whole))?;
-        spec.request.set_aside(bytes, beside);
-        let kernel = self.kernel();
-        let key = kernel.with(|core| core.add_hold());
-        let hold = Hold { kernel: Arc::clone(kernel), key };
+        spec.request.set_aside(bytes, largest_task_bytes);
+        let driver = self.driver();
+        let key = driver.with(|core| core.add_hold());
+        let hold = Hold { driver: Arc::clone(driver), key };
         spec.hold = Some(key);
         let (body, result) = reply::replying(|_| Ok(()));
-        reply::submit_and_wait(kernel, NewTask::new(Arc::new(spec), body), result).await?;
+        reply::submit_and_wait(driver, NewTask::new(Arc::new(spec), body), result).await?;
         Ok(hold)
     }
 }
@@ -49,6 +49,6 @@ impl fmt::Debug for Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.release_hold(self.key));
+        self.driver.with(|core| core.release_hold(self.key));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kernel::Kernel;
+use crate::driver::Driver;
 use crate::state::arena::Key;
 use crate::state::fair::Priority;
 
@@ -37,19 +37,19 @@ pub struct Job {
 }
 
 struct JobHandle {
-    kernel: Arc<Kernel>,
+    driver: Arc<Driver>,
     key: Key,
 }
 
 impl Job {
-    pub(super) fn new(kernel: &Arc<Kernel>, options: JobOptions) -> Self {
-        let key = kernel.with(|core| core.add_job(options.name, options.priority));
-        Self { handle: Arc::new(JobHandle { kernel: Arc::clone(kernel), key }) }
+    pub(super) fn new(driver: &Arc<Driver>, options: JobOptions) -> Self {
+        let key = driver.with(|core| core.add_job(options.name, options.priority));
+        Self { handle: Arc::new(JobHandle { driver: Arc::clone(driver), key }) }
     }
 
-    /// Returns the key of the job, or `None` if it belongs to another kernel.
-    pub(super) fn key_in(&self, kernel: &Arc<Kernel>) -> Option<Key> {
-        Arc::ptr_eq(&self.handle.kernel, kernel).then_some(self.handle.key)
+    /// Returns the key of the job, or `None` if it belongs to another scheduler.
+    pub(super) fn key_in(&self, driver: &Arc<Driver>) -> Option<Key> {
+        Arc::ptr_eq(&self.handle.driver, driver).then_some(self.handle.key)
     }
 }
 
@@ -61,6 +61,6 @@ impl fmt::Debug for Job {
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.close_job(self.key));
+        self.driver.with(|core| core.close_job(self.key));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use cenote_base::sync::Mutex;
-use cenote_base::{Error, Resources, Result, Share};
+use cenote_base::{Error, ErrorKind, Resources, Result, Share};
 use tokio::sync::oneshot;
 
 use super::options::WorkOptions;
@@ -28,7 +28,7 @@ const DEVICE: usize = 1;
 
 /// The sides that placed work may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Choice {
+pub enum PlacementChoice {
     /// The side where it is expected to end first.
     #[default]
     Auto,
@@ -50,7 +50,7 @@ pub struct PlacedOptions {
     /// The name of the device's kernel.
     pub kernel: String,
     /// The sides that the work may use.
-    pub choice: Choice,
+    pub choice: PlacementChoice,
 }
 
 type CpuFunction = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
@@ -67,11 +67,11 @@ pub struct Placed {
 struct PlacedWork {
     scheduler: Scheduler,
     name: String,
-    choice: Choice,
+    choice: PlacementChoice,
     kernel: String,
     on_cpu: Box<CpuFunction>,
     sides: [Side; 2],
-    measured: Mutex<[Measured; 2]>,
+    measured: Mutex<[SideMeasurement; 2]>,
 }
 
 struct Side {
@@ -83,7 +83,7 @@ struct Side {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Measured {
+struct SideMeasurement {
     /// The moving average of seconds per row.
     row_s: Option<f64>,
     /// Whether a first batch has been placed here and has not ended.
@@ -95,7 +95,7 @@ struct Measured {
 }
 
 /// The side that a batch goes to.
-struct Placement {
+struct BatchPlacement {
     side: usize,
     /// The expected run time of the batch, which is part of the side's backlog until the batch has ended.
     expected_s: f64,
@@ -111,8 +111,8 @@ impl Scheduler {
     /// Returns work that runs `on_cpu` or the kernel of a device, whichever is expected to end first.
     ///
     /// # Errors
-    /// See [`run`](Self::run). Without a device of the class the work runs on the CPU; this is an error for
-    /// [`Choice::Device`] only.
+    /// See [`run`](Self::run). Where no device of the class can meet the request, the work runs on the CPU; this is an
+    /// error for [`PlacementChoice::Device`] only.
     pub fn placed<F>(&self, options: PlacedOptions, on_cpu: F) -> Result<Placed>
     where
         F: Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
@@ -121,12 +121,14 @@ impl Scheduler {
         let on_device = Resources::cpu(0.0).with_device(options.class.as_str(), options.share);
         let (choice, device) = match self.task_spec(&options.work.clone().resources(on_device)) {
             Ok(device) => (options.choice, Arc::new(device)),
-            Err(error) if options.choice == Choice::Device => return Err(error),
-            Err(_) => (Choice::Cpu, Arc::clone(&cpu)),
+            Err(error) if error.kind() == ErrorKind::ResourceExhausted && options.choice != PlacementChoice::Device => {
+                (PlacementChoice::Cpu, Arc::clone(&cpu))
+            }
+            Err(error) => return Err(error),
         };
         let cores = self.usage().total.cpu;
         let cpu_width = (cores / options.work.resources.cpu.max(1e-3)).clamp(1.0, cores.ceil());
-        let classes = self.kernel().look(|core| core.device_classes());
+        let classes = self.driver().look(|core| core.device_classes());
         let devices = classes.iter().filter(|class| **class == options.class).count();
         let work = PlacedWork {
             scheduler: self.clone(),
@@ -158,19 +160,14 @@ impl Placed {
         let (sender, result) = oneshot::channel();
         let body = Box::new(BatchBody { work: Arc::clone(&self.work), placement, rows, output: None, sender });
         let new = NewTask { inputs, ..NewTask::new(spec, body) };
-        reply::submit_and_wait(scheduler.kernel(), new, result).await
-    }
-
-    /// Returns the seconds per row on the CPU and on the device, as far as they have been measured.
-    pub fn row_seconds(&self) -> [Option<f64>; 2] {
-        self.work.measured.lock().map(|measured| measured.row_s)
+        reply::submit_and_wait(scheduler.driver(), new, result).await
     }
 }
 
 impl PlacedWork {
     /// Chooses the side for a batch and adds the batch to the side's backlog.
-    fn place(&self, rows: usize) -> Placement {
-        let backlog = self.scheduler.kernel().backlog();
+    fn place(&self, rows: usize) -> BatchPlacement {
+        let backlog = self.scheduler.driver().backlog();
         let mut measured = self.measured.lock();
         let work_s = |side: usize| measured[side].row_s.map(|row_s| row_s * rows as f64);
         let ends_s = |side: usize| {
@@ -182,10 +179,10 @@ impl PlacedWork {
             measured.row_s.is_none() && !measured.is_trying
         });
         let side = match (self.choice, untried) {
-            (Choice::Cpu, _) => CPU,
-            (Choice::Device, _) => DEVICE,
-            (Choice::Auto, Some(side)) => side,
-            (Choice::Auto, None) => {
+            (PlacementChoice::Cpu, _) => CPU,
+            (PlacementChoice::Device, _) => DEVICE,
+            (PlacementChoice::Auto, Some(side)) => side,
+            (PlacementChoice::Auto, None) => {
                 let first = if ends_s(DEVICE) < ends_s(CPU) { DEVICE } else { CPU };
                 let is_other_stale = measured[1 - first].passed_by >= STALE_AFTER;
                 if is_other_stale { 1 - first } else { first }
@@ -198,12 +195,12 @@ impl PlacedWork {
         measured[1 - side].passed_by += 1;
         // Still under the lock, so that the next batch sees this one in the backlog.
         backlog.add(&self.sides[side].queue, expected_s);
-        Placement { side, expected_s }
+        BatchPlacement { side, expected_s }
     }
 
     /// Removes a batch that has ended from the backlog of its side. `row_s` is its run time per row, if it ended well.
-    fn ended(&self, placement: &Placement, row_s: Option<f64>) {
-        self.scheduler.kernel().backlog().add(&self.sides[placement.side].queue, -placement.expected_s);
+    fn ended(&self, placement: &BatchPlacement, row_s: Option<f64>) {
+        self.scheduler.driver().backlog().add(&self.sides[placement.side].queue, -placement.expected_s);
         let measured = &mut self.measured.lock()[placement.side];
         // If it was a first batch and failed, the next batch tries the side again.
         measured.is_trying = false;
@@ -218,7 +215,7 @@ impl PlacedWork {
 /// The body of a task that runs placed work on one batch.
 struct BatchBody {
     work: Arc<PlacedWork>,
-    placement: Placement,
+    placement: BatchPlacement,
     rows: usize,
     output: Option<RecordBatch>,
     sender: oneshot::Sender<Result<RecordBatch>>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::kernel::Kernel;
+use crate::driver::Driver;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 
@@ -16,29 +16,29 @@ pub struct ObjectRef {
 }
 
 struct ObjectUsage {
-    kernel: Arc<Kernel>,
+    driver: Arc<Driver>,
     key: Key,
 }
 
 impl ObjectRef {
     /// Takes over the user that the core counted when it created the object.
-    pub(super) fn new(kernel: &Arc<Kernel>, key: Key) -> Self {
-        Self { usage: Arc::new(ObjectUsage { kernel: Arc::clone(kernel), key }) }
+    pub(super) fn new(driver: &Arc<Driver>, key: Key) -> Self {
+        Self { usage: Arc::new(ObjectUsage { driver: Arc::clone(driver), key }) }
     }
 
     pub(super) fn key(&self) -> Key {
         self.usage.key
     }
 
-    /// Returns the key of the object, or `None` if it belongs to another kernel.
-    pub(super) fn key_in(&self, kernel: &Arc<Kernel>) -> Option<Key> {
-        Arc::ptr_eq(&self.usage.kernel, kernel).then_some(self.usage.key)
+    /// Returns the key of the object, or `None` if it belongs to another scheduler.
+    pub(super) fn key_in(&self, driver: &Arc<Driver>) -> Option<Key> {
+        Arc::ptr_eq(&self.usage.driver, driver).then_some(self.usage.key)
     }
 }
 
 impl Drop for ObjectUsage {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.release_object(self.key));
+        self.driver.with(|core| core.release_object(self.key));
     }
 }
 
@@ -51,20 +51,20 @@ impl fmt::Debug for ObjectRef {
 /// A pin on an object: the object stays in memory, and counts as held, until the pin is dropped.
 ///
 /// A clone of the value is cheap and does not count against the budget, so it should not outlive the pin.
-pub struct Pinned {
+pub struct PinnedValue {
     value: Value,
-    kernel: Arc<Kernel>,
+    driver: Arc<Driver>,
     key: Key,
 }
 
-impl Pinned {
+impl PinnedValue {
     /// Takes over one pin of the core's.
-    pub(super) fn new(kernel: &Arc<Kernel>, key: Key, value: Value) -> Self {
-        Self { value, kernel: Arc::clone(kernel), key }
+    pub(super) fn new(driver: &Arc<Driver>, key: Key, value: Value) -> Self {
+        Self { value, driver: Arc::clone(driver), key }
     }
 }
 
-impl Deref for Pinned {
+impl Deref for PinnedValue {
     type Target = Value;
 
     fn deref(&self) -> &Value {
@@ -72,14 +72,14 @@ impl Deref for Pinned {
     }
 }
 
-impl Drop for Pinned {
+impl Drop for PinnedValue {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.unpin(self.key));
+        self.driver.with(|core| core.unpin(self.key));
     }
 }
 
-impl fmt::Debug for Pinned {
+impl fmt::Debug for PinnedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pinned").field(&self.value).finish()
+        f.debug_tuple("PinnedValue").field(&self.value).finish()
     }
 }

@@ -6,7 +6,7 @@ use cenote_base::{Error, Result};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::kernel::Kernel;
+use crate::driver::Driver;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::task_spec::{Environment, NewTask, TaskBody};
@@ -53,28 +53,28 @@ pub(super) fn deliver<T>(sender: oneshot::Sender<Result<T>>, outcome: Result<()>
 
 /// Submits a task and waits for its result. Dropping the future withdraws the task.
 pub(super) async fn submit_and_wait<T>(
-    kernel: &Kernel,
+    driver: &Driver,
     new: NewTask,
     reply: oneshot::Receiver<Result<T>>,
 ) -> Result<T> {
-    let task = kernel.with(|core| core.submit(new, Instant::now()))?;
-    wait_for(kernel, task, reply).await
+    let task = driver.with(|core| core.submit(new, Instant::now()))?;
+    wait_for(driver, task, reply).await
 }
 
 /// Waits for the result of a task. Dropping the future withdraws the task.
-pub(super) async fn wait_for<T>(kernel: &Kernel, task: Key, reply: oneshot::Receiver<Result<T>>) -> Result<T> {
-    let _withdrawal = Withdrawal { kernel, task };
+pub(super) async fn wait_for<T>(driver: &Driver, task: Key, reply: oneshot::Receiver<Result<T>>) -> Result<T> {
+    let _withdrawal = Withdrawal { driver, task };
     reply.await.unwrap_or_else(|_| Err(Error::internal("a task was lost with its worker")))
 }
 
 /// Withdraws a task when it is dropped; a task that has ended stays as it is.
 struct Withdrawal<'a> {
-    kernel: &'a Kernel,
+    driver: &'a Driver,
     task: Key,
 }
 
 impl Drop for Withdrawal<'_> {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.withdraw(self.task, Instant::now()));
+        self.driver.with(|core| core.withdraw(self.task, Instant::now()));
     }
 }

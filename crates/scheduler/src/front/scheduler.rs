@@ -13,14 +13,14 @@ use super::reply;
 use crate::accelerator::DeviceOptions;
 use crate::cancel::OnCancel;
 use crate::core::Core;
-use crate::core::status::{Status, Usage};
-use crate::kernel::Kernel;
-use crate::kernel::threads::thread_names;
+use crate::core::status::{SchedulerStatus, Usage};
+use crate::driver::Driver;
+use crate::driver::threads::thread_names;
 use crate::objects::spill::SpillDirectory;
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::ledger::{DeviceAccount, Ledger};
-use crate::state::task_spec::{Context, NewTask, Recipe, TaskSpec};
+use crate::state::task_spec::{Lineage, NewTask, TaskContext, TaskSpec};
 use crate::state::trace::Trace;
 
 /// A scheduler: it hands out resources, runs work on threads of its own, and keeps objects. Clones are the same
@@ -33,7 +33,7 @@ pub struct Scheduler {
 }
 
 struct SchedulerHandle {
-    kernel: Arc<Kernel>,
+    driver: Arc<Driver>,
 }
 
 impl fmt::Debug for Scheduler {
@@ -44,7 +44,7 @@ impl fmt::Debug for Scheduler {
 
 impl Drop for SchedulerHandle {
     fn drop(&mut self) {
-        self.kernel.with(|core| core.close(Instant::now()));
+        self.driver.with(|core| core.close(Instant::now()));
     }
 }
 
@@ -58,11 +58,11 @@ impl Scheduler {
         let cpu_threads = options.cpu_cores.ceil() as usize;
         let devices = options.devices.clone();
         let scheduler = Self::without_threads(options)?;
-        scheduler.kernel().start_threads(cpu_threads, devices)?;
+        scheduler.driver().start_threads(cpu_threads, devices)?;
         Ok(scheduler)
     }
 
-    /// Returns a scheduler that runs nothing by itself, for a caller who drives the kernel.
+    /// Returns a scheduler that runs nothing by itself, for a caller who takes the place of its threads.
     pub(crate) fn without_threads(options: SchedulerOptions) -> Result<Self> {
         if !(0.001..=4096.0).contains(&options.cpu_cores) {
             return Err(Error::invalid_input(format!(
@@ -82,23 +82,23 @@ impl Scheduler {
         let now = Instant::now();
         let core = Core::new(ledger, Trace::new(options.trace_max, now), options.tasks_max, options.seed, now);
         let spill = SpillDirectory::new(&options.spill_directory, options.spill_max);
-        let kernel = Arc::new(Kernel::new(core, spill, options.stall_after));
-        Ok(Self { handle: Arc::new(SchedulerHandle { kernel }) })
+        let driver = Arc::new(Driver::new(core, spill, options.stall_after));
+        Ok(Self { handle: Arc::new(SchedulerHandle { driver }) })
     }
 
-    pub(crate) fn kernel(&self) -> &Arc<Kernel> {
-        &self.handle.kernel
+    pub(crate) fn driver(&self) -> &Arc<Driver> {
+        &self.handle.driver
     }
 
     /// Returns the resources, and how much of them is held.
     pub fn usage(&self) -> Usage {
-        self.kernel().look(Core::usage)
+        self.driver().look(Core::usage)
     }
 
     /// Returns what runs, what waits, and for what.
-    pub fn status(&self) -> Status {
-        let spilled_bytes = self.kernel().spilled_bytes();
-        self.kernel().look(|core| core.status(spilled_bytes, Instant::now()))
+    pub fn status(&self) -> SchedulerStatus {
+        let spilled_bytes = self.driver().spilled_bytes();
+        self.driver().look(|core| core.status(spilled_bytes, Instant::now()))
     }
 
     /// Writes the newest tries as a timeline in Chrome's Trace Event Format, as many as `trace_max` has room for.
@@ -106,13 +106,13 @@ impl Scheduler {
     /// # Errors
     /// The error that writing fails with.
     pub fn write_trace(&self, to: &mut dyn std::io::Write) -> Result<()> {
-        let (usage, classes, trace) = self.kernel().look(|core| (core.usage(), core.device_classes(), core.trace()));
+        let (usage, classes, trace) = self.driver().look(|core| (core.usage(), core.device_classes(), core.trace()));
         trace.write(&thread_names(usage.total.cpu.ceil() as usize, &classes), to)
     }
 
     /// Adds a job: a stream of work with a fair share of its own, which lives as long as its handle or its work.
     pub fn job(&self, options: JobOptions) -> Job {
-        Job::new(self.kernel(), options)
+        Job::new(self.driver(), options)
     }
 
     /// Submits a task and returns a reference to the object that it will make. The task runs once its `inputs` are
@@ -128,12 +128,12 @@ impl Scheduler {
     /// request with an amount out of range; `Cancelled`.
     pub fn submit<F>(&self, options: &WorkOptions, inputs: &[ObjectRef], function: F) -> Result<ObjectRef>
     where
-        F: Fn(&Context, &[Value]) -> Result<Value> + Send + Sync + 'static,
+        F: Fn(&TaskContext, &[Value]) -> Result<Value> + Send + Sync + 'static,
     {
         let spec = Arc::new(self.task_spec(options)?);
-        let recipe = Recipe { spec, inputs: self.object_keys(inputs)?, function: Arc::new(function) };
-        let object = self.kernel().with(|core| core.submit_recipe(recipe, Instant::now()))?;
-        Ok(ObjectRef::new(self.kernel(), object))
+        let lineage = Lineage { spec, inputs: self.object_keys(inputs)?, function: Arc::new(function) };
+        let object = self.driver().with(|core| core.submit_lineage(lineage, Instant::now()))?;
+        Ok(ObjectRef::new(self.driver(), object))
     }
 
     /// Waits for the resources, runs `work` on a CPU thread, and tries again as `options` allow.
@@ -146,16 +146,16 @@ impl Scheduler {
     pub async fn run<T, F>(&self, options: &WorkOptions, mut work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&Context) -> Result<T> + Send + 'static,
+        F: FnMut(&TaskContext) -> Result<T> + Send + 'static,
     {
         let spec = Arc::new(self.task_spec(options)?);
         let (body, result) = reply::replying(move |environment| work(&environment.context));
-        reply::submit_and_wait(self.kernel(), NewTask::new(spec, body), result).await
+        reply::submit_and_wait(self.driver(), NewTask::new(spec, body), result).await
     }
 
     /// Refuses new work, and waits until all work that was submitted has ended.
     pub async fn drain(&self) {
-        if let Some(last_task_ended) = self.kernel().with(Core::drain) {
+        if let Some(last_task_ended) = self.driver().with(Core::drain) {
             // The sender is dropped only after the last task has ended.
             let _ = last_task_ended.await;
         }
@@ -163,15 +163,15 @@ impl Scheduler {
 
     /// Converts `options` to the core's terms, and has their cancellation flag reach the waiting tasks.
     pub(super) fn task_spec(&self, options: &WorkOptions) -> Result<TaskSpec> {
-        let listener: Arc<dyn OnCancel> = Arc::clone(self.kernel()) as _;
+        let listener: Arc<dyn OnCancel> = Arc::clone(self.driver()) as _;
         options.cancel.tell(&listener);
-        let (request, default_job) = self.kernel().look(|core| (core.request(&options.resources), core.default_job()));
+        let (request, default_job) = self.driver().look(|core| (core.request(&options.resources), core.default_job()));
         let request = request?;
-        let job = options.job.as_ref().map_or(Some(default_job), |job| job.key_in(self.kernel())).ok_or_else(|| {
+        let job = options.job.as_ref().map_or(Some(default_job), |job| job.key_in(self.driver())).ok_or_else(|| {
             Error::invalid_input(format!("the job of `{}` belongs to another scheduler", options.name))
         })?;
         Ok(TaskSpec {
-            name: options.name.clone(),
+            name: options.name.as_str().into(),
             job,
             request,
             retries_max: options.retries_max,
@@ -182,6 +182,6 @@ impl Scheduler {
 
     pub(super) fn object_keys(&self, objects: &[ObjectRef]) -> Result<Vec<Key>> {
         let foreign = || Error::invalid_input("an input belongs to another scheduler");
-        objects.iter().map(|object| object.key_in(self.kernel()).ok_or_else(foreign)).collect()
+        objects.iter().map(|object| object.key_in(self.driver()).ok_or_else(foreign)).collect()
     }
 }

@@ -11,7 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use cenote_base::{Error, Result};
 
-use crate::objects::value::Value;
+use super::value::Value;
 
 /// The column that holds the bytes of an object without rows.
 const BYTES_COLUMN: &str = "_cenote_bytes";

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cenote_base::{ByteSize, Context, Error, Result};
 use crc32fast::Hasher;
 
-use crate::objects::ipc::{decode, encode};
-use crate::objects::value::Value;
+use super::ipc::{decode, encode};
+use super::value::Value;
 
 /// A directory for spilled objects that this process alone uses: created with the first file, removed when dropped.
 #[derive(Debug)]

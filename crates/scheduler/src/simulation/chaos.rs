@@ -8,7 +8,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Error, ErrorKind, Random, Resources, Result, Share};
 use tokio::task::JoinHandle;
 
-use super::{Threads, for_seeds, settle};
+use super::{SimulatedThreads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{Cancel, Hold, Job, JobOptions, ObjectRef, Priority, SchedulerOptions, Value, WorkOptions};
 
@@ -107,7 +107,7 @@ fn expected(plans: &[Plan]) -> Vec<Expected> {
 
 /// A simulated scheduler, and everything that the test has asked of it.
 struct ChaosRun {
-    threads: Threads,
+    threads: SimulatedThreads,
     random: Random,
     jobs: Vec<Job>,
     actors: Vec<crate::Actor<()>>,
@@ -155,7 +155,8 @@ impl ChaosRun {
         let made = Arc::clone(&self.made);
         let body = plan.clone();
         let resources = self.resources();
-        let run = move |context: &crate::Context, inputs: &[Value]| body.run(number, context.attempt, inputs, &made);
+        let run =
+            move |context: &crate::TaskContext, inputs: &[Value]| body.run(number, context.attempt, inputs, &made);
         let object = self.threads.scheduler.submit(&options.resources(resources), &inputs, run);
         if object.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled) {
             plan.uncertain = true;
@@ -170,7 +171,7 @@ impl ChaosRun {
         let actor = self.actors[self.random.below(self.actors.len() as u64) as usize].clone();
         let (body, made) = (plan.clone(), MadeCounts::default());
         let call = async move {
-            actor.call(move |(), context: &crate::Context| body.run(number, context.attempt, &[], &made)).await
+            actor.call(move |(), context: &crate::TaskContext| body.run(number, context.attempt, &[], &made)).await
         };
         self.calls.push((plan, tokio::spawn(call)));
     }
@@ -226,7 +227,7 @@ impl ChaosRun {
 
     fn audit(&self) {
         let in_transit_bytes = self.threads.count() as u64 * OUTPUT_BYTES_MAX.max(PUT_BYTES as u64);
-        self.threads.scheduler.kernel().look(|core| core.audit(in_transit_bytes));
+        self.threads.scheduler.driver().look(|core| core.audit(in_transit_bytes));
     }
 
     async fn run(&mut self, tasks: usize) {
@@ -271,7 +272,7 @@ async fn chaos(seed: u64) {
         spill_directory: spill.path().to_owned(),
         ..SchedulerOptions::default()
     };
-    let threads = Threads::new(options);
+    let threads = SimulatedThreads::new(options);
     let scheduler = threads.scheduler.clone();
     let job = |(name, priority)| scheduler.job(JobOptions::new(name).priority(priority));
     let jobs = [("backfill", Priority::Backfill), ("a", Priority::Normal), ("b", Priority::Normal)].map(job).into();
@@ -307,9 +308,9 @@ async fn chaos(seed: u64) {
     drop(run.objects);
     drop(run.actors);
     settle().await;
-    let kernel = Arc::clone(scheduler.kernel());
-    kernel.look(|core| core.assert_empty());
-    assert_eq!(kernel.spilled_bytes(), 0);
+    let driver = Arc::clone(scheduler.driver());
+    driver.look(|core| core.assert_empty());
+    assert_eq!(driver.spilled_bytes(), 0);
 }
 
 async fn check_results(run: &mut ChaosRun, scheduler: &crate::Scheduler) {
@@ -350,7 +351,7 @@ async fn check_results(run: &mut ChaosRun, scheduler: &crate::Scheduler) {
             (Ok(found), Expected { number: Some(wanted), .. }) => assert_eq!(found, *wanted, "task {number}"),
             (Ok(_), Expected { number: None, .. }) => panic!("task {number} ended well and should not have"),
             (Err(_), Expected { number: None, .. } | Expected { is_certain: false, .. }) => {}
-            // An object without a recipe stays lost, and so does everything made from it.
+            // An object whose lineage is not known stays lost, and so does everything made from it.
             (Err(error), _) => {
                 assert!(lossy, "task {number}: {error}");
                 assert!(error.message().contains("nothing is known to make it again"), "task {number}: {error}");

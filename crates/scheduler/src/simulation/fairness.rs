@@ -7,7 +7,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{ByteSize, Random, Resources};
 use tokio::time::Instant;
 
-use super::{Threads, for_seeds};
+use super::{SimulatedThreads, for_seeds};
 use crate::state::fair::PASSED_OVER_MAX;
 use crate::{JobOptions, Priority, SchedulerOptions, Value, WorkOptions};
 
@@ -21,14 +21,14 @@ fn jobs_share_equally_however_much_they_hand_in() {
         let mut random = Random::new(seed);
         let cores = 1 + random.below(4);
         let options = SchedulerOptions { cpu_cores: cores as f32, ..SchedulerOptions::default() };
-        let mut threads = Threads::new(options);
+        let mut threads = SimulatedThreads::new(options);
         let had: Arc<Mutex<[u64; 3]>> = Arc::default();
         let mut objects = Vec::new();
         for number in 0..3 {
             let job = threads.scheduler.job(JobOptions::new("job"));
             for _ in 0..(200 << random.below(3)) {
                 let had = Arc::clone(&had);
-                let work = move |_: &crate::Context, _: &[Value]| {
+                let work = move |_: &crate::TaskContext, _: &[Value]| {
                     had.lock()[number] += 1;
                     Ok(Value::from(Vec::new()))
                 };
@@ -52,7 +52,7 @@ fn jobs_share_equally_however_much_they_hand_in() {
 fn work_that_is_waited_for_goes_before_a_backfill() {
     for_seeds(20, 200, |seed| async move {
         let mut random = Random::new(seed);
-        let mut threads = Threads::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() });
+        let mut threads = SimulatedThreads::new(SchedulerOptions { cpu_cores: 2.0, ..SchedulerOptions::default() });
         let order: Arc<Mutex<Vec<usize>>> = Arc::default();
         let mut objects = Vec::new();
         for (number, priority) in [Priority::Backfill, Priority::Interactive, Priority::Normal].into_iter().enumerate()
@@ -60,7 +60,7 @@ fn work_that_is_waited_for_goes_before_a_backfill() {
             let job = threads.scheduler.job(JobOptions::new("job").priority(priority));
             for _ in 0..20 {
                 let order = Arc::clone(&order);
-                let work = move |_: &crate::Context, _: &[Value]| {
+                let work = move |_: &crate::TaskContext, _: &[Value]| {
                     order.lock().push(number);
                     Ok(Value::from(Vec::new()))
                 };
@@ -78,7 +78,7 @@ fn work_that_is_waited_for_goes_before_a_backfill() {
 fn a_large_request_is_passed_over_a_bounded_number_of_times() {
     for_seeds(50, 500, |seed| async move {
         let mut random = Random::new(seed);
-        let mut threads = Threads::new(SchedulerOptions { cpu_cores: 4.0, ..SchedulerOptions::default() });
+        let mut threads = SimulatedThreads::new(SchedulerOptions { cpu_cores: 4.0, ..SchedulerOptions::default() });
         let scheduler = threads.scheduler.clone();
         let small = || scheduler.submit(&WorkOptions::new("small"), &[], |_, _| Ok(Value::from(Vec::new()))).unwrap();
         let mut objects: Vec<_> = (0..8).map(|_| small()).collect();
@@ -115,7 +115,7 @@ fn work_that_fits_is_found_behind_any_amount_that_does_not() {
     for_seeds(1, 1, |seed| async move {
         let mut random = Random::new(seed);
         let options = SchedulerOptions { cpu_cores: 2.0, memory_max: ByteSize(1000), ..SchedulerOptions::default() };
-        let mut threads = Threads::new(options);
+        let mut threads = SimulatedThreads::new(options);
         let scheduler = threads.scheduler.clone();
         let submit = |name: &str, memory: u64| {
             let options = WorkOptions::new(name).resources(Resources::cpu(1.0).with_memory_bytes(memory));

@@ -7,7 +7,7 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Random, Resources, Share};
 use tokio::time::Instant;
 
-use super::{Threads, for_seeds};
+use super::{SimulatedThreads, for_seeds};
 use crate::accelerator::{DeviceOptions, KernelSet};
 use crate::{ObjectRef, SchedulerOptions, Value, WorkOptions};
 
@@ -41,7 +41,7 @@ async fn one_graph(seed: u64) -> f64 {
         open: Arc::new(|| Ok(Box::new(KernelSet::default()))),
     };
     let options = SchedulerOptions { cpu_cores: CORES as f32, devices: vec![device], ..SchedulerOptions::default() };
-    let mut threads = Threads::new(options);
+    let mut threads = SimulatedThreads::new(options);
     let lasts: Arc<Mutex<Duration>> = Arc::default();
     let (mut objects, mut chains): (Vec<ObjectRef>, Vec<Duration>) = (Vec::new(), Vec::new());
     let mut work = [Duration::ZERO; 2];
@@ -59,7 +59,7 @@ async fn one_graph(seed: u64) -> f64 {
         };
         let refs: Vec<ObjectRef> = inputs.iter().map(|input| objects[*input].clone()).collect();
         let told = Arc::clone(&lasts);
-        let body = move |_: &crate::Context, _: &[Value]| {
+        let body = move |_: &crate::TaskContext, _: &[Value]| {
             *told.lock() = takes;
             Ok(Value::from(Vec::new()))
         };

@@ -1,5 +1,8 @@
 //! The scheduler without its threads: a paused clock, and a seed that decides what happens next.
 //!
+//! The tests see what callers see, and begin and end tries in place of threads. Apart from the bounds that they check,
+//! they do not know how the core decides.
+//!
 //! `CENOTE_SEED=n` replays one seed; `CENOTE_LONG=1` runs thousands.
 
 mod chaos;
@@ -14,10 +17,10 @@ use cenote_base::Random;
 use tokio::time::Instant;
 
 use crate::accelerator::Accelerator;
-use crate::core::running::Worker;
+use crate::core::running::WorkerThread;
+use crate::driver::worker::{Begun, EndedTry};
 use crate::front::options::SchedulerOptions;
 use crate::front::scheduler::Scheduler;
-use crate::kernel::worker::{Begun, EndedTry};
 
 /// Runs `test` for every seed, each on a paused clock of its own.
 fn for_seeds<F: Future<Output = ()>>(normally: u64, in_long_runs: u64, test: impl Fn(u64) -> F) {
@@ -51,24 +54,24 @@ struct InFlight {
 }
 
 struct SimulatedThread {
-    worker: Worker,
+    worker: WorkerThread,
     device: Option<Box<dyn Accelerator>>,
     in_flight: Option<InFlight>,
 }
 
 /// Simulated threads, whose tries take as long as they are told.
-struct Threads {
+struct SimulatedThreads {
     scheduler: Scheduler,
     threads: Vec<SimulatedThread>,
 }
 
-impl Threads {
+impl SimulatedThreads {
     fn new(options: SchedulerOptions) -> Self {
         let cpu_threads = (0..options.cpu_cores.ceil() as usize).map(|_| (None, None));
         let devices = options.devices.iter().enumerate();
         let devices = devices.map(|(number, device)| (Some(number), (device.open)().ok()));
         let thread = |(thread, (device_number, device))| SimulatedThread {
-            worker: Worker { thread, device: device_number },
+            worker: WorkerThread { thread, device: device_number },
             device,
             in_flight: None,
         };
@@ -89,7 +92,7 @@ impl Threads {
         while !idle.is_empty() {
             let number = idle.swap_remove(random.below(idle.len() as u64) as usize);
             let thread = &mut self.threads[number];
-            match self.scheduler.kernel().begin(thread.worker, &mut thread.device) {
+            match self.scheduler.driver().begin(thread.worker, &mut thread.device) {
                 Begun::Ran(ended) => {
                     thread.in_flight = Some(InFlight { until: Instant::now() + lasts(random), ended });
                     return true;
@@ -104,16 +107,16 @@ impl Threads {
     /// Moves the clock to the next time at which a try ends or a timer is due. Returns whether there is one.
     async fn advance(&mut self) -> bool {
         let ends = self.threads.iter().filter_map(|thread| thread.in_flight.as_ref()).map(|flight| flight.until);
-        let timer = self.scheduler.kernel().look(|core| core.next_timer());
+        let timer = self.scheduler.driver().look(|core| core.next_timer());
         let Some(next) = ends.chain(timer).min() else { return false };
         // The clock moves in steps of a millisecond.
         let wait = next.saturating_duration_since(Instant::now());
         tokio::time::advance(wait).await;
         let now = Instant::now();
-        self.scheduler.kernel().with(|core| core.advance(now));
+        self.scheduler.driver().with(|core| core.advance(now));
         for thread in &mut self.threads {
             if let Some(flight) = thread.in_flight.take_if(|flight| flight.until <= now) {
-                self.scheduler.kernel().end(flight.ended);
+                self.scheduler.driver().end(flight.ended);
             }
         }
         true

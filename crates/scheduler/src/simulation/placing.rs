@@ -8,9 +8,9 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Random, Share};
 use tokio::time::Instant;
 
-use super::{Threads, for_seeds, settle};
+use super::{SimulatedThreads, for_seeds, settle};
 use crate::accelerator::{DeviceOptions, KernelSet};
-use crate::{Choice, Placed, PlacedOptions, SchedulerOptions, WorkOptions};
+use crate::{Placed, PlacedOptions, PlacementChoice, SchedulerOptions, WorkOptions};
 
 const CORES: u32 = 4;
 const ROWS: usize = 10;
@@ -24,7 +24,7 @@ struct Sides {
 }
 
 struct Fixture {
-    threads: Threads,
+    threads: SimulatedThreads,
     sides: Arc<Mutex<Sides>>,
     placed: Placed,
     random: Random,
@@ -36,7 +36,7 @@ fn rows() -> RecordBatch {
 }
 
 impl Fixture {
-    fn new(seed: u64, choice: Choice, takes_ms: [u64; 2]) -> Self {
+    fn new(seed: u64, choice: PlacementChoice, takes_ms: [u64; 2]) -> Self {
         let takes = takes_ms.map(Duration::from_millis);
         let sides = Arc::new(Mutex::new(Sides { takes, ..Sides::default() }));
         let come = |side: usize| {
@@ -53,7 +53,7 @@ impl Fixture {
         let device = DeviceOptions { class: "fpga".to_owned(), memory_bytes: 100, open: Arc::new(open) };
         let options =
             SchedulerOptions { cpu_cores: CORES as f32, devices: vec![device], ..SchedulerOptions::default() };
-        let threads = Threads::new(options);
+        let threads = SimulatedThreads::new(options);
         let options = PlacedOptions {
             work: WorkOptions::new("copy"),
             class: "fpga".to_owned(),
@@ -99,7 +99,7 @@ impl Fixture {
 #[test]
 fn one_batch_at_a_time_goes_to_the_faster_side_and_follows_when_that_changes() {
     for_seeds(10, 100, |seed| async move {
-        let mut fixture = Fixture::new(seed, Choice::Auto, [40, 10]);
+        let mut fixture = Fixture::new(seed, PlacementChoice::Auto, [40, 10]);
         let (came, _) = fixture.run(200, 1).await;
         assert!(came[0] <= 6 && came[0] >= 3, "{came:?}: one to measure, and one in fifty to look again");
         fixture.sides.lock().takes = [5, 10].map(Duration::from_millis);
@@ -114,7 +114,7 @@ fn one_batch_at_a_time_goes_to_the_faster_side_and_follows_when_that_changes() {
 fn many_batches_use_both_sides_and_end_together() {
     for_seeds(10, 100, |seed| async move {
         for takes_ms in [[40, 10], [30, 30], [20, 60], [100, 5]] {
-            let mut fixture = Fixture::new(seed, Choice::Auto, takes_ms);
+            let mut fixture = Fixture::new(seed, PlacementChoice::Auto, takes_ms);
             fixture.run(20, 2).await;
             let (came, took) = fixture.run(400, 400).await;
             let rate = f64::from(CORES) / takes_ms[0] as f64 + 1.0 / takes_ms[1] as f64;
@@ -128,7 +128,7 @@ fn many_batches_use_both_sides_and_end_together() {
 #[test]
 fn an_order_beats_the_measurements() {
     for_seeds(1, 1, |seed| async move {
-        for (choice, expected) in [(Choice::Cpu, [30, 0]), (Choice::Device, [0, 30])] {
+        for (choice, expected) in [(PlacementChoice::Cpu, [30, 0]), (PlacementChoice::Device, [0, 30])] {
             let mut fixture = Fixture::new(seed, choice, [40, 40]);
             assert_eq!(fixture.run(30, 3).await.0, expected);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cenote_base::{Random, Resources};
 use tokio::time::Instant;
 
-use super::{Threads, for_seeds};
+use super::{SimulatedThreads, for_seeds};
 use crate::{SchedulerOptions, Value, WorkOptions};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -15,14 +15,14 @@ fn a_stall_is_reported_with_what_runs_and_what_waits_for_what() {
     for_seeds(1, 1, |seed| async move {
         let named = [("licence".to_owned(), 1)].into();
         let options = SchedulerOptions { cpu_cores: 2.0, named, ..SchedulerOptions::default() };
-        let mut threads = Threads::new(options);
+        let mut threads = SimulatedThreads::new(options);
         let scheduler = threads.scheduler.clone();
         let licence = Resources::cpu(1.0).with_named("licence", 1);
         let submit = |name: &str, resources: Resources| {
             let options = WorkOptions::new(name).resources(resources);
             scheduler.submit(&options, &[], |_, _| Ok(Value::from(Vec::new()))).unwrap()
         };
-        let stall = || scheduler.kernel().look(|core| core.stall(Instant::now(), LIMIT));
+        let stall = || scheduler.driver().look(|core| core.stall(Instant::now(), LIMIT));
         let _held = (submit("decode", licence.clone()), submit("embed", licence));
         let mut random = Random::new(seed);
         assert!(threads.begin(&mut random, |_| LIMIT * 10).await);

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::state::arena::{Arena, Key};
-use crate::state::ledger::{Grant, Request};
-use crate::state::task_spec::ActorCall;
+use super::arena::{Arena, Key};
+use super::ledger::{Grant, ResourceRequest};
+use super::task_spec::ActorCall;
 
 /// The states of an actor, by the number of their replica.
 pub(crate) trait ActorStates: Send + Sync {
@@ -22,7 +22,7 @@ pub(crate) trait ActorStates: Send + Sync {
 /// The settings of an actor.
 pub(crate) struct NewActor {
     /// The request of a call that builds a state. The state holds all of it but the CPU.
-    pub(crate) request: Request,
+    pub(crate) request: ResourceRequest,
     pub(crate) states_max: usize,
     /// How long a state is kept without a call.
     pub(crate) idle: Duration,
@@ -38,7 +38,7 @@ pub(crate) struct ActorTable {
 struct ActorRecord {
     settings: NewActor,
     /// The request of a call on an existing state.
-    call_request: Request,
+    call_request: ResourceRequest,
     /// Calls that wait for a replica, oldest first.
     mailbox: VecDeque<Key>,
     replicas: Vec<Replica>,
@@ -66,7 +66,7 @@ enum Replica {
 }
 
 /// A call that was assigned to a replica.
-pub(crate) struct Assignment {
+pub(crate) struct CallAssignment {
     pub(crate) task: Key,
     pub(crate) replica: usize,
     /// Whether the call builds the state.
@@ -181,13 +181,13 @@ impl ActorTable {
     }
 
     /// Returns the request of `call`.
-    pub(crate) fn request(&self, call: ActorCall) -> Option<&Request> {
+    pub(crate) fn request(&self, call: ActorCall) -> Option<&ResourceRequest> {
         let actor = self.actors.get(call.actor)?;
         Some(if call.builds { &actor.settings.request } else { &actor.call_request })
     }
 
     /// Assigns a waiting call to an idle state, or to a new state if there may be one more.
-    pub(crate) fn assign(&mut self, actor: Key) -> Option<Assignment> {
+    pub(crate) fn assign(&mut self, actor: Key) -> Option<CallAssignment> {
         let actor = self.actors.get_mut(actor)?;
         if actor.building.is_empty() && actor.mailbox.is_empty() {
             return None;
@@ -195,7 +195,7 @@ impl ActorTable {
         if let Some(replica) = actor.take_idle() {
             // A call that waits for a new state is older than those in the mailbox, and need not wait for it any more.
             let task = actor.building.pop_front().or_else(|| actor.mailbox.pop_front())?;
-            return Some(Assignment { task, replica, builds: false });
+            return Some(CallAssignment { task, replica, builds: false });
         }
         if actor.mailbox.is_empty() {
             return None;
@@ -204,7 +204,7 @@ impl ActorTable {
         let task = actor.mailbox.pop_front()?;
         actor.replicas[replica] = Replica::Building;
         actor.building.push_back(task);
-        Some(Assignment { task, replica, builds: true })
+        Some(CallAssignment { task, replica, builds: true })
     }
 
     /// Frees a replica whose state is not going to be built, because its call was assigned to another one.

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::state::arena::{Arena, Key};
-use crate::state::ledger::{Demand, Ledger, Request};
+use super::arena::{Arena, Key};
+use super::ledger::{Demand, Ledger, ResourceRequest};
 
 /// Contending tasks that may start ahead of a request that does not fit.
 pub(crate) const PASSED_OVER_MAX: u32 = 32;
@@ -40,7 +40,7 @@ pub(crate) struct FairQueue {
     arrivals: u64,
     waiting: usize,
     /// Jobs that have waiting tasks, in the order of their turn. Kept to reuse its memory.
-    turns: Vec<Turn>,
+    turns: Vec<JobTurn>,
 }
 
 /// The queues of one job, and what the job has used.
@@ -62,7 +62,7 @@ struct JobQueues {
 /// The waiting tasks of one job that make the same request, oldest first.
 #[derive(Debug)]
 struct RequestQueue {
-    request: Request,
+    request: ResourceRequest,
     tasks: VecDeque<QueuedTask>,
     passed_over: u32,
 }
@@ -74,7 +74,7 @@ struct QueuedTask {
 }
 
 #[derive(Debug)]
-struct Turn {
+struct JobTurn {
     priority: Priority,
     virtual_s: f64,
     job: Key,
@@ -96,7 +96,7 @@ pub(crate) struct Picked {
 
 /// A view of one queue.
 pub(crate) struct QueueHead<'a> {
-    pub(crate) request: &'a Request,
+    pub(crate) request: &'a ResourceRequest,
     pub(crate) oldest: Key,
     pub(crate) tasks: usize,
 }
@@ -160,7 +160,7 @@ impl FairQueue {
         }
     }
 
-    pub(crate) fn push(&mut self, job: Key, request: &Request, task: Key) {
+    pub(crate) fn push(&mut self, job: Key, request: &ResourceRequest, task: Key) {
         let Some(job) = self.jobs.get_mut(job) else { return };
         if job.waiting == 0 && job.running == 0 {
             job.virtual_s = job.virtual_s.max(self.virtual_now_s[job.priority as usize]);
@@ -273,7 +273,8 @@ impl FairQueue {
     fn sort_turns(&mut self) {
         self.turns.clear();
         let waiting = self.jobs.iter().filter(|(_, job)| job.waiting > 0);
-        let turn = |(key, job): (Key, &JobQueues)| Turn { priority: job.priority, virtual_s: job.virtual_s, job: key };
+        let turn =
+            |(key, job): (Key, &JobQueues)| JobTurn { priority: job.priority, virtual_s: job.virtual_s, job: key };
         self.turns.extend(waiting.map(turn));
         self.turns.sort_unstable_by(|a, b| {
             b.priority.cmp(&a.priority).then(a.virtual_s.total_cmp(&b.virtual_s)).then(a.job.cmp(&b.job))

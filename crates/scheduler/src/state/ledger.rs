@@ -7,13 +7,13 @@ use std::collections::btree_map::Entry;
 
 use cenote_base::{DeviceShare, Error, Resources, Result, Share};
 
-use crate::state::memory::Memory;
+use super::memory_budget::MemoryBudget;
 
 /// The totals of all resources, and the amounts that are granted.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     cpu_millis: Account,
-    memory: Memory,
+    memory: MemoryBudget,
     set_aside: SetAside,
     named: Vec<NamedAccount>,
     devices: Vec<DeviceAccount>,
@@ -50,7 +50,7 @@ struct SetAside {
 
 /// A resource request in the ledger's units. Equal requests share a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Request {
+pub(crate) struct ResourceRequest {
     cpu_millis: u64,
     memory_bytes: u64,
     /// For memory that is set aside: the bytes of the largest task that the holder waits for.
@@ -85,7 +85,7 @@ enum DeviceAmount {
 /// A request together with the bytes of the task's inputs, which must be pinned before it starts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Demand<'a> {
-    pub(crate) request: &'a Request,
+    pub(crate) request: &'a ResourceRequest,
     pub(crate) inputs_bytes: u64,
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct Demand<'a> {
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Grant {
-    request: Request,
+    request: ResourceRequest,
     device: Option<usize>,
 }
 
@@ -167,7 +167,7 @@ impl DeviceAccount {
     }
 }
 
-impl Request {
+impl ResourceRequest {
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
@@ -189,7 +189,7 @@ impl Request {
 }
 
 impl Grant {
-    pub(crate) fn request(&self) -> &Request {
+    pub(crate) fn request(&self) -> &ResourceRequest {
         &self.request
     }
 }
@@ -201,18 +201,18 @@ impl Ledger {
             named.map(|(name, units)| NamedAccount { name: name.clone(), units: Account::new((*units).into()) });
         Self {
             cpu_millis: Account::new(millis(total.cpu)),
-            memory: Memory::new(total.memory_bytes),
+            memory: MemoryBudget::new(total.memory_bytes),
             set_aside: SetAside::default(),
             named: named.collect(),
             devices,
         }
     }
 
-    pub(crate) fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &MemoryBudget {
         &self.memory
     }
 
-    pub(crate) fn memory_mut(&mut self) -> &mut Memory {
+    pub(crate) fn memory_mut(&mut self) -> &mut MemoryBudget {
         &mut self.memory
     }
 
@@ -224,7 +224,7 @@ impl Ledger {
     ///
     /// # Errors
     /// `InvalidInput` for amounts that are out of range; `ResourceExhausted` for amounts that no wait could ever free.
-    pub(crate) fn request(&self, wanted: &Resources) -> Result<Request> {
+    pub(crate) fn request(&self, wanted: &Resources) -> Result<ResourceRequest> {
         let refuse = |message: String| Err(Error::resource_exhausted(message));
         if !wanted.cpu.is_finite() || wanted.cpu < 0.0 {
             return Err(Error::invalid_input(format!("CPU cores must be a number ≥ 0, found {}", wanted.cpu)));
@@ -250,7 +250,13 @@ impl Ledger {
             }
         }
         let device = wanted.device.as_ref().map(|share| self.device_request(share)).transpose()?;
-        Ok(Request { cpu_millis, memory_bytes: wanted.memory_bytes, named, device, ..Request::default() })
+        Ok(ResourceRequest {
+            cpu_millis,
+            memory_bytes: wanted.memory_bytes,
+            named,
+            device,
+            ..ResourceRequest::default()
+        })
     }
 
     fn device_request(&self, wanted: &DeviceShare) -> Result<DeviceRequest> {
@@ -322,13 +328,13 @@ impl Ledger {
     }
 
     /// Returns whether `request` is short of a named resource that `other` requests too.
-    fn lacks_units_of(&self, request: &Request, other: &Request) -> bool {
+    fn lacks_units_of(&self, request: &ResourceRequest, other: &ResourceRequest) -> bool {
         let asks_too = |wanted: &NamedUnits| other.named.iter().any(|units| units.resource == wanted.resource);
         request.named.iter().any(|wanted| self.is_short_of(wanted) && asks_too(wanted))
     }
 
     /// Takes a request that [`fits`](Self::fits).
-    pub(crate) fn take(&mut self, request: &Request, device: Option<usize>) -> Grant {
+    pub(crate) fn take(&mut self, request: &ResourceRequest, device: Option<usize>) -> Grant {
         self.cpu_millis.used += request.cpu_millis;
         self.memory.hold(request.memory_bytes);
         if let Some(task_bytes) = request.task_bytes {
@@ -361,12 +367,12 @@ impl Ledger {
     /// Gives back the CPU of a call that built an actor's state, and returns what the state holds from now on.
     pub(crate) fn give_call(&mut self, Grant { request, device }: Grant) -> Grant {
         self.give(Grant { request: request.for_call(), device: None });
-        Grant { request: Request { cpu_millis: 0, ..request }, device }
+        Grant { request: ResourceRequest { cpu_millis: 0, ..request }, device }
     }
 
     /// Returns the largest part of any resource that `request` takes: the price of its time (Ghodsi et al., "Dominant
     /// Resource Fairness", NSDI 2011). The price is at least 0.001, so that the jobs of work that takes nothing rotate.
-    pub(crate) fn dominant_share(&self, request: &Request) -> f64 {
+    pub(crate) fn dominant_share(&self, request: &ResourceRequest) -> f64 {
         let mut share = self.cpu_millis.share(request.cpu_millis).max(1e-3);
         share = share.max(part(request.memory_bytes, self.memory.total()));
         for wanted in &request.named {

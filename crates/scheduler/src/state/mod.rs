@@ -6,11 +6,11 @@
 pub(crate) mod actor_table;
 pub(crate) mod arena;
 pub(crate) mod counters;
-pub(crate) mod failure;
 pub(crate) mod fair;
 pub(crate) mod ledger;
-pub(crate) mod memory;
+pub(crate) mod memory_budget;
 pub(crate) mod object_table;
+pub(crate) mod task_failure;
 pub(crate) mod task_spec;
 pub(crate) mod timers;
 pub(crate) mod trace;

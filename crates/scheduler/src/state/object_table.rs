@@ -10,12 +10,12 @@ use std::sync::Arc;
 use cenote_base::{Error, Result};
 use tokio::sync::oneshot;
 
+use super::arena::{Arena, Key};
+use super::memory_budget::MemoryBudget;
+use super::task_failure::TaskFailure;
+use super::task_spec::Lineage;
 use crate::objects::spill::SpillFile;
 use crate::objects::value::Value;
-use crate::state::arena::{Arena, Key};
-use crate::state::failure::Failure;
-use crate::state::memory::Memory;
-use crate::state::task_spec::Recipe;
 
 /// The longest chain of objects that can be made again one from the other. An object beyond it is kept as if it had
 /// been `put`, so that a loop that feeds its result back to itself does not remember all its rounds.
@@ -43,7 +43,7 @@ struct Object {
     pins: u32,
     /// The stamp of its last use.
     stamp: u64,
-    recipe: Option<Arc<Recipe>>,
+    lineage: Option<Arc<Lineage>>,
     generation: u32,
     /// The copy on disk, which is kept when the object is read back.
     file: Option<Arc<SpillFile>>,
@@ -62,7 +62,7 @@ enum ObjectState {
     Restoring,
     /// Nobody refers to it, but something made from it may have to be made again.
     Dropped,
-    Failed(Failure),
+    Failed(TaskFailure),
 }
 
 /// The tasks and callers that wait for an object.
@@ -77,7 +77,7 @@ pub(crate) enum Availability {
     Available,
     /// The task is told when the object is there.
     Pending,
-    Failed(Failure),
+    Failed(TaskFailure),
 }
 
 /// The content of an object that was pinned.
@@ -101,7 +101,7 @@ pub(crate) struct Victim {
 #[derive(Debug)]
 pub(crate) enum Garbage {
     Value { _value: Value },
-    Recipe { _recipe: Arc<Recipe> },
+    Lineage { _lineage: Arc<Lineage> },
     File { _file: Arc<SpillFile> },
 }
 
@@ -111,9 +111,9 @@ impl From<Value> for Garbage {
     }
 }
 
-impl From<Arc<Recipe>> for Garbage {
-    fn from(recipe: Arc<Recipe>) -> Self {
-        Self::Recipe { _recipe: recipe }
+impl From<Arc<Lineage>> for Garbage {
+    fn from(lineage: Arc<Lineage>) -> Self {
+        Self::Lineage { _lineage: lineage }
     }
 }
 
@@ -124,17 +124,17 @@ impl From<Arc<SpillFile>> for Garbage {
 }
 
 impl ObjectTable {
-    /// Adds a pending object with one user. `recipe` makes it again if it is lost.
-    pub(crate) fn create(&mut self, recipe: Option<Arc<Recipe>>) -> Key {
-        let ancestors = recipe.iter().flat_map(|recipe| &recipe.inputs).filter_map(|input| self.objects.get(*input));
+    /// Adds a pending object with one user. `lineage` makes it again if it is lost.
+    pub(crate) fn create(&mut self, lineage: Option<Arc<Lineage>>) -> Key {
+        let ancestors = lineage.iter().flat_map(|lineage| &lineage.inputs).filter_map(|input| self.objects.get(*input));
         let generation = ancestors.map(|ancestor| ancestor.generation + 1).max().unwrap_or(0);
-        let (recipe, generation) = if generation > LINEAGE_MAX {
-            self.garbage.extend(recipe.map(Garbage::from));
+        let (lineage, generation) = if generation > LINEAGE_MAX {
+            self.garbage.extend(lineage.map(Garbage::from));
             (None, 0)
         } else {
-            (recipe, generation)
+            (lineage, generation)
         };
-        for input in recipe.iter().flat_map(|recipe| &recipe.inputs) {
+        for input in lineage.iter().flat_map(|lineage| &lineage.inputs) {
             if let Some(input) = self.objects.get_mut(*input) {
                 input.descendants += 1;
             }
@@ -146,7 +146,7 @@ impl ObjectTable {
             descendants: 0,
             pins: 0,
             stamp: 0,
-            recipe,
+            lineage,
             generation,
             file: None,
             listeners: Listeners::default(),
@@ -221,7 +221,7 @@ impl ObjectTable {
     }
 
     /// Pins an object for which [`pin_bytes`](Self::pin_bytes) returned a number.
-    pub(crate) fn pin(&mut self, key: Key, memory: &mut Memory) -> Option<PinnedContent> {
+    pub(crate) fn pin(&mut self, key: Key, memory: &mut MemoryBudget) -> Option<PinnedContent> {
         let object = self.objects.get_mut(key)?;
         let content = match std::mem::replace(&mut object.state, ObjectState::Restoring) {
             ObjectState::InMemory(value) => {
@@ -248,7 +248,7 @@ impl ObjectTable {
         Some(content)
     }
 
-    pub(crate) fn unpin(&mut self, key: Key, memory: &mut Memory) {
+    pub(crate) fn unpin(&mut self, key: Key, memory: &mut MemoryBudget) {
         let Some(object) = self.objects.get_mut(key) else { return };
         object.pins -= 1;
         if object.pins > 0 {
@@ -262,7 +262,7 @@ impl ObjectTable {
     }
 
     /// Adds an object in memory to the idle ones, as the most recently used.
-    fn make_idle(&mut self, key: Key, memory: &mut Memory) {
+    fn make_idle(&mut self, key: Key, memory: &mut MemoryBudget) {
         if let Some(object) = self.objects.get_mut(key) {
             self.stamps += 1;
             object.stamp = self.stamps;
@@ -272,7 +272,7 @@ impl ObjectTable {
     }
 
     /// Puts the value of a pending object into memory, idle. The caller then makes room with [`evict`](Self::evict).
-    pub(crate) fn admit(&mut self, key: Key, value: Value, memory: &mut Memory) {
+    pub(crate) fn admit(&mut self, key: Key, value: Value, memory: &mut MemoryBudget) {
         let Some(object) = self.objects.get_mut(key) else { return self.garbage.push(value.into()) };
         object.bytes = value.size_bytes();
         object.state = ObjectState::InMemory(value);
@@ -281,7 +281,7 @@ impl ObjectTable {
     }
 
     /// Evicts idle objects until memory is within its budget, the least recently used first.
-    pub(crate) fn evict(&mut self, memory: &mut Memory) -> Vec<Victim> {
+    pub(crate) fn evict(&mut self, memory: &mut MemoryBudget) -> Vec<Victim> {
         let mut victims = Vec::new();
         while !memory.has_room(0) {
             let Some((_, key)) = self.idle.pop_first() else { break };
@@ -315,7 +315,7 @@ impl ObjectTable {
     }
 
     /// Records that a victim could not be written. It stays in memory, even if that exceeds the budget.
-    pub(crate) fn spill_failed(&mut self, key: Key, memory: &mut Memory) {
+    pub(crate) fn spill_failed(&mut self, key: Key, memory: &mut MemoryBudget) {
         let Some(object) = self.objects.get_mut(key) else { return };
         match std::mem::replace(&mut object.state, ObjectState::Pending) {
             ObjectState::Spilling(value) => {
@@ -340,13 +340,13 @@ impl ObjectTable {
         }
     }
 
-    /// Records that an object that was pinned on disk cannot be read, and unpins it. Without a recipe it has failed.
-    pub(crate) fn lost(&mut self, key: Key, error: &Error, memory: &mut Memory) {
+    /// Records that an object that was pinned on disk cannot be read, and unpins it. Without its lineage it has failed.
+    pub(crate) fn lost(&mut self, key: Key, error: &Error, memory: &mut MemoryBudget) {
         let Some(object) = self.objects.get_mut(key) else { return };
         object.pins -= 1;
         memory.release(object.bytes);
         self.garbage.extend(object.file.take().map(Garbage::from));
-        object.state = match object.recipe {
+        object.state = match object.lineage {
             Some(_) => ObjectState::Dropped,
             None => {
                 let error = error.clone().context("an object was lost, and nothing is known to make it again");
@@ -355,12 +355,12 @@ impl ObjectTable {
         };
     }
 
-    /// Returns the recipe of a dropped object, which is pending from now on; `None` if it cannot be made again.
-    pub(crate) fn make_again(&mut self, key: Key) -> Option<Arc<Recipe>> {
+    /// Returns the lineage of a dropped object, which is pending from now on; `None` if it cannot be made again.
+    pub(crate) fn make_again(&mut self, key: Key) -> Option<Arc<Lineage>> {
         let object = self.objects.get_mut(key)?;
-        let recipe = object.recipe.clone()?;
+        let lineage = object.lineage.clone()?;
         object.state = ObjectState::Pending;
-        Some(recipe)
+        Some(lineage)
     }
 
     /// Adds a user of an object.
@@ -371,7 +371,7 @@ impl ObjectTable {
     }
 
     /// Removes a user of an object.
-    pub(crate) fn release(&mut self, key: Key, memory: &mut Memory) {
+    pub(crate) fn release(&mut self, key: Key, memory: &mut MemoryBudget) {
         if let Some(object) = self.objects.get_mut(key) {
             object.users -= 1;
             self.drop_if_unused(key, memory);
@@ -379,7 +379,7 @@ impl ObjectTable {
     }
 
     /// Records that an object could not be made.
-    pub(crate) fn fail(&mut self, key: Key, failure: Failure, memory: &mut Memory) {
+    pub(crate) fn fail(&mut self, key: Key, failure: TaskFailure, memory: &mut MemoryBudget) {
         if let Some(object) = self.objects.get_mut(key) {
             object.state = ObjectState::Failed(failure);
             self.drop_if_unused(key, memory);
@@ -388,7 +388,7 @@ impl ObjectTable {
 
     /// Drops the value of an object without users, and forgets the object once nothing that could be made again needs
     /// it.
-    fn drop_if_unused(&mut self, key: Key, memory: &mut Memory) {
+    fn drop_if_unused(&mut self, key: Key, memory: &mut MemoryBudget) {
         let mut unused = vec![key];
         while let Some(key) = unused.pop() {
             let Some(object) = self.objects.get_mut(key) else { continue };
@@ -409,14 +409,14 @@ impl ObjectTable {
                 self.garbage.extend(object.file.take().map(Garbage::from));
             }
             if object.descendants == 0 {
-                let Some(recipe) = self.objects.remove(key).and_then(|object| object.recipe) else { continue };
-                for input in &recipe.inputs {
+                let Some(lineage) = self.objects.remove(key).and_then(|object| object.lineage) else { continue };
+                for input in &lineage.inputs {
                     if let Some(ancestor) = self.objects.get_mut(*input) {
                         ancestor.descendants -= 1;
                         unused.push(*input);
                     }
                 }
-                self.garbage.push(recipe.into());
+                self.garbage.push(lineage.into());
             }
         }
     }
@@ -434,7 +434,7 @@ impl ObjectTable {
     /// Panics unless `memory` agrees with the objects and each object is needed; returns the bytes that are pinned.
     /// `in_transit_bytes` may be in memory beyond the budget.
     #[cfg(test)]
-    pub(crate) fn audit(&self, memory: &Memory, in_transit_bytes: u64) -> u64 {
+    pub(crate) fn audit(&self, memory: &MemoryBudget, in_transit_bytes: u64) -> u64 {
         let (mut pinned, mut idle, mut present) = (0, 0, 0);
         for (key, object) in self.objects.iter() {
             match &object.state {

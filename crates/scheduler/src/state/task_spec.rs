@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use cenote_base::Result;
 
+use super::arena::Key;
+use super::ledger::ResourceRequest;
 use crate::accelerator::Accelerator;
 use crate::cancel::Cancel;
 use crate::objects::value::Value;
-use crate::state::arena::Key;
-use crate::state::ledger::Request;
 
 /// The part of its surroundings that running work can ask about.
 #[derive(Debug, Clone)]
-pub struct Context {
+pub struct TaskContext {
     /// Raised when the work should stop. Long loops [check](Cancel::check) it.
     pub cancel: Cancel,
     /// The number of the try: 0 on the first.
@@ -24,9 +24,9 @@ pub struct Context {
 /// The settings of a task that are the same for every try.
 #[derive(Debug)]
 pub(crate) struct TaskSpec {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) job: Key,
-    pub(crate) request: Request,
+    pub(crate) request: ResourceRequest,
     pub(crate) retries_max: u32,
     pub(crate) cancel: Cancel,
     /// The hold that keeps the task's grant after the task has ended well.
@@ -45,7 +45,7 @@ pub(crate) trait TaskBody: Send {
 
 /// The things that a worker thread lends to a task's body.
 pub(crate) struct Environment<'a> {
-    pub(crate) context: Context,
+    pub(crate) context: TaskContext,
     pub(crate) inputs: &'a [Value],
     pub(crate) device: Option<&'a mut (dyn Accelerator + 'static)>,
     /// The number of the actor's state to use.
@@ -69,16 +69,16 @@ impl NewTask {
 }
 
 /// A function that makes an object. It is called again if the object is lost.
-pub(crate) type ObjectFunction = dyn Fn(&Context, &[Value]) -> Result<Value> + Send + Sync;
+pub(crate) type ObjectFunction = dyn Fn(&TaskContext, &[Value]) -> Result<Value> + Send + Sync;
 
-/// Everything that is needed to make an object, also once more.
-pub(crate) struct Recipe {
+/// The task that makes an object, kept so that a lost object can be made again.
+pub(crate) struct Lineage {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) inputs: Vec<Key>,
     pub(crate) function: Arc<ObjectFunction>,
 }
 
-impl Recipe {
+impl Lineage {
     /// Returns the task that makes the object `output`.
     pub(crate) fn task(&self, output: Key) -> NewTask {
         let body = Box::new(FunctionBody(Arc::clone(&self.function)));
@@ -86,9 +86,9 @@ impl Recipe {
     }
 }
 
-impl fmt::Debug for Recipe {
+impl fmt::Debug for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recipe").field("spec", &self.spec).field("inputs", &self.inputs).finish_non_exhaustive()
+        f.debug_struct("Lineage").field("spec", &self.spec).field("inputs", &self.inputs).finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-use crate::state::arena::Key;
+use super::arena::Key;
 
 /// An event that a timer brings.
 #[derive(Debug)]

@@ -9,20 +9,20 @@ use std::time::Duration;
 use cenote_base::{ByteSize, Result};
 use tokio::time::Instant;
 
-use crate::state::task_spec::TaskSpec;
-
-/// The newest tries, up to a fixed number.
+/// The newest tries, up to a limit on their bytes.
 #[derive(Debug)]
 pub(crate) struct Trace {
     since: Instant,
-    tries_max: usize,
+    bytes_max: u64,
+    bytes: u64,
     tries: VecDeque<Try>,
 }
 
 /// One try of a task: where it ran, when, and how it ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Try {
-    pub(crate) spec: Arc<TaskSpec>,
+    /// The name of the task. A try keeps nothing else of it alive.
+    pub(crate) name: Arc<str>,
     pub(crate) thread: usize,
     pub(crate) began: Instant,
     pub(crate) service: Duration,
@@ -36,18 +36,28 @@ pub(crate) struct TraceSnapshot {
     tries: Vec<Try>,
 }
 
+impl Try {
+    /// Returns the bytes that the try counts. A name that several tries share counts for each of them.
+    fn bytes(&self) -> u64 {
+        (size_of::<Self>() + self.name.len()) as u64
+    }
+}
+
 impl Trace {
     /// Creates a trace that keeps as many tries as fit into `bytes_max`.
     pub(crate) fn new(bytes_max: ByteSize, now: Instant) -> Self {
-        Self { since: now, tries_max: bytes_max.0 as usize / size_of::<Try>(), tries: VecDeque::new() }
+        Self { since: now, bytes_max: bytes_max.0, bytes: 0, tries: VecDeque::new() }
     }
 
-    pub(crate) fn add(&mut self, newest: impl FnOnce() -> Try) {
-        if self.tries_max > 0 {
-            if self.tries.len() == self.tries_max {
-                self.tries.pop_front();
-            }
-            self.tries.push_back(newest());
+    pub(crate) fn add(&mut self, newest: Try) {
+        if newest.bytes() > self.bytes_max {
+            return;
+        }
+        self.bytes += newest.bytes();
+        self.tries.push_back(newest);
+        while self.bytes > self.bytes_max {
+            let Some(oldest) = self.tries.pop_front() else { break };
+            self.bytes -= oldest.bytes();
         }
     }
 
@@ -64,8 +74,8 @@ impl TraceSnapshot {
             let name = quoted(name);
             format!(r#"{{"ph":"M","pid":1,"tid":{number},"name":"thread_name","args":{{"name":{name}}}}}"#)
         });
-        let tries = self.tries.iter().map(|Try { spec, thread, began, service, attempt, ended_well }| {
-            let (name, start, micros) = (quoted(&spec.name), (*began - self.since).as_micros(), service.as_micros());
+        let tries = self.tries.iter().map(|Try { name, thread, began, service, attempt, ended_well }| {
+            let (name, start, micros) = (quoted(name), (*began - self.since).as_micros(), service.as_micros());
             let arguments = format!(r#"{{"attempt":{attempt},"ended_well":{ended_well}}}"#);
             let times = format!(r#""ts":{start},"dur":{micros}"#);
             format!(r#"{{"ph":"X","pid":1,"tid":{thread},{times},"name":{name},"args":{arguments}}}"#)

@@ -12,17 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use backlog::Backlog;
 use cenote_base::sync::{Condvar, Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::cancel::OnCancel;
 use crate::core::Core;
 use crate::core::effect::Effect;
-use crate::kernel::backlog::Backlog;
 use crate::objects::spill::SpillDirectory;
 
 /// The core under its lock, and the conditions that its threads wait for.
-pub(crate) struct Kernel {
+pub(crate) struct Driver {
     locked: Mutex<Locked>,
     /// The number of times that there was work for a CPU thread. Spinning threads watch it.
     work_signal: AtomicU64,
@@ -45,7 +45,7 @@ struct Locked {
     timer_until: Option<Instant>,
 }
 
-impl Kernel {
+impl Driver {
     pub(crate) fn new(core: Core, spill: SpillDirectory, stall_after: Duration) -> Self {
         let devices = core.device_classes().len();
         let locked = Locked {
@@ -130,7 +130,7 @@ impl Kernel {
     }
 }
 
-impl OnCancel for Kernel {
+impl OnCancel for Driver {
     fn cancelled(&self) {
         self.with(|core| core.sweep_cancelled(Instant::now()));
     }

@@ -5,13 +5,13 @@
 /// Granted requests and pinned objects are *held*. Objects in memory that are not pinned are *idle*: they can be
 /// evicted to make room, so they do not stand in the way of new work.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryBudget {
     total: u64,
     held: u64,
     idle: u64,
 }
 
-impl Memory {
+impl MemoryBudget {
     pub(super) fn new(total: u64) -> Self {
         Self { total, held: 0, idle: 0 }
     }

@@ -1,4 +1,4 @@
-//! Tasks: consecutive steps of a group that run as one, and the resources that they request together.
+//! Fusion: consecutive steps of a group that run as one task, and the resources that they request together.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ pub(super) const MEMORY_SHARES: u64 = 2;
 
 /// Consecutive steps of a group that run as one task.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Task {
+pub(crate) struct FusedSteps {
     /// The indexes of the steps in the group.
     pub(crate) steps: Range<usize>,
     /// The resources that the task requests.
     pub(crate) resources: Resources,
 }
 
-/// Splits `steps` into tasks, each of as many consecutive steps as can run as one.
-pub(crate) fn tasks(engine: &Engine, steps: &[Arc<PlannedStep>]) -> Vec<Task> {
+/// Splits `steps` into runs of as many consecutive steps as can share a task.
+pub(crate) fn fused_steps(engine: &Engine, steps: &[Arc<PlannedStep>]) -> Vec<FusedSteps> {
     let devices = engine.options().devices.as_ref();
     let requests: Vec<Resources> = steps.iter().map(|step| request(step, devices)).collect();
     fuse(&requests, engine.scheduler().usage().total.memory_bytes / MEMORY_SHARES)
@@ -39,12 +39,12 @@ fn request(step: &PlannedStep, devices: Option<&Devices>) -> Resources {
 
 /// Joins consecutive requests for neither a device nor named resources and for the same share of CPU, as long as their
 /// memory adds up to at most `memory_bytes_max`.
-fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<Task> {
+fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<FusedSteps> {
     let alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
-    let mut tasks: Vec<Task> = Vec::new();
+    let mut fused: Vec<FusedSteps> = Vec::new();
     for (number, request) in requests.iter().enumerate() {
-        match tasks.last_mut() {
-            Some(Task { steps, resources })
+        match fused.last_mut() {
+            Some(FusedSteps { steps, resources })
                 if !alone(resources)
                     && !alone(request)
                     && resources.cpu == request.cpu
@@ -54,10 +54,10 @@ fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<Task> {
                 // The worker of each step lives while the others run, so their memory adds up.
                 resources.memory_bytes += request.memory_bytes;
             }
-            _ => tasks.push(Task { steps: number..number + 1, resources: request.clone() }),
+            _ => fused.push(FusedSteps { steps: number..number + 1, resources: request.clone() }),
         }
     }
-    tasks
+    fused
 }
 
 #[cfg(test)]
@@ -71,13 +71,13 @@ mod tests {
         let step = |memory: u64| Resources::cpu(1.0).with_memory_bytes(memory);
         let device = step(1).with_device("gpu", Share::Fraction(1.0));
         let requests = [step(10), step(20), Resources::cpu(2.0), device.clone(), step(60), step(50)];
-        let task = |steps: Range<usize>, resources: Resources| Task { steps, resources };
+        let fused = |steps: Range<usize>, resources: Resources| FusedSteps { steps, resources };
         let expected = [
-            task(0..2, step(30)),
-            task(2..3, Resources::cpu(2.0)),
-            task(3..4, device),
-            task(4..5, step(60)),
-            task(5..6, step(50)),
+            fused(0..2, step(30)),
+            fused(2..3, Resources::cpu(2.0)),
+            fused(3..4, device),
+            fused(4..5, step(60)),
+            fused(5..6, step(50)),
         ];
         assert_eq!(fuse(&requests, 100), expected);
     }

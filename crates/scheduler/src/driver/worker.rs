@@ -1,19 +1,18 @@
 //! The threads that run tasks.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cenote_base::sync::MutexGuard;
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, panic_message};
 use tokio::time::Instant;
 
-use super::{Kernel, Locked};
+use super::{Driver, Locked};
 use crate::accelerator::Accelerator;
 use crate::core::Core;
 use crate::core::lineage::LostInput;
-use crate::core::running::{PinnedInput, StartedTask, Worker};
+use crate::core::running::{PinnedInput, StartedTask, WorkerThread};
 use crate::objects::value::Value;
 use crate::state::arena::Key;
 use crate::state::object_table::{PinnedContent, Victim};
@@ -39,16 +38,16 @@ impl EndedTry {
 /// The result of an attempt to begin a try.
 #[cfg(test)]
 pub(crate) enum Begun {
-    /// The try has run; its end is to be reported with [`Kernel::end`].
+    /// The try has run; its end is to be reported with [`Driver::end`].
     Ran(EndedTry),
     /// An input was lost: the task waits again.
     Restarted,
     NoTask,
 }
 
-impl Kernel {
+impl Driver {
     /// Runs tasks on this thread until the scheduler is dropped.
-    pub(super) fn work(&self, worker: Worker, mut device: Option<Box<dyn Accelerator>>) {
+    pub(super) fn work(&self, worker: WorkerThread, mut device: Option<Box<dyn Accelerator>>) {
         let mut locked = self.locked.lock();
         let mut ended: Option<EndedTry> = None;
         loop {
@@ -99,9 +98,9 @@ impl Kernel {
         locked
     }
 
-    /// Starts the next task of `worker` and runs its try, for a driver without threads.
+    /// Starts the next task of `worker` and runs its try, for a simulation, which has no threads.
     #[cfg(test)]
-    pub(crate) fn begin(&self, worker: Worker, device: &mut Option<Box<dyn Accelerator>>) -> Begun {
+    pub(crate) fn begin(&self, worker: WorkerThread, device: &mut Option<Box<dyn Accelerator>>) -> Begun {
         loop {
             let (started, has_made_room) = self.with(|core| {
                 let started = core.next(worker, Instant::now());
@@ -158,7 +157,7 @@ impl Kernel {
         let mut environment = Environment { context, inputs: &arguments, device: device.as_deref_mut(), replica };
         let outcome = match catch_unwind(AssertUnwindSafe(|| body.run(&mut environment))) {
             Ok(outcome) => outcome,
-            Err(panic) => Err(Error::internal(format!("`{}` panicked: {}", spec.name, panic_text(panic.as_ref())))),
+            Err(panic) => Err(Error::internal(format!("`{}` panicked: {}", spec.name, panic_message(panic.as_ref())))),
         };
         Some(EndedTry { task, body, outcome })
     }
@@ -193,12 +192,4 @@ fn spin_until(is_done: impl Fn() -> bool) {
         }
         std::thread::yield_now();
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }

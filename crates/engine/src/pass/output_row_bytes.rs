@@ -9,13 +9,13 @@ use crate::plan::PlannedStep;
 
 /// The bytes that a pass makes of a row: known beforehand for outputs of fixed size, measured for others.
 #[derive(Debug)]
-pub(super) struct RowBytes {
+pub(super) struct OutputRowBytes {
     fixed: u64,
     /// The largest mean of any piece; 0 before the first one is done.
     measured: AtomicU64,
 }
 
-impl RowBytes {
+impl OutputRowBytes {
     pub(super) fn of(steps: &[Arc<PlannedStep>]) -> Arc<Self> {
         let outputs = steps.iter().flat_map(|step| &step.outputs);
         Self::fixed(outputs.map(|output| fixed_bytes(output.data_type())).sum())

@@ -1,5 +1,5 @@
-//! Pools of tensor memory. Returning the memory of a dropped tensor to the system and allocating it again would cost a
-//! tenth of the time that a picture takes.
+//! Pools of the buffers of tensors. Returning the memory of a dropped tensor to the system and allocating it again
+//! would cost a tenth of the time that a picture takes.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,38 +11,38 @@ use cenote_base::sync::Mutex;
 const KEPT_MAX: usize = 4;
 
 /// Numbers whose memory returns to the pool of the loader that made them, if that is still open.
-pub struct Memory<T> {
+pub struct TensorBuffer<T> {
     values: Vec<T>,
-    pool: Weak<MemoryPool<T>>,
+    pool: Weak<TensorPool<T>>,
 }
 
 /// The pools of a loader.
 #[derive(Clone, Default)]
-pub(crate) struct MemoryPools {
-    pub(crate) bytes: Arc<MemoryPool<u8>>,
-    pub(crate) floats: Arc<MemoryPool<f32>>,
+pub(crate) struct TensorPools {
+    pub(super) bytes: Arc<TensorPool<u8>>,
+    pub(super) floats: Arc<TensorPool<f32>>,
 }
 
 /// The memory of dropped tensors.
-pub(crate) struct MemoryPool<T>(Mutex<Vec<Vec<T>>>);
+pub(super) struct TensorPool<T>(Mutex<Vec<Vec<T>>>);
 
-impl<T> Default for MemoryPool<T> {
+impl<T> Default for TensorPool<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T: Clone + Default> MemoryPool<T> {
+impl<T: Clone + Default> TensorPool<T> {
     /// Returns `len` arbitrary numbers.
-    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Memory<T> {
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> TensorBuffer<T> {
         let mut spare = self.0.lock();
         let kept = spare.iter().position(|values| values.len() == len).map(|at| spare.swap_remove(at));
         drop(spare);
-        Memory { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
+        TensorBuffer { values: kept.unwrap_or_else(|| vec![T::default(); len]), pool: Arc::downgrade(self) }
     }
 }
 
-impl<T> Drop for Memory<T> {
+impl<T> Drop for TensorBuffer<T> {
     fn drop(&mut self) {
         let Some(pool) = self.pool.upgrade() else { return };
         // A drop must not wait for the lock: in a forked process whose parent held it, it would wait forever.
@@ -55,7 +55,7 @@ impl<T> Drop for Memory<T> {
     }
 }
 
-impl<T> Deref for Memory<T> {
+impl<T> Deref for TensorBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -63,25 +63,25 @@ impl<T> Deref for Memory<T> {
     }
 }
 
-impl<T> DerefMut for Memory<T> {
+impl<T> DerefMut for TensorBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values
     }
 }
 
-impl<T: Clone> Clone for Memory<T> {
+impl<T: Clone> Clone for TensorBuffer<T> {
     fn clone(&self) -> Self {
         Self { values: self.values.clone(), pool: Weak::new() }
     }
 }
 
-impl<T: PartialEq> PartialEq for Memory<T> {
+impl<T: PartialEq> PartialEq for TensorBuffer<T> {
     fn eq(&self, other: &Self) -> bool {
         self.values == other.values
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Memory<T> {
+impl<T: fmt::Debug> fmt::Debug for TensorBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.values.fmt(f)
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn memory_returns_to_its_own_pool_up_to_a_limit() {
-        let pool: Arc<MemoryPool<u8>> = Arc::default();
+        let pool: Arc<TensorPool<u8>> = Arc::default();
         let mut first = pool.take(3);
         assert_eq!(*first, [0, 0, 0]);
         first[1] = 7;

@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::Kernel;
+use super::Driver;
 
-impl Kernel {
+impl Driver {
     /// Fires timers, and logs when nothing moves, until the scheduler is dropped.
     pub(super) fn keep_time(&self) {
         let mut locked = self.locked.lock();

@@ -5,11 +5,11 @@ use std::thread;
 
 use cenote_base::{Context as _, Error, Result};
 
-use super::Kernel;
+use super::Driver;
 use crate::accelerator::DeviceOptions;
-use crate::core::running::Worker;
+use crate::core::running::WorkerThread;
 
-impl Kernel {
+impl Driver {
     /// Starts `cpu_threads` CPU threads, a thread for each of `devices`, which opens the device, and the timer thread.
     /// They end once the core is closed.
     ///
@@ -17,26 +17,26 @@ impl Kernel {
     /// `ResourceExhausted` when a thread cannot be started; the error that opening a device failed with.
     pub(crate) fn start_threads(self: &Arc<Self>, cpu_threads: usize, devices: Vec<DeviceOptions>) -> Result<()> {
         for thread in 0..cpu_threads {
-            let kernel = Arc::clone(self);
-            spawn(cpu_thread_name(thread), move || kernel.work(Worker { thread, device: None }, None))?;
+            let driver = Arc::clone(self);
+            spawn(cpu_thread_name(thread), move || driver.work(WorkerThread { thread, device: None }, None))?;
         }
         for (number, device) in devices.into_iter().enumerate() {
-            self.open_device(Worker { thread: cpu_threads + number, device: Some(number) }, number, device)?;
+            self.open_device(WorkerThread { thread: cpu_threads + number, device: Some(number) }, number, device)?;
         }
-        let kernel = Arc::clone(self);
-        spawn("cenote-timer".to_owned(), move || kernel.keep_time())
+        let driver = Arc::clone(self);
+        spawn("cenote-timer".to_owned(), move || driver.keep_time())
     }
 
     /// Opens a device on a thread of its own, which then runs the device's tasks.
-    fn open_device(self: &Arc<Self>, worker: Worker, number: usize, device: DeviceOptions) -> Result<()> {
-        let kernel = Arc::clone(self);
+    fn open_device(self: &Arc<Self>, worker: WorkerThread, number: usize, device: DeviceOptions) -> Result<()> {
+        let driver = Arc::clone(self);
         let (sender, opened) = std::sync::mpsc::sync_channel(1);
         let DeviceOptions { class, open, .. } = device;
         spawn(device_thread_name(&class, number), move || match open() {
             // The receiver waits below, so sending cannot fail.
             Ok(accelerator) => {
                 drop(sender.send(Ok(())));
-                kernel.work(worker, Some(accelerator));
+                driver.work(worker, Some(accelerator));
             }
             Err(error) => drop(sender.send(Err(error))),
         })?;

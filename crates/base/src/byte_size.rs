@@ -1,9 +1,7 @@
-//! Byte sizes as people write them, and the amount of memory that this process may use.
+//! Byte sizes as people write them.
 
 use std::fmt;
 use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -14,38 +12,13 @@ use crate::error::{Error, Result};
 /// assert_eq!("1.5 MiB".parse::<ByteSize>().unwrap().0, 1_572_864);
 /// assert_eq!(ByteSize(1_572_864).to_string(), "1.5 MiB");
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "ByteSizeText", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
     /// Returns `count` mebibytes.
     pub const fn mib(count: u64) -> Self {
         Self(count << 20)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ByteSizeText {
-    Number(u64),
-    Text(String),
-}
-
-impl TryFrom<ByteSizeText> for ByteSize {
-    type Error = Error;
-
-    fn try_from(value: ByteSizeText) -> Result<Self> {
-        match value {
-            ByteSizeText::Number(bytes) => Ok(Self(bytes)),
-            ByteSizeText::Text(text) => text.parse(),
-        }
-    }
-}
-
-impl From<ByteSize> for String {
-    fn from(value: ByteSize) -> Self {
-        value.to_string()
     }
 }
 
@@ -88,20 +61,6 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Returns the bytes of memory that this process may use: the smaller of the container's limit and the machine's
-/// memory, from the texts of cgroup v2's `memory.max` and of `/proc/meminfo`. `None` when neither names a number.
-pub fn memory_available_bytes(cgroup_max: Option<&str>, meminfo: Option<&str>) -> Option<u64> {
-    let cgroup = cgroup_max.and_then(|text| text.trim().parse::<u64>().ok());
-    let total = meminfo.and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
-    });
-    match (cgroup, total) {
-        (Some(limit), Some(total)) => Some(limit.min(total)),
-        (limit, total) => limit.or(total),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -115,13 +74,5 @@ mod tests {
         for text in ["", "GiB", "5 parsecs", "-1"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_smaller_memory_limit_wins() {
-        let meminfo = "MemTotal:       1024 kB\nMemFree: 1 kB\n";
-        assert_eq!(memory_available_bytes(Some("max\n"), Some(meminfo)), Some(1 << 20));
-        assert_eq!(memory_available_bytes(Some("4096\n"), Some(meminfo)), Some(4096));
-        assert_eq!(memory_available_bytes(None, None), None);
     }
 }

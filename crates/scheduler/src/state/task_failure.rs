@@ -6,12 +6,12 @@ use cenote_base::Error;
 ///
 /// An inherited error says so once, however many tasks it has passed through.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
+pub(crate) struct TaskFailure {
     error: Error,
     is_inherited: bool,
 }
 
-impl Failure {
+impl TaskFailure {
     /// Returns the failure of a task that takes the failed object as an input.
     pub(crate) fn inherit(&self) -> Self {
         let error = self.error.clone();
@@ -28,7 +28,7 @@ impl Failure {
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for TaskFailure {
     fn from(error: Error) -> Self {
         Self { error, is_inherited: false }
     }
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn an_inherited_failure_says_so_once_whatever_its_text() {
-        let own = Failure::from(Error::internal("an input failed to parse"));
+        let own = TaskFailure::from(Error::internal("an input failed to parse"));
         let inherited = own.inherit().inherit();
         assert_eq!(inherited.error().message(), "an input failed: an input failed to parse");
     }
