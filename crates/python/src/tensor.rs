@@ -29,26 +29,26 @@ type Memory = Arc<dyn Any + Send + Sync>;
 type TensorParts<'py> = (Bound<'py, PyBytes>, Vec<i64>, String, Option<Vec<bool>>);
 
 /// Numbers in one piece of memory, in row-major order. Consumers share the memory, and so see each other's changes.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Tensor {
+#[pyclass(frozen, module = "cenote._native", name = "Tensor")]
+pub(crate) struct PyTensor {
     memory: Memory,
     /// The address of the first number.
     data: usize,
     shape: Vec<i64>,
-    kind: Kind,
+    kind: NumberType,
     valid: Option<Vec<bool>>,
     read_only: bool,
 }
 
 /// A type of numbers: numpy's letter, DLPack's code, and the bits of a number.
 #[derive(Clone, Copy)]
-struct Kind {
+struct NumberType {
     letter: char,
     code: u8,
     bits: u8,
 }
 
-impl Kind {
+impl NumberType {
     const fn new(letter: char, code: u8, bits: u8) -> Self {
         Self { letter, code, bits }
     }
@@ -90,25 +90,25 @@ const TYPES: [DataType; 11] = [
 ];
 
 /// The kinds of `TYPES`, in the same order.
-const KINDS: [Kind; 11] = [
-    Kind::new('i', 0, 8),
-    Kind::new('i', 0, 16),
-    Kind::new('i', 0, 32),
-    Kind::new('i', 0, 64),
-    Kind::new('u', 1, 8),
-    Kind::new('u', 1, 16),
-    Kind::new('u', 1, 32),
-    Kind::new('u', 1, 64),
-    Kind::new('f', 2, 16),
-    Kind::new('f', 2, 32),
-    Kind::new('f', 2, 64),
+const KINDS: [NumberType; 11] = [
+    NumberType::new('i', 0, 8),
+    NumberType::new('i', 0, 16),
+    NumberType::new('i', 0, 32),
+    NumberType::new('i', 0, 64),
+    NumberType::new('u', 1, 8),
+    NumberType::new('u', 1, 16),
+    NumberType::new('u', 1, 32),
+    NumberType::new('u', 1, 64),
+    NumberType::new('f', 2, 16),
+    NumberType::new('f', 2, 32),
+    NumberType::new('f', 2, 64),
 ];
 
-fn kind(data_type: &DataType) -> Option<Kind> {
+fn kind(data_type: &DataType) -> Option<NumberType> {
     TYPES.iter().position(|known| known == data_type).map(|number| KINDS[number])
 }
 
-impl Tensor {
+impl PyTensor {
     pub(crate) fn new(tensor: loader::Tensor) -> Self {
         let numbers = tensor.numbers;
         let (data, data_type) = match numbers.as_ref() {
@@ -119,7 +119,7 @@ impl Tensor {
             memory: numbers,
             data,
             shape: tensor.shape.iter().map(|side| *side as i64).collect(),
-            kind: kind(&data_type).unwrap_or(Kind { letter: 'u', code: 1, bits: 8 }),
+            kind: kind(&data_type).unwrap_or(NumberType { letter: 'u', code: 1, bits: 8 }),
             valid: tensor.valid,
             read_only: false,
         }
@@ -190,7 +190,7 @@ impl Tensor {
 }
 
 #[pymethods]
-impl Tensor {
+impl PyTensor {
     #[getter]
     pub(crate) fn shape(&self) -> Vec<i64> {
         self.shape.clone()
@@ -249,7 +249,7 @@ impl Tensor {
         if copy == Some(true) {
             return Err(PyBufferError::new_err("the exchange shares memory: copy afterwards"));
         }
-        let mut context = Box::new(Context { shape: self.shape.clone(), _memory: Arc::clone(&self.memory) });
+        let mut context = Box::new(DlpackContext { shape: self.shape.clone(), _memory: Arc::clone(&self.memory) });
         let managed = Box::new(ManagedTensor {
             data: self.data as *mut c_void,
             device_type: CPU,
@@ -285,15 +285,15 @@ pub(crate) fn unpickle_tensor(
     shape: Vec<i64>,
     dtype: &str,
     valid: Option<Vec<bool>>,
-) -> PyResult<Tensor> {
+) -> PyResult<PyTensor> {
     // Aligned for every type of number, and not Python's own memory: the owner of a tensor may change it.
     let mut memory = MutableBuffer::new(bytes.len());
     memory.extend_from_slice(bytes);
-    Tensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
+    PyTensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
 }
 
 /// The owner of the memory of a tensor that a consumer has taken over.
-struct Context {
+struct DlpackContext {
     shape: Vec<i64>,
     _memory: Memory,
 }
@@ -319,7 +319,7 @@ unsafe extern "C" fn delete(tensor: *mut ManagedTensor) {
     // SAFETY: both boxes were made in `__dlpack__`, and the deleter is called once.
     unsafe {
         let tensor = Box::from_raw(tensor);
-        drop(Box::from_raw(tensor.context.cast::<Context>()));
+        drop(Box::from_raw(tensor.context.cast::<DlpackContext>()));
     }
 }
 

@@ -27,6 +27,7 @@ pub struct Table {
 
 /// A column of vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VectorColumn {
     /// The column's name.
     pub name: String,
@@ -349,7 +350,7 @@ impl Table {
         self.stored.tend().await
     }
 
-    /// Returns how far the base lags behind the writes, and what is done about it.
+    /// Returns the writes that are not folded yet, and the upkeep under way.
     pub async fn upkeep(&self) -> Result<UpkeepStatus> {
         self.stored.upkeep().await
     }

@@ -31,6 +31,9 @@ async fn a_lake_is_made_once_and_refuses_what_it_cannot_read() {
     assert_eq!(open(directory.path()).await.unwrap_err().kind(), ErrorKind::Corrupt);
     let nowhere = tempfile::tempdir().unwrap();
     assert_eq!(open(nowhere.path()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    Lake::init(nowhere.path()).await.unwrap();
+    let error = Lake::open(nowhere.path(), LakeOptions::default().cpus(0.0)).await.unwrap_err();
+    assert_eq!(error.message(), "cpus must be from 0.001 to 4096, found 0");
 }
 
 #[tokio::test]
@@ -77,8 +80,8 @@ async fn a_table_has_history_upkeep_and_vector_columns() {
     table.fold().await.unwrap();
     assert_eq!(table.upkeep().await.unwrap().keys, 0);
 
-    let at = VectorColumn { name: "at".to_owned(), dimensions: 2, item: DataType::Float32 };
-    assert_eq!(table.vector_column(None).await.unwrap(), at);
+    let VectorColumn { name, dimensions, item, .. } = table.vector_column(None).await.unwrap();
+    assert_eq!((name.as_str(), dimensions, item), ("at", 2, DataType::Float32));
     let missing = table.vector_column(Some("near")).await.unwrap_err();
     assert_eq!(missing.message(), "table `points` has no vector column `near`; it has at");
     assert_eq!(table.search(&Search::new(1)).await.unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -107,7 +110,7 @@ async fn ingest_writes_only_files_whose_bytes_changed() {
 async fn a_device_learns_the_centres_of_an_index() {
     let directory = tempfile::tempdir().unwrap();
     Lake::init(directory.path()).await.unwrap();
-    let options = LakeOptions { device: DeviceChoice::Software, trace_max: ByteSize::mib(1), ..LakeOptions::default() };
+    let options = LakeOptions::default().device(DeviceChoice::Software).trace_max(ByteSize::mib(1));
     let lake = Lake::open(directory.path(), options).await.unwrap();
     let item = Arc::new(Field::new_list_field(DataType::Float32, true));
     let mut random = Random::new(1);
