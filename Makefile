@@ -1,4 +1,5 @@
-# The commands of this repository. Build output goes to one directory outside the clone, which all clones share.
+# The commands of this repository. Build output goes to one directory outside the clone, which all clones share; the
+# Python package for tests goes to target/python in the clone.
 
 CENOTE_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cenote
 export CENOTE_CACHE
@@ -44,4 +45,4 @@ fmt:             ## Format the Rust code
 
 clean:           ## Remove the build output and benchmark results, but not downloads
 	cargo clean
-	rm -rf bench-results
+	rm -rf target bench-results
