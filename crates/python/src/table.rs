@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
 use cenote_runtime::{
     ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot, Table, Version,
-    WriteReport, arrow,
+    WriteReport, arrow, unknown,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -50,8 +50,9 @@ pub(crate) async fn snapshot(table: &Table, version: Option<&str>) -> cenote_run
     if let Some(tag) = version.strip_prefix("tag:") {
         return table.snapshot_of(tag).await;
     }
-    let number = version.parse().map_err(|_| {
-        Error::invalid_input(format!("`{version}` is not a version: give a number, or `tag:NAME` for a tag"))
+    let number = version.parse().map_err(|source| {
+        let what = format!("`{version}` is not a version: give a number, or `tag:NAME` for a tag");
+        Error::invalid_input(what).with_source(source)
     })?;
     table.snapshot_at(Version(number)).await
 }
@@ -112,8 +113,8 @@ impl PyTable {
         let mut arrays = Vec::new();
         for (name, column) in &columns {
             let field = schema.field_with_name(name).map_err(|_| {
-                let known = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-                fault::invalid(format!("the table has no column `{name}`; it has {known}"))
+                let known = schema.fields().iter().map(|field| field.name().as_str());
+                fault::invalid(unknown("column", name, known).message())
             })?;
             arrays.push(from_python(field, column)?);
             fields.push(Arc::new(field.clone().with_nullable(true)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, ErrorKind, Progress, Result};
+use cenote_base::{Error, ErrorKind, Progress, Result, unknown};
 use cenote_index::{IndexInfo, IndexSpec, Indexes, Metric, Tuning, vector_dimensions};
 use cenote_loader::Source;
 use cenote_store::{
@@ -130,12 +130,13 @@ impl Table {
             Some(VectorColumn { name: field.name().clone(), dimensions, item: item.data_type().clone() })
         };
         let columns: Vec<VectorColumn> = snapshot.schema().fields().iter().filter_map(of_field).collect();
-        let names = columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(name) = name {
-            return columns.into_iter().find(|column| column.name == name).ok_or_else(|| {
-                let names = if names.is_empty() { "none" } else { &names };
-                Error::not_found(format!("table `{table}` has no vector column `{name}`; it has {names}"))
-            });
+            let known = || columns.iter().map(|column| column.name.as_str());
+            return columns
+                .iter()
+                .find(|column| column.name == name)
+                .cloned()
+                .ok_or_else(|| unknown("vector column", name, known()).context(format!("table `{table}`")));
         }
         let (embeddings, others): (Vec<_>, Vec<_>) =
             columns.into_iter().partition(|column| column.item == DataType::Float32);
@@ -144,9 +145,13 @@ impl Table {
             [] => Err(Error::not_found(format!(
                 "table `{table}` has no vector column: derive embeddings with a recipe, or search for words"
             ))),
-            _ => Err(Error::invalid_input(format!(
-                "table `{table}` has several vector columns; choose one with `column`: {names}"
-            ))),
+            several => {
+                let names: Vec<&str> = several.iter().map(|column| column.name.as_str()).collect();
+                Err(Error::invalid_input(format!(
+                    "table `{table}` has several vector columns; choose one with `column`: {}",
+                    names.join(", ")
+                )))
+            }
         }
     }
 

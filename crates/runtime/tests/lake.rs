@@ -83,7 +83,7 @@ async fn a_table_has_history_upkeep_and_vector_columns() {
     let VectorColumn { name, dimensions, item, .. } = table.vector_column(None).await.unwrap();
     assert_eq!((name.as_str(), dimensions, item), ("at", 2, DataType::Float32));
     let missing = table.vector_column(Some("near")).await.unwrap_err();
-    assert_eq!(missing.message(), "table `points` has no vector column `near`; it has at");
+    assert_eq!(missing.message(), "table `points`: no vector column `near`; there are at");
     assert_eq!(table.search(&Search::new(1)).await.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
