@@ -68,7 +68,7 @@ struct RunningStage {
 static STAGES: Mutex<BTreeMap<String, RunningStage>> = Mutex::new(BTreeMap::new());
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Progress that is recorded for the view and passed on.
+/// Progress that is recorded for the view of this process and passed on.
 pub struct Watched(Arc<dyn Progress>);
 
 impl Watched {
@@ -122,7 +122,7 @@ fn view(lake: &Lake) -> ProcessView {
     }
 }
 
-/// The servers of the view, which answer until it is dropped.
+/// The servers of this process's view, which answer until this is dropped.
 pub struct Monitor {
     _servers: JoinSet<()>,
     socket: PathBuf,

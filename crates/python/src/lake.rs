@@ -67,10 +67,10 @@ pub(crate) fn open(
 
 /// An open lake.
 #[pyclass(frozen, module = "cenote._native", name = "Lake")]
-pub(crate) struct PyLake(pub(crate) Owned<Lake>);
+pub(crate) struct PyLake(Owned<Lake>);
 
 impl PyLake {
-    pub(crate) fn here(&self) -> PyResult<&Lake> {
+    fn here(&self) -> PyResult<&Lake> {
         self.0.here("lake")
     }
 }

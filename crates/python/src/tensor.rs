@@ -49,6 +49,9 @@ struct NumberType {
 }
 
 impl NumberType {
+    const BYTE: Self = Self::new('u', 1, 8);
+    const FLOAT: Self = Self::new('f', 2, 32);
+
     const fn new(letter: char, code: u8, bits: u8) -> Self {
         Self { letter, code, bits }
     }
@@ -74,52 +77,43 @@ impl NumberType {
     }
 }
 
-/// The Arrow types that become tensors.
-const TYPES: [DataType; 11] = [
-    DataType::Int8,
-    DataType::Int16,
-    DataType::Int32,
-    DataType::Int64,
-    DataType::UInt8,
-    DataType::UInt16,
-    DataType::UInt32,
-    DataType::UInt64,
-    DataType::Float16,
-    DataType::Float32,
-    DataType::Float64,
+/// The Arrow types that become tensors, and their numbers.
+static NUMBERS: [(DataType, NumberType); 11] = [
+    (DataType::Int8, NumberType::new('i', 0, 8)),
+    (DataType::Int16, NumberType::new('i', 0, 16)),
+    (DataType::Int32, NumberType::new('i', 0, 32)),
+    (DataType::Int64, NumberType::new('i', 0, 64)),
+    (DataType::UInt8, NumberType::BYTE),
+    (DataType::UInt16, NumberType::new('u', 1, 16)),
+    (DataType::UInt32, NumberType::new('u', 1, 32)),
+    (DataType::UInt64, NumberType::new('u', 1, 64)),
+    (DataType::Float16, NumberType::new('f', 2, 16)),
+    (DataType::Float32, NumberType::FLOAT),
+    (DataType::Float64, NumberType::new('f', 2, 64)),
 ];
 
-/// The kinds of `TYPES`, in the same order.
-const KINDS: [NumberType; 11] = [
-    NumberType::new('i', 0, 8),
-    NumberType::new('i', 0, 16),
-    NumberType::new('i', 0, 32),
-    NumberType::new('i', 0, 64),
-    NumberType::new('u', 1, 8),
-    NumberType::new('u', 1, 16),
-    NumberType::new('u', 1, 32),
-    NumberType::new('u', 1, 64),
-    NumberType::new('f', 2, 16),
-    NumberType::new('f', 2, 32),
-    NumberType::new('f', 2, 64),
-];
+/// Returns the type of numbers that has `name` in numpy's notation.
+fn named(name: &str) -> Option<NumberType> {
+    NUMBERS.iter().map(|(_, number)| *number).find(|number| number.name() == name)
+}
 
-fn kind(data_type: &DataType) -> Option<NumberType> {
-    TYPES.iter().position(|known| known == data_type).map(|number| KINDS[number])
+/// Returns the type of the numbers of a column of `data_type`.
+fn number_type(data_type: &DataType) -> Option<NumberType> {
+    NUMBERS.iter().find(|(known, _)| known == data_type).map(|(_, number)| *number)
 }
 
 impl PyTensor {
     pub(crate) fn new(tensor: loader::Tensor) -> Self {
         let numbers = tensor.numbers;
-        let (data, data_type) = match numbers.as_ref() {
-            Numbers::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
-            Numbers::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
+        let (data, kind) = match numbers.as_ref() {
+            Numbers::Byte(numbers) => (numbers.as_ptr() as usize, NumberType::BYTE),
+            Numbers::Float(numbers) => (numbers.as_ptr() as usize, NumberType::FLOAT),
         };
         Self {
             memory: numbers,
             data,
             shape: tensor.shape.iter().map(|side| *side as i64).collect(),
-            kind: kind(&data_type).unwrap_or(NumberType { letter: 'u', code: 1, bits: 8 }),
+            kind,
             valid: tensor.valid,
             read_only: false,
         }
@@ -130,19 +124,19 @@ impl PyTensor {
     /// # Errors
     /// `InvalidInput` for an unknown type, or a number of bytes that does not fit the shape.
     pub(crate) fn of_bytes(bytes: Buffer, shape: Vec<i64>, dtype: &str, valid: Option<Vec<bool>>) -> PyResult<Self> {
-        let kind = KINDS.iter().find(|kind| kind.name() == dtype);
+        let kind = named(dtype);
         let numbers = shape.iter().try_fold(1usize, |all, side| all.checked_mul(usize::try_from(*side).ok()?));
         match (kind, numbers) {
-            (Some(kind), Some(numbers)) if numbers * kind.bytes() == bytes.len() => {
+            (Some(kind), Some(numbers)) if numbers.checked_mul(kind.bytes()) == Some(bytes.len()) => {
                 let data = bytes.as_ptr() as usize;
-                Ok(Self { memory: Arc::new(bytes), data, shape, kind: *kind, valid, read_only: false })
+                Ok(Self { memory: Arc::new(bytes), data, shape, kind, valid, read_only: false })
             }
             _ => Err(fault::invalid(format!("{} bytes are not {dtype} of shape {shape:?}", bytes.len()))),
         }
     }
 
     /// Returns the bytes of all numbers.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         let numbers = self.shape.iter().product::<i64>() as usize;
         // SAFETY: `data` points to `numbers` numbers of this kind, which `memory` keeps as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
@@ -165,7 +159,7 @@ impl PyTensor {
             }
             _ => (Arc::clone(array), vec![array.len() as i64], nullable),
         };
-        let kind = kind(values.data_type())?;
+        let kind = number_type(values.data_type())?;
         let full = array.null_count() == 0 && values.null_count() == 0;
         let width = values.len() / array.len().max(1);
         let is_null = |at: usize| values.is_null(at) || array.is_null(at / width);
@@ -192,19 +186,19 @@ impl PyTensor {
 #[pymethods]
 impl PyTensor {
     #[getter]
-    pub(crate) fn shape(&self) -> Vec<i64> {
+    fn shape(&self) -> Vec<i64> {
         self.shape.clone()
     }
 
     /// Returns the type of the numbers in numpy's notation, such as `<f4`.
     #[getter]
-    pub(crate) fn dtype(&self) -> String {
+    fn dtype(&self) -> String {
         self.kind.name()
     }
 
     /// Returns which rows have a value; `None` if all must have one.
     #[getter]
-    pub(crate) fn valid(&self) -> Option<Vec<bool>> {
+    fn valid(&self) -> Option<Vec<bool>> {
         self.valid.clone()
     }
 

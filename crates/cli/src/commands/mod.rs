@@ -1,4 +1,6 @@
 //! The commands, one per file; listings that only print what the facade returns share `list.rs`.
+//!
+//! This part does not know how rows are printed, how progress is shown, or how a run is stopped.
 
 mod changes;
 mod index;

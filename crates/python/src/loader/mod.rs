@@ -1,4 +1,6 @@
 //! The training loader: its options as Python gives them, and its batches as Python's tensors and columns.
+//!
+//! This part does not know PyTorch or other consumers of tensors.
 
 mod options;
 

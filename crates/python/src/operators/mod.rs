@@ -2,6 +2,8 @@
 //!
 //! A Python function runs beside this process, not in it: it shares no interpreter lock with others, and may crash or
 //! exhaust its memory without harm. The row on which it does so is set aside like any other bad row.
+//!
+//! This part does not know lakes or tables.
 
 pub(crate) mod child;
 pub(crate) mod gpu;
