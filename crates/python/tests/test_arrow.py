@@ -178,6 +178,12 @@ def test_a_count_is_a_whole_number(numbers: cenote.Table, count) -> None:
     assert len(numbers.search(vector=[1, 1], k=numpy.int64(3))) == len(numbers.read(limit=numpy.int8(3))) == 3
 
 
+def test_columns_are_a_list(numbers: cenote.Table) -> None:
+    for ask in (numbers.scan, numbers.loader, lambda columns: numbers.search(vector=[0, 0], columns=columns)):
+        with pytest.raises(InvalidInputError, match=r"columns must be a list: write \['id'\]"):
+            ask("id")
+
+
 def test_a_column_that_is_asked_for_twice_is_there_once(numbers: cenote.Table) -> None:
     twice = ["word", "id", "word"]
     for fold in (False, True):
