@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cenote_base::{Error, ErrorKind, closest};
+use cenote_base::{Error, ErrorKind, closest, unknown};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
@@ -76,16 +76,13 @@ fn describe_schema(error: &SchemaError) -> String {
     let mut seen = BTreeSet::new();
     let known = valid_fields.iter().map(|column| column.name.as_str()).filter(|name| seen.insert(*name));
     let known: Vec<&str> = known.collect();
-    let hint = closest(&field.name, known.iter().copied()).map_or_else(String::new, |name| {
-        // SQL folds unquoted names to lower case.
-        match name.chars().any(|c| c.is_ascii_uppercase()) {
-            true => format!(": did you mean \"{name}\", in double quotes?"),
-            false => format!(": did you mean `{name}`?"),
+    let name = &field.name;
+    // SQL folds unquoted names to lower case.
+    match closest(name, known.iter().copied()).filter(|near| near.chars().any(|c| c.is_ascii_uppercase())) {
+        Some(near) => {
+            format!("no column `{name}`: did you mean \"{near}\", in double quotes?; there are {}", known.join(", "))
         }
-    });
-    match known.is_empty() {
-        true => format!("no column `{}`", field.name),
-        false => format!("no column `{}`{hint}; there are {}", field.name, known.join(", ")),
+        None => unknown("column", name, known).message().to_owned(),
     }
 }
 
@@ -110,5 +107,15 @@ mod tests {
             valid_fields: columns.map(|(table, name)| Column::new(Some(table), name)).collect(),
         };
         assert_eq!(describe_schema(&error), "no column `captoin`: did you mean `caption`?; there are id, caption");
+    }
+
+    #[test]
+    fn a_column_in_capitals_is_suggested_in_quotes() {
+        let error = SchemaError::FieldNotFound {
+            field: Box::new(Column::from_name("caption")),
+            valid_fields: vec![Column::from_name("Caption")],
+        };
+        let text = "no column `caption`: did you mean \"Caption\", in double quotes?; there are Caption";
+        assert_eq!(describe_schema(&error), text);
     }
 }

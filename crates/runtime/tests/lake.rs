@@ -10,7 +10,7 @@ use cenote_runtime::arrow::array::{
 use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Int64Type, Schema};
 use cenote_runtime::{
     ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Random, Recipe, RunOptions,
-    Search, Silent, TableSpec, VectorColumn,
+    Search, Silent, TableSpec, VectorColumn, derivations,
 };
 
 async fn lake() -> (tempfile::TempDir, Lake) {
@@ -46,6 +46,8 @@ async fn an_index_wanted_over_nothing_waits_for_values_and_then_follows_writes()
     let recipe = Recipe::from_yaml(recipe, "r.yaml").unwrap();
     lake.run(&recipe, &RunOptions::default()).await.unwrap();
     assert_eq!(notes.indexes().await.unwrap()[0].rows_indexed, 0);
+    let derived = derivations(&notes.snapshot().await.unwrap());
+    assert_eq!(derived["words"].to_string(), "count_words(note)");
 
     notes.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["red car", "rain"])).unwrap()).await.unwrap();
     lake.run(&recipe, &RunOptions::default()).await.unwrap();

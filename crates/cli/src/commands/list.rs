@@ -4,7 +4,7 @@ use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;
 use cenote_runtime::operator::{Definition, Shape};
 use cenote_runtime::{
-    ByteSize, Clock, Lake, LakeOptions, Result, SystemClock, TableStatus, Timestamp, is_blob,
+    ByteSize, Clock, Lake, LakeOptions, Result, SystemClock, TableStatus, Timestamp, derivations, is_blob,
     operators as known_operators,
 };
 
@@ -19,14 +19,8 @@ pub async fn tables(lake: &Lake, format: OutputFormat) -> Result<()> {
 pub async fn describe(lake: &Lake, table: &str, format: OutputFormat) -> Result<()> {
     let snapshot = lake.table(table).await?.snapshot().await?;
     let key = snapshot.primary_key().columns();
-    let derived = |column: &str| {
-        snapshot.properties().iter().filter(|(name, _)| name.starts_with("cenote.derived.")).find_map(|(_, text)| {
-            let made: serde_json::Value = serde_json::from_str(text).ok()?;
-            let makes = made["outputs"].as_array()?.iter().any(|output| output == column) && made["into"].is_null();
-            let inputs: Vec<&str> = made["inputs"].as_array()?.iter().filter_map(|input| input.as_str()).collect();
-            makes.then(|| format!("{}({})", made["operator"].as_str().unwrap_or_default(), inputs.join(", ")))
-        })
-    };
+    let derivations = derivations(&snapshot);
+    let derived = |column: &str| derivations.get(column).map(ToString::to_string);
     let data_type = |field: &Field| if is_blob(field) { "media".to_owned() } else { field.data_type().to_string() };
     let role = |field: &Field| match key.iter().position(|name| name == field.name()) {
         Some(position) if key.len() > 1 => Some(format!("key {}", position + 1)),

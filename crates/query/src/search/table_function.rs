@@ -113,7 +113,7 @@ fn searchable(table: &PinnedTable, words: String) -> Result<String> {
         return Ok(words);
     }
     Err(external(Error::not_found(format!(
-        "table `{0}` has no full-text index; make one with `cenote index create {0} COLUMN --kind text`",
+        "table `{0}` has no full-text index; make one with `CREATE INDEX ON {0} USING text (COLUMN)`",
         table.name
     ))))
 }
