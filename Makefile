@@ -1,5 +1,5 @@
-# The commands of this repository. Build output goes to one directory outside the clone, which all clones share; the
-# Python package for tests goes to target/python in the clone.
+# The commands of this repository. Build output goes to one directory outside the clone, which all clones share. The
+# Python package for tests and the reports of tests go to `target` in the clone.
 
 CENOTE_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cenote
 export CENOTE_CACHE
