@@ -36,11 +36,6 @@ pub(crate) fn functions() -> impl Iterator<Item = ScalarUDF> {
 }
 
 impl DistanceFunction {
-    /// Returns the metric of the function. For [`Metric::Dot`] the value is the product itself: the larger, the nearer.
-    pub(crate) fn metric(&self) -> Metric {
-        self.metric
-    }
-
     /// Returns the types to which arguments of `given` types are cast.
     ///
     /// # Errors
@@ -67,6 +62,11 @@ impl DistanceFunction {
             return wrong(format!("vectors of {a} and {b} numbers"));
         }
         Ok(types)
+    }
+
+    /// Returns the metric of the function. For [`Metric::Dot`] the value is the product itself: the larger, the nearer.
+    pub(crate) fn metric(&self) -> Metric {
+        self.metric
     }
 
     fn measure(&self, a: &[f32], b: &[f32]) -> Option<f32> {
