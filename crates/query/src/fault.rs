@@ -110,6 +110,12 @@ mod tests {
     }
 
     #[test]
+    fn the_text_of_an_error_is_not_taken_apart() {
+        let text = "the plan failed with: External error: a reason. No function is left out";
+        assert_eq!(query_error(DataFusionError::Plan(text.to_owned())).message(), text);
+    }
+
+    #[test]
     fn a_column_in_capitals_is_suggested_in_quotes() {
         let error = SchemaError::FieldNotFound {
             field: Box::new(Column::from_name("caption")),

@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::search::table_function::is_search;
 
-/// What sets the limits of queries instead of a statement.
+/// The way to set the limits of queries, which no statement does.
 const SETTINGS: &str = "the options that open the lake, such as `--memory` and `--cpus`";
 
 /// Checks that `statement` only reads. Names of methods in its error are those of Python and of Rust alike.
