@@ -1,4 +1,5 @@
-# The commands of this repository. Build output goes to one directory outside the clone, which all clones share.
+# The commands of this repository. Build output goes to one directory outside the clone, which all clones share. The
+# Python package for tests and the reports of tests go to `target` in the clone.
 
 CENOTE_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/cenote
 export CENOTE_CACHE
@@ -10,7 +11,7 @@ export PROFILE ?= dev
 .PHONY: help setup build demo test test-python test-python-full fmt clean
 
 help:            ## Show this list
-	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 setup:           ## Install the system packages and tools that are missing
 	@scripts/setup
@@ -23,7 +24,7 @@ build: setup     ## Build the binary and the examples
 demo: build      ## Run the main job on real photographs, documents and a video, and show the answers
 	"$(CARGO_TARGET_DIR)/debug/cenote" demo
 
-test:            ## Check format, line widths and lints, run every test and the tour of README.md
+test:            ## Check format, line widths and lints, run every test and the tours of README.md and docs
 	@scripts/setup tests
 	@scripts/test
 
@@ -31,7 +32,7 @@ test-python:     ## Test the Python package alone: documentation, types, tests
 	@scripts/setup tests
 	@scripts/test-python
 
-test-python-full: ## Test it with real PyTorch too, in an environment of its own (5 GB the first time)
+test-python-full: ## Test it with real PyTorch too, in an environment of its own (8 GB the first time)
 	@scripts/setup tests
 	@scripts/test-python full
 
@@ -44,4 +45,4 @@ fmt:             ## Format the Rust code
 
 clean:           ## Remove the build output and benchmark results, but not downloads
 	cargo clean
-	rm -rf bench-results
+	rm -rf target bench-results

@@ -146,7 +146,7 @@ def build_package(profile: str) -> Path:
     environment = os.environ | {"CARGO_TARGET_DIR": str(target_directory()), "PROFILE": profile}
     if subprocess.run([ROOT / "scripts" / "package"], env=environment, check=False).returncode:
         raise BenchError("the build failed: see the messages above")
-    return target_directory() / "python"
+    return ROOT / "target" / "python"
 
 
 def build_example(name: str, profile: str) -> Path:

@@ -63,6 +63,23 @@ fn imports_point_strictly_downward() {
 }
 
 #[test]
+fn crates_above_the_runtime_import_nothing_of_ours_below_it() {
+    let layers = documented();
+    let members = members();
+    let by_name: BTreeMap<&str, &str> =
+        members.iter().map(|(path, member)| (member.name.as_str(), path.as_str())).collect();
+    let facade = layers["crates/runtime"];
+    let mut above = 0;
+    for (path, member) in members.iter().filter(|(path, _)| layers[*path] > facade) {
+        above += 1;
+        for dependency in member.dependencies.iter().filter_map(|name| by_name.get(name.as_str())) {
+            assert!(layers[*dependency] >= facade, "{path} must not import {dependency}: the facade re-exports it");
+        }
+    }
+    assert!(above >= 2, "only {above} crates are above the runtime");
+}
+
+#[test]
 fn foreign_names_stay_home() {
     for (path, member) in members() {
         for dependency in &member.dependencies {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cenote_runtime::ByteSize;
+use cenote_runtime::{ByteSize, LakeOptions};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// A multimodal data lake: ingest media, derive columns by recipes, search and query.
@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "SIZE")]
     pub cache: Option<ByteSize>,
     /// CPU cores for operators [default: all]
-    #[arg(long, global = true, value_name = "CORES")]
+    #[arg(long, global = true, value_name = "CORES", value_parser = cpus)]
     pub cpus: Option<f32>,
     /// Serve metrics to Prometheus at this address, such as 127.0.0.1:9464, while the command runs
     #[arg(long, global = true, value_name = "ADDRESS")]
@@ -70,7 +70,7 @@ pub enum Command {
         /// The query
         query: String,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Find rows by words, by a picture, or by both
     #[command(group(ArgGroup::new("wanted").args(["text", "image"]).required(true).multiple(true)))]
@@ -97,7 +97,7 @@ pub enum Command {
         #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         k: u32,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Show a row by key
     Get {
@@ -107,7 +107,7 @@ pub enum Command {
         #[arg(required = true)]
         key: Vec<String>,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Delete rows by key
     Delete {
@@ -120,14 +120,14 @@ pub enum Command {
     /// List the tables
     Tables {
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Show a table's columns, its key, and how columns are derived
     Describe {
         /// The table
         table: String,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Print the changes of a table's rows as JSON lines: operation, key, before, after, version and time
     Changes {
@@ -158,7 +158,7 @@ pub enum Command {
     /// Show rows, versions, bytes, indexes with their lag, and errors of every table
     Status {
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Watch the processes that work on a lake on this machine: stages, rates, memory, and waiting tasks
     Top {
@@ -171,7 +171,7 @@ pub enum Command {
         /// The table
         table: String,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Create, list, drop, tune and update indexes
     #[command(subcommand)]
@@ -179,12 +179,12 @@ pub enum Command {
     /// List the operators
     Operators {
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// List the models
     Models {
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Try everything on real media: ingest, derive, index, search, change, derive again
     Demo {
@@ -232,7 +232,7 @@ pub enum IndexCommand {
         /// The table
         table: String,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Drop an index
     Drop {
@@ -254,7 +254,7 @@ pub enum IndexCommand {
         #[arg(long)]
         metric: Option<String>,
         #[command(flatten)]
-        output: Format,
+        output: OutputArguments,
     },
     /// Bring a table's indexes up to date
     Optimize {
@@ -263,6 +263,14 @@ pub enum IndexCommand {
     },
 }
 
+/// Reads a number of CPU cores.
+fn cpus(text: &str) -> Result<f32, String> {
+    let (least, most) = LakeOptions::CPUS.into_inner();
+    let cores = text.parse().ok().filter(|cores| (least..=most).contains(cores));
+    cores.ok_or_else(|| format!("it must be a number from {least} to {most}"))
+}
+
+/// Reads an option of an index.
 fn option(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').ok_or("an option is written OPTION=VALUE")?;
     Ok((parts.0.to_owned(), parts.1.to_owned()))
@@ -270,10 +278,10 @@ fn option(text: &str) -> Result<(String, String), String> {
 
 /// The output format of a command that prints rows.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Format {
+pub struct OutputArguments {
     /// Output format
-    #[arg(long, value_enum, default_value_t = FormatKind::Table)]
-    pub format: FormatKind,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
+    pub format: OutputFormat,
 }
 
 /// The devices for kernels of operators.
@@ -291,7 +299,7 @@ pub enum DeviceArgument {
 
 /// The output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum FormatKind {
+pub enum OutputFormat {
     /// A table for people, with vectors and media shortened
     Table,
     /// One JSON object a line; media in hexadecimal

@@ -12,11 +12,11 @@ mod arguments;
 mod commands;
 mod demo;
 mod memory;
+mod monitor;
 mod output;
 mod progress;
 mod report;
 mod session;
-mod sight;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use cenote_runtime::arrow;
 use cenote_runtime::{Context, Error, Result};
 
-use crate::arguments::FormatKind;
+use crate::arguments::OutputFormat;
 
 /// Characters of a text in a table for people.
 const TEXT_CHARS_MAX: usize = 80;
@@ -23,7 +23,7 @@ pub fn note(text: &str) {
 
 /// A writer of rows to standard output, batch by batch.
 pub struct Printer {
-    kind: FormatKind,
+    kind: OutputFormat,
     schema: SchemaRef,
     /// The batches of a table, whose column widths need all rows; results shown to people are small.
     held: Vec<RecordBatch>,
@@ -34,9 +34,9 @@ pub struct Printer {
 
 impl Printer {
     /// Makes a printer for batches of `schema`.
-    pub fn new(kind: FormatKind, schema: &SchemaRef) -> Result<Self> {
+    pub fn new(kind: OutputFormat, schema: &SchemaRef) -> Result<Self> {
         let arrow = match kind {
-            FormatKind::Arrow => {
+            OutputFormat::Arrow => {
                 let writer = arrow::ipc::writer::StreamWriter::try_new(std::io::stdout(), schema);
                 Some(writer.map_err(print_error)?)
             }
@@ -55,13 +55,13 @@ impl Printer {
     /// Prints `batch`.
     pub fn print(&mut self, batch: &RecordBatch) -> Result<()> {
         match self.kind {
-            FormatKind::Table => self.held.push(for_people(batch, self.text_chars_max)?),
-            FormatKind::Arrow => {
+            OutputFormat::Table => self.held.push(for_people(batch, self.text_chars_max)?),
+            OutputFormat::Arrow => {
                 if let Some(writer) = &mut self.arrow {
                     writer.write(batch).map_err(print_error)?;
                 }
             }
-            FormatKind::Json => {
+            OutputFormat::Json => {
                 let mut lines = Vec::new();
                 // Nulls are written, so that every line has the same fields.
                 let mut writer = arrow::json::WriterBuilder::new()
@@ -70,7 +70,7 @@ impl Printer {
                 writer.write(batch).and_then(|()| writer.finish()).map_err(print_error)?;
                 bytes(&lines)?;
             }
-            FormatKind::Csv => {
+            OutputFormat::Csv => {
                 let batch = for_csv(batch)?;
                 let builder = arrow::csv::WriterBuilder::new().with_header(std::mem::take(&mut self.header));
                 // Into memory first: an error of the writer would not tell that standard output is closed.
@@ -85,14 +85,14 @@ impl Printer {
     /// Ends the output.
     pub fn finish(mut self) -> Result<()> {
         match self.kind {
-            FormatKind::Table => {
+            OutputFormat::Table => {
                 if self.held.is_empty() {
                     self.held.push(for_people(&RecordBatch::new_empty(Arc::clone(&self.schema)), self.text_chars_max)?);
                 }
                 let text = arrow::util::pretty::pretty_format_batches(&self.held).map_err(print_error)?;
                 self::text(&text.to_string())
             }
-            FormatKind::Csv if self.header => self.print(&RecordBatch::new_empty(Arc::clone(&self.schema))),
+            OutputFormat::Csv if self.header => self.print(&RecordBatch::new_empty(Arc::clone(&self.schema))),
             _ => match &mut self.arrow {
                 Some(writer) => writer.finish().map_err(print_error),
                 None => Ok(()),
@@ -102,14 +102,14 @@ impl Printer {
 }
 
 /// Prints one batch and ends the output.
-pub fn rows(batch: &RecordBatch, kind: FormatKind) -> Result<()> {
+pub fn rows(batch: &RecordBatch, kind: OutputFormat) -> Result<()> {
     let mut printer = Printer::new(kind, batch.schema_ref())?;
     printer.print(batch)?;
     printer.finish()
 }
 
 /// Prints one batch as [`rows`] does, with texts in full, because half a reason is of no use.
-pub fn rows_in_full(batch: &RecordBatch, kind: FormatKind) -> Result<()> {
+pub fn rows_in_full(batch: &RecordBatch, kind: OutputFormat) -> Result<()> {
     let mut printer = Printer { text_chars_max: usize::MAX, ..Printer::new(kind, batch.schema_ref())? };
     printer.print(batch)?;
     printer.finish()

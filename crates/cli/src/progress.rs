@@ -28,6 +28,7 @@ pub fn progress(quiet: bool, brief: Duration) -> Arc<dyn Progress> {
     }
 }
 
+/// Progress as a bar for each stage.
 #[derive(Default)]
 struct Bars {
     area: MultiProgress,
@@ -58,12 +59,15 @@ impl Progress for Bars {
     }
 }
 
+/// Progress as lines of text.
 struct Lines {
+    /// The end of a stage that took less gets no line.
     brief: Duration,
-    stages: Mutex<HashMap<String, Stage>>,
+    stages: Mutex<HashMap<String, LoggedStage>>,
 }
 
-struct Stage {
+/// A running stage, and when its last line was written.
+struct LoggedStage {
     total: Option<u64>,
     done: u64,
     begun: Instant,
@@ -73,7 +77,7 @@ struct Stage {
 impl Progress for Lines {
     fn begin(&self, stage: &str, total: Option<u64>) {
         let now = Instant::now();
-        self.stages.lock().insert(stage.to_owned(), Stage { total, done: 0, begun: now, shown: now });
+        self.stages.lock().insert(stage.to_owned(), LoggedStage { total, done: 0, begun: now, shown: now });
     }
 
     fn advance(&self, stage: &str, units: u64) {

@@ -8,14 +8,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::arguments::{Arguments, Command, DeviceArgument, IndexCommand};
+use crate::monitor::{self, Watched};
 use crate::output;
 use crate::progress::progress;
-use crate::sight::{self, Watched};
 
 /// Runs `work` on the lake that the arguments name.
 pub async fn with_lake<T>(arguments: &Arguments, work: impl AsyncFnOnce(&Lake) -> Result<T>) -> Result<T> {
     let lake = Lake::open(&arguments.lake, options(arguments)).await?;
-    let _sight = sight::show(&lake, arguments.metrics).await?;
+    let _monitor = monitor::serve(&lake, arguments.metrics).await?;
     let outcome = work(&lake).await;
     // After a failure too: the next command must not wait for the right to write.
     lake.release().await?;
@@ -38,14 +38,12 @@ pub fn options(arguments: &Arguments) -> LakeOptions {
         DeviceArgument::Gpu => DeviceChoice::Gpu,
         DeviceArgument::Software => DeviceChoice::Software,
     };
-    LakeOptions {
-        memory_max: arguments.memory,
-        cache_max: arguments.cache,
-        cpu_cores: arguments.cpus,
-        device,
-        trace_max,
-        ..LakeOptions::default()
-    }
+    LakeOptions::default()
+        .memory_max(arguments.memory)
+        .cache_max(arguments.cache)
+        .cpus(arguments.cpus)
+        .device(device)
+        .trace_max(trace_max)
 }
 
 /// Memory for the timeline of a run, which holds the newest work.

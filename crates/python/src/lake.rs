@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use cenote_runtime::{
-    ByteSize, Cancel, Lake as RuntimeLake, LakeOptions, Recipe, RunOptions, Silent, TableSpec, arrow,
-};
+use cenote_runtime::{ByteSize, Cancel, Lake, LakeOptions, Recipe, RunOptions, Silent, TableSpec, arrow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -14,8 +12,8 @@ use crate::fault::raise;
 use crate::interchange;
 use crate::operators::{self, gpu};
 use crate::process::{Owned, wait};
-use crate::rows::{Rows, Stream};
-use crate::table::Table;
+use crate::rows::{PyRows, PyStream};
+use crate::table::PyTable;
 use crate::values::parameter::to_parameter;
 
 /// A flag that cancels a run when the wait for it ends, however it ends: the run stops at its last commit.
@@ -39,7 +37,7 @@ fn key_not_null(schema: &SchemaRef, key: &[String]) -> SchemaRef {
 /// Creates an empty lake.
 #[pyfunction]
 pub(crate) fn init(py: Python<'_>, location: PathBuf) -> PyResult<()> {
-    wait(py, RuntimeLake::init(location))
+    wait(py, Lake::init(location))
 }
 
 /// Opens a lake.
@@ -53,34 +51,32 @@ pub(crate) fn open(
     seed: u64,
     cache: Option<&str>,
     device: &str,
-) -> PyResult<Lake> {
+) -> PyResult<PyLake> {
     let size = |text: Option<&str>| text.map(str::parse::<ByteSize>).transpose().map_err(raise);
-    let options = LakeOptions {
-        memory_max: size(memory)?,
-        cache_max: size(cache)?,
-        cpu_cores: cpus,
-        device: device.parse().map_err(raise)?,
-        seed,
-        named: gpu::offered(),
-        operators: operators::registered(py),
-        ..LakeOptions::default()
-    };
-    let lake = wait(py, RuntimeLake::open(location, options))?;
-    Ok(Lake(Owned::new(lake)))
+    let options = LakeOptions::default()
+        .memory_max(size(memory)?)
+        .cache_max(size(cache)?)
+        .cpus(cpus)
+        .device(device.parse().map_err(raise)?)
+        .seed(seed)
+        .named(gpu::offered())
+        .operators(operators::registered(py));
+    let lake = wait(py, Lake::open(location, options))?;
+    Ok(PyLake(Owned::new(lake)))
 }
 
 /// An open lake.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Lake(pub(crate) Owned<RuntimeLake>);
+#[pyclass(frozen, module = "cenote._native", name = "Lake")]
+pub(crate) struct PyLake(Owned<Lake>);
 
-impl Lake {
-    pub(crate) fn here(&self) -> PyResult<&RuntimeLake> {
+impl PyLake {
+    fn here(&self) -> PyResult<&Lake> {
         self.0.here("lake")
     }
 }
 
 #[pymethods]
-impl Lake {
+impl PyLake {
     fn create_table(
         &self,
         py: Python<'_>,
@@ -88,16 +84,16 @@ impl Lake {
         schema: &Bound<'_, PyAny>,
         primary_key: Vec<String>,
         properties: std::collections::BTreeMap<String, String>,
-    ) -> PyResult<Table> {
+    ) -> PyResult<PyTable> {
         let schema = interchange::schema(schema)?;
         let spec = TableSpec { properties, ..TableSpec::new(key_not_null(&schema, &primary_key), primary_key) };
         let lake = self.here()?;
-        Ok(Table::new(wait(py, lake.create_table(name, spec))?, lake.clone()))
+        Ok(PyTable::new(wait(py, lake.create_table(name, spec))?, lake.clone()))
     }
 
-    fn table(&self, py: Python<'_>, name: &str) -> PyResult<Table> {
+    fn table(&self, py: Python<'_>, name: &str) -> PyResult<PyTable> {
         let lake = self.here()?;
-        Ok(Table::new(wait(py, lake.table(name))?, lake.clone()))
+        Ok(PyTable::new(wait(py, lake.table(name))?, lake.clone()))
     }
 
     fn tables(&self, py: Python<'_>) -> PyResult<Vec<String>> {
@@ -108,10 +104,10 @@ impl Lake {
         wait(py, self.here()?.drop_table(name))
     }
 
-    fn sql(&self, py: Python<'_>, text: &str, values: Vec<Bound<'_, PyAny>>) -> PyResult<Stream> {
+    fn sql(&self, py: Python<'_>, text: &str, values: Vec<Bound<'_, PyAny>>) -> PyResult<PyStream> {
         let values = values.iter().map(to_parameter).collect::<PyResult<Vec<_>>>()?;
         let result = wait(py, self.here()?.sql_with(text, &values))?;
-        Ok(Stream::new(result.schema, result.stream))
+        Ok(PyStream::new(result.schema, result.stream))
     }
 
     fn ingest<'py>(&self, py: Python<'py>, table: &str, paths: Vec<PathBuf>) -> PyResult<Bound<'py, PyDict>> {
@@ -155,8 +151,8 @@ impl Lake {
         report.steps.iter().map(step).collect()
     }
 
-    fn errors(&self, py: Python<'_>, table: &str) -> PyResult<Rows> {
-        wait(py, self.here()?.errors(table)).map(Rows::from)
+    fn errors(&self, py: Python<'_>, table: &str) -> PyResult<PyRows> {
+        wait(py, self.here()?.errors(table)).map(PyRows::from)
     }
 
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {

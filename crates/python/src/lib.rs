@@ -22,16 +22,16 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_class::<interchange::Schema>()?;
-    module.add_class::<rows::Rows>()?;
-    module.add_class::<rows::Column>()?;
-    module.add_class::<rows::Stream>()?;
-    module.add_class::<lake::Lake>()?;
-    module.add_class::<table::Table>()?;
-    module.add_class::<table::Changes>()?;
-    module.add_class::<loader::Batch>()?;
-    module.add_class::<loader::Loader>()?;
-    module.add_class::<tensor::Tensor>()?;
+    module.add_class::<interchange::PySchema>()?;
+    module.add_class::<rows::PyRows>()?;
+    module.add_class::<rows::PyColumn>()?;
+    module.add_class::<rows::PyStream>()?;
+    module.add_class::<lake::PyLake>()?;
+    module.add_class::<table::PyTable>()?;
+    module.add_class::<table::PyChanges>()?;
+    module.add_class::<loader::PyBatch>()?;
+    module.add_class::<loader::PyLoader>()?;
+    module.add_class::<tensor::PyTensor>()?;
     module.add_function(wrap_pyfunction!(operators::child::serve, module)?)?;
     module.add_function(wrap_pyfunction!(command::command, module)?)?;
     module.add_function(wrap_pyfunction!(lake::init, module)?)?;

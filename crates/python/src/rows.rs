@@ -21,17 +21,17 @@ use crate::fault;
 use crate::interchange::pickle::{self, Reduced};
 use crate::interchange::{self, ArrayCapsules, export_array, export_schema, export_stream};
 use crate::process::{self, Owned};
-use crate::tensor::Tensor;
+use crate::tensor::PyTensor;
 use crate::values::to_python::to_python;
 
 /// Batches in memory, which can be read repeatedly.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Rows {
+#[pyclass(frozen, module = "cenote._native", name = "Rows")]
+pub(crate) struct PyRows {
     pub(crate) schema: SchemaRef,
     batches: Vec<RecordBatch>,
 }
 
-impl Rows {
+impl PyRows {
     pub(crate) fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         Self { schema, batches }
     }
@@ -45,30 +45,30 @@ impl Rows {
     }
 
     /// Returns column `name` as one array.
-    pub(crate) fn find(&self, name: &str) -> PyResult<Column> {
+    pub(crate) fn find(&self, name: &str) -> PyResult<PyColumn> {
         let at = self.schema.index_of(name).map_err(|_| {
             let known = self.schema.fields().iter().map(|field| field.name().as_str());
             fault::raise(cenote_runtime::unknown("column", name, known))
         })?;
-        Ok(Column { array: self.batch()?.column(at).clone(), field: self.schema.fields()[at].clone() })
+        Ok(PyColumn { array: self.batch()?.column(at).clone(), field: self.schema.fields()[at].clone() })
     }
 }
 
-impl From<RecordBatch> for Rows {
+impl From<RecordBatch> for PyRows {
     fn from(batch: RecordBatch) -> Self {
         Self::new(batch.schema(), vec![batch])
     }
 }
 
 #[pymethods]
-impl Rows {
+impl PyRows {
     fn __len__(&self) -> usize {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 
     #[getter]
-    fn schema(&self) -> interchange::Schema {
-        interchange::Schema(SchemaRef::clone(&self.schema))
+    fn schema(&self) -> interchange::PySchema {
+        interchange::PySchema(SchemaRef::clone(&self.schema))
     }
 
     #[pyo3(signature = (requested_schema=None))]
@@ -88,7 +88,7 @@ impl Rows {
     }
 
     /// Returns the first `rows` rows.
-    fn head(&self, rows: usize) -> Rows {
+    fn head(&self, rows: usize) -> PyRows {
         let mut left = rows;
         let cut = |batch: &RecordBatch| {
             let batch = batch.slice(0, batch.num_rows().min(left));
@@ -121,28 +121,28 @@ impl Rows {
     }
 
     /// Returns column `name` as one array.
-    fn column(&self, name: &str) -> PyResult<Column> {
+    fn column(&self, name: &str) -> PyResult<PyColumn> {
         self.find(name)
     }
 }
 
 /// A column as one array, with `__arrow_c_array__`.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Column {
+#[pyclass(frozen, module = "cenote._native", name = "Column")]
+pub(crate) struct PyColumn {
     pub(crate) array: arrow::array::ArrayRef,
     pub(crate) field: arrow::datatypes::FieldRef,
 }
 
 #[pymethods]
-impl Column {
+impl PyColumn {
     fn __len__(&self) -> usize {
         self.array.len()
     }
 
     /// Returns `rows` values from `start` on, in the same memory.
-    fn slice(&self, start: usize, rows: usize) -> PyResult<Column> {
+    fn slice(&self, start: usize, rows: usize) -> PyResult<PyColumn> {
         match start + rows <= self.array.len() {
-            true => Ok(Column { array: self.array.slice(start, rows), field: self.field.clone() }),
+            true => Ok(PyColumn { array: self.array.slice(start, rows), field: self.field.clone() }),
             false => Err(fault::invalid(format!("rows {start} to {} of {}", start + rows, self.array.len()))),
         }
     }
@@ -172,37 +172,37 @@ impl Column {
 
     /// Pickles the column as a tensor of its Arrow bytes: `cenote.torch` shares the memory of tensors that go to
     /// another process.
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (Tensor,)>> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Reduced<'py, (PyTensor,)>> {
         let schema = Arc::new(Schema::new(vec![Arc::clone(&self.field)]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&self.array)]).map_err(fault::arrow)?;
         let bytes = pickle::write(&schema, &[batch])?;
         let shape = vec![bytes.len() as i64];
-        let tensor = Tensor::of_bytes(Buffer::from_vec(bytes), shape, "|u1", None)?;
+        let tensor = PyTensor::of_bytes(Buffer::from_vec(bytes), shape, "|u1", None)?;
         Ok((pickle::maker(py, "unpickle_column")?, (tensor,)))
     }
 }
 
 /// Makes rows again from their pickled bytes.
 #[pyfunction]
-pub(crate) fn unpickle_rows(bytes: PyBackedBytes) -> PyResult<Rows> {
+pub(crate) fn unpickle_rows(bytes: PyBackedBytes) -> PyResult<PyRows> {
     let (schema, batches) = pickle::read(Buffer::from(Bytes::from_owner(bytes)))?;
-    Ok(Rows::new(schema, batches))
+    Ok(PyRows::new(schema, batches))
 }
 
 /// Makes a column again from its pickled bytes.
 #[pyfunction]
-pub(crate) fn unpickle_column(bytes: &Tensor) -> PyResult<Column> {
+pub(crate) fn unpickle_column(bytes: &PyTensor) -> PyResult<PyColumn> {
     let nothing = || fault::invalid("these bytes hold no column");
     let (schema, batches) = pickle::read(bytes.buffer().ok_or_else(nothing)?)?;
     match (batches.first(), schema.fields().first()) {
-        (Some(batch), Some(field)) => Ok(Column { array: Arc::clone(batch.column(0)), field: Arc::clone(field) }),
+        (Some(batch), Some(field)) => Ok(PyColumn { array: Arc::clone(batch.column(0)), field: Arc::clone(field) }),
         _ => Err(nothing()),
     }
 }
 
 /// A stream of batches, which can be read once, by threads that take turns.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Stream {
+#[pyclass(frozen, module = "cenote._native", name = "Stream")]
+pub(crate) struct PyStream {
     schema: SchemaRef,
     reading: Owned<Mutex<Reading>>,
 }
@@ -210,7 +210,7 @@ pub(crate) struct Stream {
 /// The reading state of a stream. A reader that stops waiting, for example at Ctrl-C, leaves the state as it is and
 /// loses no batch.
 struct Reading {
-    source: Source,
+    source: BatchSource,
     /// Batches that were read but not given yet.
     held: VecDeque<RecordBatch>,
     /// The number of batches that were given one by one.
@@ -218,7 +218,7 @@ struct Reading {
 }
 
 /// The source of a stream's batches.
-enum Source {
+enum BatchSource {
     Open(RecordBatches),
     /// The source is exhausted.
     Over,
@@ -232,31 +232,31 @@ impl Reading {
     /// Reads another batch, if there is one.
     async fn read(&mut self) -> cenote_runtime::Result<bool> {
         match &mut self.source {
-            Source::Open(batches) => match batches.next().await {
+            BatchSource::Open(batches) => match batches.next().await {
                 Some(Ok(batch)) => {
                     self.held.push_back(batch);
                     Ok(true)
                 }
                 Some(Err(error)) => {
-                    self.source = Source::Failed(error.clone());
+                    self.source = BatchSource::Failed(error.clone());
                     Err(error)
                 }
                 None => {
-                    self.source = Source::Over;
+                    self.source = BatchSource::Over;
                     Ok(false)
                 }
             },
-            Source::Over => Ok(false),
-            Source::Failed(error) => Err(error.clone()),
-            Source::Gone => Err(read_already()),
+            BatchSource::Over => Ok(false),
+            BatchSource::Failed(error) => Err(error.clone()),
+            BatchSource::Gone => Err(read_already()),
         }
     }
 
     fn is_over(&self) -> bool {
         match self.source {
-            Source::Gone => true,
-            Source::Over => self.given > 0 && self.held.is_empty(),
-            Source::Open(_) | Source::Failed(_) => false,
+            BatchSource::Gone => true,
+            BatchSource::Over => self.given > 0 && self.held.is_empty(),
+            BatchSource::Open(_) | BatchSource::Failed(_) => false,
         }
     }
 
@@ -278,9 +278,9 @@ fn read_already() -> Error {
     Error::invalid_input("this result was read already: run the query again, or keep the rows with `.read()`")
 }
 
-impl Stream {
+impl PyStream {
     pub(crate) fn new(schema: SchemaRef, batches: RecordBatches) -> Self {
-        let reading = Reading { source: Source::Open(batches), held: VecDeque::new(), given: 0 };
+        let reading = Reading { source: BatchSource::Open(batches), held: VecDeque::new(), given: 0 };
         Self { schema, reading: Owned::new(Mutex::new(reading)) }
     }
 
@@ -290,10 +290,10 @@ impl Stream {
 }
 
 #[pymethods]
-impl Stream {
+impl PyStream {
     #[getter]
-    fn schema(&self) -> interchange::Schema {
-        interchange::Schema(SchemaRef::clone(&self.schema))
+    fn schema(&self) -> interchange::PySchema {
+        interchange::PySchema(SchemaRef::clone(&self.schema))
     }
 
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
@@ -312,23 +312,23 @@ impl Stream {
         let reading = process::wait(py, async {
             let mut reading = reading.lock().await;
             reading.check_whole()?;
-            let gone = Reading { source: Source::Gone, held: VecDeque::new(), given: 0 };
+            let gone = Reading { source: BatchSource::Gone, held: VecDeque::new(), given: 0 };
             Ok(std::mem::replace(&mut *reading, gone))
         })?;
-        export_stream(py, Box::new(Pull { schema: SchemaRef::clone(&self.schema), reading, handle }))
+        export_stream(py, Box::new(StreamPull { schema: SchemaRef::clone(&self.schema), reading, handle }))
     }
 
     /// Reads all rows.
-    fn read(&self, py: Python<'_>) -> PyResult<Rows> {
+    fn read(&self, py: Python<'_>) -> PyResult<PyRows> {
         let reading = self.here()?;
         let batches = process::wait(py, async {
             let mut reading = reading.lock().await;
             reading.check_whole()?;
             while reading.read().await? {}
-            reading.source = Source::Gone;
+            reading.source = BatchSource::Gone;
             Ok(std::mem::take(&mut reading.held))
         })?;
-        Ok(Rows::new(SchemaRef::clone(&self.schema), batches.into()))
+        Ok(PyRows::new(SchemaRef::clone(&self.schema), batches.into()))
     }
 
     /// Refuses to iterate over a stream that is exhausted.
@@ -353,7 +353,7 @@ impl Stream {
         // Another thread is reading: nothing is ready.
         let next = reading.try_lock().ok().and_then(|reading| Some((reading.held.front()?.clone(), reading.given)));
         let Some((batch, number)) = next else { return Ok(None) };
-        let made = make.call1((Rows::from(batch),))?;
+        let made = make.call1((PyRows::from(batch),))?;
         py.check_signals()?;
         let Ok(mut reading) = reading.try_lock() else { return Ok(None) };
         let mine = reading.given == number && reading.held.pop_front().is_some();
@@ -363,13 +363,13 @@ impl Stream {
 }
 
 /// A stream that the C interface pulls on the consumer's thread.
-struct Pull {
+struct StreamPull {
     schema: SchemaRef,
     reading: Reading,
     handle: Handle,
 }
 
-impl Iterator for Pull {
+impl Iterator for StreamPull {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -389,7 +389,7 @@ impl Iterator for Pull {
     }
 }
 
-impl RecordBatchReader for Pull {
+impl RecordBatchReader for StreamPull {
     fn schema(&self) -> SchemaRef {
         SchemaRef::clone(&self.schema)
     }

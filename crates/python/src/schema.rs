@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use cenote_runtime::{arrow, blob_field};
 use pyo3::prelude::*;
 
 use crate::fault::invalid;
-use crate::interchange::{self, Schema};
+use crate::interchange::{self, PySchema};
 
 /// Makes a schema from (name, type) pairs. A type is a name such as `string` or `vector:512`, or has
 /// `__arrow_c_schema__`.
 #[pyfunction]
-pub(crate) fn schema(columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Schema> {
+pub(crate) fn schema(columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<PySchema> {
     if let Some((name, _)) = columns.iter().find(|(name, _)| name.contains('\0')) {
         return Err(invalid(format!("column `{}`: a name cannot contain a zero byte", name.escape_debug())));
     }
@@ -24,7 +24,7 @@ pub(crate) fn schema(columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Schem
         }
     };
     let fields = columns.iter().map(field).collect::<PyResult<Vec<Field>>>()?;
-    Ok(Schema(Arc::new(ArrowSchema::new(fields))))
+    Ok(PySchema(Arc::new(Schema::new(fields))))
 }
 
 fn parse(name: &str, kind: &str) -> PyResult<Field> {

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema as ArrowSchema};
+use arrow::datatypes::{Field, Schema};
 use cenote_runtime::{
-    ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot,
-    Table as RuntimeTable, Version, WriteReport, arrow,
+    ChangeFeed, Error, Filter, IndexInfo, IndexKind, IndexSpec, Lake, ScanRequest, Search, Snapshot, Table, Version,
+    WriteReport, arrow, unknown,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::sync::Mutex;
 
 use crate::fault::{self, raise};
-use crate::interchange::{self, Schema};
+use crate::interchange::{self, PySchema};
 use crate::process::{Owned, wait};
-use crate::rows::{Rows, Stream};
+use crate::rows::{PyRows, PyStream};
 use crate::values::from_python::{self, from_python};
 use crate::values::parameter;
 
@@ -25,17 +25,17 @@ use crate::values::parameter;
 const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// A table of an open lake.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Table {
-    inner: Owned<(RuntimeTable, Lake)>,
+#[pyclass(frozen, module = "cenote._native", name = "Table")]
+pub(crate) struct PyTable {
+    inner: Owned<(Table, Lake)>,
 }
 
-impl Table {
-    pub(crate) fn new(table: RuntimeTable, lake: Lake) -> Self {
+impl PyTable {
+    pub(crate) fn new(table: Table, lake: Lake) -> Self {
         Self { inner: Owned::new((table, lake)) }
     }
 
-    pub(crate) fn here(&self) -> PyResult<&RuntimeTable> {
+    pub(crate) fn here(&self) -> PyResult<&Table> {
         Ok(&self.inner.here("table")?.0)
     }
 
@@ -45,13 +45,14 @@ impl Table {
 }
 
 /// Returns `table` at `version`: a number, `tag:NAME`, or `None` for the newest.
-pub(crate) async fn snapshot(table: &RuntimeTable, version: Option<&str>) -> cenote_runtime::Result<Snapshot> {
+pub(crate) async fn snapshot(table: &Table, version: Option<&str>) -> cenote_runtime::Result<Snapshot> {
     let Some(version) = version else { return table.snapshot().await };
     if let Some(tag) = version.strip_prefix("tag:") {
         return table.snapshot_of(tag).await;
     }
-    let number = version.parse().map_err(|_| {
-        Error::invalid_input(format!("`{version}` is not a version: give a number, or `tag:NAME` for a tag"))
+    let number = version.parse().map_err(|source| {
+        let what = format!("`{version}` is not a version: give a number, or `tag:NAME` for a tag");
+        Error::invalid_input(what).with_source(source)
     })?;
     table.snapshot_at(Version(number)).await
 }
@@ -76,15 +77,15 @@ pub(crate) fn index<'py>(py: Python<'py>, index: &IndexInfo) -> PyResult<Bound<'
 }
 
 #[pymethods]
-impl Table {
+impl PyTable {
     #[getter]
     fn name(&self) -> PyResult<String> {
         Ok(self.here()?.name().to_owned())
     }
 
-    fn schema(&self, py: Python<'_>) -> PyResult<Schema> {
+    fn schema(&self, py: Python<'_>) -> PyResult<PySchema> {
         let snapshot = wait(py, self.here()?.snapshot())?;
-        Ok(Schema(Arc::clone(snapshot.schema())))
+        Ok(PySchema(Arc::clone(snapshot.schema())))
     }
 
     fn primary_key(&self, py: Python<'_>) -> PyResult<Vec<String>> {
@@ -102,24 +103,24 @@ impl Table {
 
     /// Makes rows in the table's types from columns of Python's values; none without columns. A column that the table
     /// lacks is refused.
-    fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Rows> {
+    fn build(&self, py: Python<'_>, columns: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<PyRows> {
         let snapshot = wait(py, self.here()?.snapshot())?;
         if columns.is_empty() {
-            return Ok(Rows::new(Arc::clone(snapshot.primary_key().schema()), Vec::new()));
+            return Ok(PyRows::new(Arc::clone(snapshot.primary_key().schema()), Vec::new()));
         }
         let schema = snapshot.schema();
         let mut fields = Vec::new();
         let mut arrays = Vec::new();
         for (name, column) in &columns {
             let field = schema.field_with_name(name).map_err(|_| {
-                let known = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-                fault::invalid(format!("the table has no column `{name}`; it has {known}"))
+                let known = schema.fields().iter().map(|field| field.name().as_str());
+                fault::invalid(unknown("column", name, known).message())
             })?;
             arrays.push(from_python(field, column)?);
             fields.push(Arc::new(field.clone().with_nullable(true)));
         }
-        let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(fields)), arrays);
-        batch.map(Rows::from).map_err(|error| fault::invalid(format!("the columns do not fit together: {error}")))
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays);
+        batch.map(PyRows::from).map_err(|error| fault::invalid(format!("the columns do not fit together: {error}")))
     }
 
     fn upsert<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
@@ -179,7 +180,7 @@ impl Table {
         keys: Vec<Vec<Bound<'_, PyAny>>>,
         columns: Option<Vec<String>>,
         version: Option<&str>,
-    ) -> PyResult<Rows> {
+    ) -> PyResult<PyRows> {
         let snapshot = wait(py, snapshot(self.here()?, version))?;
         let keys = key_rows(&snapshot, &keys)?;
         Ok(wait(py, snapshot.get(&keys, columns))?.into())
@@ -193,14 +194,14 @@ impl Table {
         limit: Option<usize>,
         version: Option<&str>,
         batch_rows: Option<usize>,
-    ) -> PyResult<Stream> {
+    ) -> PyResult<PyStream> {
         let table = self.here()?;
         let request = ScanRequest { columns, filter: filter.map(Filter::from), limit, with_row_id: false, batch_rows };
         let (schema, stream) = wait(py, async {
             let snapshot = snapshot(table, version).await?;
             Ok((snapshot.scan_schema(&request)?, snapshot.scan(&request).await?))
         })?;
-        Ok(Stream::new(schema, stream))
+        Ok(PyStream::new(schema, stream))
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the keywords of the Python method")]
@@ -214,7 +215,7 @@ impl Table {
         filter: Option<String>,
         k: usize,
         columns: Option<Vec<String>>,
-    ) -> PyResult<Rows> {
+    ) -> PyResult<PyRows> {
         let vector = vector.map(parameter::vector).transpose()?;
         let (table, lake) = (self.here()?, self.lake()?);
         let found = wait(py, async {
@@ -324,7 +325,7 @@ impl Table {
         Ok(wait(py, self.here()?.set_properties(properties))?.0)
     }
 
-    fn changes(&self, py: Python<'_>, start: Option<u64>) -> PyResult<Changes> {
+    fn changes(&self, py: Python<'_>, start: Option<u64>) -> PyResult<PyChanges> {
         let table = self.here()?;
         let feed = wait(py, async {
             let start = match start {
@@ -334,7 +335,7 @@ impl Table {
             table.changes(start).await
         })?;
         let version = AtomicU64::new(feed.version().0);
-        Ok(Changes { feed: Owned::new(Mutex::new(Feed { feed, held: None, given: 0 })), version })
+        Ok(PyChanges { feed: Owned::new(Mutex::new(Feed { feed, held: None, given: 0 })), version })
     }
 }
 
@@ -364,8 +365,8 @@ fn batch(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
 }
 
 /// A table's change feed, for threads that take turns.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Changes {
+#[pyclass(frozen, module = "cenote._native", name = "Changes")]
+pub(crate) struct PyChanges {
     feed: Owned<Mutex<Feed>>,
     /// The version up to which changes were given.
     version: AtomicU64,
@@ -382,7 +383,7 @@ struct Feed {
 }
 
 #[pymethods]
-impl Changes {
+impl PyChanges {
     /// Reads the next changes, and returns whether there are any yet.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
         let feed = self.feed.here("change feed")?;
@@ -406,7 +407,7 @@ impl Changes {
         // Another thread is reading: nothing is ready.
         let next = feed.try_lock().ok().and_then(|feed| Some((feed.held.clone()?, feed.given)));
         let Some((changes, number)) = next else { return Ok(None) };
-        let made = make.call1((Rows::from(changes),))?;
+        let made = make.call1((PyRows::from(changes),))?;
         py.check_signals()?;
         let Ok(mut feed) = feed.try_lock() else { return Ok(None) };
         let mine = feed.given == number && feed.held.take().is_some();

@@ -29,26 +29,29 @@ type Memory = Arc<dyn Any + Send + Sync>;
 type TensorParts<'py> = (Bound<'py, PyBytes>, Vec<i64>, String, Option<Vec<bool>>);
 
 /// Numbers in one piece of memory, in row-major order. Consumers share the memory, and so see each other's changes.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Tensor {
+#[pyclass(frozen, module = "cenote._native", name = "Tensor")]
+pub(crate) struct PyTensor {
     memory: Memory,
     /// The address of the first number.
     data: usize,
     shape: Vec<i64>,
-    kind: Kind,
+    kind: NumberType,
     valid: Option<Vec<bool>>,
     read_only: bool,
 }
 
 /// A type of numbers: numpy's letter, DLPack's code, and the bits of a number.
 #[derive(Clone, Copy)]
-struct Kind {
+struct NumberType {
     letter: char,
     code: u8,
     bits: u8,
 }
 
-impl Kind {
+impl NumberType {
+    const BYTE: Self = Self::new('u', 1, 8);
+    const FLOAT: Self = Self::new('f', 2, 32);
+
     const fn new(letter: char, code: u8, bits: u8) -> Self {
         Self { letter, code, bits }
     }
@@ -74,52 +77,43 @@ impl Kind {
     }
 }
 
-/// The Arrow types that become tensors.
-const TYPES: [DataType; 11] = [
-    DataType::Int8,
-    DataType::Int16,
-    DataType::Int32,
-    DataType::Int64,
-    DataType::UInt8,
-    DataType::UInt16,
-    DataType::UInt32,
-    DataType::UInt64,
-    DataType::Float16,
-    DataType::Float32,
-    DataType::Float64,
+/// The Arrow types that become tensors, and their numbers.
+static NUMBERS: [(DataType, NumberType); 11] = [
+    (DataType::Int8, NumberType::new('i', 0, 8)),
+    (DataType::Int16, NumberType::new('i', 0, 16)),
+    (DataType::Int32, NumberType::new('i', 0, 32)),
+    (DataType::Int64, NumberType::new('i', 0, 64)),
+    (DataType::UInt8, NumberType::BYTE),
+    (DataType::UInt16, NumberType::new('u', 1, 16)),
+    (DataType::UInt32, NumberType::new('u', 1, 32)),
+    (DataType::UInt64, NumberType::new('u', 1, 64)),
+    (DataType::Float16, NumberType::new('f', 2, 16)),
+    (DataType::Float32, NumberType::FLOAT),
+    (DataType::Float64, NumberType::new('f', 2, 64)),
 ];
 
-/// The kinds of `TYPES`, in the same order.
-const KINDS: [Kind; 11] = [
-    Kind::new('i', 0, 8),
-    Kind::new('i', 0, 16),
-    Kind::new('i', 0, 32),
-    Kind::new('i', 0, 64),
-    Kind::new('u', 1, 8),
-    Kind::new('u', 1, 16),
-    Kind::new('u', 1, 32),
-    Kind::new('u', 1, 64),
-    Kind::new('f', 2, 16),
-    Kind::new('f', 2, 32),
-    Kind::new('f', 2, 64),
-];
-
-fn kind(data_type: &DataType) -> Option<Kind> {
-    TYPES.iter().position(|known| known == data_type).map(|number| KINDS[number])
+/// Returns the type of numbers that has `name` in numpy's notation.
+fn named(name: &str) -> Option<NumberType> {
+    NUMBERS.iter().map(|(_, number)| *number).find(|number| number.name() == name)
 }
 
-impl Tensor {
+/// Returns the type of the numbers of a column of `data_type`.
+fn number_type(data_type: &DataType) -> Option<NumberType> {
+    NUMBERS.iter().find(|(known, _)| known == data_type).map(|(_, number)| *number)
+}
+
+impl PyTensor {
     pub(crate) fn new(tensor: loader::ColumnTensor) -> Self {
         let memory = tensor.data;
-        let (data, data_type) = match memory.as_ref() {
-            TensorValues::Byte(numbers) => (numbers.as_ptr() as usize, DataType::UInt8),
-            TensorValues::Float(numbers) => (numbers.as_ptr() as usize, DataType::Float32),
+        let (data, kind) = match memory.as_ref() {
+            TensorValues::Byte(numbers) => (numbers.as_ptr() as usize, NumberType::BYTE),
+            TensorValues::Float(numbers) => (numbers.as_ptr() as usize, NumberType::FLOAT),
         };
         Self {
             memory,
             data,
             shape: tensor.shape.iter().map(|side| *side as i64).collect(),
-            kind: kind(&data_type).unwrap_or(Kind { letter: 'u', code: 1, bits: 8 }),
+            kind,
             valid: tensor.valid,
             read_only: false,
         }
@@ -130,19 +124,19 @@ impl Tensor {
     /// # Errors
     /// `InvalidInput` for an unknown type, or a number of bytes that does not fit the shape.
     pub(crate) fn of_bytes(bytes: Buffer, shape: Vec<i64>, dtype: &str, valid: Option<Vec<bool>>) -> PyResult<Self> {
-        let kind = KINDS.iter().find(|kind| kind.name() == dtype);
+        let kind = named(dtype);
         let numbers = shape.iter().try_fold(1usize, |all, side| all.checked_mul(usize::try_from(*side).ok()?));
         match (kind, numbers) {
-            (Some(kind), Some(numbers)) if numbers * kind.bytes() == bytes.len() => {
+            (Some(kind), Some(numbers)) if numbers.checked_mul(kind.bytes()) == Some(bytes.len()) => {
                 let data = bytes.as_ptr() as usize;
-                Ok(Self { memory: Arc::new(bytes), data, shape, kind: *kind, valid, read_only: false })
+                Ok(Self { memory: Arc::new(bytes), data, shape, kind, valid, read_only: false })
             }
             _ => Err(fault::invalid(format!("{} bytes are not {dtype} of shape {shape:?}", bytes.len()))),
         }
     }
 
     /// Returns the bytes of all numbers.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         let numbers = self.shape.iter().product::<i64>() as usize;
         // SAFETY: `data` points to `numbers` numbers of this kind, which `memory` keeps as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.data as *const u8, numbers * self.kind.bytes()) }
@@ -165,7 +159,7 @@ impl Tensor {
             }
             _ => (Arc::clone(array), vec![array.len() as i64], nullable),
         };
-        let kind = kind(values.data_type())?;
+        let kind = number_type(values.data_type())?;
         let full = array.null_count() == 0 && values.null_count() == 0;
         let width = values.len() / array.len().max(1);
         let is_null = |at: usize| values.is_null(at) || array.is_null(at / width);
@@ -190,21 +184,21 @@ impl Tensor {
 }
 
 #[pymethods]
-impl Tensor {
+impl PyTensor {
     #[getter]
-    pub(crate) fn shape(&self) -> Vec<i64> {
+    fn shape(&self) -> Vec<i64> {
         self.shape.clone()
     }
 
     /// Returns the type of the numbers in numpy's notation, such as `<f4`.
     #[getter]
-    pub(crate) fn dtype(&self) -> String {
+    fn dtype(&self) -> String {
         self.kind.name()
     }
 
     /// Returns which rows have a value; `None` if all must have one.
     #[getter]
-    pub(crate) fn valid(&self) -> Option<Vec<bool>> {
+    fn valid(&self) -> Option<Vec<bool>> {
         self.valid.clone()
     }
 
@@ -249,7 +243,7 @@ impl Tensor {
         if copy == Some(true) {
             return Err(PyBufferError::new_err("the exchange shares memory: copy afterwards"));
         }
-        let mut context = Box::new(Context { shape: self.shape.clone(), _memory: Arc::clone(&self.memory) });
+        let mut context = Box::new(DlpackContext { shape: self.shape.clone(), _memory: Arc::clone(&self.memory) });
         let managed = Box::new(ManagedTensor {
             data: self.data as *mut c_void,
             device_type: CPU,
@@ -285,15 +279,15 @@ pub(crate) fn unpickle_tensor(
     shape: Vec<i64>,
     dtype: &str,
     valid: Option<Vec<bool>>,
-) -> PyResult<Tensor> {
+) -> PyResult<PyTensor> {
     // Aligned for every type of number, and not Python's own memory: the owner of a tensor may change it.
     let mut memory = MutableBuffer::new(bytes.len());
     memory.extend_from_slice(bytes);
-    Tensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
+    PyTensor::of_bytes(Buffer::from(memory), shape, dtype, valid)
 }
 
 /// The owner of the memory of a tensor that a consumer has taken over.
-struct Context {
+struct DlpackContext {
     shape: Vec<i64>,
     _memory: Memory,
 }
@@ -319,7 +313,7 @@ unsafe extern "C" fn delete(tensor: *mut ManagedTensor) {
     // SAFETY: both boxes were made in `__dlpack__`, and the deleter is called once.
     unsafe {
         let tensor = Box::from_raw(tensor);
-        drop(Box::from_raw(tensor.context.cast::<Context>()));
+        drop(Box::from_raw(tensor.context.cast::<DlpackContext>()));
     }
 }
 

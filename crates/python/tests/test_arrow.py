@@ -106,7 +106,7 @@ def test_an_error_in_the_middle_of_a_stream_writes_nothing(lake: cenote.Lake) ->
         ("rows", "found str"),
         ([1, 2], "row 0 is a int"),
         ({"id": 1}, "`id` must be a list of values, found int"),
-        ({"idd": [1]}, "no column `idd`; it has id, word, at"),
+        ({"idd": [1]}, "no column `idd`: did you mean `id`\\?; there are id, word, at"),
         ({"id": ["x"]}, "column `id` is Int64, and row 0 has 'x'"),
         ({"id": [1], "at": [[1.0]]}, "vectors of 2 numbers, and row 0 has 1"),
         ({"id": [1, 1]}, "same key"),
@@ -178,6 +178,12 @@ def test_a_count_is_a_whole_number(numbers: cenote.Table, count) -> None:
     assert len(numbers.search(vector=[1, 1], k=numpy.int64(3))) == len(numbers.read(limit=numpy.int8(3))) == 3
 
 
+def test_columns_are_a_list(numbers: cenote.Table) -> None:
+    for ask in (numbers.scan, numbers.loader, lambda columns: numbers.search(vector=[0, 0], columns=columns)):
+        with pytest.raises(InvalidInputError, match=r"columns must be a list: write \['id'\]"):
+            ask("id")
+
+
 def test_a_column_that_is_asked_for_twice_is_there_once(numbers: cenote.Table) -> None:
     twice = ["word", "id", "word"]
     for fold in (False, True):
@@ -202,7 +208,7 @@ def test_vectors_of_every_searchable_type_are_searched(lake: cenote.Lake, kind: 
     table.upsert(pa.table({"id": range(4), "v": vectors}))
     assert [row["id"] for row in table.search(vector=[3, 0], k=1)] == [3]
     assert [row["id"] for row in table.search(vector=[3, 0], column="v", k=1)] == [3]
-    with pytest.raises(NotFoundError, match="no vector column `other`; it has v"):
+    with pytest.raises(NotFoundError, match="no vector column `other`; there are v"):
         table.search(vector=[3, 0], column="other")
 
 
@@ -244,8 +250,10 @@ def test_errors_have_classes_of_their_own(lake: cenote.Lake, numbers: cenote.Tab
         numbers.read(["nothing"])
     with pytest.raises(cenote.errors.AlreadyExistsError):
         lake.create_table("numbers", {"id": int}, primary_key="id")
-    with pytest.raises(cenote.errors.UnsupportedError, match="SQL only reads"):
+    with pytest.raises(cenote.errors.UnsupportedError, match=r"use `cenote delete TABLE KEY…` or `table\.delete\(…\)`"):
         lake.sql("DELETE FROM numbers")
+    with pytest.raises(InvalidInputError, match="cpus must be from 0.001 to 4096, found 0"):
+        cenote.open(lake.location, cpus=0)
     with pytest.raises(NotFoundError, match="is not a lake"):
         cenote.open(tmp_path / "elsewhere")
     with pytest.raises(InvalidInputError, match="not a column type|unknown type"):

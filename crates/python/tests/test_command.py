@@ -21,6 +21,8 @@ def test_the_command_is_the_binary(tmp_path) -> None:
     failed = cenote("--lake", place, "sql", "SELECT")
     assert failed.returncode == 1 and failed.stderr.startswith("error: ")
     assert cenote("--nonsense").returncode == 2
+    wrong = cenote("--cpus", "0", "tables")
+    assert wrong.returncode == 2 and "'--cpus <CORES>'" in wrong.stderr
     assert cenote("--version").stdout.startswith("cenote ")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 import cenote
+from cenote import op
 from cenote.errors import InvalidInputError
 
 
@@ -685,6 +687,41 @@ def test_what_cannot_be_packed_is_refused(texts: cenote.Table, transform, says: 
 def test_what_makes_no_loader_is_refused(numbers: cenote.Table, options, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
         numbers.loader(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": True}, "batch_size is a whole number, 0 or more, found True"),
+        ({"batch_size": 1.5}, "batch_size is a whole number, 0 or more, found 1.5"),
+        ({"rank": "first", "world_size": 2}, "rank is a whole number, 0 or more, found 'first'"),
+        ({"threads": "all"}, "threads is a whole number, 0 or more, found 'all'"),
+        ({"columns": [1]}, "columns is a list of names, found [1]"),
+        ({"prefetch": True}, "prefetch is a size such as 256 MiB, found True"),
+        ({"prefetch": "3 parsecs"}, "prefetch: `3 parsecs` is not a byte size: write it like 512 MiB, 1 GiB or 4096"),
+        ({"shuffle": cenote.Shuffle(window=-1)}, "window is a size such as 256 MiB, found -1"),
+        ({"buckets": 5}, "buckets is cenote.Buckets, found 5"),
+        ({"buckets": cenote.Buckets("id", window=None)}, "buckets: window is a whole number, 0 or more, found None"),
+        ({"buckets": cenote.Buckets("id", run="x")}, "buckets: run is a whole number, 0 or more, found 'x'"),
+        ({"on_error": "ignore"}, "on_error is raise or zero, found ignore"),
+        ({"transform": {"id": ["resize"]}}, "a transform is one of those in cenote.op, found 'resize'"),
+        ({"transform": {"id": [op.Transform("paint")]}}, "a transform is one of those in cenote.op, found paint()"),
+        ({"transform": {"id": [op.resize(-5)]}}, "resize: height is a whole number of pixels, found -5"),
+        ({"transform": {"id": [op.pack(1 << 40)]}}, "pack: length is a whole number of 32 bits, found 1099511627776"),
+        ({"transform": {"id": [op.normalize(mean=[1, 2])]}}, "mean is three numbers, for red, green and blue"),
+        ({"transform": {"id": [op.random_resized_crop(8, scale=(1,))]}}, "scale is two numbers, from and to"),
+        ({"transform": {"id": [op.random_horizontal_flip("x")]}}, "probability is a number from 0 to 1, found 'x'"),
+    ],
+)
+def test_an_option_of_another_type_is_refused_by_its_name(numbers: cenote.Table, options, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(says)):
+        numbers.loader(**options)
+
+
+def test_the_refusal_of_an_option_keeps_its_cause(numbers: cenote.Table) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        numbers.loader(batch_size="many")
+    assert isinstance(refused.value.__cause__, TypeError)
 
 
 def test_states_of_others_are_refused(numbers: cenote.Table) -> None:

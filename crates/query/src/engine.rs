@@ -209,6 +209,7 @@ impl Drop for StopOnDrop {
     }
 }
 
+/// Plans the statement `text`, and starts its execution.
 async fn plan(
     store: Store,
     indexes: Indexes,
@@ -240,7 +241,9 @@ async fn plan(
         .build();
     let logical = state.statement_to_plan(statement).await.map_err(query_error)?;
     let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    reads.verify_plan(&logical).map_err(|_| Error::unsupported("SQL only reads; changes go through the API"))?;
+    reads.verify_plan(&logical).map_err(|source| {
+        Error::unsupported("SQL only reads; rows and tables change outside of SQL").with_source(source)
+    })?;
     let mut physical = state.create_physical_plan(&logical).await.map_err(query_error)?;
     let rows_max = state.config().batch_size();
     let batch_rows = scan::batch_rows(&physical, rows_max);
@@ -254,6 +257,7 @@ async fn plan(
 }
 
 /// The result of a statement.
+#[non_exhaustive]
 pub struct QueryResult {
     /// The columns of the result.
     pub schema: SchemaRef,

@@ -1,9 +1,12 @@
 //! DataFusion's errors in terms of ours, and our errors on their way through DataFusion.
 
-use cenote_base::{Error, ErrorKind, closest};
+use std::collections::BTreeSet;
+
+use cenote_base::{Error, ErrorKind, closest, unknown};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
 
 /// Wraps one of our errors for its way through DataFusion.
 pub(crate) fn external(error: Error) -> DataFusionError {
@@ -34,15 +37,16 @@ fn describe(error: &DataFusionError) -> (ErrorKind, String) {
         }
         Fusion::SchemaError(inner, _) => (ErrorKind::InvalidInput, describe_schema(inner)),
         Fusion::SQL(inner, _) => (ErrorKind::InvalidInput, format!("the query does not parse: {}", parser_text(inner))),
-        Fusion::Plan(text) | Fusion::Configuration(text) => (ErrorKind::InvalidInput, bare(text)),
-        Fusion::Execution(text) => (ErrorKind::InvalidInput, bare(text)),
-        Fusion::NotImplemented(text) => (ErrorKind::Unsupported, bare(text)),
+        Fusion::Plan(text) | Fusion::Configuration(text) | Fusion::Execution(text) => {
+            (ErrorKind::InvalidInput, text.clone())
+        }
+        Fusion::NotImplemented(text) => (ErrorKind::Unsupported, text.clone()),
         Fusion::ResourcesExhausted(text) => (
             ErrorKind::ResourceExhausted,
-            format!("the query needs more memory than it may have; ask for less or raise the budget: {}", bare(text)),
+            format!("the query needs more memory than it may have; ask for less or raise the budget: {text}"),
         ),
         Fusion::IoError(inner) => (ErrorKind::Unavailable, inner.to_string()),
-        other => (ErrorKind::Internal, bare(&other.strip_backtrace())),
+        other => (ErrorKind::Internal, other.strip_backtrace()),
     }
 }
 
@@ -68,30 +72,56 @@ fn describe_arrow(error: &ArrowError) -> (ErrorKind, String) {
 
 fn describe_schema(error: &SchemaError) -> String {
     let SchemaError::FieldNotFound { field, valid_fields } = error else { return error.to_string() };
-    let mut known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
-    known.dedup();
-    let hint = closest(&field.name, known.iter().copied()).map_or_else(String::new, |name| {
-        // SQL folds unquoted names to lower case.
-        match name.chars().any(|c| c.is_ascii_uppercase()) {
-            true => format!(": did you mean \"{name}\", in double quotes?"),
-            false => format!(": did you mean `{name}`?"),
+    // Tables that are joined may have columns of one name.
+    let mut seen = BTreeSet::new();
+    let known = valid_fields.iter().map(|column| column.name.as_str()).filter(|name| seen.insert(*name));
+    let known: Vec<&str> = known.collect();
+    let name = &field.name;
+    // SQL folds unquoted names to lower case.
+    match closest(name, known.iter().copied()).filter(|near| near.chars().any(|c| c.is_ascii_uppercase())) {
+        Some(near) => {
+            format!("no column `{name}`: did you mean \"{near}\", in double quotes?; there are {}", known.join(", "))
         }
-    });
-    match known.is_empty() {
-        true => format!("no column `{}`", field.name),
-        false => format!("no column `{}`{hint}; there are {}", field.name, known.join(", ")),
+        None => unknown("column", name, known).message().to_owned(),
     }
 }
 
-fn parser_text(error: &dyn std::fmt::Display) -> String {
-    let text = error.to_string();
-    text.trim_start_matches("sql parser error: ").to_owned()
+fn parser_text(error: &ParserError) -> &str {
+    match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
+        ParserError::RecursionLimitExceeded => "it is nested too deeply",
+    }
 }
 
-/// Strips the backtrace, and what DataFusion wraps around the error of one of our functions.
-fn bare(text: &str) -> String {
-    let text = text.split("\n\nbacktrace:").next().unwrap_or(text);
-    // DataFusion reports a function's refusal of its arguments as text, with a list of candidate functions behind it.
-    let ours = text.split_once("failed with: External error: ").and_then(|(_, text)| text.split_once(". No function"));
-    ours.map_or(text, |(ours, _)| ours).trim().to_owned()
+#[cfg(test)]
+mod tests {
+    use datafusion::common::Column;
+
+    use super::*;
+
+    #[test]
+    fn a_column_of_two_joined_tables_is_listed_once() {
+        let columns = ["a", "b"].into_iter().flat_map(|table| ["id", "caption"].map(|name| (table, name)));
+        let error = SchemaError::FieldNotFound {
+            field: Box::new(Column::from_name("captoin")),
+            valid_fields: columns.map(|(table, name)| Column::new(Some(table), name)).collect(),
+        };
+        assert_eq!(describe_schema(&error), "no column `captoin`: did you mean `caption`?; there are id, caption");
+    }
+
+    #[test]
+    fn the_text_of_an_error_is_not_taken_apart() {
+        let text = "the plan failed with: External error: a reason. No function is left out";
+        assert_eq!(query_error(DataFusionError::Plan(text.to_owned())).message(), text);
+    }
+
+    #[test]
+    fn a_column_in_capitals_is_suggested_in_quotes() {
+        let error = SchemaError::FieldNotFound {
+            field: Box::new(Column::from_name("caption")),
+            valid_fields: vec![Column::from_name("Caption")],
+        };
+        let text = "no column `caption`: did you mean \"Caption\", in double quotes?; there are Caption";
+        assert_eq!(describe_schema(&error), text);
+    }
 }

@@ -16,7 +16,7 @@ use cenote_query::QueryEngine;
 use futures::StreamExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType};
 
-use crate::lake::Lake;
+use crate::lake::TestLake;
 
 static INDEXES: LazyLock<Indexes> = LazyLock::new(Indexes::default);
 
@@ -74,7 +74,7 @@ impl AsyncDB for Session<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_give_the_answers_on_file() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let mut files: Vec<_> = std::fs::read_dir("tests/slt").unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
@@ -111,7 +111,7 @@ async fn failure(engine: &QueryEngine, sql: &str) -> (ErrorKind, String) {
 /// Compares a statement that searches the index with one whose sort the rule leaves alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_index_gives_what_a_sort_of_all_rows_gives() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let mut random = Random::new(11);
     for (column_name, function, order) in [
         ("embedding", "l2_distance", "ASC"),
@@ -143,7 +143,7 @@ async fn the_index_gives_what_a_sort_of_all_rows_gives() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_sees_an_acknowledged_write_and_one_version_of_a_table() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let vector = "[9.0, 9.0, 9.0, 9.0]";
     lake.add_photo(5000, "freshly written", [9.0; 4]).await;
     let nearest = format!("SELECT id FROM photos ORDER BY l2_distance(embedding, {vector}) LIMIT 1");
@@ -161,7 +161,7 @@ async fn a_query_sees_an_acknowledged_write_and_one_version_of_a_table() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn media_are_bytes_and_are_read_only_when_named() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let sql = "SELECT id, data FROM photos WHERE id < 3 ORDER BY id";
     let batches = lake.engine.sql(sql).await.unwrap().collect().await.unwrap();
     for batch in &batches {
@@ -178,7 +178,7 @@ async fn media_are_bytes_and_are_read_only_when_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_caller_may_drop_the_engine_or_a_result_anywhere() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let sql = "SELECT a.id FROM photos a CROSS JOIN photos b CROSS JOIN photos c";
     let mut result = lake.engine.sql(sql).await.unwrap();
     assert!(result.stream.next().await.unwrap().unwrap().num_rows() > 0);
@@ -191,7 +191,7 @@ async fn the_caller_may_drop_the_engine_or_a_result_anywhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_has_a_limit_that_the_error_names() {
-    let lake = Lake::with_memory(cenote_base::ByteSize(40_000)).await;
+    let lake = TestLake::with_memory(cenote_base::ByteSize(40_000)).await;
     let (kind, message) =
         failure(&lake.engine, "SELECT a.caption, count(*) FROM photos a JOIN photos b ON a.id < b.id GROUP BY 1").await;
     assert_eq!(kind, ErrorKind::ResourceExhausted, "{message}");
@@ -200,7 +200,7 @@ async fn memory_has_a_limit_that_the_error_names() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_of_a_column_without_an_index_is_exact() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let sql = "SELECT _distance FROM vector_search('bare', 'embedding', [1.0, 0.0, 0.0, 0.0], 3)";
     let batches = lake.engine.sql(sql).await.unwrap().collect().await.unwrap();
     let found: Vec<f32> =
@@ -219,7 +219,7 @@ async fn a_search_of_a_column_without_an_index_is_exact() {
 /// Computes BM25 by its formula, over captions of which two words each count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_scores_are_those_of_the_formula() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let captions = column(&lake.engine, "SELECT caption FROM photos").await;
     let count = captions.len() as f64;
     let with = |word: &str| captions.iter().filter(|text| text.split(' ').any(|own| own == word)).count() as f64;
@@ -243,7 +243,7 @@ async fn text_scores_are_those_of_the_formula() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn indexes_are_made_listed_and_dropped_by_statements() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let made = column(&lake.engine, "CREATE INDEX near ON bare USING hnsw (embedding) WITH (metric = 'cosine', m = 8)");
     assert_eq!(made.await, ["near"]);
     assert_eq!(column(&lake.engine, "CREATE INDEX ON photos (width)").await, ["width_scalar"]);
@@ -272,7 +272,7 @@ async fn indexes_are_made_listed_and_dropped_by_statements() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_analysed_search_says_how_it_went_about_it() {
-    let lake = Lake::new().await;
+    let lake = TestLake::new().await;
     let nearest = "EXPLAIN ANALYZE SELECT id FROM vector_search('photos', 'embedding', [1.0, 0.0, 0.0, 0.1], 5";
     for (filter, says) in
         [(")", "strategy=index embedding_cosine"), (", 'color = 3')", "strategy=exact over 10 matching rows")]

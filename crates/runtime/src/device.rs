@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use cenote_base::{Error, Result};
+use cenote_base::{Error, Result, unknown};
 use cenote_device::{Device, DeviceInfo, DeviceKind, devices, gpu};
 use cenote_engine::Devices;
 use cenote_operators_image::{DeviceKernel, KERNELS};
@@ -41,7 +41,10 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "gpu" => Ok(Self::Gpu),
             "software" => Ok(Self::Software),
-            other => Err(Error::invalid_input(format!("device `{other}` is not one of auto, cpu, gpu, software"))),
+            other => {
+                let error = unknown("device", other, ["auto", "cpu", "gpu", "software"]);
+                Err(Error::invalid_input(error.message()))
+            }
         }
     }
 }

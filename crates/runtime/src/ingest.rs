@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 /// The outcome of an ingest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IngestReport {
     /// Files found.
     pub files: usize,
@@ -30,6 +31,7 @@ pub struct IngestReport {
 
 /// A file that an ingest could not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SkippedFile {
     /// The file's path.
     pub path: PathBuf,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,15 +31,23 @@ const FORMAT: u64 = 1;
 const TABLES: &str = "tables";
 
 /// Limits and settings of a [`Lake`].
+///
+/// ```
+/// use cenote_runtime::{ByteSize, LakeOptions};
+///
+/// let options = LakeOptions::default().memory_max(ByteSize::mib(512)).cpus(2.0);
+/// assert_eq!(options.cpus, Some(2.0));
+/// ```
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct LakeOptions {
     /// The memory budget, at least 256 MiB. `None`: a quarter of the memory of the machine or container, from 256 MiB
     /// to 4 GiB.
     pub memory_max: Option<ByteSize>,
     /// Bytes of a remote lake that are cached on the local disk. `None`: 4 GiB.
     pub cache_max: Option<ByteSize>,
-    /// CPU cores for operators. `None`: all.
-    pub cpu_cores: Option<f32>,
+    /// CPU cores for operators, within [`CPUS`](Self::CPUS). `None`: all.
+    pub cpus: Option<f32>,
     /// The device for kernels of operators and for learning the centres of vector indexes on disk. With
     /// [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`], models run on a GPU too where ONNX Runtime can.
     pub device: DeviceChoice,
@@ -54,6 +63,65 @@ pub struct LakeOptions {
     pub operators: Vec<Definition>,
 }
 
+impl LakeOptions {
+    /// The range of [`cpus`](Self::cpus).
+    pub const CPUS: RangeInclusive<f32> = 0.001..=4096.0;
+
+    /// Sets the memory budget.
+    pub fn memory_max(mut self, bytes: impl Into<Option<ByteSize>>) -> Self {
+        self.memory_max = bytes.into();
+        self
+    }
+
+    /// Sets the bytes of a remote lake that are cached on the local disk.
+    pub fn cache_max(mut self, bytes: impl Into<Option<ByteSize>>) -> Self {
+        self.cache_max = bytes.into();
+        self
+    }
+
+    /// Sets the CPU cores for operators.
+    pub fn cpus(mut self, cores: impl Into<Option<f32>>) -> Self {
+        self.cpus = cores.into();
+        self
+    }
+
+    /// Sets the device for kernels of operators and for learning the centres of vector indexes on disk.
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Sets the units of named resources that operators may request.
+    pub fn named(mut self, units: BTreeMap<String, u32>) -> Self {
+        self.named = units;
+        self
+    }
+
+    /// Sets the sources of models and of the packages that they are built from.
+    pub fn models(mut self, models: ModelOptions) -> Self {
+        self.models = models;
+        self
+    }
+
+    /// Sets the memory for a timeline of the newest work.
+    pub fn trace_max(mut self, bytes: ByteSize) -> Self {
+        self.trace_max = bytes;
+        self
+    }
+
+    /// Sets the seed of everything random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Sets the operators beside Cenote's own.
+    pub fn operators(mut self, operators: Vec<Definition>) -> Self {
+        self.operators = operators;
+        self
+    }
+}
+
 /// Tables in one place, with operators, models, recipes, search and SQL over them. Cheap to clone.
 #[derive(Clone)]
 pub struct Lake {
@@ -62,6 +130,7 @@ pub struct Lake {
 
 /// A table on which [`Lake::tend`] did upkeep.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tended {
     /// The table's name.
     pub table: String,
@@ -104,8 +173,8 @@ impl Lake {
     /// Opens the lake at `location`, a directory or a URI.
     ///
     /// # Errors
-    /// `NotFound` when `location` is not a lake; `InvalidInput` for a budget that is too small; `Unsupported` for a
-    /// lake of a newer Cenote, or a device that is not there.
+    /// `NotFound` when `location` is not a lake; `InvalidInput` for a budget that is too small, or CPUs out of their
+    /// range; `Unsupported` for a lake of a newer Cenote, or a device that is not there.
     pub async fn open(location: impl AsRef<Path>, options: LakeOptions) -> Result<Self> {
         let location = location.as_ref().to_path_buf();
         check_format(&location).await?;
@@ -123,7 +192,12 @@ impl Lake {
         let found = tokio::task::spawn_blocking(move || device(options.device)).await;
         let found = found.map_err(|source| Error::internal("look for a device").with_source(source))??;
         let (device, devices) = found.unzip();
-        let cpu_cores = options.cpu_cores.unwrap_or(defaults.cpu_cores);
+        let cpu_cores = options.cpus.unwrap_or(defaults.cpu_cores);
+        if !LakeOptions::CPUS.contains(&cpu_cores) {
+            let (least, most) = LakeOptions::CPUS.into_inner();
+            let what = format!("cpus must be from {least} to {most}, found {cpu_cores}");
+            return Err(Error::invalid_input(what));
+        }
         let threads = NonZeroUsize::new(cpu_cores.ceil() as usize).unwrap_or(NonZeroUsize::MIN);
         let scheduler = Scheduler::new(SchedulerOptions {
             cpu_cores,

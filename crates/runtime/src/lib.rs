@@ -27,6 +27,7 @@
 //! ```
 
 mod budget;
+mod derivation;
 mod device;
 mod embed;
 mod ingest;
@@ -59,6 +60,7 @@ pub use cenote_store::{
     RETENTION_PROPERTY, ROW_ID, RecordBatches, ScanRequest, Snapshot, Staged, TableSpec, UpkeepStatus, Version,
     WriteReport, blob_field, is_blob,
 };
+pub use derivation::{Derivation, derivations};
 pub use device::DeviceChoice;
 pub use ingest::{IngestReport, SkippedFile, media_schema};
 pub use lake::{Lake, LakeOptions, Tended, operators};

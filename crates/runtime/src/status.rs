@@ -8,6 +8,7 @@ use cenote_store::{Store, UpkeepStatus, Version};
 
 /// The state of a lake's tables and of its scheduler.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LakeStatus {
     /// The tables, sorted by name.
     pub tables: Vec<TableStatus>,
@@ -17,6 +18,7 @@ pub struct LakeStatus {
 
 /// The state of one table.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TableStatus {
     /// The table's name.
     pub name: String,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Error, ErrorKind, Progress, Result};
+use cenote_base::{Error, ErrorKind, Progress, Result, unknown};
 use cenote_index::{IndexInfo, IndexSpec, Indexes, Metric, Tuning, vector_dimensions};
 use cenote_loader::SampleSource;
 use cenote_store::{
@@ -27,6 +27,7 @@ pub struct Table {
 
 /// A column of vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VectorColumn {
     /// The column's name.
     pub name: String,
@@ -129,12 +130,13 @@ impl Table {
             Some(VectorColumn { name: field.name().clone(), dimensions, item: item.data_type().clone() })
         };
         let columns: Vec<VectorColumn> = snapshot.schema().fields().iter().filter_map(of_field).collect();
-        let names = columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(name) = name {
-            return columns.into_iter().find(|column| column.name == name).ok_or_else(|| {
-                let names = if names.is_empty() { "none" } else { &names };
-                Error::not_found(format!("table `{table}` has no vector column `{name}`; it has {names}"))
-            });
+            let known = || columns.iter().map(|column| column.name.as_str());
+            return columns
+                .iter()
+                .find(|column| column.name == name)
+                .cloned()
+                .ok_or_else(|| unknown("vector column", name, known()).context(format!("table `{table}`")));
         }
         let (embeddings, others): (Vec<_>, Vec<_>) =
             columns.into_iter().partition(|column| column.item == DataType::Float32);
@@ -143,9 +145,13 @@ impl Table {
             [] => Err(Error::not_found(format!(
                 "table `{table}` has no vector column: derive embeddings with a recipe, or search for words"
             ))),
-            _ => Err(Error::invalid_input(format!(
-                "table `{table}` has several vector columns; choose one with `column`: {names}"
-            ))),
+            several => {
+                let names: Vec<&str> = several.iter().map(|column| column.name.as_str()).collect();
+                Err(Error::invalid_input(format!(
+                    "table `{table}` has several vector columns; choose one with `column`: {}",
+                    names.join(", ")
+                )))
+            }
         }
     }
 
@@ -349,7 +355,7 @@ impl Table {
         self.stored.tend().await
     }
 
-    /// Returns how far the base lags behind the writes, and what is done about it.
+    /// Returns the writes that are not folded yet, and the upkeep under way.
     pub async fn upkeep(&self) -> Result<UpkeepStatus> {
         self.stored.upkeep().await
     }

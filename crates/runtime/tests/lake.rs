@@ -10,7 +10,7 @@ use cenote_runtime::arrow::array::{
 use cenote_runtime::arrow::datatypes::{self as arrow_schema, DataType, Field, Int64Type, Schema};
 use cenote_runtime::{
     ByteSize, DeviceChoice, ErrorKind, IndexKind, IndexSpec, Lake, LakeOptions, Metric, Random, Recipe, RunOptions,
-    Search, Silent, TableSpec, VectorColumn,
+    Search, Silent, TableSpec, VectorColumn, derivations,
 };
 
 async fn lake() -> (tempfile::TempDir, Lake) {
@@ -31,6 +31,9 @@ async fn a_lake_is_made_once_and_refuses_what_it_cannot_read() {
     assert_eq!(open(directory.path()).await.unwrap_err().kind(), ErrorKind::Corrupt);
     let nowhere = tempfile::tempdir().unwrap();
     assert_eq!(open(nowhere.path()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    Lake::init(nowhere.path()).await.unwrap();
+    let error = Lake::open(nowhere.path(), LakeOptions::default().cpus(0.0)).await.unwrap_err();
+    assert_eq!(error.message(), "cpus must be from 0.001 to 4096, found 0");
 }
 
 #[tokio::test]
@@ -43,6 +46,8 @@ async fn an_index_wanted_over_nothing_waits_for_values_and_then_follows_writes()
     let recipe = Recipe::from_yaml(recipe, "r.yaml").unwrap();
     lake.run(&recipe, &RunOptions::default()).await.unwrap();
     assert_eq!(notes.indexes().await.unwrap()[0].rows_indexed, 0);
+    let derived = derivations(&notes.snapshot().await.unwrap());
+    assert_eq!(derived["words"].to_string(), "count_words(note)");
 
     notes.upsert(record_batch!(("id", Int64, [1, 2]), ("note", Utf8, ["red car", "rain"])).unwrap()).await.unwrap();
     lake.run(&recipe, &RunOptions::default()).await.unwrap();
@@ -77,10 +82,10 @@ async fn a_table_has_history_upkeep_and_vector_columns() {
     table.fold().await.unwrap();
     assert_eq!(table.upkeep().await.unwrap().keys, 0);
 
-    let at = VectorColumn { name: "at".to_owned(), dimensions: 2, item: DataType::Float32 };
-    assert_eq!(table.vector_column(None).await.unwrap(), at);
+    let VectorColumn { name, dimensions, item, .. } = table.vector_column(None).await.unwrap();
+    assert_eq!((name.as_str(), dimensions, item), ("at", 2, DataType::Float32));
     let missing = table.vector_column(Some("near")).await.unwrap_err();
-    assert_eq!(missing.message(), "table `points` has no vector column `near`; it has at");
+    assert_eq!(missing.message(), "table `points`: no vector column `near`; there are at");
     assert_eq!(table.search(&Search::new(1)).await.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
@@ -107,7 +112,7 @@ async fn ingest_writes_only_files_whose_bytes_changed() {
 async fn a_device_learns_the_centres_of_an_index() {
     let directory = tempfile::tempdir().unwrap();
     Lake::init(directory.path()).await.unwrap();
-    let options = LakeOptions { device: DeviceChoice::Software, trace_max: ByteSize::mib(1), ..LakeOptions::default() };
+    let options = LakeOptions::default().device(DeviceChoice::Software).trace_max(ByteSize::mib(1));
     let lake = Lake::open(directory.path(), options).await.unwrap();
     let item = Arc::new(Field::new_list_field(DataType::Float32, true));
     let mut random = Random::new(1);

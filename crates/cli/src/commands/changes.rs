@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cenote_runtime::{Lake, Result, Version};
 
-use crate::arguments::FormatKind;
+use crate::arguments::OutputFormat;
 use crate::output::Printer;
 
 /// Interval between polls of a feed that is followed.
@@ -25,7 +25,7 @@ pub async fn run(lake: &Lake, name: &str, from: Option<u64>, follow: bool, consu
     let mut feed = table.changes(from).await?;
     loop {
         while let Some(changes) = feed.next().await? {
-            let mut printer = Printer::new(FormatKind::Json, changes.schema_ref())?;
+            let mut printer = Printer::new(OutputFormat::Json, changes.schema_ref())?;
             printer.print(&changes)?;
             printer.finish()?;
         }

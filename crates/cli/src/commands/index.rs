@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cenote_runtime::arrow::array::{RecordBatch, UInt64Array};
 use cenote_runtime::{ByteSize, IndexInfo, IndexKind, IndexSpec, Lake, Progress, Result, Tuning};
 
-use crate::arguments::{FormatKind, IndexCommand};
+use crate::arguments::{IndexCommand, OutputFormat};
 use crate::output;
 
 pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progress>) -> Result<()> {
@@ -66,10 +66,10 @@ fn curve(tuning: &Tuning) -> Result<RecordBatch> {
 }
 
 /// Lists `indexes`; `upkeep` is the last failure of the table's upkeep.
-fn listing(indexes: &[IndexInfo], upkeep: Option<&str>, format: FormatKind) -> Result<RecordBatch> {
+fn listing(indexes: &[IndexInfo], upkeep: Option<&str>, format: OutputFormat) -> Result<RecordBatch> {
     let memory = || indexes.iter().map(|index| index.memory_bytes);
     let memory = match format {
-        FormatKind::Table => output::texts(memory().map(|bytes| bytes.map(|bytes| ByteSize(bytes).to_string()))),
+        OutputFormat::Table => output::texts(memory().map(|bytes| bytes.map(|bytes| ByteSize(bytes).to_string()))),
         _ => Arc::new(memory().collect::<UInt64Array>()),
     };
     output::listing(vec![

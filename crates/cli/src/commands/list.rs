@@ -4,28 +4,23 @@ use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;
 use cenote_runtime::operator::{Definition, Shape};
 use cenote_runtime::{
-    ByteSize, Clock, Lake, LakeOptions, Result, SystemClock, TableStatus, is_blob, operators as known_operators,
+    ByteSize, Clock, Lake, LakeOptions, Result, SystemClock, TableStatus, Timestamp, derivations, is_blob,
+    operators as known_operators,
 };
 
-use crate::arguments::FormatKind;
+use crate::arguments::OutputFormat;
 use crate::output;
 
-pub async fn tables(lake: &Lake, format: FormatKind) -> Result<()> {
+pub async fn tables(lake: &Lake, format: OutputFormat) -> Result<()> {
     let names = output::texts(lake.tables().await?.into_iter().map(Some));
     output::rows(&output::listing(vec![("table", names)])?, format)
 }
 
-pub async fn describe(lake: &Lake, table: &str, format: FormatKind) -> Result<()> {
+pub async fn describe(lake: &Lake, table: &str, format: OutputFormat) -> Result<()> {
     let snapshot = lake.table(table).await?.snapshot().await?;
     let key = snapshot.primary_key().columns();
-    let derived = |column: &str| {
-        snapshot.properties().iter().filter(|(name, _)| name.starts_with("cenote.derived.")).find_map(|(_, text)| {
-            let made: serde_json::Value = serde_json::from_str(text).ok()?;
-            let makes = made["outputs"].as_array()?.iter().any(|output| output == column) && made["into"].is_null();
-            let inputs: Vec<&str> = made["inputs"].as_array()?.iter().filter_map(|input| input.as_str()).collect();
-            makes.then(|| format!("{}({})", made["operator"].as_str().unwrap_or_default(), inputs.join(", ")))
-        })
-    };
+    let derivations = derivations(&snapshot);
+    let derived = |column: &str| derivations.get(column).map(ToString::to_string);
     let data_type = |field: &Field| if is_blob(field) { "media".to_owned() } else { field.data_type().to_string() };
     let role = |field: &Field| match key.iter().position(|name| name == field.name()) {
         Some(position) if key.len() > 1 => Some(format!("key {}", position + 1)),
@@ -42,20 +37,21 @@ pub async fn describe(lake: &Lake, table: &str, format: FormatKind) -> Result<()
     output::rows(&output::listing(columns)?, format)
 }
 
-pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
+pub async fn status(lake: &Lake, format: OutputFormat) -> Result<()> {
     let tables = lake.status().await?.tables;
     let indexes = |table: &TableStatus| {
         let shown = table.indexes.iter().map(|index| format!("{} (lags by {} rows)", index.name, index.rows_unindexed));
         shown.collect::<Vec<_>>().join(", ")
     };
     let now = SystemClock.now().0;
-    let lag = |table: &TableStatus| table.upkeep.since.map(|since| format!("{:.0} s", (now - since.0) as f64 / 1e6));
+    let waiting = |since: Timestamp| format!("{:.0} s", (now - since.0) as f64 / 1e6);
+    let unfolded_for = |table: &TableStatus| table.upkeep.since.map(waiting);
     let upkeep = |table: &TableStatus| {
         let failure = table.upkeep.failure.as_ref().map(|failure| format!("failed: {failure}"));
         table.upkeep.doing.clone().or(failure)
     };
     let bytes = match format {
-        FormatKind::Table => output::texts(tables.iter().map(|table| Some(ByteSize(table.bytes).to_string()))),
+        OutputFormat::Table => output::texts(tables.iter().map(|table| Some(ByteSize(table.bytes).to_string()))),
         _ => output::counts(tables.iter().map(|table| table.bytes)),
     };
     let columns = vec![
@@ -66,7 +62,7 @@ pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
         ("bytes", bytes),
         ("files", output::counts(tables.iter().map(|table| table.upkeep.files as u64))),
         ("unfolded", output::counts(tables.iter().map(|table| table.upkeep.keys as u64))),
-        ("lag", output::texts(tables.iter().map(lag))),
+        ("unfolded_for", output::texts(tables.iter().map(unfolded_for))),
         ("amplification", output::texts(tables.iter().map(|table| Some(format!("{:.1}", table.upkeep.amplification))))),
         ("upkeep", output::texts(tables.iter().map(upkeep))),
         ("errors", output::counts(tables.iter().map(|table| table.errors as u64))),
@@ -75,7 +71,7 @@ pub async fn status(lake: &Lake, format: FormatKind) -> Result<()> {
     output::rows(&output::listing(columns)?, format)
 }
 
-pub fn operators(format: FormatKind) -> Result<()> {
+pub fn operators(format: OutputFormat) -> Result<()> {
     let registry = known_operators(&LakeOptions::default())?;
     let all: Vec<_> = registry.definitions().collect();
     let inputs = |definition: &Definition| {
@@ -101,7 +97,7 @@ pub fn operators(format: FormatKind) -> Result<()> {
     output::rows(&output::listing(columns)?, format)
 }
 
-pub fn models(format: FormatKind) -> Result<()> {
+pub fn models(format: OutputFormat) -> Result<()> {
     let registry = ModelRegistry::new(LakeOptions::default().models)?;
     let all: Vec<_> = registry.manifests().collect();
     let columns = vec![

@@ -1,4 +1,6 @@
 //! The commands, one per file; listings that only print what the facade returns share `list.rs`.
+//!
+//! This part does not know how rows are printed, how progress is shown, or how a run is stopped.
 
 mod changes;
 mod index;
@@ -46,14 +48,14 @@ async fn on_lake(lake: &Lake, arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Sql { query, output } => sql::run(lake, query, output.format).await,
         Command::Search { table, text, image, column, r#where, k, output } => {
-            let request = search::Request {
+            let wanted = search::SearchArguments {
                 text: text.as_deref(),
                 image: image.as_deref(),
                 column: column.as_deref(),
                 filter: r#where.as_deref(),
                 k: *k as usize,
             };
-            search::run(lake, table, request, output.format).await
+            search::run(lake, table, wanted, output.format).await
         }
         Command::Get { table, key, output } => rows::get(lake, table, key, output.format).await,
         Command::Delete { table, keys } => rows::delete(lake, table, keys).await,

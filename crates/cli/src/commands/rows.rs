@@ -2,10 +2,10 @@
 
 use cenote_runtime::{Error, Lake, Result};
 
-use crate::arguments::FormatKind;
+use crate::arguments::OutputFormat;
 use crate::output;
 
-pub async fn get(lake: &Lake, table: &str, key: &[String], format: FormatKind) -> Result<()> {
+pub async fn get(lake: &Lake, table: &str, key: &[String], format: OutputFormat) -> Result<()> {
     let rows = lake.table(table).await?.get_keys(&[key.to_vec()], None).await?;
     if rows.num_rows() == 0 {
         return Err(Error::not_found(format!("table `{table}` has no row with key {}", key.join(", "))));

@@ -5,11 +5,11 @@ use std::path::Path;
 use cenote_runtime::arrow::datatypes::DataType;
 use cenote_runtime::{Context, Error, ErrorKind, IndexKind, Lake, Result, Search, Snapshot, is_blob};
 
-use crate::arguments::FormatKind;
+use crate::arguments::OutputFormat;
 use crate::output;
 
-/// The arguments of a search.
-pub struct Request<'a> {
+/// The arguments of `cenote search` that say what to find.
+pub struct SearchArguments<'a> {
     pub text: Option<&'a str>,
     pub image: Option<&'a Path>,
     pub column: Option<&'a str>,
@@ -17,24 +17,24 @@ pub struct Request<'a> {
     pub k: usize,
 }
 
-pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKind) -> Result<()> {
+pub async fn run(lake: &Lake, name: &str, wanted: SearchArguments<'_>, format: OutputFormat) -> Result<()> {
     let table = lake.table(name).await?;
     let snapshot = table.snapshot().await?;
     let has_text_index = table.indexes().await?.iter().any(|index| matches!(index.kind, IndexKind::FullText { .. }));
-    let column = request.column;
-    let mut search = Search::new(request.k).columns(shown(&snapshot));
-    if let Some(filter) = request.filter {
+    let column = wanted.column;
+    let mut search = Search::new(wanted.k).columns(shown(&snapshot));
+    if let Some(filter) = wanted.filter {
         search = search.filter(filter);
     }
 
-    if let Some(path) = request.image {
+    if let Some(path) = wanted.image {
         let picture = tokio::fs::read(path).await.context(|| format!("read {}", path.display()))?;
         let column = table.vector_column(column).await?;
         let vector = lake.embed_image(&picture, column.dimensions).await?;
         search = search.vector(column.name, vector);
     }
-    if let Some(text) = request.text {
-        if request.image.is_some() && !has_text_index {
+    if let Some(text) = wanted.text {
+        if wanted.image.is_some() && !has_text_index {
             return Err(Error::not_found(format!(
                 "table `{name}` has no full-text index for the words beside the picture: leave one out, or \
                  `cenote index create {name} COLUMN --kind text`"
@@ -43,7 +43,7 @@ pub async fn run(lake: &Lake, name: &str, request: Request<'_>, format: FormatKi
         if has_text_index {
             search = search.text(text);
         }
-        if request.image.is_none() {
+        if wanted.image.is_none() {
             // Words alone are enough, unless the caller names a vector column.
             let words_suffice = has_text_index && column.is_none();
             match table.vector_column(column).await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cenote_runtime::{ByteSize, Result};
 
-use crate::sight::{self, Stage, View};
+use crate::monitor::{self, ProcessView, StageView};
 use crate::{output, session};
 
 /// Interval between pages.
@@ -19,7 +19,7 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 pub async fn run(once: bool) -> Result<()> {
     let once = once || !std::io::stdout().is_terminal();
     loop {
-        let page = page(&sight::views().await?);
+        let page = page(&monitor::views().await?);
         if once {
             return output::text(&page);
         }
@@ -31,14 +31,14 @@ pub async fn run(once: bool) -> Result<()> {
     }
 }
 
-fn page(views: &[View]) -> String {
+fn page(views: &[ProcessView]) -> String {
     if views.is_empty() {
         return "nothing runs".to_owned();
     }
     views.iter().map(process).collect::<Vec<_>>().join("\n\n")
 }
 
-fn process(view: &View) -> String {
+fn process(view: &ProcessView) -> String {
     let mut text = String::new();
     let status = &view.scheduler;
     let (total, used, counters) = (&status.usage.total, &status.usage.used, &status.counters);
@@ -91,7 +91,7 @@ fn process(view: &View) -> String {
     text
 }
 
-fn stage(stage: &Stage) -> String {
+fn stage(stage: &StageView) -> String {
     let rate = stage.done as f64 / stage.elapsed.as_secs_f64().max(1e-3);
     match stage.total.filter(|total| *total > 0) {
         Some(total) => {

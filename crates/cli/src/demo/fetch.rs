@@ -13,12 +13,12 @@ const MANIFEST: &str = include_str!("../../../../examples/photos/packages.toml")
 pub const PLACES: [&str; 3] = ["photos", "documents", "clips"];
 
 #[derive(Deserialize)]
-struct Manifest {
-    package: Vec<Entry>,
+struct PackageList {
+    package: Vec<PackageEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct PackageEntry {
     registry: String,
     name: String,
     version: String,
@@ -33,17 +33,17 @@ struct Entry {
 }
 
 /// An origin of media: the directory that holds it, its packages, its licence.
-pub struct Source {
+pub struct MediaOrigin {
     pub name: String,
     pub packages: String,
     pub licence: String,
 }
 
 /// Fetches every package that is not cached, and copies its media under `directory`.
-pub fn lay_out(cache: &Path, directory: &Path, progress: &dyn Progress) -> Result<Vec<Source>> {
-    let manifest: Manifest = toml::from_str(MANIFEST)
+pub fn lay_out(cache: &Path, directory: &Path, progress: &dyn Progress) -> Result<Vec<MediaOrigin>> {
+    let manifest: PackageList = toml::from_str(MANIFEST)
         .map_err(|source| Error::internal("the demo's manifest is unreadable").with_source(source))?;
-    let mut sources: BTreeMap<String, Source> = BTreeMap::new();
+    let mut sources: BTreeMap<String, MediaOrigin> = BTreeMap::new();
     let stage = "fetch packages";
     progress.begin(stage, Some(manifest.package.len() as u64));
     for entry in manifest.package {
@@ -63,14 +63,14 @@ pub fn lay_out(cache: &Path, directory: &Path, progress: &dyn Progress) -> Resul
         sources
             .entry(entry.source.clone())
             .and_modify(|source| source.packages.push_str(&format!(", {label}")))
-            .or_insert(Source { name: entry.source, packages: label, licence: entry.licence });
+            .or_insert(MediaOrigin { name: entry.source, packages: label, licence: entry.licence });
         progress.advance(stage, 1);
     }
     progress.end(stage);
     Ok(sources.into_values().collect())
 }
 
-fn package(entry: &Entry) -> Result<Package> {
+fn package(entry: &PackageEntry) -> Result<Package> {
     let registry = match entry.registry.as_str() {
         "pypi" => PackageRegistry::Pypi,
         "npm" => PackageRegistry::Npm,
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_manifest_names_sources_and_places_that_fit() {
-        let manifest: Manifest = toml::from_str(MANIFEST).unwrap();
+        let manifest: PackageList = toml::from_str(MANIFEST).unwrap();
         let mut photos = 0;
         for entry in &manifest.package {
             package(entry).unwrap();

@@ -1,4 +1,6 @@
 //! `cenote demo`: everything that Cenote does, on real media and checked as it goes.
+//!
+//! This part does not know the other commands; it uses the facade as they do.
 
 mod fetch;
 mod sheet;

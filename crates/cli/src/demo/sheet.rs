@@ -24,13 +24,13 @@ const FAINT: Rgb<u8> = Rgb([110, 116, 122]);
 const ACCENT: Rgb<u8> = Rgb([196, 78, 28]);
 
 /// A row of pictures under one title.
-pub struct Row {
+pub struct SheetRow {
     pub title: String,
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<SheetPicture>,
 }
 
 /// An encoded picture and its labels.
-pub struct Picture {
+pub struct SheetPicture {
     pub label: String,
     pub detail: String,
     /// A highlighted word.
@@ -41,7 +41,7 @@ pub struct Picture {
 }
 
 /// Draws `rows` under `heading` and writes the sheet to `path`.
-pub fn write(heading: &str, rows: &[Row], path: &Path) -> Result<()> {
+pub fn write(heading: &str, rows: &[SheetRow], path: &Path) -> Result<()> {
     let columns = rows.iter().map(|row| row.pictures.len()).max().unwrap_or(1).max(1) as u32;
     let row_height = TITLE_HEIGHT + PICTURE_HEIGHT + LABEL_HEIGHT;
     let width = columns * CELL_WIDTH - (CELL_WIDTH - PICTURE_WIDTH) + 2 * MARGIN;
@@ -59,7 +59,7 @@ pub fn write(heading: &str, rows: &[Row], path: &Path) -> Result<()> {
 }
 
 /// Draws a picture in the middle of its card, and its labels below.
-fn cell(sheet: &mut RgbImage, left: u32, top: u32, picture: &Picture) -> Result<()> {
+fn cell(sheet: &mut RgbImage, left: u32, top: u32, picture: &SheetPicture) -> Result<()> {
     let wrong =
         |source| Error::invalid_input(format!("picture `{}` cannot be drawn", picture.label)).with_source(source);
     let decoded = image::load_from_memory(&picture.bytes).map_err(wrong)?;

@@ -10,9 +10,9 @@ use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Sch
 use cenote_runtime::arrow;
 use cenote_runtime::{Context, Error, Lake, Progress, Recipe, Result, RunOptions, RunReport, TableSpec};
 
-use super::fetch::{PLACES, Source};
-use super::sheet::{self, Picture, Row};
-use crate::arguments::FormatKind;
+use super::fetch::{MediaOrigin, PLACES};
+use super::sheet::{self, SheetPicture, SheetRow};
+use crate::arguments::OutputFormat;
 use crate::{output, report};
 
 const PORTRAIT: &str = "photos/gradio/cheetah.jpg";
@@ -37,14 +37,14 @@ const DELETED: [&str; 2] = ["photos/scikit-image/chelsea.png", "documents/npm/co
 
 /// The answers to the questions, each a list of rows, the best first.
 pub struct Answers {
-    text: Vec<Hit>,
-    alike: Vec<Hit>,
-    hybrid: Vec<Hit>,
-    words: Vec<Hit>,
+    text: Vec<FoundRow>,
+    alike: Vec<FoundRow>,
+    hybrid: Vec<FoundRow>,
+    words: Vec<FoundRow>,
 }
 
 /// A row that was found, with its distance if it was ranked by distance.
-struct Hit {
+struct FoundRow {
     path: String,
     distance: Option<f64>,
 }
@@ -73,7 +73,7 @@ impl Story {
     }
 
     /// Puts aside the files that are added later, and records the origins of the media.
-    pub async fn begin(&self, sources: &[Source]) -> Result<()> {
+    pub async fn begin(&self, sources: &[MediaOrigin]) -> Result<()> {
         for path in ADDED {
             let aside = Path::new("aside").join(path);
             make_parent(&aside)?;
@@ -82,7 +82,7 @@ impl Story {
         let text = |name, nullable| Field::new(name, DataType::Utf8, nullable);
         let schema = Arc::new(Schema::new(vec![text("source", false), text("packages", true), text("licence", true)]));
         let table = self.lake.create_table("sources", TableSpec::new(Arc::clone(&schema), ["source"])).await?;
-        let column = |of: fn(&Source) -> &str| {
+        let column = |of: fn(&MediaOrigin) -> &str| {
             Arc::new(sources.iter().map(|s| Some(of(s))).collect::<StringArray>()) as ArrayRef
         };
         let columns = vec![column(|s| &s.name), column(|s| &s.packages), column(|s| &s.licence)];
@@ -146,18 +146,18 @@ impl Story {
         Ok(Answers { text, alike, hybrid, words })
     }
 
-    async fn answer(&self, title: &str, sql: &str) -> Result<Vec<Hit>> {
+    async fn answer(&self, title: &str, sql: &str) -> Result<Vec<FoundRow>> {
         let result = self.lake.sql(sql).await?;
         let schema = Arc::clone(&result.schema);
         let batches = result.collect().await?;
         let rows = concat_batches(&schema, &batches).map_err(|e| Error::internal("join rows").with_source(e))?;
         output::note(&format!("\n-- {title}\n{}", elide(sql)));
-        output::rows(&rows, FormatKind::Table)?;
+        output::rows(&rows, OutputFormat::Table)?;
         let paths = cast(rows.column(0), &DataType::Utf8).map_err(|e| Error::internal("read paths").with_source(e))?;
         let distances = rows.column_by_name("distance").map(|column| cast(column, &DataType::Float64)).transpose();
         let distances = distances.map_err(|e| Error::internal("read distances").with_source(e))?;
         let distance = |row| Some(distances.as_ref()?.as_primitive::<Float64Type>().value(row));
-        let hit = |(row, path): (usize, &str)| Hit { path: path.to_owned(), distance: distance(row) };
+        let hit = |(row, path): (usize, &str)| FoundRow { path: path.to_owned(), distance: distance(row) };
         Ok(paths.as_string::<i32>().iter().flatten().enumerate().map(hit).collect())
     }
 
@@ -224,7 +224,7 @@ impl Story {
         let expect = |holds: bool, what: &str| {
             if holds { Ok(()) } else { Err(Error::internal(format!("the demo expected that {what}"))) }
         };
-        let has = |answer: &[Hit], path: &str| answer.iter().any(|found| found.path == path);
+        let has = |answer: &[FoundRow], path: &str| answer.iter().any(|found| found.path == path);
         expect(has(&before.alike, DELETED[0]), "the cat was among the pictures like the cheetah")?;
         expect(has(&before.text, DELETED[1]), "the deleted document answered the text search")?;
         expect(has(&after.alike, ADDED[0]), "the second cheetah is among the pictures like the first")?;
@@ -241,19 +241,19 @@ impl Story {
     pub async fn sheet(&self, heading: &str, answers: &Answers, path: &Path) -> Result<()> {
         let mut asked = self.picture(PORTRAIT, "the picture asked about").await?;
         asked.is_framed = true;
-        let mut alike = Row { title: "More like this one".to_owned(), pictures: vec![asked] };
+        let mut alike = SheetRow { title: "More like this one".to_owned(), pictures: vec![asked] };
         alike.pictures.extend(self.pictures(&answers.alike).await?);
-        let words = Row {
+        let words = SheetRow {
             title: "Pictures by words: \"a wild cat\"".to_owned(),
             pictures: self.pictures(&answers.words).await?,
         };
-        let frames = Row { title: "Keyframes of the clips".to_owned(), pictures: self.frames().await? };
+        let frames = SheetRow { title: "Keyframes of the clips".to_owned(), pictures: self.frames().await? };
         sheet::write(heading, &[alike, words, frames], path)?;
         output::note(&format!("\ndrew {}", path.display()));
         Ok(())
     }
 
-    async fn pictures(&self, hits: &[Hit]) -> Result<Vec<Picture>> {
+    async fn pictures(&self, hits: &[FoundRow]) -> Result<Vec<SheetPicture>> {
         let mut pictures = Vec::new();
         for hit in hits {
             let distance = hit.distance.map_or_else(String::new, |distance| format!("distance {distance:.3}"));
@@ -270,18 +270,18 @@ impl Story {
         Ok(pictures)
     }
 
-    async fn picture(&self, path: &str, detail: &str) -> Result<Picture> {
+    async fn picture(&self, path: &str, detail: &str) -> Result<SheetPicture> {
         let table = self.lake.table("photos").await?;
         let row = table.get_keys(&[vec![path.to_owned()]], Some(vec!["thumbnail".to_owned()])).await?;
         let thumbnail = row.column(0).as_binary_opt::<i64>().filter(|column| column.len() == 1 && column.is_valid(0));
         let thumbnail = thumbnail.ok_or_else(|| Error::internal(format!("`{path}` has no thumbnail")))?;
         let label = path.rsplit('/').next().unwrap_or(path).to_owned();
         let (detail, bytes) = (detail.to_owned(), thumbnail.value(0).to_vec());
-        Ok(Picture { label, detail, badge: None, is_framed: false, bytes })
+        Ok(SheetPicture { label, detail, badge: None, is_framed: false, bytes })
     }
 
     /// Returns the first keyframes of each clip, in turns.
-    async fn frames(&self) -> Result<Vec<Picture>> {
+    async fn frames(&self) -> Result<Vec<SheetPicture>> {
         let frames = "SELECT path, timestamp_ms, frame FROM frames ORDER BY ordinal, path LIMIT 7";
         let wrong = |source| Error::internal("read frames").with_source(source);
         let mut pictures = Vec::new();
@@ -293,7 +293,7 @@ impl Story {
                 let label = paths.as_string::<i32>().value(row).rsplit('/').next().unwrap_or_default().to_owned();
                 let detail = format!("at {:.1} s", times.value(row) as f64 / 1000.0);
                 let bytes = frame.ok_or_else(|| Error::internal(format!("a frame of `{label}` is null")))?.to_vec();
-                pictures.push(Picture { label, detail, badge: None, is_framed: false, bytes });
+                pictures.push(SheetPicture { label, detail, badge: None, is_framed: false, bytes });
             }
         }
         Ok(pictures)

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Lake;
+use crate::TestLake;
 
-fn feed(lake: &Lake, arguments: &[&str]) -> Vec<serde_json::Value> {
+fn feed(lake: &TestLake, arguments: &[&str]) -> Vec<serde_json::Value> {
     let output = lake.ok(&[&["changes", "notes"], arguments].concat());
     output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -20,7 +20,7 @@ fn operations(changes: &[serde_json::Value]) -> Vec<(&str, &str)> {
 
 #[test]
 fn a_feed_says_what_happened_and_a_consumer_goes_on_where_it_stood() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     lake.write("in/a.txt", "one");
     lake.write("in/b.txt", "two");
     lake.ok(&["ingest", "notes", "in"]);
@@ -43,7 +43,7 @@ fn a_feed_says_what_happened_and_a_consumer_goes_on_where_it_stood() {
 
 #[test]
 fn a_feed_is_followed_while_another_process_writes() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     lake.write("in/a.txt", "one");
     lake.ok(&["ingest", "notes", "in"]);
     let mut child = lake.command(&["changes", "notes", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -72,7 +72,7 @@ fn holding(directory: &Path, needle: &str) -> Vec<PathBuf> {
 
 #[test]
 fn a_purge_leaves_no_byte_of_a_deleted_row() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     for number in 0..20 {
         lake.write(&format!("in/{number}.txt"), format!("plain words number {number}"));
     }

@@ -1,6 +1,6 @@
 //! Unusual and broken pictures and clips: each yields its row or a reason, and the run goes on.
 
-use crate::{Lake, jpeg, root};
+use crate::{TestLake, jpeg, root};
 
 fn made(name: &str) -> Vec<u8> {
     std::fs::read(root().join("crates/cli/tests/media").join(name)).unwrap()
@@ -21,7 +21,7 @@ fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
 
 #[test]
 fn unusual_pictures_are_read_and_broken_ones_are_counted() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     let whole = jpeg(64, 48);
     lake.write("in/cmyk.jpg", made("cmyk.jpg"));
     lake.write("in/turned.jpg", turned(&whole, 6));
@@ -66,7 +66,7 @@ steps:
 
 #[test]
 fn clips_without_picture_or_end_do_not_stop_a_run() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     let clip = made("clip.mp4");
     lake.write("in/clip.mp4", &clip);
     lake.write("in/cut.mp4", &clip[..clip.len() / 2]);
@@ -98,7 +98,7 @@ steps:
 
 #[test]
 fn a_device_gives_what_the_cpu_gives() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     for number in 0..20 {
         lake.write(&format!("in/{number:02}.jpg"), jpeg(40 + 7 * number, 60 + 3 * number));
     }

@@ -4,7 +4,7 @@
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::{Lake, jpeg};
+use super::{TestLake, jpeg};
 
 /// Memory on top of the budget: the program's code, its threads, and free memory that the allocator keeps. Unoptimised
 /// code alone takes 170 MiB.
@@ -28,7 +28,7 @@ fn peak(child: &mut Child) -> u64 {
 fn a_run_and_a_query_keep_to_their_budget_whatever_they_make() {
     const PICTURES: u32 = 300;
     const SIDE: u32 = 768;
-    let lake = Lake::new();
+    let lake = TestLake::new();
     for number in 0..PICTURES {
         lake.write(&format!("pictures/{number}.jpg"), jpeg(600 + number, 800));
     }

@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-use crate::{Lake, png, root};
+use crate::{TestLake, png, root};
 
 /// Runs `script`, one command a line, and compares everything printed with the file called `name`.
-fn check(lake: &Lake, name: &str, script: &str) {
+fn check(lake: &TestLake, name: &str, script: &str) {
     let mut seen = String::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let arguments = words(line);
@@ -53,8 +53,8 @@ fn without_time(text: &str) -> String {
     masked
 }
 
-fn lake() -> Lake {
-    let lake = Lake::new();
+fn lake() -> TestLake {
+    let lake = TestLake::new();
     lake.write("notes/boats.md", "Two boats left the harbour before the storm.\n");
     lake.write("notes/garden.md", "Beans, peas and a row of tall sunflowers by the wall.\n");
     lake.write("notes/tower.md", "The lighthouse keeper counts the boats in the harbour.\n");

@@ -4,11 +4,11 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Lake, jpeg};
+use crate::{TestLake, jpeg};
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     lake.write("in/a.txt", "words");
     lake.ok(&["ingest", "notes", "in"]);
     // More than a pipe buffers.
@@ -33,7 +33,7 @@ fn a_full_device_is_an_error_and_a_full_log_is_none() {
         eprintln!("skipped: this system has no /dev/full");
         return;
     };
-    let lake = Lake::new();
+    let lake = TestLake::new();
     let output = lake.command(&["operators"]).stdout(results).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: write results: "));
@@ -61,7 +61,7 @@ fn interrupt(child: &mut Child) -> bool {
 
 #[test]
 fn ctrl_c_ends_a_run_and_the_next_one_goes_on() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     let picture = jpeg(1600, 1200);
     for number in 0..200u8 {
         // Bytes after the end of a JPEG make the files differ.

@@ -5,7 +5,7 @@ __version__: str
 
 Made = TypeVar("Made")
 
-class Source(Protocol):
+class ItemSource(Protocol):
     """A source of items, one after the other: `Stream` or `Changes`."""
 
     def ready(self) -> bool: ...

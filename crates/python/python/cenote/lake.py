@@ -446,8 +446,7 @@ class Table:
         self, keys: Iterable[Key], *, columns: Sequence[str] | None = None, version: int | str | None = None
     ) -> Rows:
         """Returns the rows with these keys, in no promised order. A key that is absent has no row."""
-        wanted = None if columns is None else list(columns)
-        return Rows(self._native_table().get_keys(_keys(keys), wanted, _version(version)))
+        return Rows(self._native_table().get_keys(_keys(keys), column_names(columns), _version(version)))
 
     def scan(
         self,
@@ -467,9 +466,8 @@ class Table:
             version: A number, `"tag:NAME"`, or `None` for the newest.
             batch_rows: At most this many rows per batch.
         """
-        wanted = None if columns is None else list(columns)
         limit, batch_rows = _count("limit", limit), _count("batch_rows", batch_rows)
-        return Result(self._native_table().scan(wanted, where, limit, _version(version), batch_rows))
+        return Result(self._native_table().scan(column_names(columns), where, limit, _version(version), batch_rows))
 
     def read(self, columns: Sequence[str] | None = None, where: str | None = None, **options: Any) -> Rows:
         """Reads what `scan` streams into memory."""
@@ -566,11 +564,11 @@ class Table:
         if isinstance(image, (str, os.PathLike)):
             with io.open(image, "rb") as file:
                 image = file.read()
-        wanted = None if columns is None else list(columns)
         best = _count("k", k)
         if best is None:
             raise InvalidInputError("`k` must be a number of rows, found None")
-        return Rows(self._native_table().search(text, image, vector, column, where, best, wanted))
+        names = column_names(columns)
+        return Rows(self._native_table().search(text, image, vector, column, where, best, names))
 
     async def search_async(self, *arguments: Any, **options: Any) -> Rows:
         """Runs `search` for asyncio, beside the event loop."""
@@ -704,6 +702,13 @@ class _Following(AsyncIterator[Rows]):
             elif (rows := self._native.give(Rows)) is not None:
                 # Nothing is awaited once the rows are taken, so that none is lost.
                 return rows
+
+
+def column_names(columns: Sequence[str] | None) -> list[str] | None:
+    """Returns `columns` as a list. A text, whose letters would be taken for columns, is refused."""
+    if isinstance(columns, str):
+        raise InvalidInputError(f"columns must be a list: write [{columns!r}]")
+    return None if columns is None else list(columns)
 
 
 def _count(name: str, value: int | None) -> int | None:

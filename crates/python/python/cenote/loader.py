@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from cenote import _native
 from cenote._async import in_thread
 from cenote.errors import InvalidInputError
-from cenote.lake import Table
+from cenote.lake import Table, column_names
 from cenote.op import Transform
 
 Output = Literal["tensor", "numpy", "torch", "jax", "arrow"]
@@ -523,7 +523,7 @@ def loader(
     rank, world_size = _ranks(rank, world_size)
     order = _shuffle(shuffle)
     options = _Options(
-        columns=None if columns is None else list(columns),
+        columns=column_names(columns),
         batch_size=batch_size,
         seed=None if order is None else order.seed,
         window=None if order is None else order.window,

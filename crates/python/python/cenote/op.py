@@ -24,10 +24,6 @@ class Transform:
         self.name = name
         self.options = options
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the step as plain data."""
-        return {"name": self.name, **self.options}
-
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
 

@@ -100,7 +100,7 @@ Made = TypeVar("Made")
 class Given(Iterator[Made]):
     """An iterator over a native source, whose items `make` wraps. Unlike a generator, it survives an exception."""
 
-    def __init__(self, source: _native.Source, make: Callable[[Any], Made]) -> None:
+    def __init__(self, source: _native.ItemSource, make: Callable[[Any], Made]) -> None:
         self._source = source
         self._make = make
 

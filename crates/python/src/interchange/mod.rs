@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchReader, StructArray};
-use arrow::datatypes::{Field, Schema as ArrowSchema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use cenote_runtime::arrow;
@@ -83,7 +83,7 @@ pub(crate) fn schema(data: &Bound<'_, PyAny>) -> PyResult<SchemaRef> {
         )));
     }
     let schema = take(&data.call_method0("__arrow_c_schema__")?, SCHEMA, FFI_ArrowSchema::empty())?;
-    Ok(Arc::new(ArrowSchema::try_from(&schema).map_err(fault::arrow)?))
+    Ok(Arc::new(Schema::try_from(&schema).map_err(fault::arrow)?))
 }
 
 /// Returns the type of `data`, which has `__arrow_c_schema__`, as a field.
@@ -98,7 +98,7 @@ pub(crate) fn field(data: &Bound<'_, PyAny>) -> PyResult<Field> {
     Field::try_from(&schema).map_err(fault::arrow)
 }
 
-pub(crate) fn export_schema<'py>(py: Python<'py>, schema: &ArrowSchema) -> PyResult<Bound<'py, PyCapsule>> {
+pub(crate) fn export_schema<'py>(py: Python<'py>, schema: &Schema) -> PyResult<Bound<'py, PyCapsule>> {
     PyCapsule::new_with_value(py, FFI_ArrowSchema::try_from(schema).map_err(fault::arrow)?, SCHEMA)
 }
 
@@ -141,11 +141,11 @@ impl ArrowArray {
 }
 
 /// The columns of a table or a result, with their types.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Schema(pub(crate) SchemaRef);
+#[pyclass(frozen, module = "cenote._native", name = "Schema")]
+pub(crate) struct PySchema(pub(crate) SchemaRef);
 
 #[pymethods]
-impl Schema {
+impl PySchema {
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         export_schema(py, &self.0)
     }

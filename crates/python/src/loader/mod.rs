@@ -1,4 +1,6 @@
 //! The training loader: its options as Python gives them, and its batches as Python's tensors and columns.
+//!
+//! This part does not know PyTorch or other consumers of tensors.
 
 mod options;
 
@@ -7,25 +9,23 @@ use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::datatypes::Field;
-use cenote_runtime::loader::{
-    Batch as LoaderBatch, ColumnTensor, Loader as RustLoader, LoaderState, Next, PackedColumn, SampleSource, merge,
-};
+use cenote_runtime::loader::{Batch, ColumnTensor, Loader, LoaderState, Next, PackedColumn, SampleSource, merge};
 use cenote_runtime::{Error, Version, arrow};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::fault::raise;
 use crate::process::{Owned, SIGNAL_EVERY, wait};
-use crate::rows::{Column, Rows};
-use crate::table::{self, Table};
-use crate::tensor::Tensor;
+use crate::rows::{PyColumn, PyRows};
+use crate::table::{self, PyTable};
+use crate::tensor::PyTensor;
 
 /// A source: its table, version (see `table::snapshot`), filter and weight.
-type SourceArguments<'py> = (Bound<'py, Table>, Option<String>, Option<String>, Option<f64>);
+type SourceArguments<'py> = (Bound<'py, PyTable>, Option<String>, Option<String>, Option<f64>);
 
 /// A loader over tables of this process.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Loader(Owned<Arc<RustLoader>>);
+#[pyclass(frozen, module = "cenote._native", name = "Loader")]
+pub(crate) struct PyLoader(Owned<Arc<Loader>>);
 
 fn parse_state(text: &str) -> PyResult<LoaderState> {
     serde_json::from_str(text).map_err(|source| {
@@ -46,7 +46,7 @@ pub(crate) fn merge_states(states: Vec<String>) -> PyResult<String> {
 }
 
 #[pymethods]
-impl Loader {
+impl PyLoader {
     /// Opens a loader with `options`, a `cenote.loader._Options`. `versions`, one for each source, replace the newest
     /// ones.
     #[new]
@@ -67,7 +67,7 @@ impl Loader {
             opened.push(SampleSource { version, filter: filter.clone(), weight: *weight, ..table.source() });
         }
         let versions = to_versions(versions);
-        let loader = wait(py, RustLoader::open_at(opened, options, versions.as_deref()))?;
+        let loader = wait(py, Loader::open_at(opened, options, versions.as_deref()))?;
         Ok(Self(Owned::new(Arc::new(loader))))
     }
 
@@ -107,13 +107,13 @@ impl Loader {
         let loader = self.here()?;
         let next = py.detach(|| loader.next_within(iteration, Duration::ZERO)).map_err(raise)?;
         let Next::Batch(offer) = next else { return Ok(None) };
-        let converted = convert.call1((Batch::new(py, offer.batch.clone())?,))?;
+        let converted = convert.call1((PyBatch::new(py, offer.batch.clone())?,))?;
         py.check_signals()?;
         Ok(loader.accept(&offer).then_some(converted))
     }
 
-    fn take(&self, py: Python<'_>, rows: Vec<u64>) -> PyResult<Batch> {
-        Batch::new(py, wait(py, self.here()?.take(&rows))?)
+    fn take(&self, py: Python<'_>, rows: Vec<u64>) -> PyResult<PyBatch> {
+        PyBatch::new(py, wait(py, self.here()?.take(&rows))?)
     }
 
     fn state(&self) -> PyResult<String> {
@@ -172,8 +172,8 @@ impl Loader {
     }
 }
 
-impl Loader {
-    fn here(&self) -> PyResult<&Arc<RustLoader>> {
+impl PyLoader {
+    fn here(&self) -> PyResult<&Arc<Loader>> {
         self.0.here("loader")
     }
 }
@@ -183,8 +183,8 @@ fn to_versions(versions: Option<Vec<u64>>) -> Option<Vec<Version>> {
 }
 
 /// The rows of one step.
-#[pyclass(frozen, module = "cenote._native")]
-pub(crate) struct Batch {
+#[pyclass(frozen, module = "cenote._native", name = "Batch")]
+pub(crate) struct PyBatch {
     #[pyo3(get)]
     epoch: u64,
     #[pyo3(get)]
@@ -193,23 +193,23 @@ pub(crate) struct Batch {
     repeated: usize,
     #[pyo3(get)]
     errors: Vec<(usize, String)>,
-    rows: Rows,
+    rows: PyRows,
     packed: Vec<PackedColumn>,
-    tensors: Vec<(String, Py<Tensor>)>,
+    tensors: Vec<(String, Py<PyTensor>)>,
     len: usize,
 }
 
-impl Batch {
-    fn new(py: Python<'_>, batch: LoaderBatch) -> PyResult<Self> {
+impl PyBatch {
+    fn new(py: Python<'_>, batch: Batch) -> PyResult<Self> {
         let len = batch.len();
-        let tensor = |tensor: ColumnTensor| Ok((tensor.name.clone(), Py::new(py, Tensor::new(tensor))?));
+        let tensor = |tensor: ColumnTensor| Ok((tensor.name.clone(), Py::new(py, PyTensor::new(tensor))?));
         let tensors = batch.tensors.into_iter().map(tensor).collect::<PyResult<Vec<_>>>()?;
         Ok(Self {
             epoch: batch.epoch,
             step: batch.step,
             repeated: batch.repeated,
             errors: batch.failures.into_iter().map(|failure| (failure.row, failure.reason)).collect(),
-            rows: Rows::from(batch.rows),
+            rows: PyRows::from(batch.rows),
             packed: batch.packed,
             tensors,
             len,
@@ -218,7 +218,7 @@ impl Batch {
 }
 
 #[pymethods]
-impl Batch {
+impl PyBatch {
     fn __len__(&self) -> usize {
         self.len
     }
@@ -231,20 +231,20 @@ impl Batch {
     }
 
     /// Returns a column as a tensor; `None` when its type, which alone decides, is not made of numbers.
-    fn tensor(&self, py: Python<'_>, name: &str) -> PyResult<Option<Py<Tensor>>> {
+    fn tensor(&self, py: Python<'_>, name: &str) -> PyResult<Option<Py<PyTensor>>> {
         if let Some((_, tensor)) = self.tensors.iter().find(|(column, _)| column == name) {
             return Ok(Some(tensor.clone_ref(py)));
         }
         let column = self.column(name)?;
-        Tensor::of_column(&column.array, column.field.is_nullable()).map(|tensor| Py::new(py, tensor)).transpose()
+        PyTensor::of_column(&column.array, column.field.is_nullable()).map(|tensor| Py::new(py, tensor)).transpose()
     }
 
     /// Returns a column that was not transformed, as Arrow.
-    fn column(&self, name: &str) -> PyResult<Column> {
+    fn column(&self, name: &str) -> PyResult<PyColumn> {
         match self.packed.iter().find(|column| column.name == name) {
             Some(PackedColumn { blocks, .. }) => {
                 let field = Field::new(name, blocks.data_type().clone(), false);
-                Ok(Column { array: Arc::clone(blocks), field: Arc::new(field) })
+                Ok(PyColumn { array: Arc::clone(blocks), field: Arc::new(field) })
             }
             None => self.rows.find(name),
         }

@@ -17,7 +17,7 @@ const PIXELS: &str = "a whole number of pixels";
 /// # Errors
 /// `InvalidInput` for a value of another type than its option; the message names the option, the value and the type.
 pub(super) fn read(options: &Bound<'_, PyAny>) -> PyResult<LoaderOptions> {
-    let field = |name: &str| Ok::<_, PyErr>(Field { name: name.to_owned(), value: options.getattr(name)? });
+    let field = |name: &str| Ok::<_, PyErr>(OptionValue { name: name.to_owned(), value: options.getattr(name)? });
     let defaults = LoaderOptions::default();
     Ok(LoaderOptions {
         columns: field("columns")?.get("a list of names")?,
@@ -59,12 +59,12 @@ pub(super) fn read(options: &Bound<'_, PyAny>) -> PyResult<LoaderOptions> {
 fn buckets(given: &Bound<'_, PyAny>) -> PyResult<Buckets> {
     let field = |name: &str| {
         let value = given.getattr(name).map_err(|error| wrong("buckets", "cenote.Buckets", given, Some(error)))?;
-        Ok::<_, PyErr>(Field { name: format!("buckets: {name}"), value })
+        Ok::<_, PyErr>(OptionValue { name: format!("buckets: {name}"), value })
     };
     Ok(Buckets {
-        column: field("column")?.required(Field::get, "the name of a column")?,
-        window_rows: field("window")?.required(Field::whole, COUNT)?,
-        run_rows: field("run")?.required(Field::whole, COUNT)?,
+        column: field("column")?.required(OptionValue::get, "the name of a column")?,
+        window_rows: field("window")?.required(OptionValue::whole, COUNT)?,
+        run_rows: field("run")?.required(OptionValue::whole, COUNT)?,
     })
 }
 
@@ -76,20 +76,20 @@ fn transform(step: &Bound<'_, PyAny>) -> PyResult<Transform> {
     let options = options.cast::<PyDict>().map_err(|error| foreign(error.into()))?;
     let field = |option: &str| {
         let value = options.get_item(option)?.unwrap_or_else(|| step.py().None().into_bound(step.py()));
-        Ok::<_, PyErr>(Field { name: format!("{name}: {option}"), value })
+        Ok::<_, PyErr>(OptionValue { name: format!("{name}: {option}"), value })
     };
-    let side = |option: &str| field(option)?.required(Field::whole, PIXELS);
+    let side = |option: &str| field(option)?.required(OptionValue::whole, PIXELS);
     let range = |option: &str| {
-        let [from, to]: [f64; 2] = field(option)?.required(Field::get, "two numbers, from and to")?;
+        let [from, to]: [f64; 2] = field(option)?.required(OptionValue::get, "two numbers, from and to")?;
         Ok::<_, PyErr>((from, to))
     };
-    let colours = |option: &str| field(option)?.required(Field::get, "three numbers, for red, green and blue");
+    let colours = |option: &str| field(option)?.required(OptionValue::get, "three numbers, for red, green and blue");
     Ok(match name.as_str() {
         "decode_image" => Transform::DecodeImage,
         "decode_video" => Transform::DecodeVideo {
-            frames: field("frames")?.required(Field::whole, COUNT)?,
+            frames: field("frames")?.required(OptionValue::whole, COUNT)?,
             every_ms: field("every_ms")?.whole("a whole number of milliseconds")?,
-            random: field("random")?.required(Field::get, "true or false")?,
+            random: field("random")?.required(OptionValue::get, "true or false")?,
         },
         "resize" => Transform::Resize { height: side("height")?, width: field("width")?.whole(PIXELS)? },
         "center_crop" => Transform::CenterCrop { height: side("height")?, width: side("width")? },
@@ -100,24 +100,24 @@ fn transform(step: &Bound<'_, PyAny>) -> PyResult<Transform> {
             ratio: range("ratio")?,
         },
         "random_horizontal_flip" => Transform::RandomHorizontalFlip {
-            probability: field("probability")?.required(Field::get, "a number from 0 to 1")?,
+            probability: field("probability")?.required(OptionValue::get, "a number from 0 to 1")?,
         },
         "normalize" => Transform::Normalize { mean: colours("mean")?, std: colours("std")? },
         "pack" => Transform::Pack {
-            length: field("length")?.required(Field::whole, "a whole number of 32 bits")?,
-            pad: field("pad")?.required(Field::whole, "a whole number of 64 bits")?,
+            length: field("length")?.required(OptionValue::whole, "a whole number of 32 bits")?,
+            pad: field("pad")?.required(OptionValue::whole, "a whole number of 64 bits")?,
         },
         _ => return Err(wrong("a transform", "one of those in cenote.op", step, None)),
     })
 }
 
 /// An option as Python gives it: its name in messages, and its value.
-struct Field<'py> {
+struct OptionValue<'py> {
     name: String,
     value: Bound<'py, PyAny>,
 }
 
-impl<'py> Field<'py> {
+impl<'py> OptionValue<'py> {
     /// Returns the value as a `T`, which messages call `right`; `None` for Python's `None`.
     fn get<T: FromPyObjectOwned<'py>>(&self, right: &str) -> PyResult<Option<T>> {
         if self.value.is_none() {

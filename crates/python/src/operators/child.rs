@@ -1,6 +1,6 @@
 //! The child process of an operator in Python: rows come in, the function's answers go out.
 //!
-//! The parent's side is `operators.rs`, Python's part is `cenote._child`.
+//! The parent's side is `mod.rs`, Python's part is `cenote._child`.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::fault::raise;
-use crate::rows::Column;
+use crate::rows::PyColumn;
 use crate::values::from_python::from_python;
 use crate::{fault, interchange};
 
 /// The function's answer for consecutive rows: their number, the values of each output, and (row, reason) of each row
 /// that failed.
-type Piece<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
+type CallAnswer<'py> = (usize, Vec<Bound<'py, PyAny>>, Vec<(usize, String)>);
 
 /// The operator, which arrives with the first call.
-struct Ready {
+struct ReadyOperator {
     outputs: SchemaRef,
     call: Py<PyAny>,
 }
@@ -31,13 +31,13 @@ struct Ready {
 /// the function that is called with columns.
 #[pyfunction]
 pub(crate) fn serve(py: Python<'_>, set_up: Py<PyAny>) -> PyResult<()> {
-    let mut ready: Option<Ready> = None;
+    let mut ready: Option<ReadyOperator> = None;
     let work = |input: &Value| {
         Python::attach(|py| match (input, &ready) {
             (Value::Bytes(bytes), _) => {
                 let (outputs, call): (Bound<'_, PyAny>, Py<PyAny>) =
                     set_up.call1(py, (PyBytes::new(py, bytes),))?.extract(py)?;
-                ready = Some(Ready { outputs: interchange::schema(&outputs)?, call });
+                ready = Some(ReadyOperator { outputs: interchange::schema(&outputs)?, call });
                 Ok(Value::from(Vec::new()))
             }
             (Value::Batch(rows), Some(ready)) => ready.answer(py, rows).map(Value::Batch),
@@ -48,19 +48,20 @@ pub(crate) fn serve(py: Python<'_>, set_up: Py<PyAny>) -> PyResult<()> {
     py.detach(|| serve_calls(work)).map_err(raise)
 }
 
-impl Ready {
+impl ReadyOperator {
     /// Returns a column for each output, and a last column with the reason why a row has no values.
     fn answer(&self, py: Python<'_>, rows: &RecordBatch) -> PyResult<RecordBatch> {
         let schema = rows.schema();
         let columns = rows.columns().iter().zip(schema.fields());
-        let columns = columns.map(|(array, field)| Py::new(py, Column { array: array.clone(), field: field.clone() }));
+        let columns =
+            columns.map(|(array, field)| Py::new(py, PyColumn { array: array.clone(), field: field.clone() }));
         let columns = columns.collect::<PyResult<Vec<_>>>()?;
         let fields = self.outputs.fields();
         let mut pieces: Vec<Vec<ArrayRef>> =
             fields.iter().map(|field| vec![new_empty_array(field.data_type())]).collect();
         let (mut done, mut reasons) = (0, vec![None; rows.num_rows()]);
         for piece in self.call.call1(py, (columns,))?.bind(py).try_iter()? {
-            let (rows, values, failures): Piece<'_> = piece?.extract()?;
+            let (rows, values, failures): CallAnswer<'_> = piece?.extract()?;
             for ((field, values), pieces) in fields.iter().zip(&values).zip(&mut pieces) {
                 pieces.push(array(field, values)?);
             }

@@ -19,12 +19,12 @@ pub(crate) const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 static TAKEN: Mutex<BTreeMap<String, f32>> = Mutex::new(BTreeMap::new());
 
 /// A share of a device, until it is dropped.
-pub(crate) struct Lease {
+pub(crate) struct GpuLease {
     pub(crate) device: String,
     share: f32,
 }
 
-impl Drop for Lease {
+impl Drop for GpuLease {
     fn drop(&mut self) {
         if let Some(taken) = TAKEN.lock().get_mut(&self.device) {
             *taken -= self.share;
@@ -33,14 +33,14 @@ impl Drop for Lease {
 }
 
 /// Takes a share of the device with the least taken; `None` without devices.
-pub(crate) fn lease(share: f32) -> Option<Lease> {
+pub(crate) fn lease(share: f32) -> Option<GpuLease> {
     let mut taken = TAKEN.lock();
     for device in devices() {
         taken.entry(device).or_default();
     }
     let (device, part) = taken.iter_mut().min_by(|(_, a), (_, b)| a.total_cmp(b))?;
     *part += share;
-    Some(Lease { device: device.clone(), share })
+    Some(GpuLease { device: device.clone(), share })
 }
 
 /// Returns the resource that a lake on this machine offers.

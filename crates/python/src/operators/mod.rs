@@ -2,6 +2,8 @@
 //!
 //! A Python function runs beside this process, not in it: it shares no interpreter lock with others, and may crash or
 //! exhaust its memory without harm. The row on which it does so is set aside like any other bad row.
+//!
+//! This part does not know lakes or tables.
 
 pub(crate) mod child;
 pub(crate) mod gpu;
@@ -41,7 +43,7 @@ pub(crate) fn registered(_attached: Python<'_>) -> Vec<Definition> {
 
 /// The resources of one worker, and its limits.
 #[derive(FromPyObject)]
-pub(crate) struct Limits {
+pub(crate) struct ChildLimits {
     cpu: f32,
     gpu: f32,
     memory: String,
@@ -58,7 +60,7 @@ pub(crate) fn register(
     inputs: Vec<(String, String)>,
     outputs: &Bound<'_, PyAny>,
     launch: Py<PyAny>,
-    limits: Limits,
+    limits: ChildLimits,
 ) -> PyResult<()> {
     let outputs = interchange::schema(outputs)?;
     let fields = outputs.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
@@ -68,7 +70,7 @@ pub(crate) fn register(
     let timeout = Duration::try_from_secs_f64(limits.timeout).map_err(|error| {
         fault::invalid(format!("timeout must be a number of seconds, found {}: {error}", limits.timeout))
     })?;
-    let operator = Arc::new(Shared {
+    let operator = Arc::new(DeclaredOperator {
         name: name.clone(),
         fields,
         ports: inputs.len(),
@@ -106,7 +108,7 @@ fn keep(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-struct Shared {
+struct DeclaredOperator {
     name: String,
     fields: Vec<Field>,
     ports: usize,
@@ -116,17 +118,17 @@ struct Shared {
     timeout: Duration,
     launch: Py<PyAny>,
     /// Set by the first worker, because a function may use what is defined after it.
-    launched: OnceLock<Launched>,
+    launched: OnceLock<ChildCommand>,
 }
 
 #[derive(FromPyObject)]
-struct Launched {
+struct ChildCommand {
     program: PathBuf,
     arguments: Vec<String>,
     first: Vec<u8>,
 }
 
-struct PythonOperator(Arc<Shared>);
+struct PythonOperator(Arc<DeclaredOperator>);
 
 impl Operator for PythonOperator {
     fn outputs(&self) -> &[Field] {
@@ -166,11 +168,11 @@ impl Operator for PythonOperator {
 }
 
 struct PythonWorker {
-    shared: Arc<Shared>,
+    shared: Arc<DeclaredOperator>,
     child: Mutex<ChildProcess>,
     /// Consecutive rows that were lost.
     lost: usize,
-    _lease: Option<gpu::Lease>,
+    _lease: Option<gpu::GpuLease>,
 }
 
 impl Worker for PythonWorker {

@@ -21,9 +21,9 @@ use super::to_python::nanoseconds;
 use crate::fault;
 
 /// Makes the error for the value at a place, with the reason where the type alone does not tell.
-type Wrong<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;
+type MakeError<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;
 
-type Values<'a, 'py> = &'a [Bound<'py, PyAny>];
+type Items<'a, 'py> = &'a [Bound<'py, PyAny>];
 
 /// Returns a column of `field`'s type from Python's values; `None` is null.
 ///
@@ -35,7 +35,7 @@ pub(crate) fn from_python(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<
 }
 
 /// Returns `items` as [`from_python`] does.
-pub(crate) fn column(field: &Field, items: Values<'_, '_>) -> PyResult<ArrayRef> {
+pub(crate) fn column(field: &Field, items: Items<'_, '_>) -> PyResult<ArrayRef> {
     array(field, items, &|row, why| {
         let value = items[row].repr().map_or_else(|_| "a value".to_owned(), |text| text.to_string());
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
@@ -43,7 +43,7 @@ pub(crate) fn column(field: &Field, items: Values<'_, '_>) -> PyResult<ArrayRef>
     })
 }
 
-fn array<'py>(field: &Field, items: Values<'_, 'py>, wrong: Wrong<'_>) -> PyResult<ArrayRef> {
+fn array<'py>(field: &Field, items: Items<'_, 'py>, wrong: MakeError<'_>) -> PyResult<ArrayRef> {
     let data_type = field.data_type();
     let made: ArrayRef = match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
@@ -95,7 +95,7 @@ fn array<'py>(field: &Field, items: Values<'_, 'py>, wrong: Wrong<'_>) -> PyResu
         }
         DataType::FixedSizeList(item, width) => fixed_size_lists(field, item, *width, items, wrong)?,
         DataType::List(item) | DataType::LargeList(item) => {
-            let Flat { values, lengths, nulls } = flat(item, items, wrong)?;
+            let FlatLists { values, lengths, nulls } = flat(item, items, wrong)?;
             let lists = LargeListArray::try_new(item.clone(), OffsetBuffer::from_lengths(lengths), values, nulls);
             Arc::new(lists.map_err(fault::arrow)?)
         }
@@ -141,11 +141,11 @@ fn none<'py>(item: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
     item.py().None().into_bound(item.py())
 }
 
-fn nulls(items: Values<'_, '_>) -> Option<NullBuffer> {
+fn nulls(items: Items<'_, '_>) -> Option<NullBuffer> {
     Some(items.iter().map(|item| !item.is_none()).collect::<NullBuffer>()).filter(|nulls| nulls.null_count() > 0)
 }
 
-fn extract<'py, T: FromPyObjectOwned<'py>>(items: Values<'_, 'py>, wrong: Wrong<'_>) -> PyResult<Vec<Option<T>>> {
+fn extract<'py, T: FromPyObjectOwned<'py>>(items: Items<'_, 'py>, wrong: MakeError<'_>) -> PyResult<Vec<Option<T>>> {
     let value = |(row, item): (usize, &Bound<'py, PyAny>)| match item.is_none() {
         true => Ok(None),
         false => item.extract::<T>().map(Some).map_err(|_| wrong(row, None)),
@@ -155,10 +155,10 @@ fn extract<'py, T: FromPyObjectOwned<'py>>(items: Values<'_, 'py>, wrong: Wrong<
 
 /// Returns what the function `name` of `_values` makes of each value.
 fn told<'py, T: FromPyObjectOwned<'py>>(
-    items: Values<'_, 'py>,
+    items: Items<'_, 'py>,
     name: &str,
     arguments: &[i64],
-    wrong: Wrong<'_>,
+    wrong: MakeError<'_>,
 ) -> PyResult<Vec<Option<T>>> {
     let Some(first) = items.first() else { return Ok(Vec::new()) };
     let py = first.py();
@@ -185,7 +185,7 @@ fn told<'py, T: FromPyObjectOwned<'py>>(
 }
 
 /// Returns bytes; for columns of 16 bytes, those of a `uuid.UUID` too.
-fn bytes(data_type: &DataType, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<LargeBinaryArray> {
+fn bytes(data_type: &DataType, items: Items<'_, '_>, wrong: MakeError<'_>) -> PyResult<LargeBinaryArray> {
     let value = |(row, item): (usize, &Bound<'_, PyAny>)| {
         if item.is_none() {
             return Ok(None);
@@ -207,7 +207,7 @@ fn bytes(data_type: &DataType, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyRes
 }
 
 /// Returns floats: those of Python are rounded to the column's precision, and other numbers have to be there exactly.
-fn floats(data_type: &DataType, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<ArrayRef> {
+fn floats(data_type: &DataType, items: Items<'_, '_>, wrong: MakeError<'_>) -> PyResult<ArrayRef> {
     let given = extract::<f64>(items, wrong)?;
     let floats = cast(&Float64Array::from(given.clone()), data_type).map_err(fault::arrow)?;
     let again = cast(&floats, &DataType::Float64).map_err(fault::arrow)?;
@@ -232,14 +232,14 @@ fn floats(data_type: &DataType, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyRe
 }
 
 /// The values of several lists, one after the other.
-struct Flat {
+struct FlatLists {
     values: ArrayRef,
     lengths: Vec<usize>,
     nulls: Option<NullBuffer>,
 }
 
 /// Returns the values of the lists in `items`; a null list has none.
-fn flat(item: &FieldRef, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<Flat> {
+fn flat(item: &FieldRef, items: Items<'_, '_>, wrong: MakeError<'_>) -> PyResult<FlatLists> {
     let (mut values, mut rows, mut lengths) = (Vec::new(), Vec::new(), Vec::with_capacity(items.len()));
     for (row, list) in items.iter().enumerate() {
         let before = values.len();
@@ -257,15 +257,15 @@ fn flat(item: &FieldRef, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<Fl
         lengths.push(values.len() - before);
     }
     let values = array(item, &values, &|at, why| wrong(rows[at], why))?;
-    Ok(Flat { values, lengths, nulls: nulls(items) })
+    Ok(FlatLists { values, lengths, nulls: nulls(items) })
 }
 
 fn fixed_size_lists(
     field: &Field,
     item: &FieldRef,
     width: i32,
-    items: Values<'_, '_>,
-    wrong: Wrong<'_>,
+    items: Items<'_, '_>,
+    wrong: MakeError<'_>,
 ) -> PyResult<ArrayRef> {
     let check = |row: usize, found: usize| match found == width as usize {
         true => Ok(()),
@@ -281,7 +281,7 @@ fn fixed_size_lists(
     let values = match values {
         Some(values) => values,
         None => {
-            let Flat { values, lengths, .. } = flat(item, items, wrong)?;
+            let FlatLists { values, lengths, .. } = flat(item, items, wrong)?;
             let (mut places, mut next) = (Vec::with_capacity(items.len() * width as usize), 0);
             for (row, length) in lengths.into_iter().enumerate() {
                 if items[row].is_none() {
@@ -304,7 +304,7 @@ const EXACT_MAX: f64 = (1 << 24) as f64;
 
 /// Returns the numbers of vectors, row by row, because there may be many; `None` if one needs the checks of [`floats`].
 fn vectors(
-    items: Values<'_, '_>,
+    items: Items<'_, '_>,
     width: usize,
     check: impl Fn(usize, usize) -> PyResult<()>,
 ) -> PyResult<Option<ArrayRef>> {
@@ -325,7 +325,7 @@ fn vectors(
 }
 
 /// Returns maps from dicts or lists of pairs.
-fn maps(entries: &FieldRef, ordered: bool, items: Values<'_, '_>, wrong: Wrong<'_>) -> PyResult<ArrayRef> {
+fn maps(entries: &FieldRef, ordered: bool, items: Items<'_, '_>, wrong: MakeError<'_>) -> PyResult<ArrayRef> {
     let DataType::Struct(pair) = entries.data_type() else {
         return Err(fault::arrow("the entries of a map are not structs"));
     };
@@ -343,7 +343,7 @@ fn maps(entries: &FieldRef, ordered: bool, items: Values<'_, '_>, wrong: Wrong<'
         }
         lengths.push(rows.len() - before);
     }
-    let wrong: Wrong<'_> = &|at, why| wrong(rows[at], why);
+    let wrong: MakeError<'_> = &|at, why| wrong(rows[at], why);
     let columns = vec![array(&pair[0], &keys, wrong)?, array(&pair[1], &values, wrong)?];
     let structs = StructArray::try_new(pair.clone(), columns, None).map_err(fault::arrow)?;
     let maps = MapArray::try_new(entries.clone(), OffsetBuffer::from_lengths(lengths), structs, nulls(items), ordered);

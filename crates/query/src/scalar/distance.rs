@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::arguments::{argument_types, coerced};
 use crate::fault::external;
 
 /// Partial sums of a distance, which the compiler turns into vector instructions.
@@ -35,6 +36,34 @@ pub(crate) fn functions() -> impl Iterator<Item = ScalarUDF> {
 }
 
 impl DistanceFunction {
+    /// Returns the types to which arguments of `given` types are cast.
+    ///
+    /// # Errors
+    /// `InvalidInput` for arguments that are not two vectors of one length.
+    fn vector_types(&self, given: &[DataType]) -> cenote_base::Result<Vec<DataType>> {
+        let wrong = |what: String| Err(Error::invalid_input(format!("{}: {what}", self.name())));
+        if given.len() != 2 {
+            return wrong(format!("it takes two vectors, found {} arguments", given.len()));
+        }
+        let item = || Arc::new(Field::new_list_field(DataType::Float32, true));
+        let mut types = Vec::with_capacity(2);
+        let numbers = |item: &FieldRef| item.data_type().is_numeric() || item.data_type().is_null();
+        for data_type in given {
+            types.push(match data_type {
+                DataType::FixedSizeList(of, size) if numbers(of) => DataType::FixedSizeList(item(), *size),
+                DataType::List(of) | DataType::LargeList(of) if numbers(of) => DataType::List(item()),
+                DataType::Null => DataType::List(item()),
+                other => return wrong(format!("{other} is not a vector; write one as [0.1, 0.2]")),
+            });
+        }
+        if let (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) = (&types[0], &types[1])
+            && a != b
+        {
+            return wrong(format!("vectors of {a} and {b} numbers"));
+        }
+        Ok(types)
+    }
+
     /// Returns the metric of the function. For [`Metric::Dot`] the value is the product itself: the larger, the nearer.
     pub(crate) fn metric(&self) -> Metric {
         self.metric
@@ -77,32 +106,13 @@ impl ScalarUDFImpl for DistanceFunction {
         Ok(DataType::Float32)
     }
 
-    fn return_field_from_args(&self, _args: ReturnFieldArgs) -> Result<FieldRef> {
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.vector_types(&argument_types(&args)).map_err(external)?;
         Ok(Arc::new(Field::new(self.name(), DataType::Float32, true)))
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let wrong = |what: String| Err(external(Error::invalid_input(format!("{}: {what}", self.name()))));
-        if arg_types.len() != 2 {
-            return wrong(format!("it takes two vectors, found {} arguments", arg_types.len()));
-        }
-        let item = || Arc::new(Field::new_list_field(DataType::Float32, true));
-        let mut types = Vec::with_capacity(2);
-        let numbers = |item: &FieldRef| item.data_type().is_numeric() || item.data_type().is_null();
-        for data_type in arg_types {
-            types.push(match data_type {
-                DataType::FixedSizeList(of, size) if numbers(of) => DataType::FixedSizeList(item(), *size),
-                DataType::List(of) | DataType::LargeList(of) if numbers(of) => DataType::List(item()),
-                DataType::Null => DataType::List(item()),
-                other => return wrong(format!("{other} is not a vector; write one as [0.1, 0.2]")),
-            });
-        }
-        if let (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) = (&types[0], &types[1])
-            && a != b
-        {
-            return wrong(format!("vectors of {a} and {b} numbers"));
-        }
-        Ok(types)
+        Ok(coerced(arg_types, self.vector_types(arg_types)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

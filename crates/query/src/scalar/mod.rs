@@ -4,3 +4,5 @@
 
 pub(crate) mod distance;
 pub(crate) mod operator;
+
+mod arguments;

@@ -20,6 +20,7 @@ use datafusion::logical_expr::{
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
+use super::arguments::{argument_types, coerced};
 use crate::fault::external;
 
 /// Rows of one call of an operator, at most: the images decoded from them are in memory together.
@@ -31,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The row-wise operators that queries can call. They run on the scheduler.
 #[derive(Debug)]
-pub(crate) struct OperatorFunctions(Vec<Arc<Shared>>);
+pub(crate) struct OperatorFunctions(Vec<Arc<SharedOperator>>);
 
 impl OperatorFunctions {
     /// Collects the row-wise operators of `registry`, each under its own name, to run on `scheduler`.
@@ -41,7 +42,7 @@ impl OperatorFunctions {
             .definitions()
             .filter(|definition| definition.shape != Shape::OneToMany && !definition.inputs.is_empty())
             .map(|definition| {
-                Arc::new(Shared {
+                Arc::new(SharedOperator {
                     name: definition.name,
                     ports: definition.inputs.iter().map(|port| port.port_type).collect(),
                     registry: Arc::clone(registry),
@@ -66,30 +67,31 @@ impl OperatorFunctions {
 
 /// An operator as one query calls it. A row that the operator cannot process yields null.
 struct OperatorFunction {
-    shared: Arc<Shared>,
+    shared: Arc<SharedOperator>,
     cancel: Cancel,
 }
 
 /// The parts of an operator that all queries share. The operator is bound when a query that names it is first planned,
 /// and loads its model when such a query first runs.
-struct Shared {
+struct SharedOperator {
     name: &'static str,
     ports: Vec<PortType>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
     job: Job,
-    bound: OnceLock<Bound>,
+    bound: OnceLock<BoundWorkers>,
     signature: Signature,
 }
 
-struct Bound {
+/// A bound operator, and its workers on the scheduler.
+struct BoundWorkers {
     operator: Arc<BoundOperator>,
     workers: Actor<Box<dyn Worker>>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedOperator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("SharedOperator").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -113,8 +115,8 @@ impl Hash for OperatorFunction {
     }
 }
 
-impl Shared {
-    fn bound(&self) -> cenote_base::Result<&Bound> {
+impl SharedOperator {
+    fn bound(&self) -> cenote_base::Result<&BoundWorkers> {
         if let Some(bound) = self.bound.get() {
             return Ok(bound);
         }
@@ -123,7 +125,39 @@ impl Shared {
         let workers_max = self.scheduler.usage().total.cpu.ceil() as usize;
         let started = Arc::clone(&operator);
         let workers = self.scheduler.actor(options, workers_max, IDLE, move || started.worker())?;
-        Ok(self.bound.get_or_init(|| Bound { operator, workers }))
+        Ok(self.bound.get_or_init(|| BoundWorkers { operator, workers }))
+    }
+
+    /// Returns the types to which arguments of `given` types are cast.
+    ///
+    /// # Errors
+    /// `InvalidInput` for arguments that the operator's ports do not accept.
+    fn port_types(&self, given: &[DataType]) -> cenote_base::Result<Vec<DataType>> {
+        let ports = &self.ports;
+        let wanted = || ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let wrong = |what: String| Err(Error::invalid_input(format!("{}: {what}", self.name)));
+        if given.len() != ports.len() {
+            return wrong(format!("it takes {} ({}), found {}", ports.len(), wanted(), given.len()));
+        }
+        let mut types = Vec::with_capacity(given.len());
+        for (port, given) in ports.iter().zip(given) {
+            let plain = match given {
+                DataType::Utf8View => DataType::Utf8,
+                DataType::BinaryView => DataType::LargeBinary,
+                DataType::Null => match port {
+                    PortType::Text => DataType::Utf8,
+                    PortType::Bytes => DataType::LargeBinary,
+                    PortType::Number => DataType::Float64,
+                    PortType::Vector => return wrong("a vector cannot be a bare NULL".to_owned()),
+                },
+                other => other.clone(),
+            };
+            if !port.accepts(&plain) {
+                return wrong(format!("it takes {}, found {given}", wanted()));
+            }
+            types.push(port.arrives_as(&plain));
+        }
+        Ok(types)
     }
 }
 
@@ -207,36 +241,13 @@ impl ScalarUDFImpl for OperatorFunction {
         self.output_type()
     }
 
-    fn return_field_from_args(&self, _args: ReturnFieldArgs) -> Result<FieldRef> {
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.shared.port_types(&argument_types(&args)).map_err(external)?;
         Ok(Arc::new(Field::new(self.shared.name, self.output_type()?, true)))
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let ports = &self.shared.ports;
-        let wanted = || ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let wrong = |what: String| Err(external(Error::invalid_input(format!("{}: {what}", self.shared.name))));
-        if arg_types.len() != ports.len() {
-            return wrong(format!("it takes {} ({}), found {}", ports.len(), wanted(), arg_types.len()));
-        }
-        let mut types = Vec::with_capacity(arg_types.len());
-        for (port, given) in ports.iter().zip(arg_types) {
-            let plain = match given {
-                DataType::Utf8View => DataType::Utf8,
-                DataType::BinaryView => DataType::LargeBinary,
-                DataType::Null => match port {
-                    PortType::Text => DataType::Utf8,
-                    PortType::Bytes => DataType::LargeBinary,
-                    PortType::Number => DataType::Float64,
-                    PortType::Vector => return wrong("a vector cannot be a bare NULL".to_owned()),
-                },
-                other => other.clone(),
-            };
-            if !port.accepts(&plain) {
-                return wrong(format!("it takes {}, found {given}", wanted()));
-            }
-            types.push(port.arrives_as(&plain));
-        }
-        Ok(types)
+        Ok(coerced(arg_types, self.shared.port_types(arg_types)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{Cast, Expr, LogicalPlan, Sort, SortExpr, TableSca
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::constant;
-use super::plan::{Search, SearchSpec, VectorSearch, VectorSource};
+use super::plan::{SearchKind, SearchSpec, VectorSearch, VectorSource};
 use super::table::SearchTable;
 use crate::scalar::distance::DistanceFunction;
 use crate::table::pinned::PinnedTable;
@@ -72,7 +72,7 @@ fn search_of(sort: &Sort) -> Option<SearchSpec> {
         return None;
     }
     let filter = pushdown::to_filter(&scan.filters).map(Filter::from);
-    let search = Search::Vector(VectorSearch { column, metric, source: VectorSource::Constant(vector) });
+    let search = SearchKind::Vector(VectorSearch { column, metric, source: VectorSource::Constant(vector) });
     Some(SearchSpec { table, search, k, filter, fill: true })
 }
 

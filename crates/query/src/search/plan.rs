@@ -44,13 +44,13 @@ pub(super) struct VectorSearch {
 
 /// The kind of a search, with its columns and constants.
 #[derive(Debug, Clone)]
-pub(super) enum Search {
+pub(super) enum SearchKind {
     Vector(VectorSearch),
     Text { words: String },
     Hybrid { vector: VectorSearch, words: String },
 }
 
-impl Search {
+impl SearchKind {
     fn vector(&self) -> Option<&VectorSearch> {
         match self {
             Self::Vector(vector) | Self::Hybrid { vector, .. } => Some(vector),
@@ -63,7 +63,7 @@ impl Search {
 #[derive(Debug, Clone)]
 pub(super) struct SearchSpec {
     pub table: Arc<PinnedTable>,
-    pub search: Search,
+    pub search: SearchKind,
     pub k: usize,
     pub filter: Option<Filter>,
     /// Whether a search that finds fewer than `k` rows gives every row under the filter instead, rows without a
@@ -75,7 +75,7 @@ impl SearchSpec {
     /// Returns the search with `plan` as the source of its vector.
     pub(super) fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Self {
         let mut spec = self.clone();
-        if let Search::Vector(vector) | Search::Hybrid { vector, .. } = &mut spec.search {
+        if let SearchKind::Vector(vector) | SearchKind::Hybrid { vector, .. } = &mut spec.search {
             vector.source = VectorSource::Plan(plan);
         }
         spec
@@ -88,10 +88,10 @@ impl SearchSpec {
 
     fn name(&self) -> &'static str {
         match (&self.search, self.index()) {
-            (Search::Text { .. }, _) => "TextIndexScan",
-            (Search::Hybrid { .. }, _) => "HybridIndexScan",
-            (Search::Vector(_), Some(_)) => "VectorIndexScan",
-            (Search::Vector(_), None) => "VectorExactScan",
+            (SearchKind::Text { .. }, _) => "TextIndexScan",
+            (SearchKind::Hybrid { .. }, _) => "HybridIndexScan",
+            (SearchKind::Vector(_), Some(_)) => "VectorIndexScan",
+            (SearchKind::Vector(_), None) => "VectorExactScan",
         }
     }
 
@@ -113,14 +113,14 @@ impl SearchSpec {
         };
         let text = |words: &str| TextQuery { filter: self.filter.clone(), ..TextQuery::new(words, k) };
         let mut hits = match &self.search {
-            Search::Vector(wanted) => {
+            SearchKind::Vector(wanted) => {
                 let (hits, how) = searcher.find_vectors(snapshot, &vector(wanted)?).await?;
                 // A second run of the plan has the same strategy.
                 let _ = strategy.set(how);
                 hits
             }
-            Search::Text { words } => searcher.text_hits(snapshot, &text(words)).await?,
-            Search::Hybrid { vector: wanted, words } => {
+            SearchKind::Text { words } => searcher.text_hits(snapshot, &text(words)).await?,
+            SearchKind::Hybrid { vector: wanted, words } => {
                 let query = HybridQuery { vector: vector(wanted)?, text: text(words), k };
                 searcher.hybrid_hits(snapshot, &query).await?
             }
@@ -164,12 +164,12 @@ impl DisplayAs for SearchPlan {
                 parts.push(format!("like={}", key.join("/")));
             }
         }
-        if let Search::Text { words } | Search::Hybrid { words, .. } = &spec.search {
+        if let SearchKind::Text { words } | SearchKind::Hybrid { words, .. } = &spec.search {
             parts.push(format!("text={words:?}"));
         }
         parts.push(format!("k={}", spec.k));
         parts.extend(spec.filter.as_ref().map(|filter| format!("filter={}", pushdown::show(filter))));
-        if let Search::Vector(_) = &spec.search {
+        if let SearchKind::Vector(_) = &spec.search {
             let outlook = || VectorStrategy::outlook(spec.index(), spec.filter.is_some());
             parts.push(format!("strategy={}", self.strategy.get().map_or_else(outlook, ToString::to_string)));
         }

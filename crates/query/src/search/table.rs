@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 
-use super::plan::{Search, SearchPlan, SearchSpec};
+use super::plan::{SearchKind, SearchPlan, SearchSpec};
 use crate::fault::external;
 use cenote_base::Error;
 
@@ -29,9 +29,9 @@ impl SearchTable {
     /// Makes the table of a search function, with distance and score.
     pub(super) fn new(spec: SearchSpec, subquery: Option<LogicalPlan>) -> Self {
         let ranks: &[&str] = match spec.search {
-            Search::Vector(_) => &[DISTANCE],
-            Search::Text { .. } => &[SCORE],
-            Search::Hybrid { .. } => &[DISTANCE, SCORE],
+            SearchKind::Vector(_) => &[DISTANCE],
+            SearchKind::Text { .. } => &[SCORE],
+            SearchKind::Hybrid { .. } => &[DISTANCE, SCORE],
         };
         let ranks = ranks.iter().map(|name| Arc::new(Field::new(*name, DataType::Float32, true)));
         let fields: Vec<_> = spec.table.snapshot.schema().fields().iter().cloned().chain(ranks).collect();

@@ -11,22 +11,23 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::constant;
-use super::plan::{Search, SearchSpec, VectorSearch, VectorSource};
+use super::plan::{SearchKind, SearchSpec, VectorSearch, VectorSource};
 use super::table::SearchTable;
 use crate::fault::external;
 use crate::table::pinned::{Pinned, PinnedTable};
 
+/// One of the search functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FunctionKind {
     Vector,
     Text,
     Hybrid,
     MoreLike,
 }
 
-const ALL: [Kind; 4] = [Kind::Vector, Kind::Text, Kind::Hybrid, Kind::MoreLike];
+impl FunctionKind {
+    const ALL: [Self; 4] = [Self::Vector, Self::Text, Self::Hybrid, Self::MoreLike];
 
-impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Vector => "vector_search",
@@ -48,48 +49,49 @@ impl Kind {
 
 /// Returns whether `name` is a search function, whose first argument names a table.
 pub(crate) fn is_search(name: &str) -> bool {
-    ALL.iter().any(|kind| kind.name() == name)
+    FunctionKind::ALL.iter().any(|kind| kind.name() == name)
 }
 
 /// Returns the names of the search functions.
 pub(crate) fn names() -> impl Iterator<Item = String> {
-    ALL.iter().map(|kind| kind.name().to_owned())
+    FunctionKind::ALL.iter().map(|kind| kind.name().to_owned())
 }
 
 /// Returns the search functions over the tables that one query sees.
 pub(crate) fn functions(pinned: &Arc<Pinned>) -> HashMap<String, Arc<TableFunction>> {
-    let function = |kind: Kind| {
+    let function = |kind: FunctionKind| {
         let implementation = Arc::new(SearchFunction { kind, pinned: Arc::clone(pinned) });
         (kind.name().to_owned(), Arc::new(TableFunction::new(kind.name().to_owned(), implementation)))
     };
-    ALL.into_iter().map(function).collect()
+    FunctionKind::ALL.into_iter().map(function).collect()
 }
 
+/// A search function over the tables that one query sees.
 #[derive(Debug)]
 struct SearchFunction {
-    kind: Kind,
+    kind: FunctionKind,
     pinned: Arc<Pinned>,
 }
 
 impl TableFunctionImpl for SearchFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let mut args = Arguments { kind: self.kind, args: &args, at: 0 };
+        let mut args = ArgumentReader { kind: self.kind, args: &args, at: 0 };
         let name = args.text("the table")?;
         // Only tables named by literals were pinned before planning.
         let table = self.pinned.get(&name).ok_or_else(|| external(self.pinned.unknown(&name)))?;
         let mut subquery = None;
         let search = match self.kind {
-            Kind::Vector => Search::Vector(args.vector_search(&table, &mut subquery)?),
-            Kind::Text => Search::Text { words: searchable(&table, args.text("the words")?)? },
-            Kind::Hybrid => Search::Hybrid {
+            FunctionKind::Vector => SearchKind::Vector(args.vector_search(&table, &mut subquery)?),
+            FunctionKind::Text => SearchKind::Text { words: searchable(&table, args.text("the words")?)? },
+            FunctionKind::Hybrid => SearchKind::Hybrid {
                 vector: args.vector_search(&table, &mut subquery)?,
                 words: searchable(&table, args.text("the words")?)?,
             },
-            Kind::MoreLike => {
+            FunctionKind::MoreLike => {
                 let (column, metric) = args.vector_column(&table)?;
                 let width = table.snapshot.primary_key().columns().len();
                 let key = (0..width).map(|_| args.key()).collect::<Result<Vec<_>>>()?;
-                Search::Vector(VectorSearch { column, metric, source: VectorSource::Row(key) })
+                SearchKind::Vector(VectorSearch { column, metric, source: VectorSource::Row(key) })
             }
         };
         let k = args.count("k")?;
@@ -111,19 +113,19 @@ fn searchable(table: &PinnedTable, words: String) -> Result<String> {
         return Ok(words);
     }
     Err(external(Error::not_found(format!(
-        "table `{0}` has no full-text index; make one with `cenote index create {0} COLUMN --kind text`",
+        "table `{0}` has no full-text index; make one with `CREATE INDEX ON {0} USING text (COLUMN)`",
         table.name
     ))))
 }
 
 /// The arguments of a call, read one after the other.
-struct Arguments<'a, 'e, 's> {
-    kind: Kind,
+struct ArgumentReader<'a, 'e, 's> {
+    kind: FunctionKind,
     args: &'a TableFunctionArgs<'e, 's>,
     at: usize,
 }
 
-impl Arguments<'_, '_, '_> {
+impl ArgumentReader<'_, '_, '_> {
     fn is_done(&self) -> bool {
         self.at >= self.args.exprs().len()
     }

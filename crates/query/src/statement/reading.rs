@@ -10,7 +10,10 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::search::table_function::is_search;
 
-/// Checks that `statement` only reads.
+/// The way to set the limits of queries, which no statement does.
+const SETTINGS: &str = "the options that open the lake, such as `--memory` and `--cpus`";
+
+/// Checks that `statement` only reads. Names of methods in its error are those of Python and of Rust alike.
 ///
 /// # Errors
 /// `Unsupported` for a statement that would change something, naming what does so instead.
@@ -25,22 +28,22 @@ pub(crate) fn check_reads(statement: &Statement) -> Result<()> {
             | Ast::ShowSchemas { .. }
             | Ast::ExplainTable { .. } => return Ok(()),
             Ast::Explain { statement, .. } => return check_reads(&Statement::Statement(statement.clone())),
-            Ast::Insert(_) => ("INSERT", "`cenote ingest TABLE PATH…` or `Table::upsert`"),
-            Ast::Update { .. } => ("UPDATE", "`Table::update`"),
-            Ast::Delete(_) => ("DELETE", "`cenote delete TABLE KEY…` or `Table::delete`"),
-            Ast::Merge { .. } => ("MERGE", "`Table::upsert`"),
-            Ast::CreateTable(_) => ("CREATE TABLE", "`cenote ingest TABLE PATH…` or `Lake::create_table`"),
-            Ast::AlterTable { .. } => ("ALTER TABLE", "`cenote run RECIPE` or `Table::add_columns`"),
-            Ast::Drop { .. } => ("DROP", "`Lake::drop_table`, or `DROP INDEX name ON table`"),
-            Ast::Truncate { .. } => ("TRUNCATE", "`cenote delete TABLE KEY…` or `Table::delete_where`"),
+            Ast::Insert(_) => ("INSERT", "`cenote ingest TABLE PATH…` or `table.upsert(…)`"),
+            Ast::Update { .. } => ("UPDATE", "`table.update(…)`"),
+            Ast::Delete(_) => ("DELETE", "`cenote delete TABLE KEY…` or `table.delete(…)`"),
+            Ast::Merge { .. } => ("MERGE", "`table.upsert(…)`"),
+            Ast::CreateTable(_) => ("CREATE TABLE", "`cenote ingest TABLE PATH…` or `lake.create_table(…)`"),
+            Ast::AlterTable { .. } => ("ALTER TABLE", "`cenote run RECIPE` or `table.add_columns(…)`"),
+            Ast::Drop { .. } => ("DROP", "`lake.drop_table(…)`, or `DROP INDEX name ON table`"),
+            Ast::Truncate { .. } => ("TRUNCATE", "`cenote delete TABLE KEY…` or `table.delete(…)`"),
             Ast::Copy { .. } => ("COPY", "`cenote ingest TABLE PATH…`, and `cenote sql … --format` for output"),
-            Ast::Set(_) => ("SET", "`QueryOptions`"),
-            _ => ("this statement", "SELECT, EXPLAIN, SHOW and DESCRIBE; changes go through the API and the commands"),
+            Ast::Set(_) => ("SET", SETTINGS),
+            _ => ("this statement", "SELECT, EXPLAIN, SHOW or DESCRIBE; rows and tables change outside of SQL"),
         },
         Statement::Explain(explain) => return check_reads(&explain.statement),
         Statement::CopyTo(_) => ("COPY", "`cenote sql … --format csv|json|arrow`"),
         Statement::CreateExternalTable(_) => ("CREATE EXTERNAL TABLE", "`cenote ingest TABLE PATH…`"),
-        Statement::Reset(_) => ("RESET", "`QueryOptions`"),
+        Statement::Reset(_) => ("RESET", SETTINGS),
     };
     Err(Error::unsupported(format!("SQL only reads, and {what} does not; use {instead}")))
 }

@@ -18,7 +18,7 @@ const PHOTOS: i64 = 400;
 const NOUNS: [&str; 8] = ["car", "boat", "tree", "house", "river", "street", "window", "dog"];
 const COLORS: [&str; 4] = ["red", "blue", "green", "white"];
 
-pub struct Lake {
+pub struct TestLake {
     pub store: Store,
     pub engine: QueryEngine,
     _directory: tempfile::TempDir,
@@ -117,7 +117,7 @@ fn scheduler() -> Scheduler {
     Scheduler::new(SchedulerOptions { cpu_cores: 1.0, ..SchedulerOptions::default() }).unwrap()
 }
 
-impl Lake {
+impl TestLake {
     pub async fn new() -> Self {
         Self::with_memory(ByteSize::mib(64)).await
     }

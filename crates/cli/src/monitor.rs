@@ -22,9 +22,9 @@ use crate::{memory, output};
 const PATIENCE: Duration = Duration::from_secs(2);
 const REQUEST_BYTES_MAX: usize = 4096;
 
-/// The state of a process at one moment.
+/// The state of a process at one moment, as it answers `cenote top`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct View {
+pub struct ProcessView {
     pub process: u32,
     /// The arguments of its command line.
     pub command: String,
@@ -33,14 +33,14 @@ pub struct View {
     pub elapsed: Duration,
     /// Its resident memory as the system counts it; 0 where the system does not tell.
     pub resident_bytes: u64,
-    pub stages: Vec<Stage>,
-    pub models: Vec<Loaded>,
+    pub stages: Vec<StageView>,
+    pub models: Vec<ModelView>,
     pub scheduler: SchedulerStatus,
 }
 
 /// A model in memory.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Loaded {
+pub struct ModelView {
     pub name: String,
     /// The execution provider that runs it, which may differ from the one requested.
     pub provider: String,
@@ -49,7 +49,7 @@ pub struct Loaded {
 
 /// Running work that counts its units.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Stage {
+pub struct StageView {
     pub name: String,
     pub done: u64,
     pub total: Option<u64>,
@@ -58,17 +58,17 @@ pub struct Stage {
 }
 
 /// A running stage as this process sees it.
-struct Begun {
+struct RunningStage {
     done: u64,
     total: Option<u64>,
     since: Instant,
 }
 
 /// The running stages of this process.
-static STAGES: Mutex<BTreeMap<String, Begun>> = Mutex::new(BTreeMap::new());
+static STAGES: Mutex<BTreeMap<String, RunningStage>> = Mutex::new(BTreeMap::new());
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Progress that is recorded for the view and passed on.
+/// Progress that is recorded for the view of this process and passed on.
 pub struct Watched(Arc<dyn Progress>);
 
 impl Watched {
@@ -80,7 +80,7 @@ impl Watched {
 
 impl Progress for Watched {
     fn begin(&self, stage: &str, total: Option<u64>) {
-        let begun = Begun { done: 0, total, since: Instant::now() };
+        let begun = RunningStage { done: 0, total, since: Instant::now() };
         STAGES.lock().insert(stage.to_owned(), begun);
         self.0.begin(stage, total);
     }
@@ -98,9 +98,9 @@ impl Progress for Watched {
     }
 }
 
-fn view(lake: &Lake) -> View {
+fn view(lake: &Lake) -> ProcessView {
     let stages = STAGES.lock();
-    let stage = |(name, begun): (&String, &Begun)| Stage {
+    let stage = |(name, begun): (&String, &RunningStage)| StageView {
         name: name.clone(),
         done: begun.done,
         total: begun.total,
@@ -108,9 +108,9 @@ fn view(lake: &Lake) -> View {
     };
     let stages = stages.iter().map(stage).collect();
     let loaded = |model: ModelStatus| {
-        Some(Loaded { provider: model.provider?.to_owned(), name: model.name, sessions: model.sessions })
+        Some(ModelView { provider: model.provider?.to_owned(), name: model.name, sessions: model.sessions })
     };
-    View {
+    ProcessView {
         process: std::process::id(),
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         lake: lake.location().display().to_string(),
@@ -122,13 +122,13 @@ fn view(lake: &Lake) -> View {
     }
 }
 
-/// The servers of the view, which answer until it is dropped.
-pub struct Sight {
+/// The servers of this process's view, which answer until this is dropped.
+pub struct Monitor {
     _servers: JoinSet<()>,
     socket: PathBuf,
 }
 
-impl Drop for Sight {
+impl Drop for Monitor {
     fn drop(&mut self) {
         // A socket that is left behind is removed by the next process that fails to connect to it.
         drop(std::fs::remove_file(&self.socket));
@@ -139,7 +139,7 @@ impl Drop for Sight {
 ///
 /// # Errors
 /// `Unavailable` when the address cannot be bound.
-pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
+pub async fn serve(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Monitor> {
     LazyLock::force(&BEGAN);
     let mut servers = JoinSet::new();
     let socket = directory().join(format!("{}.sock", std::process::id()));
@@ -165,7 +165,7 @@ pub async fn show(lake: &Lake, metrics: Option<SocketAddr>) -> Result<Sight> {
             }
         });
     }
-    Ok(Sight { _servers: servers, socket })
+    Ok(Monitor { _servers: servers, socket })
 }
 
 fn listen(socket: &Path) -> Result<UnixListener> {
@@ -206,7 +206,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, lake: &Lake) ->
 }
 
 /// Returns the views of this user's processes that work on a lake, the oldest process first.
-pub async fn views() -> Result<Vec<View>> {
+pub async fn views() -> Result<Vec<ProcessView>> {
     let directory = directory();
     let mut entries = match tokio::fs::read_dir(&directory).await {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -235,7 +235,7 @@ pub async fn views() -> Result<Vec<View>> {
     Ok(views)
 }
 
-async fn ask(mut stream: UnixStream) -> Result<View> {
+async fn ask(mut stream: UnixStream) -> Result<ProcessView> {
     stream.write_all(b"GET /view HTTP/1.1\r\nHost: cenote\r\n\r\n").await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::{Lake, jpeg};
+use crate::{TestLake, jpeg};
 
 const RECIPE: &str = "name: r
 steps:
@@ -11,8 +11,8 @@ steps:
   - { table: photos, operator: score_sharpness, input: data }
 ";
 
-fn lake_of_pictures(count: u16) -> Lake {
-    let lake = Lake::new();
+fn lake_of_pictures(count: u16) -> TestLake {
+    let lake = TestLake::new();
     let picture = jpeg(1600, 1200);
     for number in 0..count {
         // Bytes after the end of a JPEG make the files differ.

@@ -2,17 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[path = "command_line/changes.rs"]
 mod changes;
-#[path = "command_line/media.rs"]
 mod media;
-#[path = "command_line/memory.rs"]
 mod memory;
-#[path = "command_line/sight.rs"]
-mod sight;
-#[path = "command_line/snapshots.rs"]
+mod monitor;
 mod snapshots;
-#[path = "command_line/streams.rs"]
 mod streams;
 
 use std::path::{Path, PathBuf};
@@ -20,13 +14,15 @@ use std::process::{Command, Output, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_cenote");
 
+/// Returns the directory of the workspace.
 fn root() -> PathBuf {
     Path::new("../..").canonicalize().unwrap()
 }
 
-struct Lake(tempfile::TempDir);
+/// A lake in a directory of its own, and the command `cenote` on it.
+struct TestLake(tempfile::TempDir);
 
-impl Lake {
+impl TestLake {
     fn new() -> Self {
         let lake = Self(tempfile::tempdir().unwrap());
         lake.ok(&["init"]);
@@ -59,12 +55,14 @@ impl Lake {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    /// Writes a file beside the lake.
     fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
         let path = self.0.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
+    /// Runs a SQL query that succeeds, and returns its rows.
     fn json(&self, query: &str) -> Vec<serde_json::Value> {
         let text = self.ok(&["sql", query, "--format", "json"]);
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -120,7 +118,7 @@ fn the_tour_of_the_readme_and_the_docs_works() {
 
 #[test]
 fn errors_say_what_to_do() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     let nowhere = tempfile::tempdir().unwrap();
     let elsewhere = nowhere.path().join("none");
     let text = lake.fails(&["--lake", elsewhere.to_str().unwrap(), "tables"], 1);
@@ -146,7 +144,7 @@ fn errors_say_what_to_do() {
 
 #[test]
 fn every_format_prints_the_same_rows() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     lake.write("in/a.txt", "one");
     lake.write("in/b.txt", "three");
     lake.ok(&["ingest", "notes", "in"]);
@@ -161,6 +159,7 @@ fn every_format_prints_the_same_rows() {
     let whole = lake.ok(&["get", "notes", "in/a.txt"]);
     assert!(whole.contains("<3 bytes>"), "{whole}");
     assert!(lake.ok(&["describe", "notes"]).contains("media"));
+    assert!(lake.ok(&["status"]).contains("| unfolded_for |"));
     assert!(lake.ok(&["operators"]).contains("embed_image"));
     assert!(lake.ok(&["models"]).contains("minilm"));
     assert!(lake.ok(&["completions", "bash"]).contains("_cenote"));
@@ -168,7 +167,7 @@ fn every_format_prints_the_same_rows() {
 
 #[test]
 fn bad_media_is_data_and_the_run_goes_on() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     let mut huge = png(1, 1);
     // Width and height in the header, whose checksum no longer matches.
     huge[16..20].copy_from_slice(&60_000u32.to_be_bytes());
@@ -216,7 +215,7 @@ fn bad_media_is_data_and_the_run_goes_on() {
 
 #[test]
 fn invalid_text_and_a_very_long_line_are_rows_too() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     lake.write("in/bad.txt", b"fine until \xff here");
     lake.write("in/good.txt", "fine");
     lake.write("in/long.txt", "word ".repeat(2_000_000));
@@ -237,7 +236,7 @@ fn invalid_text_and_a_very_long_line_are_rows_too() {
 #[cfg(unix)]
 #[test]
 fn a_killed_run_leaves_the_lake_whole_and_the_next_run_finishes() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     for number in 0..300 {
         lake.write(&format!("in/{number:03}.jpg"), jpeg(400 + number, 300));
     }
@@ -265,7 +264,7 @@ fn a_killed_run_leaves_the_lake_whole_and_the_next_run_finishes() {
 
 #[test]
 fn two_processes_that_write_the_same_keys_keep_them_unique() {
-    let lake = Lake::new();
+    let lake = TestLake::new();
     for number in 0..60 {
         lake.write(&format!("in/{number}.txt"), format!("words {number}"));
     }
