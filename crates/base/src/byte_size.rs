@@ -43,7 +43,12 @@ impl FromStr for ByteSize {
             "t" | "tib" => 1 << 40,
             _ => return Err(wrong()),
         };
-        Ok(Self((number * scale as f64) as u64))
+        let bytes = number * scale as f64;
+        // 2^64, from which on a float cannot be converted.
+        if bytes >= u64::MAX as f64 {
+            return Err(Error::invalid_input(format!("`{text}` is more than 2^64 bytes")));
+        }
+        Ok(Self(bytes as u64))
     }
 }
 
@@ -71,7 +76,7 @@ mod tests {
         for (text, bytes) in [("4096", 4096), ("1 GiB", 1 << 30), ("64KB", 64_000), ("0.5k", 512)] {
             assert_eq!(text.parse::<ByteSize>().unwrap(), ByteSize(bytes), "{text}");
         }
-        for text in ["", "GiB", "5 parsecs", "-1"] {
+        for text in ["", "GiB", "5 parsecs", "-1", "16777216 TiB", "18446744073709551616"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }

@@ -11,9 +11,8 @@ use cenote_store::{Snapshot, Store, TableSpec};
 use crate::group::StepGroup;
 use crate::plan::{Child, PlannedStep};
 use crate::record::dependents;
+use crate::record::derivation::DERIVED_PREFIX;
 
-/// Prefix of the table properties that say how columns and child tables were made.
-const DERIVED_PREFIX: &str = "cenote.derived.";
 /// The field of such a property that holds the identity of the child table.
 const CHILD_IDENTITY: &str = "into_identity";
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use cenote_base::{Result, unknown};
-use cenote_store::{Snapshot, Version, lance_error};
+use cenote_store::{Snapshot, Version, blocking, lance_error};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrTreeMap;
@@ -14,7 +14,6 @@ use lance_index::metrics::NoOpMetricsCollector;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::blocking::blocking;
 use crate::definition::{IndexDefinition, Measured, SearchSettings};
 use crate::kind::{IndexKind, ScalarStructure, TextOptions, VectorOptions, VectorStructure};
 use crate::metric::Metric;

@@ -35,7 +35,6 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
-mod blocking;
 mod build;
 mod catalog;
 mod definition;

@@ -258,7 +258,8 @@ async fn samples_of_similar_length_come_together() {
     };
     let error = refused(Buckets { column: "nots".to_owned(), ..buckets.clone() }).await;
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!(refused(Buckets { run_rows: 0, ..buckets }).await.kind(), ErrorKind::InvalidInput);
+    assert_eq!(refused(Buckets { run_rows: 0, ..buckets.clone() }).await.kind(), ErrorKind::InvalidInput);
+    assert_eq!(refused(Buckets { window_rows: 1 << 32, ..buckets }).await.kind(), ErrorKind::InvalidInput);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,9 +141,9 @@ impl PyColumn {
 
     /// Returns `rows` values from `start` on, in the same memory.
     fn slice(&self, start: usize, rows: usize) -> PyResult<PyColumn> {
-        match start + rows <= self.array.len() {
+        match start.checked_add(rows).is_some_and(|end| end <= self.array.len()) {
             true => Ok(PyColumn { array: self.array.slice(start, rows), field: self.field.clone() }),
-            false => Err(fault::invalid(format!("rows {start} to {} of {}", start + rows, self.array.len()))),
+            false => Err(fault::invalid(format!("{rows} rows from row {start} of {}", self.array.len()))),
         }
     }
 

@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use cenote_base::{ByteSize, Context, Error, ErrorKind, Progress, Result};
-use cenote_store::{ScanRequest, Store, Table, TableSpec, blob_field};
+use cenote_store::{ScanRequest, Store, Table, TableSpec, blob_field, blocking};
 use sha2::{Digest, Sha256};
 
 /// The outcome of an ingest.
@@ -105,10 +105,6 @@ pub(crate) async fn ingest(
     commit(&table, pending, &mut report).await?;
     progress.end(&stage);
     Ok(report)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|source| Error::internal("read files").with_source(source))?
 }
 
 async fn open(store: &Store, name: &str) -> Result<Table> {

@@ -27,7 +27,6 @@
 //! ```
 
 mod budget;
-mod derivation;
 mod device;
 mod embed;
 mod ingest;
@@ -44,7 +43,10 @@ pub use cenote_base::{
     ByteSize, Clock, Context, DeviceShare, Error, ErrorKind, Progress, Random, Resources, Result, Share, Silent,
     SystemClock, Timestamp, unknown,
 };
-pub use cenote_engine::{ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport};
+pub use cenote_engine::{
+    Derivation, ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport,
+    derivations,
+};
 pub use cenote_index::{
     IndexInfo, IndexKind, IndexSpec, Measured, Metric, NGramLengths, ScalarStructure, SearchSettings, TextOptions,
     TunePoint, Tuning, VectorOptions, VectorStructure,
@@ -60,7 +62,6 @@ pub use cenote_store::{
     RETENTION_PROPERTY, ROW_ID, RecordBatches, ScanRequest, Snapshot, Staged, TableSpec, UpkeepStatus, Version,
     WriteReport, blob_field, is_blob,
 };
-pub use derivation::{Derivation, derivations};
 pub use device::DeviceChoice;
 pub use ingest::{IngestReport, SkippedFile, media_schema};
 pub use lake::{Lake, LakeOptions, Tended, operators};

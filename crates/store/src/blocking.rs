@@ -4,9 +4,11 @@ use cenote_base::{Error, Result};
 use futures::FutureExt;
 
 /// Runs blocking work of this crate off the executor.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|source| Error::internal("a storage task ended early").with_source(source))?
+    done.map_err(|source| {
+        Error::internal("a task that was handed to the blocking threads ended early").with_source(source)
+    })?
 }
 
 /// Maximum rows that are looked up or applied on the caller's thread: waking another thread costs several times as

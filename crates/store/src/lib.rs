@@ -87,6 +87,7 @@ mod version;
 mod writing;
 
 pub use after_fold::AfterFold;
+pub use blocking::blocking;
 pub use errors::{arrow_error, lance_error};
 pub use faults::Faults;
 pub use feed::ChangeFeed;

@@ -4,6 +4,7 @@
 //! This part does not know passes: it stores what it is given, and never reads an input or an output of a step.
 
 pub(crate) mod dependents;
+pub(crate) mod derivation;
 pub(crate) mod error_table;
 pub(crate) mod in_turn;
 pub(crate) mod keys;

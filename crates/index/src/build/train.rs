@@ -7,13 +7,11 @@ use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array};
 use arrow::compute::filter;
 use arrow::datatypes::{DataType, Float32Type};
 use cenote_base::{Error, Result};
-use cenote_store::{arrow_error, lance_error};
+use cenote_store::{arrow_error, blocking, lance_error};
 use futures::future::BoxFuture;
 use lance::Dataset;
 use lance::index::vector::{StageParams, VectorIndexParams};
 use lance_linalg::distance::DistanceType;
-
-use crate::blocking::blocking;
 
 /// A trainer of partition centres, for example on a GPU.
 pub trait Trainer: fmt::Debug + Send + Sync {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use cenote_base::Result;
+use cenote_store::blocking;
 use lance::dataset::scanner::RowAddrTreeMap;
 use roaring::RoaringBitmap;
 
 use super::fragments::{Fragment, Fragments, rows_of};
-use crate::blocking::blocking;
 
 /// The live rows of a base, divided by whether an index covers their fragment.
 #[derive(Debug)]

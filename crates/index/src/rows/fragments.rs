@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenote_base::{Error, Result};
-use cenote_store::{RecordBatches, Snapshot, lance_error};
+use cenote_store::{RecordBatches, Snapshot, blocking, lance_error};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::fragment::FileFragment;
@@ -22,8 +22,6 @@ use lance::dataset::scanner::{RowAddrTreeMap, Scanner};
 use lance::table::format::{DeletionFile, IndexMetadata};
 use lance_select::RowSetOps;
 use roaring::RoaringBitmap;
-
-use crate::blocking::blocking;
 
 /// Rows of uncovered fragments, or superseded ones, that searches keep in memory, at most: more are read batch by batch
 /// for each search.

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::Result;
-use cenote_store::{ScanRequest, Snapshot, Version};
+use cenote_store::{ScanRequest, Snapshot, Version, blocking};
 
 use super::cache::Cache;
 use super::fragments::PerFragment;
-use crate::blocking::blocking;
 
 /// Rows in memory, oldest first.
 pub(crate) trait Run: Clone + Send + Sync + 'static {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{Error, Result, unknown};
-use cenote_store::{Filter, Snapshot, lance_error};
+use cenote_store::{Filter, Snapshot, blocking, lance_error};
 use futures::TryStreamExt;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance::index::DatasetIndexInternalExt;
@@ -23,7 +23,6 @@ use super::segment::{RowScore, Statistics, TextSegment};
 use super::segment_search::SegmentSearch;
 use super::texts::{Texts, UnindexedMatches};
 use super::unindexed::{OpenTextIndex, SupersededTexts};
-use crate::blocking::blocking;
 use crate::build::params::text_params;
 use crate::catalog::{Catalog, Index};
 use crate::hits::{Hit, SCORE, by_score, check_k, materialize};
@@ -380,7 +379,7 @@ fn text_indexes<'a>(snapshot: &Snapshot, catalog: &'a Catalog, column: Option<&s
     let mut indexed: Vec<&Index> = catalog.indexes.iter().filter(of_text).collect();
     let mut columns = HashSet::new();
     indexed.retain(|index| columns.insert(index.column.as_str()));
-    let hint = "make one with `cenote index create TABLE COLUMN --kind text`";
+    let hint = "create an index of kind `text`";
     match column {
         None if indexed.is_empty() => Err(Error::not_found(format!("the table has no full-text index; {hint}"))),
         None => Ok(indexed),

@@ -10,7 +10,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
-use cenote_store::{ROW_ID, lance_error};
+use cenote_store::{ROW_ID, blocking, lance_error};
 use lance::Dataset;
 use lance::dataset::index::LanceIndexStoreExt;
 use lance::dataset::scanner::RowAddrTreeMap;
@@ -24,7 +24,6 @@ use lance_select::RowSetOps;
 
 use super::fuzzy::Expansion;
 use super::plan::FuzzyWord;
-use crate::blocking::blocking;
 
 /// Row ids that are read from a segment at once.
 const READ_ROWS: usize = 1 << 20;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use arrow::array::RecordBatch;
 use cenote_base::Result;
-use cenote_store::{RecordBatches, Snapshot};
+use cenote_store::{RecordBatches, Snapshot, blocking};
 use futures::TryStreamExt;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance::table::format::IndexMetadata;
@@ -14,7 +14,6 @@ use lance_select::RowSetOps;
 
 use super::segment::{Statistics, TextSegment, read_indexed_rows};
 use super::texts::Texts;
-use crate::blocking::blocking;
 use crate::rows::cache::Cache;
 use crate::rows::fragments::{self, Examined, Fragment, PerFragment, UNCOVERED_ROWS_MAX, column_id};
 use crate::rows::row_set;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow::datatypes::DataType;
 use cenote_base::{Error, Result};
-use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_error, row_ids_after};
+use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, arrow_error, blocking, row_ids_after};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_select::RowSetOps;
 
@@ -14,7 +14,6 @@ use super::exact::{QueryVector, RowVectors, VectorShape, VectorType, vector_type
 use super::partition::RowCandidate;
 use super::resident::graph::search::{EF_FACTOR, EF_MIN, GraphSearch};
 use super::walk::DiskWalk;
-use crate::blocking::blocking;
 use crate::catalog::{BuiltIndex, Index, IndexInfo};
 use crate::definition::SearchSettings;
 use crate::hits::{DISTANCE, Hit, by_distance, check_k, keep_first, materialize};

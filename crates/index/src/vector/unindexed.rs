@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::Result;
-use cenote_store::Snapshot;
+use cenote_store::{Snapshot, blocking};
 use futures::TryStreamExt;
 
 use super::exact::{RowVectors, VectorShape};
-use crate::blocking::blocking;
 use crate::metric::Metric;
 use crate::rows::cache::Cache;
 use crate::rows::fragments::{self, Examined, Fragment, PerFragment, column_id};

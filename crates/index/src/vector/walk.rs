@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float32Array, UInt32Array};
 use arrow::datatypes::Float32Type;
 use cenote_base::{Error, Result};
-use cenote_store::{Snapshot, lance_error};
+use cenote_store::{Snapshot, blocking, lance_error};
 use futures::FutureExt;
 use futures::future::try_join_all;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
@@ -25,7 +25,6 @@ use lance_select::RowSetOps;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::partition::{FilteredPositions, Partition, ProbedPartition, RowCandidate, VectorSegment, nearer, nearest};
-use crate::blocking::blocking;
 use crate::catalog::BuiltIndex;
 use crate::hits::{DISTANCE, keep_first};
 use crate::metric::{Metric, lance_type};

@@ -543,7 +543,7 @@ async fn mistakes_are_told_precisely() {
         assert!(error.kind() == kind && error.message().contains(says), "{error:?}");
     }
     let error = INDEXES.text_search(&snapshot, &TextQuery::new("apple", 3)).await.unwrap_err();
-    assert!(error.message().contains("`cenote index create TABLE COLUMN --kind text`"), "{error}");
+    assert!(error.message().contains("create an index of kind `text`"), "{error}");
     for (column, kind, says) in [
         ("nothing", IndexKind::scalar(), "it has id, color, note, embedding, data"),
         ("note", IndexKind::vector(Metric::L2), "these are: embedding"),

@@ -17,7 +17,7 @@ pub struct Buckets {
     /// The column of lengths: a number is the length itself; a text, bytes or a list counts by its own length. A null
     /// has length 0.
     pub column: String,
-    /// Consecutive samples that are sorted by length together.
+    /// Consecutive samples that are sorted by length together; below 2^32.
     pub window_rows: u64,
     /// Samples in a run: the runs of a window are shuffled. Best is the number of samples in one step, or a multiple of
     /// it.
@@ -28,8 +28,14 @@ impl Buckets {
     /// Checks the sizes.
     ///
     /// # Errors
-    /// `InvalidInput` for a run without rows, or one that is longer than the window.
+    /// `InvalidInput` for a run without rows, or one that is longer than the window; for a window of 2^32 rows or more.
     pub(crate) fn check(&self) -> Result<()> {
+        if self.window_rows > WINDOW_ROWS_MAX {
+            return Err(Error::invalid_input(format!(
+                "a window has at most {WINDOW_ROWS_MAX} rows, found {}",
+                self.window_rows
+            )));
+        }
         if self.run_rows > 0 && self.run_rows <= self.window_rows {
             return Ok(());
         }
@@ -40,6 +46,8 @@ impl Buckets {
     }
 }
 
+/// Rows of a window, at most: their places are 32-bit numbers.
+const WINDOW_ROWS_MAX: u64 = u32::MAX as u64;
 /// Windows whose order is cached. Threads make batches of only a few windows at a time.
 const WINDOWS_KEPT: usize = 4;
 

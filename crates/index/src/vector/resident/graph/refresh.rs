@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_graph::{Graph, GraphOptions, Relabelling, VectorValues};
-use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, lance_error, row_ids_after};
+use cenote_store::{ROW_ID, ScanRequest, Snapshot, Version, blocking, lance_error, row_ids_after};
 use futures::TryStreamExt;
 use lance::dataset::scanner::RowAddrTreeMap;
 use lance_select::RowSetOps;
 
 use super::{GraphState, ResidentIndex, column_files};
-use crate::blocking::blocking;
 use crate::catalog::Index;
 use crate::metric::Metric;
 use crate::rows::fragments::{Examined, Fragments, rows_of};
@@ -109,9 +108,15 @@ impl Refresh<'_> {
             self.options.progress.advance(&stage, rows);
             self.options.progress.end(&stage);
             let changes = row_ids_after(Version(0));
-            for label in graph.labels().into_iter().filter(|label| *label >= changes) {
-                graph.delete(label);
-            }
+            let graph = blocking(move || {
+                graph
+                    .labels()
+                    .into_iter()
+                    .filter(|label| *label >= changes)
+                    .for_each(|label| drop(graph.delete(label)));
+                Ok(graph)
+            })
+            .await?;
             self.set(Arc::new(graph), covered, None, complete_from);
         }
         let known = {

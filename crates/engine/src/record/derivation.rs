@@ -1,4 +1,4 @@
-//! How recipes derived the columns of a table, as the engine records it in the table's properties.
+//! How recipes derived the columns of a table, as recorded in the table's properties.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,8 +6,8 @@ use std::fmt;
 use cenote_store::Snapshot;
 use serde_json::Value;
 
-/// Prefix of the properties in which the engine records how it derives columns and child tables.
-const PREFIX: &str = "cenote.derived.";
+/// Prefix of the table properties that say how columns and child tables were made.
+pub(crate) const DERIVED_PREFIX: &str = "cenote.derived.";
 
 /// The operator that derived a column, and its inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl fmt::Display for Derivation {
 /// Returns how each derived column of `snapshot` was derived.
 pub fn derivations(snapshot: &Snapshot) -> BTreeMap<String, Derivation> {
     let mut derivations = BTreeMap::new();
-    for (_, text) in snapshot.properties().iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+    for (_, text) in snapshot.properties().iter().filter(|(name, _)| name.starts_with(DERIVED_PREFIX)) {
         let Ok(record) = serde_json::from_str::<Value>(text) else { continue };
         // The outputs of a one-to-many operator are columns of its child table.
         if !record["into"].is_null() {
