@@ -545,7 +545,7 @@ async fn mistakes_are_told_precisely() {
     let error = INDEXES.text_search(&snapshot, &TextQuery::new("apple", 3)).await.unwrap_err();
     assert!(error.message().contains("create an index of kind `text`"), "{error}");
     for (column, kind, says) in [
-        ("nothing", IndexKind::scalar(), "it has id, color, note, embedding, data"),
+        ("nothing", IndexKind::scalar(), "there are id, color, note, embedding, data"),
         ("note", IndexKind::vector(Metric::L2), "these are: embedding"),
         ("color", IndexKind::full_text(), "these are: note"),
         ("data", IndexKind::scalar(), "these are: color, id, note"),

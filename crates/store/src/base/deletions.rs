@@ -65,6 +65,7 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
         let table = store.create_table("t", TableSpec::new(schema, ["id"])).await.unwrap();
         table.upsert(rows(0..100)).await.unwrap();
+        table.fold().await.unwrap();
         let check = async |expected: &[u32]| {
             let base = Arc::clone(table.snapshot().await.unwrap().base());
             let [fragment] = &base.get_fragments()[..] else { unreachable!("one file was written") };
