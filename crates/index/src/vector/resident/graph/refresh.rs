@@ -109,11 +109,9 @@ impl Refresh<'_> {
             self.options.progress.end(&stage);
             let changes = row_ids_after(Version(0));
             let graph = blocking(move || {
-                graph
-                    .labels()
-                    .into_iter()
-                    .filter(|label| *label >= changes)
-                    .for_each(|label| drop(graph.delete(label)));
+                for label in graph.labels().into_iter().filter(|label| *label >= changes) {
+                    graph.delete(label);
+                }
                 Ok(graph)
             })
             .await?;
