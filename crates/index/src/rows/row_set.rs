@@ -28,14 +28,7 @@ pub(super) async fn satisfying(mut scanner: Scanner, filter: &Filter) -> Result<
     let mut rows = RowAddrTreeMap::new();
     scanner.empty_project().map_err(lance_error)?.with_row_id();
     let about = |source| lance_error(source).context(format!("search under filter `{filter}`"));
-    match filter {
-        Filter::Sql(text) => {
-            scanner.filter(text).map_err(about)?;
-        }
-        Filter::Expr(expression) => {
-            scanner.filter_expr(expression.as_ref().clone());
-        }
-    }
+    filter.apply(&mut scanner)?;
     let mut batches = scanner.try_into_stream().await.map_err(about)?;
     while let Some(batch) = batches.try_next().await.map_err(about)? {
         rows.extend(row_ids(&batch)?.iter().copied());

@@ -97,14 +97,8 @@ impl Snapshot {
         } else {
             scanner.project(&names).map_err(lance_error)?;
         }
-        match &request.filter {
-            Some(Filter::Sql(text)) => {
-                scanner.filter(text).map_err(lance_error).map_err(|e| e.context(format!("filter `{text}`")))?;
-            }
-            Some(Filter::Expr(expr)) => {
-                scanner.filter_expr(expr.as_ref().clone());
-            }
-            None => {}
+        if let Some(filter) = &request.filter {
+            filter.apply(&mut scanner)?;
         }
         if let Some(limit) = limit.filter(|_| !masks_here) {
             scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
