@@ -134,7 +134,7 @@ fn for_lance(text: &str) -> Result<String> {
     let rendered = tokens.iter().map(|token| match token {
         Token::Word(Word { value, quote_style: Some('"'), .. }) => match value.contains('`') {
             false => Ok(format!("`{value}`")),
-            true => Err(Error::unsupported(format!("column `{value}` cannot be named in a filter: its name has a `"))),
+            true => Err(Error::unsupported(format!("column `{value}` cannot be named in a filter, for its backtick"))),
         },
         Token::SingleQuotedString(value) => Ok(format!("'{}'", value.replace('\'', "''"))),
         Token::Placeholder(name) => {
