@@ -123,7 +123,7 @@ impl Filter {
     }
 }
 
-/// Returns the predicate `text` as Lance's parser reads it. That parser takes a name in double quotes for a string, ends
+/// Returns the predicate `text` in the dialect of Lance's parser, which takes a name in double quotes for a string, ends
 /// silently where the predicate does, and panics at literals that it does not know.
 ///
 /// # Errors
