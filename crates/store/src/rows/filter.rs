@@ -123,8 +123,8 @@ impl Filter {
     }
 }
 
-/// Returns the predicate `text` in the dialect of Lance's parser, which takes a name in double quotes for a string, ends
-/// silently where the predicate does, and panics at literals that it does not know.
+/// Returns the predicate `text` in the dialect of Lance's parser, which takes a name in double quotes for a string,
+/// ends silently where the predicate does, and panics at literals that it does not know.
 ///
 /// # Errors
 /// `InvalidInput` for text that is not one SQL expression, or contains such a literal.
