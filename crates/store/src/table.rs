@@ -71,7 +71,7 @@ impl Table {
         &self.name
     }
 
-    async fn state(&self) -> Result<Arc<TableState>> {
+    pub(crate) async fn state(&self) -> Result<Arc<TableState>> {
         self.shared.state(&self.name).boxed().await
     }
 
@@ -178,6 +178,7 @@ impl Table {
         if hashes.is_empty() {
             return Ok(WriteReport::unchanged(snapshot.version()));
         }
+        let base = Arc::clone(snapshot.base());
         // While a snapshot is held, the next write has to copy the list of chunks.
         drop(snapshot);
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
@@ -188,7 +189,7 @@ impl Table {
             Ok([batch]) => batch,
             Err(batches) => concat_batches(&logical, &batches).map_err(arrow_error)?,
         };
-        write(&state, RowWrite { record: Record::Upsert(batch), hashes }).boxed().await
+        write(&state, RowWrite { record: Record::Upsert(batch), hashes, base }).boxed().await
     }
 
     /// Writes rows to files that no version names yet, after the checks of [`upsert_all`](Self::upsert_all). Many
@@ -266,11 +267,11 @@ impl Table {
         }
         let whole = patch::whole_rows(&snapshot, &given, &row_ids).boxed().await?;
         let hashes = state.key().hash(&state.key().project(&given)?, state.hash_key())?;
-        let write = RowWrite { record: Record::Upsert(whole), hashes };
+        let write = RowWrite { record: Record::Upsert(whole), hashes, base: Arc::clone(snapshot.base()) };
         let committing = Arc::clone(&state);
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();
-        reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))
+        reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))?
     }
 
     /// Waits for the turn on this table, which has one holder at a time across all processes. It is for work of several
@@ -292,12 +293,13 @@ impl Table {
         if keys.num_rows() == 0 {
             return Ok(WriteReport::unchanged(snapshot.version()));
         }
+        let base = Arc::clone(snapshot.base());
         drop(snapshot);
         let hashes = state.key().hash(&keys, state.hash_key())?;
         if keys.num_rows() >= state.options().fold_rows {
             return direct::delete(&state, keys, hashes).boxed().await;
         }
-        write(&state, RowWrite { record: Record::Delete(keys), hashes }).boxed().await
+        write(&state, RowWrite { record: Record::Delete(keys), hashes, base }).boxed().await
     }
 
     /// Deletes exactly the rows that satisfy `filter` at the moment of the deletion, whatever is written at the same

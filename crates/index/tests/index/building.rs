@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Arr
 use arrow::datatypes::{DataType, Field, Int64Type};
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
 use cenote_index::{IndexInfo, IndexKind, IndexOptions, IndexSpec, Indexes, Metric, TextQuery, Trainer, VectorQuery};
-use cenote_store::{ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, lance_error};
+use cenote_store::{Faults, ScanRequest, Snapshot, Store, StoreOptions, Table, TableSpec, lance_error};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance::index::DatasetIndexExt;
@@ -587,4 +587,34 @@ async fn centres_that_others_learn_are_those_of_the_partitions() {
         }
         indexes.remove(&table, &built.name).await.unwrap();
     }
+}
+
+/// What a collection by another process does that took the builder for dead while it was suspended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_whose_files_are_gone_is_not_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let built = directory.path().join("t.lance/_indices");
+    let is_purged = Arc::new(AtomicBool::new(false));
+    let faults = {
+        let (built, is_purged) = (built.clone(), Arc::clone(&is_purged));
+        Faults::new(move |operation| {
+            if operation == "base.commit" && is_purged.load(Ordering::Relaxed) && built.exists() {
+                std::fs::remove_dir_all(&built).unwrap();
+            }
+            Ok(())
+        })
+    };
+    let table = table_with(directory.path(), StoreOptions { faults, ..StoreOptions::default() }).await;
+    table.upsert(batch(0..100)).await.unwrap();
+    table.fold().await.unwrap();
+    is_purged.store(true, Ordering::Relaxed);
+    for spec in [text_spec(), vector_spec(), IndexSpec::new("id", IndexKind::scalar())] {
+        let error = INDEXES.create(&table, &spec).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.message().contains("build it again"), "{error}");
+    }
+    let wanted = ScanRequest::default().filter("id = 3");
+    assert_eq!(table.snapshot().await.unwrap().collect(&wanted).await.unwrap().num_rows(), 1);
+    is_purged.store(false, Ordering::Relaxed);
+    INDEXES.create(&table, &text_spec()).await.unwrap();
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use cenote_base::{Error, Result};
 use futures::future::ready;
 use futures::stream::{self, BoxStream};
@@ -69,6 +69,16 @@ pub(crate) fn write_params() -> WriteParams {
 pub(crate) fn schemas(dataset: &Dataset) -> (Schema, Schema) {
     let stored = Schema::from(dataset.schema());
     (schema::to_logical(&stored), stored)
+}
+
+/// Returns whether `base` has the columns that `checked`, a version of the same dataset, has. A column that was dropped
+/// and added again is another one.
+pub(crate) fn has_schema(base: &Arc<Dataset>, checked: &Arc<Dataset>) -> bool {
+    let columns = |dataset: &Dataset| -> Vec<(i32, DataType, bool)> {
+        let fields = dataset.schema().fields_pre_order();
+        fields.map(|field| (field.id, field.data_type(), field.nullable)).collect()
+    };
+    Arc::ptr_eq(base, checked) || columns(base) == columns(checked)
 }
 
 /// Prefix of the Lance tags that protect versions of the base from Lance's cleanup.

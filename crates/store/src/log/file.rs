@@ -129,7 +129,10 @@ impl FileSegment {
             let path = self.path.clone();
             let opened = move || {
                 let file = OpenOptions::new().read(true).write(true).open(&path);
-                file.context(|| format!("open log segment {} to write it", path.display()))
+                let file = file.context(|| format!("open log segment {} to write it", path.display()))?;
+                // The process that made the segment, or the log, may have died before their names were on the disk.
+                path.ancestors().skip(1).take(2).try_for_each(sync_directory)?;
+                Ok(file)
             };
             self.file = Arc::new(blocking(opened).await?);
             self.can_write = true;

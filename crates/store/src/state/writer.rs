@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cenote_base::Result;
 use cenote_base::sync::Mutex;
+use lance::Dataset;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use crate::log::{Log, Record};
@@ -54,6 +55,8 @@ pub(crate) struct Request {
 pub(crate) struct RowWrite {
     pub(crate) record: Record,
     pub(crate) hashes: Vec<u128>,
+    /// The base with whose schema the rows were checked.
+    pub(crate) base: Arc<Dataset>,
 }
 
 /// The handle of a queued write.

@@ -6,6 +6,7 @@ use cenote_base::{Error, ErrorKind, Result, Timestamp};
 use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::base::dataset;
 use crate::blocking::{SHORT_ROWS, blocking_unless};
 use crate::leases::lease::Lease;
 use crate::log::history::{Checkpoint, Note};
@@ -102,28 +103,32 @@ impl TableState {
             }
             // A closed receiver belongs to a cancelled caller, whose write is done all the same.
             match outcome {
-                Ok(reports) => {
-                    replies.into_iter().zip(reports).for_each(|(reply, report)| drop(reply.send(Ok(report))))
-                }
+                Ok(reports) => replies.into_iter().zip(reports).for_each(|(reply, report)| drop(reply.send(report))),
                 Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
             }
         }
     }
 
-    /// Logs `writes` as one group and applies them, each as a version of its own. Must not be cancelled.
+    /// Logs `writes` as one group and applies them, each as a version of its own, except for those that were checked
+    /// with another schema than the table has now. Must not be cancelled.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         mut writing: Writing,
         writes: Vec<RowWrite>,
-    ) -> Result<Vec<WriteReport>> {
+    ) -> Result<Vec<Result<WriteReport>>> {
         let (mut version, time) = self.next();
         let sync = self.newest().base().config().get(DURABILITY_PROPERTY).is_none_or(|value| value != "relaxed");
+        let base = Arc::clone(self.newest().base());
         let rows: usize = writes.iter().map(|write| write.hashes.len()).sum();
+        let is_current: Vec<bool> = writes.iter().map(|write| dataset::has_schema(&base, &write.base)).collect();
         let (mut resolved, mut frames) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
-        for write in writes {
+        for (write, _) in writes.into_iter().zip(&is_current).filter(|(_, is_current)| **is_current) {
             resolved.push((self.resolve(&write.hashes).await?, write.hashes));
             frames.push(Frame { version, time, record: write.record });
             version += 1;
+        }
+        if frames.is_empty() {
+            return Ok(in_order(is_current, []));
         }
         let (frames, unseen) = writing.append(frames, sync).await?;
         let state = Arc::clone(self);
@@ -133,7 +138,7 @@ impl TableState {
                 let version = frame.version;
                 newest.apply(frame, hashes, &bases).report(version)
             });
-            let reports = applied.collect();
+            let reports = in_order(is_current, applied);
             // Readers here and in other processes see the group at the same moment.
             drop(unseen);
             drop(newest);
@@ -143,6 +148,16 @@ impl TableState {
         })
         .await
     }
+}
+
+/// Returns for each write its report if it `is_current`, otherwise the error that says why it was not written.
+fn in_order(is_current: Vec<bool>, reports: impl IntoIterator<Item = WriteReport>) -> Vec<Result<WriteReport>> {
+    let mut reports = reports.into_iter();
+    let outcome = |is_current: bool| {
+        let outdated = "the table's schema has changed since the rows were checked: write them again";
+        is_current.then(|| reports.next()).flatten().ok_or_else(|| Error::conflict(outdated))
+    };
+    is_current.into_iter().map(outcome).collect()
 }
 
 impl Writing {
@@ -180,5 +195,47 @@ impl Writing {
 
     pub(crate) fn log(&self) -> &Log {
         &self.tail.log
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::{Store, StoreOptions, TableSpec};
+
+    /// One group with a write from before and one from after a column was dropped and added again.
+    #[tokio::test]
+    async fn rows_that_were_checked_with_another_schema_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+        let fields = ["id", "x"].map(|name| Field::new(name, DataType::Int64, name == "x"));
+        let spec = TableSpec::new(Arc::new(Schema::new(fields.to_vec())), ["id"]);
+        let table = store.create_table("t", spec).await.unwrap();
+        let rows = |id: i64| {
+            let column = || Arc::new(Int64Array::from(vec![id])) as ArrayRef;
+            RecordBatch::try_from_iter([("id", column()), ("x", column())]).unwrap()
+        };
+        table.upsert(rows(0)).await.unwrap();
+        table.fold().await.unwrap();
+        let state = table.state().await.unwrap();
+        let write = |id: i64| {
+            let hashes = state.key().hash(&state.key().project(&rows(id)).unwrap(), state.hash_key()).unwrap();
+            RowWrite { record: Record::Upsert(rows(id)), hashes, base: Arc::clone(state.newest().base()) }
+        };
+        let early = write(1);
+        table.drop_columns(&["x"]).await.unwrap();
+        table.add_columns(&[Field::new("x", DataType::Int64, true)]).await.unwrap();
+        let late = write(2);
+        let writing = state.writing().await.unwrap();
+        let outcomes = state.commit(writing, vec![early.clone(), late]).await.unwrap();
+        let kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().map_err(Error::kind).err()).collect();
+        assert_eq!(kinds, [Some(ErrorKind::Conflict), None]);
+        assert_eq!(state.write(early).await.unwrap_err().kind(), ErrorKind::Conflict);
+        table.fold().await.unwrap();
+        assert_eq!(table.snapshot().await.unwrap().count(None).await.unwrap(), 2);
     }
 }

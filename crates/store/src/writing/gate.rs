@@ -11,12 +11,15 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use lance_table::format::IndexMetadata;
 use lance_table::io::commit::CommitError;
 
 use crate::base::fence::{CommitGate, EnteredGate};
 use crate::base::staging::ClaimedWork;
 use crate::base::version_files::flushing;
 use crate::blocking::detached;
+use crate::errors::lance_error;
 use crate::state::table_state::TableState;
 use crate::writing::commit::Writing;
 use crate::writing::log_base::{Changing, Direct};
@@ -65,12 +68,18 @@ impl Gate {
 
 #[async_trait]
 impl CommitGate for Gate {
-    async fn enter(self: Arc<Self>, version: u64) -> std::result::Result<Box<dyn EnteredGate>, CommitError> {
+    async fn enter(
+        self: Arc<Self>,
+        version: u64,
+        indices: &[IndexMetadata],
+    ) -> std::result::Result<Box<dyn EnteredGate>, CommitError> {
         let (changing, writing) = self.turns().await.map_err(|error| self.fail(error))?;
         if !self.state.fence().is_next(version) {
             *self.kept.lock() = Some(changing);
             return Err(CommitError::CommitConflict);
         }
+        // No collection can run while the right to change the base is held.
+        check_indices(&self.state, indices).await.map_err(|error| self.fail(error))?;
         Ok(Box::new(Entered { gate: self, changing, writing }))
     }
 }
@@ -88,6 +97,30 @@ impl EnteredGate for Entered {
         });
         logged.await.map(drop).map_err(|error| gate.fail(error))
     }
+}
+
+/// Checks that the files of those of `indices` that the base does not have are there: a collection takes the claim of a
+/// process that was suspended for one of the dead.
+///
+/// # Errors
+/// `Conflict` when a file is missing.
+async fn check_indices(state: &TableState, indices: &[IndexMetadata]) -> Result<()> {
+    let base = Arc::clone(state.newest().base());
+    let known = base.load_indices().await.map_err(lance_error)?;
+    let is_new = |index: &&IndexMetadata| known.iter().all(|known| known.uuid != index.uuid);
+    for index in indices.iter().filter(is_new) {
+        for file in index.files.iter().flatten() {
+            let path = format!("_indices/{}/{}", index.uuid, file.path);
+            if state.location().files.size(&path).await?.is_none() {
+                return Err(Error::conflict(format!(
+                    "the files of index `{}` were removed while it was built, because its builder stopped sending \
+                     heartbeats: build it again",
+                    index.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs `change`, which leaves the rows as they are, on the newest version of the base. Each of its commits is logged.

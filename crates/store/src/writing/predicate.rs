@@ -99,9 +99,10 @@ async fn delete_now(
                     direct::delete_while(&state, &changing, writing, keys, hashes).await
                 }
                 _ => {
-                    let reports =
-                        state.commit(writing, vec![RowWrite { record: Record::Delete(keys), hashes }]).await?;
-                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))
+                    let base = Arc::clone(state.newest().base());
+                    let write = RowWrite { record: Record::Delete(keys), hashes, base };
+                    let reports = state.commit(writing, vec![write]).await?;
+                    reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))?
                 }
             }
         })
