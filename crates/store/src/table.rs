@@ -12,12 +12,12 @@ use std::time::Duration;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{Field, FieldRef, Fields, Schema};
-use cenote_base::{Error, Result};
+use cenote_base::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::NewColumnTransform;
 
-use crate::base::dataset::schemas;
+use crate::base::dataset::{self, schemas};
 use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
 use crate::errors::{arrow_error, lance_error};
@@ -171,25 +171,19 @@ impl Table {
 
     /// Upserts several batches as one version: see [`upsert`](Self::upsert).
     pub async fn upsert_all(&self, batches: Vec<RecordBatch>) -> Result<WriteReport> {
-        let (state, snapshot) = self.current().await?;
-        let logical = Arc::clone(snapshot.full_schema());
-        let checked = batches.iter().map(|batch| schema::check_batch(batch, &logical, Missing::Null));
-        let (batches, hashes) = unique(&state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
-        if hashes.is_empty() {
-            return Ok(WriteReport::unchanged(snapshot.version()));
+        let (state, mut snapshot) = self.current().await?;
+        loop {
+            let base = Arc::clone(snapshot.base());
+            let written = upsert(&state, snapshot, &batches).boxed().await;
+            if !written.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+                return written;
+            }
+            // Somebody may have changed the schema since the rows were checked: then they are checked again.
+            snapshot = state.snapshot().boxed().await?;
+            if dataset::has_schema(snapshot.base(), &base) {
+                return written;
+            }
         }
-        let base = Arc::clone(snapshot.base());
-        // While a snapshot is held, the next write has to copy the list of chunks.
-        drop(snapshot);
-        let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        if bytes as u64 >= state.options().bulk_bytes.0 || hashes.len() > WRITE_ROWS_MAX {
-            return direct::upsert(&state, batches).boxed().await;
-        }
-        let batch = match <[RecordBatch; 1]>::try_from(batches) {
-            Ok([batch]) => batch,
-            Err(batches) => concat_batches(&logical, &batches).map_err(arrow_error)?,
-        };
-        write(&state, RowWrite { record: Record::Upsert(batch), hashes, base }).boxed().await
     }
 
     /// Writes rows to files that no version names yet, after the checks of [`upsert_all`](Self::upsert_all). Many
@@ -267,7 +261,7 @@ impl Table {
         }
         let whole = patch::whole_rows(&snapshot, &given, &row_ids).boxed().await?;
         let hashes = state.key().hash(&state.key().project(&given)?, state.hash_key())?;
-        let write = RowWrite { record: Record::Upsert(whole), hashes, base: Arc::clone(snapshot.base()) };
+        let write = RowWrite { record: Record::Upsert(whole), hashes, base: Some(Arc::clone(snapshot.base())) };
         let committing = Arc::clone(&state);
         let reports = detached(async move { committing.commit(writing, vec![write]).await }).await?;
         state.keep_up();
@@ -293,13 +287,12 @@ impl Table {
         if keys.num_rows() == 0 {
             return Ok(WriteReport::unchanged(snapshot.version()));
         }
-        let base = Arc::clone(snapshot.base());
         drop(snapshot);
         let hashes = state.key().hash(&keys, state.hash_key())?;
         if keys.num_rows() >= state.options().fold_rows {
             return direct::delete(&state, keys, hashes).boxed().await;
         }
-        write(&state, RowWrite { record: Record::Delete(keys), hashes, base }).boxed().await
+        write(&state, RowWrite { record: Record::Delete(keys), hashes, base: None }).boxed().await
     }
 
     /// Deletes exactly the rows that satisfy `filter` at the moment of the deletion, whatever is written at the same
@@ -459,6 +452,31 @@ impl Table {
         let (state, _) = self.current().await?;
         state.upkeep_status()
     }
+}
+
+/// Upserts `batches`, which are checked with the schema of `snapshot`.
+///
+/// # Errors
+/// `Conflict` when the schema changes before they are written.
+async fn upsert(state: &Arc<TableState>, snapshot: Snapshot, batches: &[RecordBatch]) -> Result<WriteReport> {
+    let logical = Arc::clone(snapshot.full_schema());
+    let checked = batches.iter().map(|batch| schema::check_batch(batch, &logical, Missing::Null));
+    let (batches, hashes) = unique(state, &snapshot, checked.collect::<Result<Vec<_>>>()?)?;
+    if hashes.is_empty() {
+        return Ok(WriteReport::unchanged(snapshot.version()));
+    }
+    let base = Some(Arc::clone(snapshot.base()));
+    // While a snapshot is held, the next write has to copy the list of chunks.
+    drop(snapshot);
+    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    if bytes as u64 >= state.options().bulk_bytes.0 || hashes.len() > WRITE_ROWS_MAX {
+        return direct::upsert(state, batches).boxed().await;
+    }
+    let batch = match <[RecordBatch; 1]>::try_from(batches) {
+        Ok([batch]) => batch,
+        Err(batches) => concat_batches(&logical, &batches).map_err(arrow_error)?,
+    };
+    write(state, RowWrite { record: Record::Upsert(batch), hashes, base }).boxed().await
 }
 
 /// Writes to the change store once it has room, and starts a fold if there is a reason to.

@@ -589,7 +589,7 @@ async fn centres_that_others_learn_are_those_of_the_partitions() {
     }
 }
 
-/// What a collection by another process does that took the builder for dead while it was suspended.
+/// Removes the files, as a collection by another process does that took the suspended builder for dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_whose_files_are_gone_is_not_committed() {
     let directory = tempfile::tempdir().unwrap();

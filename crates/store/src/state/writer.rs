@@ -55,8 +55,8 @@ pub(crate) struct Request {
 pub(crate) struct RowWrite {
     pub(crate) record: Record,
     pub(crate) hashes: Vec<u128>,
-    /// The base with whose schema the rows were checked.
-    pub(crate) base: Arc<Dataset>,
+    /// The base with whose schema the rows were checked; `None` for keys, whose columns never change.
+    pub(crate) base: Option<Arc<Dataset>>,
 }
 
 /// The handle of a queued write.

@@ -120,7 +120,8 @@ impl TableState {
         let sync = self.newest().base().config().get(DURABILITY_PROPERTY).is_none_or(|value| value != "relaxed");
         let base = Arc::clone(self.newest().base());
         let rows: usize = writes.iter().map(|write| write.hashes.len()).sum();
-        let is_current: Vec<bool> = writes.iter().map(|write| dataset::has_schema(&base, &write.base)).collect();
+        let is_current = |write: &RowWrite| write.base.as_ref().is_none_or(|checked| dataset::has_schema(&base, checked));
+        let is_current: Vec<bool> = writes.iter().map(is_current).collect();
         let (mut resolved, mut frames) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
         for (write, _) in writes.into_iter().zip(&is_current).filter(|(_, is_current)| **is_current) {
             resolved.push((self.resolve(&write.hashes).await?, write.hashes));
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{Store, StoreOptions, TableSpec};
 
-    /// One group with a write from before and one from after a column was dropped and added again.
+    /// Commits one group with a write from before and one from after a column was dropped and added again.
     #[tokio::test]
     async fn rows_that_were_checked_with_another_schema_are_refused() {
         let directory = tempfile::tempdir().unwrap();
@@ -224,7 +225,7 @@ mod tests {
         let state = table.state().await.unwrap();
         let write = |id: i64| {
             let hashes = state.key().hash(&state.key().project(&rows(id)).unwrap(), state.hash_key()).unwrap();
-            RowWrite { record: Record::Upsert(rows(id)), hashes, base: Arc::clone(state.newest().base()) }
+            RowWrite { record: Record::Upsert(rows(id)), hashes, base: Some(Arc::clone(state.newest().base())) }
         };
         let early = write(1);
         table.drop_columns(&["x"]).await.unwrap();

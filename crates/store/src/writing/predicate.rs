@@ -99,8 +99,7 @@ async fn delete_now(
                     direct::delete_while(&state, &changing, writing, keys, hashes).await
                 }
                 _ => {
-                    let base = Arc::clone(state.newest().base());
-                    let write = RowWrite { record: Record::Delete(keys), hashes, base };
+                    let write = RowWrite { record: Record::Delete(keys), hashes, base: None };
                     let reports = state.commit(writing, vec![write]).await?;
                     reports.into_iter().next().ok_or_else(|| Error::internal("a commit returned no report"))?
                 }
