@@ -60,7 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     runtime.shutdown_background();
     match outcome {
         Ok(()) => 0,
-        Err(error) if output::is_broken_pipe(&error) => 0,
+        Err(_) if output::is_closed() => 0,
         Err(error) => {
             let text = if verbose { format!("{error:#}") } else { error.to_string() };
             fail(&text, 1)

@@ -1,20 +1,23 @@
 //! The only writer of standard output, which gets rows, and of standard error, which gets notes. It avoids the printing
 //! macros, which panic when the other end is closed or full.
 
-use std::error::Error as _;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use cenote_runtime::arrow;
-use cenote_runtime::{Context, Error, Result};
+use cenote_runtime::{Error, Result};
 
 use crate::arguments::OutputFormat;
 
 /// Characters of a text in a table for people.
 const TEXT_CHARS_MAX: usize = 80;
+
+/// Whether standard output was found closed.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Writes a line for people to standard error, and ignores a failure: work goes on when standard error is closed.
 pub fn note(text: &str) {
@@ -122,7 +125,7 @@ pub fn text(text: &str) -> Result<()> {
 
 fn bytes(bytes: &[u8]) -> Result<()> {
     let mut output = std::io::stdout().lock();
-    output.write_all(bytes).and_then(|()| output.flush()).context(|| "write results")
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(write_error)
 }
 
 /// Makes a batch of named columns.
@@ -141,21 +144,19 @@ pub fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
-/// Returns whether `error` comes from a closed standard output.
-pub fn is_broken_pipe(error: &Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
+/// Returns whether a write to standard output found it closed. The work ends then, and that is not an error.
+pub fn is_closed() -> bool {
+    CLOSED.load(Ordering::Relaxed)
+}
+
+fn write_error(source: std::io::Error) -> Error {
+    CLOSED.fetch_or(source.kind() == std::io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+    Error::from(source).context("write results")
 }
 
 fn print_error(source: arrow::error::ArrowError) -> Error {
     match source {
-        arrow::error::ArrowError::IoError(_, io) => Error::from(io).context("write results"),
+        arrow::error::ArrowError::IoError(_, io) => write_error(io),
         other => Error::internal(format!("write results: {other}")).with_source(other),
     }
 }

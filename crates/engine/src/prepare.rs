@@ -6,20 +6,25 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, ErrorKind, Result};
-use cenote_store::{Snapshot, Store, TableSpec};
+use cenote_store::{Snapshot, Store, Table, TableSpec};
+use serde_json::Value;
 
 use crate::group::StepGroup;
 use crate::plan::{Child, PlannedStep};
 use crate::record::dependents;
 use crate::record::derivation::DERIVED_PREFIX;
 
-/// The field of such a property that holds the identity of the child table.
+/// The property of a child table that names the table of the parents.
+const CHILD_OF: &str = "cenote.child_of";
+/// The field of a record of how outputs were made that holds the identity of the child table.
 const CHILD_IDENTITY: &str = "into_identity";
 
 /// A child table that is ready to be filled.
 struct ReadyChild {
     identity: u64,
     is_new: bool,
+    /// Whether columns were added to it, which no parent has filled.
+    is_wider: bool,
 }
 
 /// Creates child tables, adds the columns that `group` will fill, and records which fingerprints a change of each
@@ -43,7 +48,7 @@ pub(crate) async fn prepare(store: &Store, group: &StepGroup, planned: &[Arc<Pla
 
     dependents::register(&group.table, planned).await?;
     let mut properties = BTreeMap::new();
-    let mut set = |name: String, value: serde_json::Value| {
+    let mut set = |name: String, value: Value| {
         let value = value.to_string();
         if snapshot.properties().get(&name) != Some(&value) {
             properties.insert(name, Some(value));
@@ -78,21 +83,23 @@ async fn prepare_children(store: &Store, group: &StepGroup) -> Result<BTreeMap<S
     let mut children = BTreeMap::new();
     for step in &group.steps {
         let Some(child) = &step.child else { continue };
-        let ReadyChild { identity, is_new } = ensure_child(store, step, child).await?;
+        let made = made_before(&group.table.snapshot().await?, step)?;
+        let ReadyChild { identity, is_new, is_wider } = ensure_child(store, step, child, made.as_ref()).await?;
         children.insert(step.label().to_owned(), identity);
         let snapshot = group.table.snapshot().await?;
         let made = made_before(&snapshot, step)?;
         let former = made.as_ref().and_then(|made| made[CHILD_IDENTITY].as_str());
         let is_another = former.map_or(is_new, |former| former != identity.to_string());
-        if is_another && snapshot.full_schema().field_with_name(&step.fingerprint_column).is_ok() {
+        if (is_another || is_wider) && snapshot.full_schema().field_with_name(&step.fingerprint_column).is_ok() {
             group.table.drop_columns(&[&step.fingerprint_column]).await?;
         }
     }
     Ok(children)
 }
 
-/// Creates the child table of `step`, or adds the output columns that it lacks.
-async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child) -> Result<ReadyChild> {
+/// Creates the child table of `step`, or adds the output columns that it lacks. `made` is the record of how the
+/// children were made before.
+async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child, made: Option<&Value>) -> Result<ReadyChild> {
     match store.table(&child.table).await {
         Ok(table) => {
             let snapshot = table.snapshot().await?;
@@ -104,26 +111,53 @@ async fn ensure_child(store: &Store, step: &PlannedStep, child: &Child) -> Resul
                     child.key.join(", ")
                 )));
             }
+            claim_child(&table, &snapshot, step, made).await?;
             let is_missing = |output: &&Field| snapshot.full_schema().field_with_name(output.name()).is_err();
             let missing: Vec<Field> = step.outputs.iter().filter(is_missing).cloned().collect();
             if !missing.is_empty() {
                 table.add_columns(&missing).await?;
             }
-            Ok(ReadyChild { identity: snapshot.identity(), is_new: false })
+            Ok(ReadyChild { identity: snapshot.identity(), is_new: false, is_wider: !missing.is_empty() })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let spec = TableSpec::new(Arc::clone(&child.schema), child.key.clone());
             let table = match store.create_table(&child.table, spec).await {
                 // Another run has created it meanwhile.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    return Box::pin(ensure_child(store, step, child)).await;
+                    return Box::pin(ensure_child(store, step, child, made)).await;
                 }
                 table => table?,
             };
-            Ok(ReadyChild { identity: table.snapshot().await?.identity(), is_new: true })
+            let snapshot = table.snapshot().await?;
+            claim_child(&table, &snapshot, step, made).await?;
+            Ok(ReadyChild { identity: snapshot.identity(), is_new: true, is_wider: false })
         }
         Err(error) => Err(error),
     }
+}
+
+/// Marks `child` as the table of the children that `step` makes.
+///
+/// # Errors
+/// `InvalidInput` when it has rows of somebody else, which the step would remove as orphans.
+async fn claim_child(child: &Table, snapshot: &Snapshot, step: &PlannedStep, made: Option<&Value>) -> Result<()> {
+    let name = step.label();
+    match snapshot.properties().get(CHILD_OF) {
+        Some(parents) if *parents == step.table => return Ok(()),
+        Some(parents) => {
+            return Err(Error::invalid_input(format!(
+                "table `{name}` holds children of table `{parents}`, which the step would remove: choose another `into`"
+            )));
+        }
+        None => {}
+    }
+    let is_ours = made.is_some_and(|made| made[CHILD_IDENTITY] == snapshot.identity().to_string());
+    if !is_ours && snapshot.count(None).await? > 0 {
+        return Err(Error::invalid_input(format!(
+            "table `{name}` holds rows that no step made, which the step would remove: choose another `into`"
+        )));
+    }
+    child.set_properties(BTreeMap::from([(CHILD_OF.to_owned(), Some(step.table.clone()))])).await.map(drop)
 }
 
 /// Drops the fingerprints of steps that read other columns than before, or whose outputs somebody dropped.
@@ -145,7 +179,7 @@ async fn void_changed(group: &StepGroup) -> Result<()> {
 ///
 /// # Errors
 /// `Corrupt` for a record that no run wrote.
-fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Result<Option<serde_json::Value>> {
+fn made_before(snapshot: &Snapshot, step: &PlannedStep) -> Result<Option<Value>> {
     let property = format!("{DERIVED_PREFIX}{}", step.label());
     let Some(made) = snapshot.properties().get(&property) else { return Ok(None) };
     let unreadable = |source| {

@@ -35,14 +35,14 @@ impl BoundOperator {
         self.operator.resources()
     }
 
-    /// Returns the fingerprint of what this operator derives: name, version, parameters, model, and `upstream`, the
-    /// fingerprints of its inputs in port order (empty text for a source column).
-    pub fn fingerprint(&self, upstream: &[String]) -> Fingerprint {
+    /// Returns the fingerprint of what this operator derives: name, version, parameters, model, and `bindings`, which
+    /// say what its inputs are and how its outputs are named, in port order.
+    pub fn fingerprint(&self, bindings: &[String]) -> Fingerprint {
         let params = Value::Object(self.params.0.clone().into_iter().collect()).to_string();
         let version = self.definition.version.to_le_bytes();
         let model = self.operator.model_hash().unwrap_or_default();
         let own = [self.definition.name.as_bytes(), &version, params.as_bytes(), model.as_bytes()];
-        Fingerprint::of(own.into_iter().chain(upstream.iter().map(String::as_bytes)))
+        Fingerprint::of(own.into_iter().chain(bindings.iter().map(String::as_bytes)))
     }
 
     /// Starts a worker whose outputs are checked against the operator's contract.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
-use cenote_engine::{Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan};
+use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan};
 use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
 use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};
@@ -275,6 +275,7 @@ impl Lake {
     /// # Errors
     /// `AlreadyExists` for a name in use; `InvalidInput` for a name, schema or key that no table can have.
     pub async fn create_table(&self, name: &str, spec: TableSpec) -> Result<Table> {
+        check_name(name)?;
         Box::pin(self.shared.store.create_table(name, spec)).await.map(|table| self.with_indexes(table))
     }
 
@@ -320,6 +321,7 @@ impl Lake {
     /// `NotFound` for a path that does not exist; `InvalidInput` for a table with other columns. A file that cannot be
     /// read is not an error: the report names it.
     pub async fn ingest(&self, table: &str, paths: &[PathBuf], progress: &dyn Progress) -> Result<IngestReport> {
+        check_name(table)?;
         let commit_bytes_max = Budget::of(self.shared.memory_max).file();
         Box::pin(ingest::ingest(&self.shared.store, table, paths, commit_bytes_max, progress)).await
     }
@@ -427,4 +429,15 @@ async fn check_format(location: &Path) -> Result<()> {
         ))),
         None => Err(Error::corrupt(format!("{} is unreadable", location.join(MARKER).display()))),
     }
+}
+
+/// Checks that callers may create a table called `name`.
+///
+/// # Errors
+/// `InvalidInput` for the name of the table of failed rows.
+fn check_name(name: &str) -> Result<()> {
+    if name == ERROR_TABLE {
+        return Err(Error::invalid_input(format!("table `{name}` holds the rows that failed: choose another name")));
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use cenote_store::{HIDDEN_PREFIX, PrimaryKey};
 
 use super::step::Child;
 use crate::recipe::Step;
+use crate::record::error_table::ERROR_TABLE;
 
 /// The column of a child table that numbers the rows of one parent, from 0.
 const ORDINAL: &str = "ordinal";
@@ -90,6 +91,9 @@ pub(super) fn check_shape(step: &Step, shape: Shape) -> Result<()> {
 
 /// Plans the child table `into` of a table with the key `parent`.
 pub(super) fn plan_child(into: &str, parent: &PrimaryKey, outputs: &[Field]) -> Result<Child> {
+    if into == ERROR_TABLE {
+        return Err(Error::invalid_input(format!("table `{into}` holds the rows that failed: choose another `into`")));
+    }
     let mut fields: Vec<Field> = parent.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.push(Field::new(ORDINAL, DataType::Int32, false));
     if let Some(twice) = outputs.iter().find(|output| fields.iter().any(|field| field.name() == output.name())) {

@@ -44,13 +44,15 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
         let outputs = name_outputs(step, &operator).context(at("output"))?;
         check_shape(step, operator.definition.shape).context(at(if step.keep.is_some() { "keep" } else { "into" }))?;
 
-        let makers = || inputs.iter().map(|column| table.maker(column));
-        let upstream = |maker: Option<&Maker>| match maker {
-            Some(Maker { step, field }) => format!("{}.{field}", planned[*step].fingerprint),
-            None => String::new(),
-        };
-        let fingerprint = operator.fingerprint(&makers().map(upstream).collect::<Vec<_>>());
-        let mut reads_from: Vec<usize> = makers().flatten().map(|maker| maker.step).collect();
+        let read = inputs.iter().map(|column| match table.maker(column) {
+            Some(Maker { step, field }) => format!("in: {}.{field}", planned[*step].fingerprint),
+            None => format!("in: column {column}"),
+        });
+        let named = operator.outputs().iter().zip(&outputs);
+        let named = named.map(|(field, output)| format!("out: {} as {}", field.name(), output.name()));
+        let fingerprint = operator.fingerprint(&read.chain(named).collect::<Vec<_>>());
+        let makers = inputs.iter().filter_map(|column| table.maker(column));
+        let mut reads_from: Vec<usize> = makers.map(|maker| maker.step).collect();
         reads_from.sort_unstable();
         reads_from.dedup();
         let filter = table.filter(step.filter.as_ref());
@@ -61,6 +63,16 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
             None => {
                 let fingerprint_column = fingerprint_column(&first);
                 for (field, output) in operator.outputs().iter().zip(&outputs) {
+                    let reads_it = |earlier: &Arc<PlannedStep>| {
+                        earlier.table == step.table && earlier.inputs.contains(output.name())
+                    };
+                    if planned.iter().any(reads_it) {
+                        let what = format!(
+                            "column `{}` is read by an earlier step: put the step that makes it first",
+                            output.name()
+                        );
+                        return Err(Error::invalid_input(what)).context(at("output"));
+                    }
                     let maker = Maker { step: number, field: field.name().clone() };
                     table.add_output(maker, output, &fingerprint_column).context(at("output"))?;
                 }

@@ -15,6 +15,8 @@ use crate::fault::internal;
 /// The name of the error table.
 pub const ERROR_TABLE: &str = "cenote_errors";
 
+/// Bytes of a reason that are kept.
+const REASON_BYTES_MAX: usize = 8 << 10;
 const KEY: [&str; 3] = ["table_name", "row_key", "step"];
 
 /// Returns the schema of the error table, keyed by its first three columns.
@@ -64,6 +66,11 @@ pub struct ErrorTable {
     store: Store,
     table_name: String,
     identity: i64,
+}
+
+/// Returns the first `REASON_BYTES_MAX` bytes of `reason`, in whole characters.
+fn cut(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
 }
 
 impl ErrorTable {
@@ -145,7 +152,7 @@ impl ErrorTable {
             text(failures.iter().map(|failure| failure.row_key.as_str()).collect()),
             text(failures.iter().map(|failure| failure.step.as_str()).collect()),
             text(failures.iter().map(|failure| failure.operator.as_str()).collect()),
-            text(failures.iter().map(|failure| failure.reason.as_str()).collect()),
+            text(failures.iter().map(|failure| cut(&failure.reason)).collect()),
             Arc::new(TimestampMicrosecondArray::from(vec![now.0; failures.len()])),
             Arc::new(Int64Array::from(vec![self.identity; failures.len()])),
         ];

@@ -16,6 +16,8 @@ from cenote.errors import InvalidInputError, UnavailableError
 from cenote.types import to_schema
 
 _TRACEBACK_LINES = 8
+# Characters of a line of a reason that are kept.
+_REASON_CHARS = 1_000
 """The lines of a traceback that an error keeps."""
 _ROWS_FIRST = 16
 """The rows of the first call with `auto`."""
@@ -145,4 +147,5 @@ def reason(error: Exception) -> str:
     """Describes the error, and where in the operator it was raised."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     text = "".join(lines).rstrip().splitlines()
-    return "\n".join([f"{type(error).__name__}: {error}", *text[-_TRACEBACK_LINES:]])
+    what = f"{type(error).__name__}: {error}"
+    return "\n".join(line[:_REASON_CHARS] for line in [what, *text[-_TRACEBACK_LINES:]])

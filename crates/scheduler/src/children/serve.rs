@@ -22,10 +22,15 @@ pub fn serve_calls(mut work: impl FnMut(&Value) -> Result<Value>) -> Result<()> 
     let connection = io::stdin().as_fd().try_clone_to_owned().context(|| "take standard input")?;
     let mut to = UnixStream::from(connection);
     let mut from = BufReader::new(to.try_clone()?);
+    let served_by = std::process::id();
     write_frame(&mut to, FrameKind::Greeting, GREETING).context(|| "greet the parent")?;
     while let Some(call) = read_frame(&mut from)? {
         let input = parse_call(&call)?;
         let output = work(&input).and_then(|value| object_content(&value));
+        // The work forked: only the process that was called answers, or each later call would get an earlier answer.
+        if std::process::id() != served_by {
+            std::process::exit(0);
+        }
         match output {
             Ok(content) => write_frame(&mut to, FrameKind::Answer, &content)?,
             Err(error) => write_frame(&mut to, FrameKind::Failure, &failure_content(&error))?,
