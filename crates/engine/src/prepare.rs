@@ -151,7 +151,8 @@ async fn claim_child(child: &Table, snapshot: &Snapshot, step: &PlannedStep, mad
         }
         None => {}
     }
-    let is_ours = made.is_some_and(|made| made[CHILD_IDENTITY] == snapshot.identity().to_string());
+    let identity = snapshot.identity().to_string();
+    let is_ours = made.is_some_and(|made| made[CHILD_IDENTITY].as_str() == Some(&identity));
     if !is_ours && snapshot.count(None).await? > 0 {
         return Err(Error::invalid_input(format!(
             "table `{name}` holds rows that no step made, which the step would remove: choose another `into`"

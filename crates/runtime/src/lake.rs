@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use cenote_base::{ByteSize, Error, ErrorKind, Progress, Result};
-use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan};
+use cenote_engine::{
+    ERROR_TABLE, Engine, EngineOptions, ErrorTable, IndexRequest, Recipe, RunOptions, RunReport, StagePlan,
+};
 use cenote_index::{IndexKind, IndexOptions, IndexSpec, Indexes, Trainer};
 use cenote_models::{ModelOptions, ModelRegistry, Provider};
 use cenote_operator::{Definition, Registry};

@@ -120,7 +120,8 @@ impl TableState {
         let sync = self.newest().base().config().get(DURABILITY_PROPERTY).is_none_or(|value| value != "relaxed");
         let base = Arc::clone(self.newest().base());
         let rows: usize = writes.iter().map(|write| write.hashes.len()).sum();
-        let is_current = |write: &RowWrite| write.base.as_ref().is_none_or(|checked| dataset::has_schema(&base, checked));
+        let is_current =
+            |write: &RowWrite| write.base.as_ref().is_none_or(|checked| dataset::has_schema(&base, checked));
         let is_current: Vec<bool> = writes.iter().map(is_current).collect();
         let (mut resolved, mut frames) = (Vec::with_capacity(writes.len()), Vec::with_capacity(writes.len()));
         for (write, _) in writes.into_iter().zip(&is_current).filter(|(_, is_current)| **is_current) {
