@@ -323,6 +323,83 @@ async fn a_slow_run_leaves_alone_what_a_later_one_found_to_be_right() {
     assert_eq!(words, ["one", "x", "third"]);
 }
 
+/// A child table of somebody else would lose its rows as orphans.
+#[tokio::test]
+async fn a_step_fills_no_table_with_rows_of_others() {
+    let fixture = fixture(&[("a", "one two")]).await;
+    let split = |table: &str, into: &str| {
+        Recipe::new("r", vec![Step::new(table, OperatorSpec::new("split_text"), "text").into_table(into)])
+    };
+    fixture.run(&split("docs", "words")).await;
+    // A table of the user's that looks like a child table.
+    let like = fixture.store.table("words").await.unwrap().snapshot().await.unwrap();
+    let rows = like.collect(&ScanRequest::default()).await.unwrap();
+    let own = fixture.store.create_table("own", TableSpec::new(rows.schema(), ["id", "ordinal"])).await.unwrap();
+    own.upsert(rows).await.unwrap();
+    // Another parent of the same key.
+    let schema = fixture.table.snapshot().await.unwrap().full_schema().clone();
+    let fields = schema.fields().iter().filter(|field| !field.name().starts_with('_')).cloned();
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let notes = fixture.store.create_table("notes", TableSpec::new(schema, ["id"])).await.unwrap();
+    notes.upsert(batch("text", &[("b", "three")])).await.unwrap();
+    for (recipe, says) in [
+        (split("docs", "own"), "table `own` holds rows that no step made"),
+        (split("notes", "words"), "table `words` holds children of table `docs`"),
+        (split("docs", ERROR_TABLE), "holds the rows that failed"),
+    ] {
+        let error = fixture.engine(1).run(&recipe, &RunOptions::default()).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidInput && error.message().contains(says), "{error}");
+    }
+    for table in ["own", "words"] {
+        let words: Vec<_> = fixture.column(table, &["id", "ordinal"], "word").await.into_values().flatten().collect();
+        assert_eq!(words, ["one", "two"], "{table}");
+    }
+    assert_eq!(processed(&fixture.run(&split("docs", "words")).await), [0]);
+}
+
+/// An older recipe that is still running cannot pass its values off as those of a newer one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_another_column_is_stale() {
+    let fixture = fixture(&[("a", "text")]).await;
+    fixture.table.update(batch("note", &[("a", "note")])).await.unwrap();
+    let of = |input: &str| Recipe::new("r", vec![Step::new("docs", OperatorSpec::new("upper_text"), input)]);
+    let ((arrived, arrivals), (go_on, leave)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+    *fixture.calls.pause.lock().unwrap() = Some(Pause { arrived, leave });
+    let newer = of("note");
+    let later = async {
+        tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
+        let store = Store::open(fixture.directory.path(), StoreOptions::default()).await.unwrap();
+        fixture.engine_over(store, 1).run(&newer, &RunOptions::default()).await.unwrap();
+        go_on.send(()).unwrap();
+    };
+    let older = of("text");
+    let (_, ()) = tokio::join!(async { drop(fixture.engine(1).run(&older, &RunOptions::default()).await) }, later);
+    fixture.run(&newer).await;
+    let made: Vec<_> = fixture.column("docs", &["id"], "upper").await.into_values().flatten().collect();
+    assert_eq!(made, ["NOTE"]);
+}
+
+#[tokio::test]
+async fn a_child_column_that_was_dropped_is_made_again() {
+    let fixture = fixture(&[("a", "one two"), ("b", "three")]).await;
+    let recipe = Recipe::new("r", vec![Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words")]);
+    fixture.run(&recipe).await;
+    fixture.store.table("words").await.unwrap().drop_columns(&["word"]).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [2]);
+    let words: Vec<_> = fixture.column("words", &["id", "ordinal"], "word").await.into_values().flatten().collect();
+    assert_eq!(words, ["one", "two", "three"]);
+}
+
+#[tokio::test]
+async fn a_column_is_made_before_it_is_read() {
+    let fixture = fixture(&[("a", "one")]).await;
+    fixture.table.add_columns(&[Field::new("upper", DataType::Utf8, true)]).await.unwrap();
+    let read = Step::new("docs", OperatorSpec::new("split_text"), "upper").into_table("words");
+    let recipe = Recipe::new("r", vec![read, upper()]);
+    let error = fixture.engine(1).run(&recipe, &RunOptions::default()).await.unwrap_err();
+    assert!(error.message().contains("column `upper` is read by an earlier step"), "{error}");
+}
+
 #[tokio::test]
 async fn only_changed_rows_parameters_and_versions_are_derived_again() {
     let fixture = fixture(&[("a", "one"), ("b", "two"), ("c", "three")]).await;

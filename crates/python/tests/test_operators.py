@@ -109,6 +109,33 @@ def test_a_row_that_ends_the_process_is_set_aside(tmp_path, end, says: str) -> N
     assert re.search(says, error["reason"]), error["reason"]
 
 
+def test_only_the_process_that_was_called_answers(tmp_path) -> None:
+    @cenote.operator(inputs={"text": str}, output=str)
+    class ForkOnce:
+        has_forked = False
+
+        def __call__(self, texts):
+            if not self.has_forked:
+                self.has_forked = True
+                os.fork()
+            return [text.upper() for text in texts]
+
+    lake, _ = run(tmp_path, "fork_once", rows=400)
+    assert made(lake) == [f"W{id}" for id in range(400)]
+
+
+def test_a_long_reason_is_cut(tmp_path) -> None:
+    @cenote.operator(inputs={"text": str}, output=str)
+    def fail_at_length(texts):
+        if "w3" in list(texts):
+            raise ValueError("y" * 1_000_000)
+        return list(texts)
+
+    lake, _ = run(tmp_path, "fail_at_length")
+    (error,) = lake.errors("numbers")
+    assert error["reason"].startswith("ValueError: yyy") and len(error["reason"]) < 10_000
+
+
 def test_an_operator_that_ends_the_process_on_every_row_stops_the_run(tmp_path) -> None:
     @cenote.operator(inputs={"text": str}, output=str)
     def end_always(texts):
