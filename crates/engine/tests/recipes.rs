@@ -323,7 +323,7 @@ async fn a_slow_run_leaves_alone_what_a_later_one_found_to_be_right() {
     assert_eq!(words, ["one", "x", "third"]);
 }
 
-/// A child table of somebody else would lose its rows as orphans.
+/// Refuses child tables whose rows would be removed as orphans.
 #[tokio::test]
 async fn a_step_fills_no_table_with_rows_of_others() {
     let fixture = fixture(&[("a", "one two")]).await;
@@ -357,7 +357,7 @@ async fn a_step_fills_no_table_with_rows_of_others() {
     assert_eq!(processed(&fixture.run(&split("docs", "words")).await), [0]);
 }
 
-/// An older recipe that is still running cannot pass its values off as those of a newer one.
+/// Lets a run of an older recipe end after one of a newer recipe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_of_another_column_is_stale() {
     let fixture = fixture(&[("a", "text")]).await;

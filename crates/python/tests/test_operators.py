@@ -110,7 +110,7 @@ def test_a_row_that_ends_the_process_is_set_aside(tmp_path, end, says: str) -> N
 
 
 def test_only_the_process_that_was_called_answers(tmp_path) -> None:
-    @cenote.operator(inputs={"text": str}, output=str)
+    @cenote.operator(inputs={"text": str}, output=str, name="fork_once")
     class ForkOnce:
         has_forked = False
 
@@ -220,7 +220,7 @@ def test_a_lake_opens_with_a_device_or_says_which_there_are(tmp_path):
     with cenote.open(tmp_path / "lake", create=True, device="auto") as lake:
         assert lake.tables() == []
         assert pickle.loads(pickle.dumps(lake)).tables() == []
-    with pytest.raises(InvalidInputError, match="not one of auto, cpu, gpu, software"):
+    with pytest.raises(InvalidInputError, match="there are auto, cpu, gpu, software"):
         cenote.open(tmp_path / "lake", device="tpu")
 
 
