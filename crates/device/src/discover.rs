@@ -11,7 +11,7 @@ use cenote_base::{Error, Result};
 const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part, or, for tests without a GPU, \
                        Mesa's software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
 
-/// The type of hardware that a device is.
+/// The type of hardware that a device is. The kinds are in order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceKind {
     /// A GPU with memory of its own.
@@ -22,7 +22,7 @@ pub enum DeviceKind {
     Virtual,
     /// A device whose driver does not say.
     Unknown,
-    /// The processor posing as a GPU: correct, and slower than `on_cpu`.
+    /// The processor posing as a GPU: correct, and slower than the kernels' `on_cpu`.
     Software,
 }
 
@@ -72,8 +72,8 @@ pub fn devices() -> Vec<DeviceInfo> {
 /// `Unsupported` when there is none, naming what was found instead and what to install.
 pub fn gpu() -> Result<DeviceInfo> {
     let found = devices();
-    let software: Vec<_> = found.iter().map(|info| info.name.as_str()).collect();
-    let instead = match software.as_slice() {
+    let names: Vec<_> = found.iter().map(|info| info.name.as_str()).collect();
+    let instead = match names.as_slice() {
         [] => "no Vulkan device at all".to_owned(),
         names => format!("only software: {}", names.join(", ")),
     };
@@ -82,7 +82,8 @@ pub fn gpu() -> Result<DeviceInfo> {
     })
 }
 
-/// Returns the first real GPU, or else the software device, which serves tests and is slower than `on_cpu`.
+/// Returns the first real GPU, or else the software device, which serves tests and is slower than the kernels'
+/// `on_cpu`.
 ///
 /// # Errors
 /// `Unsupported` when there is neither, naming what to install.

@@ -13,7 +13,7 @@ use crate::vector::search::VectorQuery;
 
 /// The constant c of reciprocal rank fusion, `1 / (c + rank)`: the larger, the less the first ranks stand out.
 const RANK_CONSTANT: f32 = 60.0;
-/// Rows of each ranking that are fused: `DEPTH_FACTOR · k`, at least `DEPTH_MIN`.
+/// Rows of each ranking that are fused: `DEPTH_FACTOR · k`, at least `DEPTH_MIN` and at most `K_MAX`.
 const DEPTH_FACTOR: usize = 4;
 const DEPTH_MIN: usize = 100;
 

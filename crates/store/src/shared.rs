@@ -32,11 +32,11 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct OpenTables {
     tables: Mutex<HashMap<String, OpenTable>>,
-    /// A counter of uses of tables.
+    /// The number of uses so far, which numbers the next one.
     uses: AtomicU64,
 }
 
-/// A state, once it was opened.
+/// The state of a table, set once the table has been opened.
 type StateCell = Arc<OnceCell<Arc<TableState>>>;
 
 /// A table in use.

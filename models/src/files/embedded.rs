@@ -8,6 +8,7 @@ pub(crate) const MANIFESTS: &[(&str, &str)] = &[
     ("minilm.toml", include_str!("../../manifests/minilm.toml")),
 ];
 
+/// Built-in converter scripts and their inputs, by file name.
 const FILES: &[(&str, &str)] = &[
     ("efficientnet_lite0.py", include_str!("../../convert/efficientnet_lite0.py")),
     ("imagenet_labels.txt", include_str!("../../convert/imagenet_labels.txt")),

@@ -11,11 +11,13 @@ use cenote_runtime::{
 use crate::arguments::OutputFormat;
 use crate::output;
 
+/// Prints the names of all tables.
 pub async fn tables(lake: &Lake, format: OutputFormat) -> Result<()> {
     let names = output::texts(lake.tables().await?.into_iter().map(Some));
     output::rows(&output::listing(vec![("table", names)])?, format)
 }
 
+/// Prints the columns of `table`: their types, their places in the key, and what derives them.
 pub async fn describe(lake: &Lake, table: &str, format: OutputFormat) -> Result<()> {
     let snapshot = lake.table(table).await?.snapshot().await?;
     let key = snapshot.primary_key().columns();
@@ -37,6 +39,7 @@ pub async fn describe(lake: &Lake, table: &str, format: OutputFormat) -> Result<
     output::rows(&output::listing(columns)?, format)
 }
 
+/// Prints the size, the versions, the upkeep and the indexes of each table.
 pub async fn status(lake: &Lake, format: OutputFormat) -> Result<()> {
     let tables = lake.status().await?.tables;
     let indexes = |table: &TableStatus| {
@@ -44,8 +47,8 @@ pub async fn status(lake: &Lake, format: OutputFormat) -> Result<()> {
         shown.collect::<Vec<_>>().join(", ")
     };
     let now = SystemClock.now().0;
-    let waiting = |since: Timestamp| format!("{:.0} s", (now - since.0) as f64 / 1e6);
-    let unfolded_for = |table: &TableStatus| table.upkeep.since.map(waiting);
+    let seconds_since = |since: Timestamp| format!("{:.0} s", (now - since.0) as f64 / 1e6);
+    let unfolded_for = |table: &TableStatus| table.upkeep.since.map(seconds_since);
     let upkeep = |table: &TableStatus| {
         let failure = table.upkeep.failure.as_ref().map(|failure| format!("failed: {failure}"));
         table.upkeep.doing.clone().or(failure)
@@ -71,6 +74,7 @@ pub async fn status(lake: &Lake, format: OutputFormat) -> Result<()> {
     output::rows(&output::listing(columns)?, format)
 }
 
+/// Prints all operators.
 pub fn operators(format: OutputFormat) -> Result<()> {
     let registry = known_operators(&LakeOptions::default())?;
     let all: Vec<_> = registry.definitions().collect();
@@ -97,6 +101,7 @@ pub fn operators(format: OutputFormat) -> Result<()> {
     output::rows(&output::listing(columns)?, format)
 }
 
+/// Prints all models.
 pub fn models(format: OutputFormat) -> Result<()> {
     let registry = ModelRegistry::new(LakeOptions::default().models)?;
     let all: Vec<_> = registry.manifests().collect();

@@ -1,4 +1,4 @@
-//! `cenote run`.
+//! The command `cenote run`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,6 +10,8 @@ use cenote_runtime::{ByteSize, Context, Lake, Recipe, Resources, Result, RunOpti
 use crate::arguments::Arguments;
 use crate::{output, report, session};
 
+/// Runs the recipe at `path`, or with `dry_run` only shows what it would do to that many rows of each step. `trace` is
+/// the file that gets the timeline of the work.
 pub async fn run(
     arguments: &Arguments,
     path: &Path,
@@ -52,15 +54,15 @@ pub async fn run(
 /// Notes the operators of one task and the resources it requests.
 fn show_stage(stage: &StagePlan) {
     let Resources { cpu, memory_bytes, named, device } = &stage.resources;
-    let mut asks = format!("{cpu} core{}", if *cpu == 1.0 { "" } else { "s" });
+    let mut requests = format!("{cpu} core{}", if *cpu == 1.0 { "" } else { "s" });
     if *memory_bytes > 0 {
-        asks.push_str(&format!(", {}", ByteSize(*memory_bytes)));
+        requests.push_str(&format!(", {}", ByteSize(*memory_bytes)));
     }
-    named.iter().for_each(|(name, units)| asks.push_str(&format!(", {units} {name}")));
+    named.iter().for_each(|(name, units)| requests.push_str(&format!(", {units} {name}")));
     if let Some(share) = device {
-        asks.push_str(&format!(", a share of a {}", share.class));
+        requests.push_str(&format!(", a share of a {}", share.class));
     }
-    output::note(&format!("{:<12} one task: {}; {asks}", stage.table, stage.operators.join(", ")));
+    output::note(&format!("{:<12} one task: {}; {requests}", stage.table, stage.operators.join(", ")));
 }
 
 /// Notes how many rows failed, and the command that shows why.

@@ -157,8 +157,8 @@ impl Story {
         let distances = rows.column_by_name("distance").map(|column| cast(column, &DataType::Float64)).transpose();
         let distances = distances.map_err(|e| Error::internal("read distances").with_source(e))?;
         let distance = |row| Some(distances.as_ref()?.as_primitive::<Float64Type>().value(row));
-        let hit = |(row, path): (usize, &str)| FoundRow { path: path.to_owned(), distance: distance(row) };
-        Ok(paths.as_string::<i32>().iter().flatten().enumerate().map(hit).collect())
+        let found = |(row, path): (usize, &str)| FoundRow { path: path.to_owned(), distance: distance(row) };
+        Ok(paths.as_string::<i32>().iter().flatten().enumerate().map(found).collect())
     }
 
     async fn vector_of(&self, path: &str) -> Result<String> {
@@ -253,12 +253,12 @@ impl Story {
         Ok(())
     }
 
-    async fn pictures(&self, hits: &[FoundRow]) -> Result<Vec<SheetPicture>> {
+    async fn pictures(&self, rows: &[FoundRow]) -> Result<Vec<SheetPicture>> {
         let mut pictures = Vec::new();
-        for hit in hits {
-            let distance = hit.distance.map_or_else(String::new, |distance| format!("distance {distance:.3}"));
-            let mut picture = self.picture(&hit.path, &distance).await?;
-            picture.badge = match hit.path.as_str() {
+        for row in rows {
+            let distance = row.distance.map_or_else(String::new, |distance| format!("distance {distance:.3}"));
+            let mut picture = self.picture(&row.path, &distance).await?;
+            picture.badge = match row.path.as_str() {
                 path if !ADDED.contains(&path) && !CHANGED_PHOTOS.contains(&path) => None,
                 path if ADDED.contains(&path) => Some("added"),
                 // Files that are still put aside show that the change is yet to come.

@@ -9,7 +9,7 @@ use crate::devices::{DEVICE_SHARE, Devices};
 use crate::engine::Engine;
 use crate::plan::PlannedStep;
 
-/// Equal shares of the scheduler's memory: one bounds the rows of a pass, another a task.
+/// The number of equal shares of the scheduler's memory: one bounds the rows of a pass, another the memory of a task.
 pub(super) const MEMORY_SHARES: u64 = 2;
 
 /// Consecutive steps of a group that run as one task.
@@ -40,13 +40,13 @@ fn request(step: &PlannedStep, devices: Option<&Devices>) -> Resources {
 /// Joins consecutive requests for neither a device nor named resources and for the same share of CPU, as long as their
 /// memory adds up to at most `memory_bytes_max`.
 fn fuse(requests: &[Resources], memory_bytes_max: u64) -> Vec<FusedSteps> {
-    let alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
+    let runs_alone = |request: &Resources| request.device.is_some() || !request.named.is_empty();
     let mut fused: Vec<FusedSteps> = Vec::new();
     for (number, request) in requests.iter().enumerate() {
         match fused.last_mut() {
             Some(FusedSteps { steps, resources })
-                if !alone(resources)
-                    && !alone(request)
+                if !runs_alone(resources)
+                    && !runs_alone(request)
                     && resources.cpu == request.cpu
                     && resources.memory_bytes.saturating_add(request.memory_bytes) <= memory_bytes_max =>
             {

@@ -20,7 +20,9 @@ pub(crate) fn is_nullable(sources: &[SourceSelection], column: &str) -> bool {
 /// # Errors
 /// `NotFound` for a column that a source lacks; `InvalidInput` for one whose type differs between sources.
 pub(crate) fn columns(selections: &[SourceSelection], wanted: Option<&[String]>) -> Result<Vec<String>> {
-    let Some(first) = selections.first() else { return Err(Error::invalid_input("a loader has one source or more")) };
+    let Some(first) = selections.first() else {
+        return Err(Error::invalid_input("a loader needs at least one source"));
+    };
     let mut seen = HashSet::new();
     let columns: Vec<String> = match wanted {
         // A column that is named twice comes once, as in every other read.
@@ -35,12 +37,12 @@ pub(crate) fn columns(selections: &[SourceSelection], wanted: Option<&[String]>)
                 unknown("column", column, known)
             })
         });
-        let Some(first) = types.next().transpose()? else { continue };
+        let Some(expected) = types.next().transpose()? else { continue };
         for other in types {
             let other = other?;
-            if other != first {
+            if other != expected {
                 return Err(Error::invalid_input(format!(
-                    "column `{column}` is {first} in one source and {other} in another"
+                    "column `{column}` is {expected} in one source and {other} in another"
                 )));
             }
         }

@@ -133,7 +133,7 @@ class Loader:
         if device is not None and output != "torch":
             raise InvalidInputError('a device needs output="torch"; other arrays are in the memory of the CPU')
         if not sources:
-            raise InvalidInputError("a loader has one source or more")
+            raise InvalidInputError("a loader needs at least one source")
         self._sources = list(sources)
         self._options = options
         self._output: Output = output

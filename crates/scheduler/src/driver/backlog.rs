@@ -9,10 +9,12 @@ use cenote_base::sync::Mutex;
 pub(crate) struct Backlog(Mutex<HashMap<String, f64>>);
 
 impl Backlog {
+    /// Returns the expected seconds of work in `queue`.
     pub(crate) fn seconds(&self, queue: &str) -> f64 {
         self.0.lock().get(queue).copied().unwrap_or(0.0)
     }
 
+    /// Adds `seconds` of work to `queue`; a negative number removes work that has ended.
     pub(crate) fn add(&self, queue: &str, seconds: f64) {
         *self.0.lock().entry(queue.to_owned()).or_default() += seconds;
     }

@@ -13,24 +13,24 @@ use crate::cancel::Cancel;
 /// The resources and limits of a [`Scheduler`](crate::Scheduler).
 #[derive(Debug, Clone)]
 pub struct SchedulerOptions {
-    /// CPU cores; at least one thread is started for each.
+    /// CPU cores. A thread is started for each, rounded up.
     pub cpu_cores: f32,
     /// Bytes of memory for all work and objects. By default half of what the container or the machine has.
     pub memory_max: ByteSize,
-    /// Units of named resources.
+    /// Units of named resources, by name.
     pub named: BTreeMap<String, u32>,
     /// Devices, each with a thread of its own.
     pub devices: Vec<DeviceOptions>,
     /// Parent of the directory that objects are evicted to. By default the system's directory for temporary files.
     pub spill_directory: PathBuf,
-    /// Bytes of objects on disk.
+    /// Bytes of objects on disk, at most.
     pub spill_max: ByteSize,
     /// Tasks that may wait at once; more are refused.
     pub tasks_max: usize,
     /// A stall is logged when tasks wait and nothing has begun or ended for this time.
     pub stall_after: Duration,
-    /// Bytes of memory for the newest tries, which [`write_trace`](crate::Scheduler::write_trace) writes. None by
-    /// default.
+    /// Bytes of memory for the newest tries, which [`write_trace`](crate::Scheduler::write_trace) writes; 0,
+    /// the default, keeps none.
     pub trace_max: ByteSize,
     /// The seed of the jitter of retries.
     pub seed: u64,

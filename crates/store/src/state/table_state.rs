@@ -190,6 +190,8 @@ impl TableState {
         self.presence.is_gone()
     }
 
+    /// Checks that the table was not dropped, with a request if the store is remote.
+    ///
     /// # Errors
     /// `NotFound` when the table was dropped.
     pub(crate) async fn check_presence(&self) -> Result<()> {
@@ -226,8 +228,10 @@ impl TableState {
         dataset::load(&self.location.base, &session, &self.location.params, Some(base), Some(handler)).await
     }
 
+    /// Checks that `version` can be read.
+    ///
     /// # Errors
-    /// `NotFound` when `version` cannot be read.
+    /// `NotFound`, with the versions that can be read.
     pub(crate) fn check_version(&self, version: Version) -> Result<()> {
         let (newest, history) = {
             let newest = self.newest();
@@ -290,7 +294,7 @@ impl TableState {
     }
 }
 
-/// Replays the log and loads its newest base.
+/// Replays the log and loads the newest base that it names.
 pub(super) async fn log_end(location: &TableLocation, sessions: &Sessions, fence: &Arc<Fence>) -> Result<LogEnd> {
     loop {
         let (mut log, replayed) = replay(&location.log).await?;
@@ -306,6 +310,7 @@ pub(super) async fn log_end(location: &TableLocation, sessions: &Sessions, fence
     }
 }
 
+/// Creates the log of a table that has a base alone: a new table, or one whose creation was interrupted.
 async fn start_log(location: &TableLocation, sessions: &Sessions, options: &TableOptions) -> Result<()> {
     let session = sessions.of(new_identity());
     let base = dataset::load(&location.base, &session, &location.params, None, None).await?.version().version;

@@ -11,7 +11,7 @@ use cenote_base::{Error, Result};
 
 /// The greatest depth of parentheses.
 const DEPTH_MAX: usize = 32;
-/// Operators, phrases and fuzzy words in a query, at most.
+/// Operators, parentheses, phrases and fuzzy words in a query, at most.
 const OPERATORS_MAX: usize = 1024;
 /// Edits that a fuzzy word may allow, at most.
 pub(super) const EDITS_MAX: u32 = 2;
@@ -19,7 +19,9 @@ pub(super) const EDITS_MAX: u32 = 2;
 /// The rule that joins adjacent clauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WordRule {
+    /// As by `OR`.
     AnyWord,
+    /// As by `AND`.
     AllWords,
 }
 
@@ -30,7 +32,9 @@ pub(super) enum ParsedQuery {
     Words(String),
     /// A fuzzy word, and the most letters in which another may differ; `None`: by the length of the word.
     Fuzzy(String, Option<u32>),
+    /// The words between two quotes.
     Phrase(String),
+    /// Clauses joined by operators, or one text in parentheses.
     Group(ClauseGroup<Self>),
 }
 
@@ -118,7 +122,7 @@ enum LexemeKind {
 fn split(text: &str) -> Result<Vec<Lexeme>> {
     let letters: Vec<char> = text.chars().collect();
     let mut lexemes = Vec::new();
-    let (mut next, mut others) = (0, 0);
+    let (mut next, mut operators) = (0, 0);
     while let Some(&letter) = letters.get(next) {
         let start = next;
         let starts_clause = start == 0 || letters[start - 1].is_whitespace() || "(+-".contains(letters[start - 1]);
@@ -141,10 +145,10 @@ fn split(text: &str) -> Result<Vec<Lexeme>> {
                 word
             }
         };
-        others += usize::from(!matches!(kind, LexemeKind::Word(_)));
-        if others > OPERATORS_MAX {
-            let says = format!("a text query has at most {OPERATORS_MAX} operators, phrases and fuzzy words");
-            return Err(Error::invalid_input(says));
+        operators += usize::from(!matches!(kind, LexemeKind::Word(_)));
+        if operators > OPERATORS_MAX {
+            let limit = format!("at most {OPERATORS_MAX} operators, parentheses, phrases and fuzzy words");
+            return Err(Error::invalid_input(format!("a text query has {limit}")));
         }
         lexemes.push(Lexeme { at: start + 1, kind });
     }
@@ -224,6 +228,7 @@ fn read_word(text: &str, letters: &[char], start: usize) -> Result<(LexemeKind, 
     Ok((kind, next))
 }
 
+/// The sign before a clause.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Sign {
     None,

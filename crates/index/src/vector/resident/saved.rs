@@ -49,14 +49,15 @@ pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
     let previous = read_manifest(file)?.map(|manifest| directory.join(manifest.graph));
     // Processes that share the directory write different files, and none reads a half-written one.
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index");
-    let graph = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
-    saved.graph.save(&directory.join(&graph))?;
+    let graph_name = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
+    let graph = directory.join(&graph_name);
+    saved.graph.save(&graph)?;
     let manifest = GraphManifest {
         format: FORMAT,
         subject,
         covered: saved.covered.clone(),
         complete_from: saved.complete_from,
-        graph: graph.clone(),
+        graph: graph_name,
     };
     let text =
         serde_json::to_vec(&manifest).map_err(|source| Error::internal("write a manifest").with_source(source))?;
@@ -64,7 +65,7 @@ pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
     std::fs::write(&temporary, text)
         .and_then(|()| std::fs::rename(&temporary, file))
         .context(|| format!("write {}", file.display()))?;
-    match previous.filter(|previous| *previous != directory.join(&graph)) {
+    match previous.filter(|previous| *previous != graph) {
         // A process that is reading it has it open, so the removal does not disturb it.
         Some(previous) => remove_if_exists(&previous),
         None => Ok(()),
