@@ -1,20 +1,22 @@
 //! A machine that loses power: acknowledged writes are there, a write in flight is there as a whole or not at all, and
-//! work goes on. The test records what a process does to its files, and checks the disk as it may be after each
-//! acknowledgement and at random moments between. `CENOTE_LONG=1` checks many more; `CENOTE_SEED` replays a failure as
-//! far as threads allow.
+//! work goes on. The test records what some processes do to their files, each of which takes over from one that died in
+//! the middle of a write, and checks the disk as it may be after each acknowledgement and at random moments between.
+//! `CENOTE_LONG=1` checks many more; `CENOTE_SEED` replays a failure as far as threads allow.
 
 mod disk;
 mod trace;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use cenote_base::{ByteSize, ErrorKind, Random, Result};
-use cenote_store::{DURABILITY_PROPERTY, ROW_ID, ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field};
+use cenote_store::{
+    DURABILITY_PROPERTY, Faults, ROW_ID, ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field,
+};
 use disk::{Chance, Disk};
 use futures::future::try_join_all;
 use tokio::task::JoinSet;
@@ -62,10 +64,12 @@ enum Step {
     Consumer(&'static str),
     Compact,
     Collect,
+    /// The process dies at an operation of a step, and another one goes on.
+    Die(&'static str, &'static Step),
 }
 
 use Step::{
-    AddColumn, Collect, Compact, Consumer, Create, Delete, Drop, Fold, Patch, Property, Put, Stage, Tag, Together,
+    AddColumn, Collect, Compact, Consumer, Create, Delete, Die, Drop, Fold, Patch, Property, Put, Stage, Tag, Together,
 };
 
 const WORKLOAD: &[(&str, Step)] = &[
@@ -115,6 +119,21 @@ const WORKLOAD: &[(&str, Step)] = &[
     ("media", Compact),
     ("media", Collect),
     ("plain", Collect),
+    ("dying", Die("log.create", &Create)),
+    ("dying", Drop),
+    ("dying", Create),
+    ("dying", Die("log.write", &Put(0, 6, 1))),
+    ("dying", Put(4, 9, 2)),
+    ("dying", Die("log.sync", &Put(3, 8, 3))),
+    ("dying", Put(7, 12, 4)),
+    ("dying", Die("base.commit", &Fold)),
+    ("dying", Patch(8, 10, 5)),
+    ("dying", Die("base.committed", &Put(0, 300, 6))),
+    ("dying", Delete(5, 8)),
+    ("dying", Die("base.committed", &AddColumn("extra"))),
+    ("dying", Put(2, 3, 7)),
+    ("dying", Die("log.create", &Fold)),
+    ("dying", Put(3, 4, 8)),
 ];
 
 type Rows = BTreeMap<i64, i64>;
@@ -207,7 +226,7 @@ async fn perform(store: &Store, name: &str, step: Step) -> Result<()> {
         Consumer(name) => table.set_consumer(name, Some(table.snapshot().await?.version())).await,
         Compact => table.compact(true).await,
         Collect => table.collect(Some(Duration::ZERO)).await.map(drop),
-        Create | Drop => unreachable!(),
+        Create | Drop | Die(..) => unreachable!(),
     }
 }
 
@@ -244,18 +263,26 @@ fn outcomes(before: &Option<Contents>, name: &str, step: Step) -> Possible {
         Tag(tag) => drop(after.tags.insert(tag.to_owned(), after.rows.clone())),
         Consumer(name) => after.consumers.push(name.to_owned()),
         Fold | Compact | Collect => {}
+        Die(_, step) => return outcomes(before, name, *step),
     }
     vec![Some(after)]
 }
 
 /// Returns the possible states of a table once `step` was acknowledged, if it was in one of the states `before`.
 fn acknowledge(before: &Possible, name: &str, step: Step) -> Possible {
-    let newest = outcomes(before.last().unwrap(), name, step).pop().unwrap();
+    let done = |before: &Option<Contents>| outcomes(before, name, step).pop().unwrap();
     match (kind(name), step) {
         // Any number of the newest writes may be lost, until something is synced.
-        (Kind::Relaxed, Put(..)) => before.iter().cloned().chain([newest]).collect(),
-        _ => vec![newest],
+        (Kind::Relaxed, Put(..)) => before.iter().cloned().chain(before.last().map(done)).collect(),
+        (Kind::Relaxed, _) => before.last().map(done).into_iter().collect(),
+        (_, Die(..)) => before.iter().cloned().chain(in_flight(before, name, step)).collect(),
+        _ => before.iter().map(done).collect(),
     }
+}
+
+/// Returns the possible states of a table, which was in one of the states `before`, once `step` has begun.
+fn in_flight(before: &Possible, name: &str, step: Step) -> Possible {
+    before.iter().flat_map(|before| outcomes(before, name, step)).collect()
 }
 
 async fn rows(snapshot: &cenote_store::Snapshot) -> Rows {
@@ -352,16 +379,42 @@ fn lake(root: &Path) -> PathBuf {
     root.join("below").join("lake")
 }
 
-/// Performs the workload in the directory that `CENOTE_POWER_CHILD` names.
+/// Performs the workload, from the step and in the directory that `CENOTE_POWER_CHILD` gives, until a step at which it
+/// dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
-    let Ok(root) = std::env::var(CHILD) else { return };
-    let root = Path::new(&root);
-    let store = Store::open(lake(root), options()).await.unwrap();
-    for (number, (table, step)) in WORKLOAD.iter().enumerate() {
+    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let (first, root) = arguments.split_once(' ').unwrap();
+    let (first, root): (usize, _) = (first.parse().unwrap(), Path::new(root));
+    let deadly = Arc::new(Mutex::new(None));
+    let armed = Arc::clone(&deadly);
+    let faults = Faults::new(move |operation| match *armed.lock().unwrap() {
+        Some(deadly) if operation == deadly => std::process::abort(),
+        _ => Ok(()),
+    });
+    if let Some(before) = first.checked_sub(1) {
+        // The death of the process before was the end of its step.
+        trace::mark(root, before);
+    }
+    let store = Store::open(lake(root), StoreOptions { faults, ..options() }).await.unwrap();
+    for (number, (table, step)) in WORKLOAD.iter().enumerate().skip(first) {
+        if let Die(operation, step) = step {
+            *deadly.lock().unwrap() = Some(*operation);
+            let survived = perform(&store, table, **step).await;
+            panic!("{table}: {step:?} does not come to {operation}: {survived:?}");
+        }
         perform(&store, table, *step).await.unwrap_or_else(|error| panic!("{table}: {step:?}: {error:#}"));
         trace::mark(root, number);
     }
+}
+
+/// Records what the processes that perform the workload do to `root`.
+fn record(root: &Path) -> Vec<Event> {
+    let deaths = WORKLOAD.iter().enumerate().filter(|(_, (_, step))| matches!(step, Die(..)));
+    let firsts = std::iter::once(0).chain(deaths.map(|(number, _)| number + 1));
+    firsts
+        .flat_map(|first| trace::record("power::child", (CHILD, &format!("{first} {}", root.display())), root))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -374,7 +427,7 @@ async fn a_power_cut_loses_nothing_acknowledged() {
     let is_long = std::env::var_os("CENOTE_LONG").is_some();
     let (moments, tries) = if is_long { (2_000, 10) } else { (40, 1) };
     let root = directory();
-    let events = trace::record("power::child", (CHILD, root.path().to_str().unwrap()), root.path());
+    let events = record(root.path());
     let marks = events.iter().filter(|event| matches!(event, Event::Mark(_))).count();
     assert_eq!(marks, WORKLOAD.len(), "the recording misses steps");
 
@@ -398,8 +451,7 @@ async fn a_power_cut_loses_nothing_acknowledged() {
         } else if between.binary_search(&number).is_err() {
             continue;
         } else if let Some((_, (name, step))) = steps.peek() {
-            let in_hand = outcomes(possible[name].last().unwrap(), name, *step);
-            may_be.get_mut(name).unwrap().extend(in_hand);
+            may_be.get_mut(name).unwrap().extend(in_flight(&possible[name], name, *step));
         }
         let used = names[random.below(names.len() as u64) as usize];
         for attempt in 0..=tries {
