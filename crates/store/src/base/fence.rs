@@ -28,15 +28,11 @@ use crate::base::version_files::VersionFiles;
 /// A gate that takes the right to commit, only for the duration of the commit.
 #[async_trait]
 pub(crate) trait CommitGate: Debug + Send + Sync {
-    /// Waits for the right to commit `version` of the base, which has the indexes `indices`.
+    /// Waits for the right to commit `version` of the base.
     ///
     /// # Errors
-    /// `CommitConflict` when the base has moved; `Conflict` when files of a new index are gone.
-    async fn enter(
-        self: Arc<Self>,
-        version: u64,
-        indices: &[IndexMetadata],
-    ) -> std::result::Result<Box<dyn EnteredGate>, CommitError>;
+    /// `CommitConflict` when the base has moved; `Conflict` when files that it names may be gone.
+    async fn enter(self: Arc<Self>, version: u64) -> std::result::Result<Box<dyn EnteredGate>, CommitError>;
 }
 
 /// The right to commit the next version.
@@ -170,7 +166,7 @@ impl CommitHandler for Fence {
             self.sync_files(files, version, base, store).await?;
         }
         let entered = match &self.gate {
-            Some(gate) => Some(Arc::clone(gate).enter(version, indices.as_deref().unwrap_or_default()).await?),
+            Some(gate) => Some(Arc::clone(gate).enter(version).await?),
             None if self.is_next(version) => None,
             None => {
                 let what = format!("another process committed version {} of the base; try again", version - 1);

@@ -5,9 +5,11 @@
 //! collection spares what is claimed. It lists the files first and reads the claims afterwards, so that each file on
 //! its list is claimed, belongs to an earlier commit, or belongs to nobody.
 //!
-//! A process judges the owners of claims by its own clock alone: an owner without a heartbeat for a while is dead.
+//! A process judges the owners of claims by its own clock alone: an owner without a heartbeat for a while is dead. That
+//! is recorded beside the claim before anything that it protects is removed, because an owner that was merely suspended
+//! goes on, and its next heartbeat brings the claim back. So an owner commits only if no such record exists.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,9 @@ use tokio::task::AbortHandle;
 
 use crate::files::objects::Objects;
 
-/// How long staged rows are kept for their commit.
+/// The extension of the record that the owner of a claim was taken for dead: the time, in microseconds since 1970.
+const DEAD: &str = ".dead";
+/// How long staged rows are kept for their commit, and records of the dead for owners that were suspended.
 pub(crate) const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Heartbeats per patience: a silent owner counts as dead after this many intervals.
 const BEATS: u32 = 6;
@@ -95,7 +99,8 @@ pub(crate) struct Claim {
     name: String,
     claimed: Claimed,
     beating: AbortHandle,
-    /// Whether the claim has ended. Locked while the claim is written, so that no heartbeat follows its end.
+    /// Whether the claim has ended, or waits for a commit. Locked while the claim is written, so that no heartbeat
+    /// follows its end.
     is_over: Arc<tokio::sync::Mutex<bool>>,
 }
 
@@ -129,7 +134,7 @@ impl Staging {
             }
             claimed.beat += 1;
             if let Err(error) = self.write(&name, &claimed).await {
-                // The next one may arrive; if none does in time, the commit finds its files missing and fails.
+                // The next one may arrive; if none does in time, the commit fails.
                 tracing::warn!(%error, "a heartbeat of a claim was lost");
             }
         }
@@ -153,16 +158,36 @@ impl Staging {
         self.objects.delete_all().await
     }
 
+    /// Checks that staged rows wait for their commit under the claim called `name`. Requires the right to change the
+    /// base, without which nothing is removed.
+    ///
+    /// # Errors
+    /// `Conflict` when the claim has ended: its files were committed, or are removed.
+    pub(crate) async fn check_kept(&self, name: &str) -> Result<()> {
+        if self.objects.exists(name).await? {
+            return Ok(());
+        }
+        Err(Error::conflict(
+            "staged rows no longer exist: they were committed already, or waited for more than seven days; stage them \
+             again",
+        ))
+    }
+
     /// Removes the claims of dead owners, and those whose rows were not committed in time. Takes the whole patience
     /// where an owner is dead, and one heartbeat's interval where one is alive in another process.
     pub(crate) async fn bury(&self, now: Timestamp) -> Result<()> {
         let start = Instant::now();
+        let is_old = |time: i64| now.0.saturating_sub(time) > KEPT.as_micros() as i64;
+        for name in self.objects.list().await?.iter().filter(|name| name.ends_with(DEAD)) {
+            let died = self.objects.get(name).await?;
+            if died.is_some_and(|died| serde_json::from_slice(&died).is_ok_and(is_old)) {
+                self.objects.delete(name).await?;
+            }
+        }
         let mut silent: BTreeMap<String, Claimed> = BTreeMap::new();
         for (name, claimed) in self.read().await? {
             match claimed.staged {
-                Some(staged) if now.0.saturating_sub(staged) > KEPT.as_micros() as i64 => {
-                    self.objects.delete(&name).await?;
-                }
+                Some(staged) if is_old(staged) => self.objects.delete(&name).await?,
                 Some(_) => {}
                 None if self.ours.lock().contains(&name) => {}
                 None => drop(silent.insert(name, claimed)),
@@ -170,10 +195,11 @@ impl Staging {
         }
         while !silent.is_empty() {
             tokio::time::sleep(POLL_MAX.min(self.patience / BEATS)).await;
-            let now: BTreeMap<String, Claimed> = self.read().await?.into_iter().collect();
-            silent.retain(|name, claimed| now.get(name) == Some(claimed));
+            let claims: BTreeMap<String, Claimed> = self.read().await?.into_iter().collect();
+            silent.retain(|name, claimed| claims.get(name) == Some(claimed));
             if start.elapsed() >= self.patience {
                 for name in silent.keys() {
+                    self.objects.put(&format!("{name}{DEAD}"), now.0.to_string().into()).await?;
                     self.objects.delete(name).await?;
                 }
                 break;
@@ -194,30 +220,50 @@ impl Staging {
         Ok(claims)
     }
 
+    /// Reads the claims of owners that nobody took for dead.
     async fn read(&self) -> Result<Vec<(String, Claimed)>> {
         let mut found = Vec::new();
-        for name in self.objects.list().await? {
+        let names: BTreeSet<String> = self.objects.list().await?.into_iter().collect();
+        for name in names.iter().filter(|name| !name.ends_with(DEAD) && !names.contains(&format!("{name}{DEAD}"))) {
             // It was withdrawn meanwhile, or half written; then its owner writes it again.
-            let bytes: Option<Bytes> = self.objects.get(&name).await?;
+            let bytes: Option<Bytes> = self.objects.get(name).await?;
             let claimed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            found.extend(claimed.map(|claimed| (name, claimed)));
+            found.extend(claimed.map(|claimed| (name.clone(), claimed)));
         }
         Ok(found)
     }
 }
 
 impl Claim {
-    /// Ends the claim: a version names its files now, or they belong to nobody.
-    pub(crate) async fn end(self) {
-        *self.is_over.lock().await = true;
-        self.staging.forget(&self.name).await;
+    /// Checks that what the claim protects is there, before a version names it. Requires the right to change the base,
+    /// without which nothing is removed.
+    ///
+    /// # Errors
+    /// `Conflict` when another process took this one for dead.
+    pub(crate) async fn check(&self) -> Result<()> {
+        if self.staging.objects.exists(&format!("{}{DEAD}", self.name)).await? {
+            return Err(Error::conflict(
+                "this process stopped sending heartbeats for a while, and what it was writing may have been removed: \
+                 try again",
+            ));
+        }
+        Ok(())
     }
 
-    /// Converts the claim into one for `files`, which wait for a commit. Returns its name.
-    pub(crate) async fn keep(mut self, files: Vec<String>, now: Timestamp) -> Result<String> {
+    /// Ends the claim: a version names its files now, or they belong to nobody.
+    pub(crate) async fn end(&self) {
+        let was_over = std::mem::replace(&mut *self.is_over.lock().await, true);
+        if !was_over {
+            self.staging.forget(&self.name).await;
+        }
+    }
+
+    /// Converts the claim into one for `files`, which wait for a commit, and returns its name. The claim outlives its
+    /// work then.
+    pub(crate) async fn keep(&self, files: Vec<String>, now: Timestamp) -> Result<String> {
         *self.is_over.lock().await = true;
-        self.claimed = Claimed { staged: Some(now.0), files, ..self.claimed.clone() };
-        self.staging.write(&self.name, &self.claimed).await?;
+        let kept = Claimed { staged: Some(now.0), files, ..self.claimed.clone() };
+        self.staging.write(&self.name, &kept).await?;
         Ok(self.name.clone())
     }
 }

@@ -26,6 +26,7 @@ use crate::base::fence::Fence;
 use crate::base::pages::Pages;
 use crate::base::readers::Readers;
 use crate::base::sessions::Sessions;
+use crate::base::staging::{Claim, ClaimedWork};
 use crate::blocking::{SHORT_ROWS, blocking};
 use crate::changes::change_store::ByHash;
 use crate::changes::newest::Newest;
@@ -205,6 +206,29 @@ impl TableState {
             "table `{}` was dropped; if another one was made under its name, try again",
             self.name
         ))
+    }
+
+    /// Runs `work` under a claim on what it writes and on version `base`, which it reads. If it fails because the table
+    /// was dropped, or because another process took this one for dead, the error says so, rather than which file is
+    /// missing.
+    pub(crate) async fn claimed<T, F>(
+        &self,
+        kind: ClaimedWork,
+        base: u64,
+        work: impl FnOnce(Arc<Claim>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let claim = Arc::new(self.location.staging.claim(kind, base).await?);
+        match work(Arc::clone(&claim)).await {
+            Ok(done) => {
+                claim.end().await;
+                Ok(done)
+            }
+            Err(error) if matches!(self.presence.ask().await, Ok(true)) => Err(self.gone().with_source(error)),
+            Err(error) => Err(claim.check().await.err().unwrap_or(error)),
+        }
     }
 
     /// Returns whether nothing in this process uses the table, given that `this` is the only handle of its state.

@@ -19,7 +19,7 @@ use lance::dataset::transaction::{Operation, RewriteGroup};
 use lance::index::DatasetIndexExt;
 use lance_table::format::{Fragment, IndexMetadata};
 
-use crate::base::staging::ClaimedWork;
+use crate::base::staging::{Claim, ClaimedWork};
 use crate::base::version_files::{flushing, sync_staged};
 use crate::base::{dataset, deletions};
 use crate::errors::lance_error;
@@ -124,20 +124,22 @@ async fn join(state: &Arc<TableState>, plan: impl Fn(&[File], Limits) -> Vec<Gro
     if plan(&snapshot).await?.is_empty() {
         return Ok(true);
     }
-    let claim = state.location().staging.claim(ClaimedWork::Join, snapshot.base().version().version).await?;
-    // Taken after the claim, which keeps other processes from removing what the snapshot reads, and held to the end.
-    let snapshot = state.snapshot().boxed().await?;
-    let mut all_joined = true;
-    for group in plan(&snapshot).await? {
-        state.upkeep().say(format!("joining {} files of {} rows", group.len(), levels::live_rows(&group)));
-        all_joined &= join_group(state, &snapshot, &group).boxed().await?;
-    }
-    claim.end().await;
-    Ok(all_joined)
+    let work = async |claim: Arc<Claim>| {
+        // Taken after the claim, which keeps other processes from removing what the snapshot reads, and held to the
+        // end.
+        let snapshot = state.snapshot().boxed().await?;
+        let mut all_joined = true;
+        for group in plan(&snapshot).await? {
+            state.upkeep().say(format!("joining {} files of {} rows", group.len(), levels::live_rows(&group)));
+            all_joined &= join_group(state, &snapshot, &group, &claim).boxed().await?;
+        }
+        Ok(all_joined)
+    };
+    state.claimed(ClaimedWork::Join, snapshot.base().version().version, work).await
 }
 
 /// Joins `group` into one file. Returns whether its files were as in `snapshot`, except for deletions.
-async fn join_group(state: &Arc<TableState>, snapshot: &Snapshot, group: &[File]) -> Result<bool> {
+async fn join_group(state: &Arc<TableState>, snapshot: &Snapshot, group: &[File], claim: &Claim) -> Result<bool> {
     // A build from files that are replaced would be in vain, and may have taken long.
     if state.location().staging.claims().await?.is_building() {
         return Ok(false);
@@ -149,7 +151,7 @@ async fn join_group(state: &Arc<TableState>, snapshot: &Snapshot, group: &[File]
     sync_staged(snapshot.base(), &joined.new_fragments).await?;
     faults.check("join.written")?;
     let commit = async |newest: &mut Dataset| {
-        direct::check_files(state, &joined.new_fragments).await?;
+        claim.check().await?;
         if state.location().staging.claims().await?.is_building() {
             return Ok(false);
         }

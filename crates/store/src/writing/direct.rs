@@ -13,13 +13,13 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use cenote_base::{Error, Result};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::FutureExt;
 use lance::Dataset;
 use lance_table::format::Fragment;
 use serde::{Deserialize, Serialize};
 
 use crate::base::dataset::{self, schemas};
-use crate::base::staging::ClaimedWork;
+use crate::base::staging::{Claim, ClaimedWork};
 use crate::base::version_files::{flushing, sync_staged};
 use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
@@ -37,7 +37,7 @@ use crate::writing::update::Update;
 /// Rows in files that no version of the table names yet: see [`Table::stage`](crate::Table::stage).
 #[derive(Debug, Clone)]
 pub struct Staged {
-    /// The claim that protects the files from collection; `None`: they are protected by age, for seven days.
+    /// The claim that protects the files from collection; `None` while their writer holds it.
     claim: Option<String>,
     fragments: Vec<Fragment>,
     /// The keys of the rows, in several batches: together they may exceed Arrow's offsets.
@@ -57,9 +57,6 @@ struct StagedHeader {
 
 /// Since format 2, the keys are several batches.
 const STAGED_FORMAT: u32 = 2;
-/// Files that a commit checks in parallel.
-const CHECKS: usize = 16;
-
 impl Staged {
     /// Returns the number of rows.
     pub fn rows(&self) -> usize {
@@ -109,6 +106,11 @@ impl Staged {
         let reader = |bytes| StreamReader::try_new(bytes, None).map_err(|source| wrong().with_source(source));
         let (schema, keys) = (reader(part()?)?.schema(), reader(part()?)?);
         let keys = keys.collect::<std::result::Result<Vec<_>, _>>().map_err(|source| wrong().with_source(source))?;
+        if header.claim.is_none() {
+            let what =
+                "these rows were staged by an early version of Cenote, and may have been removed: stage them again";
+            return Err(Error::unsupported(what));
+        }
         Ok(Self { claim: header.claim, fragments: header.fragments, keys, schema })
     }
 }
@@ -116,11 +118,13 @@ impl Staged {
 /// Writes rows, checked and in the logical schema, to files. A claim protects the files until they are committed or too
 /// old.
 pub(crate) async fn stage(state: &TableState, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
-    let claim = state.location().staging.claim(ClaimedWork::Rows, dataset.version().version).await?;
-    let staged = write(state, dataset, batches).await?;
-    let files = staged.fragments.iter().flat_map(|fragment| &fragment.files).map(|file| file.path.clone());
-    let claim = claim.keep(files.collect(), state.options().clock.now()).await?;
-    Ok(Staged { claim: Some(claim), ..staged })
+    let work = async |claim: Arc<Claim>| {
+        let staged = write(state, dataset, batches).await?;
+        let files = staged.fragments.iter().flat_map(|fragment| &fragment.files).map(|file| file.path.clone());
+        let claim = claim.keep(files.collect(), state.options().clock.now()).await?;
+        Ok(Staged { claim: Some(claim), ..staged })
+    };
+    state.claimed(ClaimedWork::Rows, dataset.version().version, work).await
 }
 
 async fn write(state: &TableState, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
@@ -137,15 +141,14 @@ pub(crate) async fn upsert(state: &Arc<TableState>, batches: Vec<RecordBatch>) -
     let state = Arc::clone(state);
     detached(async move {
         let dataset = Arc::clone(state.snapshot().await?.base());
-        let claim = state.location().staging.claim(ClaimedWork::Rows, dataset.version().version).await?;
-        let staged = write(&state, &dataset, batches).await?;
-        staged.sync(&dataset).await?;
-        let report = {
+        let work = async |claim: Arc<Claim>| {
+            let staged = write(&state, &dataset, batches).await?;
+            staged.sync(&dataset).await?;
             let changing = state.changing().await?;
-            commit_while(&state, &changing, vec![staged]).await?
+            claim.check().await?;
+            commit_while(&state, &changing, vec![staged]).await
         };
-        claim.end().await;
-        Ok(report)
+        state.claimed(ClaimedWork::Rows, dataset.version().version, work).await
     })
     .await
 }
@@ -157,6 +160,9 @@ pub(crate) async fn commit(state: &Arc<TableState>, staged: Vec<Staged>) -> Resu
         let claims: Vec<String> = staged.iter().filter_map(|staged| staged.claim.clone()).collect();
         let report = {
             let changing = state.changing().await?;
+            for claim in &claims {
+                state.location().staging.check_kept(claim).await?;
+            }
             commit_while(&state, &changing, staged).await?
         };
         for claim in claims {
@@ -165,26 +171,6 @@ pub(crate) async fn commit(state: &Arc<TableState>, staged: Vec<Staged>) -> Resu
         Ok(report)
     })
     .await
-}
-
-/// # Errors
-/// `Conflict` when a file of staged rows is missing or incomplete.
-pub(crate) async fn check_files(state: &TableState, fragments: impl IntoIterator<Item = &Fragment>) -> Result<()> {
-    let files = fragments.into_iter().flat_map(|fragment| &fragment.files);
-    let checks = files.map(|file| async move {
-        let there = state.location().files.size(&format!("data/{}", file.path)).await?;
-        let wanted = file.file_size_bytes.get().map(u64::from);
-        match there {
-            Some(there) if wanted.is_none_or(|wanted| wanted == there) => Ok(()),
-            _ => Err(Error::conflict(format!(
-                "staged rows no longer exist (file {}): they are kept for seven days, unless their writer stops \
-                 sending heartbeats; stage them again",
-                file.path
-            ))),
-        }
-    });
-    let checks: Vec<_> = checks.collect();
-    futures::stream::iter(checks).buffer_unordered(CHECKS).try_collect().await
 }
 
 async fn commit_while(state: &Arc<TableState>, changing: &Changing, staged: Vec<Staged>) -> Result<WriteReport> {
@@ -196,8 +182,6 @@ async fn commit_while(state: &Arc<TableState>, changing: &Changing, staged: Vec<
         return Err(Error::invalid_input("a key was staged twice: stage each key in one place"));
     }
     drop(seen);
-    // No collection can run while the right to change the base is held.
-    check_files(state, staged.iter().flat_map(|staged| &staged.fragments)).await?;
     let mut writing = state.writing().await?;
     state.adopt(&mut writing).boxed().await?;
     if state.knows_any(&hashes) {

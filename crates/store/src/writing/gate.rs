@@ -11,15 +11,12 @@ use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
-use lance_table::format::IndexMetadata;
 use lance_table::io::commit::CommitError;
 
 use crate::base::fence::{CommitGate, EnteredGate};
-use crate::base::staging::ClaimedWork;
+use crate::base::staging::{Claim, ClaimedWork};
 use crate::base::version_files::flushing;
 use crate::blocking::detached;
-use crate::errors::lance_error;
 use crate::state::table_state::TableState;
 use crate::writing::commit::Writing;
 use crate::writing::log_base::{Changing, Direct};
@@ -28,6 +25,7 @@ use crate::writing::log_base::{Changing, Direct};
 #[derive(Debug)]
 struct Gate {
     state: Arc<TableState>,
+    claim: Arc<Claim>,
     /// The right of a commit that came too late, kept so that nobody else commits before it tries again.
     kept: Mutex<Option<Changing>>,
     failure: Mutex<Option<Error>>,
@@ -42,8 +40,8 @@ struct Entered {
 }
 
 impl Gate {
-    fn new(state: &Arc<TableState>) -> Arc<Self> {
-        Arc::new(Self { state: Arc::clone(state), kept: Mutex::default(), failure: Mutex::default() })
+    fn new(state: &Arc<TableState>, claim: Arc<Claim>) -> Arc<Self> {
+        Arc::new(Self { state: Arc::clone(state), claim, kept: Mutex::default(), failure: Mutex::default() })
     }
 
     async fn turns(&self) -> Result<(Changing, Writing)> {
@@ -68,18 +66,13 @@ impl Gate {
 
 #[async_trait]
 impl CommitGate for Gate {
-    async fn enter(
-        self: Arc<Self>,
-        version: u64,
-        indices: &[IndexMetadata],
-    ) -> std::result::Result<Box<dyn EnteredGate>, CommitError> {
+    async fn enter(self: Arc<Self>, version: u64) -> std::result::Result<Box<dyn EnteredGate>, CommitError> {
         let (changing, writing) = self.turns().await.map_err(|error| self.fail(error))?;
         if !self.state.fence().is_next(version) {
             *self.kept.lock() = Some(changing);
             return Err(CommitError::CommitConflict);
         }
-        // No collection can run while the right to change the base is held.
-        check_indices(&self.state, indices).await.map_err(|error| self.fail(error))?;
+        self.claim.check().await.map_err(|error| self.fail(error))?;
         Ok(Box::new(Entered { gate: self, changing, writing }))
     }
 }
@@ -99,44 +92,21 @@ impl EnteredGate for Entered {
     }
 }
 
-/// Checks that the files of those of `indices` that the base does not have are there: a collection takes the claim of a
-/// process that was suspended for one of the dead.
-///
-/// # Errors
-/// `Conflict` when a file is missing.
-async fn check_indices(state: &TableState, indices: &[IndexMetadata]) -> Result<()> {
-    let base = Arc::clone(state.newest().base());
-    let known = base.load_indices().await.map_err(lance_error)?;
-    let is_new = |index: &&IndexMetadata| known.iter().all(|known| known.uuid != index.uuid);
-    for index in indices.iter().filter(is_new) {
-        for file in index.files.iter().flatten() {
-            let path = format!("_indices/{}/{}", index.uuid, file.path);
-            if state.location().files.size(&path).await?.is_none() {
-                return Err(Error::conflict(format!(
-                    "the files of index `{}` were removed while it was built, because its builder stopped sending \
-                     heartbeats: build it again",
-                    index.name
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Runs `change`, which leaves the rows as they are, on the newest version of the base. Each of its commits is logged.
 pub(crate) async fn maintain<T>(
     state: &Arc<TableState>,
     change: impl AsyncFnOnce(&mut Dataset) -> Result<T>,
 ) -> Result<T> {
     let known = state.snapshot().boxed().await?.base().version().version;
-    let claim = state.location().staging.claim(ClaimedWork::Build, known).await?;
-    // Pins the version to the end; taken after the claim, which protects it from other processes.
-    let snapshot = state.snapshot().boxed().await?;
-    let gate = Gate::new(state);
-    let fence = Arc::new(state.fence().behind(Arc::clone(&gate) as _));
-    let mut dataset = state.load_base_through(snapshot.base().version().version, fence).await?;
-    let done = Box::pin(flushing(snapshot.base(), change(&mut dataset))).await;
-    claim.end().await;
-    let failure = gate.failure.lock().take();
-    failure.map_or(done, Err)
+    let work = async |claim| {
+        // Pins the version to the end; taken after the claim, which protects it from other processes.
+        let snapshot = state.snapshot().boxed().await?;
+        let gate = Gate::new(state, claim);
+        let fence = Arc::new(state.fence().behind(Arc::clone(&gate) as _));
+        let mut dataset = state.load_base_through(snapshot.base().version().version, fence).await?;
+        let done = Box::pin(flushing(snapshot.base(), change(&mut dataset))).await;
+        let failure = gate.failure.lock().take();
+        failure.map_or(done, Err)
+    };
+    state.claimed(ClaimedWork::Build, known, work).await
 }

@@ -138,10 +138,13 @@ async fn work_on_a_table_that_is_dropped_neither_brings_it_back_nor_reaches_the_
     let (store, other) = (open(directory.path()).await, open(directory.path()).await);
     let table = store.create_table("t", spec()).await.unwrap();
     table.upsert(batch((0..100).map(|id| (id, 0)))).await.unwrap();
-    for is_made_anew in [false, true] {
+    for (reads_on, is_made_anew) in [(false, false), (true, false), (false, true)] {
         let outcome = table
             .maintain(async |dataset| {
                 other.drop_table("t").await?;
+                if reads_on {
+                    std::fs::read(directory.path().join("t.lance/data"))?;
+                }
                 if is_made_anew {
                     other.create_table("t", spec()).await?.upsert(batch([(7, 7)])).await?;
                 }
@@ -152,7 +155,8 @@ async fn work_on_a_table_that_is_dropped_neither_brings_it_back_nor_reaches_the_
                 dataset.update_config([("built", "yes")]).await.map(drop).map_err(lance_error)
             })
             .await;
-        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound);
+        let error = outcome.unwrap_err();
+        assert!(error.kind() == ErrorKind::NotFound && error.message().contains("`t` was dropped"), "{error:#}");
         if !is_made_anew {
             assert!(store.tables().await.unwrap().is_empty());
             store.create_table("t", spec()).await.unwrap();

@@ -125,3 +125,44 @@ async fn staged_rows_that_waited_too_long_are_refused_and_the_table_goes_on() {
     let expected = [(1, 1), (2, 2)].into_iter().collect();
     assert_eq!(contents(&table.snapshot().await.unwrap()).await, expected);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_taken_for_dead_commits_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = Store::open(directory.path(), options()).await.unwrap().create_table("t", spec()).await.unwrap();
+    other.upsert(batch((0..1_000).map(|id| (id, 0)))).await.unwrap();
+    let (arrived, arrivals) = mpsc::sync_channel(1);
+    let (go_on, going_on) = mpsc::sync_channel::<()>(1);
+    let path = directory.path().to_owned();
+    // A hook that blocks the only thread of a runtime suspends the process: it sends no heartbeats either.
+    let suspended = std::thread::spawn(move || {
+        let going_on = Mutex::new(going_on);
+        let faults = Faults::new(move |operation| {
+            if operation == "base.staged" {
+                arrived.send(()).unwrap();
+                going_on.lock().unwrap().recv().unwrap();
+            }
+            Ok(())
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let store = Store::open(&path, StoreOptions { faults, ..options() }).await.unwrap();
+            store.table("t").await.unwrap().upsert(batch((500..2_000).map(|id| (id, 1)))).await
+        })
+    });
+    tokio::task::spawn_blocking(move || arrivals.recv().unwrap()).await.unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let data = directory.path().join("t.lance/data");
+    let before = data_files(directory.path());
+    before.iter().for_each(|name| drop(std::fs::copy(data.join(name), kept.path().join(name)).unwrap()));
+    other.collect(Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(data_files(directory.path()).len(), 1, "the suspended process counts as alive");
+    // As if the collection had listed the files before this one was complete: its media would be gone.
+    before.iter().for_each(|name| drop(std::fs::copy(kept.path().join(name), data.join(name)).unwrap()));
+    go_on.send(()).unwrap();
+    let refused = tokio::task::spawn_blocking(|| suspended.join().unwrap()).await.unwrap().unwrap_err();
+    assert!(refused.kind() == ErrorKind::Conflict && refused.message().contains("heartbeats"), "{refused:#}");
+    other.upsert(batch([(1, 2)])).await.unwrap();
+    let expected = (0..1_000).map(|id| (id, if id == 1 { 2 } else { 0 })).collect();
+    assert_eq!(contents(&other.snapshot().await.unwrap()).await, expected);
+}
