@@ -73,6 +73,21 @@ def test_a_result_is_read_once_as_a_stream_and_as_often_as_one_likes_when_kept(l
     assert kept.to_arrow().equals(pa.table(kept))
 
 
+def test_iteration_reads_a_result_batch_by_batch(lake: cenote.Lake) -> None:
+    table = lake.create_table("t", {"id": int}, primary_key="id")
+    table.upsert({"id": range(10)})
+    result = table.scan(batch_rows=4)
+    begun = iter(result)
+    first = next(begun)["id"]
+    another = next(result.batches())
+    assert 0 < len(another) < 10, "the rows were read at once"
+    assert sorted([first, *(row["id"] for row in another), *(row["id"] for row in begun)]) == list(range(10))
+    with pytest.raises(InvalidInputError, match="read already"):
+        iter(result)
+    # `list` asks for the length, which reads the result into memory.
+    assert [list(table.scan(limit=0)), len(list(table.scan(batch_rows=3)))] == [[], 10]
+
+
 def test_a_large_write_is_one_version(lake: cenote.Lake) -> None:
     table = lake.create_table("t", {"id": int, "payload": bytes}, primary_key="id")
     before = table.version

@@ -133,7 +133,8 @@ def _cell(value: Any) -> str:
 
 
 class Result(Rows):
-    """A stream of rows. Arrow's stream interface reads it once; every other method first reads all rows into memory.
+    """A stream of rows. Iteration, `batches` and Arrow's stream interface read it once; every other method first reads
+    all rows into memory, where they stay.
 
     Only a few batches are read ahead, so that a result may be larger than memory:
 
@@ -142,6 +143,9 @@ class Result(Rows):
     >>> for batch in lake.sql("SELECT 1 AS one").batches():
     ...     print(batch.to_pylist())
     [{'one': 1}]
+    >>> for row in lake.sql("SELECT 1 AS one"):
+    ...     print(row)
+    {'one': 1}
     """
 
     def __init__(self, stream: _native.Stream) -> None:
@@ -181,17 +185,50 @@ class Result(Rows):
 
         return polars.DataFrame(Rows(self._native))
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterates over the rows as dicts of Python values, holding some thousands: `batches` is faster."""
+        if self._read is not None:
+            return super().__iter__()
+        self._stream.check_left()
+        return _Walk(self)
+
     def batches(self) -> Iterator[Rows]:
         """Iterates over the rows, some thousands at a time.
 
         Ctrl-C and errors lose no rows: reading on gives the next batch, or the same error.
         """
+        return self._each(Rows)
+
+    def _each(self, make: Callable[[_native.Rows], Made]) -> Iterator[Made]:
+        """Iterates over what `make` makes of each batch, or of all rows if they are in memory."""
         if self._read is not None:
-            return iter([Rows(self._read)])
+            return map(make, [self._read])
         self._stream.check_left()
-        return Given(self._stream, Rows)
+        return Given(self._stream, make)
 
     def __repr__(self) -> str:
         if self._read is not None:
             return super().__repr__()
         return f"<cenote.Result of {', '.join(self.columns)}, not read yet>"
+
+
+class _Walk(Iterator[dict[str, Any]]):
+    """An iterator over the rows of a result as dicts, which holds those of one batch."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+        self._rows: Iterator[dict[str, Any]] = iter(())
+        self._batches: Iterator[bool] | None = None
+
+    def _begin(self, batch: _native.Rows) -> bool:
+        self._rows = iter(batch.to_pylist())
+        return True
+
+    def __next__(self) -> dict[str, Any]:
+        while True:
+            for row in self._rows:
+                return row
+            if self._batches is None:
+                # Not before: `list` makes the iterator, and then asks for the length, which reads all rows.
+                self._batches = self._result._each(self._begin)
+            next(self._batches)
