@@ -15,6 +15,7 @@ use cenote_base::{Error, Result, Timestamp};
 use crate::errors::arrow_error;
 use crate::log::concerned::{Concerned, KeyParts};
 use crate::log::history::{BaseMark, Checkpoint, Note};
+use crate::rows::buffers;
 use crate::rows::primary_key::PrimaryKey;
 
 const MAGIC: [u8; 4] = *b"CNLG";
@@ -240,7 +241,8 @@ fn unreadable() -> Error {
 fn read_batch(bytes: &[u8]) -> Result<RecordBatch> {
     let mut reader = StreamReader::try_new(bytes, None).map_err(arrow_error)?;
     let batch = reader.next().ok_or_else(|| Error::corrupt("a log record holds no rows"))?;
-    batch.map_err(arrow_error)
+    // Earlier versions of Cenote logged rows as they were given.
+    buffers::canonical(batch.map_err(arrow_error)?)
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, MutableArrayData, RecordBatch, RecordBatchOptions, make_array};
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use cenote_base::{Error, Result};
 use futures::{Stream, StreamExt, stream};
@@ -57,49 +57,4 @@ pub(crate) fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
 pub(crate) fn parts(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
     let starts = (0..batch.num_rows()).step_by(rows);
     starts.map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
-}
-
-/// Copies the columns of `batch` whose buffers are more than twice as large as needed. Otherwise the last rows of a
-/// page would hold all of it, and accounting for batches one by one would count the page once for each.
-pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().map(|column| {
-        let data = column.to_data();
-        let needed = data.get_slice_memory_size().unwrap_or(usize::MAX);
-        if column.get_buffer_memory_size() / 2 <= needed {
-            return Arc::clone(column);
-        }
-        let mut copy = MutableArrayData::new(vec![&data], false, data.len());
-        copy.extend(0, 0, data.len());
-        make_array(copy.freeze())
-    });
-    let columns: Vec<ArrayRef> = columns.collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(batch.schema(), columns, &options).map_err(arrow_error)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use arrow::array::{FixedSizeListArray, StringArray, StructArray};
-    use arrow::datatypes::Float32Type;
-
-    use super::*;
-
-    #[test]
-    fn a_small_part_keeps_its_values_and_not_the_rest() {
-        let texts: ArrayRef =
-            Arc::new((0..1000).map(|n| (n % 3 > 0).then(|| format!("text {n}"))).collect::<StringArray>());
-        let vectors = (0..1000).map(|n| (n % 5 > 0).then(|| [n as f32, 1.0].map(Some)));
-        let vectors: ArrayRef = Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, 2));
-        let both = StructArray::try_from(vec![("text", Arc::clone(&texts)), ("vector", Arc::clone(&vectors))]).unwrap();
-        let columns = [("texts", texts), ("vectors", vectors), ("both", Arc::new(both) as ArrayRef)];
-        let all = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
-        let held = |batch: &RecordBatch| batch.columns().iter().map(|c| c.get_buffer_memory_size()).sum::<usize>();
-        let part = all.slice(500, 9);
-        let copied = compact(part.clone()).unwrap();
-        assert_eq!(copied, part);
-        assert!(held(&copied) < held(&part) / 10, "{} of {}", held(&copied), held(&part));
-        let most = all.slice(0, 900);
-        assert_eq!(held(&compact(most.clone()).unwrap()), held(&most), "most of it is shared, not copied");
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows Arrow and how Lance stores its types. Must not know tables or files.
 
+pub(crate) mod buffers;
 pub(crate) mod cast;
 pub(crate) mod column;
 pub(crate) mod filter;

@@ -12,9 +12,9 @@ use cenote_base::{Error, Result};
 use lance::BlobArrayBuilder;
 
 use crate::errors::{arrow_error, lance_error};
-use crate::rows::cast;
 use crate::rows::column::{self, HIDDEN_PREFIX};
 use crate::rows::primary_key::PrimaryKey;
+use crate::rows::{buffers, cast};
 
 /// The field metadata that marks a media column; its value is `blob`.
 pub const BLOB_TYPE_KEY: &str = "cenote:type";
@@ -118,7 +118,8 @@ pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missin
         fields.push(Arc::clone(field));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(arrow_error)
+    let checked = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options);
+    buffers::canonical(buffers::compact(checked.map_err(arrow_error)?)?)
 }
 
 /// Refuses vectors with a number that is missing, NaN or infinite: distances to them would be meaningless.

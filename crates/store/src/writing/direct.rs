@@ -26,7 +26,7 @@ use crate::changes::change_store::ByHash;
 use crate::errors::arrow_error;
 use crate::log::concerned::Concerned;
 use crate::report::WriteReport;
-use crate::rows::schema;
+use crate::rows::{buffers, schema};
 use crate::state::table_state::TableState;
 use crate::version::Version;
 use crate::writing::commit::Writing;
@@ -129,7 +129,7 @@ pub(crate) async fn stage(state: &TableState, dataset: &Arc<Dataset>, batches: V
 
 async fn write(state: &TableState, dataset: &Arc<Dataset>, batches: Vec<RecordBatch>) -> Result<Staged> {
     let (logical, stored) = schemas(dataset);
-    let keys = batches.iter().map(|batch| state.key().project(batch)).collect::<Result<Vec<_>>>()?;
+    let keys = batches.iter().map(|batch| buffers::owned(&state.key().project(batch)?)).collect::<Result<Vec<_>>>()?;
     let rows = batches.iter().map(|batch| schema::to_stored_batch(batch, &stored)).collect::<Result<Vec<_>>>()?;
     drop(batches);
     let fragments = flushing(dataset, dataset::stage(dataset, rows, &state.options().faults)).await?;

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use arrow::array::{AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::array::{AsArray, Int64Array, RecordBatch, StructArray};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema};
 use cenote_base::ByteSize;
-use cenote_store::{ScanRequest, Store, StoreOptions};
+use cenote_store::{ScanRequest, Store, StoreOptions, TableSpec};
 
 use crate::support::rows::{batch, contents, spec};
 
@@ -109,4 +109,30 @@ fn derived(ids: impl IntoIterator<Item = i64>) -> RecordBatch {
     let ids: Int64Array = ids.into_iter().collect();
     let values: Int64Array = ids.values().iter().map(|id| id * 2).collect();
     RecordBatch::try_from_iter([("id", Arc::new(ids) as _), ("derived", Arc::new(values) as _)]).unwrap()
+}
+
+/// Checks that a predicate sees null in the field of a null struct, whatever lies under the null, so that a fold does
+/// not change which rows it means.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_null_hides_satisfies_no_predicate() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let x = Fields::from(vec![Field::new("x", DataType::Int64, true)]);
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("s", DataType::Struct(x.clone()), true)];
+    let sevens = StructArray::new(x, vec![Arc::new(Int64Array::from(vec![7, 7]))], Some(vec![true, false].into()));
+    let schema = Arc::new(Schema::new(fields));
+    let ids: Int64Array = (0..2).collect();
+    let rows = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(ids), Arc::new(sevens)]).unwrap();
+    for (name, folds) in [("memory", false), ("base", true)] {
+        let table = store.create_table(name, TableSpec::new(Arc::clone(&schema), ["id"])).await.unwrap();
+        table.upsert(rows.clone()).await.unwrap();
+        if folds {
+            table.fold().await.unwrap();
+        }
+        let snapshot = table.snapshot().await.unwrap();
+        for (predicate, expected) in [("s.x = 7", 1), ("s.x IS NULL", 1), ("NOT (s.x = 7)", 0)] {
+            assert_eq!(snapshot.count(Some(predicate.into())).await.unwrap(), expected, "{predicate} in {name}");
+        }
+        assert_eq!(table.delete_where("s.x = 7".into()).await.unwrap().deleted, 1, "{name}");
+    }
 }

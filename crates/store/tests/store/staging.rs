@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::buffer::Buffer;
+use bytes::Bytes;
 use cenote_base::{ByteSize, ErrorKind, ManualClock, Timestamp};
 use cenote_store::{Faults, Staged, Store, StoreOptions, Table};
 
@@ -26,6 +29,12 @@ async fn purge(table: &Table) {
 fn data_files(directory: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(directory.join("t.lance/data")).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn copy_files(names: &BTreeSet<String>, from: &Path, to: &Path) {
+    for name in names {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,15 +163,43 @@ async fn a_process_that_was_taken_for_dead_commits_nothing() {
     let kept = tempfile::tempdir().unwrap();
     let data = directory.path().join("t.lance/data");
     let before = data_files(directory.path());
-    before.iter().for_each(|name| drop(std::fs::copy(data.join(name), kept.path().join(name)).unwrap()));
+    copy_files(&before, &data, kept.path());
     other.collect(Some(Duration::ZERO)).await.unwrap();
     assert_eq!(data_files(directory.path()).len(), 1, "the suspended process counts as alive");
     // As if the collection had listed the files before this one was complete: its media would be gone.
-    before.iter().for_each(|name| drop(std::fs::copy(kept.path().join(name), data.join(name)).unwrap()));
+    copy_files(&before, kept.path(), &data);
     go_on.send(()).unwrap();
     let refused = tokio::task::spawn_blocking(|| suspended.join().unwrap()).await.unwrap().unwrap_err();
     assert!(refused.kind() == ErrorKind::Conflict && refused.message().contains("heartbeats"), "{refused:#}");
     other.upsert(batch([(1, 2)])).await.unwrap();
     let expected = (0..1_000).map(|id| (id, if id == 1 { 2 } else { 0 })).collect();
     assert_eq!(contents(&other.snapshot().await.unwrap()).await, expected);
+}
+
+/// A buffer that tells whether it is still held.
+struct Held(Buffer, #[expect(dead_code, reason = "counted")] Arc<()>);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+/// Checks that a load of many stages holds their keys alone: columns that come through Arrow's C interface have one
+/// owner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn staged_rows_do_not_hold_the_memory_they_came_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = Store::open(directory.path(), options()).await.unwrap().create_table("t", spec()).await.unwrap();
+    let alive = Arc::new(());
+    let held = Held(Buffer::from_vec((0..1_000i64).collect()), Arc::clone(&alive));
+    let ids = Int64Array::new(Buffer::from(Bytes::from_owner(held)).into(), None);
+    let rows = batch((0..1_000).map(|id| (id, 1)));
+    let mut columns = rows.columns().to_vec();
+    columns[0] = Arc::new(ids);
+    let rows = RecordBatch::try_new(rows.schema(), columns).unwrap();
+    let staged = table.stage(vec![rows]).await.unwrap();
+    assert_eq!(Arc::strong_count(&alive), 1);
+    table.commit(vec![staged]).await.unwrap();
+    assert_eq!(contents(&table.snapshot().await.unwrap()).await.len(), 1_000);
 }
