@@ -98,11 +98,13 @@ impl FilterCache {
         let found = match missing.len() {
             0 => RowAddrTreeMap::new(),
             // Scalar indexes help to filter a whole table, not some of its fragments.
-            all if all == fragments.all().len() => row_set::satisfying(base.scan(), filter).await?,
+            all if all == fragments.all().len() => {
+                row_set::satisfying(base.scan(), snapshot.full_schema(), filter).await?
+            }
             _ => {
                 let mut scanner = scan(base, &missing);
                 scanner.use_scalar_index(false);
-                row_set::satisfying(scanner, filter).await?
+                row_set::satisfying(scanner, snapshot.full_schema(), filter).await?
             }
         };
         for fragment in missing {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::{Schema, UInt64Type};
 use async_trait::async_trait;
 use cenote_base::{Error, Result};
 use cenote_store::{Filter, ROW_ID, RecordBatches, ScanRequest, Snapshot, lance_error};
@@ -22,13 +22,13 @@ pub(super) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> 
     Ok(rows)
 }
 
-/// Returns the rows of `scanner` that satisfy `filter`, superseded ones included: a scan under a mask would not use a
+/// Returns the rows of `scanner`, of a table with the columns of `schema`, that satisfy `filter`, superseded ones included: a scan under a mask would not use a
 /// scalar index.
-pub(super) async fn satisfying(mut scanner: Scanner, filter: &Filter) -> Result<RowAddrTreeMap> {
+pub(super) async fn satisfying(mut scanner: Scanner, schema: &Schema, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     scanner.empty_project().map_err(lance_error)?.with_row_id();
     let about = |source| lance_error(source).context(format!("search under filter `{filter}`"));
-    filter.apply(&mut scanner)?;
+    filter.apply(&mut scanner, schema)?;
     let mut batches = scanner.try_into_stream().await.map_err(about)?;
     while let Some(batch) = batches.try_next().await.map_err(about)? {
         rows.extend(row_ids(&batch)?.iter().copied());

@@ -8,3 +8,4 @@ pub(crate) mod column;
 pub(crate) mod filter;
 pub(crate) mod primary_key;
 pub(crate) mod schema;
+mod sql;

@@ -99,7 +99,7 @@ impl Snapshot {
             scanner.project(&names).map_err(lance_error)?;
         }
         if let Some(filter) = &request.filter {
-            filter.apply(&mut scanner)?;
+            filter.apply(&mut scanner, &self.logical)?;
         }
         if let Some(limit) = limit.filter(|_| !masks_here) {
             scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
