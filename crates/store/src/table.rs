@@ -21,7 +21,7 @@ use crate::base::dataset::{self, schemas};
 use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
 use crate::errors::{arrow_error, lance_error};
-use crate::feed::ChangeFeed;
+use crate::feed::{ChangeFeed, check_written};
 use crate::files::block_cache::BlockCacheUsage;
 use crate::leases::turn::Turn;
 use crate::log::Record;
@@ -453,7 +453,8 @@ impl Table {
     /// Returns what happened to rows after version `from`, in order.
     ///
     /// # Errors
-    /// `NotFound` when the changes after `from` were collected: see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
+    /// `NotFound` when version `from` has not been written yet, or the changes after it were collected: see
+    /// [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
     pub async fn changes(&self, from: Version) -> Result<ChangeFeed> {
         ChangeFeed::open(self.current().await?.0, from).boxed().await
     }
@@ -466,7 +467,13 @@ impl Table {
     }
 
     /// Records that consumer `name` has read the changes up to `version`; `None` deletes the consumer.
+    ///
+    /// # Errors
+    /// `NotFound` for a version that has not been written yet.
     pub async fn set_consumer(&self, name: &str, version: Option<Version>) -> Result<()> {
+        if let Some(version) = version {
+            check_written(version, self.snapshot().await?.version())?;
+        }
         self.note(Note::Consumer { name: name.to_owned(), version: version.map(|version| version.0) }).await
     }
 
