@@ -12,9 +12,9 @@ use cenote_store::{DEPENDENTS_PROPERTY, Snapshot, Store, Table, TableSpec};
 use serde_json::Value;
 
 use crate::group::StepGroup;
-use crate::plan::{Child, PlannedStep, fingerprint_column};
+use crate::plan::{Child, PlannedStep};
 use crate::record::dependents;
-use crate::record::derivation::DERIVED_PREFIX;
+use crate::record::derivation::{DERIVED_PREFIX, fingerprint_column};
 use crate::record::in_turn::in_turn;
 
 /// The property of a child table that names the table of the parents.
@@ -35,7 +35,7 @@ struct ReadyChild {
     missing: Vec<Field>,
 }
 
-/// What must change in a table before a group of steps can run over it.
+/// The changes that a table needs before a group of steps can run over it.
 #[derive(Default)]
 struct Changes {
     /// Fingerprints of values that are not, or no longer, what the steps make.

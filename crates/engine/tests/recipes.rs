@@ -11,7 +11,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Schema};
 use cenote_base::{ByteSize, Error, ErrorKind};
-use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, ErrorTable, Keep, Recipe, RunOptions, RunReport, Step};
+use cenote_engine::{
+    ERROR_TABLE, Engine, EngineOptions, ErrorTable, Keep, Recipe, RunOptions, RunReport, Step, fingerprints_of,
+};
 use cenote_operator::{
     Definition, Operator, OperatorSpec, Output, ParamType, Port, PortType, Registry, RowError, Rows, Shape, Worker,
     row_wise,
@@ -615,7 +617,7 @@ async fn a_run_that_stops_between_two_changes_of_a_table_leaves_them_to_the_next
 }
 
 #[tokio::test]
-async fn a_column_that_was_dropped_and_added_again_is_another_input() {
+async fn a_column_that_was_dropped_and_added_again_is_another_one() {
     let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
     let twice = Step::new("docs", OperatorSpec::new("upper_text"), "upper").output("twice");
     let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
@@ -631,6 +633,14 @@ async fn a_column_that_was_dropped_and_added_again_is_another_input() {
     let words = fixture.column("words", &["id", "ordinal"], "word").await.into_values().flatten().collect::<Vec<_>>();
     assert_eq!(words, ["due"]);
     assert_eq!(processed(&fixture.run(&recipe).await), [0, 0, 0]);
+
+    // So is an output, which nobody has made.
+    let fingerprints = fingerprints_of(&fixture.table.snapshot().await.unwrap(), &["twice"]);
+    assert_eq!(fingerprints, ["_cenote_fingerprint_twice"]);
+    fixture.table.drop_columns(&["twice", &fingerprints[0]]).await.unwrap();
+    fixture.table.add_columns(&[Field::new("twice", DataType::Utf8, true)]).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [0, 2, 0]);
+    assert_eq!(fixture.column("docs", &["id"], "twice").await, rows("DUE"));
 }
 
 /// Lets two steps make one column in turn, each with a first output of its own.

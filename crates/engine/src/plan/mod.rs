@@ -14,12 +14,13 @@ use std::sync::Arc;
 use binding::{bind_inputs, check_shape, name_outputs, plan_child};
 use cenote_base::{Context, Error, ErrorKind, Result};
 use cenote_operator::Registry;
-use cenote_store::{HIDDEN_PREFIX, Store};
+use cenote_store::Store;
 use table::{Maker, PlannedTable, RowFilter};
 
 pub(crate) use step::{Child, PlannedStep};
 
 use crate::recipe::Recipe;
+use crate::record::derivation::fingerprint_column;
 
 /// Plans the steps of `recipe`, in its order.
 ///
@@ -113,9 +114,4 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
         }));
     }
     Ok(planned)
-}
-
-/// Returns the column that holds the fingerprints of the step that makes `label`.
-pub(crate) fn fingerprint_column(label: &str) -> String {
-    format!("{HIDDEN_PREFIX}fingerprint_{label}")
 }
