@@ -13,7 +13,7 @@ pub struct Arguments {
     #[arg(long, global = true, env = "CENOTE_LAKE", default_value = "./lake", value_name = "PLACE")]
     pub lake: PathBuf,
     /// Memory budget, such as `1 GiB` [default: a quarter of the machine's memory, at most 4 GiB]
-    #[arg(long, global = true, value_name = "SIZE")]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<ByteSize>,
     /// Local disk cache of a lake in an object store, such as `20 GiB`; 0 caches nothing [default: 4 GiB]
     #[arg(long, global = true, value_name = "SIZE")]
@@ -261,6 +261,12 @@ pub enum IndexCommand {
         /// The table
         table: String,
     },
+}
+
+/// Reads a memory budget. Commands that open no lake refuse a wrong one, too.
+fn memory(text: &str) -> Result<ByteSize, String> {
+    let (bytes, least) = (text.parse::<ByteSize>().map_err(|error| error.to_string())?, LakeOptions::MEMORY_MIN);
+    if bytes < least { Err(format!("it must be {least} or more")) } else { Ok(bytes) }
 }
 
 /// Reads a number of CPU cores.

@@ -21,7 +21,8 @@ pub(crate) struct GroupWork {
     pub(crate) snapshot: Snapshot,
     /// For each step, the ids of the rows that it must process.
     pub(crate) stale: Vec<Arc<BTreeSet<u64>>>,
-    /// For each step, the ids of the rows that it no longer applies to and that still hold its values.
+    /// For each step, the ids of the rows that it no longer applies to and that still hold its values, or have a
+    /// failure on record.
     pub(crate) cleared: Vec<BTreeSet<u64>>,
     rows_total: usize,
     /// The keys of the rows that had failed before this run, by step label.
@@ -80,15 +81,19 @@ impl GroupWork {
         if predicates.is_empty() { self.rows("true").await } else { self.rows(&predicates.join(" AND ")).await }
     }
 
-    /// Returns the rows that `step` no longer applies to and that still hold its values.
+    /// Returns the rows that `step` no longer applies to and that still hold its values, or have a failure on record.
     async fn cleared_for(&self, step: &PlannedStep) -> Result<BTreeSet<u64>> {
-        match &step.filter {
-            Some(filter) if self.has_column(&step.fingerprint_column) => {
-                let made = &step.fingerprint_column;
-                self.rows(&format!("`{made}` IS NOT NULL AND NOT coalesce({filter}, false)")).await
-            }
-            _ => Ok(BTreeSet::new()),
-        }
+        let Some(filter) = &step.filter else { return Ok(BTreeSet::new()) };
+        let made = &step.fingerprint_column;
+        let mut cleared = match self.has_column(made) {
+            true => self.rows(&format!("`{made}` IS NOT NULL AND NOT coalesce({filter}, false)")).await?,
+            false => BTreeSet::new(),
+        };
+        // A row that was replaced since it failed has no fingerprint.
+        let failed = self.failed_rows(step.label()).await?;
+        let applicable = self.applicable(step, failed.clone()).await?;
+        cleared.extend(failed.difference(&applicable));
+        Ok(cleared)
     }
 
     /// Returns the ids of all rows that some step must process, ascending.

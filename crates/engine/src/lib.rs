@@ -63,6 +63,6 @@ mod yaml;
 pub use devices::Devices;
 pub use engine::{Engine, EngineOptions, RunOptions};
 pub use recipe::{IndexRequest, Keep, Recipe, Step};
-pub use record::derivation::{Derivation, derivations};
+pub use record::derivation::{Derivation, derivations, fingerprints_of};
 pub use record::error_table::{ERROR_TABLE, ErrorTable};
 pub use report::{RunReport, StagePlan, StepReport};

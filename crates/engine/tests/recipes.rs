@@ -6,16 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
-use arrow::datatypes::{DataType, Field, Int32Type, Schema};
-use cenote_base::{ByteSize, ErrorKind};
-use cenote_engine::{ERROR_TABLE, Engine, EngineOptions, ErrorTable, Keep, Recipe, RunOptions, RunReport, Step};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray, UInt32Array,
+};
+use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Schema};
+use cenote_base::{ByteSize, Error, ErrorKind};
+use cenote_engine::{
+    ERROR_TABLE, Engine, EngineOptions, ErrorTable, Keep, Recipe, RunOptions, RunReport, Step, fingerprints_of,
+};
 use cenote_operator::{
     Definition, Operator, OperatorSpec, Output, ParamType, Port, PortType, Registry, RowError, Rows, Shape, Worker,
     row_wise,
 };
 use cenote_scheduler::{Scheduler, SchedulerOptions};
-use cenote_store::{ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field};
+use cenote_store::{Faults, ScanRequest, Store, StoreOptions, Table, TableSpec, blob_field};
 
 /// Counts of the rows that operators saw, and the pause of the next call.
 #[derive(Default)]
@@ -75,6 +79,42 @@ impl Worker for SplitWorker {
     }
 }
 
+/// Makes a vector of each text, or of each of its words.
+#[derive(Clone)]
+struct Embed(Vec<Field>, Shape);
+
+fn vector() -> Field {
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    Field::new("vector", DataType::FixedSizeList(item, 1), true)
+}
+
+impl Operator for Embed {
+    fn outputs(&self) -> &[Field] {
+        &self.0
+    }
+
+    fn worker(&self) -> cenote_base::Result<Box<dyn Worker>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Worker for Embed {
+    fn process(&mut self, rows: &Rows<'_>) -> cenote_base::Result<Output> {
+        let (mut numbers, mut parents) = (Vec::new(), Vec::new());
+        for (row, text) in rows.column(0).as_string::<i32>().iter().enumerate() {
+            let text = text.unwrap_or_default();
+            let parts = if self.1 == Shape::OneToMany { text.split(' ').collect() } else { vec![text] };
+            for part in parts {
+                numbers.push(Some(vec![Some(if part.contains("nan") { f32::NAN } else { 1.0 })]));
+                parents.push(row as u32);
+            }
+        }
+        let vectors = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(numbers, 1);
+        let parents = (self.1 == Shape::OneToMany).then(|| UInt32Array::from(parents));
+        Ok(Output { columns: vec![Arc::new(vectors)], parents, errors: Vec::new() })
+    }
+}
+
 fn registry(calls: &Arc<Calls>, version: u32) -> Registry {
     let mut registry = Registry::default();
     let counted = Arc::clone(calls);
@@ -125,6 +165,29 @@ fn registry(calls: &Arc<Calls>, version: u32) -> Registry {
         })
         .input(Port::new("media", PortType::Bytes)),
     );
+    registry.register(
+        Definition::new("measure_text", 1, "Length, and the text itself", |params| {
+            let suffix = params.text("suffix")?.to_owned();
+            let fields = vec![Field::new("size", DataType::Int32, true), Field::new("echo", DataType::Utf8, true)];
+            Ok(row_wise(fields, move |rows: &Rows<'_>| {
+                let text = rows.column(0).as_string::<i32>();
+                let sizes: Int32Array = text.iter().map(|text| text.map(|text| text.len() as i32)).collect();
+                let echo: StringArray = text.iter().map(|text| text.map(|text| text.to_owned() + &suffix)).collect();
+                Ok(vec![Arc::new(sizes) as ArrayRef, Arc::new(echo)].into())
+            }))
+        })
+        .input(Port::new("text", PortType::Text))
+        .param("suffix", ParamType::Text, "", "Appended"),
+    );
+    for (name, shape) in [("embed", Shape::RowWise), ("embed_words", Shape::OneToMany)] {
+        registry.register(
+            Definition::new(name, 1, "Numbers, or for the word `nan` none", move |_| {
+                Ok(Box::new(Embed(vec![vector()], shape)))
+            })
+            .shape(shape)
+            .input(Port::new("text", PortType::Text)),
+        );
+    }
     let counted = Arc::clone(calls);
     registry.register(
         Definition::new("split_text", 1, "Words", move |_| {
@@ -523,6 +586,127 @@ async fn a_step_that_reads_another_column_or_lost_an_output_runs_anew() {
     assert_eq!(fixture.column("docs", &["id"], "twice").await["b"].as_deref(), Some("M?"));
 }
 
+/// Lets a run stop before and after each commit to the base, as a kill would, while a step gets another input.
+#[tokio::test]
+async fn a_run_that_stops_between_two_changes_of_a_table_leaves_them_to_the_next() {
+    let of =
+        |input: &str| Recipe::new("r", vec![Step::new("docs", OperatorSpec::new("upper_text"), input).output("made")]);
+    for stop_at in 0.. {
+        let fixture = fixture(&[("a", "text"), ("b", "text")]).await;
+        fixture.table.update(batch("note", &[("a", "note"), ("b", "note")])).await.unwrap();
+        fixture.run(&of("text")).await;
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&commits);
+        let faults = Faults::new(move |operation| match operation {
+            "base.commit" | "base.committed" if counted.fetch_add(1, Ordering::SeqCst) >= stop_at => {
+                Err(Error::internal("stopped"))
+            }
+            _ => Ok(()),
+        });
+        let stopping = StoreOptions { faults, ..StoreOptions::default() };
+        let store = Store::open(fixture.directory.path(), stopping).await.unwrap();
+        let stopped = fixture.engine_over(store, 1).run(&of("note"), &RunOptions::default()).await;
+        fixture.run(&of("note")).await;
+        let made = fixture.column("docs", &["id"], "made").await.into_values().flatten().collect::<Vec<_>>();
+        assert_eq!(made, ["NOTE", "NOTE"], "stopped at commit {stop_at}");
+        if stopped.is_ok() {
+            assert!(stop_at > 4, "the run stopped only {stop_at} times");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_was_dropped_and_added_again_is_another_one() {
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    let twice = Step::new("docs", OperatorSpec::new("upper_text"), "upper").output("twice");
+    let fixture = fixture(&[("a", "one"), ("b", "two")]).await;
+    let recipe = Recipe::new("r", vec![upper().filter("text IS NOT NULL"), twice, split]);
+    fixture.run(&recipe).await;
+    fixture.table.drop_columns(&["text"]).await.unwrap();
+    fixture.table.add_columns(&[Field::new("text", DataType::Utf8, true)]).await.unwrap();
+    fixture.table.update(batch("text", &[("b", "due")])).await.unwrap();
+    fixture.run(&recipe).await;
+    let rows = |value: &str| [("a".to_owned(), None), ("b".to_owned(), Some(value.to_owned()))].into();
+    assert_eq!(fixture.column("docs", &["id"], "upper").await, rows("DUE"));
+    assert_eq!(fixture.column("docs", &["id"], "twice").await, rows("DUE"));
+    let words = fixture.column("words", &["id", "ordinal"], "word").await.into_values().flatten().collect::<Vec<_>>();
+    assert_eq!(words, ["due"]);
+    assert_eq!(processed(&fixture.run(&recipe).await), [0, 0, 0]);
+
+    // So is an output, which nobody has made.
+    let fingerprints = fingerprints_of(&fixture.table.snapshot().await.unwrap(), &["twice"]);
+    assert_eq!(fingerprints, ["_cenote_fingerprint_twice"]);
+    fixture.table.drop_columns(&["twice", &fingerprints[0]]).await.unwrap();
+    fixture.table.add_columns(&[Field::new("twice", DataType::Utf8, true)]).await.unwrap();
+    assert_eq!(processed(&fixture.run(&recipe).await), [0, 2, 0]);
+    assert_eq!(fixture.column("docs", &["id"], "twice").await, rows("DUE"));
+}
+
+/// Lets two steps make one column in turn, each with a first output of its own.
+#[tokio::test]
+async fn a_renamed_output_leaves_its_other_columns_to_the_step() {
+    let fixture = fixture(&[("a", "one")]).await;
+    let measure = |first: &str| {
+        let output = BTreeMap::from([("size".to_owned(), first.to_owned())]);
+        Recipe::new("r", vec![Step { output, ..Step::new("docs", OperatorSpec::new("measure_text"), "text") }])
+    };
+    let quiet = |recipe: &Recipe| {
+        let mut recipe = recipe.clone();
+        recipe.steps[0].operator = OperatorSpec::new("measure_text").with("suffix", "?");
+        recipe
+    };
+    for (recipe, last) in [(measure("size"), "one"), (quiet(&measure("length")), "one?"), (measure("size"), "one")] {
+        assert_eq!(processed(&fixture.run(&recipe).await), [1]);
+        assert_eq!(fixture.column("docs", &["id"], "echo").await["a"].as_deref(), Some(last));
+        assert_eq!(processed(&fixture.run(&recipe).await), [0]);
+    }
+}
+
+#[tokio::test]
+async fn a_column_of_the_users_in_a_child_table_is_not_overwritten() {
+    let fixture = fixture(&[("a", "one two")]).await;
+    let split = Step::new("docs", OperatorSpec::new("split_text"), "text").into_table("words");
+    fixture.run(&Recipe::new("r", vec![split.clone()])).await;
+    let words = fixture.store.table("words").await.unwrap();
+    words.add_columns(&[Field::new("upper", DataType::Utf8, true)]).await.unwrap();
+    let recipe = Recipe::new("r", vec![split.clone(), Step::new("words", OperatorSpec::new("upper_text"), "word")]);
+    let error = fixture.engine(1).run(&recipe, &RunOptions::default()).await.unwrap_err();
+    assert!(error.message().contains("step 2, output: column `upper` holds data that no step made"), "{error}");
+    let output = BTreeMap::from([("word".to_owned(), "upper".to_owned())]);
+    let recipe = Recipe::new("r", vec![Step { output, ..split.clone() }]);
+    let error = fixture.engine(1).run(&recipe, &RunOptions::default()).await.unwrap_err();
+    assert!(error.message().contains("column `upper` of child table `words` holds data that no step made"), "{error}");
+    // It can be read like any other.
+    let read = Step::new("words", OperatorSpec::new("upper_text"), "upper").output("loud");
+    assert_eq!(processed(&fixture.run(&Recipe::new("r", vec![split, read])).await), [0, 2]);
+}
+
+#[tokio::test]
+async fn a_vector_that_no_table_takes_is_a_bad_row() {
+    let fixture = fixture(&[("a", "fine"), ("b", "nan"), ("c", "fine nan"), ("d", "fine fine")]).await;
+    let vectors = |operator: &str| Step::new("docs", OperatorSpec::new(operator), "text");
+    let recipe = Recipe::new("r", vec![vectors("embed"), vectors("embed_words").into_table("words")]);
+    let report = fixture.run(&recipe).await;
+    assert_eq!(report.steps.iter().map(|step| step.rows_failed).collect::<Vec<_>>(), [2, 2]);
+    let errors = fixture.column(ERROR_TABLE, &["row_key", "step"], "reason").await;
+    assert_eq!(
+        errors["[\"b\"]/vector"].as_deref(),
+        Some("output `vector` is a vector with a number that is NaN, infinite or null")
+    );
+    assert_eq!(
+        errors.into_keys().collect::<Vec<_>>(),
+        ["[\"b\"]/vector", "[\"b\"]/words", "[\"c\"]/vector", "[\"c\"]/words"]
+    );
+    let rows = async |table: &str, filter: &str| {
+        let snapshot = fixture.store.table(table).await.unwrap().snapshot().await.unwrap();
+        snapshot.count(Some(filter.into())).await.unwrap()
+    };
+    assert_eq!(rows("docs", "vector IS NULL AND id IN ('b', 'c')").await, 2);
+    assert_eq!(rows("docs", "vector IS NOT NULL").await, 2);
+    assert_eq!((rows("words", "true").await, rows("words", "id IN ('a', 'd')").await), (3, 3));
+}
+
 /// Checks that one run clears a value, what was made of it, and the other steps of that pass.
 #[tokio::test]
 async fn what_was_made_of_a_value_that_is_cleared_is_made_anew_at_once() {
@@ -583,6 +767,12 @@ async fn a_failure_is_forgotten_and_not_retried_when_the_step_no_longer_applies(
             assert_eq!((report.steps[0].rows_processed, report.steps[0].rows_cleared), (0, rows_cleared), "{text}");
             assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new(), "{text}");
         }
+        // A row that is replaced has lost its fingerprint, too.
+        fixture.table.update(batch("note", &[("a", "in")])).await.unwrap();
+        assert_eq!(fixture.run(&recipe).await.steps[0].rows_failed, 1);
+        fixture.table.upsert(batch("text", &[("a", "mended")])).await.unwrap();
+        fixture.run(&recipe).await;
+        assert_eq!(fixture.column(ERROR_TABLE, &["row_key"], "reason").await, BTreeMap::new(), "{text}");
     }
 }
 
@@ -759,7 +949,11 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
         ),
         (
             "operator: upper_text\n    input: text\n    where: nothing > 3",
-            "r.yaml:6:12 (step 1, where): filter `(nothing > 3)`: ",
+            "r.yaml:6:12 (step 1, where): filter `nothing > 3`: ",
+        ),
+        (
+            "operator: upper_text\n    input: text\n    where: \"1 = 1) OR (true\"",
+            "r.yaml:6:12 (step 1, where): filter `1 = 1) OR (true`: not a SQL predicate: ",
         ),
         ("operator: upper_text\n    input: text\n    where: note", "is not a condition"),
         (
@@ -775,6 +969,12 @@ async fn a_wrong_recipe_says_where_and_what_would_be_right() {
         };
         assert!(error.message().contains(expected), "{}\nlacks\n{expected}", error.message());
     }
+    let nested = "name: r\nsteps:\n  - { table: docs, operator: split_text, input: text, into: words }\n  \
+                  - { table: words, operator: split_text, input: word, into: letters }\n";
+    let nested = Recipe::from_yaml(nested, "r.yaml").unwrap();
+    let error = engine.run(&nested, &RunOptions::default()).await.unwrap_err();
+    let expected = "r.yaml:4:62 (step 2, into): child table `letters` numbers its rows in a column `ordinal`";
+    assert!(error.message().starts_with(expected), "{error}");
     assert_eq!(fixture.store.tables().await.unwrap(), ["docs"]);
     let missing = Recipe::new("r", vec![Step { table: "nowhere".into(), ..upper() }]);
     let error = engine.run(&missing, &RunOptions::default()).await.unwrap_err();

@@ -3,7 +3,7 @@
 use cenote_base::{ByteSize, Error, Result, memory_available_bytes};
 
 /// The smallest budget in which a run can hold one piece of input, one of output, and a model.
-const MIN: ByteSize = ByteSize::mib(256);
+pub(crate) const MIN: ByteSize = ByteSize::mib(256);
 /// The largest budget that a lake takes by default.
 const DEFAULT_MAX: ByteSize = ByteSize::mib(4096);
 /// The parts of the budget, of which each share is a multiple.

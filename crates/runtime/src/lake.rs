@@ -43,8 +43,8 @@ const TABLES: &str = "tables";
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct LakeOptions {
-    /// The memory budget, at least 256 MiB. `None`: a quarter of the memory of the machine or container, from 256 MiB
-    /// to 4 GiB.
+    /// The memory budget, at least [`MEMORY_MIN`](Self::MEMORY_MIN). `None`: a quarter of the memory of the machine or
+    /// container, from 256 MiB to 4 GiB.
     pub memory_max: Option<ByteSize>,
     /// Bytes of a remote lake that are cached on the local disk. `None`: 4 GiB.
     pub cache_max: Option<ByteSize>,
@@ -66,6 +66,9 @@ pub struct LakeOptions {
 }
 
 impl LakeOptions {
+    /// The smallest [`memory_max`](Self::memory_max).
+    pub const MEMORY_MIN: ByteSize = budget::MIN;
+
     /// The range of [`cpus`](Self::cpus).
     pub const CPUS: RangeInclusive<f32> = 0.001..=4096.0;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
 use cenote_base::{Error, ErrorKind, Progress, Result, unknown};
+use cenote_engine::fingerprints_of;
 use cenote_index::{IndexInfo, IndexSpec, Indexes, Metric, Tuning, vector_dimensions};
 use cenote_loader::SampleSource;
 use cenote_store::{
@@ -226,9 +227,12 @@ impl Table {
         self.stored.add_columns(fields).await
     }
 
-    /// Drops columns that are not part of the key.
+    /// Drops columns that are not part of the key. Values that were derived from them, or with them, become stale: a
+    /// column that is added later under the same name is another one.
     pub async fn drop_columns(&self, columns: &[&str]) -> Result<Version> {
-        self.stored.drop_columns(columns).await
+        let fingerprints = fingerprints_of(&self.stored.snapshot().await?, columns);
+        let all: Vec<&str> = columns.iter().copied().chain(fingerprints.iter().map(String::as_str)).collect();
+        self.stored.drop_columns(&all).await
     }
 
     /// Sets properties; a value of `None` removes one. They are read from [`Snapshot::properties`].

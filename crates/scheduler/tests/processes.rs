@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,12 @@ const LONG_FRAME: i64 = -6;
 const DRIP: i64 = -8;
 /// The child answers with the number of calls before this one.
 const COUNT: i64 = -7;
+/// The child ends while a process that it forked, or started, holds the connection.
+const LEAVE: i64 = -9;
+/// The child answers a call that was not made.
+const ANSWER_ANOTHER: i64 = -10;
+/// A process that the child started uses too much memory.
+const EAT_ELSEWHERE: i64 = -11;
 
 #[test]
 #[ignore = "the main function of the child, which the other tests run"]
@@ -34,6 +42,9 @@ fn child() {
         return;
     }
     let mut calls = 0;
+    let connection = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let connection = UnixStream::from(connection);
+    let say = |bytes: &[u8]| (&connection).write_all(bytes).unwrap();
     serve_calls(|input| {
         calls += 1;
         println!("a child may print");
@@ -52,10 +63,20 @@ fn child() {
                         std::thread::yield_now();
                     }
                 }
-                GARBAGE => say(b"no frame at all, but more than nine bytes of it"),
-                LONG_FRAME => say(&[3, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]),
+                GARBAGE => say(b"no frame at all, but longer than a header"),
+                LONG_FRAME => say(&frame(2, 1 << 40)),
+                ANSWER_ANOTHER => say(&frame(99, 0)),
+                LEAVE => {
+                    let held = connection.try_clone().unwrap();
+                    Command::new("sleep").arg("1000").stdin(OwnedFd::from(held)).spawn().unwrap();
+                    std::process::abort();
+                }
+                EAT_ELSEWHERE => {
+                    let eat = "ulimit -v 4000000; exec tail /dev/zero";
+                    Command::new("sh").args(["-c", eat]).stdout(Stdio::null()).status().unwrap();
+                }
                 DRIP => {
-                    say(&[3, 0, 0, 0, 1, 0, 0, 0, 0]);
+                    say(&frame(2, 1 << 24));
                     loop {
                         say(b"x");
                         std::thread::park_timeout(Duration::from_millis(1));
@@ -72,9 +93,9 @@ fn child() {
     .unwrap();
 }
 
-fn say(bytes: &[u8]) {
-    let connection = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    std::os::unix::net::UnixStream::from(connection).write_all(bytes).unwrap();
+/// Returns the header of an answer to `call` with `length` bytes of content.
+fn frame(call: u64, length: u64) -> Vec<u8> {
+    [&[3][..], &call.to_le_bytes(), &length.to_le_bytes()].concat()
 }
 
 fn batch(numbers: &[i64]) -> RecordBatch {
@@ -139,7 +160,7 @@ fn a_killed_child_is_replaced_by_the_next_call() {
     let mut child = ChildProcess::new("double", options());
     for _ in 0..3 {
         let pid = call(&mut child, &[0]).unwrap()[0];
-        let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
         assert!(killed.success());
         // The child may be gone before the call is sent, or be lost during the call.
         assert!(call(&mut child, &[21]).is_ok_and(|made| made == [42]) || call(&mut child, &[21]).unwrap() == [42]);
@@ -158,6 +179,9 @@ fn what_a_child_dies_of_is_said() {
         (options(), EAT, ErrorKind::ResourceExhausted, "of memory, more than 200 MiB"),
         (options(), GARBAGE, ErrorKind::Corrupt, "a frame cannot begin with the bytes"),
         (options(), LONG_FRAME, ErrorKind::Corrupt, "is longer than the limit"),
+        (options(), LEAVE, ErrorKind::Unavailable, "was lost (signal: 6"),
+        (options(), ANSWER_ANOTHER, ErrorKind::Corrupt, "it answered call 99 instead of call 2"),
+        (options(), EAT_ELSEWHERE, ErrorKind::ResourceExhausted, "of memory, more than 200 MiB"),
     ] {
         let mut child = ChildProcess::new("double", options);
         let before = call(&mut child, &[0]).unwrap();

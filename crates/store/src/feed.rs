@@ -125,7 +125,7 @@ impl ChangeFeed {
     /// Opens a feed of the changes after `from`.
     ///
     /// # Errors
-    /// `NotFound` when changes after `from` were collected.
+    /// `NotFound` when `from` has not been written yet, or changes after it were collected.
     pub(crate) async fn open(state: Arc<TableState>, from: Version) -> Result<Self> {
         let ground = ground(&state, from).await?;
         Ok(Self {
@@ -519,10 +519,21 @@ async fn ground(state: &Arc<TableState>, at: Version) -> Result<Snapshot> {
 }
 
 /// # Errors
-/// `NotFound` when versions after `at` were collected: a tag keeps its own version, but not those that follow.
+/// `NotFound` when `at` has not been written yet, or versions after it were collected: a tag keeps its own version, but
+/// not those that follow.
 async fn check_follows(state: &Arc<TableState>, at: Version) -> Result<()> {
-    state.snapshot().boxed().await?;
+    let newest = state.snapshot().boxed().await?.version();
+    check_written(at, newest)?;
     if at.0 < state.history().oldest() { Err(collected(at)) } else { Ok(()) }
+}
+
+/// # Errors
+/// `NotFound` when `version` is newer than `newest`.
+pub(crate) fn check_written(version: Version, newest: Version) -> Result<()> {
+    match version <= newest {
+        true => Ok(()),
+        false => Err(Error::not_found(format!("version {version} has not been written yet: the newest is {newest}"))),
+    }
 }
 
 fn collected(at: Version) -> Error {

@@ -105,7 +105,7 @@ pub use row_id::{ROW_ID, row_ids_after};
 pub use rows::column::HIDDEN_PREFIX;
 pub use rows::filter::Filter;
 pub use rows::primary_key::PrimaryKey;
-pub use rows::schema::{BLOB_TYPE_KEY, blob_field, fixed_bytes, is_blob};
+pub use rows::schema::{BLOB_TYPE_KEY, bad_vectors, blob_field, fixed_bytes, is_blob};
 pub use state::location::{create_file, read_file};
 pub use store::{Store, TableSpec};
 pub use table::Table;

@@ -7,7 +7,8 @@ use cenote_base::{Error, Result};
 
 /// The property that lists which columns become void when another one changes: a JSON object from column to list of
 /// columns. [`Table::update`](crate::Table::update) sets the dependent columns to null along with the change; a 64-bit
-/// integer that was not null becomes [`VOID`].
+/// integer that was not null becomes [`VOID`]. [`Table::drop_columns`](crate::Table::drop_columns) drops those of them
+/// that are Cenote's own.
 pub const DEPENDENTS_PROPERTY: &str = "cenote.dependents";
 
 /// The value of a void 64-bit integer, which distinguishes it from one that was never set (null).
@@ -69,7 +70,17 @@ pub(crate) fn parse_limit(property: &str, text: &str) -> Result<u64> {
     })
 }
 
+/// Returns the value of [`DEPENDENTS_PROPERTY`] in `properties`.
+///
+/// # Errors
+/// `Corrupt` when it cannot be parsed.
+pub(crate) fn dependents(properties: &HashMap<String, String>) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let Some(text) = properties.get(DEPENDENTS_PROPERTY) else { return Ok(BTreeMap::new()) };
+    parse_dependents(text)
+        .map_err(|source| Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source))
+}
+
 /// Parses [`DEPENDENTS_PROPERTY`]: for each column, the columns that become void when it changes.
-pub(crate) fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, BTreeSet<String>>> {
+fn parse_dependents(text: &str) -> serde_json::Result<BTreeMap<String, BTreeSet<String>>> {
     serde_json::from_str(text)
 }

@@ -3,34 +3,34 @@
 //! Small writes go to the change store. Large writes, and updates of many rows, go straight to the base as a commit of
 //! their own: see `direct`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasherDefault;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Field, FieldRef, Fields, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use cenote_base::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use lance::Dataset;
-use lance::dataset::NewColumnTransform;
+use lance::dataset::{BatchUDF, NewColumnTransform};
 
 use crate::base::dataset::{self, schemas};
 use crate::blocking::detached;
 use crate::changes::change_store::ByHash;
 use crate::errors::{arrow_error, lance_error};
-use crate::feed::ChangeFeed;
+use crate::feed::{ChangeFeed, check_written};
 use crate::files::block_cache::BlockCacheUsage;
 use crate::leases::turn::Turn;
 use crate::log::Record;
 use crate::log::history::Note;
-use crate::properties::{self, DUPLICATES_PROPERTY};
+use crate::properties::{self, DUPLICATES_PROPERTY, VOID};
 use crate::reading::snapshot::Snapshot;
 use crate::report::WriteReport;
 use crate::row_id::WRITE_ROWS_MAX;
-use crate::rows::column::{self, Owner};
+use crate::rows::column::{self, HIDDEN_PREFIX, Owner};
 use crate::rows::filter::Filter;
 use crate::rows::schema::{self, Missing};
 use crate::shared::Shared;
@@ -308,22 +308,44 @@ impl Table {
     /// `InvalidInput` for a column that is not nullable, is a media column, exists with another type, or has a name or
     /// type that no column may have.
     pub async fn add_columns(&self, fields: &[Field]) -> Result<Version> {
-        self.add(fields, Owner::Caller).await
+        self.add(fields, Owner::Caller, NewColumnTransform::AllNulls).await
     }
 
     /// Adds columns that Cenote itself maintains: unlike in [`add_columns`](Self::add_columns), names may begin with
     /// [`HIDDEN_PREFIX`](crate::HIDDEN_PREFIX).
     pub async fn add_own_columns(&self, fields: &[Field]) -> Result<Version> {
-        self.add(fields, Owner::Cenote).await
+        self.add(fields, Owner::Cenote, NewColumnTransform::AllNulls).await
     }
 
-    async fn add(&self, fields: &[Field], owner: Owner) -> Result<Version> {
+    /// Adds 64-bit integer columns that Cenote itself maintains, [`VOID`](crate::VOID) in every row. A column that
+    /// exists is skipped.
+    pub async fn add_void_columns(&self, names: &[&str]) -> Result<Version> {
+        let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
+        let void = |output_schema: SchemaRef| {
+            let schema = Arc::clone(&output_schema);
+            let mapper = move |rows: &RecordBatch| {
+                let column: ArrayRef = Arc::new(Int64Array::from(vec![VOID; rows.num_rows()]));
+                let columns = vec![column; schema.fields().len()];
+                Ok(RecordBatch::try_new(Arc::clone(&schema), columns)?)
+            };
+            NewColumnTransform::BatchUDF(BatchUDF { mapper: Box::new(mapper), output_schema, result_checkpoint: None })
+        };
+        self.add(&fields, Owner::Cenote, void).await
+    }
+
+    async fn add(
+        &self,
+        fields: &[Field],
+        owner: Owner,
+        values: impl FnOnce(SchemaRef) -> NewColumnTransform,
+    ) -> Result<Version> {
         let fields = column::stored(&Schema::new(fields.to_vec()));
         let fields = fields.fields();
         let snapshot = self.snapshot().await?;
         if missing(snapshot.full_schema(), fields, owner)?.is_empty() {
             return Ok(snapshot.version());
         }
+        let key = snapshot.primary_key().columns();
         drop(snapshot);
         self.alter(async |dataset| {
             // Another writer may have added some of them meanwhile.
@@ -331,13 +353,14 @@ impl Table {
             if missing.is_empty() {
                 return Ok(());
             }
-            let transform = NewColumnTransform::AllNulls(Arc::new(Schema::new(missing)));
-            dataset.add_columns(transform, None, None).await.map_err(lance_error)
+            dataset.add_columns(values(Arc::new(Schema::new(missing))), Some(key), None).await.map_err(lance_error)
         })
         .await
     }
 
-    /// Drops columns that are not part of the key. An empty list makes no version.
+    /// Drops columns that are not part of the key. Cenote's own columns that depend on one of them (see
+    /// [`DEPENDENTS_PROPERTY`](crate::DEPENDENTS_PROPERTY)) are dropped in the same version: a later column of the same
+    /// name is another one. An empty list makes no version.
     pub async fn drop_columns(&self, columns: &[&str]) -> Result<Version> {
         let snapshot = self.snapshot().await?;
         if columns.is_empty() {
@@ -351,7 +374,19 @@ impl Table {
                 return Err(Error::not_found(format!("table `{}` has no column `{column}`", self.name)));
             }
         }
-        self.alter(async |dataset| dataset.drop_columns(columns).await.map_err(lance_error)).await
+        self.alter(async |dataset| {
+            let dependents = properties::dependents(dataset.config())?;
+            let own = columns.iter().filter_map(|column| dependents.get(*column)).flatten().map(String::as_str);
+            let own = own.filter(|name| name.starts_with(HIDDEN_PREFIX));
+            // Another writer may have dropped some of them meanwhile.
+            let stored = columns.iter().copied().chain(own).filter(|name| dataset.schema().field(name).is_some());
+            let dropped: BTreeSet<&str> = stored.collect();
+            if dropped.is_empty() {
+                return Ok(());
+            }
+            dataset.drop_columns(&Vec::from_iter(dropped)).await.map_err(lance_error)
+        })
+        .await
     }
 
     /// Sets properties; a value of `None` removes one.
@@ -418,7 +453,8 @@ impl Table {
     /// Returns what happened to rows after version `from`, in order.
     ///
     /// # Errors
-    /// `NotFound` when the changes after `from` were collected: see [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
+    /// `NotFound` when version `from` has not been written yet, or the changes after it were collected: see
+    /// [`RETENTION_PROPERTY`](crate::RETENTION_PROPERTY).
     pub async fn changes(&self, from: Version) -> Result<ChangeFeed> {
         ChangeFeed::open(self.current().await?.0, from).boxed().await
     }
@@ -431,7 +467,13 @@ impl Table {
     }
 
     /// Records that consumer `name` has read the changes up to `version`; `None` deletes the consumer.
+    ///
+    /// # Errors
+    /// `NotFound` for a version that has not been written yet.
     pub async fn set_consumer(&self, name: &str, version: Option<Version>) -> Result<()> {
+        if let Some(version) = version {
+            check_written(version, self.snapshot().await?.version())?;
+        }
         self.note(Note::Consumer { name: name.to_owned(), version: version.map(|version| version.0) }).await
     }
 

@@ -39,6 +39,11 @@ fn a_feed_says_what_happened_and_a_consumer_goes_on_where_it_stood() {
     assert_eq!(feed(&lake, &[]).len(), 4);
     let from = second[0]["version"].as_u64().unwrap().to_string();
     assert_eq!(operations(&feed(&lake, &["--from", &from])), [("delete", "in/a.txt")]);
+    // A consumer that cannot begin is not on record, so it begins at the start.
+    let error = lake.fails(&["changes", "notes", "--from", "99", "--consumer", "late"], 1);
+    let newest = &second[1]["version"];
+    assert!(error.contains(&format!("version 99 has not been written yet: the newest is {newest}")), "{error}");
+    assert_eq!(feed(&lake, &["--consumer", "late"]).len(), 4);
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn errors_are_as_reviewed() {
         init
         --lake nowhere tables
         --memory 3parsecs tables
-        --memory 3MiB tables
+        --memory 3MiB init
         --cpus 0 tables
         get nothing a
         get notes none.md

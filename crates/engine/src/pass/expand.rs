@@ -13,6 +13,7 @@ use super::children::Children;
 use super::clear::clear;
 use super::drive::{ChildRows, Outcome, Pass, drive};
 use super::read::RowPiece;
+use super::set_aside::set_aside;
 use super::worker::{RETRIES_MAX, StepWorker, WORKER_IDLE};
 use crate::engine::{Engine, RunOptions};
 use crate::fault::internal;
@@ -100,6 +101,7 @@ impl ChildTablePass<'_> {
         };
         let inputs = self.step.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
         let output = self.workers.call(move |worker, context| worker.process(&inputs, &context.cancel)).await?;
+        let output = set_aside(&self.step.outputs, output)?;
         let of = output.parents.ok_or_else(|| Error::internal("a one-to-many operator gave no parents"))?;
 
         let mut columns = parents

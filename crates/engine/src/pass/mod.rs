@@ -13,6 +13,7 @@ mod intake;
 mod output_row_bytes;
 mod read;
 pub(crate) mod room;
+mod set_aside;
 mod stage;
 mod staged_piece;
 mod worker;

@@ -10,6 +10,7 @@ use cenote_operator::{Output, RowError};
 use cenote_scheduler::{Cancel, Received};
 
 use super::read::RowPiece;
+use super::set_aside::set_aside;
 use super::worker::{StepWorker, process};
 use crate::fault::internal;
 use crate::group::StepSet;
@@ -138,6 +139,7 @@ impl StagedPiece {
         let mut outcome = StepOutcome { rows: 0, failures: Vec::new() };
         if let Some(StepOutput { positions, output }) = done {
             outcome.rows = positions.len();
+            let output = set_aside(&step.planned.outputs, output)?;
             for (field, values) in step.planned.outputs.iter().zip(output.columns) {
                 let whole = scatter(self.columns.get(field.name()), &values, &positions, rows)?;
                 if step.read.contains(field.name()) {

@@ -95,6 +95,12 @@ pub(super) fn plan_child(into: &str, parent: &PrimaryKey, outputs: &[Field]) -> 
         return Err(Error::invalid_input(format!("table `{into}` holds the rows that failed: choose another `into`")));
     }
     let mut fields: Vec<Field> = parent.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    if fields.iter().any(|field| field.name() == ORDINAL) {
+        return Err(Error::invalid_input(format!(
+            "child table `{into}` numbers its rows in a column `{ORDINAL}`, and the key of the parents has one, as the \
+             key of every child table does: apply the step to another table"
+        )));
+    }
     fields.push(Field::new(ORDINAL, DataType::Int32, false));
     if let Some(twice) = outputs.iter().find(|output| fields.iter().any(|field| field.name() == output.name())) {
         return Err(Error::invalid_input(format!(

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use binding::{bind_inputs, check_shape, name_outputs, plan_child};
 use cenote_base::{Context, Error, ErrorKind, Result};
 use cenote_operator::Registry;
-use cenote_store::{HIDDEN_PREFIX, Store};
-use table::{Maker, PlannedTable};
+use cenote_store::Store;
+use table::{Maker, PlannedTable, RowFilter};
 
 pub(crate) use step::{Child, PlannedStep};
 
 use crate::recipe::Recipe;
+use crate::record::derivation::fingerprint_column;
 
 /// Plans the steps of `recipe`, in its order.
 ///
@@ -55,7 +56,6 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
         let mut reads_from: Vec<usize> = makers.map(|maker| maker.step).collect();
         reads_from.sort_unstable();
         reads_from.dedup();
-        let filter = table.filter(step.filter.as_ref());
 
         let first = outputs[0].name().clone();
         let child = match &step.into {
@@ -80,7 +80,9 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
             }
         };
         // The step's own outputs are there before its rows are chosen.
-        let filter_columns = table.filter_columns(filter.as_deref()).context(at("where"))?;
+        let filter = table.filter(step.filter.as_ref()).context(at("where"))?;
+        let (filter, filter_columns) =
+            filter.map_or_else(Default::default, |RowFilter { predicate, columns }| (Some(predicate), columns));
         if let Some(keep) = &step.keep {
             table.keep(keep, &first);
         }
@@ -90,11 +92,12 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
                 return Err(Error::invalid_input(what)).context(at("into"));
             }
             let stored = match store.table(&child.table).await {
-                Ok(table) => Some(Arc::clone(table.snapshot().await?.full_schema())),
+                Ok(table) => Some(table.snapshot().await?),
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            tables.insert(child.table.clone(), PlannedTable::child(child, stored)?);
+            let planned = PlannedTable::child(child, stored.as_ref()).context(at("into"))?;
+            tables.insert(child.table.clone(), planned);
         }
         let label = child.as_ref().map_or(&first, |child| &child.table);
         planned.push(Arc::new(PlannedStep {
@@ -111,9 +114,4 @@ pub(crate) async fn plan(recipe: &Recipe, store: &Store, registry: &Registry) ->
         }));
     }
     Ok(planned)
-}
-
-/// Returns the column that holds the fingerprints of the step that makes `label`.
-fn fingerprint_column(label: &str) -> String {
-    format!("{HIDDEN_PREFIX}fingerprint_{label}")
 }

@@ -9,6 +9,7 @@ use cenote_store::{Filter, PrimaryKey, Snapshot};
 
 use super::step::Child;
 use crate::recipe::Keep;
+use crate::record::derivation::derivations;
 
 /// A table as it will be when the steps so far have run.
 pub(super) struct PlannedTable {
@@ -20,6 +21,8 @@ pub(super) struct PlannedTable {
     kept: Vec<String>,
     /// The table's columns before this recipe, including hidden ones.
     stored: SchemaRef,
+    /// The columns that recipes have derived before.
+    derived: BTreeSet<String>,
 }
 
 /// The output of a step that makes a column.
@@ -30,21 +33,45 @@ pub(super) struct Maker {
     pub(super) field: String,
 }
 
+/// The rows that a step applies to.
+pub(super) struct RowFilter {
+    pub(super) predicate: String,
+    /// The columns that the predicate compares.
+    pub(super) columns: BTreeSet<String>,
+}
+
 impl PlannedTable {
     /// Plans the table of `snapshot`.
     pub(super) fn stored(snapshot: &Snapshot) -> Self {
-        let (schema, key) = (snapshot.schema().as_ref().clone(), snapshot.primary_key().clone());
-        Self { schema, key, made_by: HashMap::new(), kept: Vec::new(), stored: Arc::clone(snapshot.full_schema()) }
+        Self {
+            schema: snapshot.schema().as_ref().clone(),
+            key: snapshot.primary_key().clone(),
+            made_by: HashMap::new(),
+            kept: Vec::new(),
+            stored: Arc::clone(snapshot.full_schema()),
+            derived: derivations(snapshot).into_keys().collect(),
+        }
     }
 
-    /// Plans a child table, whose columns are those of `stored` before the recipe, if it exists.
-    pub(super) fn child(child: &Child, stored: Option<SchemaRef>) -> Result<Self> {
+    /// Plans a child table, which is as in `stored` before the recipe, if it exists.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a column has another type than the child table needs.
+    pub(super) fn child(child: &Child, stored: Option<&Snapshot>) -> Result<Self> {
+        let mut fields = stored.map_or_else(Vec::new, |stored| stored.schema().fields().to_vec());
+        for field in child.schema.fields() {
+            match fields.iter().find(|existing| existing.name() == field.name()) {
+                Some(existing) => check_type(existing, field)?,
+                None => fields.push(Arc::clone(field)),
+            }
+        }
         Ok(Self {
-            schema: child.schema.as_ref().clone(),
+            schema: Schema::new(fields),
             key: PrimaryKey::new(&child.schema, &child.key)?,
             made_by: HashMap::new(),
             kept: Vec::new(),
-            stored: stored.unwrap_or_else(|| Arc::clone(&child.schema)),
+            stored: Arc::clone(stored.map_or(&child.schema, Snapshot::full_schema)),
+            derived: stored.map_or_else(BTreeSet::new, |stored| derivations(stored).into_keys().collect()),
         })
     }
 
@@ -64,20 +91,21 @@ impl PlannedTable {
     }
 
     /// Returns the rows that a step with the predicate `own` applies to: those that the filters so far keep, too.
-    pub(super) fn filter(&self, own: Option<&String>) -> Option<String> {
-        let predicates: Vec<String> = own.into_iter().chain(&self.kept).map(|one| format!("({one})")).collect();
-        (!predicates.is_empty()).then(|| predicates.join(" AND "))
-    }
-
-    /// Returns the columns that `filter` compares.
     ///
     /// # Errors
-    /// `InvalidInput` for a filter that does not fit the table.
-    pub(super) fn filter_columns(&self, filter: Option<&str>) -> Result<BTreeSet<String>> {
-        match filter {
-            Some(filter) => Filter::from(filter).compared(&Arc::new(self.schema.clone())),
-            None => Ok(BTreeSet::new()),
+    /// `InvalidInput` for a predicate that does not fit the table.
+    pub(super) fn filter(&self, own: Option<&String>) -> Result<Option<RowFilter>> {
+        let schema = Arc::new(self.schema.clone());
+        // Alone it must be a predicate: what closes a parenthesis of its own accord would change the meaning of others.
+        own.map(|own| Filter::from(own.as_str()).compared(&schema)).transpose()?;
+        // It may end with a comment.
+        let predicates: Vec<String> = own.into_iter().chain(&self.kept).map(|one| format!("({one}\n)")).collect();
+        if predicates.is_empty() {
+            return Ok(None);
         }
+        let predicate = predicates.join(" AND ");
+        let columns = Filter::from(predicate.as_str()).compared(&schema)?;
+        Ok(Some(RowFilter { predicate, columns }))
     }
 
     /// Keeps only rows with a `score` within `keep` for later steps.
@@ -86,10 +114,11 @@ impl PlannedTable {
     }
 
     /// Adds the column `output`. A column of source data is never overwritten: a column that a step made before
-    /// is told from it by the fingerprint column beside it.
+    /// is told from it by the table's record of derived columns, or by the fingerprint column beside it.
     pub(super) fn add_output(&mut self, maker: Maker, output: &Field, fingerprint_column: &str) -> Result<()> {
         let name = output.name();
-        let derived_before = self.stored.field_with_name(fingerprint_column).is_ok();
+        // Columns and their fingerprints are added in one version, before it is on record that they are derived.
+        let derived_before = self.derived.contains(name) || self.stored.field_with_name(fingerprint_column).is_ok();
         if self.made_by.contains_key(name) {
             return Err(Error::invalid_input(format!(
                 "column `{name}` is made by an earlier step: rename it with `output`"
@@ -101,19 +130,15 @@ impl PlannedTable {
             )));
         }
         match self.schema.field_with_name(name) {
-            Ok(existing) if existing.data_type() != output.data_type() => {
-                return Err(Error::invalid_input(format!(
-                    "column `{name}` exists as {}, and the step would make it {}: drop it or rename the output",
-                    existing.data_type(),
-                    output.data_type()
-                )));
+            Ok(existing) => {
+                check_type(existing, output)?;
+                if self.stored.field_with_name(name).is_ok() && !derived_before {
+                    return Err(Error::invalid_input(format!(
+                        "column `{name}` holds data that no step made, and the step would overwrite it: rename the \
+                         output"
+                    )));
+                }
             }
-            Ok(_) if self.stored.field_with_name(name).is_ok() && !derived_before => {
-                return Err(Error::invalid_input(format!(
-                    "column `{name}` holds data that no step made, and the step would overwrite it: rename the output"
-                )));
-            }
-            Ok(_) => {}
             Err(_) => {
                 let fields = self.schema.fields().iter().cloned().chain([Arc::new(output.clone())]);
                 self.schema = Schema::new(fields.collect::<Vec<_>>());
@@ -122,4 +147,17 @@ impl PlannedTable {
         self.made_by.insert(name.clone(), maker);
         Ok(())
     }
+}
+
+/// Checks that `existing` has the type of `output`, which a step would write to it.
+fn check_type(existing: &Field, output: &Field) -> Result<()> {
+    if existing.data_type() == output.data_type() {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "column `{}` exists as {}, and the step would make it {}: drop it or rename the output",
+        output.name(),
+        existing.data_type(),
+        output.data_type()
+    )))
 }

@@ -5,30 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cenote_base::Result;
-use cenote_store::{DEPENDENTS_PROPERTY, Snapshot, Table};
+use cenote_store::Snapshot;
 
-use super::in_turn::in_turn;
 use crate::plan::PlannedStep;
 
-/// Registers the steps of `planned` that read `table`, in place of what they had registered before.
-pub(crate) async fn register(table: &Table, planned: &[Arc<PlannedStep>]) -> Result<()> {
-    if changed(&table.snapshot().await?, table.name(), planned)?.is_none() {
-        return Ok(());
-    }
-    let (registered, planned) = (table.clone(), planned.to_vec());
-    // Runs of other recipes register their steps in the same property, so this needs the turn.
-    let register = async move {
-        let Some(dependents) = changed(&registered.snapshot().await?, registered.name(), &planned)? else {
-            return Ok(());
-        };
-        let properties = [(DEPENDENTS_PROPERTY.to_owned(), Some(dependents))].into_iter().collect();
-        registered.set_properties(properties).await.map(drop)
-    };
-    in_turn(table, |_| register).await
-}
-
-/// Returns the property with these steps in it, or `None` if it says the same already.
-fn changed(snapshot: &Snapshot, table: &str, planned: &[Arc<PlannedStep>]) -> Result<Option<String>> {
+/// Returns the property of `table` with the steps of `planned` that read the table in it, in place of what they had
+/// registered before; `None` if it says the same already.
+pub(crate) fn changed(snapshot: &Snapshot, table: &str, planned: &[Arc<PlannedStep>]) -> Result<Option<String>> {
     let before = snapshot.dependents()?;
     let mut dependents = before.clone();
     let steps = || planned.iter().enumerate().filter(|(_, step)| step.table == table);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cenote_store::Snapshot;
+use cenote_store::{HIDDEN_PREFIX, Snapshot};
 use serde_json::Value;
 
 /// Prefix of the table properties that say how columns and child tables were made.
@@ -28,19 +28,40 @@ impl fmt::Display for Derivation {
 /// Returns how each derived column of `snapshot` was derived.
 pub fn derivations(snapshot: &Snapshot) -> BTreeMap<String, Derivation> {
     let mut derivations = BTreeMap::new();
-    for (_, text) in snapshot.properties().iter().filter(|(name, _)| name.starts_with(DERIVED_PREFIX)) {
-        let Ok(record) = serde_json::from_str::<Value>(text) else { continue };
-        // The outputs of a one-to-many operator are columns of its child table.
-        if !record["into"].is_null() {
-            continue;
-        }
-        let names = |field: &str| -> Vec<String> {
-            let names = record[field].as_array().into_iter().flatten();
-            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        };
+    for (_, record) in records(snapshot) {
         let operator = record["operator"].as_str().unwrap_or_default().to_owned();
-        let derivation = Derivation { operator, inputs: names("inputs") };
-        derivations.extend(names("outputs").into_iter().map(|output| (output, derivation.clone())));
+        let derivation = Derivation { operator, inputs: names(&record, "inputs") };
+        derivations.extend(names(&record, "outputs").into_iter().map(|output| (output, derivation.clone())));
     }
     derivations
+}
+
+/// Returns the columns that hold the fingerprints of the steps that made `columns` of `snapshot`. They must be dropped
+/// together: a column that is added later under the same name holds nothing that a step made.
+pub fn fingerprints_of(snapshot: &Snapshot, columns: &[&str]) -> Vec<String> {
+    let made = records(snapshot)
+        .filter(|(_, record)| names(record, "outputs").iter().any(|output| columns.contains(&output.as_str())));
+    let fingerprints = made.map(|(label, _)| fingerprint_column(label));
+    fingerprints.filter(|column| snapshot.full_schema().field_with_name(column).is_ok()).collect()
+}
+
+/// Returns the name of the column that holds the fingerprints of the step that makes `label`.
+pub(crate) fn fingerprint_column(label: &str) -> String {
+    format!("{HIDDEN_PREFIX}fingerprint_{label}")
+}
+
+/// Returns the label of each step that derived columns of `snapshot`, and the record of how it did.
+fn records(snapshot: &Snapshot) -> impl Iterator<Item = (&str, Value)> {
+    let records = snapshot.properties().iter().filter_map(|(name, text)| {
+        let label = name.strip_prefix(DERIVED_PREFIX)?;
+        Some((label, serde_json::from_str::<Value>(text).ok()?))
+    });
+    // The outputs of a one-to-many operator are columns of its child table.
+    records.filter(|(_, record)| record["into"].is_null())
+}
+
+/// Returns the names that `field` of a record lists.
+fn names(record: &Value, field: &str) -> Vec<String> {
+    let names = record[field].as_array().into_iter().flatten();
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }

@@ -16,9 +16,9 @@ from cenote.errors import InvalidInputError, UnavailableError
 from cenote.types import to_schema
 
 _TRACEBACK_LINES = 8
-# Characters of a line of a reason that are kept.
-_REASON_CHARS = 1_000
 """The lines of a traceback that an error keeps."""
+_REASON_CHARS = 1_000
+"""The characters of a line of a reason that are kept."""
 _ROWS_FIRST = 16
 """The rows of the first call with `auto`."""
 _WORTH_IT = 1.1
@@ -41,7 +41,7 @@ def _set_up(first: bytes) -> tuple[Any, Call]:
     try:
         what, outputs, batch = pickle.loads(first)
         function: Any = what() if inspect.isclass(what) else what
-    except Exception as error:
+    except BaseException as error:
         raise InvalidInputError(reason(error)) from error
     return to_schema(outputs), Call(function, len(outputs), batch)
 
@@ -61,46 +61,51 @@ class Call:
             part = [column.slice(start, rows) for column in columns]
             begin = time.perf_counter()
             try:
-                values, errors = self._checked(self._function(*part), rows), []
-                self._size.took(rows, time.perf_counter() - begin)
-            except InvalidInputError:
-                raise
-            except Exception as error:
+                answer = self._called(part)
+            # An operator that calls `sys.exit` does not end the run either.
+            except BaseException as error:
                 if _is_out_of_memory(error):
                     self._size.too_large(rows)
                 values, errors = self._sifted(part, rows, error)
+            else:
+                values, errors = self._checked(answer, rows), []
+                self._size.took(rows, time.perf_counter() - begin)
             yield rows, values, errors
             start += rows
 
     def _sifted(
-        self, columns: Sequence[_native.Column], rows: int, error: Exception
+        self, columns: Sequence[_native.Column], rows: int, error: BaseException
     ) -> tuple[list[Any], list[tuple[int, str]]]:
         """Returns the values of rows some of which raised `error`, retried in halves until single rows are to blame."""
         values: list[list[Any]] = [[None] * rows for _ in range(self._outputs)]
         errors: list[tuple[int, str]] = []
 
-        def sift(start: int, rows: int, error: Exception) -> None:
+        def sift(start: int, rows: int, error: BaseException) -> None:
             if rows == 1:
                 errors.append((start, reason(error)))
                 return
             half = rows // 2
             for begin, count in ((start, half), (start + half, rows - half)):
                 try:
-                    made = self._checked(self._function(*(column.slice(begin, count) for column in columns)), count)
-                except InvalidInputError:
-                    raise
-                except Exception as again:
+                    answer = self._called([column.slice(begin, count) for column in columns])
+                except BaseException as again:
                     sift(begin, count, again)
                 else:
-                    for column, new in zip(values, made, strict=True):
+                    for column, new in zip(values, self._checked(answer, count), strict=True):
                         column[begin : begin + count] = list(new)
 
         sift(0, rows, error)
         return list(values), errors
 
-    def _checked(self, answer: Any, rows: int) -> list[Any]:
-        """Returns one sequence of `rows` values for each output."""
+    def _called(self, columns: Sequence[_native.Column]) -> list[Any]:
+        """Returns what the function makes of the columns, a list unless it is Arrow data or has no length."""
+        answer = self._function(*columns)
         made = list(answer) if self._outputs > 1 else [answer]
+        is_data = [hasattr(values, "__arrow_c_array__") or not hasattr(values, "__len__") for values in made]
+        return [values if whole else list(values) for values, whole in zip(made, is_data, strict=True)]
+
+    def _checked(self, made: list[Any], rows: int) -> list[Any]:
+        """Returns what the function made: one sequence of `rows` values for each output."""
         if len(made) != self._outputs:
             raise InvalidInputError(f"it returned {len(made)} columns, and has {self._outputs} outputs")
         for values in made:
@@ -138,14 +143,21 @@ class BatchSize:
         self.rows, self._grows = max(1, rows // 2), False
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     # PyTorch's error is not a MemoryError.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Describes the error, and where in the operator it was raised."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     text = "".join(lines).rstrip().splitlines()
-    what = f"{type(error).__name__}: {error}"
-    return "\n".join(line[:_REASON_CHARS] for line in [what, *text[-_TRACEBACK_LINES:]])
+    what = type(error).__name__
+    try:
+        what = f"{what}: {error}"
+    # The error is the operator's, and so is what describes it.
+    except BaseException as again:
+        what = f"{what}, whose description raised {type(again).__name__}"
+    shown = "\n".join(line[:_REASON_CHARS] for line in [what, *text[-_TRACEBACK_LINES:]])
+    # Half a surrogate pair is not text elsewhere.
+    return shown.encode(errors="backslashreplace").decode()

@@ -48,7 +48,8 @@ def operator(
     share; a lake offers the GPUs that CUDA sees.
 
     When a call raises, its rows are retried in halves. The rows that raise become nulls, with the traceback in the
-    error table, as do rows on which a child crashes or is killed, up to 16 per batch; beyond that the run stops.
+    error table, as do rows whose value does not fit the output, and rows on which a child crashes or is killed, up to
+    16 per batch; beyond that the run stops.
 
     Args:
         inputs: The name and type of each input: `str`, `bytes`, `cenote.Image` or other media, `float`, or
@@ -60,7 +61,7 @@ def operator(
             memory runs out.
         cpu: The cores of a child.
         gpu: The share of one GPU of a child, from 0 to 1.
-        memory: The memory of a child, which is killed if it takes more.
+        memory: The memory of a child and of the processes that it starts, which are killed if they take more.
         timeout: The seconds of a call, at most. A child that takes longer is killed, as is one that takes longer than
             both this and a minute to start.
     """

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_empty_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_empty_array, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_runtime::scheduler::{Value, serve_calls};
@@ -14,7 +14,7 @@ use pyo3::types::PyBytes;
 
 use crate::fault::raise;
 use crate::rows::PyColumn;
-use crate::values::from_python::from_python;
+use crate::values::from_python::{column, single};
 use crate::{fault, interchange};
 
 /// The function's answer for consecutive rows: their number, the values of each output, and (row, reason) of each row
@@ -62,11 +62,11 @@ impl ReadyOperator {
         let (mut done, mut reasons) = (0, vec![None; rows.num_rows()]);
         for piece in self.call.call1(py, (columns,))?.bind(py).try_iter()? {
             let (rows, values, failures): CallAnswer<'_> = piece?.extract()?;
-            for ((field, values), pieces) in fields.iter().zip(&values).zip(&mut pieces) {
-                pieces.push(array(field, values)?);
-            }
             for (row, reason) in failures {
                 reasons[done + row] = Some(reason);
+            }
+            for ((field, values), pieces) in fields.iter().zip(&values).zip(&mut pieces) {
+                pieces.extend(arrays(field, values, &mut reasons[done..done + rows])?);
             }
             done += rows;
         }
@@ -85,16 +85,27 @@ impl ReadyOperator {
     }
 }
 
-/// Returns the values of one output, given as an Arrow array of its type or as any iterable.
-fn array(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
+/// Returns the values of one output, given as an Arrow array of its type or as any iterable. Rows with a value that the
+/// output cannot hold get null, and the reason in `reasons`.
+fn arrays(field: &Field, values: &Bound<'_, PyAny>, reasons: &mut [Option<String>]) -> PyResult<Vec<ArrayRef>> {
     if !values.hasattr("__arrow_c_array__")? {
-        return from_python(field, values);
+        let items = values.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        if let Ok(array) = column(field, &items) {
+            return Ok(vec![array]);
+        }
+        let value = |(item, reason): (&Bound<'_, PyAny>, &mut Option<String>)| {
+            single(field, item).unwrap_or_else(|error| {
+                reason.get_or_insert_with(|| error.value(item.py()).to_string());
+                new_null_array(field.data_type(), 1)
+            })
+        };
+        return Ok(items.iter().zip(reasons).map(value).collect());
     }
     let array = interchange::array(values)?;
     match array.data_type() {
-        found if found == field.data_type() => Ok(array),
+        found if found == field.data_type() => Ok(vec![array]),
         // All rows failed, or all values are null.
-        DataType::Null => from_python(field, values),
+        DataType::Null => Ok(vec![new_null_array(field.data_type(), array.len())]),
         found => {
             let (name, declared) = (field.name(), field.data_type());
             Err(fault::invalid(format!("it returned {found} for output `{name}`, which is declared as {declared}")))

@@ -20,6 +20,9 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyString, PyTuple};
 use super::to_python::nanoseconds;
 use crate::fault;
 
+/// Characters of a value that an error shows, at most.
+const VALUE_CHARS_MAX: usize = 200;
+
 /// Makes the error for the value at a place, with the reason where the type alone does not tell.
 type MakeError<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;
 
@@ -37,10 +40,27 @@ pub(crate) fn from_python(field: &Field, values: &Bound<'_, PyAny>) -> PyResult<
 /// Returns `items` as [`from_python`] does.
 pub(crate) fn column(field: &Field, items: Items<'_, '_>) -> PyResult<ArrayRef> {
     array(field, items, &|row, why| {
-        let value = items[row].repr().map_or_else(|_| "a value".to_owned(), |text| text.to_string());
-        let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        fault::invalid(format!("column `{}` is {}, and row {row} has {value}{why}", field.name(), field.data_type()))
+        let value = describe(&items[row], why);
+        fault::invalid(format!("column `{}` is {}, and row {row} has {value}", field.name(), field.data_type()))
     })
+}
+
+/// Returns one value as a column of `field`'s type.
+///
+/// # Errors
+/// As [`from_python`], without a row.
+pub(crate) fn single(field: &Field, item: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
+    array(field, std::slice::from_ref(item), &|_, why| {
+        let value = describe(item, why);
+        fault::invalid(format!("output `{}` is declared as {}, found {value}", field.name(), field.data_type()))
+    })
+}
+
+/// Describes a value that a column cannot hold, and the reason if it is known.
+fn describe(value: &Bound<'_, PyAny>, why: Option<String>) -> String {
+    let text = value.repr().map_or_else(|_| "a value".to_owned(), |text| text.to_string_lossy().into_owned());
+    let cut = text.char_indices().nth(VALUE_CHARS_MAX).map_or(text.as_str(), |(end, _)| &text[..end]);
+    format!("{cut}{}", why.map_or_else(String::new, |why| format!(": {why}")))
 }
 
 fn array<'py>(field: &Field, items: Items<'_, 'py>, wrong: MakeError<'_>) -> PyResult<ArrayRef> {

@@ -1,4 +1,4 @@
-//! The protocol between parent and child process: frames of a kind, a length and the content.
+//! The protocol between parent and child process: frames of a kind, the number of a call, a length and the content.
 
 use std::io::{Read, Write};
 
@@ -9,10 +9,10 @@ use crate::objects::value::Value;
 
 /// The content of a child's first frame, which tells it from a program that does not speak the protocol. The last byte
 /// is the version of the protocol.
-pub(super) const GREETING: &[u8] = b"cenote child\x01";
+pub(super) const GREETING: &[u8] = b"cenote child\x02";
 
-/// Bytes of a frame's header: one for the kind, then the length as a little-endian u64.
-pub(super) const HEADER_BYTES: usize = 9;
+/// Bytes of a frame's header: one for the kind, then the number of the call and the length as little-endian u64s.
+pub(super) const HEADER_BYTES: usize = 17;
 
 /// The kind of a frame. Its number is the first byte of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,15 @@ pub(super) enum FrameKind {
 /// A frame that was received.
 pub(super) struct ReceivedFrame {
     pub(super) kind: FrameKind,
+    /// The number of the call that it makes or answers, from 1; 0 for the greeting.
+    pub(super) call: u64,
     pub(super) content: Vec<u8>,
 }
 
 /// The header of a frame that was received.
 pub(super) struct FrameHeader {
     pub(super) kind: FrameKind,
+    pub(super) call: u64,
     /// Bytes of the content.
     pub(super) length: u64,
 }
@@ -55,14 +58,15 @@ const ERROR_KINDS: [ErrorKind; 10] = [
 ];
 
 /// Returns the header of a frame with `length` bytes of content.
-pub(super) fn frame_header(kind: FrameKind, length: usize) -> [u8; HEADER_BYTES] {
+pub(super) fn frame_header(kind: FrameKind, call: u64, length: usize) -> [u8; HEADER_BYTES] {
     let mut header = [kind as u8; HEADER_BYTES];
-    header[1..].copy_from_slice(&(length as u64).to_le_bytes());
+    header[1..9].copy_from_slice(&call.to_le_bytes());
+    header[9..].copy_from_slice(&(length as u64).to_le_bytes());
     header
 }
 
-pub(super) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) -> std::io::Result<()> {
-    to.write_all(&frame_header(kind, content.len()))?;
+pub(super) fn write_frame(to: &mut impl Write, kind: FrameKind, call: u64, content: &[u8]) -> std::io::Result<()> {
+    to.write_all(&frame_header(kind, call, content.len()))?;
     to.write_all(content)?;
     to.flush()
 }
@@ -72,8 +76,8 @@ pub(super) fn write_frame(to: &mut impl Write, kind: FrameKind, content: &[u8]) 
 /// # Errors
 /// `Corrupt` when the kind is unknown, or the frame would be longer than `bytes_max`.
 pub(super) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Result<FrameHeader> {
-    let [kind, length @ ..] = *header;
-    let length = u64::from_le_bytes(length);
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| header[at + byte]));
+    let (kind, call, length) = (header[0], number(1), number(9));
     let kind = match kind {
         1 => FrameKind::Greeting,
         2 => FrameKind::Call,
@@ -84,7 +88,7 @@ pub(super) fn parse_header(header: &[u8; HEADER_BYTES], bytes_max: u64) -> Resul
     if length > bytes_max {
         return Err(Error::corrupt(format!("a frame of {length} bytes is longer than the limit of {bytes_max}")));
     }
-    Ok(FrameHeader { kind, length })
+    Ok(FrameHeader { kind, call, length })
 }
 
 /// Encodes an object as the content of a frame.
@@ -113,8 +117,11 @@ pub(super) fn parse_call(call: &ReceivedFrame) -> Result<Value> {
     }
 }
 
-/// Decodes the answer to a call. The outer error is a breach of the protocol, the inner one is the child's.
-pub(super) fn parse_answer(answer: &ReceivedFrame) -> Result<Result<Value>> {
+/// Decodes the answer to call `call`. The outer error is a breach of the protocol, the inner one is the child's.
+pub(super) fn parse_answer(answer: &ReceivedFrame, call: u64) -> Result<Result<Value>> {
+    if answer.call != call {
+        return Err(Error::corrupt(format!("it answered call {} instead of call {call}", answer.call)));
+    }
     match (answer.kind, answer.content.as_slice()) {
         (FrameKind::Answer, mut content) => decode(&mut content).map(Ok),
         (FrameKind::Failure, [kind, text @ ..]) => {
@@ -133,10 +140,10 @@ pub(super) fn read_frame(from: &mut impl Read) -> Result<Option<ReceivedFrame>> 
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     }
-    let FrameHeader { kind, length } = parse_header(&header, u64::MAX)?;
+    let FrameHeader { kind, call, length } = parse_header(&header, u64::MAX)?;
     let mut content = Vec::new();
     if from.take(length).read_to_end(&mut content)? as u64 != length {
         return Ok(None);
     }
-    Ok(Some(ReceivedFrame { kind, content }))
+    Ok(Some(ReceivedFrame { kind, call, content }))
 }

@@ -4,6 +4,8 @@
 //! This part does not know the scheduler. Calls block the thread that makes them.
 
 mod frame;
+mod memory;
+mod os;
 pub(crate) mod process;
 pub(crate) mod serve;
 pub(crate) mod sift;

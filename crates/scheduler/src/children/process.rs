@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind as Io, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -15,10 +16,14 @@ use super::frame::{
     FrameHeader, FrameKind, GREETING, HEADER_BYTES, ReceivedFrame, frame_header, object_content, parse_answer,
     parse_header,
 };
+use super::memory::{resident_bytes, tree_bytes};
+use super::os;
 use crate::objects::value::Value;
 
 /// Interval at which the limits of a busy child are checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// Interval at which the memory of processes that a busy child started is counted, too.
+const TREE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A program that runs as a child, and the limits of the child. The program answers with
 /// [`serve_calls`](crate::serve_calls), or speaks the same protocol.
@@ -30,7 +35,8 @@ pub struct ProcessOptions {
     pub arguments: Vec<OsString>,
     /// Variables that are added to the child's environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// Resident memory of the child. It is checked every 10 ms, so a child may exceed it for that long.
+    /// Resident memory of the child and of the processes that it starts. The child's is checked every 10 ms and the sum
+    /// every 100 ms, so it may be exceeded for that long.
     pub memory_max: ByteSize,
     /// Time limit of one call.
     pub call_max: Duration,
@@ -56,7 +62,8 @@ impl ProcessOptions {
 }
 
 /// A child process of a program. It is started when it is first needed, killed when it reaches a limit or when this is
-/// dropped, and started anew by the next call.
+/// dropped, and started anew by the next call. Processes that it starts are killed with it, unless they leave its
+/// process group.
 #[derive(Debug)]
 pub struct ChildProcess {
     name: String,
@@ -68,6 +75,10 @@ pub struct ChildProcess {
 struct RunningChild {
     child: Child,
     connection: UnixStream,
+    /// The number of calls so far.
+    calls: u64,
+    /// Whether it has been killed and waited for.
+    is_over: bool,
 }
 
 /// A function that is called every [`CHECK_INTERVAL`] while a child is busy. An error ends the call, and the child.
@@ -80,6 +91,7 @@ struct CallLimits<'a> {
     time_max: Duration,
     until: Instant,
     checked: Cell<Instant>,
+    counted: Cell<Instant>,
 }
 
 impl ChildProcess {
@@ -115,8 +127,8 @@ impl ChildProcess {
 
     /// Takes the child out if it is alive, else starts one.
     fn take_running(&mut self, check: Check<'_>) -> Result<RunningChild> {
-        if let Some(mut running) = self.running.take()
-            && matches!(running.child.try_wait(), Ok(None))
+        if let Some(running) = self.running.take()
+            && !os::has_ended(running.child.id())
         {
             return Ok(running);
         }
@@ -139,15 +151,16 @@ impl RunningChild {
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::from(io::stderr()))
+            .process_group(0)
             .spawn()
             .context(doing)?;
-        let mut running = Self { child, connection: ours };
+        let mut running = Self { child, connection: ours, calls: 0, is_over: false };
         let limits = CallLimits::new(check, options, options.start_max);
         let greet = |running: &mut Self| -> Result<()> {
             running.connection.set_read_timeout(Some(CHECK_INTERVAL))?;
             running.connection.set_write_timeout(Some(CHECK_INTERVAL))?;
             match running.receive(&limits)? {
-                ReceivedFrame { kind: FrameKind::Greeting, content } if content == GREETING => Ok(()),
+                ReceivedFrame { kind: FrameKind::Greeting, content, .. } if content == GREETING => Ok(()),
                 _ => Err(Error::corrupt("its first frame is not the greeting of this protocol")),
             }
         };
@@ -176,25 +189,32 @@ impl RunningChild {
 
     /// Sends a call and receives the answer. The outer error is the end of the child, the inner one its answer.
     fn exchange(&mut self, content: &[u8], limits: &CallLimits<'_>) -> Result<Result<Value>> {
+        self.calls += 1;
         let pid = self.child.id();
-        for part in [&frame_header(FrameKind::Call, content.len()), content] {
+        for part in [&frame_header(FrameKind::Call, self.calls, content.len()), content] {
             let mut left = part;
             while !left.is_empty() {
                 match self.connection.write(left) {
-                    Ok(0) => return Err(Error::unavailable("it ended")),
+                    Ok(0) => return Err(ended()),
                     Ok(written) => left = &left[written..],
-                    Err(error) => limits.expect_timeout(error)?,
+                    Err(error) => {
+                        limits.expect_timeout(error)?;
+                        // The connection stays open as long as a process that the child started holds it.
+                        if os::has_ended(pid) {
+                            return Err(ended());
+                        }
+                    }
                 }
                 limits.check_if_due(pid)?;
             }
         }
-        parse_answer(&self.receive(limits)?)
+        parse_answer(&self.receive(limits)?, self.calls)
     }
 
     fn receive(&mut self, limits: &CallLimits<'_>) -> Result<ReceivedFrame> {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, limits)?;
-        let FrameHeader { kind, length } = parse_header(&header, limits.memory_max.0)?;
+        let FrameHeader { kind, call, length } = parse_header(&header, limits.memory_max.0)?;
         // The buffer grows as the content arrives, so that a wrong length costs nothing.
         let mut content = Vec::new();
         while (content.len() as u64) < length {
@@ -202,19 +222,38 @@ impl RunningChild {
             content.resize(received + next, 0);
             self.fill(&mut content[received..], limits)?;
         }
-        Ok(ReceivedFrame { kind, content })
+        Ok(ReceivedFrame { kind, call, content })
     }
 
     fn fill(&mut self, mut to: &mut [u8], limits: &CallLimits<'_>) -> Result<()> {
+        let pid = self.child.id();
+        let mut has_ended = false;
         while !to.is_empty() {
             match self.connection.read(to) {
-                Ok(0) => return Err(Error::unavailable("it ended")),
+                Ok(0) => return Err(ended()),
                 Ok(count) => to = &mut to[count..],
-                Err(error) => limits.expect_timeout(error)?,
+                Err(error) => {
+                    limits.expect_timeout(error)?;
+                    // It may have answered before it ended, so one more read follows.
+                    if has_ended {
+                        return Err(ended());
+                    }
+                    has_ended = os::has_ended(pid);
+                }
             }
-            limits.check_if_due(self.child.id())?;
+            limits.check_if_due(pid)?;
         }
         Ok(())
+    }
+
+    /// Kills the child and what it started, and returns how the child ended, which it may have done before.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        if !self.is_over {
+            // Once the child has been waited for, its number may be given to another process.
+            self.is_over = true;
+            os::kill_group(self.child.id());
+        }
+        self.child.wait()
     }
 
     /// Kills the child, and adds to `error` how the child ended.
@@ -222,14 +261,13 @@ impl RunningChild {
         // A child that closes the connection is about to end, and its exit status says more than a kill would.
         let by_itself = error.kind() == cenote_base::ErrorKind::Unavailable;
         let until = Instant::now() + CHECK_INTERVAL * 10;
-        let mut ended = self.child.try_wait();
-        while by_itself && matches!(ended, Ok(None)) && Instant::now() < until {
+        let pid = self.child.id();
+        while by_itself && !os::has_ended(pid) && Instant::now() < until {
             std::thread::yield_now();
-            ended = self.child.try_wait();
         }
-        let how = |status: ExitStatus| format!("child of `{name}` was lost ({status})");
-        match ended {
-            Ok(Some(status)) if by_itself => error.context(how(status)),
+        let has_ended = os::has_ended(pid);
+        match self.end() {
+            Ok(status) if by_itself && has_ended => error.context(format!("child of `{name}` was lost ({status})")),
             _ => error.context(format!("child of `{name}` was killed")),
         }
     }
@@ -237,16 +275,15 @@ impl RunningChild {
 
 impl Drop for RunningChild {
     fn drop(&mut self) {
-        // The child may have ended already. Either way it is reaped here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.end();
     }
 }
 
 impl<'a> CallLimits<'a> {
     fn new(check: Check<'a>, options: &ProcessOptions, time_max: Duration) -> Self {
         let now = Instant::now();
-        Self { check, memory_max: options.memory_max, time_max, until: now + time_max, checked: Cell::new(now) }
+        let (checked, counted) = (Cell::new(now), Cell::new(now));
+        Self { check, memory_max: options.memory_max, time_max, until: now + time_max, checked, counted }
     }
 
     /// Passes over `error`, of a read or write, if it says only that the child is busy.
@@ -256,7 +293,7 @@ impl<'a> CallLimits<'a> {
     fn expect_timeout(&self, error: io::Error) -> Result<()> {
         match error.kind() {
             Io::WouldBlock | Io::TimedOut | Io::Interrupted => Ok(()),
-            Io::BrokenPipe | Io::ConnectionReset => Err(Error::unavailable("it ended")),
+            Io::BrokenPipe | Io::ConnectionReset => Err(ended()),
             _ => Err(Error::from(error).context("talk to the child")),
         }
     }
@@ -275,19 +312,22 @@ impl<'a> CallLimits<'a> {
         if Instant::now() > self.until {
             return Err(Error::resource_exhausted(format!("it took longer than {:?}", self.time_max)));
         }
-        match resident_bytes(pid) {
-            Some(bytes) if bytes > self.memory_max.0 => {
-                let text = format!("it had {} of memory, more than {}", ByteSize(bytes), self.memory_max);
-                Err(Error::resource_exhausted(text))
+        let bytes = match self.counted.get().elapsed() < TREE_INTERVAL {
+            true => resident_bytes(pid).unwrap_or(0),
+            false => {
+                self.counted.set(Instant::now());
+                tree_bytes(pid, self.memory_max.0)
             }
-            _ => Ok(()),
+        };
+        if bytes > self.memory_max.0 {
+            let text = format!("it had {} of memory, more than {}", ByteSize(bytes), self.memory_max);
+            return Err(Error::resource_exhausted(text));
         }
+        Ok(())
     }
 }
 
-/// Returns the resident memory of a process; `None` when the process is gone.
-fn resident_bytes(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+/// Makes the error for a child that has ended.
+fn ended() -> Error {
+    Error::unavailable("it ended")
 }

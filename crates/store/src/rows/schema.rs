@@ -122,21 +122,25 @@ pub(crate) fn check_batch(batch: &RecordBatch, logical: &Schema, missing: Missin
     buffers::canonical(buffers::compact(checked.map_err(arrow_error)?)?)
 }
 
-/// Refuses vectors with a number that is missing, NaN or infinite: distances to them would be meaningless.
-fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
+/// Returns the rows of `column`, if it holds vectors, whose vector no table takes: one with a number that is missing,
+/// NaN or infinite, to which distances would be meaningless.
+pub fn bad_vectors(column: &ArrayRef) -> Vec<usize> {
     use DataType::{Float16, Float32, Float64, Int8, UInt8};
-    let Some(list) = column.as_fixed_size_list_opt() else { return Ok(()) };
+    let Some(list) = column.as_fixed_size_list_opt() else { return Vec::new() };
     let numbers = list.values();
-    if !matches!(numbers.data_type(), Float16 | Float32 | Float64 | Int8 | UInt8) {
-        return Ok(());
-    }
+    let are_vectors = matches!(numbers.data_type(), Float16 | Float32 | Float64 | Int8 | UInt8);
     // Usually all numbers are present and finite; the values under a null vector may be anything.
-    if is_finite(numbers) {
-        return Ok(());
+    if !are_vectors || is_finite(numbers) {
+        return Vec::new();
     }
     let width = list.value_length() as usize;
-    let wrong = |row: &usize| list.is_valid(*row) && !is_finite(&numbers.slice(row * width, width));
-    let rows: Vec<String> = (0..list.len()).filter(wrong).take(10).map(|row| row.to_string()).collect();
+    let is_bad = |row: &usize| list.is_valid(*row) && !is_finite(&numbers.slice(row * width, width));
+    (0..list.len()).filter(is_bad).collect()
+}
+
+/// Refuses the vectors that [`bad_vectors`] names.
+fn check_vectors(column: &ArrayRef, field: &Field) -> Result<()> {
+    let rows: Vec<String> = bad_vectors(column).into_iter().take(10).map(|row| row.to_string()).collect();
     if rows.is_empty() {
         return Ok(());
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, Schema};
-use cenote_base::{Error, Result};
+use cenote_base::Result;
 use lance::Dataset;
 
 use crate::base::dataset;
 use crate::errors::arrow_error;
-use crate::properties::{DEPENDENTS_PROPERTY, VOID, parse_dependents};
+use crate::properties::{self, VOID};
 use crate::reading::snapshot::Snapshot;
 use crate::row_id::RowId;
 use crate::rows::schema;
@@ -74,15 +74,13 @@ async fn void_dependents(snapshot: &Snapshot, batch: RecordBatch, row_ids: &[u64
 }
 
 impl Snapshot {
-    /// Returns the value of [`DEPENDENTS_PROPERTY`]: for each column, the columns that become void when it changes.
+    /// Returns the value of [`DEPENDENTS_PROPERTY`](crate::DEPENDENTS_PROPERTY): for each column, the columns that
+    /// become void when it changes.
     ///
     /// # Errors
     /// `Corrupt` when the value cannot be parsed.
     pub fn dependents(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
-        let Some(text) = self.properties().get(DEPENDENTS_PROPERTY) else { return Ok(BTreeMap::new()) };
-        parse_dependents(text).map_err(|source| {
-            Error::corrupt(format!("property {DEPENDENTS_PROPERTY} is unreadable")).with_source(source)
-        })
+        properties::dependents(self.properties())
     }
 
     /// Returns for each of `keys` (the primary key's columns) whether it has a row whose `columns` are as they were in
