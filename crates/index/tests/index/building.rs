@@ -593,12 +593,15 @@ async fn centres_that_others_learn_are_those_of_the_partitions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_whose_files_are_gone_is_not_committed() {
     let directory = tempfile::tempdir().unwrap();
-    let built = directory.path().join("t.lance/_indices");
+    let (built, claims) = (directory.path().join("t.lance/_indices"), directory.path().join("t.staged"));
     let is_purged = Arc::new(AtomicBool::new(false));
     let faults = {
-        let (built, is_purged) = (built.clone(), Arc::clone(&is_purged));
+        let is_purged = Arc::clone(&is_purged);
         Faults::new(move |operation| {
             if operation == "base.commit" && is_purged.load(Ordering::Relaxed) && built.exists() {
+                for claim in std::fs::read_dir(&claims).unwrap() {
+                    std::fs::write(claim.unwrap().path().with_extension("dead"), "0").unwrap();
+                }
                 std::fs::remove_dir_all(&built).unwrap();
             }
             Ok(())
@@ -611,7 +614,7 @@ async fn an_index_whose_files_are_gone_is_not_committed() {
     for spec in [text_spec(), vector_spec(), IndexSpec::new("id", IndexKind::scalar())] {
         let error = INDEXES.create(&table, &spec).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-        assert!(error.message().contains("build it again"), "{error}");
+        assert!(error.message().contains("stopped sending heartbeats"), "{error}");
     }
     let wanted = ScanRequest::default().filter("id = 3");
     assert_eq!(table.snapshot().await.unwrap().collect(&wanted).await.unwrap().num_rows(), 1);
