@@ -22,8 +22,8 @@ pub(super) async fn satisfying_changes(snapshot: &Snapshot, filter: &Filter) -> 
     Ok(rows)
 }
 
-/// Returns the rows of `scanner`, of a table with the columns of `schema`, that satisfy `filter`, superseded ones included: a scan under a mask would not use a
-/// scalar index.
+/// Returns the rows of `scanner`, of a table with the columns of `schema`, that satisfy `filter`, superseded ones
+/// included: a scan under a mask would not use a scalar index.
 pub(super) async fn satisfying(mut scanner: Scanner, schema: &Schema, filter: &Filter) -> Result<RowAddrTreeMap> {
     let mut rows = RowAddrTreeMap::new();
     scanner.empty_project().map_err(lance_error)?.with_row_id();
