@@ -67,7 +67,7 @@ pub struct LakeOptions {
 
 impl LakeOptions {
     /// The range of [`cpus`](Self::cpus).
-    pub const CPUS: RangeInclusive<f32> = 0.001..=4096.0;
+    pub const CPUS: RangeInclusive<f32> = SchedulerOptions::CPU_CORES;
 
     /// Sets the memory budget.
     pub fn memory_max(mut self, bytes: impl Into<Option<ByteSize>>) -> Self {
