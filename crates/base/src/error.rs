@@ -181,6 +181,18 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// Returns `first` if `later`, which ran after it whatever came of it, succeeded too. Otherwise returns the error of
+/// the one that failed; when both failed, the first error, whose message ends with the later one.
+pub fn both<T>(first: Result<T>, later: Result<()>) -> Result<T> {
+    match (first, later) {
+        (Err(mut first), Err(later)) => {
+            first.0.message = format!("{}; then {later}", first.0.message);
+            Err(first)
+        }
+        (first, later) => later.and(first),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -191,6 +203,17 @@ mod tests {
         let error = Error::invalid_input("column `a` is null").with_source(std::io::Error::other("root cause"));
         assert_eq!(error.to_string(), "column `a` is null");
         assert_eq!(format!("{error:#}"), "column `a` is null: root cause");
+    }
+
+    #[test]
+    fn a_later_error_does_not_hide_the_first() {
+        let (first, later) = (Error::not_found("no table `t`"), Error::unavailable("release the lease: timed out"));
+        let error = both::<()>(Err(first.clone()), Err(later.clone())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.message(), "no table `t`; then release the lease: timed out");
+        assert_eq!(both(Ok(1), Err(later.clone())).unwrap_err().message(), later.message());
+        assert_eq!(both::<()>(Err(first.clone()), Ok(())).unwrap_err().message(), first.message());
+        assert_eq!(both(Ok(1), Ok(())).unwrap(), 1);
     }
 
     #[test]

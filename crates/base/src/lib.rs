@@ -29,7 +29,7 @@ pub mod sync;
 
 pub use byte_size::ByteSize;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use error::{Context, Error, ErrorKind, Result};
+pub use error::{Context, Error, ErrorKind, Result, both};
 pub use memory::memory_available_bytes;
 pub use names::{closest, did_you_mean, unknown};
 pub use pack::pack;

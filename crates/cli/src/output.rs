@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use cenote_runtime::arrow;
@@ -140,8 +140,18 @@ pub fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef
 }
 
 /// Makes a column of counts.
-pub fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
-    Arc::new(values.collect::<UInt64Array>())
+pub fn counts<T: Into<Option<u64>>>(values: impl Iterator<Item = T>) -> ArrayRef {
+    Arc::new(values.map(Into::into).collect::<UInt64Array>())
+}
+
+/// Makes a column of numbers that need not be whole.
+pub fn numbers(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.collect::<Float64Array>())
+}
+
+/// Writes a count with its noun: `1 row`, `2 rows`.
+pub fn count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Returns whether a write to standard output found it closed. The work ends then, and that is not an error.

@@ -10,8 +10,8 @@ pub fn ingest(table: &str, report: &IngestReport) {
         output::note(&format!("skipped {}: {}", file.path.display(), file.reason));
     }
     output::note(&format!(
-        "{table}: {} files, {} new, {} changed, {} unchanged, {} skipped",
-        report.files,
+        "{table}: {}, {} new, {} changed, {} unchanged, {} skipped",
+        output::count(report.files, "file"),
         report.inserted,
         report.updated,
         report.unchanged,
@@ -22,8 +22,8 @@ pub fn ingest(table: &str, report: &IngestReport) {
 /// Notes what each step of a run did.
 pub fn run(report: &RunReport) {
     for step in &report.steps {
-        let mut line =
-            format!("{:<12} {:<18} {} of {} rows", step.table, step.operator, step.rows_processed, step.rows_total);
+        let total = output::count(step.rows_total, "row");
+        let mut line = format!("{:<12} {:<18} {} of {total}", step.table, step.operator, step.rows_processed);
         let mut add = |count: usize, what: &str| {
             if count > 0 {
                 line.push_str(&format!(", {count} {what}"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenote_runtime::{ByteSize, Cancel, DeviceChoice, Lake, LakeOptions, Progress, Result, RunOptions};
+use cenote_runtime::{ByteSize, Cancel, DeviceChoice, Lake, LakeOptions, Progress, Result, RunOptions, both};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -18,8 +18,7 @@ pub async fn with_lake<T>(arguments: &Arguments, work: impl AsyncFnOnce(&Lake) -
     let _monitor = monitor::serve(&lake, arguments.metrics).await?;
     let outcome = work(&lake).await;
     // After a failure too: the next command must not wait for the right to write.
-    lake.release().await?;
-    outcome
+    both(outcome, lake.release().await)
 }
 
 /// Returns the lake options that the arguments set.

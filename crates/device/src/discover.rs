@@ -8,8 +8,9 @@ use std::task;
 use cenote_base::{Error, Result};
 
 /// Advice for a machine without a device.
-const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part, or, for tests without a GPU, \
-                       Mesa's software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
+const INSTALL: &str = "install the driver of the GPU's vendor with its Vulkan part";
+/// Advice for a machine without a GPU, on which one is to be tried out.
+const INSTALL_SOFTWARE: &str = "install Mesa's software Vulkan: apt-get install libvulkan1 mesa-vulkan-drivers";
 
 /// The type of hardware that a device is. The kinds are in order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +79,8 @@ pub fn gpu() -> Result<DeviceInfo> {
         names => format!("only software: {}", names.join(", ")),
     };
     found.iter().find(|info| info.kind != DeviceKind::Software).cloned().ok_or_else(|| {
-        Error::unsupported(format!("a GPU was asked for and there is {instead}. Use the CPU, or {INSTALL}"))
+        let advice = format!("Use the CPU, {INSTALL}, or, to try out what a GPU would do, {INSTALL_SOFTWARE}");
+        Error::unsupported(format!("a GPU was asked for and there is {instead}. {advice}"))
     })
 }
 
@@ -91,7 +93,18 @@ pub fn gpu_or_software() -> Result<DeviceInfo> {
     devices()
         .into_iter()
         .next()
-        .ok_or_else(|| Error::unsupported(format!("there is no Vulkan device. Use the CPU, or {INSTALL}")))
+        .ok_or_else(|| Error::unsupported(format!("there is no Vulkan device. Use the CPU, or {INSTALL_SOFTWARE}")))
+}
+
+/// Returns the software device.
+///
+/// # Errors
+/// `Unsupported` when there is none, naming what to install.
+pub fn software() -> Result<DeviceInfo> {
+    devices()
+        .into_iter()
+        .find(|info| info.kind == DeviceKind::Software)
+        .ok_or_else(|| Error::unsupported(format!("there is no software Vulkan. Use the CPU, or {INSTALL_SOFTWARE}")))
 }
 
 /// Finds the adapter that `info` describes.
@@ -132,7 +145,8 @@ fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
     }
 }
 
-/// Adds up the heaps that are local to the device, which wgpu itself does not report.
+/// Returns the size of the largest heap that is local to the device, which wgpu itself does not report. The heaps do
+/// not add up: drivers list the window through which the processor writes to a heap as another.
 fn memory_bytes(adapter: &wgpu::Adapter) -> u64 {
     // SAFETY: The handles are used only while `adapter` is borrowed, and only to read a property; nothing is destroyed.
     #[expect(unsafe_code, reason = "wgpu gives access to Vulkan's own handles only this way")]
@@ -145,7 +159,7 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> u64 {
     let Some(properties) = properties else { return 0 };
     let heaps = &properties.memory_heaps[..properties.memory_heap_count as usize];
     // Bit 0 is VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
-    heaps.iter().filter(|heap| heap.flags.as_raw() & 1 == 1).map(|heap| heap.size).sum()
+    heaps.iter().filter(|heap| heap.flags.as_raw() & 1 == 1).map(|heap| heap.size).max().unwrap_or(0)
 }
 
 /// Returns the result of one of wgpu's futures, which are ready at once on every platform but the web.

@@ -49,7 +49,7 @@ mod work;
 mod testing;
 
 pub use device::{Device, DeviceUsage};
-pub use discover::{DeviceInfo, DeviceKind, devices, gpu, gpu_or_software};
+pub use discover::{DeviceInfo, DeviceKind, devices, gpu, gpu_or_software, software};
 pub use kernels::distance::KernelMetric;
 pub use kernels::{kmeans, nearest, phash, resize};
 pub use matrix::Matrix;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use cenote_base::{Result, unknown};
+use cenote_base::{Error, Result, unknown};
 use cenote_store::{Snapshot, Version, blocking, lance_error};
 use futures::FutureExt;
 use lance::Dataset;
@@ -23,6 +23,7 @@ use crate::vector::partition::VectorSegment;
 
 /// An index of a table, as one snapshot has it.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct IndexInfo {
     /// The name.
     pub name: String,
@@ -137,9 +138,12 @@ impl Catalog {
             let Some(field) = description.field_ids().first().map(|id| *id as i32) else { continue };
             let Some(column) = column_of(dataset, snapshot, field) else { continue };
             let details = description.details().map_err(lance_error)?;
-            let details: Value = serde_json::from_str(&details).unwrap_or_default();
+            let details: Value = serde_json::from_str(&details).map_err(|source| {
+                let what = format!("the details of index `{}` cannot be read", description.name());
+                Error::corrupt(what).with_source(source)
+            })?;
             let structure = description.index_type().to_owned();
-            // A lake of an earlier version has no definitions.
+            // A lake of an earlier version has no definitions. An index of a kind that is not known here is not listed.
             let Some(kind) = kind_of(&structure, &details, column) else { continue };
             let known = definitions.remove(description.name()).filter(|known| known.field == field);
             // A build that was interrupted before its definition was written: what was built counts.
@@ -208,7 +212,7 @@ fn column_of<'a>(dataset: &Dataset, snapshot: &'a Snapshot, field: i32) -> Optio
     snapshot.full_schema().field_with_name(&field.name).ok()
 }
 
-/// Returns the kind of an index without a definition, from what Lance says of it.
+/// Returns the kind of an index without a definition, from what Lance says of it; `None` for an unknown kind.
 fn kind_of(structure: &str, details: &Value, column: &Field) -> Option<IndexKind> {
     let word = structure.to_ascii_lowercase().replace('_', "");
     if matches!(column.data_type(), DataType::FixedSizeList(_, _)) {
@@ -237,6 +241,7 @@ fn kind_of(structure: &str, details: &Value, column: &Field) -> Option<IndexKind
         "zonemap" => IndexKind::Scalar(ScalarStructure::ZoneMap),
         "bloomfilter" => IndexKind::Scalar(ScalarStructure::BloomFilter),
         "ngram" => IndexKind::Scalar(ScalarStructure::NGram),
-        _ => IndexKind::scalar(),
+        "btree" => IndexKind::scalar(),
+        _ => return None,
     })
 }

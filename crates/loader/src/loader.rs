@@ -1,7 +1,7 @@
 //! The loader: a cursor over the batches of epochs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cenote_base::sync::Mutex;
 use cenote_base::{Error, Result};
@@ -196,18 +196,20 @@ impl Loader {
     }
 
     /// Returns the next batch of `iteration`, a number that [`begin`](Self::begin) returned, if it is ready within
-    /// `wait`. The batch counts as given when it is accepted. After [`Next::End`] the iteration gives no more batches,
-    /// whatever other threads begin. Must not be called on the threads of the async runtime.
+    /// `wait`. Where an epoch follows its sources, its first call reads them, however long that takes, and waits for
+    /// the rest of `wait`. The batch counts as given when it is accepted. After [`Next::End`] the iteration gives no
+    /// more batches, whatever other threads begin. Must not be called on the threads of the async runtime.
     ///
     /// # Errors
     /// Those of reading, and `InvalidInput` for a row that cannot be decoded (see [`OnError`](crate::OnError)); the
     /// position is unchanged.
     pub fn next_within(&self, iteration: u64, wait: Duration) -> Result<Next> {
+        let start = Instant::now();
         if self.cursor.lock().unread {
             self.handle.block_on(self.follow(None))?;
         }
         let Some(pipeline) = self.pipeline(iteration)? else { return Ok(Next::End) };
-        let next = pipeline.next_within(wait);
+        let next = pipeline.next_within(start, wait);
         let mut cursor = self.cursor.lock();
         // If another thread has moved the cursor meanwhile, the result does not concern the current position.
         if cursor.pipeline.as_ref().is_some_and(|current| Arc::ptr_eq(current, &pipeline)) {

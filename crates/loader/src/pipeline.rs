@@ -17,6 +17,7 @@ use crate::shard::{BatchPositions, Shard};
 
 /// Totals of the batches given so far, and what they cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Batches given to the consumer.
     pub batches: u64,
@@ -186,8 +187,7 @@ impl Pipeline {
     }
 
     /// Returns the next batch if it becomes ready within `wait`. It remains the next one until it is taken.
-    pub(crate) fn next_within(self: &Arc<Self>, wait: Duration) -> Result<Next> {
-        let start = Instant::now();
+    pub(crate) fn next_within(self: &Arc<Self>, start: Instant, wait: Duration) -> Result<Next> {
         let mut state = self.shared.state.lock();
         let outcome = loop {
             if state.given >= self.shared.batches {

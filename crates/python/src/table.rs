@@ -303,7 +303,7 @@ impl PyTable {
 
     fn versions(&self, py: Python<'_>) -> PyResult<Vec<(u64, i64)>> {
         let versions = wait(py, self.here()?.versions())?;
-        Ok(versions.into_iter().map(|(version, time)| (version.0, time)).collect())
+        Ok(versions.into_iter().map(|listed| (listed.version.0, listed.time.0)).collect())
     }
 
     fn add_columns(&self, py: Python<'_>, schema: &Bound<'_, PyAny>) -> PyResult<u64> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use cenote_base::{Error, Result, unknown};
-use cenote_device::{Device, DeviceInfo, DeviceKind, devices, gpu};
+use cenote_device::{Device, gpu, software};
 use cenote_engine::Devices;
 use cenote_operators_image::{DeviceKernel, KERNELS};
 use cenote_scheduler::{Accelerator, DeviceOptions, KernelSet, PlacementChoice};
@@ -79,14 +79,4 @@ pub(crate) fn device(choice: DeviceChoice) -> Result<Option<(DeviceOptions, Devi
     let options = DeviceOptions { class: CLASS.to_owned(), memory_bytes, open: Arc::new(open) };
     let kernels: BTreeSet<&str> = KERNELS.into_iter().map(|(name, _)| name).collect();
     Ok(Some((options, Devices { class: CLASS.to_owned(), kernels, choice: placed })))
-}
-
-fn software() -> Result<DeviceInfo> {
-    let found = devices().into_iter().find(|info| info.kind == DeviceKind::Software);
-    found.ok_or_else(|| {
-        Error::unsupported(
-            "there is no software Vulkan: install Mesa's with apt-get install libvulkan1 mesa-vulkan-drivers, or use \
-             the CPU",
-        )
-    })
 }

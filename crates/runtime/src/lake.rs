@@ -70,7 +70,7 @@ impl LakeOptions {
     pub const MEMORY_MIN: ByteSize = budget::MIN;
 
     /// The range of [`cpus`](Self::cpus).
-    pub const CPUS: RangeInclusive<f32> = 0.001..=4096.0;
+    pub const CPUS: RangeInclusive<f32> = SchedulerOptions::CPU_CORES;
 
     /// Sets the memory budget.
     pub fn memory_max(mut self, bytes: impl Into<Option<ByteSize>>) -> Self {

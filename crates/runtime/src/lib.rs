@@ -41,7 +41,7 @@ pub use arrow;
 pub use cenote_base::sync;
 pub use cenote_base::{
     ByteSize, Clock, Context, DeviceShare, Error, ErrorKind, Progress, Random, Resources, Result, Share, Silent,
-    SystemClock, Timestamp, unknown,
+    SystemClock, Timestamp, both, unknown,
 };
 pub use cenote_engine::{
     Derivation, ERROR_TABLE, IndexRequest, Keep, Recipe, RunOptions, RunReport, StagePlan, Step, StepReport,
@@ -60,7 +60,7 @@ pub use cenote_scheduler::{Cancel, Scheduler, SchedulerStatus, Usage, WorkOption
 pub use cenote_store::{
     ChangeFeed, Collected, DUPLICATES_PROPERTY, DURABILITY_PROPERTY, Filter, PrimaryKey, RETENTION_BYTES_PROPERTY,
     RETENTION_PROPERTY, ROW_ID, RecordBatches, ScanRequest, Snapshot, Staged, TableSpec, UpkeepStatus, Version,
-    WriteReport, blob_field, is_blob,
+    VersionInfo, WriteReport, blob_field, is_blob,
 };
 pub use device::DeviceChoice;
 pub use ingest::{IngestReport, SkippedFile, media_schema};

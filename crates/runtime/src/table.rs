@@ -11,7 +11,8 @@ use cenote_engine::fingerprints_of;
 use cenote_index::{IndexInfo, IndexSpec, Indexes, Metric, Tuning, vector_dimensions};
 use cenote_loader::SampleSource;
 use cenote_store::{
-    ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Staged, UpkeepStatus, Version, WriteReport,
+    ChangeFeed, Collected, Filter, RecordBatches, ScanRequest, Snapshot, Staged, UpkeepStatus, Version, VersionInfo,
+    WriteReport,
 };
 
 use crate::search::Search;
@@ -246,8 +247,8 @@ impl Table {
 
 /// History: versions, tags, and the change feed with its consumers.
 impl Table {
-    /// Lists the versions that can be read, oldest first, each with its time in microseconds since 1970.
-    pub async fn versions(&self) -> Result<Vec<(Version, i64)>> {
+    /// Lists the versions that can be read, oldest first.
+    pub async fn versions(&self) -> Result<Vec<VersionInfo>> {
         self.stored.versions().await
     }
 

@@ -124,6 +124,35 @@ async fn what_a_state_or_a_task_holds_is_granted_until_it_is_dropped() {
     assert_eq!(*granted.lock(), [1000, 1000]);
 }
 
+/// A value whose drop panics.
+struct Bomb;
+
+impl Drop for Bomb {
+    #[expect(clippy::panic, reason = "the test is about panics")]
+    fn drop(&mut self) {
+        panic!("a bomb was dropped");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_drop_ends_no_thread_and_frees_what_was_granted() {
+    let scheduler = Scheduler::new(SchedulerOptions { cpu_cores: 1.0, ..SchedulerOptions::default() }).unwrap();
+    // The one thread makes room by dropping the idle state.
+    let memory_bytes = scheduler.usage().total.memory_bytes;
+    let all = |name: &str| WorkOptions::new(name).resources(Resources::cpu(1.0).with_memory_bytes(memory_bytes));
+    let actor = scheduler.actor(all("actor"), 1, LONG, || Ok(Bomb)).unwrap();
+    actor.call(|_, _| Ok(())).await.unwrap();
+    scheduler.run(&all("other"), |_| Ok(())).await.unwrap();
+    // The body of a task is dropped when it has been settled.
+    let bomb = Bomb;
+    let use_bomb = move |_: &_| {
+        let _used = &bomb;
+        Ok(())
+    };
+    scheduler.run(&all("task"), use_bomb).await.unwrap();
+    scheduler.run(&all("last"), |_| Ok(())).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_idle_state_makes_room_for_other_work() {
     let memory_max = ByteSize(1500);

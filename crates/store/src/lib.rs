@@ -111,5 +111,5 @@ pub use store::{Store, TableSpec};
 pub use table::Table;
 pub use upkeep::collect::Collected;
 pub use upkeep::schedule::UpkeepStatus;
-pub use version::Version;
+pub use version::{Version, VersionInfo};
 pub use writing::direct::Staged;

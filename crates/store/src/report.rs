@@ -4,6 +4,7 @@ use crate::version::Version;
 
 /// The version and the row counts of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriteReport {
     /// The version of the write.
     pub version: Version,

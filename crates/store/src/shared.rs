@@ -32,6 +32,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct OpenTables {
     tables: Mutex<HashMap<String, OpenTable>>,
+    /// Held while idle tables are closed, so that no two tasks close the same one.
+    closing: tokio::sync::Mutex<()>,
     /// The number of uses so far, which numbers the next one.
     uses: AtomicU64,
 }
@@ -102,16 +104,19 @@ impl OpenTables {
         idle.into_iter().take(excess).map(|(_, name, cell)| (name, cell)).collect()
     }
 
-    /// Closes table `name`, unless it is in use by now or was reopened.
-    fn close(&self, name: &str, cell: &StateCell, state: &Arc<TableState>) {
+    /// Removes table `name`, unless it is in use by now, was reopened, or has writes that nothing would fold. Returns
+    /// whether it was removed: the caller then has the only handle of its state.
+    fn close(&self, name: &str, cell: &StateCell, state: &Arc<TableState>, is_folded: bool) -> bool {
         let mut tables = self.tables.lock();
         let is_idle = tables.get(name).is_some_and(|table| {
             // One reference in the map and one here.
             Arc::ptr_eq(&table.state, cell) && Arc::strong_count(cell) == 2 && TableState::is_idle(state)
         });
-        if is_idle {
+        let is_closed = is_idle && !(is_folded && state.has_changes());
+        if is_closed {
             tables.remove(name);
         }
+        is_closed
     }
 }
 
@@ -195,20 +200,23 @@ impl Shared {
         TableState::open(name.to_owned(), location, sessions, pages, options, follower).await
     }
 
-    /// Closes the least recently used idle tables until at most `idle_tables_max` are idle.
+    /// Closes the least recently used idle tables beyond `idle_tables_max`, unless another task is doing so. A table
+    /// that is used meanwhile stays open.
     async fn close_idle(&self) {
+        let Ok(_closing) = self.open.closing.try_lock() else { return };
         for (name, cell) in self.open.excess(self.idle_tables_max) {
             let Some(state) = cell.get() else { continue };
             // Once the table is closed, nothing in this process would fold it.
-            if state.has_changes()
-                && let Err(error) = state.fold().boxed().await
-            {
+            let folded = if state.has_changes() { state.fold().boxed().await } else { Ok(()) };
+            if let Err(error) = &folded {
                 tracing::warn!(%error, table = name, "the writes of a closed table stay in its log");
             }
-            if let Err(error) = state.location().leases.release().await {
+            // Its lease is released once it is closed, and nothing in this process can write under it.
+            if self.open.close(&name, &cell, state, folded.is_ok())
+                && let Err(error) = state.location().leases.release().await
+            {
                 tracing::warn!(%error, table = name, "a lease was not released: others wait until it runs out");
             }
-            self.open.close(&name, &cell, state);
         }
     }
 }

@@ -39,7 +39,7 @@ use crate::state::writer::RowWrite;
 use crate::upkeep::collect::{self, Collected};
 use crate::upkeep::compaction;
 use crate::upkeep::schedule::UpkeepStatus;
-use crate::version::Version;
+use crate::version::{Version, VersionInfo};
 use crate::writing::direct::{self, Staged};
 use crate::writing::update::Update;
 use crate::writing::{gate, patch, predicate};
@@ -110,8 +110,8 @@ impl Table {
         self.snapshot_at(version).await
     }
 
-    /// Lists all versions that can be read, oldest first, each with its time in microseconds since 1970.
-    pub async fn versions(&self) -> Result<Vec<(Version, i64)>> {
+    /// Lists all versions that can be read, oldest first.
+    pub async fn versions(&self) -> Result<Vec<VersionInfo>> {
         self.current().await?.0.versions().await
     }
 

@@ -18,7 +18,8 @@ pub async fn run(lake: &Lake, command: &IndexCommand, progress: &Arc<dyn Progres
                 ..IndexSpec::new(column, IndexKind::parse(kind, metric.chain(options))?)
             };
             let index = lake.table(table).await?.create_index_watched(spec, progress).await?;
-            output::note(&format!("built {} over {} rows of {table}.{column}", index.name, index.rows_indexed));
+            let rows = output::count(index.rows_indexed, "row");
+            output::note(&format!("built {} over {rows} of {table}.{column}", index.name));
             Ok(())
         }
         IndexCommand::List { table, output } => {

@@ -1,5 +1,6 @@
 //! The commands that print a listing: of tables, columns, status, operators and models.
 
+use cenote_runtime::arrow::array::ArrayRef;
 use cenote_runtime::arrow::datatypes::Field;
 use cenote_runtime::models::ModelRegistry;
 use cenote_runtime::operator::{Definition, Shape};
@@ -42,22 +43,38 @@ pub async fn describe(lake: &Lake, table: &str, format: OutputFormat) -> Result<
 /// Prints the size, the versions, the upkeep and the indexes of each table.
 pub async fn status(lake: &Lake, format: OutputFormat) -> Result<()> {
     let tables = lake.status().await?.tables;
+    let is_for_people = format == OutputFormat::Table;
     let indexes = |table: &TableStatus| {
-        let shown = table.indexes.iter().map(|index| format!("{} (lags by {} rows)", index.name, index.rows_unindexed));
+        let shown = table.indexes.iter().map(|index| match is_for_people {
+            true => format!("{} (lags by {})", index.name, output::count(index.rows_unindexed, "row")),
+            false => index.name.clone(),
+        });
         shown.collect::<Vec<_>>().join(", ")
     };
+    let unindexed = |table: &TableStatus| table.indexes.iter().map(|index| index.rows_unindexed as u64).max();
     let now = SystemClock.now().0;
-    let seconds_since = |since: Timestamp| format!("{:.0} s", (now - since.0) as f64 / 1e6);
+    let seconds_since = |since: Timestamp| (now - since.0).max(0) as f64 / 1e6;
     let unfolded_for = |table: &TableStatus| table.upkeep.since.map(seconds_since);
     let upkeep = |table: &TableStatus| {
         let failure = table.upkeep.failure.as_ref().map(|failure| format!("failed: {failure}"));
         table.upkeep.doing.clone().or(failure)
     };
-    let bytes = match format {
-        OutputFormat::Table => output::texts(tables.iter().map(|table| Some(ByteSize(table.bytes).to_string()))),
-        _ => output::counts(tables.iter().map(|table| table.bytes)),
+    let (bytes, unfolded_for, amplification): (ArrayRef, ArrayRef, ArrayRef) = if is_for_people {
+        let seconds = |table: &TableStatus| unfolded_for(table).map(|seconds| format!("{seconds:.0} s"));
+        let amplification = |table: &TableStatus| Some(format!("{:.1}", table.upkeep.amplification));
+        (
+            output::texts(tables.iter().map(|table| Some(ByteSize(table.bytes).to_string()))),
+            output::texts(tables.iter().map(seconds)),
+            output::texts(tables.iter().map(amplification)),
+        )
+    } else {
+        (
+            output::counts(tables.iter().map(|table| table.bytes)),
+            output::numbers(tables.iter().map(unfolded_for)),
+            output::numbers(tables.iter().map(|table| Some(table.upkeep.amplification))),
+        )
     };
-    let columns = vec![
+    let mut columns = vec![
         ("table", output::texts(tables.iter().map(|table| Some(table.name.as_str())))),
         ("rows", output::counts(tables.iter().map(|table| table.rows as u64))),
         ("version", output::counts(tables.iter().map(|table| table.version.0))),
@@ -65,12 +82,15 @@ pub async fn status(lake: &Lake, format: OutputFormat) -> Result<()> {
         ("bytes", bytes),
         ("files", output::counts(tables.iter().map(|table| table.upkeep.files as u64))),
         ("unfolded", output::counts(tables.iter().map(|table| table.upkeep.keys as u64))),
-        ("unfolded_for", output::texts(tables.iter().map(unfolded_for))),
-        ("amplification", output::texts(tables.iter().map(|table| Some(format!("{:.1}", table.upkeep.amplification))))),
+        ("unfolded_for", unfolded_for),
+        ("amplification", amplification),
         ("upkeep", output::texts(tables.iter().map(upkeep))),
         ("errors", output::counts(tables.iter().map(|table| table.errors as u64))),
         ("indexes", output::texts(tables.iter().map(|table| Some(indexes(table))))),
     ];
+    if !is_for_people {
+        columns.push(("unindexed", output::counts(tables.iter().map(unindexed))));
+    }
     output::rows(&output::listing(columns)?, format)
 }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use cenote_runtime::{ByteSize, Context, Lake, Recipe, Resources, Result, RunOptions, RunReport, StagePlan};
+use cenote_runtime::{ByteSize, Context, Lake, Recipe, Resources, Result, RunOptions, RunReport, StagePlan, both};
 
 use crate::arguments::Arguments;
 use crate::{output, report, session};
@@ -30,19 +30,19 @@ pub async fn run(
             lake.stages(&recipe).await?.iter().for_each(show_stage);
         }
         let report = lake.run(&recipe, &options).await;
-        if let Some(file) = &mut trace {
+        let traced: Result<()> = trace.as_mut().map_or(Ok(()), |file| {
             let mut file = BufWriter::new(file);
             lake.scheduler().write_trace(&mut file)?;
-            file.flush().context(|| "write the trace")?;
-        }
-        report
+            Ok(file.flush()?)
+        });
+        both(report, traced.context(|| "write the trace"))
     };
     let done = session::with_lake(arguments, run).await?;
     report::run(&done);
     if dry_run.is_some() {
         let skipped = recipe.steps.len().saturating_sub(done.steps.len());
         if skipped > 0 {
-            output::note(&format!("{skipped} steps were skipped: only a real run writes what they read"));
+            output::note(&format!("skipped {}, whose input only a real run writes", output::count(skipped, "step")));
         }
         output::note("dry run: nothing was written");
     } else {

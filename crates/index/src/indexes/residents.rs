@@ -9,7 +9,7 @@ use cenote_store::Snapshot;
 
 use super::Indexes;
 use crate::build::watch::silent;
-use crate::catalog::Index;
+use crate::catalog::{Catalog, Index};
 use crate::kind::VectorOptions;
 use crate::vector::resident::graph::ResidentIndex;
 use crate::vector::resident::graph::refresh::RefreshOptions;
@@ -85,6 +85,19 @@ impl Indexes {
             examined: self.shared.examined.clone(),
         };
         Box::pin(resident.refresh(snapshot, index, &fragments, &options)).await
+    }
+
+    /// Drops the graphs of indexes that `catalog`, of `snapshot`, no longer has: another process dropped them.
+    pub(super) fn forget_dropped(&self, snapshot: &Snapshot, catalog: &Catalog) {
+        let is_known = |name: &String| catalog.indexes.iter().any(|index| index.name == *name);
+        let dropped: Vec<String> = {
+            let residents = self.shared.residents.lock();
+            let ours = residents.iter().filter(|((table, _), _)| *table == snapshot.identity());
+            // An index that is being created has a graph before it is in a catalog.
+            let dropped = ours.filter(|((_, name), resident)| !is_known(name) && !resident.is_refreshing());
+            dropped.map(|((_, name), _)| name.clone()).collect()
+        };
+        dropped.iter().for_each(|name| self.forget(snapshot, name));
     }
 
     /// Drops the graph of index `name`, in memory and on disk, if the index is resident.

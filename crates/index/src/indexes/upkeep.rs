@@ -114,6 +114,7 @@ impl Indexes {
     pub async fn optimize(&self, table: &Table) -> Result<()> {
         let snapshot = table.snapshot().await?;
         let catalog = self.catalog(&snapshot).await?;
+        self.forget_dropped(&snapshot, &catalog);
         let (mut append, mut rebuild, mut resident) = (Vec::new(), Vec::new(), Vec::new());
         for info in self.list(&snapshot).await? {
             let index = catalog.find(table.name(), &info.name)?;

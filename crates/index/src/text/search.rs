@@ -53,6 +53,8 @@ pub struct TextQuery {
     /// | `\-red`, `\"`, `\(`, `\~`, `\AND` | the characters themselves, without a special meaning |
     ///
     /// `AND` binds more tightly than `OR`. Adjacent words are joined as by `OR`, or as by `AND` when all are required.
+    /// `-` and `NOT` exclude rows from what they stand beside, and need something to exclude them from: `-red` alone
+    /// and `NOT red OR car` are errors.
     /// `AND`, `OR` and `NOT` are written in capitals; `+` and `-` precede what they apply to, and within a word are
     /// like any other character. The index splits, stems and drops words of a query as it does those of texts.
     /// Wildcards, weights and column names are not supported.
@@ -243,7 +245,7 @@ impl ColumnSearch<'_> {
         let mut texts = None;
         if !superseded.is_empty() && !opened.segments.is_empty() {
             let (cache, name, column) = (self.indexes.unindexed_texts(), &index.name, &index.column);
-            texts = Some(cache.superseded(snapshot, name, column, tokenizer, &opened.uncovered).await?);
+            texts = Some(cache.superseded(snapshot, name, column, tokenizer, opened).await?);
         }
         Ok(Indexed { segments: &opened.segments, superseded, texts })
     }
@@ -339,7 +341,7 @@ impl ColumnSearch<'_> {
             }
         }
         if snapshot.changed_rows() > 0 {
-            let texts = cache.changed(snapshot, &index.name, &index.column, tokenizer).await?;
+            let texts = cache.changed(snapshot, &index.name, &index.column, tokenizer, opened).await?;
             texts.runs.iter().for_each(|run| rows.add(run, |row| snapshot.is_changed(row)));
         }
         Ok(rows)

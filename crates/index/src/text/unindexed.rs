@@ -31,6 +31,14 @@ pub(super) struct OpenTextIndex {
     pub(super) tokenizer_key: String,
 }
 
+impl OpenTextIndex {
+    /// Returns the key of cached texts of `column`, split into words as this index, called `name`, does. An index that
+    /// cannot be read may differ from the one that replaces it in its tokenizer alone.
+    fn key(&self, snapshot: &Snapshot, name: &str, column: &str) -> String {
+        format!("{name} {} {}", column_id(snapshot, column), self.tokenizer_key)
+    }
+}
+
 /// The texts of the rows of the base that an index has and that later writes supersede.
 #[derive(Debug)]
 pub(super) struct SupersededTexts {
@@ -94,8 +102,7 @@ impl UnindexedTextCache {
         index: &OpenTextIndex,
     ) -> Result<Arc<PerFragment<Texts>>> {
         let uncovered = &index.uncovered_fragments;
-        // An index that cannot be read leaves all fragments uncovered, and may differ in its tokenizer.
-        let key = format!("{name} {} {}", column_id(snapshot, column), index.tokenizer_key);
+        let key = index.key(snapshot, name, column);
         let known = self.uncovered.last(snapshot, &key);
         if let Some(known) = known.as_ref().filter(|known| known.are_of(uncovered)) {
             return Ok(Arc::clone(known));
@@ -110,20 +117,21 @@ impl UnindexedTextCache {
         Ok(entries)
     }
 
-    /// Reads `column` in the change store, split into words as index `name` does.
+    /// Reads `column` in the change store, split into words as `index`, called `name`, does.
     pub(super) async fn changed(
         &self,
         snapshot: &Snapshot,
         name: &str,
         column: &str,
         tokenizer: &dyn LanceTokenizer,
+        index: &OpenTextIndex,
     ) -> Result<Arc<ChangedRows<Texts>>> {
         let mut tokenizer = tokenizer.box_clone();
         let read = move |batches: Vec<RecordBatch>| {
             let mut texts = Texts::default();
             batches.iter().try_for_each(|batch| texts.read(batch, tokenizer.as_mut())).map(|()| texts)
         };
-        ChangedRows::read(&self.changed, snapshot, name.to_owned(), column, read).await
+        ChangedRows::read(&self.changed, snapshot, index.key(snapshot, name, column), column, read).await
     }
 
     /// Reads the rows that `segment` of a full-text index was built from.
@@ -142,23 +150,23 @@ impl UnindexedTextCache {
         Ok(rows)
     }
 
-    /// Reads the texts of the superseded rows that index `name` over `column` has: all but the `uncovered` ones.
+    /// Reads the texts of the superseded rows that `index`, called `name`, over `column` has.
     pub(super) async fn superseded(
         &self,
         snapshot: &Snapshot,
         name: &str,
         column: &str,
         tokenizer: &dyn LanceTokenizer,
-        uncovered: &RowAddrTreeMap,
+        index: &OpenTextIndex,
     ) -> Result<Arc<SupersededTexts>> {
         let superseded = snapshot.superseded();
-        let mut key = name.to_owned();
+        let mut key = index.key(snapshot, name, column);
         let mut known = self.superseded.get(snapshot, &key);
         let is_current = |known: &Arc<SupersededTexts>| Weak::as_ptr(&known.superseded) == Arc::as_ptr(superseded);
         if let Some(known) = known.as_ref().filter(|known| is_current(known)) {
             return Ok(Arc::clone(known));
         }
-        let rows = superseded.as_ref().clone() - uncovered;
+        let rows = superseded.as_ref().clone() - &index.uncovered;
         if known.as_ref().is_some_and(|known| !(known.rows.clone() - &rows).is_empty()) {
             // The entry is of a later version, which supersedes rows that are live at this one.
             key = format!("{key} {}", snapshot.version());

@@ -38,6 +38,7 @@ struct SampledQuery {
 
 /// Settings that were tried, and what was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct TunePoint {
     /// The settings.
     pub search: SearchSettings,
@@ -49,6 +50,7 @@ pub struct TunePoint {
 
 /// The outcome of a tuning.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Tuning {
     /// The name of the index.
     pub index: String,

@@ -395,6 +395,31 @@ async fn a_build_that_is_cut_off_goes_on_from_what_was_saved() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_save_removes_what_interrupted_saves_left_and_nothing_in_progress() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, indexes, mut random) = (table(&directory).await, saved_in(&directory), Random::new(10));
+    table.upsert(batch(&rows(&mut random, 0..300))).await.unwrap();
+    indexes.create(&table, &spec()).await.unwrap();
+    let graphs = directory.path().join("graphs");
+    let files = || -> BTreeSet<String> {
+        let entries = std::fs::read_dir(&graphs).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let saved = files();
+    let manifest = saved.iter().find(|name| name.ends_with(".json")).unwrap();
+    let ours = |end: &str| manifest.replace("json", end);
+    for name in [ours("1.7.graph"), ours("7.writing"), "another.1.7.graph".to_owned()] {
+        let file = std::fs::File::create(graphs.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
+    std::fs::File::create(graphs.join(ours("2.7.graph"))).unwrap();
+    indexes.rebuild(&table).await.unwrap();
+    let new: BTreeSet<String> = files().difference(&saved).cloned().collect();
+    assert!(new.contains("another.1.7.graph") && new.contains(&ours("2.7.graph")), "{new:?}");
+    assert!(files().contains(manifest) && files().len() == 4, "{:?}", files());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_refused_with_the_figures_and_searches_stay_exact() {
     let directory = tempfile::tempdir().unwrap();
     let (table, mut random) = (table(&directory).await, Random::new(4));

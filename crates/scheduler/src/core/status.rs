@@ -19,6 +19,7 @@ const NAMED_MAX: usize = 32;
 
 /// A snapshot of the resources.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Usage {
     /// The resources that the scheduler hands out.
     pub total: Resources,
@@ -28,6 +29,7 @@ pub struct Usage {
 
 /// A snapshot of a [`Scheduler`](crate::Scheduler). `Display` writes a report for people.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SchedulerStatus {
     /// The resources, and how much of them is held.
     pub usage: Usage,

@@ -8,11 +8,13 @@ pub(crate) mod threads;
 mod timer;
 pub(crate) mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backlog::Backlog;
+use cenote_base::panic_message;
 use cenote_base::sync::{Condvar, Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -94,14 +96,16 @@ impl Driver {
         let garbage = locked.core.take_garbage();
         self.wake(&locked);
         drop(locked);
-        drop(garbage);
+        garbage.into_iter().for_each(|garbage| contain("the drop of an object", || drop(garbage)));
         for effect in effects {
             match effect {
                 // The caller may have gone: then there is nobody to wake.
                 Effect::Wake(caller) => drop(caller.send(())),
-                Effect::Settle { body, outcome, service } => body.settle(outcome, service),
+                Effect::Settle { body, outcome, service } => {
+                    contain("the drop of a task", || body.settle(outcome, service));
+                }
                 Effect::DropState(state) => {
-                    state.states.drop_state(state.replica);
+                    contain("the drop of an actor's state", || state.states.drop_state(state.replica));
                     self.with(|core| core.state_dropped(state.actor, state.replica, Instant::now()));
                 }
             }
@@ -127,6 +131,13 @@ impl Driver {
         if locked.timer_until.is_some_and(is_earlier) || is_closed {
             self.timer_thread.notify_one();
         }
+    }
+}
+
+/// Runs code of a caller's. A panic in it is logged: it must not end the thread, which others' work needs too.
+fn contain(what: &str, run: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        tracing::error!("{what} panicked: {}", panic_message(panic.as_ref()));
     }
 }
 

@@ -8,7 +8,7 @@ use cenote_base::sync::MutexGuard;
 use cenote_base::{Error, Result, panic_message};
 use tokio::time::Instant;
 
-use super::{Driver, Locked};
+use super::{Driver, Locked, contain};
 use crate::accelerator::Accelerator;
 use crate::core::Core;
 use crate::core::lineage::LostInput;
@@ -162,19 +162,23 @@ impl Driver {
         Some(EndedTry { task, body, outcome })
     }
 
-    /// Writes evicted objects to disk. An object that cannot be written stays in memory; the last error is returned.
+    /// Writes evicted objects to disk. An object that cannot be written stays in memory; the first error is returned.
     fn write_out(&self, victims: Vec<Victim>) -> Result<()> {
         let mut result = Ok(());
         for Victim { object, value } in victims {
             let written = self.spill.write(&value);
-            drop(value);
-            self.with(|core| match written {
-                Ok(file) => core.spilled(object, file),
+            contain("the drop of an object", || drop(value));
+            let kept = self.with(|core| match written {
+                Ok(file) => {
+                    core.spilled(object, file);
+                    Ok(())
+                }
                 Err(error) => {
                     core.spill_failed(object);
-                    result = Err(error);
+                    Err(error)
                 }
             });
+            result = result.and(kept);
         }
         result
     }

@@ -1,6 +1,7 @@
 //! The settings of a scheduler and of a piece of work.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::cancel::Cancel;
 /// The resources and limits of a [`Scheduler`](crate::Scheduler).
 #[derive(Debug, Clone)]
 pub struct SchedulerOptions {
-    /// CPU cores. A thread is started for each, rounded up.
+    /// CPU cores, within [`CPU_CORES`](Self::CPU_CORES). A thread is started for each, rounded up.
     pub cpu_cores: f32,
     /// Bytes of memory for all work and objects. By default half of what the container or the machine has.
     pub memory_max: ByteSize,
@@ -34,6 +35,11 @@ pub struct SchedulerOptions {
     pub trace_max: ByteSize,
     /// The seed of the jitter of retries.
     pub seed: u64,
+}
+
+impl SchedulerOptions {
+    /// The range of [`cpu_cores`](Self::cpu_cores).
+    pub const CPU_CORES: RangeInclusive<f32> = 0.001..=4096.0;
 }
 
 impl Default for SchedulerOptions {

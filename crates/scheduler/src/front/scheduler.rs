@@ -52,7 +52,7 @@ impl Scheduler {
     /// Starts a scheduler with a thread for each of `options.cpu_cores`, rounded up, and one for each device.
     ///
     /// # Errors
-    /// `InvalidInput` when `cpu_cores` is below 0.001 or above 4096; `ResourceExhausted` when a thread cannot be
+    /// `InvalidInput` when `cpu_cores` is out of range; `ResourceExhausted` when a thread cannot be
     /// started; the error that opening a device failed with.
     pub fn new(options: SchedulerOptions) -> Result<Self> {
         let cpu_threads = options.cpu_cores.ceil() as usize;
@@ -64,11 +64,10 @@ impl Scheduler {
 
     /// Returns a scheduler that runs nothing by itself, for a caller who takes the place of its threads.
     pub(crate) fn without_threads(options: SchedulerOptions) -> Result<Self> {
-        if !(0.001..=4096.0).contains(&options.cpu_cores) {
-            return Err(Error::invalid_input(format!(
-                "cpu_cores must be from 0.001 to 4096, found {}",
-                options.cpu_cores
-            )));
+        if !SchedulerOptions::CPU_CORES.contains(&options.cpu_cores) {
+            let (least, most) = SchedulerOptions::CPU_CORES.into_inner();
+            let what = format!("cpu_cores must be from {least} to {most}, found {}", options.cpu_cores);
+            return Err(Error::invalid_input(what));
         }
         let total = Resources {
             cpu: options.cpu_cores,

@@ -25,8 +25,11 @@ use crate::front::scheduler::Scheduler;
 /// Runs `test` for every seed, each on a paused clock of its own.
 fn for_seeds<F: Future<Output = ()>>(normally: u64, in_long_runs: u64, test: impl Fn(u64) -> F) {
     let chosen = |name| std::env::var(name).ok();
-    let seeds = match chosen("CENOTE_SEED").and_then(|seed| seed.parse().ok()) {
-        Some(seed) => seed..seed + 1,
+    let seeds = match chosen("CENOTE_SEED") {
+        Some(text) => {
+            let seed = text.parse().unwrap_or_else(|error| panic!("CENOTE_SEED={text}: {error}"));
+            seed..seed + 1
+        }
         None if chosen("CENOTE_LONG").is_some() => 0..in_long_runs,
         None => 0..normally,
     };

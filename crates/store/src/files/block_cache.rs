@@ -32,6 +32,7 @@ use object_store::{
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::files::objects::PARALLEL;
+use crate::identity::new_identity;
 
 /// Bytes of a block of a remote file; the last block may be shorter.
 const BLOCK_BYTES: u64 = 256 << 10;
@@ -41,6 +42,7 @@ const FOLDERS: [&str; 3] = ["data", "_deletions", "_indices"];
 
 /// The size and the use of a cache of remote files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct BlockCacheUsage {
     /// Bytes on the local disk.
     pub bytes: u64,
@@ -147,12 +149,9 @@ impl BlockCache {
     /// Writes a block. Does blocking I/O.
     fn keep(&self, block: Block, bytes: &[u8]) -> std::io::Result<()> {
         let path = self.directory.join(block.name());
-        let part = self.directory.join(format!(
-            "{}.{}.{:?}.part",
-            block.name(),
-            std::process::id(),
-            std::thread::current().id()
-        ));
+        // Unique among the threads, processes and hosts that share the directory.
+        let (unique, _) = new_identity();
+        let part = self.directory.join(format!("{}.{unique:016x}.part", block.name()));
         std::fs::write(&part, [bytes, &crc32fast::hash(bytes).to_le_bytes()].concat())?;
         std::fs::rename(&part, &path)?;
         self.kept.insert(block, (bytes.len() + CHECKSUM_BYTES) as u32);

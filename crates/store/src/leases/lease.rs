@@ -184,7 +184,7 @@ fn try_lock(path: &Path) -> Result<Option<Lease>> {
 
 fn busy(who: &str, waited: Duration) -> Error {
     let seconds = waited.as_secs();
-    Error::conflict(format!("{who} has been writing to this table for {seconds} s; wait for it to end and try again"))
+    Error::conflict(format!("{who} has held this table for {seconds} s; wait for it to end and try again"))
 }
 
 /// The lease of a table in an object store: see the module's description.

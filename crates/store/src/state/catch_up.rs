@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use cenote_base::{ErrorKind, Result};
+use cenote_base::{ErrorKind, Result, Timestamp};
 use futures::FutureExt;
 
 use super::install::BaseChange;
@@ -18,7 +18,7 @@ use crate::log::history::{BaseMark, History};
 use crate::log::replay::replay_to;
 use crate::log::{COLLECTED_TRIES, Frame, Log, News, Record, Unseen};
 use crate::reading::snapshot::Snapshot;
-use crate::version::Version;
+use crate::version::{Version, VersionInfo};
 
 impl TableState {
     /// Returns a snapshot of the newest version, which holds every write that any process had acknowledged before the
@@ -215,7 +215,7 @@ impl TableState {
     }
 
     /// Lists every version that can be read, with its time.
-    pub(crate) async fn versions(self: &Arc<Self>) -> Result<Vec<(Version, i64)>> {
+    pub(crate) async fn versions(self: &Arc<Self>) -> Result<Vec<VersionInfo>> {
         for _ in 0..COLLECTED_TRIES {
             self.snapshot().await?;
             let history = self.history();
@@ -228,7 +228,7 @@ impl TableState {
                 is_whole &= self.add_versions(mark, wanted, &mut versions).await?;
             }
             if is_whole {
-                return Ok(versions.into_iter().collect());
+                return Ok(versions.into_iter().map(|(version, time)| VersionInfo { version, time }).collect());
             }
         }
         Err(self.writer.tail().await.log.gap())
@@ -240,10 +240,10 @@ impl TableState {
         &self,
         mark: BaseMark,
         wanted: RangeInclusive<u64>,
-        versions: &mut BTreeMap<Version, i64>,
+        versions: &mut BTreeMap<Version, Timestamp>,
     ) -> Result<bool> {
         if wanted.contains(&mark.version) {
-            versions.insert(Version(mark.version), mark.time);
+            versions.insert(Version(mark.version), Timestamp(mark.time));
         }
         if *wanted.end() <= mark.version {
             return Ok(true);
@@ -252,7 +252,7 @@ impl TableState {
         while let Some(frames) = log.read().await? {
             for frame in frames.iter().filter(|frame| frame.version > mark.version && wanted.contains(&frame.version)) {
                 // Records that change no row repeat the version of the write before them: the write's time counts.
-                versions.entry(Version(frame.version)).or_insert(frame.time.0);
+                versions.entry(Version(frame.version)).or_insert(frame.time);
             }
             // The log after a tagged version may have been collected.
             if frames.last().is_none_or(|frame| frame.version >= *wanted.end()) {

@@ -23,6 +23,7 @@ use crate::files::block_cache::{BlockCache, Caching};
 use crate::files::durable::{make_directory, sync_directory};
 use crate::files::objects::Objects;
 use crate::files::store_params::{cached_params, local_params, store_params};
+use crate::identity::new_identity;
 use crate::keys::key_files::KeyFiles;
 use crate::leases::lease::{Leases, TableLease};
 use crate::leases::turn::Turns;
@@ -96,7 +97,9 @@ pub async fn create_file(location: &Path, name: &str, bytes: Vec<u8>) -> Result<
         return objects.create(name, bytes.into()).await;
     }
     let (directory, path) = (location.to_path_buf(), location.join(name));
-    let part = location.join(format!("{name}.{}.new", std::process::id()));
+    // Unique among the tasks, processes and hosts that may create the file at once.
+    let (unique, _) = new_identity();
+    let part = location.join(format!("{name}.{unique:016x}.new"));
     blocking(move || {
         let failed = || format!("write {}", path.display());
         make_directory(&directory)?;

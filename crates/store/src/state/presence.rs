@@ -60,7 +60,7 @@ impl Presence {
             return Ok(true);
         }
         let Traces::Directories { base, device, inode, log } = &self.traces else { return Ok(false) };
-        if log.metadata()?.nlink() == 0 {
+        if log.metadata().context(|| format!("look at the log of {}", base.display()))?.nlink() == 0 {
             return Ok(true);
         }
         match std::fs::metadata(base) {

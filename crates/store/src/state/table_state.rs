@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use cenote_base::sync::{Mutex, MutexGuard};
-use cenote_base::{ByteSize, Clock, Error, ErrorKind, Result, Timestamp};
+use cenote_base::{ByteSize, Clock, Error, ErrorKind, Result, Timestamp, both};
 use futures::future::BoxFuture;
 use lance::Dataset;
 use lance_table::io::commit::CommitHandler;
@@ -100,12 +100,13 @@ impl TableState {
     ) -> Result<Arc<Self>> {
         if !location.log.exists().await? {
             let lease = location.leases.writer(options.writer_wait_max).await?;
-            if !location.log.exists().await? {
-                start_log(&location, &sessions, &options).await?;
-            }
+            let started = async {
+                if location.log.exists().await? { Ok(()) } else { start_log(&location, &sessions, &options).await }
+            };
+            let started = started.await;
             drop(lease);
-            // A process that only reads must not keep others from writing.
-            location.leases.release().await?;
+            // A process that only reads, or that fails, must not keep others from writing.
+            both(started, location.leases.release().await)?;
         }
         let fence = Arc::new(location.fence().await?);
         // Opened before anything is read, so that a table which takes this one's place meanwhile is recognised as

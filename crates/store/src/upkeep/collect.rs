@@ -26,6 +26,7 @@ const FOLDERS: [&str; 4] = ["data", "_deletions", "_indices", "_transactions"];
 
 /// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Collected {
     /// Removed versions of the base.
     pub bases: u64,

@@ -17,6 +17,7 @@ const DUPLICATE_ROWS_MIN: usize = 4096;
 
 /// The lag of a table's base behind its writes, and the state of upkeep.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct UpkeepStatus {
     /// Unfolded keys, summed over all runs.
     pub keys: usize,

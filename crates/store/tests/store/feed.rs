@@ -279,7 +279,7 @@ async fn keys_without_their_base_mean_nothing() {
         sorted.sort_by_key(|change| (change.0, change.2));
         assert_eq!(sorted.len(), expected.len(), "cut off at write {fault}");
         assert_eq!(sorted, expected, "cut off at write {fault}");
-        let versions: Vec<u64> = table.versions().await.unwrap().iter().map(|(version, _)| version.0).collect();
+        let versions: Vec<u64> = table.versions().await.unwrap().iter().map(|listed| listed.version.0).collect();
         assert_eq!(versions.last(), Some(&newest.0));
         assert_eq!(newest, Version(large.0 + 1));
         if outcome.is_ok() && count.load(Ordering::SeqCst) < fault {

@@ -123,7 +123,7 @@ fn run_child(directory: &Path, first: u64, life: Duration) -> Option<u64> {
 
 #[tokio::test]
 async fn a_killed_writer_loses_nothing_acknowledged() {
-    let seed = std::env::var("CENOTE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("CENOTE_SEED").ok().map(|text| text.parse().unwrap()).unwrap_or(1);
     let rounds = if std::env::var_os("CENOTE_LONG").is_some() { 1_000 } else { 20 };
     let mut random = Random::new(seed);
     let directory = tempfile::tempdir().unwrap();

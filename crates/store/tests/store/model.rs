@@ -50,11 +50,11 @@ struct Check {
 }
 
 fn seed() -> u64 {
-    std::env::var("CENOTE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    std::env::var("CENOTE_SEED").ok().map(|text| text.parse().unwrap()).unwrap_or(1)
 }
 
 fn steps(default: usize) -> usize {
-    std::env::var("CENOTE_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var("CENOTE_STEPS").ok().map(|text| text.parse().unwrap()).unwrap_or(default)
 }
 
 /// Opens a store with small limits, so that folds and direct writes happen often: a directory, or the same directory as
@@ -384,7 +384,7 @@ impl Check {
 
     async fn travel(&mut self) {
         let versions = self.table.versions().await.unwrap();
-        assert!(versions.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
+        assert!(versions.is_sorted_by(|a, b| a.version < b.version && a.time <= b.time));
         let at = self.random.below(self.versions.len() as u64) as usize;
         let (version, rows) = self.versions.iter().nth(at).unwrap();
         let snapshot = self.table.snapshot_at(*version).await.unwrap();
@@ -425,7 +425,7 @@ impl Check {
             self.oldest = self.table.collect(Some(Duration::ZERO)).await.unwrap().oldest;
             self.forget().await;
             let listed: Vec<Version> =
-                self.reader.versions().await.unwrap().iter().map(|(version, _)| *version).collect();
+                self.reader.versions().await.unwrap().iter().map(|listed| listed.version).collect();
             assert!(self.versions.keys().all(|version| listed.contains(version)), "{listed:?}");
             assert!(listed.iter().all(|version| self.is_kept(*version)), "{listed:?}");
         }

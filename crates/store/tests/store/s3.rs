@@ -207,7 +207,7 @@ async fn a_writer_that_was_taken_for_dead_is_fenced() {
     // The slow one notices, applies what happened, and writes after it.
     hanging.await.unwrap().unwrap();
     assert_eq!(contents(&table).await, Rows::from([(0, 2), (1, 2)]));
-    let versions: Vec<Version> = table.versions().await.unwrap().into_iter().map(|(version, _)| version).collect();
+    let versions: Vec<Version> = table.versions().await.unwrap().iter().map(|listed| listed.version).collect();
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
 }
 

@@ -170,7 +170,7 @@ async fn a_tag_keeps_its_version_and_nothing_after_it() {
             assert_eq!(&read(&table.snapshot_of(tag).await.unwrap()).await, rows, "{tag}");
             assert_eq!(&read(&table.snapshot_at(*version).await.unwrap()).await, rows, "{tag}");
         }
-        let listed: Vec<Version> = table.versions().await.unwrap().into_iter().map(|(version, _)| version).collect();
+        let listed: Vec<Version> = table.versions().await.unwrap().iter().map(|listed| listed.version).collect();
         assert_eq!(listed, [plain, changed, newest]);
         let error = table.snapshot_at(between).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);

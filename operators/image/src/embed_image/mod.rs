@@ -81,6 +81,7 @@ impl Operator for EmbedImage {
         Ok(Box::new(EmbedImageWorker {
             at_once: if model.is_on_gpu() { GPU_PICTURES } else { 1 },
             model,
+            decoder: Decoder::default(),
             resizer: Resizer::new(),
             output: self.output,
             dimensions: self.dimensions,
@@ -94,6 +95,7 @@ impl Operator for EmbedImage {
 
 struct EmbedImageWorker {
     model: Arc<Model>,
+    decoder: Decoder,
     resizer: Resizer,
     output: &'static str,
     dimensions: usize,
@@ -130,7 +132,7 @@ impl Worker for EmbedImageWorker {
         for (row, bytes) in images.iter().enumerate() {
             rows.check()?;
             let target = DecodeTarget::Cover(SHORT_SIDE as u32, SHORT_SIDE as u32);
-            let decoded = bytes.map(|bytes| Decoder::default().decode(bytes, target));
+            let decoded = bytes.map(|bytes| self.decoder.decode(bytes, target));
             match decoded.map(|decoded| middle(&decoded?, &mut self.resizer)) {
                 Some(Ok(square)) => {
                     valid[row] = true;

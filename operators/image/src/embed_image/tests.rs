@@ -64,7 +64,8 @@ fn pictures_at_once_give_what_each_gives_alone() {
     let rows: ArrayRef = Arc::new(LargeBinaryArray::from_iter(files));
     let embed = |at_once: usize| {
         let (model, resizer) = (MODELS.model(MODEL).unwrap(), Resizer::new());
-        let mut worker = EmbedImageWorker { model, resizer, output: "features", dimensions: 1280, at_once };
+        let decoder = Decoder::default();
+        let mut worker = EmbedImageWorker { model, decoder, resizer, output: "features", dimensions: 1280, at_once };
         worker.process(&Rows::new(&[Arc::clone(&rows)])).unwrap()
     };
     let alone = embed(1);

@@ -5,7 +5,12 @@
 //! clause  = ["+" | "-" | "NOT"] operand
 //! operand = word | word "~" [edits] | '"' words '"' | "(" any ")"
 //! ```
-//! When all words are required, adjacent clauses are joined as by `AND` instead, and `OR` must be written.
+//! When all words are required, `any = all { "OR" all }` and `all = clause { ["AND"] clause }` instead.
+//!
+//! A row matches an `all` of several clauses if it matches each of them, and none of those after `-` or `NOT`. An `all`
+//! of one clause has the sign of that clause. A row matches an `any` if it matches each `all` after `+`, or where there
+//! is none, at least one `all` without a sign; and none of those after `-` or `NOT`. An `all` or an `any` that only
+//! excludes rows is refused, as is an excluded one beside a written `OR`, which would read as a union and be none.
 
 use cenote_base::{Error, Result};
 
@@ -278,8 +283,9 @@ impl Parser<'_> {
             let at = self.position();
             let (sign, clause) =
                 if rule == WordRule::AnyWord { self.list(WordRule::AllWords)? } else { self.clause()? };
-            if is_joined && rule == WordRule::AnyWord && sign == Sign::MustNot {
-                return Err(wrong(self.text, at, "is excluded after `OR`", "write `car -red`, without `OR`"));
+            let is_beside_or = is_joined || self.peek() == Some(&operator);
+            if is_beside_or && rule == WordRule::AnyWord && sign == Sign::MustNot {
+                return Err(wrong(self.text, at, "is excluded beside `OR`", "write `car -red`, without `OR`"));
             }
             count += 1;
             let is_needed = sign == Sign::Must || rule == WordRule::AllWords;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cenote_base::{Context, Error, Result};
 use cenote_graph::Graph;
@@ -12,6 +13,9 @@ use crate::kind::VectorOptions;
 
 /// The format of a [`GraphManifest`].
 const FORMAT: u32 = 2;
+
+/// The longest time that a save is taken to be in progress.
+const SAVE_MAX: Duration = Duration::from_secs(3600);
 
 /// A graph and what it is complete for. It may also have some rows of other fragments.
 pub(super) struct SavedGraph<G> {
@@ -42,14 +46,14 @@ struct GraphManifest {
     graph: String,
 }
 
-/// Saves a graph, with `file` as its manifest, and removes the graph that `file` named before.
+/// Saves a graph, with `file` as its manifest, and removes the graph that `file` named before, and those that
+/// interrupted saves have left.
 pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>) -> Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).context(|| format!("make {}", directory.display()))?;
     let previous = read_manifest(file)?.map(|manifest| directory.join(manifest.graph));
     // Processes that share the directory write different files, and none reads a half-written one.
-    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index");
-    let graph_name = format!("{stem}.{}.{}.graph", saved.complete_from, std::process::id());
+    let graph_name = format!("{}{}.{}.graph", prefix(file), saved.complete_from, std::process::id());
     let graph = directory.join(&graph_name);
     saved.graph.save(&graph)?;
     let manifest = GraphManifest {
@@ -65,11 +69,34 @@ pub(super) fn save(file: &Path, subject: Subject, saved: &SavedGraph<Arc<Graph>>
     std::fs::write(&temporary, text)
         .and_then(|()| std::fs::rename(&temporary, file))
         .context(|| format!("write {}", file.display()))?;
-    match previous.filter(|previous| *previous != graph) {
-        // A process that is reading it has it open, so the removal does not disturb it.
-        Some(previous) => remove_if_exists(&previous),
-        None => Ok(()),
+    // A process that is reading the former graph has it open, so the removal does not disturb it.
+    previous.filter(|previous| *previous != graph).map_or(Ok(()), |previous| remove_if_exists(&previous))?;
+    remove_abandoned(file, &graph)
+}
+
+/// Returns the beginning of the names of the files beside the manifest `file` that belong to it.
+fn prefix(file: &Path) -> String {
+    format!("{}.", file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("index"))
+}
+
+/// Removes files beside the manifest `file` that belong to it and are too old for a save in progress: those that a
+/// process left when it ended while it saved, and those whose manifest could not be read or was replaced by another
+/// process. Keeps `graph`.
+fn remove_abandoned(file: &Path, graph: &Path) -> Result<()> {
+    let (directory, prefix) = (file.parent().unwrap_or(Path::new(".")), prefix(file));
+    let failed = || format!("list {}", directory.display());
+    for entry in std::fs::read_dir(directory).context(failed)? {
+        let entry = entry.context(failed)?;
+        let path = entry.path();
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix));
+        // Another process may have removed it meanwhile.
+        let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        let age = modified.and_then(|modified| modified.elapsed().ok());
+        if is_ours && path != file && path != graph && age.is_some_and(|age| age > SAVE_MAX) {
+            remove_if_exists(&path)?;
+        }
     }
+    Ok(())
 }
 
 /// Restores the graph that `file` names, if its subject is `subject` and not, for example, an earlier table of the same

@@ -418,7 +418,7 @@ async fn run(seed: u64, setting: Setting) -> Recall {
 }
 
 fn number(name: &str) -> Option<usize> {
-    std::env::var(name).ok().and_then(|text| text.parse().ok())
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
 /// Runs `setting` with `seeds` seeds, with many more under `CENOTE_LONG`, or with the one of `CENOTE_SEED`.

@@ -423,7 +423,7 @@ async fn a_power_cut_loses_nothing_acknowledged() {
         println!("skipped: strace is missing or may not trace; `scripts/setup tests` installs it");
         return;
     }
-    let seed = std::env::var("CENOTE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("CENOTE_SEED").ok().map(|text| text.parse().unwrap()).unwrap_or(1);
     let is_long = std::env::var_os("CENOTE_LONG").is_some();
     let (moments, tries) = if is_long { (2_000, 10) } else { (40, 1) };
     let root = directory();
