@@ -3,6 +3,7 @@
 //!
 //! This part does not know plans.
 
+pub(crate) mod depth;
 pub(crate) mod index;
 pub(crate) mod parameter;
 pub(crate) mod reading;
