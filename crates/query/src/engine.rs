@@ -158,7 +158,7 @@ impl QueryEngine {
         let (store, indexes) = (self.store.clone(), self.indexes.clone());
         let (mut state, text) = (self.state.clone(), text.to_owned());
         let cancel = Cancel::default();
-        for function in self.operators.of_query(&cancel) {
+        for function in self.operators.of_query(&cancel).chain(parameter::functions(parameters)?) {
             state.register_udf(Arc::new(function)).map_err(query_error)?;
         }
         let parameters = parameters.to_vec();

@@ -5,5 +5,6 @@
 
 pub(crate) mod depth;
 pub(crate) mod index;
+mod literal;
 pub(crate) mod parameter;
 pub(crate) mod reading;
