@@ -105,7 +105,8 @@ impl PyLake {
     }
 
     fn sql(&self, py: Python<'_>, text: &str, values: Vec<Bound<'_, PyAny>>) -> PyResult<PyStream> {
-        let values = values.iter().map(to_parameter).collect::<PyResult<Vec<_>>>()?;
+        let parameters = values.iter().enumerate().map(|(at, value)| to_parameter(at + 1, value));
+        let values = parameters.collect::<PyResult<Vec<_>>>()?;
         let result = wait(py, self.here()?.sql_with(text, &values))?;
         Ok(PyStream::new(result.schema, result.stream))
     }

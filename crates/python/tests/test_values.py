@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import uuid
 from datetime import date, time, timedelta, timezone
 from decimal import Decimal
 
+import numpy
 import pandas
 import pyarrow as pa
 import pytest
@@ -214,8 +216,65 @@ def test_keys_are_values_of_their_columns(lake: cenote.Lake) -> None:
     assert len(times) == 1
 
 
-@pytest.mark.parametrize("value", [2**64 + 1, -(2**63) - 1, Decimal("0.1")])
-def test_a_parameter_that_a_query_would_change_is_refused(lake: cenote.Lake, value) -> None:
-    with pytest.raises(InvalidInputError, match="give its text and cast it"):
-        lake.sql("SELECT $1", value)
-    assert lake.sql("SELECT CAST($1 AS DECIMAL(20, 2)) AS price", "0.10").to_pylist() == [{"price": Decimal("0.10")}]
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.bool_(), True),
+        (pa.int8(), numpy.int8(-3)),
+        (pa.uint64(), 2**64 - 1),
+        (pa.decimal128(38, 0), 2**64 + 1),
+        (pa.decimal128(5, 2), Decimal("0.10")),
+        (pa.decimal256(60, 0), 10**50),
+        (pa.float32(), numpy.float32(0.1)),
+        (pa.float64(), 0.1),
+        (pa.float64(), math.inf),
+        (pa.float64(), math.nan),
+        (pa.string(), "it's"),
+        (pa.binary(), b"\0\xff"),
+        (pa.binary(16), UUID),
+        (pa.date32(), date(9999, 12, 31)),
+        (pa.time64("us"), time(23, 59, 59, 999999)),
+        (pa.duration("us"), timedelta(days=-1, microseconds=3)),
+        (pa.timestamp("us"), datetime.datetime(9999, 12, 31, 1, 2, 3, 4)),
+        (pa.timestamp("s"), datetime.datetime(1600, 1, 1)),
+        (pa.timestamp("ns"), pandas.Timestamp(1001, unit="ns")),
+        (pa.timestamp("us", "America/New_York"), UTC_NOON),
+        (pa.timestamp("us", "+05:30"), UTC_NOON.astimezone(timezone(timedelta(hours=-3)))),
+        (pa.list_(pa.int64()), [1, None, 3]),
+        (pa.struct([("a", pa.int64()), ("b", pa.string())]), {"a": 1, "b": None}),
+    ],
+)
+def test_a_parameter_is_the_value_that_a_row_has(lake: cenote.Lake, kind: pa.DataType, value) -> None:
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("value", kind)])
+    table = lake.create_table("t", schema, primary_key="id")
+    table.upsert({"id": [0, 1], "value": [None, value]})
+    assert lake.sql("SELECT id FROM t WHERE value = $1", value).to_pylist() == [{"id": 1}]
+    assert lake.sql("SELECT $1 = value AS same FROM t WHERE id = 1", value).to_pylist() == [{"same": True}]
+    given, stored = lake.sql("SELECT $1 AS given, value FROM t WHERE id = 1", value).to_pylist()[0].values()
+    assert given == stored or given != given and stored != stored or given == getattr(value, "bytes", value)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "+05:30"])
+def test_a_time_with_a_zone_is_the_same_instant_in_a_statement(lake: cenote.Lake, zone: str) -> None:
+    schema = pa.schema([pa.field("at", pa.timestamp("us", zone), nullable=False)])
+    lake.create_table("t", schema, primary_key="at").upsert({"at": [UTC_NOON, UTC_NOON + timedelta(hours=1)]})
+    here = lake.sql("SELECT min(at) AS at FROM t").to_pylist()[0]["at"]
+    for query in ("at = $1", "at <= $1", f"at = TIMESTAMP '{UTC_NOON}'", f"at = CAST('{here}' AS TIMESTAMP)"):
+        parameters = [here] if "$1" in query else []
+        found = lake.sql(f"SELECT at FROM t WHERE {query}", *parameters).to_pylist()
+        assert found == [{"at": UTC_NOON}], query
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (10**80, r"parameter \$2 is 1000*, of type int: "),
+        ([1, "a"], r"parameter \$2 is \[1, 'a'\], of type list: "),
+        ([-1, 2**64 - 1], r"parameter \$2 is \[-1, "),
+        ([0.5, 2**53 + 1], "is not the same number"),
+        (object(), "of type object: give None, a bool"),
+    ],
+)
+def test_a_parameter_that_a_query_would_change_is_refused(lake: cenote.Lake, value, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        lake.sql("SELECT $1, $2", 1, value)

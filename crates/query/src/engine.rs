@@ -20,6 +20,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{SQLOptions, SessionConfig};
+use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -30,6 +31,7 @@ use crate::scalar::distance;
 use crate::scalar::operator::OperatorFunctions;
 use crate::search::nearest_rule::NearestRule;
 use crate::search::table_function;
+use crate::statement::depth;
 use crate::statement::index::IndexStatement;
 use crate::statement::parameter::{self, Parameter};
 use crate::statement::reading;
@@ -127,6 +129,7 @@ impl QueryEngine {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads.get())
+            .thread_stack_size(depth::STACK_BYTES)
             .thread_name("cenote-query")
             .enable_all()
             .build()
@@ -155,7 +158,7 @@ impl QueryEngine {
         let (store, indexes) = (self.store.clone(), self.indexes.clone());
         let (mut state, text) = (self.state.clone(), text.to_owned());
         let cancel = Cancel::default();
-        for function in self.operators.of_query(&cancel) {
+        for function in self.operators.of_query(&cancel).chain(parameter::functions(parameters)?) {
             state.register_udf(Arc::new(function)).map_err(query_error)?;
         }
         let parameters = parameters.to_vec();
@@ -218,6 +221,9 @@ async fn plan(
     parameters: &[Parameter],
 ) -> Result<datafusion::execution::SendableRecordBatchStream> {
     let dialect = state.config_options().sql_parser.dialect;
+    if let Some(dialect) = dialect_from_str(dialect) {
+        depth::check(text, dialect.as_ref())?;
+    }
     let mut statement = state.sql_to_statement(text, &dialect).map_err(query_error)?;
     parameter::bind(&mut statement, parameters)?;
     if let Some(statement) = IndexStatement::read(&statement)? {
@@ -226,9 +232,10 @@ async fn plan(
         return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
     }
     reading::check_reads(&statement)?;
+    let searched = reading::searched_tables(&statement)?;
     let function_names = state.table_functions().keys().cloned().chain(table_function::names()).collect();
     let pinned = Pinned::new(store, indexes, function_names).await?;
-    for table in reading::searched_tables(&statement) {
+    for table in searched {
         pinned.pin(&table).await?;
     }
     let catalogs = MemoryCatalogProviderList::new();
@@ -239,6 +246,8 @@ async fn plan(
         .with_catalog_list(Arc::new(catalogs))
         .with_table_functions(functions)
         .build();
+    // The time of `now()` and `current_date`.
+    state.mark_start_execution();
     let logical = state.statement_to_plan(statement).await.map_err(query_error)?;
     let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     reads.verify_plan(&logical).map_err(|source| {

@@ -271,6 +271,29 @@ async fn indexes_are_made_listed_and_dropped_by_statements() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_chain_of_operators_runs_and_one_without_end_is_refused() {
+    let lake = TestLake::new().await;
+    let chain = |parts: usize| (0..parts).map(|id| format!("id = {id}")).collect::<Vec<_>>().join(" OR ");
+    let found = column(&lake.engine, &format!("SELECT id FROM photos WHERE {}", chain(300))).await;
+    assert_eq!(found.len(), 300);
+    let either = format!("SELECT sum(CASE WHEN {} THEN 1 ELSE 0 END) FROM photos", chain(300));
+    assert_eq!(column(&lake.engine, &either).await, ["300"]);
+    let many = format!("SELECT count(*) FROM photos WHERE id IN ({})", vec!["-1"; 5000].join(", "));
+    assert_eq!(column(&lake.engine, &many).await, ["0"]);
+    for endless in [
+        format!("SELECT {} FROM photos", chain(100_000)),
+        format!("SELECT {}", vec!["1"; 100_000].join(" + ")),
+        vec!["SELECT 1, 2"; 10_000].join(" UNION ALL "),
+        format!("SELECT 1 FROM {}", vec!["photos"; 10_000].join(", ")),
+    ] {
+        let (kind, message) = failure(&lake.engine, &endless).await;
+        assert!(kind == ErrorKind::InvalidInput && message.contains("more than 1000 operators"), "{message}");
+    }
+    let (kind, message) = failure(&lake.engine, &format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000))).await;
+    assert!(kind == ErrorKind::InvalidInput && message.contains("nested too deeply"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_analysed_search_says_how_it_went_about_it() {
     let lake = TestLake::new().await;
     let nearest = "EXPLAIN ANALYZE SELECT id FROM vector_search('photos', 'embedding', [1.0, 0.0, 0.0, 0.1], 5";

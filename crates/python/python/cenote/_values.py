@@ -83,10 +83,12 @@ def timestamp(value: Any, unit: int, zoned: bool) -> int | None:
 
     A time without a zone is in UTC if the column has a zone.
     """
-    if not isinstance(value, datetime):
-        raise TypeError("it is not a datetime")
     if value != value:
         return None
+    if isinstance(value := _item(value), int):
+        return _units(value, unit)
+    if not isinstance(value, datetime):
+        raise TypeError("it is not a datetime")
     if value.tzinfo and not zoned:
         raise ValueError("it has a time zone, and the column has none")
     aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
@@ -97,6 +99,8 @@ def duration(value: Any, unit: int) -> int | None:
     """Returns the length of a duration; pandas' `NaT` is null."""
     if value != value:
         return None
+    if isinstance(value := _item(value), int):
+        return _units(value, unit)
     if not isinstance(value, timedelta):
         raise TypeError("it is not a timedelta")
     return _units(value // _MICROSECOND * _NANOSECONDS + getattr(value, "nanoseconds", 0), unit)
@@ -118,11 +122,37 @@ def days(value: Any) -> int:
     return value.toordinal() - _EPOCH_DAY
 
 
+def _item(value: Any) -> Any:
+    """Returns a time of numpy as one of Python; as nanoseconds if Python's are too coarse for its unit."""
+    if getattr(getattr(value, "dtype", None), "kind", "") not in ("M", "m"):
+        return value
+    item = value.item()
+    if isinstance(item, int):
+        exact = value.astype(f"{value.dtype.kind}8[ns]")
+        if exact != value:
+            raise ValueError("it does not fit 64-bit nanoseconds")
+        return int(exact.astype("int64"))
+    # numpy has dates as times of a coarse unit.
+    return item if isinstance(item, (datetime, timedelta)) else datetime.combine(item, time())
+
+
 def _units(nanoseconds: int, unit: int) -> int:
     units, rest = divmod(nanoseconds, unit)
     if rest:
         raise ValueError("it is finer than the column's unit")
     return units
+
+
+def digits(value: int | Decimal) -> tuple[int, int] | None:
+    """Returns the precision and scale that a number needs as a decimal, or `None` beyond 76 digits."""
+    number = Decimal(value)
+    if not number.is_finite():
+        return None
+    _, written, exponent = number.as_tuple()
+    assert isinstance(exponent, int)
+    scale = max(0, -exponent)
+    precision = max(len(written) + max(0, exponent), scale, 1)
+    return (precision, scale) if precision <= 76 else None
 
 
 def unscaled(value: Any, precision: int, scale: int) -> str:

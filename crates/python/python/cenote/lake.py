@@ -185,7 +185,8 @@ class Lake:
 
         Args:
             query: The query, in which `$1` stands for the first of `parameters`, and so on.
-            *parameters: Each is `None`, a bool, a number, a str, bytes, a `datetime` or a vector.
+            *parameters: Each is `None`, a bool, a number, a str, bytes, a date, time, `datetime`, `timedelta` or
+                `UUID`, or a list or dict of these. A `datetime` with a zone is an instant.
 
         >>> import cenote, tempfile
         >>> lake = cenote.open(tempfile.mkdtemp(), create=True)

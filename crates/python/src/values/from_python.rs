@@ -24,9 +24,9 @@ use crate::fault;
 const VALUE_CHARS_MAX: usize = 200;
 
 /// Makes the error for the value at a place, with the reason where the type alone does not tell.
-type MakeError<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;
+pub(super) type MakeError<'a> = &'a dyn Fn(usize, Option<String>) -> PyErr;
 
-type Items<'a, 'py> = &'a [Bound<'py, PyAny>];
+pub(super) type Items<'a, 'py> = &'a [Bound<'py, PyAny>];
 
 /// Returns a column of `field`'s type from Python's values; `None` is null.
 ///
@@ -63,7 +63,8 @@ fn describe(value: &Bound<'_, PyAny>, why: Option<String>) -> String {
     format!("{cut}{}", why.map_or_else(String::new, |why| format!(": {why}")))
 }
 
-fn array<'py>(field: &Field, items: Items<'_, 'py>, wrong: MakeError<'_>) -> PyResult<ArrayRef> {
+/// Returns `items` as a column of `field`'s type, with the errors of `wrong`.
+pub(super) fn array<'py>(field: &Field, items: Items<'_, 'py>, wrong: MakeError<'_>) -> PyResult<ArrayRef> {
     let data_type = field.data_type();
     let made: ArrayRef = match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {

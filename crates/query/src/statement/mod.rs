@@ -3,6 +3,8 @@
 //!
 //! This part does not know plans.
 
+pub(crate) mod depth;
 pub(crate) mod index;
+mod literal;
 pub(crate) mod parameter;
 pub(crate) mod reading;

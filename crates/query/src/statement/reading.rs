@@ -50,16 +50,21 @@ pub(crate) fn check_reads(statement: &Statement) -> Result<()> {
 
 /// Returns the tables that the search functions of `statement` name. They are pinned before planning, because a table
 /// function is planned without `async`.
-pub(crate) fn searched_tables(statement: &Statement) -> Vec<String> {
+///
+/// # Errors
+/// `Unsupported` for a clause after a table's name that the planner would ignore.
+pub(crate) fn searched_tables(statement: &Statement) -> Result<Vec<String>> {
     let mut searched = Searched::default();
     let mut statement = statement;
     while let Statement::Explain(explain) = statement {
         statement = &explain.statement;
     }
-    if let Statement::Statement(ast) = statement {
-        let _ = ast.visit(&mut searched);
+    if let Statement::Statement(ast) = statement
+        && let ControlFlow::Break(clause) = ast.visit(&mut searched)
+    {
+        return Err(Error::unsupported(format!("SQL has no {clause}; leave it out")));
     }
-    searched.tables
+    Ok(searched.tables)
 }
 
 #[derive(Default)]
@@ -68,9 +73,21 @@ struct Searched {
 }
 
 impl Visitor for Searched {
-    type Break = ();
+    type Break = &'static str;
 
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<&'static str> {
+        match factor {
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                return ControlFlow::Break("TABLESAMPLE");
+            }
+            TableFactor::Table { version: Some(_), .. } => return ControlFlow::Break("AS OF after a table"),
+            TableFactor::Table { with_hints, index_hints, partitions, .. }
+                if !(with_hints.is_empty() && index_hints.is_empty() && partitions.is_empty()) =>
+            {
+                return ControlFlow::Break("hints or partitions after a table");
+            }
+            _ => {}
+        }
         if let TableFactor::Table { name, args: Some(args), .. } = factor
             && is_search(&name.to_string().to_lowercase())
             && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = args.args.first()
