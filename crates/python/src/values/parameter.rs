@@ -31,8 +31,8 @@ pub(crate) fn to_parameter(number: usize, value: &Bound<'_, PyAny>) -> PyResult<
         fault::invalid(format!("parameter ${number} is {text}{class}: {why}"))
     };
     let data_type = natural_type(value)?.ok_or_else(|| {
-        let why = "give None, a bool, number, str, bytes, date, time, datetime, timedelta or UUID, or a list or dict of \
-                   such values, all items of one type";
+        let why = "give None, a bool, number, str, bytes, date, time, datetime, timedelta or UUID, or a list or dict \
+                   of such values, all items of one type";
         wrong(0, Some(why.to_owned()))
     })?;
     let field = Field::new(format!("${number}"), data_type, true);

@@ -16,7 +16,8 @@ pub(crate) fn is_exact(filter: &Expr, schema: &Schema) -> bool {
     for_store(filter, schema).is_some()
 }
 
-/// Joins `filters`, all of them [exact](is_exact), to one filter for the store, which names columns without their table.
+/// Joins `filters`, all of them [exact](is_exact), to one filter for the store, which names columns without their
+/// table.
 pub(crate) fn to_filter(filters: &[Expr], schema: &Schema) -> Option<Expr> {
     conjunction(filters.iter().filter_map(|filter| for_store(filter, schema)).map(unnormalize_col))
 }
@@ -57,8 +58,8 @@ fn for_store(filter: &Expr, schema: &Schema) -> Option<Expr> {
     exact.then(|| filter.clone())
 }
 
-/// Returns the filter for the store that compares a float column with numbers as `filter` does. The store takes −0.0 for
-/// 0.0 in a literal, but a NaN with a sign for the least of all floats.
+/// Returns the filter for the store that compares a float column with numbers as `filter` does. The store takes −0.0
+/// for 0.0 in a literal, but a NaN with a sign for the least of all floats.
 fn of_floats(filter: &Expr, schema: &Schema) -> Option<Expr> {
     match filter {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
