@@ -28,6 +28,7 @@ use tokio::task::AbortHandle;
 
 use crate::fault::query_error;
 use crate::scalar::distance;
+use crate::scalar::float_order::FloatOrder;
 use crate::scalar::operator::OperatorFunctions;
 use crate::search::nearest_rule::NearestRule;
 use crate::search::table_function;
@@ -116,6 +117,7 @@ impl QueryEngine {
             .with_config(config)
             .with_runtime_env(environment)
             .with_default_features()
+            .with_analyzer_rule(Arc::new(FloatOrder))
             .with_optimizer_rule(Arc::new(NearestRule))
             .build();
         let operators = OperatorFunctions::new(&registry, scheduler);

@@ -17,6 +17,7 @@
 //! | `DROP INDEX name ON table`, `SHOW INDEXES FROM table` | indexes dropped and listed |
 //!
 //! A vector is an array literal, an operator call, or a scalar subquery. Nulls sort last, ascending or descending.
+//! Floats have PostgreSQL's order: −0.0 equals 0.0, and every NaN equals every other and is greater than all numbers.
 //!
 //! This crate does not know pipelines, protocols or Lance.
 //!

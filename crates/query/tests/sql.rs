@@ -4,15 +4,18 @@
 
 mod lake;
 
-use std::sync::LazyLock;
+use std::cmp::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Float32Type, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use cenote_base::{ErrorKind, Random};
-use cenote_index::{IndexKind, IndexSpec, Indexes, Metric};
+use cenote_index::{IndexKind, IndexSpec, Indexes, Metric, ScalarStructure};
 use cenote_query::QueryEngine;
+use cenote_store::TableSpec;
 use futures::StreamExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType};
 
@@ -303,5 +306,136 @@ async fn an_analysed_search_says_how_it_went_about_it() {
         let batches = lake.engine.sql(&format!("{nearest}{filter}")).await.unwrap().collect().await.unwrap();
         let plan = cells(&batches).into_iter().flatten().collect::<String>();
         assert!(plan.contains(says), "{plan}");
+    }
+}
+
+/// Compares floats as the documentation says: −0.0 equals 0.0, and every NaN equals every other and is the greatest.
+fn float_order(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
+/// A generated condition in SQL, and its value for a row of four floats.
+type Condition = (String, Box<dyn Fn(&[Option<f64>; 4]) -> Option<bool>>);
+
+const FLOATS: [&str; 4] = ["h", "f", "d", "\"x y\""];
+const CONSTANTS: [(&str, f64); 7] = [
+    ("0.0", 0.0),
+    ("-0.0", -0.0),
+    ("0.1", 0.1),
+    ("1.5", 1.5),
+    ("CAST('NaN' AS DOUBLE)", f64::NAN),
+    ("CAST('inf' AS DOUBLE)", f64::INFINITY),
+    ("CAST('-inf' AS DOUBLE)", f64::NEG_INFINITY),
+];
+
+fn condition(random: &mut Random, depth: u32) -> Condition {
+    let column = random.below(4) as usize;
+    let mut constant = || CONSTANTS[random.below(7) as usize];
+    let ((low, low_value), (high, high_value), name) = (constant(), constant(), FLOATS[column]);
+    let order = move |row: &[Option<f64>; 4], value: f64| row[column].map(|own| float_order(own, value));
+    match random.below(if depth > 0 { 6 } else { 4 }) {
+        0 => {
+            let other = random.below(4) as usize;
+            let equal = move |row: &[Option<f64>; 4]| Some(float_order(row[column]?, row[other]?).is_eq());
+            (format!("{name} = {}", FLOATS[other]), Box::new(equal))
+        }
+        1 => (
+            format!("{name} IN ({low}, {high})"),
+            Box::new(move |row| Some(order(row, low_value)?.is_eq() || order(row, high_value)?.is_eq())),
+        ),
+        2 => (
+            format!("{name} BETWEEN {low} AND {high}"),
+            Box::new(move |row| Some(order(row, low_value)?.is_ge() && order(row, high_value)?.is_le())),
+        ),
+        3 => {
+            let (sign, holds): (_, fn(Ordering) -> bool) = [
+                ("=", Ordering::is_eq as fn(Ordering) -> bool),
+                ("<>", Ordering::is_ne),
+                ("<", Ordering::is_lt),
+                ("<=", Ordering::is_le),
+                (">", Ordering::is_gt),
+                (">=", Ordering::is_ge),
+            ][random.below(6) as usize];
+            (format!("{name} {sign} {low}"), Box::new(move |row| order(row, low_value).map(holds)))
+        }
+        4 => {
+            let (text, inner) = condition(random, depth - 1);
+            (format!("NOT ({text})"), Box::new(move |row| inner(row).map(|holds| !holds)))
+        }
+        _ => {
+            let ((left, a), (right, b)) = (condition(random, depth - 1), condition(random, depth - 1));
+            let either = move |row: &[Option<f64>; 4]| match (a(row), b(row)) {
+                (Some(true), _) | (_, Some(true)) => Some(true),
+                (Some(false), Some(false)) => Some(false),
+                _ => None,
+            };
+            (format!("({left} OR {right})"), Box::new(either))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floats_have_one_order_wherever_they_are_compared() {
+    let lake = TestLake::new().await;
+    let mut random = Random::new(5);
+    let some = [0.0, -0.0, f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.5, -1.5, 0.1];
+    let given: Vec<[Option<f64>; 4]> =
+        (0..60).map(|_| [(); 4].map(|()| some.get(random.below(10) as usize).copied())).collect();
+    let array = |at: usize, data_type: &DataType| {
+        cast(&given.iter().map(|row| row[at]).collect::<Float64Array>(), data_type).unwrap()
+    };
+    let columns = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(0..60)) as ArrayRef, false),
+        ("h", array(0, &DataType::Float16), true),
+        ("f", array(1, &DataType::Float32), true),
+        ("d", array(2, &DataType::Float64), true),
+        ("x y", array(3, &DataType::Float64), true),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let wide = |at: usize| cast(batch.column(at + 1), &DataType::Float64).unwrap();
+    let wide: Vec<ArrayRef> = (0..4).map(wide).collect();
+    let value = |at: usize, row: usize| {
+        let floats = wide[at].as_primitive::<Float64Type>();
+        floats.is_valid(row).then(|| floats.value(row))
+    };
+    let rows: Vec<[Option<f64>; 4]> = (0..60).map(|row| [0, 1, 2, 3].map(|at| value(at, row))).collect();
+    let table = lake.store.create_table("floats", TableSpec::new(batch.schema(), ["id"])).await.unwrap();
+    table.upsert(batch.slice(0, 40)).await.unwrap();
+    table.fold().await.unwrap();
+    INDEXES.create(&table, &IndexSpec::new("d", IndexKind::Scalar(ScalarStructure::BTree))).await.unwrap();
+    table.upsert(batch.slice(40, 20)).await.unwrap();
+
+    for _ in 0..150 {
+        let (text, holds) = condition(&mut random, 2);
+        let expected = |row: &[Option<f64>; 4]| holds(row).map_or("NULL".to_owned(), |holds| holds.to_string());
+        let selected = column(&lake.engine, &format!("SELECT {text} FROM floats ORDER BY id")).await;
+        assert_eq!(selected, rows.iter().map(expected).collect::<Vec<_>>(), "SELECT {text}");
+        let found = column(&lake.engine, &format!("SELECT id FROM floats WHERE {text} ORDER BY id")).await;
+        let passing = rows.iter().enumerate().filter(|(_, row)| holds(row) == Some(true));
+        assert_eq!(found, passing.map(|(id, _)| id.to_string()).collect::<Vec<_>>(), "WHERE {text}");
+    }
+    for (at, name) in FLOATS.into_iter().enumerate() {
+        let mut order: Vec<usize> = (0..60).collect();
+        let by = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => float_order(a, b),
+            (a, b) => a.is_none().cmp(&b.is_none()),
+        };
+        order.sort_by(|a, b| by(rows[*a][at], rows[*b][at]));
+        let distinct = order.chunk_by(|a, b| by(rows[*a][at], rows[*b][at]).is_eq()).count().to_string();
+        let equal = |row: &[Option<f64>; 4]| rows.iter().filter(|other| by(other[1], row[at]).is_eq()).count();
+        let pairs: usize = rows.iter().filter(|row| row[at].is_some()).map(equal).sum();
+        let within = rows.iter().filter(|row| row[at].is_some() && equal(row) > 0).count();
+        let order: Vec<String> = order.iter().map(usize::to_string).collect();
+        assert_eq!(column(&lake.engine, &format!("SELECT id FROM floats ORDER BY {name}, id")).await, order);
+        for (sql, expected) in [
+            (format!("SELECT count(*) FROM (SELECT {name} FROM floats GROUP BY {name})"), &distinct),
+            (format!("SELECT count(*) FROM (SELECT DISTINCT {name} FROM floats)"), &distinct),
+            (format!("SELECT count(*) FROM (SELECT {name} FROM floats UNION SELECT {name} FROM floats)"), &distinct),
+            (format!("SELECT count(*) FROM floats a JOIN floats b ON a.{name} = b.f"), &pairs.to_string()),
+            (format!("SELECT count(*) FROM floats WHERE {name} IN (SELECT f FROM floats)"), &within.to_string()),
+            ("SELECT array_has([0.0, 1.5], max(-0.0)) FROM floats".to_owned(), &"true".to_owned()),
+        ] {
+            assert_eq!(column(&lake.engine, &sql).await, [expected.as_str()], "{sql}");
+        }
     }
 }

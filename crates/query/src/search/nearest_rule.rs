@@ -15,6 +15,7 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use super::constant;
 use super::plan::{SearchKind, SearchSpec, VectorSearch, VectorSource};
 use super::table::SearchTable;
+use crate::scalar::canonical;
 use crate::scalar::distance::DistanceFunction;
 use crate::table::pinned::PinnedTable;
 use crate::table::pushdown;
@@ -71,7 +72,7 @@ fn search_of(sort: &Sort) -> Option<SearchSpec> {
     if !fits || !scan.filters.iter().all(|filter| pushdown::is_exact(filter, table.snapshot.schema())) {
         return None;
     }
-    let filter = pushdown::to_filter(&scan.filters).map(Filter::from);
+    let filter = pushdown::to_filter(&scan.filters, table.snapshot.schema()).map(Filter::from);
     let search = SearchKind::Vector(VectorSearch { column, metric, source: VectorSource::Constant(vector) });
     Some(SearchSpec { table, search, k, filter, fill: true })
 }
@@ -126,6 +127,7 @@ struct Distance {
 
 /// Reads the sort key `expr` as a distance.
 fn distance(expr: &Expr) -> Option<Distance> {
+    let expr = canonical::inner(expr);
     if let Expr::Alias(alias) = expr {
         return distance(&alias.expr);
     }

@@ -47,7 +47,7 @@ impl TableProvider for StoredTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let batch_rows = state.config().batch_size();
-        let filter = pushdown::to_filter(filters);
+        let filter = pushdown::to_filter(filters, self.table.snapshot.schema());
         Ok(Arc::new(ScanPlan::try_new(Arc::clone(&self.table), projection, filter, limit, batch_rows).await?))
     }
 
