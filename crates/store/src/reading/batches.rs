@@ -53,12 +53,6 @@ pub(crate) fn reshape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
 }
 
-/// Splits `batch` into parts of at most `rows` rows.
-pub(crate) fn parts(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
-    let starts = (0..batch.num_rows()).step_by(rows);
-    starts.map(|start| batch.slice(start, rows.min(batch.num_rows() - start))).collect()
-}
-
 /// Copies the columns of `batch` whose buffers are more than twice as large as needed. Otherwise the last rows of a
 /// page would hold all of it, and accounting for batches one by one would count the page once for each.
 pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {

@@ -104,6 +104,11 @@ impl Filter {
         .map_err(|source| lance_error(source).context(format!("filter `{self}`")))
     }
 
+    /// Returns the error of a filter that fails on a row, with `source`.
+    pub(crate) fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::invalid_input(format!("filter `{self}` fails on a row: {source}")).with_source(source)
+    }
+
     /// Makes `scanner` scan only the rows that satisfy the filter.
     ///
     /// # Errors
