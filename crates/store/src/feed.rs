@@ -15,7 +15,7 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
-use cenote_base::{Error, ErrorKind, Result, Timestamp};
+use cenote_base::{Error, ErrorKind, Result, Timestamp, pack};
 use futures::FutureExt;
 
 use crate::blocking::blocking;
@@ -23,16 +23,16 @@ use crate::errors::arrow_error;
 use crate::log::concerned::{Concerned, KeyParts, row_bytes};
 use crate::log::{Frame, Log, News, Record};
 use crate::reading::snapshot::Snapshot;
-use crate::rows::schema;
+use crate::rows::schema::{self, value_bytes};
 use crate::state::table_state::TableState;
 use crate::version::Version;
 
 /// Changes overlaid on a snapshot before a newer snapshot is taken: maximum rows, and maximum bytes.
 const RECENT_ROWS_MAX: usize = 50_000;
 const RECENT_BYTES_MAX: usize = 64 << 20;
-/// Maximum rows per batch, and the bytes that are read for one, approximately.
+/// Maximum rows and bytes per batch, unless it is one row.
 const BATCH_ROWS_MAX: usize = 8192;
-const BATCH_BYTES: usize = 16 << 20;
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// The place of a row: the index of a source, and the row in it.
 type SourceRow = (usize, usize);
@@ -59,9 +59,9 @@ struct ChangedRow {
 /// | `before`, `after` | `Struct` of the visible columns without media; null where the row did not or does not exist |
 ///
 /// A write that leaves a row unchanged is not reported. A large write comes in several batches with one version, each
-/// of at most 8,192 rows and about 16 MiB; [`version`](Self::version) advances to it after the last of them. So a
-/// reader that stores this number after each batch, and reopens a feed there, misses nothing, but may receive batches
-/// of one write again.
+/// of at most 8,192 rows and 16 MiB, or of one row; [`version`](Self::version) advances to it after the last of them.
+/// So a reader that stores this number after each batch, and reopens a feed there, misses nothing, but may receive
+/// batches of one write again.
 #[derive(Debug)]
 pub struct ChangeFeed {
     state: Arc<TableState>,
@@ -85,7 +85,7 @@ struct OpenWrite {
     /// Rows to return, and how many of the first section were returned.
     sections: VecDeque<Section>,
     given: usize,
-    /// How many rows are compared next.
+    /// Maximum rows that are compared next.
     batch_rows: usize,
     /// The rest of the write's keys, which are still in the log.
     parts: Option<KeyPartsReader>,
@@ -196,13 +196,6 @@ impl ChangeFeed {
                 }
                 None => None,
             };
-            let row_bytes = match sections.first() {
-                Some(Section { now: Now::Rows(rows), .. }) => row_bytes(rows) / rows.num_rows().max(1),
-                _ => {
-                    let stored = then.as_ref().unwrap_or(&self.ground);
-                    stored.row_bytes(stored.full_schema()).boxed().await? as usize
-                }
-            };
             // No await from here on: what is taken from the log must be opened.
             self.frames.pop_front();
             self.open = Some(OpenWrite {
@@ -210,7 +203,7 @@ impl ChangeFeed {
                 time,
                 sections: sections.into(),
                 given: 0,
-                batch_rows: rows_per_batch(row_bytes),
+                batch_rows: BATCH_ROWS_MAX,
                 parts,
                 then,
                 recent: Vec::new(),
@@ -245,11 +238,11 @@ impl ChangeFeed {
             self.move_ground().await?;
             changed = self.change(&section).boxed().await;
         }
-        let Compared { batch, recent, bytes } = changed?;
+        let Compared { batch, rows, recent, bytes } = changed?;
         // No await from here on: what was compared must be returned.
         if let Some(open) = &mut self.open {
-            open.batch_rows = rows_per_batch(bytes / section.keys.num_rows().max(1)).min(open.batch_rows * 2);
-            open.given += section.keys.num_rows();
+            open.batch_rows = (2 * rows).min(BATCH_ROWS_MAX);
+            open.given += rows;
             if open.then.is_none() {
                 open.recent.extend(recent);
                 open.recent_bytes += bytes;
@@ -338,9 +331,44 @@ impl ChangeFeed {
         }
     }
 
-    /// Compares the rows of `section` before and after the open write.
+    /// Compares the first rows of `section` before and after the open write, as many as make a batch.
     async fn change(&self, section: &Section) -> Result<Compared> {
-        let lost = || Error::internal("a change feed lost its open write");
+        let mut rows = self.rows_of_batch(section).boxed().await?;
+        loop {
+            let compared = self.compare(section.slice(0, rows)).boxed().await?;
+            if rows <= 1 || value_bytes(&compared.batch) <= BATCH_BYTES {
+                return Ok(compared);
+            }
+            rows /= 2;
+        }
+    }
+
+    /// Estimates how many of the first rows of `section` make a batch.
+    async fn rows_of_batch(&self, section: &Section) -> Result<usize> {
+        let open = self.open.as_ref().ok_or_else(lost)?;
+        let keys = self.state.key().project(&section.keys)?;
+        let mut sizes = vec![0; keys.num_rows()];
+        if let Now::Rows(rows) = &section.now {
+            sizes.iter_mut().enumerate().for_each(|(row, size)| *size = value_bytes(&rows.slice(row, 1)));
+        }
+        let hashes = self.state.key().hash(&keys, self.state.hash_key())?;
+        for (hash, size) in hashes.iter().zip(&mut sizes) {
+            *size +=
+                self.recent.get(hash).and_then(Option::as_ref).map_or(0, |(rows, at)| value_bytes(&rows.slice(*at, 1)));
+        }
+        let then = open.then.as_ref().filter(|_| matches!(section.now, Now::After));
+        for snapshot in [&self.ground].into_iter().chain(then) {
+            let found = snapshot.locate(&keys).await?;
+            let (places, row_ids): (Vec<usize>, Vec<u64>) =
+                found.into_iter().enumerate().filter_map(|(at, row)| Some((at, row?))).unzip();
+            let found = snapshot.plain_sizes(&row_ids, &columns(snapshot)).boxed().await?;
+            places.into_iter().zip(found).for_each(|(at, size)| sizes[at] += size);
+        }
+        Ok(pack(&sizes, BATCH_BYTES, BATCH_ROWS_MAX).first().map_or(0, |rows| rows.len()))
+    }
+
+    /// Compares the rows of `section` before and after the open write.
+    async fn compare(&self, section: Section) -> Result<Compared> {
         let open = self.open.as_ref().ok_or_else(lost)?;
         let keys = self.state.key().project(&section.keys)?;
         let hashes = self.state.key().hash(&keys, self.state.hash_key())?;
@@ -358,6 +386,10 @@ impl ChangeFeed {
     }
 }
 
+fn lost() -> Error {
+    Error::internal("a change feed lost its open write")
+}
+
 impl Section {
     fn slice(&self, first: usize, rows: usize) -> Self {
         let now = match &self.now {
@@ -366,11 +398,6 @@ impl Section {
         };
         Self { keys: self.keys.slice(first, rows), now }
     }
-}
-
-/// Returns how many rows of `row_bytes` make a batch.
-fn rows_per_batch(row_bytes: usize) -> usize {
-    (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
 }
 
 /// Returns the keys that a write to the base concerned, as sections.
@@ -429,6 +456,8 @@ struct Comparison {
 
 struct Compared {
     batch: RecordBatch,
+    /// The number of compared rows.
+    rows: usize,
     /// The newest values of all compared rows, changed or not.
     recent: Vec<(u128, Recent)>,
     /// Bytes of the compared rows.
@@ -465,7 +494,8 @@ impl Comparison {
             (Some(before), Some(after)) => !same(&sources, before, after),
             _ => true,
         });
-        Ok(Compared { batch: assemble(self.version, self.time, &self.keys, &sources, &changed)?, recent, bytes })
+        let batch = assemble(self.version, self.time, &self.keys, &sources, &changed)?;
+        Ok(Compared { batch, rows: self.hashes.len(), recent, bytes })
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod media;
 pub(crate) mod media_files;
 pub(crate) mod pages;
 pub(crate) mod readers;
+pub(crate) mod row_widths;
 pub(crate) mod sessions;
 pub(crate) mod staging;
 pub(crate) mod version_files;

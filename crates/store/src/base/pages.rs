@@ -25,6 +25,7 @@ use tokio::sync::OnceCell;
 
 use crate::base::addresses::{AddressCache, RowAddresses};
 use crate::base::media_files::MediaFiles;
+use crate::base::row_widths::{self, RowRun};
 use crate::errors::{arrow_error, lance_error};
 use crate::rows::schema::{fixed_bytes, value_bytes};
 
@@ -33,25 +34,23 @@ const PAGE_BYTES: u64 = 64 * 1024;
 const PAGE_ROWS_MAX: u64 = 8192;
 /// Maximum target bytes of a decoded page: well-compressed data may be much larger than its file.
 const DECODED_BYTES_MAX: u64 = 1 << 20;
-/// Rows per fragment that are read to estimate the width of its rows.
-const MEASURED_ROWS: u32 = 4;
+/// Rows per fragment, besides the widest, that are read to estimate the width of its rows.
+const MEASURED_ROWS: u64 = 4;
 /// Bytes of a media descriptor, however large the rows of its file are.
 const DESCRIPTOR_BYTES: u64 = 32;
 /// Maximum pages that one call reads; it reads rows of further pages one by one.
 const PAGES_READ_MAX: usize = 4;
-/// Fragments whose row widths are cached.
-const MEASURES_MAX: u64 = 10_000;
 /// Maximum number of open files.
 const FILES_MAX: usize = 256;
 /// Maximum rows of a call that uses pages; larger calls read without them.
 const ROWS_MAX: usize = 1024;
 
-/// A cache of decoded pages and of row addresses, bounded in bytes.
+/// A cache of decoded pages, of row addresses and of row widths, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Pages {
     cache: Cache<PageKey, ArrayRef>,
-    /// Bytes of a row in memory, keyed by the files of its fragment and the columns.
-    row_bytes: Cache<(u128, Vec<i32>), u64>,
+    /// The widths of a fragment's rows in memory, keyed by its files and the columns.
+    widths: Cache<(u128, Vec<i32>), Arc<[RowRun]>>,
     addresses: AddressCache,
 }
 
@@ -106,10 +105,13 @@ impl Pages {
             let bytes = page.get_array_memory_size() + size_of::<PageKey>() + size_of::<ArrayRef>();
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
-        let addresses_max = bytes_max.0 / 4;
+        let widths_bytes = |key: &(u128, Vec<i32>), runs: &Arc<[RowRun]>| {
+            u32::try_from(size_of_val(key) + size_of_val(&**runs)).unwrap_or(u32::MAX)
+        };
+        let (addresses_max, widths_max) = (bytes_max.0 / 4, bytes_max.0 / 8);
         Self {
-            cache: Cache::builder().max_capacity(bytes_max.0 - addresses_max).weigher(bytes).build(),
-            row_bytes: Cache::new(MEASURES_MAX),
+            cache: Cache::builder().max_capacity(bytes_max.0 - addresses_max - widths_max).weigher(bytes).build(),
+            widths: Cache::builder().max_capacity(widths_max).weigher(widths_bytes).build(),
             addresses: AddressCache::new(addresses_max),
         }
     }
@@ -235,8 +237,9 @@ impl RowReader {
             if let Entry::Vacant(entry) = fragments.entry(id) {
                 let mut open = open(&self.base, id, is_media).await?;
                 if varies && open.page_rows > 1 {
-                    let row_bytes = self.row_bytes(&open, columns).await?;
-                    open.page_rows = open.page_rows.min((DECODED_BYTES_MAX / row_bytes.max(1)).max(1) as u32);
+                    let widths = self.widths_of(&open, columns).await?;
+                    let widest = widths.iter().map(|run| run.row_bytes).max().unwrap_or(0);
+                    open.page_rows = open.page_rows.min((DECODED_BYTES_MAX / widest.max(1)).max(1) as u32);
                 }
                 entry.insert(open);
             }
@@ -257,41 +260,37 @@ impl RowReader {
         Ok((runs, found))
     }
 
-    /// Estimates the bytes of a row's `columns` in memory from a few rows of at most `fragments` fragments.
-    pub(crate) async fn sampled_row_bytes(&self, columns: &Schema, fragments: usize) -> Result<u64> {
-        let all = self.base.fragments();
-        let (mut bytes, mut rows) = (0, 0);
-        for fragment in all.iter().step_by(all.len().div_ceil(fragments).max(1)) {
-            let count = fragment.physical_rows.unwrap_or(0) as u64;
-            let open = open(&self.base, fragment.id as u32, false).await?;
-            bytes += count * self.row_bytes(&open, columns).await?;
-            rows += count;
-        }
-        Ok(bytes / rows.max(1))
+    /// Returns how many bytes of `columns` the rows of fragment `id` take in memory.
+    ///
+    /// A few rows, the widest among them, are read to see what compression saves.
+    pub(crate) async fn widths(&self, id: u32, columns: &Schema) -> Result<Arc<[RowRun]>> {
+        self.widths_of(&open(&self.base, id, false).await?, columns).await
     }
 
-    /// Estimates the bytes of a row's `columns` in memory from a few rows of a fragment.
-    async fn row_bytes(&self, open: &OpenFragment, columns: &Schema) -> Result<u64> {
+    async fn widths_of(&self, open: &OpenFragment, columns: &Schema) -> Result<Arc<[RowRun]>> {
         let OpenFragment { fragment, files, .. } = open;
         let key = (*files, columns.fields.iter().map(|field| field.id).collect::<Vec<_>>());
-        if let Some(known) = self.pages.row_bytes.get(&key) {
+        if let Some(known) = self.pages.widths.get(&key) {
             return Ok(known);
         }
-        let rows = fragment.physical_rows().await.map_err(lance_error)? as u32;
+        let rows = fragment.physical_rows().await.map_err(lance_error)? as u64;
+        let mut runs = row_widths::stored(fragment, columns, rows).await?;
         let measured = rows.min(MEASURED_ROWS);
-        let places: Vec<u32> = (0..measured)
-            .map(|at| (u64::from(rows) * u64::from(2 * at + 1) / u64::from(2 * measured)) as u32)
-            .collect();
-        let row_bytes = match places.is_empty() {
-            true => 0,
-            false => {
-                let file = self.file(fragment.id() as u32, columns).await?;
-                let batch = Box::pin(file.take_as_batch(&places, None)).await.map_err(lance_error)?;
-                value_bytes(&batch) / u64::from(measured)
-            }
-        };
-        self.pages.row_bytes.insert(key, row_bytes);
-        Ok(row_bytes)
+        let mut places: Vec<u32> = (0..measured).map(|at| (rows * (2 * at + 1) / (2 * measured)) as u32).collect();
+        places.extend(runs.iter().max_by_key(|run| run.row_bytes).map(|run| run.rows.start as u32));
+        places.sort_unstable();
+        places.dedup();
+        if rows > 0 {
+            let file = self.file(fragment.id() as u32, columns).await?;
+            let batch = Box::pin(file.take_as_batch(&places, None)).await.map_err(lance_error)?;
+            let run_of = |row: &u32| &runs[runs.partition_point(|run| run.rows.end <= u64::from(*row))];
+            let expected: u64 = places.iter().map(|row| run_of(row).row_bytes).sum();
+            let growth = (value_bytes(&batch) as f64 / expected as f64).max(1.0);
+            runs.iter_mut().for_each(|run| run.row_bytes = (run.row_bytes as f64 * growth) as u64);
+        }
+        let runs: Arc<[RowRun]> = runs.into();
+        self.pages.widths.insert(key, Arc::clone(&runs));
+        Ok(runs)
     }
 
     /// Opens a fragment to read `columns` of any of its rows, or returns the cached reader.

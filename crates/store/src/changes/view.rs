@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, new_empty_array};
 use arrow::compute::interleave_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use cenote_base::Result;
 use lance::dataset::scanner::RowAddrTreeMap;
 
@@ -124,6 +124,14 @@ impl ChangeView {
         let sources: Vec<&RecordBatch> = batches.iter().collect();
         let source = |row: &ChunkRow| (used.partition_point(|used| *used < row.chunk()), row.row());
         interleave_record_batch(&sources, &rows.iter().map(source).collect::<Vec<_>>()).map_err(arrow_error)
+    }
+
+    /// Returns the bytes of the columns of `schema` in `row`, without media.
+    pub(crate) fn plain_bytes(&self, row: ChunkRow, schema: &Schema) -> u64 {
+        let batch = &self.chunks[row.chunk()].batch;
+        let plain = schema.fields().iter().filter(|field| !schema::is_blob(field));
+        let columns = plain.filter_map(|field| batch.column_by_name(field.name()));
+        columns.map(|column| schema::array_bytes(&column.slice(row.row(), 1))).sum()
     }
 
     /// Returns the bytes of media column `column` in `row`; 0 for null.

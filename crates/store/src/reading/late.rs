@@ -10,7 +10,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use crate::errors::arrow_error;
 use crate::reading::request::{BATCH_BYTES, RecordBatches};
 use crate::reading::snapshot::Snapshot;
+use crate::reading::widths::parts;
 use crate::row_id::{ROW_ID, row_ids};
+use crate::rows::buffers::compact;
 use crate::rows::schema::is_blob;
 
 /// Maximum rows per batch.
@@ -26,12 +28,11 @@ pub(crate) async fn read(
     schema: SchemaRef,
     rows_max: Option<usize>,
 ) -> Result<RecordBatches> {
-    let row_bytes = snapshot.plain_row_bytes(&schema).boxed().await?.all();
-    let limits = BatchLimits { plain_bytes: row_bytes, rows_max: rows_max.unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX) };
+    let rows_max = rows_max.unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
     let (source, wanted) = (snapshot.clone(), Arc::clone(&schema));
     let pieces = found.and_then(move |batch| {
         let (snapshot, wanted) = (source.clone(), Arc::clone(&wanted));
-        async move { pieces(&snapshot, &batch, &wanted, limits).await }
+        async move { pieces(&snapshot, &batch, &wanted, rows_max).await }
     });
     let pieces = pieces.map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok))).try_flatten();
     let snapshot = snapshot.clone();
@@ -39,31 +40,21 @@ pub(crate) async fn read(
         let (snapshot, schema) = (snapshot.clone(), Arc::clone(&schema));
         async move { read_piece(&snapshot, &row_ids, &schema).await }
     });
-    Ok(batches.try_buffered(AHEAD).boxed())
+    let batches = batches.try_buffered(AHEAD);
+    // The sizes are estimates: rows of up to 32 KiB are taken to be as wide as those around them.
+    let batches = batches.map_ok(move |batch| stream::iter(parts(&batch, rows_max).into_iter().map(compact)));
+    Ok(batches.try_flatten().boxed())
 }
 
-/// The sizes from which the bounds of a batch follow.
-#[derive(Clone, Copy)]
-struct BatchLimits {
-    /// Bytes per row of the columns without media.
-    plain_bytes: u64,
-    rows_max: usize,
-}
-
-/// Splits the row ids of `batch` into those of batches, within `limits`, of the columns of `wanted`.
-async fn pieces(
-    snapshot: &Snapshot,
-    batch: &RecordBatch,
-    wanted: &Schema,
-    limits: BatchLimits,
-) -> Result<Vec<Vec<u64>>> {
+/// Splits the row ids of `batch` into those of batches of at most `rows_max` rows of the columns of `wanted`.
+async fn pieces(snapshot: &Snapshot, batch: &RecordBatch, wanted: &Schema, rows_max: usize) -> Result<Vec<Vec<u64>>> {
     let ids = row_ids(batch)?;
-    let mut sizes = vec![limits.plain_bytes; ids.len()];
+    let mut sizes = snapshot.plain_sizes(ids, wanted).boxed().await?;
     for field in wanted.fields().iter().filter(|field| is_blob(field)) {
         let media = snapshot.blob_sizes(field.name(), ids).await?;
         sizes.iter_mut().zip(media).for_each(|(sum, size)| *sum += size);
     }
-    Ok(pack(&sizes, BATCH_BYTES, limits.rows_max).into_iter().map(|range| ids[range].to_vec()).collect())
+    Ok(pack(&sizes, BATCH_BYTES, rows_max).into_iter().map(|range| ids[range].to_vec()).collect())
 }
 
 async fn read_piece(snapshot: &Snapshot, row_ids: &[u64], schema: &SchemaRef) -> Result<RecordBatch> {

@@ -98,6 +98,11 @@ impl Filter {
         }
     }
 
+    /// Returns the error of a filter that fails on a row, with `source`.
+    pub(crate) fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::invalid_input(format!("filter `{self}` fails on a row: {source}")).with_source(source)
+    }
+
     /// Makes `scanner`, of a table with the columns of `schema`, scan only the rows that satisfy the filter.
     ///
     /// # Errors

@@ -221,8 +221,38 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
 
 /// Returns the bytes of the values of `batch` in memory, which may be only a part of what its buffers hold.
 pub(crate) fn value_bytes(batch: &RecordBatch) -> u64 {
-    // Arrow cannot tell for a few types: then what the buffers hold is the bound.
-    let bytes =
-        |column: &dyn Array| column.to_data().get_slice_memory_size().unwrap_or(column.get_buffer_memory_size());
-    batch.columns().iter().map(|column| bytes(column) as u64).sum()
+    batch.columns().iter().map(array_bytes).sum()
+}
+
+/// Returns the bytes of the values of `array` in memory, as [`value_bytes`] does.
+pub(crate) fn array_bytes(array: &ArrayRef) -> u64 {
+    let items = |items: &ArrayRef, first: usize, end: usize| array_bytes(&items.slice(first, end - first));
+    let offsets = match array.data_type() {
+        DataType::List(_) | DataType::Map(..) => 4 * array.len() as u64,
+        DataType::LargeList(_) => 8 * array.len() as u64,
+        _ => 0,
+    };
+    offsets
+        + match array.data_type() {
+            DataType::List(_) => {
+                let list = array.as_list::<i32>();
+                let ends = list.value_offsets();
+                items(list.values(), ends[0] as usize, ends[list.len()] as usize)
+            }
+            DataType::LargeList(_) => {
+                let list = array.as_list::<i64>();
+                let ends = list.value_offsets();
+                items(list.values(), ends[0] as usize, ends[list.len()] as usize)
+            }
+            DataType::Map(..) => {
+                let map = array.as_map();
+                let ends = map.value_offsets();
+                let entries: ArrayRef = Arc::new(map.entries().clone());
+                items(&entries, ends[0] as usize, ends[map.len()] as usize)
+            }
+            DataType::FixedSizeList(..) => array_bytes(array.as_fixed_size_list().values()),
+            DataType::Struct(_) => array.as_struct().columns().iter().map(array_bytes).sum(),
+            // Arrow cannot tell for a few types: then what the buffers hold is the bound.
+            _ => array.to_data().get_slice_memory_size().unwrap_or(array.get_buffer_memory_size()) as u64,
+        }
 }

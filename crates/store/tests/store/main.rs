@@ -30,3 +30,4 @@ mod support;
 mod table;
 mod updates;
 mod upkeep;
+mod widths;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema};
-use cenote_base::ByteSize;
+use cenote_base::{ByteSize, ErrorKind, Result};
 use cenote_store::{ScanRequest, Store, StoreOptions, TableSpec};
 
 use crate::support::rows::{batch, contents, spec};
@@ -135,4 +135,27 @@ async fn what_a_null_hides_satisfies_no_predicate() {
         }
         assert_eq!(table.delete_where("s.x = 7".into()).await.unwrap().deleted, 1, "{name}");
     }
+}
+
+/// Checks that a filter is not failed by a superseded row, and that a live row is reported alike wherever it is.
+#[tokio::test]
+async fn a_filter_fails_only_for_rows_that_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), StoreOptions::default()).await.unwrap();
+    let table = store.create_table("t", spec()).await.unwrap();
+    let found = async || {
+        let request = ScanRequest::default().columns(["id"]).filter("10 / (value - 5) > 0");
+        let rows = table.snapshot().await.unwrap().collect(&request).await?;
+        Result::<usize>::Ok(rows.num_rows())
+    };
+    table.upsert(batch((0..20_000).map(|id| (id, if id == 15_000 { 5 } else { 6 })))).await.unwrap();
+    let in_memory = found().await.unwrap_err();
+    table.fold().await.unwrap();
+    let in_base = found().await.unwrap_err();
+    for error in [in_memory, in_base] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.message().contains("filter `10 / (value - 5) > 0` fails on a row"), "{error}");
+    }
+    table.upsert(batch([(15_000, 7)])).await.unwrap();
+    assert_eq!(found().await.unwrap(), 20_000);
 }

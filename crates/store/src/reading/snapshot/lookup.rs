@@ -1,22 +1,24 @@
 //! Lookups of rows by key and by row id.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave_record_batch;
-use arrow::datatypes::{FieldRef, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use cenote_base::{Error, Result};
 use futures::FutureExt;
 
 use super::Snapshot;
 use crate::base::media;
+use crate::base::row_widths::RowRun;
 use crate::blocking::{SHORT_ROWS, blocking};
 use crate::changes::change_store::ChunkRow;
 use crate::errors::{arrow_error, lance_error};
 use crate::keys::key_index::KeyIndex;
 use crate::row_id::RowId;
-use crate::rows::schema;
+use crate::rows::schema::{self, row_bytes_min};
 
 impl Snapshot {
     /// Returns the row id of each key, in the order of `keys` (the primary key's columns); `None` for an absent key.
@@ -134,6 +136,30 @@ impl Snapshot {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
         RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
+    }
+
+    /// Estimates the bytes in memory of each of these rows with the columns of `schema`, without media.
+    pub(crate) async fn plain_sizes(&self, row_ids: &[u64], schema: &Schema) -> Result<Vec<u64>> {
+        let mut sizes = vec![row_bytes_min(schema); row_ids.len()];
+        let columns = self.varying(schema)?;
+        let (changed, base) = self.split(row_ids)?;
+        for (at, row) in changed.at.into_iter().zip(changed.rows) {
+            sizes[at] = self.changes.plain_bytes(row, schema);
+        }
+        if !columns.fields.is_empty() {
+            let mut known: HashMap<u32, Arc<[RowRun]>> = HashMap::new();
+            for (at, address) in base.at.into_iter().zip(self.reader.find(&base.row_ids).await?) {
+                let runs = match known.entry(address.fragment_id()) {
+                    Entry::Occupied(runs) => runs.into_mut(),
+                    Entry::Vacant(runs) => {
+                        runs.insert(self.reader.widths(address.fragment_id(), &columns).boxed().await?)
+                    }
+                };
+                let run = runs.partition_point(|run| run.rows.end <= u64::from(address.row_offset()));
+                sizes[at] += runs.get(run).map_or(0, |run| run.row_bytes);
+            }
+        }
+        Ok(sizes)
     }
 
     /// Returns the sizes in bytes of media column `column` for these row ids, in their order; 0 for null. Reads no

@@ -1,5 +1,6 @@
 //! Reads of a table as it was at one version.
 
+mod base_scan;
 mod lookup;
 mod scan;
 

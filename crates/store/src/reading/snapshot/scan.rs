@@ -7,23 +7,22 @@ use arrow::compute::{filter as filter_array, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use cenote_base::{Error, Result};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use lance::dataset::scanner::MaterializationStyle;
 
 use super::Snapshot;
+use super::base_scan::BaseScan;
+use crate::base::row_widths::WIDE_BYTES;
 use crate::blocking::blocking;
-use crate::errors::{arrow_error, lance_error};
-use crate::reading::batches::{first_rows, keeping, parts, reshape};
+use crate::errors::arrow_error;
+use crate::reading::batches::{first_rows, keeping};
 use crate::reading::request::{BATCH_ROWS, RecordBatches, ScanRequest};
-use crate::reading::widths::batch_rows;
+use crate::reading::widths::parts;
 use crate::reading::{late, selectivity};
-use crate::row_id::{ROW_ID, row_ids};
+use crate::row_id::ROW_ID;
 use crate::rows::buffers::compact;
 use crate::rows::filter::Filter;
 use crate::rows::schema;
 use crate::version::Version;
 
-/// Read-ahead of a scan, in bytes.
-const READ_AHEAD_BYTES: u64 = 64 << 20;
 /// Bytes of variable-width values per row from which a scan locates the rows first and reads them afterwards: Lance
 /// would read whole pages of such columns.
 const WIDE_ROW_BYTES: u64 = 8 << 10;
@@ -67,7 +66,7 @@ impl Snapshot {
         let row_bytes = self.plain_row_bytes(&schema).boxed().await?;
         let is_wide = match is_loose {
             true => row_bytes.varying >= WIDE_ROW_BYTES,
-            false => row_bytes.all() >= WIDE_CHOSEN_ROW_BYTES,
+            false => row_bytes.all() >= WIDE_CHOSEN_ROW_BYTES || row_bytes.widest >= WIDE_BYTES,
         };
         if has_media || is_wide {
             let ids = ScanRequest { columns: Some(Vec::new()), with_row_id: true, batch_rows: None, ..request.clone() };
@@ -87,57 +86,22 @@ impl Snapshot {
         if limit == Some(0) {
             return Ok(changed.boxed());
         }
-        // Under a mask, Lance evaluates a filter row by row and ignores scalar indexes. Superseded rows are then
-        // dropped here instead.
-        let masks_here = request.filter.is_some() && self.changes.masked() > 0;
-        let mut scanner = if masks_here { self.base.scan() } else { self.base_scanner() };
-        let names: Vec<&str> =
-            schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != ROW_ID).collect();
-        if names.is_empty() {
-            scanner.empty_project().map_err(lance_error)?.with_row_id();
-        } else {
-            scanner.project(&names).map_err(lance_error)?;
-        }
-        if let Some(filter) = &request.filter {
-            filter.apply(&mut scanner, &self.logical)?;
-        }
-        if let Some(limit) = limit.filter(|_| !masks_here) {
-            scanner.limit(Some(limit as i64), None).map_err(lance_error)?;
-        }
-        if request.with_row_id || masks_here {
-            scanner.with_row_id();
-        }
-        // Bound batches by rows instead of Lance's own limit in bytes: that limit counts a whole page for each batch
-        // that holds a part of it, and shrinks batches down to one row. With a filter that keeps few rows, the other
-        // columns are read only for those.
+        // With a filter that keeps few rows, the other columns are read only for those.
         let others = if is_loose { schema.as_ref().clone() } else { Schema::empty() };
         let first = self.columns_read(&others, request.filter.as_ref())?;
-        let first_bytes = self.plain_row_bytes(&first).boxed().await?.all();
-        if request.filter.is_some() && is_loose {
-            scanner.materialization_style(MaterializationStyle::AllEarly);
-        }
-        scanner.batch_size(request.batch_rows.unwrap_or(BATCH_ROWS).min(batch_rows(first_bytes)));
-        scanner.io_buffer_size(READ_AHEAD_BYTES);
-        let stream = scanner.try_into_stream().boxed().await.map_err(|source| match &request.filter {
-            Some(filter) => lance_error(source).context(format!("filter `{filter}`")),
-            None => lance_error(source),
-        })?;
-        let snapshot = masks_here.then(|| self.clone());
-        let stream = stream.map_err(lance_error).and_then(move |batch| {
-            let live = match &snapshot {
-                Some(snapshot) => snapshot.without_superseded(&batch),
-                None => Ok(batch),
-            };
-            futures::future::ready(live.and_then(|batch| reshape(&batch, &schema)))
-        });
-        // Lance combines rows of several files into batches larger than the batch size.
-        let most = request.batch_rows.unwrap_or(usize::MAX).max(1);
-        let stream =
-            stream.map_ok(move |batch| stream::iter(parts(&batch, most).into_iter().map(compact))).try_flatten();
-        let stream = keeping(Arc::clone(&self.reading), stream.boxed());
+        let stretches = self.stretches(&first).boxed().await?;
+        let scan = BaseScan {
+            snapshot: self.clone(),
+            schema,
+            filter: request.filter.clone(),
+            limit,
+            batch_rows: request.batch_rows,
+            is_loose,
+        };
+        let batches = keeping(Arc::clone(&self.reading), scan.read(stretches).boxed().await?);
         match limit {
-            Some(limit) if masks_here => Ok(changed.chain(first_rows(stream, limit)).boxed()),
-            _ => Ok(changed.chain(stream).boxed()),
+            Some(limit) => Ok(changed.chain(first_rows(batches, limit)).boxed()),
+            None => Ok(changed.chain(batches).boxed()),
         }
     }
 
@@ -175,18 +139,16 @@ impl Snapshot {
         blocking(move || {
             // Read only the columns that are wanted or compared: others may hold media.
             let read = snapshot.columns_read(&schema, request.filter.as_ref())?;
-            let filter = request.filter.as_ref().map(|filter| filter.predicate(&read)).transpose()?;
+            let predicate = request.filter.as_ref().map(|filter| filter.predicate(&read)).transpose()?;
             let live = snapshot.changes.live_since(version);
             let mut limit = request.limit.unwrap_or(usize::MAX);
             let mut batches = Vec::new();
             for live in live.chunks(request.batch_rows.unwrap_or(BATCH_ROWS).max(1)) {
                 let mut rows = snapshot.changes.gather(live, &read)?;
                 let mut row_ids = UInt64Array::from_iter_values(live.iter().map(|row| snapshot.changes.row_id(*row)));
-                if let Some(filter) = &filter {
-                    let selected = filter.evaluate(&rows).and_then(|value| value.into_array(rows.num_rows()));
-                    let selected = selected.map_err(|source| {
-                        Error::invalid_input(format!("the filter fails on a row: {source}")).with_source(source)
-                    })?;
+                if let (Some(filter), Some(predicate)) = (&request.filter, &predicate) {
+                    let selected = predicate.evaluate(&rows).and_then(|value| value.into_array(rows.num_rows()));
+                    let selected = selected.map_err(|source| filter.failed(source))?;
                     let selected = selected.as_boolean_opt();
                     let selected = selected.ok_or_else(|| Error::invalid_input("the filter is not a condition"))?;
                     rows = filter_record_batch(&rows, selected).map_err(arrow_error)?;
@@ -201,8 +163,8 @@ impl Snapshot {
                 let columns = columns.collect::<Result<Vec<_>>>()?;
                 let options = RecordBatchOptions::new().with_row_count(Some(count));
                 let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options);
-                if count > 0 {
-                    batches.push(batch.map_err(arrow_error)?);
+                for part in parts(&batch.map_err(arrow_error)?, usize::MAX) {
+                    batches.push(compact(part)?);
                 }
                 limit -= count;
                 if limit == 0 {
@@ -255,11 +217,5 @@ impl Snapshot {
                 stream.try_fold(0, |rows, batch| async move { Ok(rows + batch.num_rows()) }).await
             }
         }
-    }
-
-    /// Returns the rows of `batch`, which has row ids, that are not superseded.
-    fn without_superseded(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let live = row_ids(batch)?.iter().map(|row| Some(!self.changes.is_masked(*row))).collect();
-        filter_record_batch(batch, &live).map_err(arrow_error)
     }
 }
