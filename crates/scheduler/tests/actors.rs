@@ -143,13 +143,14 @@ async fn a_panic_in_a_drop_ends_no_thread_and_frees_what_was_granted() {
     let actor = scheduler.actor(all("actor"), 1, LONG, || Ok(Bomb)).unwrap();
     actor.call(|_, _| Ok(())).await.unwrap();
     scheduler.run(&all("other"), |_| Ok(())).await.unwrap();
-    // The body of a task is dropped when it has been settled.
+    // What a task owns is dropped in it.
     let bomb = Bomb;
     let use_bomb = move |_: &_| {
         let _used = &bomb;
         Ok(())
     };
-    scheduler.run(&all("task"), use_bomb).await.unwrap();
+    let failed = scheduler.run(&all("task"), use_bomb).await.unwrap_err();
+    assert!(failed.message().contains("a bomb was dropped"), "{failed}");
     scheduler.run(&all("last"), |_| Ok(())).await.unwrap();
 }
 

@@ -20,13 +20,13 @@ const PLACE_ROWS: usize = 128;
 pub(crate) async fn share(reader: &RowReader, filter: &Filter) -> Result<Option<f64>> {
     let base = reader.base();
     let stored = Arc::new(Schema::from(base.schema()));
-    let expression = filter.expression(&stored)?;
+    // The scan will report what is wrong with the filter.
+    let Ok(expression) = filter.expression(&stored) else { return Ok(None) };
     let columns: BTreeSet<String> = Planner::column_names_in_expr(&expression)
         .into_iter()
         .filter_map(|name| name.split('.').next().map(str::to_owned))
         .collect();
     let columns: Vec<&String> = columns.iter().collect();
-    // The scan will report what is wrong with the filter.
     let Ok(projected) = base.schema().project(&columns) else { return Ok(None) };
     let fields = Arc::new(Schema::from(&projected));
     if fields.fields().is_empty() || fields.fields().iter().any(|field| is_blob(field)) {

@@ -178,7 +178,11 @@ fn respell<'a>(name: &mut Ident, fields: &'a Fields) -> Result<Option<&'a Field>
     let folded = name.value.to_lowercase();
     let found: Vec<_> = fields.iter().filter(|field| field.name().to_lowercase() == folded).collect();
     match found[..] {
-        [] => Ok(None),
+        [] => {
+            // So that the error says it as it was written.
+            name.quote_style = Some('"');
+            Ok(None)
+        }
         [field] => {
             *name = Ident::with_quote('"', field.name());
             Ok(Some(field))
@@ -323,7 +327,7 @@ mod tests {
             (r#""Party Abbrev" <> 'D'"#, r#"Party Abbrev != Utf8("D")"#),
             ("`a` = 1 -- \"c\"", "a = Int64(1)"),
             ("A = -9223372036854775808", "a = Int64(-9223372036854775808)"),
-            ("GRÖSSE < 1", "no column `grösse`"),
+            ("GRÖSSE < 1", "no column `GRÖSSE`"),
             ("größe = 2.1", "Größe = Float32(2.1)"),
             ("größe < 1e300", "Größe < Float64(1000000000000000000000000000000000000"),
             ("größe IN (1, 2.5)", "Größe IN ([Float32(1), Float32(2.5)])"),
